@@ -1,0 +1,362 @@
+//! Keys and values of the BPF maps.
+//!
+//! Everything here is a contract between the programs that run in the kernel
+//! and the daemon that fills their maps, also across an upgrade: the pin
+//! directory carries [`LAYOUT`], so a change of any layout below must change
+//! it. Types that a hash map uses as a key have no padding.
+//!
+//! Every lookup table exists twice, as two *sides*. A connection reads
+//! [`Control::epoch`] once and uses the side named by its lowest bit for all
+//! of its lookups; the daemon changes the idle side and then flips the epoch.
+//! Hash keys carry their side; arrays hold side 0 in their lower and side 1 in
+//! their upper half.
+
+use crate::addr::Addr;
+
+/// Version of the layout of all lookup tables below; part of the pin path.
+pub const LAYOUT: u32 = 1;
+
+/// Version of the layout of [`Connection`]; connection memory is kept across
+/// an upgrade while this is unchanged.
+pub const CONNECTION_LAYOUT: u32 = 1;
+
+/// Most destinations of one route.
+pub const MAX_LEGS: u32 = 64;
+
+/// Most endpoints of one destination.
+pub const MAX_BACKENDS: u32 = 65_536;
+
+/// One of the two copies of the lookup tables.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Side(u32);
+
+impl Side {
+    /// The side that an epoch names: its lowest bit.
+    #[inline(always)]
+    pub const fn of_epoch(epoch: u64) -> Self {
+        Self((epoch & 1) as u32)
+    }
+
+    /// The other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+
+    /// 0 or 1.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// Where entry `index` of this side lies in an array of `2 * capacity`
+    /// entries; `None` when the index is beyond the capacity.
+    #[inline(always)]
+    pub const fn slot(self, index: u32, capacity: u32) -> Option<u32> {
+        if index < capacity { Some(self.0 * capacity + index) } else { None }
+    }
+}
+
+/// What a frontend says for a source class, packed into one word: the kind in
+/// the two upper bits, a number in the lower thirty.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Verdict(u32);
+
+/// A [`Verdict`], unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum VerdictKind {
+    /// Leave the connection as it is.
+    Pass,
+    /// Send it along this route (index into the routes of the side).
+    Route(u32),
+    /// Refuse it.
+    Refuse,
+    /// Ask this class table. Only frontends hold it, never a class table.
+    Classes(u32),
+}
+
+impl Verdict {
+    const ID: u32 = (1 << 30) - 1;
+    /// Leave the connection as it is.
+    pub const PASS: Self = Self(0);
+    /// Refuse the connection.
+    pub const REFUSE: Self = Self(2 << 30);
+
+    /// Packs a kind. Numbers are cut to thirty bits; table capacities are far
+    /// below.
+    pub const fn new(kind: VerdictKind) -> Self {
+        match kind {
+            VerdictKind::Pass => Self::PASS,
+            VerdictKind::Route(id) => Self(1 << 30 | (id & Self::ID)),
+            VerdictKind::Refuse => Self::REFUSE,
+            VerdictKind::Classes(id) => Self(3 << 30 | (id & Self::ID)),
+        }
+    }
+
+    /// Unpacks it.
+    #[inline(always)]
+    pub const fn kind(self) -> VerdictKind {
+        let id = self.0 & Self::ID;
+        match self.0 >> 30 {
+            0 => VerdictKind::Pass,
+            1 => VerdictKind::Route(id),
+            2 => VerdictKind::Refuse,
+            _ => VerdictKind::Classes(id),
+        }
+    }
+}
+
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.kind().fmt(f)
+    }
+}
+
+/// The words that every connection reads first: the only entry of `CONTROL`.
+///
+/// The daemon is the only writer. Each 64-bit word is written at once, but the
+/// words not together: nothing here may depend on another word being new.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Control {
+    /// Counts the flips; the lowest bit names the active [`Side`].
+    pub epoch: u64,
+    /// Cgroup id of the daemon's own leaf: its connects are never redirected.
+    /// Zero while no daemon has claimed one.
+    pub daemon_cgroup: u64,
+    /// Bit `n`: some workload's cgroup lies `n` levels below the root of the
+    /// cgroup hierarchy.
+    pub levels: u32,
+    /// Not zero when the prefix table of side 0, 1 has an entry.
+    pub has_prefixes: [u16; 2],
+    /// [`control_flags`].
+    pub flags: u64,
+}
+
+/// Bits of [`Control::flags`].
+pub mod control_flags {
+    /// Some workload is known by its network namespace.
+    pub const NETNS_SOURCES: u64 = 1 << 0;
+}
+
+/// Key of `FRONTENDS`, the exact table: one address and port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct FrontendKey {
+    /// The address dialled.
+    pub addr: Addr,
+    /// The port dialled, in network byte order.
+    pub port: u16,
+    /// [`Side::index`].
+    pub side: u16,
+}
+
+/// Data of a `PREFIXES` key, the longest-prefix-match table for true CIDRs,
+/// compared bit by bit in memory order after its prefix length.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct PrefixKey {
+    /// [`Side::index`]; always compared whole.
+    pub side: u16,
+    /// The port dialled, in network byte order; always compared whole.
+    pub port: u16,
+    /// The network address.
+    pub addr: Addr,
+}
+
+impl PrefixKey {
+    /// Bits before the address.
+    pub const FIXED_BITS: u32 = 32;
+    /// Bits of a lookup key.
+    pub const FULL_BITS: u32 = Self::FIXED_BITS + 128;
+}
+
+/// Key of `CLASS_VERDICTS`: the classes for which a class table differs from
+/// its default (`CLASS_DEFAULTS`, an array by table).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct ClassKey {
+    /// The class table.
+    pub table: u32,
+    /// The source class.
+    pub class: u32,
+    /// [`Side::index`].
+    pub side: u32,
+}
+
+/// The source class of a caller that is in no known workload.
+pub const CLASS_UNKNOWN: u32 = 0;
+
+/// The identity number of a caller that is in no known workload.
+pub const IDENTITY_UNKNOWN: u32 = 0;
+
+/// Value of `CGROUP_SOURCES` and `NETNS_SOURCES`: which workload a cgroup id
+/// or network namespace cookie stands for.
+///
+/// These tables have no sides, and a hash element may be reused the moment it
+/// is deleted, so the value repeats its key for the reader to compare.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Source {
+    /// The key that this value was stored under.
+    pub key: u64,
+    /// The identity number: an index into `CLASS_OF`.
+    pub identity: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A route: a range of [`Leg`]s.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Route {
+    /// Index of the first leg within the side.
+    pub first: u32,
+    /// How many legs; none means that the connection is refused.
+    pub count: u32,
+}
+
+/// A weighted destination of a route, and at the same time one slot of the
+/// route's alias table.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Leg {
+    /// A draw below this keeps this leg, any other takes `alias`.
+    pub threshold: u32,
+    /// The other leg of the slot, relative to the route's first.
+    pub alias: u32,
+    /// Index into the destinations of the side.
+    pub destination: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A destination: a range of [`Backend`]s and the way to choose among them.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Destination {
+    /// Index of the first backend within the side.
+    pub first: u32,
+    /// How many backends; none means that the connection is refused.
+    pub count: u32,
+    /// How to choose; see [`policy`].
+    pub policy: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Values of [`Destination::policy`].
+pub mod policy {
+    /// By weight, independently for each connection.
+    pub const RANDOM: u32 = 0;
+}
+
+/// An endpoint of a destination, and at the same time one slot of the
+/// destination's alias table.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Backend {
+    /// Where the connection goes.
+    pub addr: Addr,
+    /// In network byte order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// A draw below this keeps this backend, any other takes `alias`.
+    pub threshold: u32,
+    /// The other backend of the slot, relative to the destination's first.
+    pub alias: u32,
+}
+
+/// The memory of one redirected connection: what its socket dialled, and where
+/// it was sent.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Socket cookie that owns this slot; zero when it is free.
+    pub cookie: u64,
+    /// The address that the socket dialled.
+    pub dialled: Addr,
+    /// The address that it was sent to.
+    pub backend: Addr,
+    /// The port that the socket dialled, in network byte order.
+    pub dialled_port: u16,
+    /// The port that it was sent to, in network byte order.
+    pub backend_port: u16,
+    /// Index of the leg, within its side, that the connection was counted on.
+    pub leg: u32,
+    /// State bits, private to the programs.
+    pub state: u32,
+    /// Which quota the entry counts against, private to the programs.
+    pub quota: u32,
+    /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
+    pub since: u64,
+}
+
+/// Asserts a type's size and the offsets of its fields.
+macro_rules! layout {
+    ($($ty:ty, $size:literal, { $($field:ident: $offset:literal),* $(,)? })*) => {$(
+        const _: () = {
+            assert!(size_of::<$ty>() == $size);
+            $(assert!(core::mem::offset_of!($ty, $field) == $offset);)*
+        };
+        // SAFETY: `repr(C)` (or `repr(transparent)`) and `Copy`, made of
+        // integers only, so every bit pattern is a value; the layout test
+        // below shows that no byte is padding.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $ty {}
+    )*};
+}
+
+layout! {
+    Addr, 16, { words: 0 }
+    Verdict, 4, {}
+    Control, 32, { epoch: 0, daemon_cgroup: 8, levels: 16, has_prefixes: 20, flags: 24 }
+    FrontendKey, 20, { addr: 0, port: 16, side: 18 }
+    PrefixKey, 20, { side: 0, port: 2, addr: 4 }
+    ClassKey, 12, { table: 0, class: 4, side: 8 }
+    Source, 16, { key: 0, identity: 8, reserved: 12 }
+    Route, 8, { first: 0, count: 4 }
+    Leg, 16, { threshold: 0, alias: 4, destination: 8, reserved: 12 }
+    Destination, 16, { first: 0, count: 4, policy: 8, reserved: 12 }
+    Backend, 28, { addr: 0, port: 16, reserved: 18, threshold: 20, alias: 24 }
+    Connection, 64, {
+        cookie: 0, dialled: 8, backend: 24, dialled_port: 40, backend_port: 42,
+        leg: 44, state: 48, quota: 52, since: 56,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_survive_packing() {
+        for kind in [
+            VerdictKind::Pass,
+            VerdictKind::Refuse,
+            VerdictKind::Route(0),
+            VerdictKind::Route(123_456),
+            VerdictKind::Classes(0),
+            VerdictKind::Classes((1 << 30) - 1),
+        ] {
+            assert_eq!(Verdict::new(kind).kind(), kind);
+        }
+    }
+
+    #[test]
+    fn a_zeroed_frontend_value_passes() {
+        assert_eq!(Verdict(0), Verdict::PASS);
+    }
+
+    #[test]
+    fn the_sides_share_an_array_without_overlap() {
+        let (left, right) = (Side::of_epoch(4), Side::of_epoch(5));
+        assert_eq!(left.other(), right);
+        assert_eq!(left.slot(9, 10), Some(9));
+        assert_eq!(right.slot(0, 10), Some(10));
+        assert_eq!(right.slot(10, 10), None);
+    }
+}

@@ -1,0 +1,14 @@
+//! The functional core: `documents -> World -> Plan -> Image -> Delta`.
+//!
+//! Everything here is a function of its arguments: no clock, no IO, no kernel,
+//! no async runtime. `cargo xtask lint` checks that it stays so. The same code
+//! serves files and the Kubernetes API, the daemon, `check`, `explain` and the
+//! fuzzers.
+//!
+//! * [`diag`]: what is wrong with a document, and where.
+//! * [`model`]: the objects, typed: what the documents say.
+//! * [`plan`]: what the kernel is to hold, with names instead of numbers.
+
+pub mod diag;
+pub mod model;
+pub mod plan;

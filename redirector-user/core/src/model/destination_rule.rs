@@ -1,0 +1,163 @@
+//! DestinationRule and its traffic policies.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+
+/// `networking.istio.io` DestinationRule.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DestinationRule {
+    /// As written, not yet completed to a full name.
+    pub host: String,
+    /// The rule-level policy.
+    pub traffic_policy: Option<TrafficPolicy>,
+    /// The subsets in their written order.
+    pub subsets: Vec<Subset>,
+    /// As written; empty means `["*"]`.
+    pub export_to: Vec<String>,
+    /// `workloadSelector.matchLabels`: the clients that the rule is for.
+    pub workload_selector: Option<Labels>,
+}
+
+/// A named part of a host's endpoints.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Subset {
+    /// Its name.
+    pub name: String,
+    /// An endpoint belongs to it when it carries all of these.
+    pub labels: Labels,
+    /// Goes over the rule-level policy field by field.
+    pub traffic_policy: Option<TrafficPolicy>,
+}
+
+/// `trafficPolicy`, with its port-level settings.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TrafficPolicy {
+    /// The fields that port-level settings also have.
+    #[serde(flatten)]
+    pub settings: PolicySettings,
+    /// By service port; replaces the fields of its own level wholesale.
+    pub port_level: BTreeMap<u16, PolicySettings>,
+    /// `tunnel` is set: it would change bytes on the wire.
+    pub tunnel: bool,
+    /// `proxyProtocol` is set: it would change bytes on the wire.
+    pub proxy_protocol: bool,
+}
+
+/// The part of a traffic policy that exists for the whole and per port.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PolicySettings {
+    /// `loadBalancer`.
+    pub load_balancer: Option<LoadBalancer>,
+    /// `connectionPool.tcp`.
+    pub tcp_pool: Option<TcpPool>,
+    /// `outlierDetection`.
+    pub outlier: Option<OutlierDetection>,
+    /// `tls.mode`.
+    pub tls: Option<TlsMode>,
+}
+
+/// `tls.mode` of a traffic policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as in the API")]
+pub enum TlsMode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+/// `loadBalancer`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LoadBalancer {
+    /// `simple` or `consistentHash`; `None` when neither is set.
+    pub algorithm: Option<LbAlgorithm>,
+    /// `localityLbSetting`.
+    pub locality: Option<LocalitySetting>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum LbAlgorithm {
+    /// `UNSPECIFIED`: the default.
+    Unspecified,
+    /// `RANDOM`.
+    Random,
+    /// `ROUND_ROBIN`.
+    RoundRobin,
+    /// `LEAST_REQUEST`, or its old name `LEAST_CONN`.
+    LeastRequest,
+    /// `PASSTHROUGH`: the original destination.
+    Passthrough,
+    /// `consistentHash.useSourceIp: true`.
+    SourceIp {
+        /// `maglev.tableSize`, when the Maglev hash is asked for.
+        maglev: Option<u64>,
+        /// `ringHash.minimumRingSize`.
+        ring: Option<u64>,
+    },
+    /// `consistentHash` on something that only exists at L7; its field name.
+    L7Hash(String),
+}
+
+/// `localityLbSetting`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LocalitySetting {
+    /// `enabled`.
+    pub enabled: Option<bool>,
+    /// `distribute`: from a locality, to localities with their percentages.
+    pub distribute: Vec<(String, BTreeMap<String, u32>)>,
+    /// `failover`: from a region to a region.
+    pub failover: Vec<(String, String)>,
+    /// `failoverPriority`.
+    pub failover_priority: Vec<String>,
+}
+
+/// `connectionPool.tcp`. Durations are in milliseconds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TcpPool {
+    /// `maxConnections`; 0 means the default, which is no limit.
+    pub max_connections: Option<u32>,
+    /// `connectTimeout`.
+    pub connect_timeout_ms: Option<u64>,
+    /// `maxConnectionDuration`.
+    pub max_duration_ms: Option<u64>,
+    /// `idleTimeout`; 0 switches it off.
+    pub idle_timeout_ms: Option<u64>,
+    /// `tcpKeepalive`.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// `tcpKeepalive`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Keepalive {
+    /// Unanswered probes before the connection is given up.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe, in milliseconds.
+    pub time_ms: Option<u64>,
+    /// Time between probes, in milliseconds.
+    pub interval_ms: Option<u64>,
+}
+
+/// `outlierDetection`. Durations are in milliseconds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct OutlierDetection {
+    /// `consecutive5xxErrors`; connect failures count.
+    pub consecutive_5xx: Option<u32>,
+    /// `consecutiveGatewayErrors`; connect failures count.
+    pub consecutive_gateway: Option<u32>,
+    /// `splitExternalLocalOriginErrors`.
+    pub split_local_origin: bool,
+    /// `consecutiveLocalOriginFailures`.
+    pub consecutive_local_origin: Option<u32>,
+    /// `interval`.
+    pub interval_ms: Option<u64>,
+    /// `baseEjectionTime`.
+    pub base_ejection_ms: Option<u64>,
+    /// `maxEjectionPercent`.
+    pub max_ejection_percent: Option<u32>,
+    /// `minHealthPercent`.
+    pub min_health_percent: Option<u32>,
+}

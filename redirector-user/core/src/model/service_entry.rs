@@ -1,0 +1,73 @@
+//! ServiceEntry and WorkloadEntry.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+
+/// `networking.istio.io` ServiceEntry.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceEntry {
+    /// Its host names.
+    pub hosts: Vec<String>,
+    /// Its addresses; a bare address is a prefix of full length.
+    pub addresses: Vec<IpNet>,
+    /// Its ports.
+    pub ports: Vec<EntryPort>,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// Endpoints given in place.
+    pub endpoints: Vec<WorkloadEntry>,
+    /// `workloadSelector.labels`: WorkloadEntries and Pods of its namespace.
+    pub workload_selector: Option<Labels>,
+    /// As written; empty means `["*"]`.
+    pub export_to: Vec<String>,
+}
+
+/// A port of a ServiceEntry.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EntryPort {
+    /// `number`.
+    pub number: u16,
+    /// `name`.
+    pub name: String,
+    /// `protocol`, in upper case; empty when absent.
+    pub protocol: String,
+    /// `targetPort`.
+    pub target_port: Option<u16>,
+}
+
+/// `resolution` of a ServiceEntry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Resolution {
+    /// The original destination.
+    #[default]
+    None,
+    /// Endpoints are addresses.
+    Static,
+    /// All addresses that the endpoints' names (or the host) resolve to.
+    Dns,
+    /// The first address that the name resolves to.
+    DnsRoundRobin,
+    /// By SNI or Host header: nothing for plain TCP.
+    DynamicDns,
+}
+
+/// `networking.istio.io` WorkloadEntry, and the endpoints of a ServiceEntry.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WorkloadEntry {
+    /// An address, a name, or `unix://` and a path.
+    pub address: String,
+    /// Port numbers by the name of a service port.
+    pub ports: BTreeMap<String, u16>,
+    /// Labels of the workload.
+    pub labels: Labels,
+    /// `network`.
+    pub network: String,
+    /// `locality`.
+    pub locality: String,
+    /// `weight`; absent or 0 counts as 1.
+    pub weight: u32,
+}

@@ -1,0 +1,198 @@
+//! The Plan: what the kernel is to hold, with names instead of numbers.
+//!
+//! `compile` makes it out of a World; [`crate::image`] gives every part of it
+//! its place in the tables. Parts are keyed by what they are, never by the
+//! order in which they were met, so that a small change of the documents is a
+//! small change of the Plan.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Labels, ObjectRef};
+
+/// Everything that the kernel is to hold.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Plan {
+    /// Prefix and port to verdict. Exact addresses are prefixes of full length.
+    /// A prefix stands here with its final verdict: rules of wider subnets are
+    /// already folded in, in written order.
+    pub frontends: BTreeMap<FrontendId, Frontend>,
+    /// Weighted destinations of a rule (or of a service without one).
+    pub routes: BTreeMap<RouteId, Vec<Leg>>,
+    /// Endpoints of a destination; empty means that its share is refused.
+    pub destinations: BTreeMap<DestinationId, Destination>,
+    /// The source classes; the first is the class of unknown callers.
+    pub classes: Vec<Class>,
+    /// The local workloads that connections can come from.
+    pub sources: BTreeMap<SourceId, Source>,
+}
+
+/// Which frontend: a prefix and a port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct FrontendId {
+    /// The prefix; full length for one address. Never v4-mapped.
+    pub prefix: IpNet,
+    /// The port, in host byte order.
+    pub port: u16,
+}
+
+/// A frontend's verdicts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Frontend {
+    /// The service (or ServiceEntry) that owns the address.
+    pub service: ObjectRef,
+    /// The verdict for every class that `exceptions` does not name.
+    pub default: Verdict,
+    /// The classes with another verdict.
+    pub exceptions: BTreeMap<ClassId, Verdict>,
+}
+
+/// What happens to a connection.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Left as it is.
+    Pass,
+    /// Sent along a route.
+    Route(RouteId),
+    /// Refused.
+    Refuse,
+}
+
+/// A source class: an index into [`Plan::classes`]; 0 is the unknown caller.
+pub type ClassId = u32;
+
+/// A rule: an entry of a VirtualService's `tcp` (or `tls`, or an `http` entry
+/// that is honoured at L4).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RuleId {
+    /// The VirtualService.
+    pub object: ObjectRef,
+    /// Which of its lists.
+    pub list: RuleList,
+    /// Its place in that list.
+    pub index: u32,
+}
+
+/// The list of a VirtualService that a rule stands in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as in the API")]
+pub enum RuleList {
+    Tcp,
+    Tls,
+    Http,
+}
+
+/// Which route: the rule, or the service itself where none matched, and the
+/// destinations in their written order. Weights are no part of it: changing a
+/// weight changes the route, it does not make another.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RouteId {
+    /// The rule; `None` for a service's own endpoints.
+    pub rule: Option<RuleId>,
+    /// Its destinations.
+    pub destinations: Vec<DestinationId>,
+}
+
+/// A weighted destination of a route, in the order of [`RouteId::destinations`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leg {
+    /// Relative to the other legs. A sole leg has 1.
+    pub weight: u64,
+}
+
+/// Which destination: what the rule names, completed, and what decides its
+/// endpoints.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DestinationId {
+    /// The full host name.
+    pub host: Arc<str>,
+    /// The subset.
+    pub subset: Option<Arc<str>>,
+    /// The service port.
+    pub port: u16,
+    /// IPv6 endpoints, for an IPv6 frontend.
+    pub v6: bool,
+    /// Tells apart destinations that clients of several namespaces see
+    /// differently: the object that owns the host, and the DestinationRules in
+    /// force (merged rules in their order).
+    pub view: Vec<ObjectRef>,
+}
+
+/// A destination's endpoints.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Destination {
+    /// How an endpoint is chosen.
+    pub algorithm: Algorithm,
+    /// The endpoints, sorted by address; at most 65,536. Weights are positive.
+    pub endpoints: Vec<Endpoint>,
+    /// Why there are none, when there are none: for `explain`.
+    pub empty_because: Option<String>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// By weight, independently for each connection.
+    #[default]
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// The one of two random choices with fewer active connections.
+    LeastRequest,
+    /// The same source keeps its endpoint.
+    SourceHash,
+}
+
+/// An endpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Where the connection goes.
+    pub address: SocketAddr,
+    /// Relative to the other endpoints; positive.
+    pub weight: u64,
+}
+
+/// A source class: workloads for which every condition in force gives the same
+/// answers. One of them stands for all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Class {
+    /// `None` only for class 0, the unknown caller.
+    pub example: Option<SourceId>,
+}
+
+/// Which local workload: `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct SourceId {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A local workload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its own addresses, as far as known.
+    pub addresses: Vec<IpAddr>,
+    /// How its processes are found.
+    pub selector: SourceSelector,
+    /// Its class.
+    pub class: ClassId,
+}
+
+/// How the processes of a workload are found.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum SourceSelector {
+    /// A cgroup, as a path below the cgroup2 mount without leading slash.
+    Cgroup(Arc<str>),
+    /// A network namespace, as the path of a file that holds it.
+    Netns(Arc<str>),
+    /// A pod, by its uid (or the hash of a static pod's configuration).
+    PodUid(Arc<str>),
+}

@@ -1,0 +1,1 @@
+//! The shell around the functional core: kernel, files, processes, command line.

@@ -1,0 +1,3 @@
+//! The `redirector` command.
+
+fn main() {}

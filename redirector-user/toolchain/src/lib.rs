@@ -1,0 +1,1 @@
+//! Finds the toolchain for the BPF target and builds the programs with it.

@@ -1,0 +1,1 @@
+//! Support for the tests: guards that clean up, clients, servers.
