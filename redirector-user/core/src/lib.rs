@@ -8,7 +8,10 @@
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
+//! * [`image`]: the same, number by number: one side of the tables; and the Delta
+//!   between two.
 
 pub mod diag;
+pub mod image;
 pub mod model;
 pub mod plan;

@@ -1,0 +1,197 @@
+//! The Image: one side of the kernel's tables, entry by entry; and the Delta
+//! between two Images.
+//!
+//! Both are plain data. The shell applies a [`Delta`] to the idle side, flips
+//! the epoch, and applies it to the other; a dump of a side is an [`Image`]
+//! again, so that the kernel's state and the desired state are compared with
+//! the very same [`Image::diff`].
+
+use std::collections::BTreeMap;
+
+use redirector_common::abi::{Backend, Destination, Leg, Route, Verdict};
+use redirector_common::addr::Addr;
+
+/// A prefix of the prefix table and its port: ordered by network address, then
+/// length.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Prefix {
+    /// The network address, host bits zero.
+    pub addr: Addr,
+    /// Length within an [`Addr`]: 96 more than the length of an IPv4 prefix.
+    pub len: u8,
+    /// The port, in host byte order.
+    pub port: u16,
+}
+
+/// All entries of one side. Ports are in host byte order in keys, and as the
+/// [`redirector_common::abi`] says in values.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Image {
+    /// `FRONTENDS`: exact address and port.
+    pub frontends: BTreeMap<(Addr, u16), Verdict>,
+    /// `PREFIXES`.
+    pub prefixes: BTreeMap<Prefix, Verdict>,
+    /// `CLASS_VERDICTS`: class table and class.
+    pub class_verdicts: BTreeMap<(u32, u32), Verdict>,
+    /// `CLASS_DEFAULTS`: by class table.
+    pub class_defaults: BTreeMap<u32, Verdict>,
+    /// `CLASS_OF`: class by identity number; absent is class 0.
+    pub class_of: BTreeMap<u32, u32>,
+    /// `ROUTES`.
+    pub routes: BTreeMap<u32, Route>,
+    /// `LEGS`.
+    pub legs: BTreeMap<u32, Leg>,
+    /// `DESTINATIONS`.
+    pub destinations: BTreeMap<u32, Destination>,
+    /// `BACKENDS`.
+    pub backends: BTreeMap<u32, Backend>,
+}
+
+/// One entry that changes. `None` is "absent"; in an array, absent is zeroed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change<K, V> {
+    /// Which entry.
+    pub key: K,
+    /// What it was.
+    pub old: Option<V>,
+    /// What it becomes.
+    pub new: Option<V>,
+}
+
+/// What has to change on a side to turn one Image into another.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the tables of Image, by the same names")]
+pub struct Delta {
+    pub frontends: Vec<Change<(Addr, u16), Verdict>>,
+    pub prefixes: Vec<Change<Prefix, Verdict>>,
+    pub class_verdicts: Vec<Change<(u32, u32), Verdict>>,
+    pub class_defaults: Vec<Change<u32, Verdict>>,
+    pub class_of: Vec<Change<u32, u32>>,
+    pub routes: Vec<Change<u32, Route>>,
+    pub legs: Vec<Change<u32, Leg>>,
+    pub destinations: Vec<Change<u32, Destination>>,
+    pub backends: Vec<Change<u32, Backend>>,
+}
+
+/// Calls a macro-like closure over every table of two structs; keeps the list
+/// of tables in one place.
+macro_rules! each_table {
+    ($do:ident) => {
+        $do!(frontends);
+        $do!(prefixes);
+        $do!(class_verdicts);
+        $do!(class_defaults);
+        $do!(class_of);
+        $do!(routes);
+        $do!(legs);
+        $do!(destinations);
+        $do!(backends);
+    };
+}
+
+impl Image {
+    /// What has to change to turn `self` into `target`.
+    pub fn diff(&self, target: &Self) -> Delta {
+        let mut delta = Delta::default();
+        macro_rules! table {
+            ($name:ident) => {
+                delta.$name = changes(&self.$name, &target.$name);
+            };
+        }
+        each_table!(table);
+        delta
+    }
+
+    /// Applies a Delta. What an entry was before is not checked.
+    pub fn apply(&mut self, delta: &Delta) {
+        macro_rules! table {
+            ($name:ident) => {
+                for change in &delta.$name {
+                    match change.new {
+                        Some(value) => self.$name.insert(change.key, value),
+                        None => self.$name.remove(&change.key),
+                    };
+                }
+            };
+        }
+        each_table!(table);
+    }
+}
+
+impl Delta {
+    /// The Delta that takes this one back.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        let mut inverse = self.clone();
+        macro_rules! table {
+            ($name:ident) => {
+                for change in &mut inverse.$name {
+                    std::mem::swap(&mut change.old, &mut change.new);
+                }
+            };
+        }
+        each_table!(table);
+        inverse
+    }
+
+    /// How many entries change.
+    pub fn len(&self) -> usize {
+        let mut len = 0;
+        macro_rules! table {
+            ($name:ident) => {
+                len += self.$name.len();
+            };
+        }
+        each_table!(table);
+        len
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The changes between two sorted tables, in key order.
+fn changes<K: Ord + Copy, V: PartialEq + Copy>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> Vec<Change<K, V>> {
+    let mut changes = Vec::new();
+    let (mut a, mut b) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let key = match (a.peek(), b.peek()) {
+            (Some((x, _)), Some((y, _))) => **x.min(y),
+            (Some((x, _)), None) => **x,
+            (None, Some((y, _))) => **y,
+            (None, None) => return changes,
+        };
+        let old = a.next_if(|(k, _)| **k == key).map(|(_, v)| *v);
+        let new = b.next_if(|(k, _)| **k == key).map(|(_, v)| *v);
+        if old != new {
+            changes.push(Change { key, old, new });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(entries: &[(u32, u32)]) -> Image {
+        Image { class_of: entries.iter().copied().collect(), ..Image::default() }
+    }
+
+    #[test]
+    fn a_delta_leads_there_and_its_inverse_back() {
+        let old = image(&[(1, 1), (2, 2), (4, 4)]);
+        let new = image(&[(2, 3), (3, 3), (4, 4)]);
+        let delta = old.diff(&new);
+        assert_eq!(delta.len(), 3, "1 goes, 2 changes, 3 comes, 4 stays: {delta:?}");
+        let mut image = old.clone();
+        image.apply(&delta);
+        assert_eq!(image, new);
+        image.apply(&delta.inverse());
+        assert_eq!(image, old);
+    }
+}
