@@ -7,6 +7,7 @@
 //!
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
+//! * [`store`]: the last good version of every object, and what is refused.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
 //!   between two.
@@ -15,3 +16,4 @@ pub mod diag;
 pub mod image;
 pub mod model;
 pub mod plan;
+pub mod store;

@@ -1,0 +1,472 @@
+//! The store: the last good version of every object, and which of them are in
+//! force.
+//!
+//! Sources (files now, an API server elsewhere) put what they read; the store
+//! judges per object. An object that is refused stays at its last good version,
+//! one that never was good is absent; a file that cannot be parsed leaves all
+//! of its objects where they were. What the compiler refuses later goes back
+//! through [`Store::reject`], so that "good" means "was in force".
+//!
+//! ```text
+//! put / unreadable / remove  ->  effective()  ->  compile  ->  accept()
+//!                                     ^              |
+//!                                     +-- reject() <-+
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diag::{Diagnostic, Severity};
+use crate::model::{Object, ObjectRef};
+
+/// A document as it was read: what object it is, as far as that could be told,
+/// the object if it is acceptable, and everything that was said about it.
+#[derive(Clone, Debug, Default)]
+pub struct Document {
+    /// Which object; `None` when kind or name could not be made out.
+    pub reference: Option<ObjectRef>,
+    /// The object; `None` when it is refused.
+    pub object: Option<Arc<Object>>,
+    /// What is wrong or suspicious.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What a source says that one of its files (or objects) now holds.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// It could be read to its end.
+    Whole(Vec<Document>),
+    /// It could not: everything in it stays as it was.
+    Broken(Vec<Diagnostic>),
+}
+
+/// One place where an object is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Mention {
+    reference: ObjectRef,
+    /// The last version that was in force, or was good and outdone by another
+    /// mention of the same object.
+    accepted: Option<Arc<Object>>,
+    /// The version that was read last, until it is accepted or refused.
+    #[serde(skip)]
+    candidate: Option<Arc<Object>>,
+    #[serde(skip)]
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Mention {
+    fn current(&self) -> Option<&Arc<Object>> {
+        self.candidate.as_ref().or(self.accepted.as_ref())
+    }
+
+    fn is_refused(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+}
+
+/// A file and what is written in it, in its order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct File {
+    mentions: Vec<Mention>,
+    /// What concerns the file as a whole: why it could not be read, and
+    /// documents whose object could not be made out.
+    #[serde(skip)]
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// Something that was read and is not in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Rejected {
+    /// The file (or other place) that it was read from.
+    pub file: Arc<str>,
+    /// The object; `None` when the whole file is concerned, or when it could
+    /// not be made out which object was meant.
+    pub object: Option<ObjectRef>,
+    /// Whether an earlier version stays in force. For a whole file: whether
+    /// any of its objects do.
+    pub kept: bool,
+    /// Why.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The last good version of every object. Keyed by file, in path order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Store {
+    files: BTreeMap<Arc<str>, File>,
+    /// What was accepted last, for objects that moved to a file in which they
+    /// are wrong.
+    #[serde(with = "objects_as_list")]
+    in_force: BTreeMap<ObjectRef, Arc<Object>>,
+}
+
+/// JSON has no maps with structured keys; the objects carry their keys.
+mod objects_as_list {
+    use super::{Arc, BTreeMap, Object, ObjectRef};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(
+        map: &BTreeMap<ObjectRef, Arc<Object>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map.values())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<ObjectRef, Arc<Object>>, D::Error> {
+        let objects = Vec::<Arc<Object>>::deserialize(deserializer)?;
+        Ok(objects.into_iter().map(|object| (object.reference(), object)).collect())
+    }
+}
+
+impl Store {
+    /// What a file holds now.
+    pub fn put(&mut self, file: &Arc<str>, content: Content) {
+        let entry = self.files.entry(file.clone()).or_default();
+        let documents = match content {
+            Content::Broken(diagnostics) => {
+                entry.diagnostics = diagnostics;
+                return;
+            }
+            Content::Whole(documents) => documents,
+        };
+        let mut before = std::mem::take(&mut entry.mentions);
+        entry.diagnostics.clear();
+        let mut unknown = false;
+        for document in documents {
+            let Some(reference) = document.reference else {
+                unknown |= document.diagnostics.iter().any(|d| d.severity == Severity::Error);
+                entry.diagnostics.extend(document.diagnostics);
+                continue;
+            };
+            // The versions before stand in the same order, so that an object
+            // written twice in one file keeps both histories.
+            let accepted = before
+                .iter()
+                .position(|mention| mention.reference == reference)
+                .and_then(|at| before.remove(at).accepted);
+            entry.mentions.push(Mention {
+                reference,
+                accepted,
+                candidate: document.object,
+                diagnostics: document.diagnostics,
+            });
+        }
+        if unknown {
+            // A document that cannot be told may be any of those that are no
+            // longer seen: they stay.
+            let seen: BTreeSet<_> = entry.mentions.iter().map(|m| m.reference.clone()).collect();
+            entry.mentions.extend(before.into_iter().filter_map(|mut mention| {
+                if seen.contains(&mention.reference) {
+                    return None;
+                }
+                mention.candidate = None;
+                mention.diagnostics.clear();
+                Some(mention)
+            }));
+        }
+    }
+
+    /// A file cannot be read at the moment: all of its objects stay.
+    pub fn unreadable(&mut self, file: &Arc<str>, why: Diagnostic) {
+        self.put(file, Content::Broken(vec![why]));
+    }
+
+    /// A file is gone, and its objects with it.
+    pub fn remove(&mut self, file: &str) {
+        self.files.remove(file);
+    }
+
+    /// The files that are known, in path order.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.files.keys()
+    }
+
+    /// The objects that should be in force, sorted by what they are. Where an
+    /// object is written more than once the last in path order counts, and
+    /// where that one is refused, its last good version.
+    pub fn effective(&self) -> BTreeMap<ObjectRef, Arc<Object>> {
+        let mut chosen: BTreeMap<&ObjectRef, Option<&Arc<Object>>> = BTreeMap::new();
+        for mention in self.mentions() {
+            let slot = chosen.entry(&mention.reference).or_default();
+            if let Some(object) = mention.current() {
+                *slot = Some(object);
+            }
+        }
+        chosen
+            .into_iter()
+            .filter_map(|(reference, object)| {
+                let object = object.or_else(|| self.in_force.get(reference))?;
+                Some((reference.clone(), object.clone()))
+            })
+            .collect()
+    }
+
+    /// Refuses the version of an object that [`effective`](Self::effective)
+    /// gives. Returns whether that changed anything: `false` when that version
+    /// was in force before, or does not exist.
+    pub fn reject(&mut self, object: &ObjectRef, why: Vec<Diagnostic>) -> bool {
+        let newest = self
+            .files
+            .values_mut()
+            .flat_map(|file| &mut file.mentions)
+            .filter(|mention| mention.reference == *object && mention.current().is_some())
+            .next_back();
+        let Some(mention) = newest else { return false };
+        let changed = mention.candidate.take().is_some();
+        mention.diagnostics.extend(why);
+        changed
+    }
+
+    /// What [`effective`](Self::effective) gave is in force now.
+    pub fn accept(&mut self) {
+        self.in_force = self.effective();
+        for mention in self.files.values_mut().flat_map(|file| &mut file.mentions) {
+            if let Some(object) = mention.candidate.take() {
+                mention.accepted = Some(object);
+            } else if mention.accepted.is_none() && mention.is_refused() {
+                // It came here from another file and was wrong on arrival.
+                mention.accepted = self.in_force.get(&mention.reference).cloned();
+            }
+        }
+    }
+
+    /// What was read and is not in force, and why.
+    pub fn rejected(&self) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        for (name, file) in &self.files {
+            if file.diagnostics.iter().any(|d| d.severity == Severity::Error) {
+                rejected.push(Rejected {
+                    file: name.clone(),
+                    object: None,
+                    kept: file.mentions.iter().any(|mention| mention.current().is_some()),
+                    diagnostics: errors(&file.diagnostics),
+                });
+            }
+            rejected.extend(file.mentions.iter().filter(|m| m.is_refused()).map(|mention| {
+                Rejected {
+                    file: name.clone(),
+                    object: Some(mention.reference.clone()),
+                    kept: mention.current().is_some()
+                        || self.in_force.contains_key(&mention.reference),
+                    diagnostics: errors(&mention.diagnostics),
+                }
+            }));
+        }
+        rejected
+    }
+
+    /// Everything that was said about what was read, warnings included.
+    pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.files.values().flat_map(|file| {
+            file.diagnostics.iter().chain(file.mentions.iter().flat_map(|m| &m.diagnostics))
+        })
+    }
+
+    fn mentions(&self) -> impl Iterator<Item = &Mention> {
+        self.files.values().flat_map(|file| &file.mentions)
+    }
+}
+
+fn errors(diagnostics: &[Diagnostic]) -> Vec<Diagnostic> {
+    diagnostics.iter().filter(|d| d.severity == Severity::Error).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Kind, Meta, Origin, Spec, VirtualService};
+
+    fn reference(name: &str) -> ObjectRef {
+        ObjectRef { kind: Kind::VirtualService, namespace: "default".into(), name: name.into() }
+    }
+
+    /// `host` tells versions apart.
+    fn good(name: &str, host: &str) -> Document {
+        let meta = Meta {
+            name: name.into(),
+            namespace: "default".into(),
+            uid: String::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            created: None,
+            origin: Origin::default(),
+        };
+        let spec = VirtualService { hosts: vec![host.to_owned()], ..VirtualService::default() };
+        Document {
+            reference: Some(reference(name)),
+            object: Some(Arc::new(Object { meta, spec: Spec::VirtualService(spec) })),
+            diagnostics: Vec::new(),
+        }
+    }
+
+    fn error() -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            code: "RD0000",
+            istio: None,
+            message: "wrong".into(),
+            help: None,
+            object: None,
+            path: String::new(),
+            file: None,
+            line: 1,
+            column: 1,
+        }
+    }
+
+    fn bad(name: &str) -> Document {
+        Document { reference: Some(reference(name)), object: None, diagnostics: vec![error()] }
+    }
+
+    fn nameless() -> Document {
+        Document { reference: None, object: None, diagnostics: vec![error()] }
+    }
+
+    fn put(store: &mut Store, file: &str, documents: Vec<Document>) {
+        store.put(&file.into(), Content::Whole(documents));
+    }
+
+    fn broken(store: &mut Store, file: &str) {
+        store.put(&file.into(), Content::Broken(vec![error()]));
+    }
+
+    fn hosts(store: &Store) -> Vec<(String, String)> {
+        store
+            .effective()
+            .into_iter()
+            .map(|(reference, object)| match &object.spec {
+                Spec::VirtualService(spec) => (reference.name.to_string(), spec.hosts[0].clone()),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_refused_object_stays_at_its_last_good_version() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+        store.accept();
+        put(&mut store, "a", vec![bad("x"), good("y", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+        store.accept();
+        put(&mut store, "a", vec![bad("x"), good("y", "3")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "3")]));
+        let rejected = store.rejected();
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(rejected[0].object, Some(reference("x")));
+        assert!(rejected[0].kept);
+        put(&mut store, "a", vec![good("x", "4"), good("y", "3")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "4"), ("y", "3")]));
+        assert!(store.rejected().is_empty());
+    }
+
+    #[test]
+    fn an_object_that_never_was_good_is_absent_and_listed() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![bad("x"), good("y", "1")]);
+        assert_eq!(hosts(&store), pairs(&[("y", "1")]));
+        assert!(!store.rejected()[0].kept);
+    }
+
+    #[test]
+    fn a_file_that_does_not_parse_leaves_all_of_its_objects() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+        put(&mut store, "b", vec![good("z", "1")]);
+        store.accept();
+        broken(&mut store, "a");
+        put(&mut store, "b", vec![good("z", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1"), ("z", "2")]));
+        assert_eq!(store.rejected()[0].object, None);
+        assert!(store.rejected()[0].kept);
+        put(&mut store, "a", vec![good("y", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("y", "2"), ("z", "2")]), "whole again: x is gone");
+    }
+
+    #[test]
+    fn a_removed_file_takes_its_objects_along() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1")]);
+        put(&mut store, "b", vec![good("y", "1")]);
+        store.accept();
+        store.remove("a");
+        assert_eq!(hosts(&store), pairs(&[("y", "1")]));
+        store.accept();
+        put(&mut store, "c", vec![bad("x")]);
+        assert!(
+            hosts(&store).len() == 1,
+            "what was removed does not come back as its last version"
+        );
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_told_keeps_what_vanished_with_it() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+        store.accept();
+        put(&mut store, "a", vec![nameless(), good("y", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+        put(&mut store, "a", vec![good("y", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("y", "2")]));
+    }
+
+    #[test]
+    fn of_one_object_in_two_files_the_last_in_path_order_counts() {
+        let mut store = Store::default();
+        put(&mut store, "b", vec![good("x", "b")]);
+        put(&mut store, "a", vec![good("x", "a")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "b")]));
+        store.accept();
+        put(&mut store, "b", vec![bad("x")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "b")]), "its own last good version first");
+        store.remove("b");
+        assert_eq!(hosts(&store), pairs(&[("x", "a")]));
+    }
+
+    #[test]
+    fn an_object_that_moves_and_breaks_on_the_way_stays() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1")]);
+        store.accept();
+        put(&mut store, "b", vec![bad("x")]);
+        store.remove("a");
+        assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+        store.accept();
+        put(&mut store, "b", vec![bad("x")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    }
+
+    #[test]
+    fn what_the_compiler_refuses_falls_back_to_what_was_in_force() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1")]);
+        store.accept();
+        put(&mut store, "a", vec![good("x", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "2")]));
+        assert!(store.reject(&reference("x"), vec![error()]));
+        assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+        assert!(!store.reject(&reference("x"), vec![error()]), "that one was in force");
+        store.accept();
+        assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    }
+
+    #[test]
+    fn the_last_good_versions_survive_the_daemon() {
+        let mut store = Store::default();
+        put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+        store.accept();
+        let json = serde_json::to_string(&store).unwrap();
+        let mut store: Store = serde_json::from_str(&json).unwrap();
+        broken(&mut store, "a");
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
+        put(&mut store, "a", vec![bad("x"), good("y", "2")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+    }
+}
