@@ -116,8 +116,9 @@ impl core::fmt::Debug for Verdict {
 
 /// The words that every connection reads first: the only entry of `CONTROL`.
 ///
-/// The daemon is the only writer. Each 64-bit word is written at once, but the
-/// words not together: nothing here may depend on another word being new.
+/// The daemon is the only writer, through a mapping of the map's memory: each
+/// field is written at once, but the fields not together: nothing here may
+/// depend on another field being new, but for the order that is named.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Control {
@@ -133,12 +134,34 @@ pub struct Control {
     pub has_prefixes: [u16; 2],
     /// [`control_flags`].
     pub flags: u64,
+    /// The generation of the configuration that side 0, 1 holds, or
+    /// [`GENERATION_DIRTY`] while the side is being written. Two sides with the
+    /// same generation hold the same entries.
+    pub generation: [u64; 2],
+    /// The port of the self-test frontend, [`SELF_TEST_ADDR`], in host byte
+    /// order: drawn at random when the tables are made, so that no other
+    /// instance answers for this one.
+    pub self_test_port: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+/// The generation of a side that is being written, or whose writer died.
+pub const GENERATION_DIRTY: u64 = u64::MAX;
+
+/// The address of the self-test frontend, `0.82.68.1`, which both sides refuse.
+///
+/// An address of `0.0.0.0/8` is never sent to: without effective programs the
+/// kernel itself answers `EINVAL` or `ENETUNREACH`, and no packet leaves.
+pub const SELF_TEST_ADDR: Addr = Addr::from_v4_word(u32::from_ne_bytes([0, 82, 68, 1]));
 
 /// Bits of [`Control::flags`].
 pub mod control_flags {
     /// Some workload is known by its network namespace.
     pub const NETNS_SOURCES: u64 = 1 << 0;
+    /// Connections are followed until they close: the sockops program is
+    /// attached and takes part in the life of each entry of connection memory.
+    pub const ACCOUNTING: u64 = 1 << 1;
 }
 
 /// Key of `FRONTENDS`, the exact table: one address and port.
@@ -204,8 +227,9 @@ pub struct Source {
     pub key: u64,
     /// The identity number: an index into `CLASS_OF`.
     pub identity: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How many levels below the root of the hierarchy the cgroup lies; zero
+    /// for a network namespace.
+    pub level: u32,
 }
 
 /// A route: a range of [`Leg`]s.
@@ -272,10 +296,14 @@ pub struct Backend {
 
 /// The memory of one redirected connection: what its socket dialled, and where
 /// it was sent.
+///
+/// It lies in `CONNECTIONS`, at the socket's cookie modulo the table's size, or,
+/// when that place is taken, in `OVERFLOW`, by cookie. Only the programs write.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection {
-    /// Socket cookie that owns this slot; zero when it is free.
+    /// Socket cookie that owns this slot; zero when it is free. Claimed by
+    /// compare-and-swap.
     pub cookie: u64,
     /// The address that the socket dialled.
     pub dialled: Addr,
@@ -287,12 +315,162 @@ pub struct Connection {
     pub backend_port: u16,
     /// Index of the leg, within its side, that the connection was counted on.
     pub leg: u32,
-    /// State bits, private to the programs.
+    /// [`connection_state`].
     pub state: u32,
-    /// Which quota the entry counts against, private to the programs.
+    /// The identity number whose share of `OVERFLOW` the entry counts against;
+    /// meaningful only there.
     pub quota: u32,
     /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
     pub since: u64,
+}
+
+/// Bits of [`Connection::state`].
+pub mod connection_state {
+    /// The other fields are filled in.
+    pub const FILLED: u32 = 1 << 0;
+    /// The sockops program follows the connection: the entry dies at the later
+    /// of release and TCP close. Without this bit it dies at release.
+    pub const FOLLOWED: u32 = 1 << 1;
+    /// The socket was released.
+    pub const RELEASED: u32 = 1 << 2;
+    /// The TCP connection reached its end.
+    pub const CLOSED: u32 = 1 << 3;
+    /// The handshake was completed.
+    pub const ESTABLISHED: u32 = 1 << 4;
+}
+
+/// Counts of everything that the programs decided: one entry of `TOTALS`, of
+/// which there is one per stripe (see [`Limits::stripes`]); their sum counts.
+/// Misses are not counted, so that they cost nothing.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Connections sent to an endpoint.
+    pub routed: u64,
+    /// Connections to a frontend that were left as they are.
+    pub passed: u64,
+    /// Connections refused, with or without a destination drawn.
+    pub refused: u64,
+    /// Decisions that depended on the source while the caller was in no known
+    /// workload.
+    pub unknown_source: u64,
+    /// Hits of the daemon itself, left as they are.
+    pub own: u64,
+    /// Routed, and not remembered: connection memory was full, or the caller's
+    /// share of it. `getpeername` shows the endpoint.
+    pub memory_full: u64,
+    /// Routed, and remembered in the overflow table.
+    pub overflowed: u64,
+    /// Routed, and not remembered: a subflow of an MPTCP connection.
+    pub mptcp: u64,
+}
+
+/// Counts of one leg: an entry of `LEG_COUNTERS`, one per stripe and leg.
+///
+/// Keyed by the index of the leg alone: a leg keeps its index while it lives,
+/// and the counts go on from whatever the index's last owner left.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LegCounters {
+    /// Times the leg was drawn.
+    pub chosen: u64,
+    /// Of these, times that its destination had no endpoint.
+    pub refused: u64,
+}
+
+/// What became of a leg's connections: an entry of `FLOW_COUNTERS`, by index of
+/// the leg; written only while accounting is on.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowCounters {
+    /// Handshakes completed.
+    pub established: u64,
+    /// Connections that ended without a handshake.
+    pub failed: u64,
+    /// Established connections that ended.
+    pub closed: u64,
+    /// Sum of the time from `connect` to the end of the handshake, in
+    /// nanoseconds, over all `established`.
+    pub handshake_ns: u64,
+}
+
+/// The state of `OVERFLOW`: the only entry of `OVERFLOW_STATE`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OverflowState {
+    /// Entries in `OVERFLOW`: while it is zero, nobody looks there.
+    pub used: u64,
+}
+
+/// Sizes fixed when the tables are made: read-only data of the programs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Limits {
+    /// Class tables per side.
+    pub class_tables: u32,
+    /// Identity numbers.
+    pub identities: u32,
+    /// Routes per side.
+    pub routes: u32,
+    /// Legs per side.
+    pub legs: u32,
+    /// Destinations per side.
+    pub destinations: u32,
+    /// Backends per side.
+    pub backends: u32,
+    /// Entries of `CONNECTIONS`: a power of two.
+    pub connections: u32,
+    /// How many entries of `OVERFLOW` one identity may have.
+    pub overflow_share: u32,
+    /// How many copies of each counter there are: a power of two. A program
+    /// counts in the stripe of its CPU's number, modulo this.
+    pub stripes: u32,
+}
+
+/// An entry of `READERS`: how many programs are between reading the epoch and
+/// their last lookup, by CPU. One cache line each.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Readers {
+    /// The count.
+    pub count: u64,
+}
+
+/// What the recording build of the programs notes about each decision, in
+/// `RECORDS`, by socket cookie.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Record {
+    /// The epoch that was read.
+    pub epoch: u64,
+    /// The random numbers drawn, in order.
+    pub draws: [u32; 2],
+    /// How many of them.
+    pub drawn: u32,
+    /// 1 when the class of the caller was asked for.
+    pub asked: u32,
+    /// The identity that the caller was taken for, when asked.
+    pub identity: u32,
+    /// Its class, when asked.
+    pub class: u32,
+    /// [`record_decision`].
+    pub decision: u32,
+    /// Route, leg and backend chosen, as far as the decision has them.
+    pub route: u32,
+    /// See `route`.
+    pub leg: u32,
+    /// See `route`.
+    pub backend: u32,
+}
+
+/// Values of [`Record::decision`].
+#[expect(missing_docs, reason = "the decisions, by the same names")]
+pub mod record_decision {
+    pub const MISS: u32 = 1;
+    pub const PASS: u32 = 2;
+    pub const REFUSE: u32 = 3;
+    pub const REFUSE_LEG: u32 = 4;
+    pub const ROUTE: u32 = 5;
 }
 
 /// Asserts a type's size and the offsets of its fields.
@@ -313,11 +491,14 @@ macro_rules! layout {
 layout! {
     Addr, 16, { words: 0 }
     Verdict, 4, {}
-    Control, 32, { epoch: 0, daemon_cgroup: 8, levels: 16, has_prefixes: 20, flags: 24 }
+    Control, 56, {
+        epoch: 0, daemon_cgroup: 8, levels: 16, has_prefixes: 20, flags: 24, generation: 32,
+        self_test_port: 48, reserved: 52,
+    }
     FrontendKey, 20, { addr: 0, port: 16, side: 18 }
     PrefixKey, 20, { side: 0, port: 2, addr: 4 }
     ClassKey, 12, { table: 0, class: 4, side: 8 }
-    Source, 16, { key: 0, identity: 8, reserved: 12 }
+    Source, 16, { key: 0, identity: 8, level: 12 }
     Route, 8, { first: 0, count: 4 }
     Leg, 16, { threshold: 0, alias: 4, destination: 8, reserved: 12 }
     Destination, 16, { first: 0, count: 4, policy: 8, reserved: 12 }
@@ -325,6 +506,22 @@ layout! {
     Connection, 64, {
         cookie: 0, dialled: 8, backend: 24, dialled_port: 40, backend_port: 42,
         leg: 44, state: 48, quota: 52, since: 56,
+    }
+    Totals, 64, {
+        routed: 0, passed: 8, refused: 16, unknown_source: 24, own: 32, memory_full: 40,
+        overflowed: 48, mptcp: 56,
+    }
+    LegCounters, 16, { chosen: 0, refused: 8 }
+    FlowCounters, 32, { established: 0, failed: 8, closed: 16, handshake_ns: 24 }
+    OverflowState, 64, { used: 0 }
+    Limits, 36, {
+        class_tables: 0, identities: 4, routes: 8, legs: 12, destinations: 16, backends: 20,
+        connections: 24, overflow_share: 28, stripes: 32,
+    }
+    Readers, 64, { count: 0 }
+    Record, 48, {
+        epoch: 0, draws: 8, drawn: 16, asked: 20, identity: 24, class: 28, decision: 32, route: 36,
+        leg: 40, backend: 44,
     }
 }
 

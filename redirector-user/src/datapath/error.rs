@@ -1,0 +1,166 @@
+//! What can go wrong between the daemon and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// What happened, what was expected, and how to mend it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The kernel refuses the call to this process.
+    #[error(
+        "{what}: the kernel refused it: {source}. Loading and attaching need CAP_BPF, \
+         CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN): run as root, or give the process these \
+         capabilities"
+    )]
+    Privilege {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel lacks something.
+    #[error("{what}: {missing}. {help}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// What is missing, with the version that has it.
+        missing: String,
+        /// How to mend it.
+        help: String,
+    },
+    /// This build carries no programs.
+    #[error(
+        "this build of redirector carries no BPF programs, because none could be built when it \
+         was compiled: {0}. Build it again after `cargo xtask setup`, which says what to install"
+    )]
+    NoPrograms(String),
+    /// Nothing is loaded below the pin directory.
+    #[error(
+        "nothing is loaded: {} holds no redirector tables. Start `redirector run`, or name the \
+         directory it was started with", pins.display()
+    )]
+    NotLoaded {
+        /// The pin directory.
+        pins: PathBuf,
+    },
+    /// Another process writes.
+    #[error(
+        "another redirector is in charge of {}: {holder}. Stop it first, or give this one a pin \
+         directory of its own", pins.display()
+    )]
+    Busy {
+        /// The pin directory.
+        pins: PathBuf,
+        /// The process, as far as it can be named.
+        holder: String,
+    },
+    /// A path that was given is not what it has to be.
+    #[error("{}: {problem}. {help}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// How to mend it.
+        help: String,
+    },
+    /// The pins are not what this version makes.
+    #[error(
+        "the pinned maps in {} do not fit this version of redirector: {}. Remove them with \
+         `redirector unload` of the version that made them", pins.display(), differences.join("; ")
+    )]
+    Incompatible {
+        /// The directory of the tables.
+        pins: PathBuf,
+        /// Every difference.
+        differences: Vec<String>,
+    },
+    /// The configuration is larger than the tables. Nothing was changed.
+    #[error("the configuration does not fit the kernel tables, nothing was changed: {}", .0.join("; "))]
+    Capacity(Vec<String>),
+    /// The system refused something that it should not have.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The library refused something that it should not have.
+    #[error("{what}: {problem}")]
+    Library {
+        /// What was tried.
+        what: String,
+        /// The library's answer, with its causes.
+        problem: String,
+    },
+    /// A program never left its lookups.
+    #[error(
+        "the new configuration is in force, but the programs on CPU {cpu} still read the old \
+         tables after {seconds} seconds; they are left as they are until the next change"
+    )]
+    GracePeriod {
+        /// The CPU.
+        cpu: usize,
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// The exit code of the command that fails with it: 3 where privilege or a
+    /// kernel feature is missing, 4 where nothing is loaded, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Privilege { .. } | Self::Kernel { .. } | Self::NoPrograms(_) => 3,
+            Self::NotLoaded { .. } => 4,
+            _ => 1,
+        }
+    }
+
+    /// From a system call that may have failed for want of privilege.
+    pub(crate) fn from_io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Privilege { what, source },
+            Some(libc::ENOSYS) => Self::Kernel {
+                what,
+                missing: "this kernel has no bpf(2) system call".into(),
+                help: "It takes a kernel of at least 6.1 with CONFIG_BPF_SYSCALL and \
+                       CONFIG_CGROUP_BPF"
+                    .into(),
+            },
+            _ => Self::System { what, source },
+        }
+    }
+
+    /// From an error of a library, which may hide a system call's error.
+    pub(crate) fn from_library(
+        what: impl Into<String>,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        let what = what.into();
+        let mut problem = error.to_string();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>()
+                && let Some(code @ (libc::EPERM | libc::EACCES | libc::ENOSYS)) = io.raw_os_error()
+            {
+                return Self::from_io(what, io::Error::from_raw_os_error(code));
+            }
+            cause = error.source();
+            if let Some(error) = cause {
+                let text = error.to_string();
+                if !problem.contains(&text) {
+                    problem.push_str(": ");
+                    problem.push_str(&text);
+                }
+            }
+        }
+        Self::Library { what, problem }
+    }
+}
