@@ -1,3 +1,11 @@
-//! The shell around the functional core: kernel, files, processes, command line.
+//! The shell around the functional core: everything that touches files, the
+//! kernel, the clock or a terminal.
+//!
+//! * [`cli`]: the command line, a function of arguments, environment and
+//!   writers.
+//! * [`datapath`]: the programs and tables in the kernel.
+//! * [`output`]: tables and diagnostics for people.
 
+pub mod cli;
 pub mod datapath;
+pub mod output;

@@ -212,8 +212,7 @@ impl Store {
             .files
             .values_mut()
             .flat_map(|file| &mut file.mentions)
-            .filter(|mention| mention.reference == *object && mention.current().is_some())
-            .next_back();
+            .rfind(|mention| mention.reference == *object && mention.current().is_some());
         let Some(mention) = newest else { return false };
         let changed = mention.candidate.take().is_some();
         mention.diagnostics.extend(why);

@@ -1,0 +1,189 @@
+//! What a command gets from outside, and what it gives back.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::output::Style;
+
+/// The environment that a command runs in.
+#[derive(Clone, Debug, Default)]
+pub struct Env {
+    /// Environment variables.
+    pub vars: BTreeMap<OsString, OsString>,
+    /// Whether standard output is a terminal.
+    pub out_is_terminal: bool,
+    /// Whether standard error is a terminal.
+    pub err_is_terminal: bool,
+    /// Whether standard input is a terminal, so that a question can be asked.
+    pub in_is_terminal: bool,
+}
+
+impl Env {
+    /// That of this process.
+    pub fn of_process(out_is_terminal: bool, err_is_terminal: bool) -> Self {
+        Self {
+            vars: std::env::vars_os().collect(),
+            out_is_terminal,
+            err_is_terminal,
+            in_is_terminal: io::stdin().is_terminal(),
+        }
+    }
+
+    /// A variable that is set and not empty.
+    pub fn var(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+        self.vars.get(name.as_ref()).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    fn colour(&self, terminal: bool) -> Style {
+        // https://no-color.org: set and not empty.
+        let dumb = self.var("TERM").is_some_and(|term| term == "dumb");
+        Style::new(terminal && self.var("NO_COLOR").is_none() && !dumb)
+    }
+}
+
+/// Everything that a command may touch of its surroundings, apart from what
+/// its arguments name.
+pub struct Context<'a> {
+    /// Variables and terminals.
+    pub env: Env,
+    /// Standard output: answers.
+    pub out: &'a mut dyn Write,
+    /// Standard error: errors and notes.
+    pub err: &'a mut dyn Write,
+}
+
+impl Context<'_> {
+    /// Colours for standard output.
+    pub fn style(&self) -> Style {
+        self.env.colour(self.env.out_is_terminal)
+    }
+
+    /// Colours for standard error.
+    pub fn err_style(&self) -> Style {
+        self.env.colour(self.env.err_is_terminal)
+    }
+
+    /// Writes an answer.
+    pub fn print(&mut self, text: &str) -> Result<(), Failure> {
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                // The reader has seen enough, `redirector maps | head`.
+                return Failure { exit: Exit::Fine, message: String::new(), help: None };
+            }
+            Failure::new(Exit::No, format!("cannot write to standard output: {error}"))
+        })
+    }
+
+    /// Writes an answer as JSON, for scripts on one line, on a terminal
+    /// indented.
+    pub fn print_json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let json = if self.env.out_is_terminal {
+            serde_json::to_string_pretty(value)
+        } else {
+            serde_json::to_string(value)
+        };
+        let json = json.map_err(|error| Failure::new(Exit::No, error.to_string()))?;
+        self.print(&(json + "\n"))
+    }
+
+    /// Writes a note to standard error; nobody is there to be told when that
+    /// fails.
+    pub fn note(&mut self, text: &str) {
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    /// Asks a question that `y` answers with yes. Only to be called when
+    /// standard input is a terminal.
+    pub fn ask(&mut self, question: &str) -> bool {
+        let _ = write!(self.err, "{question} [y/N] ");
+        let _ = self.err.flush();
+        let mut answer = Vec::new();
+        for byte in io::stdin().lock().bytes() {
+            match byte {
+                Ok(b'\n') | Err(_) => break,
+                Ok(byte) => answer.push(byte),
+            }
+        }
+        matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes" | b"Yes")
+    }
+}
+
+/// Exit codes: part of the command line's contract.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// 0: fine.
+    Fine,
+    /// 1: the answer is "no", or the input is bad.
+    No,
+    /// 2: the command was not understood.
+    Usage,
+    /// 3: a privilege or a kernel feature is missing.
+    Unable,
+    /// 4: nothing is loaded.
+    NotLoaded,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::No => 1,
+            Self::Usage => 2,
+            Self::Unable => 3,
+            Self::NotLoaded => 4,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What is wrong; empty when nothing is to be said.
+    pub message: String,
+    /// How to mend it.
+    pub help: Option<String>,
+}
+
+impl Failure {
+    /// A failure with nothing to be done about it beyond what the message says.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), help: None }
+    }
+
+    /// Bad input: exit code 1.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(Exit::No, message)
+    }
+
+    /// Adds how to mend it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

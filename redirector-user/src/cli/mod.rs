@@ -1,0 +1,162 @@
+//! The command line: a function of arguments, environment and writers. One
+//! module per command.
+//!
+//! Names, exit codes and JSON are a public interface: scripts depend on them.
+
+mod completions;
+mod context;
+mod env;
+mod version;
+
+use std::ffi::OsString;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub use context::{Context, Env, Exit, Failure};
+
+/// Layer-4 traffic routing in the kernel: Istio's TCP routes, decided at
+/// connect().
+#[derive(Parser, Debug)]
+#[command(
+    name = "redirector",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  redirector check rules/             what is wrong with these documents
+  redirector run --config rules/      route by them, and follow their changes
+  redirector status                   is it working"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command has.
+#[derive(clap::Args, Debug)]
+pub struct Common {
+    /// How to answer
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// How a command answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Version(version::Args),
+    Completions(completions::Args),
+}
+
+/// The whole command, with an environment variable for every flag.
+fn command(env: &Env) -> clap::Command {
+    env::with_variables(Cli::command(), env)
+}
+
+/// Runs the command line. `args` begins with the name of the program.
+pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) -> Exit {
+    let parsed = command(&context.env)
+        .try_get_matches_from(args)
+        .and_then(|matches: ArgMatches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, context),
+    };
+    match dispatch(&cli, context) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            report(&failure, context);
+            failure.exit
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    match &cli.command {
+        Command::Version(args) => version::run(args, &cli.common, context),
+        Command::Completions(args) => completions::run(args, context),
+    }
+}
+
+/// Writes help to standard output and a complaint to standard error.
+fn usage(error: &clap::Error, context: &mut Context<'_>) -> Exit {
+    let asked = !error.use_stderr();
+    let style = if asked { context.style() } else { context.err_style() };
+    let rendered = error.render();
+    let text = if style.enabled() { rendered.ansi().to_string() } else { rendered.to_string() };
+    if asked {
+        return context.print(&text).map_or_else(|failure| failure.exit, |()| Exit::Fine);
+    }
+    context.note(text.trim_end());
+    Exit::Usage
+}
+
+/// Writes a failure to standard error.
+fn report(failure: &Failure, context: &mut Context<'_>) {
+    if failure.message.is_empty() {
+        return;
+    }
+    let style = context.err_style();
+    let message = format!("{}: {}", style.error("error"), failure.message);
+    context.note(&message);
+    if let Some(help) = &failure.help {
+        let help = format!("  {}: {help}", style.help("help"));
+        context.note(&help);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command answers: exit code, standard output, standard error.
+    fn answer(args: &[&str], vars: &[(&str, &str)]) -> (u8, String, String) {
+        let vars = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let env = Env { vars, ..Env::default() };
+        let mut context = Context { env, out: &mut out, err: &mut err };
+        let args = std::iter::once("redirector").chain(args.iter().copied()).map(Into::into);
+        let exit = run(args, &mut context);
+        (exit.code(), String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command(&Env::default()).debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        for sub in command(&Env::default()).get_subcommands() {
+            let (exit, out, _) = answer(&[sub.get_name(), "--help"], &[]);
+            assert_eq!(exit, 0, "{}", sub.get_name());
+            assert!(out.contains("Example"), "{}: {out}", sub.get_name());
+            assert!(out.contains(&format!("redirector {}", sub.get_name())), "{out}");
+        }
+    }
+
+    #[test]
+    fn a_variable_gives_a_flag_its_value_and_the_command_line_wins() {
+        let vars = [("REDIRECTOR_OUTPUT", "json")];
+        assert!(answer(&["version"], &vars).1.starts_with('{'));
+        assert!(answer(&["version", "--output", "text"], &vars).1.starts_with("redirector "));
+        assert_eq!(answer(&["version"], &[("REDIRECTOR_OUTPUT", "xml")]).0, 2);
+    }
+
+    #[test]
+    fn an_unknown_command_is_a_usage_error_on_standard_error() {
+        let (exit, out, err) = answer(&["chekc"], &[]);
+        assert_eq!((exit, out.as_str()), (2, ""));
+        assert!(err.contains("chekc"), "{err}");
+    }
+}
