@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_have_no_trailing_space() {
-        let mut table = Table::new(&[("NAME", Align::Left), ("N", Align::Right), ("TO", Align::Left)]);
+        let mut table =
+            Table::new(&[("NAME", Align::Left), ("N", Align::Right), ("TO", Align::Left)]);
         table.row(["echo", "1", "x"]);
         table.row(["longer-name", "100", ""]);
         assert_eq!(
