@@ -1,3 +1,55 @@
-//! `cargo xtask`: set-up, demo, tests, benchmarks.
+//! `cargo xtask`: everything that is done to this project apart from using it.
+//!
+//! `setup` installs what is needed, `demo` plays the reference document
+//! against the running kernel, `test` runs every layer of tests.
 
-fn main() {}
+mod command;
+mod demo;
+mod play;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what building, demo and tests need; doing it twice changes nothing
+    Setup(setup::Args),
+    /// Plays the reference document, section by section, against this kernel
+    Demo(demo::Args),
+    /// Runs the tests: all layers, or the named ones
+    Test(test::Args),
+    /// Parts that the demo gives to processes of their own
+    #[command(hide = true, subcommand)]
+    Play(play::Part),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Play(part) => play::run(part),
+    }
+}

@@ -1,0 +1,295 @@
+//! `cargo xtask demo`: plays the reference document, section by section,
+//! against the running kernel.
+//!
+//! Everything happens in a corner of the machine that is the demo's own (see
+//! [`stage`]) and is removed at the end, also after a failure or Ctrl-C.
+
+mod daemon;
+mod report;
+mod sections;
+mod stage;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::play::Tally;
+use crate::setup::{self, Purpose};
+use crate::test::libtest::{Case, Outcome, Suite};
+use crate::workspace::{cargo, is_root, root, target};
+use daemon::{Daemon, Redirector};
+use sections::{Expect, Row, SECTIONS, SERVERS, Section};
+use stage::Stage;
+
+/// Options of `cargo xtask demo`.
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Stays up at the end with the sample configuration, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Attaches at the root of the cgroup hierarchy, which affects all
+    /// processes of this machine: for virtual machines
+    #[arg(long)]
+    attach_to_root: bool,
+    /// This program instead of building one
+    #[arg(long, value_name = "FILE")]
+    redirector: Option<PathBuf>,
+    /// Where the sample configuration is
+    #[arg(long, value_name = "DIR", hide = true)]
+    documents: Option<PathBuf>,
+}
+
+/// Whether somebody wants this to end.
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn install() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        }
+        Ok(Self(flag))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error when somebody wants this to end.
+    pub fn check(&self) -> Result<()> {
+        if self.is_set() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+/// `cargo xtask demo`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let suite = play(args)?;
+    println!();
+    if suite.failed() > 0 {
+        println!("{} of {} answers were wrong", suite.failed(), suite.cases.len());
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("all {} answers were right, and nothing was left behind", suite.cases.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The demo as a test suite: every row is a test.
+pub fn suite() -> Result<Suite> {
+    play(&Args::default())
+}
+
+/// Plays all of it; what is right and wrong is printed and given back.
+pub fn play(args: &Args) -> Result<Suite> {
+    let started = Instant::now();
+    if !is_root() {
+        bail!(
+            "loading BPF programs needs root: try `sudo -E cargo xtask demo`, or, to see it \
+             without root and without touching this kernel, `cargo xtask vm`"
+        );
+    }
+    let program = match &args.redirector {
+        Some(program) => program.clone(),
+        None => {
+            setup::ensure(Purpose::Demo)?;
+            build()?
+        }
+    };
+    let documents = args.documents.clone().unwrap_or_else(|| root().join("deploy"));
+    let interrupt = Interrupt::install()?;
+    let addresses: Vec<_> =
+        SERVERS.iter().filter_map(|server| server.endpoint.split(':').next()).collect();
+    let stage = Stage::set(&addresses)?;
+    let mut suite = Suite { name: "demo".into(), ..Suite::default() };
+    // From here on nothing may leave without striking the stage, which its
+    // Drop does.
+    let demo = Demo { redirector: Redirector::new(program, &stage), stage, documents, interrupt };
+    let played = demo.play(args, &mut suite);
+    let left = demo.end();
+    played?;
+    let outcome = if left.is_empty() { Outcome::Passed } else { Outcome::Failed(left.join("\n")) };
+    suite.cases.push(Case { name: "nothing is left behind".into(), outcome });
+    suite.seconds = started.elapsed().as_secs_f64();
+    Ok(suite)
+}
+
+/// Builds the daemon; gives back the program's path.
+fn build() -> Result<PathBuf> {
+    println!("building the daemon and its BPF programs");
+    command::run(cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "redirector-user",
+        "--bin",
+        "redirector",
+    ]))?;
+    Ok(target().join("debug/redirector"))
+}
+
+struct Demo {
+    redirector: Redirector,
+    stage: Stage,
+    documents: PathBuf,
+    interrupt: Interrupt,
+}
+
+impl Demo {
+    fn play(&self, args: &Args, suite: &mut Suite) -> Result<()> {
+        for server in SERVERS {
+            self.serve(server)?;
+        }
+        for file in ["services.yaml", "echo-servers.yaml", "clients.yaml"] {
+            self.put(&self.documents.join("examples").join(file), file)?;
+        }
+        let mut daemon: Option<Daemon> = None;
+        for (number, section) in SECTIONS.iter().enumerate() {
+            self.interrupt.check()?;
+            print!("{}", report::heading(number + 1, section));
+            self.show_check(section)?;
+            let before = daemon.as_ref().and_then(|_| self.redirector.generation());
+            self.apply(section)?;
+            let running = match &mut daemon {
+                Some(running) => running,
+                none => none.insert(self.start(args)?),
+            };
+            running.wait_for_change(&self.redirector, before, &self.interrupt)?;
+            for row in section.rows {
+                self.interrupt.check()?;
+                let (text, case) = self.try_row(section, row)?;
+                print!("{text}");
+                suite.cases.push(case);
+            }
+        }
+        if args.keep {
+            self.keep()?;
+        }
+        drop(daemon);
+        self.redirector.unload()
+    }
+
+    fn start(&self, args: &Args) -> Result<Daemon> {
+        let attach_to =
+            if args.attach_to_root { stage::cgroup2_mount()? } else { self.stage.cgroup.clone() };
+        self.redirector.start(&self.stage, &attach_to)
+    }
+
+    /// Removes the stage; gives back what was left.
+    fn end(self) -> Vec<String> {
+        let mut left = Vec::new();
+        if let Ok(mut pins) = self.stage.bpffs().read_dir()
+            && let Some(Ok(pin)) = pins.next()
+        {
+            left.push(format!("`redirector unload` has left {}", pin.path().display()));
+        }
+        left.extend(self.stage.strike());
+        left
+    }
+
+    /// Starts an echo server and waits until it listens.
+    fn serve(&self, server: &sections::Server) -> Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["play", "echo", "--listen", server.endpoint, "--greeting", server.greeting])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        self.stage.place(&mut command, "servers")?;
+        let mut child = command.spawn().context("cannot start an echo server")?;
+        wait_for_line(&mut child)
+            .with_context(|| format!("the echo server at {} did not start", server.endpoint))
+        // It ends with the stage, whose cgroup it is in.
+    }
+
+    /// Makes the section's files the configuration.
+    fn apply(&self, section: &Section) -> Result<()> {
+        let canary = "echo-server-gray.yaml";
+        if section.canary {
+            self.put(&self.documents.join("examples").join(canary), canary)?;
+        }
+        self.put(&self.documents.join("demo").join(section.rules), "rules.yaml")
+    }
+
+    /// Copies a document into the daemon's directory, in one step. The sample's
+    /// cgroups become those of this demo.
+    fn put(&self, from: &Path, name: &str) -> Result<()> {
+        let text = std::fs::read_to_string(from)
+            .with_context(|| format!("cannot read {}", from.display()))?
+            .replace("redirector-demo/", &format!("{}/", self.stage.name));
+        // Half-written files are the daemon's problem; this one need not be.
+        let unfinished = self.stage.directory.join("unfinished");
+        std::fs::write(&unfinished, text)?;
+        std::fs::rename(&unfinished, self.stage.config().join(name))?;
+        Ok(())
+    }
+
+    fn show_check(&self, section: &Section) -> Result<()> {
+        let Some(file) = section.check else { return Ok(()) };
+        let examples = self.documents.join("examples");
+        let files = [
+            self.documents.join("demo").join(file),
+            examples.join("services.yaml"),
+            examples.join("echo-servers.yaml"),
+            examples.join("echo-server-gray.yaml"),
+        ];
+        let text = self.redirector.check(&self.documents, &files)?;
+        print!("{}", report::check(file, &text));
+        Ok(())
+    }
+
+    fn try_row(&self, section: &Section, row: &Row) -> Result<(String, Case)> {
+        let count = match row.expect {
+            Expect::Greeting(_) => 1,
+            Expect::Split(_) => connections(),
+        };
+        let tally = self.dial(row, count)?;
+        let explanation = self.redirector.explain(&self.stage.cgroup.join(row.from), row.to)?;
+        Ok(report::row(section, row, &tally, &explanation))
+    }
+
+    /// Lets a client of the row's workload connect.
+    fn dial(&self, row: &Row, count: u32) -> Result<Tally> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["play", "client", "--to", row.to, "--count", &count.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit());
+        self.stage.place(&mut command, row.from)?;
+        let output = command.output().context("cannot start a client")?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("a client ended with {}", output.status))
+    }
+
+    /// Stays up with the sample configuration and says what to try.
+    fn keep(&self) -> Result<()> {
+        self.put(&self.documents.join("examples/rules.yaml"), "rules.yaml")?;
+        print!("{}", report::things_to_try(&self.stage, &self.redirector));
+        while !self.interrupt.is_set() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+}
+
+/// How many connections show a split: 2,000, or what the environment says
+/// (an emulated machine is slow).
+fn connections() -> u32 {
+    let set = std::env::var("REDIRECTOR_DEMO_CONNECTIONS").ok();
+    set.and_then(|text| text.parse().ok()).filter(|count| *count > 0).unwrap_or(2000)
+}
+
+fn wait_for_line(child: &mut Child) -> Result<()> {
+    let output = child.stdout.take().context("no output")?;
+    let mut line = String::new();
+    if BufReader::new(output).read_line(&mut line)? == 0 {
+        bail!("it ended: {}", child.wait()?);
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! `cargo xtask setup`: what building, demo and tests need, and how to get it.
+//!
+//! Each [`Need`] knows how to tell whether it is met and what meets it. What is
+//! met is left alone, so running it twice changes nothing the second time.
+
+mod bpf;
+mod debian;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::command;
+use crate::workspace::{cargo, is_root, which};
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only says what is there and what is missing; exit code 1 when something is
+    #[arg(long)]
+    check: bool,
+}
+
+/// What a need is needed for. Later ones include the earlier ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Building the daemon and its programs.
+    Build,
+    /// Playing the demo.
+    Demo,
+    /// Running all tests, virtual machines included.
+    Test,
+}
+
+/// How a need can be met.
+enum Remedy {
+    /// A package of Debian (bookworm or later).
+    Package(&'static str),
+    /// A command that needs no root.
+    Run(fn() -> Command),
+    /// Nothing that we could do: a sentence for the user.
+    Tell(&'static str),
+}
+
+/// One thing that must be there.
+struct Need {
+    name: &'static str,
+    why: &'static str,
+    purpose: Purpose,
+    /// Where it was found, or nothing.
+    found: fn() -> Option<String>,
+    remedies: Vec<Remedy>,
+}
+
+fn program(name: &str) -> Option<String> {
+    which(name).map(|path| path.display().to_string())
+}
+
+fn needs() -> Vec<Need> {
+    let mut needs = bpf::needs();
+    needs.extend([
+        Need {
+            name: "ip",
+            why: "network namespaces of demo and tests",
+            purpose: Purpose::Demo,
+            found: || program("ip"),
+            remedies: vec![Remedy::Package("iproute2")],
+        },
+        Need {
+            name: "rustfmt",
+            why: "the lint layer",
+            purpose: Purpose::Test,
+            found: || program("cargo-fmt"),
+            remedies: vec![
+                Remedy::Run(|| rustup_component("rustfmt")),
+                Remedy::Package("rustfmt-web"),
+            ],
+        },
+        Need {
+            name: "clippy",
+            why: "the lint layer",
+            purpose: Purpose::Test,
+            found: || program("cargo-clippy"),
+            remedies: vec![
+                Remedy::Run(|| rustup_component("clippy")),
+                Remedy::Package("rust-web-clippy"),
+            ],
+        },
+        Need {
+            name: "qemu-system-x86_64",
+            why: "virtual machines with other kernels",
+            purpose: Purpose::Test,
+            found: || program("qemu-system-x86_64"),
+            remedies: vec![Remedy::Package("qemu-system-x86")],
+        },
+        Need {
+            name: "busybox (static)",
+            why: "the userland of the virtual machines",
+            purpose: Purpose::Test,
+            found: || program("busybox"),
+            remedies: vec![Remedy::Package("busybox-static")],
+        },
+        Need {
+            name: "libc.a",
+            why: "static binaries for the virtual machines",
+            purpose: Purpose::Test,
+            found: static_libc,
+            remedies: vec![Remedy::Package("libc6-dev")],
+        },
+    ]);
+    needs
+}
+
+fn rustup_component(name: &'static str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["component", "add", name]);
+    command
+}
+
+/// The static C library that the C compiler would link.
+fn static_libc() -> Option<String> {
+    let output = command::stdout(Command::new("cc").arg("-print-file-name=libc.a")).ok()?;
+    let path = output.trim();
+    (path.starts_with('/') && Path::new(path).exists()).then(|| path.to_owned())
+}
+
+/// `cargo xtask setup [--check]`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let missing = missing(Purpose::Test);
+    if args.check {
+        for need in needs() {
+            match (need.found)() {
+                Some(place) => println!("  ok       {:<22} {place}", need.name),
+                None => println!("  MISSING  {:<22} {}", need.name, need.why),
+            }
+        }
+        if missing.is_empty() {
+            println!("Everything is there.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        println!("\nTo install what is missing: cargo xtask setup\nIt would do this:");
+        print!("{}", plan(&missing).describe());
+        return Ok(ExitCode::FAILURE);
+    }
+    install(missing)?;
+    println!("setup: everything is there");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what that purpose needs and is not there yet.
+pub fn ensure(purpose: Purpose) -> Result<()> {
+    install(missing(purpose))
+}
+
+fn missing(purpose: Purpose) -> Vec<Need> {
+    needs().into_iter().filter(|need| need.purpose <= purpose && (need.found)().is_none()).collect()
+}
+
+/// What has to be done, in order.
+#[derive(Default)]
+struct Plan {
+    packages: Vec<&'static str>,
+    commands: Vec<Command>,
+    /// What only the user can do.
+    tell: Vec<String>,
+}
+
+fn plan(missing: &[Need]) -> Plan {
+    let mut plan = Plan::default();
+    for need in missing {
+        let remedy = need.remedies.iter().find(|remedy| match remedy {
+            Remedy::Package(_) => debian::present(),
+            Remedy::Run(make) => which(&make().get_program().to_string_lossy()).is_some(),
+            Remedy::Tell(_) => true,
+        });
+        match remedy {
+            Some(Remedy::Package(name)) if plan.packages.contains(name) => {}
+            Some(Remedy::Package(name)) => plan.packages.push(name),
+            Some(Remedy::Run(make)) => plan.commands.push(make()),
+            Some(Remedy::Tell(text)) => plan.tell.push(format!("{}: {text}", need.name)),
+            None => plan.tell.push(format!(
+                "{}: needed for {}; install it the way this system installs software",
+                need.name, need.why
+            )),
+        }
+    }
+    plan
+}
+
+impl Plan {
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        if !self.packages.is_empty() {
+            let sudo = if is_root() { "" } else { "sudo " };
+            text += &format!("  {sudo}{}\n", command::shown(&debian::install(&self.packages)));
+        }
+        for command in &self.commands {
+            text += &format!("  {}{}\n", shown_environment(command), command::shown(command));
+        }
+        for line in &self.tell {
+            text += &format!("  by hand: {line}\n");
+        }
+        text
+    }
+}
+
+fn shown_environment(command: &Command) -> String {
+    command
+        .get_envs()
+        .filter_map(|(name, value)| value.map(|value| (name, value)))
+        .map(|(name, value)| format!("{}={} ", name.to_string_lossy(), value.to_string_lossy()))
+        .collect()
+}
+
+fn install(missing: Vec<Need>) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let plan = plan(&missing);
+    if !plan.tell.is_empty() {
+        bail!("some things can only be installed by hand:\n{}", plan.describe());
+    }
+    if !plan.packages.is_empty() && !is_root() {
+        bail!("installing packages needs root. Type this, then try again:\n{}", plan.describe());
+    }
+    println!("setup: installing what is missing\n{}", plan.describe());
+    if !plan.packages.is_empty() {
+        debian::update()?;
+        command::run(&mut debian::install(&plan.packages))?;
+    }
+    for mut step in plan.commands {
+        command::run(&mut step)?;
+    }
+    let still: Vec<_> = missing.iter().filter(|need| (need.found)().is_none()).collect();
+    if let Some(need) = still.first() {
+        bail!("{} is still missing after installing it (needed for {})", need.name, need.why);
+    }
+    Ok(())
+}
+
+/// `cargo install` of one program, at one version.
+fn cargo_install(name: &str, version: &str) -> Command {
+    let mut command = cargo();
+    command.args(["install", name, "--version", version, "--locked"]);
+    command
+}
