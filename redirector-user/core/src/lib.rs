@@ -8,12 +8,20 @@
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
 //! * [`store`]: the last good version of every object, and what is refused.
+//! * [`world`]: the objects in force, and the settings.
+//! * [`names`]: completing and matching names of hosts and gateways.
+//! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
+//! * [`client`]: the one that connects, as rules see it.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
 //!   between two.
 
+pub mod client;
 pub mod diag;
 pub mod image;
 pub mod model;
+pub mod names;
 pub mod plan;
+pub mod registry;
 pub mod store;
+pub mod world;

@@ -151,6 +151,7 @@ pub struct Meta {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "spec")]
 #[expect(missing_docs, reason = "each variant is the kind of that name")]
+#[expect(clippy::large_enum_variant, reason = "always behind an Arc, and Pods are the many")]
 pub enum Spec {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),

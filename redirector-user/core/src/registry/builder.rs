@@ -1,0 +1,115 @@
+//! Builds the registry.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use redirector_common::abi::MAX_BACKENDS;
+
+use super::endpoints::Backing;
+use super::service::{Port, Service, ServiceKind};
+use super::visibility::ExportTo;
+use super::{DestinationRules, Registry, Workloads, entries, protocol};
+use crate::model::{self, Object, ServiceType};
+use crate::names::service_host;
+use crate::world::World;
+
+/// Annotation of a Service: its `exportTo`.
+const EXPORT_ANNOTATION: &str = "networking.istio.io/exportTo";
+
+pub(super) fn build(world: &World) -> Registry {
+    let backing = Backing::new(world);
+    let mut names = BTreeSet::new();
+    let mut services: Vec<Service> = Vec::new();
+    for (object, service) in world.services() {
+        services.push(of_service(world, &backing, object, service));
+    }
+    for (object, entry) in world.service_entries() {
+        services.extend(entries::services(world, &backing, object, entry, &mut names));
+    }
+    for service in &mut services {
+        service.rejected = beyond_limit(service);
+    }
+    services.sort_by_cached_key(|service| {
+        let object = &service.object;
+        (service.created, object.name.clone(), object.namespace.clone(), object.kind)
+    });
+    let mut by_host: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+    for (index, service) in services.iter().enumerate() {
+        by_host.entry(service.host.clone()).or_default().push(index);
+    }
+    let node = world.settings.node_name.as_deref();
+    Registry {
+        settings: world.settings.clone(),
+        locality: node.and_then(|node| backing.node(node)).cloned().unwrap_or_default(),
+        rules: DestinationRules::new(world),
+        workloads: Workloads::new(world),
+        services,
+        by_host,
+        names,
+    }
+}
+
+fn of_service(
+    world: &World,
+    backing: &Backing<'_>,
+    object: &Object,
+    service: &model::Service,
+) -> Service {
+    let meta = &object.meta;
+    let kind = if service.service_type == ServiceType::ExternalName {
+        ServiceKind::ExternalName(service.external_name.trim_end_matches('.').into())
+    } else if service.headless {
+        ServiceKind::Headless
+    } else {
+        ServiceKind::Cluster
+    };
+    let mut ports: Vec<Port> = service
+        .ports
+        .iter()
+        .map(|declared| Port {
+            number: declared.port,
+            name: declared.name.clone(),
+            protocol: protocol::of_service_port(
+                declared.port,
+                &declared.name,
+                &declared.protocol,
+                declared.app_protocol.as_deref(),
+            ),
+            target: None,
+            endpoints: Vec::new(),
+            unusable: 0,
+        })
+        .collect();
+    backing.fill(&meta.namespace, &meta.name, service, &kind, &mut ports);
+    let export = meta.annotations.get(EXPORT_ANNOTATION).map_or("", String::as_str);
+    let addresses = match kind {
+        ServiceKind::Cluster => service.cluster_ips.iter().copied().map(IpNet::from).collect(),
+        _ => Vec::new(),
+    };
+    Service {
+        object: object.reference(),
+        host: service_host(&meta.name, &meta.namespace, &world.settings.cluster_domain).into(),
+        created: meta.created,
+        export: ExportTo::new(export.split(','), &meta.namespace),
+        kind,
+        ports,
+        addresses,
+        local_only: service.internal_local,
+        rejected: None,
+    }
+}
+
+/// Why a service has more endpoints than a destination can have.
+fn beyond_limit(service: &Service) -> Option<String> {
+    service.ports.iter().find_map(|port| {
+        let v6 = port.endpoints.iter().filter(|endpoint| endpoint.ip.is_ipv6()).count();
+        let most = v6.max(port.endpoints.len() - v6);
+        (most > MAX_BACKENDS as usize).then(|| {
+            format!(
+                "port {} has {most} endpoints, and {MAX_BACKENDS} is the most that a destination can have",
+                port.number
+            )
+        })
+    })
+}

@@ -1,0 +1,158 @@
+//! The services of ServiceEntries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::endpoints::{Backing, entry_endpoint, entry_place};
+use super::protocol;
+use super::service::{Endpoint, Port, Protocol, Service, ServiceKind};
+use super::visibility::ExportTo;
+use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
+use crate::world::World;
+
+/// The services of a ServiceEntry: one for each host.
+pub(super) fn services(
+    world: &World,
+    backing: &Backing<'_>,
+    object: &Object,
+    entry: &ServiceEntry,
+    names: &mut BTreeSet<Arc<str>>,
+) -> Vec<Service> {
+    let namespace = &object.meta.namespace;
+    let found: Vec<Found> = candidates(world, backing, namespace, entry, names);
+    let service = |host: &String| {
+        let mut found = found.clone();
+        if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
+            found.extend(resolve(world, names, host, entry.resolution).into_iter().map(|ip| {
+                Found { at: Some(ip), entry: WorkloadEntry::default(), place: Place::default() }
+            }));
+        }
+        Service {
+            object: object.reference(),
+            host: host.as_str().into(),
+            created: object.meta.created,
+            export: ExportTo::new(entry.export_to.iter().map(String::as_str), namespace),
+            kind: ServiceKind::Entry(entry.resolution),
+            ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
+            addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
+            local_only: false,
+            rejected: None,
+        }
+    };
+    entry.hosts.iter().map(service).collect()
+}
+
+type Place = (Arc<Labels>, Arc<str>);
+
+/// An endpoint, before its port is known; without address it cannot be used.
+#[derive(Clone)]
+struct Found {
+    at: Option<IpAddr>,
+    entry: WorkloadEntry,
+    place: Place,
+}
+
+const fn resolves(entry: &ServiceEntry) -> bool {
+    matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+}
+
+/// The endpoints that are written down or selected.
+fn candidates(
+    world: &World,
+    backing: &Backing<'_>,
+    namespace: &str,
+    entry: &ServiceEntry,
+    names: &mut BTreeSet<Arc<str>>,
+) -> Vec<Found> {
+    let mut found = Vec::new();
+    if entry.resolution == Resolution::None || entry.resolution == Resolution::DynamicDns {
+        return found;
+    }
+    let mut add = |entry: &WorkloadEntry, place: &Place, resolution: Resolution| {
+        let addresses = match entry.address.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) if resolution == Resolution::Static => Vec::new(),
+            // A path of a socket is nothing that a connection could be sent to.
+            Err(_) if entry.address.starts_with("unix:") => Vec::new(),
+            Err(_) => resolve(world, names, &entry.address, resolution),
+        };
+        let all = addresses.iter().map(|ip| Some(*ip));
+        let none = addresses.is_empty().then_some(None);
+        for at in all.chain(none) {
+            found.push(Found { at, entry: entry.clone(), place: place.clone() });
+        }
+    };
+    for endpoint in &entry.endpoints {
+        add(endpoint, &entry_place(&endpoint.labels, endpoint), entry.resolution);
+    }
+    if let Some(selector) = &entry.workload_selector {
+        for known in backing.entries(namespace, selector) {
+            add(known.entry, &known.place, entry.resolution);
+        }
+        for pod in backing.pods(namespace, selector) {
+            let place = backing.place(pod, None);
+            if !pod.pod.ready || pod.pod.terminating {
+                found.push(Found { at: None, entry: WorkloadEntry::default(), place });
+                continue;
+            }
+            for ip in &pod.pod.ips {
+                found.push(Found {
+                    at: Some(*ip),
+                    entry: WorkloadEntry::default(),
+                    place: place.clone(),
+                });
+            }
+        }
+    }
+    found
+}
+
+fn resolve(
+    world: &World,
+    names: &mut BTreeSet<Arc<str>>,
+    name: &str,
+    resolution: Resolution,
+) -> Vec<IpAddr> {
+    if name.is_empty() || name.starts_with('*') {
+        return Vec::new();
+    }
+    names.insert(name.into());
+    let addresses = world.resolved(name).unwrap_or_default();
+    let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };
+    addresses.iter().take(count).copied().collect()
+}
+
+fn port(declared: &EntryPort, found: &[Found]) -> Port {
+    let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let mut unusable = 0;
+    for Found { at, entry, place } in found {
+        let number = entry
+            .ports
+            .get(&declared.name)
+            .copied()
+            .or(declared.target_port)
+            .unwrap_or(declared.number);
+        match at {
+            Some(ip) => {
+                endpoints.entry(*ip).or_insert_with(|| entry_endpoint(entry, place, *ip, number));
+            }
+            None => unusable += 1,
+        }
+    }
+    let protocol = match protocol::parse(&declared.protocol) {
+        Protocol::Auto if declared.protocol.is_empty() => {
+            // Istio does not look at the names of a ServiceEntry's ports.
+            Protocol::Auto
+        }
+        protocol => protocol,
+    };
+    Port {
+        number: declared.number,
+        name: declared.name.clone(),
+        protocol,
+        target: declared.target_port,
+        endpoints: endpoints.into_values().collect(),
+        unusable,
+    }
+}

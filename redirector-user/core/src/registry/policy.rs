@@ -1,0 +1,115 @@
+//! Which traffic policy is in force for a port of a subset.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LbAlgorithm, PolicySettings, TlsMode, TrafficPolicy};
+
+/// The traffic policy in force for a destination.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Policy {
+    /// The settings, field by field from the level that counts.
+    pub settings: PolicySettings,
+    /// `tunnel` is set.
+    pub tunnel: bool,
+    /// `proxyProtocol` is set.
+    pub proxy_protocol: bool,
+}
+
+impl Policy {
+    /// The policy of service port `port`: the subset's settings over the
+    /// rule's, field by field. On either level, the settings of the port
+    /// replace those of the level wholesale.
+    pub fn effective(
+        rule: Option<&TrafficPolicy>,
+        subset: Option<&TrafficPolicy>,
+        port: u16,
+    ) -> Self {
+        let level = |policy: &TrafficPolicy| {
+            policy.port_level.get(&port).unwrap_or(&policy.settings).clone()
+        };
+        let base = rule.map(level).unwrap_or_default();
+        let over = subset.map(level).unwrap_or_default();
+        let any = |field: fn(&TrafficPolicy) -> bool| {
+            rule.is_some_and(field) || subset.is_some_and(field)
+        };
+        Self {
+            settings: PolicySettings {
+                load_balancer: over.load_balancer.or(base.load_balancer),
+                tcp_pool: over.tcp_pool.or(base.tcp_pool),
+                outlier: over.outlier.or(base.outlier),
+                tls: over.tls.or(base.tls),
+            },
+            tunnel: any(|policy| policy.tunnel),
+            proxy_protocol: any(|policy| policy.proxy_protocol),
+        }
+    }
+
+    /// What it asks for that would change bytes on the wire, which nothing
+    /// here does: connections under such a policy are refused.
+    pub fn changes_bytes(&self) -> Option<&'static str> {
+        match self.settings.tls {
+            Some(TlsMode::Simple) => return Some("tls mode SIMPLE"),
+            Some(TlsMode::Mutual) => return Some("tls mode MUTUAL"),
+            Some(TlsMode::IstioMutual) => return Some("tls mode ISTIO_MUTUAL"),
+            Some(TlsMode::Disable) | None => {}
+        }
+        match (self.tunnel, self.proxy_protocol) {
+            (true, _) => Some("tunnel"),
+            (false, true) => Some("proxyProtocol"),
+            (false, false) => None,
+        }
+    }
+
+    /// The algorithm that is asked for, if any is.
+    pub fn algorithm(&self) -> Option<&LbAlgorithm> {
+        self.settings.load_balancer.as_ref()?.algorithm.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LoadBalancer, TcpPool};
+
+    fn balance(algorithm: LbAlgorithm) -> Option<LoadBalancer> {
+        Some(LoadBalancer { algorithm: Some(algorithm), locality: None })
+    }
+
+    #[test]
+    fn a_port_level_setting_replaces_its_level_and_the_subset_goes_over_field_by_field() {
+        let mut rule = TrafficPolicy::default();
+        rule.settings.load_balancer = balance(LbAlgorithm::RoundRobin);
+        rule.settings.tcp_pool = Some(TcpPool { max_connections: Some(1), ..TcpPool::default() });
+        let port = PolicySettings {
+            load_balancer: balance(LbAlgorithm::LeastRequest),
+            ..PolicySettings::default()
+        };
+        rule.port_level.insert(80, port);
+        let effective = Policy::effective(Some(&rule), None, 80);
+        assert_eq!(effective.algorithm(), Some(&LbAlgorithm::LeastRequest));
+        assert_eq!(effective.settings.tcp_pool, None, "nothing is inherited by a port");
+        let mut subset = TrafficPolicy::default();
+        subset.settings.load_balancer = balance(LbAlgorithm::Random);
+        let effective = Policy::effective(Some(&rule), Some(&subset), 81);
+        assert_eq!(effective.algorithm(), Some(&LbAlgorithm::Random));
+        assert!(effective.settings.tcp_pool.is_some(), "fields of the rule show through");
+    }
+
+    #[test]
+    fn whatever_would_change_bytes_is_named() {
+        let mut policy = TrafficPolicy::default();
+        assert_eq!(Policy::effective(Some(&policy), None, 1).changes_bytes(), None);
+        policy.settings.tls = Some(TlsMode::Disable);
+        assert_eq!(Policy::effective(Some(&policy), None, 1).changes_bytes(), None);
+        policy.settings.tls = Some(TlsMode::Mutual);
+        assert_eq!(
+            Policy::effective(Some(&policy), None, 1).changes_bytes(),
+            Some("tls mode MUTUAL")
+        );
+        let policy = TrafficPolicy { proxy_protocol: true, ..TrafficPolicy::default() };
+        assert_eq!(
+            Policy::effective(None, Some(&policy), 1).changes_bytes(),
+            Some("proxyProtocol")
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! A service: a host name with ports, addresses and endpoints, whichever kind
+//! of object it comes from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::visibility::ExportTo;
+use crate::model::{Labels, ObjectRef};
+
+/// A service, as rules and clients know it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The Service or ServiceEntry.
+    pub object: ObjectRef,
+    /// Its full host name; a ServiceEntry with several hosts is several
+    /// services.
+    pub host: Arc<str>,
+    /// `metadata.creationTimestamp` in seconds; `None` counts as the oldest.
+    pub created: Option<i64>,
+    /// Who sees it.
+    pub export: ExportTo,
+    /// What it is.
+    pub kind: ServiceKind,
+    /// Its ports in their written order.
+    pub ports: Vec<Port>,
+    /// The addresses that it owns: cluster IPs, or the addresses and CIDRs of
+    /// a ServiceEntry. A headless service owns those of its endpoints.
+    pub addresses: Vec<IpNet>,
+    /// Only endpoints on the client's node may be used.
+    pub local_only: bool,
+    /// Why the whole service is left out, when it is: a limit exceeded.
+    pub rejected: Option<String>,
+}
+
+/// What a service is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ServiceKind {
+    /// A Service with (or, in its document, without) cluster addresses.
+    Cluster,
+    /// A Service with `clusterIP: None`.
+    Headless,
+    /// Another name for this host.
+    ExternalName(Arc<str>),
+    /// A ServiceEntry.
+    Entry(crate::model::Resolution),
+}
+
+/// A port of a service.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// The port that clients dial.
+    pub number: u16,
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// A ServiceEntry's `targetPort`, which also overrides the port of its
+    /// original destination.
+    pub target: Option<u16>,
+    /// The endpoints that may be used, sorted by address, each once.
+    pub endpoints: Vec<Endpoint>,
+    /// How many endpoints are known but may not be used: not ready, without
+    /// address, of a kind that cannot be reached from here.
+    pub unusable: usize,
+}
+
+/// What is spoken on a port, as far as it decides which rules apply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Declared as TCP or a protocol that is routed as TCP.
+    Tcp,
+    /// Not declared: `tcp` rules apply.
+    Auto,
+    /// HTTP and its kin: only `http` rules would apply.
+    Http,
+    /// TLS or HTTPS: only `tls` rules would apply.
+    Tls,
+    /// Not TCP at all.
+    Other,
+}
+
+impl Protocol {
+    /// Whether `tcp` rules apply to the port.
+    pub const fn takes_tcp_rules(self) -> bool {
+        matches!(self, Self::Tcp | Self::Auto)
+    }
+
+    /// How messages call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Auto => "undeclared",
+            Self::Http => "HTTP",
+            Self::Tls => "TLS",
+            Self::Other => "not TCP",
+        }
+    }
+}
+
+/// An endpoint of a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its labels with those of its topology; `None` when it is no known
+    /// workload, so that no labelled subset has it.
+    pub labels: Option<Arc<Labels>>,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
+    /// `region/zone/subzone`, as far as known.
+    pub locality: Arc<str>,
+    /// Relative to the other endpoints; positive.
+    pub weight: u32,
+}
+
+impl Service {
+    /// The namespace that it lives in.
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.object.namespace
+    }
+
+    /// The TCP port of this number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number && port.protocol != Protocol::Other)
+    }
+
+    /// Whether it comes from a ServiceEntry.
+    pub fn is_entry(&self) -> bool {
+        matches!(self.kind, ServiceKind::Entry(_))
+    }
+}

@@ -1,0 +1,180 @@
+//! The World: all objects that are in force, and the settings that decide what
+//! they mean here. Whatever is compiled or explained is a function of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
+    Spec, VirtualService, WorkloadEntry,
+};
+
+/// What is the same for all objects.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// What full service names end with; `cluster.local`.
+    pub cluster_domain: String,
+    /// The namespace whose DestinationRules are looked up last; `istio-system`.
+    pub root_namespace: String,
+    /// The node that connections come from: decides which Pods are sources,
+    /// which endpoints `internalTrafficPolicy: Local` leaves, and the locality
+    /// of the sources. `None` when unknown.
+    pub node_name: Option<String>,
+    /// Who serves the addresses of Services when no rule matches.
+    pub services: ServiceAddresses,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            node_name: None,
+            services: ServiceAddresses::Leave,
+        }
+    }
+}
+
+/// Who serves the addresses of Services when no rule matches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceAddresses {
+    /// We do: nothing else is behind them (a plain machine).
+    Own,
+    /// Somebody else, such as kube-proxy: such connections are left alone.
+    #[default]
+    Leave,
+}
+
+/// All objects in force.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct World {
+    /// The settings.
+    pub settings: Settings,
+    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+}
+
+/// One iterator per kind with a body.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        pub fn $name(&self) -> impl Iterator<Item = (&Arc<Object>, &$kind)> {
+            self.of_kind(Kind::$kind).filter_map(|object| match &object.spec {
+                Spec::$kind(spec) => Some((object, spec)),
+                _ => None,
+            })
+        }
+    )*};
+}
+
+impl World {
+    /// A World without objects.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// A World of these objects; of two with the same kind, namespace and name
+    /// the later one counts.
+    pub fn with_objects(settings: Settings, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut world = Self::new(settings);
+        for object in objects {
+            world.insert(object);
+        }
+        world
+    }
+
+    /// Puts an object in force, and returns the one that it replaces.
+    pub fn insert(&mut self, object: impl Into<Arc<Object>>) -> Option<Arc<Object>> {
+        let object = object.into();
+        self.objects.insert(object.reference(), object)
+    }
+
+    /// Takes an object out of force.
+    pub fn remove(&mut self, object: &ObjectRef) -> Option<Arc<Object>> {
+        self.objects.remove(object)
+    }
+
+    /// An object.
+    pub fn get(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
+        self.objects.get(object)
+    }
+
+    /// An object by its parts.
+    pub fn find(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.get(&ObjectRef { kind, namespace: namespace.into(), name: name.into() })
+    }
+
+    /// All objects, ordered by kind, namespace, name.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// The objects of a kind, ordered by namespace and name.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        let first = ObjectRef { kind, namespace: "".into(), name: "".into() };
+        self.objects
+            .range(first..)
+            .take_while(move |(reference, _)| reference.kind == kind)
+            .map(|(_, object)| object)
+    }
+
+    kinds! {
+        /// The VirtualServices.
+        virtual_services: VirtualService,
+        /// The DestinationRules.
+        destination_rules: DestinationRule,
+        /// The Gateways.
+        gateways: Gateway,
+        /// The ServiceEntries.
+        service_entries: ServiceEntry,
+        /// The WorkloadEntries.
+        workload_entries: WorkloadEntry,
+        /// The Services.
+        services: Service,
+        /// The EndpointSlices.
+        endpoint_slices: EndpointSlice,
+        /// The Pods.
+        pods: Pod,
+    }
+
+    /// Says what a name resolves to, in the resolver's order; asked for the
+    /// names that [`Registry::names_to_resolve`](crate::registry::Registry::names_to_resolve)
+    /// lists. Returns whether that is news.
+    pub fn set_resolved(&mut self, name: &str, addresses: Vec<IpAddr>) -> bool {
+        match self.resolved.get_mut(name) {
+            Some(known) if *known == addresses => false,
+            Some(known) => {
+                *known = addresses;
+                true
+            }
+            None => {
+                self.resolved.insert(name.into(), addresses);
+                true
+            }
+        }
+    }
+
+    /// Forgets what a name resolves to.
+    pub fn forget_resolved(&mut self, name: &str) {
+        self.resolved.remove(name);
+    }
+
+    /// What a name resolves to; `None` when it was never resolved.
+    pub fn resolved(&self, name: &str) -> Option<&[IpAddr]> {
+        self.resolved.get(name).map(Vec::as_slice)
+    }
+}
