@@ -4,8 +4,10 @@
 //! * [`cli`]: the command line, a function of arguments, environment and
 //!   writers.
 //! * [`datapath`]: the programs and tables in the kernel.
+//! * [`identity`]: from processes to workloads.
 //! * [`output`]: tables and diagnostics for people.
 
 pub mod cli;
 pub mod datapath;
+pub mod identity;
 pub mod output;

@@ -1,0 +1,3 @@
+//! Who connects: from processes to workloads.
+
+pub mod pods;
