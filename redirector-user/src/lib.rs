@@ -6,8 +6,10 @@
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`identity`]: from processes to workloads.
 //! * [`output`]: tables and diagnostics for people.
+//! * [`source`]: where the configuration comes from.
 
 pub mod cli;
 pub mod datapath;
 pub mod identity;
 pub mod output;
+pub mod source;

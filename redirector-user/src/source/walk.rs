@@ -1,0 +1,239 @@
+//! Which files a PATH stands for.
+//!
+//! A PATH is a file, or a directory and then every `*.yaml`, `*.yml` and
+//! `*.json` below it. Names that begin with a dot are left out: they are what
+//! editors and ConfigMap volumes keep beside the files that are meant.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Deeper directories are taken for a loop.
+const MAX_DEPTH: usize = 64;
+
+/// What there is below the PATHs.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// The files, by the name the user knows them by.
+    pub files: BTreeMap<Arc<str>, Found>,
+    /// What could not be looked into: nothing below it counts as removed.
+    pub unreadable: Vec<Unreadable>,
+    /// The directories in which something can appear, vanish or be exchanged.
+    pub directories: Vec<PathBuf>,
+}
+
+/// A file.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is, links followed.
+    pub metadata: Metadata,
+}
+
+/// A file or directory that could not be looked into.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The file, or the directory.
+    pub path: PathBuf,
+    /// Whether the user named it, rather than something above it.
+    pub named: bool,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl Unreadable {
+    /// Whether a file of this name lies there.
+    pub fn covers(&self, name: &str) -> bool {
+        Path::new(name).starts_with(&self.path)
+    }
+}
+
+/// Looks through the PATHs.
+pub fn walk(paths: &[PathBuf]) -> Walk {
+    let mut walk = Walk::default();
+    for path in paths {
+        walk.watch_way_to(path);
+        walk.visit(path, true, &mut Vec::new());
+    }
+    walk.directories.sort();
+    walk.directories.dedup();
+    walk
+}
+
+impl Walk {
+    fn visit(&mut self, path: &Path, named: bool, above: &mut Vec<(u64, u64)>) {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.cannot(path, named, error),
+        };
+        if !metadata.is_dir() {
+            if named || (metadata.is_file() && is_document(path)) {
+                let name = path.to_string_lossy().as_ref().into();
+                self.files.insert(name, Found { path: path.to_owned(), metadata });
+            }
+            return;
+        }
+        let this = (metadata.dev(), metadata.ino());
+        if above.contains(&this) || above.len() > MAX_DEPTH {
+            return;
+        }
+        self.directories.push(path.to_owned());
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return self.cannot(path, named, error),
+        };
+        let mut below = Vec::new();
+        for entry in entries {
+            match entry {
+                Ok(entry) => below.push(entry.path()),
+                Err(error) => self.cannot(path, named, error),
+            }
+        }
+        below.sort();
+        above.push(this);
+        for path in below {
+            if is_hidden(&path) {
+                continue;
+            }
+            let is_link = path.is_symlink();
+            if is_link && (is_document(&path) || path.is_dir()) {
+                self.watch_way_to(&path);
+            }
+            // A link that leads nowhere is worth a word only where a document
+            // should be.
+            if is_link && !is_document(&path) && !path.exists() {
+                continue;
+            }
+            self.visit(&path, false, above);
+        }
+        above.pop();
+    }
+
+    fn cannot(&mut self, path: &Path, named: bool, error: io::Error) {
+        // What vanished between the listing of its directory and now is gone;
+        // only what the user named, or a link points to, is missing.
+        if error.kind() == io::ErrorKind::NotFound && !named && !path.is_symlink() {
+            return;
+        }
+        self.unreadable.push(Unreadable { path: path.to_owned(), named, error });
+    }
+
+    /// Watches every directory in which a step on the way to `path` can be
+    /// exchanged: its parent, the parents of what links point to, and where
+    /// one is missing the next above.
+    fn watch_way_to(&mut self, path: &Path) {
+        let mut path = path.to_owned();
+        for _ in 0..MAX_DEPTH {
+            let mut parent = parent_of(&path);
+            while !parent.is_dir() {
+                let above = parent_of(&parent);
+                if above == parent {
+                    break;
+                }
+                parent = above;
+            }
+            self.directories.push(parent.clone());
+            // A link further up the way, as `..data` in a ConfigMap volume.
+            for step in path.ancestors().skip(1).filter(|step| step.is_symlink()) {
+                self.directories.push(parent_of(step));
+            }
+            let Ok(target) = fs::read_link(&path) else { return };
+            path = parent_of(&path).join(target);
+        }
+    }
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    match path.components().next_back() {
+        Some(Component::Normal(_)) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        },
+        Some(Component::RootDir) => PathBuf::from("/"),
+        _ => path.join(".."),
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_document(path: &Path) -> bool {
+    path.extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| ["yaml", "yml", "json"].contains(&extension))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn names(walk: &Walk, root: &Path) -> Vec<String> {
+        let prefix = format!("{}/", root.display());
+        walk.files.keys().map(|name| name.trim_start_matches(&prefix).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_directory_stands_for_the_documents_below_it() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("b/c")).unwrap();
+        for file in ["z.yaml", "a.yml", "b/x.json", "b/c/y.yaml", "README.md", ".x.yaml", "a.yaml~"]
+        {
+            fs::write(root.join(file), "").unwrap();
+        }
+        let found = walk(&[root.to_owned()]);
+        assert_eq!(names(&found, root), ["a.yml", "b/c/y.yaml", "b/x.json", "z.yaml"]);
+        assert!(found.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_named_needs_no_extension() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("rules.conf");
+        fs::write(&file, "").unwrap();
+        assert_eq!(walk(&[file]).files.len(), 1);
+    }
+
+    #[test]
+    fn a_config_map_volume_is_read_once_and_its_swap_is_watched() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("..2026_01")).unwrap();
+        fs::write(root.join("..2026_01/rules.yaml"), "").unwrap();
+        symlink("..2026_01", root.join("..data")).unwrap();
+        symlink("..data/rules.yaml", root.join("rules.yaml")).unwrap();
+        let found = walk(&[root.to_owned()]);
+        assert_eq!(names(&found, root), ["rules.yaml"]);
+        assert!(found.directories.contains(&root.to_owned()));
+        assert!(found.directories.contains(&root.join("..data")));
+    }
+
+    #[test]
+    fn a_path_that_is_missing_is_unreadable_and_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("a/b");
+        let found = walk(std::slice::from_ref(&missing));
+        assert!(found.unreadable[0].named);
+        assert!(found.unreadable[0].covers(missing.join("x.yaml").to_str().unwrap()));
+        assert!(found.directories.contains(&root.path().to_owned()));
+    }
+
+    #[test]
+    fn links_that_go_round_in_circles_end() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::write(root.join("a.yaml"), "").unwrap();
+        symlink(".", root.join("again")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        symlink("b.yaml", root.join("b.yaml")).unwrap();
+        let found = walk(&[root.to_owned()]);
+        assert_eq!(names(&found, root), ["a.yaml"]);
+        assert_eq!(found.unreadable.len(), 1, "b.yaml points to itself");
+    }
+}

@@ -1,0 +1,291 @@
+//! When to look at the files: the kernel says where something happened, looks
+//! wait until it has been quiet for a moment, and a slow round goes on anyway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+
+use super::Batch;
+use super::files::{Dirty, Files};
+
+/// How often to look while a file is being written.
+const UNSETTLED: Duration = Duration::from_millis(100);
+
+/// Events that come without a pause do not put off a look for longer than this
+/// many times the debounce.
+const MOST_WAITS: u32 = 20;
+
+/// When to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Quiet time before a look.
+    pub debounce: Duration,
+    /// Time between looks that nothing caused.
+    pub rescan: Duration,
+}
+
+/// Asks the watcher to read everything again.
+#[derive(Clone, Debug)]
+pub struct Reread(Arc<OwnedFd>);
+
+impl Reread {
+    /// Asks for it.
+    pub fn ask(&self) {
+        // The counter of an eventfd cannot overflow by ones.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// Follows the files in a thread of its own. The first batch, which may be
+/// empty, is what is there now; `send` returns `false` to end the thread.
+pub fn follow(
+    mut files: Files,
+    timing: Timing,
+    mut send: impl FnMut(Batch) -> bool + Send + 'static,
+) -> io::Result<Reread> {
+    let mut watches = Watches::new()?;
+    let reread = Reread(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+    let asked = reread.clone();
+    thread::Builder::new().name("files".into()).spawn(move || {
+        let mut dirty = Dirty::All;
+        let mut first = true;
+        loop {
+            let (batch, unsettled) = look(&mut files, &mut watches, &dirty);
+            if (first || !batch.changes.is_empty()) && !send(batch) {
+                return;
+            }
+            first = false;
+            let wait = if unsettled { UNSETTLED.min(timing.rescan) } else { timing.rescan };
+            dirty = watches.wait(&asked.0, wait, timing.debounce);
+        }
+    })?;
+    Ok(reread)
+}
+
+/// Looks, and looks again while there are directories that were not watched
+/// during the look: what happened there in between caused no event.
+fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> (Batch, bool) {
+    let mut look = files.look(dirty);
+    for _ in 0..8 {
+        if !watches.set(&look.directories) {
+            break;
+        }
+        let again = files.look(&Dirty::Paths(BTreeSet::new()));
+        look.batch.changes.extend(again.batch.changes);
+        look.directories = again.directories;
+        look.unsettled = again.unsettled;
+    }
+    (look.batch, look.unsettled)
+}
+
+struct Watches {
+    inotify: OwnedFd,
+    /// Which directories each watch stands for: one may have several names.
+    names: BTreeMap<i32, BTreeSet<PathBuf>>,
+    buffer: Vec<MaybeUninit<u8>>,
+    complained: bool,
+}
+
+impl Watches {
+    fn new() -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let buffer = vec![MaybeUninit::uninit(); 16 << 10];
+        Ok(Self { inotify, names: BTreeMap::new(), buffer, complained: false })
+    }
+
+    /// Watches these directories and no others. Returns whether any is new.
+    fn set(&mut self, directories: &[PathBuf]) -> bool {
+        let flags = WatchFlags::CREATE
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let mut names: BTreeMap<i32, BTreeSet<PathBuf>> = BTreeMap::new();
+        for directory in directories {
+            match inotify::add_watch(&self.inotify, directory, flags) {
+                Ok(watch) => {
+                    names.entry(watch).or_default().insert(directory.clone());
+                }
+                // The next look says what is wrong with it.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.complained, true) {
+                        tracing::warn!(
+                            directory = %directory.display(), %error,
+                            "cannot watch it; changes are seen by the periodic look only \
+                             (see fs.inotify.max_user_watches)"
+                        );
+                    }
+                }
+            }
+        }
+        let new = names.keys().any(|watch| !self.names.contains_key(watch));
+        for watch in self.names.keys().filter(|watch| !names.contains_key(watch)) {
+            // Fails when the directory is gone, and its watch with it.
+            let _ = inotify::remove_watch(&self.inotify, *watch);
+        }
+        self.names = names;
+        new
+    }
+
+    /// Waits for something to happen and then for quiet, or for the time to
+    /// pass. Returns what to read again.
+    fn wait(&mut self, asked: &OwnedFd, most: Duration, debounce: Duration) -> Dirty {
+        let mut paths = BTreeSet::new();
+        let mut all = false;
+        let mut until = Instant::now() + most;
+        let mut latest: Option<Instant> = None;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds =
+                [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
+            // An interruption is a wait of no length.
+            let _ = poll(&mut fds, Some(&timeout));
+            let mut counter = [0; 8];
+            if rustix::io::read(asked, &mut counter).is_ok() {
+                all = true;
+                until = Instant::now();
+            }
+            let happened = self.drain(&mut paths, &mut all);
+            let now = Instant::now();
+            if happened {
+                let latest = *latest.get_or_insert(now + debounce * MOST_WAITS);
+                until = (now + debounce).min(latest);
+            }
+            if now >= until {
+                return if all { Dirty::All } else { Dirty::Paths(paths) };
+            }
+        }
+    }
+
+    /// Takes all events that are there.
+    fn drain(&mut self, paths: &mut BTreeSet<PathBuf>, all: &mut bool) -> bool {
+        let mut happened = false;
+        let mut reader = inotify::Reader::new(&self.inotify, &mut self.buffer);
+        while let Ok(event) = reader.next() {
+            happened = true;
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                *all = true;
+            }
+            let (Some(names), Some(name)) = (self.names.get(&event.wd()), event.file_name()) else {
+                continue;
+            };
+            let name = OsStr::from_bytes(name.to_bytes());
+            paths.extend(names.iter().map(|directory| directory.join(name)));
+        }
+        happened
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Change;
+    use redirector_core::store::Content;
+    use std::fs;
+    use std::sync::mpsc::{Receiver, channel};
+
+    fn parse(_: &Arc<str>, _: &[u8]) -> Content {
+        Content::Whole(Vec::new())
+    }
+
+    fn followed(path: PathBuf) -> (Receiver<Batch>, Reread) {
+        let (sender, receiver) = channel();
+        // So slow that only events can be the reason of a look.
+        let timing =
+            Timing { debounce: Duration::from_millis(5), rescan: Duration::from_secs(3600) };
+        let files = Files::new(vec![path], parse, std::iter::empty());
+        let reread = follow(files, timing, move |batch| sender.send(batch).is_ok()).unwrap();
+        (receiver, reread)
+    }
+
+    /// Waits for a change of the file that `wanted` accepts.
+    fn wait_for(receiver: &Receiver<Batch>, wanted: impl Fn(&Change) -> bool) {
+        loop {
+            let batch = receiver.recv_timeout(Duration::from_secs(60)).expect("the change is seen");
+            if batch.changes.iter().any(&wanted) {
+                return;
+            }
+        }
+    }
+
+    fn put(end: &'static str) -> impl Fn(&Change) -> bool {
+        move |change| matches!(change, Change::Put(name, _) if name.ends_with(end))
+    }
+
+    #[test]
+    fn files_that_appear_change_and_vanish_are_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let (receiver, _reread) = followed(root.path().to_owned());
+        assert!(receiver.recv().unwrap().changes.is_empty(), "the first look finds nothing");
+        fs::write(root.path().join("a.yaml"), "1").unwrap();
+        wait_for(&receiver, put("a.yaml"));
+        fs::create_dir(root.path().join("deep")).unwrap();
+        fs::write(root.path().join("deep/b.yaml"), "1").unwrap();
+        wait_for(&receiver, put("deep/b.yaml"));
+        fs::write(root.path().join("deep/c.yaml"), "1").unwrap();
+        wait_for(&receiver, put("deep/c.yaml"));
+        fs::remove_file(root.path().join("a.yaml")).unwrap();
+        wait_for(
+            &receiver,
+            |change| matches!(change, Change::Removed(name) if name.ends_with("a.yaml")),
+        );
+    }
+
+    #[test]
+    fn the_swap_of_a_link_further_up_is_seen() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("store/one")).unwrap();
+        fs::create_dir_all(root.join("store/two")).unwrap();
+        fs::write(root.join("store/one/a.yaml"), "1").unwrap();
+        fs::write(root.join("store/two/a.yaml"), "2").unwrap();
+        fs::create_dir(root.join("rules")).unwrap();
+        symlink("../store/one", root.join("rules/..data")).unwrap();
+        symlink("..data/a.yaml", root.join("rules/a.yaml")).unwrap();
+        let (receiver, _reread) = followed(root.join("rules/a.yaml"));
+        wait_for(&receiver, put("a.yaml"));
+        symlink("../store/two", root.join("rules/..data_tmp")).unwrap();
+        fs::rename(root.join("rules/..data_tmp"), root.join("rules/..data")).unwrap();
+        wait_for(&receiver, put("a.yaml"));
+    }
+
+    #[test]
+    fn a_directory_that_is_made_later_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("not/yet");
+        let (receiver, _reread) = followed(path.clone());
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("a.yaml"), "1").unwrap();
+        wait_for(&receiver, put("a.yaml"));
+    }
+
+    #[test]
+    fn everything_is_read_again_when_asked() {
+        let root = tempfile::tempdir().unwrap();
+        let (receiver, reread) = followed(root.path().to_owned());
+        assert!(receiver.recv().unwrap().changes.is_empty());
+        reread.ask();
+        // Nothing changed, so nothing is sent; a change after it still is.
+        fs::write(root.path().join("a.yaml"), "1").unwrap();
+        wait_for(&receiver, put("a.yaml"));
+    }
+}
