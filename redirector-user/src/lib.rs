@@ -4,12 +4,14 @@
 //! * [`cli`]: the command line, a function of arguments, environment and
 //!   writers.
 //! * [`datapath`]: the programs and tables in the kernel.
-//! * [`identity`]: from processes to workloads.
+//! * [`identity`]: which processes are which workload.
 //! * [`output`]: tables and diagnostics for people.
 //! * [`source`]: where the configuration comes from.
 
 pub mod cli;
 pub mod datapath;
 pub mod identity;
+pub mod inotify;
+pub mod mounts;
 pub mod output;
 pub mod source;

@@ -1,3 +1,19 @@
-//! Who connects: from processes to workloads.
+//! Identity: which processes are which workload.
+//!
+//! The configuration says how the processes of a workload are found (a cgroup
+//! path, a network namespace's file); the tracker resolves that to what the
+//! kernel compares (a cgroup id, a namespace cookie), follows it as it appears,
+//! vanishes and comes back, and keeps the kernel's table of sources right.
+//!
+//! * [`resolve`]: from selector to key.
+//! * [`Tracker`]: what is wanted, what is there, what is missing.
+//! * [`watch`]: says when to look again.
+//! * [`pods`]: the cgroups of pods, in every layout that kubelets make.
 
 pub mod pods;
+pub mod resolve;
+mod tracker;
+pub mod watch;
+
+pub use resolve::{Missing, Resolver};
+pub use tracker::{Gap, Kernel, Tracker, Wanted};

@@ -165,12 +165,12 @@ impl Known {
     }
 }
 
+/// A file by its name, and what is in it.
+pub type Text = (Arc<str>, Vec<u8>);
+
 /// The text of all files below the PATHs, once; `-` is `stdin`. For commands
 /// that look and do not watch.
-pub fn read_all(
-    paths: &[PathBuf],
-    stdin: impl std::io::Read,
-) -> (Vec<(Arc<str>, Vec<u8>)>, Vec<Diagnostic>) {
+pub fn read_all(paths: &[PathBuf], stdin: impl std::io::Read) -> (Vec<Text>, Vec<Diagnostic>) {
     let (mut texts, mut diagnostics) = (Vec::new(), Vec::new());
     let (dashes, paths): (Vec<_>, Vec<_>) =
         paths.iter().cloned().partition(|path| path.as_os_str() == "-");

@@ -1,22 +1,18 @@
 //! When to look at the files: the kernel says where something happened, looks
 //! wait until it has been quiet for a moment, and a slow round goes on anyway.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 use super::Batch;
 use super::files::{Dirty, Files};
+use crate::inotify::Watches;
 
 /// How often to look while a file is being written.
 const UNSETTLED: Duration = Duration::from_millis(100);
@@ -66,7 +62,7 @@ pub fn follow(
             }
             first = false;
             let wait = if unsettled { UNSETTLED.min(timing.rescan) } else { timing.rescan };
-            dirty = watches.wait(&asked.0, wait, timing.debounce);
+            dirty = self::wait(&watches, &asked.0, wait, timing.debounce);
         }
     })?;
     Ok(reread)
@@ -88,109 +84,39 @@ fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> (Batch, bool
     (look.batch, look.unsettled)
 }
 
-struct Watches {
-    inotify: OwnedFd,
-    /// Which directories each watch stands for: one may have several names.
-    names: BTreeMap<i32, BTreeSet<PathBuf>>,
-    buffer: Vec<MaybeUninit<u8>>,
-    complained: bool,
-}
-
-impl Watches {
-    fn new() -> io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let buffer = vec![MaybeUninit::uninit(); 16 << 10];
-        Ok(Self { inotify, names: BTreeMap::new(), buffer, complained: false })
-    }
-
-    /// Watches these directories and no others. Returns whether any is new.
-    fn set(&mut self, directories: &[PathBuf]) -> bool {
-        let flags = WatchFlags::CREATE
-            | WatchFlags::CLOSE_WRITE
-            | WatchFlags::MOVE
-            | WatchFlags::DELETE
-            | WatchFlags::ATTRIB
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
-        let mut names: BTreeMap<i32, BTreeSet<PathBuf>> = BTreeMap::new();
-        for directory in directories {
-            match inotify::add_watch(&self.inotify, directory, flags) {
-                Ok(watch) => {
-                    names.entry(watch).or_default().insert(directory.clone());
-                }
-                // The next look says what is wrong with it.
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut self.complained, true) {
-                        tracing::warn!(
-                            directory = %directory.display(), %error,
-                            "cannot watch it; changes are seen by the periodic look only \
-                             (see fs.inotify.max_user_watches)"
-                        );
-                    }
-                }
-            }
+/// Waits for something to happen and then for quiet, or for the time to pass.
+/// Returns what to read again.
+fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) -> Dirty {
+    let inotify = watches.fd();
+    let mut paths = BTreeSet::new();
+    let mut all = false;
+    let mut until = Instant::now() + most;
+    let mut latest: Option<Instant> = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
+        // An interruption is a wait of no length.
+        let _ = poll(&mut fds, Some(&timeout));
+        let mut counter = [0; 8];
+        if rustix::io::read(asked, &mut counter).is_ok() {
+            all = true;
+            until = Instant::now();
         }
-        let new = names.keys().any(|watch| !self.names.contains_key(watch));
-        for watch in self.names.keys().filter(|watch| !names.contains_key(watch)) {
-            // Fails when the directory is gone, and its watch with it.
-            let _ = inotify::remove_watch(&self.inotify, *watch);
+        let happened = watches.drain();
+        paths.extend(happened.paths);
+        all |= happened.overflow;
+        let now = Instant::now();
+        if happened.anything {
+            let latest = *latest.get_or_insert(now + debounce * MOST_WAITS);
+            until = (now + debounce).min(latest);
         }
-        self.names = names;
-        new
-    }
-
-    /// Waits for something to happen and then for quiet, or for the time to
-    /// pass. Returns what to read again.
-    fn wait(&mut self, asked: &OwnedFd, most: Duration, debounce: Duration) -> Dirty {
-        let mut paths = BTreeSet::new();
-        let mut all = false;
-        let mut until = Instant::now() + most;
-        let mut latest: Option<Instant> = None;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let mut fds =
-                [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
-            // An interruption is a wait of no length.
-            let _ = poll(&mut fds, Some(&timeout));
-            let mut counter = [0; 8];
-            if rustix::io::read(asked, &mut counter).is_ok() {
-                all = true;
-                until = Instant::now();
-            }
-            let happened = self.drain(&mut paths, &mut all);
-            let now = Instant::now();
-            if happened {
-                let latest = *latest.get_or_insert(now + debounce * MOST_WAITS);
-                until = (now + debounce).min(latest);
-            }
-            if now >= until {
-                return if all { Dirty::All } else { Dirty::Paths(paths) };
-            }
+        if now >= until {
+            return if all { Dirty::All } else { Dirty::Paths(paths) };
         }
-    }
-
-    /// Takes all events that are there.
-    fn drain(&mut self, paths: &mut BTreeSet<PathBuf>, all: &mut bool) -> bool {
-        let mut happened = false;
-        let mut reader = inotify::Reader::new(&self.inotify, &mut self.buffer);
-        while let Ok(event) = reader.next() {
-            happened = true;
-            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-                *all = true;
-            }
-            let (Some(names), Some(name)) = (self.names.get(&event.wd()), event.file_name()) else {
-                continue;
-            };
-            let name = OsStr::from_bytes(name.to_bytes());
-            paths.extend(names.iter().map(|directory| directory.join(name)));
-        }
-        happened
     }
 }
 
@@ -200,6 +126,7 @@ mod tests {
     use crate::source::Change;
     use redirector_core::store::Content;
     use std::fs;
+    use std::path::PathBuf;
     use std::sync::mpsc::{Receiver, channel};
 
     fn parse(_: &Arc<str>, _: &[u8]) -> Content {

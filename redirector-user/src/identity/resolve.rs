@@ -1,0 +1,124 @@
+//! From a selector to what the kernel compares.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use redirector_core::plan::SourceSelector;
+
+use crate::datapath::cgroup::Cgroup;
+use crate::datapath::{SourceKey, netns_cookie};
+
+/// Why a selector stands for nothing at the moment.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Missing {
+    /// No such directory.
+    #[error("the cgroup {} does not exist", .0.display())]
+    NoCgroup(PathBuf),
+    /// No such file.
+    #[error("the network namespace {} does not exist", .0.display())]
+    NoNetns(PathBuf),
+    /// A file, and not a namespace (yet: `ip netns add` makes the file first).
+    #[error("{} is not a network namespace: {why}", .path.display())]
+    NotNetns {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        why: String,
+    },
+    /// A path that leads out of the cgroup2 mount, or is no cgroup.
+    #[error("{} is not a cgroup below the cgroup2 mount: {why}", .path.display())]
+    NotCgroup {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another workload has it.
+    #[error("it is already {0}, and the processes of a cgroup or namespace are one workload")]
+    Taken(String),
+    /// The selector means nothing here.
+    #[error("a pod's cgroup is found through its node's kubelet only")]
+    Pod,
+}
+
+/// Resolves selectors, remembering what costs a thread to find out.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    cgroup2: PathBuf,
+    /// Cookies by what tells one namespace's file from the next with the same
+    /// number: device, inode, and when it was made.
+    cookies: BTreeMap<(u64, u64, i64, i64), u64>,
+}
+
+impl Resolver {
+    /// Cgroup paths are below this mount.
+    pub fn new(cgroup2: PathBuf) -> Self {
+        Self { cgroup2, cookies: BTreeMap::new() }
+    }
+
+    /// The mount.
+    pub fn cgroup2(&self) -> &Path {
+        &self.cgroup2
+    }
+
+    /// What the kernel compares.
+    pub fn resolve(&mut self, selector: &SourceSelector) -> Result<SourceKey, Missing> {
+        match selector {
+            SourceSelector::Cgroup(path) => self.cgroup(path),
+            SourceSelector::Netns(path) => self.netns(Path::new(&**path)),
+            SourceSelector::PodUid(_) => Err(Missing::Pod),
+        }
+    }
+
+    /// Where the thing itself would be found.
+    pub fn place(&self, selector: &SourceSelector) -> Option<PathBuf> {
+        match selector {
+            SourceSelector::Cgroup(path) => Some(self.cgroup2.join(path.trim_start_matches('/'))),
+            SourceSelector::Netns(path) => Some(PathBuf::from(&**path)),
+            SourceSelector::PodUid(_) => None,
+        }
+    }
+
+    fn cgroup(&self, below: &str) -> Result<SourceKey, Missing> {
+        let below = Path::new(below.trim_start_matches('/'));
+        let path = self.cgroup2.join(below);
+        // A `..` could name what is outside, or the same cgroup twice.
+        let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || below.as_os_str().is_empty() {
+            let why = "it must be a path below the mount, without . and ..".to_owned();
+            return Err(Missing::NotCgroup { path, why });
+        }
+        if !path.exists() {
+            return Err(Missing::NoCgroup(path));
+        }
+        match Cgroup::open(&path) {
+            Ok(cgroup) => Ok(SourceKey::Cgroup { id: cgroup.id, level: cgroup.level }),
+            Err(_) if !path.exists() => Err(Missing::NoCgroup(path)),
+            Err(error) => Err(Missing::NotCgroup { path, why: error.to_string() }),
+        }
+    }
+
+    fn netns(&mut self, path: &Path) -> Result<SourceKey, Missing> {
+        let Ok(metadata) = fs::metadata(path) else {
+            return Err(Missing::NoNetns(path.to_owned()));
+        };
+        let file = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        if let Some(cookie) = self.cookies.get(&file) {
+            return Ok(SourceKey::Netns { cookie: *cookie });
+        }
+        match netns_cookie(path) {
+            Ok(cookie) => {
+                self.cookies.insert(file, cookie);
+                Ok(SourceKey::Netns { cookie })
+            }
+            Err(error) => Err(Missing::NotNetns { path: path.to_owned(), why: error.to_string() }),
+        }
+    }
+
+    /// Forgets what was remembered, so that it does not pile up.
+    pub fn forget(&mut self) {
+        self.cookies.clear();
+    }
+}

@@ -1,0 +1,161 @@
+//! What is wanted, what is there, what is missing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use redirector_core::plan::{SourceId, SourceSelector};
+
+use super::resolve::{Missing, Resolver};
+use crate::datapath::{Datapath, Error, SourceKey};
+
+/// A workload that is to be known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Its identity number.
+    pub identity: u32,
+    /// How its processes are found.
+    pub selector: SourceSelector,
+}
+
+/// A workload that is configured, and whose processes cannot be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// The workload.
+    pub source: SourceId,
+    /// How its processes would be found.
+    pub selector: SourceSelector,
+    /// Why they are not.
+    pub why: Missing,
+}
+
+/// The kernel's table of sources.
+pub trait Kernel {
+    /// Makes processes known as a workload, at once.
+    fn insert(&mut self, key: SourceKey, identity: u32) -> Result<(), Error>;
+    /// Forgets one.
+    fn remove(&mut self, key: SourceKey) -> Result<(), Error>;
+}
+
+impl Kernel for Datapath {
+    fn insert(&mut self, key: SourceKey, identity: u32) -> Result<(), Error> {
+        self.insert_source(key, identity)
+    }
+
+    fn remove(&mut self, key: SourceKey) -> Result<(), Error> {
+        self.remove_source(key)
+    }
+}
+
+/// Keeps the kernel's table of sources right.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    resolver: Resolver,
+    wanted: BTreeMap<SourceId, Wanted>,
+    /// What the kernel holds.
+    held: BTreeMap<SourceKey, u32>,
+    gaps: Vec<Gap>,
+}
+
+impl Tracker {
+    /// `held` is what the kernel's table holds now.
+    pub fn new(resolver: Resolver, held: impl IntoIterator<Item = (SourceKey, u32)>) -> Self {
+        Self { resolver, held: held.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Says which workloads there are from now on, and makes known those that
+    /// are new: to be called before their configuration comes in force, which
+    /// gives their numbers a meaning at one instant. Follow with
+    /// [`look`](Self::look) when it is.
+    pub fn prepare(
+        &mut self,
+        wanted: BTreeMap<SourceId, Wanted>,
+        kernel: &mut impl Kernel,
+    ) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        let numbers: Vec<u32> = before.values().map(|wanted| wanted.identity).collect();
+        let (resolved, _) = self.resolve();
+        for (key, identity) in resolved {
+            if !numbers.contains(&identity) && !self.held.contains_key(&key) {
+                kernel.insert(key, identity)?;
+                self.held.insert(key, identity);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the kernel's table equal to what is wanted and there. Returns
+    /// whether anything changed, gaps included.
+    pub fn look(&mut self, kernel: &mut impl Kernel) -> Result<bool, Error> {
+        let (resolved, gaps) = self.resolve();
+        let mut changed = self.gaps != gaps;
+        for gap in gaps.iter().filter(|gap| !self.gaps.contains(gap)) {
+            let source = format!("{}/{}", gap.source.namespace, gap.source.name);
+            tracing::warn!(source, "its processes cannot be told: {}", gap.why);
+        }
+        self.gaps = gaps;
+        let stale: Vec<_> =
+            self.held.keys().filter(|key| !resolved.contains_key(key)).copied().collect();
+        for key in stale {
+            kernel.remove(key)?;
+            self.held.remove(&key);
+            tracing::info!(?key, "workload gone");
+            changed = true;
+        }
+        for (key, identity) in resolved {
+            if self.held.get(&key) != Some(&identity) {
+                kernel.insert(key, identity)?;
+                self.held.insert(key, identity);
+                tracing::info!(?key, identity, "workload known");
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// What the kernel really holds, where it may have been changed behind our
+    /// back. The next [`look`](Self::look) mends it. Returns whether it differed.
+    pub fn correct(&mut self, held: impl IntoIterator<Item = (SourceKey, u32)>) -> bool {
+        let held: BTreeMap<_, _> = held.into_iter().collect();
+        self.resolver.forget();
+        let differs = self.held != held;
+        self.held = held;
+        differs
+    }
+
+    /// Workloads whose processes cannot be told.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// Where cgroups and namespaces that are wanted would be.
+    pub fn places(&self) -> impl Iterator<Item = PathBuf> {
+        self.wanted.values().filter_map(|wanted| self.resolver.place(&wanted.selector))
+    }
+
+    fn resolve(&mut self) -> (BTreeMap<SourceKey, u32>, Vec<Gap>) {
+        let mut owners: BTreeMap<SourceKey, &SourceId> = BTreeMap::new();
+        let mut resolved = BTreeMap::new();
+        let mut gaps = Vec::new();
+        for (source, wanted) in &self.wanted {
+            let key = self.resolver.resolve(&wanted.selector).and_then(|key| {
+                match owners.insert(key, source) {
+                    None => Ok(key),
+                    Some(owner) => {
+                        owners.insert(key, owner);
+                        Err(Missing::Taken(format!("{}/{}", owner.namespace, owner.name)))
+                    }
+                }
+            });
+            match key {
+                Ok(key) => {
+                    resolved.insert(key, wanted.identity);
+                }
+                Err(why) => {
+                    let (source, selector) = (source.clone(), wanted.selector.clone());
+                    gaps.push(Gap { source, selector, why });
+                }
+            }
+        }
+        (resolved, gaps)
+    }
+}

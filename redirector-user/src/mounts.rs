@@ -1,0 +1,84 @@
+//! Where file systems are mounted, from `/proc/self/mountinfo`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// A mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mount {
+    /// The directory of the file system that is mounted; `/` for all of it.
+    pub root: PathBuf,
+    /// Where.
+    pub point: PathBuf,
+    /// The type of the file system: `cgroup2`, `bpf`.
+    pub kind: String,
+}
+
+/// All mounts that this process sees.
+pub fn mounts() -> std::io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Where cgroup2 is mounted: whole rather than in part, and of several the
+/// first. On a hybrid machine that is `/sys/fs/cgroup/unified`.
+pub fn cgroup2() -> std::io::Result<Option<PathBuf>> {
+    let mut mounts: Vec<_> = mounts()?.into_iter().filter(|m| m.kind == "cgroup2").collect();
+    mounts.sort_by_key(|mount| mount.root != Path::new("/"));
+    Ok(mounts.into_iter().next().map(|mount| mount.point))
+}
+
+/// Lines look like `36 35 98:0 /root /point options optional... - type source
+/// options`, with blanks in paths written as `\040`.
+fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+            let dash = fields.iter().position(|field| *field == b"-")?;
+            Some(Mount {
+                root: unescape(fields.get(3)?),
+                point: unescape(fields.get(4)?),
+                kind: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
+            })
+        })
+        .collect()
+}
+
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        if let Some(digits) = octal {
+            let value =
+                digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+            bytes.push(value as u8);
+            rest = &after[3..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_with_optional_fields_and_escapes() {
+        let text =
+            b"29 24 0:26 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n\
+                     40 29 0:31 /a /mnt/with\\040blank rw - bpf none rw,mode=700\n\
+                     nonsense\n";
+        let mounts = parse(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].point, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mounts[0].kind, "cgroup2");
+        assert_eq!(mounts[1].point, Path::new("/mnt/with blank"));
+        assert_eq!(mounts[1].root, Path::new("/a"));
+    }
+}
