@@ -1,13 +1,15 @@
 //! `cargo xtask`: everything that is done to this project apart from using it.
 //!
 //! `setup` installs what is needed, `demo` plays the reference document
-//! against the running kernel, `test` runs every layer of tests.
+//! against the running kernel, `test` runs every layer of tests, `vm` runs
+//! demo and kernel tests on other kernels.
 
 mod command;
 mod demo;
 mod play;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,12 +32,20 @@ enum Task {
     Demo(demo::Args),
     /// Runs the tests: all layers, or the named ones
     Test(test::Args),
+    /// Runs demo and kernel tests on Debian's 6.1 and 6.12 kernels, in QEMU
+    Vm(vm::Args),
+    /// Runs inside the virtual machine, as its first process
+    #[command(hide = true)]
+    Guest,
     /// Parts that the demo gives to processes of their own
     #[command(hide = true, subcommand)]
     Play(play::Part),
 }
 
 fn main() -> ExitCode {
+    if vm::guest::is_init() {
+        return vm::guest::main();
+    }
     match run(Cli::parse().task) {
         Ok(code) => code,
         Err(error) => {
@@ -50,6 +60,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Vm(args) => vm::run(&args),
+        Task::Guest => Ok(vm::guest::main()),
         Task::Play(part) => play::run(part),
     }
 }

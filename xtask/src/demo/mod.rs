@@ -22,13 +22,14 @@ use crate::command;
 use crate::play::Tally;
 use crate::setup::{self, Purpose};
 use crate::test::libtest::{Case, Outcome, Suite};
+use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
 use sections::{Expect, Row, SECTIONS, SERVERS, Section};
 use stage::Stage;
 
 /// Options of `cargo xtask demo`.
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub struct Args {
     /// Stays up at the end with the sample configuration, until Ctrl-C
     #[arg(long)]
@@ -43,6 +44,38 @@ pub struct Args {
     /// Where the sample configuration is
     #[arg(long, value_name = "DIR", hide = true)]
     documents: Option<PathBuf>,
+    /// How many connections show a split
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS)]
+    connections: u32,
+}
+
+/// How many connections show a split, unless told otherwise.
+const CONNECTIONS: u32 = 2000;
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            keep: false,
+            attach_to_root: false,
+            redirector: None,
+            documents: None,
+            connections: CONNECTIONS,
+        }
+    }
+}
+
+impl Args {
+    /// For the virtual machine: as on a node, and fewer connections, because
+    /// emulated ones are slow.
+    pub fn in_guest() -> Self {
+        Self {
+            attach_to_root: true,
+            redirector: Some(guest::REDIRECTOR.into()),
+            documents: Some(guest::DOCUMENTS.into()),
+            connections: 500,
+            ..Self::default()
+        }
+    }
 }
 
 /// Whether somebody wants this to end.
@@ -111,7 +144,9 @@ pub fn play(args: &Args) -> Result<Suite> {
     let mut suite = Suite { name: "demo".into(), ..Suite::default() };
     // From here on nothing may leave without striking the stage, which its
     // Drop does.
-    let demo = Demo { redirector: Redirector::new(program, &stage), stage, documents, interrupt };
+    let redirector = Redirector::new(program, &stage);
+    let connections = args.connections;
+    let demo = Demo { redirector, stage, documents, interrupt, connections };
     let played = demo.play(args, &mut suite);
     let left = demo.end();
     played?;
@@ -140,6 +175,7 @@ struct Demo {
     stage: Stage,
     documents: PathBuf,
     interrupt: Interrupt,
+    connections: u32,
 }
 
 impl Demo {
@@ -247,7 +283,7 @@ impl Demo {
     fn try_row(&self, section: &Section, row: &Row) -> Result<(String, Case)> {
         let count = match row.expect {
             Expect::Greeting(_) => 1,
-            Expect::Split(_) => connections(),
+            Expect::Split(_) => self.connections,
         };
         let tally = self.dial(row, count)?;
         let explanation = self.redirector.explain(&self.stage.cgroup.join(row.from), row.to)?;
@@ -276,13 +312,6 @@ impl Demo {
         }
         Ok(())
     }
-}
-
-/// How many connections show a split: 2,000, or what the environment says
-/// (an emulated machine is slow).
-fn connections() -> u32 {
-    let set = std::env::var("REDIRECTOR_DEMO_CONNECTIONS").ok();
-    set.and_then(|text| text.parse().ok()).filter(|count| *count > 0).unwrap_or(2000)
 }
 
 fn wait_for_line(child: &mut Child) -> Result<()> {

@@ -4,7 +4,7 @@
 //! met is left alone, so running it twice changes nothing the second time.
 
 mod bpf;
-mod debian;
+pub mod debian;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};

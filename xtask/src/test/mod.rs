@@ -38,6 +38,8 @@ enum Name {
     Kernel,
     /// The reference document, played against this machine's kernel
     Demo,
+    /// Kernel tests and demo on other kernels, in virtual machines
+    Vm,
 }
 
 impl Name {
@@ -48,6 +50,7 @@ impl Name {
             Self::Conformance => layers::conformance(),
             Self::Kernel => layers::kernel(),
             Self::Demo => layers::demo(),
+            Self::Vm => crate::vm::layer(),
         }
     }
 

@@ -1,0 +1,206 @@
+//! Inside the virtual machine: the first process. It mounts what a node has,
+//! runs what the host asked for, and reports over the second serial port.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::demo;
+use crate::test::libtest::{self, Outcome, Suite};
+
+/// Set on the kernel's command line, which makes it an environment variable of
+/// the first process: what to run.
+pub const ORDERS: &str = "REDIRECTOR_GUEST";
+/// Where the test binaries lie.
+pub const TESTS: &str = "/tests";
+/// Where sample configuration and demo lie.
+pub const DOCUMENTS: &str = "/deploy";
+/// Where the daemon's program lies.
+pub const REDIRECTOR: &str = "/bin/redirector";
+
+/// Longer than any test binary takes on an emulated machine.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// What the guest tells the host, one JSON object a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Message {
+    /// The kernel that runs.
+    Booted {
+        /// `uname -r`.
+        release: String,
+    },
+    /// A suite begins.
+    Begins {
+        /// The layer it belongs to.
+        layer: String,
+        /// Its name.
+        suite: String,
+    },
+    /// A suite has ended.
+    Ended {
+        /// The layer it belongs to.
+        layer: String,
+        /// Its results.
+        suite: Suite,
+    },
+    /// Nothing more will come.
+    Done,
+}
+
+/// Whether this process is the first one.
+pub fn is_init() -> bool {
+    std::process::id() == 1
+}
+
+/// The life of the first process.
+pub fn main() -> ExitCode {
+    if !is_init() {
+        eprintln!("error: this runs as the first process of a virtual machine only");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = live() {
+        eprintln!("guest: {error:#}");
+    }
+    // SAFETY: sync and reboot take no pointers. With QEMU's -no-reboot this ends
+    // the virtual machine.
+    unsafe { libc::sync() };
+    // SAFETY: as above.
+    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+    ExitCode::FAILURE
+}
+
+fn live() -> Result<()> {
+    mount_all()?;
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe { std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") };
+    strict();
+    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    let orders = std::env::var(ORDERS).unwrap_or_default();
+    if orders == "shell" {
+        return shell();
+    }
+    let mut host = Host::connect()?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    host.tell(&Message::Booted { release })?;
+    let (layers, filter) = orders.split_once(':').unwrap_or((orders.as_str(), ""));
+    for layer in layers.split(',') {
+        match layer {
+            "demo" => play_demo(&mut host)?,
+            "kernel" => run_tests(&mut host, filter)?,
+            other => bail!("unknown orders: {other}"),
+        }
+    }
+    host.tell(&Message::Done)
+}
+
+fn play_demo(host: &mut Host) -> Result<()> {
+    host.tell(&Message::Begins { layer: "demo".into(), suite: "demo".into() })?;
+    let suite = demo::play(&demo::Args::in_guest())
+        .unwrap_or_else(|error| Suite::single("demo", Outcome::Failed(format!("{error:#}")), 0.0));
+    host.tell(&Message::Ended { layer: "demo".into(), suite })
+}
+
+/// Runs every test binary, or those tests whose names contain `filter`.
+fn run_tests(host: &mut Host, filter: &str) -> Result<()> {
+    let mut binaries: Vec<PathBuf> =
+        Path::new(TESTS).read_dir()?.flatten().map(|entry| entry.path()).collect();
+    binaries.sort();
+    for binary in binaries {
+        let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        host.tell(&Message::Begins { layer: "kernel".into(), suite: name.clone() })?;
+        println!("guest: {name}");
+        let mut command = Command::new(&binary);
+        command
+            .args(["--include-ignored", filter])
+            .env("REDIRECTOR_TESTS", "kernel")
+            .env("REDIRECTOR_BIN", REDIRECTOR);
+        let log = PathBuf::from(format!("/run/{name}.log"));
+        let suite = libtest::run(&name, &mut command, &log, LIMIT)?;
+        host.tell(&Message::Ended { layer: "kernel".into(), suite })?;
+    }
+    Ok(())
+}
+
+fn shell() -> Result<()> {
+    println!(
+        "\nA shell in the virtual machine; `exit` ends it. cgroup2 is at /sys/fs/cgroup, bpffs at\n\
+         /sys/fs/bpf, the sample configuration in {DOCUMENTS}/examples. To try:\n\n  \
+         redirector run --config {DOCUMENTS}/examples &\n  \
+         redirector status\n"
+    );
+    // cttyhack gives the shell job control and Ctrl-C.
+    run(Command::new("setsid").args(["cttyhack", "sh"]))
+}
+
+/// The second serial port, in raw mode.
+struct Host(File);
+
+impl Host {
+    fn connect() -> Result<Self> {
+        let port =
+            File::options().write(true).open("/dev/ttyS1").context("no second serial port")?;
+        // SAFETY: an all-zero termios is a valid value for tcgetattr to fill.
+        let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and `settings` outlives the call.
+        if unsafe { libc::tcgetattr(port.as_raw_fd(), &raw mut settings) } == 0 {
+            // SAFETY: `settings` was filled by tcgetattr.
+            unsafe { libc::cfmakeraw(&raw mut settings) };
+            // SAFETY: as for tcgetattr.
+            unsafe { libc::tcsetattr(port.as_raw_fd(), libc::TCSANOW, &raw const settings) };
+        }
+        Ok(Self(port))
+    }
+
+    fn tell(&mut self, message: &Message) -> Result<()> {
+        let line = serde_json::to_string(message)? + "\n";
+        self.0.write_all(line.as_bytes()).context("cannot tell the host")
+    }
+}
+
+/// What is suspicious stops the machine, so that the host sees it.
+fn strict() {
+    for name in ["panic_on_oops", "panic_on_rcu_stall", "softlockup_panic", "hung_task_panic"] {
+        // A kernel that lacks one of them shows the same fault on its console,
+        // which the host reads as well.
+        let _ = std::fs::write(format!("/proc/sys/kernel/{name}"), "1");
+    }
+}
+
+fn mount_all() -> Result<()> {
+    for (kind, place) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/run"),
+        ("tmpfs", "/tmp"),
+        ("cgroup2", "/sys/fs/cgroup"),
+        ("bpf", "/sys/fs/bpf"),
+    ] {
+        mount(kind, place)?;
+    }
+    Ok(())
+}
+
+fn mount(kind: &str, place: &str) -> Result<()> {
+    let (kind, place) = (CString::new(kind)?, CString::new(place)?);
+    // SAFETY: all strings end with a NUL and live through the call.
+    let result =
+        unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    if result != 0 {
+        let error = std::io::Error::last_os_error();
+        bail!("cannot mount {kind:?} at {place:?}: {error}");
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    crate::command::run(command)
+}

@@ -1,0 +1,161 @@
+//! The kernels to boot: Debian's cloud kernels, downloaded as packages and
+//! unpacked, never installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::setup::debian;
+use crate::workspace::{is_root, target};
+
+/// A kernel that can be booted.
+#[derive(Clone)]
+pub struct Kernel {
+    /// Its release, such as `6.1.0-56-cloud-amd64`.
+    pub release: String,
+    /// The bzImage.
+    pub image: PathBuf,
+}
+
+/// A series of kernels that Debian packages.
+struct Series {
+    /// What its packages' names begin with.
+    prefix: &'static str,
+    /// How its packages' names end, in order of preference.
+    suffixes: &'static [&'static str],
+}
+
+/// The oldest series that is supported, and a current one.
+const SERIES: &[Series] = &[
+    Series { prefix: "linux-image-6.1.0-", suffixes: &["-cloud-amd64"] },
+    Series { prefix: "linux-image-6.12.", suffixes: &["-cloud-amd64", "-cloud-amd64-unsigned"] },
+];
+
+impl Kernel {
+    /// A kernel image of the user's.
+    pub fn of_file(image: &Path) -> Result<Self> {
+        let image =
+            image.canonicalize().with_context(|| format!("no kernel at {}", image.display()))?;
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let release = name.strip_prefix("vmlinuz-").unwrap_or(&name).to_owned();
+        Ok(Self { release, image })
+    }
+
+    /// The newest of each series that Debian offers, downloaded if need be.
+    pub fn of_debian() -> Result<Vec<Self>> {
+        if !debian::present() {
+            bail!(
+                "Debian's kernels are fetched with apt-get, which this system does not have; \
+                 give a kernel image with --kernel PATH"
+            );
+        }
+        SERIES.iter().map(Series::newest).collect()
+    }
+}
+
+impl Series {
+    fn newest(&self) -> Result<Kernel> {
+        let mut package = self.package()?;
+        if package.is_none() && is_root() {
+            debian::update()?;
+            package = self.package()?;
+        }
+        let Some(package) = package else {
+            bail!(
+                "no package {}*{} is known to apt; `apt-get update` fetches the lists, \
+                 and --kernel PATH takes any kernel image",
+                self.prefix,
+                self.suffixes[0]
+            );
+        };
+        unpacked(&package)
+    }
+
+    /// The name of the newest package.
+    fn package(&self) -> Result<Option<String>> {
+        let names = command::stdout(Command::new("apt-cache").args(["pkgnames", self.prefix]))?;
+        Ok(self.newest_of(names.lines()).map(str::to_owned))
+    }
+
+    fn newest_of<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+        self.suffixes.iter().find_map(|suffix| {
+            names
+                .clone()
+                .filter_map(|name| {
+                    let version = name.strip_prefix(self.prefix)?.strip_suffix(suffix)?;
+                    let number = version.split(['+', '-']).next()?.parse::<u32>().ok()?;
+                    Some((number, name))
+                })
+                .max()
+                .map(|newest| newest.1)
+        })
+    }
+}
+
+/// The kernel in a package, from the cache or downloaded.
+fn unpacked(package: &str) -> Result<Kernel> {
+    let cache = target().join("vm/kernels");
+    let directory = cache.join(package);
+    if !directory.exists() {
+        println!("downloading {package}");
+        let unfinished = cache.join(format!("{package}.unfinished"));
+        std::fs::create_dir_all(&unfinished)?;
+        // As root, apt would give up its privileges for a directory that its
+        // own user can write; this one need not be.
+        command::stdout(
+            Command::new("apt-get")
+                .args(["download", "--quiet", "-o", "APT::Sandbox::User=root", package])
+                .current_dir(&unfinished),
+        )?;
+        let archive = only_file(&unfinished, ".deb")?;
+        command::stdout(Command::new("dpkg").arg("-x").arg(&archive).arg(&unfinished))?;
+        std::fs::remove_file(&archive)?;
+        // Modules are not needed, and large.
+        for rest in ["lib", "usr"] {
+            let rest = unfinished.join(rest);
+            if rest.exists() {
+                std::fs::remove_dir_all(&rest)?;
+            }
+        }
+        std::fs::rename(&unfinished, &directory)?;
+    }
+    let boot = directory.join("boot");
+    let image = boot
+        .read_dir()
+        .with_context(|| format!("{package} has no /boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
+        .with_context(|| format!("{package} has no kernel image"))?;
+    Kernel::of_file(&image)
+}
+
+fn only_file(directory: &Path, suffix: &str) -> Result<PathBuf> {
+    directory
+        .read_dir()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().ends_with(suffix))
+        .with_context(|| format!("apt-get has left no {suffix} in {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_package_is_chosen_by_number() {
+        let names = [
+            "linux-image-6.12.9+deb12-cloud-amd64",
+            "linux-image-6.12.117+deb12-cloud-amd64",
+            "linux-image-6.12.120+deb12-cloud-amd64-unsigned",
+            "linux-image-6.12.117+deb12-rt-amd64",
+            "linux-image-6.12.30+bpo-cloud-amd64",
+        ];
+        assert_eq!(SERIES[1].newest_of(names.into_iter()), Some(names[1]));
+        assert_eq!(SERIES[1].newest_of(names[2..4].iter().copied()), Some(names[2]));
+        assert_eq!(SERIES[0].newest_of(names.into_iter()), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! One run of a virtual machine, and the eye on its console.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::guest::{self, Message};
+use super::kernel::Kernel;
+use crate::test::libtest::{Case, Outcome, Suite, tail};
+use crate::workspace::target;
+
+/// What a kernel says when something is wrong with it.
+const ALARMS: &[&str] = &[
+    "Kernel panic",
+    "Oops:",
+    "BUG:",
+    "------------[ cut here ]------",
+    "soft lockup",
+    "hard LOCKUP",
+    "rcu: INFO: rcu_",
+    "self-detected stall",
+    "blocked for more than",
+    "Out of memory:",
+    "general protection fault",
+    "Call Trace:",
+];
+
+/// A machine that has said nothing for so long hangs.
+const SILENCE: Duration = Duration::from_secs(10 * 60);
+/// No run takes longer.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// How to boot.
+#[derive(Clone)]
+pub struct Boot {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its processors.
+    pub cpus: u32,
+    /// More words for the kernel's command line.
+    pub extra: &'static str,
+    /// Layers to run, `kernel,demo`, and behind a colon what the names of tests
+    /// must contain.
+    pub orders: &'static str,
+}
+
+impl Boot {
+    /// How the run is called in the table.
+    pub fn name(&self) -> String {
+        let release = self.kernel.release.trim_end_matches("-cloud-amd64");
+        let cpus = if self.cpus == 1 { "1 CPU" } else { "2 CPUs" };
+        let extra = if self.extra.is_empty() { String::new() } else { format!(", {}", self.extra) };
+        format!("{release}, {cpus}{extra}")
+    }
+
+    fn command(&self, initramfs: &Path) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-m", "2048"])
+            .args(["-smp", &self.cpus.to_string()])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command
+    }
+
+    fn command_line(&self, orders: &str, quiet: &str) -> String {
+        format!(
+            "console=ttyS0 {quiet} panic=-1 oops=panic {} {}={orders}",
+            self.extra,
+            guest::ORDERS
+        )
+    }
+}
+
+/// Boots, and gives a prompt on this terminal.
+pub fn shell(boot: &Boot, initramfs: &Path) -> Result<()> {
+    let mut command = boot.command(initramfs);
+    command
+        .args(["-append", &boot.command_line("shell", "quiet")])
+        .args(["-chardev", "stdio,id=console,mux=on,signal=off"])
+        .args(["-serial", "chardev:console", "-mon", "chardev=console"]);
+    crate::command::run(&mut command)
+}
+
+/// Boots, and gives back the suites of each layer. A run that goes wrong gives
+/// a suite that failed, with the console from there. With `show` what programs
+/// write to the console is printed as it comes.
+pub fn run(boot: &Boot, initramfs: &Path, show: bool) -> Result<Vec<(String, Suite)>> {
+    let name: String =
+        boot.name().chars().map(|char| if char.is_alphanumeric() { char } else { '-' }).collect();
+    let directory = target().join("vm/runs");
+    std::fs::create_dir_all(&directory)?;
+    let files = Files {
+        console: directory.join(format!("{name}.console")),
+        results: directory.join(format!("{name}.jsonl")),
+    };
+    for file in [&files.console, &files.results] {
+        std::fs::write(file, "")?;
+    }
+    let started = Instant::now();
+    let mut machine = Machine(
+        boot.command(initramfs)
+            .args(["-append", &boot.command_line(boot.orders, "loglevel=5")])
+            .arg("-serial")
+            .arg(format!("file:{}", files.console.display()))
+            .arg("-serial")
+            .arg(format!("file:{}", files.results.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start qemu-system-x86_64: `cargo xtask setup`")?,
+    );
+    let fault = watch(&mut machine, &files, show)?;
+    drop(machine);
+    let messages = files.messages()?;
+    let mut suites = Vec::new();
+    let mut done = false;
+    let mut current = "boot".to_owned();
+    for message in messages {
+        match message {
+            Message::Booted { release } => println!("  booted {release}"),
+            Message::Begins { suite, .. } => current = suite,
+            Message::Ended { layer, suite } => suites.push((layer, suite)),
+            Message::Done => done = true,
+        }
+    }
+    if done && suites.iter().all(|(_, suite)| suite.cases.is_empty()) {
+        let why = Outcome::Failed(format!("no test was run by the orders {}", boot.orders));
+        suites.push(("kernel".into(), Suite::single("some test runs", why, 0.0)));
+    }
+    let fault = fault.or_else(|| {
+        (!done).then(|| format!("it ended too early\n{}", tail(&files.console_text(), 60)))
+    });
+    if let Some(fault) = fault {
+        let why = Outcome::Failed(format!("during {current}: {fault}"));
+        let case = Case { name: "the machine stays healthy".into(), outcome: why };
+        let seconds = started.elapsed().as_secs_f64();
+        suites
+            .push(("kernel".into(), Suite { name: "machine".into(), cases: vec![case], seconds }));
+    }
+    Ok(suites)
+}
+
+/// Waits for the machine's end; gives back what went wrong.
+fn watch(machine: &mut Machine, files: &Files, show: bool) -> Result<Option<String>> {
+    let started = Instant::now();
+    let mut heard = (0, Instant::now());
+    let mut shown = 0;
+    loop {
+        let ended = machine.0.try_wait()?;
+        let console = files.console_text();
+        if show {
+            shown = show_from(&console, shown);
+        }
+        if let Some(alarm) = alarm(&console) {
+            // What follows the first line of a fault explains it.
+            std::thread::sleep(Duration::from_secs(2));
+            let console = files.console_text();
+            let from = console.find(alarm.trim()).unwrap_or(0);
+            return Ok(Some(format!("the kernel complained:\n{}", head(&console[from..], 80))));
+        }
+        match ended {
+            Some(status) if status.success() => return Ok(None),
+            Some(status) => bail!("qemu-system-x86_64 ended with {status}"),
+            None => {}
+        }
+        let volume = console.len() + files.results_size();
+        if volume != heard.0 {
+            heard = (volume, Instant::now());
+        }
+        if heard.1.elapsed() > SILENCE || started.elapsed() > LIMIT {
+            return Ok(Some(format!(
+                "it hangs: nothing new for {} s\n{}",
+                heard.1.elapsed().as_secs(),
+                tail(&console, 60)
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Prints the whole lines of programs from there on; gives back where it ended.
+fn show_from(console: &str, from: usize) -> usize {
+    let new = console.get(from..).unwrap_or_default();
+    let end = new.rfind('\n').map_or(0, |end| end + 1);
+    for line in new[..end].lines().filter(|line| !line.trim_start().starts_with('[')) {
+        println!("{}", line.trim_end_matches('\r'));
+    }
+    from + end
+}
+
+/// The first line of the console that is a kernel's complaint.
+fn alarm(console: &str) -> Option<&str> {
+    console.lines().find(|line| {
+        // Only the kernel's own lines: "[   12.345678] ...".
+        line.trim_start().starts_with('[') && ALARMS.iter().any(|alarm| line.contains(alarm))
+    })
+}
+
+fn head(text: &str, lines: usize) -> String {
+    text.lines().take(lines).collect::<Vec<_>>().join("\n")
+}
+
+struct Files {
+    console: PathBuf,
+    results: PathBuf,
+}
+
+impl Files {
+    fn console_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    fn results_size(&self) -> usize {
+        self.results.metadata().map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
+    }
+
+    fn messages(&self) -> Result<Vec<Message>> {
+        let text = std::fs::read_to_string(&self.results)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        // A machine that stops in the middle leaves half a line, the last one.
+        Ok(lines.map_while(|line| serde_json::from_str(line).ok()).collect())
+    }
+}
+
+/// A running machine. Dropping it ends it.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_of_the_kernel_is_heard_and_one_quoted_by_a_program_is_not() {
+        let stall = "[   31.1] rcu: INFO: rcu_preempt self-detected stall on CPU";
+        assert_eq!(alarm(&format!("[    0.1] Linux version 6.1\n{stall}\n")), Some(stall));
+        assert_eq!(alarm("guest: a test that says BUG: nothing\n"), None);
+    }
+}
