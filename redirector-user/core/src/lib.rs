@@ -5,6 +5,10 @@
 //! serves files and the Kubernetes API, the daemon, `check`, `explain` and the
 //! fuzzers.
 //!
+//! * [`yaml`]: text to a located tree.
+//! * [`documents`]: the documents of a text to objects, bad ones told apart.
+//! * [`decode`]: a tree to an object, with every complaint.
+//! * [`validate`]: what Istio's admission asks of single values.
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
 //! * [`store`]: the last good version of every object, and what is refused.
@@ -17,11 +21,15 @@
 //!   between two.
 
 pub mod client;
+pub mod decode;
 pub mod diag;
+pub mod documents;
 pub mod image;
 pub mod model;
 pub mod names;
 pub mod plan;
 pub mod registry;
 pub mod store;
+pub mod validate;
 pub mod world;
+pub mod yaml;

@@ -1,11 +1,19 @@
 //! What is wrong with a document, and where.
+//!
+//! * [`codes`]: the catalogue: every code with its severity, Istio's code and the
+//!   page that explains it.
+//! * [`render`]: a finding as text, with the line and a caret under the column.
+
+pub mod codes;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use codes::Code;
+
 /// How bad it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The object is refused.
@@ -14,6 +22,17 @@ pub enum Severity {
     Warning,
     /// Worth knowing.
     Info,
+}
+
+impl Severity {
+    /// `error`, `warning` or `info`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
 }
 
 /// A finding: what is wrong, where, and how to mend it. Field names are those
@@ -41,4 +60,70 @@ pub struct Diagnostic {
     pub line: u32,
     /// The column in characters, counted from 1; 0 when unknown.
     pub column: u32,
+}
+
+impl Diagnostic {
+    /// A finding of a code, without help and without a place.
+    pub fn new(code: &'static Code, message: impl Into<String>) -> Self {
+        Self {
+            severity: code.severity,
+            code: code.id,
+            istio: code.istio,
+            message: message.into(),
+            help: None,
+            object: None,
+            path: String::new(),
+            file: None,
+            line: 0,
+            column: 0,
+        }
+    }
+
+    /// The same with help.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// "did you mean": the candidate nearest to `name`, when one is near enough to
+/// be a slip.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    let mut best: Option<(f64, &str)> = None;
+    for candidate in candidates {
+        if candidate == name {
+            continue;
+        }
+        let other = candidate.to_lowercase();
+        let distance = strsim::damerau_levenshtein(&lower, &other);
+        let longer = lower.chars().count().max(other.chars().count());
+        // Either a few slips of the finger, or one is the beginning of the other.
+        let near = distance <= 1 + longer / 4;
+        let prefix = lower.len() >= 3 && other.starts_with(&lower)
+            || other.len() >= 3 && lower.starts_with(&other);
+        if !near && !prefix {
+            continue;
+        }
+        let score = distance as f64 / longer.max(1) as f64;
+        if best.is_none_or(|(least, _)| score < least) {
+            best = Some((score, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearly_right_names_are_found_and_others_are_not() {
+        let known = ["destinationSubnets", "port", "sourceLabels", "sourceNamespace"];
+        assert_eq!(nearest("destinationSubnet", known), Some("destinationSubnets"));
+        assert_eq!(nearest("sourcelabels", known), Some("sourceLabels"));
+        assert_eq!(nearest("prot", known), Some("port"));
+        assert_eq!(nearest("timeout", known), None);
+    }
 }

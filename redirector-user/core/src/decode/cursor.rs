@@ -1,0 +1,411 @@
+//! A place in a document: its node, its path, and where complaints go.
+//!
+//! Nothing here stops at the first mistake: a value that cannot be read is
+//! complained of and absent, and the reading goes on.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::rc::Rc;
+
+use crate::diag::codes::syntax;
+use crate::diag::{Code, Diagnostic, Severity, nearest};
+use crate::model::Labels;
+use crate::yaml::{Node, Position, Value};
+
+/// How many findings of one object are kept.
+const MAX_FINDINGS: usize = 1000;
+
+/// Collects the findings of one object.
+#[derive(Default)]
+pub struct Sink {
+    object: RefCell<Option<String>>,
+    findings: RefCell<Vec<Diagnostic>>,
+    errors: Cell<usize>,
+}
+
+impl Sink {
+    /// Names the object that all findings concern, those before included.
+    pub fn name(&self, object: String) {
+        for finding in self.findings.borrow_mut().iter_mut() {
+            finding.object = Some(object.clone());
+        }
+        *self.object.borrow_mut() = Some(object);
+    }
+
+    /// Whether an error was found.
+    pub fn failed(&self) -> bool {
+        self.errors.get() > 0
+    }
+
+    /// The findings, in the order in which they were made.
+    pub fn into_findings(self) -> Vec<Diagnostic> {
+        self.findings.into_inner()
+    }
+
+    /// Adds a finding. Its object is filled in.
+    pub fn report(&self, mut finding: Diagnostic) {
+        if finding.severity == Severity::Error {
+            self.errors.set(self.errors.get() + 1);
+        }
+        finding.object = self.object.borrow().clone();
+        let mut findings = self.findings.borrow_mut();
+        if findings.len() < MAX_FINDINGS {
+            findings.push(finding);
+        } else if findings.len() == MAX_FINDINGS {
+            let mut rest = Diagnostic::new(
+                &syntax::TOO_MANY_FINDINGS,
+                format!("more than {MAX_FINDINGS} findings in one object: the rest are left out"),
+            );
+            rest.object = finding.object;
+            (rest.file, rest.line, rest.column) = (finding.file, finding.line, finding.column);
+            findings.push(rest);
+        }
+    }
+}
+
+/// A path, as a chain from the end.
+#[derive(Clone, Default)]
+struct Path(Option<Rc<(Path, Step)>>);
+
+enum Step {
+    Field(Rc<str>),
+    Index(usize),
+}
+
+impl Path {
+    fn field(&self, name: &str) -> Self {
+        Self(Some(Rc::new((self.clone(), Step::Field(name.into())))))
+    }
+
+    fn index(&self, index: usize) -> Self {
+        Self(Some(Rc::new((self.clone(), Step::Index(index)))))
+    }
+
+    fn write(&self, out: &mut String) {
+        let Some(link) = &self.0 else { return };
+        link.0.write(out);
+        match &link.1 {
+            // Writing to a String cannot fail.
+            Step::Index(index) => _ = write!(out, "[{index}]"),
+            Step::Field(name) if name.contains(['.', '[', '/']) => _ = write!(out, "[\"{name}\"]"),
+            Step::Field(name) => {
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                out.push_str(name);
+            }
+        }
+    }
+}
+
+/// A node and its place.
+#[derive(Clone)]
+pub struct At<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// Where a finding about it points to.
+    position: Position,
+    path: Path,
+    sink: &'a Sink,
+}
+
+impl<'a> At<'a> {
+    /// The root of an object.
+    pub fn root(node: &'a Node, sink: &'a Sink) -> Self {
+        Self { node, position: node.position, path: Path::default(), sink }
+    }
+
+    /// The path, `spec.tcp[0].route[1].weight`.
+    pub fn path(&self) -> String {
+        let mut out = String::new();
+        self.path.write(&mut out);
+        out
+    }
+
+    /// The line, for the rules that remember theirs.
+    pub fn line(&self) -> u32 {
+        self.position.line
+    }
+
+    /// Reports a finding here.
+    pub fn report(&self, mut finding: Diagnostic) {
+        finding.path = self.path();
+        (finding.line, finding.column) = (self.position.line, self.position.column);
+        self.sink.report(finding);
+    }
+
+    /// Reports a finding without help here.
+    pub fn complain(&self, code: &'static Code, message: impl Into<String>) {
+        self.report(Diagnostic::new(code, message));
+    }
+
+    /// Reports that the value has the wrong type.
+    pub fn wrong_type(&self, expected: &str) {
+        let mut finding = Diagnostic::new(
+            &syntax::WRONG_TYPE,
+            format!("expected {expected}, found {}", self.node.value.describe()),
+        );
+        finding.help = match &self.node.value {
+            Value::Bool(_, text) | Value::Int(_, text) | Value::Float(_, text)
+                if expected.contains("string") || expected.contains("name") =>
+            {
+                Some(format!("quote it to make it a string: \"{text}\""))
+            }
+            Value::Map(_) | Value::String(_) if expected.starts_with("a list") => {
+                Some("a list has a dash before each item".to_owned())
+            }
+            Value::List(_) if expected.starts_with("a map") => {
+                Some("remove the dash: a map has keys, not items".to_owned())
+            }
+            Value::String(text)
+                if expected.contains("number") && text.trim().parse::<f64>().is_ok() =>
+            {
+                Some(format!("remove the quotes: {}", text.trim()))
+            }
+            Value::String(text) if expected.contains("boolean") => {
+                nearest(text, ["true", "false"]).map(|word| format!("write {word} without quotes"))
+            }
+            _ => None,
+        };
+        self.report(finding);
+    }
+
+    /// The map here. `known` are the fields that exist; others get a warning.
+    pub fn fields(&self, known: &'static [&'static str]) -> Option<Fields<'a>> {
+        let fields = self.any_fields()?;
+        if let Value::Map(entries) = &self.node.value {
+            for entry in entries.iter() {
+                if known.contains(&&*entry.key) {
+                    continue;
+                }
+                let at = fields.entry_at(entry);
+                let name = entry.written.as_ref().unwrap_or(&entry.key);
+                let mut finding = Diagnostic::new(
+                    &syntax::UNKNOWN_FIELD,
+                    format!("there is no field \"{name}\" here: it has no effect"),
+                );
+                finding.help = Some(match nearest(name, known.iter().copied()) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("known are: {}", known.join(", ")),
+                });
+                at.at_key(entry.position).report(finding);
+            }
+        }
+        Some(Fields { known: Some(known), ..fields })
+    }
+
+    /// The map here, whatever its keys are.
+    pub fn any_fields(&self) -> Option<Fields<'a>> {
+        match &self.node.value {
+            Value::Map(_) => Some(Fields { at: self.clone(), known: None }),
+            _ => {
+                self.wrong_type("a map");
+                None
+            }
+        }
+    }
+
+    /// The same place, pointing at a key instead of its value.
+    fn at_key(mut self, position: Position) -> Self {
+        self.position = position;
+        self
+    }
+
+    /// The items of the list here; none when it is no list.
+    pub fn items(&self) -> Vec<At<'a>> {
+        match &self.node.value {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(i, node)| At {
+                    node,
+                    position: node.position,
+                    path: self.path.index(i),
+                    sink: self.sink,
+                })
+                .collect(),
+            _ => {
+                self.wrong_type("a list");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The string here.
+    pub fn string(&self) -> Option<&'a str> {
+        match &self.node.value {
+            Value::String(text) => Some(text),
+            _ => {
+                self.wrong_type("a string");
+                None
+            }
+        }
+    }
+
+    /// The boolean here.
+    pub fn bool(&self) -> Option<bool> {
+        match &self.node.value {
+            Value::Bool(value, _) => Some(*value),
+            _ => {
+                self.wrong_type("a boolean (true or false)");
+                None
+            }
+        }
+    }
+
+    /// The whole number here, whatever its size.
+    pub fn integer(&self) -> Option<i64> {
+        match &self.node.value {
+            Value::Int(value, _) => Some(*value),
+            _ => {
+                self.wrong_type("a whole number");
+                None
+            }
+        }
+    }
+
+    /// The whole number here, when it is within a range.
+    pub fn integer_in(&self, least: i64, most: i64, what: &str) -> Option<i64> {
+        let value = self.integer()?;
+        if (least..=most).contains(&value) {
+            return Some(value);
+        }
+        self.complain(
+            &syntax::OUT_OF_RANGE,
+            format!("{what} {value} is out of range: expected {least} to {most}"),
+        );
+        None
+    }
+
+    /// The number here, whole or not.
+    pub fn number(&self) -> Option<f64> {
+        match &self.node.value {
+            Value::Int(value, _) => Some(*value as f64),
+            Value::Float(value, _) => Some(*value),
+            _ => {
+                self.wrong_type("a number");
+                None
+            }
+        }
+    }
+
+    /// One of a fixed set of words, as an index into it.
+    pub fn one_of(&self, words: &[&str]) -> Option<usize> {
+        let text = self.string()?;
+        let found = words.iter().position(|word| *word == text);
+        if found.is_none() {
+            let mut finding = Diagnostic::new(
+                &syntax::UNKNOWN_VALUE,
+                format!("\"{text}\" is not one of {}", words.join(", ")),
+            );
+            finding.help =
+                nearest(text, words.iter().copied()).map(|near| format!("did you mean {near}?"));
+            self.report(finding);
+        }
+        found
+    }
+
+    /// A map of strings to strings, with each value's place.
+    pub fn string_map(&self) -> Vec<(&'a str, &'a str, At<'a>)> {
+        let Some(fields) = self.any_fields() else { return Vec::new() };
+        fields.entries().into_iter().filter_map(|(key, at)| Some((key, at.string()?, at))).collect()
+    }
+
+    /// A map of strings to strings.
+    pub fn labels(&self) -> Labels {
+        self.string_map().into_iter().map(|(key, value, _)| (key.into(), value.into())).collect()
+    }
+
+    /// A list of strings.
+    pub fn strings(&self) -> Vec<String> {
+        self.items().iter().filter_map(|item| item.string().map(str::to_owned)).collect()
+    }
+}
+
+/// A map and its place.
+#[derive(Clone)]
+pub struct Fields<'a> {
+    /// The map itself.
+    pub at: At<'a>,
+    known: Option<&'static [&'static str]>,
+}
+
+impl<'a> Fields<'a> {
+    /// The field of that name, unless it is absent or null.
+    pub fn get(&self, name: &str) -> Option<At<'a>> {
+        debug_assert!(
+            self.known.is_none_or(|known| known.contains(&name)),
+            "the field {name} is read and not known"
+        );
+        let entry = self.at.node.entry(name)?;
+        (entry.value.value != Value::Null).then(|| self.entry_at(entry))
+    }
+
+    /// Whether the field is written, be it as null.
+    pub fn has(&self, name: &str) -> bool {
+        self.at.node.entry(name).is_some()
+    }
+
+    /// The place of a field, or of the map when the field is absent.
+    pub fn place(&self, name: &str) -> At<'a> {
+        match self.at.node.entry(name) {
+            Some(entry) => self.entry_at(entry),
+            None => At { path: self.at.path.field(name), ..self.at.clone() },
+        }
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> Vec<(&'a str, At<'a>)> {
+        match &self.at.node.value {
+            Value::Map(entries) => {
+                entries.iter().map(|entry| (&*entry.key, self.entry_at(entry))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn entry_at(&self, entry: &'a crate::yaml::Entry) -> At<'a> {
+        At {
+            node: &entry.value,
+            position: entry.value.position,
+            path: self.at.path.field(&entry.key),
+            sink: self.at.sink,
+        }
+    }
+
+    /// The string of a field; `None` when absent or complained of.
+    pub fn string(&self, name: &str) -> Option<&'a str> {
+        self.get(name)?.string()
+    }
+
+    /// The string of a field, empty when absent.
+    pub fn text(&self, name: &str) -> String {
+        self.string(name).unwrap_or_default().to_owned()
+    }
+
+    /// The boolean of a field, false when absent.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).and_then(|at| at.bool()).unwrap_or(false)
+    }
+
+    /// The items of a field that is a list; none when absent.
+    pub fn items(&self, name: &str) -> Vec<At<'a>> {
+        self.get(name).map(|at| at.items()).unwrap_or_default()
+    }
+
+    /// The labels of a field; empty when absent.
+    pub fn labels(&self, name: &str) -> Labels {
+        self.get(name).map(|at| at.labels()).unwrap_or_default()
+    }
+
+    /// The strings of a field that is a list; empty when absent.
+    pub fn strings(&self, name: &str) -> Vec<String> {
+        self.get(name).map(|at| at.strings()).unwrap_or_default()
+    }
+
+    /// A port, 1 to 65535; `None` when absent or complained of.
+    pub fn port(&self, name: &str) -> Option<u16> {
+        let value = self.get(name)?.integer_in(1, 65535, "port")?;
+        u16::try_from(value).ok()
+    }
+}

@@ -1,0 +1,383 @@
+//! ServiceEntry and WorkloadEntry.
+
+use std::collections::BTreeMap;
+
+use super::common::{self, Exporter, Protocol, check, required};
+use super::cursor::{At, Fields};
+use super::kube::MAX_ENDPOINTS;
+use crate::diag::Diagnostic;
+use crate::diag::codes::{admission, syntax};
+use crate::model::{EntryPort, Resolution, ServiceEntry, WorkloadEntry};
+use crate::validate::{names, subnets};
+
+const RESOLUTIONS: [&str; 5] = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
+
+pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry {
+    let known = &[
+        "hosts",
+        "addresses",
+        "ports",
+        "location",
+        "resolution",
+        "endpoints",
+        "workloadSelector",
+        "exportTo",
+        "subjectAltNames",
+    ];
+    let Some(spec) = common::spec(root, "ServiceEntry", known) else {
+        return ServiceEntry::default();
+    };
+    let mut entry = ServiceEntry::default();
+    if let Some(at) = spec.get("location") {
+        at.one_of(&["MESH_EXTERNAL", "MESH_INTERNAL"]);
+    }
+    let index = spec.get("resolution").and_then(|at| at.one_of(&RESOLUTIONS)).unwrap_or(0);
+    entry.resolution = match index {
+        1 => Resolution::Static,
+        2 => Resolution::Dns,
+        3 => Resolution::DnsRoundRobin,
+        4 => Resolution::DynamicDns,
+        _ => Resolution::None,
+    };
+    let resolution = RESOLUTIONS[index];
+    entry.workload_selector = spec
+        .get("workloadSelector")
+        .map(|at| common::selector(&at, "labels", "it selects every workload of the namespace"));
+    if entry.workload_selector.is_some() && spec.get("endpoints").is_some() {
+        spec.place("endpoints").complain(
+            &admission::ENTRY_CONFLICT,
+            "endpoints and workloadSelector exclude each other",
+        );
+    }
+    hosts(&spec, &mut entry, resolution);
+    for at in spec.items("addresses") {
+        let Some(text) = at.string() else { continue };
+        match subnets::parse(text) {
+            Ok(net) => entry.addresses.push(net),
+            Err(message) => at.complain(&admission::BAD_SUBNET, message),
+        }
+        let fits = matches!(
+            entry.resolution,
+            Resolution::None | Resolution::Static | Resolution::DynamicDns
+        );
+        if text.contains('/') && !fits {
+            at.complain(
+                &admission::ENTRY_CONFLICT,
+                format!("an address block goes with resolution NONE or STATIC, not {resolution}"),
+            );
+        }
+    }
+    ports(&spec, &mut entry);
+    endpoints(&spec, &mut entry, resolution);
+    tcp_hosts(&spec, &entry);
+    entry.export_to = common::export_to(&spec, namespace, Exporter::Entry);
+    entry
+}
+
+fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
+    let items = spec.items("hosts");
+    if items.is_empty() {
+        required(spec, "hosts", "the list of the ServiceEntry's hosts");
+    }
+    let dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    for at in items {
+        let Some(host) = at.string() else { continue };
+        entry.hosts.push(host.to_owned());
+        if host == "*" {
+            at.complain(&admission::BAD_HOST, "a ServiceEntry cannot be for the host *");
+            continue;
+        }
+        if check(&at, &admission::BAD_HOST, names::wildcard_domain(host)) {
+            if names::is_partial_wildcard(host) {
+                at.complain(
+                    &admission::PARTIAL_WILDCARD,
+                    format!("\"{host}\": only '*.' before a name is a wildcard everywhere"),
+                );
+            }
+            if dns && spec.items("endpoints").is_empty() && names::fqdn(host).is_err() {
+                at.report(
+                    Diagnostic::new(
+                        &admission::ENTRY_CONFLICT,
+                        format!(
+                            "\"{host}\" cannot be resolved: resolution {resolution} needs a \
+                                 full host name, or endpoints"
+                        ),
+                    )
+                    .help("add endpoints: with names or addresses, or write the host in full"),
+                );
+            }
+        }
+    }
+}
+
+fn ports(spec: &Fields<'_>, entry: &mut ServiceEntry) {
+    for at in spec.items("ports") {
+        let Some(fields) = at.fields(&["number", "name", "protocol", "targetPort"]) else {
+            continue;
+        };
+        let number = match fields.get("number") {
+            None => {
+                required(&fields, "number", "the number of the port");
+                None
+            }
+            Some(at) => port(&at),
+        };
+        let name = fields.text("name");
+        match fields.get("name") {
+            None => required(&fields, "name", "the name of the port"),
+            Some(at) if at.node.as_str().is_some() => port_name(&at, &name),
+            Some(_) => {}
+        }
+        if !name.is_empty() && entry.ports.iter().any(|port| port.name == name) {
+            fields.place("name").complain(
+                &admission::DUPLICATE_PORT,
+                format!("the port name \"{name}\" stands twice"),
+            );
+        }
+        if let Some(number) = number
+            && entry.ports.iter().any(|port| port.number == number)
+        {
+            fields
+                .place("number")
+                .complain(&admission::DUPLICATE_PORT, format!("port {number} stands twice"));
+        }
+        let protocol = fields.text("protocol");
+        if let Some(at) = fields.get("protocol")
+            && !protocol.is_empty()
+            && common::protocol(&protocol).is_none()
+        {
+            common::unknown_protocol(&at, &protocol);
+        }
+        let target_port = fields.get("targetPort").and_then(|at| match at.integer()? {
+            0 => None,
+            _ => port(&at),
+        });
+        if target_port.is_some() && entry.resolution == Resolution::None {
+            fields.place("targetPort").complain(
+                &admission::UNUSED_TARGET_PORT,
+                "targetPort has no effect under resolution NONE",
+            );
+        }
+        entry.ports.push(EntryPort {
+            number: number.unwrap_or_default(),
+            name,
+            protocol: protocol.to_ascii_uppercase(),
+            target_port,
+        });
+    }
+}
+
+/// A port; complains of what is none.
+fn port(at: &At<'_>) -> Option<u16> {
+    let value = at.integer()?;
+    let port = u16::try_from(value).ok().filter(|port| *port != 0);
+    if port.is_none() {
+        at.complain(&admission::BAD_PORT, format!("port {value} is not in the range 1 to 65535"));
+    }
+    port
+}
+
+fn port_name(at: &At<'_>, name: &str) {
+    if !names::is_dns_label(name) {
+        at.complain(
+            &admission::BAD_NAME,
+            format!("\"{name}\" is not a port's name: it takes letters, digits and '-'"),
+        );
+    }
+}
+
+fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
+    let items = spec.items("endpoints");
+    if items.len() > MAX_ENDPOINTS {
+        spec.place("endpoints").complain(
+            &syntax::OVER_LIMIT,
+            format!("{} endpoints: a destination has at most {MAX_ENDPOINTS}", items.len()),
+        );
+        return;
+    }
+    let place = spec.place("endpoints");
+    match entry.resolution {
+        Resolution::None if !items.is_empty() => place.complain(
+            &admission::ENTRY_CONFLICT,
+            "under resolution NONE the address dialled is used: there can be no endpoints",
+        ),
+        Resolution::DnsRoundRobin if items.len() > 1 => place.complain(
+            &admission::ENTRY_CONFLICT,
+            format!("resolution {resolution} takes one endpoint at most"),
+        ),
+        _ => {}
+    }
+    if entry.workload_selector.is_some() && entry.resolution != Resolution::Static {
+        spec.place("workloadSelector").report(
+            Diagnostic::new(
+                &admission::SELECTOR_UNUSED,
+                format!("a workloadSelector does not go with resolution {resolution}"),
+            )
+            .help("write resolution: STATIC"),
+        );
+    }
+    for at in &items {
+        let Some(endpoint) = workload(at, Some(entry)) else { continue };
+        entry.endpoints.push(endpoint);
+    }
+}
+
+/// Several hosts on a port that carries no host name.
+fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
+    let protocol = |port: &EntryPort| common::protocol(&port.protocol);
+    let dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    let tcp = entry
+        .ports
+        .iter()
+        .find(|port| !matches!(protocol(port), Some(Protocol::Tls | Protocol::Http)));
+    if entry.hosts.len() > 1
+        && entry.resolution != Resolution::None
+        && let Some(port) = tcp
+    {
+        spec.place("hosts").report(
+            Diagnostic::new(
+                &admission::MULTIPLE_HOSTS,
+                format!(
+                    "{} hosts share port {}, on which nothing tells which host is meant",
+                    entry.hosts.len(),
+                    port.number
+                ),
+            )
+            .help("write one ServiceEntry for each host"),
+        );
+    }
+    if dns
+        && entry.hosts.len() > 1
+        && !entry.addresses.is_empty()
+        && entry.ports.iter().any(|port| protocol(port) == Some(Protocol::Tcp))
+    {
+        spec.place("hosts").complain(
+            &admission::SHARED_ADDRESS,
+            "several hosts share the addresses and a TCP port",
+        );
+    }
+    if entry.addresses.is_empty() {
+        for (index, port) in entry.ports.iter().enumerate() {
+            if !matches!(port.protocol.as_str(), "" | "TCP") {
+                continue;
+            }
+            let place =
+                spec.items("ports").into_iter().nth(index).unwrap_or_else(|| spec.place("ports"));
+            place.report(
+                Diagnostic::new(
+                    &admission::NO_ADDRESSES,
+                    format!(
+                        "port {} carries TCP and the ServiceEntry has no addresses: nothing can \
+                         be recognised as its traffic",
+                        port.number
+                    ),
+                )
+                .help("add addresses: with the addresses that clients dial"),
+            );
+        }
+    }
+}
+
+/// A WorkloadEntry object.
+pub(super) fn workload_entry(root: &Fields<'_>) -> WorkloadEntry {
+    let Some(at) = root.get("spec") else {
+        required(root, "spec", "the spec of the WorkloadEntry");
+        return WorkloadEntry::default();
+    };
+    workload(&at, None).unwrap_or_default()
+}
+
+/// A workload, by itself or as an endpoint of a ServiceEntry.
+fn workload(at: &At<'_>, entry: Option<&ServiceEntry>) -> Option<WorkloadEntry> {
+    let fields = at.fields(&[
+        "address",
+        "ports",
+        "labels",
+        "network",
+        "locality",
+        "weight",
+        "serviceAccount",
+    ])?;
+    let mut workload = WorkloadEntry {
+        address: fields.text("address"),
+        labels: common::legal_labels(&fields, "labels"),
+        network: fields.text("network"),
+        locality: fields.text("locality"),
+        weight: common::unsigned(&fields, "weight").unwrap_or_default(),
+        ports: BTreeMap::new(),
+    };
+    let resolution = entry.map(|entry| entry.resolution);
+    let address = workload.address.as_str();
+    let place = fields.place("address");
+    let unix = address.strip_prefix("unix://");
+    let dns = matches!(resolution, Some(Resolution::Dns | Resolution::DnsRoundRobin));
+    if place.node.as_str().is_none() && fields.get("address").is_some() {
+        // The wrong type is already complained of.
+    } else if address.is_empty() && dns {
+        required(&fields, "address", "the address of the endpoint");
+    } else if address.is_empty() {
+        if workload.network.is_empty() {
+            required(&fields, "address", "the address of the workload");
+            return Some(workload);
+        }
+        place.complain(
+            &admission::NO_ADDRESS,
+            format!("the workload has no address, only the network \"{}\"", workload.network),
+        );
+    } else if let (Some(path), false) = (unix, dns) {
+        check(&place, &admission::BAD_ENDPOINT, common::unix_path(path));
+    } else if !names::is_ip(address) {
+        let by_name = resolution != Some(Resolution::Static);
+        if !by_name {
+            place.report(
+                Diagnostic::new(
+                    &admission::BAD_ENDPOINT,
+                    format!("\"{address}\" is not an IP address, as resolution STATIC asks for"),
+                )
+                .help("write an address, or resolution: DNS"),
+            );
+        } else if names::fqdn(address).is_err() {
+            let mut finding = Diagnostic::new(
+                &admission::BAD_ENDPOINT,
+                format!("\"{address}\" is neither an IP address nor a host name"),
+            );
+            if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                finding.help = Some("an address carries no port: ports go under ports:".to_owned());
+            }
+            place.report(finding);
+        }
+    }
+    if let Some(ports) = fields.get("ports").and_then(|at| at.any_fields()) {
+        for (name, at) in ports.entries() {
+            port_name(&at, name);
+            let Some(number) = port(&at) else { continue };
+            if let Some(entry) = entry
+                && !entry.ports.iter().any(|port| port.name == name)
+            {
+                let mut finding = Diagnostic::new(
+                    &admission::UNKNOWN_ENDPOINT_PORT,
+                    format!("the ServiceEntry has no port named \"{name}\""),
+                );
+                let known = entry.ports.iter().map(|port| port.name.as_str());
+                finding.help = crate::diag::nearest(name, known)
+                    .map(|near| format!("did you mean \"{near}\"?"));
+                at.report(finding);
+            }
+            workload.ports.insert(name.to_owned(), number);
+        }
+    }
+    if unix.is_some() && !dns {
+        if !workload.ports.is_empty() {
+            fields
+                .place("ports")
+                .complain(&admission::BAD_ENDPOINT, "an endpoint on a unix socket has no ports");
+        }
+        if entry.is_some_and(|entry| entry.ports.len() != 1) {
+            place.complain(
+                &admission::BAD_ENDPOINT,
+                "an endpoint on a unix socket needs a ServiceEntry with exactly one port",
+            );
+        }
+    }
+    Some(workload)
+}

@@ -1,0 +1,456 @@
+//! VirtualService.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use super::common::{self, Exporter, check, required};
+use super::cursor::{At, Fields};
+use super::http;
+use crate::diag::Diagnostic;
+use crate::diag::codes::{admission, syntax};
+use crate::model::{L4Match, RouteDestination, TcpRule, TlsMatch, TlsRule, VirtualService};
+use crate::validate::{names, subnets};
+use crate::yaml::Value;
+
+/// The most destinations of a route.
+pub(super) const MAX_DESTINATIONS: usize = 64;
+
+pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
+    let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
+    let Some(spec) = common::spec(root, "VirtualService", known) else {
+        return VirtualService::default();
+    };
+    let mut rule = VirtualService::default();
+    let hosts = spec.items("hosts");
+    rule.hosts = hosts.iter().filter_map(|at| at.string().map(str::to_owned)).collect();
+    rule.gateways = common::gateway_names(&spec);
+    let in_mesh = rule.gateways.is_empty() || rule.gateways.iter().any(|name| name == "mesh");
+    let mut legal = true;
+    for at in &hosts {
+        let Some(host) = at.string() else {
+            legal = false;
+            continue;
+        };
+        match names::wildcard_domain(host) {
+            Err(_) if names::is_ip(host) => {}
+            // Names that Istio generates for TLS between clusters.
+            Err(_) if !in_mesh && spec.has("tls") && host.starts_with("outbound_.") => {}
+            Err(message) => {
+                at.complain(&admission::BAD_HOST, message);
+                legal = false;
+            }
+            Ok(()) if host == "*" && in_mesh => {
+                at.report(
+                    Diagnostic::new(
+                        &admission::STAR_ON_MESH,
+                        "the host * is not allowed for an object that is bound to the mesh",
+                    )
+                    .help("name the hosts, or bind the object to gateways only"),
+                );
+                legal = false;
+            }
+            Ok(()) => {}
+        }
+    }
+    if legal {
+        duplicate_hosts(&hosts);
+    }
+    if hosts.is_empty() {
+        delegate(&spec);
+    }
+    let (tcp, tls, http) = (spec.items("tcp"), spec.items("tls"), spec.items("http"));
+    if tcp.is_empty() && tls.is_empty() && http.is_empty() {
+        spec.at.report(
+            Diagnostic::new(
+                &admission::NO_RULES,
+                "the VirtualService has no tcp, tls or http rule",
+            )
+            .help("add a rule under tcp:"),
+        );
+    }
+    rule.tcp = tcp.iter().filter_map(tcp_rule).collect();
+    rule.tls = tls.iter().filter_map(|at| tls_rule(at, &rule)).collect();
+    rule.http =
+        http.iter().filter_map(|at| http::http_rule(at, hosts.is_empty(), in_mesh)).collect();
+    rule.export_to = common::export_to(&spec, namespace, Exporter::Rule);
+    repeated(&tcp);
+    repeated(&tls);
+    repeated(&http);
+    rule
+}
+
+fn duplicate_hosts(hosts: &[At<'_>]) {
+    for (i, at) in hosts.iter().enumerate() {
+        let Some(host) = at.node.as_str() else { continue };
+        let twin = hosts[..i]
+            .iter()
+            .filter_map(|other| other.node.as_str())
+            .find(|other| names::overlaps(other, host));
+        if let Some(twin) = twin {
+            let message = if twin == host {
+                format!("the host \"{host}\" stands twice in the list")
+            } else {
+                format!("the host \"{host}\" overlaps \"{twin}\" in the same list")
+            };
+            at.complain(&admission::DUPLICATE_HOST, message);
+        }
+    }
+}
+
+fn delegate(spec: &Fields<'_>) {
+    let carried: Vec<&str> = ["gateways", "tls", "tcp"]
+        .into_iter()
+        .filter(|name| !spec.items(name).is_empty())
+        .collect();
+    if !carried.is_empty() {
+        spec.place("hosts").report(
+            Diagnostic::new(
+                &admission::BAD_DELEGATE,
+                format!(
+                    "the VirtualService has no hosts, which makes it a delegate, and a delegate \
+                     has no {}",
+                    carried.join(" and no ")
+                ),
+            )
+            .help("add hosts:"),
+        );
+    }
+}
+
+fn tcp_rule(at: &At<'_>) -> Option<TcpRule> {
+    let fields = at.fields(&["match", "route"])?;
+    let matches = fields.items("match").iter().filter_map(tcp_match).collect();
+    Some(TcpRule { matches, route: route(&fields, "a tcp rule"), line: at.line() })
+}
+
+fn tcp_match(at: &At<'_>) -> Option<L4Match> {
+    let fields = at.fields(&[
+        "destinationSubnets",
+        "port",
+        "sourceSubnet",
+        "sourceLabels",
+        "gateways",
+        "sourceNamespace",
+    ])?;
+    let mut block = l4_match(&fields);
+    block.source_subnet = fields.get("sourceSubnet").and_then(|at| {
+        // Istio never looks at it, so it cannot refuse it; here it matters.
+        let text = at.string()?;
+        if text.is_empty() {
+            return None;
+        }
+        subnet(&at)
+    });
+    Some(block)
+}
+
+/// A subnet; complains of what is none.
+fn subnet(at: &At<'_>) -> Option<ipnet::IpNet> {
+    match subnets::parse(at.string()?) {
+        Ok(net) => Some(net),
+        Err(message) => {
+            at.complain(&admission::BAD_SUBNET, message);
+            None
+        }
+    }
+}
+
+/// The conditions that TCP and TLS rules share.
+fn l4_match(fields: &Fields<'_>) -> L4Match {
+    L4Match {
+        destination_subnets: fields.items("destinationSubnets").iter().filter_map(subnet).collect(),
+        port: match_port(fields),
+        source_labels: common::legal_labels(fields, "sourceLabels"),
+        gateways: common::gateway_names(fields),
+        source_namespace: fields.text("sourceNamespace"),
+        source_subnet: None,
+    }
+}
+
+/// `port` of a match: 0 is the same as none.
+pub(super) fn match_port(fields: &Fields<'_>) -> Option<u16> {
+    let at = fields.get("port")?;
+    match at.integer()? {
+        0 => None,
+        value => port(&at, value),
+    }
+}
+
+fn port(at: &At<'_>, value: i64) -> Option<u16> {
+    let port = u16::try_from(value).ok().filter(|port| *port != 0);
+    if port.is_none() {
+        at.complain(&admission::BAD_PORT, format!("port {value} is not in the range 1 to 65535"));
+    }
+    port
+}
+
+/// `route` of a rule: at least one destination, weights that sum to more than
+/// zero.
+fn route(fields: &Fields<'_>, whose: &str) -> Vec<RouteDestination> {
+    let items = fields.items("route");
+    if items.is_empty() {
+        required(fields, "route", &format!("the route of {whose}"));
+    }
+    weighted(fields, &items, &["destination", "weight"])
+}
+
+/// Weighted destinations.
+pub(super) fn weighted(
+    fields: &Fields<'_>,
+    items: &[At<'_>],
+    known: &'static [&'static str],
+) -> Vec<RouteDestination> {
+    let mut total: i64 = 0;
+    let mut whole = true;
+    let destinations: Vec<RouteDestination> = items
+        .iter()
+        .filter_map(|at| {
+            let fields = at.fields(known)?;
+            let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
+                None => 0,
+                Some((Some(weight), at)) => match u32::try_from(weight) {
+                    Ok(fits) if weight <= i64::from(i32::MAX) => fits,
+                    _ => {
+                        at.complain(
+                            &admission::NEGATIVE_WEIGHT,
+                            format!("weight {weight} is out of range: expected 0 to {}", i32::MAX),
+                        );
+                        whole = false;
+                        0
+                    }
+                },
+                Some((None, _)) => {
+                    whole = false;
+                    0
+                }
+            };
+            total += i64::from(weight);
+            let Some(target) = fields.get("destination") else {
+                required(&fields, "destination", "the destination");
+                return None;
+            };
+            Some(RouteDestination { weight, ..destination(&target)? })
+        })
+        .collect();
+    let place = fields.place("route");
+    if items.len() > 1 && total == 0 && whole {
+        place.report(
+            Diagnostic::new(
+                &admission::ZERO_WEIGHTS,
+                format!("the weights of {} destinations sum to zero", items.len()),
+            )
+            .help("give them weights: an absent weight is 0"),
+        );
+    }
+    if items.len() > MAX_DESTINATIONS {
+        place.complain(
+            &syntax::OVER_LIMIT,
+            format!("{} destinations: a route has at most {MAX_DESTINATIONS}", items.len()),
+        );
+    }
+    destinations
+}
+
+/// `destination`: host, subset, port.
+pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
+    let fields = at.fields(&["host", "subset", "port"])?;
+    let host = fields.text("host");
+    match fields.get("host") {
+        None => required(&fields, "host", "the host of the destination"),
+        Some(at) if at.node.as_str() == Some("*") => {
+            at.complain(&admission::BAD_HOST, "a destination cannot be the host *");
+        }
+        Some(at) if at.node.as_str().is_some() => {
+            check(&at, &admission::BAD_HOST, names::wildcard_domain(&host));
+        }
+        Some(_) => {}
+    }
+    let subset = fields.get("subset").and_then(|at| {
+        let name = at.string()?;
+        if name.is_empty() {
+            return None;
+        }
+        subset_name(&at, name);
+        Some(name.to_owned())
+    });
+    let number = fields.get("port").and_then(|at| {
+        let fields = at.fields(&["number"])?;
+        let Some(number) = fields.get("number") else {
+            fields.place("number").report(
+                Diagnostic::new(
+                    &admission::BAD_PORT,
+                    "a port selector without number reads as port 0, which is out of range",
+                )
+                .help("write number: and the service's port, or remove port:"),
+            );
+            return None;
+        };
+        port(&number, number.integer()?)
+    });
+    Some(RouteDestination { host, subset, port: number, weight: 0 })
+}
+
+/// Complains of a name that is none for a subset.
+pub(super) fn subset_name(at: &At<'_>, name: &str) {
+    if !names::is_dns_label(name) {
+        at.complain(
+            &admission::BAD_SUBSET_NAME,
+            format!("\"{name}\" is not a subset's name: it takes letters, digits and '-'"),
+        );
+    }
+}
+
+fn tls_rule(at: &At<'_>, object: &VirtualService) -> Option<TlsRule> {
+    let fields = at.fields(&["match", "route"])?;
+    let blocks = fields.items("match");
+    if blocks.is_empty() {
+        required(&fields, "match", "the match of a tls rule");
+    }
+    let matches = blocks.iter().filter_map(|at| tls_match(at, object)).collect();
+    Some(TlsRule { matches, route: route(&fields, "a tls rule"), line: at.line() })
+}
+
+fn tls_match(at: &At<'_>, object: &VirtualService) -> Option<TlsMatch> {
+    let fields = at.fields(&[
+        "sniHosts",
+        "destinationSubnets",
+        "port",
+        "sourceLabels",
+        "gateways",
+        "sourceNamespace",
+    ])?;
+    let names = fields.items("sniHosts");
+    if names.is_empty() {
+        required(&fields, "sniHosts", "the list of server names");
+    }
+    let mut sni_hosts = Vec::new();
+    for at in &names {
+        let Some(host) = at.string() else { continue };
+        sni_hosts.push(host.to_owned());
+        match names::wildcard_domain(host) {
+            Err(_) if names::is_ip(host) => {
+                at.report(
+                    Diagnostic::new(
+                        &admission::SNI_IS_ADDRESS,
+                        format!("{host} is an address: clients do not send one as a server name"),
+                    )
+                    .help("write the host name that clients use"),
+                );
+            }
+            Err(_) if host.starts_with("outbound_.") => {}
+            Err(message) => at.complain(&admission::BAD_SNI, message),
+            Ok(()) => {
+                if !object.hosts.iter().any(|outer| names::is_subset_of(host, outer)) {
+                    at.complain(
+                        &admission::BAD_SNI,
+                        format!(
+                            "the server name \"{host}\" is not covered by the hosts of the object"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+    Some(TlsMatch { sni_hosts, l4: l4_match(&fields) })
+}
+
+/// Warns of rules that have no match below another such rule, and of match
+/// blocks that stand twice: what Istio's webhook warns of.
+fn repeated(rules: &[At<'_>]) {
+    let mut catch_all: Option<usize> = None;
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (index, at) in rules.iter().enumerate() {
+        let blocks = match at.node.get("match").map(|node| &node.value) {
+            None => &[][..],
+            Some(Value::List(blocks)) => blocks,
+            Some(_) => continue,
+        };
+        if !matches!(at.node.value, Value::Map(_)) {
+            continue;
+        }
+        if blocks.is_empty() {
+            if let Some(above) = catch_all {
+                at.report(
+                    Diagnostic::new(
+                        &admission::UNREACHABLE_RULE,
+                        format!(
+                            "this rule is never reached: rule {above} of the list (counted from \
+                             0) has no match and takes everything"
+                        ),
+                    )
+                    .help("only the last rule of a list can have no match"),
+                );
+            }
+            catch_all = Some(index);
+            continue;
+        }
+        let mut duplicates = 0;
+        for (n, block) in blocks.iter().enumerate() {
+            let mut text = String::new();
+            canonical(&block.value, &mut text);
+            let Some(above) = seen.get(&text) else {
+                seen.insert(text, index);
+                continue;
+            };
+            duplicates += 1;
+            at.any_fields()
+                .and_then(|rule| rule.items("match").into_iter().nth(n))
+                .unwrap_or_else(|| at.clone())
+                .complain(
+                    &admission::DUPLICATE_MATCH,
+                    format!(
+                        "this match stands in rule {above} of the list (counted from 0) already: \
+                         it decides nothing"
+                    ),
+                );
+        }
+        if duplicates == blocks.len() {
+            at.report(
+                Diagnostic::new(
+                    &admission::UNREACHABLE_RULE,
+                    "this rule is never reached: all of its matches stand above it already",
+                )
+                .help("remove the rule, or change its match"),
+            );
+        }
+    }
+}
+
+/// A text that is equal for match blocks that say the same: the order of keys,
+/// the name of a block, and what is as good as absent do not matter.
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Null => out.push('~'),
+        Value::Bool(value, _) => _ = write!(out, "{value}"),
+        Value::Int(value, _) => _ = write!(out, "{value}"),
+        Value::Float(value, _) => _ = write!(out, "{value}"),
+        Value::String(text) => _ = write!(out, "{text:?}"),
+        Value::List(items) => {
+            out.push('[');
+            for item in items.iter() {
+                canonical(&item.value, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        Value::Map(entries) => {
+            let absent = |value: &Value| match value {
+                Value::Null | Value::Int(0, _) => true,
+                Value::String(text) => text.is_empty(),
+                Value::List(items) => items.is_empty(),
+                Value::Map(entries) => entries.is_empty(),
+                Value::Bool(..) | Value::Int(..) | Value::Float(..) => false,
+            };
+            let mut entries: Vec<_> =
+                entries.iter().filter(|e| &*e.key != "name" && !absent(&e.value.value)).collect();
+            entries.sort_by(|a, b| a.key.cmp(&b.key));
+            out.push('{');
+            for entry in entries {
+                _ = write!(out, "{:?}:", entry.key);
+                canonical(&entry.value.value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+    }
+}

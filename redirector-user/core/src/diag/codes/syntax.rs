@@ -1,0 +1,96 @@
+//! RD1xxx: the text and its types.
+
+use super::{Code, NONE, SCHEMA, Severity, codes};
+
+codes! {
+    NOT_YAML = "RD1001" Error NONE "The text is not YAML" {
+        "A document of the file cannot be parsed. Its objects are unknown, so none of it is used; the other documents of the file are read. A running daemon keeps the last good version of every object of the file."
+        "Look at the line and the one above it: most often a colon without a space behind it, an indentation that does not fit, a tab, or a quote that is never closed."
+        "spec:\n  hosts: [echo"
+    }
+    NOT_TEXT = "RD1002" Error NONE "The file is not text" {
+        "The bytes are neither UTF-8 nor UTF-16. Nothing of the file is used."
+        "Save the file as UTF-8."
+        "host: <0xFF>"
+    }
+    TOO_LARGE = "RD1003" Error NONE "The file exceeds a limit" {
+        "A file may have 128 MiB, a million values (each alias counts as what it repeats) and 200 levels of nesting. What lies beyond is not read, so that no file can exhaust the node."
+        "Split the file; write out aliases that repeat each other."
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]   # and so on, thirty times"
+    }
+    DUPLICATE_KEY = "RD1004" Error NONE "A key stands twice in one map" {
+        "YAML forbids it, and parsers disagree on which of the two counts. The object is not used."
+        "Keep one of them; where both are lists, join the lists."
+        "spec:\n  hosts: [a.example.com]\n  hosts: [b.example.com]"
+    }
+    NOT_AN_OBJECT = "RD1005" Error SCHEMA "The document is not a Kubernetes object" {
+        "A document is a map with apiVersion, kind and metadata. This one is something else, or lacks one of them, so nothing can be done with it."
+        "Add what is missing. A stray --- splits an object in two."
+        "kind: VirtualService\nmetadata:\n  name: echo   # apiVersion is missing"
+    }
+    WRONG_API_VERSION = "RD1006" Error SCHEMA "The kind does not belong to this apiVersion" {
+        "The kind is one that is read, but in another apiVersion. The API server would not know it, and it is not used here."
+        "Write the apiVersion that the message names."
+        "apiVersion: v1\nkind: VirtualService"
+    }
+    UNKNOWN_KIND = "RD1007" Info NONE "Documents of this kind are not read" {
+        "The document is left alone: it takes no part in L4 routing."
+        "Nothing needs mending. Look at the spelling of kind if you expected it to be read."
+        "apiVersion: apps/v1\nkind: Deployment"
+    }
+    MISSPELT_KIND = "RD1008" Error SCHEMA "The kind is misspelt" {
+        "No such kind exists in this apiVersion; a very similar one does. The API server would refuse the document."
+        "Write the kind as the message names it; the case of letters counts."
+        "apiVersion: networking.istio.io/v1\nkind: Virtualservice"
+    }
+    WRONG_TYPE = "RD1009" Error SCHEMA "The value has the wrong type" {
+        "The field takes a value of another type. The API server refuses the document; here the object is not used, and its last good version stays in force."
+        "Write what the message expects. A word that YAML takes for a boolean (y, n, on, off, yes, no) or digits that are meant as a string need quotes; a list needs a dash before each item."
+        "host: y"
+    }
+    UNKNOWN_FIELD = "RD1010" Warning NONE "The field does not exist" {
+        "The API server drops fields that it does not know (and kubectl warns or refuses), so this setting has no effect. Here it has none either."
+        "Correct the name (the nearest known one is in the message), the indentation, or remove the field."
+        "tcp:\n  - match:\n      - destinationSubnet: [10.0.0.0/8]"
+    }
+    OUT_OF_RANGE = "RD1011" Error SCHEMA "The number is out of range" {
+        "The field does not take this number. The object is not used."
+        "Write a number within the range that the message names. Ports are 1 to 65535."
+        "port: 70000"
+    }
+    UNKNOWN_VALUE = "RD1012" Error SCHEMA "The field does not take this word" {
+        "The field takes one of a fixed set of words. The API server refuses the document; here the object is not used."
+        "Write one of the words that the message lists; the case of letters counts."
+        "resolution: static"
+    }
+    MISSING_NAME = "RD1013" Error SCHEMA "The object has no usable name" {
+        "metadata.name is missing, or is not a name that Kubernetes takes: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit."
+        "Give the object a name."
+        "metadata:\n  name: My_Rule"
+    }
+    BAD_ADDRESS = "RD1014" Error SCHEMA "The value is not an IP address" {
+        "A Kubernetes object carries an address that cannot be read. The object is not used."
+        "Write an IPv4 or IPv6 address. Leading zeros are not allowed."
+        "clusterIP: 10.96.0.300"
+    }
+    AMBIGUOUS_SCALAR = "RD1015" Warning NONE "YAML reads this key as something else" {
+        "The key is a word or a number that YAML 1.1 reads as a boolean or in another base, so Kubernetes sees another key than the one written."
+        "Put the key in quotes."
+        "labels:\n  on: shift   # the key becomes \"true\""
+    }
+    TOO_MANY_FINDINGS = "RD1016" Warning NONE "There are more findings than are shown" {
+        "The object has more than a thousand findings; the rest are left out."
+        "Mend the first ones: the rest often have the same cause."
+        "a list of a million numbers where names belong"
+    }
+    MISSING_FIELD = "RD1017" Error SCHEMA "A required field is missing" {
+        "The object cannot be used without this field, and the API server refuses it."
+        "Add the field."
+        "kind: EndpointSlice   # without addressType"
+    }
+    OVER_LIMIT = "RD1018" Error NONE "The object exceeds a limit of this project" {
+        "A destination has at most 65,536 endpoints, a route at most 64 destinations. The object is rejected as a whole rather than cut short; its last good version stays in force."
+        "Split the object, or reduce the number that the message names."
+        "a tcp route with 65 destinations"
+    }
+}

@@ -1,0 +1,260 @@
+//! Documents to objects: what a file, or an object of the API server, holds.
+//!
+//! Whatever is wrong is said of the one object that it concerns; the others are
+//! read. Documents of other kinds are left alone, with a note.
+
+use std::sync::Arc;
+
+use crate::decode;
+use crate::diag::codes::syntax;
+use crate::diag::{Diagnostic, nearest};
+use crate::model::{Kind, Object, ObjectRef};
+use crate::yaml::{self, Node, Position, SyntaxError, Value};
+
+/// What a text holds.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Reading {
+    /// Its objects of known kinds, good and bad, in their order.
+    pub objects: Vec<Read>,
+    /// What was found, in the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many documents there are (an item of a List is one), those of other
+    /// kinds included.
+    pub documents: usize,
+    /// Whether every document could be told apart and named. When not, objects
+    /// may be missing here that the text still means to have.
+    pub complete: bool,
+}
+
+/// A document of a known kind.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Read {
+    /// Which object it is; `None` when it has no usable name.
+    pub reference: Option<ObjectRef>,
+    /// The object; `None` when it is refused. The diagnostics say why.
+    pub object: Option<Arc<Object>>,
+    /// Its tree, for the positions of later findings. Cheap to drop.
+    pub tree: Node,
+}
+
+/// Reads all documents of a file's text.
+pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
+    let parsed = yaml::parse(text);
+    let mut reading = Reading { complete: parsed.errors.is_empty(), ..Reading::default() };
+    for document in parsed.documents {
+        let before = reading.objects.len();
+        document_into(&mut reading, document.root, file.as_ref(), 0);
+        if document.duplicates.is_empty() {
+            continue;
+        }
+        // The object is known, and not to be trusted.
+        for read in &mut reading.objects[before..] {
+            read.object = None;
+        }
+        let object = match &reading.objects[before..] {
+            [only] => only.reference.as_ref().map(ObjectRef::to_string),
+            _ => None,
+        };
+        for duplicate in document.duplicates {
+            let mut finding = syntax_finding(&syntax::DUPLICATE_KEY, duplicate);
+            finding.object.clone_from(&object);
+            reading.diagnostics.push(finding);
+        }
+    }
+    for error in parsed.errors {
+        let code = if error.limit { &syntax::TOO_LARGE } else { &syntax::NOT_YAML };
+        reading.diagnostics.push(syntax_finding(code, error));
+    }
+    for finding in &mut reading.diagnostics {
+        finding.file.clone_from(&file);
+    }
+    reading.diagnostics.sort_by_key(|finding| (finding.line, finding.column));
+    reading
+}
+
+/// Reads an object that came as JSON, such as the API server's: no positions.
+pub fn read_json(json: &serde_json::Value) -> Reading {
+    let mut reading = Reading { complete: true, ..Reading::default() };
+    document_into(&mut reading, Node::from_json(json), None, 0);
+    reading
+}
+
+/// A finding about a whole file that could not be read as text.
+pub fn not_text(file: Option<Arc<str>>, error: yaml::EncodingError) -> Diagnostic {
+    let mut finding =
+        Diagnostic::new(&syntax::NOT_TEXT, error.message).help("save the file as UTF-8");
+    finding.file = file;
+    (finding.line, finding.column) = (error.position.line, error.position.column);
+    finding
+}
+
+/// A finding about a file that is larger than [`yaml::MAX_FILE_BYTES`].
+pub fn too_large(file: Option<Arc<str>>, bytes: u64) -> Diagnostic {
+    let mut finding = Diagnostic::new(
+        &syntax::TOO_LARGE,
+        format!(
+            "the file has {} MiB; at most {} MiB are read",
+            bytes >> 20,
+            yaml::MAX_FILE_BYTES >> 20
+        ),
+    )
+    .help("split it into several files");
+    finding.file = file;
+    finding
+}
+
+fn syntax_finding(code: &'static crate::diag::Code, error: SyntaxError) -> Diagnostic {
+    let mut finding = Diagnostic::new(code, error.message);
+    finding.help = error.help;
+    (finding.line, finding.column) = (error.position.line, error.position.column);
+    finding
+}
+
+fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, depth: usize) {
+    let kind = root.get("kind").and_then(Node::as_str);
+    let api = root.get("apiVersion").and_then(Node::as_str);
+    // `kubectl get -o yaml` writes a List; others are named after their items.
+    if let (Some(kind), Some(_)) = (kind, api)
+        && kind.ends_with("List")
+        && let Some(items) = root.get("items")
+        && let Value::List(items) = &items.value
+        && depth < 4
+    {
+        for item in items.iter() {
+            document_into(reading, item.clone(), file, depth + 1);
+        }
+        return;
+    }
+    reading.documents += 1;
+    let (Some(kind_name), Some(api)) = (kind, api) else {
+        reading.complete = false;
+        let missing: Vec<&str> = ["apiVersion", "kind"]
+            .into_iter()
+            .filter(|name| root.get(name).and_then(Node::as_str).is_none())
+            .collect();
+        let message = match root.value {
+            Value::Map(_) => format!("the document has no {}", missing.join(" and no ")),
+            _ => format!(
+                "a document is a map with apiVersion and kind, this is {}",
+                root.value.describe()
+            ),
+        };
+        let finding = Diagnostic::new(&syntax::NOT_AN_OBJECT, message);
+        reading.diagnostics.push(placed(finding, root.position));
+        return;
+    };
+    match judge(api, kind_name) {
+        Judgement::Known(kind) => {
+            let decoded = decode::decode(&root, kind, file);
+            reading.complete &= decoded.reference.is_some();
+            reading.diagnostics.extend(decoded.findings);
+            reading.objects.push(Read {
+                reference: decoded.reference,
+                object: decoded.object.map(Arc::new),
+                tree: root,
+            });
+        }
+        Judgement::Other => {
+            let finding = Diagnostic::new(
+                &syntax::UNKNOWN_KIND,
+                format!("{kind_name} ({api}) takes no part in L4 routing: skipped"),
+            );
+            reading.diagnostics.push(at_field(finding, &root, "kind"));
+        }
+        Judgement::WrongApiVersion(kind) => {
+            let message = format!("{kind} is not of the apiVersion \"{api}\"");
+            let finding = Diagnostic::new(&syntax::WRONG_API_VERSION, message)
+                .help(format!("write apiVersion: {}", api_versions(kind).join(", or ")));
+            reading.diagnostics.push(at_field(finding, &root, "apiVersion"));
+            reading.complete = false;
+        }
+        Judgement::Misspelt(kind) => {
+            let message = format!("{api} has no kind \"{kind_name}\"");
+            let finding = Diagnostic::new(&syntax::MISSPELT_KIND, message)
+                .help(format!("did you mean {kind}?"));
+            reading.diagnostics.push(at_field(finding, &root, "kind"));
+            reading.complete = false;
+        }
+    }
+}
+
+fn placed(mut finding: Diagnostic, position: Position) -> Diagnostic {
+    (finding.line, finding.column) = (position.line, position.column);
+    finding
+}
+
+fn at_field(mut finding: Diagnostic, root: &Node, field: &str) -> Diagnostic {
+    finding.path = field.to_owned();
+    finding.object = Some(format!(
+        "{}/{}/{}",
+        root.get("kind").and_then(Node::as_str).unwrap_or_default(),
+        root.nearest("metadata.namespace").as_str().unwrap_or("default"),
+        root.nearest("metadata.name").as_str().unwrap_or_default(),
+    ));
+    placed(finding, root.get(field).map_or(root.position, |node| node.position))
+}
+
+enum Judgement {
+    /// A kind that is read.
+    Known(Kind),
+    /// Another kind.
+    Other,
+    /// A kind that is read, in an apiVersion that does not have it.
+    WrongApiVersion(Kind),
+    /// Nearly a kind that is read.
+    Misspelt(Kind),
+}
+
+/// The apiVersions in which a kind is read.
+fn api_versions(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::Gateway
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry => &[
+            "networking.istio.io/v1",
+            "networking.istio.io/v1beta1",
+            "networking.istio.io/v1alpha3",
+        ],
+        Kind::EndpointSlice => &["discovery.k8s.io/v1"],
+        Kind::Service | Kind::Pod | Kind::Namespace | Kind::Node => &["v1"],
+    }
+}
+
+fn judge(api: &str, name: &str) -> Judgement {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
+    let Some(kind) = kind else {
+        let near = nearest(name, Kind::ALL.iter().map(|kind| kind.as_str()));
+        let near = Kind::ALL.into_iter().find(|kind| Some(kind.as_str()) == near);
+        let slip = |kind: Kind| {
+            let distance = strsim::levenshtein(&kind.as_str().to_lowercase(), &name.to_lowercase());
+            distance <= 2 && api_versions(kind).contains(&api)
+        };
+        return match near {
+            Some(kind) if slip(kind) && !is_other_kind(name) => Judgement::Misspelt(kind),
+            _ => Judgement::Other,
+        };
+    };
+    if api_versions(kind).contains(&api) {
+        return Judgement::Known(kind);
+    }
+    // Other groups have kinds of the same name (Gateway, Service); a group that
+    // is nearly ours, or none, is a slip.
+    let group = |api: &str| api.split_once('/').map(|(group, _)| group.to_owned());
+    let ours = group(api_versions(kind)[0]);
+    match (group(api), ours) {
+        (Some(theirs), Some(ours))
+            if theirs.contains('.') && strsim::levenshtein(&theirs, &ours) > 4 =>
+        {
+            Judgement::Other
+        }
+        (Some(theirs), None) if theirs.contains('.') => Judgement::Other,
+        _ => Judgement::WrongApiVersion(kind),
+    }
+}
+
+/// Real kinds with names like those that are read.
+fn is_other_kind(name: &str) -> bool {
+    matches!(name, "WorkloadGroup" | "Endpoints" | "Event" | "Secret" | "Sidecar")
+}

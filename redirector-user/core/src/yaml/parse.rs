@@ -1,0 +1,547 @@
+//! The parser: events of `saphyr-parser` to trees.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+
+use super::{Entry, Node, Position, Value, scalar};
+
+/// The most nodes that a file may hold, every alias counted as what it repeats.
+pub const MAX_NODES: usize = 1_000_000;
+/// The deepest nesting of lists and maps.
+pub const MAX_DEPTH: usize = 200;
+
+/// What a text holds.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Parsed {
+    /// The documents that could be read, in their order. Empty ones are left out.
+    pub documents: Vec<Document>,
+    /// What is wrong with the others.
+    pub errors: Vec<SyntaxError>,
+}
+
+/// A document.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Document {
+    /// Its tree.
+    pub root: Node,
+    /// Keys that stand twice in one map. The first of each is kept.
+    pub duplicates: Vec<SyntaxError>,
+}
+
+/// Why a document could not be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SyntaxError {
+    /// What is wrong.
+    pub message: String,
+    /// How to mend it, where that can be told.
+    pub help: Option<String>,
+    /// Where.
+    pub position: Position,
+    /// Whether the text exceeds a limit ([`MAX_NODES`], [`MAX_DEPTH`]) rather
+    /// than a rule of the language. Nothing behind it was read.
+    pub limit: bool,
+}
+
+/// Reads all documents of a text. Time and memory are linear in its length.
+pub fn parse(text: &str) -> Parsed {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parsed = Parsed::default();
+    let mut budget = MAX_NODES;
+    for chunk in split(text) {
+        let before = parsed.documents.len();
+        let Err(error) = parse_chunk(chunk.text, chunk.line, &mut budget, &mut parsed.documents)
+        else {
+            continue;
+        };
+        // JSON has escapes that YAML lacks, and may stand one behind the other.
+        if !error.limit && is_json(chunk.text) {
+            let values: Result<Vec<serde_json::Value>, _> =
+                serde_json::Deserializer::from_str(chunk.text).into_iter().collect();
+            if let Ok(values) = values {
+                parsed.documents.truncate(before);
+                parsed.documents.extend(values.iter().map(|value| Document {
+                    root: Node::from_json(value),
+                    duplicates: Vec::new(),
+                }));
+                continue;
+            }
+        }
+        let limit = error.limit;
+        parsed.errors.push(error);
+        if limit {
+            break;
+        }
+    }
+    parsed
+}
+
+/// A part of the text that is parsed by itself.
+struct Chunk<'a> {
+    text: &'a str,
+    /// How many lines stand before it.
+    line: u32,
+}
+
+/// Splits at lines that begin with `---`: YAML allows them nowhere inside of a
+/// document, not even in a block of text.
+fn split(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let (mut start, mut start_line) = (0, 0);
+    let (mut offset, mut line) = (0, 0);
+    for part in text.split_inclusive('\n') {
+        let marker = part
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        // Directives (%YAML) belong to the document whose marker follows.
+        if marker && !only_directives(&text[start..offset]) {
+            chunks.push(Chunk { text: &text[start..offset], line: start_line });
+            (start, start_line) = (offset, line);
+        }
+        offset += part.len();
+        line += 1;
+    }
+    chunks.push(Chunk { text: &text[start..], line: start_line });
+    chunks
+}
+
+fn only_directives(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
+    let mut any = false;
+    lines.all(|line| {
+        any |= line.starts_with('%');
+        line.starts_with(['%', '#'])
+    }) && any
+}
+
+fn is_json(text: &str) -> bool {
+    let text = text.strip_prefix("---").unwrap_or(text);
+    text.trim_start().starts_with(['{', '['])
+}
+
+/// A list or a map that is not yet closed.
+struct Open {
+    anchor: usize,
+    position: Position,
+    content: Content,
+    /// Nodes in it so far, aliases expanded; itself included.
+    nodes: usize,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map { entries: Vec<Entry>, keys: HashSet<Arc<str>>, key: Option<Key>, merges: Vec<Node> },
+}
+
+/// A key whose value has not come yet.
+struct Key {
+    text: Arc<str>,
+    written: Option<Arc<str>>,
+    position: Position,
+    merge: bool,
+}
+
+struct Builder<'a> {
+    lines_before: u32,
+    budget: &'a mut usize,
+    open: Vec<Open>,
+    anchors: HashMap<usize, (Node, usize)>,
+    root: Option<Node>,
+    duplicates: Vec<SyntaxError>,
+}
+
+fn parse_chunk(
+    text: &str,
+    lines_before: u32,
+    budget: &mut usize,
+    documents: &mut Vec<Document>,
+) -> Result<(), SyntaxError> {
+    // A tab may stand between JSON's tokens, and nowhere else in it.
+    let text = if is_json(text) && text.contains('\t') {
+        Cow::Owned(text.replace('\t', " "))
+    } else {
+        Cow::Borrowed(text)
+    };
+    check_nesting(&text, lines_before)?;
+    let mut builder = Builder {
+        lines_before,
+        budget,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        root: None,
+        duplicates: Vec::new(),
+    };
+    for event in Parser::new_from_str(&text) {
+        let (event, span) = event.map_err(|error| {
+            let mark = *error.marker();
+            syntax_error(&text, lines_before, mark.line(), mark.col(), error.info())
+        })?;
+        match event {
+            Event::StreamEnd => break,
+            Event::DocumentEnd => {
+                let duplicates = std::mem::take(&mut builder.duplicates);
+                if let Some(root) = builder.root.take()
+                    && root.value != Value::Null
+                {
+                    documents.push(Document { root, duplicates });
+                }
+                builder.anchors.clear();
+            }
+            event => builder.event(event, span)?,
+        }
+    }
+    Ok(())
+}
+
+/// Refuses runaway nesting of flow collections before the scanner sees it: its
+/// time is the product of length and depth there.
+fn check_nesting(text: &str, lines_before: u32) -> Result<(), SyntaxError> {
+    let mut depth = 0usize;
+    // The least depth since each opening cannot be told without scanning quotes
+    // and comments; so the limit is generous, and only openings that follow each
+    // other without anything being closed between them count.
+    let mut run = 0usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                run += 1;
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                run = 0;
+            }
+            _ => continue,
+        }
+        if run > 5 * MAX_DEPTH && depth > 5 * MAX_DEPTH {
+            let before = &text[..at];
+            let line = before.matches('\n').count() as u32 + 1 + lines_before;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u32 + 1;
+            return Err(too_deep(Position { line, column }));
+        }
+    }
+    Ok(())
+}
+
+fn too_deep(position: Position) -> SyntaxError {
+    SyntaxError {
+        message: format!("lists and maps are nested more than {MAX_DEPTH} levels deep"),
+        help: None,
+        position,
+        limit: true,
+    }
+}
+
+impl Builder<'_> {
+    fn position(&self, span: Span) -> Position {
+        Position {
+            line: clamp(span.start.line()).saturating_add(self.lines_before),
+            column: clamp(span.start.col()).saturating_add(1),
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxError> {
+        let position = self.position(span);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                if self.wants_key() {
+                    return self.key(&text, style, tag.as_deref(), anchor, position);
+                }
+                let value = scalar_value(&text, style, tag.as_deref(), position)?;
+                // A value that was never written has no place; its key has one.
+                let position = match (&value, self.pending_key()) {
+                    (Value::Null, Some(key)) if text.is_empty() => key.position,
+                    _ => position,
+                };
+                self.add(Node { value, position }, 1, anchor)
+            }
+            Event::Alias(id) => {
+                let Some((node, nodes)) = self.anchors.get(&id).cloned() else {
+                    return Err(SyntaxError {
+                        message: "an alias stands inside of what it repeats".to_owned(),
+                        help: Some("write the value out".to_owned()),
+                        position,
+                        limit: false,
+                    });
+                };
+                if self.wants_key() {
+                    return match &node.value {
+                        Value::String(text) => {
+                            let text = text.clone();
+                            self.key(&text, ScalarStyle::DoubleQuoted, None, 0, position)
+                        }
+                        _ => Err(key_error(position)),
+                    };
+                }
+                self.add(Node { value: node.value, position }, nodes, 0)
+            }
+            Event::SequenceStart(anchor, _) => {
+                self.start(anchor, position, Content::List(Vec::new()))
+            }
+            Event::MappingStart(anchor, _) => {
+                let content = Content::Map {
+                    entries: Vec::new(),
+                    keys: HashSet::new(),
+                    key: None,
+                    merges: Vec::new(),
+                };
+                self.start(anchor, position, content)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => Ok(()),
+        }
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.open.last(), Some(Open { content: Content::Map { key: None, .. }, .. }))
+    }
+
+    fn pending_key(&self) -> Option<&Key> {
+        match &self.open.last()?.content {
+            Content::Map { key, .. } => key.as_ref(),
+            Content::List(_) => None,
+        }
+    }
+
+    fn start(
+        &mut self,
+        anchor: usize,
+        position: Position,
+        content: Content,
+    ) -> Result<(), SyntaxError> {
+        if self.wants_key() {
+            return Err(key_error(position));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(too_deep(position));
+        }
+        self.spend(1, position)?;
+        self.open.push(Open { anchor, position, content, nodes: 1 });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), SyntaxError> {
+        let Some(Open { anchor, position, content, nodes }) = self.open.pop() else {
+            return Ok(());
+        };
+        let value = match content {
+            Content::List(items) => Value::List(items.into()),
+            Content::Map { mut entries, mut keys, merges, .. } => {
+                for merge in merges {
+                    self.merge(&mut entries, &mut keys, &merge, position)?;
+                }
+                Value::Map(entries.into())
+            }
+        };
+        // Its nodes are already paid for, one by one.
+        self.place(Node { value, position }, nodes, anchor);
+        Ok(())
+    }
+
+    /// Adds what a merge key names; keys that are there already win.
+    fn merge(
+        &mut self,
+        entries: &mut Vec<Entry>,
+        keys: &mut HashSet<Arc<str>>,
+        from: &Node,
+        position: Position,
+    ) -> Result<(), SyntaxError> {
+        let error = || SyntaxError {
+            message: "a merge key (<<) takes a map or a list of maps".to_owned(),
+            help: None,
+            position: from.position,
+            limit: false,
+        };
+        match &from.value {
+            Value::Map(merged) => {
+                self.spend(merged.len(), position)?;
+                for entry in merged.iter() {
+                    if keys.insert(entry.key.clone()) {
+                        entries.push(entry.clone());
+                    }
+                }
+                Ok(())
+            }
+            Value::List(items) => {
+                for item in items.iter() {
+                    match item.value {
+                        Value::Map(_) => self.merge(entries, keys, item, position)?,
+                        _ => return Err(error()),
+                    }
+                }
+                Ok(())
+            }
+            _ => Err(error()),
+        }
+    }
+
+    /// A key of the map on top.
+    fn key(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        tag: Option<&Tag>,
+        anchor: usize,
+        position: Position,
+    ) -> Result<(), SyntaxError> {
+        let merge = style == ScalarStyle::Plain && tag.is_none() && text == "<<";
+        let value = scalar_value(text, style, tag, position)?;
+        let as_read: Arc<str> = match &value {
+            Value::Null => return Err(key_error(position)),
+            Value::Bool(value, _) => value.to_string().into(),
+            Value::Int(value, _) => value.to_string().into(),
+            Value::Float(value, _) => value.to_string().into(),
+            Value::String(text) => text.clone(),
+            Value::List(_) | Value::Map(_) => return Err(key_error(position)),
+        };
+        if anchor != 0 {
+            self.anchors.insert(anchor, (Node { value, position }, 1));
+        }
+        self.spend(1, position)?;
+        let Some(Open { content: Content::Map { entries, keys, key, .. }, nodes, .. }) =
+            self.open.last_mut()
+        else {
+            return Ok(());
+        };
+        if !merge && !keys.insert(as_read.clone()) {
+            let first = entries.iter().find(|entry| entry.key == as_read);
+            self.duplicates.push(SyntaxError {
+                message: match first {
+                    Some(first) => format!(
+                        "the key \"{as_read}\" stands twice in one map, first on line {}",
+                        first.position.line
+                    ),
+                    None => format!("the key \"{as_read}\" stands twice in one map"),
+                },
+                help: Some("keep one of them; where both are lists, join the lists".to_owned()),
+                position,
+                limit: false,
+            });
+        }
+        *nodes += 1;
+        let written = (*as_read != *text).then(|| text.into());
+        *key = Some(Key { text: as_read, written, position, merge });
+        Ok(())
+    }
+
+    /// Adds a finished node that is worth `nodes` and not yet paid for.
+    fn add(&mut self, node: Node, nodes: usize, anchor: usize) -> Result<(), SyntaxError> {
+        self.spend(nodes, node.position)?;
+        self.place(node, nodes, anchor);
+        Ok(())
+    }
+
+    fn place(&mut self, node: Node, nodes: usize, anchor: usize) {
+        if anchor != 0 {
+            self.anchors.insert(anchor, (node.clone(), nodes));
+        }
+        match self.open.last_mut() {
+            None => self.root = Some(node),
+            Some(open) => {
+                open.nodes += nodes;
+                match &mut open.content {
+                    Content::List(items) => items.push(node),
+                    Content::Map { entries, key, merges, .. } => match key.take() {
+                        Some(key) if key.merge => merges.push(node),
+                        Some(Key { text, written, position, .. }) => {
+                            entries.push(Entry { key: text, written, position, value: node });
+                        }
+                        None => {}
+                    },
+                }
+            }
+        }
+    }
+
+    fn spend(&mut self, nodes: usize, position: Position) -> Result<(), SyntaxError> {
+        match self.budget.checked_sub(nodes) {
+            Some(left) => {
+                *self.budget = left;
+                Ok(())
+            }
+            None => Err(SyntaxError {
+                message: format!(
+                    "the file holds more than {MAX_NODES} values (every alias counts as what it \
+                     repeats)"
+                ),
+                help: Some("split it into several files".to_owned()),
+                position,
+                limit: true,
+            }),
+        }
+    }
+}
+
+fn key_error(position: Position) -> SyntaxError {
+    SyntaxError {
+        message: "the key of a map must be a string".to_owned(),
+        help: Some("a value in braces, such as a template's {{ ... }}, needs quotes".to_owned()),
+        position,
+        limit: false,
+    }
+}
+
+fn scalar_value(
+    text: &str,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    position: Position,
+) -> Result<Value, SyntaxError> {
+    match tag {
+        Some(tag) if tag.is_yaml_core_schema() => {
+            scalar::tagged(&tag.suffix, text).ok_or_else(|| SyntaxError {
+                message: format!("\"{text}\" is no {}, as its tag says", tag.suffix),
+                help: None,
+                position,
+                limit: false,
+            })
+        }
+        Some(_) => Ok(Value::String(text.into())),
+        None if style == ScalarStyle::Plain => Ok(scalar::plain(text)),
+        None => Ok(Value::String(text.into())),
+    }
+}
+
+fn clamp(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The parser's complaint, in a user's words where its own say little.
+fn syntax_error(
+    text: &str,
+    lines_before: u32,
+    line: usize,
+    column: usize,
+    info: &str,
+) -> SyntaxError {
+    let position = Position {
+        line: clamp(line).saturating_add(lines_before),
+        column: clamp(column).saturating_add(1),
+    };
+    // The scanner often notices a tab one line late.
+    let lines = text.lines().skip(line.saturating_sub(2)).take(2);
+    let tab = lines.enumerate().filter(|(_, l)| {
+        let indent = &l[..l.len() - l.trim_start().len()];
+        indent.contains('\t')
+    });
+    if let Some((nth, l)) = tab.last() {
+        let before = l.chars().take_while(|c| *c != '\t').count();
+        let first = line.saturating_sub(2) + nth + 1;
+        return SyntaxError {
+            message: "a tab indents this line; YAML allows only spaces there".to_owned(),
+            help: Some("replace the tab with spaces".to_owned()),
+            position: Position {
+                line: clamp(first).saturating_add(lines_before),
+                column: clamp(before).saturating_add(1),
+            },
+            limit: false,
+        };
+    }
+    SyntaxError { message: format!("this is not YAML: {info}"), help: None, position, limit: false }
+}
