@@ -7,6 +7,7 @@
 //! * [`identity`]: which processes are which workload.
 //! * [`output`]: tables and diagnostics for people.
 //! * [`source`]: where the configuration comes from.
+//! * [`state`]: the state directory.
 
 pub mod cli;
 pub mod datapath;
@@ -15,3 +16,4 @@ pub mod inotify;
 pub mod mounts;
 pub mod output;
 pub mod source;
+pub mod state;

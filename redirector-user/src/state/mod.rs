@@ -1,0 +1,317 @@
+//! The state directory: what the kernel's tables cannot say.
+//!
+//! The tables hold numbers; names, files and lines lie here, and so does what
+//! must outlive the daemon. Everything is JSON, written beside its place,
+//! synced and then renamed, so that a reader never sees half of it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `generations/N.json` | [`Snapshot`]: what generation N was made of |
+//! | `last-good.json` | the store: the last good version of every object |
+//! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
+//! | `daemon.lock` | locked while a daemon lives; holds its process id |
+//! | `control.sock` | where a living daemon takes requests |
+
+mod report;
+mod snapshot;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use redirector_core::store::Store;
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use report::{Finding, Hold, Refused, Report, Tested, UnknownWorkload};
+pub use snapshot::Snapshot;
+
+/// What can go wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The system refused something.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is there and is not what it has to be.
+    #[error("{} is damaged or of another version: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another daemon has it.
+    #[error("another redirector (process {pid}) uses the state directory {}", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as far as it said.
+        pid: String,
+    },
+}
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// Held while the daemon lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl StateDir {
+    /// The directory at `path`, which may not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what is missing of it, for its owner only: it names every service
+    /// and workload of the node.
+    pub fn create(&self) -> Result<(), StateError> {
+        let path = self.path.join("generations");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| io_error("cannot make the directory", &path, source))
+    }
+
+    /// Keeps other daemons away for as long as the result lives.
+    pub fn lock(&self) -> Result<Lock, StateError> {
+        let path = self.path.join("daemon.lock");
+        let failed = |source| io_error("cannot lock", &path, source);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() }.to_owned();
+                return Err(StateError::Busy { path: self.path.clone(), pid });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        file.set_len(0).map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The process id of the daemon that lives now; nothing when none does.
+    pub fn daemon(&self) -> Option<u32> {
+        let mut file = File::open(self.path.join("daemon.lock")).ok()?;
+        // Whoever gets the lock, if only for reading, is alone with it.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).ok()?;
+                pid.trim().parse().ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a living daemon takes requests.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Keeps a snapshot; it has reached the disk when this returns.
+    pub fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), StateError> {
+        self.save(&snapshot_name(snapshot.generation), snapshot)
+    }
+
+    /// The snapshot of a generation; `None` when it is not kept.
+    pub fn snapshot(&self, generation: u64) -> Result<Option<Snapshot>, StateError> {
+        self.load(&snapshot_name(generation))
+    }
+
+    /// The generations that are kept, oldest first.
+    pub fn generations(&self) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(self.path.join("generations")) else { return Vec::new() };
+        let mut generations: Vec<u64> = entries
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()
+            })
+            .collect();
+        generations.sort_unstable();
+        generations
+    }
+
+    /// Forgets all snapshots but the `keep` youngest and those of `needed`.
+    pub fn prune(&self, keep: usize, needed: &[u64]) {
+        let generations = self.generations();
+        let old = generations.len().saturating_sub(keep);
+        for generation in generations[..old].iter().filter(|g| !needed.contains(g)) {
+            let _ = fs::remove_file(self.path.join(snapshot_name(*generation)));
+        }
+    }
+
+    /// Keeps the store.
+    pub fn save_last_good(&self, store: &Store) -> Result<(), StateError> {
+        self.save("last-good.json", store)
+    }
+
+    /// The store of an earlier daemon.
+    pub fn last_good(&self) -> Result<Option<Store>, StateError> {
+        self.load("last-good.json")
+    }
+
+    /// Publishes what the daemon knows.
+    pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
+        self.save("report.json", report)
+    }
+
+    /// What the daemon, or the last one, knew.
+    pub fn report(&self) -> Result<Option<Report>, StateError> {
+        self.load("report.json")
+    }
+
+    /// Removes everything that belongs here, and the directory when nothing
+    /// else is in it.
+    pub fn remove(&self) -> Result<(), StateError> {
+        for generation in self.generations() {
+            self.remove_file(&snapshot_name(generation))?;
+        }
+        for name in ["last-good.json", "report.json", "control.sock", "daemon.lock"] {
+            self.remove_file(name)?;
+        }
+        // What somebody else put here is theirs.
+        let _ = fs::remove_dir(self.path.join("generations"));
+        let _ = fs::remove_dir(&self.path);
+        Ok(())
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("cannot remove", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn save(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let beside = path.with_extension("json.new");
+        let failed = |source| io_error("cannot write", &path, source);
+        let json = serde_json::to_vec(value)
+            .map_err(|error| StateError::Damaged { path: path.clone(), why: error.to_string() })?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(failed)?;
+        file.write_all(&json).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&beside, &path).map_err(failed)?;
+        // The rename, too, has to reach the disk.
+        let directory = path.parent().unwrap_or(&self.path);
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let path = self.path.join(name);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("cannot read", &path, error)),
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| StateError::Damaged { path, why: error.to_string() })
+    }
+}
+
+fn snapshot_name(generation: u64) -> String {
+    format!("generations/{generation}.json")
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
+    StateError::Io { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, StateDir) {
+        let root = tempfile::tempdir().unwrap();
+        let state = StateDir::new(root.path().join("redirector"));
+        state.create().unwrap();
+        (root, state)
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_and_told_the_first() {
+        let (_root, state) = directory();
+        assert_eq!(state.daemon(), None);
+        let lock = state.lock().unwrap();
+        let refused = state.lock().unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert_eq!(state.daemon(), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(state.daemon(), None);
+        state.lock().unwrap();
+    }
+
+    #[test]
+    fn old_generations_are_forgotten_and_the_needed_ones_kept() {
+        let (_root, state) = directory();
+        for generation in 1..=12 {
+            let snapshot = Snapshot { generation, ..Snapshot::default() };
+            state.save_snapshot(&snapshot).unwrap();
+        }
+        state.prune(3, &[2]);
+        assert_eq!(state.generations(), [2, 10, 11, 12]);
+        assert_eq!(state.snapshot(11).unwrap().unwrap().generation, 11);
+        assert!(state.snapshot(9).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let (_root, state) = directory();
+        fs::write(state.path().join("report.json"), "{\"pid\":").unwrap();
+        let error = state.report().unwrap_err().to_string();
+        assert!(error.contains("report.json is damaged"), "{error}");
+    }
+
+    #[test]
+    fn removing_it_leaves_what_is_not_ours() {
+        let (_root, state) = directory();
+        state.save_report(&Report::default()).unwrap();
+        fs::write(state.path().join("notes.txt"), "mine").unwrap();
+        state.remove().unwrap();
+        assert!(state.path().join("notes.txt").exists());
+        assert!(!state.path().join("report.json").exists());
+        fs::remove_file(state.path().join("notes.txt")).unwrap();
+        state.remove().unwrap();
+        assert!(!state.path().exists());
+    }
+}

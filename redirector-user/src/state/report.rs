@@ -1,0 +1,143 @@
+//! What the daemon knows beyond the tables: for `status`, also when the daemon
+//! is gone.
+
+use std::path::PathBuf;
+
+use redirector_core::diag::{Diagnostic, Severity};
+use redirector_core::store::Rejected;
+use serde::{Deserialize, Serialize};
+
+/// Published by the daemon whenever it changes. Times are in seconds since
+/// 1970.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started: u64,
+    /// The PATHs that it reads.
+    pub config: Vec<PathBuf>,
+    /// The cgroups that it attached to.
+    pub cgroups: Vec<PathBuf>,
+    /// Where cgroup2 is mounted.
+    pub cgroup2: PathBuf,
+    /// When the configuration was read last.
+    pub read: u64,
+    /// When the configuration in force came in force.
+    pub applied: u64,
+    /// What was read and is not in force.
+    pub rejected: Vec<Refused>,
+    /// How many warnings there are about what is in force.
+    pub warnings: usize,
+    /// Why the newest configuration could not be put in force, when that is so.
+    pub apply_error: Option<String>,
+    /// Workloads whose processes cannot be told.
+    pub gaps: Vec<UnknownWorkload>,
+    /// What the last self-test found.
+    pub self_test: Vec<Tested>,
+    /// When that was.
+    pub tested: u64,
+    /// How often the kernel's tables differed from what they should be, since
+    /// the daemon started.
+    pub drift_repaired: u64,
+    /// When an earlier configuration is held by `rollback`.
+    pub hold: Option<Hold>,
+}
+
+/// An earlier configuration, held by `rollback`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// The generation that it was first in force as.
+    pub of_generation: u64,
+    /// Since when.
+    pub since: u64,
+}
+
+/// Something that was read and is not in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// Where it was read.
+    pub file: String,
+    /// The object; nothing when the whole file is concerned.
+    pub object: Option<String>,
+    /// Whether an earlier version stays in force.
+    pub kept: bool,
+    /// Why.
+    pub diagnostics: Vec<Finding>,
+}
+
+/// A diagnostic, as `check --output json` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Diagnostic, by the same names")]
+pub struct Finding {
+    pub severity: String,
+    pub code: String,
+    pub istio: Option<String>,
+    pub message: String,
+    pub help: Option<String>,
+    pub object: Option<String>,
+    pub path: String,
+    pub file: Option<String>,
+    pub line: u32,
+    pub column: u32,
+}
+
+/// A workload whose processes cannot be told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownWorkload {
+    /// `namespace/name`.
+    pub workload: String,
+    /// Why.
+    pub because: String,
+}
+
+/// What a self-test found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tested {
+    /// The cgroup.
+    pub cgroup: PathBuf,
+    /// `connect4` or `connect6`.
+    pub hook: String,
+    /// What happened instead of what should; nothing when it is well.
+    pub error: Option<String>,
+}
+
+impl From<&Diagnostic> for Finding {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        Self {
+            severity: match diagnostic.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+                Severity::Info => "info",
+            }
+            .to_owned(),
+            code: diagnostic.code.to_owned(),
+            istio: diagnostic.istio.map(str::to_owned),
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+            object: diagnostic.object.clone(),
+            path: diagnostic.path.clone(),
+            file: diagnostic.file.as_deref().map(str::to_owned),
+            line: diagnostic.line,
+            column: diagnostic.column,
+        }
+    }
+}
+
+impl From<&Rejected> for Refused {
+    fn from(rejected: &Rejected) -> Self {
+        Self {
+            file: rejected.file.to_string(),
+            object: rejected.object.as_ref().map(ToString::to_string),
+            kept: rejected.kept,
+            diagnostics: rejected.diagnostics.iter().map(Finding::from).collect(),
+        }
+    }
+}
