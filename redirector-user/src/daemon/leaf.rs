@@ -1,0 +1,149 @@
+//! The daemon's own cgroup.
+//!
+//! Connects of the daemon are never redirected, and the programs know it by its
+//! cgroup: so nothing else may be in there with it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::datapath::cgroup::Cgroup;
+
+/// Name of the cgroup that the daemon makes for itself.
+const NAME: &str = "redirector-daemon";
+
+/// Which cgroup the daemon is to be alone in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// The one that it was started in when it is alone there, else a child of
+    /// that one, else one below the root of the hierarchy.
+    Auto,
+    /// This one, below the cgroup2 mount; made when it is absent.
+    Path(PathBuf),
+    /// None: its connects are like those of any other process.
+    None,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            path => Self::Path(path.trim_start_matches('/').into()),
+        })
+    }
+}
+
+/// The cgroup that the daemon is alone in.
+#[derive(Debug)]
+pub struct Leaf {
+    /// It.
+    pub cgroup: Cgroup,
+    /// Where the daemon came from, when it moved, and whether it made the
+    /// cgroup it moved to.
+    moved: Option<(PathBuf, bool)>,
+}
+
+impl Leaf {
+    /// Moves this process into a cgroup of its own, if it is not in one.
+    pub fn claim(cgroup2: &Path, choice: &Choice) -> Result<Option<Self>, String> {
+        let current = current(cgroup2).map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+        let candidates = match choice {
+            Choice::None => return Ok(None),
+            Choice::Path(path) => vec![cgroup2.join(path)],
+            Choice::Auto => {
+                if alone(&current, cgroup2) {
+                    return open(&current).map(|cgroup| Some(Self { cgroup, moved: None }));
+                }
+                let own = format!("{NAME}-{}", std::process::id());
+                // A cgroup with processes and controllers for its children
+                // takes no children with processes; then below the root.
+                vec![current.join(NAME), current.join(&own), cgroup2.join(NAME), cgroup2.join(&own)]
+            }
+        };
+        let mut problems = Vec::new();
+        for path in candidates {
+            match enter(&path, matches!(choice, Choice::Path(_))) {
+                Ok(made) => {
+                    let moved = Some((current, made));
+                    return open(&path).map(|cgroup| Some(Self { cgroup, moved }));
+                }
+                Err(error) => problems.push(format!("{}: {error}", path.display())),
+            }
+        }
+        Err(problems.join("; "))
+    }
+
+    /// Goes back to where the daemon came from, and removes the cgroup if it
+    /// was made for it.
+    pub fn leave(self) {
+        let Some((from, made)) = self.moved else { return };
+        if fs::write(from.join("cgroup.procs"), std::process::id().to_string()).is_ok() && made {
+            let _ = fs::remove_dir(&self.cgroup.path);
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Cgroup, String> {
+    Cgroup::open(path).map_err(|error| error.to_string())
+}
+
+/// The cgroup of this process.
+pub fn current(cgroup2: &Path) -> io::Result<PathBuf> {
+    of_process(cgroup2, "self")
+}
+
+/// The cgroup of a process (`self` for this one).
+pub fn of_process(cgroup2: &Path, pid: &str) -> io::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path = path.ok_or_else(|| io::Error::other("the process is in no cgroup of cgroup2"))?;
+    // The kernel marks a cgroup that was removed below its process.
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    Ok(if path.is_empty() { cgroup2.to_owned() } else { cgroup2.join(path) })
+}
+
+/// Whether this process has the cgroup to itself.
+fn alone(cgroup: &Path, cgroup2: &Path) -> bool {
+    let own = std::process::id().to_string();
+    let Ok(procs) = fs::read_to_string(cgroup.join("cgroup.procs")) else { return false };
+    let Ok(mut entries) = fs::read_dir(cgroup) else { return false };
+    cgroup != cgroup2
+        && procs.lines().all(|pid| pid == own)
+        && !entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
+}
+
+/// Moves this process there; says whether the cgroup had to be made.
+fn enter(cgroup: &Path, named: bool) -> io::Result<bool> {
+    let made = match fs::create_dir(cgroup) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    let own = std::process::id().to_string();
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    if procs.lines().any(|pid| pid != own) {
+        let what = if named { "other processes are in it" } else { "another daemon is in it" };
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
+    }
+    fs::write(cgroup.join("cgroup.procs"), &own).inspect_err(|_| {
+        if made {
+            let _ = fs::remove_dir(cgroup);
+        }
+    })?;
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_takes_a_word_or_a_path() {
+        assert_eq!("auto".parse(), Ok(Choice::Auto));
+        assert_eq!("none".parse(), Ok(Choice::None));
+        assert_eq!("/system.slice/r".parse(), Ok(Choice::Path("system.slice/r".into())));
+    }
+}
