@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
+use crate::documents::Reading;
 use crate::model::{Object, ObjectRef};
 
 /// A document as it was read: what object it is, as far as that could be told,
@@ -40,6 +42,33 @@ pub enum Content {
     Whole(Vec<Document>),
     /// It could not: everything in it stays as it was.
     Broken(Vec<Diagnostic>),
+}
+
+impl From<Reading> for Content {
+    fn from(reading: Reading) -> Self {
+        // The rest of a text that is not YAML may have been cut off or taken
+        // for something else: it is not trusted where something is in force.
+        let unparsed = [syntax::NOT_YAML.id, syntax::TOO_LARGE.id];
+        if reading.diagnostics.iter().any(|d| d.object.is_none() && unparsed.contains(&d.code)) {
+            return Self::Broken(reading.diagnostics);
+        }
+        let mut by_object: BTreeMap<Option<String>, Vec<Diagnostic>> = BTreeMap::new();
+        for diagnostic in reading.diagnostics {
+            by_object.entry(diagnostic.object.clone()).or_default().push(diagnostic);
+        }
+        let mut documents = Vec::with_capacity(reading.objects.len() + 1);
+        for read in reading.objects {
+            let Some(reference) = read.reference else { continue };
+            let diagnostics = by_object.remove(&Some(reference.to_string())).unwrap_or_default();
+            let object = read.object;
+            documents.push(Document { reference: Some(reference), object, diagnostics });
+        }
+        let diagnostics: Vec<_> = by_object.into_values().flatten().collect();
+        if !diagnostics.is_empty() {
+            documents.push(Document { reference: None, object: None, diagnostics });
+        }
+        Self::Whole(documents)
+    }
 }
 
 /// One place where an object is written.
@@ -454,6 +483,21 @@ mod tests {
         assert!(!store.reject(&reference("x"), vec![error()]), "that one was in force");
         store.accept();
         assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    }
+
+    #[test]
+    fn a_text_is_broken_when_it_does_not_parse_and_judged_by_object_when_it_does() {
+        let read = |text: &str| Content::from(crate::documents::read(Some("a".into()), text));
+        let service =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec:\n  ports: [{port: ";
+        assert!(matches!(read(service), Content::Broken(why) if !why.is_empty()));
+        let Content::Whole(documents) =
+            read(&format!("{service}80}}]\n---\n{}70000}}]\n", service.replace("x}", "y}")))
+        else {
+            panic!("it parses")
+        };
+        assert!(documents[0].object.is_some() && documents[0].diagnostics.is_empty());
+        assert!(documents[1].object.is_none() && !documents[1].diagnostics.is_empty());
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redirector_core::diag::{Diagnostic, Severity};
+use redirector_core::diag::Diagnostic;
+use redirector_core::diag::codes::syntax;
+use redirector_core::documents;
 use redirector_core::store::Content;
 
 use super::read::{Fingerprint, ReadError, read_any, read_limited, read_settled};
@@ -120,7 +122,8 @@ impl Files {
                 }
                 Err(error) => {
                     known.fingerprint = Some(now);
-                    changes.extend(known.report(name, &error.to_string()));
+                    changes
+                        .extend(known.report(name, &error.to_string(), || refused(name, &error)));
                 }
             }
         }
@@ -136,14 +139,16 @@ impl Files {
         for place in &found.unreadable {
             let name: Arc<str> = place.path.to_string_lossy().as_ref().into();
             let why = place.error.to_string();
-            changes.extend(self.known.entry(name.clone()).or_default().report(&name, &why));
+            let known = self.known.entry(name.clone()).or_default();
+            changes.extend(known.report(&name, &why, || unreadable(&name, &why)));
         }
         self.known.retain(|name, known| {
             if found.files.contains_key(name) {
                 return true;
             }
             if let Some(place) = found.unreadable.iter().find(|place| place.covers(name)) {
-                changes.extend(known.report(name, &place.error.to_string()));
+                let why = place.error.to_string();
+                changes.extend(known.report(name, &why, || unreadable(name, &why)));
                 return true;
             }
             changes.push(Change::Removed(name.clone()));
@@ -155,13 +160,18 @@ impl Files {
 
 impl Known {
     /// Reports once that it cannot be read.
-    fn report(&mut self, name: &Arc<str>, why: &str) -> Option<Change> {
+    fn report(
+        &mut self,
+        name: &Arc<str>,
+        why: &str,
+        diagnostic: impl FnOnce() -> Diagnostic,
+    ) -> Option<Change> {
         if self.unreadable.as_deref() == Some(why) {
             return None;
         }
         self.unreadable = Some(why.to_owned());
         self.hash = None;
-        Some(Change::Unreadable(name.clone(), unreadable(name, why)))
+        Some(Change::Unreadable(name.clone(), diagnostic()))
     }
 }
 
@@ -178,19 +188,19 @@ pub fn read_all(paths: &[PathBuf], stdin: impl std::io::Read) -> (Vec<Text>, Vec
         let name: Arc<str> = "<stdin>".into();
         match read_limited(stdin, 0) {
             Ok(text) => texts.push((name, text)),
-            Err(error) => diagnostics.push(unreadable(&name, &error.to_string())),
+            Err(error) => diagnostics.push(refused(&name, &error)),
         }
     }
     let found = walk(&paths);
     for (name, file) in &found.files {
         match read_any(&file.path) {
             Ok(text) => texts.push((name.clone(), text)),
-            Err(error) => diagnostics.push(unreadable(name, &error.to_string())),
+            Err(error) => diagnostics.push(refused(name, &error)),
         }
     }
     for place in &found.unreadable {
         let name: Arc<str> = place.path.to_string_lossy().as_ref().into();
-        diagnostics.push(unreadable(&name, &place.error.to_string()));
+        diagnostics.push(unreadable(&name, &place.error));
     }
     (texts, diagnostics)
 }
@@ -224,18 +234,17 @@ fn hash(text: &[u8]) -> u64 {
 }
 
 /// What is said about a file that cannot be read.
-fn unreadable(name: &Arc<str>, why: &str) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Error,
-        code: "RD1019",
-        istio: None,
-        message: format!("{name} cannot be read: {why}"),
-        help: None,
-        object: None,
-        path: String::new(),
-        file: Some(name.clone()),
-        line: 0,
-        column: 0,
+fn unreadable(name: &Arc<str>, why: impl std::fmt::Display) -> Diagnostic {
+    let mut finding = Diagnostic::new(&syntax::UNREADABLE, format!("{name} cannot be read: {why}"));
+    finding.file = Some(name.clone());
+    finding
+}
+
+/// The same for an error that may be the limit of size.
+fn refused(name: &Arc<str>, error: &ReadError) -> Diagnostic {
+    match error {
+        ReadError::TooLarge { bytes } => documents::too_large(Some(name.clone()), *bytes),
+        error => unreadable(name, error),
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::store::{Content, Store};
+use redirector_core::{documents, yaml};
 
 /// One thing that changed.
 #[derive(Clone, Debug)]
@@ -52,3 +53,11 @@ impl Batch {
 
 /// Turns the text of a file into documents.
 pub type Parse = fn(&Arc<str>, &[u8]) -> Content;
+
+/// Reads the documents of a file's bytes.
+pub fn parse(name: &Arc<str>, bytes: &[u8]) -> Content {
+    match yaml::decode_bytes(bytes) {
+        Ok(text) => documents::read(Some(name.clone()), &text).into(),
+        Err(error) => Content::Broken(vec![documents::not_text(Some(name.clone()), error)]),
+    }
+}

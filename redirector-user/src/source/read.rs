@@ -6,8 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Larger files are refused by name.
-pub const MAX_FILE_BYTES: u64 = 128 << 20;
+use redirector_core::yaml::MAX_FILE_BYTES;
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]

@@ -93,4 +93,9 @@ codes! {
         "Split the object, or reduce the number that the message names."
         "a tcp route with 65 destinations"
     }
+    UNREADABLE = "RD1019" Error NONE "The file cannot be read" {
+        "The system refuses it, it is not there, or it is empty as after a crash. A running daemon keeps the last good version of every object of the file, or of every file of a directory that has vanished, until it can be read again or the directory is there without it."
+        "Look at the file's permissions and at the directory's mount. To remove a file's objects, remove the file."
+        "redirector check missing.yaml"
+    }
 }
