@@ -3,9 +3,12 @@
 //!
 //! Names, exit codes and JSON are a public interface: scripts depend on them.
 
+mod check;
 mod completions;
+mod config;
 mod context;
 mod env;
+mod hosts;
 mod version;
 
 use std::ffi::OsString;
@@ -54,6 +57,8 @@ pub enum Output {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Check(check::Args),
+    Hosts(hosts::Args),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -83,6 +88,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) 
 
 fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
     match &cli.command {
+        Command::Check(args) => check::run(args, &cli.common, context),
+        Command::Hosts(args) => hosts::run(args, &cli.common, context),
         Command::Version(args) => version::run(args, &cli.common, context),
         Command::Completions(args) => completions::run(args, context),
     }
@@ -151,6 +158,31 @@ mod tests {
         assert!(answer(&["version"], &vars).1.starts_with('{'));
         assert!(answer(&["version", "--output", "text"], &vars).1.starts_with("redirector "));
         assert_eq!(answer(&["version"], &[("REDIRECTOR_OUTPUT", "xml")]).0, 2);
+    }
+
+    #[test]
+    fn check_shows_the_line_and_fails_and_hosts_names_the_services() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a.yaml");
+        let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: echo\nspec:\n  \
+                    clusterIP: 10.96.0.10\n  ports:\n  - port: 80\n";
+        std::fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        assert_eq!(answer(&["check", path], &[]).0, 0);
+        let (exit, out, _) = answer(&["hosts", path], &[]);
+        assert_eq!(exit, 0);
+        let names = "echo.default.svc.cluster.local echo.default.svc echo.default echo";
+        assert_eq!(out, format!("10.96.0.10\t{names}\n"));
+        std::fs::write(&file, text.replace("80", "70000")).unwrap();
+        let (exit, out, _) = answer(&["check", path], &[]);
+        assert_eq!(exit, 1);
+        assert!(
+            out.contains(&format!("{path}:8:11")) && out.contains("8 |   - port: 70000"),
+            "{out}"
+        );
+        let (exit, out, _) = answer(&["check", "--output", "json", "no/such/file"], &[]);
+        assert_eq!(exit, 1);
+        assert!(out.contains("\"file\":\"no/such/file\""), "{out}");
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! What the commands that read documents have in common: the PATHs, and the
+//! settings that decide what the documents mean here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redirector_core::diag::Diagnostic;
+use redirector_core::documents::{self, Reading};
+use redirector_core::world::{ServiceAddresses, Settings};
+use redirector_core::yaml;
+
+use super::{Context, Exit, Failure};
+use crate::source::files::{Text, read_all};
+
+/// Flags that decide what documents mean.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "What the documents mean here")]
+pub struct SettingsArgs {
+    /// Who serves the addresses of Services that no rule matches: own (this daemon) or leave
+    /// (somebody else, such as kube-proxy)
+    #[arg(long, value_enum, value_name = "WHO")]
+    services: Option<Services>,
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// What full service names end with
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Namespace whose DestinationRules are for all
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    root_namespace: String,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Services {
+    Own,
+    Leave,
+}
+
+impl SettingsArgs {
+    /// The settings, for documents from files or from an API server.
+    pub fn settings(&self, kubernetes: bool) -> Settings {
+        let services = match self.services {
+            Some(Services::Own) => ServiceAddresses::Own,
+            Some(Services::Leave) => ServiceAddresses::Leave,
+            None if kubernetes => ServiceAddresses::Leave,
+            None => ServiceAddresses::Own,
+        };
+        let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Settings {
+            cluster_domain: self.cluster_domain.clone(),
+            root_namespace: self.root_namespace.clone(),
+            node_name: Some(self.node_name.clone().unwrap_or_else(host_name)),
+            services,
+        }
+    }
+}
+
+/// Documents that were read for a command that only looks.
+#[derive(Debug, Default)]
+pub struct Documents {
+    /// What each file holds.
+    pub readings: Vec<Reading>,
+    /// The text of each file, to show lines of.
+    pub texts: Vec<Text>,
+    /// What concerns whole files.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Documents {
+    /// Reads all documents below the PATHs.
+    pub fn read(paths: &[PathBuf]) -> Self {
+        let (texts, diagnostics) = read_all(paths, std::io::stdin().lock());
+        let mut documents = Self { readings: Vec::new(), texts: Vec::new(), diagnostics };
+        for (name, bytes) in texts {
+            match yaml::decode_bytes(&bytes) {
+                Ok(text) => documents.readings.push(documents::read(Some(name.clone()), &text)),
+                Err(error) => {
+                    documents.diagnostics.push(documents::not_text(Some(name.clone()), error));
+                }
+            }
+            documents.texts.push((name, bytes));
+        }
+        documents
+    }
+
+    /// How many documents there are.
+    pub fn count(&self) -> usize {
+        self.readings.iter().map(|reading| reading.documents).sum()
+    }
+
+    /// Fails when a PATH could not be read at all: an answer from half of the
+    /// documents would be a wrong one.
+    pub fn insist(&self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let Some((last, others)) = self.diagnostics.split_last() else { return Ok(()) };
+        for diagnostic in others {
+            context.note(&format!("error: {}", diagnostic.message));
+        }
+        Err(Failure::new(Exit::No, last.message.clone()))
+    }
+}
+
+impl crate::output::SourceLines for &Documents {
+    fn line(&mut self, file: &str, line: u32) -> Option<String> {
+        let (_, bytes): &(Arc<str>, Vec<u8>) =
+            self.texts.iter().find(|(name, _)| **name == *file)?;
+        let text = yaml::decode_bytes(bytes).ok()?;
+        text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?).map(str::to_owned)
+    }
+}

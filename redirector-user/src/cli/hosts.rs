@@ -1,0 +1,106 @@
+//! `redirector hosts`
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redirector_core::registry::{Registry, ServiceKind};
+use redirector_core::world::World;
+use serde::Serialize;
+
+use super::config::{Documents, SettingsArgs};
+use super::{Common, Context, Exit, Failure, Output};
+
+/// Prints lines for /etc/hosts: the names of the services and their addresses
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  redirector hosts rules/ | sudo tee -a /etc/hosts")]
+pub struct Args {
+    /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Serialize)]
+struct Line {
+    address: IpAddr,
+    names: Vec<String>,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let documents = Documents::read(&args.paths);
+    documents.insist(context)?;
+    let settings = args.settings.settings(false);
+    let domain = settings.cluster_domain.clone();
+    let mut world = World::new(settings);
+    for read in documents.readings.iter().flat_map(|reading| &reading.objects) {
+        if let Some(object) = &read.object {
+            world.insert(object.clone());
+        }
+    }
+    let lines = lines(&Registry::new(&world), &domain);
+    match common.output {
+        Output::Json => context.print_json(&lines)?,
+        Output::Text => {
+            for line in &lines {
+                context.print(&format!("{}\t{}\n", line.address, line.names.join(" ")))?;
+            }
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+fn lines(registry: &Registry, domain: &str) -> Vec<Line> {
+    let mut by_address: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+    for service in registry.services() {
+        let addresses: Vec<IpAddr> = match service.kind {
+            // The name of a headless service stands for its endpoints.
+            ServiceKind::Headless => {
+                let mut addresses: Vec<IpAddr> =
+                    service.ports.iter().flat_map(|p| p.endpoints.iter().map(|e| e.ip)).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                addresses
+            }
+            // A network has no name.
+            _ => {
+                let whole =
+                    service.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+                whole.map(|net| net.addr()).collect()
+            }
+        };
+        let names = names(&service.host, domain);
+        for address in addresses {
+            let known = by_address.entry(address).or_default();
+            known.extend(
+                names.iter().filter(|name| !known.contains(name)).cloned().collect::<Vec<_>>(),
+            );
+        }
+    }
+    by_address
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(address, names)| Line { address, names })
+        .collect()
+}
+
+/// The ways in which programs on this machine may call a host, longest first.
+/// Short names of one namespace only: a machine has one /etc/hosts.
+fn names(host: &Arc<str>, domain: &str) -> Vec<String> {
+    if host.starts_with('*') {
+        return Vec::new();
+    }
+    let mut names = vec![host.to_string()];
+    if let Some(short) = host.strip_suffix(&format!(".svc.{domain}")) {
+        names.push(format!("{short}.svc"));
+        names.push(short.to_owned());
+        if let Some(name) = short.strip_suffix(".default") {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
