@@ -1,1 +1,3 @@
 //! Support for the tests: guards that clean up, clients, servers.
+
+pub mod apiserver;
