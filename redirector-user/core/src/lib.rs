@@ -16,20 +16,29 @@
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
 //! * [`client`]: the one that connects, as rules see it.
+//! * [`compile`]: from the World to the Plan.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
+//! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
 //!   between two.
+//! * [`layout`]: from the Plan to the Image, and back from numbers to names.
+//! * [`tables`]: deciding over an Image.
 
+pub mod alias;
 pub mod client;
+pub mod compile;
 pub mod decode;
 pub mod diag;
 pub mod documents;
 pub mod image;
+pub mod layout;
 pub mod model;
 pub mod names;
+mod pairs;
 pub mod plan;
 pub mod registry;
 pub mod store;
+pub mod tables;
 pub mod validate;
 pub mod world;
 pub mod yaml;

@@ -13,6 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Labels, ObjectRef};
+use crate::pairs;
+use crate::registry::Policy;
 
 /// Everything that the kernel is to hold.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -20,14 +22,18 @@ pub struct Plan {
     /// Prefix and port to verdict. Exact addresses are prefixes of full length.
     /// A prefix stands here with its final verdict: rules of wider subnets are
     /// already folded in, in written order.
+    #[serde(with = "pairs")]
     pub frontends: BTreeMap<FrontendId, Frontend>,
     /// Weighted destinations of a rule (or of a service without one).
+    #[serde(with = "pairs")]
     pub routes: BTreeMap<RouteId, Vec<Leg>>,
     /// Endpoints of a destination; empty means that its share is refused.
+    #[serde(with = "pairs")]
     pub destinations: BTreeMap<DestinationId, Destination>,
     /// The source classes; the first is the class of unknown callers.
     pub classes: Vec<Class>,
     /// The local workloads that connections can come from.
+    #[serde(with = "pairs")]
     pub sources: BTreeMap<SourceId, Source>,
 }
 
@@ -129,6 +135,8 @@ pub struct Destination {
     pub algorithm: Algorithm,
     /// The endpoints, sorted by address; at most 65,536. Weights are positive.
     pub endpoints: Vec<Endpoint>,
+    /// The traffic policy in force, for what is done in user space.
+    pub policy: Policy,
     /// Why there are none, when there are none: for `explain`.
     pub empty_because: Option<String>,
 }
@@ -145,12 +153,17 @@ pub enum Algorithm {
     LeastRequest,
     /// The same source keeps its endpoint.
     SourceHash,
+    /// None is chosen: the connection goes on to the address that it dialled.
+    /// The sole endpoint is the unspecified address, which stands for it, with
+    /// the port, or 0 for the port dialled.
+    Original,
 }
 
 /// An endpoint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Where the connection goes.
+    /// Where the connection goes. The unspecified address stands for the one
+    /// that was dialled, and port 0 for the port; see [`Algorithm::Original`].
     pub address: SocketAddr,
     /// Relative to the other endpoints; positive.
     pub weight: u64,

@@ -1,0 +1,473 @@
+//! What the destinations of a rule mean to a client: which service, which port,
+//! which DestinationRule, which endpoints.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::rules::{Rule, Sheet};
+use crate::client::{Asker, contains};
+use crate::model::{LbAlgorithm, ObjectRef, Resolution, RouteDestination};
+use crate::names::complete_host;
+use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Leg, RouteId, RuleId, Verdict};
+use crate::registry::{
+    self, Locality, MergedRule, NoService, Policy, Port, Registry, Service, ServiceKind,
+};
+
+/// The routes and destinations met so far.
+#[derive(Debug)]
+pub(crate) struct Destinations<'q> {
+    registry: &'q Registry,
+    routes: BTreeMap<RouteId, Vec<Leg>>,
+    destinations: BTreeMap<DestinationId, Destination>,
+}
+
+/// Which endpoints may be used, by address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Family {
+    /// Those of the frontend's family: the kernel cannot cross.
+    Only {
+        /// IPv6.
+        v6: bool,
+    },
+    /// Those of this family, or the other's when it has none: a proxy can
+    /// cross.
+    Preferred {
+        /// IPv6.
+        v6: bool,
+    },
+}
+
+/// What is known of a destination before its endpoints.
+struct Meant<'q> {
+    id: DestinationId,
+    found: Result<Found<'q>, String>,
+}
+
+struct Found<'q> {
+    service: &'q Service,
+    port: &'q Port,
+    rule: Option<&'q MergedRule>,
+}
+
+impl<'q> Destinations<'q> {
+    /// Nothing met yet.
+    pub fn new(registry: &'q Registry) -> Self {
+        Self { registry, routes: BTreeMap::new(), destinations: BTreeMap::new() }
+    }
+
+    /// The routes and destinations met.
+    pub fn finish(self) -> (BTreeMap<RouteId, Vec<Leg>>, BTreeMap<DestinationId, Destination>) {
+        (self.routes, self.destinations)
+    }
+
+    /// The legs of a route that was met.
+    pub fn legs(&self, route: &RouteId) -> &[Leg] {
+        self.routes.get(route).map_or(&[], Vec::as_slice)
+    }
+
+    /// A destination that was met.
+    pub fn destination(&self, id: &DestinationId) -> Option<&Destination> {
+        self.destinations.get(id)
+    }
+
+    /// The verdict of a rule: its route, met from now on, or "pass" where all
+    /// that can be drawn is the original destination.
+    pub fn rule(
+        &mut self,
+        who: &Asker<'_, 'q>,
+        sheet: &Sheet<'_>,
+        rule: &Rule<'_>,
+        port: u16,
+        family: Family,
+    ) -> (RouteId, Verdict) {
+        let sole = rule.route.len() == 1;
+        let mut legs = Vec::with_capacity(rule.route.len());
+        let mut ids = Vec::with_capacity(rule.route.len());
+        for entry in rule.route {
+            ids.push(self.entry(who, sheet.namespace(), entry, port, family));
+            legs.push(Leg { weight: if sole { 1 } else { u64::from(entry.weight) } });
+        }
+        self.route(Some(rule.id.clone()), ids, legs)
+    }
+
+    /// The verdict where no rule matches and we serve the address: the service
+    /// itself.
+    pub fn service(
+        &mut self,
+        who: &Asker<'_, 'q>,
+        service: &'q Service,
+        port: &'q Port,
+        v6: bool,
+    ) -> (RouteId, Verdict) {
+        let rule = self.registry.rules.find(who, service);
+        let meant = Meant {
+            id: id(service, None, port.number, v6, rule),
+            found: Ok(Found { service, port, rule }),
+        };
+        let id = self.meet(meant);
+        self.route(None, vec![id], vec![Leg { weight: 1 }])
+    }
+
+    fn route(
+        &mut self,
+        rule: Option<RuleId>,
+        destinations: Vec<DestinationId>,
+        legs: Vec<Leg>,
+    ) -> (RouteId, Verdict) {
+        let drawn = || destinations.iter().zip(&legs).filter(|(_, leg)| leg.weight > 0);
+        let untouched = drawn().count() > 0
+            && drawn().all(|(id, _)| {
+                self.destinations.get(id).is_some_and(|destination| {
+                    destination.algorithm == Algorithm::Original
+                        && destination.endpoints.iter().all(|endpoint| endpoint.address.port() == 0)
+                })
+            });
+        let nothing = drawn().count() == 0;
+        let route = RouteId { rule, destinations };
+        if untouched {
+            return (route, Verdict::Pass);
+        }
+        if nothing {
+            return (route, Verdict::Refuse);
+        }
+        self.routes.entry(route.clone()).or_insert(legs);
+        let verdict = Verdict::Route(route.clone());
+        (route, verdict)
+    }
+
+    /// Whether the subsets that a rule names are all defined.
+    pub fn subsets_resolve(
+        &self,
+        who: &Asker<'_, 'q>,
+        sheet: &Sheet<'_>,
+        rule: &Rule<'_>,
+    ) -> Result<(), String> {
+        for entry in rule.route {
+            let Some(subset) = &entry.subset else { continue };
+            let meant = self.look_up(who, sheet.namespace(), entry, 0, false);
+            let defined = meant.service.is_some_and(|service| {
+                let rule = self.registry.rules.find(who, service);
+                rule.is_some_and(|rule| rule.subset(subset).is_some())
+            });
+            if !defined {
+                return Err(format!("subset {subset} of {} is not defined", meant.host));
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        who: &Asker<'_, 'q>,
+        namespace: &str,
+        entry: &RouteDestination,
+        dialled: u16,
+        family: Family,
+    ) -> DestinationId {
+        let (v6, may_cross) = match family {
+            Family::Only { v6 } => (v6, false),
+            Family::Preferred { v6 } => (v6, true),
+        };
+        let meant = self.mean(who, namespace, entry, dialled, v6);
+        let id = self.meet(meant);
+        let empty = |this: &Self, id: &DestinationId| {
+            this.destination(id).is_none_or(|destination| destination.endpoints.is_empty())
+        };
+        if may_cross && empty(self, &id) {
+            let other = self.mean(who, namespace, entry, dialled, !v6);
+            let crossed = self.meet(other);
+            if !empty(self, &crossed) {
+                return crossed;
+            }
+        }
+        id
+    }
+
+    /// Which service and port a route entry means.
+    fn look_up(
+        &self,
+        who: &Asker<'_, 'q>,
+        namespace: &str,
+        entry: &RouteDestination,
+        dialled: u16,
+        _v6: bool,
+    ) -> LookedUp<'q> {
+        let domain = &self.registry.settings.cluster_domain;
+        let host = complete_host(&entry.host, namespace, domain);
+        let named = self.registry.visible(who, &host);
+        let found = self.registry.destination(who, &host);
+        // The port is that of the service named, not of what it is another
+        // name for.
+        let port = entry.port.unwrap_or_else(|| match &named {
+            Ok(Service { ports, .. }) if ports.len() == 1 => ports[0].number,
+            _ => dialled,
+        });
+        let (service, why) = match found {
+            Ok(service) => (Some(service), None),
+            Err(why) => (None, Some(no_service(&host, why))),
+        };
+        LookedUp { host: host.as_ref().into(), service, port, why }
+    }
+
+    fn mean(
+        &self,
+        who: &Asker<'_, 'q>,
+        namespace: &str,
+        entry: &RouteDestination,
+        dialled: u16,
+        v6: bool,
+    ) -> Meant<'q> {
+        let LookedUp { host, service, port, why } =
+            self.look_up(who, namespace, entry, dialled, v6);
+        let subset = entry.subset.as_deref().filter(|subset| !subset.is_empty());
+        let Some(service) = service else {
+            let subset = subset.map(Arc::from);
+            let id = DestinationId { host, subset, port, v6, view: Vec::new() };
+            return Meant { id, found: Err(why.unwrap_or_default()) };
+        };
+        let rule = self.registry.rules.find(who, service);
+        let id = id(service, subset, port, v6, rule);
+        let found = match (service.port(port), subset) {
+            (None, _) => Err(no_port(service, port, entry.port.is_some())),
+            (Some(port), Some(subset)) => match rule {
+                Some(rule) if rule.subset(subset).is_some() => {
+                    Ok(Found { service, port, rule: Some(rule) })
+                }
+                Some(rule) => Err(format!(
+                    "subset {subset} of {} is not defined in {}",
+                    service.host,
+                    list(&rule.objects)
+                )),
+                None => Err(format!(
+                    "subset {subset} of {} is not defined: no DestinationRule is in force for it here",
+                    service.host
+                )),
+            },
+            (Some(port), None) => Ok(Found { service, port, rule }),
+        };
+        Meant { id, found }
+    }
+
+    fn meet(&mut self, meant: Meant<'q>) -> DestinationId {
+        let Meant { id, found } = meant;
+        if !self.destinations.contains_key(&id) {
+            let destination = match found {
+                Err(why) => Destination { empty_because: Some(why), ..Destination::default() },
+                Ok(found) => self.endpoints(&id, &found),
+            };
+            self.destinations.insert(id.clone(), destination);
+        }
+        id
+    }
+
+    fn endpoints(&self, id: &DestinationId, found: &Found<'q>) -> Destination {
+        let Found { service, port, rule } = found;
+        let policy = rule
+            .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
+        let (algorithm, original) = algorithm(service, &policy);
+        let mut destination =
+            Destination { algorithm, endpoints: Vec::new(), policy, empty_because: None };
+        if let Some(what) = destination.policy.changes_bytes() {
+            destination.empty_because = Some(format!(
+                "{} asks for {what}, which would change bytes on the wire",
+                rule.map(|rule| list(&rule.objects)).unwrap_or_default()
+            ));
+            return destination;
+        }
+        if original {
+            let any: IpAddr =
+                if id.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let address = SocketAddr::new(any, port.target.unwrap_or(0));
+            destination.endpoints.push(Endpoint { address, weight: 1 });
+            return destination;
+        }
+        let wanted = id.subset.as_deref().and_then(|subset| rule.as_ref()?.subset(subset));
+        let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let node = self.registry.settings.node_name.as_deref();
+        let usable: Vec<&registry::Endpoint> = port
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
+            .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
+            .filter(|endpoint| {
+                wanted.is_none_or(|wanted| {
+                    endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
+                })
+            })
+            .collect();
+        if usable.is_empty() {
+            destination.empty_because = Some(why_empty(id, found, wanted.is_some(), node));
+            return destination;
+        }
+        let weights = weigh(&usable, &destination.policy, self.registry.locality());
+        destination.endpoints = (usable.iter().zip(weights))
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(endpoint, weight)| Endpoint {
+                address: SocketAddr::new(endpoint.ip, endpoint.port),
+                weight,
+            })
+            .collect();
+        destination
+    }
+}
+
+struct LookedUp<'q> {
+    host: Arc<str>,
+    service: Option<&'q Service>,
+    port: u16,
+    why: Option<String>,
+}
+
+fn id(
+    service: &Service,
+    subset: Option<&str>,
+    port: u16,
+    v6: bool,
+    rule: Option<&MergedRule>,
+) -> DestinationId {
+    let rules = rule.map_or(&[][..], |rule| &rule.objects);
+    DestinationId {
+        host: service.host.clone(),
+        subset: subset.map(Arc::from),
+        port,
+        v6,
+        view: std::iter::once(&service.object).chain(rules).cloned().collect(),
+    }
+}
+
+/// How an endpoint is chosen, and whether it is the original destination.
+fn algorithm(service: &Service, policy: &Policy) -> (Algorithm, bool) {
+    if service.kind == ServiceKind::Entry(Resolution::None) {
+        return (Algorithm::Original, true);
+    }
+    match policy.algorithm() {
+        Some(LbAlgorithm::Passthrough) => (Algorithm::Original, true),
+        Some(LbAlgorithm::RoundRobin) => (Algorithm::RoundRobin, false),
+        Some(LbAlgorithm::LeastRequest) => (Algorithm::LeastRequest, false),
+        Some(LbAlgorithm::SourceIp { .. }) => (Algorithm::SourceHash, false),
+        Some(LbAlgorithm::Random | LbAlgorithm::Unspecified | LbAlgorithm::L7Hash(_)) | None => {
+            (Algorithm::Random, false)
+        }
+    }
+}
+
+/// The weights of endpoints: their own, and where the policy distributes over
+/// localities, each locality's percentage divided among its endpoints.
+fn weigh(endpoints: &[&registry::Endpoint], policy: &Policy, here: &Locality) -> Vec<u64> {
+    let own = || endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).collect::<Vec<_>>();
+    let setting = policy.settings.load_balancer.as_ref().and_then(|lb| lb.locality.as_ref());
+    let Some(setting) = setting.filter(|setting| setting.enabled != Some(false)) else {
+        return own();
+    };
+    if here.is_unknown() {
+        return own();
+    }
+    let Some((_, to)) = setting.distribute.iter().find(|(from, _)| here.within(from)) else {
+        return own();
+    };
+    // The most specific pattern takes an endpoint; patterns without endpoints
+    // leave their share to the others, in proportion.
+    let mut patterns: Vec<(&String, &u32)> = to.iter().collect();
+    patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(specificity(pattern)));
+    let place = |endpoint: &registry::Endpoint| {
+        let locality = Locality::parse(&endpoint.locality);
+        patterns.iter().position(|(pattern, _)| locality.within(pattern))
+    };
+    let places: Vec<Option<usize>> = endpoints.iter().map(|endpoint| place(endpoint)).collect();
+    let mut sums = vec![0_u128; patterns.len()];
+    for (endpoint, place) in endpoints.iter().zip(&places) {
+        if let Some(sum) = place.and_then(|place| sums.get_mut(place)) {
+            *sum += u128::from(endpoint.weight);
+        }
+    }
+    // In whole numbers: percentage * weight / sum over a common denominator.
+    // Beyond 32 bits of denominator the division is rounded, which is far
+    // below the bias of a draw.
+    let scale = sums
+        .iter()
+        .filter(|sum| **sum > 0)
+        .try_fold(1_u128, |scale, sum| Some(lcm(scale, *sum)).filter(|scale| *scale < 1 << 32))
+        .unwrap_or(1 << 32);
+    (endpoints.iter().zip(&places))
+        .map(|(endpoint, place)| {
+            let Some((sum, percent)) = place
+                .and_then(|place| Some((*sums.get(place)?, u128::from(*patterns.get(place)?.1))))
+            else {
+                return 0;
+            };
+            let weight = percent * u128::from(endpoint.weight) * scale / sum.max(1);
+            u64::try_from(weight).unwrap_or(u64::MAX)
+        })
+        .collect()
+}
+
+fn specificity(pattern: &str) -> usize {
+    pattern.split('/').filter(|part| *part != "*").count()
+}
+
+const fn lcm(a: u128, b: u128) -> u128 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
+}
+
+fn list(objects: &[ObjectRef]) -> String {
+    objects.iter().map(ObjectRef::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn no_service(host: &str, why: NoService) -> String {
+    match why {
+        NoService::Unknown => format!("no service has the host {host}"),
+        NoService::Hidden { service, export } => {
+            format!("{service} has the host {host}, and is {export}")
+        }
+        NoService::Alias { host: target } => {
+            format!("{host} is another name for {target}, which is no known service here")
+        }
+        NoService::Rejected(reason) => format!("{host} is left out: {reason}"),
+    }
+}
+
+fn no_port(service: &Service, port: u16, said: bool) -> String {
+    let numbers: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
+    let whose = if said { "as the rule asks for" } else { "as was dialled" };
+    format!("{} has no TCP port {port}, {whose}; it has {}", service.host, numbers.join(", "))
+}
+
+fn why_empty(id: &DestinationId, found: &Found<'_>, labelled: bool, node: Option<&str>) -> String {
+    let Found { service, port, rule } = found;
+    let family = if id.v6 { "IPv6" } else { "IPv4" };
+    if port.endpoints.is_empty() {
+        return match port.unusable {
+            0 => format!("{} has no endpoint on port {}", service.host, port.number),
+            count => format!(
+                "{} has no endpoint on port {} that is ready and reachable, of {count}",
+                service.host, port.number
+            ),
+        };
+    }
+    if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
+        return format!(
+            "{} has no {family} endpoint, and the address dialled is {family}",
+            service.host
+        );
+    }
+    if service.local_only && !labelled {
+        return match node {
+            Some(node) => format!(
+                "{} has no endpoint on node {node}, and its internalTrafficPolicy is Local",
+                service.host
+            ),
+            None => format!(
+                "{} has internalTrafficPolicy Local, and the node's name is not known",
+                service.host
+            ),
+        };
+    }
+    let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
+    let subset = id.subset.as_deref().unwrap_or_default();
+    format!("no {family} endpoint of {} has the labels of subset {subset} ({rule})", service.host)
+}

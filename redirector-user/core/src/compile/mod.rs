@@ -1,0 +1,72 @@
+//! From the World to the Plan: what every local workload's connections meet.
+//!
+//! Two levels, not to be mixed up. *Frontends* are chosen by the longest prefix
+//! among those that the client can see; *rules* inside a frontend by their
+//! written order. A rule's destinationSubnets only splits a frontend.
+//!
+//! * [`rules`]: the rules of VirtualServices, in their total order.
+//! * [`classes`]: workloads that answer all questions alike.
+//! * [`destinations`]: what a rule's destinations mean to a client.
+//! * [`frontends`]: which verdict every prefix and port has for every class.
+//!
+//! Everything is compiled per service and per frontend from indexes: no step
+//! looks at all rules for each service, or at all services for each rule.
+
+#![expect(dead_code, reason = "what only explanations and gateways use follows with them")]
+
+pub(crate) mod classes;
+pub(crate) mod destinations;
+mod frontends;
+pub(crate) mod rules;
+
+use crate::model::ObjectRef;
+use crate::plan::Plan;
+use crate::registry::Registry;
+use crate::world::World;
+
+use destinations::Destinations;
+use rules::RuleBook;
+
+/// What came out of compiling.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Compiled {
+    /// What the kernel is to hold.
+    pub plan: Plan,
+    /// Objects that could not be honoured, and are treated as absent.
+    pub rejected: Vec<Rejected>,
+}
+
+/// An object that was left out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rejected {
+    /// Which.
+    pub object: ObjectRef,
+    /// Why, with the number of the limit.
+    pub reason: String,
+}
+
+/// Compiles a World.
+pub fn compile(world: &World) -> Compiled {
+    compile_with(world, &Registry::new(world))
+}
+
+/// Compiles a World whose registry is at hand.
+pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
+    let book = RuleBook::new(world);
+    let (classes, sources) = classes::group(registry, &book);
+    let mut destinations = Destinations::new(registry);
+    let frontends = frontends::compile(registry, &book, &classes, &sources, &mut destinations);
+    let (routes, destinations) = destinations.finish();
+    let mut rejected: Vec<Rejected> = registry
+        .services()
+        .iter()
+        .filter_map(|service| {
+            let reason = service.rejected.clone()?;
+            Some(Rejected { object: service.object.clone(), reason })
+        })
+        .chain(book.rejected)
+        .collect();
+    rejected.sort_unstable();
+    rejected.dedup();
+    Compiled { plan: Plan { frontends, routes, destinations, classes, sources }, rejected }
+}

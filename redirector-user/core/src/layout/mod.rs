@@ -1,0 +1,493 @@
+//! The Layout: which number every part of the Plan has in the kernel's tables.
+//!
+//! Numbers are kept from one Plan to the next, so that a small change of the
+//! Plan is a small [`Delta`](crate::image::Delta), and so that counters by
+//! number keep their meaning. A number or range that becomes free is not given
+//! out again in the same step, and is given out again as late as possible.
+//!
+//! The Layout is kept in the state directory; it is also the way back, from the
+//! numbers of a dump to names.
+
+mod numbers;
+mod ranges;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use redirector_common::abi::{self, Backend, Limits, VerdictKind};
+use redirector_common::addr::{Addr, V4_MAPPED_BITS};
+use serde::{Deserialize, Serialize};
+
+use crate::alias;
+use crate::image::{Image, Prefix};
+use crate::pairs;
+use crate::plan::{
+    Algorithm, Class, ClassId, Destination, DestinationId, Frontend, FrontendId, Plan, RouteId,
+    SourceId, Verdict,
+};
+
+use numbers::Numbers;
+use ranges::Ranges;
+
+/// The numbers of everything in the tables.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Layout {
+    #[serde(with = "pairs")]
+    routes: BTreeMap<RouteId, Placed>,
+    #[serde(with = "pairs")]
+    destinations: BTreeMap<DestinationId, Placed>,
+    #[serde(with = "pairs")]
+    tables: BTreeMap<ClassTable, u32>,
+    #[serde(with = "pairs")]
+    identities: BTreeMap<SourceId, u32>,
+    /// The kernel's number of each class, by the source that stands for it.
+    #[serde(with = "pairs")]
+    classes: BTreeMap<SourceId, u32>,
+    /// To whom each frontend belongs, for dumps.
+    #[serde(with = "pairs")]
+    frontends: BTreeMap<FrontendId, crate::model::ObjectRef>,
+    route_numbers: Numbers,
+    leg_ranges: Ranges,
+    destination_numbers: Numbers,
+    backend_ranges: Ranges,
+    table_numbers: Numbers,
+    identity_numbers: Numbers,
+    class_numbers: Numbers,
+}
+
+/// Where a route or destination lies: its number, and its range of legs or
+/// backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Placed {
+    number: u32,
+    first: u32,
+    count: u32,
+}
+
+/// A frontend's verdicts by class; frontends with the same verdicts share one.
+/// Classes are the kernel's numbers.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ClassTable {
+    /// The verdict of all other classes.
+    pub default: Verdict,
+    /// The classes with another verdict, by number.
+    pub exceptions: Vec<(u32, Verdict)>,
+}
+
+/// A table that the Plan does not fit into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full {
+    /// Which table.
+    pub table: &'static str,
+    /// How many entries the Plan needs.
+    pub needed: u64,
+    /// How many entries it has.
+    pub capacity: u32,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, needed, capacity } = self;
+        write!(f, "the configuration needs {needed} {table}, and the tables hold {capacity}")?;
+        if needed <= &u64::from(*capacity) {
+            write!(f, " (there is room, but not in one piece)")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Full {}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            routes: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            route_numbers: Numbers::from(0),
+            leg_ranges: Ranges::default(),
+            destination_numbers: Numbers::from(0),
+            backend_ranges: Ranges::default(),
+            table_numbers: Numbers::from(0),
+            // Identity and class 0 are those of unknown callers.
+            identity_numbers: Numbers::from(1),
+            class_numbers: Numbers::from(1),
+        }
+    }
+}
+
+impl Layout {
+    /// Gives every part of the Plan its place, keeping what is already placed,
+    /// and returns the new Layout with the tables.
+    ///
+    /// Nothing is changed when the Plan does not fit.
+    pub fn place(&self, plan: &Plan, limits: &Limits) -> Result<(Self, Image), Full> {
+        let mut next = self.clone();
+        next.begin_step();
+        let mut image = Image::default();
+        next.place_destinations(plan, limits, &mut image)?;
+        next.place_routes(plan, limits, &mut image)?;
+        let classes = next.place_sources(plan, limits, &mut image)?;
+        next.place_frontends(plan, limits, &classes, &mut image)?;
+        Ok((next, image))
+    }
+
+    fn begin_step(&mut self) {
+        for numbers in [
+            &mut self.route_numbers,
+            &mut self.destination_numbers,
+            &mut self.table_numbers,
+            &mut self.identity_numbers,
+            &mut self.class_numbers,
+        ] {
+            numbers.begin_step();
+        }
+        self.leg_ranges.begin_step();
+        self.backend_ranges.begin_step();
+    }
+
+    fn place_destinations(
+        &mut self,
+        plan: &Plan,
+        limits: &Limits,
+        image: &mut Image,
+    ) -> Result<(), Full> {
+        let (numbers, ranges) = (&mut self.destination_numbers, &mut self.backend_ranges);
+        self.destinations.retain(|id, placed| {
+            plan.destinations.contains_key(id) || {
+                numbers.free(placed.number);
+                ranges.free(placed.first, placed.count);
+                false
+            }
+        });
+        for (id, destination) in &plan.destinations {
+            let count = len(destination.endpoints.len());
+            let placed = settle(
+                self.destinations.get(id).copied(),
+                count,
+                (numbers, ranges),
+                [("destinations", limits.destinations), ("endpoints", limits.backends)],
+            )?;
+            self.destinations.insert(id.clone(), placed);
+            image.destinations.insert(
+                placed.number,
+                abi::Destination {
+                    first: placed.first,
+                    count,
+                    policy: policy(destination.algorithm),
+                    reserved: 0,
+                },
+            );
+            fill_backends(destination, placed.first, image);
+        }
+        Ok(())
+    }
+
+    fn place_routes(
+        &mut self,
+        plan: &Plan,
+        limits: &Limits,
+        image: &mut Image,
+    ) -> Result<(), Full> {
+        let (numbers, ranges) = (&mut self.route_numbers, &mut self.leg_ranges);
+        self.routes.retain(|id, placed| {
+            plan.routes.contains_key(id) || {
+                numbers.free(placed.number);
+                ranges.free(placed.first, placed.count);
+                false
+            }
+        });
+        for (id, legs) in &plan.routes {
+            let count = len(legs.len());
+            let placed = settle(
+                self.routes.get(id).copied(),
+                count,
+                (numbers, ranges),
+                [("routes", limits.routes), ("route legs", limits.legs)],
+            )?;
+            self.routes.insert(id.clone(), placed);
+            let table = alias::table(&legs.iter().map(|leg| leg.weight).collect::<Vec<_>>());
+            let count = if table.is_some() { count } else { 0 };
+            image.routes.insert(placed.number, abi::Route { first: placed.first, count });
+            let Some((slots, sum)) = table else { continue };
+            for ((index, slot), destination) in (placed.first..).zip(slots).zip(&id.destinations) {
+                let destination =
+                    self.destinations.get(destination).map_or(u32::MAX, |placed| placed.number);
+                let leg = abi::Leg {
+                    threshold: slot.threshold(sum),
+                    alias: slot.alias,
+                    destination,
+                    reserved: 0,
+                };
+                image.legs.insert(index, leg);
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers the local workloads and their classes; returns the number of
+    /// each class of the Plan.
+    fn place_sources(
+        &mut self,
+        plan: &Plan,
+        limits: &Limits,
+        image: &mut Image,
+    ) -> Result<Vec<u32>, Full> {
+        let numbers = &mut self.identity_numbers;
+        self.identities.retain(|id, number| {
+            plan.sources.contains_key(id) || {
+                numbers.free(*number);
+                false
+            }
+        });
+        // A class keeps its number while some workload that stood for it is
+        // still in it and no other class claims the number.
+        let mut kept: BTreeMap<ClassId, u32> = BTreeMap::new();
+        for (standing, number) in &self.classes {
+            if let Some(source) = plan.sources.get(standing)
+                && source.class != abi::CLASS_UNKNOWN
+            {
+                kept.entry(source.class).or_insert(*number);
+            }
+        }
+        let in_use: BTreeSet<u32> = kept.values().copied().collect();
+        for number in self.classes.values() {
+            if !in_use.contains(number) {
+                self.class_numbers.free(*number);
+            }
+        }
+        self.classes.clear();
+        let mut classes = Vec::with_capacity(plan.classes.len());
+        for (class, Class { example }) in (0..).zip(&plan.classes) {
+            let Some(example) = example.as_ref().filter(|_| class != abi::CLASS_UNKNOWN) else {
+                classes.push(abi::CLASS_UNKNOWN);
+                continue;
+            };
+            let number = match kept.get(&class) {
+                Some(number) => *number,
+                None => self.class_numbers.take(u32::MAX, "source classes")?,
+            };
+            self.classes.insert(example.clone(), number);
+            classes.push(number);
+        }
+        for (id, source) in &plan.sources {
+            let number = match self.identities.get(id) {
+                Some(number) => *number,
+                None => {
+                    let number = numbers.take(limits.identities, "local workloads")?;
+                    self.identities.insert(id.clone(), number);
+                    number
+                }
+            };
+            let class = classes.get(source.class as usize).copied().unwrap_or(abi::CLASS_UNKNOWN);
+            if class != abi::CLASS_UNKNOWN {
+                image.class_of.insert(number, class);
+            }
+        }
+        Ok(classes)
+    }
+
+    fn place_frontends(
+        &mut self,
+        plan: &Plan,
+        limits: &Limits,
+        classes: &[u32],
+        image: &mut Image,
+    ) -> Result<(), Full> {
+        let mut wanted: BTreeSet<ClassTable> = BTreeSet::new();
+        let table_of = |frontend: &Frontend| {
+            let mut exceptions: Vec<(u32, Verdict)> = (frontend.exceptions.iter())
+                .filter_map(|(class, verdict)| {
+                    Some((*classes.get(*class as usize)?, verdict.clone()))
+                })
+                .collect();
+            exceptions.sort_unstable_by_key(|(class, _)| *class);
+            ClassTable { default: frontend.default.clone(), exceptions }
+        };
+        for frontend in plan.frontends.values().filter(|one| !one.exceptions.is_empty()) {
+            wanted.insert(table_of(frontend));
+        }
+        let numbers = &mut self.table_numbers;
+        self.tables.retain(|table, number| {
+            wanted.contains(table) || {
+                numbers.free(*number);
+                false
+            }
+        });
+        for table in wanted {
+            if !self.tables.contains_key(&table) {
+                let number = numbers.take(limits.class_tables, "class tables")?;
+                self.tables.insert(table, number);
+            }
+        }
+        for (table, number) in &self.tables {
+            image.class_defaults.insert(*number, self.verdict(&table.default));
+            for (class, verdict) in &table.exceptions {
+                image.class_verdicts.insert((*number, *class), self.verdict(verdict));
+            }
+        }
+        self.frontends.clear();
+        for (id, frontend) in &plan.frontends {
+            let verdict = if frontend.exceptions.is_empty() {
+                self.verdict(&frontend.default)
+            } else {
+                let table = self.tables.get(&table_of(frontend)).copied();
+                table.map_or(abi::Verdict::REFUSE, |table| {
+                    abi::Verdict::new(VerdictKind::Classes(table))
+                })
+            };
+            self.frontends.insert(*id, frontend.service.clone());
+            let addr = Addr::from(id.prefix.addr());
+            if id.prefix.prefix_len() == id.prefix.max_prefix_len() {
+                image.frontends.insert((addr, id.port), verdict);
+            } else {
+                let prefix = Prefix { addr, len: prefix_len(&id.prefix), port: id.port };
+                image.prefixes.insert(prefix, verdict);
+            }
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, verdict: &Verdict) -> abi::Verdict {
+        match verdict {
+            Verdict::Pass => abi::Verdict::PASS,
+            Verdict::Refuse => abi::Verdict::REFUSE,
+            Verdict::Route(route) => match self.routes.get(route) {
+                Some(placed) => abi::Verdict::new(VerdictKind::Route(placed.number)),
+                None => abi::Verdict::REFUSE,
+            },
+        }
+    }
+
+    /// The number of a route.
+    pub fn route(&self, id: &RouteId) -> Option<u32> {
+        self.routes.get(id).map(|placed| placed.number)
+    }
+
+    /// The number of a destination.
+    pub fn destination(&self, id: &DestinationId) -> Option<u32> {
+        self.destinations.get(id).map(|placed| placed.number)
+    }
+
+    /// The identity number of a local workload.
+    pub fn identity(&self, id: &SourceId) -> Option<u32> {
+        self.identities.get(id).copied()
+    }
+
+    /// All identity numbers.
+    pub fn identities(&self) -> impl Iterator<Item = (&SourceId, u32)> {
+        self.identities.iter().map(|(id, number)| (id, *number))
+    }
+
+    /// The names of the numbers.
+    pub fn names(&self) -> Names<'_> {
+        let by_number = |placed: &Placed| placed.number;
+        Names {
+            routes: self.routes.iter().map(|(id, placed)| (by_number(placed), id)).collect(),
+            legs: (self.routes.iter())
+                .flat_map(|(id, placed)| {
+                    (placed.first..)
+                        .zip(&id.destinations)
+                        .zip(0..)
+                        .map(move |((index, destination), leg)| (index, (id, leg, destination)))
+                })
+                .collect(),
+            destinations: (self.destinations.iter())
+                .map(|(id, placed)| (by_number(placed), id))
+                .collect(),
+            tables: self.tables.iter().map(|(table, number)| (*number, table)).collect(),
+            identities: self.identities.iter().map(|(id, number)| (*number, id)).collect(),
+            classes: self.classes.iter().map(|(id, number)| (*number, id)).collect(),
+            frontends: &self.frontends,
+        }
+    }
+}
+
+/// From numbers back to names, for dumps.
+#[derive(Clone, Debug)]
+pub struct Names<'l> {
+    /// Routes by number.
+    pub routes: BTreeMap<u32, &'l RouteId>,
+    /// Legs by index: the route, the place in it, the destination.
+    pub legs: BTreeMap<u32, (&'l RouteId, u32, &'l DestinationId)>,
+    /// Destinations by number.
+    pub destinations: BTreeMap<u32, &'l DestinationId>,
+    /// Class tables by number.
+    pub tables: BTreeMap<u32, &'l ClassTable>,
+    /// Local workloads by identity number.
+    pub identities: BTreeMap<u32, &'l SourceId>,
+    /// The workload that stands for a class, by number; class 0 has none.
+    pub classes: BTreeMap<u32, &'l SourceId>,
+    /// The services that own the frontends.
+    pub frontends: &'l BTreeMap<FrontendId, crate::model::ObjectRef>,
+}
+
+impl Names<'_> {
+    /// The service that owns an exact frontend.
+    pub fn owner(&self, addr: Addr, port: u16) -> Option<&crate::model::ObjectRef> {
+        let prefix = IpNet::from(IpAddr::from(addr));
+        self.frontends.get(&FrontendId { prefix, port })
+    }
+}
+
+/// A prefix's length within an [`Addr`].
+pub fn prefix_len(prefix: &IpNet) -> u8 {
+    match prefix {
+        IpNet::V4(prefix) => prefix.prefix_len() + V4_MAPPED_BITS as u8,
+        IpNet::V6(prefix) => prefix.prefix_len(),
+    }
+}
+
+fn len(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Keeps a place whose range has the right size; moves the range otherwise.
+fn settle(
+    old: Option<Placed>,
+    count: u32,
+    (numbers, ranges): (&mut Numbers, &mut Ranges),
+    [(numbers_of, most), (parts_of, most_parts)]: [(&'static str, u32); 2],
+) -> Result<Placed, Full> {
+    let number = match old {
+        Some(placed) if placed.count == count => return Ok(placed),
+        Some(placed) => {
+            ranges.free(placed.first, placed.count);
+            placed.number
+        }
+        None => numbers.take(most, numbers_of)?,
+    };
+    let first = ranges.take(count, most_parts, parts_of)?;
+    Ok(Placed { number, first, count })
+}
+
+fn fill_backends(destination: &Destination, first: u32, image: &mut Image) {
+    let weights: Vec<u64> = destination.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    let Some((slots, sum)) = alias::table(&weights) else { return };
+    for ((index, slot), endpoint) in (first..).zip(slots).zip(&destination.endpoints) {
+        let backend = Backend {
+            addr: endpoint.address.ip().into(),
+            port: endpoint.address.port().to_be(),
+            reserved: 0,
+            threshold: slot.threshold(sum),
+            alias: slot.alias,
+        };
+        image.backends.insert(index, backend);
+    }
+}
+
+/// The number of an algorithm.
+const fn policy(algorithm: Algorithm) -> u32 {
+    match algorithm {
+        Algorithm::Random
+        | Algorithm::RoundRobin
+        | Algorithm::LeastRequest
+        | Algorithm::SourceHash
+        | Algorithm::Original => abi::policy::RANDOM,
+    }
+}

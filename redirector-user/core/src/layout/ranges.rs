@@ -1,0 +1,144 @@
+//! Ranges of an array that are given out and come back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Full;
+
+/// Gives out ranges. A range that comes back waits for the next step, so that
+/// nothing is ever overwritten in the step that frees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Ranges {
+    /// Everything from here on was never given out.
+    end: u32,
+    /// Free ranges below: length by start. No two touch.
+    free: BTreeMap<u32, u32>,
+    /// Came back in this step: start and length.
+    waiting: Vec<(u32, u32)>,
+    /// How many entries are given out.
+    used: u64,
+}
+
+impl Ranges {
+    pub(super) fn begin_step(&mut self) {
+        for (first, count) in std::mem::take(&mut self.waiting) {
+            self.release(first, count);
+        }
+    }
+
+    /// Takes a range of `count` entries below `capacity`, out of the smallest
+    /// gap that it fits into.
+    pub(super) fn take(
+        &mut self,
+        count: u32,
+        capacity: u32,
+        table: &'static str,
+    ) -> Result<u32, Full> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let gap = self
+            .free
+            .iter()
+            .filter(|(_, size)| **size >= count)
+            .min_by_key(|(_, size)| **size)
+            .map(|(first, size)| (*first, *size));
+        let first = match gap {
+            Some((first, size)) => {
+                self.free.remove(&first);
+                if size > count {
+                    self.free.insert(first + count, size - count);
+                }
+                first
+            }
+            None => match self.end.checked_add(count).filter(|end| *end <= capacity) {
+                Some(end) => std::mem::replace(&mut self.end, end),
+                None => {
+                    return Err(Full { table, needed: self.used + u64::from(count), capacity });
+                }
+            },
+        };
+        self.used += u64::from(count);
+        Ok(first)
+    }
+
+    pub(super) fn free(&mut self, first: u32, count: u32) {
+        if count > 0 {
+            self.used = self.used.saturating_sub(u64::from(count));
+            self.waiting.push((first, count));
+        }
+    }
+
+    /// Puts a range back, joining it with its neighbours.
+    fn release(&mut self, mut first: u32, mut count: u32) {
+        if let Some((before, size)) = self.free.range(..first).next_back()
+            && before + size == first
+        {
+            (first, count) = (*before, count + size);
+            self.free.remove(&first);
+        }
+        if let Some(size) = self.free.remove(&(first + count)) {
+            count += size;
+        }
+        if first + count == self.end {
+            self.end = first;
+        } else {
+            self.free.insert(first, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_range_comes_again_in_a_later_step_only_and_joins_its_neighbours() {
+        let mut ranges = Ranges::default();
+        let take = |ranges: &mut Ranges, count| ranges.take(count, 10, "things").ok();
+        let all = [take(&mut ranges, 3), take(&mut ranges, 3), take(&mut ranges, 2)];
+        assert_eq!(all, [Some(0), Some(3), Some(6)]);
+        ranges.begin_step();
+        ranges.free(0, 3);
+        ranges.free(3, 3);
+        assert_eq!(take(&mut ranges, 3), None, "both wait for the next step");
+        ranges.begin_step();
+        assert_eq!(take(&mut ranges, 6), Some(0), "they became one");
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_in_use_never_overlap(steps in prop::collection::vec(
+            (prop::collection::vec(1..20u32, 0..6), any::<u64>()), 1..30,
+        )) {
+            let mut ranges = Ranges::default();
+            let mut used: Vec<(u32, u32)> = Vec::new();
+            for (sizes, picks) in steps {
+                ranges.begin_step();
+                let mut freed = Vec::new();
+                let mut bit = 0;
+                used.retain(|range| {
+                    bit += 1;
+                    let keep = picks >> (bit % 64) & 1 == 1;
+                    if !keep {
+                        freed.push(*range);
+                    }
+                    keep
+                });
+                for (first, count) in &freed {
+                    ranges.free(*first, *count);
+                }
+                for count in sizes {
+                    let Ok(first) = ranges.take(count, 500, "things") else { continue };
+                    prop_assert!(first + count <= 500);
+                    for (other, size) in used.iter().chain(&freed) {
+                        prop_assert!(first + count <= *other || other + size <= first);
+                    }
+                    used.push((first, count));
+                }
+            }
+        }
+    }
+}
