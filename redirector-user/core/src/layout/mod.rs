@@ -11,6 +11,7 @@
 mod numbers;
 mod ranges;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -320,9 +321,8 @@ impl Layout {
             }
         });
         for table in wanted {
-            if !self.tables.contains_key(&table) {
-                let number = numbers.take(limits.class_tables, "class tables")?;
-                self.tables.insert(table, number);
+            if let Entry::Vacant(entry) = self.tables.entry(table) {
+                entry.insert(numbers.take(limits.class_tables, "class tables")?);
             }
         }
         for (table, number) in &self.tables {

@@ -1,0 +1,71 @@
+//! The routing samples, decided by the compiled tables: documents to World to
+//! Plan to Image, and then the very decision that the kernel takes.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use support::{Shares, compiled_shares, world};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    config: String,
+    source: Option<Source>,
+    gateway: Option<String>,
+    destination: String,
+    expect: Expect,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    namespace: String,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Expect {
+    endpoints: Option<BTreeMap<String, f64>>,
+    #[serde(default)]
+    passthrough: bool,
+    #[serde(default)]
+    default_endpoints: BTreeMap<String, f64>,
+    #[serde(default)]
+    reset: bool,
+    #[serde(default)]
+    reset_fraction: f64,
+}
+
+fn near(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> bool {
+    a.len() == b.len()
+        && a.iter().all(|(key, share)| b.get(key).is_some_and(|other| (share - other).abs() < 2e-6))
+}
+
+#[test]
+fn the_samples_without_gateway_are_decided_right_by_the_compiled_tables() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/routing.jsonl");
+    let text = std::fs::read_to_string(path).expect("the samples are readable");
+    let mut tried = 0;
+    for line in text.lines() {
+        let case: Case = serde_json::from_str(line).expect("a sample");
+        let (None, Some(source)) = (&case.gateway, &case.source) else { continue };
+        tried += 1;
+        let mut world = world(&case.config);
+        let shares =
+            compiled_shares(&mut world, &source.namespace, &source.labels, &case.destination);
+        let Shares { endpoints, refused, passed } = &shares;
+        let right = if case.expect.reset {
+            *refused > 0.999_999
+        } else if case.expect.passthrough {
+            *passed || near(endpoints, &case.expect.default_endpoints)
+        } else {
+            let wanted = case.expect.endpoints.unwrap_or_default();
+            !passed
+                && near(endpoints, &wanted)
+                && (refused - case.expect.reset_fraction).abs() < 2e-6
+        };
+        assert!(right, "{}: {shares:?}", case.name);
+    }
+    assert!(tried > 20, "only {tried} samples");
+}
