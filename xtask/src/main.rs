@@ -6,6 +6,7 @@
 
 mod command;
 mod demo;
+mod fuzz;
 mod play;
 mod setup;
 mod test;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Args),
     /// Runs demo and kernel tests on Debian's 6.1 and 6.12 kernels, in QEMU
     Vm(vm::Args),
+    /// Fuzzes what reads documents and what compiles them
+    Fuzz(fuzz::Args),
     /// Runs inside the virtual machine, as its first process
     #[command(hide = true)]
     Guest,
@@ -61,6 +64,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Guest => Ok(vm::guest::main()),
         Task::Play(part) => play::run(part),
     }

@@ -88,6 +88,13 @@ fn needs() -> Vec<Need> {
             ],
         },
         Need {
+            name: "c++",
+            why: "the engine of the fuzz targets",
+            purpose: Purpose::Test,
+            found: || program("c++"),
+            remedies: vec![Remedy::Package("g++")],
+        },
+        Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
             purpose: Purpose::Test,

@@ -34,6 +34,8 @@ enum Name {
     Unit,
     /// Samples of documents and routing decisions, each printed
     Conformance,
+    /// A minute of coverage-guided fuzzing of each target
+    Fuzz,
     /// The programs in this machine's kernel, in cgroups and namespaces of their own
     Kernel,
     /// The reference document, played against this machine's kernel
@@ -48,6 +50,7 @@ impl Name {
             Self::Lint => layers::lint(),
             Self::Unit => layers::unit(),
             Self::Conformance => layers::conformance(),
+            Self::Fuzz => crate::fuzz::layer(60),
             Self::Kernel => layers::kernel(),
             Self::Demo => layers::demo(),
             Self::Vm => crate::vm::layer(),

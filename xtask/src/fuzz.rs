@@ -1,0 +1,161 @@
+//! `cargo xtask fuzz`: coverage-guided fuzzing of everything that reads what
+//! people write.
+//!
+//! libFuzzer, built from its crate, with the instrumentation that a stable
+//! compiler has: no nightly is needed. Inputs that broke something are kept
+//! below the target directory and are tried first the next time.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::setup::{self, Purpose};
+use crate::test::libtest::{Outcome, Suite, tail};
+use crate::test::table::Layer;
+use crate::workspace::{cargo, root, target};
+
+/// Options of `cargo xtask fuzz`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The targets to run, in the order given [default: all]
+    targets: Vec<String>,
+    /// How long each target runs, in seconds
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+}
+
+/// The package of the targets: each file of its `targets` directory is one.
+const PACKAGE: &str = "redirector-fuzz";
+
+/// Explicit, so that build scripts and procedural macros stay uninstrumented.
+const TRIPLE: &str = env!("XTASK_HOST");
+
+/// What libFuzzer asks of the compiler.
+const INSTRUMENTATION: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks --cfg fuzzing";
+
+/// An input that takes longer than this, in seconds, is a finding.
+const SLOW: u32 = 10;
+/// Inputs longer than this, in bytes, are not tried.
+const LONGEST: u32 = 16 * 1024;
+
+/// `cargo xtask fuzz [TARGET...]`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(Purpose::Test)?;
+    let all = targets()?;
+    if let Some(unknown) = args.targets.iter().find(|name| !all.contains(name)) {
+        bail!("there is no fuzz target `{unknown}`; there are: {}", all.join(", "));
+    }
+    let chosen = if args.targets.is_empty() { all } else { args.targets.clone() };
+    build()?;
+    let mut good = true;
+    for name in chosen {
+        println!("==> {name}, {} s", args.seconds);
+        let suite = fuzz(&name, args.seconds)?;
+        for case in &suite.cases {
+            match &case.outcome {
+                Outcome::Failed(why) => {
+                    good = false;
+                    println!("{why}");
+                }
+                _ => println!("{}: nothing found", case.name),
+            }
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All targets, for `seconds` each, as a layer of tests.
+pub fn layer(seconds: u64) -> Result<Layer> {
+    build()?;
+    let suites = targets()?.iter().map(|name| fuzz(name, seconds)).collect::<Result<_>>()?;
+    Ok(Layer { name: "fuzz".into(), suites })
+}
+
+/// The names of all targets, sorted.
+fn targets() -> Result<Vec<String>> {
+    let dir = root().join("tests/fuzz/targets");
+    let mut names = Vec::new();
+    for entry in dir.read_dir().with_context(|| format!("cannot list {}", dir.display()))? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "rs")
+            && let Some(name) = file.file_stem()
+        {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn build_dir() -> PathBuf {
+    target().join("fuzz")
+}
+
+fn build() -> Result<()> {
+    command::run(
+        cargo()
+            .args(["build", "--quiet", "--release", "--package", PACKAGE, "--target", TRIPLE])
+            .arg("--target-dir")
+            .arg(build_dir())
+            .env("RUSTFLAGS", INSTRUMENTATION)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+    )
+}
+
+fn fuzz(name: &str, seconds: u64) -> Result<Suite> {
+    let started = Instant::now();
+    let home = build_dir().join("work").join(name);
+    let corpus = home.join("corpus");
+    let findings = home.join("findings");
+    for dir in [&corpus, &findings] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let mut fuzzer = Command::new(build_dir().join(TRIPLE).join("release").join(name));
+    fuzzer
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-timeout={SLOW}"))
+        .arg(format!("-max_len={LONGEST}"))
+        .arg("-rss_limit_mb=2048")
+        .arg("-print_final_stats=1")
+        .arg(format!("-artifact_prefix={}/", findings.display()))
+        .arg(&corpus)
+        .args(seeds())
+        .arg(&findings);
+    let output = command::output(&mut fuzzer)?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    let runs = figure(&log, "stat::number_of_executed_units:").unwrap_or(0);
+    let outcome = if !output.status.success() {
+        Outcome::Failed(format!(
+            "{name} found something; the input lies in {}\n{}",
+            findings.display(),
+            tail(&log, 60)
+        ))
+    } else if runs == 0 {
+        Outcome::Failed(format!("{name} ran not one input:\n{}", tail(&log, 60)))
+    } else {
+        Outcome::Passed
+    };
+    let title = format!("{name}, {runs} inputs");
+    Ok(Suite::single(title, outcome, started.elapsed().as_secs_f64()))
+}
+
+/// Where good inputs to start from are.
+fn seeds() -> impl Iterator<Item = PathBuf> {
+    ["tests/conformance/documents", "deploy/examples"]
+        .into_iter()
+        .map(|dir| root().join(dir))
+        .filter(|dir: &PathBuf| Path::is_dir(dir))
+}
+
+/// The number that follows a label in libFuzzer's closing lines.
+fn figure(log: &str, label: &str) -> Option<u64> {
+    log.lines().find_map(|line| line.strip_prefix(label)?.trim().parse().ok())
+}
