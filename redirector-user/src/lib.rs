@@ -6,6 +6,7 @@
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`identity`]: which processes are which workload.
 //! * [`output`]: tables and diagnostics for people.
+//! * [`proxy`]: the relay of the gateways.
 //! * [`source`]: where the configuration comes from.
 //! * [`state`]: the state directory.
 
@@ -15,5 +16,6 @@ pub mod identity;
 pub mod inotify;
 pub mod mounts;
 pub mod output;
+pub mod proxy;
 pub mod source;
 pub mod state;

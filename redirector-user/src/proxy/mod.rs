@@ -1,0 +1,216 @@
+//! The gateway proxy: relays what a connect hook cannot see, connections that
+//! arrive at a gateway from elsewhere.
+//!
+//! * [`snapshot`]: the input: listeners, routes, destinations, and the
+//!   [`Router`] that says which route a connection takes.
+//! * [`set`]: brings the running listeners into line with a new snapshot.
+//! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
+//!   one connection, [`relay`] one direction of it, [`timer`] all deadlines.
+//! * [`select`], [`upstream`], [`sni`], [`loops`], [`drain`], [`stats`]: one
+//!   concern each.
+//!
+//! There is one worker for each core, and nothing that two workers have to
+//! agree on while they serve. The event loop is written here rather than taken
+//! from an async runtime; docs/decisions says why, with measurements.
+
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+mod conn;
+mod drain;
+mod listener;
+mod loops;
+mod pipes;
+mod relay;
+mod select;
+mod set;
+mod snapshot;
+mod sni;
+mod stats;
+mod timer;
+mod upstream;
+mod worker;
+
+pub use snapshot::{
+    Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
+};
+pub use stats::{LegCounts, ListenerCounts};
+
+use set::{Ask, Set};
+use snapshot::Snapshot;
+use stats::Registry;
+use worker::{Mailbox, Shared, Worker};
+
+/// Settings that last for the life of a proxy.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Worker threads.
+    pub workers: NonZero<usize>,
+    /// How long the connections of a removed listener may go on, and all
+    /// connections at [`Proxy::shutdown`].
+    pub drain: Duration,
+    /// Longest wait for a whole ClientHello, where routes depend on it.
+    pub hello_timeout: Duration,
+}
+
+impl Default for Settings {
+    /// One worker for each core that this process may use, 30 seconds to drain,
+    /// 10 seconds for a ClientHello.
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        let (drain, hello_timeout) = (Duration::from_secs(30), Duration::from_secs(10));
+        Self { workers, drain, hello_timeout }
+    }
+}
+
+/// How the proxy is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The listeners, by address; among them those that drain.
+    pub listeners: Vec<ListenerStatus>,
+    /// The legs of all routes, by name.
+    pub legs: Vec<LegCounts>,
+    /// Connections open now.
+    pub active: u64,
+}
+
+/// How a listener is doing.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// [`ListenerSpec::name`].
+    pub name: Arc<str>,
+    /// Whether it does.
+    pub state: ListenerState,
+    /// Its counters.
+    pub counts: ListenerCounts,
+}
+
+/// Whether a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerState {
+    /// It does.
+    Listening,
+    /// It could not be bound, and is tried again.
+    Failed {
+        /// The kernel's reason.
+        error: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// It was removed, and its connections have this long to finish.
+    Draining {
+        /// What is left of that time.
+        left: Duration,
+    },
+}
+
+/// A running proxy. Dropping it stops it, as [`shutdown`](Self::shutdown) does.
+pub struct Proxy {
+    asks: Mutex<Sender<Ask>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The proxy's threads are gone: one of them has panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway proxy has stopped")]
+pub struct Stopped;
+
+impl Proxy {
+    /// Starts the workers; they listen nowhere yet.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors or threads have run out.
+    pub fn start(settings: Settings) -> std::io::Result<Self> {
+        let nothing = Config {
+            listeners: Vec::new(),
+            routes: Vec::new(),
+            destinations: Vec::new(),
+            router: Box::new(Nowhere),
+        };
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(nothing, &mut Registry::default())),
+            loops: loops::Loops::default(),
+            hello_timeout: settings.hello_timeout,
+        });
+        let mut mailboxes = Vec::new();
+        let mut threads = Vec::new();
+        let (asks, questions) = channel();
+        for number in 0..settings.workers.get() {
+            let mailbox = Mailbox::new()?;
+            let worker = Worker::new(mailbox.clone(), Arc::clone(&shared))?;
+            let name = format!("gateway-{number}");
+            threads.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
+            mailboxes.push(mailbox);
+        }
+        let set = Set::new(settings, shared, mailboxes);
+        let control = std::thread::Builder::new().name("gateway".into());
+        threads.push(control.spawn(move || set.run(&questions))?);
+        Ok(Self { asks: Mutex::new(asks), threads })
+    }
+
+    /// Puts a configuration into force, and says what came of it. When this
+    /// returns, every connection made from then on is decided by it; existing
+    /// connections stay as they are. It waits for the workers: some
+    /// milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// When the proxy has stopped.
+    pub fn update(&self, config: Config) -> Result<Status, Stopped> {
+        self.ask(|reply| Ask::Update(config, reply))
+    }
+
+    /// How it is doing.
+    ///
+    /// # Errors
+    ///
+    /// When the proxy has stopped.
+    pub fn status(&self) -> Result<Status, Stopped> {
+        self.ask(Ask::Status)
+    }
+
+    /// Stops accepting, gives the connections [`Settings::drain`] to finish,
+    /// and resets those that are left. Returns when all are closed.
+    pub fn shutdown(mut self) {
+        self.stop();
+    }
+
+    fn ask(&self, ask: impl FnOnce(Sender<Status>) -> Ask) -> Result<Status, Stopped> {
+        let (reply, answer) = channel();
+        let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        asks.send(ask(reply)).map_err(|_| Stopped)?;
+        answer.recv().map_err(|_| Stopped)
+    }
+
+    fn stop(&mut self) {
+        let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let _ = asks.send(Ask::Stop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The router of a proxy that has no configuration yet.
+struct Nowhere;
+
+impl Router for Nowhere {
+    fn decide(&self, _: usize, _: &Request<'_>) -> Verdict {
+        Verdict::Refuse
+    }
+}

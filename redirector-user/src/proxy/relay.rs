@@ -1,0 +1,290 @@
+//! The relay of one direction: bytes from one socket to the other.
+//!
+//! A direction starts as a copy through the worker's buffer: two system calls
+//! for a short message, and no memory of its own while it waits. Once reads
+//! have come back full for a while it moves to `splice(2)` through a pooled
+//! pipe, and back when its portions become small. Both sockets are watched
+//! edge-triggered, so an [`End`] remembers what it was last seen to be.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+use rustix::pipe::{SpliceFlags, splice};
+
+use super::pipes::{Pipe, Pipes};
+
+/// Size of a worker's buffer, in bytes, and so the most that is held in user
+/// space for a direction whose receiver does not read.
+pub(super) const BUFFER: usize = 64 << 10;
+
+/// Full reads in a row that make a direction bulky.
+const FULL_READS: u8 = 4;
+
+/// How much one `splice` is asked to move, in bytes. More than the pipe's
+/// nominal size: what counts there is its number of buffers, and one buffer can
+/// be a compound page.
+const PORTION: usize = 1 << 20;
+
+/// Portions below this, in bytes, are cheaper copied.
+const SMALL: usize = 16 << 10;
+
+/// Small portions in a row that end splicing.
+const SMALL_PORTIONS: u8 = 16;
+
+/// Portions that one direction may move before others get their turn.
+const TURN: u32 = 16;
+
+/// How pipes are filled and emptied.
+const MOVE: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+
+/// One of the two sockets of a connection.
+pub(super) struct End {
+    pub fd: OwnedFd,
+    /// May have something to read: bytes, the end, or an error.
+    pub readable: bool,
+    /// May take bytes.
+    pub writable: bool,
+    /// The peer has sent its FIN (or a reset): a short read is the last one.
+    pub ended: bool,
+    /// Whether epoll tells when it becomes writable.
+    pub watched_for_room: bool,
+    /// Whether Nagle's delay is off.
+    pub immediate: bool,
+}
+
+impl End {
+    pub fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            readable: true,
+            writable: true,
+            ended: false,
+            watched_for_room: false,
+            immediate: false,
+        }
+    }
+}
+
+/// What a direction holds and how it moves.
+#[derive(Default)]
+pub(super) struct Flow {
+    /// Bytes read (or made) that the receiver has not taken yet. Empty, and
+    /// without allocation, nearly always.
+    pub held: Vec<u8>,
+    /// The pipe, while there is something in it.
+    pipe: Option<Pipe>,
+    /// Whether it splices rather than copies.
+    bulky: bool,
+    /// Full reads in a row; while bulky, small portions in a row.
+    run: u8,
+    /// The sender has finished.
+    pub ended: bool,
+    /// The receiver has been told so.
+    pub closed: bool,
+    /// Bytes passed on.
+    pub bytes: u64,
+}
+
+/// Why a direction stopped for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// Nothing to read: an event will come.
+    Empty,
+    /// The receiver takes no more: an event will come, once epoll is asked.
+    Full,
+    /// It has had its turn; there may be more.
+    Turn,
+    /// All bytes and the end have been passed on.
+    Done,
+}
+
+/// Which socket of a direction was reset, or failed otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Broken {
+    /// The one that is read.
+    Sender,
+    /// The one that is written. Bytes read but not written are still held.
+    Receiver,
+}
+
+impl Flow {
+    /// Whether bytes wait for the receiver.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty() || self.pipe.is_some()
+    }
+
+    /// Moves what can be moved now. `other_done` says that the other direction
+    /// is done already: both sockets are then closed rather than shut down.
+    ///
+    /// # Errors
+    ///
+    /// When either socket was reset or timed out.
+    pub fn pump(
+        &mut self,
+        from: &mut End,
+        to: &mut End,
+        other_done: bool,
+        buffer: &mut [u8],
+        pipes: &mut Pipes,
+    ) -> Result<Rest, Broken> {
+        for _ in 0..TURN {
+            if !self.flush(to, pipes)? {
+                return Ok(Rest::Full);
+            }
+            if self.ended {
+                if !self.closed {
+                    self.closed = true;
+                    if !other_done {
+                        finish(to)?;
+                    }
+                }
+                return Ok(Rest::Done);
+            }
+            if !from.readable {
+                return Ok(Rest::Empty);
+            }
+            // Without a pipe (descriptors have run out) it goes on as a copy.
+            match if self.bulky { pipes.take().ok() } else { None } {
+                Some(pipe) => self.fill(pipe, from, pipes)?,
+                None => self.copy(from, to, buffer)?,
+            }
+        }
+        Ok(if self.ended || from.readable { Rest::Turn } else { Rest::Empty })
+    }
+
+    /// Reads and writes once at most, while it is not known yet whether the
+    /// receiver is connected: so its end is never told.
+    pub fn early(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> Result<(), Broken> {
+        if self.held.is_empty() && from.readable && !self.ended {
+            return self.copy(from, to, buffer);
+        }
+        let sent = if self.held.is_empty() { 0 } else { write(to, &self.held, false)? };
+        self.bytes += sent as u64;
+        self.held.drain(..sent);
+        Ok(())
+    }
+
+    /// Reads once and writes once; what the receiver does not take is held.
+    fn copy(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> Result<(), Broken> {
+        let count = match recv(&from.fd, &mut *buffer, RecvFlags::empty()) {
+            Ok((_, 0)) => {
+                self.ended = true;
+                return Ok(());
+            }
+            Ok((_, count)) => count,
+            Err(Errno::AGAIN) => {
+                from.readable = false;
+                return Ok(());
+            }
+            Err(Errno::INTR) => return Ok(()),
+            Err(_) => return Err(Broken::Sender),
+        };
+        if count < buffer.len() {
+            // A short read has emptied the socket; if its peer had finished
+            // before the read, then this was everything.
+            self.run = 0;
+            self.ended = from.ended;
+            from.readable = from.ended;
+        } else {
+            self.run += 1;
+            if self.run >= FULL_READS {
+                (self.bulky, self.run) = (true, 0);
+            }
+        }
+        let written = write(to, &buffer[..count], self.bytes > 0);
+        let sent = written.unwrap_or(0);
+        self.bytes += sent as u64;
+        if sent < count {
+            self.held.extend_from_slice(&buffer[sent..count]);
+        }
+        written.map(drop)
+    }
+
+    /// Writes what is held; `false` when the receiver takes no more.
+    fn flush(&mut self, to: &mut End, pipes: &mut Pipes) -> Result<bool, Broken> {
+        if !self.held.is_empty() {
+            if !to.writable {
+                return Ok(false);
+            }
+            let sent = write(to, &self.held, self.bytes > 0)?;
+            self.bytes += sent as u64;
+            if sent < self.held.len() {
+                self.held.drain(..sent);
+                return Ok(false);
+            }
+            self.held = Vec::new();
+        }
+        while let Some(pipe) = self.pipe.as_mut() {
+            if !to.writable {
+                return Ok(false);
+            }
+            match splice(&pipe.reader, None, &to.fd, None, pipe.held, MOVE) {
+                Ok(0) => return Err(Broken::Receiver),
+                Ok(count) => {
+                    pipe.held -= count;
+                    self.bytes += count as u64;
+                    if pipe.held == 0 {
+                        pipes.put(self.pipe.take());
+                    }
+                }
+                Err(Errno::AGAIN) => to.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Broken::Receiver),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves one portion from the sender into an empty pipe.
+    fn fill(&mut self, mut pipe: Pipe, from: &mut End, pipes: &mut Pipes) -> Result<(), Broken> {
+        match splice(&from.fd, None, &pipe.writer, None, PORTION, MOVE) {
+            Ok(0) => self.ended = true,
+            Ok(count) => {
+                pipe.held = count;
+                self.pipe = Some(pipe);
+                self.run = if count < SMALL { self.run + 1 } else { 0 };
+                if self.run >= SMALL_PORTIONS {
+                    (self.bulky, self.run) = (false, 0);
+                }
+                return Ok(());
+            }
+            Err(Errno::AGAIN) => from.readable = false,
+            Err(Errno::INTR) => {}
+            Err(_) => return Err(Broken::Sender),
+        }
+        pipes.put(Some(pipe));
+        Ok(())
+    }
+}
+
+/// Writes; how many bytes were taken, and `to.writable` accordingly.
+fn write(to: &mut End, bytes: &[u8], again: bool) -> Result<usize, Broken> {
+    if again && !to.immediate {
+        // Nagle's delay concerns only what follows an unacknowledged segment:
+        // a connection that writes once is spared the system call.
+        to.immediate = true;
+        let _ = sockopt::set_tcp_nodelay(&to.fd, true);
+    }
+    match send(&to.fd, bytes, SendFlags::NOSIGNAL) {
+        Ok(count) => {
+            to.writable = count == bytes.len();
+            Ok(count)
+        }
+        Err(Errno::AGAIN) => {
+            to.writable = false;
+            Ok(0)
+        }
+        Err(Errno::INTR) => Ok(0),
+        Err(_) => Err(Broken::Receiver),
+    }
+}
+
+/// Tells the receiver that no more bytes will come.
+fn finish(to: &End) -> Result<(), Broken> {
+    match shutdown(to.fd.as_fd(), Shutdown::Write) {
+        // The peer has reset it meanwhile.
+        Err(Errno::NOTCONN) => Err(Broken::Receiver),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,197 @@
+//! What the gateways of this node serve, at one moment: the proxy's input.
+//!
+//! The daemon makes a [`Config`] out of the compiled gateway plan; [`Snapshot`]
+//! is the same with the selection tables built and joined to the counters,
+//! which live on from one snapshot to the next by name.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redirector_core::plan::Algorithm;
+
+use super::select::{DestinationState, Tables};
+use super::stats::{ListenerStats, Registry, RouteStats};
+use super::upstream::is_local;
+
+/// Everything that the gateways of this node serve.
+pub struct Config {
+    /// The addresses to listen on; each at most once.
+    pub listeners: Vec<ListenerSpec>,
+    /// The routes that a [`Verdict::Route`] names by index.
+    pub routes: Vec<RouteSpec>,
+    /// The destinations that the legs of routes name by index.
+    pub destinations: Vec<DestinationSpec>,
+    /// Which route a connection takes.
+    pub router: Box<dyn Router>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Address and port. A wildcard address never covers the other family.
+    pub address: SocketAddr,
+    /// The Gateway objects and servers it stands for, for people.
+    pub name: Arc<str>,
+    /// Whether the ClientHello is read before the router is asked.
+    pub sni: bool,
+    /// Whether the backend is sent a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+}
+
+/// A weighted set of destinations.
+#[derive(Clone, Debug)]
+pub struct RouteSpec {
+    /// Names the route across snapshots: counters are kept by it.
+    pub name: Arc<str>,
+    /// Destinations (by index into [`Config::destinations`]) and their
+    /// relative weights; zero is never drawn.
+    pub legs: Vec<(usize, u64)>,
+    /// Closed after this long without a byte in either direction.
+    pub idle_timeout: Option<Duration>,
+    /// Closed after this long, whatever happens on it.
+    pub max_duration: Option<Duration>,
+}
+
+/// A set of endpoints.
+#[derive(Clone, Debug)]
+pub struct DestinationSpec {
+    /// Names the destination across snapshots.
+    pub name: Arc<str>,
+    /// How an endpoint is chosen.
+    pub algorithm: Algorithm,
+    /// Endpoints and their relative, positive weights. None: refused. An
+    /// unspecified address stands for the one dialled, and port 0 for its port.
+    pub endpoints: Vec<(SocketAddr, u64)>,
+    /// Longest wait for one endpoint to accept.
+    pub connect_timeout: Duration,
+    /// Keepalive probes on the connection to the endpoint.
+    pub keepalive: Option<Keepalive>,
+    /// Connections beyond this many are refused.
+    pub max_connections: Option<u32>,
+}
+
+/// Keepalive probes; what is not set is the system's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Unanswered probes before the connection is given up.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+/// What is known of a connection when the router is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Who connects.
+    pub client: SocketAddr,
+    /// The address dialled.
+    pub dialled: SocketAddr,
+    /// The server name of the ClientHello, in lower case: only on listeners
+    /// that read it, and only when the client sent one.
+    pub sni: Option<&'a str>,
+}
+
+/// Which route a connection takes.
+pub trait Router: Send + Sync {
+    /// Decides for a connection on the listener with this index in
+    /// [`Config::listeners`].
+    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict;
+}
+
+/// What happens to a connection at a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It takes this route: an index into [`Config::routes`].
+    Route(usize),
+    /// No rule matches, or its traffic cannot be honoured: it is reset.
+    Refuse,
+}
+
+/// A [`Config`] in force.
+pub(super) struct Snapshot {
+    pub listeners: Vec<Listener>,
+    by_address: HashMap<SocketAddr, usize>,
+    pub routes: Vec<Route>,
+    pub legs: Vec<Leg>,
+    pub destinations: Vec<Arc<DestinationState>>,
+    pub tables: Tables,
+    pub router: Box<dyn Router>,
+}
+
+pub(super) struct Listener {
+    pub spec: ListenerSpec,
+    pub stats: Arc<ListenerStats>,
+}
+
+pub(super) struct Route {
+    pub idle_timeout: Option<Duration>,
+    pub max_duration: Option<Duration>,
+    pub stats: Arc<RouteStats>,
+}
+
+/// A leg of the tables: by the index that a choice names.
+pub(super) struct Leg {
+    pub destination: usize,
+    /// Its place within its route.
+    pub place: usize,
+}
+
+impl Snapshot {
+    /// Builds the tables; counters come from `registry`, which forgets what no
+    /// longer has a name.
+    pub fn new(config: Config, registry: &mut Registry) -> Self {
+        let Config { listeners, routes, destinations, router } = config;
+        let tables = Tables::new(&routes, &destinations);
+        let legs = routes
+            .iter()
+            .flat_map(|route| {
+                let legs = route.legs.iter().enumerate();
+                legs.map(|(place, &(destination, _))| Leg { destination, place })
+            })
+            .collect();
+        let snapshot = Self {
+            by_address: listeners.iter().enumerate().map(|(i, l)| (l.address, i)).collect(),
+            routes: routes
+                .iter()
+                .map(|route| Route {
+                    idle_timeout: route.idle_timeout,
+                    max_duration: route.max_duration,
+                    stats: registry.route(route, &destinations),
+                })
+                .collect(),
+            legs,
+            destinations: destinations.into_iter().map(|spec| registry.destination(spec)).collect(),
+            listeners: listeners
+                .into_iter()
+                .map(|spec| Listener { stats: registry.listener(&spec), spec })
+                .collect(),
+            tables,
+            router,
+        };
+        registry.sweep();
+        snapshot
+    }
+
+    /// The listener with this address, and its index.
+    pub fn listener(&self, address: SocketAddr) -> Option<(usize, &Listener)> {
+        let index = *self.by_address.get(&address)?;
+        Some((index, &self.listeners[index]))
+    }
+
+    /// The listener that a connection to `endpoint` arrives at, if any.
+    pub fn leads_to(&self, endpoint: SocketAddr) -> Option<SocketAddr> {
+        if self.by_address.contains_key(&endpoint) {
+            return Some(endpoint);
+        }
+        let any: IpAddr = match endpoint {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let any = SocketAddr::new(any, endpoint.port());
+        (self.by_address.contains_key(&any) && is_local(endpoint)).then_some(any)
+    }
+}

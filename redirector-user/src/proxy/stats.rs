@@ -1,0 +1,187 @@
+//! Counters of the proxy: by listener, route, leg, destination and endpoint.
+//!
+//! They belong to names, not to snapshots: a [`Registry`] hands the same
+//! counters to every snapshot that has the same name, and forgets a name once
+//! neither a snapshot nor a connection holds its counters.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::select::DestinationState;
+use super::snapshot::{DestinationSpec, ListenerSpec, RouteSpec};
+
+/// Counters of a listener.
+#[derive(Default, Debug)]
+pub(super) struct ListenerStats {
+    pub accepted: AtomicU64,
+    pub active: AtomicU64,
+    /// No rule matched, or the share has no endpoint.
+    pub refused: AtomicU64,
+    /// No endpoint could be reached.
+    pub failed: AtomicU64,
+    /// The route led back here.
+    pub looped: AtomicU64,
+    /// Accepting had to wait, because descriptors or memory had run out.
+    pub starved: AtomicU64,
+}
+
+/// Counters of a route.
+#[derive(Debug)]
+pub(super) struct RouteStats {
+    pub name: Arc<str>,
+    pub legs: Vec<LegStats>,
+}
+
+/// Counters of a leg: of what was sent to a destination by one route.
+#[derive(Debug)]
+pub(super) struct LegStats {
+    pub destination: Arc<str>,
+    /// Connections that the draw gave to it.
+    pub taken: AtomicU64,
+    pub active: AtomicU64,
+    pub failed: AtomicU64,
+    /// Bytes from clients.
+    pub sent: AtomicU64,
+    /// Bytes to clients.
+    pub received: AtomicU64,
+}
+
+/// What a destination remembers.
+#[derive(Default, Debug)]
+pub(super) struct DestinationStats {
+    pub active: AtomicU32,
+    /// Counts the turns of ROUND_ROBIN.
+    pub turn: AtomicU32,
+}
+
+/// What an endpoint of a destination remembers.
+#[derive(Default, Debug)]
+pub(super) struct EndpointStats {
+    pub active: AtomicU32,
+}
+
+/// Counters of a listener, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerCounts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub active: u64,
+    /// Refused: no rule matched, or the share has no endpoint or no room.
+    pub refused: u64,
+    /// No endpoint could be reached.
+    pub failed: u64,
+    /// Refused, because the route led back to the listener.
+    pub looped: u64,
+    /// Times that accepting paused because descriptors or memory had run out.
+    pub starved: u64,
+}
+
+/// Counters of a route's leg, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegCounts {
+    /// [`RouteSpec::name`].
+    pub route: Arc<str>,
+    /// [`DestinationSpec::name`].
+    pub destination: Arc<str>,
+    /// Connections that the draw gave to it.
+    pub taken: u64,
+    /// Connections open now.
+    pub active: u64,
+    /// Connections for which no endpoint could be reached.
+    pub failed: u64,
+    /// Bytes from clients.
+    pub sent: u64,
+    /// Bytes to clients.
+    pub received: u64,
+}
+
+impl ListenerStats {
+    pub fn read(&self) -> ListenerCounts {
+        ListenerCounts {
+            accepted: self.accepted.load(Relaxed),
+            active: self.active.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            looped: self.looped.load(Relaxed),
+            starved: self.starved.load(Relaxed),
+        }
+    }
+}
+
+/// All counters by name.
+#[derive(Default)]
+pub(super) struct Registry {
+    listeners: HashMap<SocketAddr, Arc<ListenerStats>>,
+    routes: HashMap<RouteKey, Arc<RouteStats>>,
+    destinations: HashMap<Arc<str>, Arc<DestinationStats>>,
+    endpoints: HashMap<(Arc<str>, SocketAddr), Arc<EndpointStats>>,
+}
+
+/// A route's name and those of its destinations: another list of destinations
+/// has other counters.
+type RouteKey = (Arc<str>, Vec<Arc<str>>);
+
+impl Registry {
+    pub fn listener(&mut self, spec: &ListenerSpec) -> Arc<ListenerStats> {
+        Arc::clone(self.listeners.entry(spec.address).or_default())
+    }
+
+    pub fn route(&mut self, spec: &RouteSpec, names: &[DestinationSpec]) -> Arc<RouteStats> {
+        let legs: Vec<Arc<str>> = spec.legs.iter().map(|leg| names[leg.0].name.clone()).collect();
+        let leg = |destination: &Arc<str>| LegStats {
+            destination: destination.clone(),
+            taken: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        };
+        let entry = self.routes.entry((spec.name.clone(), legs)).or_insert_with_key(|key| {
+            Arc::new(RouteStats { name: key.0.clone(), legs: key.1.iter().map(leg).collect() })
+        });
+        Arc::clone(entry)
+    }
+
+    pub fn destination(&mut self, spec: DestinationSpec) -> Arc<DestinationState> {
+        let counters = Arc::clone(self.destinations.entry(spec.name.clone()).or_default());
+        let endpoints = spec
+            .endpoints
+            .iter()
+            .map(|e| Arc::clone(self.endpoints.entry((spec.name.clone(), e.0)).or_default()))
+            .collect();
+        Arc::new(DestinationState::new(spec, counters, endpoints))
+    }
+
+    /// Forgets the counters that nobody else holds.
+    pub fn sweep(&mut self) {
+        self.listeners.retain(|_, stats| Arc::strong_count(stats) > 1);
+        self.routes.retain(|_, stats| Arc::strong_count(stats) > 1);
+        self.destinations.retain(|_, stats| Arc::strong_count(stats) > 1);
+        self.endpoints.retain(|_, stats| Arc::strong_count(stats) > 1);
+    }
+
+    /// The counters of all routes, sorted by name.
+    pub fn legs(&self) -> Vec<LegCounts> {
+        let mut counts: Vec<LegCounts> = self
+            .routes
+            .values()
+            .flat_map(|route| {
+                route.legs.iter().map(|leg| LegCounts {
+                    route: route.name.clone(),
+                    destination: leg.destination.clone(),
+                    taken: leg.taken.load(Relaxed),
+                    active: leg.active.load(Relaxed),
+                    failed: leg.failed.load(Relaxed),
+                    sent: leg.sent.load(Relaxed),
+                    received: leg.received.load(Relaxed),
+                })
+            })
+            .collect();
+        counts.sort_by(|a, b| (&a.route, &a.destination).cmp(&(&b.route, &b.destination)));
+        counts
+    }
+}

@@ -1,0 +1,386 @@
+//! A worker: a thread with an event loop, its share of every listening socket,
+//! and the connections that it has accepted.
+//!
+//! Sockets are watched edge-triggered, listening sockets level-triggered. What
+//! epoll hands back for a socket names its connection by place and generation,
+//! so that an event for a connection that was closed a moment ago is told from
+//! one for its successor.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io;
+use slab::Slab;
+
+use super::conn::{Conn, NEVER, Side, Step};
+use super::listener::{Accepted, Pace, accept};
+use super::loops::Loops;
+use super::pipes::Pipes;
+use super::relay::BUFFER;
+use super::snapshot::Snapshot;
+use super::timer::Wheel;
+use super::upstream::reset_on_close;
+
+/// Marks, in a token, the socket to the endpoint.
+pub(super) const UPSTREAM: u64 = 1 << 31;
+
+/// Tokens above this are not of connections.
+const LISTENER: u64 = 1 << 63;
+const WAKE: u64 = u64::MAX;
+/// Generations wrap here.
+const GENERATIONS: u64 = 1 << 31;
+
+/// Events taken in one round.
+const EVENTS: usize = 256;
+
+/// What all workers share.
+pub(super) struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    pub loops: Loops,
+    pub hello_timeout: Duration,
+}
+
+/// What a worker's connections use.
+pub(super) struct Io {
+    pub epoll: OwnedFd,
+    pub buffer: Vec<u8>,
+    pub pipes: Pipes,
+    pub random: fastrand::Rng,
+    /// Milliseconds since the worker started.
+    pub now: u64,
+    pub shared: Arc<Shared>,
+    /// Descriptors have run out while a connection was set up.
+    pub exhausted: bool,
+}
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Accept from this socket.
+    Listen(SocketAddr, OwnedFd),
+    /// Serve what waits in the socket of this address, close it, say so, and
+    /// give its connections this long.
+    Unlisten(SocketAddr, Duration, Sender<()>),
+    /// End once all connections are closed, at the latest after this long.
+    Stop(Duration),
+}
+
+/// The other end of a worker.
+#[derive(Clone)]
+pub(super) struct Mailbox {
+    commands: Arc<Mutex<Vec<Command>>>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    pub fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { commands: Arc::default(), wake: Arc::new(wake) })
+    }
+
+    pub fn send(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        // Fails only when the counter is full, and then it is awake.
+        let _ = io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Vec<Command> {
+        let _ = io::read(&self.wake, &mut [0; 8]);
+        std::mem::take(&mut self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A listening socket of a worker.
+struct Listening {
+    address: SocketAddr,
+    socket: OwnedFd,
+    pace: Pace,
+}
+
+/// A worker.
+pub(super) struct Worker {
+    mailbox: Mailbox,
+    started: Instant,
+    io: Io,
+    listeners: Slab<Listening>,
+    conns: Slab<Conn>,
+    generation: u64,
+    /// Connections whose turn ended, and listeners that have some waiting.
+    ready: VecDeque<usize>,
+    wheel: Wheel,
+    round: u64,
+    /// When it ends, once it was told to.
+    stop: Option<u64>,
+}
+
+impl Worker {
+    /// A worker that is not running yet.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors have run out.
+    pub fn new(mailbox: Mailbox, shared: Arc<Shared>) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, mailbox.wake.as_fd(), EventData::new_u64(WAKE), EventFlags::IN)?;
+        Ok(Self {
+            mailbox,
+            started: Instant::now(),
+            io: Io {
+                epoll,
+                buffer: vec![0; BUFFER],
+                pipes: Pipes::default(),
+                random: fastrand::Rng::new(),
+                now: 0,
+                shared,
+                exhausted: false,
+            },
+            listeners: Slab::new(),
+            conns: Slab::new(),
+            generation: 0,
+            ready: VecDeque::new(),
+            wheel: Wheel::new(),
+            round: 1,
+            stop: None,
+        })
+    }
+
+    /// Runs until it is told to stop.
+    pub fn run(mut self) {
+        block_sigpipe();
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut fired = Vec::new();
+        loop {
+            let timeout = self.timeout();
+            events.clear();
+            match epoll::wait(&self.io.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "waiting for events failed");
+                    return;
+                }
+            }
+            self.round += 1;
+            self.io.now = self.started.elapsed().as_millis() as u64;
+            for event in &events {
+                self.event(event.data.u64(), event.flags);
+            }
+            for _ in 0..self.ready.len() {
+                if let Some(key) = self.ready.pop_front() {
+                    self.with(key, |conn, io| conn.again(io));
+                }
+            }
+            self.wheel.expire(self.io.now, &mut fired);
+            for timer in fired.drain(..) {
+                self.timer(timer);
+            }
+            if self.stop.is_some_and(|at| self.conns.is_empty() || self.io.now >= at) {
+                for conn in self.conns.drain() {
+                    conn.finish(true, &mut self.io);
+                }
+                return;
+            }
+        }
+    }
+
+    /// How long to wait for events.
+    fn timeout(&self) -> Option<Timespec> {
+        let next = if self.ready.is_empty() { self.wheel.next() } else { Some(self.io.now) };
+        let next = next.into_iter().chain(self.stop).min()?;
+        let wait = next.saturating_sub(self.io.now);
+        Some(Timespec { tv_sec: (wait / 1000) as i64, tv_nsec: (wait % 1000 * 1_000_000) as _ })
+    }
+
+    fn event(&mut self, token: u64, flags: EventFlags) {
+        if token == WAKE {
+            for command in self.mailbox.take() {
+                self.command(command);
+            }
+        } else if token & LISTENER != 0 {
+            self.accept((token & !LISTENER) as usize);
+        } else {
+            let side = if token & UPSTREAM == 0 { Side::Client } else { Side::Upstream };
+            let key = (token & (UPSTREAM - 1)) as usize;
+            if self.conns.get(key).is_some_and(|conn| conn.token == token & !UPSTREAM) {
+                self.with(key, |conn, io| conn.event(side, flags, io));
+            }
+        }
+    }
+
+    /// Looks after a connection, and does what that comes to.
+    fn with(&mut self, key: usize, look: impl FnOnce(&mut Conn, &mut Io) -> Step) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let step = look(conn, &mut self.io);
+        match step {
+            Step::Wait | Step::Again => {
+                let deadline = conn.deadline();
+                // A deadline that moves away is found out when the timer fires.
+                if deadline < conn.armed {
+                    conn.armed = deadline;
+                    self.wheel.set(key as u32 * 2, deadline);
+                }
+                if step == Step::Again {
+                    self.ready.push_back(key);
+                }
+            }
+            Step::Close | Step::Reset => {
+                let conn = self.conns.remove(key);
+                if conn.armed != NEVER {
+                    self.wheel.cancel(key as u32 * 2);
+                }
+                conn.finish(step == Step::Reset, &mut self.io);
+            }
+        }
+    }
+
+    fn timer(&mut self, timer: u32) {
+        let key = timer as usize / 2;
+        if timer % 2 == 1 {
+            // A pause of a listener is over.
+            self.watch(key);
+        } else if let Some(conn) = self.conns.get_mut(key) {
+            conn.armed = NEVER;
+            self.with(key, |conn, io| conn.timer(io));
+        }
+    }
+
+    /// Accepts what waits in a listening socket.
+    fn accept(&mut self, index: usize) {
+        let Some(listening) = self.listeners.get_mut(index) else { return };
+        for _ in 0..listening.pace.burst(self.round) {
+            if !self.accept_one(index) {
+                return;
+            }
+        }
+    }
+
+    /// Accepts one connection; `false` when there is no point in trying again.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let Some(listening) = self.listeners.get_mut(index) else { return false };
+        match accept(&listening.socket) {
+            Accepted::Connection(fd, peer) => {
+                let address = listening.address;
+                self.admit(fd, peer, address);
+                if std::mem::take(&mut self.io.exhausted) {
+                    self.pause(index, io::Errno::MFILE);
+                    return false;
+                }
+                if let Some(listening) = self.listeners.get_mut(index) {
+                    listening.pace.served();
+                }
+                true
+            }
+            Accepted::None => {
+                listening.pace.emptied();
+                false
+            }
+            Accepted::Exhausted(error) => {
+                self.io.pipes.release();
+                self.pause(index, error);
+                false
+            }
+        }
+    }
+
+    /// Takes a connection on.
+    fn admit(&mut self, fd: OwnedFd, peer: SocketAddr, address: SocketAddr) {
+        let stats = {
+            let snapshot = self.io.shared.snapshot.load();
+            snapshot.listener(address).map(|(_, listener)| Arc::clone(&listener.stats))
+        };
+        let entry = self.conns.vacant_entry();
+        let key = entry.key();
+        let Some(stats) = stats.filter(|_| (key as u64) < UPSTREAM) else {
+            reset_on_close(&fd);
+            return;
+        };
+        self.generation = (self.generation + 1) % GENERATIONS;
+        let token = self.generation << 32 | key as u64;
+        entry.insert(Conn::new(token, fd, peer, address, stats, self.io.now));
+        self.with(key, Conn::begin);
+    }
+
+    /// Lets a listening socket rest: its clients wait in the queue.
+    fn pause(&mut self, index: usize, error: io::Errno) {
+        let Some(listening) = self.listeners.get_mut(index) else { return };
+        let (pause, first) = listening.pace.exhausted();
+        if let Some((_, listener)) = self.io.shared.snapshot.load().listener(listening.address) {
+            listener.stats.starved.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if first {
+            tracing::warn!(address = %listening.address, %error, "accepting pauses");
+        }
+        let data = EventData::new_u64(LISTENER | index as u64);
+        let _ = epoll::modify(&self.io.epoll, &listening.socket, data, EventFlags::empty());
+        self.wheel.set(index as u32 * 2 + 1, self.io.now + pause.as_millis() as u64);
+    }
+
+    /// Lets a listening socket be accepted from (again).
+    fn watch(&mut self, index: usize) {
+        if let Some(listening) = self.listeners.get(index) {
+            let data = EventData::new_u64(LISTENER | index as u64);
+            let _ = epoll::modify(&self.io.epoll, &listening.socket, data, EventFlags::IN);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Listen(address, socket) => {
+                let entry = self.listeners.vacant_entry();
+                let data = EventData::new_u64(LISTENER | entry.key() as u64);
+                if let Err(error) = epoll::add(&self.io.epoll, &socket, data, EventFlags::IN) {
+                    tracing::error!(%address, %error, "cannot watch a listening socket");
+                    return;
+                }
+                entry.insert(Listening { address, socket, pace: Pace::default() });
+            }
+            Command::Unlisten(address, drain, done) => {
+                self.unlisten(|listening| listening.address == address);
+                let end = self.io.now.saturating_add(drain.as_millis() as u64);
+                for (key, conn) in &mut self.conns {
+                    if conn.listener == address && end < conn.end {
+                        conn.end = end;
+                        conn.armed = conn.armed.min(end);
+                        self.wheel.set(key as u32 * 2, conn.armed);
+                    }
+                }
+                let _ = done.send(());
+            }
+            Command::Stop(drain) => {
+                self.unlisten(|_| true);
+                let end = self.io.now.saturating_add(drain.as_millis() as u64);
+                self.stop = Some(end);
+            }
+        }
+    }
+
+    /// Serves what waits in some listening sockets, and closes them.
+    fn unlisten(&mut self, which: impl Fn(&Listening) -> bool) {
+        let keys: Vec<usize> =
+            self.listeners.iter().filter(|(_, l)| which(l)).map(|(key, _)| key).collect();
+        for key in keys {
+            while self.accept_one(key) {}
+            self.wheel.cancel(key as u32 * 2 + 1);
+            self.listeners.remove(key);
+        }
+    }
+}
+
+/// `splice` to a socket whose peer is gone raises SIGPIPE, with no flag against
+/// it; this thread wants the error only.
+fn block_sigpipe() {
+    // SAFETY: `set` is initialised by `sigemptyset` before it is read, lives for
+    // all three calls, and the mask is the calling thread's own.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}

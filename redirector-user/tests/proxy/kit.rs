@@ -1,0 +1,252 @@
+//! Gateways, backends and clients for the tests. Ports are the kernel's choice
+//! and held by a socket of the test, so that tests run beside one another.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redirector::proxy::{
+    Config, DestinationSpec, ListenerSpec, Proxy, Request, RouteSpec, Router, Settings, Status,
+    Verdict,
+};
+use redirector_core::plan::Algorithm;
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+
+/// Longest wait for anything that must happen.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A port that stays this test's until it is dropped, and that the proxy can
+/// listen on meanwhile.
+pub struct Reserved {
+    pub address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+/// Reserves a port of `ip`.
+pub fn reserve_on(ip: IpAddr) -> Reserved {
+    let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_reuseaddr(&socket, true).expect("SO_REUSEADDR");
+    sockopt::set_socket_reuseport(&socket, true).expect("SO_REUSEPORT");
+    if ip.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true).expect("IPV6_V6ONLY");
+    }
+    bind(&socket, &SocketAddr::new(ip, 0)).expect("a free port");
+    let address = getsockname(&socket).expect("its address").try_into().expect("an IP address");
+    Reserved { address, _socket: socket }
+}
+
+/// Reserves a port of 127.0.0.1.
+pub fn reserve() -> Reserved {
+    reserve_on(Ipv4Addr::LOCALHOST.into())
+}
+
+/// A router out of a closure.
+struct Rule<F>(F);
+
+impl<F: Fn(usize, &Request<'_>) -> Verdict + Send + Sync> Router for Rule<F> {
+    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict {
+        (self.0)(listener, request)
+    }
+}
+
+/// A configuration under construction.
+pub struct Setup(pub Config);
+
+impl Setup {
+    /// Listeners on these addresses, each with a route of its own index.
+    pub fn new(listeners: &[SocketAddr]) -> Self {
+        Self(Config {
+            listeners: listeners
+                .iter()
+                .map(|&address| ListenerSpec {
+                    address,
+                    name: "default/gateway".into(),
+                    sni: false,
+                    proxy_protocol: false,
+                })
+                .collect(),
+            routes: Vec::new(),
+            destinations: Vec::new(),
+            router: Box::new(Rule(|listener, _: &Request<'_>| Verdict::Route(listener))),
+        })
+    }
+
+    /// One listener with one route to these endpoints.
+    pub fn to(listener: SocketAddr, endpoints: &[SocketAddr]) -> Self {
+        Self::new(&[listener]).route(&[(endpoints, 1)])
+    }
+
+    /// Adds a route with a destination for each set of endpoints.
+    pub fn route(mut self, legs: &[(&[SocketAddr], u64)]) -> Self {
+        let number = self.0.routes.len();
+        let mut places = Vec::new();
+        for (endpoints, weight) in legs {
+            places.push((self.0.destinations.len(), *weight));
+            self.0.destinations.push(DestinationSpec {
+                name: format!("destination-{}", self.0.destinations.len()).into(),
+                algorithm: Algorithm::Random,
+                endpoints: endpoints.iter().map(|&endpoint| (endpoint, 1)).collect(),
+                connect_timeout: Duration::from_secs(10),
+                keepalive: None,
+                max_connections: None,
+            });
+        }
+        self.0.routes.push(RouteSpec {
+            name: format!("route-{number}").into(),
+            legs: places,
+            idle_timeout: None,
+            max_duration: None,
+        });
+        self
+    }
+
+    /// Replaces the rule that listener n takes route n.
+    pub fn rule(
+        mut self,
+        rule: impl Fn(usize, &Request<'_>) -> Verdict + Send + Sync + 'static,
+    ) -> Self {
+        self.0.router = Box::new(Rule(rule));
+        self
+    }
+
+    /// Changes something else.
+    pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.0);
+        self
+    }
+
+    /// Starts a proxy with two workers.
+    pub fn start(self) -> Proxy {
+        self.start_with(Duration::from_millis(200))
+    }
+
+    /// Starts a proxy with two workers that drains for this long.
+    pub fn start_with(self, drain: Duration) -> Proxy {
+        let workers = NonZero::new(2).expect("two");
+        let proxy =
+            Proxy::start(Settings { workers, drain, hello_timeout: Duration::from_millis(600) })
+                .expect("a proxy");
+        proxy.update(self.0).expect("the configuration in force");
+        proxy
+    }
+}
+
+/// A backend that serves each connection in a thread, until it is dropped.
+pub struct Backend {
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Backend {
+    /// Serves each connection with `serve`.
+    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::on(IpAddr::from([127, 0, 0, 1]), serve)
+    }
+
+    /// The same on another address.
+    pub fn on(ip: IpAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("a backend");
+        let address = listener.local_addr().expect("its address");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, serve) = (Arc::clone(&stop), Arc::new(serve));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(stream));
+            }
+        });
+        Self { address, stop }
+    }
+
+    /// Says its name, then sends back what comes.
+    pub fn named(name: &'static str) -> Self {
+        Self::new(move |mut stream| {
+            let _ = stream.write_all(name.as_bytes());
+            let _ = std::io::copy(&mut stream.try_clone().expect("a clone"), &mut stream);
+        })
+    }
+
+    /// Sends back what comes.
+    pub fn echo() -> Self {
+        Self::named("")
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Connects, with a bound on every read and write.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, SOON).expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream.set_write_timeout(Some(SOON)).expect("a timeout");
+    stream
+}
+
+/// All that comes until the end.
+pub fn read_all(mut stream: &TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether the next read says that the connection was reset.
+pub fn is_reset(mut stream: &TcpStream) -> bool {
+    let read = stream.read(&mut [0; 16]);
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// Whether a connection is accepted and reset without a byte: the reset may
+/// already show when connecting.
+pub fn is_refused(address: SocketAddr) -> bool {
+    match TcpStream::connect(address) {
+        Ok(stream) => {
+            stream.set_read_timeout(Some(SOON)).expect("a timeout");
+            is_reset(&stream)
+        }
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < end, "did not come true: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until the status is as wanted, and returns it.
+#[track_caller]
+pub fn status_when(proxy: &Proxy, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
+    eventually(what, || holds(&proxy.status().expect("a status")));
+    proxy.status().expect("a status")
+}
+
+/// Bytes that look like nothing else, the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Makes the close of a socket a reset.
+pub fn reset(stream: TcpStream) {
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("SO_LINGER");
+}

@@ -1,0 +1,268 @@
+//! What passes, and how connections end.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use crate::kit::*;
+
+/// More than all buffers on the way can hold, so that both phases of the relay
+/// and both kinds of waiting are met.
+const BIG: usize = 24 << 20;
+
+#[test]
+fn big_transfers_arrive_byte_for_byte_in_both_directions_at_once() {
+    let port = reserve();
+    let backend = Backend::echo();
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let bytes = noise(1, BIG);
+    let stream = connect(port.address);
+    let mut writer = stream.try_clone().expect("a clone");
+    let copy = bytes.clone();
+    let writing = thread::spawn(move || {
+        // Portions of all sizes: between copy and splice and back.
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut rest = &copy[..];
+        while !rest.is_empty() {
+            let bits = random.u32(1..20);
+            let (now, later) = rest.split_at(random.usize(1..=1 << bits).min(rest.len()));
+            writer.write_all(now).expect("written");
+            rest = later;
+        }
+        writer.shutdown(Shutdown::Write).expect("shut down");
+    });
+    let received = read_all(&stream).expect("everything");
+    writing.join().expect("the writer");
+    assert!(received == bytes, "{} of {} bytes", received.len(), bytes.len());
+}
+
+#[test]
+fn a_slow_reader_gets_everything_and_slows_the_sender() {
+    let port = reserve();
+    let bytes = noise(2, BIG);
+    let copy = bytes.clone();
+    let backend = Backend::new(move |mut stream| stream.write_all(&copy).expect("written"));
+    let proxy = Setup::to(port.address, &[backend.address]).start();
+    let stream = connect(port.address);
+    thread::sleep(Duration::from_millis(300));
+    let received = proxy.status().expect("a status");
+    assert_eq!(received.active, 1);
+    assert!(read_all(&stream).expect("everything") == bytes);
+    drop(stream);
+    let status = status_when(&proxy, "closed", |status| status.active == 0);
+    assert_eq!(status.legs[0].received, BIG as u64);
+}
+
+#[test]
+fn a_client_that_finishes_writing_still_gets_the_answer() {
+    let port = reserve();
+    let backend = Backend::new(|mut stream| {
+        let request = read_all(&stream).expect("the request and its end");
+        stream.write_all(&request.len().to_string().into_bytes()).expect("written");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    stream.write_all(b"four").expect("written");
+    stream.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(read_all(&stream).expect("the answer"), b"4");
+}
+
+#[test]
+fn a_client_that_says_nothing_but_its_end_is_heard() {
+    let port = reserve();
+    let backend = Backend::new(|mut stream| {
+        assert_eq!(read_all(&stream).expect("the end"), b"");
+        stream.write_all(b"silence").expect("written");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let stream = connect(port.address);
+    stream.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(read_all(&stream).expect("the answer"), b"silence");
+}
+
+#[test]
+fn a_backend_that_finishes_writing_still_gets_the_rest() {
+    let port = reserve();
+    let (tell, told) = channel();
+    let backend = Backend::new(move |mut stream| {
+        stream.write_all(b"hello").expect("written");
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        tell.send(read_all(&stream).expect("the rest")).expect("told");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    assert_eq!(read_all(&stream).expect("hello and its end"), b"hello");
+    stream.write_all(b"after the end").expect("written");
+    drop(stream);
+    assert_eq!(told.recv_timeout(SOON).expect("told"), b"after the end");
+}
+
+#[test]
+fn a_reset_by_the_client_reaches_the_backend() {
+    let port = reserve();
+    let (tell, told) = channel();
+    let backend = Backend::new(move |mut stream| {
+        let mut first = [0];
+        stream.read_exact(&mut first).expect("a byte");
+        tell.send(is_reset(&stream)).expect("told");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    stream.write_all(b"x").expect("written");
+    thread::sleep(Duration::from_millis(50));
+    reset(stream);
+    assert!(told.recv_timeout(SOON).expect("told"));
+}
+
+#[test]
+fn a_reset_by_the_backend_reaches_the_client_after_what_came_before() {
+    let port = reserve();
+    let backend = Backend::new(|mut stream| {
+        stream.write_all(b"half an ans").expect("written");
+        thread::sleep(Duration::from_millis(50));
+        reset(stream);
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    let mut begun = [0; 11];
+    stream.read_exact(&mut begun).expect("what came before");
+    assert!(is_reset(&stream));
+}
+
+#[test]
+fn a_backend_that_dies_mid_stream_is_not_an_orderly_end() {
+    let port = reserve();
+    let bytes = noise(3, 8 << 20);
+    let backend = Backend::new(move |mut stream| {
+        stream.write_all(&bytes).expect("written");
+        reset(stream);
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let stream = connect(port.address);
+    let error = read_all(&stream).expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn writing_to_a_backend_that_has_closed_resets_the_client() {
+    let port = reserve();
+    let backend = Backend::new(drop);
+    let proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    assert_eq!(read_all(&stream).expect("the end"), b"");
+    let mut broken = || stream.write_all(b"into the void").is_err();
+    eventually("the write fails", &mut broken);
+    status_when(&proxy, "closed", |status| status.active == 0);
+}
+
+#[test]
+fn a_byte_at_a_time_passes_at_once() {
+    let port = reserve();
+    let backend = Backend::echo();
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    for byte in 0..200u8 {
+        stream.write_all(&[byte]).expect("written");
+        let mut back = [0];
+        stream.read_exact(&mut back).expect("echoed");
+        assert_eq!(back, [byte]);
+    }
+}
+
+#[test]
+fn a_backend_that_speaks_first_is_heard() {
+    let port = reserve();
+    let backend = Backend::named("220 ready");
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let mut stream = connect(port.address);
+    let mut greeting = [0; 9];
+    stream.read_exact(&mut greeting).expect("a greeting");
+    assert_eq!(&greeting, b"220 ready");
+}
+
+#[test]
+fn a_client_that_never_reads_costs_a_bounded_amount() {
+    let port = reserve();
+    let (tell, told) = channel();
+    let backend = Backend::new(move |mut stream| {
+        stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        let chunk = vec![7; 1 << 20];
+        let mut written = 0usize;
+        // The kernel's buffers are a few megabytes; the rest must stay here.
+        while written < 256 << 20 && stream.write(&chunk).map(|n| written += n).is_ok() {}
+        tell.send(written).expect("told");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let _stream = connect(port.address);
+    let written = told.recv_timeout(SOON).expect("told");
+    assert!(written < 64 << 20, "{written} bytes went somewhere");
+}
+
+#[test]
+fn clients_that_close_at_any_stage_leave_nothing_behind() {
+    let port = reserve();
+    let backend = Backend::echo();
+    let proxy = Setup::to(port.address, &[backend.address]).start();
+    for round in 0..100 {
+        let mut stream = connect(port.address);
+        if round % 5 > 0 {
+            stream.write_all(&noise(round, (round as usize % 7) * 3_000 + 1)).expect("written");
+        }
+        if round % 5 > 1 {
+            let _ = stream.read(&mut [0; 100]);
+        }
+        if round % 2 == 0 {
+            reset(stream);
+        } else {
+            finish(stream, round);
+        }
+    }
+    let status = status_when(&proxy, "all are closed", |status| status.active == 0);
+    assert_eq!(status.listeners[0].counts.accepted, 100);
+    assert_eq!(status.legs[0].active, 0);
+}
+
+fn finish(stream: TcpStream, round: u64) {
+    if round.is_multiple_of(3) {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    if round.is_multiple_of(7) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_time_and_a_busy_one_is_not() {
+    let port = reserve();
+    let backend = Backend::echo();
+    let idle = Duration::from_millis(400);
+    let _proxy = Setup::to(port.address, &[backend.address])
+        .with(|config| config.routes[0].idle_timeout = Some(idle))
+        .start();
+    let silent = connect(port.address);
+    let mut busy = connect(port.address);
+    for _ in 0..10 {
+        busy.write_all(b"x").expect("written");
+        busy.read_exact(&mut [0]).expect("echoed");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(read_all(&silent).expect("an orderly end"), b"");
+    busy.write_all(b"y").expect("written");
+    busy.read_exact(&mut [0]).expect("still there");
+    assert_eq!(read_all(&busy).expect("an orderly end"), b"");
+}
+
+#[test]
+fn a_connection_is_closed_after_its_longest_duration_however_busy() {
+    let port = reserve();
+    let backend = Backend::echo();
+    let proxy = Setup::to(port.address, &[backend.address])
+        .with(|config| config.routes[0].max_duration = Some(Duration::from_millis(300)))
+        .start();
+    let mut stream = connect(port.address);
+    let mut alive = || stream.write_all(b"x").is_err() || stream.read_exact(&mut [0]).is_err();
+    eventually("closed", &mut alive);
+    status_when(&proxy, "gone", |status| status.active == 0);
+}

@@ -1,0 +1,185 @@
+//! Many connections, few descriptors.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::kit::*;
+
+/// Raises this process's descriptor limit as far as it may be, and says how
+/// many connections of four descriptors each fit.
+fn room() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
+    let raised = Rlimit { current: Some(most), maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("the soft limit up to the hard one");
+    (most as usize).saturating_sub(500) / 4
+}
+
+#[test]
+fn thousands_of_connections_at_once_are_served() {
+    let long = std::env::var_os("REDIRECTOR_LONG_TESTS").is_some();
+    // Ten thousand need 40,500 descriptors in this one process; where the hard
+    // limit is lower, as many as it allows.
+    let count = room().min(if long { 10_000 } else { 1_000 });
+    assert!(count >= 1_000, "the hard limit of descriptors allows only {count} connections");
+    let port = reserve();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a backend");
+    let backend = listener.local_addr().expect("its address");
+    let serving = thread::spawn(move || {
+        let mut held = Vec::new();
+        for _ in 0..count {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut number = [0; 8];
+            stream.read_exact(&mut number).expect("a number");
+            stream.write_all(&number).expect("echoed");
+            held.push(stream);
+        }
+        held
+    });
+    let proxy = Setup::to(port.address, &[backend]).start();
+    let mut clients = Vec::new();
+    for number in 0..count as u64 {
+        let mut stream = connect(port.address);
+        stream.write_all(&number.to_be_bytes()).expect("written");
+        clients.push(stream);
+    }
+    for (number, mut client) in clients.iter().enumerate() {
+        let mut back = [0; 8];
+        client.read_exact(&mut back).expect("echoed");
+        assert_eq!(u64::from_be_bytes(back), number as u64);
+    }
+    assert_eq!(proxy.status().expect("a status").active, count as u64);
+    drop(clients);
+    drop(serving.join().expect("the backend"));
+    status_when(&proxy, "all are closed", |status| status.active == 0);
+}
+
+/// A proxy in a process of its own.
+struct Apart {
+    child: Child,
+}
+
+impl Apart {
+    fn new(listen: SocketAddr, endpoint: SocketAddr, descriptors: u64) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "scale::proxy_in_a_process_of_its_own", "--ignored", "--nocapture"])
+            .env("LISTEN", listen.to_string())
+            .env("ENDPOINT", endpoint.to_string())
+            .env("DESCRIPTORS", descriptors.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let stdout = BufReader::new(child.stdout.take().expect("its output"));
+        let mut lines = stdout.lines();
+        let ready = lines.any(|line| line.expect("text").contains("listening"));
+        assert!(ready, "the child did not come up");
+        thread::spawn(move || lines.for_each(drop));
+        Self { child }
+    }
+
+    /// The number that follows `name` in its /proc/PID/status, in KiB.
+    fn memory(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("its status");
+        let line = status.lines().find(|line| line.starts_with(name)).expect(name);
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
+    /// The processor time it has used so far.
+    fn time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("its stat");
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let ticks = |n: usize| rest.split(' ').nth(n).and_then(|t| t.parse::<u64>().ok());
+        let ticks = ticks(11).expect("utime") + ticks(12).expect("stime");
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "the child process of other tests"]
+fn proxy_in_a_process_of_its_own() {
+    let variable = |name: &str| std::env::var(name).expect(name);
+    let listen = variable("LISTEN").parse().expect("an address");
+    let endpoint = variable("ENDPOINT").parse().expect("an address");
+    let descriptors = variable("DESCRIPTORS").parse().expect("a number");
+    let limit = Rlimit { current: Some(descriptors), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).expect("a limit");
+    let _proxy = Setup::to(listen, &[endpoint]).start();
+    println!("listening");
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived_without_spinning() {
+    room();
+    let port = reserve();
+    let backend = Backend::named("a");
+    let proxy = Apart::new(port.address, backend.address, 60);
+    let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(port.address)).collect();
+    let served = |mut client: &TcpStream| {
+        client.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+        matches!(client.read(&mut [0]), Ok(1))
+    };
+    let mut count = 0;
+    eventually("some are served", || {
+        count += clients.iter().flatten().filter(|client| served(client)).count();
+        count >= 10
+    });
+    assert!(count < 40, "{count} connections fit into 60 descriptors");
+    let before = proxy.time();
+    thread::sleep(Duration::from_secs(2));
+    let used = proxy.time() - before;
+    assert!(used < Duration::from_millis(1000), "{used:?} of 2 s while out of descriptors");
+    drop(clients);
+    let fine = || {
+        let mut stream = TcpStream::connect(port.address)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.read_exact(&mut [0])
+    };
+    eventually("a new connection is served", || fine().is_ok());
+    eventually("and many more", || (0..30).all(|_| fine().is_ok()));
+}
+
+#[test]
+fn an_idle_connection_costs_less_than_four_kibibytes() {
+    const COUNT: usize = 1_000;
+    assert!(room() >= COUNT);
+    let port = reserve();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a backend");
+    let backend = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            stream.write_all(b"a").expect("written");
+            held.push(stream);
+        }
+    });
+    let proxy = Apart::new(port.address, backend, 4 * COUNT as u64);
+    let open = |count: usize| -> Vec<TcpStream> {
+        let streams: Vec<_> = (0..count).map(|_| connect(port.address)).collect();
+        for mut stream in &streams {
+            stream.read_exact(&mut [0]).expect("served");
+        }
+        streams
+    };
+    let _warm = open(20);
+    let before = proxy.memory("VmRSS:");
+    let _idle = open(COUNT);
+    let grown = proxy.memory("VmRSS:").saturating_sub(before);
+    assert!(grown < 4 * COUNT as u64, "{grown} KiB for {COUNT} connections");
+    println!("{} bytes for each idle connection", grown * 1024 / COUNT as u64);
+}
