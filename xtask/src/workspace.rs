@@ -22,6 +22,12 @@ pub fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command.current_dir(root());
+    // What `cargo install` installs is found also by users who never put its
+    // directory into their PATH.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Ok(path) = std::env::join_paths(std::env::split_paths(&path).chain(cargo_bin())) {
+        command.env("PATH", path);
+    }
     // What cargo told this process about the xtask package is not meant for
     // other packages, and would make their build scripts run again.
     for (name, _) in std::env::vars_os() {
@@ -48,15 +54,19 @@ pub fn is_root() -> bool {
 /// that Debian leaves out of an ordinary user's PATH.
 pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let home_bin = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
-        .map(|cargo_home| cargo_home.join("bin"));
     std::env::split_paths(&path)
-        .chain(home_bin)
+        .chain(cargo_bin())
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|file| is_executable(file))
+}
+
+/// Where `cargo install` puts programs.
+fn cargo_bin() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
+        .map(|cargo_home| cargo_home.join("bin"))
 }
 
 fn is_executable(file: &Path) -> bool {

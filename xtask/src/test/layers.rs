@@ -15,7 +15,7 @@ use crate::workspace::{cargo, is_root, target};
 /// Longer than any test binary takes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The package whose tests need privilege or a built daemon.
+/// The package of the black-box tests.
 const BLACK_BOX: &str = "redirector-tests";
 
 /// Formatting, clippy, and the purity of the core.
@@ -82,7 +82,7 @@ fn check(name: &str, command: &mut Command) -> Result<Suite> {
 pub fn unit() -> Result<Layer> {
     let binaries = libtest::build(cargo().args(["test"]))?;
     let mut suites = Vec::new();
-    for binary in binaries.iter().filter(|binary| !is_black_box(binary)) {
+    for binary in binaries.iter().filter(|one| !is_kernel(one) && !is_conformance(one)) {
         suites.push(run(binary, "unit", &[], &[])?);
     }
     let log = target().join("xtask/logs/unit-doc.log");
@@ -121,7 +121,7 @@ pub fn conformance() -> Result<Layer> {
 pub fn kernel() -> Result<Layer> {
     let binaries = libtest::build(cargo().args(["test", "--package", BLACK_BOX]))?;
     let mut suites = Vec::new();
-    for binary in binaries.iter().filter(|binary| !is_conformance(binary)) {
+    for binary in binaries.iter().filter(|binary| is_kernel(binary)) {
         if is_root() {
             suites.push(run(
                 binary,
@@ -147,12 +147,13 @@ pub fn demo() -> Result<Layer> {
     Ok(Layer { name: "demo".into(), suites: vec![suite] })
 }
 
-fn is_black_box(binary: &Binary) -> bool {
-    binary.directory.ends_with("tests")
+/// Tests of the programs in a kernel: they need privilege.
+pub fn is_kernel(binary: &Binary) -> bool {
+    binary.target.starts_with("kernel_")
 }
 
 fn is_conformance(binary: &Binary) -> bool {
-    binary.name.contains("conformance")
+    binary.target == "conformance"
 }
 
 fn run(binary: &Binary, layer: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Suite> {

@@ -74,6 +74,8 @@ impl Suite {
 pub struct Binary {
     /// Package and target, such as `redirector-tests::conformance`.
     pub name: String,
+    /// The target alone.
+    pub target: String,
     /// The executable.
     pub path: PathBuf,
     /// The directory that cargo would run it in.
@@ -103,12 +105,13 @@ pub fn build(cargo: &mut Command) -> Result<Vec<Binary>> {
         let manifest = message.manifest_path.unwrap_or_default();
         let directory = manifest.parent().unwrap_or(Path::new(".")).to_owned();
         let package = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = if target.name.replace('_', "-").contains(&package) {
-            target.name
+        let target = target.name;
+        let name = if target.replace('_', "-").contains(&package) {
+            target.clone()
         } else {
-            format!("{package}::{}", target.name)
+            format!("{package}::{target}")
         };
-        binaries.push(Binary { name, path, directory });
+        binaries.push(Binary { name, target, path, directory });
     }
     Ok(binaries)
 }
@@ -205,7 +208,8 @@ fn case(line: &str) -> Option<Case> {
             Outcome::Skipped(reason.trim_start_matches(", ").to_owned())
         }
     };
-    let name = name.trim_end_matches(" - should panic").to_owned();
+    // libtest-mimic aligns the outcomes.
+    let name = name.trim_end().trim_end_matches(" - should panic").to_owned();
     Some(Case { name, outcome })
 }
 
@@ -222,7 +226,9 @@ fn closing(line: &str) -> Option<[usize; 3]> {
 
 /// What a failed test wrote.
 fn said(output: &str, name: &str) -> Option<String> {
-    let start = output.find(&format!("---- {name} stdout ----\n"))?;
+    let start = output
+        .find(&format!("---- {name} stdout ----\n"))
+        .or_else(|| output.find(&format!("---- {name} ----\n")))?;
     let text = &output[start..];
     let text = text.split_once('\n')?.1;
     let end = text.find("\n---- ").or_else(|| text.find("\nfailures:\n")).unwrap_or(text.len());
@@ -269,6 +275,17 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
                 Case { name: "c::breaks".into(), outcome: Outcome::Failed(told.into()) },
             ]
         );
+    }
+
+    #[test]
+    fn the_form_of_libtest_mimic_is_read_too() {
+        let output = "test a   ... ok\ntest b::c ... FAILED\n\nfailures:\n\n---- b::c ----\nbad\n\n\n\
+                      failures:\n    b::c\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; \
+                      0 measured; 0 filtered out; finished in 0.00s\n";
+        let suite = read("x", output, "exit status: 101");
+        let failed = Case { name: "b::c".into(), outcome: Outcome::Failed("bad".into()) };
+        assert_eq!(suite.cases[1], failed);
+        assert_eq!((suite.cases[0].name.as_str(), suite.cases.len()), ("a", 2));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every layer of tests, a table of them, one summary line.
 
-mod layers;
+pub mod layers;
 pub mod libtest;
 mod purity;
 pub mod table;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::guest;
 use super::newc::Archive;
 use crate::command;
-use crate::test::libtest::{self, Binary};
+use crate::test::{layers, libtest};
 use crate::workspace::{cargo, root, target, which};
 
 /// The target that static binaries are built for. It is named to cargo even
@@ -41,10 +41,8 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     if with_tests {
         let mut tests = static_build("test");
         tests.args(["--quiet", "--package", "redirector-tests"]);
-        for Binary { name, path, .. } in libtest::build(&mut tests)? {
-            if !name.contains("conformance") {
-                archive.copy(&path, &format!("{}/{name}", guest::TESTS))?;
-            }
+        for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
+            archive.copy(&binary.path, &format!("{}/{}", guest::TESTS, binary.target))?;
         }
     }
     archive.userland()?;
