@@ -103,13 +103,8 @@ fn is_empty_run(case: &Case, log: &Path) -> bool {
 
 /// The samples of documents and decisions.
 pub fn conformance() -> Result<Layer> {
-    let binaries = libtest::build(cargo().args([
-        "test",
-        "--package",
-        BLACK_BOX,
-        "--test",
-        "conformance",
-    ]))?;
+    let binaries =
+        libtest::build(cargo().args(["test", "--package", BLACK_BOX, "--test", "conformance"]))?;
     let mut suites = Vec::new();
     for binary in &binaries {
         suites.push(run(binary, "conformance", &[], &[])?);
