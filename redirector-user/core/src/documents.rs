@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::analysis::PodTemplate;
 use crate::decode;
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
@@ -21,6 +22,8 @@ pub struct Reading {
     /// How many documents there are (an item of a List is one), those of other
     /// kinds included.
     pub documents: usize,
+    /// What other documents promise of Pods: their templates.
+    pub templates: Vec<PodTemplate>,
     /// Whether every document could be told apart and named. When not, objects
     /// may be missing here that the text still means to have.
     pub complete: bool,
@@ -160,6 +163,7 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
                 format!("{kind_name} ({api}) takes no part in L4 routing: skipped"),
             );
             reading.diagnostics.push(at_field(finding, &root, "kind"));
+            reading.templates.extend(pod_template(&root));
         }
         Judgement::WrongApiVersion(kind) => {
             let message = format!("{kind} is not of the apiVersion \"{api}\"");
@@ -257,4 +261,16 @@ fn judge(api: &str, name: &str) -> Judgement {
 /// Real kinds with names like those that are read.
 fn is_other_kind(name: &str) -> bool {
     matches!(name, "WorkloadGroup" | "Endpoints" | "Event" | "Secret" | "Sidecar")
+}
+
+/// The pod template of a Deployment, StatefulSet, DaemonSet or the like.
+fn pod_template(root: &Node) -> Option<PodTemplate> {
+    let metadata = root.get("spec")?.get("template")?.get("metadata")?;
+    let Value::Map(labels) = &metadata.get("labels")?.value else { return None };
+    let namespace = root.nearest("metadata.namespace").as_str().unwrap_or("default");
+    let labels = labels
+        .iter()
+        .filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?.to_owned())))
+        .collect();
+    Some(PodTemplate { namespace: namespace.into(), labels })
 }

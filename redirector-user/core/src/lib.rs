@@ -9,6 +9,8 @@
 //! * [`documents`]: the documents of a text to objects, bad ones told apart.
 //! * [`decode`]: a tree to an object, with every complaint.
 //! * [`validate`]: what Istio's admission asks of single values.
+//! * [`analysis`]: what is wrong between objects that are each admitted.
+//! * [`check`]: all of it, over files, as a report.
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
 //! * [`store`]: the last good version of every object, and what is refused.
@@ -25,6 +27,8 @@
 //! * [`tables`]: deciding over an Image.
 
 pub mod alias;
+pub mod analysis;
+pub mod check;
 pub mod client;
 pub mod compile;
 pub mod decode;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub use policy::Policy;
+pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};

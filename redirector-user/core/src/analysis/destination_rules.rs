@@ -1,0 +1,98 @@
+//! DestinationRules: hosts that exist, subsets that have somebody in them.
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::client::contains;
+use crate::diag::Diagnostic;
+use crate::diag::codes::references;
+use crate::model::{DestinationRule, Object};
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, rule) in facts.world.destination_rules() {
+        let mut report = Report::new(object.reference(), findings);
+        let namespace = &object.meta.namespace;
+        if facts.destination(namespace, &rule.export_to, &rule.host).is_none() {
+            unknown_host(facts, object, rule, &mut report);
+            continue;
+        }
+        subsets(facts, object, rule, &mut report);
+    }
+}
+
+fn unknown_host(
+    facts: &Facts<'_>,
+    object: &Object,
+    rule: &DestinationRule,
+    report: &mut Report<'_>,
+) {
+    let namespace = &object.meta.namespace;
+    let full = facts.full_host(&rule.host, namespace);
+    let covered = facts.services_of(&full).len();
+    let mut finding = if covered > 0 {
+        Diagnostic::new(
+            &references::UNKNOWN_RULE_HOST,
+            format!(
+                "Istio's analysis does not know the host {full}; here it is in force for the {} \
+                 it covers",
+                if covered == 1 { "service".to_owned() } else { format!("{covered} services") }
+            ),
+        )
+    } else {
+        Diagnostic::new(
+            &references::UNKNOWN_RULE_HOST,
+            format!("no service has the host {full}: the DestinationRule concerns nothing"),
+        )
+    };
+    if covered == 0 {
+        finding.help = facts
+            .suggest_host(&rule.host, namespace)
+            .map(|near| format!("did you mean host: {near}?"));
+    }
+    report.add("spec.host", finding);
+}
+
+fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &mut Report<'_>) {
+    let full = facts.full_host(&rule.host, &object.meta.namespace);
+    let services = facts.services_of(&full);
+    for (i, subset) in rule.subsets.iter().enumerate() {
+        let labels: Vec<String> = subset.labels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+        let labels = labels.join(", ");
+        if !facts.pods().any(&subset.labels) {
+            report.add(
+                format!("spec.subsets[{i}]"),
+                Diagnostic::new(
+                    &references::EMPTY_SUBSET,
+                    format!(
+                        "no Pod has the labels of the subset \"{}\" ({labels}): a share that goes \
+                         to it is refused",
+                        subset.name
+                    ),
+                ),
+            );
+            continue;
+        }
+        let usable = services.iter().flat_map(|service| &service.ports).any(|port| {
+            port.endpoints.iter().any(|endpoint| {
+                subset.labels.is_empty()
+                    || endpoint.labels.as_ref().is_some_and(|have| contains(have, &subset.labels))
+            })
+        });
+        let any = services
+            .iter()
+            .flat_map(|service| &service.ports)
+            .any(|port| !port.endpoints.is_empty());
+        if any && !usable {
+            report.add(
+                format!("spec.subsets[{i}]"),
+                Diagnostic::new(
+                    &references::SUBSET_WITHOUT_ENDPOINTS,
+                    format!(
+                        "no endpoint of {full} has the labels of the subset \"{}\" ({labels}): a \
+                         share that goes to it is refused",
+                        subset.name
+                    ),
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! What the analyzers look things up in: built once, so that no question costs
+//! a walk over all objects.
+
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::PodTemplate;
+use crate::diag::nearest;
+use crate::model::{Labels, Object, ObjectRef, Spec};
+use crate::names::{HostIndex, complete_host, service_host};
+use crate::registry::Registry;
+use crate::world::World;
+
+/// How many names are compared in all to find what somebody may have meant.
+const SUGGESTION_BUDGET: usize = 300_000;
+
+/// Labels of a node that its Pods count as having.
+const TOPOLOGY: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
+/// A service as Istio's analyzers know it.
+pub(super) struct Known {
+    /// The Service or ServiceEntry.
+    pub object: ObjectRef,
+    /// Its ports, whatever their protocol.
+    pub ports: Vec<u16>,
+}
+
+/// Everything looked up by the analyzers.
+pub(super) struct Facts<'w> {
+    pub world: &'w World,
+    pub registry: &'w Registry,
+    /// By scope (a namespace, or `*`) and full host.
+    scoped: HashMap<String, Arc<Known>>,
+    /// Wildcard hosts of `scoped`: scope, suffix.
+    wild: Vec<(String, String, Arc<Known>)>,
+    /// Hosts of all services, for suggestions and for visibility.
+    pub hosts: BTreeSet<String>,
+    /// The registry's services by host.
+    pub services: HostIndex<usize>,
+    /// Labels of Pods, with those of their nodes; of templates; of
+    /// WorkloadEntries.
+    pods: Carriers,
+    entries: Carriers,
+    budget: Cell<usize>,
+}
+
+/// Things that carry labels, found by label.
+#[derive(Default)]
+pub(super) struct Carriers {
+    all: Vec<(Arc<str>, Labels)>,
+    by_label: HashMap<(String, String), Vec<usize>>,
+}
+
+impl Carriers {
+    fn add(&mut self, namespace: Arc<str>, labels: Labels) {
+        for (key, value) in &labels {
+            self.by_label.entry((key.clone(), value.clone())).or_default().push(self.all.len());
+        }
+        self.all.push((namespace, labels));
+    }
+
+    /// Those that carry all of these labels: namespace and labels.
+    pub fn selected(&self, wanted: &Labels) -> Vec<&(Arc<str>, Labels)> {
+        let rarest = wanted
+            .iter()
+            .map(|(key, value)| {
+                self.by_label.get(&(key.clone(), value.clone())).map_or(&[][..], Vec::as_slice)
+            })
+            .min_by_key(|indices| indices.len());
+        let has_all = |labels: &Labels| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
+        match rarest {
+            None => self.all.iter().collect(),
+            Some(indices) => indices
+                .iter()
+                .filter_map(|&index| self.all.get(index))
+                .filter(|(_, labels)| has_all(labels))
+                .collect(),
+        }
+    }
+
+    /// Whether any carries all of these labels.
+    pub fn any(&self, wanted: &Labels) -> bool {
+        if wanted.is_empty() { !self.all.is_empty() } else { !self.selected(wanted).is_empty() }
+    }
+}
+
+impl<'w> Facts<'w> {
+    pub fn new(world: &'w World, registry: &'w Registry, templates: &[PodTemplate]) -> Self {
+        let mut facts = Self {
+            world,
+            registry,
+            scoped: HashMap::new(),
+            wild: Vec::new(),
+            hosts: BTreeSet::new(),
+            services: HostIndex::default(),
+            pods: Carriers::default(),
+            entries: Carriers::default(),
+            budget: Cell::new(SUGGESTION_BUDGET),
+        };
+        facts.scopes();
+        for (index, service) in registry.services().iter().enumerate() {
+            facts.services.insert(&service.host, index);
+        }
+        facts.carriers(templates);
+        facts
+    }
+
+    fn domain(&self) -> &'w str {
+        &self.world.settings.cluster_domain
+    }
+
+    /// Services and ServiceEntries by the scopes that they are exported to.
+    fn scopes(&mut self) {
+        for (object, entry) in self.world.service_entries() {
+            let namespace = &object.meta.namespace;
+            let known = Arc::new(Known {
+                object: object.reference(),
+                ports: entry.ports.iter().map(|port| port.number).collect(),
+            });
+            for host in &entry.hosts {
+                let host = complete_host(host, namespace, self.domain()).into_owned();
+                for scope in scopes(entry.export_to.iter().map(String::as_str), namespace) {
+                    self.know(&scope, &host, &known);
+                }
+                self.hosts.insert(host);
+            }
+        }
+        for (object, service) in self.world.services() {
+            let namespace = &object.meta.namespace;
+            let known = Arc::new(Known {
+                object: object.reference(),
+                ports: service.ports.iter().map(|port| port.port).collect(),
+            });
+            let host = service_host(&object.meta.name, namespace, self.domain());
+            let export = object.meta.annotations.get("networking.istio.io/exportTo");
+            let entries = export.map(String::as_str).unwrap_or_default();
+            let entries = entries.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+            for scope in scopes(entries, namespace) {
+                self.know(&scope, &host, &known);
+            }
+            self.hosts.insert(host);
+        }
+    }
+
+    fn know(&mut self, scope: &str, host: &str, known: &Arc<Known>) {
+        self.scoped.insert(format!("{scope}/{host}"), known.clone());
+        if let Some(suffix) = host.strip_prefix('*') {
+            self.wild.push((scope.to_owned(), suffix.to_owned(), known.clone()));
+        }
+    }
+
+    fn carriers(&mut self, templates: &[PodTemplate]) {
+        let mut nodes: HashMap<&str, &Object> = HashMap::new();
+        for object in self.world.of_kind(crate::model::Kind::Node) {
+            nodes.insert(&object.meta.name, object);
+        }
+        for (object, pod) in self.world.pods() {
+            let mut labels = object.meta.labels.clone();
+            if let Some(node) = nodes.get(&*pod.node) {
+                for key in TOPOLOGY {
+                    if let Some(value) = node.meta.labels.get(key) {
+                        labels.insert(key.to_owned(), value.clone());
+                    }
+                }
+                labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
+            }
+            self.pods.add(object.meta.namespace.clone(), labels);
+        }
+        for template in templates {
+            self.pods.add(template.namespace.clone(), template.labels.clone());
+        }
+        for object in self.world.objects() {
+            if let Spec::WorkloadEntry(entry) = &object.spec {
+                let mut labels = entry.labels.clone();
+                labels.extend(object.meta.labels.clone());
+                self.entries.add(object.meta.namespace.clone(), labels);
+            }
+        }
+    }
+
+    /// Pods, and what promises Pods.
+    pub fn pods(&self) -> &Carriers {
+        &self.pods
+    }
+
+    /// WorkloadEntries.
+    pub fn entries(&self) -> &Carriers {
+        &self.entries
+    }
+
+    /// The service that a host in an object of `namespace`, exported to
+    /// `export_to`, means to Istio's analyzers.
+    pub fn destination(&self, namespace: &str, export_to: &[String], host: &str) -> Option<&Known> {
+        let full = complete_host(host, namespace, self.domain());
+        let find = |scope: &str| self.scoped.get(&format!("{scope}/{full}"));
+        if let Some(known) = find("*") {
+            return Some(known);
+        }
+        let found = if export_to.is_empty() {
+            find(namespace)
+        } else {
+            export_to
+                .iter()
+                .find_map(|scope| find(if scope == "." { namespace } else { scope.as_str() }))
+        };
+        if let Some(known) = found {
+            return Some(known);
+        }
+        let bare = host.strip_prefix('*').unwrap_or(host);
+        self.wild
+            .iter()
+            .find(|(scope, suffix, _)| {
+                (scope == "*" || scope == namespace) && bare.ends_with(suffix.as_str())
+            })
+            .map(|(_, _, known)| &**known)
+    }
+
+    /// A host completed with the namespace of the object that it stands in.
+    pub fn full_host(&self, host: &str, namespace: &str) -> String {
+        complete_host(host, namespace, self.domain()).into_owned()
+    }
+
+    /// "did you mean": the host that may have been meant.
+    pub fn suggest_host(&self, host: &str, namespace: &str) -> Option<String> {
+        // echo.default and echo.default.svc are not completed.
+        let domain = self.domain();
+        let stem = host.strip_suffix(".svc").unwrap_or(host);
+        let completed = format!("{stem}.svc.{domain}");
+        if self.hosts.contains(&completed) {
+            return Some(completed);
+        }
+        let full = complete_host(host, namespace, domain).into_owned();
+        let left = self.budget.get();
+        if left < self.hosts.len() {
+            return None;
+        }
+        self.budget.set(left - self.hosts.len());
+        // The same name in another namespace is likelier than a similar one.
+        let label = full.split('.').next().unwrap_or_default();
+        let prefix = format!("{label}.");
+        let same_name =
+            self.hosts.range(prefix.clone()..).take_while(|known| known.starts_with(&prefix));
+        if let Some(known) = same_name.into_iter().find(|known| **known != full) {
+            return Some(known.clone());
+        }
+        // Only what differs is compared: all names of a namespace end alike.
+        let mut best: Option<(usize, &String)> = None;
+        for known in &self.hosts {
+            let (mine, theirs) = differing(&full, known);
+            if nearest(mine, [theirs]).is_some() {
+                let distance = strsim::levenshtein(mine, theirs);
+                if best.is_none_or(|(least, _)| distance < least) {
+                    best = Some((distance, known));
+                }
+            }
+        }
+        best.map(|(_, known)| known.clone())
+    }
+
+    /// The registry's services whose host matches.
+    pub fn services_of(&self, host: &str) -> Vec<&'w crate::registry::Service> {
+        let mut indices: Vec<usize> = self.services.matching(host).into_iter().copied().collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let all = self.registry.services();
+        indices.into_iter().filter_map(|index| all.get(index)).collect()
+    }
+}
+
+/// Two names without the labels at their ends that are equal.
+fn differing<'n>(a: &'n str, b: &'n str) -> (&'n str, &'n str) {
+    let (mut a, mut b) = (a, b);
+    while let (Some((front_a, last_a)), Some((front_b, last_b))) =
+        (a.rsplit_once('.'), b.rsplit_once('.'))
+    {
+        if last_a != last_b {
+            break;
+        }
+        (a, b) = (front_a, front_b);
+    }
+    (a, b)
+}
+
+/// The scopes of an `exportTo`: `*`, or namespaces.
+pub(super) fn scopes<'e>(
+    export_to: impl Iterator<Item = &'e str>,
+    namespace: &str,
+) -> BTreeSet<String> {
+    let mut scopes = BTreeSet::new();
+    for entry in export_to {
+        match entry {
+            "*" => return BTreeSet::from(["*".to_owned()]),
+            "." => scopes.insert(namespace.to_owned()),
+            other => scopes.insert(other.to_owned()),
+        };
+    }
+    if scopes.is_empty() {
+        scopes.insert("*".to_owned());
+    }
+    scopes
+}

@@ -1,0 +1,136 @@
+//! Gateways: selectors that select something, ports that a Service has, servers
+//! that do not take each other's place.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::diag::Diagnostic;
+use crate::diag::codes::references;
+use crate::model::{Gateway, Labels, Object, Service};
+use crate::names::hosts_match;
+
+/// Hosts of a server by Gateway, for each selector and port.
+type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w [String]>>;
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let none = Labels::new();
+    let mut servers: Servers<'_> = HashMap::new();
+    let mut services: HashMap<&str, Vec<&Service>> = HashMap::new();
+    for (object, service) in facts.world.services() {
+        services.entry(&object.meta.namespace).or_default().push(service);
+    }
+    for (object, gateway) in facts.world.gateways() {
+        let selector = gateway.selector.as_ref().unwrap_or(&none);
+        for server in &gateway.servers {
+            servers
+                .entry((selector, server.port))
+                .or_default()
+                .insert(object.reference().to_string(), &server.hosts);
+        }
+    }
+    for (object, gateway) in facts.world.gateways() {
+        let selector = gateway.selector.as_ref().unwrap_or(&none);
+        let mut report = Report::new(object.reference(), findings);
+        workloads(facts, selector, gateway, &services, &mut report);
+        conflicts(&servers, selector, object, gateway, &mut report);
+    }
+}
+
+fn workloads(
+    facts: &Facts<'_>,
+    selector: &Labels,
+    gateway: &Gateway,
+    services: &HashMap<&str, Vec<&Service>>,
+    report: &mut Report<'_>,
+) {
+    let pods = facts.pods().selected(selector);
+    if pods.is_empty() {
+        // On a plain machine a gateway is a WorkloadEntry and needs no Service.
+        if !facts.entries().any(selector) {
+            let wanted: Vec<String> = selector.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+            report.add(
+                "spec.selector",
+                Diagnostic::new(
+                    &references::UNKNOWN_SELECTOR,
+                    if wanted.is_empty() {
+                        "there is no workload that could serve the Gateway".to_owned()
+                    } else {
+                        format!("no workload has the labels {}", wanted.join(", "))
+                    },
+                )
+                .help("a Pod, or on a plain machine a WorkloadEntry, with these labels serves it"),
+            );
+        }
+        return;
+    }
+    let mut ports = BTreeSet::new();
+    for (namespace, labels) in &pods {
+        for service in services.get(&**namespace).into_iter().flatten() {
+            // Istio counts a Service without selector as selecting everything.
+            if service.selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+                ports.extend(
+                    service.ports.iter().filter(|p| p.protocol == "TCP").map(|port| port.port),
+                );
+            }
+        }
+    }
+    for (i, server) in gateway.servers.iter().enumerate() {
+        if ports.contains(&server.port) {
+            continue;
+        }
+        let known: Vec<String> = ports.iter().map(u16::to_string).collect();
+        report.add(
+            format!("spec.servers[{i}].port.number"),
+            Diagnostic::new(
+                &references::GATEWAY_PORT_NOT_ON_SERVICE,
+                format!(
+                    "no Service of the gateway's workloads has port {}{}",
+                    server.port,
+                    if known.is_empty() {
+                        String::new()
+                    } else {
+                        format!(", they have {}", known.join(", "))
+                    }
+                ),
+            )
+            .help("write the port of the Service, not its targetPort"),
+        );
+    }
+}
+
+fn conflicts(
+    servers: &Servers<'_>,
+    selector: &Labels,
+    object: &Object,
+    gateway: &Gateway,
+    report: &mut Report<'_>,
+) {
+    let own = object.reference().to_string();
+    for (i, server) in gateway.servers.iter().enumerate() {
+        let Some(others) = servers.get(&(selector, server.port)) else { continue };
+        let conflicting: Vec<&str> = others
+            .iter()
+            .filter(|(name, hosts)| {
+                **name != own
+                    && server.hosts.iter().any(|a| hosts.iter().any(|b| hosts_match(a, b)))
+            })
+            .map(|(name, _)| name.as_str())
+            .take(10)
+            .collect();
+        if !conflicting.is_empty() {
+            report.add(
+                format!("spec.servers[{i}]"),
+                Diagnostic::new(
+                    &references::GATEWAY_CONFLICT,
+                    format!(
+                        "port {} with these hosts is served by {} too, with the same selector: \
+                         the older one keeps the port",
+                        server.port,
+                        conflicting.join(", ")
+                    ),
+                ),
+            );
+        }
+    }
+}
