@@ -19,6 +19,8 @@
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
 //! * [`client`]: the one that connects, as rules see it.
 //! * [`compile`]: from the World to the Plan.
+//! * [`gateway`]: what the proxy serves, and where a connection to it goes.
+//! * [`explain`]: why a connection goes where it goes.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
 //! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
@@ -34,6 +36,8 @@ pub mod compile;
 pub mod decode;
 pub mod diag;
 pub mod documents;
+pub mod explain;
+pub mod gateway;
 pub mod image;
 pub mod layout;
 pub mod model;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::GatewayPlan;
 use crate::model::{Labels, ObjectRef};
 use crate::pairs;
 use crate::registry::Policy;
@@ -35,6 +36,8 @@ pub struct Plan {
     /// The local workloads that connections can come from.
     #[serde(with = "pairs")]
     pub sources: BTreeMap<SourceId, Source>,
+    /// What the proxy serves. Its routes are among the routes above.
+    pub gateways: GatewayPlan,
 }
 
 /// Which frontend: a prefix and a port.

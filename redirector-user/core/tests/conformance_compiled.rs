@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
 use serde::Deserialize;
 use support::{Shares, compiled_shares, world};
 
@@ -68,4 +69,38 @@ fn the_samples_without_gateway_are_decided_right_by_the_compiled_tables() {
         assert!(right, "{}: {shares:?}", case.name);
     }
     assert!(tried > 20, "only {tried} samples");
+}
+
+#[test]
+fn the_samples_are_explained_right() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/routing.jsonl");
+    let text = std::fs::read_to_string(path).expect("the samples are readable");
+    for line in text.lines() {
+        let case: Case = serde_json::from_str(line).expect("a sample");
+        let source = match (&case.gateway, case.source) {
+            (None, Some(Source { namespace, labels })) => {
+                QuerySource::Described { namespace, labels, addresses: Vec::new() }
+            }
+            _ => QuerySource::Unknown,
+        };
+        let gateway = case.gateway.as_ref().map(|name| {
+            let (namespace, name) = name.split_once('/').expect("namespace/name");
+            (namespace.to_owned(), name.to_owned())
+        });
+        let destination = case.destination.parse().expect("an address");
+        let query = Query { source, destination, gateway, sni: None };
+        let answer = explain(&world(&case.config), &query).expect("an answer");
+        let wanted = case.expect.endpoints.unwrap_or_default();
+        let right = if case.expect.reset {
+            answer.verdict == VerdictWord::Refuse
+        } else if case.expect.passthrough {
+            answer.verdict == VerdictWord::Passthrough
+                || near(&answer.endpoints, &case.expect.default_endpoints)
+        } else {
+            answer.verdict == VerdictWord::Route
+                && near(&answer.endpoints, &wanted)
+                && (answer.refused_share - case.expect.reset_fraction).abs() < 2e-6
+        };
+        assert!(right, "{}: {answer:#?}", case.name);
+    }
 }

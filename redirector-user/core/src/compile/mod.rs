@@ -7,16 +7,16 @@
 //! * [`rules`]: the rules of VirtualServices, in their total order.
 //! * [`classes`]: workloads that answer all questions alike.
 //! * [`destinations`]: what a rule's destinations mean to a client.
+//! * [`gateways`]: what a gateway workload serves, with which rules.
 //! * [`frontends`]: which verdict every prefix and port has for every class.
 //!
 //! Everything is compiled per service and per frontend from indexes: no step
 //! looks at all rules for each service, or at all services for each rule.
 
-#![expect(dead_code, reason = "what only explanations and gateways use follows with them")]
-
 pub(crate) mod classes;
 pub(crate) mod destinations;
-mod frontends;
+pub(crate) mod frontends;
+pub(crate) mod gateways;
 pub(crate) mod rules;
 
 use crate::model::ObjectRef;
@@ -26,6 +26,7 @@ use crate::world::World;
 
 use destinations::Destinations;
 use rules::RuleBook;
+pub(crate) use rules::covers;
 
 /// What came out of compiling.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -56,6 +57,7 @@ pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
     let (classes, sources) = classes::group(registry, &book);
     let mut destinations = Destinations::new(registry);
     let frontends = frontends::compile(registry, &book, &classes, &sources, &mut destinations);
+    let gateways = gateways::compile(world, registry, &book, &mut destinations);
     let (routes, destinations) = destinations.finish();
     let mut rejected: Vec<Rejected> = registry
         .services()
@@ -68,5 +70,8 @@ pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
         .collect();
     rejected.sort_unstable();
     rejected.dedup();
-    Compiled { plan: Plan { frontends, routes, destinations, classes, sources }, rejected }
+    Compiled {
+        plan: Plan { frontends, routes, destinations, classes, sources, gateways },
+        rejected,
+    }
 }

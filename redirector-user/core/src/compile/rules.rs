@@ -304,13 +304,6 @@ impl<'w> Block<'w> {
         }
         Ok(())
     }
-
-    /// Whether anything about the client is asked.
-    pub fn asks_source(&self) -> bool {
-        !self.l4.source_namespace.is_empty()
-            || !self.l4.source_labels.is_empty()
-            || self.l4.source_subnet.is_some()
-    }
 }
 
 /// Which condition of a block does not hold.

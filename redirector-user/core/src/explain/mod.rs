@@ -1,0 +1,340 @@
+//! Why a connection goes where it goes, rule by rule.
+//!
+//! The answer is found with the functions that compile the tables, for one
+//! client and one address, and keeps the reason of every rule that does not
+//! match.
+
+mod gateway;
+mod mesh;
+mod shares;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::client::Client;
+use crate::compile::rules::{Rule, Sheet};
+use crate::model::Labels;
+use crate::plan::RuleList;
+use crate::registry::Registry;
+use crate::world::World;
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Who connects.
+    pub source: QuerySource,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// The Gateway that the connection arrives at, by namespace and name;
+    /// without it the connection is made by a local workload.
+    pub gateway: Option<(String, String)>,
+    /// The server name of its ClientHello, for a gateway that routes by it.
+    pub sni: Option<String>,
+}
+
+/// Who connects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum QuerySource {
+    /// A caller in no known workload.
+    #[default]
+    Unknown,
+    /// A workload with this namespace, these labels, these addresses.
+    Described {
+        /// The namespace.
+        namespace: String,
+        /// The labels.
+        labels: Labels,
+        /// The addresses, as far as known.
+        addresses: Vec<IpAddr>,
+    },
+    /// A workload of the World.
+    Workload {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ExplainError {
+    /// There is no Pod or WorkloadEntry of this namespace and name.
+    NoWorkload(String, String),
+    /// There is no Gateway of this namespace and name.
+    NoGateway(String, String),
+}
+
+impl fmt::Display for ExplainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWorkload(namespace, name) => write!(
+                f,
+                "there is no Pod or WorkloadEntry {namespace}/{name}; \
+                 --from-namespace and --from-label describe a source that is in no document"
+            ),
+            Self::NoGateway(namespace, name) => write!(f, "there is no Gateway {namespace}/{name}"),
+        }
+    }
+}
+
+impl std::error::Error for ExplainError {}
+
+/// The answer; its fields are those of `explain --output json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// What happens to the connection.
+    pub verdict: VerdictWord,
+    /// Who does it.
+    pub handled_by: HandledBy,
+    /// Who connects.
+    pub source: SourceView,
+    /// The address dialled.
+    pub destination: String,
+    /// The frontend that owns it, for this client.
+    pub frontend: Option<FrontendView>,
+    /// The rule that matches.
+    pub rule: Option<RuleView>,
+    /// Every rule that was looked at, in order.
+    pub considered: Vec<Considered>,
+    /// The destinations that can be drawn.
+    pub destinations: Vec<DestinationView>,
+    /// The share of all connections that each endpoint gets, six decimals.
+    pub endpoints: BTreeMap<String, f64>,
+    /// The share of all connections that is refused.
+    pub refused_share: f64,
+    /// What else there is to say: who else claims the address, why nothing is
+    /// there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What happens to a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictWord {
+    /// It is sent to an endpoint.
+    Route,
+    /// It is left as it is.
+    Passthrough,
+    /// It is refused.
+    Refuse,
+}
+
+/// Who handles a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandledBy {
+    /// The programs at `connect`.
+    Kernel,
+    /// The gateway proxy.
+    Proxy,
+}
+
+/// Who connects.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SourceView {
+    /// Its namespace; `null` for an unknown caller.
+    pub namespace: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// `namespace/name`, when it is a workload of the documents.
+    pub workload: Option<String>,
+}
+
+/// A frontend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FrontendView {
+    /// Its prefix.
+    pub prefix: String,
+    /// Its port.
+    pub port: u16,
+    /// The service that owns it, `namespace/name`.
+    pub service: String,
+}
+
+/// A rule.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleView {
+    /// `VirtualService/namespace/name`.
+    pub object: String,
+    /// Which of its lists: `tcp`, `tls` or `http`.
+    pub list: String,
+    /// Its place in the list.
+    pub index: u32,
+    /// The file it is written in.
+    pub file: Option<Arc<str>>,
+    /// The line it begins on.
+    pub line: u32,
+}
+
+/// A rule that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Considered {
+    /// `VirtualService/namespace/name`.
+    pub object: String,
+    /// Which of its lists.
+    pub list: String,
+    /// Its place in the list.
+    pub index: u32,
+    /// Whether it matches.
+    pub matched: bool,
+    /// Why, or why not.
+    pub because: String,
+}
+
+/// A destination.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DestinationView {
+    /// Its full host name.
+    pub host: String,
+    /// Its subset.
+    pub subset: Option<String>,
+    /// Its service port.
+    pub port: u16,
+    /// Its share of all connections.
+    pub share: f64,
+    /// Why its share is refused, when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}
+
+/// Explains what a World does with a connection.
+pub fn explain(world: &World, query: &Query) -> Result<Explanation, ExplainError> {
+    explain_with(world, &Registry::new(world), query)
+}
+
+/// As [`explain`], with the World's registry at hand.
+pub fn explain_with(
+    world: &World,
+    registry: &Registry,
+    query: &Query,
+) -> Result<Explanation, ExplainError> {
+    let source = Source::of(registry, &query.source)?;
+    match &query.gateway {
+        None => Ok(mesh::explain(world, registry, &source, query)),
+        Some((namespace, name)) => {
+            gateway::explain(world, registry, &source, query, namespace, name)
+        }
+    }
+}
+
+/// Who connects, looked up.
+struct Source {
+    view: SourceView,
+    addresses: Vec<IpAddr>,
+}
+
+impl Source {
+    fn of(registry: &Registry, source: &QuerySource) -> Result<Self, ExplainError> {
+        Ok(match source {
+            QuerySource::Unknown => Self {
+                view: SourceView { namespace: None, labels: Labels::new(), workload: None },
+                addresses: Vec::new(),
+            },
+            QuerySource::Described { namespace, labels, addresses } => Self {
+                view: SourceView {
+                    namespace: Some(namespace.clone()),
+                    labels: labels.clone(),
+                    workload: None,
+                },
+                addresses: addresses.clone(),
+            },
+            QuerySource::Workload { namespace, name } => {
+                let workload = registry
+                    .workloads
+                    .named(namespace, name)
+                    .ok_or_else(|| ExplainError::NoWorkload(namespace.clone(), name.clone()))?;
+                Self {
+                    view: SourceView {
+                        namespace: Some(namespace.clone()),
+                        labels: Labels::clone(&workload.labels),
+                        workload: Some(format!("{namespace}/{name}")),
+                    },
+                    addresses: workload.addresses.clone(),
+                }
+            }
+        })
+    }
+
+    fn client(&self) -> Client<'_> {
+        match &self.view.namespace {
+            None => Client::default(),
+            Some(namespace) => Client {
+                namespace: Some(namespace),
+                labels: Some(&self.view.labels),
+                addresses: &self.addresses,
+            },
+        }
+    }
+}
+
+/// An answer that is not found yet.
+fn unanswered(source: &Source, query: &Query, handled_by: HandledBy) -> Explanation {
+    Explanation {
+        verdict: VerdictWord::Passthrough,
+        handled_by,
+        source: source.view.clone(),
+        destination: query.destination.to_string(),
+        frontend: None,
+        rule: None,
+        considered: Vec::new(),
+        destinations: Vec::new(),
+        endpoints: BTreeMap::new(),
+        refused_share: 0.0,
+        notes: Vec::new(),
+    }
+}
+
+fn rule_view(sheet: &Sheet<'_>, rule: &Rule<'_>) -> RuleView {
+    let origin = &sheet.object.meta.origin;
+    RuleView {
+        object: sheet.reference.to_string(),
+        list: list_word(rule.id.list).to_owned(),
+        index: rule.id.index,
+        file: origin.file.clone(),
+        line: if rule.line == 0 { origin.line } else { rule.line },
+    }
+}
+
+const fn list_word(list: RuleList) -> &'static str {
+    match list {
+        RuleList::Tcp => "tcp",
+        RuleList::Tls => "tls",
+        RuleList::Http => "http",
+    }
+}
+
+fn considered(sheet: &Sheet<'_>, rule: &Rule<'_>, because: Result<String, String>) -> Considered {
+    let matched = because.is_ok();
+    Considered {
+        object: sheet.reference.to_string(),
+        list: list_word(rule.id.list).to_owned(),
+        index: rule.id.index,
+        matched,
+        because: because.unwrap_or_else(|because| because),
+    }
+}
+
+/// The reasons of all blocks in one sentence.
+fn sentence(reasons: &[String]) -> String {
+    match reasons {
+        [only] => only.clone(),
+        several => several
+            .iter()
+            .enumerate()
+            .map(|(index, reason)| format!("match[{index}]: {reason}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    }
+}
+
+fn prefix_text(prefix: &IpNet) -> String {
+    prefix.to_string()
+}

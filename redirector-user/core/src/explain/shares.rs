@@ -1,0 +1,71 @@
+//! The shares of a route.
+
+use std::net::SocketAddr;
+
+use super::{DestinationView, Explanation, VerdictWord};
+use crate::compile::destinations::Destinations;
+use crate::plan::{RouteId, Verdict};
+
+/// Six decimals.
+fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
+}
+
+/// Fills in verdict, destinations, endpoints and the share that is refused.
+pub(super) fn fill(
+    explanation: &mut Explanation,
+    destinations: &Destinations<'_>,
+    route: &RouteId,
+    verdict: &Verdict,
+    dialled: SocketAddr,
+) {
+    let legs = destinations.legs(route);
+    let sum: u128 = legs.iter().map(|leg| u128::from(leg.weight)).sum();
+    let mut refused = 0.0;
+    for (id, leg) in route.destinations.iter().zip(legs) {
+        let share = if sum == 0 { 0.0 } else { leg.weight as f64 / sum as f64 };
+        let destination = destinations.destination(id);
+        let because = destination.and_then(|destination| destination.empty_because.clone());
+        explanation.destinations.push(DestinationView {
+            host: id.host.to_string(),
+            subset: id.subset.as_ref().map(ToString::to_string),
+            port: id.port,
+            share: rounded(share),
+            because,
+        });
+        let endpoints = destination.map_or(&[][..], |destination| &destination.endpoints);
+        let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();
+        if total == 0 {
+            refused += share;
+            continue;
+        }
+        for endpoint in endpoints {
+            let mut address = endpoint.address;
+            if address.ip().is_unspecified() {
+                address.set_ip(dialled.ip());
+                if address.port() == 0 {
+                    address.set_port(dialled.port());
+                }
+            }
+            let part = share * endpoint.weight as f64 / total as f64;
+            if part > 0.0 {
+                *explanation.endpoints.entry(address.to_string()).or_default() += part;
+            }
+        }
+    }
+    for share in explanation.endpoints.values_mut() {
+        *share = rounded(*share);
+    }
+    explanation.refused_share = rounded(refused);
+    explanation.verdict = match verdict {
+        Verdict::Pass => VerdictWord::Passthrough,
+        Verdict::Refuse => VerdictWord::Refuse,
+        Verdict::Route(_) if explanation.endpoints.is_empty() => VerdictWord::Refuse,
+        Verdict::Route(_) => VerdictWord::Route,
+    };
+    match explanation.verdict {
+        VerdictWord::Passthrough => explanation.endpoints.clear(),
+        VerdictWord::Refuse => explanation.refused_share = 1.0,
+        VerdictWord::Route => {}
+    }
+}
