@@ -394,6 +394,10 @@ pub struct FlowCounters {
     pub handshake_ns: u64,
 }
 
+/// How many shares of `OVERFLOW` are counted: an identity has that of its
+/// number, modulo this.
+pub const OVERFLOW_SHARES: u32 = 65_536;
+
 /// The state of `OVERFLOW`: the only entry of `OVERFLOW_STATE`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

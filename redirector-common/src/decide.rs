@@ -91,8 +91,64 @@ pub const fn spread(draw: u32, count: u32) -> (u32, u32) {
     ((product >> 32) as u32, product as u32)
 }
 
+/// A decision in the making: every field has a value at all times.
+///
+/// The BPF programs read it as it is. A [`Decision`] taken apart again would
+/// leave registers without a value in the programs, on paths that do not use
+/// them, which the verifier refuses all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Draft {
+    /// What is to be done.
+    pub kind: DraftKind,
+    /// Route and leg, from `RefuseLeg` on.
+    pub choice: Choice,
+    /// The endpoint, for `Route`.
+    pub endpoint: Endpoint,
+}
+
+/// The kinds of [`Decision`], in the same order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+#[expect(missing_docs, reason = "as in Decision")]
+pub enum DraftKind {
+    Miss,
+    Pass,
+    Refuse,
+    RefuseLeg,
+    Route,
+}
+
+impl Draft {
+    /// The decision to be made.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self {
+            kind: DraftKind::Miss,
+            choice: Choice { route: 0, leg: 0 },
+            endpoint: Endpoint { backend: 0, addr: Addr::from_words([0; 4]), port: 0 },
+        }
+    }
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<Draft> for Decision {
+    fn from(draft: Draft) -> Self {
+        match draft.kind {
+            DraftKind::Miss => Self::Miss,
+            DraftKind::Pass => Self::Pass,
+            DraftKind::Refuse => Self::Refuse,
+            DraftKind::RefuseLeg => Self::RefuseLeg(draft.choice),
+            DraftKind::Route => Self::Route(draft.choice, draft.endpoint),
+        }
+    }
+}
+
 /// Decides where a connection to `addr`:`port` (network byte order) goes.
-#[inline(always)]
 pub fn decide<T: Tables, C: Caller>(
     tables: &T,
     side: Side,
@@ -100,12 +156,28 @@ pub fn decide<T: Tables, C: Caller>(
     port: u16,
     caller: &mut C,
 ) -> Decision {
+    let mut draft = Draft::new();
+    draft_into(tables, side, addr, port, caller, &mut draft);
+    draft.into()
+}
+
+/// As [`decide`], into a fresh draft.
+#[inline(always)]
+pub fn draft_into<T: Tables, C: Caller>(
+    tables: &T,
+    side: Side,
+    addr: &Addr,
+    port: u16,
+    caller: &mut C,
+    draft: &mut Draft,
+) {
     let key = FrontendKey { addr: *addr, port, side: side.index() as u16 };
     let found = match tables.frontend(&key) {
         Some(verdict) => Some(verdict),
         None => tables.prefix(&PrefixKey { side: side.index() as u16, port, addr: *addr }),
     };
-    let Some(verdict) = found else { return Decision::Miss };
+    let Some(verdict) = found else { return };
+    draft.kind = DraftKind::Refuse;
     let verdict = match verdict.kind() {
         VerdictKind::Classes(table) => {
             let key = ClassKey { table, class: caller.class(side), side: side.index() };
@@ -113,25 +185,38 @@ pub fn decide<T: Tables, C: Caller>(
                 Some(verdict) => verdict,
                 None => match tables.class_default(side, table) {
                     Some(verdict) => verdict,
-                    None => return Decision::Refuse,
+                    None => return,
                 },
             }
         }
         _ => verdict,
     };
     match verdict.kind() {
-        VerdictKind::Pass => Decision::Pass,
-        VerdictKind::Route(route) => take(tables, side, route, caller),
-        VerdictKind::Refuse | VerdictKind::Classes(_) => Decision::Refuse,
+        VerdictKind::Pass => draft.kind = DraftKind::Pass,
+        VerdictKind::Route(route) => take_into(tables, side, route, caller, draft),
+        VerdictKind::Refuse | VerdictKind::Classes(_) => {}
     }
 }
 
 /// Draws a destination and an endpoint of a route.
-#[inline(always)]
 pub fn take<T: Tables, C: Caller>(tables: &T, side: Side, route: u32, caller: &mut C) -> Decision {
-    let Some(Route { first, count }) = tables.route(side, route) else { return Decision::Refuse };
+    let mut draft = Draft { kind: DraftKind::Refuse, ..Draft::new() };
+    take_into(tables, side, route, caller, &mut draft);
+    draft.into()
+}
+
+/// As [`take`], into a draft that refuses.
+#[inline(always)]
+pub fn take_into<T: Tables, C: Caller>(
+    tables: &T,
+    side: Side,
+    route: u32,
+    caller: &mut C,
+    draft: &mut Draft,
+) {
+    let Some(Route { first, count }) = tables.route(side, route) else { return };
     if count == 0 {
-        return Decision::Refuse;
+        return;
     }
     // A route with one leg needs no draw, and most have one.
     let mut index = first;
@@ -141,32 +226,45 @@ pub fn take<T: Tables, C: Caller>(tables: &T, side: Side, route: u32, caller: &m
         index = first.wrapping_add(slot);
         rest = remainder;
     }
-    let Some(mut leg) = tables.leg(side, index) else { return Decision::Refuse };
+    let Some(mut leg) = tables.leg(side, index) else { return };
     if count > 1 && rest >= leg.threshold {
         index = first.wrapping_add(leg.alias);
         leg = match tables.leg(side, index) {
             Some(leg) => leg,
-            None => return Decision::Refuse,
+            None => return,
         };
     }
-    let choice = Choice { route, leg: index };
-    match pick(tables, side, leg.destination, caller) {
-        Some(endpoint) => Decision::Route(choice, endpoint),
-        None => Decision::RefuseLeg(choice),
-    }
+    draft.choice = Choice { route, leg: index };
+    draft.kind = DraftKind::RefuseLeg;
+    pick_into(tables, side, leg.destination, caller, draft);
 }
 
 /// Draws an endpoint of a destination; `None` when it has none.
-#[inline(always)]
 pub fn pick<T: Tables, C: Caller>(
     tables: &T,
     side: Side,
     destination: u32,
     caller: &mut C,
 ) -> Option<Endpoint> {
-    let Destination { first, count, .. } = tables.destination(side, destination)?;
+    let mut draft = Draft { kind: DraftKind::RefuseLeg, ..Draft::new() };
+    pick_into(tables, side, destination, caller, &mut draft);
+    (draft.kind == DraftKind::Route).then_some(draft.endpoint)
+}
+
+/// As [`pick`], into a draft that refuses for want of an endpoint.
+#[inline(always)]
+pub fn pick_into<T: Tables, C: Caller>(
+    tables: &T,
+    side: Side,
+    destination: u32,
+    caller: &mut C,
+    draft: &mut Draft,
+) {
+    let Some(Destination { first, count, .. }) = tables.destination(side, destination) else {
+        return;
+    };
     if count == 0 {
-        return None;
+        return;
     }
     let mut index = first;
     let mut rest = 0;
@@ -175,10 +273,14 @@ pub fn pick<T: Tables, C: Caller>(
         index = first.wrapping_add(slot);
         rest = remainder;
     }
-    let mut backend = tables.backend(side, index)?;
+    let Some(mut backend) = tables.backend(side, index) else { return };
     if count > 1 && rest >= backend.threshold {
         index = first.wrapping_add(backend.alias);
-        backend = tables.backend(side, index)?;
+        backend = match tables.backend(side, index) {
+            Some(backend) => backend,
+            None => return,
+        };
     }
-    Some(Endpoint { backend: index, addr: backend.addr, port: backend.port })
+    draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+    draft.kind = DraftKind::Route;
 }

@@ -1,3 +1,11 @@
 //! Support for the tests: guards that clean up, clients, servers.
 
 pub mod apiserver;
+pub mod cgroup;
+pub mod child;
+pub mod image;
+pub mod kernel;
+pub mod mount;
+pub mod netns;
+pub mod server;
+pub mod socket;

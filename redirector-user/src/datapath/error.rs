@@ -148,7 +148,8 @@ impl Error {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<io::Error>()
-                && let Some(code @ (libc::EPERM | libc::EACCES | libc::ENOSYS)) = io.raw_os_error()
+                // EACCES is also what the verifier says.
+                && let Some(code @ (libc::EPERM | libc::ENOSYS)) = io.raw_os_error()
             {
                 return Self::from_io(what, io::Error::from_raw_os_error(code));
             }

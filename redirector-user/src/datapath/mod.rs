@@ -6,140 +6,456 @@
 //! and then [`attach`](Datapath::attach)es: no connection ever meets half a
 //! configuration. Everything stays in force when the process ends.
 //! Read-only commands use [`Datapath::open_read_only`].
-#![expect(
-    unused_variables,
-    clippy::unused_self,
-    clippy::missing_errors_doc,
-    reason = "signatures first"
-)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use redirector_common::abi::Side;
+use redirector_common::abi::{LAYOUT, Side, connection_state, control_flags};
 use redirector_core::image::{Delta, Image};
 
+mod attach;
+pub mod cgroup;
 mod error;
+mod layout;
+mod load;
+mod mapped;
+mod maps;
+mod netns;
+mod observe;
+mod pins;
+mod selftest;
+mod sources;
+mod sys;
+mod tables;
 mod types;
 
 pub use error::Error;
+pub use netns::netns_cookie;
 pub use types::*;
+
+use cgroup::Cgroup;
+use layout::{Layout, Part, TABLES};
+use load::Places;
+use mapped::Access;
+use maps::Maps;
+use pins::{Lock, PROGRAMS, Pins};
+use sources::Levels;
+use tables::Counts;
+
+/// How often a reader tries to get a consistent dump while the tables change.
+const DUMP_TRIES: usize = 20;
 
 /// The tables and programs in the kernel.
 #[derive(Debug)]
-pub struct Datapath {}
+pub struct Datapath {
+    pins: Pins,
+    places: Places,
+    layout: Layout,
+    maps: Maps,
+    /// Where to attach.
+    cgroups: Vec<PathBuf>,
+    /// How full the active side is.
+    counts: Counts,
+    levels: Levels,
+    /// Why the other side lies behind, when it does.
+    behind: Option<Error>,
+    /// Held by the one that may write.
+    lock: Option<Lock>,
+}
 
 impl Datapath {
     /// Takes charge: locks the pin directory, loads the programs and makes the
     /// tables, or takes over those that are there. Nothing is attached by it,
     /// and what is attached stays so.
+    ///
+    /// # Errors
+    ///
+    /// Missing privilege, kernel feature or programs; a pin directory outside
+    /// a bpffs, of another writer or with foreign content; impossible sizes.
     pub fn take_over(options: &Options) -> Result<Self, Error> {
-        Err(unbuilt())
+        // Errors of the cgroups come before anything is made.
+        attach::outermost(&options.cgroups)?;
+        let pins = Pins::create(&options.pins)?;
+        let lock = pins.lock()?;
+        pins.sweep()?;
+        let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
+        let (places, _) = load::ensure(&pins, &layout, options)?;
+        let mut maps = Maps::open(&places, &layout, Access::Write)?;
+        maps.make_self_test()?;
+        maps.bring_in_step()?;
+        let counts = Counts::of(&maps.dump(maps.active().side)?);
+        let levels = Levels::of(&maps.sources()?);
+        Ok(Self {
+            pins,
+            places,
+            layout,
+            maps,
+            cgroups: options.cgroups.clone(),
+            counts,
+            levels,
+            behind: None,
+            lock: Some(lock),
+        })
     }
-    /// Opens what is loaded, for reading.
+
+    /// Opens what is loaded, for reading. The methods that change something
+    /// answer with an error.
+    ///
+    /// # Errors
+    ///
+    /// `NotLoaded`, missing privilege, or tables of another version.
     pub fn open_read_only(pins: &Path) -> Result<Self, Error> {
-        Err(unbuilt())
+        let pins = Pins::open(pins)?;
+        let not_loaded = || Error::NotLoaded { pins: pins.root().to_owned() };
+        let tables = pins.current()?.ok_or_else(not_loaded)?;
+        if !tables.exists() {
+            return Err(not_loaded());
+        }
+        let name = tables.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with(&format!("{TABLES}{LAYOUT}-")) {
+            return Err(Error::Incompatible {
+                pins: tables,
+                differences: vec![format!(
+                    "they were made by another version of redirector, this one makes \
+                     {TABLES}{LAYOUT}"
+                )],
+            });
+        }
+        let programs = pins
+            .names(&tables)?
+            .into_iter()
+            .find(|name| name.starts_with(PROGRAMS))
+            .ok_or_else(not_loaded)?;
+        let memory = pins.join(&Layout::new(&Sizes::default())?.directory(Part::Memory));
+        let places = Places { programs: tables.join(programs), tables, memory };
+        let layout = Layout::new(&maps::sizes(&places)?)?;
+        for (part, directory) in [(Part::Tables, &places.tables), (Part::Memory, &places.memory)] {
+            let differences = layout.differences(part, directory);
+            if !differences.is_empty() {
+                return Err(Error::Incompatible { pins: directory.clone(), differences });
+            }
+        }
+        let maps = Maps::open(&places, &layout, Access::Read)?;
+        Ok(Self {
+            cgroups: attach::places(&pins)?.into_iter().map(|place| place.path).collect(),
+            pins,
+            places,
+            layout,
+            maps,
+            counts: Counts::default(),
+            levels: Levels::default(),
+            behind: None,
+            lock: None,
+        })
     }
+
     /// Attaches to the cgroups of the options, or moves existing links over to
-    /// these programs and tables; detaches from cgroups no longer named.
+    /// these programs and tables; detaches from cgroups no longer named, and
+    /// removes tables no longer used.
+    ///
+    /// # Errors
+    ///
+    /// A cgroup that is none, or the kernel's refusal.
     pub fn attach(&mut self) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        let accounting = self.maps.flag(control_flags::ACCOUNTING);
+        let cgroups = attach::outermost(&self.cgroups)?;
+        for (cgroup, file) in &cgroups {
+            for hook in Hook::ALL {
+                let wanted = hook != Hook::Sockops
+                    || accounting
+                    || attach::pin(&self.pins, cgroup.id, hook).exists();
+                if wanted {
+                    attach::attach(&self.pins, &self.places, cgroup, file, hook)?;
+                }
+            }
+        }
+        for place in self.surplus(&cgroups)? {
+            for hook in [Hook::Connect6, Hook::Connect4] {
+                attach::detach(&self.pins, place.id, hook)?;
+            }
+            for hook in [Hook::Sockops, Hook::Release, Hook::Getpeername4, Hook::Getpeername6] {
+                let pin = attach::pin(&self.pins, place.id, hook);
+                let program = attach::program(&self.places, hook)?;
+                attach::update(&pin, std::os::fd::AsFd::as_fd(&program), place.id).map_err(
+                    |error| Error::from_io(format!("updating {}", pin.display()), error),
+                )?;
+            }
+        }
+        self.pins.set_current(&self.places.tables)?;
+        self.remove_old_programs()?;
+        self.tidy()
     }
+
+    /// Links to cgroups that are not named any more.
+    fn surplus(&self, wanted: &[(Cgroup, std::fs::File)]) -> Result<Vec<attach::Place>, Error> {
+        let mut places = attach::places(&self.pins)?;
+        places.retain(|place| !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id));
+        Ok(places)
+    }
+
+    /// Removes programs that were replaced.
+    fn remove_old_programs(&self) -> Result<(), Error> {
+        for name in self.pins.names(&self.places.tables)? {
+            let path = self.places.tables.join(&name);
+            if name.starts_with(PROGRAMS) && path != self.places.programs {
+                self.pins.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was only kept for connections that have ended since: the
+    /// programs that free their memory, in cgroups no longer attached to, and
+    /// that of accounting, after it was switched off. To be called now and then.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        self.writing()?;
+        let cgroups = attach::outermost(&self.cgroups)?;
+        let surplus = self.surplus(&cgroups)?;
+        let follows = !self.maps.flag(control_flags::ACCOUNTING)
+            && attach::places(&self.pins)?
+                .iter()
+                .any(|place| attach::pin(&self.pins, place.id, Hook::Sockops).exists());
+        if surplus.is_empty() && !follows {
+            return Ok(());
+        }
+        let connections = observe::connections(&self.places, &self.layout, &self.maps)?;
+        if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
+        {
+            for place in attach::places(&self.pins)? {
+                attach::detach(&self.pins, place.id, Hook::Sockops)?;
+            }
+        }
+        for place in surplus {
+            let lives = Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id);
+            if connections.is_empty() || !lives {
+                attach::detach_all(&self.pins, place.id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a change in force: at one instant for all connections, on both
-    /// sides when it returns. Nothing is changed when it does not fit. The
-    /// generation must be neither 0 nor `u64::MAX`.
+    /// sides when it returns. Nothing is changed when it does not fit, or on
+    /// any other error. The generation must be neither 0 nor `u64::MAX`.
+    ///
+    /// When it could not be written to the second side, it is in force all the
+    /// same; [`active`](Self::active) then says that the sides are not in step,
+    /// [`behind`](Self::behind) why, and the next change mends it first.
+    ///
+    /// # Errors
+    ///
+    /// `Capacity`, with everything that does not fit; or the kernel's refusal.
     pub fn apply(&mut self, delta: &Delta, generation: u64) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        let after = self.counts.after(delta, &self.layout.sizes)?;
+        self.behind = self.maps.apply(delta, generation, after)?;
+        self.counts = after;
+        Ok(())
     }
+
     /// What is in force.
     pub fn active(&self) -> Active {
-        unreachable!()
+        self.maps.active()
     }
-    /// Everything that a side holds.
+
+    /// Why the idle side could not be brought in step by the last change.
+    pub fn behind(&self) -> Option<&Error> {
+        self.behind.as_ref()
+    }
+
+    /// Everything that a side holds. Entries of arrays that are all zeroes are
+    /// left out.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn dump(&self, side: Side) -> Result<Image, Error> {
-        Err(unbuilt())
+        self.maps.dump(side)
     }
-    /// Everything that is in force, in one consistent piece (re-read when it
-    /// changed meanwhile).
+
+    /// Everything that is in force, in one consistent piece: read again when
+    /// it changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or tables that change all the time.
     pub fn dump_active(&self) -> Result<(Active, Image), Error> {
-        Err(unbuilt())
+        for _ in 0..DUMP_TRIES {
+            let before = self.active();
+            let image = self.dump(before.side);
+            if self.active().epoch == before.epoch {
+                return Ok((before, image?));
+            }
+        }
+        Err(Error::Library {
+            what: "reading the tables".into(),
+            problem: format!("they changed {DUMP_TRIES} times while they were read; try again"),
+        })
     }
+
     /// Makes processes known as a workload. Takes effect at once.
+    ///
+    /// # Errors
+    ///
+    /// `Capacity`, or the kernel's refusal.
     pub fn insert_source(&mut self, key: SourceKey, identity: u32) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        self.maps.insert_source(&mut self.levels, key, identity)
     }
+
     /// Forgets one; fine when it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn remove_source(&mut self, key: SourceKey) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        self.maps.remove_source(&mut self.levels, key)
     }
+
     /// All sources: key and identity number.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn sources(&self) -> Result<Vec<(SourceKey, u32)>, Error> {
-        Err(unbuilt())
+        self.maps.sources()
     }
-    /// The cgroup whose connects are never redirected.
+
+    /// The id of the cgroup whose connects are never redirected.
+    ///
+    /// # Errors
+    ///
+    /// When this is open for reading only.
     pub fn set_daemon_cgroup(&mut self, id: Option<u64>) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        self.maps
+            .control
+            .word(0, std::mem::offset_of!(redirector_common::abi::Control, daemon_cgroup))
+            .store(id.unwrap_or(0), std::sync::atomic::Ordering::SeqCst);
+        Ok(())
     }
-    /// Switches accounting (the sockops program) on or off.
+
+    /// Switches accounting on or off: the sockops program, which costs every
+    /// connection below the cgroups.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn set_accounting(&mut self, on: bool) -> Result<(), Error> {
-        Err(unbuilt())
+        self.writing()?;
+        if !on {
+            self.maps.set_flag(control_flags::ACCOUNTING, false);
+            return self.tidy();
+        }
+        for (cgroup, file) in &attach::outermost(&self.cgroups)? {
+            attach::attach(&self.pins, &self.places, cgroup, file, Hook::Sockops)?;
+        }
+        self.maps.set_flag(control_flags::ACCOUNTING, true);
+        Ok(())
     }
+
     /// What was counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Err(unbuilt())
+        observe::counters(&self.places, &self.layout)
     }
+
     /// What is remembered.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn connections(&self) -> Result<Vec<Remembered>, Error> {
-        Err(unbuilt())
+        let all = observe::connections(&self.places, &self.layout, &self.maps)?;
+        Ok(all.into_iter().map(|(connection, _)| connection).collect())
     }
-    /// All programs on our hooks of our cgroups, in the order they run.
+
+    /// All programs on our hooks of our cgroups, in the order they run, ours
+    /// and others'.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
     pub fn attachments(&self) -> Result<Vec<Attached>, Error> {
-        Err(unbuilt())
+        attach::attachments(&self.pins)
     }
+
     /// Proves with real connects, from a probe cgroup below each attached one,
     /// that the programs are effective.
+    ///
+    /// # Errors
+    ///
+    /// When the probe cannot be made: a programs' fault is an outcome.
     pub fn self_test(&self) -> Result<Vec<SelfTest>, Error> {
-        Err(unbuilt())
+        let port = self.maps.self_test_port();
+        let mut tests = Vec::new();
+        for place in attach::places(&self.pins)? {
+            // Only kept for connections that are there: not to be tested.
+            if !self.cgroups.is_empty()
+                && !attach::pin(&self.pins, place.id, Hook::Connect4).exists()
+            {
+                continue;
+            }
+            if Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id) {
+                tests.extend(selftest::run(&place.path, port)?);
+            } else {
+                let outcome = Err("the cgroup is gone, and its programs with it".to_owned());
+                tests.push(SelfTest { cgroup: place.path, hook: Hook::Connect4, outcome });
+            }
+        }
+        Ok(tests)
     }
+
     /// The sizes of the tables in force.
     pub fn sizes(&self) -> Sizes {
-        Sizes::default()
+        self.layout.sizes
     }
+
     /// Detaches and removes everything below the pin directory.
+    ///
+    /// # Errors
+    ///
+    /// `NotLoaded`, `Busy` while a daemon is in charge, or the kernel's refusal.
     pub fn unload(pins: &Path) -> Result<(), Error> {
-        Err(unbuilt())
-    }
-}
-
-/// The cookie of the network namespace that a file holds.
-pub fn netns_cookie(path: &Path) -> Result<u64, Error> {
-    Err(unbuilt())
-}
-
-fn unbuilt() -> Error {
-    Error::NoPrograms("the datapath is not built yet".into())
-}
-
-pub mod cgroup {
-    //! Cgroups by path.
-    use std::path::{Path, PathBuf};
-
-    use super::Error;
-
-    /// A cgroup of the cgroup2 hierarchy.
-    #[derive(Clone, PartialEq, Eq, Debug)]
-    pub struct Cgroup {
-        /// Where it is.
-        pub path: PathBuf,
-        /// Its id: the inode number of its directory.
-        pub id: u64,
-        /// How many levels below the root of the hierarchy.
-        pub level: u32,
+        let pins = Pins::open(pins)?;
+        let _lock = pins.lock()?;
+        remove_all(&pins)
     }
 
-    impl Cgroup {
-        /// Looks it up; refuses what is not in a cgroup2 hierarchy.
-        pub fn open(path: &Path) -> Result<Self, Error> {
-            Err(super::unbuilt())
+    /// As [`unload`](Self::unload), by the daemon in charge itself.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn remove(self) -> Result<(), Error> {
+        self.writing()?;
+        remove_all(&self.pins)
+    }
+
+    fn writing(&self) -> Result<(), Error> {
+        match self.lock {
+            Some(_) => Ok(()),
+            None => Err(Error::Library {
+                what: format!("writing to {}", self.pins.root().display()),
+                problem: "it was opened for reading only".into(),
+            }),
         }
     }
+}
+
+/// Removes every pin: links first, so that no program runs on tables that are
+/// half gone.
+fn remove_all(pins: &Pins) -> Result<(), Error> {
+    for place in attach::places(pins)? {
+        attach::detach_all(pins, place.id)?;
+    }
+    pins.remove(pins.root())
 }

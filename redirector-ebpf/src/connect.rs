@@ -1,0 +1,254 @@
+//! `connect()`: the decision, put into effect.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+    bpf_skc_to_mptcp_sock,
+};
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use redirector_common::abi::{Connection, Control, IDENTITY_UNKNOWN, Side, control_flags};
+use redirector_common::addr::Addr;
+use redirector_common::decide::{Draft, DraftKind, draft_into};
+
+use crate::count::{self, total};
+use crate::maps::{CONTROL, Maps};
+use crate::memory::{self, Place};
+use crate::source::Task;
+use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, readers};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const ECONNREFUSED: i32 = 111;
+
+/// What to do with the system call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Let it go on as it is.
+    Leave,
+    /// Let it go on, to the endpoint of the draft.
+    Send,
+    /// Fail it with `ECONNREFUSED`.
+    Refuse,
+}
+
+/// Whether this is `connect()` of a TCP socket with an address of its family.
+/// The subflows of an MPTCP socket are TCP sockets.
+#[inline(always)]
+fn concerns(addr: *const bpf_sock_addr, family: u32) -> bool {
+    // SAFETY: the context of a program is valid while it runs.
+    unsafe {
+        (*addr).type_ == SOCK_STREAM
+            && (*addr).protocol == IPPROTO_TCP
+            && (*addr).user_family == family
+    }
+}
+
+/// `connect()` to an IPv4 address.
+#[inline(always)]
+pub fn v4(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    if !concerns(addr, AF_INET) {
+        return ALLOW;
+    }
+    // SAFETY: as in `concerns`.
+    let (ip, port) = unsafe { ((*addr).user_ip4, (*addr).user_port as u16) };
+    let mut draft = Draft::new();
+    match outcome(ctx, Addr::from_v4_word(ip), port, &mut draft) {
+        Outcome::Leave => ALLOW,
+        // SAFETY: `addr` is the context that the program was called with.
+        Outcome::Send => unsafe {
+            send_v4(addr, draft.endpoint.addr.v4_word(), draft.endpoint.port)
+        },
+        Outcome::Refuse => refuse(),
+    }
+}
+
+/// `connect()` to an IPv6 address. A v4-mapped one is sent to v4-mapped
+/// endpoints only, any other never to one.
+#[inline(always)]
+pub fn v6(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    if !concerns(addr, AF_INET6) {
+        return ALLOW;
+    }
+    // SAFETY: as in `concerns`. The address is read word by word, as the
+    // verifier wants it.
+    let (dialled, port) = unsafe {
+        let words = core::ptr::addr_of!((*addr).user_ip6).cast::<u32>();
+        let dialled = Addr::from_words([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ]);
+        (dialled, (*addr).user_port as u16)
+    };
+    let mut draft = Draft::new();
+    match outcome(ctx, dialled, port, &mut draft) {
+        Outcome::Leave => ALLOW,
+        Outcome::Send => {
+            let to = &draft.endpoint.addr;
+            // SAFETY: `addr` is the context that the program was called with.
+            unsafe { send_v6(addr, pair(to, 0), pair(to, 2), draft.endpoint.port) }
+        }
+        Outcome::Refuse => refuse(),
+    }
+}
+
+/// Writes the new destination.
+///
+/// A function of its own: where fields of the context are read and written in
+/// one function, the compiler keeps pointers to them, which the verifier
+/// refuses.
+///
+/// # Safety
+///
+/// `addr` must be the context of the program.
+#[inline(never)]
+unsafe fn send_v4(addr: *mut bpf_sock_addr, ip: u32, port: u16) -> i32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        core::ptr::addr_of_mut!((*addr).user_ip4).write_volatile(ip);
+        core::ptr::addr_of_mut!((*addr).user_port).write_volatile(u32::from(port));
+    }
+    ALLOW
+}
+
+/// Two words of an address in one register: a BPF function has five arguments.
+#[inline(always)]
+fn pair(addr: &Addr, first: usize) -> u64 {
+    u64::from(addr.words[first]) | u64::from(addr.words[first + 1]) << 32
+}
+
+/// As [`send_v4`], for IPv6.
+///
+/// # Safety
+///
+/// `addr` must be the context of the program.
+#[inline(never)]
+unsafe fn send_v6(addr: *mut bpf_sock_addr, high: u64, low: u64, port: u16) -> i32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let words = core::ptr::addr_of_mut!((*addr).user_ip6).cast::<u32>();
+        words.write_volatile(high as u32);
+        words.add(1).write_volatile((high >> 32) as u32);
+        words.add(2).write_volatile(low as u32);
+        words.add(3).write_volatile((low >> 32) as u32);
+        core::ptr::addr_of_mut!((*addr).user_port).write_volatile(u32::from(port));
+    }
+    ALLOW
+}
+
+/// Fails the system call as a closed port would.
+#[inline(always)]
+fn refuse() -> i32 {
+    // SAFETY: the helper takes any error number.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    DENY
+}
+
+/// Decides, counts and remembers.
+#[inline(always)]
+fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -> Outcome {
+    // SAFETY: the context is the one that the program was called with.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // Whatever this socket was connected to before, it is not any more.
+    memory::forget(cookie);
+
+    let Some(control) = CONTROL.get_ptr(0) else { return Outcome::Leave };
+    let mut task = Task::new(ctx, control);
+    let Some(reader) = readers::enter() else { return Outcome::Leave };
+    // SAFETY: `control` points to the map's entry; the word is read at once.
+    let epoch = unsafe { core::ptr::addr_of!((*control).epoch).read_volatile() };
+    let side = Side::of_epoch(epoch);
+    draft_into(&Maps { control }, side, &dialled, port, &mut task, draft);
+    readers::leave(reader);
+
+    #[cfg(feature = "record")]
+    crate::record::note(cookie, epoch, &mut task.record, draft);
+
+    if draft.kind == DraftKind::Miss {
+        return Outcome::Leave;
+    }
+    // SAFETY: as above; the helper has no preconditions.
+    if unsafe {
+        bpf_get_current_cgroup_id() == core::ptr::addr_of!((*control).daemon_cgroup).read_volatile()
+    } {
+        total!(own);
+        return Outcome::Leave;
+    }
+    if task.asked && task.identity == IDENTITY_UNKNOWN {
+        total!(unknown_source);
+    }
+    if draft.kind == DraftKind::Pass {
+        total!(passed);
+        return Outcome::Leave;
+    }
+    if draft.kind == DraftKind::Refuse {
+        total!(refused);
+        debug!(ctx, "refused by the frontend");
+        return Outcome::Refuse;
+    }
+    let (route, leg) = (draft.choice.route, draft.choice.leg);
+    let endpoint = &draft.endpoint;
+    // Families are never crossed; tables that are well made never try.
+    if draft.kind == DraftKind::RefuseLeg || endpoint.addr.is_v4() != dialled.is_v4() {
+        total!(refused);
+        count::leg(leg, true);
+        debug!(ctx, "refused: leg {} of route {} has no endpoint", leg, route);
+        return Outcome::Refuse;
+    }
+    total!(routed);
+    count::leg(leg, false);
+    debug!(ctx, "leg {} of route {}", leg, route);
+    if is_mptcp(ctx) {
+        total!(mptcp);
+        return Outcome::Send;
+    }
+    let connection = Connection {
+        cookie: 0,
+        dialled,
+        backend: endpoint.addr,
+        dialled_port: port,
+        backend_port: endpoint.port,
+        leg,
+        state: 0,
+        quota: 0,
+        since: since(control),
+    };
+    match memory::remember(cookie, &connection, || task.identity()) {
+        Place::Own => {}
+        Place::Overflow => total!(overflowed),
+        Place::None => total!(memory_full),
+    }
+    Outcome::Send
+}
+
+/// Whether the socket is a subflow of an MPTCP connection. Its cookie is seen
+/// here only: getpeername and release see the parent's, so that an entry would
+/// neither be found nor freed.
+#[inline(always)]
+fn is_mptcp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: `sk` of the context is a valid socket or null, which the verifier
+    // makes us check.
+    unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
+    }
+}
+
+/// The time, when somebody wants to know.
+#[inline(always)]
+fn since(control: *const Control) -> u64 {
+    // SAFETY: `control` points to the map's entry; the helper has no
+    // preconditions.
+    unsafe {
+        if core::ptr::addr_of!((*control).flags).read_volatile() & control_flags::ACCOUNTING == 0 {
+            0
+        } else {
+            bpf_ktime_get_ns()
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The memory of redirected connections, for `getpeername` and accounting.
+//!
+//! A connection's place is its socket's cookie modulo the size of an array,
+//! claimed by compare-and-swap. Cookies are handed out almost in sequence, so
+//! places are seldom taken; a connection whose place is taken goes to a small
+//! hash, in which every identity has its share and no more, so that none can
+//! use it up for the others.
+//!
+//! connect and getpeername of one socket never run at the same time (the kernel
+//! holds the socket's lock), and release runs after both. Only the end of the
+//! TCP connection, which `sockops` sees, can meet release: `end` has them agree
+//! by one atomic word.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use redirector_common::abi::{Connection, OVERFLOW_SHARES as SHARES, connection_state as state};
+
+use crate::atomic;
+use crate::maps::{
+    CONNECTIONS, LIMIT_CONNECTIONS, LIMIT_OVERFLOW_SHARE, OVERFLOW, OVERFLOW_SHARES, OVERFLOW_STATE,
+};
+
+/// Added to take one away.
+const MINUS_ONE: u64 = 1_u64.wrapping_neg();
+
+/// Where a connection was remembered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In its own place.
+    Own,
+    /// In the overflow table.
+    Overflow,
+    /// Nowhere.
+    None,
+}
+
+/// An entry that was found.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Valid while the program runs.
+    pub connection: *mut Connection,
+    overflow: bool,
+}
+
+#[inline(always)]
+fn slot(cookie: u64) -> Option<*mut Connection> {
+    CONNECTIONS.get_ptr_mut(cookie as u32 & LIMIT_CONNECTIONS.load().wrapping_sub(1))
+}
+
+/// How many connections lie in the overflow table.
+#[inline(always)]
+fn overflowed() -> Option<*mut u64> {
+    let state = OVERFLOW_STATE.get_ptr_mut(0)?;
+    // SAFETY: a pointer that the map gave is valid, and so is one to its field.
+    Some(unsafe { addr_of_mut!((*state).used) })
+}
+
+/// Finds the entry of a socket.
+#[inline(always)]
+pub fn find(cookie: u64) -> Option<Entry> {
+    let connection = slot(cookie)?;
+    // SAFETY: a pointer that the map gave is valid; the word is read at once.
+    // Whether it is this socket's cookie cannot change under this program.
+    if unsafe { addr_of!((*connection).cookie).read_volatile() } == cookie {
+        return Some(Entry { connection, overflow: false });
+    }
+    // SAFETY: as above.
+    if unsafe { overflowed()?.read_volatile() } == 0 {
+        return None;
+    }
+    let connection = OVERFLOW.get_ptr_mut(cookie)?;
+    Some(Entry { connection, overflow: true })
+}
+
+/// Frees an entry of this socket.
+#[inline(always)]
+pub fn free(cookie: u64, entry: Entry) {
+    if entry.overflow {
+        // SAFETY: the entry is this socket's until it is removed below.
+        let quota = unsafe { addr_of!((*entry.connection).quota).read_volatile() };
+        if OVERFLOW.remove(cookie).is_ok() {
+            if let Some(share) = OVERFLOW_SHARES.get_ptr_mut(quota % SHARES) {
+                // SAFETY: valid and aligned, and only accessed atomically.
+                unsafe { atomic::fetch_add(share, MINUS_ONE) };
+            }
+            if let Some(used) = overflowed() {
+                // SAFETY: as above.
+                unsafe { atomic::fetch_add(used, MINUS_ONE) };
+            }
+        }
+        return;
+    }
+    // SAFETY: the place is this socket's until its cookie is swapped out.
+    unsafe {
+        addr_of_mut!((*entry.connection).state).write_volatile(0);
+        atomic::swap(addr_of_mut!((*entry.connection).cookie), 0);
+    }
+}
+
+/// Forgets an earlier connect of this socket.
+#[inline(always)]
+pub fn forget(cookie: u64) {
+    if let Some(entry) = find(cookie) {
+        free(cookie, entry);
+    }
+}
+
+/// One of the two ends of a connection has come: `mark` is `RELEASED` or
+/// `CLOSED`. Frees the entry when it was the last that counts.
+///
+/// Returns the state before.
+#[inline(always)]
+pub fn end(cookie: u64, entry: Entry, mark: u32) -> u32 {
+    // SAFETY: the entry is this socket's, and its state is only accessed
+    // atomically once it is filled.
+    let before = unsafe { atomic::fetch_or(addr_of_mut!((*entry.connection).state), mark) };
+    let after = before | mark;
+    let over = if after & state::FOLLOWED == 0 {
+        after & state::RELEASED != 0
+    } else {
+        after & (state::RELEASED | state::CLOSED) == state::RELEASED | state::CLOSED
+    };
+    // An end that was noted before has freed it already, or left it to the other.
+    if over && before & mark == 0 {
+        free(cookie, entry);
+    }
+    before
+}
+
+/// Remembers a connection. Its `cookie` and `state` are set here; `quota` says
+/// whom an entry of the overflow table counts against.
+#[inline(always)]
+pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u32) -> Place {
+    let Some(slot) = slot(cookie) else { return Place::None };
+    // SAFETY: valid and aligned, and only accessed atomically while free.
+    if unsafe { atomic::replace(addr_of_mut!((*slot).cookie), 0, cookie) } {
+        // SAFETY: the place is ours now: nobody else writes to it, and readers
+        // wait for the state.
+        unsafe {
+            addr_of_mut!((*slot).dialled).write(connection.dialled);
+            addr_of_mut!((*slot).backend).write(connection.backend);
+            addr_of_mut!((*slot).dialled_port).write(connection.dialled_port);
+            addr_of_mut!((*slot).backend_port).write(connection.backend_port);
+            addr_of_mut!((*slot).leg).write(connection.leg);
+            addr_of_mut!((*slot).quota).write(0);
+            addr_of_mut!((*slot).since).write(connection.since);
+            addr_of_mut!((*slot).state).write_volatile(state::FILLED);
+        }
+        return Place::Own;
+    }
+    overflow(cookie, connection, quota())
+}
+
+#[inline(always)]
+fn overflow(cookie: u64, connection: &Connection, quota: u32) -> Place {
+    let (Some(share), Some(used)) = (OVERFLOW_SHARES.get_ptr_mut(quota % SHARES), overflowed())
+    else {
+        return Place::None;
+    };
+    // SAFETY: valid and aligned, and only accessed atomically; as below.
+    if unsafe { atomic::fetch_add(share, 1) } < u64::from(LIMIT_OVERFLOW_SHARE.load()) {
+        // Counted first: who sees the entry must not be told that there is none.
+        // SAFETY: as above.
+        unsafe { atomic::fetch_add(used, 1) };
+        let connection = Connection { cookie, state: state::FILLED, quota, ..*connection };
+        if OVERFLOW.insert(cookie, connection, u64::from(BPF_NOEXIST)).is_ok() {
+            return Place::Overflow;
+        }
+        // SAFETY: as above.
+        unsafe { atomic::fetch_add(used, MINUS_ONE) };
+    }
+    // SAFETY: as above.
+    unsafe { atomic::fetch_add(share, MINUS_ONE) };
+    Place::None
+}

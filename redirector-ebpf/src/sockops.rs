@@ -1,0 +1,107 @@
+//! Events of TCP connections: what becomes of a redirected one.
+//!
+//! Costs every connection below the cgroup, so it is attached only while
+//! accounting is on.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+};
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::programs::SockOpsContext;
+use redirector_common::abi::{FlowCounters, connection_state as state, control_flags};
+
+use crate::atomic::{add, fetch_or};
+use crate::maps::{CONTROL, FLOW_COUNTERS};
+use crate::memory::{self, Entry};
+
+/// An event.
+#[inline(always)]
+pub fn event(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn find(ctx: &SockOpsContext) -> Option<(u64, Entry)> {
+    // SAFETY: the context is the one that the program was called with.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    Some((cookie, memory::find(cookie)?))
+}
+
+/// Sets bits of the state of an entry, and returns what it was.
+#[inline(always)]
+fn mark(entry: &Entry, bits: u32) -> u32 {
+    // SAFETY: an entry is valid memory while the program runs, and its state is
+    // only accessed atomically once it is filled.
+    unsafe { fetch_or(addr_of_mut!((*entry.connection).state), bits) }
+}
+
+/// The first packet is about to be sent: from here on the end of the connection
+/// is sure to be seen, so from here on the entry can wait for it.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let Some(control) = CONTROL.get_ptr(0) else { return };
+    // SAFETY: the map's entry is valid; the word is read at once.
+    let flags = unsafe { addr_of!((*control).flags).read_volatile() };
+    if flags & control_flags::ACCOUNTING == 0 {
+        return;
+    }
+    let Some((_, entry)) = find(ctx) else { return };
+    if ctx.set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok() {
+        mark(&entry, state::FOLLOWED);
+    }
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let Some((_, entry)) = find(ctx) else { return };
+    let before = mark(&entry, state::ESTABLISHED);
+    if before & state::FOLLOWED == 0 || before & state::ESTABLISHED != 0 {
+        return;
+    }
+    let Some(flow) = flow(&entry) else { return };
+    // SAFETY: entries are valid while the program runs; the counters are only
+    // accessed atomically.
+    unsafe {
+        let since = addr_of!((*entry.connection).since).read_volatile();
+        add(addr_of_mut!((*flow).established), 1);
+        if since != 0 {
+            let time = bpf_ktime_get_ns().wrapping_sub(since);
+            add(addr_of_mut!((*flow).handshake_ns), time);
+        }
+    }
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some((cookie, entry)) = find(ctx) else { return };
+    let flow = flow(&entry);
+    let before = memory::end(cookie, entry, state::CLOSED);
+    if before & state::FOLLOWED == 0 || before & state::CLOSED != 0 {
+        return;
+    }
+    let Some(flow) = flow else { return };
+    // SAFETY: as in `established`.
+    unsafe {
+        if before & state::ESTABLISHED == 0 {
+            add(addr_of_mut!((*flow).failed), 1);
+        } else {
+            add(addr_of_mut!((*flow).closed), 1);
+        }
+    }
+}
+
+/// The counters of the connection's leg.
+#[inline(always)]
+fn flow(entry: &Entry) -> Option<*mut FlowCounters> {
+    // SAFETY: an entry is valid memory while the program runs.
+    FLOW_COUNTERS.get_ptr_mut(unsafe { addr_of!((*entry.connection).leg).read_volatile() })
+}

@@ -1,0 +1,195 @@
+//! Links: which cgroups the programs are attached to.
+//!
+//! A link outlives the daemon by its pin. A new version of a program takes its
+//! place in the link, so that no connect runs without one.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::cgroup::Cgroup;
+use super::load::Places;
+use super::pins::Pins;
+use super::{Attached, Error, Hook, sys};
+
+/// The name of the link in a cgroup's directory that leads to the cgroup.
+const CGROUP: &str = "cgroup";
+
+/// A cgroup that something of ours is attached to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its id.
+    pub id: u64,
+    /// Where it is, or was.
+    pub path: PathBuf,
+}
+
+/// The cgroups to attach to: without those that lie below another, which would
+/// run the programs twice.
+pub fn outermost(cgroups: &[PathBuf]) -> Result<Vec<(Cgroup, File)>, Error> {
+    let mut open =
+        cgroups.iter().map(|path| Cgroup::with_file(path)).collect::<Result<Vec<_>, Error>>()?;
+    open.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+    let mut outermost: Vec<(Cgroup, File)> = Vec::new();
+    for (cgroup, file) in open {
+        if !outermost.iter().any(|(outer, _)| cgroup.path.starts_with(&outer.path)) {
+            outermost.push((cgroup, file));
+        }
+    }
+    Ok(outermost)
+}
+
+/// Every cgroup that has links.
+pub fn places(pins: &Pins) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    for name in pins.names(&pins.links())? {
+        let Ok(id) = name.parse() else { continue };
+        let path = fs::read_link(pins.links().join(&name).join(CGROUP)).unwrap_or_default();
+        places.push(Place { id, path });
+    }
+    places.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(places)
+}
+
+fn directory(pins: &Pins, cgroup: u64) -> PathBuf {
+    pins.links().join(cgroup.to_string())
+}
+
+/// Where a link is pinned.
+pub fn pin(pins: &Pins, cgroup: u64, hook: Hook) -> PathBuf {
+    directory(pins, cgroup).join(hook.program())
+}
+
+/// Has this program run on this hook of this cgroup: through the link that is
+/// there, or through a new one.
+pub fn attach(
+    pins: &Pins,
+    places: &Places,
+    cgroup: &Cgroup,
+    file: &File,
+    hook: Hook,
+) -> Result<(), Error> {
+    let what = || format!("attaching {} to {}", hook.program(), cgroup.path.display());
+    let directory = directory(pins, cgroup.id);
+    pins.make(&directory)?;
+    match symlink(&cgroup.path, directory.join(CGROUP)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::from_io(what(), error));
+        }
+        _ => {}
+    }
+    let program = program(places, hook)?;
+    let pin = pin(pins, cgroup.id, hook);
+    if update(&pin, program.as_fd(), cgroup.id).map_err(|error| Error::from_io(what(), error))? {
+        return Ok(());
+    }
+    let link =
+        sys::create_link(program.as_fd(), file.as_fd(), hook.attach_type()).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => Error::Kernel {
+                    what: what(),
+                    missing: "this kernel has no such hook".into(),
+                    help: "It takes a kernel of at least 6.1 with CONFIG_CGROUP_BPF".into(),
+                },
+                // The kernel says so where a program was attached without leave for
+                // others, here or above.
+                Some(libc::EPERM) if exclusive(file, hook) => Error::Path {
+                    path: cgroup.path.clone(),
+                    problem: "another program is attached there exclusively".into(),
+                    help: "Attach to a cgroup beside it, or have its owner attach it with \
+                       BPF_F_ALLOW_MULTI; `bpftool cgroup tree` shows it"
+                        .into(),
+                },
+                _ => Error::from_io(what(), error),
+            }
+        })?;
+    sys::pin(link.as_fd(), &pin)
+        .map_err(|error| Error::from_io(format!("pinning {}", pin.display()), error))
+}
+
+/// Whether somebody else's program on this hook explains a refusal.
+fn exclusive(file: &File, hook: Hook) -> bool {
+    sys::effective_programs(file.as_fd(), hook.attach_type()).is_ok_and(|ids| !ids.is_empty())
+}
+
+/// Puts a program into the link that is pinned there, if there is one and its
+/// cgroup lives.
+pub fn update(pin: &Path, program: std::os::fd::BorrowedFd<'_>, cgroup: u64) -> io::Result<bool> {
+    let link = match sys::open_pin(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let info = sys::link_info(link.as_fd())?;
+    if info.cgroup == cgroup {
+        if info.program == sys::program_id(program)? {
+            return Ok(true);
+        }
+        match sys::update_link(link.as_fd(), program) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // The cgroup it was attached to is gone: the link is dead.
+    fs::remove_file(pin)?;
+    Ok(false)
+}
+
+/// Opens a pinned program.
+pub fn program(places: &Places, hook: Hook) -> Result<OwnedFd, Error> {
+    let pin = places.programs.join(hook.program());
+    sys::open_pin(&pin).map_err(|error| Error::from_io(format!("opening {}", pin.display()), error))
+}
+
+/// Detaches a hook of a cgroup; fine when it is not attached.
+pub fn detach(pins: &Pins, cgroup: u64, hook: Hook) -> Result<(), Error> {
+    let pin = pin(pins, cgroup, hook);
+    match fs::remove_file(&pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::from_io(format!("detaching {}", pin.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Detaches everything from a cgroup: what makes entries of connection memory
+/// before what frees them.
+pub fn detach_all(pins: &Pins, cgroup: u64) -> Result<(), Error> {
+    for hook in Hook::ALL.into_iter().rev() {
+        detach(pins, cgroup, hook)?;
+    }
+    pins.remove(&directory(pins, cgroup))
+}
+
+/// All programs on our hooks of our cgroups, in the order in which they run.
+pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
+    let mut attached = Vec::new();
+    for place in places(pins)? {
+        let Ok(file) = File::open(&place.path) else { continue };
+        for hook in Hook::ALL {
+            let ours = sys::open_pin(&pin(pins, place.id, hook))
+                .and_then(|link| sys::link_info(link.as_fd()))
+                .map(|info| info.program)
+                .ok();
+            // A hook that this kernel lacks has no programs.
+            let Ok(ids) = sys::effective_programs(file.as_fd(), hook.attach_type()) else {
+                continue;
+            };
+            for (order, program_id) in ids.into_iter().enumerate() {
+                attached.push(Attached {
+                    cgroup: place.path.clone(),
+                    hook,
+                    order,
+                    program_id,
+                    // It may have gone meanwhile.
+                    name: sys::program_name(program_id).unwrap_or_default(),
+                    ours: ours == Some(program_id),
+                });
+            }
+        }
+    }
+    Ok(attached)
+}

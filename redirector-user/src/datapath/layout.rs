@@ -1,0 +1,282 @@
+//! The maps that this version makes: their shapes, and whether pinned ones have
+//! them.
+
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+
+use aya::maps::{MapInfo, MapType};
+use redirector_common::abi::{
+    Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FlowCounters,
+    FrontendKey, LAYOUT, Leg, LegCounters, Limits, OVERFLOW_SHARES, OverflowState, PrefixKey,
+    Readers, Route, Source, Totals, Verdict,
+};
+
+use super::{Error, Sizes};
+
+/// `BPF_F_NO_PREALLOC`.
+const NO_PREALLOC: u32 = 1;
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
+
+/// No table is larger: a mistyped size must not take the machine's memory.
+const MOST: u32 = 1 << 24;
+
+/// The most copies of each counter.
+const MOST_STRIPES: u32 = 16;
+
+/// An identity has at most this part of the overflow table.
+const OVERFLOW_PARTS: u32 = 16;
+
+/// What a map belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The tables, made anew for every layout.
+    Tables,
+    /// Connection memory, kept while its own layout is unchanged.
+    Memory,
+}
+
+/// The shape of a map.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Shape {
+    /// Its name in the object, and of its pin.
+    pub name: &'static str,
+    /// What it belongs to.
+    pub part: Part,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// How many entries it has.
+    pub entries: u32,
+    flags: u32,
+}
+
+/// All maps, and what follows from their sizes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Layout {
+    /// The maps.
+    pub maps: Vec<Shape>,
+    /// The sizes that the programs are told.
+    pub limits: Limits,
+    /// The sizes that the layout was made for.
+    pub sizes: Sizes,
+}
+
+impl Layout {
+    /// The layout for these sizes on this machine.
+    pub fn new(sizes: &Sizes) -> Result<Self, Error> {
+        check(sizes)?;
+        let cpus = possible_cpus()?;
+        let mut sizes = *sizes;
+        sizes.connections = sizes.connections.next_power_of_two();
+        let limits = Limits {
+            class_tables: sizes.class_tables,
+            identities: sizes.identities,
+            routes: sizes.routes,
+            legs: sizes.legs,
+            destinations: sizes.destinations,
+            backends: sizes.backends,
+            connections: sizes.connections,
+            overflow_share: (sizes.overflow / OVERFLOW_PARTS).max(1),
+            stripes: cpus.next_power_of_two().min(MOST_STRIPES),
+        };
+        let array = |name, value, entries| Shape {
+            name,
+            part: Part::Tables,
+            kind: MapType::Array,
+            key: 4,
+            value,
+            entries,
+            flags: MMAPABLE,
+        };
+        let hash = |name, key, value, entries| Shape {
+            name,
+            part: Part::Tables,
+            kind: MapType::Hash,
+            key,
+            value,
+            entries,
+            flags: NO_PREALLOC,
+        };
+        let memory = |shape: Shape| Shape { part: Part::Memory, ..shape };
+        let maps = vec![
+            array("CONTROL", size_of::<Control>(), 1),
+            array("READERS", size_of::<Readers>(), cpus),
+            // One more on each side for the self-test.
+            hash("FRONTENDS", size_of::<FrontendKey>(), 4, 2 * (sizes.frontends + 1)),
+            Shape {
+                name: "PREFIXES",
+                part: Part::Tables,
+                kind: MapType::LpmTrie,
+                key: 4 + size_of::<PrefixKey>(),
+                value: size_of::<Verdict>(),
+                entries: 2 * sizes.prefixes,
+                flags: NO_PREALLOC,
+            },
+            hash("CLASS_VERDICTS", size_of::<ClassKey>(), 4, 2 * sizes.class_verdicts),
+            array("CLASS_DEFAULTS", size_of::<Verdict>(), 2 * sizes.class_tables),
+            array("CLASS_OF", size_of::<u32>(), 2 * sizes.identities),
+            array("ROUTES", size_of::<Route>(), 2 * sizes.routes),
+            array("LEGS", size_of::<Leg>(), 2 * sizes.legs),
+            array("DESTINATIONS", size_of::<Destination>(), 2 * sizes.destinations),
+            array("BACKENDS", size_of::<Backend>(), 2 * sizes.backends),
+            // A workload may have several cgroups.
+            hash("CGROUP_SOURCES", 8, size_of::<Source>(), 2 * sizes.identities),
+            hash("NETNS_SOURCES", 8, size_of::<Source>(), 2 * sizes.identities),
+            array("TOTALS", size_of::<Totals>(), limits.stripes),
+            array("LEG_COUNTERS", size_of::<LegCounters>(), limits.stripes * sizes.legs),
+            array("FLOW_COUNTERS", size_of::<FlowCounters>(), sizes.legs),
+            memory(array("CONNECTIONS", size_of::<Connection>(), sizes.connections)),
+            memory(Shape {
+                flags: 0,
+                ..hash("OVERFLOW", 8, size_of::<Connection>(), sizes.overflow)
+            }),
+            memory(array("OVERFLOW_STATE", size_of::<OverflowState>(), 1)),
+            memory(array("OVERFLOW_SHARES", 8, OVERFLOW_SHARES)),
+        ];
+        Ok(Self { maps, limits, sizes })
+    }
+
+    /// The maps of a part.
+    pub fn part(&self, part: Part) -> impl Iterator<Item = &Shape> {
+        self.maps.iter().filter(move |map| map.part == part)
+    }
+
+    /// The name of the directory that this layout's maps of a part lie in.
+    pub fn directory(&self, part: Part) -> String {
+        match part {
+            Part::Tables => {
+                let mut hash = Fnv::default();
+                for map in self.part(part) {
+                    (map.name, map.kind as u32, map.key, map.value, map.entries, map.flags)
+                        .hash(&mut hash);
+                }
+                format!("{TABLES}{LAYOUT}-{:016x}", hash.finish())
+            }
+            // Sizes are no part of its name: memory stays as large as it was
+            // made.
+            Part::Memory => format!("{MEMORY}{CONNECTION_LAYOUT}"),
+        }
+    }
+
+    /// Every way in which pinned maps of a part differ from this layout.
+    pub fn differences(&self, part: Part, directory: &Path) -> Vec<String> {
+        let mut differences = Vec::new();
+        for map in self.part(part) {
+            let info = match MapInfo::from_pin(directory.join(map.name)) {
+                Ok(info) => info,
+                Err(error) => {
+                    differences.push(format!("{}: cannot be opened: {error}", map.name));
+                    continue;
+                }
+            };
+            let mut compare = |what: &str, found: u64, wanted: u64| {
+                if found != wanted {
+                    differences.push(format!("{}: {what} is {found}, not {wanted}", map.name));
+                }
+            };
+            let kind = info.map_type().map_or(u64::MAX, |kind| kind as u64);
+            compare("its type", kind, map.kind as u64);
+            compare("the size of a key", info.key_size().into(), map.key as u64);
+            compare("the size of a value", info.value_size().into(), map.value as u64);
+            compare("the number of entries", info.max_entries().into(), map.entries.into());
+            compare("its flags", info.map_flags().into(), map.flags.into());
+        }
+        differences
+    }
+}
+
+/// How the directory of the tables starts; the version follows.
+pub const TABLES: &str = "tables-";
+
+/// How the directory of connection memory starts; the version follows.
+pub const MEMORY: &str = "memory-";
+
+fn check(sizes: &Sizes) -> Result<(), Error> {
+    let all = [
+        ("frontends", sizes.frontends),
+        ("prefixes", sizes.prefixes),
+        ("class tables", sizes.class_tables),
+        ("class verdicts", sizes.class_verdicts),
+        ("identities", sizes.identities),
+        ("routes", sizes.routes),
+        ("legs", sizes.legs),
+        ("destinations", sizes.destinations),
+        ("backends", sizes.backends),
+        ("connections", sizes.connections),
+        ("overflow", sizes.overflow),
+    ];
+    let wrong: Vec<String> = all
+        .into_iter()
+        .filter(|(_, size)| *size == 0 || *size > MOST)
+        .map(|(name, size)| {
+            format!("the table size for {name} is {size}, it must be between 1 and {MOST}")
+        })
+        .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Error::Capacity(wrong)) }
+}
+
+/// How many CPUs there can be: one more than the highest number.
+fn possible_cpus() -> Result<u32, Error> {
+    const FILE: &str = "/sys/devices/system/cpu/possible";
+    let text = std::fs::read_to_string(FILE).map_err(|error| Error::from_io(FILE, error))?;
+    text.trim()
+        .rsplit([',', '-'])
+        .next()
+        .and_then(|last| last.parse::<u32>().ok())
+        .and_then(|last| last.checked_add(1))
+        .ok_or_else(|| Error::Library {
+            what: FILE.into(),
+            problem: format!("a list of CPUs was expected, not {text:?}"),
+        })
+}
+
+/// FNV-1a: a hash that is the same in every version, as the standard library's
+/// need not be.
+pub struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_size_is_another_directory() {
+        let sizes = Sizes::default();
+        let layout = Layout::new(&sizes).expect("a layout");
+        let other = Layout::new(&Sizes { routes: 7, ..sizes }).expect("a layout");
+        assert_ne!(layout.directory(Part::Tables), other.directory(Part::Tables));
+        assert_eq!(layout.directory(Part::Memory), other.directory(Part::Memory));
+    }
+
+    #[test]
+    fn every_impossible_size_is_named() {
+        let sizes = Sizes { routes: 0, backends: u32::MAX, ..Sizes::default() };
+        let error = Layout::new(&sizes).expect_err("sizes out of range").to_string();
+        assert!(error.contains("routes") && error.contains("backends"), "{error}");
+    }
+
+    #[test]
+    fn connection_memory_has_a_power_of_two_of_places() {
+        let sizes = Sizes { connections: 1000, ..Sizes::default() };
+        assert_eq!(Layout::new(&sizes).expect("a layout").limits.connections, 1024);
+    }
+}

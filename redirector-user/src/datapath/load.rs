@@ -1,0 +1,211 @@
+//! Loading the programs and making the maps, or finding both pinned.
+
+use std::hash::Hasher as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError, SockOps};
+use aya::{Ebpf, EbpfLoader};
+
+use super::layout::{Fnv, Layout, Part};
+use super::pins::{PROGRAMS, Pins, UNFINISHED};
+use super::{Error, Hook, Options, Sizes};
+
+/// The programs that were built in, aligned as the ELF reader wants them; empty
+/// when there was no toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector.bpf.o"));
+
+/// Why there are none.
+const MISSING: &str = include_str!(concat!(env!("OUT_DIR"), "/missing.txt"));
+
+/// Where the parts lie.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// The directory of the tables.
+    pub tables: PathBuf,
+    /// The directory of connection memory.
+    pub memory: PathBuf,
+    /// The directory of the programs.
+    pub programs: PathBuf,
+}
+
+impl Hook {
+    /// All hooks, in the order in which they are attached: what frees an entry
+    /// of connection memory before what makes one.
+    pub const ALL: [Self; 6] = [
+        Self::Sockops,
+        Self::Release,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Connect4,
+        Self::Connect6,
+    ];
+
+    /// The name of its program in the object, and of its pins.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Connect4 => "rd_connect4",
+            Self::Connect6 => "rd_connect6",
+            Self::Getpeername4 => "rd_getpeername4",
+            Self::Getpeername6 => "rd_getpeername6",
+            Self::Release => "rd_release",
+            Self::Sockops => "rd_sockops",
+        }
+    }
+
+    /// `enum bpf_attach_type`.
+    pub(super) const fn attach_type(self) -> u32 {
+        match self {
+            Self::Sockops => 3,
+            Self::Connect4 => 10,
+            Self::Connect6 => 11,
+            Self::Getpeername4 => 29,
+            Self::Getpeername6 => 30,
+            Self::Release => 34,
+        }
+    }
+}
+
+/// Makes sure that maps of this layout and these programs are pinned. Says
+/// whether the tables are new.
+pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places, bool), Error> {
+    let object = options.object.as_deref().unwrap_or(OBJECT);
+    if object.is_empty() {
+        return Err(Error::NoPrograms(MISSING.into()));
+    }
+    let tables = pins.join(&layout.directory(Part::Tables));
+    let memory = pins.join(&layout.directory(Part::Memory));
+    let programs = tables.join(programs_name(object, layout, options.log_level));
+
+    let has_memory = memory.exists();
+    let has_tables = tables.exists();
+    for (there, part, directory) in
+        [(has_tables, Part::Tables, &tables), (has_memory, Part::Memory, &memory)]
+    {
+        if there {
+            let differences = layout.differences(part, directory);
+            if !differences.is_empty() {
+                return Err(Error::Incompatible { pins: directory.clone(), differences });
+            }
+        }
+    }
+    let places = Places { tables, memory, programs };
+    if has_tables && has_memory && places.programs.exists() {
+        return Ok((places, false));
+    }
+
+    // Everything new is made under an unfinished name first.
+    let new = |name: &str| pins.join(&format!("{UNFINISHED}{name}"));
+    let tables = if has_tables { places.tables.clone() } else { new("tables") };
+    let memory = if has_memory { places.memory.clone() } else { new("memory") };
+    let programs = new("programs");
+    for directory in [&tables, &memory, &programs] {
+        pins.make(directory)?;
+    }
+    let mut ebpf = load_object(object, layout, options, &tables, &memory)?;
+    load_programs(&mut ebpf, &programs)?;
+    if !has_memory {
+        pins.publish(&memory, &places.memory)?;
+    }
+    if !has_tables {
+        pins.publish(&tables, &places.tables)?;
+    }
+    pins.publish(&programs, &places.programs)?;
+    Ok((places, !has_tables))
+}
+
+/// The directory that the programs of this object lie in: named after all that
+/// makes them what they are.
+fn programs_name(object: &[u8], layout: &Layout, log_level: u8) -> String {
+    let mut hash = Fnv::default();
+    hash.write(object);
+    hash.write(format!("{:?} {log_level}", layout.limits).as_bytes());
+    format!("{PROGRAMS}{:016x}", hash.finish())
+}
+
+/// Sizes of connection memory that is there, which stays as large as it is.
+pub fn with_memory(pins: &Pins, sizes: &Sizes) -> Result<Sizes, Error> {
+    let directory = pins.join(&Layout::new(sizes)?.directory(Part::Memory));
+    let entries =
+        |name: &str| MapInfo::from_pin(directory.join(name)).ok().map(|info| info.max_entries());
+    Ok(Sizes {
+        connections: entries("CONNECTIONS").unwrap_or(sizes.connections),
+        overflow: entries("OVERFLOW").unwrap_or(sizes.overflow),
+        ..*sizes
+    })
+}
+
+/// Reads the object and makes its maps, or takes the pinned ones.
+fn load_object(
+    object: &[u8],
+    layout: &Layout,
+    options: &Options,
+    tables: &Path,
+    memory: &Path,
+) -> Result<Ebpf, Error> {
+    let limits = layout.limits;
+    let globals: [(&'static str, u32); 9] = [
+        ("LIMIT_CLASS_TABLES", limits.class_tables),
+        ("LIMIT_IDENTITIES", limits.identities),
+        ("LIMIT_ROUTES", limits.routes),
+        ("LIMIT_LEGS", limits.legs),
+        ("LIMIT_DESTINATIONS", limits.destinations),
+        ("LIMIT_BACKENDS", limits.backends),
+        ("LIMIT_CONNECTIONS", limits.connections),
+        ("LIMIT_OVERFLOW_SHARE", limits.overflow_share),
+        ("LIMIT_STRIPES", limits.stripes),
+    ];
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
+    }
+    loader.override_global(LOG_LEVEL, &options.log_level, false);
+    for map in &layout.maps {
+        let directory = match map.part {
+            Part::Tables => tables,
+            Part::Memory => memory,
+        };
+        loader.map_max_entries(map.name, map.entries);
+        loader.map_pin_path(map.name, directory.join(map.name));
+    }
+    loader.load(object).map_err(|error| failed("making the BPF maps", &error))
+}
+
+/// The word that aya-log's macros compare with; where there are none left, the
+/// compiler may have dropped it.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+
+/// Loads and pins every program.
+fn load_programs(ebpf: &mut Ebpf, directory: &Path) -> Result<(), Error> {
+    for hook in Hook::ALL {
+        let name = hook.program();
+        let what = || format!("loading the BPF program {name}");
+        let program = ebpf.program_mut(name).ok_or_else(|| Error::Library {
+            what: what(),
+            problem: "the object does not hold it".into(),
+        })?;
+        let loaded: Result<(), ProgramError> = match hook {
+            Hook::Sockops => <&mut SockOps>::try_from(&mut *program).and_then(SockOps::load),
+            Hook::Release => <&mut CgroupSock>::try_from(&mut *program).and_then(CgroupSock::load),
+            _ => <&mut CgroupSockAddr>::try_from(&mut *program).and_then(CgroupSockAddr::load),
+        };
+        loaded.map_err(|error| failed(&what(), &error))?;
+        let pin = directory.join(name);
+        program.pin(&pin).map_err(|error| failed(&format!("pinning {}", pin.display()), &error))?;
+    }
+    Ok(())
+}
+
+/// An error of loading, with what an old kernel would explain.
+fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    let error = Error::from_library(what, error);
+    let oldest = aya::util::KernelVersion::new(6, 1, 0);
+    match (&error, aya::util::KernelVersion::current()) {
+        (Error::Library { what, problem }, Ok(version)) if version < oldest => Error::Kernel {
+            what: what.clone(),
+            missing: format!("{problem} (this kernel is {version:?})"),
+            help: "It takes a kernel of at least 6.1".into(),
+        },
+        _ => error,
+    }
+}

@@ -1,0 +1,208 @@
+//! The pinned maps, opened.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use redirector_common::abi::{
+    Backend, ClassKey, Connection, Control, Destination, FrontendKey, Leg, PrefixKey, Readers,
+    Route, Source, Verdict,
+};
+
+use super::layout::{Layout, Part};
+use super::load::Places;
+use super::mapped::{Access, Mapped};
+use super::{Error, Sizes};
+
+/// Everything that user space reads or writes.
+pub struct Maps {
+    pub control: Mapped<Control>,
+    pub readers: Mapped<Readers>,
+    pub frontends: HashMap<MapData, FrontendKey, Verdict>,
+    pub prefixes: LpmTrie<MapData, PrefixKey, Verdict>,
+    pub class_verdicts: HashMap<MapData, ClassKey, Verdict>,
+    pub class_defaults: Table<Verdict>,
+    pub class_of: Table<u32>,
+    pub routes: Table<Route>,
+    pub legs: Table<Leg>,
+    pub destinations: Table<Destination>,
+    pub backends: Table<Backend>,
+    pub cgroup_sources: HashMap<MapData, u64, Source>,
+    pub netns_sources: HashMap<MapData, u64, Source>,
+    pub overflow: HashMap<MapData, u64, Connection>,
+}
+
+impl Maps {
+    /// Opens the maps of these places.
+    pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
+        let at = |name: &'static str| -> Result<MapData, Error> {
+            let shape = layout.maps.iter().find(|map| map.name == name);
+            let directory = match shape.map(|shape| shape.part) {
+                Some(Part::Memory) => &places.memory,
+                _ => &places.tables,
+            };
+            open(&directory.join(name))
+        };
+        let entries = |name: &str| {
+            layout.maps.iter().find(|map| map.name == name).map_or(0, |map| map.entries)
+        };
+        fn hash<K: Pod, V: Pod>(data: MapData) -> Result<HashMap<MapData, K, V>, Error> {
+            map(data).and_then(|map| HashMap::try_from(map).map_err(|error| typed(&error)))
+        }
+        fn trie<K: Pod, V: Pod>(data: MapData) -> Result<LpmTrie<MapData, K, V>, Error> {
+            map(data).and_then(|map| LpmTrie::try_from(map).map_err(|error| typed(&error)))
+        }
+        macro_rules! table {
+            ($name:literal) => {
+                Table::new($name, &at($name)?, entries($name), access)?
+            };
+        }
+        Ok(Self {
+            control: Mapped::new("CONTROL", &at("CONTROL")?, 1, access)?,
+            readers: Mapped::new("READERS", &at("READERS")?, entries("READERS"), Access::Read)?,
+            frontends: hash(at("FRONTENDS")?)?,
+            prefixes: trie(at("PREFIXES")?)?,
+            class_verdicts: hash(at("CLASS_VERDICTS")?)?,
+            class_defaults: table!("CLASS_DEFAULTS"),
+            class_of: table!("CLASS_OF"),
+            routes: table!("ROUTES"),
+            legs: table!("LEGS"),
+            destinations: table!("DESTINATIONS"),
+            backends: table!("BACKENDS"),
+            cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
+            netns_sources: hash(at("NETNS_SOURCES")?)?,
+            overflow: hash(at("OVERFLOW")?)?,
+        })
+    }
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").field("control", &self.control.get(0)).finish_non_exhaustive()
+    }
+}
+
+/// Opens a pinned map.
+pub fn open(pin: &Path) -> Result<MapData, Error> {
+    MapData::from_pin(pin)
+        .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
+}
+
+fn map(data: MapData) -> Result<Map, Error> {
+    Map::from_map_data(data).map_err(|error| typed(&error))
+}
+
+fn typed(error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::from_library("opening a pinned map", error)
+}
+
+/// An array with two sides. It is mapped only while much of it is read or
+/// written: mapped memory counts as the process's own.
+pub struct Table<T: Pod> {
+    name: &'static str,
+    data: MapData,
+    array: Array<MapData, T>,
+    /// Entries of one side.
+    pub capacity: u32,
+    access: Access,
+}
+
+/// From so many entries on, writing through a mapping is cheaper.
+const MANY: usize = 64;
+
+impl<T: Pod> Table<T> {
+    fn new(
+        name: &'static str,
+        data: &MapData,
+        entries: u32,
+        access: Access,
+    ) -> Result<Self, Error> {
+        let again = || {
+            data.fd()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| Error::from_io(format!("opening the table {name}"), error))
+                .and_then(|fd| MapData::from_fd(fd).map_err(|error| typed(&error)))
+        };
+        let array = Array::try_from(map(again()?)?).map_err(|error| typed(&error))?;
+        Ok(Self { name, data: again()?, array, capacity: entries / 2, access })
+    }
+
+    /// All entries of a side that are not zero, by index.
+    pub fn dump(&self, side: redirector_common::abi::Side) -> Result<Vec<(u32, T)>, Error> {
+        let mapped = Mapped::<T>::new(self.name, &self.data, 2 * self.capacity, Access::Read)?;
+        let mut entries = Vec::new();
+        for index in 0..self.capacity {
+            let Some(slot) = side.slot(index, self.capacity) else { break };
+            if let Some(value) = mapped.get(slot as usize)
+                && !is_zero(&value)
+            {
+                entries.push((index, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Writes entries of a side; `None` is zero.
+    pub fn write(
+        &mut self,
+        side: redirector_common::abi::Side,
+        changes: impl ExactSizeIterator<Item = (u32, Option<T>)>,
+    ) -> Result<(), Error> {
+        debug_assert_eq!(self.access, Access::Write);
+        let beyond = |index| Error::Capacity(vec![format!("{} has no entry {index}", self.name)]);
+        // SAFETY: all zeroes are a value of a `Pod` of the tables.
+        let zero: T = unsafe { std::mem::zeroed() };
+        if changes.len() < MANY {
+            for (index, value) in changes {
+                let slot = side.slot(index, self.capacity).ok_or_else(|| beyond(index))?;
+                self.array.set(slot, value.unwrap_or(zero), 0).map_err(|error| {
+                    Error::from_library(format!("writing the table {}", self.name), &error)
+                })?;
+            }
+            return Ok(());
+        }
+        let mut mapped = Mapped::new(self.name, &self.data, 2 * self.capacity, Access::Write)?;
+        for (index, value) in changes {
+            let slot = side.slot(index, self.capacity).ok_or_else(|| beyond(index))?;
+            mapped.set(slot as usize, value.unwrap_or(zero))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all bytes of an entry are zero.
+fn is_zero<T: Pod>(value: &T) -> bool {
+    // SAFETY: entries of the tables have no padding (`redirector_common::abi`),
+    // so all their bytes are initialised.
+    let bytes = unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>())
+    };
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// The sizes of pinned maps.
+pub fn sizes(places: &Places) -> Result<Sizes, Error> {
+    let entries = |directory: &Path, name: &str| {
+        MapInfo::from_pin(directory.join(name)).map(|info| info.max_entries()).map_err(|error| {
+            Error::from_library(format!("opening {}", directory.join(name).display()), &error)
+        })
+    };
+    let table = |name| entries(&places.tables, name);
+    Ok(Sizes {
+        frontends: (table("FRONTENDS")? / 2).saturating_sub(1),
+        prefixes: table("PREFIXES")? / 2,
+        class_tables: table("CLASS_DEFAULTS")? / 2,
+        class_verdicts: table("CLASS_VERDICTS")? / 2,
+        identities: table("CLASS_OF")? / 2,
+        routes: table("ROUTES")? / 2,
+        legs: table("LEGS")? / 2,
+        destinations: table("DESTINATIONS")? / 2,
+        backends: table("BACKENDS")? / 2,
+        connections: entries(&places.memory, "CONNECTIONS")?,
+        overflow: entries(&places.memory, "OVERFLOW")?,
+    })
+}

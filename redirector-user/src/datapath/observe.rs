@@ -1,0 +1,112 @@
+//! Reading what the programs write: counters and connection memory.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use aya::Pod;
+use redirector_common::abi::{
+    Connection, FlowCounters, LegCounters, Totals, connection_state as state,
+};
+
+use super::layout::{Layout, Part};
+use super::load::Places;
+use super::mapped::{Access, Mapped};
+use super::maps::{Maps, open};
+use super::{Counters, Error, LegCount, Remembered};
+
+/// Maps an array for as long as it is read.
+fn mapped<T: Pod>(
+    places: &Places,
+    layout: &Layout,
+    name: &'static str,
+) -> Result<Mapped<T>, Error> {
+    let shape = layout.maps.iter().find(|map| map.name == name);
+    let directory = match shape.map(|shape| shape.part) {
+        Some(Part::Memory) => &places.memory,
+        _ => &places.tables,
+    };
+    let entries = shape.map_or(0, |shape| shape.entries);
+    Mapped::new(name, &open(&directory.join(name))?, entries, Access::Read)
+}
+
+/// Sums up all counters.
+pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
+    let stripes: Mapped<Totals> = mapped(places, layout, "TOTALS")?;
+    let mut totals = Totals::default();
+    for stripe in (0..stripes.len()).filter_map(|index| stripes.get(index)) {
+        totals.routed += stripe.routed;
+        totals.passed += stripe.passed;
+        totals.refused += stripe.refused;
+        totals.unknown_source += stripe.unknown_source;
+        totals.own += stripe.own;
+        totals.memory_full += stripe.memory_full;
+        totals.overflowed += stripe.overflowed;
+        totals.mptcp += stripe.mptcp;
+    }
+    let mut legs: BTreeMap<u32, LegCount> = BTreeMap::new();
+    let counters: Mapped<LegCounters> = mapped(places, layout, "LEG_COUNTERS")?;
+    let per_stripe = layout.limits.legs as usize;
+    for index in 0..counters.len() {
+        if let Some(LegCounters { chosen, refused }) = counters.get(index)
+            && chosen > 0
+        {
+            let leg = legs.entry((index % per_stripe) as u32).or_default();
+            leg.chosen += chosen;
+            leg.refused += refused;
+        }
+    }
+    let flows: Mapped<FlowCounters> = mapped(places, layout, "FLOW_COUNTERS")?;
+    for (index, leg) in &mut legs {
+        if let Some(flow) = flows.get(*index as usize) {
+            leg.established = flow.established;
+            leg.failed = flow.failed;
+            leg.closed = flow.closed;
+            leg.handshake_ns = flow.handshake_ns;
+        }
+    }
+    Ok(Counters { totals, legs: legs.into_iter().collect() })
+}
+
+/// All connections that are remembered, with their state.
+pub fn connections(
+    places: &Places,
+    layout: &Layout,
+    maps: &Maps,
+) -> Result<Vec<(Remembered, u32)>, Error> {
+    let own: Mapped<Connection> = mapped(places, layout, "CONNECTIONS")?;
+    let mut found = Vec::new();
+    for index in 0..own.len() {
+        let Some(connection) = own.get(index) else { break };
+        // An entry that changed while it was read is read again; one that is
+        // just being made has no state yet and does not count.
+        if connection.cookie != 0
+            && connection.state & state::FILLED != 0
+            && own.get(index) == Some(connection)
+        {
+            found.push((remembered(&connection, false), connection.state));
+        }
+    }
+    for entry in maps.overflow.iter() {
+        let (_, connection) =
+            entry.map_err(|error| Error::from_library("reading OVERFLOW", &error))?;
+        found.push((remembered(&connection, true), connection.state));
+    }
+    Ok(found)
+}
+
+fn remembered(connection: &Connection, overflow: bool) -> Remembered {
+    Remembered {
+        cookie: connection.cookie,
+        dialled: SocketAddr::new(
+            IpAddr::from(connection.dialled),
+            u16::from_be(connection.dialled_port),
+        ),
+        backend: SocketAddr::new(
+            IpAddr::from(connection.backend),
+            u16::from_be(connection.backend_port),
+        ),
+        leg: connection.leg,
+        overflow,
+        since: (connection.since != 0).then_some(connection.since),
+    }
+}

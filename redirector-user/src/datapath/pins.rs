@@ -1,0 +1,222 @@
+//! The pin directory: what lies where, and who may write.
+//!
+//! ```text
+//! PINS/                    locked by the daemon in charge
+//!   current                a link to the tables in force
+//!   tables-VERSION-HASH/   the lookup tables, by map name
+//!     programs-HASH/       the programs that use them
+//!   memory-VERSION/        connection memory
+//!   links/CGROUP/HOOK      what is attached
+//! ```
+//!
+//! Everything is made under a name that starts with `new-` and renamed when it
+//! is whole; whatever has such a name is left over from a crash.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::layout::TABLES;
+
+/// Of `statfs(2)`.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+const CURRENT: &str = "current";
+const LINKS: &str = "links";
+
+/// How names of unfinished directories start.
+pub const UNFINISHED: &str = "new-";
+
+/// How directories of programs start.
+pub const PROGRAMS: &str = "programs-";
+
+/// The type of the file system that an open file lies in.
+pub fn file_system(file: &File) -> Option<i64> {
+    // SAFETY: all zeroes are a value of the structure.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and the structure writable.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) };
+    #[allow(clippy::unnecessary_cast, reason = "the field's type differs between libcs")]
+    (result == 0).then_some(stat.f_type as i64)
+}
+
+/// A pin directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pin directory at a path, which is made when it is absent.
+    pub fn create(root: &Path) -> Result<Self, Error> {
+        // What exists must lie in a bpffs, before anything is made in it.
+        let mut existing = root;
+        while !existing.exists() {
+            existing = existing.parent().unwrap_or(Path::new("/"));
+        }
+        check_file_system(root, existing)?;
+        let pins = Self { root: root.to_owned() };
+        pins.make(&pins.links())?;
+        Ok(pins)
+    }
+
+    /// The pin directory at a path; `NotLoaded` when it is absent.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        if !root.exists() {
+            return Err(Error::NotLoaded { pins: root.to_owned() });
+        }
+        check_file_system(root, root)?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The directory of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join(LINKS)
+    }
+
+    /// Makes a directory and those above it.
+    pub fn make(&self, directory: &Path) -> Result<(), Error> {
+        fs::create_dir_all(directory)
+            .map_err(|error| Error::from_io(format!("making {}", directory.display()), error))
+    }
+
+    /// The names in a directory; none when it does not exist.
+    pub fn names(&self, directory: &Path) -> Result<Vec<String>, Error> {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries,
+        };
+        let names = entries.and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        });
+        names.map_err(|error| Error::from_io(format!("reading {}", directory.display()), error))
+    }
+
+    /// Removes a directory with all that is pinned in it.
+    pub fn remove(&self, directory: &Path) -> Result<(), Error> {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::from_io(format!("removing {}", directory.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a finished directory its name.
+    pub fn publish(&self, unfinished: &Path, finished: &Path) -> Result<(), Error> {
+        fs::rename(unfinished, finished)
+            .map_err(|error| Error::from_io(format!("making {}", finished.display()), error))
+    }
+
+    /// The directory of the tables in force.
+    pub fn current(&self) -> Result<Option<PathBuf>, Error> {
+        match fs::read_link(self.join(CURRENT)) {
+            Ok(name) => Ok(Some(self.root.join(name))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Error::from_io(format!("reading {}", self.join(CURRENT).display()), error))
+            }
+        }
+    }
+
+    /// Names the directory of the tables in force, and removes all others.
+    pub fn set_current(&self, tables: &Path) -> Result<(), Error> {
+        let what = || format!("writing {}", self.join(CURRENT).display());
+        let name = tables.file_name().unwrap_or_default();
+        if self.current()?.as_deref() != Some(tables) {
+            let unfinished = self.join(&format!("{UNFINISHED}{CURRENT}"));
+            let _ = fs::remove_file(&unfinished);
+            symlink(name, &unfinished)
+                .and_then(|()| fs::rename(&unfinished, self.join(CURRENT)))
+                .map_err(|error| Error::from_io(what(), error))?;
+        }
+        for other in self.names(&self.root)? {
+            if other.starts_with(TABLES) && *other != *name {
+                self.remove(&self.join(&other))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left unfinished. Only for who holds the lock.
+    pub fn sweep(&self) -> Result<(), Error> {
+        for name in self.names(&self.root)? {
+            if name.starts_with(UNFINISHED) {
+                let path = self.join(&name);
+                if path.is_symlink() {
+                    let _ = fs::remove_file(path);
+                } else {
+                    self.remove(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of the one writer.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let file = File::open(&self.root)
+            .map_err(|error| Error::from_io(format!("opening {}", self.root.display()), error))?;
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Lock(file));
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(libc::EWOULDBLOCK) {
+            return Err(Error::Busy { pins: self.root.clone(), holder: holder(&file) });
+        }
+        Err(Error::from_io(format!("locking {}", self.root.display()), error))
+    }
+}
+
+/// The right to write, until it is dropped or its process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
+
+fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
+    let file = File::open(existing)
+        .map_err(|error| Error::from_io(format!("opening {}", existing.display()), error))?;
+    if file_system(&file) == Some(BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    Err(Error::Path {
+        path: root.to_owned(),
+        problem: "no BPF file system is mounted there".into(),
+        help: "Mount one (`mount -t bpf bpf /sys/fs/bpf`), or name a pin directory below one"
+            .into(),
+    })
+}
+
+/// Who holds the lock of a file, as far as /proc tells.
+fn holder(file: &File) -> String {
+    let unknown = || "a process that /proc does not show".to_owned();
+    let (Ok(meta), Ok(locks)) = (file.metadata(), fs::read_to_string("/proc/locks")) else {
+        return unknown();
+    };
+    let inode =
+        format!("{:02x}:{:02x}:{}", libc::major(meta.dev()), libc::minor(meta.dev()), meta.ino());
+    // "1: FLOCK  ADVISORY  WRITE 4242 00:2d:17 0 EOF"
+    let pid = locks.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(4);
+        let pid = fields.next()?;
+        (fields.next()? == inode).then_some(pid)
+    });
+    let Some(pid) = pid else { return unknown() };
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", name.trim()),
+        Err(_) => format!("process {pid}"),
+    }
+}

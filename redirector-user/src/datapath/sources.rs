@@ -1,0 +1,173 @@
+//! Which processes are which workload.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+use aya::maps::MapError;
+use redirector_common::abi::{Control, Source, control_flags};
+
+use super::maps::Maps;
+use super::{Error, SourceKey};
+
+/// Levels that the programs' bit mask has room for.
+const LEVELS: usize = 32;
+
+/// How many sources there are, by the level of their cgroup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Levels {
+    cgroups: [u32; LEVELS],
+    netns: u32,
+}
+
+impl Levels {
+    /// Of all sources that there are.
+    pub fn of(sources: &[(SourceKey, u32)]) -> Self {
+        let mut levels = Self::default();
+        for (key, _) in sources {
+            if let Some(count) = levels.count(*key) {
+                *count += 1;
+            }
+        }
+        levels
+    }
+
+    fn count(&mut self, key: SourceKey) -> Option<&mut u32> {
+        match key {
+            SourceKey::Cgroup { level, .. } => self.cgroups.get_mut(level as usize),
+            SourceKey::Netns { .. } => Some(&mut self.netns),
+        }
+    }
+
+    fn mask(&self) -> u32 {
+        (0..LEVELS)
+            .filter(|level| self.cgroups[*level] > 0)
+            .fold(0, |mask, level| mask | 1 << level)
+    }
+}
+
+impl Maps {
+    /// Adds or changes a source.
+    pub fn insert_source(
+        &mut self,
+        levels: &mut Levels,
+        key: SourceKey,
+        identity: u32,
+    ) -> Result<(), Error> {
+        if identity == 0 || identity >= self.class_of.capacity {
+            return Err(Error::Capacity(vec![format!(
+                "identity number {identity}: numbers from 1 to {} can be given",
+                self.class_of.capacity - 1
+            )]));
+        }
+        let table = match key {
+            SourceKey::Cgroup { level, .. } if level as usize >= LEVELS => {
+                return Err(Error::Capacity(vec![format!(
+                    "the cgroup of a workload lies {level} levels deep, at most {} are looked at",
+                    LEVELS - 1
+                )]));
+            }
+            SourceKey::Cgroup { .. } => &mut self.cgroup_sources,
+            SourceKey::Netns { .. } => &mut self.netns_sources,
+        };
+        let (key_word, level) = parts(key);
+        let known = match table.get(&key_word, 0) {
+            Ok(_) => true,
+            Err(MapError::KeyNotFound) => false,
+            Err(error) => return Err(Error::from_library("reading the sources", &error)),
+        };
+        let value = Source { key: key_word, identity, level };
+        table.insert(key_word, value, 0).map_err(|error| match &error {
+            MapError::SyscallError(inner) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Error::Capacity(vec!["there is no room for another source".into()])
+            }
+            _ => Error::from_library("writing the sources", &error),
+        })?;
+        if !known && let Some(count) = levels.count(key) {
+            *count += 1;
+        }
+        self.tell(levels);
+        Ok(())
+    }
+
+    /// Removes a source, if it is there.
+    pub fn remove_source(&mut self, levels: &mut Levels, key: SourceKey) -> Result<(), Error> {
+        let table = match key {
+            SourceKey::Cgroup { .. } => &mut self.cgroup_sources,
+            SourceKey::Netns { .. } => &mut self.netns_sources,
+        };
+        match table.remove(&parts(key).0) {
+            Ok(()) => {}
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(Error::from_library("writing the sources", &error)),
+        }
+        if let Some(count) = levels.count(key) {
+            *count = count.saturating_sub(1);
+        }
+        self.tell(levels);
+        Ok(())
+    }
+
+    /// All sources.
+    pub fn sources(&self) -> Result<Vec<(SourceKey, u32)>, Error> {
+        let mut sources = Vec::new();
+        for entry in self.cgroup_sources.iter() {
+            let (id, source) =
+                entry.map_err(|error| Error::from_library("reading the sources", &error))?;
+            sources.push((SourceKey::Cgroup { id, level: source.level }, source.identity));
+        }
+        for entry in self.netns_sources.iter() {
+            let (cookie, source) =
+                entry.map_err(|error| Error::from_library("reading the sources", &error))?;
+            sources.push((SourceKey::Netns { cookie }, source.identity));
+        }
+        Ok(sources)
+    }
+
+    /// Tells the programs where to look. Before this they do not find what was
+    /// added, and after it in vain what was removed: neither is wrong.
+    fn tell(&self, levels: &Levels) {
+        self.control.half(offset_of!(Control, levels)).store(levels.mask(), Ordering::SeqCst);
+        self.set_flag(control_flags::NETNS_SOURCES, levels.netns > 0);
+    }
+
+    /// Sets or clears a bit of the flags.
+    pub fn set_flag(&self, flag: u64, on: bool) {
+        let flags = self.control.word(0, offset_of!(Control, flags));
+        if on {
+            flags.fetch_or(flag, Ordering::SeqCst);
+        } else {
+            flags.fetch_and(!flag, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a bit of the flags is set.
+    pub fn flag(&self, flag: u64) -> bool {
+        self.control.word(0, offset_of!(Control, flags)).load(Ordering::SeqCst) & flag != 0
+    }
+}
+
+/// The word that the kernel knows a source by, and its level.
+fn parts(key: SourceKey) -> (u64, u32) {
+    match key {
+        SourceKey::Cgroup { id, level } => (id, level),
+        SourceKey::Netns { cookie } => (cookie, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_names_every_level_with_a_source() {
+        let at = |level| (SourceKey::Cgroup { id: 7, level }, 1);
+        let levels = Levels::of(&[at(2), at(2), at(31), (SourceKey::Netns { cookie: 1 }, 1)]);
+        assert_eq!(levels.mask(), 1 << 2 | 1 << 31);
+        assert_eq!(levels.netns, 1);
+    }
+}

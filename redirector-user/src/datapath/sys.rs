@@ -1,0 +1,170 @@
+//! The calls of bpf(2) that aya has no functions for: links by attach type,
+//! their update in place, and who is attached.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Queries what runs, ancestors' programs included, not what is attached here.
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_TYPE_CGROUP: u32 = 3;
+
+/// Attributes of the calls below: as long as the longest, and zero beyond what
+/// a call uses, as the kernel wants it.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Attr([u32; 16]);
+
+impl Attr {
+    /// Puts a 64-bit word at a word index, which must be even.
+    fn wide(&mut self, index: usize, value: u64) {
+        self.0[index] = value as u32;
+        self.0[index + 1] = (value >> 32) as u32;
+    }
+}
+
+fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes are valid for reads and writes of their size, and
+    // what they point to is, by the functions below, for as long as the call
+    // takes.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<Attr>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+fn path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path with a zero byte"))
+}
+
+/// Opens what is pinned at a path.
+pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let pin = path(pin)?;
+    let mut attr = Attr::default();
+    attr.wide(0, pin.as_ptr() as u64);
+    bpf(BPF_OBJ_GET, &mut attr).map(owned)
+}
+
+/// Pins.
+pub fn pin(fd: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let pin = path(pin)?;
+    let mut attr = Attr::default();
+    attr.wide(0, pin.as_ptr() as u64);
+    attr.0[2] = fd.as_raw_fd() as u32;
+    bpf(BPF_OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// Attaches a program to a cgroup, beside whatever else is there. Minimum
+/// kernel: 5.7.
+pub fn create_link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = Attr::default();
+    attr.0[0] = program.as_raw_fd() as u32;
+    attr.0[1] = cgroup.as_raw_fd() as u32;
+    attr.0[2] = attach_type;
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Puts another program in a link's place, at one instant. `ENOLINK` when its
+/// cgroup is gone. Minimum kernel: 5.7.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = link.as_raw_fd() as u32;
+    attr.0[1] = program.as_raw_fd() as u32;
+    bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
+}
+
+/// What a link to a cgroup is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CgroupLink {
+    /// The program that runs.
+    pub program: u32,
+    /// The cgroup; zero when it is gone.
+    pub cgroup: u64,
+}
+
+/// Asks about a link to a cgroup.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    // struct bpf_link_info: type, id, prog_id, then for cgroups at offset 16
+    // cgroup_id and attach_type.
+    let info = info::<16>(link)?;
+    if info[0] != LINK_TYPE_CGROUP {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a link to a cgroup"));
+    }
+    let cgroup = u64::from(info[4]) | u64::from(info[5]) << 32;
+    Ok(CgroupLink { program: info[2], cgroup })
+}
+
+/// The id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct bpf_prog_info: type, id.
+    Ok(info::<32>(program)?[1])
+}
+
+/// The name of a program; empty when it has none.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let mut attr = Attr::default();
+    attr.0[0] = id;
+    let program = bpf(BPF_PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
+    // struct bpf_prog_info: the name is at offset 64, sixteen bytes.
+    let info = info::<32>(std::os::fd::AsFd::as_fd(&program))?;
+    let bytes: Vec<u8> = info[16..20].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
+}
+
+/// The first `N` words of the info structure of an object.
+fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
+    #[repr(C, align(8))]
+    struct Info<const N: usize>([u32; N]);
+    let mut info = Info([0; N]);
+    let mut attr = Attr::default();
+    attr.0[0] = fd.as_raw_fd() as u32;
+    attr.0[1] = size_of::<Info<N>>() as u32;
+    attr.wide(2, std::ptr::from_mut(&mut info) as u64);
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.0)
+}
+
+/// The ids of the programs that run on a hook of a cgroup, in their order.
+pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut room = 64;
+    loop {
+        let mut ids = vec![0_u32; room];
+        let mut attr = Attr::default();
+        attr.0[0] = cgroup.as_raw_fd() as u32;
+        attr.0[1] = attach_type;
+        attr.0[2] = BPF_F_QUERY_EFFECTIVE;
+        attr.wide(4, ids.as_mut_ptr() as u64);
+        attr.0[6] = ids.len() as u32;
+        match bpf(BPF_PROG_QUERY, &mut attr) {
+            Ok(_) => {
+                ids.truncate(attr.0[6] as usize);
+                return Ok(ids);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 65_536 => room *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}

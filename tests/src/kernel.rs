@@ -1,0 +1,123 @@
+//! Tests that need the kernel: whether they can run, and a datapath for each.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use redirector::datapath::{Datapath, Error, Options, Sizes};
+use redirector_core::image::Image;
+
+use crate::cgroup::TestCgroup;
+use crate::mount::BpfFs;
+
+/// Whether this process may load programs. Says so when not, and fails where
+/// kernel tests were asked for.
+///
+/// # Panics
+///
+/// When it may not, and `REDIRECTOR_TESTS=kernel` is set.
+pub fn privileged() -> bool {
+    // SAFETY: no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    if root {
+        return true;
+    }
+    let asked = std::env::var_os("REDIRECTOR_TESTS").is_some_and(|value| value == "kernel");
+    assert!(!asked, "REDIRECTOR_TESTS=kernel, but this process is not root");
+    let test = std::thread::current();
+    eprintln!("left out: {} needs root", test.name().unwrap_or("this test"));
+    false
+}
+
+/// A name that no other test of this or another process has.
+pub fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("redirector-{what}-{}-{count}", std::process::id())
+}
+
+/// Small tables: tests run beside one another.
+pub fn small() -> Sizes {
+    Sizes {
+        frontends: 1024,
+        prefixes: 256,
+        class_tables: 256,
+        class_verdicts: 1024,
+        identities: 256,
+        routes: 512,
+        legs: 1024,
+        destinations: 512,
+        backends: 2048,
+        connections: 1024,
+        overflow: 256,
+    }
+}
+
+/// A cgroup and a bpffs of a test's own.
+#[derive(Debug)]
+pub struct Place {
+    /// The cgroup.
+    pub cgroup: TestCgroup,
+    /// The bpffs.
+    pub bpffs: BpfFs,
+}
+
+impl Place {
+    /// Makes both.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be made.
+    pub fn new(what: &str) -> Self {
+        Self { cgroup: TestCgroup::new(what), bpffs: BpfFs::new(what) }
+    }
+
+    /// Options for a datapath here.
+    pub fn options(&self) -> Options {
+        Options {
+            pins: self.pins(),
+            cgroups: vec![self.cgroup.path().to_owned()],
+            sizes: small(),
+            ..Options::default()
+        }
+    }
+
+    /// The pin directory.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.path().join("redirector")
+    }
+
+    /// Takes over with these options, puts an image in force and attaches.
+    ///
+    /// # Errors
+    ///
+    /// The datapath's.
+    pub fn start(&self, options: &Options, image: &Image) -> Result<Datapath, Error> {
+        let mut datapath = Datapath::take_over(options)?;
+        let (active, now) = datapath.dump_active()?;
+        datapath.apply(&now.diff(image), active.generation + 1)?;
+        datapath.attach()?;
+        Ok(datapath)
+    }
+}
+
+/// The recording build of the programs, built once per test process.
+///
+/// # Panics
+///
+/// When it cannot be built.
+pub fn recording_object() -> Vec<u8> {
+    static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
+    OBJECT
+        .get_or_init(|| {
+            let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            let workspace = workspace.parent().expect("tests lie in the workspace");
+            let builder = redirector_toolchain::find().expect("a toolchain for the BPF target");
+            let target = workspace.join("target").join("bpf-record");
+            let object = builder
+                .build(workspace, &target, &["record"])
+                .unwrap_or_else(|problem| panic!("{problem}"));
+            std::fs::read(object).expect("the object was just built")
+        })
+        .clone()
+}

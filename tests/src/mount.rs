@@ -1,0 +1,57 @@
+//! BPF file systems of a test's own.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::kernel::unique;
+
+/// A mounted bpffs; unmounted, with everything pinned in it, when dropped.
+#[derive(Debug)]
+pub struct BpfFs {
+    path: PathBuf,
+}
+
+fn text(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("a path without zero bytes")
+}
+
+impl BpfFs {
+    /// Mounts one in a fresh directory.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn new(what: &str) -> Self {
+        let path = std::env::temp_dir().join(unique(what));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let target = text(&path);
+        // SAFETY: all strings end in zero bytes.
+        let result = unsafe {
+            libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null())
+        };
+        assert_eq!(result, 0, "mounting {}: {}", path.display(), io::Error::last_os_error());
+        Self { path }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // Pins hold what is pinned also in a mount that is gone from sight: they
+        // go first.
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        let target = text(&self.path);
+        // SAFETY: the string ends in a zero byte.
+        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
+        let _ = fs::remove_dir(&self.path);
+    }
+}

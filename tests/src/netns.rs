@@ -1,0 +1,60 @@
+//! Network namespaces of a test's own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::kernel::unique;
+
+/// A named network namespace with its loopback up; deleted when dropped.
+#[derive(Debug)]
+pub struct NetNs {
+    name: String,
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("iproute2 is installed");
+    assert!(
+        output.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+impl NetNs {
+    /// Makes one.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn new(what: &str) -> Self {
+        let this = Self { name: unique(what) };
+        ip(&["netns", "add", &this.name]);
+        ip(&["-n", &this.name, "link", "set", "lo", "up"]);
+        this
+    }
+
+    /// The file that holds it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// Moves the calling thread into it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn enter(&self) {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::File::open(self.path()).expect("the namespace exists");
+        // SAFETY: the descriptor is open.
+        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
+}
