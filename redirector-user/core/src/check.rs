@@ -1,7 +1,7 @@
 //! `check`: everything that is wrong or suspicious in a set of files.
 //!
-//! Pure: whoever has the bytes hands them in, file by file in path order, and
-//! gets a [`Report`]. It needs no privilege and no kernel.
+//! Pure: whoever has the texts hands in what was read of them, in path order,
+//! and gets a [`Report`]. It needs no privilege and no kernel.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use serde::Serialize;
 use crate::analysis::{self, PodTemplate};
 use crate::diag::codes::references;
 use crate::diag::{Diagnostic, Severity};
-use crate::documents::{self, Read};
+use crate::documents::{Read, Reading};
 use crate::model::ObjectRef;
 use crate::registry::Registry;
 use crate::world::{Settings, World};
-use crate::yaml::{self, Node};
+use crate::yaml::Node;
 
 /// What `check` found. The fields are those of `check --output json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -30,120 +30,92 @@ pub struct Report {
     pub documents: usize,
 }
 
-/// Collects files, then judges them together.
-#[derive(Debug, Default)]
-pub struct Check {
-    settings: Settings,
-    /// Files in the order in which they came.
-    files: Vec<Option<Arc<str>>>,
-    objects: Vec<(usize, Read)>,
-    templates: Vec<PodTemplate>,
-    diagnostics: Vec<Diagnostic>,
-    documents: usize,
-}
-
-impl Check {
-    /// Begins.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, ..Self::default() }
-    }
-
-    /// Reads a file: its name as the user wrote it, and its bytes.
-    pub fn file(&mut self, name: impl Into<Arc<str>>, bytes: &[u8]) {
-        let name = Some(name.into());
-        match yaml::decode_bytes(bytes) {
-            Ok(text) => {
-                let reading = documents::read(name.clone(), &text);
-                self.documents += reading.documents;
-                self.templates.extend(reading.templates);
-                self.diagnostics.extend(reading.diagnostics);
-                let index = self.files.len();
-                self.objects.extend(reading.objects.into_iter().map(|read| (index, read)));
-            }
-            Err(error) => self.diagnostics.push(documents::not_text(name.clone(), error)),
-        }
-        self.files.push(name);
-    }
-
-    /// Adds a finding about something that could not be read.
-    pub fn unreadable(&mut self, finding: Diagnostic) {
-        self.diagnostics.push(finding);
-    }
-
-    /// Judges everything that was read.
-    pub fn finish(mut self) -> Report {
-        let mut world = World::new(self.settings.clone());
-        // Of two with one name the last is in force.
-        let mut places: HashMap<ObjectRef, usize> = HashMap::new();
-        for index in 0..self.objects.len() {
-            let (_, read) = &self.objects[index];
-            let Some(reference) = read.reference.clone() else { continue };
+/// Judges files together: each by itself, and what they say of each other.
+/// `unreadable` are findings about files that could not be read.
+pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Settings) -> Report {
+    let mut diagnostics = unreadable.to_vec();
+    let mut world = World::new(settings.clone());
+    let mut templates: Vec<PodTemplate> = Vec::new();
+    // Of two with one name the last is in force.
+    let mut places: HashMap<ObjectRef, Place<'_>> = HashMap::new();
+    for reading in readings {
+        diagnostics.extend(reading.diagnostics.iter().cloned());
+        templates.extend(reading.templates.iter().cloned());
+        for read in &reading.objects {
+            let Some(reference) = &read.reference else { continue };
             if let Some(object) = &read.object {
                 world.insert(object.clone());
             }
-            if let Some(earlier) = places.insert(reference.clone(), index) {
-                self.repeated(&reference, earlier, index);
+            let place = Place { file: reading.file.as_ref(), read };
+            if let Some(earlier) = places.insert(reference.clone(), place) {
+                diagnostics.push(repeated(reference, &earlier, &place));
             }
         }
-        let registry = Registry::new(&world);
-        for finding in analysis::analyze(&world, &registry, &self.templates) {
-            let mut diagnostic = finding.diagnostic;
-            diagnostic.object = Some(finding.object.to_string());
-            if let Some((file, read)) =
-                places.get(&finding.object).and_then(|index| self.objects.get(*index))
-            {
-                place(&mut diagnostic, &read.tree, &finding.path);
-                diagnostic.file = self.files.get(*file).cloned().flatten();
-            }
-            diagnostic.path = finding.path;
-            self.diagnostics.push(diagnostic);
-        }
-        self.sort();
-        let count = |severity| {
-            self.diagnostics.iter().filter(|finding| finding.severity == severity).count()
-        };
-        Report {
-            errors: count(Severity::Error),
-            warnings: count(Severity::Warning),
-            documents: self.documents,
-            diagnostics: self.diagnostics,
-        }
     }
-
-    fn repeated(&mut self, reference: &ObjectRef, earlier: usize, later: usize) {
-        let (later_file, later_read) = &self.objects[later];
-        let (file, read) = &self.objects[earlier];
-        let whereabouts = match &self.files[*later_file] {
-            Some(name) => format!("{name}:{}", later_read.tree.position.line),
-            None => format!("line {}", later_read.tree.position.line),
-        };
-        let mut finding = Diagnostic::new(
-            &references::REPEATED_OBJECT,
-            format!("{reference} stands again in {whereabouts}: only the last one counts"),
-        )
-        .help("remove one of the two, or give it another name");
-        finding.object = Some(reference.to_string());
-        finding.file.clone_from(&self.files[*file]);
-        place(&mut finding, &read.tree, "metadata.name");
-        finding.path = "metadata.name".to_owned();
-        self.diagnostics.push(finding);
+    let registry = Registry::new(&world);
+    for finding in analysis::analyze(&world, &registry, &templates) {
+        let mut diagnostic = finding.diagnostic;
+        diagnostic.object = Some(finding.object.to_string());
+        diagnostic.path = finding.path;
+        if let Some(place) = places.get(&finding.object) {
+            place.fill(&mut diagnostic);
+        }
+        diagnostics.push(diagnostic);
     }
-
-    /// By file in the order in which they came, then by place.
-    fn sort(&mut self) {
-        let order: HashMap<Option<Arc<str>>, usize> = self.files.iter().cloned().zip(0..).collect();
-        self.diagnostics.sort_by(|a, b| {
-            let key = |finding: &Diagnostic| {
-                let file = order.get(&finding.file).copied().unwrap_or(usize::MAX);
-                (file, finding.line, finding.column, finding.severity, finding.code)
-            };
-            key(a).cmp(&key(b))
-        });
+    sort(readings, &mut diagnostics);
+    let count = |severity| diagnostics.iter().filter(|f| f.severity == severity).count();
+    Report {
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+        documents: readings.iter().map(|reading| reading.documents).sum(),
+        diagnostics,
     }
 }
 
-/// Fills in where a path stands in a tree.
-pub fn place(finding: &mut Diagnostic, tree: &Node, path: &str) {
-    let node = tree.nearest(path);
+/// Where an object is written.
+#[derive(Clone, Copy)]
+struct Place<'r> {
+    file: Option<&'r Arc<str>>,
+    read: &'r Read,
+}
+
+impl Place<'_> {
+    /// Fills in where the path of a finding stands.
+    fn fill(&self, finding: &mut Diagnostic) {
+        place(finding, &self.read.tree);
+        finding.file = self.file.cloned();
+    }
+}
+
+fn repeated(reference: &ObjectRef, earlier: &Place<'_>, later: &Place<'_>) -> Diagnostic {
+    let line = later.read.tree.position.line;
+    let whereabouts = match later.file {
+        Some(name) if earlier.file != later.file => format!("in {name}, line {line}"),
+        _ => format!("on line {line}"),
+    };
+    let mut finding = Diagnostic::new(
+        &references::REPEATED_OBJECT,
+        format!("{reference} stands again {whereabouts}: only the last one counts"),
+    )
+    .help("remove one of the two, or give it another name");
+    finding.object = Some(reference.to_string());
+    finding.path = "metadata.name".to_owned();
+    earlier.fill(&mut finding);
+    finding
+}
+
+/// By file in the order in which they came, then by place.
+fn sort(readings: &[Reading], diagnostics: &mut [Diagnostic]) {
+    let order: HashMap<Option<&str>, usize> =
+        readings.iter().map(|reading| reading.file.as_deref()).zip(1..).collect();
+    diagnostics.sort_by_cached_key(|finding| {
+        let file = order.get(&finding.file.as_deref()).copied().unwrap_or(0);
+        (file, finding.line, finding.column, finding.severity, finding.code, finding.path.clone())
+    });
+}
+
+/// Fills in where the path of a finding stands in its object's tree.
+pub fn place(finding: &mut Diagnostic, tree: &Node) {
+    let node = tree.nearest(&finding.path);
     (finding.line, finding.column) = (node.position.line, node.position.column);
 }

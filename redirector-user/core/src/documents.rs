@@ -15,6 +15,8 @@ use crate::yaml::{self, Node, Position, SyntaxError, Value};
 /// What a text holds.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reading {
+    /// The file, as the user named it; `None` for the Kubernetes API.
+    pub file: Option<Arc<str>>,
     /// Its objects of known kinds, good and bad, in their order.
     pub objects: Vec<Read>,
     /// What was found, in the order of the text.
@@ -71,6 +73,7 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     for finding in &mut reading.diagnostics {
         finding.file.clone_from(&file);
     }
+    reading.file = file;
     reading.diagnostics.sort_by_key(|finding| (finding.line, finding.column));
     reading
 }

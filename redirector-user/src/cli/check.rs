@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use redirector_core::diag::{Diagnostic, Severity};
-use serde::Serialize;
+use redirector_core::check;
+use redirector_core::diag::{codes, nearest, sarif};
 
-use super::config::Documents;
+use super::config::{Documents, SettingsArgs};
 use super::{Common, Context, Exit, Failure, Output};
 use crate::output::render;
 
@@ -16,49 +16,62 @@ Examples:
   redirector check rules/
   kubectl get virtualservices -A -o yaml | redirector check -
   redirector check --output json rules.yaml | jq .errors
+  redirector check --output sarif rules/ > redirector.sarif
+  redirector check --code RD3008
 
 Exit code 1 when there is an error. Every code is explained in docs/diagnostics.md.")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "code", value_name = "PATH")]
     paths: Vec<PathBuf>,
-}
-
-#[derive(Serialize)]
-struct Answer {
-    diagnostics: Vec<Diagnostic>,
-    errors: usize,
-    warnings: usize,
-    documents: usize,
+    /// Explains a code instead
+    #[arg(long, value_name = "RD1234", conflicts_with = "paths")]
+    code: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    if let Some(id) = &args.code {
+        return explain(id, context);
+    }
     let documents = Documents::read(&args.paths);
-    let mut diagnostics = documents.diagnostics.clone();
-    diagnostics.extend(documents.readings.iter().flat_map(|reading| reading.diagnostics.clone()));
-    let count =
-        |severity| diagnostics.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let answer = Answer { errors, warnings, documents: documents.count(), diagnostics };
+    let settings = args.settings.settings(false);
+    let report = check::check(&documents.readings, &documents.diagnostics, &settings);
     match common.output {
-        Output::Json => context.print_json(&answer)?,
+        Output::Json if common.sarif => {
+            context.print_json(&sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION")))?;
+        }
+        Output::Json => context.print_json(&report)?,
         Output::Text => {
             let style = context.style();
             let mut lines = &documents;
             let mut text = String::new();
-            for diagnostic in &answer.diagnostics {
+            for diagnostic in &report.diagnostics {
                 text.push_str(&render(diagnostic, &mut lines, style));
             }
             text.push_str(&format!(
                 "{}, {}, {}\n",
-                counted(answer.documents, "document"),
-                counted(errors, "error"),
-                counted(warnings, "warning")
+                counted(report.documents, "document"),
+                counted(report.errors, "error"),
+                counted(report.warnings, "warning")
             ));
             context.print(&text)?;
         }
     }
-    Ok(if errors > 0 { Exit::No } else { Exit::Fine })
+    Ok(if report.errors > 0 { Exit::No } else { Exit::Fine })
+}
+
+/// Prints the page of a code.
+fn explain(id: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let Some(code) = codes::find(id) else {
+        let near = nearest(id, codes::all().map(|code| code.id));
+        let mut failure = Failure::new(Exit::Usage, format!("there is no code {id}"));
+        failure.help = near.map(|near| format!("did you mean {near}?"));
+        return Err(failure);
+    };
+    context.print(&code.page())?;
+    Ok(Exit::Fine)
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -32,22 +32,35 @@ Examples:
   redirector status                   is it working"
 )]
 struct Cli {
-    #[command(flatten)]
-    common: Common,
+    /// How to answer
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
     #[command(subcommand)]
     command: Command,
 }
 
-/// Flags that every command has.
-#[derive(clap::Args, Debug)]
+/// What `--output` takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+    /// For code hosts and CI systems (check only).
+    Sarif,
+}
+
+/// What every command is told.
+#[derive(Clone, Copy, Debug)]
 pub struct Common {
-    /// How to answer
-    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    /// How to answer.
     pub output: Output,
+    /// JSON in the form of SARIF; only `check` is asked for it.
+    pub sarif: bool,
 }
 
 /// How a command answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
     /// For people.
     Text,
@@ -87,10 +100,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) 
 }
 
 fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let common = Common {
+        output: if cli.output == Format::Text { Output::Text } else { Output::Json },
+        sarif: cli.output == Format::Sarif,
+    };
+    if common.sarif && !matches!(cli.command, Command::Check(_)) {
+        return Err(Failure::new(Exit::Usage, "only check answers with --output sarif"));
+    }
     match &cli.command {
-        Command::Check(args) => check::run(args, &cli.common, context),
-        Command::Hosts(args) => hosts::run(args, &cli.common, context),
-        Command::Version(args) => version::run(args, &cli.common, context),
+        Command::Check(args) => check::run(args, &common, context),
+        Command::Hosts(args) => hosts::run(args, &common, context),
+        Command::Version(args) => version::run(args, &common, context),
         Command::Completions(args) => completions::run(args, context),
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! * [`codes`]: the catalogue: every code with its severity, Istio's code and the
 //!   page that explains it.
-//! * [`render`]: a finding as text, with the line and a caret under the column.
+//! * [`sarif`]: findings in the form that code hosts read.
 
 pub mod codes;
+pub mod sarif;
 
 use std::sync::Arc;
 
