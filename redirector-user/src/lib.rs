@@ -5,6 +5,7 @@
 //!   writers.
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`identity`]: which processes are which workload.
+//! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
 //! * [`proxy`]: the relay of the gateways.
 //! * [`source`]: where the configuration comes from.
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod datapath;
 pub mod identity;
 pub mod inotify;
+pub mod kubernetes;
 pub mod mounts;
 pub mod output;
 pub mod proxy;

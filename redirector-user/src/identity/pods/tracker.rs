@@ -344,7 +344,7 @@ mod tests {
     fn a_root_that_is_not_there_yet_is_found_when_it_is() {
         let mount = tempfile::tempdir().unwrap();
         let root = mount.path().join("kubepods.slice");
-        let mut pods = PodCgroups::new(mount.path(), &[root.clone()]).unwrap();
+        let mut pods = PodCgroups::new(mount.path(), std::slice::from_ref(&root)).unwrap();
         assert_eq!(pods.rescan().unwrap(), []);
         create_dir_all(root.join("kubepods-podx.slice")).unwrap();
         assert_eq!(brief(&pods.rescan().unwrap()), ["+x"]);

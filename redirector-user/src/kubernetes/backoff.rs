@@ -1,0 +1,92 @@
+//! Times between attempts.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+/// How long things take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// The first wait after a failure; doubled by each further one.
+    pub retry: Duration,
+    /// The longest wait.
+    pub retry_most: Duration,
+    /// How often to look whether an absent kind is served by now.
+    pub recheck: Duration,
+    /// How long a kind that was there must be gone before its objects are let
+    /// go, when the server did not delete them one by one.
+    pub absent: Duration,
+    /// How often to compare what is held with a fresh list.
+    pub compare: Duration,
+    /// How long a difference must last before everything is fetched anew.
+    pub settle: Duration,
+    /// Quiet time before changes are put in force.
+    pub debounce: Duration,
+    /// The longest that changes are held back by it.
+    pub debounce_most: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            retry: Duration::from_millis(500),
+            retry_most: Duration::from_secs(30),
+            recheck: Duration::from_secs(30),
+            absent: Duration::from_secs(10),
+            compare: Duration::from_secs(600),
+            settle: Duration::from_secs(10),
+            debounce: Duration::from_millis(50),
+            debounce_most: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Waits that grow, each drawn between half and all of its length, so that the
+/// agents of a cluster do not all come back at one instant.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    next: Duration,
+    timing: Timing,
+}
+
+impl Backoff {
+    /// Starts at the shortest wait.
+    pub fn new(timing: Timing) -> Self {
+        Self { next: timing.retry, timing }
+    }
+
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.timing.retry_most);
+        jitter(wait)
+    }
+
+    /// It worked: the next failure waits shortly again.
+    pub fn reset(&mut self) {
+        self.next = self.timing.retry;
+    }
+}
+
+/// Between half of a time and all of it.
+pub fn jitter(time: Duration) -> Duration {
+    // A fresh RandomState is the standard library's only source of chance.
+    let half = time / 2;
+    let random = RandomState::new().hash_one(0) % 1024;
+    half + half * u32::try_from(random).unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_start_over() {
+        let timing = Timing::default();
+        let mut backoff = Backoff::new(timing);
+        let waits: Vec<Duration> = (0..10).map(|_| backoff.wait()).collect();
+        assert!(waits[0] >= timing.retry / 2 && waits[0] <= timing.retry, "{waits:?}");
+        assert!(waits[9] >= timing.retry_most / 2 && waits[9] <= timing.retry_most, "{waits:?}");
+        backoff.reset();
+        assert!(backoff.wait() <= timing.retry);
+    }
+}

@@ -1,0 +1,533 @@
+//! The agent's watches against the tests' own API server, with every fault that
+//! a cluster has to offer.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use redirector::kubernetes::trouble::Trouble as Why;
+use redirector::kubernetes::{self, Health, Options, Resource as Watched, Timing, Watches};
+use redirector::source::Batch;
+use redirector_core::model::{Kind, ObjectRef, Spec};
+use redirector_core::store::Store;
+use redirector_tests::apiserver::{ApiServer, Resource, Rule, TOKEN, Trouble};
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
+
+const NODE: &str = "node-a";
+
+/// Short enough for tests, long enough for a busy machine.
+fn timing() -> Timing {
+    Timing {
+        retry: Duration::from_millis(20),
+        retry_most: Duration::from_millis(200),
+        recheck: Duration::from_millis(100),
+        absent: Duration::from_secs(3600),
+        compare: Duration::from_secs(3600),
+        settle: Duration::from_millis(100),
+        debounce: Duration::from_millis(20),
+        debounce_most: Duration::from_millis(200),
+    }
+}
+
+/// The watches, and a store that takes what they bring.
+struct Agent {
+    store: Arc<Mutex<(Store, usize)>>,
+    watches: Receiver<Watches>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Agent {
+    fn start(server: &ApiServer) -> Self {
+        Self::with(server, timing(), TOKEN, Store::default())
+    }
+
+    fn with(server: &ApiServer, timing: Timing, token: &str, store: Store) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = server.kubeconfig(directory.path(), token);
+        let runtime = kubernetes::runtime().unwrap();
+        let client = runtime.block_on(kubernetes::client::connect(Some(&path))).unwrap();
+        let known: Vec<Arc<str>> = store.files().cloned().collect();
+        let store = Arc::new(Mutex::new((store, 0)));
+        let into = store.clone();
+        let send = move |batch: Batch| {
+            let mut store = into.lock().unwrap();
+            batch.put_into(&mut store.0);
+            store.0.accept();
+            store.1 += 1;
+            true
+        };
+        let options = Options { node: NODE.into(), gateways: Default::default(), timing };
+        let watches = kubernetes::follow(runtime.handle(), &client, &options, known, send);
+        Self { store, watches, _runtime: runtime }
+    }
+
+    /// The names of the objects in force, by kind.
+    fn names(&self, kind: Kind) -> Vec<String> {
+        let effective = self.store.lock().unwrap().0.effective();
+        let of_kind = effective.keys().filter(|reference| reference.kind == kind);
+        of_kind.map(|reference| reference.name.to_string()).collect()
+    }
+
+    fn spec(&self, kind: Kind, namespace: &str, name: &str) -> Option<Spec> {
+        let effective = self.store.lock().unwrap().0.effective();
+        let reference = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
+        effective.get(&reference).map(|object| object.spec.clone())
+    }
+
+    fn batches(&self) -> usize {
+        self.store.lock().unwrap().1
+    }
+
+    fn health(&self, resource: Watched) -> Health {
+        self.watches.borrow().health[&resource].clone()
+    }
+
+    fn wait_synced(&self) {
+        wait("every watch to list", || self.watches.borrow().synced);
+    }
+
+    fn wait_names(&self, kind: Kind, names: &[&str]) {
+        wait(&format!("{kind} {names:?}"), || self.names(kind) == names);
+    }
+
+    fn wait_health(&self, resource: Watched, wanted: impl Fn(&Health) -> bool) {
+        wait(&format!("the health of {resource:?}"), || wanted(&self.health(resource)));
+    }
+}
+
+/// Waits for something that is certain to come.
+fn wait(what: &str, come: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !come() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn node() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE } })
+}
+
+fn route(name: &str, host: &str) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "hosts": ["a.default.svc.cluster.local"], "tcp": [
+            { "route": [{ "destination": { "host": host } }] },
+        ] },
+    })
+}
+
+fn service(name: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "clusterIP": address, "ports": [{ "name": "tcp", "port": 80 }] },
+    })
+}
+
+fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default", "labels": { "app": "x" } },
+        "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
+        "status": { "podIP": "10.244.0.9", "podIPs": [{ "ip": "10.244.0.9" }] },
+    })
+}
+
+/// A server with a node and one route.
+fn cluster() -> ApiServer {
+    let server = ApiServer::start();
+    server.apply(node());
+    server.apply(route("echo", "one"));
+    server
+}
+
+fn destination(agent: &Agent, name: &str) -> Option<String> {
+    match agent.spec(Kind::VirtualService, "default", name) {
+        Some(Spec::VirtualService(spec)) => Some(spec.tcp[0].route[0].host.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn nothing_comes_before_every_watch_has_its_first_full_list() {
+    let server = cluster();
+    server.apply(service("a", "10.96.0.1"));
+    server.order("list", "endpointslices", 1, Trouble::Slow(Duration::from_millis(700)));
+    let agent = Agent::start(&server);
+    wait("the other lists", || {
+        Watched::ALL.iter().filter(|r| agent.health(**r) == Health::Fine).count() == 10
+    });
+    assert_eq!(agent.batches(), 0);
+    agent.wait_synced();
+    assert_eq!(agent.batches(), 1, "everything at one instant");
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    assert_eq!(agent.names(Kind::Service), ["a"]);
+    assert_eq!(agent.names(Kind::Node), [NODE]);
+}
+
+#[test]
+fn changes_are_followed_and_those_that_say_nothing_are_dropped() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    server.apply(route("echo", "two"));
+    wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
+    server.apply(route("more", "one"));
+    agent.wait_names(Kind::VirtualService, &["echo", "more"]);
+    server.delete("VirtualService", "default", "echo");
+    agent.wait_names(Kind::VirtualService, &["more"]);
+    let batches = agent.batches();
+    // Another resource version, and nothing in it that is read.
+    let mut same = route("more", "one");
+    same["metadata"]["annotations"] = json!({ "somebody.else/wrote": "this" });
+    same["status"] = json!({ "validationMessages": [] });
+    server.apply(same);
+    server.apply(route("last", "one"));
+    agent.wait_names(Kind::VirtualService, &["last", "more"]);
+    assert_eq!(agent.batches(), batches + 1);
+}
+
+#[test]
+fn a_cluster_without_istio_has_none_and_its_definitions_are_picked_up() {
+    let server = ApiServer::with(Resource::builtins());
+    server.apply(node());
+    server.apply(service("a", "10.96.0.1"));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::Service), ["a"]);
+    assert_eq!(agent.health(Watched::VirtualServices), Health::Absent);
+    server.define(Resource::istio("virtualservices", "VirtualService"));
+    server.apply(route("echo", "one"));
+    agent.wait_names(Kind::VirtualService, &["echo"]);
+    assert_eq!(agent.health(Watched::VirtualServices), Health::Fine);
+    assert_eq!(agent.health(Watched::Gateways), Health::Absent, "still not defined");
+}
+
+#[test]
+fn a_definition_that_is_deleted_takes_its_objects_along_and_may_come_again() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    server.undefine("virtualservices");
+    agent.wait_names(Kind::VirtualService, &[]);
+    agent.wait_health(Watched::VirtualServices, |health| *health == Health::Absent);
+    server.define(Resource::istio("virtualservices", "VirtualService"));
+    server.apply(route("again", "one"));
+    agent.wait_names(Kind::VirtualService, &["again"]);
+}
+
+#[test]
+fn a_server_that_forgets_a_kind_for_a_moment_changes_nothing() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let batches = agent.batches();
+    server.order("", "networking.istio.io", usize::MAX, Trouble::Status(404));
+    server.cut_watches();
+    agent.wait_health(Watched::VirtualServices, |health| {
+        *health == Health::Troubled(Why::NotServed)
+    });
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    server.behave();
+    agent.wait_health(Watched::VirtualServices, |health| *health == Health::Fine);
+    assert_eq!(
+        (agent.names(Kind::VirtualService), agent.batches()),
+        (vec!["echo".into()], batches)
+    );
+}
+
+#[test]
+fn a_kind_that_stays_gone_is_believed_to_be_gone() {
+    let server = cluster();
+    let timing = Timing { absent: Duration::from_millis(50), ..timing() };
+    let agent = Agent::with(&server, timing, TOKEN, Store::default());
+    agent.wait_synced();
+    server.order("", "networking.istio.io", usize::MAX, Trouble::Status(404));
+    server.cut_watches();
+    agent.wait_names(Kind::VirtualService, &[]);
+    agent.wait_health(Watched::VirtualServices, |health| *health == Health::Absent);
+}
+
+#[test]
+fn only_the_oldest_version_being_served_is_enough() {
+    let server = ApiServer::start();
+    server.apply(node());
+    server.apply(route("echo", "one"));
+    server.serve_versions("virtualservices", &["v1alpha3"]);
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    // A cluster that is upgraded under the agent.
+    server.serve_versions("virtualservices", &["v1", "v1beta1"]);
+    server.apply(route("echo", "two"));
+    wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
+}
+
+#[test]
+fn cut_watches_and_expired_versions_lose_nothing() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    for round in 0..10 {
+        let name = format!("r{round}");
+        server.cut_watches();
+        server.apply(route(&name, "one"));
+        server.delete("VirtualService", "default", &format!("r{}", round - 1));
+        if round % 2 == 0 {
+            server.compact();
+        }
+        server.cut_watches();
+        agent.wait_names(Kind::VirtualService, &["echo", &name]);
+    }
+    agent.wait_health(Watched::VirtualServices, |health| *health == Health::Fine);
+}
+
+#[test]
+fn a_watch_goes_on_from_a_bookmark_where_its_last_event_has_expired() {
+    let server = cluster();
+    server.set_bookmarks(Duration::from_millis(30));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    for i in 0..5 {
+        server.apply(service(&format!("s{i}"), "10.96.0.1"));
+    }
+    wait("the services", || agent.names(Kind::Service).len() == 5);
+    // Sooner or later every watch was told the newest version before it is cut,
+    // also those without events.
+    let resumed = (0..50).any(|round| {
+        std::thread::sleep(Duration::from_millis(100));
+        server.compact();
+        server.take_used();
+        server.cut_watches();
+        let host = format!("round-{round}");
+        server.apply(route("echo", &host));
+        wait("the change", || destination(&agent, "echo").as_deref() == Some(&*host));
+        !server.take_used().iter().any(|used| used.verb == "list")
+    });
+    assert!(resumed, "a list was needed every time");
+}
+
+#[test]
+fn what_is_in_force_stays_while_the_server_is_away() {
+    let mut server = cluster();
+    server.apply(pod("mine", NODE));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    server.stop();
+    agent.wait_health(Watched::Services, |health| {
+        matches!(health, Health::Troubled(Why::Unreachable(_)))
+    });
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    assert_eq!(agent.names(Kind::Pod), ["mine"]);
+    server.apply(route("meanwhile", "one"));
+    server.delete("VirtualService", "default", "echo");
+    server.resume();
+    agent.wait_names(Kind::VirtualService, &["meanwhile"]);
+    agent.wait_health(Watched::Services, |health| *health == Health::Fine);
+}
+
+#[test]
+fn a_refused_watch_says_which_permission_is_missing_and_comes_back() {
+    let server = cluster();
+    let rule = |group: &str, resource: &str| {
+        ["list", "watch"].map(|verb| Rule {
+            namespace: String::new(),
+            group: group.into(),
+            resource: resource.into(),
+            verb: verb.into(),
+            name: String::new(),
+        })
+    };
+    let all = Watched::ALL.iter().flat_map(|r| rule(r.group(), r.plural()));
+    let without = all.filter(|rule| rule.resource != "virtualservices").collect();
+    server.allow_only(without);
+    let agent = Agent::start(&server);
+    agent.wait_health(Watched::VirtualServices, |health| match health {
+        Health::Troubled(why @ Why::Forbidden(_)) => {
+            let help = why.help(Watched::VirtualServices).unwrap();
+            help.contains("virtualservices") && help.contains("networking.istio.io")
+        }
+        _ => false,
+    });
+    agent.wait_health(Watched::Services, |health| *health == Health::Fine);
+    assert_eq!(agent.batches(), 0, "half of a configuration is none");
+    server.allow_all();
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+}
+
+#[test]
+fn a_token_that_expired_is_named_and_what_is_in_force_stays() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    server.accept_tokens(&["another"]);
+    server.cut_watches();
+    agent.wait_health(Watched::OwnPods, |health| *health == Health::Troubled(Why::Unauthorized));
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    server.accept_tokens(&[TOKEN]);
+    agent.wait_health(Watched::OwnPods, |health| *health == Health::Fine);
+}
+
+#[test]
+fn an_overloaded_or_failing_server_is_asked_again() {
+    let server = cluster();
+    for trouble in [
+        Trouble::Status(429),
+        Trouble::Status(500),
+        Trouble::Status(503),
+        Trouble::Hangup,
+        Trouble::Garbage,
+        Trouble::ErrorEvent(500),
+    ] {
+        server.order("list", "", 3, trouble.clone());
+        server.order("watch", "", 3, trouble);
+    }
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
+    server.apply(route("echo", "two"));
+    wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
+}
+
+#[test]
+fn one_bad_object_leaves_the_others_alone_and_itself_at_its_last_good_version() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    // What the server's schema admits and Istio's webhook would not.
+    let mut bad = route("echo", "two");
+    bad["spec"]["tcp"][0]["route"] = json!([
+        { "destination": { "host": "two" }, "weight": -1 },
+        { "destination": { "host": "three" }, "weight": 30 },
+    ]);
+    server.apply(bad);
+    server.apply(route("good", "one"));
+    agent.wait_names(Kind::VirtualService, &["echo", "good"]);
+    assert_eq!(destination(&agent, "echo").as_deref(), Some("one"), "the last good version");
+    let rejected = agent.store.lock().unwrap().0.rejected();
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert!(rejected[0].kept);
+    assert_eq!(&*rejected[0].file, "VirtualService/default/echo");
+}
+
+#[test]
+fn pods_elsewhere_are_metadata_until_their_addresses_are_needed() {
+    let server = cluster();
+    server.apply(pod("mine", NODE));
+    server.apply(pod("other", "node-b"));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let addresses = |name| match agent.spec(Kind::Pod, "default", name) {
+        Some(Spec::Pod(pod)) => pod.ips.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((addresses("mine"), addresses("other")), (1, 0));
+    let mut accepts = BTreeMap::new();
+    for used in server.take_used() {
+        accepts.insert(used.target.contains("%21%3D"), used.accept);
+    }
+    assert!(accepts[&true].contains("PartialObjectMetadata"), "{accepts:?}");
+    server.apply(json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": { "name": "selects", "namespace": "default" },
+        "spec": {
+            "hosts": ["x.example"], "resolution": "STATIC",
+            "ports": [{ "number": 80, "name": "tcp", "protocol": "TCP" }],
+            "workloadSelector": { "labels": { "app": "x" } },
+        },
+    }));
+    wait("the address", || addresses("other") == 1);
+    server.delete("ServiceEntry", "default", "selects");
+    wait("its end", || addresses("other") == 0);
+}
+
+#[test]
+fn a_pod_that_moves_between_nodes_under_one_name_is_never_lost() {
+    let server = cluster();
+    server.apply(pod("web-0", NODE));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let node_known = || match agent.spec(Kind::Pod, "default", "web-0") {
+        Some(Spec::Pod(pod)) => Some(pod.node == NODE),
+        _ => None,
+    };
+    for _ in 0..10 {
+        server.delete("Pod", "default", "web-0");
+        server.apply(pod("web-0", "node-b"));
+        wait("it elsewhere", || node_known() == Some(false));
+        server.delete("Pod", "default", "web-0");
+        server.apply(pod("web-0", NODE));
+        wait("it here", || node_known() == Some(true));
+    }
+}
+
+#[test]
+fn a_node_name_that_no_node_has_is_said() {
+    let server = ApiServer::start();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let no_such = |health: &Health| *health == Health::Troubled(Why::NoSuchNode(NODE.into()));
+    assert!(no_such(&agent.health(Watched::OwnNode)));
+    server.apply(node());
+    agent.wait_health(Watched::OwnNode, |health| *health == Health::Fine);
+    server.delete("Node", "", NODE);
+    agent.wait_health(Watched::OwnNode, no_such);
+}
+
+#[test]
+fn what_a_watch_lost_is_found_by_the_comparison() {
+    let server = cluster();
+    let timing = Timing { compare: Duration::from_millis(300), ..timing() };
+    let agent = Agent::with(&server, timing, TOKEN, Store::default());
+    agent.wait_synced();
+    // Stored behind the watches' back, as after a restore from a backup.
+    let mut lost = route("lost", "one");
+    lost["metadata"]["resourceVersion"] = json!("2");
+    lost["metadata"]["uid"] = json!("x");
+    server.restore(lost);
+    agent.wait_names(Kind::VirtualService, &["echo", "lost"]);
+    wait("the count", || agent.watches.borrow().drifted >= 1);
+}
+
+#[test]
+fn what_vanished_while_no_agent_ran_is_removed_by_the_first_batch() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let store = agent.store.lock().unwrap().0.clone();
+    drop(agent);
+    server.delete("VirtualService", "default", "echo");
+    server.apply(route("new", "one"));
+    let agent = Agent::with(&server, timing(), TOKEN, store);
+    assert_eq!(agent.names(Kind::VirtualService), ["echo"], "in force until then");
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::VirtualService), ["new"]);
+}
+
+#[test]
+fn a_big_cluster_is_listed_in_pages() {
+    let server = cluster();
+    for i in 0..5000 {
+        server.apply(pod(&format!("p{i}"), if i % 50 == 0 { NODE } else { "node-b" }));
+    }
+    for i in 0..1000 {
+        server.apply(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 250, i % 250 + 1)));
+    }
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::Pod).len(), 5000);
+    assert_eq!(agent.names(Kind::Service).len(), 1000);
+    let used = server.take_used();
+    let pages = used.iter().filter(|u| u.verb == "list" && u.resource == "pods").count();
+    assert!(pages >= 11, "{pages} pages of at most 500");
+    assert!(used.iter().all(|u| u.verb != "list" || u.target.contains("limit=500")));
+}
