@@ -103,3 +103,116 @@ impl<'c, 'q> Asker<'c, 'q> {
         labels.is_empty() || self.ask(Question::Labels(labels))
     }
 }
+
+/// Results by the answers that led to them.
+///
+/// Whoever asks deterministically always asks the same first question, and the
+/// same next one after the same answers: so the records of all evaluations make
+/// one tree, and a client's result is found by answering its way down.
+#[derive(Debug)]
+pub struct Answers<'q, T> {
+    nodes: Vec<Node<'q, T>>,
+}
+
+#[derive(Debug)]
+enum Node<'q, T> {
+    Ask(Question<'q>, [Option<usize>; 2]),
+    Result(T),
+}
+
+impl<T> Default for Answers<'_, T> {
+    fn default() -> Self {
+        Self { nodes: Vec::new() }
+    }
+}
+
+impl<'q, T> Answers<'q, T> {
+    /// The result for a client, when one that answers alike was evaluated.
+    pub fn find(&self, client: &Client<'_>) -> Option<&T> {
+        let mut at = 0;
+        loop {
+            match self.nodes.get(at)? {
+                Node::Result(result) => return Some(result),
+                Node::Ask(question, next) => at = next[usize::from(client.answer(question))]?,
+            }
+        }
+    }
+
+    /// Keeps a result with the record of its evaluation.
+    pub fn insert(&mut self, record: Vec<(Question<'q>, bool)>, result: T) {
+        let mut from: Option<(usize, usize)> = None;
+        for (question, answer) in record {
+            let at = self
+                .child(from)
+                .unwrap_or_else(|| self.grow(from, Node::Ask(question, [None, None])));
+            from = Some((at, usize::from(answer)));
+        }
+        if self.child(from).is_none() {
+            self.grow(from, Node::Result(result));
+        }
+    }
+
+    /// Whether the result is the same for everybody.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.nodes.first(), Some(Node::Result(_)))
+    }
+
+    fn child(&self, from: Option<(usize, usize)>) -> Option<usize> {
+        match from {
+            None => (!self.nodes.is_empty()).then_some(0),
+            Some((at, answer)) => match self.nodes.get(at)? {
+                Node::Ask(_, next) => next[answer],
+                Node::Result(_) => None,
+            },
+        }
+    }
+
+    fn grow(&mut self, from: Option<(usize, usize)>, node: Node<'q, T>) -> usize {
+        let at = self.nodes.len();
+        self.nodes.push(node);
+        if let Some((parent, answer)) = from
+            && let Some(Node::Ask(_, next)) = self.nodes.get_mut(parent)
+        {
+            next[answer] = Some(at);
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_answers_alike_has_the_same_result() {
+        let labels = Labels::from([("app".to_owned(), "a".to_owned())]);
+        let of = |namespace| Client { namespace: Some(namespace), ..Client::default() };
+        let evaluate = |client| {
+            let who = Asker::recording(client);
+            let result = match who.in_namespace("foo") {
+                true => who.has_labels(&labels).to_string(),
+                false => "elsewhere".to_owned(),
+            };
+            (who.into_record(), result)
+        };
+        let mut answers = Answers::default();
+        let (record, result) = evaluate(of("bar"));
+        answers.insert(record, result);
+        assert_eq!(answers.find(&of("baz")).map(String::as_str), Some("elsewhere"));
+        assert_eq!(answers.find(&of("foo")), None);
+        let (record, result) = evaluate(of("foo"));
+        answers.insert(record, result);
+        assert_eq!(answers.find(&of("foo")).map(String::as_str), Some("false"));
+        let with = Client { labels: Some(&labels), ..of("foo") };
+        assert_eq!(answers.find(&with), None);
+        assert!(!answers.is_settled());
+    }
+
+    #[test]
+    fn a_result_without_questions_is_everybodys() {
+        let mut answers = Answers::default();
+        answers.insert(Vec::new(), 7);
+        assert!(answers.is_settled());
+        assert_eq!(answers.find(&Client::default()), Some(&7));
+    }
+}

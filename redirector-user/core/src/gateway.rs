@@ -98,7 +98,7 @@ pub struct GatewayRule {
     /// Any of these must hold; none means that the rule always matches.
     pub conditions: Vec<Conditions>,
     /// Its route; `None` when it refuses.
-    pub route: Option<RouteId>,
+    pub route: Option<Arc<RouteId>>,
 }
 
 /// What is left of a match block when port and gateway are settled.

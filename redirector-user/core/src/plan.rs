@@ -27,7 +27,7 @@ pub struct Plan {
     pub frontends: BTreeMap<FrontendId, Frontend>,
     /// Weighted destinations of a rule (or of a service without one).
     #[serde(with = "pairs")]
-    pub routes: BTreeMap<RouteId, Vec<Leg>>,
+    pub routes: BTreeMap<Arc<RouteId>, Vec<Leg>>,
     /// Endpoints of a destination; empty means that its share is refused.
     #[serde(with = "pairs")]
     pub destinations: BTreeMap<DestinationId, Destination>,
@@ -66,7 +66,7 @@ pub enum Verdict {
     /// Left as it is.
     Pass,
     /// Sent along a route.
-    Route(RouteId),
+    Route(Arc<RouteId>),
     /// Refused.
     Refuse,
 }

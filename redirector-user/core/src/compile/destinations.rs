@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::rules::{Rule, Sheet};
 use crate::client::{Asker, contains};
 use crate::model::{LbAlgorithm, ObjectRef, Resolution, RouteDestination};
@@ -18,8 +20,15 @@ use crate::registry::{
 #[derive(Debug)]
 pub(crate) struct Destinations<'q> {
     registry: &'q Registry,
-    routes: BTreeMap<RouteId, Vec<Leg>>,
-    destinations: BTreeMap<DestinationId, Destination>,
+    routes: FxHashMap<Arc<RouteId>, Met>,
+    destinations: FxHashMap<DestinationId, Destination>,
+}
+
+/// A route that was met.
+#[derive(Debug)]
+struct Met {
+    legs: Vec<Leg>,
+    verdict: Verdict,
 }
 
 /// Which endpoints may be used, by address family.
@@ -53,17 +62,22 @@ struct Found<'q> {
 impl<'q> Destinations<'q> {
     /// Nothing met yet.
     pub fn new(registry: &'q Registry) -> Self {
-        Self { registry, routes: BTreeMap::new(), destinations: BTreeMap::new() }
+        Self { registry, routes: FxHashMap::default(), destinations: FxHashMap::default() }
     }
 
     /// The routes and destinations met.
-    pub fn finish(self) -> (BTreeMap<RouteId, Vec<Leg>>, BTreeMap<DestinationId, Destination>) {
-        (self.routes, self.destinations)
+    pub fn finish(
+        self,
+    ) -> (BTreeMap<Arc<RouteId>, Vec<Leg>>, BTreeMap<DestinationId, Destination>) {
+        let taken =
+            self.routes.into_iter().filter(|(_, met)| matches!(met.verdict, Verdict::Route(_)));
+        let routes = taken.map(|(route, met)| (route, met.legs)).collect();
+        (routes, self.destinations.into_iter().collect())
     }
 
     /// The legs of a route that was met.
     pub fn legs(&self, route: &RouteId) -> &[Leg] {
-        self.routes.get(route).map_or(&[], Vec::as_slice)
+        self.routes.get(route).map_or(&[], |met| &met.legs)
     }
 
     /// A destination that was met.
@@ -80,7 +94,7 @@ impl<'q> Destinations<'q> {
         rule: &Rule<'_>,
         port: u16,
         family: Family,
-    ) -> (RouteId, Verdict) {
+    ) -> (Arc<RouteId>, Verdict) {
         let sole = rule.route.len() == 1;
         let mut legs = Vec::with_capacity(rule.route.len());
         let mut ids = Vec::with_capacity(rule.route.len());
@@ -99,7 +113,7 @@ impl<'q> Destinations<'q> {
         service: &'q Service,
         port: &'q Port,
         v6: bool,
-    ) -> (RouteId, Verdict) {
+    ) -> (Arc<RouteId>, Verdict) {
         let rule = self.registry.rules.find(who, service);
         let meant = Meant {
             id: id(service, None, port.number, v6, rule),
@@ -114,25 +128,30 @@ impl<'q> Destinations<'q> {
         rule: Option<RuleId>,
         destinations: Vec<DestinationId>,
         legs: Vec<Leg>,
-    ) -> (RouteId, Verdict) {
-        let drawn = || destinations.iter().zip(&legs).filter(|(_, leg)| leg.weight > 0);
-        let untouched = drawn().count() > 0
-            && drawn().all(|(id, _)| {
-                self.destinations.get(id).is_some_and(|destination| {
-                    destination.algorithm == Algorithm::Original
-                        && destination.endpoints.iter().all(|endpoint| endpoint.address.port() == 0)
-                })
-            });
-        let nothing = drawn().count() == 0;
+    ) -> (Arc<RouteId>, Verdict) {
         let route = RouteId { rule, destinations };
-        if untouched {
-            return (route, Verdict::Pass);
+        if let Some((known, met)) = self.routes.get_key_value(&route) {
+            return (known.clone(), met.verdict.clone());
         }
-        if nothing {
-            return (route, Verdict::Refuse);
-        }
-        self.routes.entry(route.clone()).or_insert(legs);
-        let verdict = Verdict::Route(route.clone());
+        let drawn: Vec<&DestinationId> = (route.destinations.iter().zip(&legs))
+            .filter(|(_, leg)| leg.weight > 0)
+            .map(|(id, _)| id)
+            .collect();
+        let untouched = drawn.iter().all(|id| {
+            self.destinations.get(*id).is_some_and(|destination| {
+                destination.algorithm == Algorithm::Original
+                    && !destination.endpoints.is_empty()
+                    && destination.endpoints.iter().all(|endpoint| endpoint.address.port() == 0)
+            })
+        });
+        let nothing = drawn.is_empty();
+        let route = Arc::new(route);
+        let verdict = match (nothing, untouched) {
+            (true, _) => Verdict::Refuse,
+            (false, true) => Verdict::Pass,
+            (false, false) => Verdict::Route(route.clone()),
+        };
+        self.routes.insert(route.clone(), Met { legs, verdict: verdict.clone() });
         (route, verdict)
     }
 
@@ -196,13 +215,13 @@ impl<'q> Destinations<'q> {
         let domain = &self.registry.settings.cluster_domain;
         let host = complete_host(&entry.host, namespace, domain);
         let named = self.registry.visible(who, &host);
-        let found = self.registry.destination(who, &host);
         // The port is that of the service named, not of what it is another
         // name for.
         let port = entry.port.unwrap_or_else(|| match &named {
             Ok(Service { ports, .. }) if ports.len() == 1 => ports[0].number,
             _ => dialled,
         });
+        let found = named.and_then(|service| self.registry.follow(who, service));
         let (service, why) = match found {
             Ok(service) => (Some(service), None),
             Err(why) => (None, Some(no_service(&host, why))),

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::destinations::{Destinations, Family};
 use super::rules::{Dial, Rule, RuleBook, Sheet, in_order, is_everything};
-use crate::client::{Asker, Client, Question};
+use crate::client::{Answers, Asker, Client, Question};
 use crate::model::Resolution;
 use crate::names::MESH;
 use crate::plan::{Class, Frontend, FrontendId, Source, SourceId, Verdict};
@@ -293,19 +293,17 @@ where
             }
         }
         let clients = self.clients.clone();
-        let mut answers: Vec<(Vec<(Question<'q>, bool)>, Verdict)> = Vec::new();
+        let mut answers = Answers::default();
         let mut frontend = None;
         for (class, client) in clients.into_iter().enumerate() {
             // Whoever answers the same questions alike gets the same verdict.
-            let known = answers.iter().find(|(record, _)| {
-                record.iter().all(|(question, answer)| client.answer(question) == *answer)
-            });
-            let verdict = match known {
-                Some((_, verdict)) => verdict.clone(),
+            let verdict = match answers.find(&client) {
+                Some(_) if answers.is_settled() => break,
+                Some(verdict) => Verdict::clone(verdict),
                 None => {
                     let who = Asker::recording(client);
                     let verdict = self.verdict(port, point, claimed, &who);
-                    answers.push((who.into_record(), verdict.clone()));
+                    answers.insert(who.into_record(), verdict.clone());
                     verdict
                 }
             };

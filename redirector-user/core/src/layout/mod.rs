@@ -8,17 +8,20 @@
 //! The Layout is kept in the state directory; it is also the way back, from the
 //! numbers of a dump to names.
 
+mod class_table;
+mod names;
 mod numbers;
 mod ranges;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use redirector_common::abi::{self, Backend, Limits, VerdictKind};
 use redirector_common::addr::{Addr, V4_MAPPED_BITS};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::alias;
@@ -29,6 +32,8 @@ use crate::plan::{
     SourceId, Verdict,
 };
 
+pub use class_table::ClassTable;
+pub use names::Names;
 use numbers::Numbers;
 use ranges::Ranges;
 
@@ -36,7 +41,7 @@ use ranges::Ranges;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Layout {
     #[serde(with = "pairs")]
-    routes: BTreeMap<RouteId, Placed>,
+    routes: BTreeMap<Arc<RouteId>, Placed>,
     #[serde(with = "pairs")]
     destinations: BTreeMap<DestinationId, Placed>,
     #[serde(with = "pairs")]
@@ -65,16 +70,6 @@ struct Placed {
     number: u32,
     first: u32,
     count: u32,
-}
-
-/// A frontend's verdicts by class; frontends with the same verdicts share one.
-/// Classes are the kernel's numbers.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct ClassTable {
-    /// The verdict of all other classes.
-    pub default: Verdict,
-    /// The classes with another verdict, by number.
-    pub exceptions: Vec<(u32, Verdict)>,
 }
 
 /// A table that the Plan does not fit into.
@@ -158,23 +153,13 @@ impl Layout {
         limits: &Limits,
         image: &mut Image,
     ) -> Result<(), Full> {
+        let sizes = plan.destinations.iter().map(|(id, one)| (id, len(one.endpoints.len())));
+        let old = std::mem::take(&mut self.destinations);
         let (numbers, ranges) = (&mut self.destination_numbers, &mut self.backend_ranges);
-        self.destinations.retain(|id, placed| {
-            plan.destinations.contains_key(id) || {
-                numbers.free(placed.number);
-                ranges.free(placed.first, placed.count);
-                false
-            }
-        });
-        for (id, destination) in &plan.destinations {
-            let count = len(destination.endpoints.len());
-            let placed = settle(
-                self.destinations.get(id).copied(),
-                count,
-                (numbers, ranges),
-                [("destinations", limits.destinations), ("endpoints", limits.backends)],
-            )?;
-            self.destinations.insert(id.clone(), placed);
+        let capacities = [("destinations", limits.destinations), ("endpoints", limits.backends)];
+        self.destinations = settle(old, sizes, (numbers, ranges), capacities)?;
+        for (placed, destination) in self.destinations.values().zip(plan.destinations.values()) {
+            let count = placed.count;
             image.destinations.insert(
                 placed.number,
                 abi::Destination {
@@ -195,30 +180,21 @@ impl Layout {
         limits: &Limits,
         image: &mut Image,
     ) -> Result<(), Full> {
+        let sizes = plan.routes.iter().map(|(id, legs)| (id, len(legs.len())));
+        let old = std::mem::take(&mut self.routes);
         let (numbers, ranges) = (&mut self.route_numbers, &mut self.leg_ranges);
-        self.routes.retain(|id, placed| {
-            plan.routes.contains_key(id) || {
-                numbers.free(placed.number);
-                ranges.free(placed.first, placed.count);
-                false
-            }
-        });
-        for (id, legs) in &plan.routes {
-            let count = len(legs.len());
-            let placed = settle(
-                self.routes.get(id).copied(),
-                count,
-                (numbers, ranges),
-                [("routes", limits.routes), ("route legs", limits.legs)],
-            )?;
-            self.routes.insert(id.clone(), placed);
+        let capacities = [("routes", limits.routes), ("route legs", limits.legs)];
+        self.routes = settle(old, sizes, (numbers, ranges), capacities)?;
+        let destinations: FxHashMap<&DestinationId, u32> =
+            self.destinations.iter().map(|(id, placed)| (id, placed.number)).collect();
+        for (placed, (id, legs)) in self.routes.values().zip(&plan.routes) {
+            let count = placed.count;
             let table = alias::table(&legs.iter().map(|leg| leg.weight).collect::<Vec<_>>());
             let count = if table.is_some() { count } else { 0 };
             image.routes.insert(placed.number, abi::Route { first: placed.first, count });
             let Some((slots, sum)) = table else { continue };
             for ((index, slot), destination) in (placed.first..).zip(slots).zip(&id.destinations) {
-                let destination =
-                    self.destinations.get(destination).map_or(u32::MAX, |placed| placed.number);
+                let destination = destinations.get(destination).copied().unwrap_or(u32::MAX);
                 let leg = abi::Leg {
                     threshold: slot.threshold(sum),
                     alias: slot.alias,
@@ -300,48 +276,60 @@ impl Layout {
         classes: &[u32],
         image: &mut Image,
     ) -> Result<(), Full> {
-        let mut wanted: BTreeSet<ClassTable> = BTreeSet::new();
+        let routes: FxHashMap<&RouteId, u32> =
+            self.routes.iter().map(|(id, placed)| (&**id, placed.number)).collect();
+        let number = |verdict: &Verdict| match verdict {
+            Verdict::Pass => abi::Verdict::PASS,
+            Verdict::Refuse => abi::Verdict::REFUSE,
+            Verdict::Route(route) => match routes.get(&**route) {
+                Some(number) => abi::Verdict::new(VerdictKind::Route(*number)),
+                None => abi::Verdict::REFUSE,
+            },
+        };
         let table_of = |frontend: &Frontend| {
-            let mut exceptions: Vec<(u32, Verdict)> = (frontend.exceptions.iter())
+            let mut exceptions: Vec<(u32, abi::Verdict)> = (frontend.exceptions.iter())
                 .filter_map(|(class, verdict)| {
-                    Some((*classes.get(*class as usize)?, verdict.clone()))
+                    Some((*classes.get(*class as usize)?, number(verdict)))
                 })
                 .collect();
             exceptions.sort_unstable_by_key(|(class, _)| *class);
-            ClassTable { default: frontend.default.clone(), exceptions }
+            ClassTable { default: number(&frontend.default), exceptions }
         };
-        for frontend in plan.frontends.values().filter(|one| !one.exceptions.is_empty()) {
-            wanted.insert(table_of(frontend));
-        }
+        let tables: Vec<(FrontendId, ClassTable)> =
+            (plan.frontends).iter().map(|(id, frontend)| (*id, table_of(frontend))).collect();
+        let wanted: BTreeSet<&ClassTable> = tables
+            .iter()
+            .map(|(_, table)| table)
+            .filter(|table| !table.exceptions.is_empty())
+            .collect();
         let numbers = &mut self.table_numbers;
         self.tables.retain(|table, number| {
-            wanted.contains(table) || {
+            let keep = wanted.contains(table);
+            if !keep {
                 numbers.free(*number);
-                false
             }
+            keep
         });
         for table in wanted {
-            if let Entry::Vacant(entry) = self.tables.entry(table) {
+            if let Entry::Vacant(entry) = self.tables.entry(table.clone()) {
                 entry.insert(numbers.take(limits.class_tables, "class tables")?);
             }
         }
         for (table, number) in &self.tables {
-            image.class_defaults.insert(*number, self.verdict(&table.default));
+            image.class_defaults.insert(*number, table.default);
             for (class, verdict) in &table.exceptions {
-                image.class_verdicts.insert((*number, *class), self.verdict(verdict));
+                image.class_verdicts.insert((*number, *class), *verdict);
             }
         }
-        self.frontends.clear();
-        for (id, frontend) in &plan.frontends {
-            let verdict = if frontend.exceptions.is_empty() {
-                self.verdict(&frontend.default)
+        for (id, table) in tables {
+            let verdict = if table.exceptions.is_empty() {
+                table.default
             } else {
-                let table = self.tables.get(&table_of(frontend)).copied();
+                let table = self.tables.get(&table).copied();
                 table.map_or(abi::Verdict::REFUSE, |table| {
                     abi::Verdict::new(VerdictKind::Classes(table))
                 })
             };
-            self.frontends.insert(*id, frontend.service.clone());
             let addr = Addr::from(id.prefix.addr());
             if id.prefix.prefix_len() == id.prefix.max_prefix_len() {
                 image.frontends.insert((addr, id.port), verdict);
@@ -350,18 +338,9 @@ impl Layout {
                 image.prefixes.insert(prefix, verdict);
             }
         }
+        self.frontends =
+            plan.frontends.iter().map(|(id, frontend)| (*id, frontend.service.clone())).collect();
         Ok(())
-    }
-
-    fn verdict(&self, verdict: &Verdict) -> abi::Verdict {
-        match verdict {
-            Verdict::Pass => abi::Verdict::PASS,
-            Verdict::Refuse => abi::Verdict::REFUSE,
-            Verdict::Route(route) => match self.routes.get(route) {
-                Some(placed) => abi::Verdict::new(VerdictKind::Route(placed.number)),
-                None => abi::Verdict::REFUSE,
-            },
-        }
     }
 
     /// The number of a route.
@@ -383,56 +362,6 @@ impl Layout {
     pub fn identities(&self) -> impl Iterator<Item = (&SourceId, u32)> {
         self.identities.iter().map(|(id, number)| (id, *number))
     }
-
-    /// The names of the numbers.
-    pub fn names(&self) -> Names<'_> {
-        let by_number = |placed: &Placed| placed.number;
-        Names {
-            routes: self.routes.iter().map(|(id, placed)| (by_number(placed), id)).collect(),
-            legs: (self.routes.iter())
-                .flat_map(|(id, placed)| {
-                    (placed.first..)
-                        .zip(&id.destinations)
-                        .zip(0..)
-                        .map(move |((index, destination), leg)| (index, (id, leg, destination)))
-                })
-                .collect(),
-            destinations: (self.destinations.iter())
-                .map(|(id, placed)| (by_number(placed), id))
-                .collect(),
-            tables: self.tables.iter().map(|(table, number)| (*number, table)).collect(),
-            identities: self.identities.iter().map(|(id, number)| (*number, id)).collect(),
-            classes: self.classes.iter().map(|(id, number)| (*number, id)).collect(),
-            frontends: &self.frontends,
-        }
-    }
-}
-
-/// From numbers back to names, for dumps.
-#[derive(Clone, Debug)]
-pub struct Names<'l> {
-    /// Routes by number.
-    pub routes: BTreeMap<u32, &'l RouteId>,
-    /// Legs by index: the route, the place in it, the destination.
-    pub legs: BTreeMap<u32, (&'l RouteId, u32, &'l DestinationId)>,
-    /// Destinations by number.
-    pub destinations: BTreeMap<u32, &'l DestinationId>,
-    /// Class tables by number.
-    pub tables: BTreeMap<u32, &'l ClassTable>,
-    /// Local workloads by identity number.
-    pub identities: BTreeMap<u32, &'l SourceId>,
-    /// The workload that stands for a class, by number; class 0 has none.
-    pub classes: BTreeMap<u32, &'l SourceId>,
-    /// The services that own the frontends.
-    pub frontends: &'l BTreeMap<FrontendId, crate::model::ObjectRef>,
-}
-
-impl Names<'_> {
-    /// The service that owns an exact frontend.
-    pub fn owner(&self, addr: Addr, port: u16) -> Option<&crate::model::ObjectRef> {
-        let prefix = IpNet::from(IpAddr::from(addr));
-        self.frontends.get(&FrontendId { prefix, port })
-    }
 }
 
 /// A prefix's length within an [`Addr`].
@@ -447,23 +376,42 @@ fn len(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-/// Keeps a place whose range has the right size; moves the range otherwise.
-fn settle(
-    old: Option<Placed>,
-    count: u32,
+/// Gives everything its place: what has one keeps its number, and its range
+/// too while that has the right size. Both sides come in the same order.
+fn settle<'p, K: Ord + Clone + 'p>(
+    old: BTreeMap<K, Placed>,
+    new: impl Iterator<Item = (&'p K, u32)>,
     (numbers, ranges): (&mut Numbers, &mut Ranges),
     [(numbers_of, most), (parts_of, most_parts)]: [(&'static str, u32); 2],
-) -> Result<Placed, Full> {
-    let number = match old {
-        Some(placed) if placed.count == count => return Ok(placed),
-        Some(placed) => {
-            ranges.free(placed.first, placed.count);
-            placed.number
-        }
-        None => numbers.take(most, numbers_of)?,
+) -> Result<BTreeMap<K, Placed>, Full> {
+    let mut old = old.into_iter().peekable();
+    let mut settled = Vec::new();
+    let gone = |old: Placed, numbers: &mut Numbers, ranges: &mut Ranges| {
+        numbers.free(old.number);
+        ranges.free(old.first, old.count);
     };
-    let first = ranges.take(count, most_parts, parts_of)?;
-    Ok(Placed { number, first, count })
+    for (id, count) in new {
+        while let Some((_, placed)) = old.next_if(|(other, _)| other < id) {
+            gone(placed, numbers, ranges);
+        }
+        let number = match old.next_if(|(other, _)| other == id) {
+            Some((id, placed)) if placed.count == count => {
+                settled.push((id, placed));
+                continue;
+            }
+            Some((_, placed)) => {
+                ranges.free(placed.first, placed.count);
+                placed.number
+            }
+            None => numbers.take(most, numbers_of)?,
+        };
+        let first = ranges.take(count, most_parts, parts_of)?;
+        settled.push((id.clone(), Placed { number, first, count }));
+    }
+    for (_, placed) in old {
+        gone(placed, numbers, ranges);
+    }
+    Ok(settled.into_iter().collect())
 }
 
 fn fill_backends(destination: &Destination, first: u32, image: &mut Image) {

@@ -1,6 +1,6 @@
 //! Ranges of an array that are given out and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ pub(super) struct Ranges {
     end: u32,
     /// Free ranges below: length by start. No two touch.
     free: BTreeMap<u32, u32>,
+    /// The same, by length and start.
+    by_size: BTreeSet<(u32, u32)>,
     /// Came back in this step: start and length.
     waiting: Vec<(u32, u32)>,
     /// How many entries are given out.
@@ -38,17 +40,12 @@ impl Ranges {
         if count == 0 {
             return Ok(0);
         }
-        let gap = self
-            .free
-            .iter()
-            .filter(|(_, size)| **size >= count)
-            .min_by_key(|(_, size)| **size)
-            .map(|(first, size)| (*first, *size));
+        let gap = self.by_size.range((count, 0)..).next().copied();
         let first = match gap {
-            Some((first, size)) => {
-                self.free.remove(&first);
+            Some((size, first)) => {
+                self.forget(first, size);
                 if size > count {
-                    self.free.insert(first + count, size - count);
+                    self.keep(first + count, size - count);
                 }
                 first
             }
@@ -70,21 +67,32 @@ impl Ranges {
         }
     }
 
+    fn keep(&mut self, first: u32, size: u32) {
+        self.free.insert(first, size);
+        self.by_size.insert((size, first));
+    }
+
+    fn forget(&mut self, first: u32, size: u32) {
+        self.free.remove(&first);
+        self.by_size.remove(&(size, first));
+    }
+
     /// Puts a range back, joining it with its neighbours.
     fn release(&mut self, mut first: u32, mut count: u32) {
-        if let Some((before, size)) = self.free.range(..first).next_back()
+        if let Some((&before, &size)) = self.free.range(..first).next_back()
             && before + size == first
         {
-            (first, count) = (*before, count + size);
-            self.free.remove(&first);
+            self.forget(before, size);
+            (first, count) = (before, count + size);
         }
-        if let Some(size) = self.free.remove(&(first + count)) {
+        if let Some(&size) = self.free.get(&(first + count)) {
+            self.forget(first + count, size);
             count += size;
         }
         if first + count == self.end {
             self.end = first;
         } else {
-            self.free.insert(first, count);
+            self.keep(first, count);
         }
     }
 }

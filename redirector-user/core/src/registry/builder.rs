@@ -1,10 +1,11 @@
 //! Builds the registry.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use redirector_common::abi::MAX_BACKENDS;
+use rustc_hash::FxHashMap;
 
 use super::endpoints::Backing;
 use super::service::{Port, Service, ServiceKind};
@@ -34,7 +35,7 @@ pub(super) fn build(world: &World) -> Registry {
         let object = &service.object;
         (service.created, object.name.clone(), object.namespace.clone(), object.kind)
     });
-    let mut by_host: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+    let mut by_host: FxHashMap<Arc<str>, Vec<usize>> = FxHashMap::default();
     for (index, service) in services.iter().enumerate() {
         by_host.entry(service.host.clone()).or_default().push(index);
     }

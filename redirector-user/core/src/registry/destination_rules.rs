@@ -130,6 +130,9 @@ impl DestinationRules {
     /// looked at first, then the service's, then the root namespace; the first
     /// that has any wins whole.
     pub fn find<'q>(&'q self, who: &Asker<'_, 'q>, service: &'q Service) -> Option<&'q MergedRule> {
+        if self.merged.is_empty() {
+            return None;
+        }
         let matching = self.by_host.matching(&service.host);
         if matching.is_empty() {
             return None;

@@ -16,8 +16,10 @@ mod topology;
 mod visibility;
 mod workloads;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub use policy::Policy;
@@ -36,7 +38,7 @@ pub struct Registry {
     /// The settings of the World.
     pub settings: Settings,
     services: Vec<Service>,
-    by_host: HashMap<Arc<str>, Vec<usize>>,
+    by_host: FxHashMap<Arc<str>, Vec<usize>>,
     /// The DestinationRules.
     pub rules: DestinationRules,
     /// The workloads.
@@ -104,7 +106,16 @@ impl Registry {
         who: &Asker<'_, 'q>,
         host: &str,
     ) -> Result<&'q Service, NoService> {
-        let service = self.visible(who, host)?;
+        self.follow(who, self.visible(who, host)?)
+    }
+
+    /// The service that one which is another name stands for; any other stands
+    /// for itself. Only one step is followed.
+    pub fn follow<'q>(
+        &'q self,
+        who: &Asker<'_, 'q>,
+        service: &'q Service,
+    ) -> Result<&'q Service, NoService> {
         let ServiceKind::ExternalName(target) = &service.kind else { return Ok(service) };
         match self.visible(who, target) {
             Ok(service) if !matches!(service.kind, ServiceKind::ExternalName(_)) => Ok(service),
@@ -119,15 +130,16 @@ impl Registry {
         host: &str,
     ) -> Result<&'q Service, NoService> {
         let Some(candidates) = self.by_host.get(host) else { return Err(NoService::Unknown) };
-        let candidates: Vec<&Service> =
-            candidates.iter().filter_map(|&index| self.services.get(index)).collect();
         let reaches = |service: &'q Service| {
             service.export.visible(who)
                 || (service.export.leaves_home() && who.in_namespace(service.namespace()))
         };
-        let found = if let [only] = candidates[..] {
-            reaches(only).then_some(only)
+        let first = candidates.first().and_then(|&index| self.services.get(index));
+        let found = if candidates.len() == 1 {
+            first.filter(|only| reaches(only))
         } else {
+            let candidates: Vec<&Service> =
+                candidates.iter().filter_map(|&index| self.services.get(index)).collect();
             let own = candidates
                 .iter()
                 .filter(|service| who.in_namespace(service.namespace()))
@@ -140,7 +152,7 @@ impl Registry {
                 of_kind(false).or_else(|| of_kind(true))
             })
         };
-        match (found, candidates.first()) {
+        match (found, first) {
             (Some(service), _) => match &service.rejected {
                 Some(reason) => Err(NoService::Rejected(reason.clone())),
                 None => Ok(service),
