@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::analysis::PodTemplate;
 use crate::decode;
-use crate::diag::codes::syntax;
+use crate::diag::codes::{differences, syntax};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, Object, ObjectRef};
 use crate::yaml::{self, Node, Position, SyntaxError, Value};
@@ -159,6 +159,13 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
                 object: decoded.object.map(Arc::new),
                 tree: root,
             });
+        }
+        Judgement::Other if kind_name == "Sidecar" && api.starts_with("networking.istio.io/") => {
+            let finding = Diagnostic::new(
+                &differences::SIDECAR,
+                "a Sidecar is not honoured: workloads may see more hosts than in Istio",
+            );
+            reading.diagnostics.push(at_field(finding, &root, "kind"));
         }
         Judgement::Other => {
             let finding = Diagnostic::new(

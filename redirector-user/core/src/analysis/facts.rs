@@ -15,6 +15,9 @@ use crate::world::World;
 /// How many names are compared in all to find what somebody may have meant.
 const SUGGESTION_BUDGET: usize = 300_000;
 
+/// How many matches are compared with matches above them, in all.
+const COMPARISON_BUDGET: usize = 5_000_000;
+
 /// Labels of a node that its Pods count as having.
 const TOPOLOGY: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
@@ -42,8 +45,12 @@ pub(super) struct Facts<'w> {
     /// Labels of Pods, with those of their nodes; of templates; of
     /// WorkloadEntries.
     pods: Carriers,
+    templates: Carriers,
     entries: Carriers,
+    /// Names of Namespace objects.
+    namespaces: BTreeSet<Arc<str>>,
     budget: Cell<usize>,
+    comparisons: Cell<usize>,
 }
 
 /// Things that carry labels, found by label.
@@ -96,8 +103,14 @@ impl<'w> Facts<'w> {
             hosts: BTreeSet::new(),
             services: HostIndex::default(),
             pods: Carriers::default(),
+            templates: Carriers::default(),
             entries: Carriers::default(),
+            namespaces: world
+                .of_kind(crate::model::Kind::Namespace)
+                .map(|object| object.meta.name.clone())
+                .collect(),
             budget: Cell::new(SUGGESTION_BUDGET),
+            comparisons: Cell::new(COMPARISON_BUDGET),
         };
         facts.scopes();
         for (index, service) in registry.services().iter().enumerate() {
@@ -170,6 +183,7 @@ impl<'w> Facts<'w> {
         }
         for template in templates {
             self.pods.add(template.namespace.clone(), template.labels.clone());
+            self.templates.add(template.namespace.clone(), template.labels.clone());
         }
         for object in self.world.objects() {
             if let Spec::WorkloadEntry(entry) = &object.spec {
@@ -185,9 +199,39 @@ impl<'w> Facts<'w> {
         &self.pods
     }
 
+    /// Whether a Deployment or the like promises Pods that a Service will
+    /// select.
+    pub fn promised(&self, service: &ObjectRef) -> bool {
+        let Some(object) = self.world.get(service) else { return false };
+        let Spec::Service(spec) = &object.spec else { return false };
+        !spec.selector.is_empty()
+            && self
+                .templates
+                .selected(&spec.selector)
+                .iter()
+                .any(|(namespace, _)| *namespace == service.namespace)
+    }
+
     /// WorkloadEntries.
     pub fn entries(&self) -> &Carriers {
         &self.entries
+    }
+
+    /// The namespaces that have an object of their own; empty when none is said.
+    pub fn namespaces(&self) -> &BTreeSet<Arc<str>> {
+        &self.namespaces
+    }
+
+    /// Whether any Pod or WorkloadEntry is known at all.
+    pub fn knows_workloads(&self) -> bool {
+        !self.pods.all.is_empty() || !self.entries.all.is_empty()
+    }
+
+    /// Pays for comparisons; `false` when the budget is used up.
+    pub fn spend(&self, comparisons: usize) -> bool {
+        let left = self.comparisons.get().checked_sub(comparisons);
+        self.comparisons.set(left.unwrap_or(0));
+        left.is_some()
     }
 
     /// The service that a host in an object of `namespace`, exported to

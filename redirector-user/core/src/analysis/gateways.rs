@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
-use crate::diag::codes::references;
-use crate::model::{Gateway, Labels, Object, Service};
+use crate::diag::codes::{differences, l7, references};
+use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service};
 use crate::names::hosts_match;
 
 /// Hosts of a server by Gateway, for each selector and port.
@@ -131,6 +131,45 @@ fn conflicts(
                     ),
                 ),
             );
+        } else if let Some(other) = others.keys().find(|name| **name != own)
+            && is_tcp(server)
+        {
+            report.add(
+                format!("spec.servers[{i}].port.number"),
+                Diagnostic::new(
+                    &differences::GATEWAY_PORT_TAKEN,
+                    format!(
+                        "{other} has a server on port {} too, with the same selector: the older \
+                         one keeps the port, whatever the hosts are",
+                        server.port
+                    ),
+                )
+                .help("use another port"),
+            );
         }
+        l7_server(i, server, report);
     }
+}
+
+fn is_tcp(server: &Server) -> bool {
+    matches!(server.protocol.as_str(), "TCP" | "MONGO" | "REDIS" | "MYSQL")
+}
+
+/// Servers that a relay of bytes cannot be.
+fn l7_server(index: usize, server: &Server, report: &mut Report<'_>) {
+    let passes_on = matches!(server.tls, Some(ServerTls::Passthrough | ServerTls::AutoPassthrough));
+    let what = match server.protocol.as_str() {
+        "TCP" | "MONGO" | "REDIS" | "MYSQL" => return,
+        "TLS" | "HTTPS" if passes_on => return,
+        "TLS" | "HTTPS" => "ends TLS".to_owned(),
+        protocol => format!("speaks {protocol}"),
+    };
+    report.add(
+        format!("spec.servers[{index}].port.protocol"),
+        Diagnostic::new(
+            &l7::L7_SERVER,
+            format!("the server {what}: connections to port {} are refused here", server.port),
+        )
+        .help("declare the port TCP, or leave it to a gateway that speaks the protocol"),
+    );
 }

@@ -7,9 +7,14 @@
 //! ours alone (sections 14, 19, 20).
 
 mod destination_rules;
+mod destinations;
+mod entries;
 mod facts;
 mod gateways;
 mod hosts;
+mod http;
+mod policies;
+mod rules;
 mod services;
 mod virtual_services;
 
@@ -47,9 +52,14 @@ pub fn analyze(world: &World, registry: &Registry, templates: &[PodTemplate]) ->
     let mut findings = Vec::new();
     virtual_services::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
+    rules::analyze(&facts, &mut findings);
+    destinations::analyze(&facts, &mut findings);
+    http::analyze(&facts, &mut findings);
     gateways::analyze(&facts, &mut findings);
     destination_rules::analyze(&facts, &mut findings);
+    policies::analyze(&facts, &mut findings);
     services::analyze(&facts, &mut findings);
+    entries::analyze(&facts, &mut findings);
     findings
 }
 

@@ -1,13 +1,15 @@
 //! Services and ServiceEntries: names of ports, protocols that agree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
-use crate::diag::codes::references;
-use crate::model::{ObjectRef, Service, ServicePort, ServiceType};
-use crate::registry::{Protocol, of_service_port};
+use crate::diag::codes::{differences, references};
+use crate::model::{ObjectRef, ServicePort, ServiceType};
+use crate::registry::{Protocol, Service, ServiceKind, of_service_port};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, service) in facts.world.services() {
@@ -17,9 +19,71 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     protocols(facts, findings);
+    frontends(facts, findings);
 }
 
-fn port_names(service: &Service, report: &mut Report<'_>) {
+/// Services without address, and addresses with several services.
+fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, service) in facts.world.services() {
+        let mut report = Report::new(object.reference(), findings);
+        let addressed = !service.cluster_ips.is_empty() || service.headless;
+        if !addressed && service.service_type != ServiceType::ExternalName {
+            report.add(
+                "spec",
+                Diagnostic::new(
+                    &differences::NO_FRONTEND,
+                    "the Service has no clusterIP and is not headless: there is no address that \
+                     a rule could apply to",
+                )
+                .help("add clusterIP: with the address that the cluster gave it"),
+            );
+        }
+        if service.internal_local {
+            report.add(
+                "spec.internalTrafficPolicy",
+                Diagnostic::new(
+                    &differences::LOCAL_TRAFFIC,
+                    format!(
+                        "only endpoints on the client's node are used; the node is taken to be {}",
+                        facts.world.settings.node_name.as_deref().unwrap_or("unknown")
+                    ),
+                ),
+            );
+        }
+    }
+    let mut owners: HashMap<(IpNet, u16), &Service> = HashMap::new();
+    for service in facts.registry.services() {
+        if service.kind == ServiceKind::Headless {
+            continue;
+        }
+        for address in &service.addresses {
+            for port in &service.ports {
+                let Some(owner) = owners.get(&(*address, port.number)) else {
+                    owners.insert((*address, port.number), service);
+                    continue;
+                };
+                if owner.object == service.object {
+                    continue;
+                }
+                Report::new(service.object.clone(), findings).add(
+                    if service.is_entry() { "spec.addresses" } else { "spec.clusterIP" },
+                    Diagnostic::new(
+                        &differences::SHARED_FRONTEND,
+                        format!(
+                            "{}:{} belongs to {} too, which is older or comes first by name and \
+                             keeps it",
+                            address.addr(),
+                            port.number,
+                            owner.object
+                        ),
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn port_names(service: &crate::model::Service, report: &mut Report<'_>) {
     for (i, port) in service.ports.iter().enumerate() {
         let external = service.service_type == ServiceType::ExternalName;
         if external && (port.name == "tcp" || !says_protocol(port)) {

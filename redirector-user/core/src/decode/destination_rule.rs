@@ -6,7 +6,7 @@ use super::common::{self, Exporter, check, required};
 use super::cursor::{At, Fields};
 use super::load_balancer::load_balancer;
 use super::virtual_service::subset_name;
-use crate::diag::codes::admission;
+use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Code, Diagnostic};
 use crate::model::{
     DestinationRule, Keepalive, OutlierDetection, PolicySettings, Subset, TcpPool, TlsMode,
@@ -88,6 +88,14 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
         at.complain(&admission::CLIENT_TLS, "tunnel and proxyProtocol exclude each other");
     }
     tunnel(&fields);
+    for name in ["tunnel", "proxyProtocol"] {
+        if let Some(at) = fields.get(name) {
+            changes_bytes(&at, name);
+        }
+    }
+    if let Some(at) = fields.get("retryBudget") {
+        ignored(&at, "retryBudget");
+    }
     for at in fields.items("portLevelSettings") {
         let Some(fields) =
             at.fields(&["port", "loadBalancer", "connectionPool", "outlierDetection", "tls"])
@@ -112,6 +120,22 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
         }
     }
     Some(policy)
+}
+
+/// Warns of a setting that would change bytes on the wire.
+fn changes_bytes(at: &At<'_>, what: &str) {
+    at.report(
+        Diagnostic::new(
+            &l7::CHANGES_BYTES,
+            format!("{what} would change bytes on the wire: shares under this policy are refused"),
+        )
+        .help("remove it, or let a proxy serve the destination"),
+    );
+}
+
+/// Warns of a setting that only means something at L7.
+fn ignored(at: &At<'_>, what: &str) {
+    at.complain(&l7::IGNORED_POLICY, format!("{what} only means something at L7: it is ignored"));
 }
 
 fn tunnel(fields: &Fields<'_>) {
@@ -159,6 +183,9 @@ fn pool(at: &At<'_>) -> Option<TcpPool> {
         at.complain(&admission::EMPTY_POLICY, "the connection pool sets nothing");
     }
     http_pool(&fields);
+    if let Some(at) = fields.get("http") {
+        ignored(&at, "connectionPool.http");
+    }
     let tcp = fields.get("tcp")?.fields(&[
         "maxConnections",
         "connectTimeout",
@@ -166,6 +193,14 @@ fn pool(at: &At<'_>) -> Option<TcpPool> {
         "maxConnectionDuration",
         "idleTimeout",
     ])?;
+    for name in ["connectTimeout", "idleTimeout", "maxConnectionDuration"] {
+        if let Some(at) = tcp.get(name) {
+            at.complain(
+                &differences::GATEWAY_ONLY_TIMEOUT,
+                format!("{name} takes effect at gateways only"),
+            );
+        }
+    }
     Some(TcpPool {
         max_connections: common::count(&tcp, "maxConnections"),
         connect_timeout_ms: common::duration(&tcp, "connectTimeout", false),
@@ -241,6 +276,9 @@ fn outlier(at: &At<'_>) -> Option<OutlierDetection> {
         max_ejection_percent: common::percent(&fields, "maxEjectionPercent"),
         min_health_percent: common::percent(&fields, "minHealthPercent"),
     };
+    if let Some(at) = fields.get("outlierDetectionHttpErrorCodes") {
+        ignored(&at, "outlierDetectionHttpErrorCodes");
+    }
     if let Some(at) = fields.get("consecutiveErrors")
         && at.integer().is_some_and(|value| value != 0)
     {
@@ -282,6 +320,9 @@ fn tls(at: &At<'_>) -> Option<TlsMode> {
         Some(3) => TlsMode::IstioMutual,
         _ => TlsMode::Disable,
     };
+    if mode != TlsMode::Disable {
+        changes_bytes(at, "tls");
+    }
     let code: &'static Code = &admission::CLIENT_TLS;
     let set = |name: &str| fields.string(name).is_some_and(|text| !text.is_empty());
     let names = fields.get("subjectAltNames").is_some();

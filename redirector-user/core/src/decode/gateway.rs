@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::common::{self, Protocol, check, required};
 use super::cursor::{At, Fields};
 use crate::diag::Diagnostic;
-use crate::diag::codes::admission;
+use crate::diag::codes::{admission, differences};
 use crate::model::{Gateway, Server, ServerTls};
 use crate::validate::names;
 
@@ -78,6 +78,12 @@ fn server(at: &At<'_>) -> Option<Server> {
         }
     }
     server.bind = bind.map(str::to_owned);
+    if let Some(at) = fields.get("defaultEndpoint") {
+        at.complain(
+            &differences::DEFAULT_ENDPOINT,
+            "defaultEndpoint does nothing, in Istio neither: what no rule matches is refused",
+        );
+    }
     server.tls = tls(&fields, protocol);
     Some(server)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::common;
 use super::cursor::{At, Fields};
 use crate::diag::Diagnostic;
-use crate::diag::codes::admission;
+use crate::diag::codes::{admission, differences, l7};
 use crate::model::{LbAlgorithm, LoadBalancer, LocalitySetting};
 
 const SIMPLE: [&str; 6] =
@@ -28,6 +28,13 @@ pub(super) fn load_balancer(at: &At<'_>, outlier: bool) -> Option<LoadBalancer> 
             _ => LbAlgorithm::Unspecified,
         })
     });
+    if simple == Some(LbAlgorithm::Passthrough) {
+        fields.place("simple").complain(
+            &differences::NOT_DIALLED,
+            "PASSTHROUGH sends the connection on to the address dialled: endpoints and subsets \
+             do not count",
+        );
+    }
     let hash = fields.get("consistentHash").and_then(|at| consistent_hash(&at));
     if fields.get("simple").is_some() && fields.get("consistentHash").is_some() {
         at.complain(
@@ -122,6 +129,18 @@ fn consistent_hash(at: &At<'_>) -> Option<LbAlgorithm> {
         }
         u64::try_from(size).ok()
     });
+    for name in keys.iter().filter(|name| **name != "useSourceIp") {
+        fields.place(name).complain(
+            &l7::IGNORED_POLICY,
+            format!("a hash of {name} only means something at L7: endpoints are drawn at random"),
+        );
+    }
+    if fields.flag("useSourceIp") {
+        fields.place("useSourceIp").complain(
+            &differences::SOURCE_HASH,
+            "a local client is hashed by its workload, at a gateway by its address",
+        );
+    }
     match keys.first() {
         None => None,
         Some(&"useSourceIp") => fields.flag("useSourceIp").then_some(LbAlgorithm::SourceIp {

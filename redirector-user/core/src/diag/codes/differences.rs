@@ -9,4 +9,164 @@ codes! {
         "Use sourceLabels or sourceNamespace, which mean the same in both."
         "match:\n  - sourceSubnet: 10.244.1.0/24"
     }
+    SHADOWED_SUBNET = "RD4002" Warning NONE "A wider rule above shadows the subnet" {
+        "The first matching rule wins, in the written order, as the API documents it: this subnet is never reached. Envoy, and so Istio's data plane, picks the longest prefix instead and would use it."
+        "Move the narrower rule above the wider one: then both agree."
+        "tcp:\n  - match: [{destinationSubnets: [10.0.0.0/8]}]\n    route: [{destination: {host: a}}]\n  - match: [{destinationSubnets: [10.96.0.0/16]}]\n    route: [{destination: {host: b}}]"
+    }
+    REPEATED_SUBNET = "RD4003" Warning NONE "The subnet stands in a rule above already" {
+        "The first matching rule wins, so it has no effect here. In Istio two rules with the same subnet make Envoy reject the whole listener."
+        "Remove it from one of the rules."
+        "two rules with destinationSubnets: [10.0.0.0/8]"
+    }
+    DEAD_RULE = "RD4004" Warning NONE "A rule above takes everything that this match does" {
+        "All conditions of a match above hold whenever these do, so this one never decides anything."
+        "Move the more general rule below, or remove this one."
+        "tcp:\n  - match: [{port: 19000}]\n    route: [{destination: {host: a}}]\n  - match: [{port: 19000, sourceNamespace: foo}]\n    route: [{destination: {host: b}}]"
+    }
+    ANY_SUBNET = "RD4005" Warning NONE "0.0.0.0/0 stands beside other subnets" {
+        "Here it matches every address, so the others add nothing. Istio silently drops it and keeps the others."
+        "Keep 0.0.0.0/0 alone, or remove it."
+        "destinationSubnets: [0.0.0.0/0, 10.0.0.0/8]"
+    }
+    USELESS_SUBNETS = "RD4006" Warning NONE "Another match of the rule takes every address" {
+        "The matches of a rule are alternatives. One of them has the same conditions without subnets, so these subnets never decide anything."
+        "Remove one of the two matches."
+        "match:\n  - destinationSubnets: [10.0.0.0/8]\n  - {}"
+    }
+    GATEWAY_CONDITION = "RD4007" Warning NONE "Istio ignores this condition at gateways" {
+        "At a gateway Istio looks at port and gateways only: destinationSubnets, sourceLabels and sourceNamespace count as fulfilled there. Here all conditions of a match must hold, as everywhere: the subnet is compared with the address that the client dialled, labels and namespace with the client, when it is a known workload."
+        "Leave the condition out of rules for gateways, or accept the difference."
+        "gateways: [edge]\ntcp:\n  - match: [{sourceLabels: {app: client}}]"
+    }
+    GATEWAY_NOT_BOUND = "RD4008" Warning NONE "The match names a gateway that the object is not bound to" {
+        "gateways of a match only narrows those of the object. This one is not among them, so nothing that comes through it is ever compared; a name without a slash is completed with the namespace of the rule."
+        "Add it to spec.gateways in the same form, or remove it here."
+        "gateways: [istio-system/edge]\ntcp:\n  - match: [{gateways: [edge]}]"
+    }
+    UNKNOWN_MATCH_PORT = "RD4009" Warning NONE "No host has the port of the match" {
+        "port is the port of the Service that the client dials (at a gateway, the number of the server), not the targetPort. None of the hosts has it, so the match never holds."
+        "Write the Service's port."
+        "match: [{port: 9000}]   # the Service has port: 19000, targetPort: 9000"
+    }
+    NO_SUCH_SOURCE = "RD4010" Warning NONE "No workload has the labels of the match" {
+        "sourceLabels are compared with the labels of the client's Pod or WorkloadEntry; none in the documents has all of these, so the match holds for nobody."
+        "Correct the labels."
+        "sourceLabels: {app: telnet-cleint}"
+    }
+    BAD_SOURCE_NAMESPACE = "RD4011" Warning NONE "No workload can be in that namespace" {
+        "sourceNamespace is compared with the namespace of the client. This one cannot exist, or does not exist in the documents. Istio does not check it."
+        "Correct the name."
+        "sourceNamespace: Foo_Bar"
+    }
+    SUBNET_MISSES = "RD4012" Warning NONE "No address of the hosts is in the subnets" {
+        "destinationSubnets is compared with the address that the client dials: the clusterIP of the Service (or the address of the ServiceEntry), not the address of the Pod that answers. None of them is in these subnets, so the match never holds."
+        "Write a subnet that contains the clusterIP."
+        "destinationSubnets: [10.244.0.0/16]   # the Pods' addresses; the clusterIP is 10.96.0.10"
+    }
+    CYCLE = "RD4013" Warning NONE "Rules send hosts to each other" {
+        "A connection is routed once: rules of the destination's host are not applied again. If a chain was meant, its second step never happens."
+        "Name the final destination."
+        "a VirtualService for a that routes to b, and one for b that routes to a"
+    }
+    WEIGHT_SUM = "RD4014" Info NONE "The weights do not sum to 100" {
+        "Weights are relative: each destination gets its weight over the sum. Nothing is wrong if that is what was meant."
+        "Nothing needs mending."
+        "weights 80 and 30"
+    }
+    NO_ENDPOINTS = "RD4015" Warning NONE "The destination has no usable endpoint" {
+        "Connections that go to it are refused (ECONNREFUSED): a share is never moved to another destination, and never falls through to the next rule."
+        "Look at the Pods: are they ready, and does the Service select them?"
+        "a destination whose Pods are not ready"
+    }
+    OTHER_FAMILY = "RD4016" Warning NONE "The endpoints are of the other address family" {
+        "A connection keeps its address family. The host has an address of a family in which the destination has no endpoint: connections to it that reach this destination are refused."
+        "Give the destination endpoints of that family."
+        "an IPv6 clusterIP and only IPv4 endpoints"
+    }
+    HEADLESS_DESTINATION = "RD4017" Warning NONE "The destination is a headless Service" {
+        "Here that means its endpoints, with weights and subsets. Istio's sidecar sends the connection on to the address that was dialled instead."
+        "Use a Service with a clusterIP where both must agree."
+        "destination: {host: headless}"
+    }
+    NO_FRONTEND = "RD4018" Warning NONE "The Service has no address" {
+        "Its document has no clusterIP and it is not headless, so there is no address that a client could dial and no rule ever applies to it. In a cluster the API server fills the address in."
+        "Add clusterIP, as the cluster has it or of your choice on a plain machine; or clusterIP: None."
+        "kind: Service\nspec:\n  selector: {app: echo}\n  ports: [{port: 19000}]"
+    }
+    SHARED_FRONTEND = "RD4019" Warning NONE "Two services own one address and port" {
+        "The older one keeps it, then the one that comes first by name; the other has no frontend there."
+        "Give one of them another address."
+        "two Services with clusterIP 10.96.0.10 and port 80"
+    }
+    SELECTOR_FALLS_THROUGH = "RD4020" Warning NONE "A rule with a workloadSelector does not hide others here" {
+        "For clients that the selector does not match, the lookup goes on to the rules of the service's namespace and of the root namespace. In Istio it stops, and such clients have no rule at all."
+        "Add a rule without selector to this namespace where both must agree."
+        "a DestinationRule with a workloadSelector beside one in the service's namespace"
+    }
+    RULE_HIDES_SUBSETS = "RD4021" Warning NONE "The rule hides subsets for clients of its namespace" {
+        "For a client, the DestinationRules of its own namespace win whole over those of the service's: nothing is merged. The subsets that only the other rule defines do not exist for clients of this namespace."
+        "Define the subsets here too, or remove this rule."
+        "a DestinationRule in the client's namespace that only sets a load balancer"
+    }
+    POLICY_WITHOUT_EFFECT = "RD4022" Warning NONE "The trafficPolicy concerns no connection here" {
+        "A policy takes effect on connections that are routed here: those that a rule names, and those to addresses that only this project serves. None of these goes to the host."
+        "Nothing needs mending if a sidecar applies it; add a rule for the host otherwise."
+        "a trafficPolicy for a Service that no VirtualService names"
+    }
+    GATEWAY_ONLY_TIMEOUT = "RD4023" Info NONE "The timeout takes effect at gateways only" {
+        "A connection that the kernel redirects has the timeouts of its own program: connectTimeout, idleTimeout and maxConnectionDuration are kept by the gateway's proxy. tcpKeepalive takes effect in both."
+        "Nothing needs mending."
+        "connectionPool: {tcp: {connectTimeout: 5s}}"
+    }
+    SOURCE_HASH = "RD4024" Info NONE "The hash key of a local client is its workload" {
+        "A local client has no source address before it connects, so useSourceIp takes its pod-level cgroup (or network namespace): the processes of a Pod stay together. At a gateway it is the client's address, as in Istio."
+        "Nothing needs mending."
+        "consistentHash: {useSourceIp: true}"
+    }
+    LOCAL_TRAFFIC = "RD4025" Info NONE "internalTrafficPolicy: Local needs the node's name" {
+        "Only endpoints on the client's node are used. Which node that is, is said by --node-name; the default is the host name."
+        "Set --node-name where the host name is not the node's name."
+        "internalTrafficPolicy: Local"
+    }
+    GATEWAY_PORT_TAKEN = "RD4026" Warning NONE "An older Gateway has the port" {
+        "A port serves one plain TCP server for each workload: TCP carries no host name that could tell two apart. The older Gateway keeps the port, and this server is dropped, although its hosts are different."
+        "Use another port."
+        "two Gateways with the same selector and port, and different hosts"
+    }
+    DEFAULT_ENDPOINT = "RD4027" Warning NONE "defaultEndpoint is not implemented" {
+        "The field is in the API; neither Istio nor this project does anything with it. A gateway has no default destination: what no rule matches is refused."
+        "Write a VirtualService with a rule that takes everything."
+        "servers: [{defaultEndpoint: 127.0.0.1:8080}]"
+    }
+    SIDECAR = "RD4028" Warning NONE "Sidecar resources are not honoured" {
+        "A Sidecar limits which hosts a workload sees. Here visibility is decided by exportTo only, so workloads may see more than in Istio."
+        "Use exportTo where the difference matters."
+        "kind: Sidecar"
+    }
+    HTTP_AS_TCP = "RD4029" Warning NONE "The http rule is applied at L4, which Istio does not do" {
+        "The host's port is declared TCP, where Istio installs no http rules: there this route has no effect. Here a first http rule without match and with nothing but weighted destinations is applied as if it were written under tcp."
+        "Write tcp: instead of http:, with the same route list; then both agree."
+        "http:\n  - route:\n      - {destination: {host: echo, subset: prod}, weight: 80}\n      - {destination: {host: echo, subset: gray}, weight: 20}"
+    }
+    ALIAS_HOST = "RD4030" Warning NONE "An ExternalName Service has no address that rules could apply to" {
+        "It is another name for a host: clients resolve it and dial that host's address. Rules for it never apply. As a destination it means the host that it names, when a Service or ServiceEntry has that."
+        "Write the rule for the host that it names."
+        "hosts: [alias]   # a Service of type ExternalName"
+    }
+    UNKNOWN_SLICE_SERVICE = "RD4031" Warning NONE "The EndpointSlice belongs to no Service" {
+        "Slices are found by the label kubernetes.io/service-name in the namespace of the Service. No such Service is in the documents, so these endpoints are nobody's."
+        "Correct the label, or the namespace."
+        "labels: {kubernetes.io/service-name: ehco}"
+    }
+    UNKNOWN_POD = "RD4032" Warning NONE "The endpoint's Pod is not known" {
+        "An endpoint that names a Pod is used only when the Pod is known: its labels decide about subsets. This one is left out."
+        "Add the Pod's document, or leave targetRef out."
+        "targetRef: {kind: Pod, name: gone}"
+    }
+    NOT_DIALLED = "RD4033" Warning NONE "PASSTHROUGH ignores the endpoints" {
+        "The connection goes on to the address that was dialled, whatever the endpoints and subsets are."
+        "Choose another load balancer unless that is what was meant."
+        "loadBalancer: {simple: PASSTHROUGH}"
+    }
 }

@@ -3,9 +3,54 @@
 use super::{Code, NONE, Severity, codes};
 
 codes! {
-    HTTP_RULE = "RD5001" Warning NONE "An http rule has no effect at L4" {
-        "http rules need a proxy that reads requests. On a port declared TCP they have no effect in Istio either."
-        "Write the rule under tcp, with the same route."
+    HTTP_ON_TCP = "RD5001" Warning NONE "http rules have no effect on a TCP port" {
+        "The port of the host is declared TCP. http rules are never installed there, in Istio neither, so connections go to the service as if the VirtualService did not exist: no split happens."
+        "Write tcp: instead of http:, with the same route list."
+        "http:\n  - route: [{destination: {host: echo, subset: gray}, weight: 20}, {destination: {host: echo, subset: prod}, weight: 80}]"
+    }
+    HTTP_RULES = "RD5002" Warning NONE "http rules need a proxy" {
+        "They are decided request by request, by a proxy that reads HTTP. This project decides connections: the rules are left alone."
+        "Write what can be decided per connection under tcp; keep a proxy for the rest."
         "http:\n  - match: [{uri: {prefix: /a}}]\n    route: [{destination: {host: echo}}]"
+    }
+    TLS_RULES = "RD5003" Warning NONE "tls rules need the first bytes of the connection" {
+        "They are chosen by the server name that the client sends after it has connected; at connect time nothing of it is known. In the mesh they are left alone: the connection goes where it was dialled to."
+        "Use a tcp rule when the address and port are enough to tell."
+        "tls:\n  - match: [{sniHosts: [a.example.com]}]"
+    }
+    L7_SERVER = "RD5004" Warning NONE "The gateway's server needs a proxy that speaks its protocol" {
+        "HTTP servers, and servers that end TLS, are not served here: connections to the port are refused. Plain TCP servers of the same Gateway work."
+        "Serve the port with a gateway that speaks the protocol, or declare it TCP."
+        "port: {number: 80, name: http, protocol: HTTP}"
+    }
+    IGNORED_POLICY = "RD5005" Warning NONE "The setting only means something at L7" {
+        "It counts requests or reads them; this project sees connections. The setting is ignored, the rest of the policy is in force."
+        "Nothing needs mending if a proxy applies it."
+        "connectionPool: {http: {http1MaxPendingRequests: 10}}"
+    }
+    CHANGES_BYTES = "RD5006" Warning NONE "The policy would change bytes on the wire" {
+        "TLS, tunnels and the PROXY protocol need somebody in the middle who writes bytes. Sending the connection without them would be wrong, so it is refused: the share of destinations under this policy gets ECONNREFUSED."
+        "Remove the setting, or let a proxy serve the destination."
+        "trafficPolicy: {tls: {mode: SIMPLE}}"
+    }
+    NEEDS_RESOLVER = "RD5007" Info NONE "The endpoints are resolved by name" {
+        "The daemon resolves the names itself, again and again; check does not, so it cannot say whether there are endpoints."
+        "Nothing needs mending."
+        "resolution: DNS"
+    }
+    DYNAMIC_DNS = "RD5008" Warning NONE "DYNAMIC_DNS means nothing for TCP" {
+        "The destination is taken from the server name or the Host header, which a TCP connection does not have before it is established."
+        "Write resolution: DNS with a full host name."
+        "resolution: DYNAMIC_DNS"
+    }
+    UNIX_ENDPOINT = "RD5009" Warning NONE "A unix socket cannot be an endpoint here" {
+        "A TCP connection cannot be sent to a socket file in the kernel: the endpoint is never used, and a destination that has no other refuses."
+        "Give the endpoint an address and a port."
+        "endpoints: [{address: unix:///run/db.sock}]"
+    }
+    NO_TCP_PORT = "RD5010" Warning NONE "No port of the hosts takes tcp rules" {
+        "tcp rules apply to ports that are declared TCP or not declared at all. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), so the rules never apply."
+        "Begin the port's name with tcp, or set appProtocol: tcp."
+        "ports: [{name: http-echo, port: 19000}]"
     }
 }

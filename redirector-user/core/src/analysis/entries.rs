@@ -1,0 +1,105 @@
+//! ServiceEntries, WorkloadEntries and EndpointSlices: endpoints that can never
+//! be used (semantics.md, sections 9, 10 and 14).
+
+use std::collections::HashSet;
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::diag::codes::{differences, l7};
+use crate::diag::{Diagnostic, nearest};
+use crate::model::{Kind, Resolution};
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, entry) in facts.world.service_entries() {
+        let mut report = Report::new(object.reference(), findings);
+        match entry.resolution {
+            Resolution::Dns | Resolution::DnsRoundRobin => report.add(
+                "spec.resolution",
+                Diagnostic::new(
+                    &l7::NEEDS_RESOLVER,
+                    "the daemon resolves these names; whether there are endpoints is not known here",
+                ),
+            ),
+            Resolution::DynamicDns => report.add(
+                "spec.resolution",
+                Diagnostic::new(
+                    &l7::DYNAMIC_DNS,
+                    "DYNAMIC_DNS takes the destination from what the client sends: it means \
+                     nothing for TCP",
+                )
+                .help("write resolution: DNS"),
+            ),
+            Resolution::None | Resolution::Static => {}
+        }
+        for (i, endpoint) in entry.endpoints.iter().enumerate() {
+            unix(&endpoint.address, format!("spec.endpoints[{i}].address"), &mut report);
+        }
+    }
+    for (object, entry) in facts.world.workload_entries() {
+        let mut report = Report::new(object.reference(), findings);
+        unix(&entry.address, "spec.address".to_owned(), &mut report);
+    }
+    slices(facts, findings);
+}
+
+fn unix(address: &str, path: String, report: &mut Report<'_>) {
+    if address.starts_with("unix://") {
+        report.add(
+            path,
+            Diagnostic::new(
+                &l7::UNIX_ENDPOINT,
+                "a connection cannot be sent to a unix socket: the endpoint is never used",
+            )
+            .help("give it an address and a port"),
+        );
+    }
+}
+
+fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let pods: HashSet<(&str, &str)> = facts
+        .world
+        .pods()
+        .map(|(object, _)| (&*object.meta.namespace, &*object.meta.name))
+        .collect();
+    for (object, slice) in facts.world.endpoint_slices() {
+        let mut report = Report::new(object.reference(), findings);
+        let namespace = &object.meta.namespace;
+        if facts.world.find(Kind::Service, namespace, &slice.service).is_none() {
+            let mut finding = Diagnostic::new(
+                &differences::UNKNOWN_SLICE_SERVICE,
+                if slice.service.is_empty() {
+                    "the slice has no label kubernetes.io/service-name: its endpoints are nobody's"
+                        .to_owned()
+                } else {
+                    format!(
+                        "there is no Service {namespace}/{}: the endpoints are nobody's",
+                        slice.service
+                    )
+                },
+            );
+            if !slice.service.is_empty() && facts.spend(facts.hosts.len()) {
+                let here = facts
+                    .world
+                    .services()
+                    .filter(|(service, _)| service.meta.namespace == *namespace)
+                    .map(|(service, _)| &*service.meta.name);
+                finding.help =
+                    nearest(&slice.service, here).map(|near| format!("did you mean {near}?"));
+            }
+            report.add("metadata.labels", finding);
+        }
+        for (i, endpoint) in slice.endpoints.iter().enumerate() {
+            if let Some((at, name)) = &endpoint.pod
+                && !pods.contains(&(at.as_str(), name.as_str()))
+            {
+                report.add(
+                    format!("endpoints[{i}].targetRef"),
+                    Diagnostic::new(
+                        &differences::UNKNOWN_POD,
+                        format!("the Pod {at}/{name} is not known: the endpoint is left out"),
+                    ),
+                );
+            }
+        }
+    }
+}

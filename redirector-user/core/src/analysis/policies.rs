@@ -1,0 +1,117 @@
+//! DestinationRules against one another, and against what is routed at all
+//! (semantics.md, sections 8, 11 and 20).
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::diag::Diagnostic;
+use crate::diag::codes::differences;
+use crate::model::Resolution;
+use crate::names::{HostIndex, hosts_match};
+use crate::registry::{MergedRule, Service, ServiceKind};
+use crate::world::ServiceAddresses;
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut routed: HostIndex<()> = HostIndex::default();
+    for (object, rule) in facts.world.virtual_services() {
+        let tcp = rule.tcp.iter().flat_map(|rule| &rule.route);
+        let http = rule.http.first().into_iter().flat_map(|rule| &rule.route);
+        for destination in tcp.chain(http) {
+            routed.insert(&facts.full_host(&destination.host, &object.meta.namespace), ());
+        }
+    }
+    for (object, rule) in facts.world.destination_rules() {
+        if rule.traffic_policy.is_none() {
+            continue;
+        }
+        let full = facts.full_host(&rule.host, &object.meta.namespace);
+        let services = facts.services_of(&full);
+        if services.is_empty()
+            || !routed.matching(&full).is_empty()
+            || services.iter().any(|service| served(facts, service))
+        {
+            continue;
+        }
+        Report::new(object.reference(), findings).add(
+            "spec.trafficPolicy",
+            Diagnostic::new(
+                &differences::POLICY_WITHOUT_EFFECT,
+                format!("no connection to {full} is routed here: the policy concerns none"),
+            ),
+        );
+    }
+    lookups(facts, findings);
+}
+
+/// Whether connections to the service's own addresses are routed here even
+/// when no rule matches.
+fn served(facts: &Facts<'_>, service: &Service) -> bool {
+    match service.kind {
+        ServiceKind::Entry(resolution) => {
+            resolution == Resolution::Static && !service.addresses.is_empty()
+        }
+        ServiceKind::Cluster => {
+            facts.world.settings.services == ServiceAddresses::Own && !service.addresses.is_empty()
+        }
+        ServiceKind::Headless | ServiceKind::ExternalName(_) => false,
+    }
+}
+
+/// Rules that hide others in the lookup of a client's DestinationRule.
+fn lookups(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let rules = facts.registry.rules.all();
+    let mut at_home: HashMap<&str, Vec<&MergedRule>> = HashMap::new();
+    for rule in rules {
+        let Some(object) = rule.objects.first() else { continue };
+        at_home.entry(&object.namespace).or_default().push(rule);
+    }
+    for rule in rules {
+        let Some(object) = rule.objects.first() else { continue };
+        let mut hidden: BTreeSet<&str> = BTreeSet::new();
+        let mut falls_through = false;
+        for service in facts.services_of(&rule.host) {
+            if *service.namespace() == object.namespace {
+                continue;
+            }
+            let others = at_home.get(&**service.namespace()).into_iter().flatten();
+            for other in others {
+                if !hosts_match(&other.host, &service.host) || !other.export.leaves_home() {
+                    continue;
+                }
+                if rule.selector.is_some() {
+                    falls_through = true;
+                    continue;
+                }
+                let missing = other.subsets.iter().map(|merged| merged.subset.name.as_str());
+                hidden.extend(missing.filter(|name| rule.subset(name).is_none()));
+            }
+        }
+        let mut report = Report::new(object.clone(), findings);
+        if falls_through {
+            report.add(
+                "spec.workloadSelector",
+                Diagnostic::new(
+                    &differences::SELECTOR_FALLS_THROUGH,
+                    "clients that the selector does not match use the rule of the service's \
+                     namespace here; in Istio they have none",
+                ),
+            );
+        }
+        if !hidden.is_empty() {
+            let names: Vec<&str> = hidden.into_iter().take(8).collect();
+            report.add(
+                "spec.host",
+                Diagnostic::new(
+                    &differences::RULE_HIDES_SUBSETS,
+                    format!(
+                        "for clients in {} this rule replaces the one in the service's namespace: \
+                         the subsets {} do not exist for them",
+                        object.namespace,
+                        names.join(", ")
+                    ),
+                ),
+            );
+        }
+    }
+}

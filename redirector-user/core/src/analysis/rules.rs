@@ -1,0 +1,443 @@
+//! Rules of one VirtualService: matches that shadow one another, conditions
+//! that never hold (semantics.md, sections 4, 19 and 20).
+
+use ipnet::IpNet;
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::diag::codes::{differences, l7};
+use crate::diag::{Diagnostic, nearest};
+use crate::model::{Kind, L4Match, Object, Spec, TcpRule, VirtualService};
+use crate::names::{MESH, complete_gateway};
+use crate::registry::{Service, ServiceKind};
+use crate::validate::names::is_dns_label;
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, rule) in facts.world.virtual_services() {
+        let mut report = Report::new(object.reference(), findings);
+        let bound = Bound::new(facts, object, rule);
+        for (i, tcp) in rule.tcp.iter().enumerate() {
+            for (j, block) in tcp.matches.iter().enumerate() {
+                let path = format!("spec.tcp[{i}].match[{j}]");
+                conditions(facts, &bound, block, &path, &mut report);
+            }
+            useless_subnets(i, tcp, &mut report);
+            weights(i, tcp, &mut report);
+        }
+        shadows(facts, rule, &mut report);
+        if bound.mesh && !rule.tcp.is_empty() {
+            tcp_ports(&bound, &mut report);
+        }
+    }
+}
+
+/// What a VirtualService is bound to.
+struct Bound<'w> {
+    namespace: &'w str,
+    mesh: bool,
+    /// Full names of its gateways, `mesh` included.
+    gateways: Vec<String>,
+    /// The services that have its hosts.
+    services: Vec<&'w Service>,
+    /// The ports that a match can name; empty when nothing is known.
+    ports: Vec<u16>,
+}
+
+impl<'w> Bound<'w> {
+    fn new(facts: &Facts<'w>, object: &'w Object, rule: &VirtualService) -> Self {
+        let namespace: &'w str = &object.meta.namespace;
+        let mut gateways: Vec<String> = rule
+            .gateways
+            .iter()
+            .map(|name| complete_gateway(name, namespace).into_owned())
+            .collect();
+        if gateways.is_empty() {
+            gateways.push(MESH.to_owned());
+        }
+        let mesh = gateways.iter().any(|name| name == MESH);
+        let services: Vec<&Service> = rule
+            .hosts
+            .iter()
+            .flat_map(|host| facts.services_of(&facts.full_host(host, namespace)))
+            .collect();
+        let mut ports: Vec<u16> = Vec::new();
+        if mesh {
+            ports.extend(services.iter().flat_map(|s| s.ports.iter().map(|port| port.number)));
+        }
+        for name in &gateways {
+            let Some((namespace, name)) = name.split_once('/') else { continue };
+            if let Some(gateway) = facts.world.find(Kind::Gateway, namespace, name)
+                && let Spec::Gateway(spec) = &gateway.spec
+            {
+                ports.extend(spec.servers.iter().map(|server| server.port));
+            }
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        Self { namespace, mesh, gateways, services, ports }
+    }
+}
+
+/// Conditions of one match that never hold, or hold elsewhere than in Istio.
+fn conditions(
+    facts: &Facts<'_>,
+    bound: &Bound<'_>,
+    block: &L4Match,
+    path: &str,
+    report: &mut Report<'_>,
+) {
+    if block.source_subnet.is_some() {
+        report.add(
+            format!("{path}.sourceSubnet"),
+            Diagnostic::new(
+                &differences::SOURCE_SUBNET,
+                "Istio ignores sourceSubnet; here the source workload's addresses are compared",
+            )
+            .help("sourceLabels and sourceNamespace mean the same in both"),
+        );
+    }
+    let everything = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() == 0);
+    if block.destination_subnets.len() > 1
+        && let Some(n) = block.destination_subnets.iter().position(everything)
+    {
+        report.add(
+            format!("{path}.destinationSubnets[{n}]"),
+            Diagnostic::new(
+                &differences::ANY_SUBNET,
+                "0.0.0.0/0 takes every address here, so the other subnets add nothing; Istio \
+                 drops it and keeps the others",
+            ),
+        );
+    }
+    if let Some(port) = block.port
+        && !bound.ports.is_empty()
+        && !bound.ports.contains(&port)
+    {
+        let known: Vec<String> = bound.ports.iter().map(u16::to_string).collect();
+        report.add(
+            format!("{path}.port"),
+            Diagnostic::new(
+                &differences::UNKNOWN_MATCH_PORT,
+                format!(
+                    "no host has port {port}, only {}: the match never holds",
+                    known.join(", ")
+                ),
+            )
+            .help("write the port of the Service, not its targetPort"),
+        );
+    }
+    gateways(bound, block, path, report);
+    sources(facts, block, path, report);
+    subnets(bound, block, path, report);
+}
+
+fn gateways(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    for (n, name) in block.gateways.iter().enumerate() {
+        let full = complete_gateway(name, bound.namespace);
+        if !bound.gateways.iter().any(|known| *known == full) {
+            let mut finding = Diagnostic::new(
+                &differences::GATEWAY_NOT_BOUND,
+                format!(
+                    "the object is not bound to {full} (it is bound to {}): nothing that comes \
+                     through it is compared",
+                    bound.gateways.join(", ")
+                ),
+            );
+            finding.help = nearest(&full, bound.gateways.iter().map(String::as_str))
+                .map(|near| format!("did you mean {near}?"));
+            report.add(format!("{path}.gateways[{n}]"), finding);
+        }
+    }
+    let at_gateway = |name: &str| {
+        let full = complete_gateway(name, bound.namespace);
+        full != MESH && bound.gateways.iter().any(|known| *known == full)
+    };
+    let reaches = if block.gateways.is_empty() {
+        bound.gateways.iter().any(|name| name != MESH)
+    } else {
+        block.gateways.iter().any(|name| at_gateway(name))
+    };
+    if !reaches {
+        return;
+    }
+    for (name, set) in [
+        ("destinationSubnets", !block.destination_subnets.is_empty()),
+        ("sourceLabels", !block.source_labels.is_empty()),
+        ("sourceNamespace", !block.source_namespace.is_empty()),
+    ] {
+        if set {
+            report.add(
+                format!("{path}.{name}"),
+                Diagnostic::new(
+                    &differences::GATEWAY_CONDITION,
+                    format!("Istio ignores {name} at gateways; here it must hold there too"),
+                ),
+            );
+        }
+    }
+}
+
+fn sources(facts: &Facts<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    let namespace = block.source_namespace.as_str();
+    let namespaces = facts.namespaces();
+    if !namespace.is_empty() {
+        let message =
+            if !is_dns_label(namespace) || namespace.bytes().any(|b| b.is_ascii_uppercase()) {
+                Some(format!("\"{namespace}\" is not the name of a namespace: nobody can be in it"))
+            } else if !namespaces.is_empty() && !namespaces.contains(namespace) {
+                Some(format!("there is no namespace \"{namespace}\" in the documents"))
+            } else {
+                None
+            };
+        if let Some(message) = message {
+            let mut finding = Diagnostic::new(&differences::BAD_SOURCE_NAMESPACE, message);
+            finding.help = nearest(namespace, namespaces.iter().map(|name| &**name))
+                .map(|near| format!("did you mean {near}?"));
+            report.add(format!("{path}.sourceNamespace"), finding);
+        }
+    }
+    if block.source_labels.is_empty() || !facts.knows_workloads() {
+        return;
+    }
+    let inside = |(at, _): &&(std::sync::Arc<str>, crate::model::Labels)| {
+        namespace.is_empty() || **at == *namespace
+    };
+    let pods = facts.pods().selected(&block.source_labels);
+    let entries = facts.entries().selected(&block.source_labels);
+    if !pods.into_iter().any(|carrier| inside(&carrier))
+        && !entries.into_iter().any(|carrier| inside(&carrier))
+    {
+        let wanted: Vec<String> =
+            block.source_labels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+        let place =
+            if namespace.is_empty() { String::new() } else { format!(" in namespace {namespace}") };
+        report.add(
+            format!("{path}.sourceLabels"),
+            Diagnostic::new(
+                &differences::NO_SUCH_SOURCE,
+                format!("no workload{place} has the labels {}", wanted.join(", ")),
+            ),
+        );
+    }
+}
+
+/// Subnets that contain none of the hosts' addresses.
+fn subnets(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    if block.destination_subnets.is_empty() || !bound.mesh || bound.gateways.len() > 1 {
+        return;
+    }
+    let mut addresses: Vec<IpNet> = Vec::new();
+    for service in &bound.services {
+        match service.kind {
+            ServiceKind::Headless => addresses.extend(
+                service
+                    .ports
+                    .iter()
+                    .flat_map(|port| &port.endpoints)
+                    .map(|endpoint| IpNet::from(endpoint.ip)),
+            ),
+            _ => addresses.extend(&service.addresses),
+        }
+    }
+    let meets = |net: &IpNet, address: &IpNet| {
+        matches!(net, IpNet::V4(net) if net.prefix_len() == 0)
+            || net.contains(address)
+            || address.contains(net)
+    };
+    let any = block.destination_subnets.iter().any(|net| addresses.iter().any(|a| meets(net, a)));
+    if addresses.is_empty() || any {
+        return;
+    }
+    let of_pods = bound
+        .services
+        .iter()
+        .flat_map(|service| &service.ports)
+        .flat_map(|port| &port.endpoints)
+        .any(|endpoint| block.destination_subnets.iter().any(|net| net.contains(&endpoint.ip)));
+    addresses.sort_unstable();
+    addresses.dedup();
+    let shown: Vec<String> = addresses.iter().take(4).map(|a| a.addr().to_string()).collect();
+    report.add(
+        format!("{path}.destinationSubnets"),
+        Diagnostic::new(
+            &differences::SUBNET_MISSES,
+            format!(
+                "none of the subnets contains the address that clients dial ({}): the match never \
+                 holds{}",
+                shown.join(", "),
+                if of_pods { "; the Pods' addresses do not count" } else { "" }
+            ),
+        )
+        .help("write a subnet that contains the clusterIP"),
+    );
+}
+
+/// Whether `outer` holds whenever `inner` does, subnets left aside.
+fn implied(inner: &L4Match, outer: &L4Match) -> bool {
+    let port = outer.port.is_none() || outer.port == inner.port;
+    let labels =
+        outer.source_labels.iter().all(|(key, value)| inner.source_labels.get(key) == Some(value));
+    let namespace =
+        outer.source_namespace.is_empty() || outer.source_namespace == inner.source_namespace;
+    let gateways = outer.gateways.is_empty()
+        || !inner.gateways.is_empty()
+            && inner.gateways.iter().all(|name| outer.gateways.contains(name));
+    let source = match (outer.source_subnet, inner.source_subnet) {
+        (None, _) => true,
+        (Some(outer), Some(inner)) => outer.contains(&inner),
+        (Some(_), None) => false,
+    };
+    port && labels && namespace && gateways && source
+}
+
+fn covers(outer: &IpNet, inner: &IpNet) -> bool {
+    outer.contains(inner) || matches!(outer, IpNet::V4(net) if net.prefix_len() == 0)
+}
+
+/// Subnets beside an alternative that has none.
+fn useless_subnets(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
+    for (j, block) in rule.matches.iter().enumerate() {
+        let other = rule.matches.iter().take(64).enumerate().find(|(k, other)| {
+            *k != j && other.destination_subnets.is_empty() && implied(block, other)
+        });
+        if let (false, Some((k, _))) = (block.destination_subnets.is_empty(), other) {
+            report.add(
+                format!("spec.tcp[{index}].match[{j}].destinationSubnets"),
+                Diagnostic::new(
+                    &differences::USELESS_SUBNETS,
+                    format!("match {k} of the same rule takes all of this, whatever the address"),
+                ),
+            );
+        }
+    }
+}
+
+/// Matches that rules above take everything from.
+fn shadows(facts: &Facts<'_>, rule: &VirtualService, report: &mut Report<'_>) {
+    let everything = [L4Match::default()];
+    let blocks = |rule: &TcpRule| -> Vec<L4Match> {
+        if rule.matches.is_empty() { everything.to_vec() } else { rule.matches.clone() }
+    };
+    let mut above: Vec<(usize, L4Match)> = Vec::new();
+    for (i, tcp) in rule.tcp.iter().enumerate() {
+        for (j, block) in tcp.matches.iter().enumerate() {
+            if !facts.spend(above.len()) {
+                return;
+            }
+            let path = format!("spec.tcp[{i}].match[{j}]");
+            shadowed(&above, block, &path, report);
+        }
+        if tcp.matches.is_empty()
+            && let Some((n, _)) = above.iter().find(|(n, other)| {
+                !rule.tcp[*n].matches.is_empty()
+                    && other.destination_subnets.is_empty()
+                    && implied(&L4Match::default(), other)
+            })
+        {
+            report.add(
+                format!("spec.tcp[{i}]"),
+                Diagnostic::new(
+                    &differences::DEAD_RULE,
+                    format!("rule {n} of the list takes everything: this one is never reached"),
+                ),
+            );
+        }
+        above.extend(blocks(tcp).into_iter().map(|block| (i, block)));
+    }
+}
+
+fn shadowed(above: &[(usize, L4Match)], block: &L4Match, path: &str, report: &mut Report<'_>) {
+    // What is written twice is already reported by its own code.
+    if above.iter().any(|(_, other)| other == block) {
+        return;
+    }
+    let whole = above
+        .iter()
+        .find(|(_, other)| other.destination_subnets.is_empty() && implied(block, other));
+    if let Some((n, _)) = whole {
+        report.add(
+            path,
+            Diagnostic::new(
+                &differences::DEAD_RULE,
+                format!(
+                    "rule {n} of the list (counted from 0) takes everything that this match does"
+                ),
+            )
+            .help("the first matching rule wins: move the more general one below"),
+        );
+        return;
+    }
+    for (k, net) in block.destination_subnets.iter().enumerate() {
+        let Some((n, outer)) =
+            above.iter().filter(|(_, other)| implied(block, other)).find_map(|(n, other)| {
+                Some((n, other.destination_subnets.iter().find(|o| covers(o, net))?))
+            })
+        else {
+            continue;
+        };
+        let finding = if outer == net {
+            Diagnostic::new(
+                &differences::REPEATED_SUBNET,
+                format!(
+                    "{net} stands in rule {n} of the list (counted from 0) already, which wins; in \
+                     Istio Envoy rejects the listener"
+                ),
+            )
+        } else {
+            Diagnostic::new(
+                &differences::SHADOWED_SUBNET,
+                format!(
+                    "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands \
+                     first and wins; Istio would use the longer prefix"
+                ),
+            )
+            .help("move the narrower rule above the wider one: then both agree")
+        };
+        report.add(format!("{path}.destinationSubnets[{k}]"), finding);
+    }
+}
+
+fn weights(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
+    let sum: u64 = rule.route.iter().map(|destination| u64::from(destination.weight)).sum();
+    if rule.route.len() > 1 && sum != 100 {
+        let shares: Vec<String> = rule
+            .route
+            .iter()
+            .take(8)
+            .map(|d| format!("{:.1} %", f64::from(d.weight) * 100.0 / sum.max(1) as f64))
+            .collect();
+        report.add(
+            format!("spec.tcp[{index}].route"),
+            Diagnostic::new(
+                &differences::WEIGHT_SUM,
+                format!(
+                    "the weights sum to {sum}, not to 100; they are relative: {}",
+                    shares.join(", ")
+                ),
+            ),
+        );
+    }
+}
+
+/// Hosts none of whose ports takes tcp rules.
+fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
+    let mut ports = bound.services.iter().flat_map(|service| &service.ports).peekable();
+    if ports.peek().is_none() || ports.any(|port| port.protocol.takes_tcp_rules()) {
+        return;
+    }
+    let declared: Vec<String> = bound
+        .services
+        .iter()
+        .flat_map(|service| &service.ports)
+        .take(8)
+        .map(|port| format!("{} is {}", port.number, port.protocol.as_str()))
+        .collect();
+    report.add(
+        "spec.tcp",
+        Diagnostic::new(
+            &l7::NO_TCP_PORT,
+            format!("no port of the hosts takes tcp rules: {}", declared.join(", ")),
+        )
+        .help("begin the port's name with tcp, or set appProtocol: tcp"),
+    );
+}
