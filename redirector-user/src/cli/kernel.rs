@@ -1,0 +1,94 @@
+//! What the commands that look into the kernel have in common.
+
+use std::path::PathBuf;
+
+use super::{Context, Exit, Failure};
+use crate::datapath::{self, Datapath};
+use crate::state::{Snapshot, StateDir, StateError};
+
+/// Where the tables are.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Where the tables are")]
+pub struct KernelArgs {
+    /// Directory of the pinned maps and links, below a bpffs mount
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/redirector")]
+    pub bpffs: PathBuf,
+    /// Directory of the daemon's state: names, files, last good versions
+    #[arg(long, value_name = "DIR", default_value = "/run/redirector")]
+    pub state_dir: PathBuf,
+}
+
+impl KernelArgs {
+    /// The state directory.
+    pub fn state(&self) -> StateDir {
+        StateDir::new(&self.state_dir)
+    }
+
+    /// The tables that are loaded.
+    pub fn open(&self) -> Result<Datapath, Failure> {
+        Ok(Datapath::open_read_only(&self.bpffs)?)
+    }
+
+    /// What the generation in force was made of; says so when that is not
+    /// known.
+    pub fn snapshot(
+        &self,
+        generation: u64,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Snapshot>, Failure> {
+        if generation == 0 {
+            return Ok(None);
+        }
+        match self.state().snapshot(generation) {
+            Ok(Some(snapshot)) => Ok(Some(snapshot)),
+            Ok(None) => {
+                let kept = self.state().generations();
+                let kept = match (kept.first(), kept.last()) {
+                    (Some(first), Some(last)) => format!("it has {first} to {last}"),
+                    _ => "it has none".to_owned(),
+                };
+                context.note(&format!(
+                    "note: the kernel is at generation {generation}, and the state directory {} \
+                     disagrees: {kept}. Numbers are shown without names",
+                    self.state_dir.display()
+                ));
+                Ok(None)
+            }
+            Err(error @ StateError::Damaged { .. }) => {
+                context.note(&format!("note: {error}. Numbers are shown without names"));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<datapath::Error> for Failure {
+    fn from(error: datapath::Error) -> Self {
+        let exit = match error.exit_code() {
+            3 => Exit::Unable,
+            4 => Exit::NotLoaded,
+            _ => Exit::No,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let denied = matches!(
+            &error,
+            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied
+        );
+        let busy = matches!(error, StateError::Busy { .. });
+        let failure =
+            Self::new(if denied { Exit::Unable } else { Exit::No }, error.to_string());
+        if busy {
+            return failure.help(
+                "stop it first, or give this one directories of its own with --state-dir and \
+                 --bpffs",
+            );
+        }
+        if denied { failure.help("run it as root, or name another one with --state-dir") } else { failure }
+    }
+}

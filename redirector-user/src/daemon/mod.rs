@@ -1,0 +1,104 @@
+//! The daemon: reads sources, programs the kernel, keeps it right.
+//!
+//! One thread owns the kernel's tables and decides; sources, watchers, signals
+//! and requests are threads that send it [`Event`]s.
+//!
+//! ```text
+//! source -> Batch -> store -> World -> Plan -> Image -> Delta
+//!                                                         |
+//!             snapshot of the generation, synced  <-------+-------> kernel
+//! ```
+//!
+//! * [`startup`]: what has to be right before anything is touched.
+//! * [`engine`]: from the store to the kernel.
+//! * [`control_loop`]: what happens when.
+//! * [`verify`]: the kernel against what it should be.
+//! * [`leaf`]: the daemon's own cgroup.
+//! * [`control`]: requests of other commands.
+//! * [`names`]: names that DNS knows.
+//! * [`metrics`]: what a monitoring system reads.
+
+pub mod control;
+mod control_loop;
+mod engine;
+pub mod leaf;
+pub mod log;
+mod metrics;
+mod names;
+mod startup;
+mod verify;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redirector_core::world::Settings;
+
+use crate::datapath::Sizes;
+use crate::source::{Batch, watch::Timing};
+
+pub use control_loop::run;
+
+/// How the daemon is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The PATHs to read.
+    pub config: Vec<PathBuf>,
+    /// What documents mean here.
+    pub settings: Settings,
+    /// The directory of the pins.
+    pub bpffs: PathBuf,
+    /// Whether the user named that directory.
+    pub bpffs_is_default: bool,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The cgroups to attach to; none means the root of the hierarchy.
+    pub cgroups: Vec<PathBuf>,
+    /// The daemon's own cgroup.
+    pub daemon_cgroup: leaf::Choice,
+    /// Remove everything at the end.
+    pub detach_on_exit: bool,
+    /// When to look at files.
+    pub timing: Timing,
+    /// Time between comparisons of the kernel with what it should be.
+    pub verify: Duration,
+    /// Time between self-tests.
+    pub self_test: Duration,
+    /// Time between looks for what names resolve to.
+    pub resolve: Duration,
+    /// How many generations are kept for `rollback`.
+    pub history: usize,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Count handshakes, failures and times of connections.
+    pub accounting: bool,
+    /// Sizes of the tables.
+    pub sizes: Sizes,
+    /// What the programs in the kernel log.
+    pub program_log: u8,
+}
+
+/// What the control loop is told.
+#[derive(Debug)]
+enum Event {
+    /// A source has read something.
+    Batch(Batch),
+    /// A workload's cgroup or namespace may have come or gone.
+    Identity,
+    /// Names were resolved.
+    Names(names::Answers),
+    /// Another command asks for something.
+    Request(control::Request, SyncSender<control::Response>),
+    /// A monitoring system asks for the metrics.
+    Metrics(SyncSender<String>),
+    /// Read everything again.
+    Reread,
+    /// End; the number of the signal.
+    Stop(i32),
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,150 @@
+//! What has to be right before anything is touched, and what is said when it is
+//! not.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FsWord, statfs};
+use rustix::mount::{MountFlags, mount};
+
+use super::Options;
+use crate::cli::{Exit, Failure};
+use crate::datapath::{Attached, Hook};
+use crate::mounts;
+
+/// `BPF_FS_MAGIC`.
+const BPFFS: FsWord = 0xcafe_4a11;
+
+/// The usual place of the bpffs.
+const USUAL: &str = "/sys/fs/bpf";
+
+/// Where cgroup2 is mounted.
+pub fn cgroup2() -> Result<PathBuf, Failure> {
+    let found = mounts::cgroup2()
+        .map_err(|error| Failure::new(Exit::Unable, format!("/proc/self/mountinfo: {error}")))?;
+    found.ok_or_else(|| {
+        Failure::new(
+            Exit::Unable,
+            "no cgroup2 hierarchy is mounted, and connections are decided by cgroup",
+        )
+        .help("mount one: mount -t cgroup2 none /sys/fs/cgroup (Linux 4.5 or newer)")
+    })
+}
+
+/// The cgroups to attach to, all of them there.
+pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if options.cgroups.is_empty() {
+        return Ok(vec![cgroup2.to_owned()]);
+    }
+    let mut cgroups = Vec::new();
+    for given in &options.cgroups {
+        // A whole path, or one below the mount as in documents.
+        let path = if given.starts_with(cgroup2) {
+            given.clone()
+        } else {
+            cgroup2.join(given.strip_prefix("/").unwrap_or(given))
+        };
+        if !path.join("cgroup.procs").exists() {
+            return Err(Failure::input(format!("the cgroup {} does not exist", path.display()))
+                .help(format!(
+                    "make it (mkdir {}), or name one that is below {}",
+                    path.display(),
+                    cgroup2.display()
+                )));
+        }
+        cgroups.push(path);
+    }
+    Ok(cgroups)
+}
+
+/// Sees to it that the pins' directory lies on a bpffs. The usual place is
+/// mounted when it is not, as every init system does; a place that the user
+/// chose is the user's to mount.
+pub fn bpffs(options: &Options) -> Result<(), Failure> {
+    let nearest = options.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match statfs(nearest) {
+        Ok(stat) if stat.f_type == BPFFS => return Ok(()),
+        Ok(_) => {}
+        Err(error) => {
+            return Err(Failure::new(
+                Exit::Unable,
+                format!("{}: {}", nearest.display(), io::Error::from(error)),
+            ));
+        }
+    }
+    let usual = Path::new(USUAL);
+    let command = if options.bpffs.starts_with(usual) {
+        format!("mount -t bpf bpf {USUAL}")
+    } else {
+        let directory = options.bpffs.parent().unwrap_or(usual);
+        format!("mkdir -p {0} && mount -t bpf bpf {0}", directory.display())
+    };
+    let failure = |why: &str| {
+        Failure::new(
+            Exit::Unable,
+            format!("{} is not on a bpffs, where maps can be pinned{why}", options.bpffs.display()),
+        )
+        .help(format!("mount one: {command}"))
+    };
+    if !options.bpffs_is_default || nearest != usual {
+        return Err(failure(""));
+    }
+    mount("bpf", usual, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+        .map_err(|error| failure(&format!("; mounting it: {}", io::Error::from(error))))?;
+    tracing::info!("mounted a bpffs at {USUAL}");
+    Ok(())
+}
+
+/// Refuses to be one of several that rewrite addresses at the root, unless the
+/// user chose the place.
+pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failure> {
+    if !options.cgroups.is_empty() {
+        return Ok(());
+    }
+    let foreign = attached.iter().find(|program| {
+        !program.ours && matches!(program.hook, Hook::Connect4 | Hook::Connect6)
+    });
+    let Some(foreign) = foreign else { return Ok(()) };
+    Err(Failure::input(format!(
+        "the program {} (id {}) already decides connections at {}",
+        foreign.name,
+        foreign.program_id,
+        foreign.cgroup.display()
+    ))
+    .help(
+        "choose the cgroups to attach to: programs of a child run before those of its parents, so \
+         for example --cgroup system.slice --cgroup user.slice; or --cgroup / to share the root",
+    ))
+}
+
+/// Refuses PATHs that are not there, when nothing of an earlier run says that
+/// they once were.
+pub fn paths<'a>(
+    paths: &[PathBuf],
+    mut known: impl Iterator<Item = &'a std::sync::Arc<str>>,
+) -> Result<(), Failure> {
+    for path in paths {
+        let Err(error) = path.metadata() else { continue };
+        if known.any(|name| Path::new(&**name).starts_with(path)) {
+            continue;
+        }
+        return Err(Failure::input(format!("{} cannot be read: {error}", path.display()))
+            .help("name a file, a directory, or - for standard input"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_path_is_refused_unless_it_was_there_before() {
+        let missing = vec![PathBuf::from("/no/such/rules")];
+        let failure = paths(&missing, std::iter::empty()).unwrap_err();
+        assert_eq!(failure.exit, Exit::No);
+        assert!(failure.message.starts_with("/no/such/rules cannot be read"), "{failure}");
+        let known = ["/no/such/rules/a.yaml".into()];
+        paths(&missing, known.iter()).unwrap();
+    }
+}
