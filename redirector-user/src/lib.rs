@@ -3,6 +3,7 @@
 //!
 //! * [`cli`]: the command line, a function of arguments, environment and
 //!   writers.
+//! * [`daemon`]: the control loop.
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`identity`]: which processes are which workload.
 //! * [`kubernetes`]: the API server as the source of the configuration.
@@ -12,6 +13,7 @@
 //! * [`state`]: the state directory.
 
 pub mod cli;
+pub mod daemon;
 pub mod datapath;
 pub mod identity;
 pub mod inotify;

@@ -244,8 +244,45 @@ impl Store {
             .rfind(|mention| mention.reference == *object && mention.current().is_some());
         let Some(mention) = newest else { return false };
         let changed = mention.candidate.take().is_some();
-        mention.diagnostics.extend(why);
+        for diagnostic in why {
+            if !mention.diagnostics.contains(&diagnostic) {
+                mention.diagnostics.push(diagnostic);
+            }
+        }
         changed
+    }
+
+    /// Whether the version of an object that [`effective`](Self::effective)
+    /// gives was not in force yet.
+    pub fn is_new(&self, object: &ObjectRef) -> bool {
+        let mut mentions = self.mentions().filter(|mention| mention.reference == *object);
+        mentions.any(|mention| mention.candidate.is_some())
+    }
+
+    /// Whether what [`effective`](Self::effective) gives is what was accepted
+    /// last.
+    pub fn is_unchanged(&self) -> bool {
+        self.effective() == self.in_force
+    }
+
+    /// A store of objects of which nothing more is known than that they were in
+    /// force.
+    pub fn of_objects(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
+        let mut store = Self::default();
+        for object in objects {
+            let reference = object.reference();
+            if let Some(file) = &object.meta.origin.file {
+                let file = store.files.entry(file.clone()).or_default();
+                file.mentions.push(Mention {
+                    reference: reference.clone(),
+                    accepted: Some(object.clone()),
+                    candidate: None,
+                    diagnostics: Vec::new(),
+                });
+            }
+            store.in_force.insert(reference, object);
+        }
+        store
     }
 
     /// What [`effective`](Self::effective) gave is in force now.
@@ -483,6 +520,21 @@ mod tests {
         assert!(!store.reject(&reference("x"), vec![error()]), "that one was in force");
         store.accept();
         assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    }
+
+    #[test]
+    fn a_store_of_what_was_in_force_has_last_good_versions() {
+        let object = good("x", "1").object.map(|object| {
+            let mut object = (*object).clone();
+            object.meta.origin.file = Some("a".into());
+            Arc::new(object)
+        });
+        let mut store = Store::of_objects(object);
+        assert!(store.is_unchanged());
+        put(&mut store, "a", vec![bad("x"), good("y", "1")]);
+        assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
+        assert!(store.is_new(&reference("y")) && !store.is_new(&reference("x")));
+        assert!(!store.is_unchanged());
     }
 
     #[test]

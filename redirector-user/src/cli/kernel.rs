@@ -81,14 +81,17 @@ impl From<StateError> for Failure {
             StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied
         );
         let busy = matches!(error, StateError::Busy { .. });
-        let failure =
-            Self::new(if denied { Exit::Unable } else { Exit::No }, error.to_string());
+        let failure = Self::new(if denied { Exit::Unable } else { Exit::No }, error.to_string());
         if busy {
             return failure.help(
                 "stop it first, or give this one directories of its own with --state-dir and \
                  --bpffs",
             );
         }
-        if denied { failure.help("run it as root, or name another one with --state-dir") } else { failure }
+        if denied {
+            failure.help("run it as root, or name another one with --state-dir")
+        } else {
+            failure
+        }
     }
 }

@@ -9,6 +9,8 @@ mod config;
 mod context;
 mod env;
 mod hosts;
+mod kernel;
+mod run;
 mod version;
 
 use std::ffi::OsString;
@@ -70,6 +72,7 @@ pub enum Output {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Run(Box<run::Args>),
     Check(check::Args),
     Hosts(hosts::Args),
     Version(version::Args),
@@ -108,6 +111,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, "only check answers with --output sarif"));
     }
     match &cli.command {
+        Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),
         Command::Version(args) => version::run(args, &common, context),

@@ -54,6 +54,11 @@ pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failur
         }
         cgroups.push(path);
     }
+    // One that lies below another is covered by it.
+    let all = cgroups.clone();
+    cgroups.retain(|path| !all.iter().any(|other| path != other && path.starts_with(other)));
+    cgroups.sort();
+    cgroups.dedup();
     Ok(cgroups)
 }
 
@@ -101,9 +106,9 @@ pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failu
     if !options.cgroups.is_empty() {
         return Ok(());
     }
-    let foreign = attached.iter().find(|program| {
-        !program.ours && matches!(program.hook, Hook::Connect4 | Hook::Connect6)
-    });
+    let foreign = attached
+        .iter()
+        .find(|program| !program.ours && matches!(program.hook, Hook::Connect4 | Hook::Connect6));
     let Some(foreign) = foreign else { return Ok(()) };
     Err(Failure::input(format!(
         "the program {} (id {}) already decides connections at {}",

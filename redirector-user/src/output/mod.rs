@@ -2,9 +2,11 @@
 //! about. What scripts read are the serialised types of each command.
 
 mod diagnostics;
+mod names;
 mod style;
 mod table;
 
 pub use diagnostics::{SourceLines, render};
+pub use names::{destination_name, route_name, rule_name, source_name};
 pub use style::Style;
 pub use table::{Align, Table};

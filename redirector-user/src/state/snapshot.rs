@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use redirector_core::layout::Layout;
 use redirector_core::model::Object;
 use redirector_core::world::{Settings, World};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub struct Snapshot {
     /// Its number, as the kernel's tables carry it.
     pub generation: u64,
+    /// The generation that it repeats, when `rollback` made it.
+    pub of_generation: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub made: u64,
     /// The settings.
@@ -23,6 +26,8 @@ pub struct Snapshot {
     pub objects: Vec<Arc<Object>>,
     /// What names resolved to.
     pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// The numbers of everything in the tables.
+    pub layout: Layout,
 }
 
 impl Snapshot {

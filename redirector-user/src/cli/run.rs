@@ -1,0 +1,171 @@
+//! `redirector run`
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::config::SettingsArgs;
+use super::kernel::KernelArgs;
+use super::{Context, Exit, Failure};
+use crate::daemon::leaf::Choice;
+use crate::daemon::{self, Options, log};
+use crate::datapath::Sizes;
+use crate::source::watch::Timing;
+
+/// The daemon: reads documents, follows their changes, and programs the kernel by them
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector run --config /etc/redirector
+  redirector run --config rules/ services.yaml --cgroup system.slice
+  REDIRECTOR_CONFIG=/etc/redirector redirector run --log-level debug
+
+It runs in the foreground. SIGTERM and SIGINT end it and leave everything in force; SIGHUP reads
+everything again. A bad file or object never replaces a good one: see `redirector status`.")]
+pub struct Args {
+    /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
+    #[arg(long, required = true, num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
+    config: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Cgroups whose processes are served, as paths below the cgroup2 mount [default: all]
+    #[arg(long, action = clap::ArgAction::Append, value_name = "CGROUP")]
+    cgroup: Vec<PathBuf>,
+    /// Cgroup that the daemon is alone in, so that its own connects are left alone: auto, none,
+    /// or a path below the cgroup2 mount
+    #[arg(long, value_name = "CGROUP", default_value = "auto")]
+    daemon_cgroup: Choice,
+    /// Detach and remove everything at the end, instead of leaving it in force
+    #[arg(long)]
+    detach_on_exit: bool,
+    /// Where metrics are served (Prometheus text at /metrics), or none
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = metrics)]
+    metrics_address: Metrics,
+    /// Count handshakes, failures and their times for each destination; costs about 0.3 us for
+    /// each connection below the cgroups
+    #[arg(long)]
+    accounting: bool,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as redirector::source=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// How the log looks
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = log::Format::Text)]
+    log_format: log::Format,
+    /// What the programs in the kernel log, 0 (nothing, and free) to 5
+    #[arg(long, value_name = "LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    program_log_level: u8,
+    #[command(flatten)]
+    times: Times,
+    #[command(flatten)]
+    sizes: SizeArgs,
+}
+
+/// How often things are done.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Times")]
+struct Times {
+    /// Quiet time before changed files are read
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    debounce: Duration,
+    /// Time between looks at all files that no event caused
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    rescan: Duration,
+    /// Time between comparisons of the kernel with what it should be
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    verify: Duration,
+    /// Time between proofs by a real connect that the programs are effective
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    self_test: Duration,
+    /// Time between looks at what names resolve to
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    resolve: Duration,
+    /// How many earlier configurations are kept for `rollback`
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    history: usize,
+}
+
+/// How large the kernel's tables are.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Sizes of the kernel's tables")]
+struct SizeArgs {
+    /// Addresses and ports that are served
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().frontends)]
+    max_frontends: u32,
+    /// Networks (CIDRs) and ports that are served
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().prefixes)]
+    max_prefixes: u32,
+    /// Local workloads
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().identities)]
+    max_workloads: u32,
+    /// Rules and services with a route
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().routes)]
+    max_routes: u32,
+    /// Weighted destinations of all routes together
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().legs)]
+    max_legs: u32,
+    /// Destinations: hosts, subsets and ports
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().destinations)]
+    max_destinations: u32,
+    /// Endpoints of all destinations together
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().backends)]
+    max_endpoints: u32,
+    /// Connections whose dialled address is remembered for getpeername
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().connections)]
+    max_connections: u32,
+}
+
+impl SizeArgs {
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            frontends: self.max_frontends,
+            prefixes: self.max_prefixes,
+            identities: self.max_workloads,
+            routes: self.max_routes,
+            legs: self.max_legs,
+            destinations: self.max_destinations,
+            backends: self.max_endpoints,
+            connections: self.max_connections,
+            ..Sizes::default()
+        }
+    }
+}
+
+/// An address, or none.
+#[derive(Clone, Copy, Debug)]
+struct Metrics(Option<SocketAddr>);
+
+fn metrics(text: &str) -> Result<Metrics, String> {
+    if text == "none" {
+        return Ok(Metrics(None));
+    }
+    text.parse()
+        .map(|address| Metrics(Some(address)))
+        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:9464, or none".to_owned())
+}
+
+pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    log::start(&args.log_level, args.log_format, context.err_style().enabled()).map_err(|why| {
+        Failure::new(Exit::Usage, format!("--log-level {}: {why}", args.log_level))
+    })?;
+    daemon::run(Options {
+        config: args.config.clone(),
+        settings: args.settings.settings(false),
+        bpffs: args.kernel.bpffs.clone(),
+        bpffs_is_default: args.kernel.bpffs == Path::new("/sys/fs/bpf/redirector"),
+        state_dir: args.kernel.state_dir.clone(),
+        cgroups: args.cgroup.clone(),
+        daemon_cgroup: args.daemon_cgroup.clone(),
+        detach_on_exit: args.detach_on_exit,
+        timing: Timing { debounce: args.times.debounce, rescan: args.times.rescan },
+        verify: args.times.verify,
+        self_test: args.times.self_test,
+        resolve: args.times.resolve,
+        history: args.times.history,
+        metrics: args.metrics_address.0,
+        accounting: args.accounting,
+        sizes: args.sizes.sizes(),
+        program_log: args.program_log_level,
+    })
+}

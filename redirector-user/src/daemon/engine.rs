@@ -1,0 +1,176 @@
+//! From the store to what the kernel is to hold. Pure but for its caller's
+//! writing things down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use redirector_common::abi::Limits;
+use redirector_core::compile::compile_with;
+use redirector_core::diag::Diagnostic;
+use redirector_core::diag::codes::syntax;
+use redirector_core::image::{Delta, Image};
+use redirector_core::layout::{Full, Layout};
+use redirector_core::model::{Kind, Object, ObjectRef, Spec};
+use redirector_core::plan::SourceId;
+use redirector_core::registry::Registry;
+use redirector_core::store::Store;
+use redirector_core::world::{Settings, World};
+
+use super::names::Answers;
+use crate::identity::Wanted;
+use crate::state::Snapshot;
+
+/// What is in force, and what it was made of.
+#[derive(Debug)]
+pub struct Engine {
+    /// What documents mean here.
+    pub settings: Settings,
+    /// What the sources said.
+    pub store: Store,
+    /// What names resolve to.
+    pub resolved: Answers,
+    /// How much fits into the tables.
+    pub limits: Limits,
+    /// The numbers of everything in force.
+    pub layout: Layout,
+    /// What the kernel holds, if nobody else wrote there.
+    pub image: Image,
+}
+
+/// A change that is ready to come in force.
+#[derive(Debug)]
+pub struct Step {
+    /// What it is made of.
+    pub objects: Vec<Arc<Object>>,
+    /// Under these settings.
+    pub settings: Settings,
+    /// With names resolved to this.
+    pub resolved: Answers,
+    /// The numbers of everything.
+    pub layout: Layout,
+    /// What the kernel is to hold.
+    pub image: Image,
+    /// What has to change for it.
+    pub delta: Delta,
+    /// The local workloads.
+    pub sources: BTreeMap<SourceId, Wanted>,
+    /// The names that DNS knows.
+    pub names: BTreeSet<Arc<str>>,
+}
+
+impl Engine {
+    /// What the store says, compiled. What the compiler refuses is given back
+    /// to the store until nothing more changes.
+    pub fn step(&mut self) -> Result<Step, Full> {
+        loop {
+            let mut world = World::new(self.settings.clone());
+            for object in self.store.effective().into_values() {
+                world.insert(object);
+            }
+            for (name, addresses) in &self.resolved {
+                world.set_resolved(name, addresses.clone());
+            }
+            let registry = Registry::new(&world);
+            let compiled = compile_with(&world, &registry);
+            let mut changed = false;
+            for rejected in &compiled.rejected {
+                changed |= self.refuse(&world, &rejected.object, &rejected.reason);
+            }
+            if !changed {
+                return self.finish(&world, &registry, compiled.plan);
+            }
+        }
+    }
+
+    /// An earlier configuration, compiled.
+    pub fn step_back_to(&self, snapshot: &Snapshot) -> Result<Step, Full> {
+        let world = snapshot.world();
+        let registry = Registry::new(&world);
+        let plan = compile_with(&world, &registry).plan;
+        self.finish(&world, &registry, plan)
+    }
+
+    fn finish(
+        &self,
+        world: &World,
+        registry: &Registry,
+        plan: redirector_core::plan::Plan,
+    ) -> Result<Step, Full> {
+        let (layout, image) = self.layout.place(&plan, &self.limits)?;
+        let sources = plan.sources.iter().filter_map(|(id, source)| {
+            let identity = layout.identity(id)?;
+            Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
+        });
+        let sources = sources.collect();
+        let names = registry.names_to_resolve().clone();
+        let resolved = names
+            .iter()
+            .filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())))
+            .collect();
+        Ok(Step {
+            objects: world.objects().cloned().collect(),
+            settings: world.settings.clone(),
+            resolved,
+            delta: self.image.diff(&image),
+            layout,
+            image,
+            sources,
+            names,
+        })
+    }
+
+    /// Takes the new version of an object back, and that of others that make it
+    /// exceed a limit. Returns whether anything is different by that.
+    fn refuse(&mut self, world: &World, object: &ObjectRef, reason: &str) -> bool {
+        let mut finding = Diagnostic::new(&syntax::OVER_LIMIT, format!("{object}: {reason}"));
+        finding.object = Some(object.to_string());
+        if let Some(origin) = world.get(object).map(|object| &object.meta.origin) {
+            finding.file.clone_from(&origin.file);
+            finding.line = origin.line;
+        }
+        let mut changed = self.store.reject(object, vec![finding.clone()]);
+        if object.kind == Kind::Service {
+            // Its endpoints are written in other objects.
+            for (slice, spec) in world.endpoint_slices() {
+                let own = slice.meta.namespace == object.namespace && *spec.service == *object.name;
+                if own && self.store.is_new(&slice.reference()) {
+                    changed |= self.store.reject(&slice.reference(), vec![finding.clone()]);
+                }
+            }
+        }
+        if !changed && matches!(object.kind, Kind::Service | Kind::ServiceEntry) {
+            for one in world.objects() {
+                let endpoint = matches!(one.spec, Spec::Pod(_) | Spec::WorkloadEntry(_));
+                let reference = one.reference();
+                if endpoint
+                    && one.meta.namespace == object.namespace
+                    && self.store.is_new(&reference)
+                {
+                    changed |= self.store.reject(&reference, vec![finding.clone()]);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The change is in force.
+    pub fn adopt(&mut self, step: &Step) {
+        self.layout.clone_from(&step.layout);
+        self.image.clone_from(&step.image);
+    }
+}
+
+impl Step {
+    /// What the state directory is to keep of it.
+    pub fn snapshot(&self, generation: u64, of_generation: Option<u64>, made: u64) -> Snapshot {
+        Snapshot {
+            generation,
+            of_generation,
+            made,
+            settings: self.settings.clone(),
+            objects: self.objects.clone(),
+            resolved: self.resolved.clone(),
+            layout: self.layout.clone(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What a monitoring system reads: Prometheus text over HTTP.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use redirector_core::plan::{DestinationId, RouteId};
+
+use super::control_loop::{Daemon, Labels};
+use super::now;
+use crate::output::route_name;
+
+/// Longer requests are nonsense.
+const MAX_REQUEST: u64 = 16 << 10;
+
+/// Longest time that a client may take for its request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves in a thread of its own; `text` returns `None` to end it.
+pub fn serve(
+    address: SocketAddr,
+    mut text: impl FnMut() -> Option<String> + Send + 'static,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    let address = listener.local_addr()?;
+    thread::Builder::new().name("metrics".into()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // One at a time: a scrape is short, and a slow client is cut off.
+            match path(&stream) {
+                Ok(path) if path == "/metrics" => {
+                    let Some(body) = text() else { return };
+                    respond(&stream, "200 OK", &body);
+                }
+                Ok(path) if path == "/healthz" => respond(&stream, "200 OK", "ok\n"),
+                Ok(_) => respond(&stream, "404 Not Found", "see /metrics\n"),
+                Err(_) => respond(&stream, "400 Bad Request", "GET /metrics\n"),
+            }
+        }
+    })?;
+    Ok(address)
+}
+
+fn path(stream: &TcpStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(stream.take(MAX_REQUEST)).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    // The rest of the head has to be read, or closing would reset.
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let mut words = first.split(' ');
+    match (words.next(), words.next()) {
+        (Some("GET" | "HEAD"), Some(target)) => {
+            Ok(target.split('?').next().unwrap_or(target).to_owned())
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn respond(mut stream: &TcpStream, status: &str, body: &str) {
+    // A client that went away needs no answer.
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+/// The text of one scrape.
+pub(super) fn text(daemon: &Daemon) -> String {
+    let mut page = Page::default();
+    let report = &daemon.report;
+    page.gauge("config_generation", "Generation of the configuration in force", daemon.generation);
+    let age = now().saturating_sub(report.applied.max(report.started));
+    page.gauge("config_age_seconds", "Time since the configuration came in force", age);
+    page.gauge("rejected_documents", "Documents that are not in force", report.rejected.len());
+    page.gauge("config_warnings", "Warnings about what is in force", report.warnings);
+    page.gauge("identity_gaps", "Workloads whose processes cannot be told", report.gaps.len());
+    let held = u64::from(report.hold.is_some());
+    page.gauge("rollback_held", "1 while an earlier configuration is held", held);
+    let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
+    page.gauge("self_test_failures", "Self-tests that found programs not effective", failed);
+    let not_applied = u64::from(report.apply_error.is_some());
+    page.gauge("apply_failed", "1 while the newest configuration does not fit", not_applied);
+    page.counter(
+        "drift_total",
+        "Times that the kernel differed and was mended",
+        report.drift_repaired,
+    );
+    let (image, sizes) = (&daemon.engine.image, daemon.datapath.sizes());
+    page.family("map_fill_ratio", "gauge", "Entries of a table in relation to its size");
+    for (table, used, size) in [
+        ("frontends", image.frontends.len(), sizes.frontends),
+        ("prefixes", image.prefixes.len(), sizes.prefixes),
+        ("class_verdicts", image.class_verdicts.len(), sizes.class_verdicts),
+        ("class_tables", image.class_defaults.len(), sizes.class_tables),
+        ("identities", image.class_of.len(), sizes.identities),
+        ("routes", image.routes.len(), sizes.routes),
+        ("legs", image.legs.len(), sizes.legs),
+        ("destinations", image.destinations.len(), sizes.destinations),
+        ("backends", image.backends.len(), sizes.backends),
+    ] {
+        let fill = used as f64 / f64::from(sizes_at_least_one(size));
+        page.sample("map_fill_ratio", &labels([("map", table.to_owned())]), fill);
+    }
+    counters(daemon, &mut page);
+    page.text
+}
+
+fn sizes_at_least_one(size: u32) -> u32 {
+    size.max(1)
+}
+
+fn counters(daemon: &Daemon, page: &mut Page) {
+    let counters = match daemon.datapath.counters() {
+        Ok(counters) => counters,
+        Err(error) => {
+            tracing::warn!("the counters cannot be read: {error}");
+            return;
+        }
+    };
+    let totals = counters.totals;
+    page.family("decisions_total", "counter", "Connections to addresses that are served here");
+    for (outcome, count) in
+        [("routed", totals.routed), ("passed", totals.passed), ("refused", totals.refused)]
+    {
+        page.sample("decisions_total", &labels([("outcome", outcome.to_owned())]), count);
+    }
+    page.counter(
+        "unknown_source_total",
+        "Decisions that asked for the source of a caller in no known workload",
+        totals.unknown_source,
+    );
+    page.counter(
+        "memory_full_total",
+        "Connections routed and not remembered: getpeername shows the endpoint",
+        totals.memory_full,
+    );
+    let names = daemon.engine.layout.names();
+    // Several legs may carry the same labels, such as those of two classes.
+    let mut legs: BTreeMap<Labels, crate::datapath::LegCount> = BTreeMap::new();
+    for (leg, count) in &counters.legs {
+        let Some((route, _, destination)) = names.legs.get(leg) else { continue };
+        let sum = legs.entry(leg_labels(route, destination)).or_default();
+        sum.chosen += count.chosen;
+        sum.refused += count.refused;
+        sum.established += count.established;
+        sum.failed += count.failed;
+        sum.closed += count.closed;
+        sum.handshake_ns += count.handshake_ns;
+    }
+    let families: [(&str, &str, fn(&crate::datapath::LegCount) -> u64); 4] = [
+        ("connections_total", "Connections sent to a destination", |c| {
+            c.chosen - c.refused.min(c.chosen)
+        }),
+        ("refused_total", "Connections refused because the destination has no endpoint", |c| {
+            c.refused
+        }),
+        ("established_total", "Handshakes completed (with --accounting)", |c| c.established),
+        ("failures_total", "Connections that ended without a handshake (with --accounting)", |c| {
+            c.failed
+        }),
+    ];
+    for (name, help, value) in families {
+        page.family(name, "counter", help);
+        for (labels, count) in &legs {
+            page.sample(name, labels, value(count));
+        }
+    }
+    page.family(
+        "active_connections",
+        "gauge",
+        "Connections established and not ended (with --accounting)",
+    );
+    for (labels, count) in &legs {
+        page.sample("active_connections", labels, count.established.saturating_sub(count.closed));
+    }
+    page.family(
+        "handshake_seconds_sum",
+        "counter",
+        "Time that handshakes took (with --accounting)",
+    );
+    for (labels, count) in &legs {
+        page.sample("handshake_seconds_sum", labels, count.handshake_ns as f64 / 1e9);
+    }
+}
+
+fn leg_labels(route: &RouteId, destination: &DestinationId) -> Labels {
+    labels([
+        ("route", route_name(route)),
+        ("destination", format!("{}:{}", destination.host, destination.port)),
+        ("subset", destination.subset.as_deref().unwrap_or("").to_owned()),
+    ])
+}
+
+fn labels<const N: usize>(pairs: [(&'static str, String); N]) -> Labels {
+    pairs.into_iter().collect()
+}
+
+/// A page of metrics in Prometheus' text format.
+#[derive(Debug, Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP redirector_{name} {help}");
+        let _ = writeln!(self.text, "# TYPE redirector_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &Labels, value: impl std::fmt::Display) {
+        let _ = write!(self.text, "redirector_{name}");
+        if !labels.is_empty() {
+            let pairs = labels.iter().map(|(name, value)| {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                format!("{name}=\"{value}\"")
+            });
+            let _ = write!(self.text, "{{{}}}", pairs.collect::<Vec<_>>().join(","));
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &Labels::new(), value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "counter", help);
+        self.sample(name, &Labels::new(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_served_and_labels_are_escaped() {
+        let mut page = Page::default();
+        page.family("refused_total", "counter", "Refused");
+        page.sample("refused_total", &labels([("route", "a\"b\\".to_owned())]), 3);
+        let expected = "# HELP redirector_refused_total Refused\n\
+                        # TYPE redirector_refused_total counter\n\
+                        redirector_refused_total{route=\"a\\\"b\\\\\"} 3\n";
+        assert_eq!(page.text, expected);
+        let address = serve(([127, 0, 0, 1], 0).into(), move || Some(page.text.clone())).unwrap();
+        let ask = |request: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(expected), "{answer}");
+        assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(ask("HELO\r\n\r\n").starts_with("HTTP/1.1 400"));
+    }
+}

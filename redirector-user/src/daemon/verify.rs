@@ -1,0 +1,90 @@
+//! The kernel against what it should be: tables, sources, programs. What
+//! differs is counted, said and mended.
+
+use std::time::{Duration, Instant};
+
+use redirector_common::abi::Side;
+use redirector_core::image::Delta;
+
+use super::control_loop::Daemon;
+use crate::datapath::{Error, Hook};
+
+/// The hooks that are always attached to.
+const HOOKS: [Hook; 5] =
+    [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6, Hook::Release];
+
+/// A check takes at most this share of the time.
+const SHARE: u32 = 50;
+
+impl Daemon {
+    /// How long the loop may sleep.
+    pub(super) fn until_next_check(&self) -> Duration {
+        self.pause().saturating_sub(self.verified.elapsed())
+    }
+
+    fn pause(&self) -> Duration {
+        self.options.verify.max(self.verify_took * SHARE)
+    }
+
+    /// Compares and mends when it is time to.
+    pub(super) fn check(&mut self) {
+        if self.verified.elapsed() < self.pause() {
+            return;
+        }
+        let before = Instant::now();
+        if let Err(error) = self.verify() {
+            tracing::error!("the kernel cannot be compared with what it should be: {error}");
+        }
+        self.verified = Instant::now();
+        self.verify_took = before.elapsed();
+        if self.tested.is_none_or(|tested| tested.elapsed() >= self.options.self_test) {
+            self.self_test();
+        }
+    }
+
+    fn verify(&mut self) -> Result<(), Error> {
+        self.verify_programs()?;
+        self.verify_tables()?;
+        let sources = self.datapath.sources()?;
+        if self.tracker.correct(sources) {
+            tracing::warn!("the kernel's workloads differed from what they should be: mending");
+            self.report.drift_repaired += 1;
+        }
+        self.look();
+        Ok(())
+    }
+
+    fn verify_tables(&mut self) -> Result<(), Error> {
+        for side in [Side::of_epoch(0), Side::of_epoch(1)] {
+            let delta: Delta = self.datapath.dump(side)?.diff(&self.engine.image);
+            if delta.is_empty() {
+                continue;
+            }
+            let (entries, generation) = (delta.len(), self.generation);
+            tracing::warn!(
+                entries,
+                generation,
+                "the kernel's tables differed from what they should be: mending"
+            );
+            self.report.drift_repaired += 1;
+            self.datapath.apply(&delta, generation)?;
+        }
+        Ok(())
+    }
+
+    fn verify_programs(&mut self) -> Result<(), Error> {
+        let attached = self.datapath.attachments()?;
+        let missing = self.report.cgroups.iter().any(|cgroup| {
+            HOOKS.iter().any(|hook| {
+                !attached.iter().any(|one| one.ours && one.hook == *hook && one.cgroup == *cgroup)
+            })
+        });
+        if missing {
+            tracing::warn!("a program was detached: attaching it again");
+            self.report.drift_repaired += 1;
+            self.datapath.attach()?;
+            self.self_test();
+        }
+        Ok(())
+    }
+}

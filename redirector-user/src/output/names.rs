@@ -1,0 +1,37 @@
+//! How things that have numbers in the kernel are called.
+
+use redirector_core::plan::{DestinationId, RouteId, RuleId, RuleList, SourceId};
+
+/// `VirtualService/default/echo tcp[0]`, as `explain` shows a rule.
+pub fn rule_name(rule: &RuleId) -> String {
+    let list = match rule.list {
+        RuleList::Tcp => "tcp",
+        RuleList::Tls => "tls",
+        RuleList::Http => "http",
+    };
+    format!("{} {list}[{}]", rule.object, rule.index)
+}
+
+/// The rule of a route, or the service whose own endpoints it is.
+pub fn route_name(route: &RouteId) -> String {
+    match &route.rule {
+        Some(rule) => rule_name(rule),
+        None => match route.destinations.first() {
+            Some(destination) => format!("the endpoints of {}", destination.host),
+            None => "no endpoints".to_owned(),
+        },
+    }
+}
+
+/// `host:port`, with `/subset` where there is one.
+pub fn destination_name(destination: &DestinationId) -> String {
+    match &destination.subset {
+        Some(subset) => format!("{}:{}/{subset}", destination.host, destination.port),
+        None => format!("{}:{}", destination.host, destination.port),
+    }
+}
+
+/// `namespace/name`.
+pub fn source_name(source: &SourceId) -> String {
+    format!("{}/{}", source.namespace, source.name)
+}
