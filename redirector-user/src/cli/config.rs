@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
-use redirector_core::world::{ServiceAddresses, Settings};
+use redirector_core::model::Object;
+use redirector_core::world::{ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
 use super::{Context, Exit, Failure};
@@ -84,11 +85,6 @@ impl Documents {
         documents
     }
 
-    /// How many documents there are.
-    pub fn count(&self) -> usize {
-        self.readings.iter().map(|reading| reading.documents).sum()
-    }
-
     /// Fails when a PATH could not be read at all: an answer from half of the
     /// documents would be a wrong one.
     pub fn insist(&self, context: &mut Context<'_>) -> Result<(), Failure> {
@@ -97,6 +93,23 @@ impl Documents {
             context.note(&format!("error: {}", diagnostic.message));
         }
         Err(Failure::new(Exit::No, last.message.clone()))
+    }
+
+    /// The good objects, in the order in which they were read.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.readings
+            .iter()
+            .flat_map(|reading| &reading.objects)
+            .filter_map(|read| read.object.as_ref())
+    }
+
+    /// The World of the good objects.
+    pub fn world(&self, settings: Settings) -> World {
+        let mut world = World::new(settings);
+        for object in self.objects() {
+            world.insert(object.clone());
+        }
+        world
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use redirector_core::registry::{Registry, ServiceKind};
-use redirector_core::world::World;
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
@@ -36,12 +35,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     documents.insist(context)?;
     let settings = args.settings.settings(false);
     let domain = settings.cluster_domain.clone();
-    let mut world = World::new(settings);
-    for read in documents.readings.iter().flat_map(|reading| &reading.objects) {
-        if let Some(object) = &read.object {
-            world.insert(object.clone());
-        }
-    }
+    let world = documents.world(settings);
     let lines = lines(&Registry::new(&world), &domain);
     match common.output {
         Output::Json => context.print_json(&lines)?,

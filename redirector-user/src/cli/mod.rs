@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod context;
 mod env;
+mod explain;
 mod hosts;
 mod kernel;
 mod run;
@@ -74,6 +75,7 @@ pub enum Output {
 enum Command {
     Run(Box<run::Args>),
     Check(check::Args),
+    Explain(Box<explain::Args>),
     Hosts(hosts::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -113,6 +115,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, &common, context),
+        Command::Explain(args) => explain::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),
         Command::Version(args) => version::run(args, &common, context),
         Command::Completions(args) => completions::run(args, context),

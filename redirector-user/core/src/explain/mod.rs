@@ -7,6 +7,7 @@
 mod gateway;
 mod mesh;
 mod shares;
+pub mod tables;
 
 use std::collections::BTreeMap;
 use std::fmt;

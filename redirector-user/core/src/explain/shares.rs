@@ -7,7 +7,7 @@ use crate::compile::destinations::Destinations;
 use crate::plan::{RouteId, Verdict};
 
 /// Six decimals.
-fn rounded(share: f64) -> f64 {
+pub(super) fn rounded(share: f64) -> f64 {
     (share * 1e6).round() / 1e6
 }
 
