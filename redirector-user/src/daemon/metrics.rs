@@ -156,7 +156,8 @@ fn counters(daemon: &Daemon, page: &mut Page) {
         sum.closed += count.closed;
         sum.handshake_ns += count.handshake_ns;
     }
-    let families: [(&str, &str, fn(&crate::datapath::LegCount) -> u64); 4] = [
+    type Value = fn(&crate::datapath::LegCount) -> u64;
+    let families: [(&str, &str, Value); 4] = [
         ("connections_total", "Connections sent to a destination", |c| {
             c.chosen - c.refused.min(c.chosen)
         }),
