@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::Interrupt;
+use super::sections::Row;
 use super::stage::Stage;
 use crate::command;
 use crate::test::libtest::tail;
@@ -20,13 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Redirector {
     /// The program.
     pub program: PathBuf,
-    bpffs: PathBuf,
+    pins: PathBuf,
     state: PathBuf,
 }
 
 /// What the demo reads of an explanation.
 #[derive(Debug, Deserialize)]
 pub struct Explanation {
+    /// Who dials.
+    source: Source,
     /// `route`, `passthrough` or `refuse`.
     pub verdict: String,
     /// The rule that decided, or nothing.
@@ -35,8 +38,13 @@ pub struct Explanation {
     pub endpoints: std::collections::BTreeMap<String, f64>,
 }
 
-/// A rule as an explanation names it.
 #[derive(Debug, Deserialize)]
+struct Source {
+    workload: Option<String>,
+}
+
+/// A rule as an explanation names it.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Rule {
     /// Kind, namespace and name.
     pub object: String,
@@ -48,38 +56,49 @@ pub struct Rule {
     pub line: Option<u32>,
 }
 
-#[derive(Deserialize)]
-struct Status {
-    generation: u64,
+impl Explanation {
+    /// Whether the other says the same, of the same source.
+    fn agrees(&self, other: &Self) -> bool {
+        let same_share = |(endpoint, share): (&String, &f64)| {
+            other.endpoints.get(endpoint).is_some_and(|theirs| (share - theirs).abs() < 1e-6)
+        };
+        self.source.workload == other.source.workload
+            && self.verdict == other.verdict
+            && self.rule == other.rule
+            && self.endpoints.len() == other.endpoints.len()
+            && self.endpoints.iter().all(same_share)
+    }
 }
 
 impl Redirector {
     /// The program, with its flags for this stage.
     pub fn new(program: PathBuf, stage: &Stage) -> Self {
-        Self { program, bpffs: stage.bpffs(), state: stage.state() }
+        Self { program, pins: stage.bpffs().join("redirector"), state: stage.state() }
     }
 
     /// A command of it that works on the demo's tables.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(name).arg("--bpffs").arg(&self.bpffs).arg("--state-dir").arg(&self.state);
+        command.arg(name).arg("--bpffs").arg(&self.pins).arg("--state-dir").arg(&self.state);
         command
     }
 
-    /// Starts the daemon on the stage.
-    pub fn start(&self, stage: &Stage, attach_to: &Path) -> Result<Daemon> {
+    /// Starts the daemon on the stage, attached to that cgroup or the root of
+    /// the hierarchy.
+    pub fn start(&self, stage: &Stage, attach_to: Option<&Path>) -> Result<Daemon> {
         let log = stage.directory.join("daemon.log");
         let file = File::create(&log)?;
         let mut command = self.command("run");
         command
             .arg("--config")
             .arg(stage.config())
-            .arg("--cgroup")
-            .arg(attach_to)
             .args(["--metrics-address", "none"])
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
+        if let Some(cgroup) = attach_to {
+            command.arg("--cgroup").arg(cgroup);
+        }
         stage.place(&mut command, "daemon")?;
         let child = command
             .spawn()
@@ -87,20 +106,19 @@ impl Redirector {
         Ok(Daemon { child, log })
     }
 
-    /// The generation of the configuration in force; nothing before the first.
-    pub fn generation(&self) -> Option<u64> {
-        let output = command::output(self.command("status").args(["--output", "json"])).ok()?;
-        serde_json::from_slice::<Status>(&output.stdout).ok().map(|status| status.generation)
-    }
-
     /// Why a process of that cgroup reaches what it reaches, from the kernel's
     /// tables.
     pub fn explain(&self, cgroup: &Path, to: &str) -> Result<Explanation> {
         let mut command = self.command("explain");
-        command.arg("--from-cgroup").arg(cgroup).args(["--to", to, "--output", "json"]);
-        let text = command::stdout(&mut command)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("`{}` answered\n{text}", command::shown(&command)))
+        command.arg("--from-cgroup").arg(cgroup);
+        explanation(&mut command, to)
+    }
+
+    /// What the documents alone say about a workload.
+    fn explain_documents(&self, config: &Path, workload: &str, to: &str) -> Result<Explanation> {
+        let mut command = Command::new(&self.program);
+        command.arg("explain").arg("--config").arg(config).args(["--from-workload", workload]);
+        explanation(&mut command, to)
     }
 
     /// What `redirector check` says about a file, as people see it.
@@ -118,6 +136,12 @@ impl Redirector {
     }
 }
 
+fn explanation(command: &mut Command, to: &str) -> Result<Explanation> {
+    let text = command::stdout(command.args(["--to", to, "--output", "json"]))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("`{}` answered\n{text}", command::shown(command)))
+}
+
 /// The running daemon. Dropping it ends it.
 pub struct Daemon {
     child: Child,
@@ -125,32 +149,40 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Waits until a configuration newer than `before` is in force.
-    pub fn wait_for_change(
+    /// Waits until the kernel's tables say what the documents say, for these
+    /// rows.
+    pub fn wait_until_in_force(
         &mut self,
         redirector: &Redirector,
-        before: Option<u64>,
+        stage: &Stage,
+        rows: &[Row],
         interrupt: &Interrupt,
-    ) -> Result<u64> {
+    ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            interrupt.check()?;
-            match redirector.generation() {
-                Some(now) if before.is_none_or(|before| now > before) => return Ok(now),
-                _ => {}
+        for row in rows {
+            let Some(workload) = row.workload() else { continue };
+            let wanted = redirector.explain_documents(&stage.config(), workload, row.to)?;
+            loop {
+                interrupt.check()?;
+                let found = redirector.explain(&stage.cgroup.join(row.from), row.to);
+                if found.as_ref().is_ok_and(|found| found.agrees(&wanted)) {
+                    break;
+                }
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("the daemon has ended ({status}). It said:\n{}", self.said());
+                }
+                if Instant::now() > deadline {
+                    bail!(
+                        "after {} s the kernel still says\n{found:#?}\nbut the documents say\n\
+                         {wanted:#?}\nThe daemon said:\n{}",
+                        PATIENCE.as_secs(),
+                        self.said()
+                    );
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon has ended ({status}). It said:\n{}", self.said());
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "the daemon applied no new configuration in {} s. It said:\n{}",
-                    PATIENCE.as_secs(),
-                    self.said()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
     }
 
     /// The end of the daemon's log.

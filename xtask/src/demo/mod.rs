@@ -25,7 +25,7 @@ use crate::test::libtest::{Case, Outcome, Suite};
 use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
-use sections::{Expect, Row, SECTIONS, SERVERS, Section};
+use sections::{CLIENTS, Expect, Row, SECTIONS, SERVERS, Section};
 use stage::Stage;
 
 /// Options of `cargo xtask demo`.
@@ -183,6 +183,9 @@ impl Demo {
         for server in SERVERS {
             self.serve(server)?;
         }
+        for client in CLIENTS {
+            self.stage.make_cgroup(client)?;
+        }
         for file in ["services.yaml", "echo-servers.yaml", "clients.yaml"] {
             self.put(&self.documents.join("examples").join(file), file)?;
         }
@@ -191,13 +194,17 @@ impl Demo {
             self.interrupt.check()?;
             print!("{}", report::heading(number + 1, section));
             self.show_check(section)?;
-            let before = daemon.as_ref().and_then(|_| self.redirector.generation());
             self.apply(section)?;
             let running = match &mut daemon {
                 Some(running) => running,
                 none => none.insert(self.start(args)?),
             };
-            running.wait_for_change(&self.redirector, before, &self.interrupt)?;
+            running.wait_until_in_force(
+                &self.redirector,
+                &self.stage,
+                section.rows,
+                &self.interrupt,
+            )?;
             for row in section.rows {
                 self.interrupt.check()?;
                 let (text, case) = self.try_row(section, row)?;
@@ -213,9 +220,8 @@ impl Demo {
     }
 
     fn start(&self, args: &Args) -> Result<Daemon> {
-        let attach_to =
-            if args.attach_to_root { stage::cgroup2_mount()? } else { self.stage.cgroup.clone() };
-        self.redirector.start(&self.stage, &attach_to)
+        let attach_to = (!args.attach_to_root).then_some(self.stage.cgroup.as_path());
+        self.redirector.start(&self.stage, attach_to)
     }
 
     /// Removes the stage; gives back what was left.

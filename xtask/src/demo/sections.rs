@@ -30,6 +30,16 @@ const TELNET_CLIENT_FOO: Client = "telnet-client-foo";
 /// A process that belongs to no workload.
 const NOBODY: Client = "nobody";
 
+/// Every client, and its workload.
+const WORKLOADS: &[(Client, &str)] = &[
+    (TELNET_CLIENT, "default/telnet-client"),
+    (TELNET_CLIENT_2, "default/telnet-client-2"),
+    (TELNET_CLIENT_FOO, "foo/telnet-client-foo"),
+];
+
+/// All clients.
+pub const CLIENTS: &[Client] = &[TELNET_CLIENT, TELNET_CLIENT_2, TELNET_CLIENT_FOO, NOBODY];
+
 /// What must come back.
 pub enum Expect {
     /// This greeting.
@@ -46,6 +56,14 @@ pub struct Row {
     pub to: &'static str,
     /// What must come back.
     pub expect: Expect,
+}
+
+impl Row {
+    /// The workload that dials, as `namespace/name`; none for a process that is
+    /// in no workload.
+    pub fn workload(&self) -> Option<&'static str> {
+        WORKLOADS.iter().find(|one| one.0 == self.from).map(|one| one.1)
+    }
 }
 
 /// A section of the document, or a variation of one.

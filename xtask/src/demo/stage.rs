@@ -64,12 +64,18 @@ impl Stage {
         self.directory.join("config")
     }
 
+    /// Makes a cgroup below the demo's, unless it is there; gives back its path.
+    pub fn make_cgroup(&self, name: &str) -> Result<PathBuf> {
+        let cgroup = self.cgroup.join(name);
+        std::fs::create_dir_all(&cgroup)
+            .with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;
+        Ok(cgroup)
+    }
+
     /// Makes the command run in the demo's network namespace, in that cgroup
     /// below the demo's, and die with this process.
     pub fn place(&self, command: &mut Command, cgroup: &str) -> Result<()> {
-        let cgroup = self.cgroup.join(cgroup);
-        std::fs::create_dir_all(&cgroup)
-            .with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;
+        let cgroup = self.make_cgroup(cgroup)?;
         let procs = File::options()
             .write(true)
             .open(cgroup.join("cgroup.procs"))

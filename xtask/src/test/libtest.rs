@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+/// The reason for which a part that tests play in processes of their own is
+/// ignored: it is no test, so it is not counted as one that was skipped.
+const NO_TEST: &str = "the child process of other tests";
+
 /// How one test ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -190,6 +194,7 @@ pub fn read(name: &str, output: &str, ended: &str) -> Suite {
     } else {
         None
     };
+    suite.cases.retain(|case| case.outcome != Outcome::Skipped(NO_TEST.to_owned()));
     if let Some(complaint) = complaint {
         let text = format!("{complaint}\n{}", tail(output, 40));
         suite.cases.push(Case { name: name.to_owned(), outcome: Outcome::Failed(text) });
