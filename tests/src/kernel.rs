@@ -101,7 +101,9 @@ impl Place {
     }
 }
 
-/// The recording build of the programs, built once per test process.
+/// The recording build of the programs: the file that
+/// `REDIRECTOR_RECORDING_OBJECT` names (a virtual machine has no compiler), or
+/// built once per test process.
 ///
 /// # Panics
 ///
@@ -110,6 +112,10 @@ pub fn recording_object() -> Vec<u8> {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
     OBJECT
         .get_or_init(|| {
+            if let Some(built) = std::env::var_os("REDIRECTOR_RECORDING_OBJECT") {
+                return std::fs::read(&built)
+                    .unwrap_or_else(|problem| panic!("{built:?}: {problem}"));
+            }
             let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             let workspace = workspace.parent().expect("tests lie in the workspace");
             let builder = redirector_toolchain::find().expect("a toolchain for the BPF target");

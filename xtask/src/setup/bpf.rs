@@ -16,6 +16,30 @@ const BPF_LINKER: &str = "0.13.0";
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 
 pub fn needs() -> Vec<Need> {
+    let mut needs = match redirector_toolchain::find() {
+        Ok(_) => vec![Need {
+            name: "BPF toolchain",
+            why: "building the BPF programs",
+            purpose: Purpose::Build,
+            found: || redirector_toolchain::find().ok().map(|found| found.to_string()),
+            remedies: Vec::new(),
+        }],
+        Err(_) => parts(),
+    };
+    if super::debian::present() {
+        needs.push(Need {
+            name: "clippy for BPF",
+            why: "the lint layer",
+            purpose: Purpose::Test,
+            found: || nightly_with_source().or_else(|| debian_program("/usr/bin/cargo-clippy")),
+            remedies: vec![Remedy::Package("rust-web-clippy")],
+        });
+    }
+    needs
+}
+
+/// What makes up a toolchain, while there is none.
+fn parts() -> Vec<Need> {
     let mut needs = vec![
         Need {
             name: "C++ compiler",
@@ -51,13 +75,6 @@ pub fn needs() -> Vec<Need> {
                 purpose: Purpose::Build,
                 found: || nightly_with_source().or_else(debian_core),
                 remedies: vec![Remedy::Package("libstd-rust-web-dev-bpf")],
-            },
-            Need {
-                name: "clippy for BPF",
-                why: "the lint layer",
-                purpose: Purpose::Test,
-                found: || nightly_with_source().or_else(|| debian_program("/usr/bin/cargo-clippy")),
-                remedies: vec![Remedy::Package("rust-web-clippy")],
             },
             Need {
                 name: "LLVM 22",

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::libtest::{self, Binary, Case, Outcome, Suite};
-use super::purity;
 use super::table::Layer;
+use super::{aarch64, purity};
 use crate::command;
-use crate::workspace::{cargo, is_root, target};
+use crate::workspace::{cargo, is_root, root, target};
 
 /// Longer than any test binary takes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -27,8 +27,9 @@ pub fn lint() -> Result<Layer> {
     let suites = vec![
         check("rustfmt", &mut fmt)?,
         check("clippy on host code", &mut host)?,
-        check("clippy on BPF code", &mut bpf_clippy())?,
+        bpf_clippy(),
         pure(),
+        aarch64::check()?,
     ];
     Ok(Layer { name: "lint".into(), suites })
 }
@@ -43,27 +44,22 @@ fn pure() -> Suite {
     Suite::single("the core is pure", outcome, started.elapsed().as_secs_f64())
 }
 
-/// Clippy of a toolchain that has `core` for the BPF target.
-fn bpf_clippy() -> Command {
-    let mut command = if Path::new("/usr/bin/cargo-clippy").exists() {
-        // Debian's: its own driver, not that of the PATH.
-        let mut command = Command::new("/usr/bin/cargo-clippy");
-        command.arg("clippy").env("CARGO", "/usr/bin/cargo").env("RUSTC", "/usr/bin/rustc");
-        command
-    } else {
-        let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo", "clippy", "-Z", "build-std=core"]);
-        command
+/// Clippy of the toolchain that builds the programs, on both of their builds.
+fn bpf_clippy() -> Suite {
+    let started = Instant::now();
+    let lint = |builder: &redirector_toolchain::Builder| {
+        let target = target().join("bpf-clippy");
+        builder.lint(root(), &target, &[])?;
+        builder.lint(root(), &target, &["record"])
     };
-    command
-        .current_dir(crate::workspace::root())
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .args(["--quiet", "--package", "redirector-ebpf", "--target", "bpfel-unknown-none"])
-        .arg("--target-dir")
-        .arg(target().join("bpf-clippy"))
-        .args(["--", "-D", "warnings"]);
-    command
+    let outcome = match redirector_toolchain::find() {
+        Ok(builder) => lint(&builder).map_or_else(Outcome::Failed, |()| Outcome::Passed),
+        Err(missing) => {
+            let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            Outcome::Failed(missing.join("\n"))
+        }
+    };
+    Suite::single("clippy on BPF code", outcome, started.elapsed().as_secs_f64())
 }
 
 fn check(name: &str, command: &mut Command) -> Result<Suite> {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every layer of tests, a table of them, one summary line.
 
+mod aarch64;
 pub mod layers;
 pub mod libtest;
 mod purity;

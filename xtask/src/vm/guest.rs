@@ -25,6 +25,9 @@ pub const DOCUMENTS: &str = "/deploy";
 /// Where the daemon's program lies.
 pub const REDIRECTOR: &str = "/bin/redirector";
 
+/// Where the recording build of the programs lies.
+pub const RECORDING_OBJECT: &str = "/lib/redirector-recording.bpf.o";
+
 /// Longer than any test binary takes on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -121,7 +124,7 @@ fn run_tests(host: &mut Host, filter: &str) -> Result<()> {
         command
             .args(["--include-ignored", filter])
             .env("REDIRECTOR_TESTS", "kernel")
-            .env("REDIRECTOR_BIN", REDIRECTOR);
+            .env("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT);
         let log = PathBuf::from(format!("/run/{name}.log"));
         let suite = libtest::run(&name, &mut command, &log, LIMIT)?;
         host.tell(&Message::Ended { layer: "kernel".into(), suite })?;

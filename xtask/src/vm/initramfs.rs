@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::guest;
 use super::newc::Archive;
@@ -39,6 +39,7 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     archive.copy(&binaries.join("redirector"), guest::REDIRECTOR)?;
     archive.directory(guest::TESTS);
     if with_tests {
+        archive.copy(&recording_object()?, guest::RECORDING_OBJECT)?;
         let mut tests = static_build("test");
         tests.args(["--quiet", "--package", "redirector-tests"]);
         for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
@@ -61,6 +62,13 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     std::fs::write(&path, archive.archive.finish())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
+}
+
+/// The programs as the differential tests want them.
+fn recording_object() -> Result<PathBuf> {
+    let builder = redirector_toolchain::find()
+        .map_err(|_| anyhow!("no toolchain for the BPF target: `cargo xtask setup`"))?;
+    builder.build(root(), &target().join("bpf-record"), &["record"]).map_err(|error| anyhow!(error))
 }
 
 fn static_build(subcommand: &str) -> Command {
