@@ -16,7 +16,7 @@ pub unsafe fn fetch_add(word: *mut u64, n: u64) -> u64 {
     let mut value = n;
     // SAFETY: promised by the caller.
     unsafe {
-        asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", v = inout(reg) value, p = in(reg) word)
+        asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", v = inout(reg) value, p = in(reg) word);
     };
     value
 }
@@ -34,7 +34,7 @@ pub unsafe fn fetch_or(word: *mut u32, bits: u32) -> u32 {
     let mut value = bits;
     // SAFETY: promised by the caller.
     unsafe {
-        asm!("{v} = atomic_fetch_or((u32 *)({p} + 0), {v})", v = inout(wreg) value, p = in(reg) word)
+        asm!("{v} = atomic_fetch_or((u32 *)({p} + 0), {v})", v = inout(wreg) value, p = in(reg) word);
     };
     value
 }
