@@ -149,11 +149,13 @@ pub struct Control {
 /// The generation of a side that is being written, or whose writer died.
 pub const GENERATION_DIRTY: u64 = u64::MAX;
 
-/// The address of the self-test frontend, `0.82.68.1`, which both sides refuse.
+/// The address of the self-test frontend, `255.255.255.255`, which both sides
+/// refuse.
 ///
-/// An address of `0.0.0.0/8` is never sent to: without effective programs the
-/// kernel itself answers `EINVAL` or `ENETUNREACH`, and no packet leaves.
-pub const SELF_TEST_ADDR: Addr = Addr::from_v4_word(u32::from_ne_bytes([0, 82, 68, 1]));
+/// No TCP connection can go to the broadcast address, and no service have it:
+/// without effective programs the kernel itself answers `ENETUNREACH`, and no
+/// packet leaves.
+pub const SELF_TEST_ADDR: Addr = Addr::from_v4_word(u32::MAX);
 
 /// Bits of [`Control::flags`].
 pub mod control_flags {

@@ -6,9 +6,12 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +22,27 @@ pub struct Child<T> {
     pid: libc::pid_t,
     result: Option<fs::File>,
     value: std::marker::PhantomData<T>,
+}
+
+/// Set in children.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// How long a child may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Keeps panics of children from being printed, which takes locks that another
+/// thread of the parent may have held at the fork. The hook itself is set once
+/// and in the parent, for the same reason.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !IN_CHILD.load(Ordering::SeqCst) {
+                usual(info);
+            }
+        }));
+    });
 }
 
 /// Runs a closure in a cgroup, to its end.
@@ -36,6 +60,7 @@ pub fn run<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce() -
 ///
 /// When no process can be made.
 pub fn spawn<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce() -> T) -> Child<T> {
+    quiet_panics();
     let mut ends = [0; 2];
     // SAFETY: the array has room for both descriptors.
     let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
@@ -43,9 +68,9 @@ pub fn spawn<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce()
     // SAFETY: both descriptors were just made.
     let (read, mut write) =
         unsafe { (fs::File::from_raw_fd(ends[0]), fs::File::from_raw_fd(ends[1])) };
-    // SAFETY: glibc keeps its allocator usable in the child; the child touches
-    // no lock that another thread may hold (it prints nothing) and leaves by
-    // `_exit`.
+    // SAFETY: glibc keeps its allocator usable in the child; the child takes no
+    // other lock that another thread may have held (it prints nothing, panics
+    // included) and leaves by `_exit`.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid > 0 {
@@ -53,7 +78,7 @@ pub fn spawn<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce()
         return Child { pid, result: Some(read), value: std::marker::PhantomData };
     }
     drop(read);
-    std::panic::set_hook(Box::new(|_| {}));
+    IN_CHILD.store(true, Ordering::SeqCst);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         fs::write(cgroup.join("cgroup.procs"), "0").expect("moving into the cgroup");
         body()
@@ -86,7 +111,21 @@ impl<T: DeserializeOwned> Child<T> {
     pub fn join(mut self) -> T {
         let mut bytes = Vec::new();
         if let Some(mut result) = self.result.take() {
-            result.read_to_end(&mut bytes).expect("reading from the child");
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let mut poll =
+                    libc::pollfd { fd: result.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32;
+                // SAFETY: one structure, as said.
+                let ready = unsafe { libc::poll(&raw mut poll, 1, left) };
+                assert!(ready != 0, "the child takes more than {PATIENCE:?}");
+                let mut buffer = [0; 4096];
+                match result.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(got) => bytes.extend_from_slice(&buffer[..got]),
+                    Err(error) => panic!("reading from the child: {error}"),
+                }
+            }
         }
         self.wait();
         let outcome: Result<T, String> =

@@ -1,14 +1,19 @@
 //! TCP servers for the tests.
 
+use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+/// How many clients a server keeps: one that closed at once would reset those
+/// that have sent something.
+const KEPT: usize = 64;
+
 /// A server that greets each client with its name and the address that the
-/// client has reached, and closes.
+/// client has reached, and says that nothing else will come.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -46,12 +51,18 @@ impl Server {
         let thread = thread::spawn({
             let (stop, name) = (stop.clone(), name.to_owned());
             move || {
+                let mut kept = VecDeque::new();
                 while let Ok((mut client, _)) = listener.accept() {
                     if stop.load(Ordering::SeqCst) {
                         break;
                     }
                     let reached = client.local_addr().map(|address| address.to_string());
                     let _ = writeln!(client, "{name} {}", reached.unwrap_or_default());
+                    let _ = client.shutdown(Shutdown::Write);
+                    kept.push_back(client);
+                    if kept.len() > KEPT {
+                        kept.pop_front();
+                    }
                 }
             }
         });

@@ -100,6 +100,26 @@ impl Socket {
         .map(|_| ())
     }
 
+    /// Has its close send a reset, so that no state is left behind.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: the structure is as large as said.
+        check(unsafe {
+            libc::setsockopt(
+                self.fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                std::ptr::from_ref(&linger).cast(),
+                size_of_val(&linger) as libc::socklen_t,
+            )
+        })
+        .map(|_| ())
+    }
+
     /// Makes it non-blocking.
     ///
     /// # Errors

@@ -396,12 +396,14 @@ impl Datapath {
     /// When the probe cannot be made: a programs' fault is an outcome.
     pub fn self_test(&self) -> Result<Vec<SelfTest>, Error> {
         let port = self.maps.self_test_port();
+        let wanted = match self.lock {
+            Some(_) => attach::outermost(&self.cgroups)?,
+            None => Vec::new(),
+        };
         let mut tests = Vec::new();
         for place in attach::places(&self.pins)? {
             // Only kept for connections that are there: not to be tested.
-            if !self.cgroups.is_empty()
-                && !attach::pin(&self.pins, place.id, Hook::Connect4).exists()
-            {
+            if self.lock.is_some() && !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id) {
                 continue;
             }
             if Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id) {
