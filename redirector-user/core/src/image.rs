@@ -102,6 +102,18 @@ impl Image {
         delta
     }
 
+    /// Without the entries of arrays that are all zeroes: in the kernel's tables
+    /// they are the same as absent ones, and a dump leaves them out.
+    #[must_use]
+    pub fn without_zeroes(mut self) -> Self {
+        self.class_defaults.retain(|_, verdict| *verdict != Verdict::PASS);
+        self.class_of.retain(|_, class| *class != 0);
+        self.routes.retain(|_, route| *route != Route::default());
+        self.legs.retain(|_, leg| *leg != Leg::default());
+        self.destinations.retain(|_, destination| *destination != Destination::default());
+        self
+    }
+
     /// Applies a Delta. What an entry was before is not checked.
     pub fn apply(&mut self, delta: &Delta) {
         macro_rules! table {

@@ -7,11 +7,16 @@ mod check;
 mod completions;
 mod config;
 mod context;
+mod diff;
 mod env;
 mod explain;
 mod hosts;
 mod kernel;
+mod maps;
+mod rollback;
 mod run;
+mod status;
+mod unload;
 mod version;
 
 use std::ffi::OsString;
@@ -76,6 +81,11 @@ enum Command {
     Run(Box<run::Args>),
     Check(check::Args),
     Explain(Box<explain::Args>),
+    Status(status::Args),
+    Diff(diff::Args),
+    Maps(maps::Args),
+    Rollback(rollback::Args),
+    Unload(unload::Args),
     Hosts(hosts::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -116,6 +126,11 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, &common, context),
         Command::Explain(args) => explain::run(args, &common, context),
+        Command::Status(args) => status::run(args, &common, context),
+        Command::Diff(args) => diff::run(args, &common, context),
+        Command::Maps(args) => maps::run(args, &common, context),
+        Command::Rollback(args) => rollback::run(args, &common, context),
+        Command::Unload(args) => unload::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),
         Command::Version(args) => version::run(args, &common, context),
         Command::Completions(args) => completions::run(args, context),

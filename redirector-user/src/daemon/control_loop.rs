@@ -63,7 +63,6 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         log_level: options.program_log,
         object: None,
     })?;
-    startup::nobody_else(&options, &datapath.attachments()?)?;
     let (sender, events) = mpsc::channel();
     let engine = engine(&options, &state, &datapath)?;
     startup::paths(&files_to_follow(&options), engine.store.files())?;
@@ -146,7 +145,7 @@ fn engine(options: &Options, state: &StateDir, datapath: &Datapath) -> Result<En
 }
 
 /// What fits, for the layout. What only the programs need is left out.
-fn limits(sizes: &datapath::Sizes) -> Limits {
+pub fn limits(sizes: &datapath::Sizes) -> Limits {
     Limits {
         class_tables: sizes.class_tables,
         identities: sizes.identities,
@@ -216,7 +215,16 @@ impl Daemon {
             }
         }
         self.look();
+        let fresh = self.datapath.attachments()?.is_empty();
         self.datapath.attach()?;
+        if fresh
+            && let Err(failure) = startup::nobody_else(&self.options, &self.datapath.attachments()?)
+        {
+            // The kernel is left as it was found.
+            self.datapath.remove()?;
+            self.state.remove()?;
+            return Err(failure);
+        }
         self.self_test();
         self.publish();
         notify_supervisor();
@@ -408,8 +416,13 @@ impl Daemon {
                 return false;
             }
             match self.datapath.apply(&step.delta, generation) {
-                Ok(()) => {}
-                Err(error @ datapath::Error::GracePeriod { .. }) => tracing::warn!("{error}"),
+                Ok(()) => {
+                    if let Some(error) = self.datapath.behind() {
+                        tracing::warn!(
+                            "in force, and the other side of the tables is not: {error}"
+                        );
+                    }
+                }
                 Err(error) => {
                     self.not_applied(&error.to_string());
                     return false;
@@ -553,10 +566,7 @@ impl Daemon {
             return Ok(Exit::Fine);
         }
         tracing::info!(signal, "ending; detaching");
-        let pins = self.options.bpffs.clone();
-        // Gives up the lock of the pins.
-        drop(self.datapath);
-        Datapath::unload(&pins)?;
+        self.datapath.remove()?;
         self.state.remove()?;
         Ok(Exit::Fine)
     }

@@ -38,7 +38,7 @@ use redirector_core::world::Settings;
 use crate::datapath::Sizes;
 use crate::source::{Batch, watch::Timing};
 
-pub use control_loop::run;
+pub use control_loop::{limits, run};
 
 /// How the daemon is set up.
 #[derive(Clone, Debug)]

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use redirector_common::abi::Side;
 use redirector_core::image::Delta;
 
 use super::control_loop::Daemon;
@@ -51,12 +50,14 @@ impl Daemon {
             self.report.drift_repaired += 1;
         }
         self.look();
-        Ok(())
+        self.datapath.tidy()
     }
 
     fn verify_tables(&mut self) -> Result<(), Error> {
-        for side in [Side::of_epoch(0), Side::of_epoch(1)] {
-            let delta: Delta = self.datapath.dump(side)?.diff(&self.engine.image);
+        let active = self.datapath.active().side;
+        for side in [active, active.other()] {
+            let wanted = self.engine.image.clone().without_zeroes();
+            let delta: Delta = self.datapath.dump(side)?.diff(&wanted);
             if delta.is_empty() {
                 continue;
             }

@@ -1,0 +1,699 @@
+//! `redirector maps`
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use redirector_common::abi::{Verdict, VerdictKind};
+use redirector_common::addr::Addr;
+use redirector_core::explain::tables::prefix_of;
+use redirector_core::image::Image;
+use redirector_core::layout::{Layout, Names};
+use redirector_core::plan::{FrontendId, SourceSelector};
+use redirector_core::registry::Registry;
+use redirector_core::world::World;
+use serde::Serialize;
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::datapath::{Active, Counters, Datapath, SourceKey};
+use crate::output::{Align, Table, destination_name, route_name, source_name};
+
+/// Dumps the kernel's map state, decoded, with names
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector maps frontends
+  redirector maps counters --output json
+  redirector maps all --output json | jq .routes")]
+pub struct Args {
+    /// Which part
+    #[arg(value_enum, default_value_t = Part::All, value_name = "PART")]
+    part: Part,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// Which processes are which workload.
+    Sources,
+    /// The addresses that are served, and what each says.
+    Frontends,
+    /// Source classes, and the tables that depend on them.
+    Classes,
+    /// Routes: weighted destinations.
+    Routes,
+    /// The alias tables that destinations are drawn from, slot by slot.
+    Slots,
+    /// Destinations and their endpoints.
+    Backends,
+    /// What was counted.
+    Counters,
+    /// What the gateway proxy serves.
+    Gateways,
+    /// Everything.
+    All,
+}
+
+impl Part {
+    fn shows(self, part: Self) -> bool {
+        self == part || self == Self::All
+    }
+}
+
+/// The answer; parts that were not asked for are absent.
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    epoch: u64,
+    side: u32,
+    generation: u64,
+    in_step: bool,
+    /// Whether the names belong to the generation in the kernel.
+    named: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sources: Option<Vec<SourceRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frontends: Option<Vec<FrontendRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<ClassRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class_tables: Option<Vec<ClassTableRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<Vec<RouteRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<Vec<SlotRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backends: Option<Vec<BackendRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counters: Option<CountersRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateways: Option<Vec<GatewayRow>>,
+}
+
+#[derive(Serialize)]
+struct SourceRow {
+    kind: &'static str,
+    /// Cgroup id or namespace cookie.
+    id: u64,
+    level: Option<u32>,
+    /// Where the configuration says that it is.
+    place: Option<String>,
+    identity: u32,
+    workload: Option<String>,
+    class: u32,
+}
+
+#[derive(Serialize)]
+struct FrontendRow {
+    prefix: String,
+    port: u16,
+    service: Option<String>,
+    verdict: VerdictRow,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VerdictRow {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class_table: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct ClassRow {
+    class: u32,
+    workloads: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ClassTableRow {
+    table: u32,
+    default: VerdictRow,
+    exceptions: Vec<ExceptionRow>,
+}
+
+#[derive(Serialize)]
+struct ExceptionRow {
+    class: u32,
+    #[serde(flatten)]
+    verdict: VerdictRow,
+}
+
+#[derive(Serialize)]
+struct RouteRow {
+    route: u32,
+    rule: Option<String>,
+    legs: Vec<LegRow>,
+}
+
+#[derive(Serialize)]
+struct LegRow {
+    leg: u32,
+    destination: u32,
+    name: Option<String>,
+    share: f64,
+}
+
+#[derive(Serialize)]
+struct SlotRow {
+    slot: u32,
+    route: Option<u32>,
+    threshold: u32,
+    alias: u32,
+    destination: u32,
+    name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct BackendRow {
+    destination: u32,
+    name: Option<String>,
+    backend: u32,
+    address: String,
+    share: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CountersRow {
+    routed: u64,
+    passed: u64,
+    refused: u64,
+    unknown_source: u64,
+    own: u64,
+    memory_full: u64,
+    overflowed: u64,
+    mptcp: u64,
+    remembered: usize,
+    legs: Vec<LegCounterRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LegCounterRow {
+    leg: u32,
+    rule: Option<String>,
+    destination: Option<String>,
+    chosen: u64,
+    refused: u64,
+    established: u64,
+    failed: u64,
+    closed: u64,
+    handshake_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct GatewayRow {
+    gateway: String,
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let datapath = args.kernel.open()?;
+    let (active, image) = datapath.dump_active()?;
+    let snapshot = args.kernel.snapshot(active.generation, context)?;
+    let layout = snapshot.as_ref().map(|s| s.layout.clone()).unwrap_or_default();
+    let world = snapshot.as_ref().map(|s| s.world()).unwrap_or_default();
+    let view =
+        View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
+    let answer = view.answer(args.part, &datapath, snapshot.is_some())?;
+    match common.output {
+        Output::Json => context.print_json(&answer)?,
+        Output::Text => {
+            let text = text(&answer, args.part == Part::All);
+            context.print(&text)?;
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+struct View<'v> {
+    active: Active,
+    image: &'v Image,
+    names: Names<'v>,
+    layout: &'v Layout,
+    world: &'v World,
+}
+
+impl View<'_> {
+    fn answer(&self, part: Part, datapath: &Datapath, named: bool) -> Result<Answer, Failure> {
+        let mut answer = Answer {
+            epoch: self.active.epoch,
+            side: self.active.side.index(),
+            generation: self.active.generation,
+            in_step: self.active.in_step,
+            named,
+            ..Answer::default()
+        };
+        if part.shows(Part::Sources) {
+            answer.sources = Some(self.sources(datapath.sources()?));
+        }
+        if part.shows(Part::Frontends) {
+            answer.frontends = Some(self.frontends());
+        }
+        if part.shows(Part::Classes) {
+            answer.classes = Some(self.classes());
+            answer.class_tables = Some(self.class_tables());
+        }
+        if part.shows(Part::Routes) {
+            answer.routes = Some(self.routes());
+        }
+        if part.shows(Part::Slots) {
+            answer.slots = Some(self.slots());
+        }
+        if part.shows(Part::Backends) {
+            answer.backends = Some(self.backends());
+        }
+        if part.shows(Part::Counters) {
+            answer.counters =
+                Some(self.counters(&datapath.counters()?, datapath.connections()?.len()));
+        }
+        if part.shows(Part::Gateways) {
+            answer.gateways = Some(self.gateways());
+        }
+        Ok(answer)
+    }
+
+    fn sources(&self, sources: Vec<(SourceKey, u32)>) -> Vec<SourceRow> {
+        let registry = Registry::new(self.world);
+        let mut rows: Vec<SourceRow> = sources
+            .into_iter()
+            .map(|(key, identity)| {
+                let name = self.names.identities.get(&identity);
+                let workload =
+                    name.and_then(|id| registry.workloads.named(&id.namespace, &id.name));
+                let place = workload.and_then(|w| w.source.as_ref()).map(|source| match source {
+                    SourceSelector::Cgroup(path) | SourceSelector::Netns(path) => path.to_string(),
+                    SourceSelector::PodUid(uid) => format!("pod {uid}"),
+                });
+                let (kind, id, level) = match key {
+                    SourceKey::Cgroup { id, level } => ("cgroup", id, Some(level)),
+                    SourceKey::Netns { cookie } => ("netns", cookie, None),
+                };
+                let workload = name.map(|id| source_name(id));
+                let class = self.image.class_of.get(&identity).copied().unwrap_or(0);
+                SourceRow { kind, id, level, place, identity, workload, class }
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.workload, a.id).cmp(&(&b.workload, b.id)));
+        rows
+    }
+
+    fn verdict(&self, verdict: Verdict) -> VerdictRow {
+        let (word, route, class_table) = match verdict.kind() {
+            VerdictKind::Pass => ("passthrough", None, None),
+            VerdictKind::Refuse => ("refuse", None, None),
+            VerdictKind::Route(route) => ("route", Some(route), None),
+            VerdictKind::Classes(table) => ("by class", None, Some(table)),
+        };
+        let rule = route.and_then(|route| self.names.routes.get(&route)).map(|id| route_name(id));
+        VerdictRow { verdict: word, route, rule, class_table }
+    }
+
+    fn frontends(&self) -> Vec<FrontendRow> {
+        let exact = self
+            .image
+            .frontends
+            .iter()
+            .map(|((addr, port), verdict)| (prefix_of(*addr, 128), *port, *verdict));
+        let prefixes =
+            self.image.prefixes.iter().map(|(prefix, verdict)| {
+                (prefix_of(prefix.addr, prefix.len), prefix.port, *verdict)
+            });
+        exact
+            .chain(prefixes)
+            .filter_map(|(prefix, port, verdict)| {
+                let prefix = prefix?;
+                let owner = self.names.frontends.get(&FrontendId { prefix, port });
+                Some(FrontendRow {
+                    prefix: prefix.to_string(),
+                    port,
+                    service: owner.map(|owner| format!("{}/{}", owner.namespace, owner.name)),
+                    verdict: self.verdict(verdict),
+                })
+            })
+            .collect()
+    }
+
+    fn classes(&self) -> Vec<ClassRow> {
+        let mut classes: BTreeMap<u32, Vec<String>> = BTreeMap::from([(0, Vec::new())]);
+        for (id, identity) in self.layout.identities() {
+            let class = self.image.class_of.get(&identity).copied().unwrap_or(0);
+            classes.entry(class).or_default().push(source_name(id));
+        }
+        for class in self.image.class_of.values() {
+            classes.entry(*class).or_default();
+        }
+        classes.into_iter().map(|(class, workloads)| ClassRow { class, workloads }).collect()
+    }
+
+    fn class_tables(&self) -> Vec<ClassTableRow> {
+        let mut tables: BTreeMap<u32, ClassTableRow> = BTreeMap::new();
+        let table = |number: u32| {
+            let default = self.image.class_defaults.get(&number).copied().unwrap_or(Verdict::PASS);
+            ClassTableRow { table: number, default: self.verdict(default), exceptions: Vec::new() }
+        };
+        for number in self.image.class_defaults.keys() {
+            tables.insert(*number, table(*number));
+        }
+        for ((number, class), verdict) in &self.image.class_verdicts {
+            let row = tables.entry(*number).or_insert_with(|| table(*number));
+            row.exceptions.push(ExceptionRow { class: *class, verdict: self.verdict(*verdict) });
+        }
+        tables.into_values().collect()
+    }
+
+    fn routes(&self) -> Vec<RouteRow> {
+        self.image
+            .routes
+            .iter()
+            .map(|(number, route)| {
+                let slots: Vec<_> = (route.first..route.first.saturating_add(route.count))
+                    .map(|index| self.image.legs.get(&index).copied().unwrap_or_default())
+                    .collect();
+                let shares =
+                    shares(&slots.iter().map(|s| (s.threshold, s.alias)).collect::<Vec<_>>());
+                let legs =
+                    slots.iter().zip(shares).zip(route.first..).map(|((slot, share), leg)| {
+                        let name = self.names.destinations.get(&slot.destination);
+                        LegRow {
+                            leg,
+                            destination: slot.destination,
+                            name: name.map(|id| destination_name(id)),
+                            share,
+                        }
+                    });
+                RouteRow {
+                    route: *number,
+                    rule: self.names.routes.get(number).map(|id| route_name(id)),
+                    legs: legs.collect(),
+                }
+            })
+            .collect()
+    }
+
+    fn slots(&self) -> Vec<SlotRow> {
+        let owner = |slot: u32| {
+            let mut routes = self.image.routes.iter();
+            routes.find(|(_, route)| (route.first..route.first + route.count).contains(&slot))
+        };
+        self.image
+            .legs
+            .iter()
+            .map(|(index, slot)| SlotRow {
+                slot: *index,
+                route: owner(*index).map(|(number, _)| *number),
+                threshold: slot.threshold,
+                alias: slot.alias,
+                destination: slot.destination,
+                name: self.names.destinations.get(&slot.destination).map(|id| destination_name(id)),
+            })
+            .collect()
+    }
+
+    fn backends(&self) -> Vec<BackendRow> {
+        let mut rows = Vec::new();
+        for (number, destination) in &self.image.destinations {
+            let range = destination.first..destination.first.saturating_add(destination.count);
+            let slots: Vec<_> =
+                range.clone().map(|index| self.image.backends.get(&index)).collect();
+            let pairs: Vec<_> =
+                slots.iter().map(|slot| slot.map_or((0, 0), |s| (s.threshold, s.alias))).collect();
+            for ((slot, share), backend) in slots.iter().zip(shares(&pairs)).zip(range) {
+                let address = slot.map_or_else(String::new, |slot| address(slot.addr, slot.port));
+                let name = self.names.destinations.get(number).map(|id| destination_name(id));
+                rows.push(BackendRow { destination: *number, name, backend, address, share });
+            }
+        }
+        rows
+    }
+
+    fn counters(&self, counters: &Counters, remembered: usize) -> CountersRow {
+        let totals = counters.totals;
+        let legs = counters.legs.iter().map(|(leg, count)| {
+            let name = self.names.legs.get(leg);
+            LegCounterRow {
+                leg: *leg,
+                rule: name.map(|(route, _, _)| route_name(route)),
+                destination: name.map(|(_, _, destination)| destination_name(destination)),
+                chosen: count.chosen,
+                refused: count.refused,
+                established: count.established,
+                failed: count.failed,
+                closed: count.closed,
+                handshake_seconds: count.handshake_ns as f64 / 1e9,
+            }
+        });
+        CountersRow {
+            routed: totals.routed,
+            passed: totals.passed,
+            refused: totals.refused,
+            unknown_source: totals.unknown_source,
+            own: totals.own,
+            memory_full: totals.memory_full,
+            overflowed: totals.overflowed,
+            mptcp: totals.mptcp,
+            remembered,
+            legs: legs.collect(),
+        }
+    }
+
+    /// Gateways are no tables of the kernel's: the documents in force say what
+    /// the proxy serves.
+    fn gateways(&self) -> Vec<GatewayRow> {
+        let registry = Registry::new(self.world);
+        self.world
+            .gateways()
+            .map(|(object, gateway)| {
+                let selector = gateway.selector.clone().unwrap_or_default();
+                let served = registry.workloads.all().iter().filter(|workload| {
+                    workload.gateway
+                        && redirector_core::client::contains(&workload.labels, &selector)
+                });
+                GatewayRow {
+                    gateway: format!("{}/{}", object.meta.namespace, object.meta.name),
+                    addresses: served.flat_map(|workload| workload.addresses.clone()).collect(),
+                    ports: gateway.servers.iter().map(|server| server.port).collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The share of each slot's own thing in a draw, six decimals.
+fn shares(slots: &[(u32, u32)]) -> Vec<f64> {
+    let each = 1.0 / slots.len().max(1) as f64;
+    let mut shares = vec![0.0; slots.len()];
+    for (at, (threshold, alias)) in slots.iter().enumerate() {
+        let keep = if slots.len() == 1 { 1.0 } else { f64::from(*threshold) / 4_294_967_296.0 };
+        shares[at] += each * keep;
+        if let Some(other) = shares.get_mut(*alias as usize) {
+            *other += each * (1.0 - keep);
+        }
+    }
+    shares.into_iter().map(|share: f64| (share * 1e6).round() / 1e6).collect()
+}
+
+fn address(addr: Addr, port: u16) -> String {
+    let (ip, port) = (IpAddr::from(addr), u16::from_be(port));
+    if ip.is_unspecified() {
+        "as dialled".to_owned()
+    } else {
+        SocketAddr::new(ip, port).to_string()
+    }
+}
+
+fn text(answer: &Answer, headings: bool) -> String {
+    let mut text = format!(
+        "generation {}, epoch {}, side {}{}\n",
+        answer.generation,
+        answer.epoch,
+        answer.side,
+        if answer.in_step { "" } else { ", the other side lies behind" }
+    );
+    let mut part = |name: &str, table: Table| {
+        if headings {
+            text.push_str(&format!("\n{name}\n"));
+        }
+        text.push_str(if table.is_empty() { "  none\n" } else { "" });
+        if !table.is_empty() {
+            text.push_str(&table.render());
+        }
+    };
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    if let Some(rows) = &answer.sources {
+        let mut table = Table::new(&[
+            ("WORKLOAD", Align::Left),
+            ("KIND", Align::Left),
+            ("ID", Align::Right),
+            ("IDENTITY", Align::Right),
+            ("CLASS", Align::Right),
+            ("PLACE", Align::Left),
+        ]);
+        for row in rows {
+            table.row([
+                or_dash(&row.workload),
+                row.kind.to_owned(),
+                row.id.to_string(),
+                row.identity.to_string(),
+                row.class.to_string(),
+                or_dash(&row.place),
+            ]);
+        }
+        part("SOURCES", table);
+    }
+    if let Some(rows) = &answer.frontends {
+        let mut table = Table::new(&[
+            ("PREFIX", Align::Left),
+            ("PORT", Align::Right),
+            ("SERVICE", Align::Left),
+            ("VERDICT", Align::Left),
+        ]);
+        for row in rows {
+            let verdict = said(&row.verdict);
+            table.row([row.prefix.clone(), row.port.to_string(), or_dash(&row.service), verdict]);
+        }
+        part("FRONTENDS", table);
+    }
+    if let Some(rows) = &answer.classes {
+        let mut table = Table::new(&[("CLASS", Align::Right), ("WORKLOADS", Align::Left)]);
+        for row in rows {
+            let workloads = match (row.class, row.workloads.is_empty()) {
+                (0, _) => {
+                    let unknown = "callers in no known workload".to_owned();
+                    std::iter::once(unknown).chain(row.workloads.clone()).collect::<Vec<_>>()
+                }
+                _ => row.workloads.clone(),
+            };
+            table.row([row.class.to_string(), workloads.join(", ")]);
+        }
+        part("CLASSES", table);
+    }
+    if let Some(rows) = &answer.class_tables {
+        let mut table = Table::new(&[
+            ("TABLE", Align::Right),
+            ("CLASS", Align::Right),
+            ("VERDICT", Align::Left),
+        ]);
+        for row in rows {
+            for one in &row.exceptions {
+                table.row([row.table.to_string(), one.class.to_string(), said(&one.verdict)]);
+            }
+            table.row([row.table.to_string(), "others".to_owned(), said(&row.default)]);
+        }
+        part("CLASS TABLES", table);
+    }
+    if let Some(rows) = &answer.routes {
+        let mut table = Table::new(&[
+            ("ROUTE", Align::Right),
+            ("SHARE", Align::Right),
+            ("DESTINATION", Align::Left),
+            ("RULE", Align::Left),
+        ]);
+        for row in rows {
+            for (at, leg) in row.legs.iter().enumerate() {
+                let rule = if at == 0 { or_dash(&row.rule) } else { String::new() };
+                let name = leg.name.clone().unwrap_or_else(|| leg.destination.to_string());
+                table.row([row.route.to_string(), percent(leg.share), name, rule]);
+            }
+        }
+        part("ROUTES", table);
+    }
+    if let Some(rows) = &answer.slots {
+        let mut table = Table::new(&[
+            ("SLOT", Align::Right),
+            ("ROUTE", Align::Right),
+            ("KEEPS", Align::Right),
+            ("ELSE", Align::Right),
+            ("DESTINATION", Align::Left),
+        ]);
+        for row in rows {
+            table.row([
+                row.slot.to_string(),
+                row.route.map_or_else(|| "-".to_owned(), |route| route.to_string()),
+                percent(f64::from(row.threshold) / 4_294_967_296.0),
+                format!("+{}", row.alias),
+                row.name.clone().unwrap_or_else(|| row.destination.to_string()),
+            ]);
+        }
+        part("SLOTS", table);
+    }
+    if let Some(rows) = &answer.backends {
+        let mut table = Table::new(&[
+            ("DESTINATION", Align::Left),
+            ("SHARE", Align::Right),
+            ("ENDPOINT", Align::Left),
+        ]);
+        for row in rows {
+            let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
+            table.row([name, percent(row.share), row.address.clone()]);
+        }
+        part("BACKENDS", table);
+    }
+    if let Some(counters) = &answer.counters {
+        let mut table = Table::new(&[("COUNTER", Align::Left), ("VALUE", Align::Right)]);
+        for (name, value) in [
+            ("routed", counters.routed),
+            ("passed through", counters.passed),
+            ("refused", counters.refused),
+            ("asked for the source of an unknown caller", counters.unknown_source),
+            ("by the daemon itself", counters.own),
+            ("not remembered: memory full", counters.memory_full),
+            ("remembered in the overflow", counters.overflowed),
+            ("not remembered: MPTCP subflow", counters.mptcp),
+            ("connections remembered now", counters.remembered as u64),
+        ] {
+            table.row([name.to_owned(), value.to_string()]);
+        }
+        part("COUNTERS", table);
+        let mut table = Table::new(&[
+            ("CHOSEN", Align::Right),
+            ("REFUSED", Align::Right),
+            ("DESTINATION", Align::Left),
+            ("RULE", Align::Left),
+        ]);
+        for row in &counters.legs {
+            table.row([
+                row.chosen.to_string(),
+                row.refused.to_string(),
+                row.destination.clone().unwrap_or_else(|| format!("leg {}, gone", row.leg)),
+                or_dash(&row.rule),
+            ]);
+        }
+        part("BY DESTINATION", table);
+    }
+    if let Some(rows) = &answer.gateways {
+        let mut table = Table::left(&["GATEWAY", "ADDRESSES", "PORTS"]);
+        for row in rows {
+            let join = |items: Vec<String>| items.join(", ");
+            table.row([
+                row.gateway.clone(),
+                join(row.addresses.iter().map(ToString::to_string).collect()),
+                join(row.ports.iter().map(ToString::to_string).collect()),
+            ]);
+        }
+        part("GATEWAYS", table);
+    }
+    text
+}
+
+fn said(verdict: &VerdictRow) -> String {
+    match (verdict.route, verdict.class_table) {
+        (Some(route), _) => match &verdict.rule {
+            Some(rule) => format!("route {route}: {rule}"),
+            None => format!("route {route}"),
+        },
+        (_, Some(table)) => format!("by class table {table}"),
+        _ => verdict.verdict.to_owned(),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", share * 100.0)
+}

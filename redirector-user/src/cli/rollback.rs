@@ -1,0 +1,57 @@
+//! `redirector rollback`
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::daemon::control::{Request, ask};
+
+/// Returns to an earlier configuration, and holds it until the files or objects change again
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector rollback              the configuration before the last change
+  redirector rollback 3            that of three changes ago
+  redirector rollback --release    back to what the files or objects say")]
+pub struct Args {
+    /// How many changes to go back
+    #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Stop holding: back to what the files or objects say
+    #[arg(long, conflicts_with = "steps")]
+    release: bool,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let state = args.kernel.state();
+    if state.daemon().is_none() {
+        return Err(Failure::new(Exit::No, "no daemon runs, and it is the daemon that rolls back")
+            .help("start `redirector run`; the kernel keeps the last configuration meanwhile"));
+    }
+    let request = if args.release {
+        Request::Release
+    } else {
+        Request::Rollback { steps: args.steps as usize }
+    };
+    let socket = state.control_socket();
+    let response = ask(&socket, &request).map_err(|error| {
+        Failure::new(Exit::No, format!("the daemon does not answer: {}: {error}", socket.display()))
+    })?;
+    if let Some(error) = response.error {
+        return Err(Failure::input(error));
+    }
+    match common.output {
+        Output::Json => context.print_json(&response)?,
+        Output::Text => {
+            let generation = response.generation;
+            context.print(&match response.of_generation {
+                Some(of) => format!(
+                    "generation {generation} repeats generation {of}; held until the sources \
+                     change, or `redirector rollback --release`\n"
+                ),
+                None => format!("generation {generation} is what the sources say\n"),
+            })?;
+        }
+    }
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,353 @@
+//! `redirector status`
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redirector_core::compile::compile;
+use redirector_core::plan::SourceId;
+use serde::Serialize;
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::daemon::limits;
+use crate::datapath::{Active, Attached, Datapath, Hook};
+use crate::identity::Resolver;
+use crate::mounts;
+use crate::output::{Style, Table};
+use crate::state::{Report, Snapshot, StateDir, Tested, UnknownWorkload};
+
+/// Health: what is attached and effective, what is in force, and what is not
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector status
+  redirector status --output json | jq .problems
+
+Exit code 0 when connections are decided as they should be, also when no daemon runs; 1 when not;
+4 when nothing is loaded.")]
+pub struct Args {
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    healthy: bool,
+    /// What is wrong: exit code 1.
+    problems: Vec<String>,
+    /// What is worth a look.
+    warnings: Vec<String>,
+    daemon: Option<DaemonRow>,
+    generation: u64,
+    epoch: u64,
+    in_step: bool,
+    config: ConfigRow,
+    programs: Vec<ProgramRow>,
+    self_test: Vec<Tested>,
+    drift: DriftRow,
+    identity_gaps: Vec<UnknownWorkload>,
+    /// Decisions that asked for the source of a caller in no known workload.
+    unknown_source_decisions: u64,
+}
+
+#[derive(Serialize)]
+struct DaemonRow {
+    pid: u32,
+    version: String,
+    started: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigRow {
+    paths: Vec<std::path::PathBuf>,
+    age_seconds: Option<u64>,
+    objects: Option<usize>,
+    rejected: Vec<crate::state::Refused>,
+    warnings: usize,
+    apply_error: Option<String>,
+    hold: Option<crate::state::Hold>,
+}
+
+#[derive(Serialize)]
+struct ProgramRow {
+    cgroup: std::path::PathBuf,
+    hook: String,
+    order: usize,
+    id: u32,
+    name: String,
+    ours: bool,
+}
+
+#[derive(Serialize)]
+struct DriftRow {
+    /// Table entries that differ from what they should be; nothing when that
+    /// cannot be known.
+    entries: Option<usize>,
+    /// How often the daemon mended some.
+    repaired: u64,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let state = args.kernel.state();
+    let datapath = args.kernel.open()?;
+    let (active, image) = datapath.dump_active()?;
+    let snapshot = args.kernel.snapshot(active.generation, context)?;
+    let report = state.report().unwrap_or_else(|error| {
+        context.note(&format!("note: {error}"));
+        None
+    });
+    let report = report.unwrap_or_default();
+    let drift = snapshot.as_ref().and_then(|snapshot| {
+        let plan = compile(&snapshot.world()).plan;
+        let (_, wanted) = snapshot.layout.place(&plan, &limits(&datapath.sizes())).ok()?;
+        Some(image.diff(&wanted.without_zeroes()).len())
+    });
+    let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;
+    match common.output {
+        Output::Json => context.print_json(&answer)?,
+        Output::Text => {
+            let text = text(&answer, context.style());
+            context.print(&text)?;
+        }
+    }
+    Ok(if answer.healthy { Exit::Fine } else { Exit::No })
+}
+
+fn answer(
+    state: &StateDir,
+    datapath: &Datapath,
+    active: Active,
+    snapshot: Option<&Snapshot>,
+    report: Report,
+    drift: Option<usize>,
+) -> Result<Answer, Failure> {
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let pid = state.daemon();
+    if pid.is_none() {
+        warnings.push(
+            "no daemon runs: the kernel goes on with what it has, and changes are not followed"
+                .to_owned(),
+        );
+    }
+    if active.generation == 0 {
+        problems.push("no configuration was ever put in force".to_owned());
+    } else if snapshot.is_none() {
+        problems.push(format!(
+            "the state directory knows nothing of generation {}, which is in force",
+            active.generation
+        ));
+    }
+    if !active.in_step {
+        warnings.push("the idle side of the tables lies behind; the next change mends it".into());
+    }
+    let attached = datapath.attachments()?;
+    programs(&attached, &mut problems, &mut warnings);
+    let self_test: Vec<Tested> = datapath
+        .self_test()?
+        .into_iter()
+        .map(|test| Tested {
+            cgroup: test.cgroup,
+            hook: hook_name(test.hook).to_owned(),
+            error: test.outcome.err(),
+        })
+        .collect();
+    for test in &self_test {
+        if let Some(error) = &test.error {
+            let cgroup = test.cgroup.display();
+            problems.push(format!("{} at {cgroup} is not effective: {error}", test.hook));
+        }
+    }
+    match drift {
+        Some(0) | None => {}
+        Some(entries) => problems.push(format!(
+            "{entries} entries of the kernel's tables differ from what they should be"
+        )),
+    }
+    if let Some(error) = &report.apply_error {
+        problems.push(format!("the newest configuration is not in force: {error}"));
+    }
+    for one in &report.rejected {
+        let what = one.object.as_deref().unwrap_or("the file");
+        let kept = if one.kept { "its last good version stays" } else { "it is absent" };
+        let why = one.diagnostics.first().map_or("", |d| d.message.as_str());
+        let line = one.diagnostics.first().map_or(0, |d| d.line);
+        warnings.push(format!("{}:{line}: {what} is refused, {kept}: {why}", one.file));
+    }
+    if let Some(hold) = &report.hold {
+        warnings.push(format!(
+            "the configuration of generation {} is held by rollback",
+            hold.of_generation
+        ));
+    }
+    let gaps = gaps(datapath, snapshot)?;
+    for gap in &gaps {
+        warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Ok(Answer {
+        healthy: problems.is_empty(),
+        problems,
+        warnings,
+        daemon: pid.map(|pid| DaemonRow {
+            pid,
+            version: report.version.clone(),
+            started: report.started,
+        }),
+        generation: active.generation,
+        epoch: active.epoch,
+        in_step: active.in_step,
+        config: ConfigRow {
+            paths: report.config,
+            age_seconds: snapshot.map(|snapshot| now.saturating_sub(snapshot.made)),
+            objects: snapshot.map(|snapshot| snapshot.objects.len()),
+            rejected: report.rejected,
+            warnings: report.warnings,
+            apply_error: report.apply_error,
+            hold: report.hold,
+        },
+        programs: attached
+            .into_iter()
+            .map(|program| ProgramRow {
+                cgroup: program.cgroup,
+                hook: hook_name(program.hook).to_owned(),
+                order: program.order,
+                id: program.program_id,
+                name: program.name,
+                ours: program.ours,
+            })
+            .collect(),
+        self_test,
+        drift: DriftRow { entries: drift, repaired: report.drift_repaired },
+        identity_gaps: gaps,
+        unknown_source_decisions: datapath.counters()?.totals.unknown_source,
+    })
+}
+
+/// What is missing on the hooks, and who else is there.
+fn programs(attached: &[Attached], problems: &mut Vec<String>, warnings: &mut Vec<String>) {
+    let mut cgroups: Vec<_> = attached.iter().map(|program| &program.cgroup).collect();
+    cgroups.dedup();
+    if !attached.iter().any(|program| program.ours) {
+        problems.push("no program is attached".to_owned());
+        return;
+    }
+    for cgroup in cgroups {
+        for hook in
+            [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6, Hook::Release]
+        {
+            let here = |one: &&Attached| one.cgroup == *cgroup && one.hook == hook;
+            if !attached.iter().filter(here).any(|one| one.ours) {
+                let (hook, cgroup) = (hook_name(hook), cgroup.display());
+                problems.push(format!("our program is not attached to {hook} of {cgroup}"));
+            }
+            for other in attached.iter().filter(here).filter(|one| !one.ours) {
+                warnings.push(format!(
+                    "{} (id {}) is also on {} of {}, in place {}",
+                    other.name,
+                    other.program_id,
+                    hook_name(hook),
+                    cgroup.display(),
+                    other.order
+                ));
+            }
+        }
+    }
+}
+
+/// The workloads of the configuration in force whose processes the kernel
+/// cannot tell, looked for now.
+fn gaps(datapath: &Datapath, snapshot: Option<&Snapshot>) -> Result<Vec<UnknownWorkload>, Failure> {
+    let Some(snapshot) = snapshot else { return Ok(Vec::new()) };
+    let known: Vec<u32> = datapath.sources()?.into_iter().map(|(_, number)| number).collect();
+    let mut resolver = Resolver::new(mounts::cgroup2().ok().flatten().unwrap_or_default());
+    let world = snapshot.world();
+    let registry = redirector_core::registry::Registry::new(&world);
+    let mut gaps = Vec::new();
+    for workload in registry.workloads.sources() {
+        let (namespace, name) = (workload.object.namespace.clone(), workload.object.name.clone());
+        let id = SourceId { namespace, name };
+        let identity = snapshot.layout.identity(&id);
+        if identity.is_some_and(|identity| known.contains(&identity)) {
+            continue;
+        }
+        let Some(selector) = &workload.source else { continue };
+        let because = match resolver.resolve(selector) {
+            Err(why) => why.to_string(),
+            Ok(_) => "it is there, and the kernel has not been told yet".to_owned(),
+        };
+        gaps.push(UnknownWorkload { workload: format!("{}/{}", id.namespace, id.name), because });
+    }
+    Ok(gaps)
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Connect4 => "connect4",
+        Hook::Connect6 => "connect6",
+        Hook::Getpeername4 => "getpeername4",
+        Hook::Getpeername6 => "getpeername6",
+        Hook::Release => "release",
+        Hook::Sockops => "sockops",
+    }
+}
+
+fn text(answer: &Answer, style: Style) -> String {
+    let mut text = String::new();
+    let health = if answer.healthy { style.good("healthy") } else { style.error("not healthy") };
+    let _ = writeln!(text, "{health}");
+    match &answer.daemon {
+        Some(daemon) => {
+            let _ =
+                writeln!(text, "daemon      process {}, version {}", daemon.pid, daemon.version);
+        }
+        None => {
+            let _ = writeln!(text, "daemon      none");
+        }
+    }
+    let age = answer.config.age_seconds.map(|age| format!(", {} old", duration(age)));
+    let objects = answer.config.objects.map(|count| format!(", {count} objects"));
+    let _ = writeln!(
+        text,
+        "config      generation {}{}{}, epoch {}",
+        answer.generation,
+        age.unwrap_or_default(),
+        objects.unwrap_or_default(),
+        answer.epoch
+    );
+    let drift = match answer.drift.entries {
+        Some(0) => "none".to_owned(),
+        Some(entries) => format!("{entries} entries"),
+        None => "not known".to_owned(),
+    };
+    let _ = writeln!(text, "drift       {drift}, mended {} times", answer.drift.repaired);
+    let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
+    let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
+    let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);
+    for problem in &answer.problems {
+        let _ = writeln!(text, "{}: {problem}", style.error("problem"));
+    }
+    for warning in &answer.warnings {
+        let _ = writeln!(text, "{}: {warning}", style.warning("warning"));
+    }
+    if !answer.programs.is_empty() {
+        let mut table = Table::left(&["HOOK", "RUNS", "ID", "PROGRAM", "OURS", "CGROUP"]);
+        for program in &answer.programs {
+            table.row([
+                program.hook.clone(),
+                program.order.to_string(),
+                program.id.to_string(),
+                program.name.clone(),
+                if program.ours { "yes" } else { "no" }.to_owned(),
+                program.cgroup.display().to_string(),
+            ]);
+        }
+        let _ = write!(text, "\n{}", table.render());
+    }
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
