@@ -4,6 +4,7 @@
 //! against the running kernel, `test` runs every layer of tests, `vm` runs
 //! demo and kernel tests on other kernels.
 
+mod bench;
 mod command;
 mod demo;
 mod fuzz;
@@ -37,6 +38,8 @@ enum Task {
     Vm(vm::Args),
     /// Fuzzes what reads documents and what compiles them
     Fuzz(fuzz::Args),
+    /// Measures, and writes the tables and plots of docs/performance.md
+    Bench(bench::Args),
     /// Runs inside the virtual machine, as its first process
     #[command(hide = true)]
     Guest,
@@ -65,6 +68,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Guest => Ok(vm::guest::main()),
         Task::Play(part) => play::run(part),
     }

@@ -1,0 +1,215 @@
+//! `cargo xtask bench gateway`: the gateway proxy beside direct connections and
+//! its peers.
+//!
+//! All processes run on one processor, in a network namespace of their own.
+//! The subjects take turns, round by round, between two direct measurements;
+//! what is reported is the ratio to the first direct one of the same round, as
+//! the median of all rounds with the least and the greatest.
+
+mod load;
+mod report;
+mod server;
+mod stage;
+mod subjects;
+
+use std::net::SocketAddr;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use load::{Kind, Load, Outcome};
+use report::{Cell, Report};
+use stage::{Running, Stage};
+use subjects::{SERVER, Subject, release, sink_of};
+
+use crate::command;
+use crate::workspace::is_root;
+
+/// Options of `cargo xtask bench gateway`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// How many rounds
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// How long each measurement takes, in milliseconds
+    #[arg(long, default_value_t = 700)]
+    milliseconds: u64,
+    /// Which subjects, separated by commas; all when not given
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Subject>,
+    /// Which workloads, by the beginnings of their names; all when not given
+    #[arg(long, value_delimiter = ',')]
+    load: Vec<String>,
+    /// The processor that everything runs on; the last when not given
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// How many idle connections the memory is measured with; 0 leaves it out
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    /// Puts the table into docs/performance.md and the plot beside it
+    #[arg(long)]
+    write: bool,
+}
+
+/// The parts that run in processes of their own.
+#[derive(clap::Subcommand)]
+pub enum Part {
+    /// The server behind the gateways
+    Server,
+    /// A client that applies a load
+    Load {
+        /// Where to
+        to: SocketAddr,
+        #[command(flatten)]
+        load: Load,
+        /// How long
+        #[arg(long)]
+        milliseconds: u64,
+    },
+    /// A client that holds idle connections
+    Hold {
+        /// Where to
+        to: SocketAddr,
+        /// How many
+        count: usize,
+    },
+    /// Succeeds when something accepts there
+    Probe {
+        /// Where
+        at: SocketAddr,
+    },
+}
+
+/// The workloads, and what they are called.
+const LOADS: [(&str, Load); 8] = [
+    ("CRR, 1 at a time", Load { kind: Kind::Crr, streams: 1, size: 1 }),
+    ("CRR, 16 at a time", Load { kind: Kind::Crr, streams: 16, size: 1 }),
+    ("RR 64 B", Load { kind: Kind::Rr, streams: 1, size: 64 }),
+    ("RR 4 KiB", Load { kind: Kind::Rr, streams: 1, size: 4 << 10 }),
+    ("bulk 4 KiB, 1 stream", Load { kind: Kind::Bulk, streams: 1, size: 4 << 10 }),
+    ("bulk 4 KiB, 8 streams", Load { kind: Kind::Bulk, streams: 8, size: 4 << 10 }),
+    ("bulk 64 KiB, 1 stream", Load { kind: Kind::Bulk, streams: 1, size: 64 << 10 }),
+    ("bulk 64 KiB, 8 streams", Load { kind: Kind::Bulk, streams: 8, size: 64 << 10 }),
+];
+
+/// Plays a part.
+pub fn part(part: &Part) -> Result<ExitCode> {
+    match *part {
+        Part::Server => match server::run(SERVER, sink_of(SERVER))? {},
+        Part::Load { to, load, milliseconds } => {
+            let outcome = load::run(load, to, Duration::from_millis(milliseconds))?;
+            println!("{}", serde_json::to_string(&outcome)?);
+        }
+        Part::Hold { to, count } => load::hold(to, count)?,
+        Part::Probe { at } if !subjects::accepts(at) => return Ok(ExitCode::FAILURE),
+        Part::Probe { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if !is_root() {
+        bail!("network namespaces need root");
+    }
+    let subjects = if args.only.is_empty() { Subject::ALL.to_vec() } else { args.only.clone() };
+    subjects::prepare(&subjects)?;
+    let cpu = match args.cpu {
+        Some(cpu) => cpu,
+        None => std::thread::available_parallelism()?.get() - 1,
+    };
+    let stage = Stage::set(cpu)?;
+    let server = stage.start(Command::new(release("xtask")).args(["bench", "part", "server"]))?;
+    let running =
+        subjects.iter().map(|subject| subject.start(&stage)).collect::<Result<Vec<_>>>()?;
+    let mut report = Report::new(&subjects);
+    let wanted = |name: &str| {
+        args.load.is_empty() || args.load.iter().any(|begin| name.starts_with(begin.as_str()))
+    };
+    for (name, load) in LOADS.iter().filter(|(name, _)| wanted(name)) {
+        let measure = |at: SocketAddr, subject: Option<&Running>| {
+            let at = if load.kind == Kind::Bulk { sink_of(at) } else { at };
+            measure(&stage, at, *load, args.milliseconds, &server, subject)
+        };
+        for round in 0..args.rounds {
+            let direct = measure(SERVER, None)?;
+            let mut cells = Vec::new();
+            for (subject, running) in subjects.iter().zip(&running) {
+                let cell = measure(subject.address(), Some(running))
+                    .with_context(|| format!("{name} through {}", subject.name()))?;
+                cells.push(cell);
+            }
+            let again = measure(SERVER, None)?;
+            report.add(name, *load, direct, again, &cells);
+            eprint!("\r{name}: round {} of {}   ", round + 1, args.rounds);
+        }
+        eprintln!();
+        println!("{}", report.text_of(name));
+    }
+    drop(running);
+    if args.idle > 0 {
+        for subject in &subjects {
+            let bytes = idle_memory(&stage, *subject, args.idle)?;
+            report.memory(*subject, bytes);
+        }
+    }
+    let text = report.markdown();
+    println!("{text}");
+    if args.write {
+        report.write(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Applies a load once.
+fn measure(
+    stage: &Stage,
+    at: SocketAddr,
+    load: Load,
+    milliseconds: u64,
+    server: &Running,
+    subject: Option<&Running>,
+) -> Result<Cell> {
+    let kind = match load.kind {
+        Kind::Crr => "crr",
+        Kind::Rr => "rr",
+        Kind::Bulk => "bulk",
+    };
+    let mut command = Command::new(release("xtask"));
+    command.args(["bench", "part", "load", &at.to_string(), "--kind", kind]);
+    command.args(["--streams", &load.streams.to_string(), "--size", &load.size.to_string()]);
+    command.args(["--milliseconds", &milliseconds.to_string()]);
+    stage.place(&mut command);
+    let times = || {
+        let subject = subject.map(Running::processor_time).unwrap_or_default();
+        server.processor_time() + subject
+    };
+    let before = times();
+    let outcome: Outcome = serde_json::from_str(&command::stdout(&mut command)?)?;
+    let others = (times() - before).as_secs_f64();
+    let work = if load.kind == Kind::Bulk { outcome.bytes } else { outcome.operations } as f64;
+    Ok(Cell {
+        rate: work / outcome.seconds,
+        cpu: (outcome.cpu + others) / work,
+        median: outcome.median,
+    })
+}
+
+/// What one idle connection costs a subject in memory of its own, in bytes.
+fn idle_memory(stage: &Stage, subject: Subject, count: usize) -> Result<(usize, f64)> {
+    let running = subject.start(stage)?;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    // Two descriptors for each, in the subject.
+    let count = count.min((limit.unwrap_or(u64::MAX) as usize).saturating_sub(300) / 2);
+    let hold = |count: usize| {
+        let mut command = Command::new(release("xtask"));
+        command.args(["bench", "part", "hold", &subject.address().to_string()]);
+        stage.start(command.arg(count.to_string()))
+    };
+    let _few = hold(50)?;
+    let before = running.memory();
+    let _many = hold(count).with_context(|| format!("idle connections of {}", subject.name()))?;
+    let grown = running.memory().saturating_sub(before);
+    Ok((count, grown as f64 / count as f64))
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: measurements, and the tables and plots made of them.
+
+pub mod gateway;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// The gateway proxy beside direct connections, HAProxy, nginx and Envoy
+    Gateway(gateway::Args),
+    /// Parts of a measurement, in processes of their own
+    #[command(hide = true, subcommand)]
+    Part(gateway::Part),
+}
+
+/// `cargo xtask bench`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match &args.what {
+        What::Gateway(args) => gateway::run(args),
+        What::Part(part) => gateway::part(part),
+    }
+}
