@@ -18,7 +18,7 @@ use super::pipes::{Pipe, Pipes};
 /// space for a direction whose receiver does not read.
 pub(super) const BUFFER: usize = 64 << 10;
 
-/// Full reads in a row that make a direction bulky.
+/// Full reads, with no small one between them, that make a direction bulky.
 const FULL_READS: u8 = 4;
 
 /// How much one `splice` is asked to move, in bytes. More than the pipe's
@@ -76,7 +76,8 @@ pub(super) struct Flow {
     pipe: Option<Pipe>,
     /// Whether it splices rather than copies.
     bulky: bool,
-    /// Full reads in a row; while bulky, small portions in a row.
+    /// Full reads with no small one between them; while bulky, small portions
+    /// in a row.
     run: u8,
     /// The sender has finished.
     pub ended: bool,
@@ -183,7 +184,9 @@ impl Flow {
         if count < buffer.len() {
             // A short read has emptied the socket; if its peer had finished
             // before the read, then this was everything.
-            self.run = 0;
+            if count < SMALL {
+                self.run = 0;
+            }
             self.ended = from.ended;
             from.readable = from.ended;
         } else {
