@@ -160,17 +160,22 @@ impl Listener {
         !self.rules.is_empty() && !matches!(self.mode, Mode::Refuse(_))
     }
 
-    /// Decides where a connection to `dialled` goes.
-    pub fn decide(&self, incoming: &Incoming<'_>, dialled: IpAddr) -> GatewayVerdict<'_> {
+    /// The place, among the rules, of the one that a connection to `dialled`
+    /// meets.
+    pub fn matching(&self, incoming: &Incoming<'_>, dialled: IpAddr) -> Option<usize> {
         if matches!(self.mode, Mode::Refuse(_)) {
-            return GatewayVerdict::Refuse(None);
+            return None;
         }
         let dialled = IpNet::from(dialled.to_canonical());
-        let matching = self.rules.iter().find(|rule| {
+        self.rules.iter().position(|rule| {
             rule.conditions.is_empty()
                 || rule.conditions.iter().any(|conditions| conditions.hold(incoming, &dialled))
-        });
-        match matching {
+        })
+    }
+
+    /// Decides where a connection to `dialled` goes.
+    pub fn decide(&self, incoming: &Incoming<'_>, dialled: IpAddr) -> GatewayVerdict<'_> {
+        match self.matching(incoming, dialled).map(|place| &self.rules[place]) {
             Some(GatewayRule { rule, route: Some(route), .. }) => {
                 GatewayVerdict::Route(rule, route)
             }

@@ -1,6 +1,7 @@
 //! The gateway proxy: relays what a connect hook cannot see, connections that
 //! arrive at a gateway from elsewhere.
 //!
+//! * [`plan`]: the compiled gateway plan as the proxy's configuration.
 //! * [`snapshot`]: the input: listeners, routes, destinations, and the
 //!   [`Router`] that says which route a connection takes.
 //! * [`set`]: brings the running listeners into line with a new snapshot.
@@ -27,6 +28,7 @@ mod drain;
 mod listener;
 mod loops;
 mod pipes;
+mod plan;
 mod relay;
 mod select;
 mod set;
@@ -37,6 +39,7 @@ mod timer;
 mod upstream;
 mod worker;
 
+pub use plan::{PROXY_PROTOCOL_ANNOTATION, PROXY_PROTOCOL_V2, destination_name, route_name};
 pub use snapshot::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };

@@ -1,6 +1,7 @@
 //! The gateway proxy over real sockets on loopback.
 
 mod connect;
+mod documents;
 mod kit;
 mod relay;
 mod reload;

@@ -11,7 +11,7 @@ use redirector::proxy::{Proxy, Verdict};
 use crate::kit::*;
 
 /// A ClientHello for `name`, in records of at most `record` bytes.
-fn client_hello(name: &str, record: usize) -> Vec<u8> {
+pub fn client_hello(name: &str, record: usize) -> Vec<u8> {
     let prefixed = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
     let host = [&[0][..], &prefixed(name.as_bytes())].concat();
     let sni = [&[0, 0][..], &prefixed(&prefixed(&host))].concat();

@@ -1,0 +1,182 @@
+//! The proxy's configuration out of the compiled plan.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use redirector_core::gateway::{GatewayPlan, Incoming, Mode};
+use redirector_core::model::{Labels, TcpPool};
+use redirector_core::plan::{Destination, DestinationId, Plan, RouteId, RuleId, RuleList};
+
+use super::snapshot::{
+    Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
+};
+
+/// The annotation of a Gateway that has backends sent a PROXY protocol header;
+/// its value is [`PROXY_PROTOCOL_V2`].
+pub const PROXY_PROTOCOL_ANNOTATION: &str = "redirector.io/proxy-protocol";
+
+/// The only version of the PROXY protocol that is spoken.
+pub const PROXY_PROTOCOL_V2: &str = "v2";
+
+/// Where no DestinationRule says otherwise, as in Istio.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl Config {
+    /// What the gateways of this plan serve.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let mut parts = Parts { plan, routes: BTreeMap::new(), destinations: BTreeMap::new() };
+        let mut config = Self {
+            listeners: Vec::new(),
+            routes: Vec::new(),
+            destinations: Vec::new(),
+            router: Box::new(PlanRouter::default()),
+        };
+        let mut router = PlanRouter::default();
+        for (address, listener) in &plan.gateways.listeners {
+            if !listener.serves() {
+                continue;
+            }
+            config.listeners.push(ListenerSpec {
+                address: *address,
+                name: format!("{} servers[{}]", listener.gateway, listener.server).into(),
+                sni: listener.mode == Mode::Sni,
+                proxy_protocol: speaks_proxy_protocol(&listener.annotations),
+            });
+            let routes = listener.rules.iter().map(|rule| {
+                let route = rule.route.as_ref()?;
+                Some(parts.route(route, &mut config))
+            });
+            router.listeners.push((*address, routes.collect()));
+        }
+        router.plan = plan.gateways.clone();
+        config.router = Box::new(router);
+        config
+    }
+}
+
+/// Whether a Gateway's annotations ask for the PROXY protocol.
+fn speaks_proxy_protocol(annotations: &Labels) -> bool {
+    annotations
+        .iter()
+        .any(|(key, value)| **key == *PROXY_PROTOCOL_ANNOTATION && **value == *PROXY_PROTOCOL_V2)
+}
+
+/// The routes and destinations met so far, and their indices.
+struct Parts<'p> {
+    plan: &'p Plan,
+    routes: BTreeMap<&'p RouteId, usize>,
+    destinations: BTreeMap<&'p DestinationId, usize>,
+}
+
+impl<'p> Parts<'p> {
+    fn route(&mut self, id: &'p RouteId, config: &mut Config) -> usize {
+        if let Some(index) = self.routes.get(id) {
+            return *index;
+        }
+        let weights = self.plan.routes.get(id).map(Vec::as_slice).unwrap_or_default();
+        let legs = id
+            .destinations
+            .iter()
+            .zip(weights)
+            .map(|(destination, leg)| (self.destination(destination, config), leg.weight))
+            .collect();
+        // With several destinations, the first one's policy counts, as in Istio.
+        let first = id.destinations.first().and_then(|id| self.plan.destinations.get(id));
+        let pool = first.and_then(pool).cloned().unwrap_or_default();
+        let idle_timeout = match pool.idle_timeout_ms {
+            Some(0) => None,
+            Some(time) => Some(Duration::from_millis(time)),
+            None => Some(IDLE_TIMEOUT),
+        };
+        config.routes.push(RouteSpec {
+            name: route_name(id).into(),
+            legs,
+            idle_timeout,
+            max_duration: pool.max_duration_ms.filter(|&time| time > 0).map(Duration::from_millis),
+        });
+        let index = config.routes.len() - 1;
+        self.routes.insert(id, index);
+        index
+    }
+
+    fn destination(&mut self, id: &'p DestinationId, config: &mut Config) -> usize {
+        if let Some(index) = self.destinations.get(id) {
+            return *index;
+        }
+        let nothing = Destination::default();
+        let destination = self.plan.destinations.get(id).unwrap_or(&nothing);
+        let pool = pool(destination).cloned().unwrap_or_default();
+        config.destinations.push(DestinationSpec {
+            name: destination_name(id).into(),
+            algorithm: destination.algorithm,
+            endpoints: destination.endpoints.iter().map(|e| (e.address, e.weight)).collect(),
+            connect_timeout: pool
+                .connect_timeout_ms
+                .filter(|&time| time > 0)
+                .map_or(CONNECT_TIMEOUT, Duration::from_millis),
+            keepalive: pool.keepalive.as_ref().map(|keepalive| Keepalive {
+                probes: keepalive.probes,
+                time: keepalive.time_ms.map(Duration::from_millis),
+                interval: keepalive.interval_ms.map(Duration::from_millis),
+            }),
+            max_connections: pool.max_connections.filter(|&most| most > 0),
+        });
+        let index = config.destinations.len() - 1;
+        self.destinations.insert(id, index);
+        index
+    }
+}
+
+fn pool(destination: &Destination) -> Option<&TcpPool> {
+    destination.policy.settings.tcp_pool.as_ref()
+}
+
+/// What a route is called in the proxy's counters: its rule.
+pub fn route_name(id: &RouteId) -> String {
+    let Some(RuleId { object, list, index, .. }) = &id.rule else {
+        return id.destinations.first().map(destination_name).unwrap_or_default();
+    };
+    let list = match list {
+        RuleList::Tcp => "tcp",
+        RuleList::Tls => "tls",
+        RuleList::Http => "http",
+    };
+    format!("{object} {list}[{index}]")
+}
+
+/// What a destination is called in the proxy's counters: host, port and subset.
+pub fn destination_name(id: &DestinationId) -> String {
+    let DestinationId { host, subset, port, .. } = id;
+    match subset {
+        Some(subset) => format!("{host}:{port} {subset}"),
+        None => format!("{host}:{port}"),
+    }
+}
+
+/// Decides by the gateway plan.
+#[derive(Default)]
+struct PlanRouter {
+    plan: GatewayPlan,
+    /// As in the configuration: their addresses, and the routes of their rules.
+    listeners: Vec<(SocketAddr, Vec<Option<usize>>)>,
+}
+
+impl Router for PlanRouter {
+    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict {
+        let Some((address, routes)) = self.listeners.get(listener) else { return Verdict::Refuse };
+        let Some(listener) = self.plan.listeners.get(address) else { return Verdict::Refuse };
+        let client = request.client.ip().to_canonical();
+        let known = self.plan.client(&client);
+        let incoming = Incoming {
+            client: known.map(|known| known.as_client(&client)).unwrap_or_default(),
+            sni: request.sni,
+        };
+        let rule = listener.matching(&incoming, request.dialled.ip());
+        match rule.and_then(|rule| *routes.get(rule)?) {
+            Some(route) => Verdict::Route(route),
+            None => Verdict::Refuse,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! From documents to relayed bytes: the compiled gateway plan in the proxy.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use redirector::proxy::{Config, Proxy};
+use redirector_core::compile::compile;
+use redirector_core::world::{Settings, World};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
+
+use crate::kit::*;
+
+/// Loopback addresses that no other test uses, in this process or another.
+fn own_addresses<const N: usize>() -> [Ipv4Addr; N] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let first = NEXT.fetch_add(N as u8, Ordering::Relaxed);
+    std::array::from_fn(|n| Ipv4Addr::new(127, 100 ^ high, low, first + n as u8))
+}
+
+/// A gateway workload, and a Gateway that selects it.
+fn gateway(name: &str, address: Ipv4Addr, extra: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata:
+  name: {name}
+  namespace: istio-system
+  annotations: {{redirector.io/gateway: 'true'}}
+spec: {{address: {address}, labels: {{istio: {name}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata:
+  name: {name}
+  namespace: istio-system
+{extra}
+spec:
+  selector: {{istio: {name}}}
+  servers:
+  - hosts: ['*']
+    port: {{name: tcp, number: 19000, protocol: TCP}}
+---
+"
+    )
+}
+
+/// A host with these endpoints.
+fn host(name: &str, backends: &[&Backend]) -> String {
+    let mut text = format!(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: istio-system}}
+spec:
+  hosts: [{name}.example]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  ports: [{{name: tcp, number: 19000, protocol: TCP}}]
+  endpoints:
+"
+    );
+    for backend in backends {
+        let (ip, port) = (backend.address.ip(), backend.address.port());
+        let _ = writeln!(text, "  - {{address: {ip}, ports: {{tcp: {port}}}}}");
+    }
+    text + "---\n"
+}
+
+/// A VirtualService of these gateways.
+fn rules(gateways: &str, tcp: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: rules, namespace: istio-system}}
+spec:
+  hosts: ['*']
+  gateways: [{gateways}]
+{tcp}
+---
+"
+    )
+}
+
+fn configuration(yaml: &str) -> Config {
+    let reading = redirector_core::documents::read(None, yaml);
+    let mut world = World::new(Settings::default());
+    for read in &reading.objects {
+        let object = read.object.clone();
+        let object = object.unwrap_or_else(|| panic!("refused: {:#?}", reading.diagnostics));
+        world.insert(object);
+    }
+    Config::of_plan(&compile(&world).plan)
+}
+
+fn serve(yaml: &str) -> Proxy {
+    let proxy = Setup::new(&[]).start();
+    let status = proxy.update(configuration(yaml)).expect("in force");
+    assert!(!status.listeners.is_empty(), "something is served");
+    proxy
+}
+
+fn name(gateway: Ipv4Addr) -> String {
+    let stream = connect(SocketAddr::from((gateway, 19000)));
+    stream.shutdown(std::net::Shutdown::Write).expect("shut down");
+    String::from_utf8(read_all(&stream).expect("a name")).expect("text")
+}
+
+#[test]
+fn two_gateways_with_one_port_have_their_own_rules() {
+    let [one, two] = own_addresses();
+    let (a, b) = (Backend::named("hello"), Backend::named("hello-2"));
+    let yaml = gateway("ingressgateway-1", one, "")
+        + &gateway("ingressgateway-2", two, "")
+        + &host("first", &[&a])
+        + &host("second", &[&b])
+        + &rules(
+            "ingressgateway-1, ingressgateway-2",
+            "  tcp:
+  - match: [{gateways: [ingressgateway-2]}]
+    route: [{destination: {host: second.example}}]
+  - route: [{destination: {host: first.example}}]",
+        );
+    let _proxy = serve(&yaml);
+    for _ in 0..5 {
+        assert_eq!(name(one), "hello");
+        assert_eq!(name(two), "hello-2");
+    }
+}
+
+#[test]
+fn destination_subnets_are_compared_with_the_address_dialled() {
+    let [one, two] = own_addresses();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let yaml = gateway("ingressgateway-1", one, "")
+        + &gateway("ingressgateway-2", two, "")
+        + &host("first", &[&a])
+        + &host("second", &[&b])
+        + &rules(
+            "ingressgateway-1, ingressgateway-2",
+            &format!(
+                "  tcp:
+  - match: [{{destinationSubnets: ['{two}/32']}}]
+    route: [{{destination: {{host: second.example}}}}]
+  - match: [{{destinationSubnets: ['{one}']}}]
+    route: [{{destination: {{host: first.example}}}}]"
+            ),
+        );
+    let _proxy = serve(&yaml);
+    assert_eq!((name(one), name(two)), ("a".into(), "b".into()));
+}
+
+#[test]
+fn rules_with_source_conditions_match_known_clients_only() {
+    let [gateway_address, shop, bank] = own_addresses();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let client = |name: &str, namespace: &str, address: Ipv4Addr| {
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{address: {address}, labels: {{app: {name}}}}}
+---
+"
+        )
+    };
+    let yaml = gateway("ingressgateway-1", gateway_address, "")
+        + &client("shop", "default", shop)
+        + &client("bank", "money", bank)
+        + &host("first", &[&a])
+        + &host("second", &[&b])
+        + &rules(
+            "ingressgateway-1",
+            "  tcp:
+  - match: [{sourceLabels: {app: shop}}]
+    route: [{destination: {host: first.example}}]
+  - match: [{sourceNamespace: money}]
+    route: [{destination: {host: second.example}}]",
+        );
+    let _proxy = serve(&yaml);
+    let gateway = SocketAddr::from((gateway_address, 19000));
+    for (client, name) in [(shop, *b"a"), (bank, *b"b")] {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&socket, &SocketAddr::from((client, 0))).expect("the client's address");
+        rustix::net::connect(&socket, &gateway).expect("connected");
+        let mut said = [0];
+        TcpStream::from(socket).read_exact(&mut said).expect("a name");
+        assert_eq!(said, name);
+    }
+    assert!(is_refused(gateway), "an unknown client");
+}
+
+#[test]
+fn weights_and_policies_come_from_the_documents() {
+    let [one] = own_addresses();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let yaml = gateway("ingressgateway-1", one, "")
+        + &host("first", &[&a])
+        + &host("second", &[&b])
+        + &rules(
+            "ingressgateway-1",
+            "  tcp:
+  - route:
+    - {destination: {host: first.example}, weight: 80}
+    - {destination: {host: second.example}, weight: 20}",
+        )
+        + "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: first, namespace: istio-system}
+spec:
+  host: first.example
+  trafficPolicy:
+    connectionPool:
+      tcp:
+        maxConnections: 7
+        connectTimeout: 3s
+        idleTimeout: 0s
+        maxConnectionDuration: 90s
+        tcpKeepalive: {probes: 4, time: 60s, interval: 5s}
+";
+    let config = configuration(&yaml);
+    let first = &config.destinations[0];
+    assert_eq!(first.max_connections, Some(7));
+    assert_eq!(first.connect_timeout.as_secs(), 3);
+    let keepalive = first.keepalive.expect("keepalive");
+    assert_eq!((keepalive.probes, keepalive.time.map(|t| t.as_secs())), (Some(4), Some(60)));
+    assert_eq!(config.routes[0].idle_timeout, None);
+    assert_eq!(config.routes[0].max_duration.map(|t| t.as_secs()), Some(90));
+    assert_eq!(config.destinations[1].connect_timeout.as_secs(), 10);
+    let proxy = serve(&yaml);
+    let named_a = (0..400).filter(|_| name(one) == "a").count();
+    assert!((280..=360).contains(&named_a), "about 320 of 400, got {named_a}");
+    let status = proxy.status().expect("a status");
+    let leg = &status.legs[0];
+    assert_eq!(&*leg.route, "VirtualService/istio-system/rules tcp[0]");
+    assert_eq!(&*leg.destination, "first.example:19000");
+}
+
+#[test]
+fn an_annotation_switches_the_proxy_protocol_on() {
+    let [one] = own_addresses();
+    let a = Backend::new(|mut stream| {
+        let mut header = [0; 28];
+        stream.read_exact(&mut header).expect("a header");
+        stream.write_all(&header[..12]).expect("written");
+    });
+    let annotation = "  annotations: {redirector.io/proxy-protocol: v2}";
+    let yaml = gateway("ingressgateway-1", one, annotation)
+        + &host("first", &[&a])
+        + &rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
+    let _proxy = serve(&yaml);
+    let stream = connect((one, 19000).into());
+    assert_eq!(read_all(&stream).expect("the signature"), b"\r\n\r\n\0\r\nQUIT\n");
+}
+
+#[test]
+fn a_passthrough_server_routes_by_server_name() {
+    let [one] = own_addresses();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let yaml = gateway("ingressgateway-1", one, "").replace(
+        "    port: {name: tcp, number: 19000, protocol: TCP}",
+        "    port: {name: tls, number: 19000, protocol: TLS}\n    tls: {mode: PASSTHROUGH}",
+    ) + &host("first", &[&a])
+        + &host("second", &[&b])
+        + &rules(
+            "ingressgateway-1",
+            "  tls:
+  - match: [{sniHosts: [a.example.org]}]
+    route: [{destination: {host: first.example}}]
+  - match: [{sniHosts: ['*.example.org']}]
+    route: [{destination: {host: second.example}}]",
+        )
+        .replace("hosts: ['*']\n  gateways", "hosts: ['*.example.org']\n  gateways");
+    let _proxy = serve(&yaml);
+    for (server, backend) in [("a.example.org", b'a'), ("other.example.org", b'b')] {
+        let mut stream = connect((one, 19000).into());
+        stream.write_all(&crate::tls::client_hello(server, 1 << 14)).expect("written");
+        let mut said = [0];
+        stream.read_exact(&mut said).expect("a name");
+        assert_eq!(said, [backend], "{server}");
+    }
+    let mut stream = connect((one, 19000).into());
+    stream.write_all(&crate::tls::client_hello("a.example.com", 1 << 14)).expect("written");
+    assert!(is_reset(&stream));
+}
