@@ -25,7 +25,7 @@ fn no_connection_fails_or_goes_astray_while_the_configuration_changes() {
     // Generation g sends everything to backend g % 2. The second listener is
     // there in all generations, the third comes and goes.
     let generation = |g: usize| {
-        let listeners = if g % 3 == 0 { &at[..] } else { &at[..2] };
+        let listeners = if g.is_multiple_of(3) { &at[..] } else { &at[..2] };
         let ends = [ends[g % 2], ends[(g + 1) % 2]];
         let legs = [(&ends[..1], 1), (&ends[1..], 0)];
         Setup::new(listeners).route(&legs[..]).rule(|_, _| Verdict::Route(0))
