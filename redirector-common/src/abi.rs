@@ -284,9 +284,10 @@ pub mod policy {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Backend {
-    /// Where the connection goes.
+    /// Where the connection goes; the unspecified address stands for the one
+    /// that was dialled.
     pub addr: Addr,
-    /// In network byte order.
+    /// In network byte order; 0 stands for the port that was dialled.
     pub port: u16,
     /// Zero.
     pub reserved: u16,

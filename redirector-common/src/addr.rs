@@ -43,6 +43,13 @@ impl Addr {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == V4_MAPPED
     }
 
+    /// Whether this is `::` or `0.0.0.0`.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        let w = &self.words;
+        w[0] == 0 && w[1] == 0 && w[3] == 0 && (w[2] == 0 || w[2] == V4_MAPPED)
+    }
+
     /// The IPv4 address as a word in network byte order; meaningful only when
     /// [`is_v4`](Self::is_v4).
     #[inline(always)]

@@ -72,9 +72,12 @@ pub struct Choice {
 pub struct Endpoint {
     /// Index of the backend within the side (not within the destination).
     pub backend: u32,
-    /// Its address.
+    /// Its address. In the tables, the unspecified address of either family
+    /// stands for the address that was dialled: [`decide`] puts that in its
+    /// place, [`take`] and [`pick`], which do not know it, leave it.
     pub addr: Addr,
-    /// Its port, in network byte order.
+    /// Its port, in network byte order. In the tables, 0 stands for the port
+    /// that was dialled, in the same way.
     pub port: u16,
 }
 
@@ -193,7 +196,16 @@ pub fn draft_into<T: Tables, C: Caller>(
     };
     match verdict.kind() {
         VerdictKind::Pass => draft.kind = DraftKind::Pass,
-        VerdictKind::Route(route) => take_into(tables, side, route, caller, draft),
+        VerdictKind::Route(route) => {
+            take_into(tables, side, route, caller, draft);
+            // Endpoints that stand for what was dialled.
+            if draft.endpoint.addr.is_unspecified() {
+                draft.endpoint.addr = *addr;
+            }
+            if draft.endpoint.port == 0 {
+                draft.endpoint.port = port;
+            }
+        }
         VerdictKind::Refuse | VerdictKind::Classes(_) => {}
     }
 }

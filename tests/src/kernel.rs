@@ -10,20 +10,26 @@ use redirector_core::image::Image;
 use crate::cgroup::TestCgroup;
 use crate::mount::BpfFs;
 
-/// Whether this process may load programs. Says so when not, and fails where
-/// kernel tests were asked for.
+/// Whether this process may load programs, mount and attach. Says so when not,
+/// and fails where kernel tests were asked for.
 ///
 /// # Panics
 ///
 /// When it may not, and `REDIRECTOR_TESTS=kernel` is set.
 pub fn privileged() -> bool {
-    // SAFETY: no preconditions.
-    let root = unsafe { libc::geteuid() } == 0;
-    if root {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    let needed = CAP_NET_ADMIN | CAP_SYS_ADMIN;
+    if capabilities & needed == needed {
         return true;
     }
     let asked = std::env::var_os("REDIRECTOR_TESTS").is_some_and(|value| value == "kernel");
-    assert!(!asked, "REDIRECTOR_TESTS=kernel, but this process is not root");
+    assert!(!asked, "REDIRECTOR_TESTS=kernel, but this process is not privileged");
     let test = std::thread::current();
     eprintln!("left out: {} needs root", test.name().unwrap_or("this test"));
     false

@@ -7,5 +7,8 @@ pub mod image;
 pub mod kernel;
 pub mod mount;
 pub mod netns;
+pub mod plan;
+pub mod random;
+pub mod records;
 pub mod server;
 pub mod socket;

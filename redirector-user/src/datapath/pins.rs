@@ -184,7 +184,16 @@ impl Pins {
 
 /// The right to write, until it is dropped or its process ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "holds the lock")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do while a child process has a copy of the
+        // descriptor.
+        // SAFETY: the descriptor is open.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
 
 fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
     let file = File::open(existing)

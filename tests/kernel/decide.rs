@@ -1,0 +1,322 @@
+//! The kernel decides what the host decides: the same draws, put to the same
+//! code over the same configuration, give the same rule, destination and
+//! endpoint; and never from half a configuration.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use redirector::datapath::{Datapath, Options};
+use redirector_common::abi::{Limits, Record, Side, record_decision as kind};
+use redirector_common::decide::{Caller, Decision, decide};
+use redirector_core::image::Image;
+use redirector_core::layout::Layout;
+use redirector_core::plan::SourceId;
+use redirector_tests::cgroup::key;
+use redirector_tests::child;
+use redirector_tests::kernel::{Place, privileged, recording_object};
+use redirector_tests::netns::NetNs;
+use redirector_tests::plan::{self, Shape};
+use redirector_tests::random::Random;
+use redirector_tests::records::Records;
+use redirector_tests::server::Server;
+use redirector_tests::socket::Socket;
+
+/// How many decisions are compared.
+const DECISIONS: usize = 100_000;
+/// Over so many configurations.
+const CONFIGURATIONS: usize = 125;
+/// Where the callers are, below the test's cgroup: known, known inside known,
+/// deep below known, and unknown.
+const CALLERS: [(&str, Option<usize>); 6] = [
+    ("a", Some(0)),
+    ("a/b", Some(1)),
+    ("a/b/x/y/z", Some(1)),
+    ("c/d/e", Some(2)),
+    ("c/d", None),
+    ("f", None),
+];
+/// The cgroups of the workloads.
+const WORKLOADS: [&str; 3] = ["a", "a/b", "c/d/e"];
+
+/// What a client saw of one connect.
+type Seen = (SocketAddr, u64, i32, String);
+
+/// A record on its way out of a child: the epoch, then the other words.
+type Told = (u64, [u32; 10]);
+
+fn tell(record: &Record) -> Told {
+    let Record { epoch, draws, drawn, asked, identity, class, decision, route, leg, backend } =
+        *record;
+    (epoch, [draws[0], draws[1], drawn, asked, identity, class, decision, route, leg, backend])
+}
+
+fn told_record((epoch, words): Told) -> Record {
+    let [first, second, drawn, asked, identity, class, decision, route, leg, backend] = words;
+    let draws = [first, second];
+    Record { epoch, draws, drawn, asked, identity, class, decision, route, leg, backend }
+}
+
+/// A recorded decision, told again.
+struct Replay<'a> {
+    record: &'a Record,
+    drawn: u32,
+    asked: bool,
+}
+
+impl Caller for Replay<'_> {
+    fn class(&mut self, _: Side) -> u32 {
+        self.asked = true;
+        self.record.class
+    }
+
+    fn draw(&mut self) -> u32 {
+        let draw = self.record.draws.get(self.drawn as usize).copied();
+        self.drawn += 1;
+        draw.expect("no more than two draws")
+    }
+}
+
+/// Takes the recorded decision again, and compares. Returns the host's.
+fn compare(image: &Image, to: SocketAddr, record: &Record) -> Decision {
+    let mut replay = Replay { record, drawn: 0, asked: false };
+    let side = Side::of_epoch(record.epoch);
+    let decision = decide(image, side, &to.ip().into(), to.port().to_be(), &mut replay);
+    let told = match decision {
+        Decision::Miss => (kind::MISS, 0, 0, 0),
+        Decision::Pass => (kind::PASS, 0, 0, 0),
+        Decision::Refuse => (kind::REFUSE, 0, 0, 0),
+        Decision::RefuseLeg(choice) => (kind::REFUSE_LEG, choice.route, choice.leg, 0),
+        Decision::Route(choice, endpoint) => {
+            (kind::ROUTE, choice.route, choice.leg, endpoint.backend)
+        }
+    };
+    assert_eq!(
+        (record.decision, record.route, record.leg, record.backend),
+        told,
+        "{to} {record:?}"
+    );
+    assert_eq!((record.drawn, record.asked == 1), (replay.drawn, replay.asked), "{to} {record:?}");
+    decision
+}
+
+/// A network namespace in which every address that is dialled or sent to is
+/// local, with a server on each port.
+fn world(what: &str) -> (NetNs, Vec<Server>) {
+    let netns = NetNs::new(what);
+    for arguments in [
+        ["-6", "route", "add", "local", "fd97::/64", "dev", "lo"],
+        ["-6", "route", "add", "local", "fd96::/64", "dev", "lo"],
+        ["-4", "route", "add", "local", "10.96.0.0/16", "dev", "lo"],
+    ] {
+        let output = Command::new("ip")
+            .args(["-n", netns.name()])
+            .args(arguments)
+            .output()
+            .expect("iproute2 is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let servers = thread::scope(|scope| {
+        let start = || {
+            netns.enter();
+            (0..3).map(|_| Server::start("at", (Ipv6Addr::UNSPECIFIED, 0))).collect::<Vec<_>>()
+        };
+        scope.spawn(start).join().expect("servers")
+    });
+    (netns, servers)
+}
+
+fn limits(datapath: &Datapath) -> Limits {
+    let sizes = datapath.sizes();
+    Limits {
+        class_tables: sizes.class_tables,
+        identities: sizes.identities,
+        routes: sizes.routes,
+        legs: sizes.legs,
+        destinations: sizes.destinations,
+        backends: sizes.backends,
+        connections: sizes.connections,
+        overflow_share: 1,
+        stripes: 1,
+    }
+}
+
+fn sources() -> Vec<SourceId> {
+    WORKLOADS
+        .iter()
+        .map(|name| SourceId { namespace: "default".into(), name: (*name).into() })
+        .collect()
+}
+
+/// Connects, reads what the server says, and goes without a trace.
+fn connect(to: SocketAddr) -> Seen {
+    let socket = Socket::stream(to, 0).expect("a socket");
+    socket.reset_on_close().expect("the option");
+    let cookie = socket.cookie().expect("a cookie");
+    let errno = socket.connect(to).err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+    let greeting = if errno == 0 {
+        assert_eq!(socket.peer().ok(), Some(to), "getpeername shows what was dialled");
+        socket.read_all().expect("a greeting")
+    } else {
+        String::new()
+    };
+    (to, cookie, errno, greeting)
+}
+
+/// The v4-mapped form as it is shown of a dual-stack server's socket.
+fn shown(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => {
+            format!("at {}", SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
+        }
+        SocketAddr::V6(_) => format!("at {address}"),
+    }
+}
+
+#[test]
+fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
+    if !privileged() {
+        return;
+    }
+    let seed = std::process::id().into();
+    let mut random = Random::new(seed);
+    eprintln!("seed {seed}");
+    let place = Place::new("decide");
+    let (netns, servers) = world("decide");
+    let shape = Shape {
+        sources: sources(),
+        endpoint_ports: servers.iter().map(|server| server.address().port()).collect(),
+    };
+    let options = Options { object: Some(recording_object()), ..place.options() };
+    let mut datapath = place.start(&options, &Image::default()).expect("started");
+    let records = Records::open(&place.pins());
+    let cgroups: Vec<PathBuf> = CALLERS.iter().map(|(name, _)| place.cgroup.child(name)).collect();
+
+    let (mut layout, mut image) = (Layout::default(), Image::default());
+    let per_child = DECISIONS.div_ceil(CONFIGURATIONS * CALLERS.len());
+    let mut seen_kinds = BTreeMap::new();
+    for generation in 0..CONFIGURATIONS as u64 {
+        let plan = plan::random(&mut random, &shape);
+        let (next, wanted) = layout.place(&plan, &limits(&datapath)).expect("it fits");
+        datapath.apply(&image.diff(&wanted), 10 + generation).expect("applied");
+        (layout, image) = (next, wanted);
+        for (name, id) in WORKLOADS.iter().zip(&shape.sources) {
+            let identity = layout.identity(id).expect("placed");
+            datapath
+                .insert_source(key(&place.cgroup.path().join(name)), identity)
+                .expect("inserted");
+        }
+        for ((_, workload), cgroup) in CALLERS.iter().zip(&cgroups) {
+            let dials: Vec<SocketAddr> =
+                (0..per_child).map(|_| plan::dialled(&mut random)).collect();
+            let seen: Vec<Seen> = child::run(cgroup, || {
+                netns.enter();
+                dials.iter().map(|to| connect(*to)).collect()
+            });
+            let identity =
+                workload.map_or(0, |index| layout.identity(&shape.sources[index]).expect("placed"));
+            for (to, cookie, errno, greeting) in seen {
+                let record = records.get(cookie).expect("every decision is recorded");
+                let decision = compare(&image, to, &record);
+                if record.asked == 1 {
+                    assert_eq!(record.identity, identity, "{to} from {}", cgroup.display());
+                    let class = image.class_of.get(&identity).copied().unwrap_or(0);
+                    assert_eq!(record.class, class, "{to} from {}", cgroup.display());
+                }
+                match decision {
+                    // The addresses dialled are local, and nobody listens there.
+                    Decision::Miss | Decision::Pass | Decision::Refuse | Decision::RefuseLeg(_) => {
+                        assert_eq!(errno, libc::ECONNREFUSED, "{to} {decision:?}");
+                    }
+                    Decision::Route(_, endpoint) => {
+                        assert_eq!(errno, 0, "{to} {decision:?}");
+                        let ip = endpoint.addr.into();
+                        let address = SocketAddr::new(ip, u16::from_be(endpoint.port));
+                        assert_eq!(greeting, shown(address), "{to} {decision:?}");
+                    }
+                }
+                *seen_kinds.entry(record.decision).or_insert(0_usize) += 1;
+            }
+        }
+    }
+    let total: usize = seen_kinds.values().sum();
+    assert!(total >= DECISIONS, "{total}");
+    for kind in [kind::MISS, kind::PASS, kind::REFUSE, kind::REFUSE_LEG, kind::ROUTE] {
+        let count = seen_kinds.get(&kind).copied().unwrap_or(0);
+        assert!(count > DECISIONS / 200, "too few of kind {kind} to say anything: {count}");
+    }
+    assert_eq!(datapath.connections().expect("connections"), []);
+    assert_eq!(datapath.counters().expect("counters").totals.memory_full, 0);
+}
+
+#[test]
+fn no_connection_is_decided_from_two_configurations() {
+    const FLIPS: u64 = 4_000;
+    const HAMMERS: usize = 4;
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("atomic");
+    let netns = NetNs::new("atomic");
+    let shape = Shape { sources: sources(), endpoint_ports: vec![1, 2, 3] };
+    let options = Options { object: Some(recording_object()), ..place.options() };
+    let mut datapath = place.start(&options, &Image::default()).expect("started");
+    let cgroup = place.cgroup.child("a");
+    // Two configurations that fill the same places with other things: numbers
+    // are given anew to each.
+    let images: [Image; 2] = std::array::from_fn(|index| {
+        let plan = plan::random(&mut Random::new(index as u64 + 1), &shape);
+        let (layout, image) = Layout::default().place(&plan, &limits(&datapath)).expect("it fits");
+        let identity = layout.identity(&shape.sources[0]).expect("placed");
+        assert_eq!(identity, 1, "the same in both");
+        image
+    });
+    datapath.insert_source(key(&cgroup), 1).expect("inserted");
+    let (active, now) = datapath.dump_active().expect("dumped");
+    datapath.apply(&now.diff(&images[0]), active.generation + 1).expect("applied");
+    let first = datapath.active().epoch;
+
+    let records = Arc::new(Records::open(&place.pins()));
+    let (mut compared, mut epochs) = (0_usize, std::collections::BTreeSet::new());
+    let hammers: Vec<child::Child<Vec<(SocketAddr, Told)>>> = (0..HAMMERS)
+        .map(|index| {
+            let (records, netns) = (records.clone(), &netns);
+            child::spawn(&cgroup, move || {
+                netns.enter();
+                let mut random = Random::new(1000 + index as u64);
+                let mut seen = Vec::new();
+                // As long as the configurations change, and a little longer.
+                while seen.len() < 20_000 {
+                    let to = plan::dialled(&mut random);
+                    let socket = Socket::stream(to, 0).expect("a socket");
+                    socket.reset_on_close().expect("the option");
+                    socket.nonblocking().expect("the option");
+                    let cookie = socket.cookie().expect("a cookie");
+                    let _ = socket.connect(to);
+                    seen.push((to, tell(&records.get(cookie).expect("recorded"))));
+                }
+                seen
+            })
+        })
+        .collect();
+    let (forth, back) = (images[0].diff(&images[1]), images[1].diff(&images[0]));
+    for flip in 0..FLIPS {
+        let delta = if flip % 2 == 0 { &forth } else { &back };
+        datapath.apply(delta, 100 + flip).expect("applied");
+        assert!(datapath.active().in_step);
+    }
+    for hammer in hammers {
+        for (to, told) in hammer.join() {
+            let record = told_record(told);
+            let index = record.epoch.wrapping_sub(first) % 2;
+            compare(&images[index as usize], to, &record);
+            epochs.insert(record.epoch);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, HAMMERS * 20_000);
+    assert!(epochs.len() > 50, "the configuration changed under the connections: {}", epochs.len());
+}

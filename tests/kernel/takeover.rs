@@ -1,0 +1,300 @@
+//! Starting, dying, starting again: what stays in force, and who may change it.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use aya::maps::{HashMap, MapData};
+use redirector::datapath::{Datapath, Error, Options, Sizes};
+use redirector_common::abi::Side;
+use redirector_core::image::Image;
+use redirector_tests::child;
+use redirector_tests::image::Builder;
+use redirector_tests::kernel::{Place, privileged, recording_object, small};
+use redirector_tests::server::Server;
+use redirector_tests::socket::Socket;
+
+const FRONTEND: &str = "127.96.0.10:19000";
+
+fn frontend() -> SocketAddr {
+    FRONTEND.parse().expect("an address")
+}
+
+fn server() -> Server {
+    Server::start("server", "127.0.0.1:0".parse::<SocketAddr>().expect("an address"))
+}
+
+fn image(server: &Server) -> Image {
+    let mut image = Builder::default();
+    let route = image.route(&[server.address()]);
+    image.frontend(frontend(), route);
+    image.build()
+}
+
+/// Whether a client below the cgroup is redirected, and sees what it dialled.
+fn redirected(place: &Place) -> bool {
+    child::run(place.cgroup.path(), || {
+        let socket = Socket::stream(frontend(), 0).expect("a socket");
+        socket.connect(frontend()).is_ok() && socket.peer().ok() == Some(frontend())
+    })
+}
+
+#[test]
+fn everything_stays_in_force_without_the_daemon_and_is_taken_over_as_it_is() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("stay"), server());
+    let wanted = image(&server);
+    let datapath = place.start(&place.options(), &wanted).expect("started");
+    let before = datapath.active();
+    drop(datapath);
+    assert!(redirected(&place));
+
+    let read = Datapath::open_read_only(&place.pins()).expect("loaded");
+    assert_eq!(read.dump_active().expect("dumped"), (before, wanted.clone()));
+    assert_eq!(read.counters().expect("counters").totals.routed, 1);
+    assert_eq!(read.sizes(), small());
+    let ours = read.attachments().expect("attachments").into_iter().filter(|one| one.ours).count();
+    assert_eq!(ours, 5, "every hook but that of accounting");
+    assert!(read.self_test().expect("tested").iter().all(|test| test.outcome.is_ok()));
+
+    let mut again = Datapath::take_over(&place.options()).expect("taken over");
+    assert_eq!(again.dump_active().expect("dumped"), (before, wanted));
+    again.attach().expect("attached");
+    assert!(redirected(&place));
+    let ours = again.attachments().expect("attachments").into_iter().filter(|one| one.ours).count();
+    assert_eq!(ours, 5, "and none twice");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_told_who_is_first() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("second"), server());
+    let datapath = place.start(&place.options(), &image(&server)).expect("started");
+    let error = Datapath::take_over(&place.options()).expect_err("refused");
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    let error = Datapath::unload(&place.pins()).expect_err("refused");
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(redirected(&place));
+    drop(datapath);
+    Datapath::take_over(&place.options()).expect("now it may");
+}
+
+#[test]
+fn unload_leaves_nothing_and_says_when_there_was_nothing() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("unload"), server());
+    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    assert!(redirected(&place));
+    Datapath::unload(&place.pins()).expect("unloaded");
+    assert!(!place.pins().exists());
+    assert!(!redirected(&place));
+    for error in [
+        Datapath::unload(&place.pins()).expect_err("nothing there"),
+        Datapath::open_read_only(&place.pins()).expect_err("nothing there"),
+    ] {
+        assert_eq!(error.exit_code(), 4, "{error}");
+    }
+}
+
+#[test]
+fn a_daemon_killed_while_it_writes_leaves_whole_tables_and_its_successor_mends_the_rest() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("crash"), server());
+    let wanted = image(&server);
+    drop(place.start(&place.options(), &wanted).expect("started"));
+    // Beside the frontend that must never fail, many that come and go.
+    let mut crowded = wanted.clone();
+    let route = *wanted.frontends.values().next().expect("one frontend");
+    for port in 1..=1000_u16 {
+        crowded
+            .frontends
+            .insert((SocketAddr::from(([10, 1, 1, 1], port)).ip().into(), port), route);
+    }
+    let options = place.options();
+    for round in 0..20_u64 {
+        // A process of its own, outside of the cgroup.
+        let outside = place.cgroup.path().parent().expect("the root").to_owned();
+        let daemon: child::Child<()> = child::spawn(&outside, || {
+            let mut datapath = Datapath::take_over(&options).expect("taken over");
+            let (active, mut now) = datapath.dump_active().expect("dumped");
+            let mut generation = active.generation;
+            loop {
+                let next = if now == crowded { &wanted } else { &crowded };
+                generation += 1;
+                datapath.apply(&now.diff(next), generation).expect("applied");
+                now = next.clone();
+            }
+        });
+        thread::sleep(Duration::from_millis(20 + 7 * round));
+        daemon.kill();
+        assert!(redirected(&place), "round {round}");
+        let datapath = Datapath::take_over(&options).expect("taken over");
+        let active = datapath.active();
+        assert!(active.in_step, "round {round}: {active:?}");
+        let (left, right) = (datapath.dump(Side::of_epoch(0)), datapath.dump(Side::of_epoch(1)));
+        let (left, right) = (left.expect("dumped"), right.expect("dumped"));
+        assert!(left == right, "round {round}: the sides differ");
+        assert!(left == wanted || left == crowded, "round {round}: half a configuration");
+    }
+}
+
+#[test]
+fn other_sizes_move_to_new_tables_without_a_connect_escaping() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("resize"), server());
+    let wanted = image(&server);
+    drop(place.start(&place.options(), &wanted).expect("started"));
+    // One connection stays open over the change, others are made all the time.
+    let client: child::Child<(SocketAddr, u32)> = child::spawn(place.cgroup.path(), || {
+        let open = Socket::stream(frontend(), 0).expect("a socket");
+        open.connect(frontend()).expect("connected");
+        let mut made = 0;
+        let stop = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < stop {
+            let socket = Socket::stream(frontend(), 0).expect("a socket");
+            socket.reset_on_close().expect("the option");
+            socket.connect(frontend()).expect("redirected");
+            made += 1;
+        }
+        (open.peer().expect("a peer"), made)
+    });
+    let mut sizes = small();
+    for round in 0..6 {
+        sizes.frontends = 2000 + round;
+        sizes.connections = 1 << round;
+        let options = Options { sizes, ..place.options() };
+        let datapath = place.start(&options, &wanted).expect("started");
+        assert_eq!(datapath.sizes().frontends, 2000 + round);
+        assert_eq!(datapath.sizes().connections, small().connections, "kept while loaded");
+    }
+    // Another object of the same layout: the programs are swapped, the tables stay.
+    let options = Options { sizes, object: Some(recording_object()), ..place.options() };
+    let before = Datapath::open_read_only(&place.pins()).expect("loaded").active();
+    let mut datapath = Datapath::take_over(&options).expect("taken over");
+    assert_eq!(datapath.active(), before);
+    datapath.attach().expect("attached");
+    drop(datapath);
+    let (peer, made) = client.join();
+    assert_eq!(peer, frontend(), "its memory outlives the tables");
+    assert!(made > 100, "{made}");
+    let tables = std::fs::read_dir(place.pins()).expect("pins").flatten();
+    let tables =
+        tables.filter(|one| one.file_name().to_string_lossy().starts_with("tables-")).count();
+    assert_eq!(tables, 1, "old tables are gone");
+}
+
+#[test]
+fn pins_of_another_shape_are_refused_with_every_difference() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("foreign"), server());
+    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    // A map of another shape in the place of one of ours.
+    let tables = std::fs::canonicalize(place.pins().join("current")).expect("the tables");
+    for name in ["ROUTES", "FRONTENDS"] {
+        std::fs::remove_file(tables.join(name)).expect("a pin");
+        let foreign: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
+        foreign.pin(tables.join(name)).expect("pinned");
+    }
+    let error = Datapath::take_over(&place.options()).expect_err("refused").to_string();
+    for what in ["ROUTES: its type", "ROUTES: the number of entries is 7", "FRONTENDS: the size"] {
+        assert!(error.contains(what), "{error}");
+    }
+    Datapath::unload(&place.pins()).expect("unloaded");
+    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    assert!(redirected(&place));
+}
+
+#[test]
+fn what_a_crash_left_unfinished_is_swept_away() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("sweep"), server());
+    let stale = place.pins().join("new-tables");
+    std::fs::create_dir_all(&stale).expect("a directory");
+    let map: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
+    map.pin(stale.join("ROUTES")).expect("pinned");
+    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    assert!(!stale.exists());
+    assert!(redirected(&place));
+}
+
+#[test]
+fn a_place_that_will_not_do_is_named_with_the_remedy() {
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("wrong");
+    let take = |options: Options| Datapath::take_over(&options).expect_err("refused").to_string();
+    let error = take(Options { pins: std::env::temp_dir().join("redirector"), ..place.options() });
+    assert!(error.contains("no BPF file system") && error.contains("mount -t bpf"), "{error}");
+    let error = take(Options { cgroups: vec!["/proc".into()], ..place.options() });
+    assert!(error.contains("/proc") && error.contains("cgroup2"), "{error}");
+    let missing = place.cgroup.path().join("missing");
+    let error = take(Options { cgroups: vec![missing], ..place.options() });
+    assert!(error.contains("no such cgroup"), "{error}");
+    let sizes = Sizes { legs: 0, ..small() };
+    let error = take(Options { sizes, ..place.options() });
+    assert!(error.contains("legs"), "{error}");
+    let garbage = Options { object: Some(vec![1, 2, 3]), ..place.options() };
+    assert!(!take(garbage).is_empty());
+    assert!(Datapath::open_read_only(&place.pins()).is_err());
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_changes_nothing_and_says_what_does_not() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("capacity"), server());
+    let wanted = image(&server);
+    let mut datapath = place.start(&place.options(), &wanted).expect("started");
+    let before = datapath.active();
+    let mut large = wanted.clone();
+    let route = *wanted.frontends.values().next().expect("one frontend");
+    for port in 1..=small().frontends as u16 {
+        large.frontends.insert((SocketAddr::from(([10, 1, 1, 1], port)).ip().into(), port), route);
+    }
+    let leg = *wanted.legs.values().next().expect("one leg");
+    large.legs.insert(small().legs, leg);
+    let error = datapath.apply(&wanted.diff(&large), 99).expect_err("too large").to_string();
+    assert!(error.contains("1025 frontends") && error.contains("1025 legs"), "{error}");
+    assert_eq!(datapath.dump_active().expect("dumped"), (before, wanted));
+    assert!(redirected(&place));
+}
+
+#[test]
+fn a_cgroup_inside_another_is_covered_by_it_and_one_no_longer_named_is_let_go() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("cgroups"), server());
+    let (outer, inner) = (place.cgroup.child("outer"), place.cgroup.child("outer/inner"));
+    let other = place.cgroup.child("other");
+    let options = Options { cgroups: vec![inner.clone(), outer, other.clone()], ..place.options() };
+    let datapath = place.start(&options, &image(&server)).expect("started");
+    let dial = || {
+        let socket = Socket::stream(frontend(), 0).expect("a socket");
+        socket.connect(frontend()).is_ok() && socket.peer().ok() == Some(frontend())
+    };
+    assert!(child::run(&inner, dial) && child::run(&other, dial));
+    let routed = datapath.counters().expect("counters").totals.routed;
+    assert_eq!(routed, 2, "each is decided once");
+    drop(datapath);
+    let options = Options { cgroups: vec![other.clone()], ..options };
+    drop(place.start(&options, &image(&server)).expect("started"));
+    assert!(!child::run(&inner, dial) && child::run(&other, dial));
+}
