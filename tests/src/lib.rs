@@ -10,5 +10,6 @@ pub mod netns;
 pub mod plan;
 pub mod random;
 pub mod records;
+pub mod redirector;
 pub mod server;
 pub mod socket;

@@ -169,11 +169,18 @@ fn answer(
         problems.push(format!("the newest configuration is not in force: {error}"));
     }
     for one in &report.rejected {
-        let what = one.object.as_deref().unwrap_or("the file");
-        let kept = if one.kept { "its last good version stays" } else { "it is absent" };
-        let why = one.diagnostics.first().map_or("", |d| d.message.as_str());
-        let line = one.diagnostics.first().map_or(0, |d| d.line);
-        warnings.push(format!("{}:{line}: {what} is refused, {kept}: {why}", one.file));
+        let (what, kept) = match (&one.object, one.kept) {
+            (Some(object), true) => (object.as_str(), "its last good version stays"),
+            (Some(object), false) => (object.as_str(), "it is absent"),
+            (None, true) => ("the file", "the last good version of its objects stays"),
+            (None, false) => ("the file", "nothing of it is in force"),
+        };
+        let first = one.diagnostics.first();
+        let why = first.map_or("", |d| d.message.as_str());
+        let line = first.map_or(0, |d| d.line);
+        let place =
+            if line == 0 { one.file.clone() } else { format!("{}:{line}", one.file) };
+        warnings.push(format!("{place}: {what} is refused, {kept}: {why}"));
     }
     if let Some(hold) = &report.hold {
         warnings.push(format!(

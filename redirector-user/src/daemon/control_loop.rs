@@ -23,7 +23,7 @@ use crate::identity::{Resolver, Tracker};
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
-use crate::state::{Hold, Report, StateDir, Tested, UnknownWorkload};
+use crate::state::{Hold, Report, StateDir, StateError, Tested, UnknownWorkload};
 
 /// Everything that the loop holds.
 pub(super) struct Daemon {
@@ -48,11 +48,15 @@ pub(super) struct Daemon {
 /// Runs until a signal says otherwise.
 pub fn run(options: Options) -> Result<Exit, Failure> {
     let state = StateDir::new(&options.state_dir);
-    state.create()?;
-    let lock = state.lock()?;
+    // What can be known to be wrong is said before anything is touched.
     let cgroup2 = startup::cgroup2()?;
     let cgroups = startup::cgroups(&options, &cgroup2)?;
+    let last_good = state.last_good();
+    let known = last_good.iter().flatten().flat_map(Store::files);
+    startup::paths(&files_to_follow(&options), known)?;
     startup::bpffs(&options)?;
+    state.create()?;
+    let lock = state.lock()?;
     // A writer that waits for us to have read its file is no reason to die.
     // SAFETY: `SIG_IGN` runs no code of ours.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
@@ -64,8 +68,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         object: None,
     })?;
     let (sender, events) = mpsc::channel();
-    let engine = engine(&options, &state, &datapath)?;
-    startup::paths(&files_to_follow(&options), engine.store.files())?;
+    let engine = engine(&options, &state, &datapath, last_good)?;
     let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup).map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
             "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
@@ -112,7 +115,12 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
 }
 
 /// What is in force already, as far as it is known, and what was good before.
-fn engine(options: &Options, state: &StateDir, datapath: &Datapath) -> Result<Engine, Failure> {
+fn engine(
+    options: &Options,
+    state: &StateDir,
+    datapath: &Datapath,
+    last_good: Result<Option<Store>, StateError>,
+) -> Result<Engine, Failure> {
     let (active, image) = datapath.dump_active()?;
     let snapshot = if active.generation == 0 {
         None
@@ -122,7 +130,7 @@ fn engine(options: &Options, state: &StateDir, datapath: &Datapath) -> Result<En
             None
         })
     };
-    let store = match state.last_good() {
+    let store = match last_good {
         Ok(Some(store)) => store,
         Ok(None) => Store::of_objects(snapshot.iter().flat_map(|s| s.objects.iter().cloned())),
         Err(error) => {
@@ -388,7 +396,11 @@ impl Daemon {
                 let what = one.object.as_ref().map(ToString::to_string);
                 let why = one.diagnostics.first().map_or("", |d| d.message.as_str());
                 let line = one.diagnostics.first().map_or(0, |d| d.line);
-                let outcome = if one.kept { "its last good version stays" } else { "it is absent" };
+                let outcome = match (&one.object, one.kept) {
+                    (_, true) => "its last good version stays",
+                    (Some(_), false) => "it is absent",
+                    (None, false) => "nothing of it is in force",
+                };
                 tracing::warn!(
                     file = %one.file, line, object = what.as_deref(), "refused: {why}; {outcome}"
                 );

@@ -1,0 +1,196 @@
+//! The command line as a stranger uses it: the real program, without privilege.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use redirector_tests::redirector::Answer;
+use tempfile::TempDir;
+
+fn redirector(args: &[&str]) -> Answer {
+    let program = env!("CARGO_BIN_EXE_redirector-under-test");
+    let output = Command::new(program)
+        .env_clear()
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts");
+    output.into()
+}
+
+/// A file with this text; the directory has to be kept.
+fn file(text: &str) -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("rules.yaml");
+    fs::write(&path, text).expect("a file is written");
+    let path = path.to_string_lossy().into_owned();
+    (directory, path)
+}
+
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {app: echo}
+  ports:
+  - {name: tcp, port: 19000, targetPort: 9000}
+";
+
+const RULE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  tcp:
+  - route:
+    - destination: {host: echo}
+      weight: 100
+";
+
+const ENTRY: &str = "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: echo-1}
+spec: {address: 10.0.0.1, labels: {app: echo}}
+";
+
+#[test]
+fn bad_documents_are_refused_with_place_and_reason() {
+    let bad: &[(&str, String, &str, &[&str])] = &[
+        ("not YAML", "kind: [half\n".into(), ":2:1", &["not YAML"]),
+        ("port 70000", SERVICE.replace("19000", "70000"), ":8:23", &["70000", "65535"]),
+        ("a negative weight", RULE.replace("100", "-1"), ":9:15", &["weight"]),
+        ("a list that is a word", RULE.replace("[echo]", "echo"), ":5:10", &["hosts"]),
+    ];
+    for (what, text, place, words) in bad {
+        let (_directory, path) = file(text);
+        let answer = redirector(&["check", &path]);
+        assert_eq!(answer.exit, 1, "{what}: {answer:?}");
+        assert!(answer.out.contains(&format!("{path}{place}")), "{what}: {}", answer.out);
+        for word in *words {
+            assert!(answer.out.contains(word), "{what}: {}", answer.out);
+        }
+        let json = redirector(&["check", "--output", "json", &path]).json();
+        assert!(json["errors"].as_u64() > Some(0), "{what}: {json:#}");
+    }
+}
+
+#[test]
+fn an_alias_bomb_and_a_huge_file_are_refused_by_name() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let below = format!("*a{}", level - 1);
+        let all = vec![below; 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{all}]\n"));
+    }
+    let (_directory, path) = file(&bomb);
+    let answer = redirector(&["check", &path]);
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.out.contains(&path) && answer.out.contains("1000000 values"), "{}", answer.out);
+
+    let (_directory, path) = file("");
+    let huge = fs::File::create(&path).expect("the file");
+    huge.set_len(200 << 20).expect("a sparse file");
+    let answer = redirector(&["check", &path]);
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.out.contains(&path) && answer.out.contains("200 MiB"), "{}", answer.out);
+    let answer = redirector(&["hosts", &path]);
+    assert_eq!(answer.exit, 1, "{answer:?}");
+}
+
+#[test]
+fn the_same_object_twice_is_a_warning_and_an_unknown_field_names_the_nearest() {
+    let (_directory, path) = file(&format!("{SERVICE}---\n{ENTRY}---\n{SERVICE}"));
+    let json = redirector(&["check", "--output", "json", &path]);
+    assert_eq!(json.exit, 0, "{json:?}");
+    assert!(json.json()["warnings"].as_u64() > Some(0), "{json:?}");
+
+    let (_directory, path) = file(&RULE.replace("weight", "wieght"));
+    let answer = redirector(&["check", &path]);
+    assert!(answer.out.contains("wieght") && answer.out.contains("weight"), "{}", answer.out);
+}
+
+#[test]
+fn a_path_that_is_missing_is_named() {
+    for args in [
+        ["check", "/no/such/file"].as_slice(),
+        &["hosts", "/no/such/file"],
+        &["explain", "--config", "/no/such/file", "--from-namespace", "a", "--to", "1.2.3.4:5"],
+    ] {
+        let answer = redirector(args);
+        assert_eq!(answer.exit, 1, "{args:?}: {answer:?}");
+        let said = format!("{}{}", answer.out, answer.err);
+        assert!(said.contains("/no/such/file cannot be read"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_share_without_endpoints_is_explained_as_refused() {
+    let (_directory, path) = file(&format!("{SERVICE}---\n{RULE}"));
+    let args = ["explain", "--config", &path, "--from-namespace", "default", "--to"];
+    let answer = redirector(&[&args[..], &["10.96.0.10:19000", "--output", "json"]].concat());
+    let json = answer.json();
+    assert_eq!(json["verdict"], "refuse", "{json:#}");
+    assert_eq!(json["refusedShare"], 1.0);
+    assert_eq!(json["rule"]["object"], "VirtualService/default/echo");
+    assert_eq!(json["rule"]["line"], 16, "{json:#}");
+}
+
+#[test]
+fn documents_come_from_standard_input_and_directories_too() {
+    use std::io::Write;
+    let (directory, _) = file(SERVICE);
+    let nested = directory.path().join("below");
+    fs::create_dir(&nested).expect("a directory");
+    fs::write(nested.join("more.yml"), ENTRY).expect("a file");
+    let json = redirector(&["check", "--output", "json", &directory.path().to_string_lossy()]);
+    assert_eq!(json.json()["documents"], 2, "{json:?}");
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_redirector-under-test"))
+        .args(["check", "-", "--output", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(SERVICE.as_bytes()).expect("it reads");
+    let answer = Answer::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(answer.json()["documents"], 1, "{answer:?}");
+}
+
+#[test]
+fn usage_errors_have_their_own_exit_code() {
+    for args in [
+        ["explain", "--to", "10.0.0.1:80"].as_slice(),
+        &["explain", "--to", "10.0.0.1", "--from-namespace", "a"],
+        &["explain", "--to", "10.0.0.1:80", "--from-workload", "nameless"],
+        &["check"],
+        &["run"],
+        &["maps", "everything"],
+        &["no-such-command"],
+    ] {
+        let answer = redirector(args);
+        assert_eq!(answer.exit, 2, "{args:?}: {answer:?}");
+        assert!(answer.out.is_empty() && answer.err.contains("error"), "{args:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn nothing_loaded_has_its_own_exit_code() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let pins: PathBuf = directory.path().join("pins");
+    for command in ["status", "maps"] {
+        let answer = redirector(&[command, "--bpffs", &pins.to_string_lossy()]);
+        assert_eq!(answer.exit, 4, "{command}: {answer:?}");
+    }
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let answer = redirector(&["completions", shell]);
+        assert_eq!(answer.exit, 0);
+        for command in ["run", "check", "explain", "maps", "status", "unload"] {
+            assert!(answer.out.contains(command), "{shell}: {command}");
+        }
+    }
+}

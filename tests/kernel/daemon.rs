@@ -1,0 +1,540 @@
+//! The daemon as its users see it: files changed, broken, removed and restored,
+//! restarts, and everything that it refuses.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use redirector_tests::child::{self, Child};
+use redirector_tests::kernel::privileged;
+use redirector_tests::netns::NetNs;
+use redirector_tests::redirector::{Answer, Redirector, without_mounts};
+use redirector_tests::server::Server;
+use redirector_tests::socket::Socket;
+
+/// The address of the service: loopback, so that what is missed stays here.
+const ECHO: &str = "127.96.0.10:19000";
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// Two servers, and documents that know them.
+struct Scene {
+    redirector: Redirector,
+    one: Server,
+    _two: Server,
+}
+
+impl Scene {
+    fn new(what: &str) -> Option<Self> {
+        if !privileged() {
+            return None;
+        }
+        let redirector = Redirector::new(what, PROGRAM);
+        let one = Server::start("one", SocketAddr::from(([127, 0, 0, 1], 0)));
+        let two = Server::start("two", SocketAddr::from(([127, 0, 0, 2], one.address().port())));
+        let scene = Self { redirector, one, _two: two };
+        scene.redirector.place.cgroup.child("client");
+        scene.redirector.write("base.yaml", &scene.base());
+        scene.redirector.write("rules.yaml", &to("one"));
+        Some(scene)
+    }
+
+    fn base(&self) -> String {
+        let port = self.one.address().port();
+        let client = self.redirector.cgroup("client");
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: echo}}
+spec:
+  clusterIP: 127.96.0.10
+  selector: {{app: echo}}
+  ports: [{{name: tcp, port: 19000, targetPort: {port}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: one}}
+spec: {{address: 127.0.0.1, labels: {{app: echo, v: one}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: two}}
+spec: {{address: 127.0.0.2, labels: {{app: echo, v: two}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: client, annotations: {{redirector.io/cgroup: {client}}}}}
+spec: {{address: 127.0.0.9, labels: {{app: client}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: echo}}
+spec:
+  host: echo
+  subsets: [{{name: one, labels: {{v: one}}}}, {{name: two, labels: {{v: two}}}}]
+"
+        )
+    }
+
+    fn client(&self) -> PathBuf {
+        self.redirector.place.cgroup.path().join("client")
+    }
+
+    /// Who answers a client in this cgroup.
+    fn answer(&self, cgroup: &Path) -> String {
+        child::run(cgroup, || dial(ECHO.parse().expect("an address")))
+    }
+
+    /// Dials without a pause until the file is there, and gives every answer
+    /// that came, with how often.
+    fn load(&self, until: &Path) -> Child<Vec<(String, u64)>> {
+        let until = until.to_owned();
+        child::spawn(&self.client(), move || {
+            let mut answers: Vec<(String, u64)> = Vec::new();
+            while !until.exists() {
+                let answer = dial(ECHO.parse().expect("an address"));
+                match answers.iter_mut().find(|(known, _)| *known == answer) {
+                    Some((_, count)) => *count += 1,
+                    None => answers.push((answer, 1)),
+                }
+            }
+            answers
+        })
+    }
+}
+
+/// The name of the server that answers, or the error; and "but" when
+/// `getpeername` does not show what was dialled.
+fn dial(to: SocketAddr) -> String {
+    let ask = || -> std::io::Result<String> {
+        let socket = Socket::stream(to, 0)?;
+        socket.reset_on_close()?;
+        socket.connect(to)?;
+        let peer = socket.peer()?;
+        let text = socket.read_all()?;
+        let name = text.split(' ').next().unwrap_or_default().to_owned();
+        Ok(if peer == to { name } else { format!("{name}, but from {peer}") })
+    };
+    ask().unwrap_or_else(|error| error.to_string())
+}
+
+/// A rule that sends everything to a subset.
+fn to(subset: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: echo}}
+spec:
+  hosts: [echo]
+  tcp:
+  - route:
+    - destination: {{host: echo, subset: {subset}}}
+"
+    )
+}
+
+fn has_warning(status: &serde_json::Value, what: &str) -> bool {
+    let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
+    warnings.iter().any(|warning| warning.as_str().is_some_and(|text| text.contains(what)))
+}
+
+#[test]
+fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
+    let Some(scene) = Scene::new("files") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let stop = redirector.directory().join("stop");
+    let load = scene.load(&stop);
+    let rules = redirector.rules().join("rules.yaml");
+
+    assert_eq!(scene.answer(&scene.client()), "one");
+    redirector.change("the change of a file", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+
+    // Broken: not YAML; then half of it; then nothing; then an object that is refused.
+    for (text, said) in [
+        ("spec: [half".to_owned(), "is refused"),
+        (to("one").split_at(120).0.to_owned(), "is refused"),
+        (String::new(), "half written"),
+        (to("one").replace("hosts: [echo]", "hosts: 7"), "VirtualService/default/echo is refused"),
+    ] {
+        fs::write(&rules, &text).unwrap();
+        redirector.wait(&format!("a word about {text:?}"), |status| has_warning(status, said));
+        assert_eq!(scene.answer(&scene.client()), "two", "{text:?}");
+    }
+
+    redirector.change("the mended file", || redirector.write("rules.yaml", &to("one")));
+    assert_eq!(scene.answer(&scene.client()), "one");
+
+    // The directory vanishes and comes back.
+    let away = redirector.directory().join("away");
+    fs::rename(redirector.rules(), &away).unwrap();
+    redirector.wait("a word about the directory", |status| has_warning(status, "cannot be read"));
+    assert_eq!(scene.answer(&scene.client()), "one");
+    fs::rename(&away, redirector.rules()).unwrap();
+    redirector.wait("the directory's return", |status| !has_warning(status, "cannot be read"));
+
+    // Removed: the service's own endpoints; restored.
+    redirector.change("the removal", || fs::remove_file(&rules).unwrap());
+    assert!(["one", "two"].contains(&&*scene.answer(&scene.client())));
+    redirector.change("the return of a file", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+
+    fs::write(&stop, "").unwrap();
+    let answers = load.join();
+    let wrong: Vec<_> =
+        answers.iter().filter(|(name, _)| !["one", "two"].contains(&&**name)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} of {answers:?}");
+    assert!(answers.len() == 2, "{answers:?}");
+}
+
+#[test]
+fn the_kernel_goes_on_without_the_daemon_and_the_next_one_takes_over() {
+    let Some(scene) = Scene::new("life") else { return };
+    let redirector = &scene.redirector;
+    let stop = redirector.directory().join("stop");
+    let daemon = redirector.start();
+    let load = scene.load(&stop);
+    let generation = redirector.generation();
+
+    daemon.kill();
+    let status = redirector.status();
+    assert_eq!((status.exit, status.json()["daemon"].is_null()), (0, true), "{status:?}");
+    assert_eq!(scene.answer(&scene.client()), "one");
+
+    // While nobody looked, the file broke: its last good version is still known.
+    fs::write(redirector.rules().join("rules.yaml"), "spec: [").unwrap();
+    let daemon = redirector.start();
+    assert_eq!(scene.answer(&scene.client()), "one");
+    assert_eq!(redirector.generation(), generation, "nothing changed");
+    assert!(has_warning(&redirector.status().json(), "rules.yaml"));
+    redirector.change("the mended file", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(scene.answer(&scene.client()), "two");
+    // And one was removed while nobody looked.
+    redirector.write("rules.yaml", &to("one"));
+    let _daemon = redirector.start();
+    assert_eq!(scene.answer(&scene.client()), "one");
+
+    fs::write(&stop, "").unwrap();
+    let answers = load.join();
+    assert!(answers.iter().all(|(name, _)| ["one", "two"].contains(&&**name)), "{answers:?}");
+}
+
+#[test]
+fn an_object_that_never_was_good_is_absent_and_listed() {
+    let Some(scene) = Scene::new("never") else { return };
+    let redirector = &scene.redirector;
+    redirector.write("rules.yaml", &to("one").replace("hosts: [echo]", "hosts: 7"));
+    let _daemon = redirector.start();
+    let status = redirector.status().json();
+    let rejected = &status["config"]["rejected"][0];
+    assert_eq!(rejected["object"], "VirtualService/default/echo", "{status:#}");
+    assert_eq!(rejected["kept"], false);
+    assert_eq!(rejected["diagnostics"][0]["line"], 6, "{status:#}");
+    assert!(["one", "two"].contains(&&*scene.answer(&scene.client())), "no rule is in force");
+}
+
+#[test]
+fn too_many_endpoints_leave_what_was_in_force() {
+    let Some(scene) = Scene::new("many") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let mut slice = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: echo-many, labels: {kubernetes.io/service-name: echo}}
+addressType: IPv4
+ports: [{name: tcp, port: 9000}]
+endpoints:
+"
+    .to_owned();
+    for number in 0..65_537_u32 {
+        let [_, b, c, d] = number.to_be_bytes();
+        slice.push_str(&format!("- addresses: [10.{b}.{c}.{d}]\n"));
+    }
+    redirector.write("many.yaml", &slice);
+    let status =
+        redirector.wait("a word about the limit", |status| has_warning(status, "many.yaml"));
+    assert!(has_warning(&status, "65537") || has_warning(&status, "65,537"), "{status:#}");
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
+#[test]
+fn a_configuration_beyond_the_tables_leaves_what_was_in_force() {
+    let Some(scene) = Scene::new("full") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let mut services = String::new();
+    for number in 0..1200_u32 {
+        let [_, _, c, d] = number.to_be_bytes();
+        services.push_str(&format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}}}\nspec:\n  clusterIP: \
+             127.97.{c}.{d}\n  ports: [{{name: tcp, port: 80}}]\n"
+        ));
+    }
+    redirector.write("services.yaml", &services);
+    let status = redirector.wait("the word", |status| !status["config"]["applyError"].is_null());
+    assert_eq!(status["healthy"], false);
+    assert_eq!(scene.answer(&scene.client()), "one");
+    fs::remove_file(redirector.rules().join("services.yaml")).unwrap();
+    redirector.wait("health", |status| status["healthy"] == true);
+    redirector.change("the next change", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+}
+
+#[test]
+fn workloads_are_followed_by_cgroup_and_namespace_the_deepest_known_first() {
+    let Some(scene) = Scene::new("identity") else { return };
+    let redirector = &scene.redirector;
+    let netns = NetNs::new("identity");
+    let path = netns.path().display().to_string();
+    redirector.write(
+        "more.yaml",
+        &format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: deep, annotations: {{redirector.io/cgroup: {deep}}}}}
+spec: {{address: 127.0.0.8, labels: {{app: deep}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: spaced, annotations: {{redirector.io/netns: {path}}}}}
+spec: {{address: 127.0.0.7, labels: {{app: spaced}}}}
+",
+            deep = redirector.cgroup("client/a/deep")
+        ),
+    );
+    redirector.write(
+        "rules.yaml",
+        &to("two").replace("  - route", "  - match: [{sourceLabels: {app: client}}]\n    route"),
+    );
+    let _daemon = redirector.start();
+    let who = |cgroup: &str| {
+        let answer =
+            redirector.ask("explain", &["--from-cgroup", cgroup, "--to", ECHO, "--output", "json"]);
+        answer.json()["source"]["workload"].clone()
+    };
+    let gap = |status: &serde_json::Value| {
+        status["identityGaps"][0]["workload"].as_str().map(str::to_owned)
+    };
+    assert_eq!(gap(&redirector.status().json()).as_deref(), Some("default/deep"));
+
+    // Levels below the named cgroup belong to it.
+    let below = redirector.place.cgroup.child("client/a/b/c");
+    assert_eq!(scene.answer(&below), "two");
+    assert_eq!(who(&redirector.cgroup("client/a/b/c")), "default/client");
+
+    let deep = redirector.place.cgroup.child("client/a/deep/er");
+    redirector.wait("the deep workload", |status| gap(status).is_none());
+    assert_eq!(who(&redirector.cgroup("client/a/deep/er")), "default/deep");
+    let by_pid = child::spawn(&deep, || std::thread::sleep(std::time::Duration::from_secs(600)));
+    let pid = by_pid.pid().to_string();
+    // The child moves itself, some time after it was made.
+    let asked = (0..500).find_map(|_| {
+        let answer =
+            redirector.ask("explain", &["--from-pid", &pid, "--to", ECHO, "--output", "json"]);
+        let workload = answer.json()["source"]["workload"].clone();
+        (workload == "default/deep").then_some(())
+    });
+    assert!(asked.is_some(), "process {pid} is not told as default/deep");
+    by_pid.kill();
+
+    fs::remove_dir(&deep).unwrap();
+    fs::remove_dir(deep.parent().unwrap()).unwrap();
+    redirector.wait("its end", |status| gap(status).as_deref() == Some("default/deep"));
+
+    let sources = redirector.ask("maps", &["sources", "--output", "json"]).json();
+    let kinds: Vec<_> = sources["sources"].as_array().unwrap().iter().collect();
+    assert!(
+        kinds.iter().any(|row| row["kind"] == "netns" && row["workload"] == "default/spaced"),
+        "{sources:#}"
+    );
+}
+
+#[test]
+fn a_rollback_holds_until_the_files_change() {
+    let Some(scene) = Scene::new("rollback") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    redirector.change("the change", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "one");
+    // Also across a restart.
+    daemon.kill();
+    let _daemon = redirector.start();
+    assert_eq!(scene.answer(&scene.client()), "one");
+    assert!(has_warning(&redirector.status().json(), "held by rollback"));
+    assert_eq!(redirector.ask("rollback", &["--release"]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "two");
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    let changed = to("two").replace("  tcp:", "  exportTo: ['.']\n  tcp:");
+    redirector.change("the next change", || redirector.write("rules.yaml", &changed));
+    assert_eq!(scene.answer(&scene.client()), "two");
+    let far = redirector.ask("rollback", &["100"]);
+    assert_eq!(far.exit, 1);
+    assert!(far.err.contains("100 changes ago"), "{far:?}");
+}
+
+#[test]
+fn a_detached_program_is_noticed_and_attached_again() {
+    let Some(scene) = Scene::new("drift") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let mut links = Vec::new();
+    collect(&redirector.place.pins().join("links"), &mut links);
+    assert!(!links.is_empty());
+    for link in &links {
+        fs::remove_file(link).unwrap();
+    }
+    redirector.wait("the repair", |status| {
+        status["healthy"] == true && status["drift"]["repaired"].as_u64() > Some(0)
+    });
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        // A link beside the pins says which cgroup they are of.
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
+
+#[test]
+fn maps_and_explain_decode_everything_to_names() {
+    let Some(scene) = Scene::new("maps") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    daemon.kill();
+    let maps = redirector.ask("maps", &["all", "--output", "json"]).json();
+    assert_eq!(maps["named"], true);
+    assert_eq!(maps["frontends"][0]["service"], "default/echo", "{maps:#}");
+    assert_eq!(maps["routes"][0]["rule"], "VirtualService/default/echo tcp[0]", "{maps:#}");
+    assert_eq!(maps["sources"][0]["workload"], "default/client");
+    let args = ["--from-workload", "default/client", "--to", ECHO, "--output", "json"];
+    let explanation = redirector.ask("explain", &args).json();
+    assert_eq!(explanation["verdict"], "route");
+    assert_eq!(explanation["rule"]["line"], 8, "{explanation:#}");
+    assert!(explanation["rule"]["file"].as_str().unwrap().ends_with("rules.yaml"));
+    let mut endpoints = explanation["endpoints"].as_object().unwrap().iter();
+    assert_eq!(endpoints.next().unwrap().0, &scene.one.address().to_string());
+
+    // Without the state directory it is numbers, and that is said.
+    fs::rename(redirector.directory().join("state"), redirector.directory().join("lost")).unwrap();
+    let answer = redirector.ask("maps", &["all", "--output", "json"]);
+    assert_eq!(answer.json()["named"], false);
+    assert!(answer.err.contains("disagrees"), "{answer:?}");
+}
+
+#[test]
+fn unload_asks_and_then_removes_everything() {
+    let Some(scene) = Scene::new("unload") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    let refused = redirector.ask("unload", &["--yes"]);
+    assert_eq!(refused.exit, 1);
+    assert!(refused.err.contains(&daemon.pid().to_string()), "{refused:?}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(redirector.ask("unload", &[]).exit, 2, "nobody can be asked");
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    assert!(!redirector.place.pins().exists());
+    assert!(!redirector.directory().join("state").exists());
+    for command in ["status", "maps"] {
+        let answer = redirector.ask(command, &[]);
+        assert_eq!(answer.exit, 4, "{answer:?}");
+        assert!(answer.err.contains("nothing is loaded"), "{answer:?}");
+    }
+}
+
+#[test]
+fn everything_goes_with_detach_on_exit() {
+    let Some(scene) = Scene::new("detach") else { return };
+    let mut child = scene.redirector.daemon_command().arg("--detach-on-exit").spawn().unwrap();
+    scene.redirector.wait("the daemon", |status| !status["daemon"].is_null());
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    assert!(child.wait().unwrap().success());
+    assert!(!scene.redirector.place.pins().exists());
+    assert_eq!(scene.redirector.status().exit, 4);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_told_the_first() {
+    let Some(scene) = Scene::new("second") else { return };
+    let daemon = scene.redirector.start();
+    let first = daemon.pid().to_string();
+    let answer: Answer = scene.redirector.daemon_command().output().unwrap().into();
+    assert_eq!(answer.exit, 1);
+    assert!(answer.err.contains(&first), "{answer:?}");
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
+/// What the daemon says when it cannot start.
+fn refused(command: &mut Command) -> Answer {
+    command.output().expect("the program starts").into()
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_way_to_mend_it() {
+    let Some(scene) = Scene::new("missing") else { return };
+    let redirector = &scene.redirector;
+    let plain = |config: &Path, bpffs: &Path, cgroup: &str| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .env_clear()
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .arg("--bpffs")
+            .arg(bpffs)
+            .arg("--state-dir")
+            .arg(redirector.directory().join("state"))
+            .args(["--cgroup", cgroup, "--metrics-address", "none"]);
+        command
+    };
+    let (rules, pins) = (redirector.rules(), redirector.place.pins());
+    let cgroup = redirector.cgroup("");
+
+    let answer = refused(&mut plain(&rules, &pins, "no/such/cgroup"));
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.err.contains("no/such/cgroup does not exist"), "{answer:?}");
+
+    let answer = refused(&mut plain(Path::new("/no/such/rules"), &pins, &cgroup));
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.err.contains("/no/such/rules cannot be read"), "{answer:?}");
+
+    let answer = refused(&mut plain(&rules, &redirector.directory().join("pins"), &cgroup));
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("not on a bpffs") && answer.err.contains("mount -t bpf"));
+
+    let mut command = plain(&rules, &pins, &cgroup);
+    without_mounts(&mut command, vec![redirector_tests::cgroup::mount()]);
+    let answer = refused(&mut command);
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("no cgroup2 hierarchy is mounted"), "{answer:?}");
+
+    // Somebody without privilege, who may use the directories.
+    let open = fs::Permissions::from_mode(0o777);
+    let _ = fs::remove_dir_all(redirector.directory().join("state"));
+    fs::set_permissions(redirector.directory(), open.clone()).unwrap();
+    fs::set_permissions(redirector.place.bpffs.path(), open).unwrap();
+    let copy = redirector.directory().join("program");
+    fs::copy(PROGRAM, &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(plain(&rules, &pins, &cgroup).get_args()).env_clear().uid(65_534).gid(65_534);
+    let answer = refused(&mut command);
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+}

@@ -1,0 +1,296 @@
+//! The `redirector` program, as a user runs it.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::kernel::Place;
+
+/// Longer than anything takes on an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program, with a place of its own: cgroup, bpffs, state and documents.
+#[derive(Debug)]
+pub struct Redirector {
+    program: PathBuf,
+    /// Its cgroup and bpffs.
+    pub place: Place,
+    directory: TempDir,
+}
+
+/// A running daemon; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+/// What a command answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The exit code.
+    pub exit: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            exit: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Answer {
+    /// The answer as JSON.
+    ///
+    /// # Panics
+    ///
+    /// When it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Redirector {
+    /// The program at `program`, or the one that `REDIRECTOR_PROGRAM` names,
+    /// with a fresh place.
+    ///
+    /// # Panics
+    ///
+    /// When the place cannot be made.
+    pub fn new(what: &str, program: &str) -> Self {
+        let program = std::env::var_os("REDIRECTOR_PROGRAM").unwrap_or_else(|| program.into());
+        let this = Self {
+            program: program.into(),
+            place: Place::new(what),
+            directory: tempfile::tempdir().expect("a temporary directory"),
+        };
+        fs::create_dir(this.rules()).expect("an empty directory");
+        this
+    }
+
+    /// The directory of the documents.
+    pub fn rules(&self) -> PathBuf {
+        self.directory.path().join("rules")
+    }
+
+    /// The directory that the documents' and the state directory lie in.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file of documents, at once.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let beside = self.directory.path().join("beside");
+        fs::write(&beside, text).expect("a file is written");
+        fs::rename(&beside, self.rules().join(name)).expect("a file is renamed");
+    }
+
+    /// A path below the cgroup2 mount, as documents and flags name it.
+    pub fn cgroup(&self, below: &str) -> String {
+        let root = self.place.cgroup.path();
+        let mount = crate::cgroup::mount();
+        let path = root.strip_prefix(&mount).unwrap_or(root).join(below);
+        path.to_string_lossy().trim_end_matches('/').to_owned()
+    }
+
+    /// A command that works on this place.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .arg(name)
+            .arg("--bpffs")
+            .arg(self.place.pins())
+            .arg("--state-dir")
+            .arg(self.directory.path().join("state"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// What a command answers.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn ask(&self, name: &str, args: &[&str]) -> Answer {
+        self.command(name).args(args).output().expect("the program starts").into()
+    }
+
+    /// The daemon's command, on this place's cgroup and documents.
+    pub fn daemon_command(&self) -> Command {
+        let mut command = self.command("run");
+        // Small tables: tests run beside one another.
+        let sizes = crate::kernel::small();
+        for (flag, size) in [
+            ("--max-frontends", sizes.frontends),
+            ("--max-prefixes", sizes.prefixes),
+            ("--max-workloads", sizes.identities),
+            ("--max-routes", sizes.routes),
+            ("--max-legs", sizes.legs),
+            ("--max-destinations", sizes.destinations),
+            ("--max-endpoints", sizes.backends),
+            ("--max-connections", sizes.connections),
+        ] {
+            command.arg(flag).arg(size.to_string());
+        }
+        command
+            .arg("--config")
+            .arg(self.rules())
+            .args(["--cgroup", &self.cgroup("")])
+            .args(["--daemon-cgroup", &self.cgroup("daemon")])
+            .args(["--metrics-address", "none", "--verify", "500ms"]);
+        command
+    }
+
+    /// Starts the daemon and waits until it is in charge.
+    ///
+    /// # Panics
+    ///
+    /// When it ends instead.
+    pub fn start(&self) -> Daemon {
+        let log = self.directory.path().join("log");
+        let file = fs::File::create(&log).expect("a log");
+        let child = self.daemon_command().stderr(file).spawn().expect("the daemon starts");
+        let mut daemon = Daemon { child, log };
+        let begun = Instant::now();
+        loop {
+            let log = daemon.log();
+            if log.contains("in force") && !self.status().json()["daemon"].is_null() {
+                return daemon;
+            }
+            if let Some(status) = daemon.child.try_wait().expect("its status") {
+                panic!("the daemon ended ({status}): {log}");
+            }
+            assert!(begun.elapsed() < PATIENCE, "the daemon is not in charge: {log}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `status --output json`.
+    pub fn status(&self) -> Answer {
+        self.ask("status", &["--output", "json"])
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> u64 {
+        self.status().json()["generation"].as_u64().unwrap_or(0)
+    }
+
+    /// Waits until the status is as wanted.
+    ///
+    /// # Panics
+    ///
+    /// When it never is.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            if status.exit <= 1 && wanted(&status.json()) {
+                return status.json();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what} does not happen: {status:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Changes something and waits until that has come in force.
+    pub fn change(&self, what: &str, change: impl FnOnce()) {
+        let before = self.generation();
+        change();
+        self.wait(what, |status| status["generation"].as_u64() > Some(before));
+    }
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends it without warning.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Ends it as a supervisor does, and gives its exit code.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn stop(mut self) -> i32 {
+        // SAFETY: the child has not been waited for.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(begun.elapsed() < PATIENCE, "the daemon does not end: {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The command in a mount namespace without these mounts.
+pub fn without_mounts(command: &mut Command, mounts: Vec<PathBuf>) {
+    let mounts: Vec<std::ffi::CString> = mounts
+        .iter()
+        .filter_map(|path| std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).ok())
+        .collect();
+    // SAFETY: only system calls between fork and exec, on strings made before.
+    unsafe {
+        command.pre_exec(move || {
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            if libc::unshare(libc::CLONE_NEWNS) != 0
+                || libc::mount(
+                    std::ptr::null(),
+                    c"/".as_ptr(),
+                    std::ptr::null(),
+                    private,
+                    std::ptr::null(),
+                ) != 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            for mount in &mounts {
+                if libc::umount2(mount.as_ptr(), libc::MNT_DETACH) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
