@@ -178,8 +178,7 @@ fn answer(
         let first = one.diagnostics.first();
         let why = first.map_or("", |d| d.message.as_str());
         let line = first.map_or(0, |d| d.line);
-        let place =
-            if line == 0 { one.file.clone() } else { format!("{}:{line}", one.file) };
+        let place = if line == 0 { one.file.clone() } else { format!("{}:{line}", one.file) };
         warnings.push(format!("{place}: {what} is refused, {kept}: {why}"));
     }
     if let Some(hold) = &report.hold {
