@@ -10,37 +10,22 @@ use crate::client::contains;
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{Labels, Object, Resolution, VirtualService};
-use crate::names::{MESH, hosts_match};
+use crate::names::MESH;
 use crate::registry::{Port, Service, ServiceKind};
 
 /// How far a chain of hosts is followed.
 const MAX_CHAIN: usize = 200;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let subsets = subset_labels(facts);
     let chain = chains(facts);
     for (object, rule) in facts.world.virtual_services() {
         let mut report = Report::new(object.reference(), findings);
         let families = families(facts, object, rule);
         for target in targets(rule).into_iter().filter(|t| t.path.starts_with("spec.tcp")) {
-            arrives(facts, &subsets, object, &target, families, &mut report);
+            arrives(facts, object, &target, families, &mut report);
             cycle(facts, &chain, object, rule, &target, &mut report);
         }
     }
-}
-
-/// Labels of subsets by full host and name, from all DestinationRules.
-type SubsetLabels<'w> = BTreeMap<&'w str, Vec<(String, &'w Labels)>>;
-
-fn subset_labels<'w>(facts: &Facts<'w>) -> SubsetLabels<'w> {
-    let mut subsets: SubsetLabels<'w> = BTreeMap::new();
-    for (object, rule) in facts.world.destination_rules() {
-        let host = facts.full_host(&rule.host, &object.meta.namespace);
-        for subset in &rule.subsets {
-            subsets.entry(&subset.name).or_default().push((host.clone(), &subset.labels));
-        }
-    }
-    subsets
 }
 
 /// Whether the hosts have IPv4 and IPv6 addresses.
@@ -61,7 +46,6 @@ fn families(facts: &Facts<'_>, object: &Object, rule: &VirtualService) -> (bool,
 
 fn arrives(
     facts: &Facts<'_>,
-    subsets: &SubsetLabels<'_>,
     object: &Object,
     target: &Target<'_>,
     families: (bool, bool),
@@ -116,13 +100,10 @@ fn arrives(
     }
     let labels = match &destination.subset {
         None => None,
-        Some(subset) => {
-            let defined = subsets.get(subset.as_str()).map_or(&[][..], Vec::as_slice);
-            match defined.iter().find(|(host, _)| hosts_match(host, &full)) {
-                Some((_, labels)) => Some(*labels),
-                None => return,
-            }
-        }
+        Some(subset) => match facts.subsets(subset, &full).first() {
+            Some((_, labels)) => Some(*labels),
+            None => return,
+        },
     };
     endpoints(service, port, labels, target, families, report);
 }

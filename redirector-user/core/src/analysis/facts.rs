@@ -16,7 +16,7 @@ use crate::world::World;
 const SUGGESTION_BUDGET: usize = 300_000;
 
 /// How many matches are compared with matches above them, in all.
-const COMPARISON_BUDGET: usize = 5_000_000;
+const COMPARISON_BUDGET: usize = 20_000_000;
 
 /// Labels of a node that its Pods count as having.
 const TOPOLOGY: [&str; 3] =
@@ -47,6 +47,8 @@ pub(super) struct Facts<'w> {
     pods: Carriers,
     templates: Carriers,
     entries: Carriers,
+    /// Subsets by name, then by the host of their DestinationRule.
+    subsets: HashMap<&'w str, HostIndex<(ObjectRef, &'w Labels)>>,
     /// Names of Namespace objects.
     namespaces: BTreeSet<Arc<str>>,
     budget: Cell<usize>,
@@ -105,6 +107,7 @@ impl<'w> Facts<'w> {
             pods: Carriers::default(),
             templates: Carriers::default(),
             entries: Carriers::default(),
+            subsets: HashMap::new(),
             namespaces: world
                 .of_kind(crate::model::Kind::Namespace)
                 .map(|object| object.meta.name.clone())
@@ -115,6 +118,13 @@ impl<'w> Facts<'w> {
         facts.scopes();
         for (index, service) in registry.services().iter().enumerate() {
             facts.services.insert(&service.host, index);
+        }
+        for (object, rule) in world.destination_rules() {
+            let host = facts.full_host(&rule.host, &object.meta.namespace);
+            for subset in &rule.subsets {
+                let labels = (object.reference(), &subset.labels);
+                facts.subsets.entry(&subset.name).or_default().insert(&host, labels);
+            }
         }
         facts.carriers(templates);
         facts
@@ -217,6 +227,11 @@ impl<'w> Facts<'w> {
         &self.entries
     }
 
+    /// The subsets of that name whose DestinationRule is for the full host.
+    pub fn subsets(&self, name: &str, full: &str) -> Vec<&(ObjectRef, &'w Labels)> {
+        self.subsets.get(name).map(|hosts| hosts.matching(full)).unwrap_or_default()
+    }
+
     /// The namespaces that have an object of their own; empty when none is said.
     pub fn namespaces(&self) -> &BTreeSet<Arc<str>> {
         &self.namespaces
@@ -227,10 +242,12 @@ impl<'w> Facts<'w> {
         !self.pods.all.is_empty() || !self.entries.all.is_empty()
     }
 
-    /// Pays for comparisons; `false` when the budget is used up.
+    /// Pays for comparisons; `false` when the budget does not allow them.
     pub fn spend(&self, comparisons: usize) -> bool {
         let left = self.comparisons.get().checked_sub(comparisons);
-        self.comparisons.set(left.unwrap_or(0));
+        if let Some(left) = left {
+            self.comparisons.set(left);
+        }
         left.is_some()
     }
 

@@ -33,7 +33,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let selector = gateway.selector.as_ref().unwrap_or(&none);
         let mut report = Report::new(object.reference(), findings);
         workloads(facts, selector, gateway, &services, &mut report);
-        conflicts(&servers, selector, object, gateway, &mut report);
+        conflicts(facts, &servers, selector, object, gateway, &mut report);
     }
 }
 
@@ -100,6 +100,7 @@ fn workloads(
 }
 
 fn conflicts(
+    facts: &Facts<'_>,
     servers: &Servers<'_>,
     selector: &Labels,
     object: &Object,
@@ -109,6 +110,10 @@ fn conflicts(
     let own = object.reference().to_string();
     for (i, server) in gateway.servers.iter().enumerate() {
         let Some(others) = servers.get(&(selector, server.port)) else { continue };
+        let theirs: usize = others.values().map(|hosts| hosts.len()).sum();
+        if !facts.spend(server.hosts.len().saturating_mul(theirs)) {
+            return;
+        }
         let conflicting: Vec<&str> = others
             .iter()
             .filter(|(name, hosts)| {

@@ -6,7 +6,7 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
 use crate::model::{Object, VirtualService};
-use crate::names::{MESH, hosts_match};
+use crate::names::MESH;
 use crate::registry::{Protocol, Service};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -100,10 +100,7 @@ fn not_l4(facts: &Facts<'_>, namespace: &str, rule: &VirtualService) -> Option<S
     first.route.iter().find_map(|destination| {
         let subset = destination.subset.as_deref()?;
         let full = facts.full_host(&destination.host, namespace);
-        let defined = facts.world.destination_rules().any(|(object, rule)| {
-            rule.subsets.iter().any(|known| known.name == subset)
-                && hosts_match(&facts.full_host(&rule.host, &object.meta.namespace), &full)
-        });
+        let defined = !facts.subsets(subset, &full).is_empty();
         (!defined).then(|| format!("the subset \"{subset}\" is not defined"))
     })
 }

@@ -8,7 +8,7 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::Resolution;
-use crate::names::{HostIndex, hosts_match};
+use crate::names::HostIndex;
 use crate::registry::{MergedRule, Service, ServiceKind};
 use crate::world::ServiceAddresses;
 
@@ -61,10 +61,10 @@ fn served(facts: &Facts<'_>, service: &Service) -> bool {
 /// Rules that hide others in the lookup of a client's DestinationRule.
 fn lookups(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let rules = facts.registry.rules.all();
-    let mut at_home: HashMap<&str, Vec<&MergedRule>> = HashMap::new();
+    let mut at_home: HashMap<&str, HostIndex<&MergedRule>> = HashMap::new();
     for rule in rules {
         let Some(object) = rule.objects.first() else { continue };
-        at_home.entry(&object.namespace).or_default().push(rule);
+        at_home.entry(&object.namespace).or_default().insert(&rule.host, rule);
     }
     for rule in rules {
         let Some(object) = rule.objects.first() else { continue };
@@ -74,9 +74,9 @@ fn lookups(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             if *service.namespace() == object.namespace {
                 continue;
             }
-            let others = at_home.get(&**service.namespace()).into_iter().flatten();
-            for other in others {
-                if !hosts_match(&other.host, &service.host) || !other.export.leaves_home() {
+            let Some(others) = at_home.get(&**service.namespace()) else { continue };
+            for other in others.matching(&service.host) {
+                if !other.export.leaves_home() {
                     continue;
                 }
                 if rule.selector.is_some() {

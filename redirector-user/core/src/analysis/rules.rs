@@ -128,7 +128,7 @@ fn conditions(
     }
     gateways(bound, block, path, report);
     sources(facts, block, path, report);
-    subnets(bound, block, path, report);
+    subnets(facts, bound, block, path, report);
 }
 
 fn gateways(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
@@ -222,7 +222,13 @@ fn sources(facts: &Facts<'_>, block: &L4Match, path: &str, report: &mut Report<'
 }
 
 /// Subnets that contain none of the hosts' addresses.
-fn subnets(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+fn subnets(
+    facts: &Facts<'_>,
+    bound: &Bound<'_>,
+    block: &L4Match,
+    path: &str,
+    report: &mut Report<'_>,
+) {
     if block.destination_subnets.is_empty() || !bound.mesh || bound.gateways.len() > 1 {
         return;
     }
@@ -238,6 +244,9 @@ fn subnets(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'
             ),
             _ => addresses.extend(&service.addresses),
         }
+    }
+    if !facts.spend(addresses.len().saturating_mul(block.destination_subnets.len())) {
+        return;
     }
     let meets = |net: &IpNet, address: &IpNet| {
         matches!(net, IpNet::V4(net) if net.prefix_len() == 0)

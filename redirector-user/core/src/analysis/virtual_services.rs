@@ -40,9 +40,11 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             .split_once('/')
             .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name));
         let Some(gateway) = gateway else {
+            let looked_at = if facts.spend(1000) { 1000 } else { 0 };
             let known: Vec<String> = facts
                 .world
                 .gateways()
+                .take(looked_at)
                 .map(|(object, _)| format!("{}/{}", object.meta.namespace, object.meta.name))
                 .collect();
             let same_name =
@@ -219,8 +221,8 @@ struct Subsets {
     /// As Istio's analyzer finds them: host and namespace as it takes them out
     /// of a name, and subset.
     defined: HashSet<(String, String, String)>,
-    /// By subset name: the rules that define it.
-    by_name: HashMap<String, Vec<(ObjectRef, String)>>,
+    /// By subset name: a rule that defines it, and its host.
+    by_name: HashMap<String, (ObjectRef, String)>,
 }
 
 impl Subsets {
@@ -235,8 +237,7 @@ impl Subsets {
                 subsets
                     .by_name
                     .entry(subset.name.clone())
-                    .or_default()
-                    .push((object.reference(), host.clone()));
+                    .or_insert_with(|| (object.reference(), host.clone()));
             }
         }
         subsets
@@ -255,7 +256,6 @@ impl Subsets {
         let full = facts.full_host(host, namespace);
         let (name, at) = resource_name(&full, namespace);
         let defined = self.defined.contains(&(name, at, subset.to_owned()));
-        let elsewhere = self.by_name.get(subset).map_or(&[][..], Vec::as_slice);
         // What can be in force: a rule for this host in the namespace of the
         // rule, of the service or of the mesh.
         let services = facts.services_of(&full);
@@ -264,7 +264,7 @@ impl Subsets {
                 || *rule.namespace == *facts.world.settings.root_namespace
                 || services.iter().any(|service| service.namespace() == &rule.namespace)
         };
-        let in_force = elsewhere.iter().any(|(rule, of)| hosts_match(of, &full) && looked_at(rule));
+        let in_force = facts.subsets(subset, &full).iter().any(|(rule, _)| looked_at(rule));
         if in_force {
             return;
         }
@@ -290,7 +290,7 @@ impl Subsets {
                 consequence(path)
             ),
         );
-        finding.help = Some(match elsewhere.first() {
+        finding.help = Some(match self.by_name.get(subset) {
             Some((rule, of)) => format!(
                 "{rule} defines it for the host {of}{}: its host must be {full}",
                 if facts.services_of(of).is_empty() { ", which names no service" } else { "" }

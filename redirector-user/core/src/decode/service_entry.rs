@@ -1,6 +1,6 @@
 //! ServiceEntry and WorkloadEntry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::common::{self, Exporter, Protocol, check, required};
 use super::cursor::{At, Fields};
@@ -111,6 +111,7 @@ fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
 }
 
 fn ports(spec: &Fields<'_>, entry: &mut ServiceEntry) {
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for at in spec.items("ports") {
         let Some(fields) = at.fields(&["number", "name", "protocol", "targetPort"]) else {
             continue;
@@ -128,14 +129,14 @@ fn ports(spec: &Fields<'_>, entry: &mut ServiceEntry) {
             Some(at) if at.node.as_str().is_some() => port_name(&at, &name),
             Some(_) => {}
         }
-        if !name.is_empty() && entry.ports.iter().any(|port| port.name == name) {
+        if !name.is_empty() && !names.insert(name.clone()) {
             fields.place("name").complain(
                 &admission::DUPLICATE_PORT,
                 format!("the port name \"{name}\" stands twice"),
             );
         }
         if let Some(number) = number
-            && entry.ports.iter().any(|port| port.number == number)
+            && !numbers.insert(number)
         {
             fields
                 .place("number")
@@ -216,10 +217,9 @@ fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
             .help("write resolution: STATIC"),
         );
     }
-    for at in &items {
-        let Some(endpoint) = workload(at, Some(entry)) else { continue };
-        entry.endpoints.push(endpoint);
-    }
+    let names: BTreeSet<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();
+    let whole = Whole { resolution: entry.resolution, ports: entry.ports.len(), names };
+    entry.endpoints = items.iter().filter_map(|at| workload(at, Some(&whole))).collect();
 }
 
 /// Several hosts on a port that carries no host name.
@@ -257,12 +257,10 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
         );
     }
     if entry.addresses.is_empty() {
-        for (index, port) in entry.ports.iter().enumerate() {
+        for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
             if !matches!(port.protocol.as_str(), "" | "TCP") {
                 continue;
             }
-            let place =
-                spec.items("ports").into_iter().nth(index).unwrap_or_else(|| spec.place("ports"));
             place.report(
                 Diagnostic::new(
                     &admission::NO_ADDRESSES,
@@ -287,8 +285,16 @@ pub(super) fn workload_entry(root: &Fields<'_>) -> WorkloadEntry {
     workload(&at, None).unwrap_or_default()
 }
 
+/// What an endpoint has to fit.
+struct Whole<'e> {
+    resolution: Resolution,
+    /// How many ports the ServiceEntry has, and their names.
+    ports: usize,
+    names: BTreeSet<&'e str>,
+}
+
 /// A workload, by itself or as an endpoint of a ServiceEntry.
-fn workload(at: &At<'_>, entry: Option<&ServiceEntry>) -> Option<WorkloadEntry> {
+fn workload(at: &At<'_>, entry: Option<&Whole<'_>>) -> Option<WorkloadEntry> {
     let fields = at.fields(&[
         "address",
         "ports",
@@ -352,13 +358,13 @@ fn workload(at: &At<'_>, entry: Option<&ServiceEntry>) -> Option<WorkloadEntry> 
             port_name(&at, name);
             let Some(number) = port(&at) else { continue };
             if let Some(entry) = entry
-                && !entry.ports.iter().any(|port| port.name == name)
+                && !entry.names.contains(name)
             {
                 let mut finding = Diagnostic::new(
                     &admission::UNKNOWN_ENDPOINT_PORT,
                     format!("the ServiceEntry has no port named \"{name}\""),
                 );
-                let known = entry.ports.iter().map(|port| port.name.as_str());
+                let known = entry.names.iter().copied().take(100);
                 finding.help = crate::diag::nearest(name, known)
                     .map(|near| format!("did you mean \"{near}\"?"));
                 at.report(finding);
@@ -372,7 +378,7 @@ fn workload(at: &At<'_>, entry: Option<&ServiceEntry>) -> Option<WorkloadEntry> 
                 .place("ports")
                 .complain(&admission::BAD_ENDPOINT, "an endpoint on a unix socket has no ports");
         }
-        if entry.is_some_and(|entry| entry.ports.len() != 1) {
+        if entry.is_some_and(|entry| entry.ports != 1) {
             place.complain(
                 &admission::BAD_ENDPOINT,
                 "an endpoint on a unix socket needs a ServiceEntry with exactly one port",

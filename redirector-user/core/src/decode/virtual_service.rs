@@ -9,6 +9,7 @@ use super::http;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
 use crate::model::{L4Match, RouteDestination, TcpRule, TlsMatch, TlsRule, VirtualService};
+use crate::names::HostIndex;
 use crate::validate::{names, subnets};
 use crate::yaml::Value;
 
@@ -69,7 +70,11 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
         );
     }
     rule.tcp = tcp.iter().filter_map(tcp_rule).collect();
-    rule.tls = tls.iter().filter_map(|at| tls_rule(at, &rule)).collect();
+    let mut covered: HostIndex<&str> = HostIndex::default();
+    for host in &rule.hosts {
+        covered.insert(host, host);
+    }
+    rule.tls = tls.iter().filter_map(|at| tls_rule(at, &covered)).collect();
     rule.http =
         http.iter().filter_map(|at| http::http_rule(at, hosts.is_empty(), in_mesh)).collect();
     rule.export_to = common::export_to(&spec, namespace, Exporter::Rule);
@@ -80,20 +85,18 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
 }
 
 fn duplicate_hosts(hosts: &[At<'_>]) {
-    for (i, at) in hosts.iter().enumerate() {
+    let mut seen: HostIndex<&str> = HostIndex::default();
+    for at in hosts {
         let Some(host) = at.node.as_str() else { continue };
-        let twin = hosts[..i]
-            .iter()
-            .filter_map(|other| other.node.as_str())
-            .find(|other| names::overlaps(other, host));
-        if let Some(twin) = twin {
-            let message = if twin == host {
+        if let Some(twin) = seen.matching(host).first() {
+            let message = if **twin == host {
                 format!("the host \"{host}\" stands twice in the list")
             } else {
                 format!("the host \"{host}\" overlaps \"{twin}\" in the same list")
             };
             at.complain(&admission::DUPLICATE_HOST, message);
         }
+        seen.insert(host, host);
     }
 }
 
@@ -300,17 +303,17 @@ pub(super) fn subset_name(at: &At<'_>, name: &str) {
     }
 }
 
-fn tls_rule(at: &At<'_>, object: &VirtualService) -> Option<TlsRule> {
+fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsRule> {
     let fields = at.fields(&["match", "route"])?;
     let blocks = fields.items("match");
     if blocks.is_empty() {
         required(&fields, "match", "the match of a tls rule");
     }
-    let matches = blocks.iter().filter_map(|at| tls_match(at, object)).collect();
+    let matches = blocks.iter().filter_map(|at| tls_match(at, hosts)).collect();
     Some(TlsRule { matches, route: route(&fields, "a tls rule"), line: at.line() })
 }
 
-fn tls_match(at: &At<'_>, object: &VirtualService) -> Option<TlsMatch> {
+fn tls_match(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsMatch> {
     let fields = at.fields(&[
         "sniHosts",
         "destinationSubnets",
@@ -340,7 +343,7 @@ fn tls_match(at: &At<'_>, object: &VirtualService) -> Option<TlsMatch> {
             Err(_) if host.starts_with("outbound_.") => {}
             Err(message) => at.complain(&admission::BAD_SNI, message),
             Ok(()) => {
-                if !object.hosts.iter().any(|outer| names::is_subset_of(host, outer)) {
+                if !hosts.matching(host).iter().any(|outer| names::is_subset_of(host, outer)) {
                     at.complain(
                         &admission::BAD_SNI,
                         format!(
@@ -385,6 +388,7 @@ fn repeated(rules: &[At<'_>]) {
             continue;
         }
         let mut duplicates = 0;
+        let mut places: Option<Vec<At<'_>>> = None;
         for (n, block) in blocks.iter().enumerate() {
             let mut text = String::new();
             canonical(&block.value, &mut text);
@@ -393,9 +397,12 @@ fn repeated(rules: &[At<'_>]) {
                 continue;
             };
             duplicates += 1;
-            at.any_fields()
-                .and_then(|rule| rule.items("match").into_iter().nth(n))
-                .unwrap_or_else(|| at.clone())
+            places
+                .get_or_insert_with(|| {
+                    at.any_fields().map(|rule| rule.items("match")).unwrap_or_default()
+                })
+                .get(n)
+                .unwrap_or(at)
                 .complain(
                     &admission::DUPLICATE_MATCH,
                     format!(

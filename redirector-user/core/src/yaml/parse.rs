@@ -13,6 +13,9 @@ pub const MAX_NODES: usize = 1_000_000;
 /// The deepest nesting of lists and maps.
 pub const MAX_DEPTH: usize = 200;
 
+/// More repeated keys than this make a document unreadable.
+const MAX_DUPLICATES: usize = 100;
+
 /// What a text holds.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Parsed {
@@ -411,6 +414,14 @@ impl Builder<'_> {
         };
         if !merge && !keys.insert(as_read.clone()) {
             let first = entries.iter().find(|entry| entry.key == as_read);
+            if self.duplicates.len() >= MAX_DUPLICATES {
+                return Err(SyntaxError {
+                    message: format!("more than {MAX_DUPLICATES} keys stand twice in their maps"),
+                    help: None,
+                    position,
+                    limit: false,
+                });
+            }
             self.duplicates.push(SyntaxError {
                 message: match first {
                     Some(first) => format!(
