@@ -80,6 +80,16 @@ impl<'q> Destinations<'q> {
         self.routes.get(route).map_or(&[], |met| &met.legs)
     }
 
+    /// Whether some leg of a route leads to the address dialled.
+    pub fn leads_back(&self, route: &RouteId) -> bool {
+        (route.destinations.iter().zip(self.legs(route))).any(|(id, leg)| {
+            leg.weight > 0
+                && self
+                    .destination(id)
+                    .is_some_and(|destination| destination.algorithm == Algorithm::Original)
+        })
+    }
+
     /// A destination that was met.
     pub fn destination(&self, id: &DestinationId) -> Option<&Destination> {
         self.destinations.get(id)

@@ -318,7 +318,9 @@ fn listener<'b: 'q, 'q>(
                     continue;
                 };
                 let family = Family::Preferred { v6: at.is_ipv6() };
-                let verdict = destinations.rule(who, sheet, rule, serving.server.port, family).1;
+                let (route, verdict) =
+                    destinations.rule(who, sheet, rule, serving.server.port, family);
+                let back = destinations.leads_back(&route);
                 let always = conditions.is_empty();
                 listener.rules.push(GatewayRule {
                     rule: rule.id.clone(),
@@ -326,8 +328,8 @@ fn listener<'b: 'q, 'q>(
                     // The original destination of a connection to a gateway is
                     // the gateway itself: nowhere to go.
                     route: match verdict {
-                        Verdict::Route(route) => Some(route),
-                        Verdict::Pass | Verdict::Refuse => None,
+                        Verdict::Route(route) if !back => Some(route),
+                        Verdict::Route(_) | Verdict::Pass | Verdict::Refuse => None,
                     },
                 });
                 // Below a rule that always matches nothing is ever reached.
