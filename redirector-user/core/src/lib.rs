@@ -21,6 +21,7 @@
 //! * [`compile`]: from the World to the Plan.
 //! * [`gateway`]: what the proxy serves, and where a connection to it goes.
 //! * [`explain`]: why a connection goes where it goes.
+//! * [`reference`]: the same, as plainly as possible, for tests to compare with.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
 //! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
@@ -44,6 +45,7 @@ pub mod model;
 pub mod names;
 mod pairs;
 pub mod plan;
+pub mod reference;
 pub mod registry;
 pub mod store;
 pub mod tables;

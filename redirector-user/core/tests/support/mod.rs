@@ -1,6 +1,8 @@
 //! What the tests share: Worlds out of YAML, and the shares of a decision.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod random;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

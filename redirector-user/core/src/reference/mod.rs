@@ -1,0 +1,386 @@
+//! The reference: the rules of the documentation, written down as plainly as
+//! possible, for tests that compare the compiled tables with it.
+//!
+//! It looks at every object for every connection. Nothing is indexed, cached,
+//! grouped or shared, and nothing of [`crate::compile`] or [`crate::registry`]
+//! is used, so that a mistake there is not repeated here.
+
+mod destination_rules;
+mod services;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::model::{L4Match, Labels, Object, Resolution, RouteDestination, Subset};
+use crate::names::{complete_gateway, complete_host, hosts_match};
+use crate::world::{ServiceAddresses, World};
+
+use destination_rules::{Merged, Policy, destination_rule};
+use services::{Kindness, Port, Service, Speaks, services};
+
+/// A connection of a local workload.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// The workload's namespace; `None` for a caller in no known workload.
+    pub namespace: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What becomes of it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// It is left as it is.
+    Pass,
+    /// It is sent to endpoints, and refused, with these shares.
+    Decided(BTreeMap<SocketAddr, f64>, f64),
+}
+
+/// Decides a connection.
+pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
+    let services = services(world);
+    // Which service owns the address, for this client: the longest prefix that
+    // it sees; of several the oldest.
+    let mut best: Option<(IpNet, &Service<'_>, &Port)> = None;
+    for service in &services {
+        if !sees(from, &service.export_to, &service.object.meta.namespace) {
+            continue;
+        }
+        for port in service.ports.iter().filter(|port| port.number == to.port()) {
+            if port.speaks == Speaks::NotTcp {
+                continue;
+            }
+            for prefix in prefixes(service, port) {
+                let own =
+                    service.kind == Kindness::Headless && from.addresses.contains(&prefix.addr());
+                if !prefix.contains(&to.ip()) || own {
+                    continue;
+                }
+                let better = best.as_ref().is_none_or(|(other, older, _)| {
+                    prefix.prefix_len() > other.prefix_len()
+                        || (prefix.prefix_len() == other.prefix_len()
+                            && age(service.object) < age(older.object))
+                });
+                if better {
+                    best = Some((prefix, service, port));
+                }
+            }
+        }
+    }
+    let Some((_, service, port)) = best else { return Outcome::Pass };
+    for (object, route, applies) in rules(world, from, service, to) {
+        let applies = match applies {
+            Applies::Tcp => matches!(port.speaks, Speaks::Tcp | Speaks::Unknown),
+            Applies::Http => {
+                port.speaks == Speaks::Tcp
+                    && route.iter().all(|entry| {
+                        entry.subset.is_none() || {
+                            let found = find(world, &services, from, object, entry, to.port());
+                            found.is_ok_and(|found| found.subset.is_some())
+                        }
+                    })
+            }
+        };
+        if applies {
+            return take(world, &services, from, object, route, to);
+        }
+    }
+    let serves = !service.addresses.is_empty()
+        && match &service.kind {
+            Kindness::Cluster => world.settings.services == ServiceAddresses::Own,
+            Kindness::Entry(Resolution::Static) => true,
+            Kindness::Entry(Resolution::Dns | Resolution::DnsRoundRobin) => {
+                !port.endpoints.is_empty()
+            }
+            _ => false,
+        };
+    if !serves {
+        return Outcome::Pass;
+    }
+    let rule = destination_rule(world, from, service);
+    let found = Found { service, port, rule, subset: None };
+    match endpoints(world, &found, to) {
+        Reached::Original(None) => Outcome::Pass,
+        reached => {
+            let mut shares = BTreeMap::new();
+            let refused = share_out(&reached, 1.0, to, &mut shares);
+            Outcome::Decided(shares, refused)
+        }
+    }
+}
+
+/// Age, then name, then namespace; then kind, so that it is total.
+fn age(object: &Object) -> (Option<i64>, &str, &str, crate::model::Kind) {
+    let meta = &object.meta;
+    (meta.created, &meta.name, &meta.namespace, object.reference().kind)
+}
+
+fn prefixes(service: &Service<'_>, port: &Port) -> Vec<IpNet> {
+    match service.kind {
+        Kindness::Headless => port.endpoints.iter().map(|one| IpNet::from(one.ip)).collect(),
+        Kindness::Entry(resolution)
+            if service.addresses.is_empty() && resolution != Resolution::DynamicDns =>
+        {
+            vec![IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())]
+        }
+        _ => service.addresses.clone(),
+    }
+}
+
+/// Whether a client sees an object of `home` with this exportTo.
+fn sees(from: &Connection, export_to: &[String], home: &str) -> bool {
+    let client = from.namespace.as_deref();
+    export_to.is_empty()
+        || export_to.iter().any(|entry| match entry.as_str() {
+            "*" => true,
+            "." => client == Some(home),
+            name => client == Some(name),
+        })
+}
+
+fn is_public(export_to: &[String]) -> bool {
+    export_to.is_empty() || export_to.iter().any(|entry| entry == "*")
+}
+
+enum Applies {
+    Tcp,
+    Http,
+}
+
+/// The rules that match, in order, with their objects.
+fn rules<'w>(
+    world: &'w World,
+    from: &Connection,
+    service: &Service<'_>,
+    to: SocketAddr,
+) -> Vec<(&'w Object, &'w [RouteDestination], Applies)> {
+    let domain = &world.settings.cluster_domain;
+    let mut objects: Vec<_> = world
+        .virtual_services()
+        .filter(|(object, spec)| {
+            let home = &object.meta.namespace;
+            let mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == "mesh");
+            mesh && sees(from, &spec.export_to, home)
+                && spec
+                    .hosts
+                    .iter()
+                    .any(|host| hosts_match(&complete_host(host, home, domain), &service.host))
+        })
+        .collect();
+    objects.sort_by_key(|(object, spec)| {
+        let home = &*object.meta.namespace;
+        let group = if is_public(&spec.export_to) {
+            2
+        } else if from.namespace.as_deref() == Some(home) {
+            0
+        } else {
+            1
+        };
+        (group, age(object))
+    });
+    let mut found = Vec::new();
+    for (object, spec) in objects {
+        for rule in &spec.tcp {
+            let home = &object.meta.namespace;
+            let matches = rule.matches.is_empty()
+                || rule.matches.iter().any(|block| block_matches(block, home, from, to));
+            if matches {
+                found.push((&**object, &rule.route[..], Applies::Tcp));
+            }
+        }
+        if let Some(rule) = spec.http.first()
+            && spec.tcp.is_empty()
+            && !rule.has_match
+            && rule.l7_fields.is_empty()
+            && !rule.route.is_empty()
+        {
+            found.push((&**object, &rule.route[..], Applies::Http));
+        }
+    }
+    found
+}
+
+fn block_matches(block: &L4Match, home: &str, from: &Connection, to: SocketAddr) -> bool {
+    let namespace = from.namespace.as_deref();
+    let port = block.port.is_none_or(|port| port == 0 || port == to.port());
+    let subnets = block.destination_subnets.is_empty()
+        || block
+            .destination_subnets
+            .iter()
+            .any(|subnet| subnet.contains(&to.ip()) || subnet.to_string() == "0.0.0.0/0");
+    let gateways = block.gateways.is_empty()
+        || block.gateways.iter().any(|name| complete_gateway(name, home) == "mesh");
+    let labels = block.source_labels.is_empty()
+        || (namespace.is_some()
+            && block.source_labels.iter().all(|(key, value)| from.labels.get(key) == Some(value)));
+    let in_namespace =
+        block.source_namespace.is_empty() || namespace == Some(block.source_namespace.as_str());
+    let source_subnet = block
+        .source_subnet
+        .is_none_or(|subnet| from.addresses.iter().any(|address| subnet.contains(address)));
+    port && subnets && gateways && labels && in_namespace && source_subnet
+}
+
+/// A destination that exists.
+struct Found<'a, 'w> {
+    service: &'a Service<'w>,
+    port: &'a Port,
+    rule: Option<Merged<'w>>,
+    subset: Option<Subset>,
+}
+
+/// Where a destination leads.
+enum Reached {
+    /// To the address dialled, maybe with another port.
+    Original(Option<u16>),
+    /// To these endpoints; none: refused.
+    Endpoints(Vec<(SocketAddr, u32)>),
+}
+
+fn take(
+    world: &World,
+    services: &[Service<'_>],
+    from: &Connection,
+    object: &Object,
+    route: &[RouteDestination],
+    to: SocketAddr,
+) -> Outcome {
+    let weight = |entry: &RouteDestination| if route.len() == 1 { 1 } else { entry.weight };
+    let sum: u64 = route.iter().map(|entry| u64::from(weight(entry))).sum();
+    if sum == 0 {
+        return Outcome::Decided(BTreeMap::new(), 1.0);
+    }
+    let (mut shares, mut refused, mut untouched) = (BTreeMap::new(), 0.0, true);
+    for entry in route.iter().filter(|entry| weight(entry) > 0) {
+        let share = f64::from(weight(entry)) / sum as f64;
+        match find(world, services, from, object, entry, to.port()) {
+            Ok(found) => {
+                let reached = endpoints(world, &found, to);
+                untouched &= matches!(reached, Reached::Original(None));
+                refused += share_out(&reached, share, to, &mut shares);
+            }
+            Err(()) => {
+                untouched = false;
+                refused += share;
+            }
+        }
+    }
+    if untouched { Outcome::Pass } else { Outcome::Decided(shares, refused) }
+}
+
+/// Adds a share to those of the endpoints; returns what of it is refused.
+fn share_out(
+    reached: &Reached,
+    share: f64,
+    to: SocketAddr,
+    shares: &mut BTreeMap<SocketAddr, f64>,
+) -> f64 {
+    match reached {
+        Reached::Original(port) => {
+            let address = SocketAddr::new(to.ip(), port.unwrap_or(to.port()));
+            *shares.entry(address).or_default() += share;
+            0.0
+        }
+        Reached::Endpoints(endpoints) => {
+            let sum: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
+            for (address, weight) in endpoints {
+                *shares.entry(*address).or_default() += share * f64::from(*weight) / sum as f64;
+            }
+            if endpoints.is_empty() { share } else { 0.0 }
+        }
+    }
+}
+
+/// The service, port and subset that a route entry means; an error when one of
+/// them does not exist for this client.
+fn find<'a, 'w>(
+    world: &'w World,
+    services: &'a [Service<'w>],
+    from: &Connection,
+    object: &Object,
+    entry: &RouteDestination,
+    dialled: u16,
+) -> Result<Found<'a, 'w>, ()> {
+    let domain = &world.settings.cluster_domain;
+    let host = complete_host(&entry.host, &object.meta.namespace, domain);
+    let named = by_host(services, from, &host).ok_or(())?;
+    let number = match (entry.port, &named.ports[..]) {
+        (Some(port), _) => port,
+        (None, [only]) => only.number,
+        (None, _) => dialled,
+    };
+    let service = match &named.kind {
+        Kindness::Alias(target) => by_host(services, from, target)
+            .filter(|service| !matches!(service.kind, Kindness::Alias(_)))
+            .ok_or(())?,
+        _ => named,
+    };
+    let port = service
+        .ports
+        .iter()
+        .find(|port| port.number == number && port.speaks != Speaks::NotTcp)
+        .ok_or(());
+    let rule = destination_rule(world, from, service);
+    let subset = match entry.subset.as_deref().filter(|subset| !subset.is_empty()) {
+        None => None,
+        Some(name) => {
+            let rule = rule.as_ref().ok_or(())?;
+            Some(rule.subsets.iter().find(|one| one.name == name).ok_or(())?.clone())
+        }
+    };
+    Ok(Found { service, port: port?, rule, subset })
+}
+
+/// The service with a host: of the client's own namespace, else a Service, else
+/// a ServiceEntry; the oldest of each.
+fn by_host<'a, 'w>(
+    services: &'a [Service<'w>],
+    from: &Connection,
+    host: &str,
+) -> Option<&'a Service<'w>> {
+    let client = from.namespace.as_deref();
+    let mut having: Vec<&Service<'_>> = services
+        .iter()
+        .filter(|service| {
+            let home = &*service.object.meta.namespace;
+            let to_nobody = service.export_to.iter().all(|entry| entry == "~");
+            service.host == host
+                && (sees(from, &service.export_to, home) || (client == Some(home) && !to_nobody))
+        })
+        .collect();
+    having.sort_by_key(|service| {
+        let foreign = client != Some(&*service.object.meta.namespace);
+        let entry = foreign && matches!(service.kind, Kindness::Entry(_));
+        (foreign, entry, age(service.object))
+    });
+    having.first().copied()
+}
+
+fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
+    let Found { service, port, rule, subset } = found;
+    let policy = Policy::of(rule.as_ref(), subset.as_ref(), port.number);
+    if policy.changes_bytes {
+        return Reached::Endpoints(Vec::new());
+    }
+    if service.kind == Kindness::Entry(Resolution::None) || policy.passthrough {
+        return Reached::Original(port.target);
+    }
+    let node = world.settings.node_name.as_deref();
+    let usable = port.endpoints.iter().filter(|endpoint| {
+        let wanted = subset.as_ref().map(|subset| &subset.labels);
+        let labelled = wanted.is_none_or(|wanted| {
+            wanted.is_empty()
+                || endpoint.labels.as_ref().is_some_and(|labels| {
+                    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+                })
+        });
+        endpoint.ip.is_ipv4() == to.is_ipv4()
+            && (!service.local_only || endpoint.node.as_deref() == node)
+            && labelled
+    });
+    Reached::Endpoints(usable.map(|one| (SocketAddr::new(one.ip, one.port), one.weight)).collect())
+}

@@ -1,0 +1,327 @@
+//! Services and endpoints, plainly.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{
+    EndpointSlice, Kind, Labels, Object, Pod, Resolution, ServiceType, Spec, TargetPort,
+    WorkloadEntry,
+};
+use crate::world::World;
+
+/// A service.
+pub(super) struct Service<'w> {
+    pub(super) object: &'w Object,
+    pub(super) host: String,
+    pub(super) export_to: Vec<String>,
+    pub(super) ports: Vec<Port>,
+    pub(super) addresses: Vec<IpNet>,
+    pub(super) kind: Kindness,
+    pub(super) local_only: bool,
+}
+
+#[derive(Clone, PartialEq)]
+pub(super) enum Kindness {
+    Cluster,
+    Headless,
+    Alias(String),
+    Entry(Resolution),
+}
+
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) speaks: Speaks,
+    pub(super) target: Option<u16>,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Speaks {
+    Tcp,
+    Unknown,
+    SomethingElse,
+    NotTcp,
+}
+
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) ip: IpAddr,
+    pub(super) port: u16,
+    pub(super) labels: Option<Labels>,
+    pub(super) node: Option<String>,
+    pub(super) weight: u32,
+}
+
+/// All services.
+pub(super) fn services(world: &World) -> Vec<Service<'_>> {
+    let domain = &world.settings.cluster_domain;
+    let mut all = Vec::new();
+    for (object, service) in world.services() {
+        let (name, home) = (&object.meta.name, &object.meta.namespace);
+        let kind = match service.service_type {
+            ServiceType::ExternalName => Kindness::Alias(service.external_name.clone()),
+            _ if service.headless => Kindness::Headless,
+            _ => Kindness::Cluster,
+        };
+        let ports = service.ports.iter().map(|port| {
+            let said = port.app_protocol.as_deref().unwrap_or(&port.name);
+            let said = said.split('-').next().unwrap_or_default().to_ascii_lowercase();
+            Port {
+                number: port.port,
+                speaks: if port.protocol == "UDP" || port.protocol == "SCTP" {
+                    Speaks::NotTcp
+                } else {
+                    speaks(&said, port.port)
+                },
+                target: None,
+                endpoints: service_endpoints(world, object, service, port, &kind),
+            }
+        });
+        all.push(Service {
+            object,
+            host: format!("{name}.{home}.svc.{domain}"),
+            export_to: (object.meta.annotations.get("networking.istio.io/exportTo"))
+                .map(|list| list.split(',').map(|one| one.trim().to_owned()).collect())
+                .unwrap_or_default(),
+            ports: ports.collect(),
+            addresses: if kind == Kindness::Cluster {
+                service.cluster_ips.iter().map(|ip| IpNet::from(*ip)).collect()
+            } else {
+                Vec::new()
+            },
+            kind,
+            local_only: service.internal_local,
+        });
+    }
+    for (object, entry) in world.service_entries() {
+        for host in &entry.hosts {
+            let ports = entry.ports.iter().map(|port| Port {
+                number: port.number,
+                speaks: speaks(&port.protocol.to_ascii_lowercase(), 0),
+                target: port.target_port,
+                endpoints: entry_endpoints(world, object, entry, host, port),
+            });
+            all.push(Service {
+                object,
+                host: host.clone(),
+                export_to: entry.export_to.clone(),
+                ports: ports.collect(),
+                addresses: entry.addresses.clone(),
+                kind: Kindness::Entry(entry.resolution),
+                local_only: false,
+            });
+        }
+    }
+    all
+}
+
+fn speaks(said: &str, number: u16) -> Speaks {
+    match said {
+        "tcp" | "mongo" | "redis" | "mysql" => Speaks::Tcp,
+        "http" | "http2" | "grpc" | "https" | "tls" => Speaks::SomethingElse,
+        "udp" => Speaks::NotTcp,
+        _ if [25, 53, 3306, 27017].contains(&number) => Speaks::Tcp,
+        _ => Speaks::Unknown,
+    }
+}
+
+/// The labels of a WorkloadEntry, with those of its place.
+fn entry_labels(own: &Labels, entry: &WorkloadEntry) -> Labels {
+    let mut labels = own.clone();
+    let names = [
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "topology.istio.io/subzone",
+    ];
+    for (name, value) in names.iter().zip(entry.locality.splitn(3, '/')) {
+        if !value.is_empty() {
+            labels.insert((*name).to_owned(), value.to_owned());
+        }
+    }
+    labels
+}
+
+fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
+    let mut labels = entry.labels.clone();
+    labels.extend(object.meta.labels.clone());
+    labels
+}
+
+fn carries(labels: &Labels, selector: &Labels) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn pod_labels(world: &World, object: &Object, pod: &Pod) -> Labels {
+    let mut labels = object.meta.labels.clone();
+    if !pod.node.is_empty() {
+        labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
+    }
+    let node = world.find(Kind::Node, "", &pod.node);
+    for name in ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"] {
+        if let Some(value) = node.and_then(|node| node.meta.labels.get(name)) {
+            labels.insert(name.to_owned(), value.clone());
+        }
+    }
+    labels
+}
+
+fn service_endpoints(
+    world: &World,
+    object: &Object,
+    service: &crate::model::Service,
+    port: &crate::model::ServicePort,
+    kind: &Kindness,
+) -> Vec<Endpoint> {
+    if matches!(kind, Kindness::Alias(_)) {
+        return Vec::new();
+    }
+    let home = &*object.meta.namespace;
+    let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    for (slice_object, slice) in world.endpoint_slices() {
+        let of_service =
+            &*slice_object.meta.namespace == home && slice.service == *object.meta.name;
+        let Some(number) = slice_port(slice, &port.name).filter(|_| of_service) else { continue };
+        for endpoint in &slice.endpoints {
+            let usable = if endpoint.terminating {
+                endpoint.ready && service.publish_not_ready
+            } else {
+                endpoint.ready || service.publish_not_ready
+            };
+            let pod = match &endpoint.pod {
+                Some((namespace, name)) => {
+                    let pod = world.find(Kind::Pod, namespace, name).and_then(|pod| alive(pod));
+                    if pod.is_none() || !usable {
+                        continue;
+                    }
+                    pod
+                }
+                None if !usable => continue,
+                None => None,
+            };
+            for ip in &endpoint.addresses {
+                let pod = pod.or_else(|| {
+                    world
+                        .of_kind(Kind::Pod)
+                        .filter(|pod| &*pod.meta.namespace == home)
+                        .filter_map(|pod| alive(pod))
+                        .find(|(_, pod)| pod.ips.contains(ip))
+                });
+                found.entry(*ip).or_insert_with(|| Endpoint {
+                    ip: *ip,
+                    port: number,
+                    labels: pod.map(|(object, pod)| pod_labels(world, object, pod)),
+                    node: endpoint
+                        .node
+                        .clone()
+                        .or(pod.map(|(_, pod)| pod.node.clone()))
+                        .filter(|node| !node.is_empty()),
+                    weight: 1,
+                });
+            }
+        }
+    }
+    for (other, entry) in world.workload_entries() {
+        let labels = written_labels(other, entry);
+        if &*other.meta.namespace != home || !carries(&labels, &service.selector) {
+            continue;
+        }
+        let number = match &port.target_port {
+            TargetPort::Name(name) => entry.ports.get(name).copied(),
+            TargetPort::Number(target) => {
+                let target = if *target == 0 { port.port } else { *target };
+                Some(entry.ports.get(&port.name).copied().unwrap_or(target))
+            }
+        };
+        if let (Ok(ip), Some(number)) = (entry.address.parse(), number) {
+            found.entry(ip).or_insert_with(|| workload(entry, &labels, ip, number));
+        }
+    }
+    found.into_values().collect()
+}
+
+fn alive(object: &Object) -> Option<(&Object, &Pod)> {
+    match &object.spec {
+        Spec::Pod(pod) if !pod.finished => Some((object, pod)),
+        _ => None,
+    }
+}
+
+fn slice_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
+    slice.ports.iter().find(|port| port.name == name).and_then(|port| port.port)
+}
+
+fn workload(entry: &WorkloadEntry, labels: &Labels, ip: IpAddr, port: u16) -> Endpoint {
+    Endpoint {
+        ip,
+        port,
+        labels: Some(entry_labels(labels, entry)),
+        node: None,
+        weight: entry.weight.max(1),
+    }
+}
+
+fn entry_endpoints(
+    world: &World,
+    object: &Object,
+    entry: &crate::model::ServiceEntry,
+    host: &str,
+    port: &crate::model::EntryPort,
+) -> Vec<Endpoint> {
+    if matches!(entry.resolution, Resolution::None | Resolution::DynamicDns) {
+        return Vec::new();
+    }
+    let default = port.target_port.unwrap_or(port.number);
+    let addresses = |name: &str| -> Vec<IpAddr> {
+        if let Ok(ip) = name.parse() {
+            return vec![ip];
+        }
+        let resolved = world.resolved(name).unwrap_or_default();
+        match entry.resolution {
+            Resolution::Dns => resolved.to_vec(),
+            Resolution::DnsRoundRobin => resolved.iter().take(1).copied().collect(),
+            _ => Vec::new(),
+        }
+    };
+    let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let mut add = |one: &WorkloadEntry, labels: &Labels| {
+        let number = one.ports.get(&port.name).copied().unwrap_or(default);
+        for ip in addresses(&one.address) {
+            found.entry(ip).or_insert_with(|| workload(one, labels, ip, number));
+        }
+    };
+    for one in &entry.endpoints {
+        add(one, &one.labels);
+    }
+    if entry.endpoints.is_empty() && entry.workload_selector.is_none() {
+        let host = WorkloadEntry { address: host.to_owned(), ..WorkloadEntry::default() };
+        add(&host, &Labels::new());
+    }
+    if let Some(selector) = &entry.workload_selector {
+        for (other, one) in world.workload_entries() {
+            let labels = written_labels(other, one);
+            if other.meta.namespace == object.meta.namespace && carries(&labels, selector) {
+                add(one, &labels);
+            }
+        }
+        for (other, pod) in world.pods() {
+            let usable = pod.ready && !pod.terminating && !pod.finished;
+            if other.meta.namespace == object.meta.namespace
+                && usable
+                && carries(&other.meta.labels, selector)
+            {
+                for ip in &pod.ips {
+                    found.entry(*ip).or_insert_with(|| Endpoint {
+                        ip: *ip,
+                        port: default,
+                        labels: Some(pod_labels(world, other, pod)),
+                        node: None,
+                        weight: 1,
+                    });
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}
