@@ -96,11 +96,28 @@ impl<'q> Questions<'q> {
         if !rules.is_empty() {
             questions.namespaces.insert(&registry.settings.root_namespace);
         }
+        // A client to whom a headless service's address is its own meets what
+        // else has that address: only where there is something to meet, and
+        // something to miss, does it matter who has it.
+        let others: BTreeSet<IpNet> =
+            registry.services().iter().flat_map(|service| &service.addresses).copied().collect();
+        let everywhere = registry.services().iter().any(|service| {
+            service.is_entry() && service.addresses.is_empty() && service.rejected.is_none()
+        });
+        let wide: Vec<&IpNet> =
+            others.iter().filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()).collect();
         for service in registry.services() {
-            // Without rules, all of its addresses are left alone by everybody.
-            if service.kind == ServiceKind::Headless && !book.for_host(&service.host).is_empty() {
-                for port in &service.ports {
-                    questions.addresses.extend(port.endpoints.iter().map(|endpoint| endpoint.ip));
+            if service.kind != ServiceKind::Headless {
+                continue;
+            }
+            let ruled = everywhere || !book.for_host(&service.host).is_empty();
+            for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
+                let ip = endpoint.ip;
+                if ruled
+                    || others.contains(&IpNet::from(ip))
+                    || wide.iter().any(|prefix| prefix.contains(&ip))
+                {
+                    questions.addresses.insert(ip);
                 }
             }
         }

@@ -210,9 +210,9 @@ fn virtual_service(random: &mut Random) -> VirtualService {
     });
     let tcp: Vec<TcpRule> = rules.collect();
     let http = if tcp.is_empty() {
-        let mut rule = redirector_core::model::HttpRule::default();
-        rule.route = (0..1 + random.below(2)).map(|_| destination(random)).collect();
-        rule.has_match = random.once_in(4);
+        let route = (0..1 + random.below(2)).map(|_| destination(random)).collect();
+        let has_match = random.once_in(4);
+        let rule = redirector_core::model::HttpRule { has_match, route, ..Default::default() };
         vec![rule]
     } else {
         Vec::new()
