@@ -338,6 +338,7 @@ impl Layout {
                 image.prefixes.insert(prefix, verdict);
             }
         }
+        keep_families_apart(image);
         self.frontends =
             plan.frontends.iter().map(|(id, frontend)| (*id, frontend.service.clone())).collect();
         Ok(())
@@ -361,6 +362,25 @@ impl Layout {
     /// All identity numbers.
     pub fn identities(&self) -> impl Iterator<Item = (&SourceId, u32)> {
         self.identities.iter().map(|(id, number)| (id, *number))
+    }
+}
+
+/// IPv4 addresses lie within the wide IPv6 prefixes that contain all mapped
+/// addresses, such as `::/0`. Where the prefix table has one, "all of IPv4"
+/// passes, unless it is said otherwise.
+fn keep_families_apart(image: &mut Image) {
+    let all_of_v4 = Addr::from_v4_word(0);
+    let wide: BTreeSet<u16> = (image.prefixes.keys())
+        .filter(|prefix| {
+            let len = u32::from(prefix.len);
+            let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
+            len < V4_MAPPED_BITS && all_of_v4.to_bits() & mask == prefix.addr.to_bits()
+        })
+        .map(|prefix| prefix.port)
+        .collect();
+    for port in wide {
+        let prefix = Prefix { addr: all_of_v4, len: V4_MAPPED_BITS as u8, port };
+        image.prefixes.entry(prefix).or_insert(abi::Verdict::PASS);
     }
 }
 

@@ -102,7 +102,7 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
         return Outcome::Pass;
     }
     let rule = destination_rule(world, from, service);
-    let found = Found { service, port, rule, subset: None };
+    let found = Found { service, port: Some(port), rule, subset: None };
     match endpoints(world, &found, to) {
         Reached::Original(None) => Outcome::Pass,
         reached => {
@@ -228,7 +228,8 @@ fn block_matches(block: &L4Match, home: &str, from: &Connection, to: SocketAddr)
 /// A destination that exists.
 struct Found<'a, 'w> {
     service: &'a Service<'w>,
-    port: &'a Port,
+    /// `None` when the service has no such port.
+    port: Option<&'a Port>,
     rule: Option<Merged<'w>>,
     subset: Option<Subset>,
 }
@@ -319,11 +320,8 @@ fn find<'a, 'w>(
             .ok_or(())?,
         _ => named,
     };
-    let port = service
-        .ports
-        .iter()
-        .find(|port| port.number == number && port.speaks != Speaks::NotTcp)
-        .ok_or(());
+    let port =
+        service.ports.iter().find(|port| port.number == number && port.speaks != Speaks::NotTcp);
     let rule = destination_rule(world, from, service);
     let subset = match entry.subset.as_deref().filter(|subset| !subset.is_empty()) {
         None => None,
@@ -332,7 +330,7 @@ fn find<'a, 'w>(
             Some(rule.subsets.iter().find(|one| one.name == name).ok_or(())?.clone())
         }
     };
-    Ok(Found { service, port: port?, rule, subset })
+    Ok(Found { service, port, rule, subset })
 }
 
 /// The service with a host: of the client's own namespace, else a Service, else
@@ -362,6 +360,7 @@ fn by_host<'a, 'w>(
 
 fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
     let Found { service, port, rule, subset } = found;
+    let Some(port) = port else { return Reached::Endpoints(Vec::new()) };
     let policy = Policy::of(rule.as_ref(), subset.as_ref(), port.number);
     if policy.changes_bytes {
         return Reached::Endpoints(Vec::new());
