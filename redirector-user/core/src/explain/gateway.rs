@@ -105,9 +105,9 @@ fn fill(
     verdict: &Verdict,
     dialled: SocketAddr,
 ) {
-    if *verdict == Verdict::Pass {
+    if destinations.leads_back(route) {
         answer.notes.push(
-            "the rule leads to the address dialled, which is the gateway itself: refused"
+            "the rule leads back to the address dialled, which is the gateway itself: refused"
                 .to_owned(),
         );
         return;
