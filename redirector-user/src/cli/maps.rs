@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use redirector_common::abi::{Verdict, VerdictKind};
 use redirector_common::addr::Addr;
+use redirector_core::compile::compile;
 use redirector_core::explain::tables::prefix_of;
+use redirector_core::gateway::Mode;
 use redirector_core::image::Image;
 use redirector_core::layout::{Layout, Names};
 use redirector_core::plan::{FrontendId, SourceSelector};
@@ -16,7 +18,7 @@ use serde::Serialize;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::datapath::{Active, Counters, Datapath, SourceKey};
-use crate::output::{Align, Table, destination_name, route_name, source_name};
+use crate::output::{Align, Table, destination_name, route_name, rule_name, source_name};
 
 /// Dumps the kernel's map state, decoded, with names
 #[derive(clap::Args, Debug)]
@@ -209,9 +211,11 @@ struct LegCounterRow {
 
 #[derive(Serialize)]
 struct GatewayRow {
+    address: SocketAddr,
     gateway: String,
-    addresses: Vec<IpAddr>,
-    ports: Vec<u16>,
+    server: u32,
+    mode: String,
+    rules: Vec<String>,
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
@@ -467,20 +471,20 @@ impl View<'_> {
     /// Gateways are no tables of the kernel's: the documents in force say what
     /// the proxy serves.
     fn gateways(&self) -> Vec<GatewayRow> {
-        let registry = Registry::new(self.world);
-        self.world
-            .gateways()
-            .map(|(object, gateway)| {
-                let selector = gateway.selector.clone().unwrap_or_default();
-                let served = registry.workloads.all().iter().filter(|workload| {
-                    workload.gateway
-                        && redirector_core::client::contains(&workload.labels, &selector)
-                });
-                GatewayRow {
-                    gateway: format!("{}/{}", object.meta.namespace, object.meta.name),
-                    addresses: served.flat_map(|workload| workload.addresses.clone()).collect(),
-                    ports: gateway.servers.iter().map(|server| server.port).collect(),
-                }
+        let plan = compile(self.world).plan;
+        plan.gateways
+            .listeners
+            .iter()
+            .map(|(address, listener)| GatewayRow {
+                address: *address,
+                gateway: listener.gateway.to_string(),
+                server: listener.server,
+                mode: match &listener.mode {
+                    Mode::Tcp => "tcp".to_owned(),
+                    Mode::Sni => "sni".to_owned(),
+                    Mode::Refuse(why) => format!("refuse: {why}"),
+                },
+                rules: listener.rules.iter().map(|rule| rule_name(&rule.rule)).collect(),
             })
             .collect()
     }
@@ -669,13 +673,13 @@ fn text(answer: &Answer, headings: bool) -> String {
         part("BY DESTINATION", table);
     }
     if let Some(rows) = &answer.gateways {
-        let mut table = Table::left(&["GATEWAY", "ADDRESSES", "PORTS"]);
+        let mut table = Table::left(&["ADDRESS", "GATEWAY", "MODE", "RULES"]);
         for row in rows {
-            let join = |items: Vec<String>| items.join(", ");
             table.row([
-                row.gateway.clone(),
-                join(row.addresses.iter().map(ToString::to_string).collect()),
-                join(row.ports.iter().map(ToString::to_string).collect()),
+                row.address.to_string(),
+                format!("{} servers[{}]", row.gateway, row.server),
+                row.mode.clone(),
+                row.rules.join(", "),
             ]);
         }
         part("GATEWAYS", table);

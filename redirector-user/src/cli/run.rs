@@ -81,6 +81,9 @@ struct Times {
     /// Time between looks at what names resolve to
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     resolve: Duration,
+    /// How long connections at a gateway may go on when it is removed, or when the daemon ends
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain: Duration,
     /// How many earlier configurations are kept for `rollback`
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     history: usize,
@@ -162,6 +165,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         verify: args.times.verify,
         self_test: args.times.self_test,
         resolve: args.times.resolve,
+        drain: args.times.drain,
         history: args.times.history,
         metrics: args.metrics_address.0,
         accounting: args.accounting,

@@ -14,7 +14,7 @@ use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
 use crate::output::{Style, Table};
-use crate::state::{Report, Snapshot, StateDir, Tested, UnknownWorkload};
+use crate::state::{GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload};
 
 /// Health: what is attached and effective, what is in force, and what is not
 #[derive(clap::Args, Debug)]
@@ -47,6 +47,7 @@ struct Answer {
     self_test: Vec<Tested>,
     drift: DriftRow,
     identity_gaps: Vec<UnknownWorkload>,
+    gateways: Vec<GatewayListener>,
     /// Decisions that asked for the source of a caller in no known workload.
     unknown_source_decisions: u64,
 }
@@ -191,6 +192,16 @@ fn answer(
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
     }
+    // Without its daemon nothing listens.
+    let gateways = if pid.is_some() { report.gateways.clone() } else { Vec::new() };
+    for listener in &gateways {
+        if let Some(error) = &listener.error {
+            problems.push(format!("{} cannot listen at {}: {error}", listener.gateway, listener.address));
+        }
+    }
+    if pid.is_none() && !report.gateways.is_empty() {
+        problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Answer {
         healthy: problems.is_empty(),
@@ -227,6 +238,7 @@ fn answer(
         self_test,
         drift: DriftRow { entries: drift, repaired: report.drift_repaired },
         identity_gaps: gaps,
+        gateways,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
 }

@@ -7,12 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_common::abi::Limits;
+use redirector_core::gateway::GatewayPlan;
 use redirector_core::store::Store;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::control::{self, Request, Response};
 use super::engine::{Engine, Step};
+use super::gateways::Gateways;
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::{Event, Options, log, metrics, now, startup};
@@ -35,6 +37,7 @@ pub(super) struct Daemon {
     watch: Watch,
     names: NameResolver,
     reread: Option<Reread>,
+    pub(super) gateways: Gateways,
     pub(super) generation: u64,
     pub(super) report: Report,
     published: Option<Report>,
@@ -94,6 +97,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
             .map_err(started)?,
         reread: None,
+        gateways: Gateways::new(options.drain),
         generation: active.generation,
         report,
         published: None,
@@ -149,6 +153,7 @@ fn engine(
         limits: limits(&datapath.sizes()),
         layout: snapshot.map(|snapshot| snapshot.layout).unwrap_or_default(),
         image,
+        gateways: GatewayPlan::default(),
     })
 }
 
@@ -212,9 +217,7 @@ impl Daemon {
                 Err(_) => return Ok(Exit::Fine),
             }
         }
-        if self.report.hold.is_some() && self.engine.store.is_unchanged() {
-            tracing::info!("an earlier configuration is held (redirector rollback --release)");
-        } else {
+        if !(self.engine.store.is_unchanged() && self.hold_on()) {
             self.report.hold = None;
             self.step();
             if self.generation == 0 {
@@ -238,6 +241,21 @@ impl Daemon {
         notify_supervisor();
         tracing::info!(generation = self.generation, "in force");
         self.run(events)
+    }
+
+    /// Goes on holding an earlier configuration, when one is held.
+    fn hold_on(&mut self) -> bool {
+        let Some(hold) = &self.report.hold else { return false };
+        let of_generation = hold.of_generation;
+        let held = match self.state.snapshot(self.generation) {
+            Ok(Some(snapshot)) => self.engine.step_back_to(&snapshot),
+            _ => return false,
+        };
+        let holds = held.is_ok_and(|step| self.apply(step, Some(of_generation), false));
+        if holds {
+            tracing::info!("an earlier configuration is held (redirector rollback --release)");
+        }
+        holds
     }
 
     fn run(mut self, events: &Receiver<Event>) -> Result<Exit, Failure> {
@@ -383,7 +401,7 @@ impl Daemon {
             Ok(step) => step,
             Err(full) => return self.not_applied(&full.to_string()),
         };
-        if self.apply(step, None) {
+        if self.apply(step, None, false) {
             self.engine.store.accept();
             if let Err(error) = self.state.save_last_good(&self.engine.store) {
                 tracing::error!("{error}");
@@ -412,9 +430,14 @@ impl Daemon {
             self.engine.store.diagnostics().filter(|d| d.severity == warning).count();
     }
 
-    /// Puts a step in force. What could not be is said and changes nothing.
-    pub(super) fn apply(&mut self, step: Step, of_generation: Option<u64>) -> bool {
-        let fresh = self.generation == 0 || !step.delta.is_empty() || of_generation.is_some();
+    /// Puts a step in force, as a new generation when it changes anything or
+    /// `always`. What could not be is said and changes nothing.
+    fn apply(&mut self, step: Step, of_generation: Option<u64>, always: bool) -> bool {
+        // A daemon that has just started serves the gateways of the generation
+        // that it found; that is no change.
+        let first = self.report.applied == 0 && self.generation != 0;
+        let changed = if first { !step.delta.is_empty() } else { self.engine.is_changed_by(&step) };
+        let fresh = self.generation == 0 || changed || always;
         let generation = if fresh { self.generation + 1 } else { self.generation };
         let snapshot = step.snapshot(generation, of_generation, now());
         // Before the flip, so that whoever sees the generation finds its names.
@@ -448,6 +471,7 @@ impl Daemon {
         self.generation = generation;
         self.report.apply_error = None;
         self.engine.adopt(&step);
+        self.gateways.update(&step.plan);
         self.names.want(&step.names);
         self.look();
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
@@ -527,7 +551,7 @@ impl Daemon {
         let step = self.engine.step_back_to(snapshot).map_err(|full| full.to_string())?;
         let of_generation = snapshot.generation;
         let before = self.report.hold.replace(Hold { of_generation, since: now() });
-        if !self.apply(step, Some(of_generation)) {
+        if !self.apply(step, Some(of_generation), true) {
             self.report.hold = before;
             return Err(self.report.apply_error.clone().unwrap_or_default());
         }
@@ -537,6 +561,7 @@ impl Daemon {
 
     /// Publishes what changed.
     fn publish(&mut self) {
+        self.report.gateways = self.gateways.listeners();
         if self.published.as_ref() == Some(&self.report) {
             return;
         }
@@ -572,6 +597,7 @@ impl Daemon {
 
     fn end(mut self, signal: i32) -> Result<Exit, Failure> {
         self.publish();
+        self.gateways.shutdown();
         let _ = std::fs::remove_file(self.state.control_socket());
         if !self.options.detach_on_exit {
             tracing::info!(signal, "ending; everything stays in force without this process");

@@ -11,7 +11,8 @@ use redirector_core::diag::codes::syntax;
 use redirector_core::image::{Delta, Image};
 use redirector_core::layout::{Full, Layout};
 use redirector_core::model::{Kind, Object, ObjectRef, Spec};
-use redirector_core::plan::SourceId;
+use redirector_core::gateway::GatewayPlan;
+use redirector_core::plan::{Plan, SourceId};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::world::{Settings, World};
@@ -35,6 +36,8 @@ pub struct Engine {
     pub layout: Layout,
     /// What the kernel holds, if nobody else wrote there.
     pub image: Image,
+    /// What the gateway proxy serves.
+    pub gateways: GatewayPlan,
 }
 
 /// A change that is ready to come in force.
@@ -56,6 +59,8 @@ pub struct Step {
     pub sources: BTreeMap<SourceId, Wanted>,
     /// The names that DNS knows.
     pub names: BTreeSet<Arc<str>>,
+    /// The same by name, gateways included.
+    pub plan: Plan,
 }
 
 impl Engine {
@@ -94,7 +99,7 @@ impl Engine {
         &self,
         world: &World,
         registry: &Registry,
-        plan: redirector_core::plan::Plan,
+        plan: Plan,
     ) -> Result<Step, Full> {
         let (layout, image) = self.layout.place(&plan, &self.limits)?;
         let sources = plan.sources.iter().filter_map(|(id, source)| {
@@ -116,6 +121,7 @@ impl Engine {
             image,
             sources,
             names,
+            plan,
         })
     }
 
@@ -157,6 +163,12 @@ impl Engine {
     pub fn adopt(&mut self, step: &Step) {
         self.layout.clone_from(&step.layout);
         self.image.clone_from(&step.image);
+        self.gateways.clone_from(&step.plan.gateways);
+    }
+
+    /// Whether a change is one for connections.
+    pub fn is_changed_by(&self, step: &Step) -> bool {
+        !step.delta.is_empty() || self.gateways != step.plan.gateways
     }
 }
 

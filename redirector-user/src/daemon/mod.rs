@@ -15,12 +15,14 @@
 //! * [`verify`]: the kernel against what it should be.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
+//! * [`gateways`]: the proxy.
 //! * [`names`]: names that DNS knows.
 //! * [`metrics`]: what a monitoring system reads.
 
 pub mod control;
 mod control_loop;
 mod engine;
+mod gateways;
 pub mod leaf;
 pub mod log;
 mod metrics;
@@ -67,6 +69,8 @@ pub struct Options {
     pub self_test: Duration,
     /// Time between looks for what names resolve to.
     pub resolve: Duration,
+    /// How long connections of a gateway that goes may go on.
+    pub drain: Duration,
     /// How many generations are kept for `rollback`.
     pub history: usize,
     /// Where metrics are served.

@@ -25,7 +25,7 @@ use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use report::{Finding, Hold, Refused, Report, Tested, UnknownWorkload};
+pub use report::{Finding, GatewayListener, Hold, Refused, Report, Tested, UnknownWorkload};
 pub use snapshot::Snapshot;
 
 /// What can go wrong with it.

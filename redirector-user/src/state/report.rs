@@ -1,6 +1,7 @@
 //! What the daemon knows beyond the tables: for `status`, also when the daemon
 //! is gone.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use redirector_core::diag::{Diagnostic, Severity};
@@ -45,6 +46,22 @@ pub struct Report {
     pub drift_repaired: u64,
     /// When an earlier configuration is held by `rollback`.
     pub hold: Option<Hold>,
+    /// Where the gateway proxy listens.
+    pub gateways: Vec<GatewayListener>,
+}
+
+/// A place where the gateway proxy listens.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayListener {
+    /// The address.
+    pub address: SocketAddr,
+    /// The Gateway and its server.
+    pub gateway: String,
+    /// Why it does not listen, when it does not.
+    pub error: Option<String>,
+    /// It was removed, and its last connections are finishing.
+    pub draining: bool,
 }
 
 /// An earlier configuration, held by `rollback`.

@@ -1,0 +1,84 @@
+//! The gateways that this node serves: the proxy, started when the first one
+//! appears.
+
+use std::time::Duration;
+
+use redirector_core::plan::Plan;
+
+use crate::proxy::{Config, ListenerState, Proxy, Settings, Status};
+use crate::state::GatewayListener;
+
+/// The gateways.
+#[derive(Default)]
+pub struct Gateways {
+    proxy: Option<Proxy>,
+    drain: Duration,
+}
+
+impl Gateways {
+    /// None yet. Connections of listeners that go have `drain` to finish.
+    pub fn new(drain: Duration) -> Self {
+        Self { proxy: None, drain }
+    }
+
+    /// Serves what the plan says from now on.
+    pub fn update(&mut self, plan: &Plan) {
+        if self.proxy.is_none() {
+            if plan.gateways.are_none() {
+                return;
+            }
+            let settings = Settings { drain: self.drain, ..Settings::default() };
+            match Proxy::start(settings) {
+                Ok(proxy) => self.proxy = Some(proxy),
+                Err(error) => {
+                    tracing::error!(%error, "the gateway proxy cannot be started");
+                    return;
+                }
+            }
+        }
+        let Some(proxy) = &self.proxy else { return };
+        match proxy.update(Config::of_plan(plan)) {
+            Ok(status) => {
+                for listener in &status.listeners {
+                    if let ListenerState::Failed { error, .. } = &listener.state {
+                        let (gateway, address) = (&listener.name, listener.address);
+                        tracing::warn!(%gateway, %address, %error, "cannot listen; trying again");
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!("{error}; starting another");
+                self.proxy = None;
+            }
+        }
+    }
+
+    /// What is served, for `status`.
+    pub fn listeners(&self) -> Vec<GatewayListener> {
+        let listeners = self.status().map(|status| status.listeners).unwrap_or_default();
+        listeners
+            .into_iter()
+            .map(|listener| GatewayListener {
+                address: listener.address,
+                gateway: listener.name.to_string(),
+                error: match listener.state {
+                    ListenerState::Failed { error, .. } => Some(error),
+                    _ => None,
+                },
+                draining: matches!(listener.state, ListenerState::Draining { .. }),
+            })
+            .collect()
+    }
+
+    /// How the proxy is doing, when there is one.
+    pub fn status(&self) -> Option<Status> {
+        self.proxy.as_ref()?.status().ok()
+    }
+
+    /// Lets connections finish, for as long as they may, and ends.
+    pub fn shutdown(&mut self) {
+        if let Some(proxy) = self.proxy.take() {
+            proxy.shutdown();
+        }
+    }
+}
