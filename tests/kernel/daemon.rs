@@ -364,6 +364,9 @@ spec: {{address: 127.0.0.7, labels: {{app: spaced}}}}
 fn a_rollback_holds_until_the_files_change() {
     let Some(scene) = Scene::new("rollback") else { return };
     let redirector = &scene.redirector;
+    let rule =
+        to("one").replace("  - route", "  - match: [{sourceLabels: {app: client}}]\n    route");
+    redirector.write("rules.yaml", &rule);
     let daemon = redirector.start();
     redirector.change("the change", || redirector.write("rules.yaml", &to("two")));
     assert_eq!(redirector.ask("rollback", &[]).exit, 0);
@@ -382,6 +385,54 @@ fn a_rollback_holds_until_the_files_change() {
     let far = redirector.ask("rollback", &["100"]);
     assert_eq!(far.exit, 1);
     assert!(far.err.contains("100 changes ago"), "{far:?}");
+}
+
+#[test]
+fn a_gateway_is_served_and_follows_its_documents() {
+    let Some(scene) = Scene::new("gateway") else { return };
+    let redirector = &scene.redirector;
+    let free = |ip: [u8; 4]| {
+        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::from(ip), 0)).unwrap();
+        listener.local_addr().unwrap()
+    };
+    let address = free([127, 0, 0, 3]);
+    let gateway = |subset: &str| {
+        format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: edge, annotations: {{redirector.io/gateway: 'true'}}}}
+spec: {{address: {ip}, labels: {{gateway: edge}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  selector: {{gateway: edge}}
+  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['*']}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: edge}}
+spec:
+  hosts: [edge.example.com]
+  gateways: [edge]
+  tcp:
+  - route:
+    - destination: {{host: echo, subset: {subset}, port: {{number: 19000}}}}
+",
+            ip = address.ip(),
+            port = address.port()
+        )
+    };
+    let _daemon = redirector.start();
+    for subset in ["one", "two"] {
+        redirector.change("the gateway", || redirector.write("edge.yaml", &gateway(subset)));
+        // The proxy follows the tables.
+        redirector.wait("its answer", |_| dial(address) == subset);
+    }
+    let maps = redirector.ask("maps", &["gateways", "--output", "json"]).json();
+    assert_eq!(maps["gateways"][0]["gateway"], "Gateway/default/edge", "{maps:#}");
 }
 
 #[test]

@@ -196,7 +196,10 @@ fn answer(
     let gateways = if pid.is_some() { report.gateways.clone() } else { Vec::new() };
     for listener in &gateways {
         if let Some(error) = &listener.error {
-            problems.push(format!("{} cannot listen at {}: {error}", listener.gateway, listener.address));
+            problems.push(format!(
+                "{} cannot listen at {}: {error}",
+                listener.gateway, listener.address
+            ));
         }
     }
     if pid.is_none() && !report.gateways.is_empty() {

@@ -8,10 +8,10 @@ use redirector_common::abi::Limits;
 use redirector_core::compile::compile_with;
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
+use redirector_core::gateway::GatewayPlan;
 use redirector_core::image::{Delta, Image};
 use redirector_core::layout::{Full, Layout};
 use redirector_core::model::{Kind, Object, ObjectRef, Spec};
-use redirector_core::gateway::GatewayPlan;
 use redirector_core::plan::{Plan, SourceId};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
@@ -95,12 +95,7 @@ impl Engine {
         self.finish(&world, &registry, plan)
     }
 
-    fn finish(
-        &self,
-        world: &World,
-        registry: &Registry,
-        plan: Plan,
-    ) -> Result<Step, Full> {
+    fn finish(&self, world: &World, registry: &Registry, plan: Plan) -> Result<Step, Full> {
         let (layout, image) = self.layout.place(&plan, &self.limits)?;
         let sources = plan.sources.iter().filter_map(|(id, source)| {
             let identity = layout.identity(id)?;

@@ -24,7 +24,7 @@ impl Gateways {
     /// Serves what the plan says from now on.
     pub fn update(&mut self, plan: &Plan) {
         if self.proxy.is_none() {
-            if plan.gateways.are_none() {
+            if plan.gateways.listeners.is_empty() {
                 return;
             }
             let settings = Settings { drain: self.drain, ..Settings::default() };
@@ -61,11 +61,11 @@ impl Gateways {
             .map(|listener| GatewayListener {
                 address: listener.address,
                 gateway: listener.name.to_string(),
+                draining: matches!(listener.state, ListenerState::Draining { .. }),
                 error: match listener.state {
                     ListenerState::Failed { error, .. } => Some(error),
                     _ => None,
                 },
-                draining: matches!(listener.state, ListenerState::Draining { .. }),
             })
             .collect()
     }
