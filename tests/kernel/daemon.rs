@@ -453,8 +453,8 @@ fn a_detached_program_is_noticed_and_attached_again() {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
         // A link beside the pins says which cgroup they are of.
         if path.is_symlink() {
             continue;
