@@ -121,8 +121,8 @@ impl Redirector {
         explanation(&mut command, to)
     }
 
-    /// What `redirector check` says about a file, as people see it.
-    pub fn check(&self, directory: &Path, files: &[PathBuf]) -> Result<String> {
+    /// What `redirector check` says about files of a directory, as people see it.
+    pub fn check(&self, directory: &Path, files: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
         command.arg("check").args(files).current_dir(directory);
         let output = command::output(&mut command)?;

@@ -274,12 +274,11 @@ impl Demo {
 
     fn show_check(&self, section: &Section) -> Result<()> {
         let Some(file) = section.check else { return Ok(()) };
-        let examples = self.documents.join("examples");
         let files = [
-            self.documents.join("demo").join(file),
-            examples.join("services.yaml"),
-            examples.join("echo-servers.yaml"),
-            examples.join("echo-server-gray.yaml"),
+            &format!("demo/{file}"),
+            "examples/services.yaml",
+            "examples/echo-servers.yaml",
+            "examples/echo-server-gray.yaml",
         ];
         let text = self.redirector.check(&self.documents, &files)?;
         print!("{}", report::check(file, &text));
@@ -293,7 +292,7 @@ impl Demo {
         };
         let tally = self.dial(row, count)?;
         let explanation = self.redirector.explain(&self.stage.cgroup.join(row.from), row.to)?;
-        Ok(report::row(section, row, &tally, &explanation))
+        Ok(report::row(section, row, &tally, &explanation, &self.stage.config()))
     }
 
     /// Lets a client of the row's workload connect.

@@ -1,6 +1,7 @@
 //! What the demo prints.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use super::daemon::{Explanation, Redirector};
 use super::sections::{Expect, Row, SERVERS, Section};
@@ -30,7 +31,13 @@ pub fn check(file: &str, text: &str) -> String {
 }
 
 /// A row's lines and its verdict.
-pub fn row(section: &Section, row: &Row, tally: &Tally, why: &Explanation) -> (String, Case) {
+pub fn row(
+    section: &Section,
+    row: &Row,
+    tally: &Tally,
+    why: &Explanation,
+    config: &Path,
+) -> (String, Case) {
     let mut wrong = Vec::new();
     let mut text = match row.expect {
         Expect::Greeting(greeting) => greeting_line(row, greeting, tally, &mut wrong),
@@ -40,7 +47,7 @@ pub fn row(section: &Section, row: &Row, tally: &Tally, why: &Explanation) -> (S
         wrong.push(format!("getpeername said {peer}, but {} was dialled", row.to));
     }
     disagreements(tally, why, &mut wrong);
-    let _ = writeln!(text, "       because {}", because(why));
+    let _ = writeln!(text, "       because {}", because(why, config));
     for line in &wrong {
         let _ = writeln!(text, "       WRONG: {line}");
     }
@@ -59,7 +66,11 @@ fn greeting_line(row: &Row, greeting: &str, tally: &Tally, wrong: &mut Vec<Strin
     if got != expected {
         wrong.push(format!("expected \"{expected}\", got \"{got}\""));
     }
-    format!("   {:<18} dials {:<17} expected {expected:<16} got {got}\n", row.from, row.to)
+    let verdict = if got == expected { "ok" } else { "WRONG" };
+    format!(
+        "   {:<18} dials {:<17} expected {expected:<16} got {got:<16} {verdict}\n",
+        row.from, row.to
+    )
 }
 
 fn split_lines(row: &Row, parts: &[(&str, u32)], tally: &Tally, wrong: &mut Vec<String>) -> String {
@@ -110,10 +121,15 @@ fn disagreements(tally: &Tally, why: &Explanation, wrong: &mut Vec<String>) {
     }
 }
 
-fn because(why: &Explanation) -> String {
+/// The explanation in one line; files are named as in the daemon's directory.
+fn because(why: &Explanation, config: &Path) -> String {
     let rule = match &why.rule {
         Some(rule) => {
-            let place = match (&rule.file, rule.line) {
+            let short = |file: &String| {
+                let file = Path::new(file);
+                file.strip_prefix(config).unwrap_or(file).display().to_string()
+            };
+            let place = match (rule.file.as_ref().map(short), rule.line) {
                 (Some(file), Some(line)) => format!(" at {file}:{line}"),
                 (Some(file), None) => format!(" in {file}"),
                 _ => String::new(),
