@@ -8,7 +8,7 @@ use redirector::datapath::Datapath;
 use redirector_common::abi::Verdict;
 use redirector_tests::child;
 use redirector_tests::image::Builder;
-use redirector_tests::kernel::{Place, privileged};
+use redirector_tests::kernel::{Place, privileged, scaled};
 use redirector_tests::netns::NetNs;
 use redirector_tests::server::Server;
 use redirector_tests::socket::{MPTCP, Socket};
@@ -404,7 +404,7 @@ fn only_the_named_cgroups_are_concerned() {
 
 #[test]
 fn weights_of_80_and_20_hold_over_10_000_connections() {
-    const CONNECTIONS: u32 = 10_000;
+    let connections = scaled(10_000) as u32;
     let Some(mut scene) = Scene::new("weights") else { return };
     let mut image = Builder::default();
     let first = image.destination(&[scene.hello.address()]);
@@ -419,7 +419,7 @@ fn weights_of_80_and_20_hold_over_10_000_connections() {
     scene.datapath.apply(&delta, active.generation + 1).expect("applied");
     let before = scene.datapath.counters().expect("counters");
     scene.client(|| {
-        for _ in 0..CONNECTIONS {
+        for _ in 0..connections {
             let socket = Socket::stream(at(ROUTED), 0).expect("a socket");
             socket.nonblocking().expect("non-blocking");
             let outcome = errno(socket.connect(at(ROUTED)));
@@ -429,10 +429,10 @@ fn weights_of_80_and_20_hold_over_10_000_connections() {
         }
     });
     let after = scene.datapath.counters().expect("counters");
-    assert_eq!(after.totals.routed - before.totals.routed, u64::from(CONNECTIONS));
+    assert_eq!(after.totals.routed - before.totals.routed, u64::from(connections));
     let share: Vec<u64> = after.legs.iter().map(|(_, leg)| leg.chosen).collect();
-    assert_eq!(share.iter().sum::<u64>(), u64::from(CONNECTIONS));
-    let sigma = (f64::from(CONNECTIONS) * 0.8 * 0.2).sqrt();
-    let off = (share[0] as f64 - 0.8 * f64::from(CONNECTIONS)).abs();
+    assert_eq!(share.iter().sum::<u64>(), u64::from(connections));
+    let sigma = (f64::from(connections) * 0.8 * 0.2).sqrt();
+    let off = (share[0] as f64 - 0.8 * f64::from(connections)).abs();
     assert!(off <= 4.0 * sigma, "{share:?} is {:.1} sigma off", off / sigma);
 }

@@ -17,7 +17,7 @@ use redirector_core::layout::Layout;
 use redirector_core::plan::SourceId;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
-use redirector_tests::kernel::{Place, privileged, recording_object};
+use redirector_tests::kernel::{Place, privileged, recording_object, scaled};
 use redirector_tests::netns::NetNs;
 use redirector_tests::plan::{self, Shape};
 use redirector_tests::random::Random;
@@ -196,7 +196,8 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     let cgroups: Vec<PathBuf> = CALLERS.iter().map(|(name, _)| place.cgroup.child(name)).collect();
 
     let (mut layout, mut image) = (Layout::default(), Image::default());
-    let per_child = DECISIONS.div_ceil(CONFIGURATIONS * CALLERS.len());
+    let decisions = scaled(DECISIONS);
+    let per_child = decisions.div_ceil(CONFIGURATIONS * CALLERS.len());
     let mut seen_kinds = BTreeMap::new();
     for generation in 0..CONFIGURATIONS as u64 {
         let plan = plan::random(&mut random, &shape);
@@ -243,10 +244,10 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
         }
     }
     let total: usize = seen_kinds.values().sum();
-    assert!(total >= DECISIONS, "{total}");
+    assert!(total >= decisions, "{total}");
     for kind in [kind::MISS, kind::PASS, kind::REFUSE, kind::REFUSE_LEG, kind::ROUTE] {
         let count = seen_kinds.get(&kind).copied().unwrap_or(0);
-        assert!(count > DECISIONS / 200, "too few of kind {kind} to say anything: {count}");
+        assert!(count > decisions / 200, "too few of kind {kind} to say anything: {count}");
     }
     assert_eq!(datapath.connections().expect("connections"), []);
     assert_eq!(datapath.counters().expect("counters").totals.memory_full, 0);
@@ -254,7 +255,6 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
 
 #[test]
 fn no_connection_is_decided_from_two_configurations() {
-    const FLIPS: u64 = 4_000;
     const HAMMERS: usize = 4;
     if !privileged() {
         return;
@@ -289,7 +289,7 @@ fn no_connection_is_decided_from_two_configurations() {
                 let mut random = Random::new(1000 + index as u64);
                 let mut seen = Vec::new();
                 // As long as the configurations change, and a little longer.
-                while seen.len() < 20_000 {
+                while seen.len() < scaled(20_000) {
                     let to = plan::dialled(&mut random);
                     let socket = Socket::stream(to, 0).expect("a socket");
                     socket.reset_on_close().expect("the option");
@@ -303,7 +303,7 @@ fn no_connection_is_decided_from_two_configurations() {
         })
         .collect();
     let (forth, back) = (images[0].diff(&images[1]), images[1].diff(&images[0]));
-    for flip in 0..FLIPS {
+    for flip in 0..scaled(4_000) as u64 {
         let delta = if flip % 2 == 0 { &forth } else { &back };
         datapath.apply(delta, 100 + flip).expect("applied");
         assert!(datapath.active().in_step);
@@ -317,6 +317,10 @@ fn no_connection_is_decided_from_two_configurations() {
             compared += 1;
         }
     }
-    assert_eq!(compared, HAMMERS * 20_000);
-    assert!(epochs.len() > 50, "the configuration changed under the connections: {}", epochs.len());
+    assert_eq!(compared, HAMMERS * scaled(20_000));
+    assert!(
+        epochs.len() > scaled(50),
+        "the configuration changed under the connections: {}",
+        epochs.len()
+    );
 }

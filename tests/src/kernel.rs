@@ -35,6 +35,13 @@ pub fn privileged() -> bool {
     false
 }
 
+/// How often something is repeated: `count` times, or fewer where
+/// `REDIRECTOR_SCALE` says by what to divide, as on an emulated machine.
+pub fn scaled(count: usize) -> usize {
+    let scale = std::env::var("REDIRECTOR_SCALE").ok().and_then(|text| text.parse().ok());
+    (count / scale.filter(|scale| *scale > 0).unwrap_or(1)).max(1)
+}
+
 /// A name that no other test of this or another process has.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

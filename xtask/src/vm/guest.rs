@@ -28,6 +28,9 @@ pub const REDIRECTOR: &str = "/bin/redirector";
 /// Where the recording build of the programs lies.
 pub const RECORDING_OBJECT: &str = "/lib/redirector-recording.bpf.o";
 
+/// By what tests divide their repetitions: emulated connections are slow.
+const SCALE: &str = "10";
+
 /// Longer than any test binary takes on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -93,11 +96,11 @@ fn live() -> Result<()> {
     let mut host = Host::connect()?;
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
     host.tell(&Message::Booted { release })?;
-    let (layers, filter) = orders.split_once(':').unwrap_or((orders.as_str(), ""));
+    let (layers, words) = orders.split_once(':').unwrap_or((orders.as_str(), ""));
     for layer in layers.split(',') {
         match layer {
             "demo" => play_demo(&mut host)?,
-            "kernel" => run_tests(&mut host, filter)?,
+            "kernel" => run_tests(&mut host, words)?,
             other => bail!("unknown orders: {other}"),
         }
     }
@@ -111,19 +114,24 @@ fn play_demo(host: &mut Host) -> Result<()> {
     host.tell(&Message::Ended { layer: "demo".into(), suite })
 }
 
-/// Runs every test binary, or those tests whose names contain `filter`.
-fn run_tests(host: &mut Host, filter: &str) -> Result<()> {
+/// Runs every test binary, or those whose names contain a word of the list.
+fn run_tests(host: &mut Host, words: &str) -> Result<()> {
     let mut binaries: Vec<PathBuf> =
         Path::new(TESTS).read_dir()?.flatten().map(|entry| entry.path()).collect();
     binaries.sort();
     for binary in binaries {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !words.split(',').any(|word| name.contains(word)) {
+            continue;
+        }
         host.tell(&Message::Begins { layer: "kernel".into(), suite: name.clone() })?;
         println!("guest: {name}");
         let mut command = Command::new(&binary);
         command
-            .args(["--include-ignored", filter])
+            .arg("--include-ignored")
             .env("REDIRECTOR_TESTS", "kernel")
+            .env("REDIRECTOR_SCALE", SCALE)
+            .env("REDIRECTOR_PROGRAM", REDIRECTOR)
             .env("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT);
         let log = PathBuf::from(format!("/run/{name}.log"));
         let suite = libtest::run(&name, &mut command, &log, LIMIT)?;

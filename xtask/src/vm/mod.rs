@@ -88,7 +88,7 @@ fn boots(kernels: &[Kernel], demo_only: bool) -> Vec<Boot> {
             kernel: newest.clone(),
             cpus: 1,
             extra: "preempt=full",
-            orders: "kernel:concurren",
+            orders: "kernel:decide,memory,takeover",
         });
     }
     boots
