@@ -87,7 +87,7 @@ impl Path {
         match &link.1 {
             // Writing to a String cannot fail.
             Step::Index(index) => _ = write!(out, "[{index}]"),
-            Step::Field(name) if name.contains(['.', '[', '/']) => _ = write!(out, "[\"{name}\"]"),
+            Step::Field(name) if !is_plain(name) => _ = write!(out, "[\"{name}\"]"),
             Step::Field(name) => {
                 if !out.is_empty() {
                     out.push('.');
@@ -96,6 +96,11 @@ impl Path {
             }
         }
     }
+}
+
+/// Whether a key needs no quotes in a path.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// A node and its place.

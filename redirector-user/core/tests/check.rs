@@ -1,0 +1,189 @@
+//! `check` over the project's own corpus: one case for every sentence of the
+//! rules that it follows, accepting and refusing ones; and over the conformance
+//! samples.
+
+use std::path::{Path, PathBuf};
+
+use redirector_core::check::{Report, check};
+use redirector_core::diag::Diagnostic;
+use redirector_core::documents;
+use redirector_core::world::{ServiceAddresses, Settings};
+
+/// What stands around every case: services with endpoints, gateways, rules.
+const SURROUNDINGS: &str = include_str!("corpus/surroundings.yaml");
+
+fn report(texts: &[(&str, &str)]) -> Report {
+    let readings: Vec<_> =
+        texts.iter().map(|(name, text)| documents::read(Some((*name).into()), text)).collect();
+    let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
+    check(&readings, &[], &settings)
+}
+
+struct Case<'t> {
+    section: &'t str,
+    kind: &'t str,
+    expected: &'t str,
+    path: &'t str,
+    title: &'t str,
+    spec: String,
+}
+
+fn cases(text: &str) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    for block in text.split("\n\n") {
+        let mut lines = block.lines().filter(|line| !line.starts_with('#'));
+        let Some(head) = lines.next() else { continue };
+        let parts: Vec<&str> = head.splitn(5, '|').map(str::trim).collect();
+        let [section, kind, expected, path, title] = parts[..] else {
+            panic!("a case begins with five parts: {head}")
+        };
+        let many = vec!["{destination: {host: echo}, weight: 1}"; 65].join(", ");
+        let spec = lines
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace("@65", &many)
+            .replace("@R", "route: [{destination: {host: echo-2}}]")
+            .replace("@S", "selector: {istio: own}")
+            .replace("@P", "ports: [{number: 5432, name: tcp-db, protocol: TCP}]");
+        cases.push(Case { section, kind, expected, path, title, spec });
+    }
+    cases
+}
+
+/// What is wrong with the answer to a case.
+fn judge(case: &Case<'_>) -> Result<(), String> {
+    let kind = match case.kind {
+        "vs" => "VirtualService",
+        "gw" => "Gateway",
+        "dr" => "DestinationRule",
+        "se" => "ServiceEntry",
+        "we" => "WorkloadEntry",
+        other => return Err(format!("unknown kind {other}")),
+    };
+    let spec: String = case.spec.lines().map(|line| format!("\n  {line}")).collect();
+    let document = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: case}}\nspec:{spec}\n"
+    );
+    let object = format!("{kind}/default/case");
+    let report = report(&[("surroundings.yaml", SURROUNDINGS), ("case.yaml", &document)]);
+    let own: Vec<&Diagnostic> =
+        report.diagnostics.iter().filter(|d| d.object.as_deref() == Some(&*object)).collect();
+    let said = || {
+        own.iter()
+            .map(|d| {
+                format!("\n    {:?} {} {:?} {}: {}", d.severity, d.code, d.istio, d.path, d.message)
+            })
+            .collect::<String>()
+    };
+    if report.diagnostics.iter().any(|d| d.file.as_deref() == Some("case.yaml") && d.line == 0) {
+        return Err(format!("a finding has no place:{}", said()));
+    }
+    let words: Vec<&str> = case.expected.split_whitespace().collect();
+    let errors = own.iter().any(|d| d.severity.as_str() == "error");
+    match words[..] {
+        ["ok"] if errors => Err(format!("refused:{}", said())),
+        ["ok"] => Ok(()),
+        ["lacks", code] if own.iter().any(|d| d.code == code) => {
+            Err(format!("has {code}:{}", said()))
+        }
+        ["lacks", _] => Ok(()),
+        [severity, code, ref istio @ ..] => {
+            if errors != (severity == "error") {
+                return Err(format!("errors: {errors}:{}", said()));
+            }
+            let found = own.iter().any(|d| {
+                d.severity.as_str() == severity
+                    && d.code == code
+                    && d.path == case.path
+                    && istio.iter().all(|istio| d.istio == Some(*istio))
+            });
+            if found { Ok(()) } else { Err(format!("lacks {code} at {}:{}", case.path, said())) }
+        }
+        _ => Err("the expectation cannot be read".to_owned()),
+    }
+}
+
+fn run(text: &str) {
+    let cases = cases(text);
+    assert!(cases.len() > 20, "the corpus is not read");
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let why = judge(case).err()?;
+            Some(format!("section {}, {}: {why}", case.section, case.title))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} wrong\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn virtual_services_are_judged_as_the_rules_say() {
+    run(include_str!("corpus/virtual_service.txt"));
+}
+
+#[test]
+fn gateways_are_judged_as_the_rules_say() {
+    run(include_str!("corpus/gateway.txt"));
+}
+
+#[test]
+fn destination_rules_are_judged_as_the_rules_say() {
+    run(include_str!("corpus/destination_rule.txt"));
+}
+
+#[test]
+fn entries_are_judged_as_the_rules_say() {
+    run(include_str!("corpus/entries.txt"));
+}
+
+#[test]
+fn what_stands_around_the_cases_is_sound() {
+    let report = report(&[("surroundings.yaml", SURROUNDINGS)]);
+    assert_eq!(report.errors, 0, "{:#?}", report.diagnostics);
+}
+
+/// Where the conformance samples lie: what the environment says, else beside
+/// the tests.
+fn samples() -> PathBuf {
+    std::env::var_os("REDIRECTOR_CONFORMANCE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance"),
+        PathBuf::from,
+    )
+}
+
+#[test]
+fn the_conformance_samples_are_judged_right() {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in samples().join("documents").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let head = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("# {name}: ")));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let report = report(&[("sample.yaml", &text)]);
+        let has = |code: &str| report.diagnostics.iter().any(|d| d.istio == Some(code));
+        let stricter = head("scope") != "l4" && report.errors > 0;
+        let good = match head("expect").as_str() {
+            "reject" => report.errors > 0,
+            "warn" => {
+                let codes = head("code");
+                let mut codes = codes.split(',').map(str::trim).filter(|code| !code.is_empty());
+                stricter || report.errors == 0 && report.warnings > 0 && codes.all(has)
+            }
+            "accept" => {
+                stricter
+                    || report.errors == 0 && report.diagnostics.iter().all(|d| d.istio.is_none())
+            }
+            other => panic!("{}: expect is {other:?}", path.display()),
+        };
+        count += 1;
+        if !good {
+            wrong.push(format!("{}: {:#?}", path.display(), report.diagnostics));
+        }
+    }
+    assert!(count > 0, "there are no samples");
+    println!("{} of {count} conformance documents right", count - wrong.len());
+    assert!(wrong.is_empty(), "{} of {count} wrong\n{}", wrong.len(), wrong.join("\n"));
+}
