@@ -11,6 +11,14 @@
 //! Hash keys carry their side; arrays hold side 0 in their lower and side 1 in
 //! their upper half.
 
+mod counters;
+mod memory;
+mod record;
+
+pub use counters::*;
+pub use memory::*;
+pub use record::*;
+
 use crate::addr::Addr;
 
 /// Version of the layout of all lookup tables below; part of the pin path.
@@ -297,118 +305,6 @@ pub struct Backend {
     pub alias: u32,
 }
 
-/// The memory of one redirected connection: what its socket dialled, and where
-/// it was sent.
-///
-/// It lies in `CONNECTIONS`, at the socket's cookie modulo the table's size, or,
-/// when that place is taken, in `OVERFLOW`, by cookie. Only the programs write.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Connection {
-    /// Socket cookie that owns this slot; zero when it is free. Claimed by
-    /// compare-and-swap.
-    pub cookie: u64,
-    /// The address that the socket dialled.
-    pub dialled: Addr,
-    /// The address that it was sent to.
-    pub backend: Addr,
-    /// The port that the socket dialled, in network byte order.
-    pub dialled_port: u16,
-    /// The port that it was sent to, in network byte order.
-    pub backend_port: u16,
-    /// Index of the leg, within its side, that the connection was counted on.
-    pub leg: u32,
-    /// [`connection_state`].
-    pub state: u32,
-    /// The identity number whose share of `OVERFLOW` the entry counts against;
-    /// meaningful only there.
-    pub quota: u32,
-    /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
-    pub since: u64,
-}
-
-/// Bits of [`Connection::state`].
-pub mod connection_state {
-    /// The other fields are filled in.
-    pub const FILLED: u32 = 1 << 0;
-    /// The sockops program follows the connection: the entry dies at the later
-    /// of release and TCP close. Without this bit it dies at release.
-    pub const FOLLOWED: u32 = 1 << 1;
-    /// The socket was released.
-    pub const RELEASED: u32 = 1 << 2;
-    /// The TCP connection reached its end.
-    pub const CLOSED: u32 = 1 << 3;
-    /// The handshake was completed.
-    pub const ESTABLISHED: u32 = 1 << 4;
-}
-
-/// Counts of everything that the programs decided: one entry of `TOTALS`, of
-/// which there is one per stripe (see [`Limits::stripes`]); their sum counts.
-/// Misses are not counted, so that they cost nothing.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Totals {
-    /// Connections sent to an endpoint.
-    pub routed: u64,
-    /// Connections to a frontend that were left as they are.
-    pub passed: u64,
-    /// Connections refused, with or without a destination drawn.
-    pub refused: u64,
-    /// Decisions that depended on the source while the caller was in no known
-    /// workload.
-    pub unknown_source: u64,
-    /// Hits of the daemon itself, left as they are.
-    pub own: u64,
-    /// Routed, and not remembered: connection memory was full, or the caller's
-    /// share of it. `getpeername` shows the endpoint.
-    pub memory_full: u64,
-    /// Routed, and remembered in the overflow table.
-    pub overflowed: u64,
-    /// Routed, and not remembered: a subflow of an MPTCP connection.
-    pub mptcp: u64,
-}
-
-/// Counts of one leg: an entry of `LEG_COUNTERS`, one per stripe and leg.
-///
-/// Keyed by the index of the leg alone: a leg keeps its index while it lives,
-/// and the counts go on from whatever the index's last owner left.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LegCounters {
-    /// Times the leg was drawn.
-    pub chosen: u64,
-    /// Of these, times that its destination had no endpoint.
-    pub refused: u64,
-}
-
-/// What became of a leg's connections: an entry of `FLOW_COUNTERS`, by index of
-/// the leg; written only while accounting is on.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlowCounters {
-    /// Handshakes completed.
-    pub established: u64,
-    /// Connections that ended without a handshake.
-    pub failed: u64,
-    /// Established connections that ended.
-    pub closed: u64,
-    /// Sum of the time from `connect` to the end of the handshake, in
-    /// nanoseconds, over all `established`.
-    pub handshake_ns: u64,
-}
-
-/// How many shares of `OVERFLOW` are counted: an identity has that of its
-/// number, modulo this.
-pub const OVERFLOW_SHARES: u32 = 65_536;
-
-/// The state of `OVERFLOW`: the only entry of `OVERFLOW_STATE`.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct OverflowState {
-    /// Entries in `OVERFLOW`: while it is zero, nobody looks there.
-    pub used: u64,
-}
-
 /// Sizes fixed when the tables are made: read-only data of the programs.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -441,43 +337,6 @@ pub struct Limits {
 pub struct Readers {
     /// The count.
     pub count: u64,
-}
-
-/// What the recording build of the programs notes about each decision, in
-/// `RECORDS`, by socket cookie.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Record {
-    /// The epoch that was read.
-    pub epoch: u64,
-    /// The random numbers drawn, in order.
-    pub draws: [u32; 2],
-    /// How many of them.
-    pub drawn: u32,
-    /// 1 when the class of the caller was asked for.
-    pub asked: u32,
-    /// The identity that the caller was taken for, when asked.
-    pub identity: u32,
-    /// Its class, when asked.
-    pub class: u32,
-    /// [`record_decision`].
-    pub decision: u32,
-    /// Route, leg and backend chosen, as far as the decision has them.
-    pub route: u32,
-    /// See `route`.
-    pub leg: u32,
-    /// See `route`.
-    pub backend: u32,
-}
-
-/// Values of [`Record::decision`].
-#[expect(missing_docs, reason = "the decisions, by the same names")]
-pub mod record_decision {
-    pub const MISS: u32 = 1;
-    pub const PASS: u32 = 2;
-    pub const REFUSE: u32 = 3;
-    pub const REFUSE_LEG: u32 = 4;
-    pub const ROUTE: u32 = 5;
 }
 
 /// Asserts a type's size and the offsets of its fields.

@@ -1,0 +1,60 @@
+//! Connection memory: what the programs remember of redirected connections.
+
+use crate::addr::Addr;
+
+/// The memory of one redirected connection: what its socket dialled, and where
+/// it was sent.
+///
+/// It lies in `CONNECTIONS`, at the socket's cookie modulo the table's size, or,
+/// when that place is taken, in `OVERFLOW`, by cookie. Only the programs write.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Socket cookie that owns this slot; zero when it is free. Claimed by
+    /// compare-and-swap.
+    pub cookie: u64,
+    /// The address that the socket dialled.
+    pub dialled: Addr,
+    /// The address that it was sent to.
+    pub backend: Addr,
+    /// The port that the socket dialled, in network byte order.
+    pub dialled_port: u16,
+    /// The port that it was sent to, in network byte order.
+    pub backend_port: u16,
+    /// Index of the leg, within its side, that the connection was counted on.
+    pub leg: u32,
+    /// [`connection_state`].
+    pub state: u32,
+    /// The identity number whose share of `OVERFLOW` the entry counts against;
+    /// meaningful only there.
+    pub quota: u32,
+    /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
+    pub since: u64,
+}
+
+/// Bits of [`Connection::state`].
+pub mod connection_state {
+    /// The other fields are filled in.
+    pub const FILLED: u32 = 1 << 0;
+    /// The sockops program follows the connection: the entry dies at the later
+    /// of release and TCP close. Without this bit it dies at release.
+    pub const FOLLOWED: u32 = 1 << 1;
+    /// The socket was released.
+    pub const RELEASED: u32 = 1 << 2;
+    /// The TCP connection reached its end.
+    pub const CLOSED: u32 = 1 << 3;
+    /// The handshake was completed.
+    pub const ESTABLISHED: u32 = 1 << 4;
+}
+
+/// How many shares of `OVERFLOW` are counted: an identity has that of its
+/// number, modulo this.
+pub const OVERFLOW_SHARES: u32 = 65_536;
+
+/// The state of `OVERFLOW`: the only entry of `OVERFLOW_STATE`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OverflowState {
+    /// Entries in `OVERFLOW`: while it is zero, nobody looks there.
+    pub used: u64,
+}
