@@ -1,7 +1,9 @@
 //! Support for the tests: guards that clean up, clients, servers.
 
+pub mod agent;
 pub mod apiserver;
 pub mod cgroup;
+pub mod chart;
 pub mod child;
 pub mod image;
 pub mod kernel;

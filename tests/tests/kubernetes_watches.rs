@@ -58,7 +58,7 @@ impl Agent {
             store.1 += 1;
             true
         };
-        let options = Options { node: NODE.into(), gateways: Default::default(), timing };
+        let options = Options { node: NODE.into(), gateways: true, timing };
         let watches = kubernetes::follow(runtime.handle(), &client, &options, known, send);
         Self { store, watches, _runtime: runtime }
     }

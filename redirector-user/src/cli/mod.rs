@@ -12,6 +12,7 @@ mod env;
 mod explain;
 mod hosts;
 mod kernel;
+mod kubernetes;
 mod maps;
 mod rollback;
 mod run;

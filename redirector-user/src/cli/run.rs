@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::config::SettingsArgs;
 use super::kernel::KernelArgs;
+use super::kubernetes::KubernetesArgs;
 use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
 use crate::daemon::{self, Options, log};
@@ -19,18 +20,22 @@ Examples:
   redirector run --config /etc/redirector
   redirector run --config rules/ services.yaml --cgroup system.slice
   REDIRECTOR_CONFIG=/etc/redirector redirector run --log-level debug
+  redirector run --kubernetes --node-name worker-1
 
 It runs in the foreground. SIGTERM and SIGINT end it and leave everything in force; SIGHUP reads
 everything again. A bad file or object never replaces a good one: see `redirector status`.")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
-    #[arg(long, required = true, num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
+    #[arg(long, required_unless_present = "kubernetes", num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
     config: Vec<PathBuf>,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
     kernel: KernelArgs,
-    /// Cgroups whose processes are served, as paths below the cgroup2 mount [default: all]
+    /// Cgroups whose processes are served, as paths below the cgroup2 mount [default: all; with
+    /// --kubernetes the node's pods]
     #[arg(long, action = clap::ArgAction::Append, value_name = "CGROUP")]
     cgroup: Vec<PathBuf>,
     /// Cgroup that the daemon is alone in, so that its own connects are left alone: auto, none,
@@ -154,7 +159,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
     })?;
     daemon::run(Options {
         config: args.config.clone(),
-        settings: args.settings.settings(false),
+        kubernetes: args.kubernetes.setup(args.times.debounce),
+        settings: args.settings.settings(args.kubernetes.kubernetes),
         bpffs: args.kernel.bpffs.clone(),
         bpffs_is_default: args.kernel.bpffs == Path::new("/sys/fs/bpf/redirector"),
         state_dir: args.kernel.state_dir.clone(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +22,10 @@ use super::names::Resolver as NameResolver;
 use super::{Event, Options, log, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::{self, Datapath};
+use crate::identity::pods::{self, PodCgroups};
 use crate::identity::watch::Watch;
 use crate::identity::{Resolver, Tracker};
+use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
@@ -38,6 +42,9 @@ pub(super) struct Daemon {
     names: NameResolver,
     reread: Option<Reread>,
     pub(super) gateways: Gateways,
+    agent: Option<Agent>,
+    /// `/readyz` says so from then on.
+    ready: Arc<AtomicBool>,
     pub(super) generation: u64,
     pub(super) report: Report,
     published: Option<Report>,
@@ -52,6 +59,7 @@ pub(super) struct Daemon {
 pub fn run(options: Options) -> Result<Exit, Failure> {
     let state = StateDir::new(&options.state_dir);
     // What can be known to be wrong is said before anything is touched.
+    let agent = agent(&options)?;
     let cgroup2 = startup::cgroup2()?;
     let cgroups = startup::cgroups(&options, &cgroup2)?;
     let last_good = state.last_good();
@@ -98,6 +106,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
             .map_err(started)?,
         reread: None,
         gateways: Gateways::new(options.drain),
+        agent,
+        ready: Arc::default(),
         generation: active.generation,
         report,
         published: None,
@@ -116,6 +126,16 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     }
     drop(lock);
     result
+}
+
+/// The way to the API server, if that is what is followed.
+fn agent(options: &Options) -> Result<Option<Agent>, Failure> {
+    let Some(setup) = &options.kubernetes else { return Ok(None) };
+    let node = options.settings.node_name.clone().unwrap_or_default();
+    Agent::new(setup.clone(), node).map(Some).map_err(|error| {
+        Failure::input(error.to_string())
+            .help("run it in a pod with a service account, or name a kubeconfig with --kubeconfig")
+    })
 }
 
 /// What is in force already, as far as it is known, and what was good before.
@@ -203,7 +223,10 @@ fn sending<T: 'static>(
 impl Daemon {
     fn serve(mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Exit, Failure> {
         self.listen(sender)?;
-        self.follow_files(sender)?;
+        match self.agent {
+            Some(_) => self.follow_cluster(sender)?,
+            None => self.follow_files(sender)?,
+        }
         // Nothing is attached before what is there was read: no connection
         // meets an empty configuration.
         loop {
@@ -213,7 +236,15 @@ impl Daemon {
                     self.take(batch);
                     break;
                 }
-                Ok(event) => drop(self.handle(event)),
+                // What is known of an earlier run stays until there is better.
+                Ok(Event::Identity) => {}
+                Ok(Event::Pods(events)) => {
+                    events.into_iter().for_each(|event| self.tracker.pod(event));
+                }
+                Ok(event) => {
+                    let _ = self.handle(event);
+                    self.publish();
+                }
                 Err(_) => return Ok(Exit::Fine),
             }
         }
@@ -238,6 +269,10 @@ impl Daemon {
         }
         self.self_test();
         self.publish();
+        self.ready.store(true, Ordering::Release);
+        if let Some(agent) = &mut self.agent {
+            agent.ready();
+        }
         notify_supervisor();
         tracing::info!(generation = self.generation, "in force");
         self.run(events)
@@ -310,7 +345,8 @@ impl Daemon {
         })?;
         if let Some(address) = self.options.metrics {
             let to = sender.clone();
-            metrics::serve(address, move || {
+            let ready = self.ready.clone();
+            metrics::serve(address, ready, move || {
                 let (reply, answer) = mpsc::sync_channel(1);
                 to.send(Event::Metrics(reply)).ok()?;
                 answer.recv().ok()
@@ -348,12 +384,37 @@ impl Daemon {
         Ok(())
     }
 
+    /// Follows the API server, and the cgroups of this node's pods.
+    fn follow_cluster(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
+        let pods = PodCgroups::new(&self.report.cgroup2, &self.report.cgroups)
+            .and_then(|pods| pods::follow(pods, sending(sender, Event::Pods)));
+        pods.map_err(|error| {
+            Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
+        })?;
+        let known = self.engine.store.files().cloned().collect();
+        if let Some(agent) = &mut self.agent {
+            let changed = tell(sender, || Event::Watches);
+            agent.follow(known, sending(sender, Event::Batch), changed);
+        }
+        Ok(())
+    }
+
     /// Says how to end, if it is time to.
     fn handle(&mut self, event: Event) -> Option<i32> {
         match event {
             Event::Stop(signal) => return Some(signal),
             Event::Batch(batch) => self.take(batch),
             Event::Identity => self.look(),
+            Event::Pods(events) => {
+                events.into_iter().for_each(|event| self.tracker.pod(event));
+                self.look();
+            }
+            Event::Watches => {
+                if let Some(agent) = &self.agent {
+                    self.report.watching = agent.watching();
+                    self.report.watch_drift = agent.drifted();
+                }
+            }
             Event::Names(answers) => {
                 for (name, addresses) in answers {
                     self.changed |= self.engine.resolved.get(&name) != Some(&addresses);

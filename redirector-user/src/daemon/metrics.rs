@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Serves in a thread of its own; `text` returns `None` to end it.
 pub fn serve(
     address: SocketAddr,
+    ready: Arc<AtomicBool>,
     mut text: impl FnMut() -> Option<String> + Send + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
@@ -34,6 +37,10 @@ pub fn serve(
                     let Some(body) = text() else { return };
                     respond(&stream, "200 OK", &body);
                 }
+                Ok(path) if path == "/readyz" => match ready.load(Ordering::Acquire) {
+                    true => respond(&stream, "200 OK", "ready\n"),
+                    false => respond(&stream, "503 Service Unavailable", "not in force yet\n"),
+                },
                 Ok(path) if path == "/healthz" => respond(&stream, "200 OK", "ok\n"),
                 Ok(_) => respond(&stream, "404 Not Found", "see /metrics\n"),
                 Err(_) => respond(&stream, "400 Bad Request", "GET /metrics\n"),
@@ -94,6 +101,16 @@ pub(super) fn text(daemon: &Daemon) -> String {
         "Times that the kernel differed and was mended",
         report.drift_repaired,
     );
+    if !report.watching.is_empty() {
+        page.family("watch_up", "gauge", "1 while a watch of the API server works");
+        for watch in &report.watching {
+            let up = matches!(watch.state.as_str(), "fine" | "absent");
+            let labels = labels([("resource", watch.resource.clone())]);
+            page.sample("watch_up", &labels, f64::from(u8::from(up)));
+        }
+        let drift = report.watch_drift;
+        page.counter("watch_drift_total", "Objects that differed from a fresh list", drift);
+    }
     let (image, sizes) = (&daemon.engine.image, daemon.datapath.sizes());
     page.family("map_fill_ratio", "gauge", "Entries of a table in relation to its size");
     for (table, used, size) in [
@@ -253,7 +270,11 @@ mod tests {
                         # TYPE redirector_refused_total counter\n\
                         redirector_refused_total{route=\"a\\\"b\\\\\"} 3\n";
         assert_eq!(page.text, expected);
-        let address = serve(([127, 0, 0, 1], 0).into(), move || Some(page.text.clone())).unwrap();
+        let address =
+            serve(([127, 0, 0, 1], 0).into(), Arc::new(AtomicBool::new(true)), move || {
+                Some(page.text.clone())
+            })
+            .unwrap();
         let ask = |request: &str| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(request.as_bytes()).unwrap();

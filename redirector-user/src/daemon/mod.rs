@@ -38,6 +38,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redirector_core::world::Settings;
 
 use crate::datapath::Sizes;
+use crate::identity::pods::PodEvent;
+use crate::kubernetes::agent::Setup;
 use crate::source::{Batch, watch::Timing};
 
 pub use control_loop::{limits, run};
@@ -47,6 +49,8 @@ pub use control_loop::{limits, run};
 pub struct Options {
     /// The PATHs to read.
     pub config: Vec<PathBuf>,
+    /// The API server to follow instead.
+    pub kubernetes: Option<Setup>,
     /// What documents mean here.
     pub settings: Settings,
     /// The directory of the pins.
@@ -90,6 +94,10 @@ enum Event {
     Batch(Batch),
     /// A workload's cgroup or namespace may have come or gone.
     Identity,
+    /// Cgroups of pods came or went.
+    Pods(Vec<PodEvent>),
+    /// A watch of the API server does better or worse.
+    Watches,
     /// Names were resolved.
     Names(names::Answers),
     /// Another command asks for something.

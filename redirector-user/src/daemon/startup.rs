@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FsWord, statfs};
 use rustix::mount::{MountFlags, mount};
@@ -10,10 +11,14 @@ use rustix::mount::{MountFlags, mount};
 use super::Options;
 use crate::cli::{Exit, Failure};
 use crate::datapath::{Attached, Hook};
+use crate::identity::pods::trees;
 use crate::mounts;
 
 /// `BPF_FS_MAGIC`.
 const BPFFS: FsWord = 0xcafe_4a11;
+
+/// How often to look for a kubelet that is not there yet.
+const KUBELET: Duration = Duration::from_millis(500);
 
 /// The usual place of the bpffs.
 const USUAL: &str = "/sys/fs/bpf";
@@ -34,7 +39,10 @@ pub fn cgroup2() -> Result<PathBuf, Failure> {
 /// The cgroups to attach to, all of them there.
 pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
     if options.cgroups.is_empty() {
-        return Ok(vec![cgroup2.to_owned()]);
+        return match options.kubernetes {
+            Some(_) => pods(cgroup2),
+            None => Ok(vec![cgroup2.to_owned()]),
+        };
     }
     let mut cgroups = Vec::new();
     for given in &options.cgroups {
@@ -60,6 +68,28 @@ pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failur
     cgroups.sort();
     cgroups.dedup();
     Ok(cgroups)
+}
+
+/// The trees in which the kubelet makes the cgroups of pods. One that starts
+/// with the machine may be there before the kubelet has made them.
+fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut waiting = false;
+    loop {
+        let trees = trees(cgroup2).map_err(|error| {
+            Failure::new(Exit::Unable, format!("{}: {error}", cgroup2.display()))
+        })?;
+        if !trees.is_empty() {
+            return Ok(trees);
+        }
+        if !std::mem::replace(&mut waiting, true) {
+            tracing::warn!(
+                "no cgroup of a kubelet (kubepods) below {}: waiting for one; other cgroups are \
+                 named with --cgroup",
+                cgroup2.display()
+            );
+        }
+        std::thread::sleep(KUBELET);
+    }
 }
 
 /// Sees to it that the pins' directory lies on a bpffs. The usual place is
@@ -103,7 +133,7 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
 /// Refuses to be one of several that rewrite addresses at the root, unless the
 /// user chose the place.
 pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failure> {
-    if !options.cgroups.is_empty() {
+    if !options.cgroups.is_empty() || options.kubernetes.is_some() {
         return Ok(());
     }
     let foreign = attached

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use redirector_core::plan::SourceSelector;
 
+use super::pods::{PodEvent, PodUid};
 use crate::datapath::cgroup::Cgroup;
 use crate::datapath::{SourceKey, netns_cookie};
 
@@ -38,9 +39,9 @@ pub enum Missing {
     /// Another workload has it.
     #[error("it is already {0}, and the processes of a cgroup or namespace are one workload")]
     Taken(String),
-    /// The selector means nothing here.
-    #[error("a pod's cgroup is found through its node's kubelet only")]
-    Pod,
+    /// The kubelet has not made the pod's cgroup yet, or has removed it.
+    #[error("the kubelet has no cgroup for it at the moment")]
+    NoPod,
 }
 
 /// Resolves selectors, remembering what costs a thread to find out.
@@ -50,12 +51,14 @@ pub struct Resolver {
     /// Cookies by what tells one namespace's file from the next with the same
     /// number: device, inode, and when it was made.
     cookies: BTreeMap<(u64, u64, i64, i64), u64>,
+    /// The cgroups of pods, by directory.
+    pods: BTreeMap<PodUid, BTreeMap<PathBuf, SourceKey>>,
 }
 
 impl Resolver {
     /// Cgroup paths are below this mount.
     pub fn new(cgroup2: PathBuf) -> Self {
-        Self { cgroup2, cookies: BTreeMap::new() }
+        Self { cgroup2, ..Self::default() }
     }
 
     /// The mount.
@@ -63,12 +66,33 @@ impl Resolver {
         &self.cgroup2
     }
 
-    /// What the kernel compares.
-    pub fn resolve(&mut self, selector: &SourceSelector) -> Result<SourceKey, Missing> {
+    /// What the kernel compares: more than one only for a pod whose containers
+    /// have a cgroup each.
+    pub fn resolve(&mut self, selector: &SourceSelector) -> Result<Vec<SourceKey>, Missing> {
         match selector {
-            SourceSelector::Cgroup(path) => self.cgroup(path),
-            SourceSelector::Netns(path) => self.netns(Path::new(&**path)),
-            SourceSelector::PodUid(_) => Err(Missing::Pod),
+            SourceSelector::Cgroup(path) => self.cgroup(path).map(|key| vec![key]),
+            SourceSelector::Netns(path) => self.netns(Path::new(&**path)).map(|key| vec![key]),
+            SourceSelector::PodUid(uid) => match self.pods.get(&PodUid::new(uid)) {
+                Some(keys) => Ok(keys.values().copied().collect()),
+                None => Err(Missing::NoPod),
+            },
+        }
+    }
+
+    /// A pod's cgroup came or went.
+    pub fn pod(&mut self, event: PodEvent) {
+        match event {
+            PodEvent::Appeared(pod) => {
+                let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
+                self.pods.entry(pod.uid).or_default().insert(pod.path, key);
+            }
+            PodEvent::Gone(pod) => {
+                let Some(keys) = self.pods.get_mut(&pod.uid) else { return };
+                keys.remove(&pod.path);
+                if keys.is_empty() {
+                    self.pods.remove(&pod.uid);
+                }
+            }
         }
     }
 

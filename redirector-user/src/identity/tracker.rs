@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use redirector_core::plan::{SourceId, SourceSelector};
 
+use super::pods::PodEvent;
 use super::resolve::{Missing, Resolver};
 use crate::datapath::{Datapath, Error, SourceKey};
 
@@ -90,7 +91,12 @@ impl Tracker {
         let mut changed = self.gaps != gaps;
         for gap in gaps.iter().filter(|gap| !self.gaps.contains(gap)) {
             let source = format!("{}/{}", gap.source.namespace, gap.source.name);
-            tracing::warn!(source, "its processes cannot be told: {}", gap.why);
+            // Every pod is without its cgroup at its beginning and its end.
+            if gap.why == Missing::NoPod {
+                tracing::debug!(source, "{}", gap.why);
+            } else {
+                tracing::warn!(source, "its processes cannot be told: {}", gap.why);
+            }
         }
         self.gaps = gaps;
         let stale: Vec<_> =
@@ -122,6 +128,12 @@ impl Tracker {
         differs
     }
 
+    /// A pod's cgroup came or went: the next [`look`](Self::look) says so to the
+    /// kernel.
+    pub fn pod(&mut self, event: PodEvent) {
+        self.resolver.pod(event);
+    }
+
     /// Workloads whose processes cannot be told.
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
@@ -137,22 +149,26 @@ impl Tracker {
         let mut resolved = BTreeMap::new();
         let mut gaps = Vec::new();
         for (source, wanted) in &self.wanted {
-            let key = self.resolver.resolve(&wanted.selector).and_then(|key| {
-                match owners.insert(key, source) {
-                    None => Ok(key),
-                    Some(owner) => {
-                        owners.insert(key, owner);
-                        Err(Missing::Taken(format!("{}/{}", owner.namespace, owner.name)))
-                    }
-                }
-            });
-            match key {
-                Ok(key) => {
-                    resolved.insert(key, wanted.identity);
-                }
+            let mut gap = |why| {
+                let (source, selector) = (source.clone(), wanted.selector.clone());
+                gaps.push(Gap { source, selector, why });
+            };
+            let keys = match self.resolver.resolve(&wanted.selector) {
+                Ok(keys) => keys,
                 Err(why) => {
-                    let (source, selector) = (source.clone(), wanted.selector.clone());
-                    gaps.push(Gap { source, selector, why });
+                    gap(why);
+                    continue;
+                }
+            };
+            for key in keys {
+                match owners.get(&key) {
+                    None => {
+                        owners.insert(key, source);
+                        resolved.insert(key, wanted.identity);
+                    }
+                    Some(owner) => {
+                        gap(Missing::Taken(format!("{}/{}", owner.namespace, owner.name)));
+                    }
                 }
             }
         }

@@ -17,46 +17,30 @@ use redirector_core::store::{Content, Document};
 /// On a Service: this node's proxy serves its gateway.
 pub const GATEWAY: &str = "redirector.io/gateway";
 
-/// On such a Service: its node ports are served too, at the node's addresses.
-pub const NODE_PORTS: &str = "redirector.io/node-ports";
-
-/// What of the node matters.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// The node's own addresses, for node ports.
-    pub node_addresses: Vec<IpAddr>,
-}
-
 /// The entries that the Services ask for, in their order.
 pub fn served<'a>(
-    options: &Options,
     services: impl Iterator<Item = &'a Arc<Object>>,
     pods: &[&Arc<Object>],
 ) -> Vec<Object> {
     let mut entries = Vec::new();
     for object in services {
         let Spec::Service(service) = &object.spec else { continue };
-        let asks = |name| object.meta.annotations.get(name).is_some_and(|value| value == "true");
+        let asks = object.meta.annotations.get(GATEWAY).is_some_and(|value| value == "true");
         // A Service without selector says nothing of a workload.
-        if !asks(GATEWAY) || service.selector.is_empty() {
+        if !asks || service.selector.is_empty() {
             continue;
         }
         let labels = labels(object, service, pods);
-        let mut addresses = addresses(service);
-        if asks(NODE_PORTS) {
-            addresses.extend(&options.node_addresses);
-        }
-        addresses.dedup();
         let entry = |address: IpAddr| entry(object, labels.clone(), address);
-        entries.extend(addresses.into_iter().map(entry));
+        entries.extend(addresses(service).map(entry));
     }
     entries
 }
 
 /// Where clients may dial it.
-fn addresses(service: &Service) -> Vec<IpAddr> {
+fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let lists = [&service.cluster_ips, &service.external_ips, &service.load_balancer_ips];
-    lists.into_iter().flatten().copied().collect()
+    lists.into_iter().flatten().copied()
 }
 
 /// What the Service selects, and what all pods that it selects have in common.
@@ -143,9 +127,8 @@ mod tests {
     }
 
     fn entries(services: &[Arc<Object>], pods: &[Arc<Object>]) -> Vec<(String, Labels)> {
-        let node_addresses = vec!["198.51.100.1".parse().unwrap()];
         let pods: Vec<_> = pods.iter().collect();
-        let served = served(&Options { node_addresses }, services.iter(), &pods);
+        let served = served(services.iter(), &pods);
         served
             .into_iter()
             .map(|object| match object.spec {
@@ -162,13 +145,6 @@ mod tests {
         let addresses: Vec<&str> = found.iter().map(|(address, _)| address.as_str()).collect();
         assert_eq!(addresses, ["10.96.0.20", "192.0.2.7", "203.0.113.9"]);
         assert!(found.iter().all(|(_, labels)| labels["istio"] == "ingress"));
-    }
-
-    #[test]
-    fn node_ports_are_served_when_asked_for() {
-        let asks = json!({ "redirector.io/gateway": "true", "redirector.io/node-ports": "true" });
-        let found = entries(&[service(&asks, &json!({ "a": "b" }))], &[]);
-        assert_eq!(found.last().unwrap().0, "198.51.100.1");
     }
 
     #[test]

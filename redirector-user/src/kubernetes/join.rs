@@ -33,7 +33,7 @@ pub struct Watches {
 /// What is known, of all watches.
 pub struct Join {
     timing: Timing,
-    gateways: gateways::Options,
+    gateways: bool,
     /// By watch: the pods of this node and those elsewhere may overlap for a
     /// moment, when a StatefulSet's pod moves.
     objects: BTreeMap<Resource, BTreeMap<Name, Content>>,
@@ -50,7 +50,7 @@ impl Join {
     /// are in force.
     pub fn new(
         timing: Timing,
-        gateways: gateways::Options,
+        gateways: bool,
         watches: watch::Sender<Watches>,
         needs: watch::Sender<Needs>,
         known: impl IntoIterator<Item = Arc<str>>,
@@ -88,6 +88,12 @@ impl Join {
                     if self.is_synced() && !self.changed.is_empty() {
                         let now = Instant::now();
                         let latest = due.map_or(now + self.timing.debounce_most, |(_, l)| l);
+                        // A pod of this node has to be known before it runs; its
+                        // kubelet is told at the same time as we are.
+                        let latest = match resource {
+                            Resource::OwnPods => latest.min(now + self.timing.debounce / 10),
+                            _ => latest,
+                        };
                         due = Some((now + self.timing.debounce, latest));
                     }
                 }
@@ -181,11 +187,13 @@ impl Join {
     fn batch(&mut self) -> Batch {
         let mut changed = std::mem::take(&mut self.changed);
         changed.remove("");
-        let served = gateways::served(
-            &self.gateways,
-            self.good(Resource::Services),
-            &self.good(Resource::OwnPods).collect::<Vec<_>>(),
-        );
+        let served = match self.gateways {
+            true => gateways::served(
+                self.good(Resource::Services),
+                &self.good(Resource::OwnPods).collect::<Vec<_>>(),
+            ),
+            false => Vec::new(),
+        };
         let served: BTreeMap<Arc<str>, Arc<Object>> = served
             .into_iter()
             .map(|object| (format!("gateway {}", object.meta.name).into(), Arc::new(object)))

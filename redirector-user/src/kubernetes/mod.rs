@@ -6,6 +6,7 @@
 //! ```
 //!
 //! * [`resource`]: what is watched, and the permissions that it takes.
+//! * [`agent`]: the daemon's side: connection, watches, what it tells the cluster.
 //! * [`client`]: how the API server is reached.
 //! * [`discover`]: in which version a kind is served, if at all.
 //! * [`follow`]: one watch, which comes back from whatever happens.
@@ -13,11 +14,13 @@
 //! * [`item`]: from what the server sends to what the core reads.
 //! * [`join`]: all watches together; nothing before each has listed once.
 //! * [`gateways`]: Services that ask for this node's proxy.
+//! * [`taint`]: the startup taint.
 //! * [`trouble`]: why a watch does not work, in words that lead to the remedy.
 //!
 //! What is in force stays in force however long the server is away: nothing
 //! here ever takes an object for gone unless the server said so.
 
+pub mod agent;
 pub mod backoff;
 pub mod client;
 pub mod discover;
@@ -27,6 +30,7 @@ pub mod held;
 pub mod item;
 pub mod join;
 pub mod resource;
+pub mod taint;
 pub mod trouble;
 
 use std::io;
@@ -53,8 +57,8 @@ const IN_FLIGHT: usize = 256;
 pub struct Options {
     /// This node's name, as the API has it.
     pub node: String,
-    /// What of the node matters to gateways.
-    pub gateways: gateways::Options,
+    /// Whether the gateways of annotated Services are served here.
+    pub gateways: bool,
     /// How long things take.
     pub timing: Timing,
 }
@@ -85,7 +89,7 @@ pub fn follow(
         );
         runtime.spawn(follower.run());
     }
-    let join = Join::new(options.timing, options.gateways.clone(), health, needs, known);
+    let join = Join::new(options.timing, options.gateways, health, needs, known);
     runtime.spawn(join.run(receiver, send));
     watches
 }

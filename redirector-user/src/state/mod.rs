@@ -25,7 +25,9 @@ use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use report::{Finding, GatewayListener, Hold, Refused, Report, Tested, UnknownWorkload};
+pub use report::{
+    Finding, GatewayListener, Hold, Refused, Report, Tested, UnknownWorkload, Watching,
+};
 pub use snapshot::Snapshot;
 
 /// What can go wrong with it.

@@ -48,6 +48,11 @@ pub struct Report {
     pub hold: Option<Hold>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
+    /// How the watches of the API server are doing; empty without one.
+    pub watching: Vec<Watching>,
+    /// How many objects differed from fresh lists of the API server, since the
+    /// daemon started.
+    pub watch_drift: u64,
 }
 
 /// A place where the gateway proxy listens.
@@ -62,6 +67,21 @@ pub struct GatewayListener {
     pub error: Option<String>,
     /// It was removed, and its last connections are finishing.
     pub draining: bool,
+}
+
+/// How a watch of the API server is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watching {
+    /// What is watched.
+    pub resource: String,
+    /// `starting`, `fine`, `absent` (the cluster does not define the kind) or
+    /// `troubled`.
+    pub state: String,
+    /// Why it is troubled.
+    pub error: Option<String>,
+    /// How to mend it.
+    pub help: Option<String>,
 }
 
 /// An earlier configuration, held by `rollback`.

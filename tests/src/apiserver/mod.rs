@@ -27,7 +27,7 @@ use tokio::sync::{oneshot, watch as signal};
 pub use access::{Rule, Used};
 pub use faults::{Fault, Trouble};
 pub use resource::Resource;
-pub use state::{Key, State};
+pub use state::{Key, State, merge};
 
 /// The token that the server accepts.
 pub const TOKEN: &str = "a-valid-token";

@@ -6,10 +6,12 @@
 //! pod has a process; no network namespace is entered for this, and nothing that
 //! a workload can choose is looked at.
 
+mod follow;
 pub mod layout;
 mod tracker;
 mod trees;
 
+pub use follow::follow;
 pub use layout::PodUid;
 pub use tracker::{PodCgroup, PodCgroups, PodEvent};
 pub use trees::trees;

@@ -1,0 +1,116 @@
+//! The daemon's side of the cluster: the connection, the watches, and what the
+//! agent tells the cluster about itself.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::backoff::Timing;
+use super::client::{Unconfigured, connect};
+use super::follow::Health;
+use super::join::Watches;
+use super::resource::Resource;
+use super::{Options, follow, runtime, taint};
+use crate::source::Batch;
+use crate::state::Watching;
+
+/// How the agent is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// A kubeconfig, instead of what a pod has or the environment names.
+    pub kubeconfig: Option<PathBuf>,
+    /// Serve the gateways of annotated Services.
+    pub gateways: bool,
+    /// The taint to remove from this node when ready.
+    pub startup_taint: Option<String>,
+    /// How long things take.
+    pub timing: Timing,
+}
+
+/// Why there is no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAgent {
+    /// No configuration of the API server.
+    #[error(transparent)]
+    Unconfigured(#[from] Unconfigured),
+    /// The system gives no thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A connection to the API server, and what runs on it.
+pub struct Agent {
+    setup: Setup,
+    node: String,
+    client: Client,
+    watches: Option<watch::Receiver<Watches>>,
+    ready: bool,
+    runtime: Runtime,
+}
+
+impl Agent {
+    /// Makes the connection's configuration. Nothing is asked of the server yet.
+    pub fn new(setup: Setup, node: String) -> Result<Self, NoAgent> {
+        let runtime = runtime()?;
+        let client = runtime.block_on(connect(setup.kubeconfig.as_deref()))?;
+        Ok(Self { setup, node, client, watches: None, ready: false, runtime })
+    }
+
+    /// Starts the watches. `changed` is called when one does better or worse.
+    pub fn follow(
+        &mut self,
+        known: Vec<Arc<str>>,
+        send: impl FnMut(Batch) -> bool + Send + 'static,
+        mut changed: impl FnMut() -> bool + Send + 'static,
+    ) {
+        let options = Options {
+            node: self.node.clone(),
+            gateways: self.setup.gateways,
+            timing: self.setup.timing,
+        };
+        let watches = follow(self.runtime.handle(), &self.client, &options, known, send);
+        let mut news = watches.clone();
+        self.runtime.spawn(async move { while news.changed().await.is_ok() && changed() {} });
+        self.watches = Some(watches);
+    }
+
+    /// How the watches are doing, for `status`.
+    pub fn watching(&self) -> Vec<Watching> {
+        let Some(watches) = &self.watches else { return Vec::new() };
+        let watches = watches.borrow();
+        watches.health.iter().map(|(resource, health)| watching(*resource, health)).collect()
+    }
+
+    /// How many objects differed from fresh lists.
+    pub fn drifted(&self) -> u64 {
+        self.watches.as_ref().map_or(0, |watches| watches.borrow().drifted)
+    }
+
+    /// Attached, and every watch had its first full list: pods may start.
+    pub fn ready(&mut self) {
+        if std::mem::replace(&mut self.ready, true) {
+            return;
+        }
+        if let Some(taint) = self.setup.startup_taint.clone() {
+            let (client, node, timing) =
+                (self.client.clone(), self.node.clone(), self.setup.timing);
+            self.runtime.spawn(taint::remove(client, node, taint, timing));
+        }
+    }
+}
+
+fn watching(resource: Resource, health: &Health) -> Watching {
+    let (state, error, help) = match health {
+        Health::Starting => ("starting", None, None),
+        Health::Fine => ("fine", None, None),
+        Health::Absent => ("absent", None, None),
+        Health::Troubled(trouble) => {
+            ("troubled", Some(trouble.to_string()), trouble.help(resource))
+        }
+    };
+    Watching { resource: resource.describe(), state: state.to_owned(), error, help }
+}

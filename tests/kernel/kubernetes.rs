@@ -1,0 +1,404 @@
+//! The real daemon on imitated nodes: objects from the tests' API server, pods'
+//! cgroups as kubelets and runtimes make them, real processes in them, and real
+//! connections.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use redirector::datapath::{Datapath, SourceKey};
+use redirector_tests::agent::{Agent, as_binary, command};
+use redirector_tests::apiserver::{ApiServer, TOKEN};
+use redirector_tests::child;
+use redirector_tests::kernel::{Place, privileged};
+use redirector_tests::server::Server;
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    if let Some(exit) = as_binary() {
+        return exit;
+    }
+    let mut arguments = Arguments::from_args();
+    // They are whole daemons: two at a time are enough for a small machine.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let tests: [(&str, fn()); 6] = [
+        ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
+        ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
+        ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
+        ("everything_stays_while_the_api_server_is_away", the_server_is_away),
+        ("it_is_ready_only_when_all_is_in_force", it_is_ready_only_when_all_is_in_force),
+        ("without_a_way_to_the_api_server_it_says_so", without_a_way_it_says_so),
+    ];
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || -> Result<(), Failed> {
+            if privileged() {
+                test();
+            }
+            Ok(())
+        })
+    };
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+}
+
+const HASH: &str = "16d7c2b0b1c84a6f9a8e7d6c5b4a3928";
+
+/// An imitated cluster: a server, and two echo servers behind two Services.
+struct Cluster {
+    server: ApiServer,
+    /// The net in 127.0.0.0/8 that nothing else on this machine uses.
+    net: String,
+    _echo: [Server; 2],
+}
+
+impl Cluster {
+    fn new() -> Self {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let net = format!("127.{}.{}", 100 + std::process::id() % 100, count);
+        let server = ApiServer::start();
+        let echo = [("one", 11), ("two", 12)].map(|(name, last)| {
+            let endpoint: SocketAddr = format!("{net}.{last}:9000").parse().expect("an address");
+            server.apply(json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": { "name": name, "namespace": "default" },
+                "spec": {
+                    "clusterIP": format!("{net}.{}", last + 100), "selector": { "app": name },
+                    "ports": [{ "name": "tcp", "port": 19000, "targetPort": 9000 }],
+                },
+            }));
+            server.apply(json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{name}-x"), "namespace": "default",
+                    "labels": { "kubernetes.io/service-name": name },
+                },
+                "addressType": "IPv4",
+                "ports": [{ "name": "tcp", "port": 9000, "protocol": "TCP" }],
+                "endpoints": [{ "addresses": [endpoint.ip()], "conditions": { "ready": true } }],
+            }));
+            Server::start(name, endpoint)
+        });
+        // Clients of the label go to `two`, all others to `one`.
+        server.apply(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": { "name": "by-label", "namespace": "default" },
+            "spec": { "hosts": ["one.default.svc.cluster.local"], "tcp": [
+                {
+                    "match": [{ "sourceLabels": { "goes": "two" } }],
+                    "route": [{ "destination": { "host": "two.default.svc.cluster.local" } }],
+                },
+                { "route": [{ "destination": { "host": "one.default.svc.cluster.local" } }] },
+            ] },
+        }));
+        Self { server, net, _echo: echo }
+    }
+
+    /// What pods dial.
+    fn service(&self) -> SocketAddr {
+        format!("{}.111:19000", self.net).parse().expect("an address")
+    }
+
+    /// A pod on a node, and what goes beyond the usual into its metadata.
+    fn pod(&self, name: &str, node: &str, uid: &str, goes: &str, annotations: &Value) {
+        self.server.apply(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": "default", "uid": uid,
+                "labels": { "app": "client", "goes": goes }, "annotations": annotations,
+            },
+            "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
+        }));
+    }
+}
+
+/// An imitated node: a subtree of the cgroups, a bpffs, and an agent.
+struct Node {
+    name: String,
+    place: Place,
+    directory: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(cluster: &Cluster, name: &str) -> Self {
+        cluster.server.apply(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": name },
+        }));
+        // As /run on a real node: what is synced there costs nothing.
+        let memory = Path::new("/dev/shm");
+        let directory = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        let directory = directory.expect("a directory");
+        cluster.server.kubeconfig(directory.path(), TOKEN);
+        let node = Self { name: name.to_owned(), place: Place::new("node"), directory };
+        // Kubelets make these when they start.
+        for tree in ["kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice"] {
+            node.place.cgroup.child(tree);
+        }
+        node
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let below = |name: &str| path(&self.place.cgroup.path().join(name));
+        let mut arguments = vec![
+            "--kubernetes".to_owned(),
+            format!("--kubeconfig={}", path(&self.directory.path().join("kubeconfig"))),
+            format!("--node-name={}", self.name),
+            format!("--bpffs={}", path(&self.place.pins())),
+            format!("--state-dir={}", path(&self.directory.path().join("state"))),
+            format!("--daemon-cgroup={}", self.below_mount("agent")),
+            "--log-level=debug,hyper=info,tower=info,kube=info".to_owned(),
+            "--max-connections=1024".to_owned(),
+        ];
+        for tree in ["kubepods.slice", "kubepods", "kubelet.slice", "containerd.service"] {
+            if self.place.cgroup.path().join(tree).exists() {
+                arguments.push(format!("--cgroup={}", below(tree)));
+            }
+        }
+        arguments
+    }
+
+    /// A path below the cgroup2 mount.
+    fn below_mount(&self, name: &str) -> String {
+        let path = self.place.cgroup.path().join(name);
+        let mount = redirector_tests::cgroup::mount();
+        path.strip_prefix(mount).expect("below the mount").display().to_string()
+    }
+
+    fn start(&self) -> Agent {
+        Agent::start(self.directory.path(), self.arguments())
+    }
+
+    fn ready(&self) -> Agent {
+        let mut agent = self.start();
+        agent.wait_ready();
+        agent
+    }
+
+    /// Makes a cgroup, as kubelets and runtimes do.
+    fn cgroup(&self, path: &str) -> PathBuf {
+        self.place.cgroup.child(path)
+    }
+
+    /// The sources that the kernel knows.
+    fn sources(&self) -> Vec<(SourceKey, u32)> {
+        let datapath = Datapath::open_read_only(&self.place.pins()).expect("it is loaded");
+        datapath.sources().expect("its sources can be read")
+    }
+}
+
+/// Who answers a process in a cgroup that dials an address.
+fn answered(cgroup: &Path, address: SocketAddr) -> String {
+    child::run(cgroup, move || {
+        let mut text = String::new();
+        match TcpStream::connect(address) {
+            Ok(mut stream) => {
+                let _ = std::io::Read::read_to_string(&mut stream, &mut text);
+                text.split(' ').next().unwrap_or_default().to_owned()
+            }
+            Err(error) => error.to_string(),
+        }
+    })
+}
+
+fn uid(last: u32) -> String {
+    format!("0f1e2d3c-4b5a-6978-8796-a5b4c3d{last:05x}")
+}
+
+fn pods_of_every_layout_are_told_apart() {
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    let sliced = |last| uid(last).replace('-', "_");
+    let mut layouts = vec![
+        format!("kubepods.slice/kubepods-pod{}.slice/cri-containerd-ab.scope", sliced(0)),
+        format!(
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/crio-ab.scope/container",
+            sliced(1)
+        ),
+        format!("kubepods/pod{}/ab", uid(2)),
+        format!("kubepods/besteffort/pod{}/crio-ab/init.scope/deep/deeper", uid(3)),
+        format!(
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{}.slice/docker-ab.scope",
+            sliced(4)
+        ),
+        format!("containerd.service/kubepods-burstable-pod{}.slice:cri-containerd:ab", sliced(5)),
+    ];
+    // Half of them go to `two`, so that telling one from the next matters.
+    let goes = |i: usize| if i.is_multiple_of(2) { "two" } else { "one" };
+    for i in 0..layouts.len() {
+        let uid = uid(u32::try_from(i).expect("few"));
+        cluster.pod(&format!("p{i}"), "node-a", &uid, goes(i), &json!({}));
+    }
+    // A static pod: its mirror has another uid.
+    let hash = json!({ "kubernetes.io/config.hash": HASH });
+    cluster.pod("static", "node-a", &uid(99), goes(layouts.len()), &hash);
+    layouts.push(format!("kubepods/burstable/pod{HASH}/ab"));
+    node.cgroup("containerd.service");
+    let mut agent = node.ready();
+    let cgroups: Vec<PathBuf> = layouts.iter().map(|path| node.cgroup(path)).collect();
+    agent.wait("all pods to be known", |_| node.sources().len() == layouts.len());
+    for (i, cgroup) in cgroups.iter().enumerate() {
+        assert_eq!(answered(cgroup, cluster.service()), goes(i), "{}", layouts[i]);
+    }
+    // A pod that nothing is known of: rules without a condition on the source.
+    let stranger = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(1000)));
+    assert_eq!(answered(&stranger, cluster.service()), "one");
+}
+
+fn two_nodes_decide_each_for_its_own_pods() {
+    let cluster = Cluster::new();
+    let nodes = [Node::new(&cluster, "node-a"), Node::new(&cluster, "node-b")];
+    cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
+    cluster.pod("b", "node-b", &uid(2), "one", &json!({}));
+    let mut agents = [nodes[0].ready(), nodes[1].ready()];
+    let cgroups = [
+        nodes[0].cgroup(&format!("kubepods/burstable/pod{}", uid(1))),
+        nodes[1].cgroup(&format!("kubepods/burstable/pod{}", uid(2))),
+    ];
+    for (node, agent) in nodes.iter().zip(&mut agents) {
+        agent.wait("its pod", |_| node.sources().len() == 1);
+    }
+    assert_eq!(answered(&cgroups[0], cluster.service()), "two");
+    assert_eq!(answered(&cgroups[1], cluster.service()), "one");
+    // The rule changes once, for both.
+    let mut rule =
+        cluster.server.get("VirtualService", "default", "by-label").expect("it is there");
+    rule["spec"]["tcp"][0]["match"][0]["sourceLabels"]["goes"] = json!("one");
+    cluster.server.apply(rule);
+    for (node, agent) in nodes.iter().zip(&mut agents) {
+        let (cgroup, other) = match node.name.as_str() {
+            "node-a" => (&cgroups[0], "one"),
+            _ => (&cgroups[1], "two"),
+        };
+        agent.wait("the new rule", |_| answered(cgroup, cluster.service()) == other);
+    }
+}
+
+fn pods_come_and_go() {
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    let mut agent = node.ready();
+    let mut times = Vec::new();
+    for i in 0..60 {
+        let uid = uid(i);
+        cluster.pod(&format!("p{i}"), "node-a", &uid, "two", &json!({}));
+        // A kubelet makes the cgroup when it has read the pod; so has the agent.
+        agent.wait("the pod to be expected", |agent| {
+            let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
+            text.contains("redirector_identity_gaps 1\n")
+        });
+        let class = ["", "burstable/", "besteffort/"][i as usize % 3];
+        let datapath = Datapath::open_read_only(&node.place.pins()).expect("it is loaded");
+        let begun = Instant::now();
+        let pod = node.cgroup(&format!("kubepods/{class}pod{uid}"));
+        let id =
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&pod).expect("it is there"));
+        let known = || {
+            let sources = datapath.sources().expect("its sources can be read");
+            sources
+                .iter()
+                .any(|(key, _)| matches!(key, SourceKey::Cgroup { id: known, .. } if *known == id))
+        };
+        while !known() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "never known:\n{}", agent.log());
+        }
+        times.push(begun.elapsed());
+        if i % 10 == 0 {
+            let container = node.cgroup(&format!("kubepods/{class}pod{uid}/ab"));
+            assert_eq!(answered(&container, cluster.service()), "two");
+            std::fs::remove_dir(container).expect("it is empty");
+        }
+        // The pod ends: first its cgroup, then its object, or the other way.
+        if i % 2 == 0 {
+            std::fs::remove_dir(&pod).expect("it is empty");
+            cluster.server.delete("Pod", "default", &format!("p{i}"));
+        } else {
+            cluster.server.delete("Pod", "default", &format!("p{i}"));
+            std::fs::remove_dir(&pod).expect("it is empty");
+        }
+    }
+    agent.wait("all to be forgotten", |_| node.sources().is_empty());
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 100];
+    println!("from mkdir to the kernel: p50 {:?}, p99 {:?}", at(50), at(99));
+}
+
+fn the_server_is_away() {
+    let mut cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
+    let cgroup = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
+    let mut agent = node.ready();
+    agent.wait("its pod", |_| node.sources().len() == 1);
+    let service = cluster.service();
+    assert_eq!(answered(&cgroup, service), "two");
+    cluster.server.stop();
+    let troubled = |agent: &Agent| {
+        agent
+            .page("/metrics")
+            .is_some_and(|(_, text)| text.contains("redirector_watch_up{resource=\"services\"} 0"))
+    };
+    agent.wait("it to notice", troubled);
+    assert_eq!(answered(&cgroup, service), "two");
+    // It ends and comes back, without ever reaching the server.
+    assert!(agent.stop().success());
+    assert_eq!(answered(&cgroup, service), "two", "no agent at all");
+    let mut agent = node.start();
+    agent.wait("it to try", troubled);
+    assert!(!agent.is_ready());
+    assert_eq!(answered(&cgroup, service), "two");
+    assert_eq!(node.sources().len(), 1, "what was known stays known");
+    cluster.server.resume();
+    agent.wait_ready();
+    assert_eq!(answered(&cgroup, service), "two");
+}
+
+fn it_is_ready_only_when_all_is_in_force() {
+    use redirector_tests::apiserver::Trouble;
+    const TAINT: &str = "redirector.io/agent-not-ready";
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    cluster.server.apply(json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" },
+        "spec": { "taints": [
+            { "key": TAINT, "effect": "NoSchedule" },
+            { "key": "other", "effect": "NoSchedule" },
+            { "key": TAINT, "effect": "NoExecute" },
+        ] },
+    }));
+    cluster.server.order("list", "endpointslices", usize::MAX, Trouble::Status(503));
+    let mut arguments = node.arguments();
+    arguments.push(format!("--startup-taint={TAINT}"));
+    let mut agent = Agent::start(node.directory.path(), arguments);
+    agent.wait("it to be refused", |agent| agent.log().contains("503"));
+    assert!(!agent.is_ready());
+    assert_eq!(agent.page("/readyz").map(|(status, _)| status), Some(503));
+    let taints = || {
+        let node = cluster.server.get("Node", "", "node-a").expect("it is there");
+        node["spec"]["taints"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(taints(), 3);
+    // Somebody else writes to the node at the wrong moment.
+    cluster.server.order("patch", "nodes", 2, Trouble::Status(409));
+    cluster.server.behave();
+    agent.wait_ready();
+    agent.wait("the taint to go", |_| taints() == 1);
+}
+
+fn without_a_way_it_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = command(["run", "--kubernetes", "--kubeconfig=/no/such/kubeconfig"])
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .arg("--state-dir")
+        .arg(directory.path())
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("/no/such/kubeconfig"), "{text}");
+}

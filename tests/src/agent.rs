@@ -1,0 +1,133 @@
+//! The real daemon as a process of its own: this test program, started once
+//! more, as the command line that it was built with.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use redirector::cli::{self, Context, Env};
+
+/// Set in processes that are the command line.
+const AS_BINARY: &str = "REDIRECTOR_TESTS_AS_BINARY";
+
+/// To be called first in `main`: when this process was started as the command
+/// line, it is that, and its exit code comes back.
+pub fn as_binary() -> Option<ExitCode> {
+    std::env::var_os(AS_BINARY)?;
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::remove_var(AS_BINARY) };
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let env = Env::of_process(false, false);
+    let mut context = Context { env, out: &mut out, err: &mut err };
+    Some(cli::run(std::env::args_os(), &mut context).into())
+}
+
+/// A command of the command line, ready to be run.
+pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program's path"));
+    command.env(AS_BINARY, "1").args(args).stdin(Stdio::null());
+    command
+}
+
+/// A running daemon; killed when it is dropped.
+pub struct Agent {
+    process: Child,
+    log: PathBuf,
+    metrics: SocketAddr,
+}
+
+impl Agent {
+    /// Starts `redirector run` with these arguments and a log in `directory`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start<S: Into<OsString>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let metrics = free_port();
+        let log = directory.join("agent.log");
+        let file = File::options().create(true).append(true).open(&log).expect("a log");
+        let mut all: Vec<OsString> =
+            vec!["run".into(), format!("--metrics-address={metrics}").into()];
+        all.extend(args.into_iter().map(Into::into));
+        let process = command(all)
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file)
+            .spawn()
+            .expect("the daemon starts");
+        Self { process, log, metrics }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Status and body of a page that it serves; `None` when it does not answer.
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.metrics).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: tests\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let status = text.split(' ').nth(1)?.parse().ok()?;
+        let body = text.split_once("\r\n\r\n")?.1.to_owned();
+        Some((status, body))
+    }
+
+    /// Whether it says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.page("/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// With its log, when it ends instead.
+    pub fn wait_ready(&mut self) {
+        self.wait("it to be ready", Self::is_ready);
+    }
+
+    /// Waits for something that is certain to come.
+    ///
+    /// # Panics
+    ///
+    /// With its log, when that does not.
+    pub fn wait(&mut self, what: &str, come: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !come(self) {
+            let ended = self.process.try_wait().expect("a child");
+            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "waited in vain for {what}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a kubelet does.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = libc::pid_t::try_from(self.process.id()).expect("a process id");
+        // SAFETY: no memory is involved; the child was not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        self.process.wait().expect("a child")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound listener")
+}

@@ -1,0 +1,221 @@
+//! What deploy/ holds: decoded as the API server would decode it, and compared
+//! with what the agent really does.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use redirector_tests::apiserver::documents;
+use redirector_tests::chart;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+fn deploy(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every value that switches something on.
+fn everything() -> Value {
+    json!({
+        "gateways": { "enabled": true },
+        "privileged": false,
+        "detachOnExit": true,
+        "startupTaint": "redirector.io/agent-not-ready",
+        "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
+        "networkPolicy": { "from": [{ "namespaceSelector": {} }] },
+        "crds": true,
+        "imagePullSecrets": [{ "name": "pull" }],
+        "affinity": { "nodeAffinity": {} },
+        "podLabels": { "team": "mesh" },
+        "podAnnotations": { "a/b": "true" },
+        "cgroups": ["kubepods.slice"],
+        "args": ["--accounting"],
+    })
+}
+
+/// Decodes an object as its type and checks that nothing of it was unknown.
+fn decode<T: DeserializeOwned + Serialize>(object: &Value) {
+    let typed: T =
+        serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
+    let again = serde_json::to_value(&typed).unwrap();
+    let mut lost = Vec::new();
+    missing("", object, &again, &mut lost);
+    assert_eq!(lost, [""; 0], "fields that the API does not have");
+}
+
+/// The paths of what is in one value and not in another.
+fn missing(path: &str, value: &Value, other: &Value, lost: &mut Vec<String>) {
+    match (value, other) {
+        (Value::Object(a), b) => {
+            for (name, value) in a {
+                let empty = value.as_object().is_some_and(serde_json::Map::is_empty)
+                    || value.as_array().is_some_and(Vec::is_empty);
+                match b.get(name) {
+                    Some(b) => missing(&format!("{path}.{name}"), value, b, lost),
+                    None if empty => {}
+                    None => lost.push(format!("{path}.{name}")),
+                }
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                missing(&format!("{path}[{i}]"), a, b, lost);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn decode_any(object: &Value) {
+    match object["kind"].as_str().unwrap() {
+        "DaemonSet" => decode::<DaemonSet>(object),
+        "ServiceAccount" => decode::<ServiceAccount>(object),
+        "ClusterRole" => decode::<ClusterRole>(object),
+        "ClusterRoleBinding" => decode::<ClusterRoleBinding>(object),
+        "Role" => decode::<Role>(object),
+        "RoleBinding" => decode::<RoleBinding>(object),
+        "NetworkPolicy" => decode::<NetworkPolicy>(object),
+        "CustomResourceDefinition" => decode::<CustomResourceDefinition>(object),
+        // Not a type of Kubernetes: it comes with the Prometheus operator.
+        "PodMonitor" => assert_eq!(object["apiVersion"], "monitoring.coreos.com/v1"),
+        "Namespace" => decode::<k8s_openapi::api::core::v1::Namespace>(object),
+        kind => panic!("{kind} is not known here"),
+    }
+}
+
+fn kinds(objects: &[Value]) -> BTreeSet<String> {
+    objects.iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+#[test]
+fn the_chart_makes_objects_that_the_api_server_knows() {
+    for values in [json!({}), everything()] {
+        let objects = chart::objects(&values);
+        objects.iter().for_each(decode_any);
+    }
+    let plain = kinds(&chart::objects(&json!({})));
+    assert!(!plain.contains("PodMonitor") && !plain.contains("CustomResourceDefinition"));
+    let all = kinds(&chart::objects(&everything()));
+    for kind in ["DaemonSet", "PodMonitor", "CustomResourceDefinition", "NetworkPolicy", "ClusterRole"] {
+        assert!(all.contains(kind), "{all:?}");
+    }
+}
+
+#[test]
+fn every_value_of_the_chart_has_an_effect() {
+    let values = documents(&deploy("chart/values.yaml")).remove(0);
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/templates");
+    let mut text = String::new();
+    for entry in std::fs::read_dir(templates).unwrap() {
+        text.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    for (name, value) in values.as_object().unwrap() {
+        let used = |path: &str| text.contains(&format!(".Values.{path}"));
+        let whole = used(&format!("{name} ")) || used(&format!("{name})"));
+        let inner = |(inner, _): (&String, &Value)| used(&format!("{name}.{inner}"));
+        let each = value.as_object().is_some_and(|fields| fields.iter().all(inner));
+        assert!(whole || each, "{name} is not used");
+    }
+}
+
+#[test]
+fn the_daemon_set_is_set_up_as_the_design_says() {
+    let objects = chart::objects(&json!({}));
+    let set = of_kind(&objects, "DaemonSet");
+    let pod = &set["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["hostNetwork"], false);
+    assert_eq!(pod["hostPID"], false);
+    assert_eq!(container["securityContext"]["privileged"], true);
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+    assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+    let minimal = chart::objects(&json!({ "privileged": false }));
+    let context = &of_kind(&minimal, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    assert_eq!(context["privileged"], false);
+    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+    let gateways = chart::objects(&json!({ "gateways": { "enabled": true } }));
+    assert_eq!(of_kind(&gateways, "DaemonSet")["spec"]["template"]["spec"]["hostNetwork"], true);
+}
+
+/// The chart's objects without what only Helm puts there.
+fn plain(mut objects: Vec<Value>) -> Vec<Value> {
+    for object in &mut objects {
+        let labels = object["metadata"].get_mut("labels");
+        if let Some(labels) = labels.and_then(Value::as_object_mut) {
+            labels.remove("helm.sh/chart");
+            labels.remove("app.kubernetes.io/managed-by");
+        }
+    }
+    objects
+}
+
+/// What a manifest should hold: the chart's objects that `keep` wants.
+fn same_as_chart(path: &str, values: &Value, keep: impl Fn(&str) -> bool) {
+    let expected: Vec<Value> = plain(chart::objects(values))
+        .into_iter()
+        .filter(|object| keep(object["kind"].as_str().unwrap()))
+        .collect();
+    let found: Vec<Value> = documents(&deploy(path));
+    let found: Vec<Value> =
+        found.into_iter().filter(|object| object["kind"] != "Namespace").collect();
+    let sorted = |objects: Vec<Value>| -> BTreeSet<String> {
+        objects.iter().map(|object| serde_json::to_string_pretty(object).unwrap()).collect()
+    };
+    assert_eq!(sorted(found), sorted(expected), "{path}: render the chart anew");
+}
+
+#[test]
+fn the_plain_manifests_hold_what_the_chart_makes() {
+    same_as_chart("manifests/redirector.yaml", &json!({}), |_| true);
+    same_as_chart(
+        "manifests/podmonitor.yaml",
+        &json!({ "podMonitor": { "enabled": true } }),
+        |kind| kind == "PodMonitor",
+    );
+    same_as_chart("manifests/crds.yaml", &json!({ "crds": true }), |kind| {
+        kind == "CustomResourceDefinition"
+    });
+}
+
+#[test]
+fn the_plain_manifests_are_objects_that_the_api_server_knows() {
+    for path in ["redirector.yaml", "podmonitor.yaml", "crds.yaml"] {
+        let objects = documents(&deploy(&format!("manifests/{path}")));
+        assert!(!objects.is_empty());
+        objects.iter().for_each(decode_any);
+    }
+}
+
+#[test]
+fn the_definitions_are_of_the_kinds_that_are_watched() {
+    use redirector::kubernetes::Resource;
+    let defined: BTreeSet<(String, String)> = documents(&deploy("manifests/crds.yaml"))
+        .iter()
+        .map(|crd| {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let versions = crd["spec"]["versions"].as_array().unwrap();
+            assert_eq!(
+                versions.iter().map(|v| text(&v["name"])).collect::<Vec<_>>(),
+                Resource::VirtualServices.versions()
+            );
+            (text(&crd["spec"]["names"]["kind"]), text(&crd["spec"]["names"]["plural"]))
+        })
+        .collect();
+    let watched = Resource::ALL.iter().filter(|resource| resource.is_optional());
+    let watched: BTreeSet<(String, String)> =
+        watched.map(|r| (r.kind().as_str().to_owned(), r.plural().to_owned())).collect();
+    assert_eq!(defined, watched);
+}
