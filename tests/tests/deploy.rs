@@ -107,7 +107,9 @@ fn the_chart_makes_objects_that_the_api_server_knows() {
     let plain = kinds(&chart::objects(&json!({})));
     assert!(!plain.contains("PodMonitor") && !plain.contains("CustomResourceDefinition"));
     let all = kinds(&chart::objects(&everything()));
-    for kind in ["DaemonSet", "PodMonitor", "CustomResourceDefinition", "NetworkPolicy", "ClusterRole"] {
+    for kind in
+        ["DaemonSet", "PodMonitor", "CustomResourceDefinition", "NetworkPolicy", "ClusterRole"]
+    {
         assert!(all.contains(kind), "{all:?}");
     }
 }
