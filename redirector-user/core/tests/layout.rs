@@ -1,0 +1,185 @@
+//! The Layout over a life of changes: small changes make small Deltas, numbers
+//! stay, what is in use is never given to something else.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redirector_core::compile::compile;
+use redirector_core::image::Image;
+use redirector_core::layout::Layout;
+use redirector_core::model::{Object, Spec};
+use redirector_core::world::World;
+use support::random::{Random, world as random_world};
+use support::{LIMITS, client, world};
+
+/// Services `s0`, `s1` and so on, each with two endpoints and a rule for app=a
+/// that leads to the next one.
+fn services(count: usize) -> World {
+    let mut yaml = String::new();
+    for index in 0..count {
+        let next = (index + 1) % count;
+        yaml.push_str(&format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{index}}}\n\
+             spec: {{clusterIP: 10.96.0.{index}, ports: [{{name: tcp, port: 80}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: s{index}, labels: {{kubernetes.io/service-name: s{index}}}}}\n\
+             addressType: IPv4\nports: [{{name: tcp, port: 80, protocol: TCP}}]\n\
+             endpoints: [{{addresses: [10.244.{index}.1]}}, {{addresses: [10.244.{index}.2]}}]\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: s{index}}}\n\
+             spec: {{hosts: [s{index}], tcp: [{{match: [{{sourceLabels: {{app: a}}}}], route: [{{destination: {{host: s{next}}}}}]}}]}}\n",
+        ));
+    }
+    let mut world = world(&yaml);
+    let labels = BTreeMap::from([("app".to_owned(), "a".to_owned())]);
+    world.insert(client("default", "client", &labels, ""));
+    world
+}
+
+fn place(layout: &Layout, world: &World) -> (Layout, Image) {
+    layout.place(&compile(world).plan, &LIMITS).expect("there is room")
+}
+
+fn change(world: &mut World, name: &str, with: impl FnOnce(&mut Object)) {
+    let mut object =
+        world.objects().find(|object| &*object.meta.name == name).expect("it is there");
+    let slice = |object: &&std::sync::Arc<Object>| {
+        &*object.meta.name == name && matches!(object.spec, Spec::EndpointSlice(_))
+    };
+    object = world.objects().find(slice).unwrap_or(object);
+    let mut object = Object::clone(object);
+    with(&mut object);
+    world.insert(object);
+}
+
+#[test]
+fn the_same_plan_again_changes_nothing() {
+    let world = services(20);
+    let (layout, image) = place(&Layout::default(), &world);
+    let (again, same) = place(&layout, &world);
+    assert!(image.diff(&same).is_empty());
+    assert_eq!(layout.route_count(), again.route_count());
+}
+
+#[test]
+fn one_more_endpoint_touches_one_destination() {
+    let mut world = services(20);
+    let (layout, image) = place(&Layout::default(), &world);
+    change(&mut world, "s7", |object| {
+        let Spec::EndpointSlice(slice) = &mut object.spec else { panic!("it is a slice") };
+        let mut more = slice.endpoints[0].clone();
+        more.addresses = vec!["10.244.7.3".parse().expect("an address")];
+        slice.endpoints.push(more);
+    });
+    let (_, after) = place(&layout, &world);
+    let delta = image.diff(&after);
+    assert_eq!(delta.destinations.len(), 1);
+    assert_eq!(delta.backends.len(), 2 + 3, "the old range goes, the new one comes");
+    assert_eq!(delta.len(), 1 + 5, "nothing else changes: {delta:?}");
+}
+
+#[test]
+fn another_weight_changes_backends_in_place() {
+    let mut world = services(4);
+    let (layout, image) = place(&Layout::default(), &world);
+    change(&mut world, "s2", |object| {
+        let Spec::EndpointSlice(slice) = &mut object.spec else { panic!("it is a slice") };
+        slice.endpoints[0].addresses = vec!["10.244.2.9".parse().expect("an address")];
+    });
+    let (_, after) = place(&layout, &world);
+    let delta = image.diff(&after);
+    assert_eq!(delta.len(), delta.backends.len(), "only backends: {delta:?}");
+    assert!(delta.backends.iter().all(|change| change.old.is_some() && change.new.is_some()));
+}
+
+#[test]
+fn a_layout_survives_being_written_down() {
+    let (layout, image) = place(&Layout::default(), &services(10));
+    let written = serde_json::to_string(&layout).expect("it can be written");
+    let read: Layout = serde_json::from_str(&written).expect("it can be read");
+    assert_eq!(read, layout);
+    let (_, same) = place(&read, &services(10));
+    assert!(image.diff(&same).is_empty());
+}
+
+#[test]
+fn a_plan_survives_being_written_down() {
+    for index in 0..30 {
+        let plan = compile(&random_world(&mut Random(index)).0).plan;
+        let written = serde_json::to_string(&plan).expect("it can be written");
+        let read: redirector_core::plan::Plan = serde_json::from_str(&written).expect("and read");
+        assert_eq!(read, plan);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named_with_both_numbers() {
+    let limits = redirector_common::abi::Limits { routes: 5, ..LIMITS };
+    let full = Layout::default().place(&compile(&services(20)).plan, &limits).expect_err("5 < 20");
+    assert_eq!((full.table, full.capacity), ("routes", 5));
+    assert!(full.needed > 5);
+}
+
+/// The entries of arrays that an Image uses: routes and destinations, then legs
+/// and backends.
+fn in_use(image: &Image) -> [BTreeSet<u32>; 2] {
+    let legs = image.routes.values().flat_map(|route| route.first..route.first + route.count);
+    let backends = image.destinations.values().flat_map(|one| one.first..one.first + one.count);
+    [legs.collect(), backends.collect()]
+}
+
+#[test]
+fn through_a_life_of_changes_every_image_is_that_of_its_plan_and_ranges_rest_for_a_step() {
+    let mut layout = Layout::default();
+    let mut before: Option<Image> = None;
+    for step in 0..60_u64 {
+        // Worlds that share much: the same seed for three steps, a part removed.
+        let (mut world, _) = random_world(&mut Random(step / 3));
+        let gone: Vec<_> = world.objects().map(|object| object.reference()).collect();
+        for (index, reference) in gone.iter().enumerate() {
+            if (index as u64 + step) % 5 == 0 {
+                world.remove(reference);
+            }
+        }
+        let plan = compile(&world).plan;
+        let (next, image) = layout.place(&plan, &LIMITS).expect("there is room");
+        let (_, fresh) = Layout::default().place(&plan, &LIMITS).expect("there is room");
+        assert_eq!(image.frontends.len(), fresh.frontends.len());
+        assert_eq!(image.prefixes.len(), fresh.prefixes.len());
+        let ranges: u32 = image.routes.values().map(|route| route.count).sum();
+        assert_eq!(in_use(&image)[0].len() as u32, ranges, "no two routes share a leg");
+        let ranges: u32 = image.destinations.values().map(|one| one.count).sum();
+        assert_eq!(in_use(&image)[1].len() as u32, ranges, "no two destinations share a backend");
+        if let Some(before) = &before {
+            // A destination that came or moved lies where nothing lay before.
+            let occupied = &in_use(before)[1];
+            for (number, destination) in &image.destinations {
+                let old = before.destinations.get(number);
+                let moved = old.is_none_or(|old| {
+                    (old.first, old.count) != (destination.first, destination.count)
+                });
+                if moved {
+                    let mut range = destination.first..destination.first + destination.count;
+                    assert!(range.all(|index| !occupied.contains(&index)), "step {step}");
+                }
+            }
+        }
+        before = Some(image);
+        layout = next;
+    }
+}
+
+#[test]
+fn the_order_of_documents_does_not_matter() {
+    for index in 0..50 {
+        let (world, _) = random_world(&mut Random(1000 + index));
+        let mut objects: Vec<_> = world.objects().cloned().collect();
+        objects.reverse();
+        let mut other = World::new(world.settings.clone());
+        other.set_resolved("db.example.com", vec!["192.0.2.1".parse().expect("an address")]);
+        for object in objects {
+            other.insert(object);
+        }
+        assert_eq!(compile(&world), compile(&other));
+    }
+}
