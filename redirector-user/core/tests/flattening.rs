@@ -1,0 +1,167 @@
+//! Nested frontends and nested destinationSubnets, flattened into one table by
+//! longest prefix, against a naive interpreter: the longest frontend, then its
+//! first rule, in written order, that contains the address.
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use redirector_core::compile::compile;
+use redirector_core::layout::Layout;
+use redirector_core::model::{
+    EntryPort, L4Match, Labels, Meta, Object, Origin, Resolution, RouteDestination, ServiceEntry,
+    Spec, TcpRule, VirtualService, WorkloadEntry,
+};
+use redirector_core::world::{Settings, World};
+use support::random::Random;
+use support::{LIMITS, shares};
+
+const PORT: u16 = 80;
+
+/// A frontend with its rules, each a list of subnets; none is a rule for all.
+struct Frontend {
+    prefix: IpNet,
+    rules: Vec<Vec<IpNet>>,
+}
+
+/// Addresses out of a small part of each family, so that prefixes nest.
+fn address(random: &mut Random, v6: bool) -> IpAddr {
+    let low = random.next() as u8;
+    if v6 {
+        Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(low)).into()
+    } else {
+        Ipv4Addr::new(10, 0, 0, low).into()
+    }
+}
+
+fn prefix(random: &mut Random, v6: bool) -> IpNet {
+    let shorter = random.below(10) as u8;
+    let address = address(random, v6);
+    let whole = if v6 { 128 } else { 32 };
+    IpNet::new(address, whole - shorter).expect("a length").trunc()
+}
+
+fn object(name: String, spec: Spec) -> Object {
+    let meta = Meta {
+        name: name.into(),
+        namespace: "default".into(),
+        uid: String::new(),
+        labels: Labels::new(),
+        annotations: Labels::new(),
+        created: None,
+        origin: Origin::default(),
+    };
+    Object { meta, spec }
+}
+
+/// The endpoint that shows which rule was taken: 192.0.2.0 for frontend's own.
+fn marker(frontend: usize, rule: usize, v6: bool) -> IpAddr {
+    let (frontend, rule) = (frontend as u8, rule as u8);
+    if v6 {
+        Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, frontend.into(), rule.into()).into()
+    } else {
+        Ipv4Addr::new(192, 0, frontend, rule).into()
+    }
+}
+
+fn entry(host: String, addresses: Vec<IpNet>, marker: IpAddr) -> ServiceEntry {
+    ServiceEntry {
+        hosts: vec![host],
+        addresses,
+        ports: vec![EntryPort {
+            number: PORT,
+            name: "tcp".to_owned(),
+            protocol: "TCP".to_owned(),
+            target_port: None,
+        }],
+        resolution: Resolution::Static,
+        endpoints: vec![WorkloadEntry { address: marker.to_string(), ..WorkloadEntry::default() }],
+        ..ServiceEntry::default()
+    }
+}
+
+fn build(frontends: &[Frontend], v6: bool) -> World {
+    let mut world = World::new(Settings::default());
+    for (index, frontend) in frontends.iter().enumerate() {
+        let host = format!("f{index}.test");
+        let spec = entry(host.clone(), vec![frontend.prefix], marker(index, 0, v6));
+        world.insert(object(format!("f{index}"), Spec::ServiceEntry(spec)));
+        let mut rules = Vec::new();
+        for (rule, subnets) in frontend.rules.iter().enumerate() {
+            let target = format!("f{index}-r{rule}.test");
+            let unreachable = "198.51.100.1/32".parse().expect("a prefix");
+            let mut spec = entry(target.clone(), vec![unreachable], marker(index, rule + 1, v6));
+            // A port of its own, so that it owns nothing that is dialled.
+            spec.ports[0].number = 81;
+            spec.endpoints[0].ports.insert("tcp".to_owned(), PORT);
+            world.insert(object(format!("f{index}-r{rule}"), Spec::ServiceEntry(spec)));
+            let block = L4Match { destination_subnets: subnets.clone(), ..L4Match::default() };
+            rules.push(TcpRule {
+                matches: vec![block],
+                route: vec![RouteDestination { host: target, ..RouteDestination::default() }],
+                line: 0,
+            });
+        }
+        let spec = VirtualService { hosts: vec![host], tcp: rules, ..VirtualService::default() };
+        world.insert(object(format!("f{index}"), Spec::VirtualService(spec)));
+    }
+    world
+}
+
+/// Which rule takes an address: the plain reading.
+fn naive(frontends: &[Frontend], to: IpAddr, v6: bool) -> Option<IpAddr> {
+    // Of two with one prefix the first counts: they are equally old, and it
+    // has the smaller name.
+    let (index, frontend) = frontends
+        .iter()
+        .enumerate()
+        .filter(|(_, frontend)| frontend.prefix.contains(&to))
+        .rev()
+        .max_by_key(|(_, frontend)| frontend.prefix.prefix_len())?;
+    let rule = frontend
+        .rules
+        .iter()
+        .position(|rule| rule.is_empty() || rule.iter().any(|subnet| subnet.contains(&to)));
+    Some(marker(index, rule.map_or(0, |rule| rule + 1), v6))
+}
+
+#[test]
+fn the_flattened_table_says_what_the_first_matching_rule_of_the_longest_frontend_says() {
+    let sets: u64 = std::env::var("REDIRECTOR_RULE_SETS")
+        .map_or(1_000, |value| value.parse().expect("a number"));
+    let mut taken = 0_u64;
+    for set in 0..sets {
+        let mut random = Random(set);
+        let v6 = set % 2 == 1;
+        let frontends: Vec<Frontend> = (0..1 + random.below(4))
+            .map(|_| Frontend {
+                prefix: prefix(&mut random, v6),
+                rules: (0..random.below(6))
+                    .map(|_| (0..random.below(3)).map(|_| prefix(&mut random, v6)).collect())
+                    .collect(),
+            })
+            .collect();
+        let plan = compile(&build(&frontends, v6)).plan;
+        let (_, image) = Layout::default().place(&plan, &LIMITS).expect("there is room");
+        for _ in 0..100 {
+            let to = address(&mut random, v6);
+            let wanted = naive(&frontends, to, v6);
+            let got = shares(&image, 0, SocketAddr::new(to, PORT));
+            match wanted {
+                None => assert!(got.passed, "set {set}: {to} is in no frontend: {got:?}"),
+                Some(marker) => {
+                    taken += 1;
+                    let marker = SocketAddr::new(marker, PORT).to_string();
+                    assert_eq!(
+                        got.endpoints.keys().collect::<Vec<_>>(),
+                        [&marker],
+                        "set {set}: {to}: {:?}",
+                        frontends.iter().map(|one| (one.prefix, &one.rules)).collect::<Vec<_>>()
+                    );
+                }
+            }
+        }
+    }
+    assert!(taken > sets * 10, "only {taken} addresses were in a frontend");
+}
