@@ -71,6 +71,25 @@ pub fn compiled_shares(
     shares(&image, class, destination.parse().expect("an address"))
 }
 
+/// The shares of a caller in no known workload.
+pub fn unknown_shares(world: &World, destination: &str) -> Shares {
+    let (_, image) = Layout::default().place(&compile(world).plan, &LIMITS).expect("room");
+    shares(&image, 0, destination.parse().expect("an address"))
+}
+
+impl Shares {
+    /// Whether these are the same, but for the bias of a draw and six decimals.
+    pub fn near(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() < 2e-6;
+        self.passed == other.passed
+            && near(self.refused, other.refused)
+            && self.endpoints.len() == other.endpoints.len()
+            && self.endpoints.iter().all(|(to, share)| {
+                other.endpoints.get(to).is_some_and(|other| near(*share, *other))
+            })
+    }
+}
+
 /// A source, as a WorkloadEntry.
 pub fn client(
     namespace: &str,
