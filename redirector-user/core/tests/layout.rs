@@ -137,7 +137,7 @@ fn through_a_life_of_changes_every_image_is_that_of_its_plan_and_ranges_rest_for
         let (mut world, _) = random_world(&mut Random(step / 3));
         let gone: Vec<_> = world.objects().map(|object| object.reference()).collect();
         for (index, reference) in gone.iter().enumerate() {
-            if (index as u64 + step) % 5 == 0 {
+            if (index as u64 + step).is_multiple_of(5) {
                 world.remove(reference);
             }
         }
