@@ -22,6 +22,7 @@ use crate::command;
 use crate::play::Tally;
 use crate::setup::{self, Purpose};
 use crate::test::libtest::{Case, Outcome, Suite};
+use crate::test::table::Layer;
 use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
@@ -108,10 +109,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = play(args)?;
     println!();
     if suite.failed() > 0 {
-        println!("{} of {} answers were wrong", suite.failed(), suite.cases.len());
+        let layer = Layer { name: "demo".into(), suites: vec![suite] };
+        print!("{}", layer.text(false));
         return Ok(ExitCode::FAILURE);
     }
-    println!("all {} answers were right, and nothing was left behind", suite.cases.len());
+    println!("all {} answers were right, and nothing was left behind", suite.cases.len() - 1);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,7 +132,9 @@ pub fn play(args: &Args) -> Result<Suite> {
         );
     }
     let program = match &args.redirector {
-        Some(program) => program.clone(),
+        Some(program) => program
+            .canonicalize()
+            .with_context(|| format!("there is no program {}", program.display()))?,
         None => {
             setup::ensure(Purpose::Demo)?;
             build()?
@@ -227,10 +231,11 @@ impl Demo {
     /// Removes the stage; gives back what was left.
     fn end(self) -> Vec<String> {
         let mut left = Vec::new();
-        if let Ok(mut pins) = self.stage.bpffs().read_dir()
-            && let Some(Ok(pin)) = pins.next()
-        {
-            left.push(format!("`redirector unload` has left {}", pin.path().display()));
+        for pin in self.stage.bpffs().read_dir().into_iter().flatten().flatten() {
+            // The kernel itself puts maps.debug and progs.debug into a bpffs.
+            if !pin.file_name().to_string_lossy().ends_with(".debug") {
+                left.push(format!("`redirector unload` has left {}", pin.path().display()));
+            }
         }
         left.extend(self.stage.strike());
         left
