@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::endpoints::Backing;
 use super::service::{Port, Service, ServiceKind};
 use super::visibility::ExportTo;
-use super::{DestinationRules, Registry, Workloads, entries, protocol};
+use super::{DestinationRules, Locality, Registry, Workloads, entries, protocol};
 use crate::model::{self, Object, ServiceType};
 use crate::names::service_host;
 use crate::world::World;
@@ -39,16 +39,26 @@ pub(super) fn build(world: &World) -> Registry {
     for (index, service) in services.iter().enumerate() {
         by_host.entry(service.host.clone()).or_default().push(index);
     }
+    let workloads = Workloads::new(world);
     let node = world.settings.node_name.as_deref();
+    let locality = node.and_then(|node| backing.node(node)).cloned();
     Registry {
         settings: world.settings.clone(),
-        locality: node.and_then(|node| backing.node(node)).cloned().unwrap_or_default(),
+        locality: locality.or_else(|| of_sources(&workloads)).unwrap_or_default(),
         rules: DestinationRules::new(world),
-        workloads: Workloads::new(world),
+        workloads,
         services,
         by_host,
         names,
     }
+}
+
+/// Where the local workloads say that they are, when they all say the same: a
+/// plain machine has no Node to ask.
+fn of_sources(workloads: &Workloads) -> Option<Locality> {
+    let mut said = workloads.sources().map(|workload| &workload.locality);
+    let first = said.next()?;
+    said.all(|other| other == first).then(|| first.clone())
 }
 
 fn of_service(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::endpoints::{Backing, entry_endpoint, entry_place};
 use super::protocol;
-use super::service::{Endpoint, Port, Protocol, Service, ServiceKind};
+use super::service::{Endpoint, Port, Service, ServiceKind};
 use super::visibility::ExportTo;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
 use crate::world::World;
@@ -140,17 +140,11 @@ fn port(declared: &EntryPort, found: &[Found]) -> Port {
             None => unusable += 1,
         }
     }
-    let protocol = match protocol::parse(&declared.protocol) {
-        Protocol::Auto if declared.protocol.is_empty() => {
-            // Istio does not look at the names of a ServiceEntry's ports.
-            Protocol::Auto
-        }
-        protocol => protocol,
-    };
     Port {
         number: declared.number,
         name: declared.name.clone(),
-        protocol,
+        // Istio does not look at the names of a ServiceEntry's ports.
+        protocol: protocol::parse(&declared.protocol),
         target: declared.target_port,
         endpoints: endpoints.into_values().collect(),
         unusable,
