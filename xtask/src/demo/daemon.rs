@@ -108,17 +108,26 @@ impl Redirector {
 
     /// Why a process of that cgroup reaches what it reaches, from the kernel's
     /// tables.
-    pub fn explain(&self, cgroup: &Path, to: &str) -> Result<Explanation> {
+    pub fn explain(&self, stage: &Stage, row: &Row) -> Result<Explanation> {
         let mut command = self.command("explain");
-        command.arg("--from-cgroup").arg(cgroup);
-        explanation(&mut command, to)
+        match row.gateway {
+            Some(gateway) => command.args(["--gateway", gateway]),
+            None => command.arg("--from-cgroup").arg(stage.cgroup.join(row.from)),
+        };
+        explanation(&mut command, row.to)
     }
 
-    /// What the documents alone say about a workload.
-    fn explain_documents(&self, config: &Path, workload: &str, to: &str) -> Result<Explanation> {
+    /// What the documents alone say; nothing about a client that no document
+    /// names.
+    fn explain_documents(&self, config: &Path, row: &Row) -> Result<Option<Explanation>> {
         let mut command = Command::new(&self.program);
-        command.arg("explain").arg("--config").arg(config).args(["--from-workload", workload]);
-        explanation(&mut command, to)
+        command.arg("explain").arg("--config").arg(config);
+        match (row.gateway, row.workload()) {
+            (Some(gateway), _) => command.args(["--gateway", gateway]),
+            (None, Some(workload)) => command.args(["--from-workload", workload]),
+            (None, None) => return Ok(None),
+        };
+        explanation(&mut command, row.to).map(Some)
     }
 
     /// What `redirector check` says about files of a directory, as people see it.
@@ -160,11 +169,12 @@ impl Daemon {
     ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for row in rows {
-            let Some(workload) = row.workload() else { continue };
-            let wanted = redirector.explain_documents(&stage.config(), workload, row.to)?;
+            let Some(wanted) = redirector.explain_documents(&stage.config(), row)? else {
+                continue;
+            };
             loop {
                 interrupt.check()?;
-                let found = redirector.explain(&stage.cgroup.join(row.from), row.to);
+                let found = redirector.explain(stage, row);
                 if found.as_ref().is_ok_and(|found| found.agrees(&wanted)) {
                     break;
                 }

@@ -26,7 +26,7 @@ use crate::test::table::Layer;
 use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
-use sections::{CLIENTS, Expect, Row, SECTIONS, SERVERS, Section};
+use sections::{CLIENTS, Expect, GATEWAY_ADDRESSES, Row, SECTIONS, SERVERS, Section};
 use stage::Stage;
 
 /// Options of `cargo xtask demo`.
@@ -142,8 +142,8 @@ pub fn play(args: &Args) -> Result<Suite> {
     };
     let documents = args.documents.clone().unwrap_or_else(|| root().join("deploy"));
     let interrupt = Interrupt::install()?;
-    let addresses: Vec<_> =
-        SERVERS.iter().filter_map(|server| server.endpoint.split(':').next()).collect();
+    let servers = SERVERS.iter().filter_map(|server| server.endpoint.split(':').next());
+    let addresses: Vec<_> = servers.chain(GATEWAY_ADDRESSES.iter().copied()).collect();
     let stage = Stage::set(&addresses)?;
     let mut suite = Suite { name: "demo".into(), ..Suite::default() };
     // From here on nothing may leave without striking the stage, which its
@@ -211,6 +211,7 @@ impl Demo {
             )?;
             for row in section.rows {
                 self.interrupt.check()?;
+                self.wait_for_gateway(row)?;
                 let (text, case) = self.try_row(section, row)?;
                 print!("{text}");
                 suite.cases.push(case);
@@ -296,8 +297,21 @@ impl Demo {
             Expect::Split(_) => self.connections,
         };
         let tally = self.dial(row, count)?;
-        let explanation = self.redirector.explain(&self.stage.cgroup.join(row.from), row.to)?;
+        let explanation = self.redirector.explain(&self.stage, row)?;
         Ok(report::row(section, row, &tally, &explanation, &self.stage.config()))
+    }
+
+    /// Waits until the gateway of a row listens, if it is one.
+    fn wait_for_gateway(&self, row: &Row) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while row.gateway.is_some() && !self.dial(row, 1)?.errors.is_empty() {
+            self.interrupt.check()?;
+            if Instant::now() > deadline {
+                bail!("the gateway at {} does not listen", row.to);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Lets a client of the row's workload connect.

@@ -21,6 +21,14 @@ pub const ECHO_SERVER: &str = "10.96.0.10:19000";
 /// The cluster IP and port of the service echo-server-2.
 pub const ECHO_SERVER_2: &str = "10.96.0.20:19000";
 
+/// Where the first gateway listens.
+const GATEWAY_1: &str = "10.244.9.1:19000";
+/// Where the second gateway listens.
+const GATEWAY_2: &str = "10.244.9.2:19000";
+
+/// Addresses that the demo's network namespace has, beside the servers'.
+pub const GATEWAY_ADDRESSES: &[&str] = &["10.244.9.1", "10.244.9.2"];
+
 /// A client of the demo, named by the cgroup it runs in.
 pub type Client = &'static str;
 
@@ -54,6 +62,9 @@ pub struct Row {
     pub from: Client,
     /// What it dials.
     pub to: &'static str,
+    /// The Gateway that listens there, as `namespace/name`; none where the
+    /// kernel decides.
+    pub gateway: Option<&'static str>,
     /// What must come back.
     pub expect: Expect,
 }
@@ -83,7 +94,12 @@ pub struct Section {
 }
 
 const fn row(from: Client, to: &'static str, greeting: &'static str) -> Row {
-    Row { from, to, expect: Expect::Greeting(greeting) }
+    Row { from, to, gateway: None, expect: Expect::Greeting(greeting) }
+}
+
+/// A client from outside, through a gateway.
+const fn through(gateway: &'static str, to: &'static str, greeting: &'static str) -> Row {
+    Row { from: NOBODY, to, gateway: Some(gateway), expect: Expect::Greeting(greeting) }
 }
 
 /// The sections, in the document's order.
@@ -135,6 +151,20 @@ pub const SECTIONS: &[Section] = &[
         check: None,
     },
     Section {
+        title: "Match by gateway (gateways)",
+        about: "the same port at two gateways: the first leads to echo-server, the second to \
+                echo-server-2; workloads that dial the service are not concerned",
+        rules: "gateways.yaml",
+        canary: false,
+        rows: &[
+            through("istio-system/ingressgateway-1", GATEWAY_1, "hello"),
+            through("istio-system/ingressgateway-2", GATEWAY_2, "hello-2"),
+            row(TELNET_CLIENT, ECHO_SERVER, "hello"),
+            row(TELNET_CLIENT_2, ECHO_SERVER, "hello"),
+        ],
+        check: None,
+    },
+    Section {
         title: "Match by source namespace (sourceNamespace)",
         about: "namespace foo goes to echo-server-2, everybody else to echo-server",
         rules: "source-namespace.yaml",
@@ -156,6 +186,7 @@ pub const SECTIONS: &[Section] = &[
         rows: &[Row {
             from: TELNET_CLIENT,
             to: ECHO_SERVER,
+            gateway: None,
             expect: Expect::Split(&[("hello", 80), ("hello-gray", 20)]),
         }],
         check: Some("weighted-subsets-as-printed.yaml"),
