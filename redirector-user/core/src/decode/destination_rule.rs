@@ -13,6 +13,7 @@ use crate::model::{
     TrafficPolicy,
 };
 use crate::validate::names;
+use crate::yaml::Value;
 
 pub(super) fn destination_rule(root: &Fields<'_>, namespace: &str) -> DestinationRule {
     let known = &["host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"];
@@ -74,7 +75,12 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
     // retryBudget alone does not count, in Istio either.
     let counted = ["loadBalancer", "connectionPool", "outlierDetection", "tls", "tunnel"];
     let rest = ["portLevelSettings", "proxyProtocol"];
-    if counted.iter().chain(&rest).all(|name| fields.get(name).is_none()) {
+    let absent = |name: &str| match fields.get(name) {
+        None => true,
+        // An empty list is no setting.
+        Some(at) => matches!(&at.node.value, Value::List(items) if items.is_empty()),
+    };
+    if counted.iter().chain(&rest).all(|name| absent(name)) {
         at.complain(&admission::EMPTY_POLICY, "the traffic policy sets nothing");
         return None;
     }

@@ -256,9 +256,19 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
             "several hosts share the addresses and a TCP port",
         );
     }
+    // Istio allocates addresses of its own, but not for these.
+    let unallocated =
+        entry.resolution == Resolution::None || entry.hosts.iter().any(|host| host.contains('*'));
+    let plain = |port: &EntryPort| matches!(port.protocol.as_str(), "" | "TCP");
+    if entry.addresses.is_empty() && unallocated && entry.ports.iter().any(plain) {
+        spec.place("addresses").complain(
+            &admission::CLAIMS_PORT,
+            "in Istio a TCP port of a ServiceEntry without addresses is claimed on every address",
+        );
+    }
     if entry.addresses.is_empty() {
         for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
-            if !matches!(port.protocol.as_str(), "" | "TCP") {
+            if !plain(port) {
                 continue;
             }
             place.report(

@@ -280,4 +280,9 @@ codes! {
         "Write one ServiceEntry for each host, with addresses of its own."
         "hosts: [a.example.com, b.example.com]\naddresses: [192.0.2.1]\nresolution: DNS"
     }
+    CLAIMS_PORT = "RD2116" Warning WARNED "The ServiceEntry claims its TCP port on every address" {
+        "It has no addresses, and none are allocated for resolution NONE or for wildcard hosts. In Istio it then stands for every destination on that port. Here it has no frontend."
+        "Add addresses."
+        "kind: ServiceEntry\nspec:\n  hosts: [db.example.com]\n  ports: [{number: 5432, name: tcp, protocol: TCP}]\n  resolution: NONE"
+    }
 }
