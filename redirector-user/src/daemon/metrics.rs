@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use redirector_core::plan::{DestinationId, RouteId};
 
-use super::control_loop::{Daemon, Labels};
+use super::control_loop::Daemon;
 use super::now;
 use crate::output::route_name;
 
@@ -79,6 +79,9 @@ fn respond(mut stream: &TcpStream, status: &str, body: &str) {
         body.len()
     );
 }
+
+/// Names and values of one sample.
+type Labels = BTreeMap<&'static str, String>;
 
 /// The text of one scrape.
 pub(super) fn text(daemon: &Daemon) -> String {

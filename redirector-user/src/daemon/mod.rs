@@ -10,7 +10,9 @@
 //! ```
 //!
 //! * [`startup`]: what has to be right before anything is touched.
-//! * [`engine`]: from the store to the kernel.
+//! * [`begin`]: what is in force already, and what the loop holds.
+//! * [`change`]: a change, from the store to the kernel.
+//! * [`engine`]: what the kernel is to hold.
 //! * [`control_loop`]: what happens when.
 //! * [`verify`]: the kernel against what it should be.
 //! * [`leaf`]: the daemon's own cgroup.
@@ -19,6 +21,8 @@
 //! * [`names`]: names that DNS knows.
 //! * [`metrics`]: what a monitoring system reads.
 
+mod begin;
+mod change;
 pub mod control;
 mod control_loop;
 mod engine;
@@ -42,7 +46,7 @@ use crate::identity::pods::PodEvent;
 use crate::kubernetes::agent::Setup;
 use crate::source::{Batch, watch::Timing};
 
-pub use control_loop::{limits, run};
+pub use begin::{limits, run};
 
 /// How the daemon is set up.
 #[derive(Clone, Debug)]

@@ -1,0 +1,221 @@
+//! What the store keeps and what it lets go.
+
+use super::*;
+use crate::model::{Kind, Meta, Origin, Spec, VirtualService};
+
+fn reference(name: &str) -> ObjectRef {
+    ObjectRef { kind: Kind::VirtualService, namespace: "default".into(), name: name.into() }
+}
+
+/// `host` tells versions apart.
+fn good(name: &str, host: &str) -> Document {
+    let meta = Meta {
+        name: name.into(),
+        namespace: "default".into(),
+        uid: String::new(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        created: None,
+        origin: Origin::default(),
+    };
+    let spec = VirtualService { hosts: vec![host.to_owned()], ..VirtualService::default() };
+    Document {
+        reference: Some(reference(name)),
+        object: Some(Arc::new(Object { meta, spec: Spec::VirtualService(spec) })),
+        diagnostics: Vec::new(),
+    }
+}
+
+fn error() -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code: "RD0000",
+        istio: None,
+        message: "wrong".into(),
+        help: None,
+        object: None,
+        path: String::new(),
+        file: None,
+        line: 1,
+        column: 1,
+    }
+}
+
+fn bad(name: &str) -> Document {
+    Document { reference: Some(reference(name)), object: None, diagnostics: vec![error()] }
+}
+
+fn nameless() -> Document {
+    Document { reference: None, object: None, diagnostics: vec![error()] }
+}
+
+fn put(store: &mut Store, file: &str, documents: Vec<Document>) {
+    store.put(&file.into(), Content::Whole(documents));
+}
+
+fn broken(store: &mut Store, file: &str) {
+    store.put(&file.into(), Content::Broken(vec![error()]));
+}
+
+fn hosts(store: &Store) -> Vec<(String, String)> {
+    store
+        .effective()
+        .into_iter()
+        .map(|(reference, object)| match &object.spec {
+            Spec::VirtualService(spec) => (reference.name.to_string(), spec.hosts[0].clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+#[test]
+fn a_refused_object_stays_at_its_last_good_version() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+    store.accept();
+    put(&mut store, "a", vec![bad("x"), good("y", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+    store.accept();
+    put(&mut store, "a", vec![bad("x"), good("y", "3")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "3")]));
+    let rejected = store.rejected();
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].object, Some(reference("x")));
+    assert!(rejected[0].kept);
+    put(&mut store, "a", vec![good("x", "4"), good("y", "3")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "4"), ("y", "3")]));
+    assert!(store.rejected().is_empty());
+}
+
+#[test]
+fn an_object_that_never_was_good_is_absent_and_listed() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![bad("x"), good("y", "1")]);
+    assert_eq!(hosts(&store), pairs(&[("y", "1")]));
+    assert!(!store.rejected()[0].kept);
+}
+
+#[test]
+fn a_file_that_does_not_parse_leaves_all_of_its_objects() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+    put(&mut store, "b", vec![good("z", "1")]);
+    store.accept();
+    broken(&mut store, "a");
+    put(&mut store, "b", vec![good("z", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1"), ("z", "2")]));
+    assert_eq!(store.rejected()[0].object, None);
+    assert!(store.rejected()[0].kept);
+    put(&mut store, "a", vec![good("y", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("y", "2"), ("z", "2")]), "whole again: x is gone");
+}
+
+#[test]
+fn a_removed_file_takes_its_objects_along() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1")]);
+    put(&mut store, "b", vec![good("y", "1")]);
+    store.accept();
+    store.remove("a");
+    assert_eq!(hosts(&store), pairs(&[("y", "1")]));
+    store.accept();
+    put(&mut store, "c", vec![bad("x")]);
+    assert!(hosts(&store).len() == 1, "what was removed does not come back as its last version");
+}
+
+#[test]
+fn a_document_that_cannot_be_told_keeps_what_vanished_with_it() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+    store.accept();
+    put(&mut store, "a", vec![nameless(), good("y", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+    put(&mut store, "a", vec![good("y", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("y", "2")]));
+}
+
+#[test]
+fn of_one_object_in_two_files_the_last_in_path_order_counts() {
+    let mut store = Store::default();
+    put(&mut store, "b", vec![good("x", "b")]);
+    put(&mut store, "a", vec![good("x", "a")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "b")]));
+    store.accept();
+    put(&mut store, "b", vec![bad("x")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "b")]), "its own last good version first");
+    store.remove("b");
+    assert_eq!(hosts(&store), pairs(&[("x", "a")]));
+}
+
+#[test]
+fn an_object_that_moves_and_breaks_on_the_way_stays() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1")]);
+    store.accept();
+    put(&mut store, "b", vec![bad("x")]);
+    store.remove("a");
+    assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    store.accept();
+    put(&mut store, "b", vec![bad("x")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+}
+
+#[test]
+fn what_the_compiler_refuses_falls_back_to_what_was_in_force() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1")]);
+    store.accept();
+    put(&mut store, "a", vec![good("x", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "2")]));
+    assert!(store.reject(&reference("x"), vec![error()]));
+    assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+    assert!(!store.reject(&reference("x"), vec![error()]), "that one was in force");
+    store.accept();
+    assert_eq!(hosts(&store), pairs(&[("x", "1")]));
+}
+
+#[test]
+fn a_store_of_what_was_in_force_has_last_good_versions() {
+    let object = good("x", "1").object.map(|object| {
+        let mut object = (*object).clone();
+        object.meta.origin.file = Some("a".into());
+        Arc::new(object)
+    });
+    let mut store = Store::of_objects(object);
+    assert!(store.is_unchanged());
+    put(&mut store, "a", vec![bad("x"), good("y", "1")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
+    assert!(store.is_new(&reference("y")) && !store.is_new(&reference("x")));
+    assert!(!store.is_unchanged());
+}
+
+#[test]
+fn a_text_is_broken_when_it_does_not_parse_and_judged_by_object_when_it_does() {
+    let read = |text: &str| Content::from(crate::documents::read(Some("a".into()), text));
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec:\n  ports: [{port: ";
+    assert!(matches!(read(service), Content::Broken(why) if !why.is_empty()));
+    let Content::Whole(documents) =
+        read(&format!("{service}80}}]\n---\n{}70000}}]\n", service.replace("x}", "y}")))
+    else {
+        panic!("it parses")
+    };
+    assert!(documents[0].object.is_some() && documents[0].diagnostics.is_empty());
+    assert!(documents[1].object.is_none() && !documents[1].diagnostics.is_empty());
+}
+
+#[test]
+fn the_last_good_versions_survive_the_daemon() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+    store.accept();
+    let json = serde_json::to_string(&store).unwrap();
+    let mut store: Store = serde_json::from_str(&json).unwrap();
+    broken(&mut store, "a");
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
+    put(&mut store, "a", vec![bad("x"), good("y", "2")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
+}

@@ -1,0 +1,193 @@
+//! What `maps` answers people.
+
+use super::rows::{Answer, VerdictRow};
+use crate::output::{Align, Table};
+
+pub(super) fn text(answer: &Answer, headings: bool) -> String {
+    let mut text = format!(
+        "generation {}, epoch {}, side {}{}\n",
+        answer.generation,
+        answer.epoch,
+        answer.side,
+        if answer.in_step { "" } else { ", the other side lies behind" }
+    );
+    let mut part = |name: &str, table: Table| {
+        if headings {
+            text.push_str(&format!("\n{name}\n"));
+        }
+        text.push_str(if table.is_empty() { "  none\n" } else { "" });
+        if !table.is_empty() {
+            text.push_str(&table.render());
+        }
+    };
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    if let Some(rows) = &answer.sources {
+        let mut table = Table::new(&[
+            ("WORKLOAD", Align::Left),
+            ("KIND", Align::Left),
+            ("ID", Align::Right),
+            ("IDENTITY", Align::Right),
+            ("CLASS", Align::Right),
+            ("PLACE", Align::Left),
+        ]);
+        for row in rows {
+            table.row([
+                or_dash(&row.workload),
+                row.kind.to_owned(),
+                row.id.to_string(),
+                row.identity.to_string(),
+                row.class.to_string(),
+                or_dash(&row.place),
+            ]);
+        }
+        part("SOURCES", table);
+    }
+    if let Some(rows) = &answer.frontends {
+        let mut table = Table::new(&[
+            ("PREFIX", Align::Left),
+            ("PORT", Align::Right),
+            ("SERVICE", Align::Left),
+            ("VERDICT", Align::Left),
+        ]);
+        for row in rows {
+            let verdict = said(&row.verdict);
+            table.row([row.prefix.clone(), row.port.to_string(), or_dash(&row.service), verdict]);
+        }
+        part("FRONTENDS", table);
+    }
+    if let Some(rows) = &answer.classes {
+        let mut table = Table::new(&[("CLASS", Align::Right), ("WORKLOADS", Align::Left)]);
+        for row in rows {
+            let workloads = match (row.class, row.workloads.is_empty()) {
+                (0, _) => {
+                    let unknown = "callers in no known workload".to_owned();
+                    std::iter::once(unknown).chain(row.workloads.clone()).collect::<Vec<_>>()
+                }
+                _ => row.workloads.clone(),
+            };
+            table.row([row.class.to_string(), workloads.join(", ")]);
+        }
+        part("CLASSES", table);
+    }
+    if let Some(rows) = &answer.class_tables {
+        let mut table = Table::new(&[
+            ("TABLE", Align::Right),
+            ("CLASS", Align::Right),
+            ("VERDICT", Align::Left),
+        ]);
+        for row in rows {
+            for one in &row.exceptions {
+                table.row([row.table.to_string(), one.class.to_string(), said(&one.verdict)]);
+            }
+            table.row([row.table.to_string(), "others".to_owned(), said(&row.default)]);
+        }
+        part("CLASS TABLES", table);
+    }
+    if let Some(rows) = &answer.routes {
+        let mut table = Table::new(&[
+            ("ROUTE", Align::Right),
+            ("SHARE", Align::Right),
+            ("DESTINATION", Align::Left),
+            ("RULE", Align::Left),
+        ]);
+        for row in rows {
+            for (at, leg) in row.legs.iter().enumerate() {
+                let rule = if at == 0 { or_dash(&row.rule) } else { String::new() };
+                let name = leg.name.clone().unwrap_or_else(|| leg.destination.to_string());
+                table.row([row.route.to_string(), percent(leg.share), name, rule]);
+            }
+        }
+        part("ROUTES", table);
+    }
+    if let Some(rows) = &answer.slots {
+        let mut table = Table::new(&[
+            ("SLOT", Align::Right),
+            ("ROUTE", Align::Right),
+            ("KEEPS", Align::Right),
+            ("ELSE", Align::Right),
+            ("DESTINATION", Align::Left),
+        ]);
+        for row in rows {
+            table.row([
+                row.slot.to_string(),
+                row.route.map_or_else(|| "-".to_owned(), |route| route.to_string()),
+                percent(f64::from(row.threshold) / 4_294_967_296.0),
+                format!("+{}", row.alias),
+                row.name.clone().unwrap_or_else(|| row.destination.to_string()),
+            ]);
+        }
+        part("SLOTS", table);
+    }
+    if let Some(rows) = &answer.backends {
+        let mut table = Table::new(&[
+            ("DESTINATION", Align::Left),
+            ("SHARE", Align::Right),
+            ("ENDPOINT", Align::Left),
+        ]);
+        for row in rows {
+            let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
+            table.row([name, percent(row.share), row.address.clone()]);
+        }
+        part("BACKENDS", table);
+    }
+    if let Some(counters) = &answer.counters {
+        let mut table = Table::new(&[("COUNTER", Align::Left), ("VALUE", Align::Right)]);
+        for (name, value) in [
+            ("routed", counters.routed),
+            ("passed through", counters.passed),
+            ("refused", counters.refused),
+            ("asked for the source of an unknown caller", counters.unknown_source),
+            ("by the daemon itself", counters.own),
+            ("not remembered: memory full", counters.memory_full),
+            ("remembered in the overflow", counters.overflowed),
+            ("not remembered: MPTCP subflow", counters.mptcp),
+            ("connections remembered now", counters.remembered as u64),
+        ] {
+            table.row([name.to_owned(), value.to_string()]);
+        }
+        part("COUNTERS", table);
+        let mut table = Table::new(&[
+            ("CHOSEN", Align::Right),
+            ("REFUSED", Align::Right),
+            ("DESTINATION", Align::Left),
+            ("RULE", Align::Left),
+        ]);
+        for row in &counters.legs {
+            table.row([
+                row.chosen.to_string(),
+                row.refused.to_string(),
+                row.destination.clone().unwrap_or_else(|| format!("leg {}, gone", row.leg)),
+                or_dash(&row.rule),
+            ]);
+        }
+        part("BY DESTINATION", table);
+    }
+    if let Some(rows) = &answer.gateways {
+        let mut table = Table::left(&["ADDRESS", "GATEWAY", "MODE", "RULES"]);
+        for row in rows {
+            table.row([
+                row.address.to_string(),
+                format!("{} servers[{}]", row.gateway, row.server),
+                row.mode.clone(),
+                row.rules.join(", "),
+            ]);
+        }
+        part("GATEWAYS", table);
+    }
+    text
+}
+
+fn said(verdict: &VerdictRow) -> String {
+    match (verdict.route, verdict.class_table) {
+        (Some(route), _) => match &verdict.rule {
+            Some(rule) => format!("route {route}: {rule}"),
+            None => format!("route {route}"),
+        },
+        (_, Some(table)) => format!("by class table {table}"),
+        _ => verdict.verdict.to_owned(),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", share * 100.0)
+}

@@ -1,0 +1,163 @@
+//! The beginning: what is in force already, and everything that the loop holds.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use redirector_common::abi::Limits;
+use redirector_core::gateway::GatewayPlan;
+use redirector_core::store::Store;
+
+use super::control_loop::{Daemon, files_to_follow, sending, started, tell};
+use super::engine::Engine;
+use super::gateways::Gateways;
+use super::leaf::Leaf;
+use super::names::Resolver as NameResolver;
+use super::{Event, Options, now, startup};
+use crate::cli::{Exit, Failure};
+use crate::datapath::{self, Datapath};
+use crate::identity::watch::Watch;
+use crate::identity::{Resolver, Tracker};
+use crate::kubernetes::agent::Agent;
+use crate::state::{Hold, Report, StateDir, StateError};
+
+/// Runs until a signal says otherwise.
+pub fn run(options: Options) -> Result<Exit, Failure> {
+    let state = StateDir::new(&options.state_dir);
+    // What can be known to be wrong is said before anything is touched.
+    let agent = agent(&options)?;
+    let cgroup2 = startup::cgroup2()?;
+    let cgroups = startup::cgroups(&options, &cgroup2)?;
+    let last_good = state.last_good();
+    let known = last_good.iter().flatten().flat_map(Store::files);
+    startup::paths(&files_to_follow(&options), known)?;
+    startup::bpffs(&options)?;
+    state.create()?;
+    let lock = state.lock()?;
+    // A writer that waits for us to have read its file is no reason to die.
+    // SAFETY: `SIG_IGN` runs no code of ours.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let mut datapath = Datapath::take_over(&datapath::Options {
+        pins: options.bpffs.clone(),
+        cgroups: cgroups.clone(),
+        sizes: options.sizes,
+        log_level: options.program_log,
+        object: None,
+    })?;
+    let (sender, events) = mpsc::channel();
+    let engine = engine(&options, &state, &datapath, last_good)?;
+    let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup).map_err(|why| {
+        Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
+            "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
+             none if none of its connects needs to be left alone",
+        )
+    })?;
+    datapath.set_accounting(options.accounting)?;
+    datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
+    let active = datapath.active();
+    let report = Report {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: now(),
+        config: options.config.clone(),
+        cgroups,
+        cgroup2: cgroup2.clone(),
+        hold: hold_of(&state, active.generation),
+        ..Report::default()
+    };
+    let daemon = Daemon {
+        tracker: Tracker::new(Resolver::new(cgroup2), datapath.sources()?),
+        watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
+        names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
+            .map_err(started)?,
+        reread: None,
+        gateways: Gateways::new(options.drain),
+        agent,
+        ready: Arc::default(),
+        generation: active.generation,
+        report,
+        published: None,
+        changed: true,
+        verified: Instant::now(),
+        verify_took: Duration::ZERO,
+        tested: None,
+        options,
+        state,
+        datapath,
+        engine,
+    };
+    let result = daemon.serve(&sender, &events);
+    if let Some(leaf) = leaf {
+        leaf.leave();
+    }
+    drop(lock);
+    result
+}
+
+/// The way to the API server, if that is what is followed.
+fn agent(options: &Options) -> Result<Option<Agent>, Failure> {
+    let Some(setup) = &options.kubernetes else { return Ok(None) };
+    let node = options.settings.node_name.clone().unwrap_or_default();
+    Agent::new(setup.clone(), node).map(Some).map_err(|error| {
+        Failure::input(error.to_string())
+            .help("run it in a pod with a service account, or name a kubeconfig with --kubeconfig")
+    })
+}
+
+/// What is in force already, as far as it is known, and what was good before.
+fn engine(
+    options: &Options,
+    state: &StateDir,
+    datapath: &Datapath,
+    last_good: Result<Option<Store>, StateError>,
+) -> Result<Engine, Failure> {
+    let (active, image) = datapath.dump_active()?;
+    let snapshot = if active.generation == 0 {
+        None
+    } else {
+        state.snapshot(active.generation).unwrap_or_else(|error| {
+            tracing::warn!("{error}; the kernel's tables are made anew");
+            None
+        })
+    };
+    let store = match last_good {
+        Ok(Some(store)) => store,
+        Ok(None) => Store::of_objects(snapshot.iter().flat_map(|s| s.objects.iter().cloned())),
+        Err(error) => {
+            tracing::warn!("{error}; the last good versions are those in force");
+            Store::of_objects(snapshot.iter().flat_map(|s| s.objects.iter().cloned()))
+        }
+    };
+    if active.generation != 0 {
+        let entries = image.frontends.len() + image.prefixes.len();
+        tracing::info!(generation = active.generation, entries, "took over what is in force");
+    }
+    Ok(Engine {
+        settings: options.settings.clone(),
+        store,
+        resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
+        limits: limits(&datapath.sizes()),
+        layout: snapshot.map(|snapshot| snapshot.layout).unwrap_or_default(),
+        image,
+        gateways: GatewayPlan::default(),
+    })
+}
+
+/// What fits, for the layout. What only the programs need is left out.
+pub fn limits(sizes: &datapath::Sizes) -> Limits {
+    Limits {
+        class_tables: sizes.class_tables,
+        identities: sizes.identities,
+        routes: sizes.routes,
+        legs: sizes.legs,
+        destinations: sizes.destinations,
+        backends: sizes.backends,
+        connections: sizes.connections,
+        overflow_share: 0,
+        stripes: 1,
+    }
+}
+
+fn hold_of(state: &StateDir, generation: u64) -> Option<Hold> {
+    let snapshot = state.snapshot(generation).ok()??;
+    Some(Hold { of_generation: snapshot.of_generation?, since: snapshot.made })
+}

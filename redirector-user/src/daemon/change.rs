@@ -1,0 +1,163 @@
+//! Changes: from what the store says, or an earlier snapshot, to the kernel.
+
+use super::control_loop::Daemon;
+use super::engine::Step;
+use super::now;
+use crate::state::{Hold, UnknownWorkload};
+
+impl Daemon {
+    /// Goes on holding an earlier configuration, when one is held.
+    pub(super) fn hold_on(&mut self) -> bool {
+        let Some(hold) = &self.report.hold else { return false };
+        let of_generation = hold.of_generation;
+        let held = match self.state.snapshot(self.generation) {
+            Ok(Some(snapshot)) => self.engine.step_back_to(&snapshot),
+            _ => return false,
+        };
+        let holds = held.is_ok_and(|step| self.apply(step, Some(of_generation), false));
+        if holds {
+            tracing::info!("an earlier configuration is held (redirector rollback --release)");
+        }
+        holds
+    }
+
+    /// Puts what the store says in force.
+    pub(super) fn step(&mut self) {
+        let step = match self.engine.step() {
+            Ok(step) => step,
+            Err(full) => return self.not_applied(&full.to_string()),
+        };
+        if self.apply(step, None, false) {
+            self.engine.store.accept();
+            if let Err(error) = self.state.save_last_good(&self.engine.store) {
+                tracing::error!("{error}");
+            }
+        }
+        let rejected = self.engine.store.rejected();
+        let refused: Vec<_> = rejected.iter().map(Into::into).collect();
+        if refused != self.report.rejected {
+            for one in &rejected {
+                let what = one.object.as_ref().map(ToString::to_string);
+                let why = one.diagnostics.first().map_or("", |d| d.message.as_str());
+                let line = one.diagnostics.first().map_or(0, |d| d.line);
+                let outcome = match (&one.object, one.kept) {
+                    (_, true) => "its last good version stays",
+                    (Some(_), false) => "it is absent",
+                    (None, false) => "nothing of it is in force",
+                };
+                tracing::warn!(
+                    file = %one.file, line, object = what.as_deref(), "refused: {why}; {outcome}"
+                );
+            }
+        }
+        self.report.rejected = refused;
+        let warning = redirector_core::diag::Severity::Warning;
+        self.report.warnings =
+            self.engine.store.diagnostics().filter(|d| d.severity == warning).count();
+    }
+
+    /// Puts a step in force, as a new generation when it changes anything or
+    /// `always`. What could not be is said and changes nothing.
+    fn apply(&mut self, step: Step, of_generation: Option<u64>, always: bool) -> bool {
+        // A daemon that has just started serves the gateways of the generation
+        // that it found; that is no change.
+        let first = self.report.applied == 0 && self.generation != 0;
+        let changed = if first { !step.delta.is_empty() } else { self.engine.is_changed_by(&step) };
+        let fresh = self.generation == 0 || changed || always;
+        let generation = if fresh { self.generation + 1 } else { self.generation };
+        let snapshot = step.snapshot(generation, of_generation, now());
+        // Before the flip, so that whoever sees the generation finds its names.
+        if let Err(error) = self.state.save_snapshot(&snapshot) {
+            self.not_applied(&error.to_string());
+            return false;
+        }
+        if fresh {
+            if let Err(error) = self.tracker.prepare(step.sources.clone(), &mut self.datapath) {
+                self.not_applied(&error.to_string());
+                return false;
+            }
+            match self.datapath.apply(&step.delta, generation) {
+                Ok(()) => {
+                    if let Some(error) = self.datapath.behind() {
+                        tracing::warn!(
+                            "in force, and the other side of the tables is not: {error}"
+                        );
+                    }
+                }
+                Err(error) => {
+                    self.not_applied(&error.to_string());
+                    return false;
+                }
+            }
+            tracing::info!(generation, changes = step.delta.len(), "applied");
+            self.report.applied = now();
+        } else if let Err(error) = self.tracker.prepare(step.sources.clone(), &mut self.datapath) {
+            tracing::error!("{error}");
+        }
+        self.generation = generation;
+        self.report.apply_error = None;
+        self.engine.adopt(&step);
+        self.gateways.update(&step.plan);
+        self.names.want(&step.names);
+        self.look();
+        let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
+        self.state.prune(self.options.history + 1, &needed);
+        true
+    }
+
+    fn not_applied(&mut self, why: &str) {
+        tracing::error!("not applied, what was in force stays: {why}");
+        self.report.apply_error = Some(why.to_owned());
+    }
+
+    /// Looks which workloads are there.
+    pub(super) fn look(&mut self) {
+        for _ in 0..4 {
+            if let Err(error) = self.tracker.look(&mut self.datapath) {
+                tracing::error!("{error}");
+            }
+            // What came before its directory was watched is seen by another look.
+            if !self.watch.set(self.tracker.places()) {
+                break;
+            }
+        }
+        let gaps = self.tracker.gaps().iter().map(|gap| UnknownWorkload {
+            workload: format!("{}/{}", gap.source.namespace, gap.source.name),
+            because: gap.why.to_string(),
+        });
+        self.report.gaps = gaps.collect();
+    }
+
+    /// Returns to the configuration `steps` changes before the one in force.
+    pub(super) fn roll_back(&mut self, steps: usize) -> Result<u64, String> {
+        let from = self.report.hold.as_ref().map_or(self.generation, |hold| hold.of_generation);
+        let mut earlier = Vec::new();
+        for generation in self.state.generations().into_iter().rev().filter(|g| *g < from) {
+            match self.state.snapshot(generation) {
+                // A repetition is no change of its own.
+                Ok(Some(snapshot)) if snapshot.of_generation.is_none() => earlier.push(snapshot),
+                Ok(_) => {}
+                Err(error) => tracing::warn!("{error}"),
+            }
+            if earlier.len() >= steps {
+                break;
+            }
+        }
+        let kept = earlier.len();
+        let Some(snapshot) = steps.checked_sub(1).and_then(|at| earlier.get(at)) else {
+            return Err(format!(
+                "there is no configuration {steps} changes ago: {kept} earlier ones are kept (see \
+                 --history)"
+            ));
+        };
+        let step = self.engine.step_back_to(snapshot).map_err(|full| full.to_string())?;
+        let of_generation = snapshot.generation;
+        let before = self.report.hold.replace(Hold { of_generation, since: now() });
+        if !self.apply(step, Some(of_generation), true) {
+            self.report.hold = before;
+            return Err(self.report.apply_error.clone().unwrap_or_default());
+        }
+        tracing::info!(of_generation, "rolled back, and held until the sources change");
+        Ok(of_generation)
+    }
+}
