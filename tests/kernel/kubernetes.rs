@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
+        ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
         ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
@@ -388,6 +389,47 @@ fn it_is_ready_only_when_all_is_in_force() {
     cluster.server.behave();
     agent.wait_ready();
     agent.wait("the taint to go", |_| taints() == 1);
+}
+
+/// Numbers of capabilities, as in `linux/capability.h`.
+const CAPABILITIES: [(&str, u64); 4] =
+    [("NET_ADMIN", 12), ("SYS_ADMIN", 21), ("PERFMON", 38), ("BPF", 39)];
+
+fn the_capabilities_of_the_chart_are_enough() {
+    use redirector_tests::chart;
+    use std::os::unix::process::CommandExt;
+    let objects = chart::objects(&json!({ "privileged": false }));
+    let set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
+    let context = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    let kept: Vec<u64> = context["capabilities"]["add"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|name| {
+            let found = CAPABILITIES.iter().find(|(known, _)| name == known);
+            found.unwrap_or_else(|| panic!("{name} is not known here")).1
+        })
+        .collect();
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
+    let cgroup = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
+    let mut agent = Agent::start_as(node.directory.path(), node.arguments(), |command| {
+        let drop_others = move || {
+            for capability in (0..64u64).filter(|number| !kept.contains(number)) {
+                // SAFETY: no memory is involved. Numbers that the kernel does
+                // not have are refused, which is as good.
+                unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(drop_others) };
+    });
+    agent.wait_ready();
+    agent.wait("its pod", |_| node.sources().len() == 1);
+    assert_eq!(answered(&cgroup, cluster.service()), "two");
+    assert!(!agent.log().contains("not effective"), "{}", agent.log());
 }
 
 fn without_a_way_it_says_so() {

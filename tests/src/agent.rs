@@ -47,13 +47,28 @@ impl Agent {
     ///
     /// When it cannot be started.
     pub fn start<S: Into<OsString>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_as(directory, args, |_| {})
+    }
+
+    /// The same, with a last change to the command.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start_as<S: Into<OsString>>(
+        directory: &Path,
+        args: impl IntoIterator<Item = S>,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let metrics = free_port();
         let log = directory.join("agent.log");
         let file = File::options().create(true).append(true).open(&log).expect("a log");
         let mut all: Vec<OsString> =
             vec!["run".into(), format!("--metrics-address={metrics}").into()];
         all.extend(args.into_iter().map(Into::into));
-        let process = command(all)
+        let mut command = command(all);
+        change(&mut command);
+        let process = command
             .stdout(file.try_clone().expect("a log"))
             .stderr(file)
             .spawn()

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use redirector_tests::apiserver::documents;
+use redirector::kubernetes::Timing;
+use redirector::kubernetes::agent::{Agent, Setup};
+use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, documents};
 use redirector_tests::chart;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -198,6 +201,50 @@ fn the_plain_manifests_are_objects_that_the_api_server_knows() {
         let objects = documents(&deploy(&format!("manifests/{path}")));
         assert!(!objects.is_empty());
         objects.iter().for_each(decode_any);
+    }
+}
+
+#[test]
+fn the_role_allows_exactly_what_the_agent_does() {
+    let taint = "redirector.io/agent-not-ready";
+    for values in [json!({}), json!({ "startupTaint": taint })] {
+        let objects = chart::objects(&values);
+        let mut rules: Vec<Rule> = Vec::new();
+        for object in &objects {
+            if matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")) {
+                rules.extend(Rule::of_role(object));
+            }
+        }
+        let server = ApiServer::start();
+        server.apply(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" },
+            "spec": { "taints": [{ "key": taint, "effect": "NoSchedule" }] },
+        }));
+        server.allow_only(rules.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            kubeconfig: Some(server.kubeconfig(directory.path(), TOKEN)),
+            gateways: true,
+            startup_taint: values["startupTaint"].as_str().map(str::to_owned),
+            timing: Timing::default(),
+        };
+        let mut agent = Agent::new(setup, "n".into()).unwrap();
+        let (sender, first) = std::sync::mpsc::channel();
+        agent.follow(Vec::new(), move |batch| sender.send(batch).is_ok(), || true);
+        let patience = Duration::from_secs(60);
+        first.recv_timeout(patience).expect("every watch is allowed to list");
+        agent.ready();
+        let end = Instant::now() + patience;
+        let used = || -> BTreeSet<(String, String, String)> { server.used() };
+        let wanted: BTreeSet<(String, String, String)> = rules
+            .iter()
+            .map(|rule| (rule.group.clone(), rule.resource.clone(), rule.verb.clone()))
+            .collect();
+        while used() != wanted && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Equal: no watch without a rule, and no rule without a use.
+        assert_eq!(used(), wanted);
     }
 }
 

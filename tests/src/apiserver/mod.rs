@@ -304,6 +304,16 @@ impl ApiServer {
         std::mem::take(&mut self.shared.lock().used)
     }
 
+    /// Every kind of request so far: group, resource, verb.
+    pub fn used(&self) -> std::collections::BTreeSet<(String, String, String)> {
+        let inner = self.shared.lock();
+        let kinds = inner
+            .used
+            .iter()
+            .map(|used| (used.group.clone(), used.resource.clone(), used.verb.clone()));
+        kinds.collect()
+    }
+
     /// How many watches are open.
     pub fn open_watches(&self) -> usize {
         self.shared.lock().watches
