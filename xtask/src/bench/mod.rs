@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: measurements, and the tables and plots made of them.
 
+pub mod connect;
 pub mod gateway;
+mod page;
+mod ratios;
 
 use std::process::ExitCode;
 
@@ -15,6 +18,11 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// connect() through the programs beside direct connections and nftables
+    Connect(connect::Args),
+    /// Parts of `connect`, in processes of their own
+    #[command(hide = true, subcommand)]
+    ConnectPart(connect::Part),
     /// The gateway proxy beside direct connections, HAProxy, nginx and Envoy
     Gateway(gateway::Args),
     /// Parts of a measurement, in processes of their own
@@ -25,6 +33,8 @@ enum What {
 /// `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
+        What::Connect(args) => connect::run(args),
+        What::ConnectPart(part) => connect::part(part),
         What::Gateway(args) => gateway::run(args),
         What::Part(part) => gateway::part(part),
     }

@@ -4,10 +4,10 @@
 //! Everything happens in a corner of the machine that is the demo's own (see
 //! [`stage`]) and is removed at the end, also after a failure or Ctrl-C.
 
-mod daemon;
+pub mod daemon;
 mod report;
 mod sections;
-mod stage;
+pub mod stage;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 
 use super::load::{Kind, Load};
 use super::subjects::Subject;
+use crate::bench::page;
+use crate::bench::ratios::Ratios;
 use crate::workspace::root;
 
 /// One measurement.
@@ -17,24 +19,6 @@ pub struct Cell {
     pub cpu: f64,
     /// Half of the operations took less, in microseconds.
     pub median: f64,
-}
-
-/// The ratios of one quantity, one for each round.
-#[derive(Clone, Debug, Default)]
-struct Ratios(Vec<f64>);
-
-impl Ratios {
-    fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    fn shown(&self) -> String {
-        let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(0.0, f64::max);
-        format!("{:.2} [{least:.2}, {most:.2}]", self.median())
-    }
 }
 
 /// One workload with all its rounds. The first column is direct again.
@@ -152,27 +136,16 @@ impl Report {
         text.trim_end().to_owned()
     }
 
-    /// Puts the table into docs/performance.md, between its marks, and the plot
-    /// into docs/.
+    /// Puts the table into docs/performance.md, and the plot beside it.
     pub fn write(&self, table: &str) -> Result<()> {
-        const MARKS: [&str; 2] = ["<!-- bench gateway: begin -->", "<!-- bench gateway: end -->"];
-        let docs = root().join("docs");
-        std::fs::create_dir_all(&docs)?;
-        std::fs::write(docs.join("performance-gateway.svg"), self.plot())?;
-        let path = docs.join("performance.md");
-        let page = std::fs::read_to_string(&path).unwrap_or_else(|_| "# Performance\n".to_owned());
-        let [begin, end] = MARKS;
-        let block = format!(
-            "{begin}\n\n![The gateway proxy and its peers, as ratios to a direct \
-             connection](performance-gateway.svg)\n\n{table}\n\n{end}"
+        let plot = root().join("docs/performance-gateway.svg");
+        std::fs::write(&plot, self.plot())
+            .with_context(|| format!("cannot write {}", plot.display()))?;
+        let text = format!(
+            "![The gateway proxy and its peers, as ratios to a direct \
+             connection](performance-gateway.svg)\n\n{table}"
         );
-        let page = match (page.find(begin), page.find(end)) {
-            (Some(from), Some(to)) if from < to => {
-                format!("{}{block}{}", &page[..from], &page[to + end.len()..])
-            }
-            _ => format!("{}\n\n## Gateway proxy\n\n{block}\n", page.trim_end()),
-        };
-        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
+        page::write("gateway", "Gateway proxy", &text)
     }
 
     /// Rates as bars: one group for each workload.
