@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
+        ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
         ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
@@ -389,6 +390,70 @@ fn it_is_ready_only_when_all_is_in_force() {
     cluster.server.behave();
     agent.wait_ready();
     agent.wait("the taint to go", |_| taints() == 1);
+}
+
+fn services_that_ask_are_gateways() {
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster, "node-a");
+    // Two Gateways on one port number, and one that somebody else serves.
+    for (name, last, asks, to) in [
+        ("gw-one", 31, "true", "one"),
+        ("gw-two", 32, "true", "two"),
+        ("theirs", 33, "false", "one"),
+    ] {
+        cluster.server.apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": name, "namespace": "edge",
+                "annotations": { "redirector.io/gateway": asks },
+            },
+            "spec": {
+                "clusterIP": format!("{}.{last}", cluster.net),
+                "externalIPs": [format!("{}.{}", cluster.net, last + 10)],
+                "selector": { "gateway": name },
+                "ports": [{ "name": "tcp", "port": 19000 }],
+            },
+        }));
+        cluster.server.apply(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+            "metadata": { "name": name, "namespace": "edge" },
+            "spec": {
+                "selector": { "gateway": name },
+                "servers": [{
+                    "port": { "number": 19000, "name": "tcp", "protocol": "TCP" }, "hosts": ["*"],
+                }],
+            },
+        }));
+        cluster.server.apply(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": { "name": name, "namespace": "edge" },
+            "spec": {
+                "hosts": ["*"], "gateways": [name],
+                "tcp": [{ "route": [{ "destination": {
+                    "host": format!("{to}.default.svc.cluster.local"), "port": { "number": 19000 },
+                } }] }],
+            },
+        }));
+    }
+    let mut arguments = node.arguments();
+    arguments.push("--gateways".to_owned());
+    let mut agent = Agent::start(node.directory.path(), arguments);
+    agent.wait_ready();
+    // From outside of every pod.
+    let outside = node.cgroup("outside");
+    let dial = |last: u32| {
+        answered(&outside, format!("{}.{last}:19000", cluster.net).parse().expect("an address"))
+    };
+    for (last, expected) in [(31, "one"), (41, "one"), (32, "two"), (42, "two")] {
+        agent.wait("the gateway", |_| dial(last) == expected);
+    }
+    assert!(dial(33).contains("refused"), "{}", dial(33));
+    // It is taken back, and is no gateway any more.
+    let mut service = cluster.server.get("Service", "edge", "gw-one").expect("it is there");
+    service["metadata"]["annotations"] = json!({});
+    cluster.server.apply(service);
+    agent.wait("its end", |_| dial(31).contains("refused"));
+    assert_eq!(dial(32), "two");
 }
 
 /// Numbers of capabilities, as in `linux/capability.h`.
