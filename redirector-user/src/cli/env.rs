@@ -11,8 +11,28 @@ use super::Env;
 /// Gives every flag of the command and its subcommands its variable: the help
 /// names it, and its value in `env` is the default. The command line wins.
 pub fn with_variables(command: Command, env: &Env) -> Command {
-    command.mut_args(|arg| with_variable(arg, env)).mut_subcommands(|sub| with_variables(sub, env))
+    // What a question is about belongs to the question: with the daemon's
+    // REDIRECTOR_CONFIG in the environment, `explain` still asks the kernel.
+    let asks = command.get_name() == "explain";
+    command
+        .mut_args(|arg| {
+            let of_question = QUESTION.iter().any(|flag| arg.get_long() == Some(flag));
+            if asks && of_question { arg } else { with_variable(arg, env) }
+        })
+        .mut_subcommands(|sub| with_variables(sub, env))
 }
+
+/// Flags of `explain` that say what is asked.
+const QUESTION: [&str; 8] = [
+    "config",
+    "from-namespace",
+    "from-label",
+    "from-workload",
+    "from-pid",
+    "from-cgroup",
+    "to",
+    "gateway",
+];
 
 fn with_variable(arg: Arg, env: &Env) -> Arg {
     // A question for this one answer only must not be answered by a variable.

@@ -229,6 +229,15 @@ mod tests {
     }
 
     #[test]
+    fn the_daemons_documents_are_not_those_of_a_question() {
+        let vars = [("REDIRECTOR_CONFIG", "/no/such/rules"), ("REDIRECTOR_BPFFS", "/no/such/pins")];
+        let args = ["explain", "--from-namespace", "default", "--to", "10.0.0.1:80"];
+        let (exit, _, err) = answer(&args, &vars);
+        assert!(!err.contains("/no/such/rules"), "{err}");
+        assert_ne!(exit, 0, "there is no kernel to ask");
+    }
+
+    #[test]
     fn an_unknown_command_is_a_usage_error_on_standard_error() {
         let (exit, out, err) = answer(&["chekc"], &[]);
         assert_eq!((exit, out.as_str()), (2, ""));
