@@ -105,7 +105,7 @@ fn needs() -> Vec<Need> {
             name: "busybox (static)",
             why: "the userland of the virtual machines",
             purpose: Purpose::Test,
-            found: || program("busybox"),
+            found: static_busybox,
             remedies: vec![Remedy::Package("busybox-static")],
         },
         Need {
@@ -123,6 +123,11 @@ fn rustup_component(name: &'static str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["component", "add", name]);
     command
+}
+
+/// A busybox that needs no libraries, which is what `ldd` refuses.
+fn static_busybox() -> Option<String> {
+    program("busybox").filter(|path| command::stdout(Command::new("ldd").arg(path)).is_err())
 }
 
 /// The static C library that the C compiler would link.
