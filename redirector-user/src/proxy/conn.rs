@@ -14,7 +14,7 @@ use rustix::io::{self, Errno};
 use rustix::net::{RecvFlags, recv};
 
 use super::loops::Trail;
-use super::relay::{Broken, End, Flow, Rest};
+use super::relay::{End, Flow, Rest};
 use super::select::DestinationState;
 use super::snapshot::{Request, Snapshot, Verdict};
 use super::sni::{self, Hello};
@@ -377,8 +377,15 @@ impl Conn {
     /// fails at once. What the client has sent already goes along: where the
     /// connection stands at once, as on loopback, that is all there is to do.
     fn attempt(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        let mut first = 0;
+        if !self.up.holds() && !self.up.ended && self.client.readable {
+            match self.up.first(&mut self.client, &mut io.buffer) {
+                Ok(count) => first = count,
+                Err(_) => return Step::Reset,
+            }
+        }
         loop {
-            let opened = match self.open(&setup, io) {
+            let opened = match self.open(&setup, first > 0 || self.up.holds(), io) {
                 Ok(opened) => opened,
                 Err(Refusal::Exhausted) => {
                     io.exhausted = true;
@@ -390,13 +397,16 @@ impl Conn {
                 }
                 Err(Refusal::Unreachable) => None,
             };
+            let first = std::mem::take(&mut first);
+            let bytes = &io.buffer[..first];
             if let Some(mut upstream) = opened {
-                match self.up.early(&mut self.client, &mut upstream, &mut io.buffer) {
+                match self.up.offer(&mut upstream, bytes) {
                     Ok(()) => return self.opened(setup, upstream, io),
-                    Err(Broken::Sender) => return Step::Reset,
-                    Err(Broken::Receiver) if self.up.bytes > 0 => return Step::Reset,
-                    Err(Broken::Receiver) => {}
+                    Err(_) if self.up.bytes > 0 => return Step::Reset,
+                    Err(_) => {}
                 }
+            } else {
+                self.up.held.extend_from_slice(bytes);
             }
             if !self.next_endpoint(&mut setup, io) {
                 return self.fail();
@@ -464,7 +474,7 @@ impl Conn {
     }
 
     /// A socket that connects to the chosen endpoint.
-    fn open(&mut self, setup: &Setup, io: &mut Io) -> Result<Option<End>, Refusal> {
+    fn open(&mut self, setup: &Setup, has_data: bool, io: &mut Io) -> Result<Option<End>, Refusal> {
         let Some(target) = &self.target else { return Err(Refusal::Unreachable) };
         let spec = &target.destination.spec;
         let endpoint = self.resolved(spec.endpoints[target.endpoint].0);
@@ -488,6 +498,9 @@ impl Conn {
             let trail = setup.trail.iter().copied().chain([self.listener]).collect();
             let local = io.shared.loops.note(&socket, endpoint, trail).map_err(classify)?;
             self.noted = Some(Box::new(local));
+        }
+        if has_data {
+            upstream::acknowledge_with_data(&socket);
         }
         Ok(upstream::begin(&socket, endpoint).ok().map(|()| End::new(socket)))
     }

@@ -154,15 +154,40 @@ impl Flow {
         Ok(if self.ended || from.readable { Rest::Turn } else { Rest::Empty })
     }
 
-    /// Reads and writes once at most, while it is not known yet whether the
-    /// receiver is connected: so its end is never told.
-    pub fn early(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> Result<(), Broken> {
-        if self.held.is_empty() && from.readable && !self.ended {
-            return self.copy(from, to, buffer);
+    /// Reads what the sender has said already, before there is a receiver: how
+    /// many bytes of the buffer it is.
+    pub fn first(&mut self, from: &mut End, buffer: &mut [u8]) -> Result<usize, Broken> {
+        match recv(&from.fd, &mut *buffer, RecvFlags::empty()) {
+            Ok((_, 0)) => self.ended = true,
+            Ok((_, count)) => {
+                from.readable = count == buffer.len() || from.ended;
+                return Ok(count);
+            }
+            Err(Errno::AGAIN) => from.readable = false,
+            Err(Errno::INTR) => {}
+            Err(_) => return Err(Broken::Sender),
         }
-        let sent = if self.held.is_empty() { 0 } else { write(to, &self.held, false)? };
+        Ok(0)
+    }
+
+    /// Writes what is held, or these bytes, to a receiver of which it is not
+    /// known yet whether it is connected; so its end is never told. What it
+    /// does not take is held.
+    pub fn offer(&mut self, to: &mut End, bytes: &[u8]) -> Result<(), Broken> {
+        if self.held.is_empty() {
+            let written = if bytes.is_empty() { Ok(0) } else { write(to, bytes, false) };
+            let sent = written.unwrap_or(0);
+            self.bytes += sent as u64;
+            self.held.extend_from_slice(&bytes[sent..]);
+            return written.map(drop);
+        }
+        self.held.extend_from_slice(bytes);
+        let sent = write(to, &self.held, false)?;
         self.bytes += sent as u64;
         self.held.drain(..sent);
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
         Ok(())
     }
 

@@ -18,6 +18,9 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use slab::Slab;
 
 use super::conn::{Conn, NEVER, Side, Step};
@@ -35,6 +38,7 @@ pub(super) const UPSTREAM: u64 = 1 << 31;
 /// Tokens above this are not of connections.
 const LISTENER: u64 = 1 << 63;
 const WAKE: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
 /// Generations wrap here.
 const GENERATIONS: u64 = 1 << 31;
 
@@ -115,6 +119,11 @@ pub(super) struct Worker {
     /// Connections whose turn ended, and listeners that have some waiting.
     ready: VecDeque<usize>,
     wheel: Wheel,
+    /// Wakes for the wheel. A timeout of the wait itself would cost a timer of
+    /// the kernel for every wait; this is set only when a deadline comes nearer.
+    timer: OwnedFd,
+    /// When it fires.
+    timer_at: u64,
     round: u64,
     /// When it ends, once it was told to.
     stop: Option<u64>,
@@ -129,6 +138,12 @@ impl Worker {
     pub fn new(mailbox: Mailbox, shared: Arc<Shared>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, mailbox.wake.as_fd(), EventData::new_u64(WAKE), EventFlags::IN)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), flags)?;
         Ok(Self {
             mailbox,
             started: Instant::now(),
@@ -146,6 +161,8 @@ impl Worker {
             generation: 0,
             ready: VecDeque::new(),
             wheel: Wheel::new(),
+            timer,
+            timer_at: NEVER,
             round: 1,
             stop: None,
         })
@@ -189,12 +206,23 @@ impl Worker {
         }
     }
 
-    /// How long to wait for events.
-    fn timeout(&self) -> Option<Timespec> {
-        let next = if self.ready.is_empty() { self.wheel.next() } else { Some(self.io.now) };
-        let next = next.into_iter().chain(self.stop).min()?;
-        let wait = next.saturating_sub(self.io.now);
-        Some(Timespec { tv_sec: (wait / 1000) as i64, tv_nsec: (wait % 1000 * 1_000_000) as _ })
+    /// How long to wait for events: until there is one, as a rule. Sees to it
+    /// that the next deadline is one.
+    fn timeout(&mut self) -> Option<Timespec> {
+        let next = self.wheel.next().into_iter().chain(self.stop).min().unwrap_or(NEVER);
+        if next < self.timer_at {
+            let wait = next.saturating_sub(self.io.now).max(1);
+            let it_value =
+                Timespec { tv_sec: (wait / 1000) as i64, tv_nsec: (wait % 1000 * 1_000_000) as _ };
+            let it_interval = Timespec::default();
+            let time = Itimerspec { it_interval, it_value };
+            if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &time) {
+                tracing::error!(%error, "cannot set a timer");
+                return Some(it_value);
+            }
+            self.timer_at = next;
+        }
+        (!self.ready.is_empty()).then(Timespec::default)
     }
 
     fn event(&mut self, token: u64, flags: EventFlags) {
@@ -202,6 +230,9 @@ impl Worker {
             for command in self.mailbox.take() {
                 self.command(command);
             }
+        } else if token == TIMER {
+            // Edge-triggered, so it need not be read.
+            self.timer_at = NEVER;
         } else if token & LISTENER != 0 {
             self.accept((token & !LISTENER) as usize);
         } else {
