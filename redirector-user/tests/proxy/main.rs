@@ -1,5 +1,6 @@
 //! The gateway proxy over real sockets on loopback.
 
+mod clients;
 mod connect;
 mod documents;
 mod kit;

@@ -112,6 +112,10 @@ impl Drop for Apart {
 #[test]
 #[ignore = "the child process of other tests"]
 fn proxy_in_a_process_of_its_own() {
+    if std::env::var_os("LISTEN").is_none() {
+        // All ignored tests were asked for: this is not one.
+        return;
+    }
     let variable = |name: &str| std::env::var(name).expect(name);
     let listen = variable("LISTEN").parse().expect("an address");
     let endpoint = variable("ENDPOINT").parse().expect("an address");
