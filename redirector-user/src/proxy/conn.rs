@@ -69,6 +69,8 @@ pub(super) struct Conn {
     noted: Option<Box<SocketAddr>>,
     /// Whether epoll watches the client's socket.
     watched: bool,
+    /// Whether it waits for its next turn.
+    pub queued: bool,
     /// All times in milliseconds of the worker's clock.
     started: u64,
     active: u64,
@@ -144,6 +146,7 @@ impl Conn {
             target: None,
             noted: None,
             watched: false,
+            queued: false,
             started: now,
             active: now,
             idle_timeout: NEVER,

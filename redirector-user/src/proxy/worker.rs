@@ -116,7 +116,7 @@ pub(super) struct Worker {
     listeners: Slab<Listening>,
     conns: Slab<Conn>,
     generation: u64,
-    /// Connections whose turn ended, and listeners that have some waiting.
+    /// Connections whose turn has ended, each once.
     ready: VecDeque<usize>,
     wheel: Wheel,
     /// Wakes for the wheel. A timeout of the wait itself would cost a timer of
@@ -190,7 +190,10 @@ impl Worker {
             }
             for _ in 0..self.ready.len() {
                 if let Some(key) = self.ready.pop_front() {
-                    self.with(key, |conn, io| conn.again(io));
+                    self.with(key, |conn, io| {
+                        conn.queued = false;
+                        conn.again(io)
+                    });
                 }
             }
             self.wheel.expire(self.io.now, &mut fired);
@@ -256,7 +259,8 @@ impl Worker {
                     conn.armed = deadline;
                     self.wheel.set(key as u32 * 2, deadline);
                 }
-                if step == Step::Again {
+                if step == Step::Again && !conn.queued {
+                    conn.queued = true;
                     self.ready.push_back(key);
                 }
             }

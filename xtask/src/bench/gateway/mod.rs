@@ -156,6 +156,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let text = report.markdown();
     println!("{text}");
+    let unsteady = report.unsteady();
+    if !unsteady.is_empty() {
+        let names = unsteady.join(", ");
+        eprintln!("direct connections differ from themselves by more than 5 %: {names}");
+        if args.write {
+            bail!("nothing is written: measure again when the machine is quiet");
+        }
+    }
     if args.write {
         report.write(&text)?;
     }

@@ -72,6 +72,21 @@ impl Report {
         }
     }
 
+    /// The workloads for which direct was not even equal to direct: their other
+    /// figures say nothing either.
+    pub fn unsteady(&self) -> Vec<&'static str> {
+        let steady = |ratios: &Ratios| (0.95..=1.05).contains(&ratios.median());
+        // Bulk has no response time, the others no bytes worth counting.
+        let which = |kind| if kind == Kind::Rr { 2 } else { 0 };
+        self.workloads
+            .iter()
+            .filter(|workload| {
+                workload.columns.first().is_some_and(|again| !steady(&again[which(workload.kind)]))
+            })
+            .map(|workload| workload.name)
+            .collect()
+    }
+
     /// Adds what one idle connection costs.
     pub fn memory(&mut self, subject: Subject, (count, bytes): (usize, f64)) {
         self.memory.push((subject, count, bytes));
