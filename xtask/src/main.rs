@@ -2,12 +2,13 @@
 //!
 //! `setup` installs what is needed, `demo` plays the reference document
 //! against the running kernel, `test` runs every layer of tests, `vm` runs
-//! demo and kernel tests on other kernels.
+//! demo and kernel tests on other kernels, `image` builds the container image.
 
 mod bench;
 mod command;
 mod demo;
 mod fuzz;
+mod image;
 mod play;
 mod setup;
 mod test;
@@ -40,6 +41,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Measures, and writes the tables and plots of docs/performance.md
     Bench(bench::Args),
+    /// Builds the container image: a static binary and nothing else
+    Image(image::Args),
     /// Runs inside the virtual machine, as its first process
     #[command(hide = true)]
     Guest,
@@ -69,6 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Image(args) => image::build(&args),
         Task::Guest => Ok(vm::guest::main()),
         Task::Play(part) => play::run(part),
     }
