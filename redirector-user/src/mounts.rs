@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A mount.
@@ -20,12 +21,32 @@ pub fn mounts() -> std::io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// The id of the root of the cgroup2 hierarchy.
+const CGROUP2_ROOT: u64 = 1;
+
 /// Where cgroup2 is mounted: whole rather than in part, and of several the
 /// first. On a hybrid machine that is `/sys/fs/cgroup/unified`.
+///
+/// In a container with a cgroup namespace of its own, its own mount looks whole
+/// and the machine's does not: the number of the directory tells.
 pub fn cgroup2() -> std::io::Result<Option<PathBuf>> {
     let mut mounts: Vec<_> = mounts()?.into_iter().filter(|m| m.kind == "cgroup2").collect();
-    mounts.sort_by_key(|mount| mount.root != Path::new("/"));
+    mounts.sort_by_key(|mount| {
+        (inode(&mount.point) != Some(CGROUP2_ROOT), mount.root != Path::new("/"))
+    });
     Ok(mounts.into_iter().next().map(|mount| mount.point))
+}
+
+/// The root of this process's cgroup namespace, where it is mounted, and its
+/// id; nothing in the machine's own namespace.
+pub fn cgroup_namespace() -> std::io::Result<Option<(PathBuf, u64)>> {
+    let own = mounts()?.into_iter().filter(|m| m.kind == "cgroup2" && m.root == Path::new("/"));
+    let roots = own.filter_map(|mount| Some((inode(&mount.point)?, mount.point)));
+    Ok(roots.filter(|(id, _)| *id != CGROUP2_ROOT).map(|(id, point)| (point, id)).next())
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 /// Lines look like `36 35 98:0 /root /point options optional... - type source

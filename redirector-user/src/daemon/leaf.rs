@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datapath::cgroup::Cgroup;
+use crate::mounts;
 
 /// Name of the cgroup that the daemon makes for itself.
 const NAME: &str = "redirector-daemon";
@@ -54,6 +55,9 @@ impl Leaf {
             Choice::None => return Ok(None),
             Choice::Path(path) => vec![cgroup2.join(path)],
             Choice::Auto => {
+                if let Some(cgroup) = container(&current, cgroup2) {
+                    return Ok(Some(Self { cgroup, moved: None }));
+                }
                 if alone(&current, cgroup2) {
                     return open(&current).map(|cgroup| Some(Self { cgroup, moved: None }));
                 }
@@ -103,6 +107,20 @@ pub fn of_process(cgroup2: &Path, pid: &str) -> io::Result<PathBuf> {
     // The kernel marks a cgroup that was removed below its process.
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     Ok(if path.is_empty() { cgroup2.to_owned() } else { cgroup2.join(path) })
+}
+
+/// The cgroup of the container that this process has to itself: with a cgroup
+/// namespace of its own, whose root it is. Its place in the hierarchy cannot be
+/// told from inside, and is not needed.
+fn container(current: &Path, cgroup2: &Path) -> Option<Cgroup> {
+    if current != cgroup2 {
+        return None;
+    }
+    let (path, id) = mounts::cgroup_namespace().ok()??;
+    let own = std::process::id().to_string();
+    let procs = fs::read_to_string(path.join("cgroup.procs")).ok()?;
+    let alone = procs.lines().any(|pid| pid == own) && procs.lines().all(|pid| pid == own);
+    alone.then_some(Cgroup { path, id, level: 0 })
 }
 
 /// Whether this process has the cgroup to itself.
