@@ -56,7 +56,7 @@ pub fn build(args: &Args) -> Result<ExitCode> {
     let mut build = Command::new("buildah");
     build
         .args(&args.buildah)
-        .args(["bud", "--network", "none", "--isolation", "chroot", "--tag", &args.tag, "--file"])
+        .args(["bud", "--tag", &args.tag, "--file"])
         .arg(root().join("deploy/Containerfile"))
         .arg(&context);
     run(&mut build)
