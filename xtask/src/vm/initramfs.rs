@@ -40,6 +40,7 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     archive.directory(guest::TESTS);
     if with_tests {
         archive.copy(&recording_object()?, guest::RECORDING_OBJECT)?;
+        archive.surroundings()?;
         let mut tests = static_build("test");
         tests.args(["--quiet", "--package", "redirector-tests", "--test", "kernel_*"]);
         for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
@@ -119,6 +120,31 @@ impl Tree {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             self.copy(&entry.path(), &format!("{to}/{name}"))?;
+        }
+        Ok(())
+    }
+
+    /// What tests read of the checkout, where they were compiled to look for it,
+    /// and the certificates that a TLS client wants to find on a machine.
+    fn surroundings(&mut self) -> Result<()> {
+        let at = |part: &str| root().join(part).to_string_lossy().into_owned();
+        self.directory(&at("tests"));
+        self.copy_tree(&root().join("deploy"), &at("deploy"))?;
+        let roots = "/etc/ssl/certs/ca-certificates.crt";
+        if Path::new(roots).exists() {
+            self.copy(Path::new(roots), roots)?;
+        }
+        Ok(())
+    }
+
+    fn copy_tree(&mut self, from: &Path, to: &str) -> Result<()> {
+        for entry in from.read_dir().with_context(|| format!("cannot read {}", from.display()))? {
+            let path = entry?.path();
+            let to = format!("{to}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+            match path.is_dir() {
+                true => self.copy_tree(&path, &to)?,
+                false => self.copy(&path, &to)?,
+            }
         }
         Ok(())
     }
