@@ -41,6 +41,10 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     if with_tests {
         archive.copy(&recording_object()?, guest::RECORDING_OBJECT)?;
         archive.surroundings()?;
+        // Where the tests were told at compile time that their program lies.
+        let program = binaries.join("redirector-under-test").to_string_lossy().into_owned();
+        archive.parent_of(&program);
+        archive.archive.symlink(&program, guest::REDIRECTOR);
         let mut tests = static_build("test");
         tests.args(["--quiet", "--package", "redirector-tests", "--test", "kernel_*"]);
         for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
