@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::daemon::limits;
+use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
@@ -48,6 +49,8 @@ struct Answer {
     drift: DriftRow,
     identity_gaps: Vec<UnknownWorkload>,
     gateways: Vec<GatewayListener>,
+    /// What the kernel has of what is needed.
+    features: Vec<Feature>,
     /// Decisions that asked for the source of a caller in no known workload.
     unknown_source_decisions: u64,
 }
@@ -188,6 +191,14 @@ fn answer(
             hold.of_generation
         ));
     }
+    let features = features::probe();
+    for missing in features.iter().filter(|feature| feature.found == Found::No) {
+        let line = format!(
+            "this kernel has no {} (since {}), needed for {}: {}",
+            missing.needs, missing.since, missing.name, missing.without
+        );
+        if missing.required { problems.push(line) } else { warnings.push(line) }
+    }
     let gaps = gaps(datapath, snapshot)?;
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
@@ -242,6 +253,7 @@ fn answer(
         drift: DriftRow { entries: drift, repaired: report.drift_repaired },
         identity_gaps: gaps,
         gateways,
+        features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
 }
@@ -343,6 +355,8 @@ fn text(answer: &Answer, style: Style) -> String {
         None => "not known".to_owned(),
     };
     let _ = writeln!(text, "drift       {drift}, mended {} times", answer.drift.repaired);
+    let there = answer.features.iter().filter(|one| one.found == Found::Yes).count();
+    let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
     let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
     let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
     let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);

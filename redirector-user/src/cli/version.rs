@@ -4,8 +4,10 @@ use redirector_common::abi;
 use serde::Serialize;
 
 use super::{Common, Context, Exit, Failure, Output};
+use crate::datapath::features::{self, Feature, Found};
+use crate::output::Table;
 
-/// What this binary is
+/// What this binary is, and what of its needs this kernel has
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  redirector version --output json")]
 pub struct Args {}
@@ -17,6 +19,10 @@ struct Version {
     /// Of the kernel's tables: binaries with the same number share them.
     table_layout: u32,
     connection_layout: u32,
+    /// The release of the running kernel.
+    kernel: String,
+    oldest_kernel: &'static str,
+    features: Vec<Feature>,
 }
 
 pub fn run(_: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
@@ -24,13 +30,39 @@ pub fn run(_: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit,
         version: env!("CARGO_PKG_VERSION"),
         table_layout: abi::LAYOUT,
         connection_layout: abi::CONNECTION_LAYOUT,
+        kernel: features::release(),
+        oldest_kernel: features::OLDEST,
+        features: features::probe(),
     };
     match common.output {
         Output::Json => context.print_json(&version)?,
-        Output::Text => context.print(&format!(
-            "redirector {} (table layout {}, connection layout {})\n",
-            version.version, version.table_layout, version.connection_layout
-        ))?,
+        Output::Text => context.print(&text(&version))?,
     }
     Ok(Exit::Fine)
+}
+
+fn text(version: &Version) -> String {
+    let mut table = Table::left(&["FEATURE", "KERNEL", "SINCE", "HERE"]);
+    for feature in &version.features {
+        table.row([
+            feature.name.to_owned(),
+            feature.needs.to_owned(),
+            feature.since.to_owned(),
+            match &feature.found {
+                Found::Yes => "yes".to_owned(),
+                Found::No => format!("no: {}", feature.without),
+                Found::Unknown(why) => format!("not known: {why}"),
+            },
+        ]);
+    }
+    format!(
+        "redirector {} (table layout {}, connection layout {})\n\
+         kernel {}; the oldest supported is {}\n\n{}",
+        version.version,
+        version.table_layout,
+        version.connection_layout,
+        version.kernel,
+        version.oldest_kernel,
+        table.render()
+    )
 }

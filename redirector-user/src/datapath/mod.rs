@@ -15,6 +15,7 @@ use redirector_core::image::{Delta, Image};
 mod attach;
 pub mod cgroup;
 mod error;
+pub mod features;
 mod layout;
 mod load;
 mod mapped;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Error;
 
 /// `SO_NETNS_COOKIE`, minimum kernel 5.14.
-const SO_NETNS_COOKIE: libc::c_int = 71;
+pub(super) const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// The cookie of the network namespace that a file holds, such as
 /// `/run/netns/NAME` or `/proc/PID/ns/net`: what the programs see.
