@@ -114,11 +114,8 @@ fn main() {
             });
             for (index, hook) in hooks.into_iter().enumerate() {
                 let (time, count) = so_far(&programs, hook);
-                let count = count - before[index].1;
-                if count > 0 {
-                    let time = time - before[index].0;
-                    costs[case][index].push(time.as_nanos() as u64 / count);
-                }
+                let time = (time - before[index].0).as_nanos() as u64;
+                costs[case][index].extend(time.checked_div(count - before[index].1));
             }
         }
     }

@@ -88,6 +88,23 @@ fn needs() -> Vec<Need> {
             ],
         },
         Need {
+            name: "aarch64-linux-gnu-gcc",
+            why: "C code of libraries, when the build for aarch64 is checked",
+            purpose: Purpose::Test,
+            found: || program("aarch64-linux-gnu-gcc"),
+            remedies: vec![Remedy::Package("gcc-aarch64-linux-gnu")],
+        },
+        Need {
+            name: "libc for aarch64",
+            why: "C code of libraries, when the build for aarch64 is checked",
+            purpose: Purpose::Test,
+            found: || {
+                let header = "/usr/aarch64-linux-gnu/include/stdlib.h";
+                Path::new(header).exists().then(|| header.to_owned())
+            },
+            remedies: vec![Remedy::Package("libc6-dev-arm64-cross")],
+        },
+        Need {
             name: "c++",
             why: "the engine of the fuzz targets",
             purpose: Purpose::Test,
