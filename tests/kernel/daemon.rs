@@ -532,7 +532,7 @@ fn a_second_daemon_is_refused_and_told_the_first() {
     assert_eq!(scene.answer(&scene.client()), "one");
 }
 
-/// What the daemon says when it cannot start.
+/// What the program says when it cannot do what it should.
 fn refused(command: &mut Command) -> Answer {
     command.output().expect("the program starts").into()
 }
@@ -576,16 +576,37 @@ fn what_is_missing_is_named_with_the_way_to_mend_it() {
     assert_eq!(answer.exit, 3, "{answer:?}");
     assert!(answer.err.contains("no cgroup2 hierarchy is mounted"), "{answer:?}");
 
-    // Somebody without privilege, who may use the directories.
-    let open = fs::Permissions::from_mode(0o777);
     let _ = fs::remove_dir_all(redirector.directory().join("state"));
-    fs::set_permissions(redirector.directory(), open.clone()).unwrap();
-    fs::set_permissions(redirector.place.bpffs.path(), open).unwrap();
-    let copy = redirector.directory().join("program");
-    fs::copy(PROGRAM, &copy).unwrap();
-    let mut command = Command::new(&copy);
-    command.args(plain(&rules, &pins, &cgroup).get_args()).env_clear().uid(65_534).gid(65_534);
+    let mut command = stranger(redirector);
+    command.args(plain(&rules, &pins, &cgroup).get_args());
     let answer = refused(&mut command);
     assert_eq!(answer.exit, 3, "{answer:?}");
     assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+}
+
+/// The program, run by somebody without privilege who may use the directories.
+fn stranger(redirector: &Redirector) -> Command {
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(redirector.directory(), open.clone()).expect("a mode");
+    fs::set_permissions(redirector.place.bpffs.path(), open).expect("a mode");
+    let copy = redirector.directory().join("program");
+    fs::copy(PROGRAM, &copy).expect("a copy of the program");
+    let mut command = Command::new(&copy);
+    command.env_clear().uid(65_534).gid(65_534);
+    command
+}
+
+#[test]
+fn the_tables_are_for_those_with_privilege_only_and_it_is_said_so() {
+    let Some(scene) = Scene::new("stranger") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    for name in ["status", "maps"] {
+        let mut command = stranger(redirector);
+        command.arg(name).arg("--bpffs").arg(redirector.place.pins());
+        command.arg("--state-dir").arg(redirector.directory().join("state"));
+        let answer = refused(&mut command);
+        assert_eq!(answer.exit, 3, "{answer:?}");
+        assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+    }
 }

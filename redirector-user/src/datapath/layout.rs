@@ -11,7 +11,7 @@ use redirector_common::abi::{
     Readers, Route, Source, Totals, Verdict,
 };
 
-use super::{Error, Sizes};
+use super::{Error, Sizes, maps};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
@@ -161,10 +161,16 @@ impl Layout {
     }
 
     /// Every way in which pinned maps of a part differ from this layout.
-    pub fn differences(&self, part: Part, directory: &Path) -> Vec<String> {
+    ///
+    /// # Errors
+    ///
+    /// Missing privilege: then nothing is known about them.
+    pub fn differences(&self, part: Part, directory: &Path) -> Result<Vec<String>, Error> {
         let mut differences = Vec::new();
         for map in self.part(part) {
-            let info = match MapInfo::from_pin(directory.join(map.name)) {
+            let pin = directory.join(map.name);
+            maps::permitted(&pin)?;
+            let info = match MapInfo::from_pin(pin) {
                 Ok(info) => info,
                 Err(error) => {
                     differences.push(format!("{}: cannot be opened: {error}", map.name));
@@ -183,7 +189,7 @@ impl Layout {
             compare("the number of entries", info.max_entries().into(), map.entries.into());
             compare("its flags", info.map_flags().into(), map.flags.into());
         }
-        differences
+        Ok(differences)
     }
 }
 

@@ -83,7 +83,7 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
         [(has_tables, Part::Tables, &tables), (has_memory, Part::Memory, &memory)]
     {
         if there {
-            let differences = layout.differences(part, directory);
+            let differences = layout.differences(part, directory)?;
             if !differences.is_empty() {
                 return Err(Error::Incompatible { pins: directory.clone(), differences });
             }

@@ -15,7 +15,7 @@ use redirector_common::abi::{
 use super::layout::{Layout, Part};
 use super::load::Places;
 use super::mapped::{Access, Mapped};
-use super::{Error, Sizes};
+use super::{Error, Sizes, sys};
 
 /// Everything that user space reads or writes.
 pub struct Maps {
@@ -87,8 +87,20 @@ impl fmt::Debug for Maps {
 
 /// Opens a pinned map.
 pub fn open(pin: &Path) -> Result<MapData, Error> {
+    permitted(pin)?;
     MapData::from_pin(pin)
         .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
+}
+
+/// An error when a pin is there and this process may not use it. The library
+/// does not tell that from other errors.
+pub fn permitted(pin: &Path) -> Result<(), Error> {
+    match sys::open_pin(pin) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::from_io(format!("opening {}", pin.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn map(data: MapData) -> Result<Map, Error> {
@@ -187,9 +199,11 @@ fn is_zero<T: Pod>(value: &T) -> bool {
 /// The sizes of pinned maps.
 pub fn sizes(places: &Places) -> Result<Sizes, Error> {
     let entries = |directory: &Path, name: &str| {
-        MapInfo::from_pin(directory.join(name)).map(|info| info.max_entries()).map_err(|error| {
-            Error::from_library(format!("opening {}", directory.join(name).display()), &error)
-        })
+        let pin = directory.join(name);
+        permitted(&pin)?;
+        MapInfo::from_pin(&pin)
+            .map(|info| info.max_entries())
+            .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
     };
     let table = |name| entries(&places.tables, name);
     Ok(Sizes {

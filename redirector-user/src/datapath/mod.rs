@@ -130,7 +130,7 @@ impl Datapath {
         let places = Places { programs: tables.join(programs), tables, memory };
         let layout = Layout::new(&maps::sizes(&places)?)?;
         for (part, directory) in [(Part::Tables, &places.tables), (Part::Memory, &places.memory)] {
-            let differences = layout.differences(part, directory);
+            let differences = layout.differences(part, directory)?;
             if !differences.is_empty() {
                 return Err(Error::Incompatible { pins: directory.clone(), differences });
             }

@@ -112,6 +112,34 @@ fn needs() -> Vec<Need> {
             remedies: vec![Remedy::Package("g++")],
         },
         Need {
+            name: "curl",
+            why: "a real client of the gateway proxy",
+            purpose: Purpose::Test,
+            found: || program("curl"),
+            remedies: vec![Remedy::Package("curl")],
+        },
+        Need {
+            name: "socat",
+            why: "a real client of the gateway proxy",
+            purpose: Purpose::Test,
+            found: || program("socat"),
+            remedies: vec![Remedy::Package("socat")],
+        },
+        Need {
+            name: "redis-server",
+            why: "a real server behind the gateway proxy, with its client",
+            purpose: Purpose::Test,
+            found: || program("redis-cli").and_then(|_| program("redis-server")),
+            remedies: vec![Remedy::Package("redis-server")],
+        },
+        Need {
+            name: "postgresql",
+            why: "a real server behind the gateway proxy, with its client",
+            purpose: Purpose::Test,
+            found: postgresql,
+            remedies: vec![Remedy::Package("postgresql")],
+        },
+        Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
             purpose: Purpose::Test,
@@ -145,6 +173,13 @@ fn rustup_component(name: &'static str) -> Command {
 /// A busybox that needs no libraries, which is what `ldd` refuses.
 fn static_busybox() -> Option<String> {
     program("busybox").filter(|path| command::stdout(Command::new("ldd").arg(path)).is_err())
+}
+
+/// Debian's place for the servers of all versions.
+fn postgresql() -> Option<String> {
+    let versions = Path::new("/usr/lib/postgresql").read_dir().ok()?;
+    let servers = versions.flatten().map(|version| version.path().join("bin/postgres"));
+    servers.filter(|server| server.exists()).max().map(|server| server.display().to_string())
 }
 
 /// The static C library that the C compiler would link.
