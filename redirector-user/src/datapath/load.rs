@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::layout::{Fnv, Layout, Part};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
-use super::{Error, Hook, Options, Sizes};
+use super::{Error, Hook, Options, Sizes, features};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
 /// when there was no toolchain.
@@ -189,11 +189,46 @@ fn load_programs(ebpf: &mut Ebpf, directory: &Path) -> Result<(), Error> {
             Hook::Release => <&mut CgroupSock>::try_from(&mut *program).and_then(CgroupSock::load),
             _ => <&mut CgroupSockAddr>::try_from(&mut *program).and_then(CgroupSockAddr::load),
         };
-        loaded.map_err(|error| failed(&what(), &error))?;
+        loaded.map_err(|error| match error {
+            ProgramError::LoadError { verifier_log, .. } => {
+                refused(&what(), &verifier_log.to_string())
+            }
+            error => failed(&what(), &error),
+        })?;
         let pin = directory.join(name);
         program.pin(&pin).map_err(|error| failed(&format!("pinning {}", pin.display()), &error))?;
     }
     Ok(())
+}
+
+/// The verifier has refused a program. Its log is thousands of lines long, and
+/// one of them says why.
+fn refused(what: &str, log: &str) -> Error {
+    let (line, omitted) = verdict_of(log);
+    Error::Kernel {
+        what: what.to_owned(),
+        missing: format!("the kernel's verifier refused it: {line}"),
+        help: format!(
+            "It takes a kernel of at least {}; {omitted} more lines of the verifier are left out",
+            features::OLDEST
+        ),
+    }
+}
+
+/// The line of a verifier's log that says what is wrong, and how many others
+/// there are. What follows it are states and statistics.
+fn verdict_of(log: &str) -> (&str, usize) {
+    const AFTERWARDS: [&str; 6] = [
+        "cur state:",
+        "old state:",
+        "verification time",
+        "stack depth",
+        "processed",
+        "mark_precise",
+    ];
+    let lines: Vec<_> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let verdict = lines.iter().rev().find(|line| !AFTERWARDS.iter().any(|a| line.starts_with(a)));
+    (verdict.unwrap_or(&"it gave no reason"), lines.len().saturating_sub(1))
 }
 
 /// An error of loading, with what an old kernel would explain.
@@ -207,5 +242,27 @@ fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
             help: "It takes a kernel of at least 6.1".into(),
         },
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict_of;
+
+    #[test]
+    fn the_line_of_the_verifier_that_says_why_is_found() {
+        let log = "\
+13: (85) call bpf_get_prandom_u32#7   ; R0=scalar()
+14: (56) if w0 != 0x7 goto pc-2
+infinite loop detected at insn 13
+cur state: R0=scalar() R10=fp0
+old state: R0=scalar() R10=fp0
+verification time 160008 usec
+stack depth 216+0+0+0+0
+processed 13642 insns (limit 1000000) max_states_per_insn 13
+
+";
+        assert_eq!(verdict_of(log), ("infinite loop detected at insn 13", 7));
+        assert_eq!(verdict_of(""), ("it gave no reason", 0));
     }
 }
