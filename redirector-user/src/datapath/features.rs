@@ -4,14 +4,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 use serde::Serialize;
 
-use super::netns::SO_NETNS_COOKIE;
+use super::netns::own_cookie;
 use super::{Hook, sys};
 use crate::mounts;
 
@@ -177,24 +177,10 @@ fn has_hook(hook: Hook) -> io::Result<bool> {
 }
 
 fn has_netns_cookie() -> io::Result<bool> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let mut cookie = 0_u64;
-    let mut size = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the buffer is as large as `size` says.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
-            &raw mut size,
-        )
-    };
-    let error = io::Error::last_os_error();
-    match result {
-        0 => Ok(true),
-        _ if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        _ => Err(error),
+    match own_cookie() {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

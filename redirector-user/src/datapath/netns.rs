@@ -8,7 +8,26 @@ use std::path::Path;
 use super::Error;
 
 /// `SO_NETNS_COOKIE`, minimum kernel 5.14.
-pub(super) const SO_NETNS_COOKIE: libc::c_int = 71;
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of the calling thread's network namespace; `ENOPROTOOPT` on a
+/// kernel that does not tell it.
+pub(super) fn own_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer is as large as `size` says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
 
 /// The cookie of the network namespace that a file holds, such as
 /// `/run/netns/NAME` or `/proc/PID/ns/net`: what the programs see.
@@ -32,20 +51,7 @@ pub fn netns_cookie(path: &Path) -> Result<u64, Error> {
         if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-        let mut cookie = 0_u64;
-        let mut size = size_of::<u64>() as libc::socklen_t;
-        // SAFETY: the buffer is as large as `size` says.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_NETNS_COOKIE,
-                std::ptr::from_mut(&mut cookie).cast(),
-                &raw mut size,
-            )
-        };
-        if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+        own_cookie()
     })
     .join()
     .unwrap_or_else(|_| Err(io::Error::other("the thread that entered it died")));
