@@ -1,141 +1,17 @@
 //! The daemon as its users see it: files changed, broken, removed and restored,
-//! restarts, and everything that it refuses.
+//! restarts, and what it shows of itself.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use redirector_tests::child::{self, Child};
-use redirector_tests::kernel::privileged;
+use redirector_tests::child;
 use redirector_tests::netns::NetNs;
-use redirector_tests::redirector::{Answer, Redirector, without_mounts};
-use redirector_tests::server::Server;
-use redirector_tests::socket::Socket;
-
-/// The address of the service: loopback, so that what is missed stays here.
-const ECHO: &str = "127.96.0.10:19000";
+use redirector_tests::scene::{ECHO, Scene, dial, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
-/// Two servers, and documents that know them.
-struct Scene {
-    redirector: Redirector,
-    one: Server,
-    _two: Server,
-}
-
-impl Scene {
-    fn new(what: &str) -> Option<Self> {
-        if !privileged() {
-            return None;
-        }
-        let redirector = Redirector::new(what, PROGRAM);
-        let one = Server::start("one", SocketAddr::from(([127, 0, 0, 1], 0)));
-        let two = Server::start("two", SocketAddr::from(([127, 0, 0, 2], one.address().port())));
-        let scene = Self { redirector, one, _two: two };
-        scene.redirector.place.cgroup.child("client");
-        scene.redirector.write("base.yaml", &scene.base());
-        scene.redirector.write("rules.yaml", &to("one"));
-        Some(scene)
-    }
-
-    fn base(&self) -> String {
-        let port = self.one.address().port();
-        let client = self.redirector.cgroup("client");
-        format!(
-            "
-apiVersion: v1
-kind: Service
-metadata: {{name: echo}}
-spec:
-  clusterIP: 127.96.0.10
-  selector: {{app: echo}}
-  ports: [{{name: tcp, port: 19000, targetPort: {port}}}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: one}}
-spec: {{address: 127.0.0.1, labels: {{app: echo, v: one}}}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: two}}
-spec: {{address: 127.0.0.2, labels: {{app: echo, v: two}}}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: client, annotations: {{redirector.io/cgroup: {client}}}}}
-spec: {{address: 127.0.0.9, labels: {{app: client}}}}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: echo}}
-spec:
-  host: echo
-  subsets: [{{name: one, labels: {{v: one}}}}, {{name: two, labels: {{v: two}}}}]
-"
-        )
-    }
-
-    fn client(&self) -> PathBuf {
-        self.redirector.place.cgroup.path().join("client")
-    }
-
-    /// Who answers a client in this cgroup.
-    fn answer(&self, cgroup: &Path) -> String {
-        child::run(cgroup, || dial(ECHO.parse().expect("an address")))
-    }
-
-    /// Dials without a pause until the file is there, and gives every answer
-    /// that came, with how often.
-    fn load(&self, until: &Path) -> Child<Vec<(String, u64)>> {
-        let until = until.to_owned();
-        child::spawn(&self.client(), move || {
-            let mut answers: Vec<(String, u64)> = Vec::new();
-            while !until.exists() {
-                let answer = dial(ECHO.parse().expect("an address"));
-                match answers.iter_mut().find(|(known, _)| *known == answer) {
-                    Some((_, count)) => *count += 1,
-                    None => answers.push((answer, 1)),
-                }
-            }
-            answers
-        })
-    }
-}
-
-/// The name of the server that answers, or the error; and "but" when
-/// `getpeername` does not show what was dialled.
-fn dial(to: SocketAddr) -> String {
-    let ask = || -> std::io::Result<String> {
-        let socket = Socket::stream(to, 0)?;
-        socket.reset_on_close()?;
-        socket.connect(to)?;
-        let peer = socket.peer()?;
-        let text = socket.read_all()?;
-        let name = text.split(' ').next().unwrap_or_default().to_owned();
-        Ok(if peer == to { name } else { format!("{name}, but from {peer}") })
-    };
-    ask().unwrap_or_else(|error| error.to_string())
-}
-
-/// A rule that sends everything to a subset.
-fn to(subset: &str) -> String {
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: echo}}
-spec:
-  hosts: [echo]
-  tcp:
-  - route:
-    - destination: {{host: echo, subset: {subset}}}
-"
-    )
+fn scene(what: &str) -> Option<Scene> {
+    Scene::new(what, PROGRAM)
 }
 
 fn has_warning(status: &serde_json::Value, what: &str) -> bool {
@@ -145,7 +21,7 @@ fn has_warning(status: &serde_json::Value, what: &str) -> bool {
 
 #[test]
 fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
-    let Some(scene) = Scene::new("files") else { return };
+    let Some(scene) = scene("files") else { return };
     let redirector = &scene.redirector;
     let _daemon = redirector.start();
     let stop = redirector.directory().join("stop");
@@ -195,7 +71,7 @@ fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
 
 #[test]
 fn the_kernel_goes_on_without_the_daemon_and_the_next_one_takes_over() {
-    let Some(scene) = Scene::new("life") else { return };
+    let Some(scene) = scene("life") else { return };
     let redirector = &scene.redirector;
     let stop = redirector.directory().join("stop");
     let daemon = redirector.start();
@@ -230,7 +106,7 @@ fn the_kernel_goes_on_without_the_daemon_and_the_next_one_takes_over() {
 
 #[test]
 fn an_object_that_never_was_good_is_absent_and_listed() {
-    let Some(scene) = Scene::new("never") else { return };
+    let Some(scene) = scene("never") else { return };
     let redirector = &scene.redirector;
     redirector.write("rules.yaml", &to("one").replace("hosts: [echo]", "hosts: 7"));
     let _daemon = redirector.start();
@@ -244,7 +120,7 @@ fn an_object_that_never_was_good_is_absent_and_listed() {
 
 #[test]
 fn too_many_endpoints_leave_what_was_in_force() {
-    let Some(scene) = Scene::new("many") else { return };
+    let Some(scene) = scene("many") else { return };
     let redirector = &scene.redirector;
     let _daemon = redirector.start();
     let mut slice = "
@@ -269,7 +145,7 @@ endpoints:
 
 #[test]
 fn a_configuration_beyond_the_tables_leaves_what_was_in_force() {
-    let Some(scene) = Scene::new("full") else { return };
+    let Some(scene) = scene("full") else { return };
     let redirector = &scene.redirector;
     let _daemon = redirector.start();
     let mut services = String::new();
@@ -292,7 +168,7 @@ fn a_configuration_beyond_the_tables_leaves_what_was_in_force() {
 
 #[test]
 fn workloads_are_followed_by_cgroup_and_namespace_the_deepest_known_first() {
-    let Some(scene) = Scene::new("identity") else { return };
+    let Some(scene) = scene("identity") else { return };
     let redirector = &scene.redirector;
     let netns = NetNs::new("identity");
     let path = netns.path().display().to_string();
@@ -362,7 +238,7 @@ spec: {{address: 127.0.0.7, labels: {{app: spaced}}}}
 
 #[test]
 fn a_rollback_holds_until_the_files_change() {
-    let Some(scene) = Scene::new("rollback") else { return };
+    let Some(scene) = scene("rollback") else { return };
     let redirector = &scene.redirector;
     let rule =
         to("one").replace("  - route", "  - match: [{sourceLabels: {app: client}}]\n    route");
@@ -389,7 +265,7 @@ fn a_rollback_holds_until_the_files_change() {
 
 #[test]
 fn a_gateway_is_served_and_follows_its_documents() {
-    let Some(scene) = Scene::new("gateway") else { return };
+    let Some(scene) = scene("gateway") else { return };
     let redirector = &scene.redirector;
     let free = |ip: [u8; 4]| {
         let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::from(ip), 0)).unwrap();
@@ -437,7 +313,7 @@ spec:
 
 #[test]
 fn a_detached_program_is_noticed_and_attached_again() {
-    let Some(scene) = Scene::new("drift") else { return };
+    let Some(scene) = scene("drift") else { return };
     let redirector = &scene.redirector;
     let _daemon = redirector.start();
     let mut links = Vec::new();
@@ -465,7 +341,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
 
 #[test]
 fn maps_and_explain_decode_everything_to_names() {
-    let Some(scene) = Scene::new("maps") else { return };
+    let Some(scene) = scene("maps") else { return };
     let redirector = &scene.redirector;
     let daemon = redirector.start();
     daemon.kill();
@@ -487,126 +363,4 @@ fn maps_and_explain_decode_everything_to_names() {
     let answer = redirector.ask("maps", &["all", "--output", "json"]);
     assert_eq!(answer.json()["named"], false);
     assert!(answer.err.contains("disagrees"), "{answer:?}");
-}
-
-#[test]
-fn unload_asks_and_then_removes_everything() {
-    let Some(scene) = Scene::new("unload") else { return };
-    let redirector = &scene.redirector;
-    let daemon = redirector.start();
-    let refused = redirector.ask("unload", &["--yes"]);
-    assert_eq!(refused.exit, 1);
-    assert!(refused.err.contains(&daemon.pid().to_string()), "{refused:?}");
-    assert_eq!(daemon.stop(), 0);
-    assert_eq!(redirector.ask("unload", &[]).exit, 2, "nobody can be asked");
-    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
-    assert!(!redirector.place.pins().exists());
-    assert!(!redirector.directory().join("state").exists());
-    for command in ["status", "maps"] {
-        let answer = redirector.ask(command, &[]);
-        assert_eq!(answer.exit, 4, "{answer:?}");
-        assert!(answer.err.contains("nothing is loaded"), "{answer:?}");
-    }
-}
-
-#[test]
-fn everything_goes_with_detach_on_exit() {
-    let Some(scene) = Scene::new("detach") else { return };
-    let mut child = scene.redirector.daemon_command().arg("--detach-on-exit").spawn().unwrap();
-    scene.redirector.wait("the daemon", |status| !status["daemon"].is_null());
-    // SAFETY: the child has not been waited for.
-    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
-    assert!(child.wait().unwrap().success());
-    assert!(!scene.redirector.place.pins().exists());
-    assert_eq!(scene.redirector.status().exit, 4);
-}
-
-#[test]
-fn a_second_daemon_is_refused_and_told_the_first() {
-    let Some(scene) = Scene::new("second") else { return };
-    let daemon = scene.redirector.start();
-    let first = daemon.pid().to_string();
-    let answer: Answer = scene.redirector.daemon_command().output().unwrap().into();
-    assert_eq!(answer.exit, 1);
-    assert!(answer.err.contains(&first), "{answer:?}");
-    assert_eq!(scene.answer(&scene.client()), "one");
-}
-
-/// What the program says when it cannot do what it should.
-fn refused(command: &mut Command) -> Answer {
-    command.output().expect("the program starts").into()
-}
-
-#[test]
-fn what_is_missing_is_named_with_the_way_to_mend_it() {
-    let Some(scene) = Scene::new("missing") else { return };
-    let redirector = &scene.redirector;
-    let plain = |config: &Path, bpffs: &Path, cgroup: &str| {
-        let mut command = Command::new(PROGRAM);
-        command
-            .env_clear()
-            .arg("run")
-            .arg("--config")
-            .arg(config)
-            .arg("--bpffs")
-            .arg(bpffs)
-            .arg("--state-dir")
-            .arg(redirector.directory().join("state"))
-            .args(["--cgroup", cgroup, "--metrics-address", "none"]);
-        command
-    };
-    let (rules, pins) = (redirector.rules(), redirector.place.pins());
-    let cgroup = redirector.cgroup("");
-
-    let answer = refused(&mut plain(&rules, &pins, "no/such/cgroup"));
-    assert_eq!(answer.exit, 1, "{answer:?}");
-    assert!(answer.err.contains("no/such/cgroup does not exist"), "{answer:?}");
-
-    let answer = refused(&mut plain(Path::new("/no/such/rules"), &pins, &cgroup));
-    assert_eq!(answer.exit, 1, "{answer:?}");
-    assert!(answer.err.contains("/no/such/rules cannot be read"), "{answer:?}");
-
-    let answer = refused(&mut plain(&rules, &redirector.directory().join("pins"), &cgroup));
-    assert_eq!(answer.exit, 3, "{answer:?}");
-    assert!(answer.err.contains("not on a bpffs") && answer.err.contains("mount -t bpf"));
-
-    let mut command = plain(&rules, &pins, &cgroup);
-    without_mounts(&mut command, vec![redirector_tests::cgroup::mount()]);
-    let answer = refused(&mut command);
-    assert_eq!(answer.exit, 3, "{answer:?}");
-    assert!(answer.err.contains("no cgroup2 hierarchy is mounted"), "{answer:?}");
-
-    let _ = fs::remove_dir_all(redirector.directory().join("state"));
-    let mut command = stranger(redirector);
-    command.args(plain(&rules, &pins, &cgroup).get_args());
-    let answer = refused(&mut command);
-    assert_eq!(answer.exit, 3, "{answer:?}");
-    assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
-}
-
-/// The program, run by somebody without privilege who may use the directories.
-fn stranger(redirector: &Redirector) -> Command {
-    let open = fs::Permissions::from_mode(0o777);
-    fs::set_permissions(redirector.directory(), open.clone()).expect("a mode");
-    fs::set_permissions(redirector.place.bpffs.path(), open).expect("a mode");
-    let copy = redirector.directory().join("program");
-    fs::copy(PROGRAM, &copy).expect("a copy of the program");
-    let mut command = Command::new(&copy);
-    command.env_clear().uid(65_534).gid(65_534);
-    command
-}
-
-#[test]
-fn the_tables_are_for_those_with_privilege_only_and_it_is_said_so() {
-    let Some(scene) = Scene::new("stranger") else { return };
-    let redirector = &scene.redirector;
-    let _daemon = redirector.start();
-    for name in ["status", "maps"] {
-        let mut command = stranger(redirector);
-        command.arg(name).arg("--bpffs").arg(redirector.place.pins());
-        command.arg("--state-dir").arg(redirector.directory().join("state"));
-        let answer = refused(&mut command);
-        assert_eq!(answer.exit, 3, "{answer:?}");
-        assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
-    }
 }

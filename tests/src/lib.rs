@@ -13,5 +13,6 @@ pub mod plan;
 pub mod random;
 pub mod records;
 pub mod redirector;
+pub mod scene;
 pub mod server;
 pub mod socket;

@@ -165,9 +165,19 @@ impl Redirector {
     ///
     /// When it ends instead.
     pub fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    /// As [`start`](Self::start), with more arguments.
+    ///
+    /// # Panics
+    ///
+    /// When it ends instead.
+    pub fn start_with(&self, args: &[&str]) -> Daemon {
         let log = self.directory.path().join("log");
         let file = fs::File::create(&log).expect("a log");
-        let child = self.daemon_command().stderr(file).spawn().expect("the daemon starts");
+        let child =
+            self.daemon_command().args(args).stderr(file).spawn().expect("the daemon starts");
         let mut daemon = Daemon { child, log };
         let begun = Instant::now();
         loop {

@@ -71,6 +71,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
             .map_err(started)?,
         reread: None,
         gateways: Gateways::new(options.drain),
+        program_log: None,
         agent,
         ready: Arc::default(),
         generation: active.generation,

@@ -14,6 +14,7 @@ use super::control::{self, Request, Response};
 use super::engine::Engine;
 use super::gateways::Gateways;
 use super::names::Resolver as NameResolver;
+use super::program_log::ProgramLog;
 use super::{Event, Options, log, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
@@ -37,6 +38,8 @@ pub(super) struct Daemon {
     pub(super) names: NameResolver,
     pub(super) reread: Option<Reread>,
     pub(super) gateways: Gateways,
+    /// While the programs log anything.
+    pub(super) program_log: Option<ProgramLog>,
     pub(super) agent: Option<Agent>,
     /// `/readyz` says so from then on.
     pub(super) ready: Arc<AtomicBool>,
@@ -83,6 +86,7 @@ impl Daemon {
         events: &Receiver<Event>,
     ) -> Result<Exit, Failure> {
         self.listen(sender)?;
+        self.follow_program_log();
         match self.agent {
             Some(_) => self.follow_cluster(sender)?,
             None => self.follow_files(sender)?,
@@ -162,6 +166,17 @@ impl Daemon {
             }
             self.check();
             self.publish();
+        }
+    }
+
+    /// Reads the log of the programs that are in charge, when they keep one.
+    pub(super) fn follow_program_log(&mut self) {
+        if self.options.program_log == 0 {
+            return;
+        }
+        match ProgramLog::follow(&self.datapath, self.program_log.take()) {
+            Ok(reader) => self.program_log = Some(reader),
+            Err(error) => tracing::warn!("the programs' log cannot be read: {error}"),
         }
     }
 

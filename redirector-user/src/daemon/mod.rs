@@ -19,6 +19,7 @@
 //! * [`control`]: requests of other commands.
 //! * [`gateways`]: the proxy.
 //! * [`names`]: names that DNS knows.
+//! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
 mod begin;
@@ -31,6 +32,7 @@ pub mod leaf;
 pub mod log;
 mod metrics;
 mod names;
+mod program_log;
 mod startup;
 mod verify;
 

@@ -84,6 +84,7 @@ impl Daemon {
             tracing::warn!("a program was detached: attaching it again");
             self.report.drift_repaired += 1;
             self.datapath.attach()?;
+            self.follow_program_log();
             self.self_test();
         }
         Ok(())

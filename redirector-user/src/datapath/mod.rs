@@ -9,6 +9,8 @@
 
 use std::path::{Path, PathBuf};
 
+use aya::programs::ProgramInfo;
+use aya_log::EbpfLogger;
 use redirector_common::abi::{LAYOUT, Side, connection_state, control_flags};
 use redirector_core::image::{Delta, Image};
 
@@ -387,6 +389,30 @@ impl Datapath {
     /// The kernel's refusal.
     pub fn attachments(&self) -> Result<Vec<Attached>, Error> {
         attach::attachments(&self.pins)
+    }
+
+    /// The kernel's id of the program of `connect4`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not pinned any more, or the kernel's refusal.
+    pub fn program_id(&self) -> Result<u32, Error> {
+        let pin = self.places.programs.join(Hook::Connect4.program());
+        ProgramInfo::from_pin(&pin)
+            .map(|info| info.id())
+            .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
+    }
+
+    /// What the programs log, told to `to`; there is nothing with a
+    /// [`log_level`](Options::log_level) of 0. One reader only: each record is
+    /// read once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`program_id`](Self::program_id).
+    pub fn program_log<T: log::Log>(&self, to: T) -> Result<EbpfLogger<T>, Error> {
+        EbpfLogger::init_from_id_with_logger(self.program_id()?, to)
+            .map_err(|error| Error::from_library("opening the programs' log", &error))
     }
 
     /// Proves with real connects, from a probe cgroup below each attached one,

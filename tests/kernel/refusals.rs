@@ -1,0 +1,139 @@
+//! Ends, and everything that the daemon refuses: with one clear message, the
+//! right exit code, and what was in force still so.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use redirector_tests::redirector::{Answer, Redirector, without_mounts};
+use redirector_tests::scene::Scene;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+fn scene(what: &str) -> Option<Scene> {
+    Scene::new(what, PROGRAM)
+}
+
+#[test]
+fn unload_asks_and_then_removes_everything() {
+    let Some(scene) = scene("unload") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    let refused = redirector.ask("unload", &["--yes"]);
+    assert_eq!(refused.exit, 1);
+    assert!(refused.err.contains(&daemon.pid().to_string()), "{refused:?}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(redirector.ask("unload", &[]).exit, 2, "nobody can be asked");
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    assert!(!redirector.place.pins().exists());
+    assert!(!redirector.directory().join("state").exists());
+    for command in ["status", "maps"] {
+        let answer = redirector.ask(command, &[]);
+        assert_eq!(answer.exit, 4, "{answer:?}");
+        assert!(answer.err.contains("nothing is loaded"), "{answer:?}");
+    }
+}
+
+#[test]
+fn everything_goes_with_detach_on_exit() {
+    let Some(scene) = scene("detach") else { return };
+    let mut child = scene.redirector.daemon_command().arg("--detach-on-exit").spawn().unwrap();
+    scene.redirector.wait("the daemon", |status| !status["daemon"].is_null());
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    assert!(child.wait().unwrap().success());
+    assert!(!scene.redirector.place.pins().exists());
+    assert_eq!(scene.redirector.status().exit, 4);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_told_the_first() {
+    let Some(scene) = scene("second") else { return };
+    let daemon = scene.redirector.start();
+    let first = daemon.pid().to_string();
+    let answer: Answer = scene.redirector.daemon_command().output().unwrap().into();
+    assert_eq!(answer.exit, 1);
+    assert!(answer.err.contains(&first), "{answer:?}");
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
+/// What the program says when it cannot do what it should.
+fn refused(command: &mut Command) -> Answer {
+    command.output().expect("the program starts").into()
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_way_to_mend_it() {
+    let Some(scene) = scene("missing") else { return };
+    let redirector = &scene.redirector;
+    let plain = |config: &Path, bpffs: &Path, cgroup: &str| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .env_clear()
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .arg("--bpffs")
+            .arg(bpffs)
+            .arg("--state-dir")
+            .arg(redirector.directory().join("state"))
+            .args(["--cgroup", cgroup, "--metrics-address", "none"]);
+        command
+    };
+    let (rules, pins) = (redirector.rules(), redirector.place.pins());
+    let cgroup = redirector.cgroup("");
+
+    let answer = refused(&mut plain(&rules, &pins, "no/such/cgroup"));
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.err.contains("no/such/cgroup does not exist"), "{answer:?}");
+
+    let answer = refused(&mut plain(Path::new("/no/such/rules"), &pins, &cgroup));
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.err.contains("/no/such/rules cannot be read"), "{answer:?}");
+
+    let answer = refused(&mut plain(&rules, &redirector.directory().join("pins"), &cgroup));
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("not on a bpffs") && answer.err.contains("mount -t bpf"));
+
+    let mut command = plain(&rules, &pins, &cgroup);
+    without_mounts(&mut command, vec![redirector_tests::cgroup::mount()]);
+    let answer = refused(&mut command);
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("no cgroup2 hierarchy is mounted"), "{answer:?}");
+
+    let _ = fs::remove_dir_all(redirector.directory().join("state"));
+    let mut command = stranger(redirector);
+    command.args(plain(&rules, &pins, &cgroup).get_args());
+    let answer = refused(&mut command);
+    assert_eq!(answer.exit, 3, "{answer:?}");
+    assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+}
+
+/// The program, run by somebody without privilege who may use the directories.
+fn stranger(redirector: &Redirector) -> Command {
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(redirector.directory(), open.clone()).expect("a mode");
+    fs::set_permissions(redirector.place.bpffs.path(), open).expect("a mode");
+    let copy = redirector.directory().join("program");
+    fs::copy(PROGRAM, &copy).expect("a copy of the program");
+    let mut command = Command::new(&copy);
+    command.env_clear().uid(65_534).gid(65_534);
+    command
+}
+
+#[test]
+fn the_tables_are_for_those_with_privilege_only_and_it_is_said_so() {
+    let Some(scene) = scene("stranger") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    for name in ["status", "maps"] {
+        let mut command = stranger(redirector);
+        command.arg(name).arg("--bpffs").arg(redirector.place.pins());
+        command.arg("--state-dir").arg(redirector.directory().join("state"));
+        let answer = refused(&mut command);
+        assert_eq!(answer.exit, 3, "{answer:?}");
+        assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+    }
+}
