@@ -17,9 +17,9 @@ use redirector_core::layout::Layout;
 use redirector_core::plan::SourceId;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
+use redirector_tests::documents::{self, Shape};
 use redirector_tests::kernel::{Place, privileged, recording_object, scaled};
 use redirector_tests::netns::NetNs;
-use redirector_tests::plan::{self, Shape};
 use redirector_tests::random::Random;
 use redirector_tests::records::Records;
 use redirector_tests::server::Server;
@@ -39,8 +39,9 @@ const CALLERS: [(&str, Option<usize>); 6] = [
     ("c/d", None),
     ("f", None),
 ];
-/// The cgroups of the workloads.
-const WORKLOADS: [&str; 3] = ["a", "a/b", "c/d/e"];
+/// The workloads: namespace, name, and cgroup.
+const WORKLOADS: [(&str, &str, &str); 3] =
+    [("default", "outer", "a"), ("foo", "inner", "a/b"), ("default", "deep", "c/d/e")];
 
 /// What a client saw of one connect.
 type Seen = (SocketAddr, u64, i32, String);
@@ -144,10 +145,13 @@ fn limits(datapath: &Datapath) -> Limits {
     }
 }
 
-fn sources() -> Vec<SourceId> {
+fn sources() -> Vec<(SourceId, String)> {
     WORKLOADS
         .iter()
-        .map(|name| SourceId { namespace: "default".into(), name: (*name).into() })
+        .map(|(namespace, name, cgroup)| {
+            let id = SourceId { namespace: (*namespace).into(), name: (*name).into() };
+            (id, (*cgroup).to_owned())
+        })
         .collect()
 }
 
@@ -200,25 +204,25 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     let per_child = decisions.div_ceil(CONFIGURATIONS * CALLERS.len());
     let mut seen_kinds = BTreeMap::new();
     for generation in 0..CONFIGURATIONS as u64 {
-        let plan = plan::random(&mut random, &shape);
+        let plan = documents::plan(&mut random, &shape);
         let (next, wanted) = layout.place(&plan, &limits(&datapath)).expect("it fits");
         datapath.apply(&image.diff(&wanted), 10 + generation).expect("applied");
         (layout, image) = (next, wanted);
-        for (name, id) in WORKLOADS.iter().zip(&shape.sources) {
+        for (id, cgroup) in &shape.sources {
             let identity = layout.identity(id).expect("placed");
             datapath
-                .insert_source(key(&place.cgroup.path().join(name)), identity)
+                .insert_source(key(&place.cgroup.path().join(cgroup)), identity)
                 .expect("inserted");
         }
         for ((_, workload), cgroup) in CALLERS.iter().zip(&cgroups) {
             let dials: Vec<SocketAddr> =
-                (0..per_child).map(|_| plan::dialled(&mut random)).collect();
+                (0..per_child).map(|_| documents::dialled(&mut random)).collect();
             let seen: Vec<Seen> = child::run(cgroup, || {
                 netns.enter();
                 dials.iter().map(|to| connect(*to)).collect()
             });
-            let identity =
-                workload.map_or(0, |index| layout.identity(&shape.sources[index]).expect("placed"));
+            let identity = workload
+                .map_or(0, |index| layout.identity(&shape.sources[index].0).expect("placed"));
             for (to, cookie, errno, greeting) in seen {
                 let record = records.get(cookie).expect("every decision is recorded");
                 let decision = compare(&image, to, &record);
@@ -267,14 +271,16 @@ fn no_connection_is_decided_from_two_configurations() {
     let cgroup = place.cgroup.child("a");
     // Two configurations that fill the same places with other things: numbers
     // are given anew to each.
-    let images: [Image; 2] = std::array::from_fn(|index| {
-        let plan = plan::random(&mut Random::new(index as u64 + 1), &shape);
+    let placed: [(Image, u32); 2] = std::array::from_fn(|index| {
+        let plan = documents::plan(&mut Random::new(index as u64 + 1), &shape);
         let (layout, image) = Layout::default().place(&plan, &limits(&datapath)).expect("it fits");
-        let identity = layout.identity(&shape.sources[0]).expect("placed");
-        assert_eq!(identity, 1, "the same in both");
-        image
+        let identity = layout.identity(&shape.sources[0].0).expect("placed");
+        (image, identity)
     });
-    datapath.insert_source(key(&cgroup), 1).expect("inserted");
+    let [(one, identity), (two, other)] = placed;
+    assert_eq!(identity, other, "the workload has its number in both");
+    let images = [one, two];
+    datapath.insert_source(key(&cgroup), identity).expect("inserted");
     let (active, now) = datapath.dump_active().expect("dumped");
     datapath.apply(&now.diff(&images[0]), active.generation + 1).expect("applied");
     let first = datapath.active().epoch;
@@ -290,7 +296,7 @@ fn no_connection_is_decided_from_two_configurations() {
                 let mut seen = Vec::new();
                 // As long as the configurations change, and a little longer.
                 while seen.len() < scaled(20_000) {
-                    let to = plan::dialled(&mut random);
+                    let to = documents::dialled(&mut random);
                     let socket = Socket::stream(to, 0).expect("a socket");
                     socket.reset_on_close().expect("the option");
                     socket.nonblocking().expect("the option");
