@@ -364,3 +364,22 @@ fn maps_and_explain_decode_everything_to_names() {
     assert_eq!(answer.json()["named"], false);
     assert!(answer.err.contains("disagrees"), "{answer:?}");
 }
+
+#[test]
+fn the_log_says_more_from_the_moment_it_is_asked_to() {
+    let Some(scene) = scene("log") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+    assert!(!daemon.log().contains("DEBUG"), "{}", daemon.log());
+    let answer = redirector.ask("log-level", &["nonsense=loud"]);
+    assert_eq!(answer.exit, 1);
+    assert!(answer.err.contains("nonsense=loud is no level"), "{answer:?}");
+    assert_eq!(redirector.ask("log-level", &["debug"]).exit, 0);
+    redirector.change("the next", || redirector.write("rules.yaml", &to("one")));
+    assert!(daemon.log().contains("DEBUG"), "{}", daemon.log());
+    daemon.kill();
+    let answer = redirector.ask("log-level", &["info"]);
+    assert_eq!(answer.exit, 1);
+    assert!(answer.err.contains("no daemon runs"), "{answer:?}");
+}

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Context, Exit, Failure};
+use crate::daemon::control::{self, Request, Response};
 use crate::datapath::{self, Datapath};
 use crate::state::{Snapshot, StateDir, StateError};
 
@@ -27,6 +28,25 @@ impl KernelArgs {
     /// The tables that are loaded.
     pub fn open(&self) -> Result<Datapath, Failure> {
         Ok(Datapath::open_read_only(&self.bpffs)?)
+    }
+
+    /// What the daemon answers. `without` says why none will not do.
+    pub fn ask(&self, request: &Request, without: &str) -> Result<Response, Failure> {
+        let state = self.state();
+        if state.daemon().is_none() {
+            return Err(Failure::new(Exit::No, format!("no daemon runs, {without}")).help(
+                "start `redirector run`; the kernel keeps the last configuration meanwhile",
+            ));
+        }
+        let socket = state.control_socket();
+        let response = control::ask(&socket, request).map_err(|error| {
+            let socket = socket.display();
+            Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}"))
+        })?;
+        match response.error {
+            Some(error) => Err(Failure::input(error)),
+            None => Ok(response),
+        }
     }
 
     /// What the generation in force was made of; says so when that is not

@@ -13,6 +13,7 @@ mod explain;
 mod hosts;
 mod kernel;
 mod kubernetes;
+mod log_level;
 mod maps;
 mod rollback;
 mod run;
@@ -86,6 +87,7 @@ enum Command {
     Diff(diff::Args),
     Maps(maps::Args),
     Rollback(rollback::Args),
+    LogLevel(log_level::Args),
     Unload(unload::Args),
     Hosts(hosts::Args),
     Version(version::Args),
@@ -131,6 +133,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
+        Command::LogLevel(args) => log_level::run(args, &common, context),
         Command::Unload(args) => unload::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),
         Command::Version(args) => version::run(args, &common, context),

@@ -2,7 +2,7 @@
 
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::daemon::control::{Request, ask};
+use crate::daemon::control::Request;
 
 /// Returns to an earlier configuration, and holds it until the files or objects change again
 #[derive(clap::Args, Debug)]
@@ -23,23 +23,12 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let state = args.kernel.state();
-    if state.daemon().is_none() {
-        return Err(Failure::new(Exit::No, "no daemon runs, and it is the daemon that rolls back")
-            .help("start `redirector run`; the kernel keeps the last configuration meanwhile"));
-    }
     let request = if args.release {
         Request::Release
     } else {
         Request::Rollback { steps: args.steps as usize }
     };
-    let socket = state.control_socket();
-    let response = ask(&socket, &request).map_err(|error| {
-        Failure::new(Exit::No, format!("the daemon does not answer: {}: {error}", socket.display()))
-    })?;
-    if let Some(error) = response.error {
-        return Err(Failure::input(error));
-    }
+    let response = args.kernel.ask(&request, "and it is the daemon that rolls back")?;
     match common.output {
         Output::Json => context.print_json(&response)?,
         Output::Text => {

@@ -41,7 +41,7 @@ pub fn start(level: &str, format: Format, colour: bool) -> Result<(), ParseError
 
 /// Changes the level while it runs.
 pub fn set_level(level: &str) -> Result<(), String> {
-    let filter = filter(level).map_err(|error| error.to_string())?;
+    let filter = filter(level).map_err(|why| format!("{level} is no level: {why}"))?;
     let handle = LEVEL.get().ok_or("the log belongs to another program")?;
     handle.reload(filter).map_err(|error| error.to_string())
 }

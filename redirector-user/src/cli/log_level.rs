@@ -1,0 +1,32 @@
+//! `redirector log-level`
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::daemon::control::Request;
+
+/// Changes what the running daemon logs, until it ends
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector log-level debug
+  redirector log-level info,redirector::source=trace
+  redirector log-level info                           as it begins, unless --log-level said else")]
+pub struct Args {
+    /// error, warn, info, debug, trace, or a filter such as redirector::source=debug
+    #[arg(value_name = "LEVEL")]
+    level: String,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let request = Request::LogLevel { level: args.level.clone() };
+    let response = args.kernel.ask(&request, "and it is the daemon that logs")?;
+    match common.output {
+        Output::Json => context.print_json(&response)?,
+        Output::Text => {
+            context.print(&format!("the daemon logs at {} from now on\n", args.level))?
+        }
+    }
+    Ok(Exit::Fine)
+}
