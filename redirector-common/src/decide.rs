@@ -7,6 +7,7 @@
 
 use crate::abi::{
     Backend, ClassKey, Destination, FrontendKey, Leg, PrefixKey, Route, Side, Verdict, VerdictKind,
+    policy,
 };
 use crate::addr::Addr;
 
@@ -41,6 +42,45 @@ pub trait Caller {
     fn class(&mut self, side: Side) -> u32;
     /// A fresh, evenly distributed 32-bit number.
     fn draw(&mut self) -> u32;
+    /// An evenly distributed number that is the same for every connection of
+    /// the same source.
+    fn affinity(&mut self) -> u32 {
+        self.draw()
+    }
+    /// How often this was asked of a destination before, by its entry of `LIVE`;
+    /// wraps around.
+    fn turn(&mut self, _destination: u32) -> u32 {
+        self.draw()
+    }
+    /// How many connections an endpoint has, by its entry of `LIVE`.
+    fn active(&mut self, _endpoint: u32) -> u64 {
+        0
+    }
+    /// Whether an endpoint is left out for the time being.
+    fn is_ejected(&mut self, _destination: u32, _endpoint: u32) -> bool {
+        false
+    }
+    /// Counts one more connection on a destination, unless it has `most`
+    /// already; says whether it was counted.
+    fn admit(&mut self, _destination: u32, _most: u32) -> bool {
+        true
+    }
+    /// [`choose`] for the destination with this number. The programs do it in a
+    /// function of its own, which the verifier looks at once and not for each
+    /// way that leads there.
+    #[inline(always)]
+    fn choose<T: Tables>(
+        &mut self,
+        tables: &T,
+        side: Side,
+        _number: u32,
+        destination: &Destination,
+    ) -> Chosen
+    where
+        Self: Sized,
+    {
+        choose(tables, side, destination, self)
+    }
 }
 
 /// What is to be done with one connection.
@@ -54,6 +94,9 @@ pub enum Decision {
     Refuse,
     /// A route was taken, and the destination drawn has no endpoint: refused.
     RefuseLeg(Choice),
+    /// A route was taken, and the destination drawn has as many connections as
+    /// it may: refused.
+    Limited(Choice),
     /// Go to this endpoint.
     Route(Choice, Endpoint),
 }
@@ -107,6 +150,10 @@ pub struct Draft {
     pub choice: Choice,
     /// The endpoint, for `Route`.
     pub endpoint: Endpoint,
+    /// The destination's entry of `LIVE`, from `Limited` on; or zero.
+    pub destination: u32,
+    /// The endpoint's entry of `LIVE`, for `Route`; or zero.
+    pub live: u32,
 }
 
 /// The kinds of [`Decision`], in the same order.
@@ -118,6 +165,7 @@ pub enum DraftKind {
     Pass,
     Refuse,
     RefuseLeg,
+    Limited,
     Route,
 }
 
@@ -129,6 +177,8 @@ impl Draft {
             kind: DraftKind::Miss,
             choice: Choice { route: 0, leg: 0 },
             endpoint: Endpoint { backend: 0, addr: Addr::from_words([0; 4]), port: 0 },
+            destination: 0,
+            live: 0,
         }
     }
 }
@@ -146,6 +196,7 @@ impl From<Draft> for Decision {
             DraftKind::Pass => Self::Pass,
             DraftKind::Refuse => Self::Refuse,
             DraftKind::RefuseLeg => Self::RefuseLeg(draft.choice),
+            DraftKind::Limited => Self::Limited(draft.choice),
             DraftKind::Route => Self::Route(draft.choice, draft.endpoint),
         }
     }
@@ -268,31 +319,148 @@ pub fn pick<T: Tables, C: Caller>(
 pub fn pick_into<T: Tables, C: Caller>(
     tables: &T,
     side: Side,
-    destination: u32,
+    number: u32,
     caller: &mut C,
     draft: &mut Draft,
 ) {
-    let Some(Destination { first, count, .. }) = tables.destination(side, destination) else {
-        return;
-    };
+    let Some(destination) = tables.destination(side, number) else { return };
+    let count = destination.count;
     if count == 0 {
         return;
     }
-    let mut index = first;
-    let mut rest = 0;
-    if count > 1 {
-        let (slot, remainder) = spread(caller.draw(), count);
-        index = first.wrapping_add(slot);
-        rest = remainder;
+    if destination.policy == policy::RANDOM {
+        let at = if count > 1 { spread(caller.draw(), count) } else { (0, 0) };
+        let Some((index, backend)) = resolve(tables, side, &destination, at) else { return };
+        draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+        draft.kind = DraftKind::Route;
+        return;
     }
-    let Some(mut backend) = tables.backend(side, index) else { return };
-    if count > 1 && rest >= backend.threshold {
-        index = first.wrapping_add(backend.alias);
-        backend = match tables.backend(side, index) {
-            Some(backend) => backend,
-            None => return,
-        };
+    let Chosen { kind, backend: index } = caller.choose(tables, side, number, &destination);
+    draft.destination = destination.live;
+    draft.kind = kind;
+    if kind == DraftKind::Route {
+        let Some(backend) = tables.backend(side, index) else { return };
+        draft.live = backend.live.into();
+        draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
     }
-    draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
-    draft.kind = DraftKind::Route;
+}
+
+/// The backend that a slot and a number give, and its index.
+#[inline(always)]
+fn resolve<T: Tables>(
+    tables: &T,
+    side: Side,
+    destination: &Destination,
+    (slot, rest): (u32, u32),
+) -> Option<(u32, Backend)> {
+    let index = destination.first.wrapping_add(slot);
+    let backend = tables.backend(side, index)?;
+    if destination.count < 2 || rest < backend.threshold {
+        return Some((index, backend));
+    }
+    let index = destination.first.wrapping_add(backend.alias);
+    Some((index, tables.backend(side, index)?))
+}
+
+/// How many more times an endpoint is drawn when one is ejected.
+const REDRAWS: u32 = 8;
+
+/// How many endpoints are then looked at one after the other.
+const SCAN: u32 = 64;
+
+/// The numbers that an even sequence is made of: 2^32 over the golden ratio.
+const GOLDEN: u32 = 0x9e37_79b9;
+
+/// Spreads the bits of a number: the finaliser of MurmurHash3.
+#[inline(always)]
+pub const fn mix(number: u32) -> u32 {
+    let mut mixed = number;
+    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
+    mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
+    mixed ^ (mixed >> 16)
+}
+
+/// What [`choose`] chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// `Route`, `RefuseLeg` or `Limited`.
+    pub kind: DraftKind,
+    /// Index of the backend within the side, for `Route`.
+    pub backend: u32,
+}
+
+/// Chooses an endpoint where the policy says more than "by weight"; the
+/// destination must have endpoints.
+#[inline(always)]
+pub fn choose<T: Tables, C: Caller>(
+    tables: &T,
+    side: Side,
+    destination: &Destination,
+    caller: &mut C,
+) -> Chosen {
+    let none = Chosen { kind: DraftKind::RefuseLeg, backend: 0 };
+    let (count, live) = (destination.count, destination.live);
+    let algorithm = destination.policy & policy::ALGORITHM;
+    let mut draw = 0;
+    let at = if count < 2 {
+        (0, 0)
+    } else if algorithm == policy::ROUND_ROBIN {
+        // Each round visits every slot; what the slots hold of others comes in
+        // as evenly as can be over the rounds.
+        let turn = caller.turn(live);
+        (turn % count, (turn / count).wrapping_mul(GOLDEN))
+    } else {
+        draw = if algorithm == policy::SOURCE_HASH { caller.affinity() } else { caller.draw() };
+        spread(draw, count)
+    };
+    let Some((mut index, mut backend)) = resolve(tables, side, destination, at) else {
+        return none;
+    };
+    if algorithm == policy::LEAST_REQUEST && count > 1 {
+        let at = spread(caller.draw(), count);
+        let Some((other, rival)) = resolve(tables, side, destination, at) else { return none };
+        if caller.active(rival.live.into()) < caller.active(backend.live.into()) {
+            (index, backend) = (other, rival);
+        }
+    }
+    if destination.policy & policy::EJECTING != 0 && caller.is_ejected(live, backend.live.into()) {
+        let mut found = false;
+        for _ in 0..REDRAWS {
+            // The same source comes to the same other endpoint.
+            draw = if algorithm == policy::SOURCE_HASH { mix(draw) } else { caller.draw() };
+            let at = spread(draw, count);
+            let Some((other, another)) = resolve(tables, side, destination, at) else {
+                return none;
+            };
+            if !caller.is_ejected(live, another.live.into()) {
+                (index, found) = (other, true);
+                break;
+            }
+        }
+        if !found {
+            // Few are left: the next one, beginning where the last draw was.
+            let (start, _) = spread(draw, count);
+            for step in 1..=SCAN {
+                if step > count {
+                    break;
+                }
+                let slot = start.wrapping_add(step) % count;
+                let at = destination.first.wrapping_add(slot);
+                let Some(other) = tables.backend(side, at) else { return none };
+                if !caller.is_ejected(live, other.live.into()) {
+                    (index, found) = (at, true);
+                    break;
+                }
+            }
+        }
+        // Of more than were looked at, one that is ejected is better than none.
+        if !found && count <= SCAN {
+            return none;
+        }
+    }
+    if destination.policy & policy::LIMITED != 0 && !caller.admit(live, destination.max_connections)
+    {
+        return Chosen { kind: DraftKind::Limited, backend: index };
+    }
+    Chosen { kind: DraftKind::Route, backend: index }
 }

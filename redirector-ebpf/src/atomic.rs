@@ -21,6 +21,17 @@ pub unsafe fn fetch_add(word: *mut u64, n: u64) -> u64 {
     value
 }
 
+/// Adds, and returns what was there.
+#[inline(always)]
+pub unsafe fn fetch_add_half(word: *mut u32, n: u32) -> u32 {
+    let mut value = n;
+    // SAFETY: promised by the caller.
+    unsafe {
+        asm!("{v} = atomic_fetch_add((u32 *)({p} + 0), {v})", v = inout(wreg) value, p = in(reg) word);
+    };
+    value
+}
+
 /// Adds, without ordering.
 #[inline(always)]
 pub unsafe fn add(word: *mut u64, n: u64) {

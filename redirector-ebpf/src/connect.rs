@@ -8,7 +8,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use redirector_common::abi::{Connection, Control, IDENTITY_UNKNOWN, Side, control_flags};
+use redirector_common::abi::{
+    Connection, Control, IDENTITY_UNKNOWN, Side, connection_state as state, control_flags,
+};
 use redirector_common::addr::Addr;
 use redirector_common::decide::{Draft, DraftKind, draft_into};
 
@@ -16,7 +18,7 @@ use crate::count::{self, total};
 use crate::maps::{CONTROL, Maps};
 use crate::memory::{self, Place};
 use crate::source::Task;
-use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, readers};
+use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, live, readers};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -158,7 +160,7 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     memory::forget(cookie);
 
     let Some(control) = CONTROL.get_ptr(0) else { return Outcome::Leave };
-    let mut task = Task::new(ctx, control);
+    let mut task = Task::new(ctx, control, cookie);
     let Some(reader) = readers::enter() else { return Outcome::Leave };
     // SAFETY: `control` points to the map's entry; the word is read at once.
     let epoch = unsafe { core::ptr::addr_of!((*control).epoch).read_volatile() };
@@ -167,7 +169,9 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     readers::leave(reader);
 
     #[cfg(feature = "record")]
-    crate::record::note(cookie, epoch, &mut task.record, draft);
+    if let Some(record) = &mut task.record {
+        crate::record::note(record, epoch, draft);
+    }
 
     if draft.kind == DraftKind::Miss {
         return Outcome::Leave;
@@ -177,6 +181,9 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
         bpf_get_current_cgroup_id() == core::ptr::addr_of!((*control).daemon_cgroup).read_volatile()
     } {
         total!(own);
+        if task.admitted {
+            live::dismiss(draft.destination);
+        }
         return Outcome::Leave;
     }
     if task.asked && task.identity == IDENTITY_UNKNOWN {
@@ -193,19 +200,36 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     }
     let (route, leg) = (draft.choice.route, draft.choice.leg);
     let endpoint = &draft.endpoint;
+    if draft.kind == DraftKind::Limited {
+        total!(refused);
+        count::leg(leg, true);
+        debug!(ctx, "refused: leg {} of route {} has its most connections", leg, route);
+        return Outcome::Refuse;
+    }
     // Families are never crossed; tables that are well made never try.
     if draft.kind == DraftKind::RefuseLeg || endpoint.addr.is_v4() != dialled.is_v4() {
+        if task.admitted {
+            live::dismiss(draft.destination);
+        }
         total!(refused);
         count::leg(leg, true);
         debug!(ctx, "refused: leg {} of route {} has no endpoint", leg, route);
         return Outcome::Refuse;
     }
-    total!(routed);
-    count::leg(leg, false);
     debug!(ctx, "leg {} of route {}", leg, route);
     if is_mptcp(ctx) {
+        // What cannot be remembered cannot be counted.
+        if task.admitted {
+            live::dismiss(draft.destination);
+        }
+        total!(routed);
+        count::leg(leg, false);
         total!(mptcp);
         return Outcome::Send;
+    }
+    let mut stamp = 0;
+    if draft.live != 0 {
+        stamp = live::count(draft.destination, draft.live, task.admitted);
     }
     let connection = Connection {
         cookie: 0,
@@ -214,15 +238,29 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
         dialled_port: port,
         backend_port: endpoint.port,
         leg,
-        state: 0,
-        quota: 0,
+        state: u32::from(stamp) << state::STAMP,
+        share: 0,
+        live: draft.live as u16,
         since: since(control),
     };
     match memory::remember(cookie, &connection, || task.identity()) {
         Place::Own => {}
         Place::Overflow => total!(overflowed),
-        Place::None => total!(memory_full),
+        Place::None => {
+            total!(memory_full);
+            if draft.live != 0 {
+                live::gone(draft.live, stamp);
+            }
+            if task.admitted {
+                // A limit that does not see all connections is none.
+                total!(refused);
+                count::leg(leg, true);
+                return Outcome::Refuse;
+            }
+        }
     }
+    total!(routed);
+    count::leg(leg, false);
     Outcome::Send
 }
 

@@ -16,8 +16,10 @@ use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, sock_ops};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
 mod atomic;
+mod choose;
 mod connect;
 mod count;
+mod live;
 mod maps;
 mod memory;
 mod peername;

@@ -11,7 +11,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie};
 use aya_ebpf::macros::btf_map;
 use redirector_common::abi::{
     Backend, ClassKey, Connection, Control, Destination, FlowCounters, FrontendKey, Leg,
-    LegCounters, OverflowState, PrefixKey, Readers, Route, Side, Source, Totals, Verdict,
+    LegCounters, Live, OverflowState, PrefixKey, Readers, Route, Side, Source, Totals, Verdict,
 };
 use redirector_common::decide::Tables;
 
@@ -86,6 +86,10 @@ pub static OVERFLOW_STATE: Array<OverflowState, 1, MMAPABLE> = Array::new();
 /// Entries of `OVERFLOW` that each identity has.
 #[btf_map]
 pub static OVERFLOW_SHARES: Array<u64, 1, MMAPABLE> = Array::new();
+
+/// What is known of destinations and endpoints. Outside of the two sides.
+#[btf_map]
+pub static LIVE: Array<Live, 1, MMAPABLE> = Array::new();
 
 /// Totals, by stripe.
 #[btf_map]

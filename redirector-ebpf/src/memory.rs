@@ -16,10 +16,10 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use redirector_common::abi::{Connection, OVERFLOW_SHARES as SHARES, connection_state as state};
 
-use crate::atomic;
 use crate::maps::{
     CONNECTIONS, LIMIT_CONNECTIONS, LIMIT_OVERFLOW_SHARE, OVERFLOW, OVERFLOW_SHARES, OVERFLOW_STATE,
 };
+use crate::{atomic, live};
 
 /// Added to take one away.
 const MINUS_ONE: u64 = 1_u64.wrapping_neg();
@@ -76,11 +76,21 @@ pub fn find(cookie: u64) -> Option<Entry> {
 /// Frees an entry of this socket.
 #[inline(always)]
 pub fn free(cookie: u64, entry: Entry) {
+    // SAFETY: the entry is this socket's until it is freed below.
+    let (endpoint, state) = unsafe {
+        (
+            addr_of!((*entry.connection).live).read_volatile(),
+            addr_of!((*entry.connection).state).read_volatile(),
+        )
+    };
+    if endpoint != 0 {
+        live::gone(endpoint.into(), (state >> state::STAMP) as u16);
+    }
     if entry.overflow {
-        // SAFETY: the entry is this socket's until it is removed below.
-        let quota = unsafe { addr_of!((*entry.connection).quota).read_volatile() };
+        // SAFETY: as above.
+        let share = unsafe { addr_of!((*entry.connection).share).read_volatile() };
         if OVERFLOW.remove(cookie).is_ok() {
-            if let Some(share) = OVERFLOW_SHARES.get_ptr_mut(quota % SHARES) {
+            if let Some(share) = OVERFLOW_SHARES.get_ptr_mut(share.into()) {
                 // SAFETY: valid and aligned, and only accessed atomically.
                 unsafe { atomic::fetch_add(share, MINUS_ONE) };
             }
@@ -128,8 +138,8 @@ pub fn end(cookie: u64, entry: Entry, mark: u32) -> u32 {
     before
 }
 
-/// Remembers a connection. Its `cookie` and `state` are set here; `quota` says
-/// whom an entry of the overflow table counts against.
+/// Remembers a connection. Its `cookie` is set here, and marks are added to its
+/// `state`; `quota` says whom an entry of the overflow table counts against.
 #[inline(always)]
 pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u32) -> Place {
     let Some(slot) = slot(cookie) else { return Place::None };
@@ -143,9 +153,10 @@ pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u3
             addr_of_mut!((*slot).dialled_port).write(connection.dialled_port);
             addr_of_mut!((*slot).backend_port).write(connection.backend_port);
             addr_of_mut!((*slot).leg).write(connection.leg);
-            addr_of_mut!((*slot).quota).write(0);
+            addr_of_mut!((*slot).share).write(0);
+            addr_of_mut!((*slot).live).write(connection.live);
             addr_of_mut!((*slot).since).write(connection.since);
-            addr_of_mut!((*slot).state).write_volatile(state::FILLED);
+            addr_of_mut!((*slot).state).write_volatile(connection.state | state::FILLED);
         }
         return Place::Own;
     }
@@ -154,8 +165,8 @@ pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u3
 
 #[inline(always)]
 fn overflow(cookie: u64, connection: &Connection, quota: u32) -> Place {
-    let (Some(share), Some(used)) = (OVERFLOW_SHARES.get_ptr_mut(quota % SHARES), overflowed())
-    else {
+    let index = quota % SHARES;
+    let (Some(share), Some(used)) = (OVERFLOW_SHARES.get_ptr_mut(index), overflowed()) else {
         return Place::None;
     };
     // SAFETY: valid and aligned, and only accessed atomically; as below.
@@ -163,7 +174,8 @@ fn overflow(cookie: u64, connection: &Connection, quota: u32) -> Place {
         // Counted first: who sees the entry must not be told that there is none.
         // SAFETY: as above.
         unsafe { atomic::fetch_add(used, 1) };
-        let connection = Connection { cookie, state: state::FILLED, quota, ..*connection };
+        let state = connection.state | state::FILLED;
+        let connection = Connection { cookie, state, share: index as u16, ..*connection };
         if OVERFLOW.insert(cookie, connection, u64::from(BPF_NOEXIST)).is_ok() {
             return Place::Overflow;
         }

@@ -12,11 +12,19 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
-use redirector_common::abi::{FlowCounters, connection_state as state, control_flags};
+use redirector_common::abi::{
+    Destination, FlowCounters, Side, connection_state as state, control_flags, policy,
+};
+use redirector_common::decide::Tables as _;
 
 use crate::atomic::{add, fetch_or};
-use crate::maps::{CONTROL, FLOW_COUNTERS};
+use crate::maps::{CONTROL, FLOW_COUNTERS, Maps};
 use crate::memory::{self, Entry};
+use crate::{live, readers};
+
+/// Who gives up earlier has not waited for the endpoint: after this time the
+/// first packet has been sent again.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// An event.
 #[inline(always)]
@@ -67,6 +75,10 @@ fn established(ctx: &SockOpsContext) {
     if before & state::FOLLOWED == 0 || before & state::ESTABLISHED != 0 {
         return;
     }
+    let Followed { live, .. } = followed(&entry);
+    if live != 0 {
+        live::succeeded(live.into(), (before >> state::STAMP) as u16);
+    }
     let Some(flow) = flow(&entry) else { return };
     // SAFETY: entries are valid while the program runs; the counters are only
     // accessed atomically.
@@ -84,9 +96,17 @@ fn established(ctx: &SockOpsContext) {
 fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
     let flow = flow(&entry);
+    let Followed { live, leg, since } = followed(&entry);
     let before = memory::end(cookie, entry, state::CLOSED);
     if before & state::FOLLOWED == 0 || before & state::CLOSED != 0 {
         return;
+    }
+    if live != 0 && before & state::ESTABLISHED == 0 {
+        // SAFETY: the helper has no preconditions.
+        let waited = unsafe { bpf_ktime_get_ns() }.wrapping_sub(since);
+        if before & state::RELEASED == 0 || (since != 0 && waited >= PATIENCE_NS) {
+            failed(live, (before >> state::STAMP) as u16, leg);
+        }
     }
     let Some(flow) = flow else { return };
     // SAFETY: as in `established`.
@@ -95,6 +115,49 @@ fn closed(ctx: &SockOpsContext) {
             add(addr_of_mut!((*flow).failed), 1);
         } else {
             add(addr_of_mut!((*flow).closed), 1);
+        }
+    }
+}
+
+/// An endpoint has not taken a connection.
+#[inline(always)]
+fn failed(live: u16, stamp: u16, leg: u32) {
+    let Some(control) = CONTROL.get_ptr(0) else { return };
+    let Some(reader) = readers::enter() else { return };
+    // SAFETY: the map's entry is valid; the word is read at once.
+    let epoch = unsafe { addr_of!((*control).epoch).read_volatile() };
+    let destination = destination(&Maps { control }, Side::of_epoch(epoch), leg);
+    readers::leave(reader);
+    // The leg may be another's by now; then it says nothing about this endpoint.
+    if let Some(destination) = destination
+        && destination.policy & policy::EJECTING != 0
+        && live::is_of(live.into(), destination.live)
+    {
+        live::failed(live.into(), stamp, &destination);
+    }
+}
+
+#[inline(always)]
+fn destination(maps: &Maps, side: Side, leg: u32) -> Option<Destination> {
+    maps.destination(side, maps.leg(side, leg)?.destination)
+}
+
+/// What is needed of an entry that may be freed.
+struct Followed {
+    live: u16,
+    leg: u32,
+    since: u64,
+}
+
+#[inline(always)]
+fn followed(entry: &Entry) -> Followed {
+    // SAFETY: an entry is valid memory while the program runs; each field is
+    // read at once.
+    unsafe {
+        Followed {
+            live: addr_of!((*entry.connection).live).read_volatile(),
+            leg: addr_of!((*entry.connection).leg).read_volatile(),
+            since: addr_of!((*entry.connection).since).read_volatile(),
         }
     }
 }

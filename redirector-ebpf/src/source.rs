@@ -6,9 +6,12 @@ use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
 };
 use aya_ebpf::programs::SockAddrContext;
-use redirector_common::abi::{Control, IDENTITY_UNKNOWN, Side, Source, control_flags};
-use redirector_common::decide::Caller;
+use redirector_common::abi::{
+    Control, Destination, IDENTITY_UNKNOWN, Side, Source, control_flags, policy,
+};
+use redirector_common::decide::{Caller, Chosen, DraftKind, Tables, mix};
 
+use crate::choose;
 use crate::maps::{self, CGROUP_SOURCES, NETNS_SOURCES};
 
 /// Cgroups can lie this deep for a workload to be found; the bits of
@@ -82,33 +85,31 @@ pub struct Task<'a> {
     pub asked: bool,
     /// The identity, once it was.
     pub identity: u32,
+    /// Whether the destination has counted the connection already.
+    pub admitted: bool,
     #[cfg(feature = "record")]
-    pub record: redirector_common::abi::Record,
+    cookie: u64,
+    #[cfg(feature = "record")]
+    pub record: Option<&'static mut redirector_common::abi::Record>,
 }
 
 impl<'a> Task<'a> {
-    /// The task that runs this program. `control` must point to the entry of
-    /// `CONTROL`.
+    /// The task that runs this program, for the socket with this cookie.
+    /// `control` must point to the entry of `CONTROL`.
     #[inline(always)]
-    pub fn new(ctx: &'a SockAddrContext, control: *const Control) -> Self {
+    pub fn new(ctx: &'a SockAddrContext, control: *const Control, cookie: u64) -> Self {
+        #[cfg(not(feature = "record"))]
+        let _ = cookie;
         Self {
             ctx,
             control,
             asked: false,
             identity: IDENTITY_UNKNOWN,
+            admitted: false,
             #[cfg(feature = "record")]
-            record: redirector_common::abi::Record {
-                epoch: 0,
-                draws: [0; 2],
-                drawn: 0,
-                asked: 0,
-                identity: 0,
-                class: 0,
-                decision: 0,
-                route: 0,
-                leg: 0,
-                backend: 0,
-            },
+            cookie,
+            #[cfg(feature = "record")]
+            record: crate::record::start(cookie),
         }
     }
 
@@ -127,10 +128,10 @@ impl Caller for Task<'_> {
         self.identity = identity;
         let class = maps::class_of(side, identity);
         #[cfg(feature = "record")]
-        {
-            self.record.asked = 1;
-            self.record.identity = identity;
-            self.record.class = class;
+        if let Some(record) = &mut self.record {
+            record.asked = 1;
+            record.identity = identity;
+            record.class = class;
         }
         class
     }
@@ -140,14 +141,55 @@ impl Caller for Task<'_> {
         // SAFETY: the helper has no preconditions.
         let draw = unsafe { bpf_get_prandom_u32() };
         #[cfg(feature = "record")]
-        {
-            if self.record.drawn == 0 {
-                self.record.draws[0] = draw;
-            } else {
-                self.record.draws[1] = draw;
-            }
-            self.record.drawn += 1;
+        if let Some(record) = &mut self.record {
+            crate::record::draw(record, draw);
         }
         draw
+    }
+
+    /// By the workload's number; of an unknown one, by its network namespace.
+    #[inline(always)]
+    fn affinity(&mut self) -> u32 {
+        let identity = self.identity();
+        // SAFETY: `control` points to the entry of `CONTROL`; the word is read at
+        // once. The context is the one that the program was called with.
+        let (seed, key) = unsafe {
+            let seed = core::ptr::addr_of!((*self.control).seed).read_volatile();
+            if identity == IDENTITY_UNKNOWN {
+                let cookie = bpf_get_netns_cookie(self.ctx.as_ptr());
+                // No identity is that large.
+                (seed, mix(cookie as u32) | 1 << 31)
+            } else {
+                (seed, identity)
+            }
+        };
+        let affinity = mix(mix(key ^ seed).wrapping_add(key));
+        #[cfg(feature = "record")]
+        if let Some(record) = &mut self.record {
+            record.affinity = affinity;
+        }
+        affinity
+    }
+
+    #[inline(always)]
+    fn choose<T: Tables>(
+        &mut self,
+        _: &T,
+        side: Side,
+        number: u32,
+        destination: &Destination,
+    ) -> Chosen {
+        let hashed = destination.policy & policy::ALGORITHM == policy::SOURCE_HASH;
+        let affinity = if hashed { self.affinity() } else { 0 };
+        let chosen = choose::unpack(choose::rd_choose(
+            side.index(),
+            number,
+            affinity,
+            #[cfg(feature = "record")]
+            self.cookie,
+        ));
+        self.admitted =
+            destination.policy & policy::LIMITED != 0 && chosen.kind == DraftKind::Route;
+        chosen
     }
 }

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use redirector::datapath::{Datapath, Options};
-use redirector_common::abi::{Limits, Record, Side, record_decision as kind};
+use aya::maps::{Array, Map, MapData};
+use redirector::datapath::{Datapath, Options, Sizes};
+use redirector_common::abi::{
+    CONNECTION_LAYOUT, Limits, Live, Record, Side, record_decision as kind,
+};
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
@@ -18,7 +21,7 @@ use redirector_core::plan::SourceId;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
 use redirector_tests::documents::{self, Shape};
-use redirector_tests::kernel::{Place, privileged, recording_object, scaled};
+use redirector_tests::kernel::{Place, privileged, recording_object, scaled, small};
 use redirector_tests::netns::NetNs;
 use redirector_tests::random::Random;
 use redirector_tests::records::Records;
@@ -47,18 +50,41 @@ const WORKLOADS: [(&str, &str, &str); 3] =
 type Seen = (SocketAddr, u64, i32, String);
 
 /// A record on its way out of a child: the epoch, then the other words.
-type Told = (u64, [u32; 10]);
+type Told = (u64, Vec<u32>);
 
 fn tell(record: &Record) -> Told {
-    let Record { epoch, draws, drawn, asked, identity, class, decision, route, leg, backend } =
-        *record;
-    (epoch, [draws[0], draws[1], drawn, asked, identity, class, decision, route, leg, backend])
+    let mut words = record.draws.to_vec();
+    words.extend([record.drawn, record.asked, record.identity, record.class]);
+    words.extend([record.affinity, record.turn]);
+    words.extend(record.active);
+    words.push(record.asks);
+    words.extend(record.skipped);
+    words.extend([record.limited, record.decision, record.route, record.leg, record.backend]);
+    (record.epoch, words)
 }
 
 fn told_record((epoch, words): Told) -> Record {
-    let [first, second, drawn, asked, identity, class, decision, route, leg, backend] = words;
-    let draws = [first, second];
-    Record { epoch, draws, drawn, asked, identity, class, decision, route, leg, backend }
+    let mut words = words.into_iter();
+    let mut next = || words.next().expect("a record's words");
+    Record {
+        epoch,
+        draws: std::array::from_fn(|_| next()),
+        drawn: next(),
+        asked: next(),
+        identity: next(),
+        class: next(),
+        affinity: next(),
+        turn: next(),
+        active: std::array::from_fn(|_| next()),
+        asks: next(),
+        skipped: std::array::from_fn(|_| next()),
+        limited: next(),
+        decision: next(),
+        route: next(),
+        leg: next(),
+        backend: next(),
+        reserved: 0,
+    }
 }
 
 /// A recorded decision, told again.
@@ -66,6 +92,16 @@ struct Replay<'a> {
     record: &'a Record,
     drawn: u32,
     asked: bool,
+    asks: u32,
+    /// The endpoint that is asked about second is the one drawn first.
+    active: std::vec::IntoIter<u32>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(record: &'a Record) -> Self {
+        let active = vec![record.active[1], record.active[0]].into_iter();
+        Self { record, drawn: 0, asked: false, asks: 0, active }
+    }
 }
 
 impl Caller for Replay<'_> {
@@ -77,13 +113,35 @@ impl Caller for Replay<'_> {
     fn draw(&mut self) -> u32 {
         let draw = self.record.draws.get(self.drawn as usize).copied();
         self.drawn += 1;
-        draw.expect("no more than two draws")
+        draw.expect("as many draws as were recorded")
+    }
+
+    fn affinity(&mut self) -> u32 {
+        self.record.affinity
+    }
+
+    fn turn(&mut self, _: u32) -> u32 {
+        self.record.turn
+    }
+
+    fn active(&mut self, _: u32) -> u64 {
+        self.active.next().expect("two endpoints are compared").into()
+    }
+
+    fn is_ejected(&mut self, _: u32, _: u32) -> bool {
+        let ask = self.asks;
+        self.asks += 1;
+        self.record.skipped[(ask / 32) as usize] >> (ask % 32) & 1 == 1
+    }
+
+    fn admit(&mut self, _: u32, _: u32) -> bool {
+        self.record.limited == 0
     }
 }
 
 /// Takes the recorded decision again, and compares. Returns the host's.
 fn compare(image: &Image, to: SocketAddr, record: &Record) -> Decision {
-    let mut replay = Replay { record, drawn: 0, asked: false };
+    let mut replay = Replay::new(record);
     let side = Side::of_epoch(record.epoch);
     let decision = decide(image, side, &to.ip().into(), to.port().to_be(), &mut replay);
     let told = match decision {
@@ -91,6 +149,7 @@ fn compare(image: &Image, to: SocketAddr, record: &Record) -> Decision {
         Decision::Pass => (kind::PASS, 0, 0, 0),
         Decision::Refuse => (kind::REFUSE, 0, 0, 0),
         Decision::RefuseLeg(choice) => (kind::REFUSE_LEG, choice.route, choice.leg, 0),
+        Decision::Limited(choice) => (kind::LIMITED, choice.route, choice.leg, 0),
         Decision::Route(choice, endpoint) => {
             (kind::ROUTE, choice.route, choice.leg, endpoint.backend)
         }
@@ -100,7 +159,11 @@ fn compare(image: &Image, to: SocketAddr, record: &Record) -> Decision {
         told,
         "{to} {record:?}"
     );
-    assert_eq!((record.drawn, record.asked == 1), (replay.drawn, replay.asked), "{to} {record:?}");
+    assert_eq!(
+        (record.drawn, record.asked == 1, record.asks),
+        (replay.drawn, replay.asked, replay.asks),
+        "{to} {record:?}"
+    );
     decision
 }
 
@@ -180,6 +243,33 @@ fn shown(address: SocketAddr) -> String {
     }
 }
 
+/// The recording programs, with room for the slots of hashed destinations.
+fn options(place: &Place) -> Options {
+    let sizes = Sizes { backends: 65_536, ..small() };
+    Options { object: Some(recording_object()), sizes, ..place.options() }
+}
+
+/// What the programs know of destinations and endpoints.
+fn lives(pins: &Path) -> Array<MapData, Live> {
+    let pin = pins.join(format!("memory-{CONNECTION_LAYOUT}/LIVE"));
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the map")).expect("a known type");
+    Array::try_from(map).expect("an array")
+}
+
+/// As if there were connections elsewhere, and endpoints that have failed.
+fn stir(lives: &mut Array<MapData, Live>, image: &Image, random: &mut Random) {
+    let destinations = image.destinations.values().map(|one| one.live);
+    let endpoints = image.backends.values().map(|one| u32::from(one.live));
+    let numbers: std::collections::BTreeSet<u32> = destinations.chain(endpoints).collect();
+    for number in numbers.into_iter().filter(|number| *number != 0) {
+        let mut live = lives.get(&number, 0).expect("an entry");
+        live.word = u64::from(Live::stamp(live.word)) + random.below(4) * Live::ONE;
+        live.turn = random.number();
+        live.ejected_until = if random.below(2) == 0 { u64::MAX } else { 0 };
+        lives.set(number, live, 0).expect("written");
+    }
+}
+
 #[test]
 fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     if !privileged() {
@@ -194,9 +284,10 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
         sources: sources(),
         endpoint_ports: servers.iter().map(|server| server.address().port()).collect(),
     };
-    let options = Options { object: Some(recording_object()), ..place.options() };
+    let options = options(&place);
     let mut datapath = place.start(&options, &Image::default()).expect("started");
     let records = Records::open(&place.pins());
+    let mut lives = lives(&place.pins());
     let cgroups: Vec<PathBuf> = CALLERS.iter().map(|(name, _)| place.cgroup.child(name)).collect();
 
     let (mut layout, mut image) = (Layout::default(), Image::default());
@@ -207,6 +298,7 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
         let plan = documents::plan(&mut random, &shape);
         let (next, wanted) = layout.place(&plan, &limits(&datapath)).expect("it fits");
         datapath.apply(&image.diff(&wanted), 10 + generation).expect("applied");
+        stir(&mut lives, &wanted, &mut random);
         (layout, image) = (next, wanted);
         for (id, cgroup) in &shape.sources {
             let identity = layout.identity(id).expect("placed");
@@ -233,7 +325,11 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
                 }
                 match decision {
                     // The addresses dialled are local, and nobody listens there.
-                    Decision::Miss | Decision::Pass | Decision::Refuse | Decision::RefuseLeg(_) => {
+                    Decision::Miss
+                    | Decision::Pass
+                    | Decision::Refuse
+                    | Decision::RefuseLeg(_)
+                    | Decision::Limited(_) => {
                         assert_eq!(errno, libc::ECONNREFUSED, "{to} {decision:?}");
                     }
                     Decision::Route(_, endpoint) => {
@@ -249,7 +345,9 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     }
     let total: usize = seen_kinds.values().sum();
     assert!(total >= decisions, "{total}");
-    for kind in [kind::MISS, kind::PASS, kind::REFUSE, kind::REFUSE_LEG, kind::ROUTE] {
+    let kinds =
+        [kind::MISS, kind::PASS, kind::REFUSE, kind::REFUSE_LEG, kind::LIMITED, kind::ROUTE];
+    for kind in kinds {
         let count = seen_kinds.get(&kind).copied().unwrap_or(0);
         assert!(count > decisions / 200, "too few of kind {kind} to say anything: {count}");
     }
@@ -266,7 +364,7 @@ fn no_connection_is_decided_from_two_configurations() {
     let place = Place::new("atomic");
     let netns = NetNs::new("atomic");
     let shape = Shape { sources: sources(), endpoint_ports: vec![1, 2, 3] };
-    let options = Options { object: Some(recording_object()), ..place.options() };
+    let options = options(&place);
     let mut datapath = place.start(&options, &Image::default()).expect("started");
     let cgroup = place.cgroup.child("a");
     // Two configurations that fill the same places with other things: numbers

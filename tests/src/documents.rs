@@ -207,11 +207,40 @@ impl Writer<'_> {
             .iter()
             .map(|version| format!("{{name: {version}, labels: {{version: {version}}}}}"))
             .collect();
+        let policy = self.traffic_policy();
         self.istio(
             "DestinationRule",
             &format!("name: s{index}, namespace: {namespace}"),
-            &format!("host: s{index}, subsets: [{}]", subsets.join(", ")),
+            &format!("host: s{index}{policy}, subsets: [{}]", subsets.join(", ")),
         );
+    }
+
+    /// `, trafficPolicy: ...`, mostly: every way to choose, with limits and
+    /// outlier detection on top.
+    fn traffic_policy(&mut self) -> String {
+        let mut settings = Vec::new();
+        let balancer = self.pick(&[
+            "",
+            "simple: RANDOM",
+            "simple: ROUND_ROBIN",
+            "simple: LEAST_REQUEST",
+            "consistentHash: {useSourceIp: true}",
+        ]);
+        if !balancer.is_empty() {
+            settings.push(format!("loadBalancer: {{{balancer}}}"));
+        }
+        if self.once_in(3) {
+            let most = 1 + self.random.below(4);
+            settings.push(format!("connectionPool: {{tcp: {{maxConnections: {most}}}}}"));
+        }
+        if self.once_in(3) {
+            let percent = self.pick(&[10, 50, 100]);
+            settings.push(format!("outlierDetection: {{maxEjectionPercent: {percent}}}"));
+        }
+        if settings.is_empty() {
+            return String::new();
+        }
+        format!(", trafficPolicy: {{{}}}", settings.join(", "))
     }
 
     /// A host whose addresses are a network.

@@ -19,15 +19,16 @@ impl Builder {
             let backend = Backend {
                 addr: endpoint.ip().into(),
                 port: endpoint.port().to_be(),
-                reserved: 0,
+                live: 0,
                 threshold: u32::MAX,
                 alias: index,
+                owner: 0,
             };
             self.image.backends.insert(first + index, backend);
         }
         let index = self.image.destinations.len() as u32;
         let count = endpoints.len() as u32;
-        let destination = Destination { first, count, policy: 0, reserved: 0 };
+        let destination = Destination { first, count, ..Destination::default() };
         self.image.destinations.insert(index, destination);
         index
     }

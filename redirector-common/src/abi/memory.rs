@@ -23,16 +23,20 @@ pub struct Connection {
     pub backend_port: u16,
     /// Index of the leg, within its side, that the connection was counted on.
     pub leg: u32,
-    /// [`connection_state`].
+    /// [`connection_state`] in the lower half; in the upper, the stamp of the
+    /// entry of `LIVE` when the connection was counted there.
     pub state: u32,
-    /// The identity number whose share of `OVERFLOW` the entry counts against;
-    /// meaningful only there.
-    pub quota: u32,
+    /// Whose share of `OVERFLOW` the entry counts against, by identity number
+    /// modulo [`OVERFLOW_SHARES`]; meaningful only there.
+    pub share: u16,
+    /// The entry of `LIVE` of the endpoint, when the connection is counted
+    /// there; else zero.
+    pub live: u16,
     /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
     pub since: u64,
 }
 
-/// Bits of [`Connection::state`].
+/// Bits of [`Connection::state`], of its lower half.
 pub mod connection_state {
     /// The other fields are filled in.
     pub const FILLED: u32 = 1 << 0;
@@ -45,6 +49,8 @@ pub mod connection_state {
     pub const CLOSED: u32 = 1 << 3;
     /// The handshake was completed.
     pub const ESTABLISHED: u32 = 1 << 4;
+    /// Where the stamp lies.
+    pub const STAMP: u32 = 16;
 }
 
 /// How many shares of `OVERFLOW` are counted: an identity has that of its

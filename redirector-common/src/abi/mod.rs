@@ -12,21 +12,23 @@
 //! their upper half.
 
 mod counters;
+mod live;
 mod memory;
 mod record;
 
 pub use counters::*;
+pub use live::*;
 pub use memory::*;
 pub use record::*;
 
 use crate::addr::Addr;
 
 /// Version of the layout of all lookup tables below; part of the pin path.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
-/// Version of the layout of [`Connection`]; connection memory is kept across
-/// an upgrade while this is unchanged.
-pub const CONNECTION_LAYOUT: u32 = 1;
+/// Version of the layout of [`Connection`] and [`Live`]; connection memory is
+/// kept across an upgrade while this is unchanged.
+pub const CONNECTION_LAYOUT: u32 = 2;
 
 /// Most destinations of one route.
 pub const MAX_LEGS: u32 = 64;
@@ -150,8 +152,9 @@ pub struct Control {
     /// order: drawn at random when the tables are made, so that no other
     /// instance answers for this one.
     pub self_test_port: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Mixed into the affinity of a source, so that the same numbers on other
+    /// nodes do not choose the same endpoints.
+    pub seed: u32,
 }
 
 /// The generation of a side that is being written, or whose writer died.
@@ -275,16 +278,42 @@ pub struct Destination {
     pub first: u32,
     /// How many backends; none means that the connection is refused.
     pub count: u32,
-    /// How to choose; see [`policy`].
+    /// How to choose; see [`policy`]. Zero is by weight and nothing else, and
+    /// then the fields below are zero.
     pub policy: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Its entry of `LIVE`; 0 when the policy needs none.
+    pub live: u32,
+    /// What [`Live::owner`] of that entry is.
+    pub owner: u32,
+    /// `LIMITED`: the most connections at a time.
+    pub max_connections: u32,
+    /// `EJECTING`: so many failed connects in a row eject an endpoint.
+    pub eject_after: u32,
+    /// `EJECTING`: so many endpoints may be ejected at a time.
+    pub eject_most: u32,
+    /// `EJECTING`: for so many milliseconds, times how often it was ejected.
+    pub eject_ms: u32,
+    /// `EJECTING`: one ejection is forgiven for so many milliseconds without.
+    pub forgive_ms: u32,
 }
 
-/// Values of [`Destination::policy`].
+/// Values of [`Destination::policy`]: one algorithm, and flags.
 pub mod policy {
+    /// The part that is the algorithm.
+    pub const ALGORITHM: u32 = 0xff;
     /// By weight, independently for each connection.
     pub const RANDOM: u32 = 0;
+    /// In turn, as often as the weights say.
+    pub const ROUND_ROBIN: u32 = 1;
+    /// The one with fewer connections of this node of two drawn by weight.
+    pub const LEAST_REQUEST: u32 = 2;
+    /// By a number that stays the same for the source. Its backends are slots
+    /// of one size, of which an endpoint has as many as it weighs.
+    pub const SOURCE_HASH: u32 = 3;
+    /// There may be no more than so many connections at a time.
+    pub const LIMITED: u32 = 1 << 8;
+    /// Endpoints that fail are left out for a time.
+    pub const EJECTING: u32 = 1 << 9;
 }
 
 /// An endpoint of a destination, and at the same time one slot of the
@@ -297,12 +326,14 @@ pub struct Backend {
     pub addr: Addr,
     /// In network byte order; 0 stands for the port that was dialled.
     pub port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Its entry of `LIVE`; 0 when the destination's policy needs none.
+    pub live: u16,
     /// A draw below this keeps this backend, any other takes `alias`.
     pub threshold: u32,
     /// The other backend of the slot, relative to the destination's first.
     pub alias: u32,
+    /// What [`Live::owner`] of that entry is.
+    pub owner: u32,
 }
 
 /// Sizes fixed when the tables are made: read-only data of the programs.
@@ -359,7 +390,7 @@ layout! {
     Verdict, 4, {}
     Control, 56, {
         epoch: 0, daemon_cgroup: 8, levels: 16, has_prefixes: 20, flags: 24, generation: 32,
-        self_test_port: 48, reserved: 52,
+        self_test_port: 48, seed: 52,
     }
     FrontendKey, 20, { addr: 0, port: 16, side: 18 }
     PrefixKey, 20, { side: 0, port: 2, addr: 4 }
@@ -367,11 +398,18 @@ layout! {
     Source, 16, { key: 0, identity: 8, level: 12 }
     Route, 8, { first: 0, count: 4 }
     Leg, 16, { threshold: 0, alias: 4, destination: 8, reserved: 12 }
-    Destination, 16, { first: 0, count: 4, policy: 8, reserved: 12 }
-    Backend, 28, { addr: 0, port: 16, reserved: 18, threshold: 20, alias: 24 }
+    Destination, 40, {
+        first: 0, count: 4, policy: 8, live: 12, owner: 16, max_connections: 20, eject_after: 24,
+        eject_most: 28, eject_ms: 32, forgive_ms: 36,
+    }
+    Backend, 32, { addr: 0, port: 16, live: 18, threshold: 20, alias: 24, owner: 28 }
+    Live, 64, {
+        word: 0, turn: 8, ejected_until: 16, returned: 24, limited: 32, owner: 40, parent: 44,
+        failures: 48, ejections: 52, ejected: 56,
+    }
     Connection, 64, {
         cookie: 0, dialled: 8, backend: 24, dialled_port: 40, backend_port: 42,
-        leg: 44, state: 48, quota: 52, since: 56,
+        leg: 44, state: 48, share: 52, live: 54, since: 56,
     }
     Totals, 64, {
         routed: 0, passed: 8, refused: 16, unknown_source: 24, own: 32, memory_full: 40,
@@ -385,9 +423,10 @@ layout! {
         connections: 24, overflow_share: 28, stripes: 32,
     }
     Readers, 64, { count: 0 }
-    Record, 48, {
-        epoch: 0, draws: 8, drawn: 16, asked: 20, identity: 24, class: 28, decision: 32, route: 36,
-        leg: 40, backend: 44,
+    Record, 128, {
+        epoch: 0, draws: 8, drawn: 56, asked: 60, identity: 64, class: 68, affinity: 72, turn: 76,
+        active: 80, asks: 88, skipped: 92, limited: 104, decision: 108, route: 112, leg: 116,
+        backend: 120, reserved: 124,
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use redirector_common::abi::{Backend, Destination, Leg, Route, Verdict};
+use redirector_common::abi::{Backend, Destination, Leg, Route, Verdict, policy};
 use redirector_common::addr::Addr;
 
 /// A prefix of the prefix table and its port: ordered by network address, then
@@ -100,6 +100,12 @@ impl Image {
         }
         each_table!(table);
         delta
+    }
+
+    /// Whether connections have to be followed until they end for this: failed
+    /// connects are seen no other way.
+    pub fn follows_connections(&self) -> bool {
+        self.destinations.values().any(|one| one.policy & policy::EJECTING != 0)
     }
 
     /// Without the entries of arrays that are all zeroes: in the kernel's tables

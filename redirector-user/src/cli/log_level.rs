@@ -25,7 +25,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     match common.output {
         Output::Json => context.print_json(&response)?,
         Output::Text => {
-            context.print(&format!("the daemon logs at {} from now on\n", args.level))?
+            context.print(&format!("the daemon logs at {} from now on\n", args.level))?;
         }
     }
     Ok(Exit::Fine)

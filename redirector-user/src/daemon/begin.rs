@@ -51,7 +51,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
              none if none of its connects needs to be left alone",
         )
     })?;
-    datapath.set_accounting(options.accounting)?;
+    datapath.set_accounting(options.accounting || engine.image.follows_connections())?;
     datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
     let active = datapath.active();
     let report = Report {

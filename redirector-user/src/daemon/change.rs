@@ -76,6 +76,13 @@ impl Daemon {
                 self.not_applied(&error.to_string());
                 return false;
             }
+            // Followed from before the first connection that has to be, until
+            // after the last.
+            let follow = self.options.accounting || step.image.follows_connections();
+            if follow && let Err(error) = self.datapath.set_accounting(true) {
+                self.not_applied(&error.to_string());
+                return false;
+            }
             match self.datapath.apply(&step.delta, generation) {
                 Ok(()) => {
                     if let Some(error) = self.datapath.behind() {
@@ -88,6 +95,9 @@ impl Daemon {
                     self.not_applied(&error.to_string());
                     return false;
                 }
+            }
+            if !follow && let Err(error) = self.datapath.set_accounting(false) {
+                tracing::error!("connections are followed though nothing needs it: {error}");
             }
             tracing::info!(generation, changes = step.delta.len(), "applied");
             self.report.applied = now();

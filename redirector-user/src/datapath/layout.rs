@@ -7,8 +7,8 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use redirector_common::abi::{
     Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FlowCounters,
-    FrontendKey, LAYOUT, Leg, LegCounters, Limits, OVERFLOW_SHARES, OverflowState, PrefixKey,
-    Readers, Route, Source, Totals, Verdict,
+    FrontendKey, LAYOUT, LIVES, Leg, LegCounters, Limits, Live, OVERFLOW_SHARES, OverflowState,
+    PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
 use super::{Error, Sizes, maps};
@@ -134,6 +134,7 @@ impl Layout {
             }),
             memory(array("OVERFLOW_STATE", size_of::<OverflowState>(), 1)),
             memory(array("OVERFLOW_SHARES", 8, OVERFLOW_SHARES)),
+            memory(array("LIVE", size_of::<Live>(), LIVES)),
         ];
         Ok(Self { maps, limits, sizes })
     }

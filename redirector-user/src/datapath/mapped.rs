@@ -107,16 +107,16 @@ impl<T: Pod> Mapped<T> {
         Ok(())
     }
 
-    /// A 64-bit word of the first entry.
+    /// A 64-bit word of an entry.
     pub fn word(&self, index: usize, offset: usize) -> &AtomicU64 {
         // SAFETY: see `field`; nothing accesses it but atomically.
         unsafe { AtomicU64::from_ptr(self.field(index, offset)) }
     }
 
-    /// A 32-bit word of the first entry.
-    pub fn half(&self, offset: usize) -> &AtomicU32 {
+    /// A 32-bit word of an entry.
+    pub fn half(&self, index: usize, offset: usize) -> &AtomicU32 {
         // SAFETY: as above.
-        unsafe { AtomicU32::from_ptr(self.field(0, offset)) }
+        unsafe { AtomicU32::from_ptr(self.field(index, offset)) }
     }
 
     /// A 16-bit word of the first entry.

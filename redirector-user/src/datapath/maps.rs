@@ -8,8 +8,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use redirector_common::abi::{
-    Backend, ClassKey, Connection, Control, Destination, FrontendKey, Leg, PrefixKey, Readers,
-    Route, Source, Verdict,
+    Backend, ClassKey, Connection, Control, Destination, FrontendKey, Leg, Live, PrefixKey,
+    Readers, Route, Source, Verdict,
 };
 
 use super::layout::{Layout, Part};
@@ -33,6 +33,7 @@ pub struct Maps {
     pub cgroup_sources: HashMap<MapData, u64, Source>,
     pub netns_sources: HashMap<MapData, u64, Source>,
     pub overflow: HashMap<MapData, u64, Connection>,
+    pub lives: Mapped<Live>,
 }
 
 impl Maps {
@@ -75,6 +76,7 @@ impl Maps {
             cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
             netns_sources: hash(at("NETNS_SOURCES")?)?,
             overflow: hash(at("OVERFLOW")?)?,
+            lives: Mapped::new("LIVE", &at("LIVE")?, entries("LIVE"), access)?,
         })
     }
 }

@@ -7,11 +7,12 @@
 //! configuration. Everything stays in force when the process ends.
 //! Read-only commands use [`Datapath::open_read_only`].
 
+use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::ProgramInfo;
 use aya_log::EbpfLogger;
-use redirector_common::abi::{LAYOUT, Side, connection_state, control_flags};
+use redirector_common::abi::{LAYOUT, Live, Side, connection_state, control_flags};
 use redirector_core::image::{Delta, Image};
 
 mod attach;
@@ -19,6 +20,7 @@ pub mod cgroup;
 mod error;
 pub mod features;
 mod layout;
+mod lives;
 mod load;
 mod mapped;
 mod maps;
@@ -84,6 +86,7 @@ impl Datapath {
         let (places, _) = load::ensure(&pins, &layout, options)?;
         let mut maps = Maps::open(&places, &layout, Access::Write)?;
         maps.make_self_test()?;
+        maps.set_seed(seed());
         maps.bring_in_step()?;
         let counts = Counts::of(&maps.dump(maps.active().side)?);
         let levels = Levels::of(&maps.sources()?);
@@ -255,8 +258,10 @@ impl Datapath {
     pub fn apply(&mut self, delta: &Delta, generation: u64) -> Result<(), Error> {
         self.writing()?;
         let after = self.counts.after(delta, &self.layout.sizes)?;
+        self.maps.renew_lives(delta);
         self.behind = self.maps.apply(delta, generation, after)?;
         self.counts = after;
+        self.maps.pardon_the_gone(delta);
         Ok(())
     }
 
@@ -381,6 +386,12 @@ impl Datapath {
         Ok(all.into_iter().map(|(connection, _)| connection).collect())
     }
 
+    /// What is known of destinations and endpoints whose policy needs it, by
+    /// number.
+    pub fn lives(&self) -> Vec<(u32, Live)> {
+        self.maps.lives_in_use()
+    }
+
     /// All programs on our hooks of our cgroups, in the order they run, ours
     /// and others'.
     ///
@@ -478,6 +489,15 @@ impl Datapath {
             }),
         }
     }
+}
+
+/// What keeps the affinities of this node apart from others', and the same
+/// while the numbers that they are made of can be the same.
+fn seed() -> u32 {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    let mut hash = layout::Fnv::default();
+    hash.write(&std::fs::read(FILE).unwrap_or_default());
+    hash.finish() as u32
 }
 
 /// Removes every pin: links first, so that no program runs on tables that are

@@ -131,7 +131,7 @@ impl Maps {
     /// Tells the programs where to look. Before this they do not find what was
     /// added, and after it in vain what was removed: neither is wrong.
     fn tell(&self, levels: &Levels) {
-        self.control.half(offset_of!(Control, levels)).store(levels.mask(), Ordering::SeqCst);
+        self.control.half(0, offset_of!(Control, levels)).store(levels.mask(), Ordering::SeqCst);
         self.set_flag(control_flags::NETNS_SOURCES, levels.netns > 0);
     }
 

@@ -308,7 +308,7 @@ impl Maps {
 
     /// The port of the self-test's frontend; zero while there is none.
     pub fn self_test_port(&self) -> u16 {
-        let port = self.control.half(offset_of!(Control, self_test_port)).load(Ordering::SeqCst);
+        let port = self.control.half(0, offset_of!(Control, self_test_port)).load(Ordering::SeqCst);
         u16::try_from(port).unwrap_or(0)
     }
 
@@ -326,7 +326,9 @@ impl Maps {
             let key = frontend_key(side, (SELF_TEST_ADDR, port));
             written(self.frontends.insert(key, Verdict::REFUSE, 0), "FRONTENDS")?;
         }
-        self.control.half(offset_of!(Control, self_test_port)).store(port.into(), Ordering::SeqCst);
+        self.control
+            .half(0, offset_of!(Control, self_test_port))
+            .store(port.into(), Ordering::SeqCst);
         Ok(())
     }
 }

@@ -62,13 +62,19 @@ impl Tables {
                 |((threshold, alias), (address, _))| Backend {
                     addr: address.ip().into(),
                     port: address.port().to_be(),
-                    reserved: 0,
+                    live: 0,
                     threshold,
                     alias,
+                    owner: 0,
                 },
             ));
             let policy = policy::RANDOM;
-            tables.destinations.push(Destination { first, count, policy, reserved: 0 });
+            tables.destinations.push(Destination {
+                first,
+                count,
+                policy,
+                ..Destination::default()
+            });
         }
         tables
     }
@@ -82,7 +88,7 @@ impl Tables {
                 Some((leg, Some((endpoint.backend - first) as usize)))
             }
             Decision::RefuseLeg(choice) => Some((choice.leg as usize, None)),
-            Decision::Miss | Decision::Pass | Decision::Refuse => None,
+            Decision::Miss | Decision::Pass | Decision::Refuse | Decision::Limited(_) => None,
         }
     }
 

@@ -62,7 +62,10 @@ fn every_connection_ends_well(image: &Image) {
                 match decision {
                     Decision::Miss => panic!("{addr}:{port} is a frontend and was not found"),
                     Decision::Route(_, endpoint) => same_family(addr, endpoint.addr),
-                    Decision::Pass | Decision::Refuse | Decision::RefuseLeg(_) => {}
+                    Decision::Pass
+                    | Decision::Refuse
+                    | Decision::RefuseLeg(_)
+                    | Decision::Limited(_) => {}
                 }
             }
         }

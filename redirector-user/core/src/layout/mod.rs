@@ -8,10 +8,13 @@
 //! The Layout is kept in the state directory; it is also the way back, from the
 //! numbers of a dump to names.
 
+mod balancing;
 mod class_table;
+mod lives;
 mod names;
 mod numbers;
 mod ranges;
+mod ring;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use redirector_common::abi::{self, Backend, Limits, VerdictKind};
+use redirector_common::abi::{self, Limits, VerdictKind};
 use redirector_common::addr::{Addr, V4_MAPPED_BITS};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -28,11 +31,12 @@ use crate::alias;
 use crate::image::{Image, Prefix};
 use crate::pairs;
 use crate::plan::{
-    Algorithm, Class, ClassId, Destination, DestinationId, Frontend, FrontendId, Plan, RouteId,
-    SourceId, Verdict,
+    Class, ClassId, DestinationId, Frontend, FrontendId, Plan, RouteId, SourceId, Verdict,
 };
 
+use balancing::policy;
 pub use class_table::ClassTable;
+use lives::Lives;
 pub use names::Names;
 use numbers::Numbers;
 use ranges::Ranges;
@@ -61,6 +65,9 @@ pub struct Layout {
     table_numbers: Numbers,
     identity_numbers: Numbers,
     class_numbers: Numbers,
+    /// Of a state directory from before there were any: none.
+    #[serde(default)]
+    lives: Lives,
 }
 
 /// Where a route or destination lies: its number, and its range of legs or
@@ -113,6 +120,7 @@ impl Default for Layout {
             // Identity and class 0 are those of unknown callers.
             identity_numbers: Numbers::from(1),
             class_numbers: Numbers::from(1),
+            lives: Lives::default(),
         }
     }
 }
@@ -143,6 +151,7 @@ impl Layout {
         ] {
             numbers.begin_step();
         }
+        self.lives.begin_step();
         self.leg_ranges.begin_step();
         self.backend_ranges.begin_step();
     }
@@ -153,23 +162,18 @@ impl Layout {
         limits: &Limits,
         image: &mut Image,
     ) -> Result<(), Full> {
-        let sizes = plan.destinations.iter().map(|(id, one)| (id, len(one.endpoints.len())));
+        self.lives.place(plan)?;
+        let sizes = plan.destinations.iter().map(|(id, one)| (id, len(balancing::slots(one))));
         let old = std::mem::take(&mut self.destinations);
         let (numbers, ranges) = (&mut self.destination_numbers, &mut self.backend_ranges);
         let capacities = [("destinations", limits.destinations), ("endpoints", limits.backends)];
         self.destinations = settle(old, sizes, (numbers, ranges), capacities)?;
-        for (placed, destination) in self.destinations.values().zip(plan.destinations.values()) {
-            let count = placed.count;
-            image.destinations.insert(
-                placed.number,
-                abi::Destination {
-                    first: placed.first,
-                    count,
-                    policy: policy(destination.algorithm),
-                    reserved: 0,
-                },
-            );
-            fill_backends(destination, placed.first, image);
+        for (placed, (id, destination)) in self.destinations.values().zip(&plan.destinations) {
+            let live = self.lives.get(id);
+            let entry = balancing::destination(placed.first, placed.count, id, destination, live);
+            image.destinations.insert(placed.number, entry);
+            let backends = balancing::backends(id, destination, live);
+            image.backends.extend((placed.first..).zip(backends));
         }
         Ok(())
     }
@@ -437,30 +441,4 @@ fn settle<'p, K: Ord + Clone + 'p>(
         gone(placed, numbers, ranges);
     }
     Ok(settled.into_iter().collect())
-}
-
-fn fill_backends(destination: &Destination, first: u32, image: &mut Image) {
-    let weights: Vec<u64> = destination.endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    let Some((slots, sum)) = alias::table(&weights) else { return };
-    for ((index, slot), endpoint) in (first..).zip(slots).zip(&destination.endpoints) {
-        let backend = Backend {
-            addr: endpoint.address.ip().into(),
-            port: endpoint.address.port().to_be(),
-            reserved: 0,
-            threshold: slot.threshold(sum),
-            alias: slot.alias,
-        };
-        image.backends.insert(index, backend);
-    }
-}
-
-/// The number of an algorithm.
-const fn policy(algorithm: Algorithm) -> u32 {
-    match algorithm {
-        Algorithm::Random
-        | Algorithm::RoundRobin
-        | Algorithm::LeastRequest
-        | Algorithm::SourceHash
-        | Algorithm::Original => abi::policy::RANDOM,
-    }
 }

@@ -1,7 +1,7 @@
 //! From numbers back to names, for dumps.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use redirector_common::addr::Addr;
@@ -21,6 +21,8 @@ pub struct Names<'l> {
     pub destinations: BTreeMap<u32, &'l DestinationId>,
     /// Backends by index: the destination.
     pub backends: BTreeMap<u32, &'l DestinationId>,
+    /// Entries of `LIVE`: the destination, and the address of an endpoint's.
+    pub lives: BTreeMap<u32, (&'l DestinationId, Option<SocketAddr>)>,
     /// Class tables by number; the verdicts in them are numbers of routes.
     pub tables: BTreeMap<u32, &'l ClassTable>,
     /// Local workloads by identity number.
@@ -48,6 +50,7 @@ impl Layout {
                 .map(|(id, placed)| (placed.number, id))
                 .collect(),
             backends: backends.collect(),
+            lives: self.lives.all().map(|(number, id, at)| (number, (id, at))).collect(),
             tables: self.tables.iter().map(|(table, number)| (*number, table)).collect(),
             identities: self.identities.iter().map(|(id, number)| (*number, id)).collect(),
             classes: self.classes.iter().map(|(id, number)| (*number, id)).collect(),

@@ -137,7 +137,9 @@ pub fn shares(image: &Image, class: u32, to: SocketAddr) -> Shares {
     let route = match decision {
         Decision::Miss | Decision::Pass => return Shares { passed: true, ..Shares::default() },
         Decision::Refuse => return Shares { refused: 1.0, ..Shares::default() },
-        Decision::RefuseLeg(choice) | Decision::Route(choice, _) => choice.route,
+        Decision::RefuseLeg(choice) | Decision::Limited(choice) | Decision::Route(choice, _) => {
+            choice.route
+        }
     };
     let mut shares = Shares::default();
     let route = image.route(side, route).expect("the route is there");

@@ -1,0 +1,174 @@
+//! Which destinations and endpoints have an entry of `LIVE`, and which.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+
+use redirector_common::abi::{LIVES, policy};
+use rustc_hash::FxHasher;
+use serde::{Deserialize, Serialize};
+
+use super::Full;
+use super::numbers::Numbers;
+use crate::pairs;
+use crate::plan::{Algorithm, Destination, DestinationId, Plan};
+
+/// The numbers of all entries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Lives {
+    #[serde(with = "pairs")]
+    of: BTreeMap<DestinationId, Live>,
+    numbers: Numbers,
+}
+
+/// The entries of a destination and its endpoints.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Live {
+    pub number: u32,
+    #[serde(with = "pairs")]
+    pub endpoints: BTreeMap<SocketAddr, u32>,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        // Entry 0 is nobody's.
+        Self { of: BTreeMap::new(), numbers: Numbers::from(1) }
+    }
+}
+
+impl Lives {
+    pub fn begin_step(&mut self) {
+        self.numbers.begin_step();
+    }
+
+    /// Gives an entry to whoever needs one and takes it from whoever does not.
+    pub fn place(&mut self, plan: &Plan) -> Result<(), Full> {
+        const WHAT: &str = "destinations and endpoints that connections are counted on";
+        let old = std::mem::take(&mut self.of);
+        for (id, mut live) in old {
+            let destination = plan.destinations.get(&id).filter(|one| needs(one).is_some());
+            let endpoints = destination.filter(|one| needs(one) == Some(true));
+            let stays = |address: &SocketAddr| {
+                endpoints.is_some_and(|one| one.endpoints.iter().any(|e| e.address == *address))
+            };
+            live.endpoints.retain(|address, number| {
+                let stays = stays(address);
+                if !stays {
+                    self.numbers.free(*number);
+                }
+                stays
+            });
+            if destination.is_some() {
+                self.of.insert(id, live);
+            } else {
+                self.numbers.free(live.number);
+            }
+        }
+        for (id, destination) in &plan.destinations {
+            let Some(counted) = needs(destination) else { continue };
+            if !self.of.contains_key(id) {
+                let number = self.numbers.take(LIVES, WHAT)?;
+                self.of.insert(id.clone(), Live { number, endpoints: BTreeMap::new() });
+            }
+            let Some(live) = self.of.get_mut(id).filter(|_| counted) else { continue };
+            for endpoint in &destination.endpoints {
+                if let Entry::Vacant(entry) = live.endpoints.entry(endpoint.address) {
+                    entry.insert(self.numbers.take(LIVES, WHAT)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of a destination.
+    pub fn get(&self, id: &DestinationId) -> Option<&Live> {
+        self.of.get(id)
+    }
+
+    /// All entries: the destination, and the address of an endpoint's.
+    pub fn all(&self) -> impl Iterator<Item = (u32, &DestinationId, Option<SocketAddr>)> {
+        self.of.iter().flat_map(|(id, live)| {
+            let endpoints = live.endpoints.iter();
+            let endpoints = endpoints.map(move |(address, number)| (*number, id, Some(*address)));
+            std::iter::once((live.number, id, None)).chain(endpoints)
+        })
+    }
+}
+
+/// Whether a destination needs an entry, and whether its endpoints do, too.
+fn needs(destination: &Destination) -> Option<bool> {
+    let policy = super::policy(destination);
+    let counted = policy & (policy::LIMITED | policy::EJECTING) != 0
+        || policy & policy::ALGORITHM == policy::LEAST_REQUEST;
+    (counted || destination.algorithm == Algorithm::RoundRobin).then_some(counted)
+}
+
+/// What tells owners of an entry apart: never zero.
+pub(super) fn owner(id: &DestinationId, endpoint: Option<SocketAddr>) -> u32 {
+    let mut hasher = FxHasher::default();
+    (id, endpoint).hash(&mut hasher);
+    let hash = hasher.finish();
+    ((hash ^ (hash >> 32)) as u32).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Endpoint;
+
+    fn id(host: &str) -> DestinationId {
+        DestinationId { host: host.into(), subset: None, port: 80, v6: false, view: Vec::new() }
+    }
+
+    fn plan(hosts: &[(&str, Algorithm, &[u8])]) -> Plan {
+        let destination = |(host, algorithm, endpoints): &(&str, Algorithm, &[u8])| {
+            let endpoint =
+                |host: &u8| Endpoint { address: ([10, 0, 0, *host], 80).into(), weight: 1 };
+            let endpoints = endpoints.iter().map(endpoint).collect();
+            (id(host), Destination { algorithm: *algorithm, endpoints, ..Destination::default() })
+        };
+        Plan { destinations: hosts.iter().map(destination).collect(), ..Plan::default() }
+    }
+
+    fn numbers(lives: &Lives) -> BTreeMap<(String, Option<SocketAddr>), u32> {
+        lives.all().map(|(number, id, at)| ((id.host.to_string(), at), number)).collect()
+    }
+
+    #[test]
+    fn only_who_needs_an_entry_has_one_and_keeps_it() {
+        let mut lives = Lives::default();
+        let three = [
+            ("a", Algorithm::Random, &[1, 2][..]),
+            ("b", Algorithm::RoundRobin, &[1, 2]),
+            ("c", Algorithm::LeastRequest, &[1, 2]),
+        ];
+        lives.place(&plan(&three)).expect("room");
+        let before = numbers(&lives);
+        assert_eq!(before.len(), 4, "{before:?}");
+        lives.begin_step();
+        lives.place(&plan(&[("c", Algorithm::LeastRequest, &[2, 3])])).expect("room");
+        let after = numbers(&lives);
+        assert_eq!(after.len(), 3);
+        for (who, number) in &after {
+            match before.get(who) {
+                Some(kept) => assert_eq!(kept, number),
+                None => assert!(!before.values().any(|old| old == number), "in the same step"),
+            }
+        }
+    }
+
+    #[test]
+    fn owners_differ_by_destination_and_address() {
+        let at = |host: u8| Some(SocketAddr::from(([10, 0, 0, host], 80)));
+        let owners = [
+            owner(&id("a"), None),
+            owner(&id("b"), None),
+            owner(&id("a"), at(1)),
+            owner(&id("a"), at(2)),
+            owner(&id("b"), at(1)),
+        ];
+        let distinct: std::collections::BTreeSet<u32> = owners.into_iter().collect();
+        assert_eq!(distinct.len(), owners.len());
+    }
+}

@@ -1,0 +1,321 @@
+//! Load balancing, limits and outlier detection, from a DestinationRule to where
+//! connections go.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redirector_tests::child;
+use redirector_tests::kernel::privileged;
+use redirector_tests::redirector::Redirector;
+use redirector_tests::server::Server;
+use redirector_tests::socket::Socket;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// The address of the service: loopback, so that what is missed stays here.
+const SERVICE: &str = "127.96.0.20:19000";
+
+/// A service with some servers and a traffic policy, and clients.
+struct Scene {
+    redirector: Redirector,
+    servers: Vec<Option<Server>>,
+    port: u16,
+}
+
+impl Scene {
+    /// With servers at 127.0.0.1 and following.
+    fn new(what: &str, servers: u8) -> Option<Self> {
+        if !privileged() {
+            return None;
+        }
+        let redirector = Redirector::new(what, PROGRAM);
+        let first = Server::start("1", SocketAddr::from(([127, 0, 0, 1], 0)));
+        let port = first.address().port();
+        let others = (2..=servers).map(|host| {
+            Server::start(&host.to_string(), SocketAddr::from(([127, 0, 0, host], port)))
+        });
+        let servers = std::iter::once(first).chain(others).map(Some).collect();
+        let scene = Self { redirector, servers, port };
+        scene.redirector.place.cgroup.child("clients");
+        Some(scene)
+    }
+
+    /// The documents with these endpoints (host and weight), and a traffic
+    /// policy in YAML's flow style.
+    fn documents(&self, endpoints: &[(u8, u32)], policy: &str) -> String {
+        let port = self.port;
+        let mut text = format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: echo}}
+spec:
+  clusterIP: 127.96.0.20
+  selector: {{app: echo}}
+  ports: [{{name: tcp, port: 19000, targetPort: {port}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: echo}}
+spec: {{host: echo, trafficPolicy: {policy}}}
+"
+        );
+        for (host, weight) in endpoints {
+            text += &format!(
+                "
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: e{host}}}
+spec: {{address: 127.0.0.{host}, weight: {weight}, labels: {{app: echo}}}}
+"
+            );
+        }
+        for client in 0..CLIENTS {
+            let cgroup = self.redirector.cgroup(&format!("clients/{client}"));
+            text += &format!(
+                "
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: c{client}, annotations: {{redirector.io/cgroup: {cgroup}}}}}
+spec: {{address: 127.0.1.{client}}}
+"
+            );
+        }
+        text
+    }
+
+    fn clients(&self) -> PathBuf {
+        self.redirector.place.cgroup.path().join("clients")
+    }
+}
+
+/// Local workloads.
+const CLIENTS: usize = 40;
+
+fn service() -> SocketAddr {
+    SERVICE.parse().expect("an address")
+}
+
+/// A connection, once its server has said its name.
+fn open() -> std::io::Result<(Socket, String)> {
+    let socket = Socket::stream(service(), 0)?;
+    socket.connect(service())?;
+    assert_eq!(socket.peer()?, service(), "getpeername shows what was dialled");
+    let name = socket.read_all()?;
+    Ok((socket, name.split(' ').next().unwrap_or_default().to_owned()))
+}
+
+/// Who answers, or the error.
+fn dial() -> String {
+    match open() {
+        Ok((socket, name)) => {
+            let _ = socket.reset_on_close();
+            name
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+/// How often each answer comes.
+fn count(answers: impl IntoIterator<Item = String>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn round_robin_takes_turns_as_the_weights_say() {
+    let Some(scene) = Scene::new("turns", 3) else { return };
+    let even = scene.documents(&[(1, 1), (2, 1), (3, 1)], "{loadBalancer: {simple: ROUND_ROBIN}}");
+    scene.redirector.write("all.yaml", &even);
+    let _daemon = scene.redirector.start();
+    let counts =
+        count(child::run(&scene.clients(), || (0..300).map(|_| dial()).collect::<Vec<_>>()));
+    assert_eq!(counts.values().collect::<Vec<_>>(), [&100, &100, &100], "{counts:?}");
+
+    let uneven =
+        scene.documents(&[(1, 2), (2, 1), (3, 1)], "{loadBalancer: {simple: ROUND_ROBIN}}");
+    scene.redirector.change("other weights", || scene.redirector.write("all.yaml", &uneven));
+    let counts =
+        count(child::run(&scene.clients(), || (0..400).map(|_| dial()).collect::<Vec<_>>()));
+    for (name, wanted) in [("1", 200_u64), ("2", 100), ("3", 100)] {
+        // Far nearer than chance would be.
+        assert!(counts[name].abs_diff(wanted) <= 3, "{counts:?}");
+    }
+}
+
+#[test]
+fn least_request_keeps_open_connections_even_and_forgets_closed_ones() {
+    let Some(scene) = Scene::new("least", 2) else { return };
+    let policy = "{loadBalancer: {simple: LEAST_REQUEST}}";
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], policy));
+    let _daemon = scene.redirector.start();
+    let counts = count(child::run(&scene.clients(), || {
+        // The second round begins evenly only if the first was taken back.
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            let open: Vec<_> = (0..200).map(|_| open().expect("a connection")).collect();
+            names.extend(open.iter().map(|(_, name)| name.clone()));
+        }
+        names
+    }));
+    // By chance alone the difference would be more than 24 in one of four runs.
+    assert!(counts["1"].abs_diff(counts["2"]) <= 24, "{counts:?}");
+}
+
+#[test]
+fn a_source_keeps_its_endpoint_and_only_those_of_a_lost_endpoint_move() {
+    let Some(scene) = Scene::new("affinity", 4) else { return };
+    let policy = "{loadBalancer: {consistentHash: {useSourceIp: true}}}";
+    let four = scene.documents(&[(1, 1), (2, 1), (3, 1), (4, 1)], policy);
+    scene.redirector.write("all.yaml", &four);
+    let cgroups: Vec<PathBuf> = (0..CLIENTS)
+        .map(|client| scene.redirector.place.cgroup.child(&format!("clients/{client}")))
+        .collect();
+    let _daemon = scene.redirector.start();
+    let ask = || -> Vec<String> {
+        cgroups
+            .iter()
+            .map(|cgroup| {
+                let counts =
+                    count(child::run(cgroup, || (0..10).map(|_| dial()).collect::<Vec<_>>()));
+                assert_eq!(counts.len(), 1, "one source, one endpoint: {counts:?}");
+                counts.into_keys().next().expect("one")
+            })
+            .collect()
+    };
+    let before = ask();
+    assert_eq!(count(before.clone()).len(), 4, "all endpoints are somebody's: {before:?}");
+    // An endpoint goes.
+    let three = scene.documents(&[(1, 1), (2, 1), (4, 1)], policy);
+    scene.redirector.change("an endpoint less", || scene.redirector.write("all.yaml", &three));
+    let without = ask();
+    for (before, after) in before.iter().zip(&without) {
+        assert!(before == "3" || before == after, "{before} became {after}");
+        assert_ne!(after, "3");
+    }
+    // It comes back, and so do its own.
+    scene.redirector.change("an endpoint more", || scene.redirector.write("all.yaml", &four));
+    assert_eq!(ask(), before);
+}
+
+#[test]
+fn no_more_connections_than_the_limit_are_open_at_a_time() {
+    const LIMIT: usize = 100;
+    const PROCESSES: usize = 8;
+    const EACH: usize = 125;
+    let Some(scene) = Scene::new("limit", 2) else { return };
+    let policy = format!("{{connectionPool: {{tcp: {{maxConnections: {LIMIT}}}}}}}");
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
+    let daemon = scene.redirector.start();
+    let go = scene.redirector.directory().join("go");
+    let end = scene.redirector.directory().join("end");
+    let wait = |file: &std::path::Path| {
+        while !file.exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for round in 0..2 {
+        let told = scene.redirector.directory().join(format!("told-{round}"));
+        std::fs::create_dir(&told).expect("a directory");
+        let crowd: Vec<child::Child<usize>> = (0..PROCESSES)
+            .map(|process| {
+                let (go, end, told) = (go.clone(), end.clone(), told.clone());
+                child::spawn(&scene.clients(), move || {
+                    wait(&go);
+                    let mut held = Vec::new();
+                    for _ in 0..EACH {
+                        match open() {
+                            Ok(connection) => held.push(connection),
+                            Err(error) => {
+                                assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+                            }
+                        }
+                    }
+                    std::fs::write(told.join(process.to_string()), "").expect("a file");
+                    // Nobody lets go before all have tried.
+                    wait(&end);
+                    held.len()
+                })
+            })
+            .collect();
+        std::fs::write(&go, "").expect("a file");
+        while std::fs::read_dir(&told).expect("a directory").count() < PROCESSES {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if round == 0 {
+            // A change of the endpoints does not forget who is there.
+            let more = scene.documents(&[(1, 1), (2, 3)], &policy);
+            scene.redirector.change("weights", || scene.redirector.write("all.yaml", &more));
+            assert!(child::run(&scene.clients(), dial).contains("refused"), "{}", daemon.log());
+        }
+        std::fs::write(&end, "").expect("a file");
+        let open: usize = crowd.into_iter().map(child::Child::join).sum();
+        assert_eq!(open, LIMIT, "as many as may be, and never one more");
+        // What is closed makes room.
+        assert!(["1", "2"].contains(&&*child::run(&scene.clients(), dial)));
+        for file in [&go, &end] {
+            std::fs::remove_file(file).expect("the file");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_fails_is_left_out_and_taken_back_when_its_time_is_over() {
+    const AFTER: usize = 3;
+    let Some(mut scene) = Scene::new("outlier", 2) else { return };
+    let policy = format!(
+        "{{outlierDetection: {{consecutive5xxErrors: {AFTER}, baseEjectionTime: 2s, \
+         maxEjectionPercent: 100}}}}"
+    );
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
+    let _daemon = scene.redirector.start();
+    let ask = |scene: &Scene| -> Vec<String> {
+        child::run(&scene.clients(), || (0..200).map(|_| dial()).collect())
+    };
+    assert_eq!(count(ask(&scene)).len(), 2, "both answer");
+
+    let second = scene.servers[1].take().expect("it runs");
+    let address = second.address();
+    drop(second);
+    let begun = Instant::now();
+    let answers = ask(&scene);
+    let failed = answers.iter().filter(|answer| *answer != "1").count();
+    assert_eq!(failed, AFTER, "as many as the rule says, then it is out: {answers:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "too slow to say anything");
+
+    scene.servers[1] = Some(Server::start("2", address));
+    while count(ask(&scene)).len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not taken back");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it was taken back before its time");
+}
+
+#[test]
+fn when_all_endpoints_are_left_out_connections_are_refused() {
+    let Some(mut scene) = Scene::new("outliers", 2) else { return };
+    let policy = "{outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 60s, \
+                  maxEjectionPercent: 100}}";
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], policy));
+    let _daemon = scene.redirector.start();
+    let addresses: Vec<SocketAddr> =
+        scene.servers.drain(..).map(|server| server.expect("it runs").address()).collect();
+    let failed = child::run(&scene.clients(), || count((0..50).map(|_| dial())).len());
+    assert_eq!(failed, 1, "everything is refused");
+    // Also when they listen again: until the time is over.
+    let _again: Vec<Server> = addresses.into_iter().map(|at| Server::start("x", at)).collect();
+    let answer = child::run(&scene.clients(), dial);
+    assert!(answer.contains("refused"), "{answer}");
+    // Without the policy they are there at once.
+    let plain = scene.documents(&[(1, 1), (2, 1)], "{loadBalancer: {simple: RANDOM}}");
+    scene.redirector.change("no policy", || scene.redirector.write("all.yaml", &plain));
+    assert_eq!(child::run(&scene.clients(), dial), "x");
+}
