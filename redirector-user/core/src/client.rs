@@ -21,6 +21,8 @@ pub struct Client<'c> {
     pub labels: Option<&'c Labels>,
     /// The workload's own addresses, as far as known.
     pub addresses: &'c [IpAddr],
+    /// It is left alone: see [`Bypass`](crate::bypass::Bypass).
+    pub bypassed: bool,
 }
 
 /// What can be asked about a client.
@@ -34,6 +36,8 @@ pub enum Question<'q> {
     Within(IpNet),
     /// Has it this address?
     Address(IpAddr),
+    /// Is it left alone?
+    Bypassed,
 }
 
 impl Client<'_> {
@@ -46,6 +50,7 @@ impl Client<'_> {
                 self.addresses.iter().any(|address| prefix.contains(address))
             }
             Question::Address(address) => self.addresses.contains(address),
+            Question::Bypassed => self.bypassed,
         }
     }
 }

@@ -149,6 +149,7 @@ impl KnownClient {
             namespace: Some(&self.workload.namespace),
             labels: Some(&self.labels),
             addresses: std::slice::from_ref(address),
+            bypassed: false,
         }
     }
 }

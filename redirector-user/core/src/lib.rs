@@ -17,6 +17,7 @@
 //! * [`world`]: the objects in force, and the settings.
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
+//! * [`bypass`]: what is left alone for a while.
 //! * [`client`]: the one that connects, as rules see it.
 //! * [`compile`]: from the World to the Plan.
 //! * [`gateway`]: what the proxy serves, and where a connection to it goes.
@@ -31,6 +32,7 @@
 
 pub mod alias;
 pub mod analysis;
+pub mod bypass;
 pub mod check;
 pub mod client;
 pub mod compile;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bypass::Bypass;
 use crate::model::{
     DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
     Spec, VirtualService, WorkloadEntry,
@@ -25,6 +26,9 @@ pub struct Settings {
     pub node_name: Option<String>,
     /// Who serves the addresses of Services when no rule matches.
     pub services: ServiceAddresses,
+    /// What is left alone for a while.
+    #[serde(default)]
+    pub bypass: Bypass,
 }
 
 impl Default for Settings {
@@ -34,6 +38,7 @@ impl Default for Settings {
             root_namespace: "istio-system".to_owned(),
             node_name: None,
             services: ServiceAddresses::Leave,
+            bypass: Bypass::default(),
         }
     }
 }

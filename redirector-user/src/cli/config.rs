@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use redirector_core::bypass::Bypass;
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
@@ -53,6 +54,7 @@ impl SettingsArgs {
             root_namespace: self.root_namespace.clone(),
             node_name: Some(self.node_name.clone().unwrap_or_else(host_name)),
             services,
+            bypass: Bypass::default(),
         }
     }
 }

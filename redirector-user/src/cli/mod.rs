@@ -3,6 +3,7 @@
 //!
 //! Names, exit codes and JSON are a public interface: scripts depend on them.
 
+mod bypass;
 mod check;
 mod completions;
 mod config;
@@ -87,6 +88,7 @@ enum Command {
     Diff(diff::Args),
     Maps(maps::Args),
     Rollback(rollback::Args),
+    Bypass(bypass::Args),
     LogLevel(log_level::Args),
     Unload(unload::Args),
     Hosts(hosts::Args),
@@ -133,6 +135,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
+        Command::Bypass(args) => bypass::run(args, &common, context),
         Command::LogLevel(args) => log_level::run(args, &common, context),
         Command::Unload(args) => unload::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),

@@ -15,7 +15,9 @@ use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
 use crate::output::{Style, Table};
-use crate::state::{GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload};
+use crate::state::{
+    Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
+};
 
 /// Health: what is attached and effective, what is in force, and what is not
 #[derive(clap::Args, Debug)]
@@ -48,6 +50,8 @@ struct Answer {
     self_test: Vec<Tested>,
     drift: DriftRow,
     identity_gaps: Vec<UnknownWorkload>,
+    /// What is left alone, and until when.
+    bypassed: Vec<Bypassed>,
     gateways: Vec<GatewayListener>,
     /// What the kernel has of what is needed.
     features: Vec<Feature>,
@@ -191,6 +195,22 @@ fn answer(
             hold.of_generation
         ));
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let bypassed = state.bypassed().unwrap_or_else(|error| {
+        warnings.push(error.to_string());
+        Vec::new()
+    });
+    for one in &bypassed {
+        let left = one.until.saturating_sub(now);
+        warnings.push(match (left, pid) {
+            (0, None) => format!(
+                "{} is bypassed, its time is over, and no daemon runs to end it (redirector \
+                 bypass --end)",
+                one.target
+            ),
+            _ => format!("{} is bypassed for another {}", one.target, duration(left)),
+        });
+    }
     let features = features::probe();
     for missing in features.iter().filter(|feature| feature.found == Found::No) {
         let line = format!(
@@ -216,7 +236,6 @@ fn answer(
     if pid.is_none() && !report.gateways.is_empty() {
         problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Answer {
         healthy: problems.is_empty(),
         problems,
@@ -252,6 +271,7 @@ fn answer(
         self_test,
         drift: DriftRow { entries: drift, repaired: report.drift_repaired },
         identity_gaps: gaps,
+        bypassed,
         gateways,
         features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,

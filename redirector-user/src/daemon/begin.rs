@@ -18,7 +18,7 @@ use crate::datapath::{self, Datapath};
 use crate::identity::watch::Watch;
 use crate::identity::{Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
-use crate::state::{Hold, Report, StateDir, StateError};
+use crate::state::{Hold, Report, StateDir, StateError, bypass};
 
 /// Runs until a signal says otherwise.
 pub fn run(options: Options) -> Result<Exit, Failure> {
@@ -44,7 +44,14 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         object: None,
     })?;
     let (sender, events) = mpsc::channel();
-    let engine = engine(&options, &state, &datapath, last_good)?;
+    let mut engine = engine(&options, &state, &datapath, last_good)?;
+    let mut bypassed = state.bypassed().unwrap_or_else(|error| {
+        tracing::error!("{error}; nothing is bypassed");
+        Vec::new()
+    });
+    bypassed.retain(|one| one.until > now());
+    state.save_bypassed(&bypassed)?;
+    engine.settings.bypass = bypass(&bypassed);
     let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup).map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
             "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
@@ -75,6 +82,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         agent,
         ready: Arc::default(),
         generation: active.generation,
+        bypassed,
         report,
         published: None,
         changed: true,

@@ -5,6 +5,17 @@ use super::engine::Step;
 use super::now;
 use crate::state::{Hold, UnknownWorkload};
 
+/// Why something is put in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cause {
+    /// It repeats this generation, which `rollback` holds.
+    pub of_generation: Option<u64>,
+    /// It differs from this generation by what is left alone.
+    pub repeats: Option<u64>,
+    /// Make it a generation of its own, also when it changes nothing.
+    pub always: bool,
+}
+
 impl Daemon {
     /// Goes on holding an earlier configuration, when one is held.
     pub(super) fn hold_on(&mut self) -> bool {
@@ -14,7 +25,9 @@ impl Daemon {
             Ok(Some(snapshot)) => self.engine.step_back_to(&snapshot),
             _ => return false,
         };
-        let holds = held.is_ok_and(|step| self.apply(step, Some(of_generation), false));
+        let holds = held.is_ok_and(|step| {
+            self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
+        });
         if holds {
             tracing::info!("an earlier configuration is held (redirector rollback --release)");
         }
@@ -22,12 +35,16 @@ impl Daemon {
     }
 
     /// Puts what the store says in force.
-    pub(super) fn step(&mut self) {
+    pub(super) fn step(&mut self) -> bool {
         let step = match self.engine.step() {
             Ok(step) => step,
-            Err(full) => return self.not_applied(&full.to_string()),
+            Err(full) => {
+                self.not_applied(&full.to_string());
+                return false;
+            }
         };
-        if self.apply(step, None, false) {
+        let applied = self.apply(step, Cause::default());
+        if applied {
             self.engine.store.accept();
             if let Err(error) = self.state.save_last_good(&self.engine.store) {
                 tracing::error!("{error}");
@@ -54,18 +71,26 @@ impl Daemon {
         let warning = redirector_core::diag::Severity::Warning;
         self.report.warnings =
             self.engine.store.diagnostics().filter(|d| d.severity == warning).count();
+        applied
     }
 
-    /// Puts a step in force, as a new generation when it changes anything or
-    /// `always`. What could not be is said and changes nothing.
-    fn apply(&mut self, step: Step, of_generation: Option<u64>, always: bool) -> bool {
+    /// Puts a step in force, as a new generation when it changes anything.
+    /// What could not be is said and changes nothing.
+    pub(super) fn apply(&mut self, step: Step, cause: Cause) -> bool {
         // A daemon that has just started serves the gateways of the generation
         // that it found; that is no change.
         let first = self.report.applied == 0 && self.generation != 0;
         let changed = if first { !step.delta.is_empty() } else { self.engine.is_changed_by(&step) };
-        let fresh = self.generation == 0 || changed || always;
+        let fresh = self.generation == 0 || changed || cause.always;
         let generation = if fresh { self.generation + 1 } else { self.generation };
-        let snapshot = step.snapshot(generation, of_generation, now());
+        let mut snapshot = step.snapshot(generation, cause.of_generation, now());
+        snapshot.repeats = cause.repeats;
+        if !fresh && let Ok(Some(told)) = self.state.snapshot(generation) {
+            // Told anew, it is what it was, unless its documents changed without
+            // changing the tables.
+            let same = told.objects == snapshot.objects && told.resolved == snapshot.resolved;
+            snapshot.repeats = told.repeats.filter(|_| same);
+        }
         // Before the flip, so that whoever sees the generation finds its names.
         if let Err(error) = self.state.save_snapshot(&snapshot) {
             self.not_applied(&error.to_string());
@@ -115,7 +140,12 @@ impl Daemon {
         true
     }
 
-    fn not_applied(&mut self, why: &str) {
+    /// The generation that the one in force repeats but for what is left alone.
+    fn repeats(&self) -> Option<u64> {
+        self.state.snapshot(self.generation).ok()??.repeats
+    }
+
+    pub(super) fn not_applied(&mut self, why: &str) {
         tracing::error!("not applied, what was in force stays: {why}");
         self.report.apply_error = Some(why.to_owned());
     }
@@ -140,12 +170,15 @@ impl Daemon {
 
     /// Returns to the configuration `steps` changes before the one in force.
     pub(super) fn roll_back(&mut self, steps: usize) -> Result<u64, String> {
-        let from = self.report.hold.as_ref().map_or(self.generation, |hold| hold.of_generation);
+        let current = self.repeats().unwrap_or(self.generation);
+        let from = self.report.hold.as_ref().map_or(current, |hold| hold.of_generation);
         let mut earlier = Vec::new();
         for generation in self.state.generations().into_iter().rev().filter(|g| *g < from) {
             match self.state.snapshot(generation) {
                 // A repetition is no change of its own.
-                Ok(Some(snapshot)) if snapshot.of_generation.is_none() => earlier.push(snapshot),
+                Ok(Some(one)) if one.of_generation.is_none() && one.repeats.is_none() => {
+                    earlier.push(one);
+                }
                 Ok(_) => {}
                 Err(error) => tracing::warn!("{error}"),
             }
@@ -162,8 +195,9 @@ impl Daemon {
         };
         let step = self.engine.step_back_to(snapshot).map_err(|full| full.to_string())?;
         let of_generation = snapshot.generation;
+        let cause = Cause { of_generation: Some(of_generation), always: true, ..Cause::default() };
         let before = self.report.hold.replace(Hold { of_generation, since: now() });
-        if !self.apply(step, Some(of_generation), true) {
+        if !self.apply(step, cause) {
             self.report.hold = before;
             return Err(self.report.apply_error.clone().unwrap_or_default());
         }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::BypassChange;
+
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 64 << 10;
 
@@ -29,6 +31,11 @@ pub enum Request {
     Release,
     /// Read everything again.
     Reread,
+    /// Leave something alone, or no longer.
+    Bypass {
+        /// What.
+        change: BypassChange,
+    },
     /// Log at this level from now on.
     LogLevel {
         /// As `--log-level`.

@@ -25,7 +25,7 @@ use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
-use crate::state::{Report, StateDir, Tested};
+use crate::state::{Bypassed, Report, StateDir, Tested};
 
 /// Everything that the loop holds.
 pub(super) struct Daemon {
@@ -44,6 +44,8 @@ pub(super) struct Daemon {
     /// `/readyz` says so from then on.
     pub(super) ready: Arc<AtomicBool>,
     pub(super) generation: u64,
+    /// What is left alone, and until when.
+    pub(super) bypassed: Vec<Bypassed>,
     pub(super) report: Report,
     pub(super) published: Option<Report>,
     /// Something was read since the last step.
@@ -164,6 +166,7 @@ impl Daemon {
             if std::mem::take(&mut self.changed) && self.report.hold.is_none() {
                 self.step();
             }
+            self.end_bypasses();
             self.check();
             self.publish();
         }
@@ -330,6 +333,7 @@ impl Daemon {
                 }
                 Ok(None)
             }
+            Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {

@@ -87,9 +87,10 @@ impl Engine {
         }
     }
 
-    /// An earlier configuration, compiled.
+    /// An earlier configuration, compiled, but with what is left alone now.
     pub fn step_back_to(&self, snapshot: &Snapshot) -> Result<Step, Full> {
-        let world = snapshot.world();
+        let mut world = snapshot.world();
+        world.settings.bypass.clone_from(&self.settings.bypass);
         let registry = Registry::new(&world);
         let plan = compile_with(&world, &registry).plan;
         self.finish(&world, &registry, plan)
@@ -173,6 +174,7 @@ impl Step {
         Snapshot {
             generation,
             of_generation,
+            repeats: None,
             made,
             settings: self.settings.clone(),
             objects: self.objects.clone(),

@@ -95,6 +95,7 @@ pub(super) fn text(daemon: &Daemon) -> String {
     page.gauge("identity_gaps", "Workloads whose processes cannot be told", report.gaps.len());
     let held = u64::from(report.hold.is_some());
     page.gauge("rollback_held", "1 while an earlier configuration is held", held);
+    page.gauge("bypassed", "Workloads and rules that are left alone", daemon.bypassed.len());
     let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
     page.gauge("self_test_failures", "Self-tests that found programs not effective", failed);
     let not_applied = u64::from(report.apply_error.is_some());

@@ -15,6 +15,7 @@
 //! * [`engine`]: what the kernel is to hold.
 //! * [`control_loop`]: what happens when.
 //! * [`verify`]: the kernel against what it should be.
+//! * [`bypass`]: what is left alone for a while.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
 //! * [`gateways`]: the proxy.
@@ -23,6 +24,7 @@
 //! * [`metrics`]: what a monitoring system reads.
 
 mod begin;
+mod bypass;
 mod change;
 pub mod control;
 mod control_loop;
@@ -49,6 +51,7 @@ use crate::kubernetes::agent::Setup;
 use crate::source::{Batch, watch::Timing};
 
 pub use begin::{limits, run};
+pub use bypass::without_daemon as bypass_without_daemon;
 
 /// How the daemon is set up.
 #[derive(Clone, Debug)]

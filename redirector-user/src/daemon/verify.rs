@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use redirector_core::image::Delta;
 
 use super::control_loop::Daemon;
+use super::now;
 use crate::datapath::{Error, Hook};
 
 /// The hooks that are always attached to.
@@ -18,7 +19,9 @@ const SHARE: u32 = 50;
 impl Daemon {
     /// How long the loop may sleep.
     pub(super) fn until_next_check(&self) -> Duration {
-        self.pause().saturating_sub(self.verified.elapsed())
+        let check = self.pause().saturating_sub(self.verified.elapsed());
+        let over = self.first_bypass_over().map(|over| over.saturating_sub(now()));
+        over.map_or(check, |over| check.min(Duration::from_secs(over)))
     }
 
     fn pause(&self) -> Duration {

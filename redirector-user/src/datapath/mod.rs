@@ -110,7 +110,28 @@ impl Datapath {
     ///
     /// `NotLoaded`, missing privilege, or tables of another version.
     pub fn open_read_only(pins: &Path) -> Result<Self, Error> {
+        Self::open_loaded(Pins::open(pins)?, Access::Read)
+    }
+
+    /// Opens what is loaded, for a change of its tables: nothing is loaded or
+    /// attached by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_read_only`](Self::open_read_only), and `Busy` while a daemon
+    /// is in charge.
+    pub fn open(pins: &Path) -> Result<Self, Error> {
         let pins = Pins::open(pins)?;
+        let lock = pins.lock()?;
+        let mut this = Self::open_loaded(pins, Access::Write)?;
+        this.lock = Some(lock);
+        this.maps.bring_in_step()?;
+        this.counts = Counts::of(&this.maps.dump(this.maps.active().side)?);
+        this.levels = Levels::of(&this.maps.sources()?);
+        Ok(this)
+    }
+
+    fn open_loaded(pins: Pins, access: Access) -> Result<Self, Error> {
         let not_loaded = || Error::NotLoaded { pins: pins.root().to_owned() };
         let tables = pins.current()?.ok_or_else(not_loaded)?;
         if !tables.exists() {
@@ -140,7 +161,7 @@ impl Datapath {
                 return Err(Error::Incompatible { pins: directory.clone(), differences });
             }
         }
-        let maps = Maps::open(&places, &layout, Access::Read)?;
+        let maps = Maps::open(&places, &layout, access)?;
         Ok(Self {
             cgroups: attach::places(&pins)?.into_iter().map(|place| place.path).collect(),
             pins,

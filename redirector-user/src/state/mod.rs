@@ -8,10 +8,12 @@
 //! |---|---|
 //! | `generations/N.json` | [`Snapshot`]: what generation N was made of |
 //! | `last-good.json` | the store: the last good version of every object |
+//! | `bypass.json` | what is left alone, and until when |
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id |
 //! | `control.sock` | where a living daemon takes requests |
 
+mod bypass;
 mod report;
 mod snapshot;
 
@@ -25,10 +27,14 @@ use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use bypass::{BypassChange, Bypassed, bypass};
 pub use report::{
     Finding, GatewayListener, Hold, Refused, Report, Tested, UnknownWorkload, Watching,
 };
 pub use snapshot::Snapshot;
+
+/// The file of what is left alone.
+const BYPASS: &str = "bypass.json";
 
 /// What can go wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +189,16 @@ impl StateDir {
         self.load("last-good.json")
     }
 
+    /// Keeps what is left alone.
+    pub fn save_bypassed(&self, bypassed: &[Bypassed]) -> Result<(), StateError> {
+        self.save(BYPASS, &bypassed)
+    }
+
+    /// What is left alone; what is over, too, until somebody ends it.
+    pub fn bypassed(&self) -> Result<Vec<Bypassed>, StateError> {
+        Ok(self.load(BYPASS)?.unwrap_or_default())
+    }
+
     /// Publishes what the daemon knows.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
         self.save("report.json", report)
@@ -199,7 +215,7 @@ impl StateDir {
         for generation in self.generations() {
             self.remove_file(&snapshot_name(generation))?;
         }
-        for name in ["last-good.json", "report.json", "control.sock", "daemon.lock"] {
+        for name in ["last-good.json", BYPASS, "report.json", "control.sock", "daemon.lock"] {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.

@@ -18,6 +18,10 @@ pub struct Snapshot {
     pub generation: u64,
     /// The generation that it repeats, when `rollback` made it.
     pub of_generation: Option<u64>,
+    /// The generation that differs from it by what is left alone and by nothing
+    /// else, when `bypass` made it: no change to roll back.
+    #[serde(default)]
+    pub repeats: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub made: u64,
     /// The settings.

@@ -30,6 +30,7 @@ struct Answers<'q> {
     labels: Vec<usize>,
     subnets: Vec<usize>,
     addresses: Vec<IpAddr>,
+    bypassed: bool,
 }
 
 /// Groups the local workloads into classes. Class 0 is that of unknown callers,
@@ -52,6 +53,7 @@ pub(super) fn group(
             namespace: Some(&workload.object.namespace),
             labels: Some(&workload.labels),
             addresses: &workload.addresses,
+            bypassed: registry.settings.bypass.has_workload(&id.namespace, &id.name),
         };
         let class = *known.entry(questions.ask(&client)).or_insert_with(|| {
             classes.push(Class { example: Some(id.clone()) });
@@ -155,6 +157,7 @@ impl<'q> Questions<'q> {
             addresses: (client.addresses.iter().copied())
                 .filter(|address| self.addresses.contains(address))
                 .collect(),
+            bypassed: client.bypassed,
         }
     }
 }

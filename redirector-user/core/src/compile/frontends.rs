@@ -210,6 +210,7 @@ where
                 namespace: Some(&id.namespace),
                 labels: Some(&source.labels),
                 addresses: &source.addresses,
+                bypassed: registry.settings.bypass.has_workload(&id.namespace, &id.name),
             })
         })
         .collect();
@@ -332,7 +333,10 @@ where
             .find_map(|(prefix, claims)| claims.iter().find(|claim| claim.holds(who, prefix)));
         let Some(claim) = standing else { return Verdict::Pass };
         let v6 = matches!(point, IpNet::V6(_));
-        if claim.port.protocol.takes_tcp_rules()
+        let bypass = &self.registry.settings.bypass;
+        let bypassed = !bypass.workloads.is_empty() && who.ask(Question::Bypassed);
+        if !bypassed
+            && claim.port.protocol.takes_tcp_rules()
             && let Some(rules) = self.hosts.get(&*claim.service.host)
         {
             let dial = Dial { address: *point, port, gateway: MESH };
@@ -341,7 +345,9 @@ where
                 first_match(&rules.sheets, &rules.candidates(point), &dial, who, |sheet, rule| {
                     declared && self.destinations.subsets_resolve(who, sheet, rule).is_ok()
                 });
-            if let Some((sheet, rule)) = found {
+            if let Some((sheet, rule)) = found
+                && !bypass.rules.contains(&sheet.reference)
+            {
                 return self.destinations.rule(who, sheet, rule, port, Family::Only { v6 }).1;
             }
         }

@@ -206,6 +206,7 @@ pub(crate) fn as_client(workload: &Workload) -> Client<'_> {
         namespace: Some(&workload.object.namespace),
         labels: Some(&workload.labels),
         addresses: &workload.addresses,
+        bypassed: false,
     }
 }
 

@@ -41,6 +41,17 @@ pub(super) fn explain(
     let dial = Dial { address: dialled, port, gateway: MESH };
     let asked = Asked { book: &book, claim: &claim, dial: &dial, who: &who };
     let matched = asked.consider(&destinations, &mut answer);
+    let matched = matched.filter(|(sheet, _)| {
+        let by = if who.client().bypassed {
+            "the source".to_owned()
+        } else if world.settings.bypass.rules.contains(&sheet.reference) {
+            sheet.reference.to_string()
+        } else {
+            return true;
+        };
+        answer.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));
+        false
+    });
     asked.consider_the_rest(&mut answer.considered);
     let v6 = query.destination.is_ipv6() && matches!(dialled, IpNet::V6(_));
     let (route, verdict) = match matched {

@@ -230,6 +230,7 @@ pub fn explain_with(
 struct Source {
     view: SourceView,
     addresses: Vec<IpAddr>,
+    bypassed: bool,
 }
 
 impl Source {
@@ -238,6 +239,7 @@ impl Source {
             QuerySource::Unknown => Self {
                 view: SourceView { namespace: None, labels: Labels::new(), workload: None },
                 addresses: Vec::new(),
+                bypassed: false,
             },
             QuerySource::Described { namespace, labels, addresses } => Self {
                 view: SourceView {
@@ -246,6 +248,7 @@ impl Source {
                     workload: None,
                 },
                 addresses: addresses.clone(),
+                bypassed: false,
             },
             QuerySource::Workload { namespace, name } => {
                 let workload = registry
@@ -259,6 +262,7 @@ impl Source {
                         workload: Some(format!("{namespace}/{name}")),
                     },
                     addresses: workload.addresses.clone(),
+                    bypassed: registry.settings.bypass.has_workload(namespace, name),
                 }
             }
         })
@@ -271,6 +275,7 @@ impl Source {
                 namespace: Some(namespace),
                 labels: Some(&self.view.labels),
                 addresses: &self.addresses,
+                bypassed: self.bypassed,
             },
         }
     }

@@ -1,0 +1,156 @@
+//! What is left alone for a while: by the daemon, and without one.
+
+use redirector_core::bypass::Target;
+use redirector_core::gateway::GatewayPlan;
+use redirector_core::store::Store;
+
+use super::begin::limits;
+use super::change::Cause;
+use super::control_loop::Daemon;
+use super::engine::Engine;
+use super::now;
+use crate::cli::{Exit, Failure};
+use crate::datapath::Datapath;
+use crate::state::{BypassChange, Bypassed, Snapshot, StateDir, bypass};
+
+impl Daemon {
+    /// Changes what is left alone. On an error nothing is changed.
+    pub(super) fn bypass(&mut self, change: &BypassChange) -> Result<(), String> {
+        if let BypassChange::Begin(target, _) = change {
+            let snapshot = self.state.snapshot(self.generation).map_err(|why| why.to_string())?;
+            is_in_force(target, snapshot.as_ref())?;
+        }
+        let after = change.apply(&self.bypassed, now())?;
+        let before = self.bypassed.clone();
+        self.leave_alone(after)?;
+        for one in before.iter().filter(|one| !self.bypassed.contains(one)) {
+            tracing::info!("no longer bypassed: {}", one.target);
+        }
+        for one in self.bypassed.iter().filter(|one| !before.contains(one)) {
+            let seconds = one.until.saturating_sub(one.since);
+            tracing::warn!(seconds, "bypassed: {}", one.target);
+        }
+        Ok(())
+    }
+
+    /// Ends what has been left alone for long enough.
+    pub(super) fn end_bypasses(&mut self) {
+        let now = now();
+        let (over, left): (Vec<_>, Vec<_>) =
+            self.bypassed.iter().cloned().partition(|one| one.until <= now);
+        if over.is_empty() {
+            return;
+        }
+        match self.leave_alone(left) {
+            Ok(()) => {
+                for one in over {
+                    tracing::info!("no longer bypassed, its time is over: {}", one.target);
+                }
+            }
+            // The next turn of the loop tries again.
+            Err(error) => tracing::error!("a bypass that is over cannot be ended: {error}"),
+        }
+    }
+
+    /// When the first one is over, in seconds since 1970.
+    pub(super) fn first_bypass_over(&self) -> Option<u64> {
+        self.bypassed.iter().map(|one| one.until).min()
+    }
+
+    fn leave_alone(&mut self, after: Vec<Bypassed>) -> Result<(), String> {
+        // Written down first: after a crash it is either in force or not, and
+        // not in force without an end.
+        self.state.save_bypassed(&after).map_err(|error| error.to_string())?;
+        let before = std::mem::replace(&mut self.bypassed, after);
+        self.engine.settings.bypass = bypass(&self.bypassed);
+        if self.reapply() {
+            return Ok(());
+        }
+        self.bypassed = before;
+        self.engine.settings.bypass = bypass(&self.bypassed);
+        if let Err(error) = self.state.save_bypassed(&self.bypassed) {
+            tracing::error!("{error}");
+        }
+        Err(self.report.apply_error.clone().unwrap_or_default())
+    }
+
+    /// The same configuration again, with what is left alone now.
+    fn reapply(&mut self) -> bool {
+        let current = self.state.snapshot(self.generation).ok().flatten();
+        let repeats = current.as_ref().map(|snapshot| snapshot.repeats);
+        let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));
+        let held = self.report.hold.as_ref().map(|hold| hold.of_generation);
+        let step = match (held, &current) {
+            (Some(_), Some(snapshot)) => self.engine.step_back_to(snapshot),
+            // What was read meanwhile comes in force with it, as a change.
+            _ if self.changed => {
+                self.changed = false;
+                return self.step();
+            }
+            _ => self.engine.step(),
+        };
+        match step {
+            Ok(step) => self.apply(step, Cause { of_generation: held, repeats, always: false }),
+            Err(full) => {
+                self.not_applied(&full.to_string());
+                false
+            }
+        }
+    }
+}
+
+fn is_in_force(target: &Target, snapshot: Option<&Snapshot>) -> Result<(), String> {
+    let Some(snapshot) = snapshot else {
+        return Err("what is in force is not known by name".to_owned());
+    };
+    target.is_in(&snapshot.world())
+}
+
+/// The same with no daemon alive: on the tables that are in force. Returns the
+/// generation then in force, and all that is left alone.
+///
+/// # Errors
+///
+/// When a daemon has begun meanwhile, what is in force is not known by name, or
+/// the kernel refuses.
+pub fn without_daemon(
+    pins: &std::path::Path,
+    state: &StateDir,
+    change: &BypassChange,
+) -> Result<(u64, Vec<Bypassed>), Failure> {
+    let mut datapath = Datapath::open(pins)?;
+    let _lock = state.lock()?;
+    let (active, image) = datapath.dump_active()?;
+    let snapshot = state.snapshot(active.generation)?;
+    if let BypassChange::Begin(target, _) = change {
+        is_in_force(target, snapshot.as_ref()).map_err(Failure::input)?;
+    }
+    let snapshot = snapshot.ok_or_else(|| {
+        Failure::input("what is in force is not known by name")
+            .help("name the state directory that the daemon used with --state-dir")
+    })?;
+    let after = change.apply(&state.bypassed()?, now()).map_err(Failure::input)?;
+    let mut engine = Engine {
+        settings: snapshot.settings.clone(),
+        store: Store::default(),
+        resolved: snapshot.resolved.clone(),
+        limits: limits(&datapath.sizes()),
+        layout: snapshot.layout.clone(),
+        image,
+        gateways: GatewayPlan::default(),
+    };
+    engine.settings.bypass = bypass(&after);
+    let step = engine.step_back_to(&snapshot).map_err(|full| {
+        Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
+    })?;
+    state.save_bypassed(&after)?;
+    if step.delta.is_empty() {
+        return Ok((active.generation, after));
+    }
+    let generation = active.generation + 1;
+    let mut next = step.snapshot(generation, snapshot.of_generation, now());
+    next.repeats = Some(snapshot.repeats.unwrap_or(active.generation));
+    state.save_snapshot(&next)?;
+    datapath.apply(&step.delta, generation)?;
+    Ok((generation, after))
+}

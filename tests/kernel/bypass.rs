@@ -1,0 +1,121 @@
+//! Break-glass: what is left alone goes as if no rule matched, with a daemon and
+//! without one.
+
+use redirector_tests::scene::{ECHO, Scene, to};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+const WORKLOAD: [&str; 2] = ["--workload", "default/client"];
+const RULE: [&str; 2] = ["--rule", "VirtualService/default/echo"];
+
+/// A scene whose rule refuses everything, so that what is left alone is told at
+/// once from what is not.
+fn scene(what: &str) -> Option<Scene> {
+    let scene = Scene::new(what, PROGRAM)?;
+    scene.redirector.write("rules.yaml", &to("nowhere"));
+    Some(scene)
+}
+
+/// Whether a service's own endpoint answers the client, and not the rule.
+fn is_left_alone(scene: &Scene) -> bool {
+    let answer = scene.answer(&scene.client());
+    match &*answer {
+        "one" | "two" => true,
+        refused if refused.contains("refused") => false,
+        other => panic!("{other}"),
+    }
+}
+
+fn bypass(scene: &Scene, target: &[&str], args: &[&str]) {
+    let answer = scene.redirector.ask("bypass", &[target, args].concat());
+    assert_eq!(answer.exit, 0, "{answer:?}");
+}
+
+#[test]
+fn what_is_bypassed_is_left_alone_until_its_time_is_over() {
+    let Some(scene) = scene("bypass") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    assert!(!is_left_alone(&scene));
+    for target in [WORKLOAD, RULE] {
+        bypass(&scene, &target, &["--for", "1h"]);
+        assert!(is_left_alone(&scene), "{target:?}");
+        let status = redirector.status().json();
+        assert_eq!(status["healthy"], true, "{status:#}");
+        assert_eq!(status["drift"]["entries"], 0, "{status:#}");
+        let kind = target[0].trim_start_matches("--");
+        assert_eq!(status["bypassed"][0][kind], target[1], "{status:#}");
+        let args = ["--from-workload", "default/client", "--to", ECHO, "--output", "json"];
+        let explanation = redirector.ask("explain", &args).json();
+        assert_eq!(explanation["rule"], serde_json::Value::Null, "{explanation:#}");
+        assert!(explanation["notes"].to_string().contains("is bypassed"), "{explanation:#}");
+        bypass(&scene, &target, &["--end"]);
+        assert!(!is_left_alone(&scene), "{target:?}");
+    }
+    bypass(&scene, &WORKLOAD, &["--for", "2s"]);
+    assert!(is_left_alone(&scene));
+    redirector.wait("the end of its time", |status| status["bypassed"] == serde_json::json!([]));
+    assert!(!is_left_alone(&scene));
+    for (wrong, said) in [
+        (["--workload", "default/nobody"], "no Pod or WorkloadEntry default/nobody"),
+        (["--rule", "default/nothing"], "no VirtualService/default/nothing"),
+    ] {
+        let answer = redirector.ask("bypass", &wrong);
+        assert_eq!(answer.exit, 1, "{answer:?}");
+        assert!(answer.err.contains(said), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_bypass_needs_no_daemon_and_the_next_one_keeps_it() {
+    let Some(scene) = scene("bypassalone") else { return };
+    let redirector = &scene.redirector;
+    redirector.start().kill();
+    bypass(&scene, &WORKLOAD, &["--for", "1h"]);
+    assert!(is_left_alone(&scene));
+    let status = redirector.status();
+    assert_eq!(status.exit, 0, "{status:?}");
+    bypass(&scene, &[], &["--end"]);
+    assert!(!is_left_alone(&scene));
+
+    bypass(&scene, &RULE, &["--for", "1h"]);
+    let generation = redirector.generation();
+    let daemon = redirector.start();
+    assert!(is_left_alone(&scene));
+    assert_eq!(redirector.generation(), generation, "nothing changed");
+    daemon.kill();
+    // One that is over when the daemon comes is not taken up again.
+    bypass(&scene, &RULE, &["--for", "0s"]);
+    assert!(is_left_alone(&scene));
+    let warnings = redirector.status().json()["warnings"].to_string();
+    assert!(warnings.contains("no daemon runs to end it"), "{warnings}");
+    let _daemon = redirector.start();
+    assert!(!is_left_alone(&scene));
+}
+
+#[test]
+fn a_bypass_outlives_a_change_and_is_no_change_to_roll_back() {
+    let Some(scene) = scene("bypassback") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    redirector.change("another rule", || redirector.write("rules.yaml", &to("one")));
+    bypass(&scene, &RULE, &["--for", "1h"]);
+    // A third, which changes no table while it is bypassed.
+    redirector.write("rules.yaml", &to("none"));
+    let generation = format!("state/generations/{}.json", redirector.generation());
+    let snapshot = redirector.directory().join(generation);
+    redirector.wait("the word about the third", |_| {
+        std::fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("\"none\""))
+    });
+    assert!(is_left_alone(&scene));
+    bypass(&scene, &[], &["--end"]);
+    assert!(!is_left_alone(&scene));
+    // Back to "one"; and further, to what there was at first.
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "one");
+    bypass(&scene, &WORKLOAD, &["--for", "1h"]);
+    bypass(&scene, &[], &["--end"]);
+    assert_eq!(scene.answer(&scene.client()), "one", "the earlier one is still held");
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    assert!(!is_left_alone(&scene));
+}
