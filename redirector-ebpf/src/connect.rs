@@ -10,11 +10,13 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use redirector_common::abi::{
     Connection, Control, IDENTITY_UNKNOWN, Side, connection_state as state, control_flags,
+    flow_outcome,
 };
 use redirector_common::addr::Addr;
 use redirector_common::decide::{Draft, DraftKind, draft_into};
 
 use crate::count::{self, total};
+use crate::flow::{self, Decided};
 use crate::maps::{CONTROL, Maps};
 use crate::memory::{self, Place};
 use crate::source::Task;
@@ -189,14 +191,46 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     if task.asked && task.identity == IDENTITY_UNKNOWN {
         total!(unknown_source);
     }
+    let outcome = settle(ctx, control, cookie, (&dialled, port), &task, draft);
+    if let Some(now) = flow::followed(control) {
+        let what = Decided {
+            cookie,
+            side,
+            dialled: &dialled,
+            port,
+            outcome,
+            choice: (draft.choice.route, draft.choice.leg),
+            backend: (&draft.endpoint.addr, draft.endpoint.port),
+            identity: task.identity(),
+        };
+        flow::decided(control, now, &what);
+    }
+    match outcome {
+        flow_outcome::PASSED => Outcome::Leave,
+        flow_outcome::ROUTED => Outcome::Send,
+        _ => Outcome::Refuse,
+    }
+}
+
+/// Counts a decision and remembers the connection. Returns what comes of it,
+/// one of `flow_outcome`.
+#[inline(always)]
+fn settle(
+    ctx: &SockAddrContext,
+    control: *const Control,
+    cookie: u64,
+    (dialled, port): (&Addr, u16),
+    task: &Task<'_>,
+    draft: &Draft,
+) -> u16 {
     if draft.kind == DraftKind::Pass {
         total!(passed);
-        return Outcome::Leave;
+        return flow_outcome::PASSED;
     }
     if draft.kind == DraftKind::Refuse {
         total!(refused);
         debug!(ctx, "refused by the frontend");
-        return Outcome::Refuse;
+        return flow_outcome::REFUSED;
     }
     let (route, leg) = (draft.choice.route, draft.choice.leg);
     let endpoint = &draft.endpoint;
@@ -204,7 +238,7 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
         total!(refused);
         count::leg(leg, true);
         debug!(ctx, "refused: leg {} of route {} has its most connections", leg, route);
-        return Outcome::Refuse;
+        return flow_outcome::REFUSED_LIMITED;
     }
     // Families are never crossed; tables that are well made never try.
     if draft.kind == DraftKind::RefuseLeg || endpoint.addr.is_v4() != dialled.is_v4() {
@@ -214,7 +248,7 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
         total!(refused);
         count::leg(leg, true);
         debug!(ctx, "refused: leg {} of route {} has no endpoint", leg, route);
-        return Outcome::Refuse;
+        return flow_outcome::REFUSED_EMPTY;
     }
     debug!(ctx, "leg {} of route {}", leg, route);
     if is_mptcp(ctx) {
@@ -222,46 +256,44 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
         if task.admitted {
             live::dismiss(draft.destination);
         }
-        total!(routed);
-        count::leg(leg, false);
         total!(mptcp);
-        return Outcome::Send;
-    }
-    let mut stamp = 0;
-    if draft.live != 0 {
-        stamp = live::count(draft.destination, draft.live, task.admitted);
-    }
-    let connection = Connection {
-        cookie: 0,
-        dialled,
-        backend: endpoint.addr,
-        dialled_port: port,
-        backend_port: endpoint.port,
-        leg,
-        state: u32::from(stamp) << state::STAMP,
-        share: 0,
-        live: draft.live as u16,
-        since: since(control),
-    };
-    match memory::remember(cookie, &connection, || task.identity()) {
-        Place::Own => {}
-        Place::Overflow => total!(overflowed),
-        Place::None => {
-            total!(memory_full);
-            if draft.live != 0 {
-                live::gone(draft.live, stamp);
-            }
-            if task.admitted {
-                // A limit that does not see all connections is none.
-                total!(refused);
-                count::leg(leg, true);
-                return Outcome::Refuse;
+    } else {
+        let mut stamp = 0;
+        if draft.live != 0 {
+            stamp = live::count(draft.destination, draft.live, task.admitted);
+        }
+        let connection = Connection {
+            cookie: 0,
+            dialled: *dialled,
+            backend: endpoint.addr,
+            dialled_port: port,
+            backend_port: endpoint.port,
+            leg,
+            state: u32::from(stamp) << state::STAMP,
+            share: 0,
+            live: draft.live as u16,
+            since: since(control),
+        };
+        match memory::remember(cookie, &connection, || task.identity()) {
+            Place::Own => {}
+            Place::Overflow => total!(overflowed),
+            Place::None => {
+                total!(memory_full);
+                if draft.live != 0 {
+                    live::gone(draft.live, stamp);
+                }
+                if task.admitted {
+                    // A limit that does not see all connections is none.
+                    total!(refused);
+                    count::leg(leg, true);
+                    return flow_outcome::REFUSED_LIMITED;
+                }
             }
         }
     }
     total!(routed);
     count::leg(leg, false);
-    Outcome::Send
+    flow_outcome::ROUTED
 }
 
 /// Whether the socket is a subflow of an MPTCP connection. Its cookie is seen
@@ -283,10 +315,9 @@ fn since(control: *const Control) -> u64 {
     // SAFETY: `control` points to the map's entry; the helper has no
     // preconditions.
     unsafe {
-        if core::ptr::addr_of!((*control).flags).read_volatile() & control_flags::ACCOUNTING == 0 {
-            0
-        } else {
-            bpf_ktime_get_ns()
-        }
+        let accounting =
+            core::ptr::addr_of!((*control).flags).read_volatile() & control_flags::ACCOUNTING != 0;
+        let followed = core::ptr::addr_of!((*control).flows_until).read_volatile() != 0;
+        if !accounting && !followed { 0 } else { bpf_ktime_get_ns() }
     }
 }

@@ -19,6 +19,7 @@ mod atomic;
 mod choose;
 mod connect;
 mod count;
+mod flow;
 mod live;
 mod maps;
 mod memory;

@@ -10,8 +10,9 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie};
 use aya_ebpf::macros::btf_map;
 use redirector_common::abi::{
-    Backend, ClassKey, Connection, Control, Destination, FlowCounters, FrontendKey, Leg,
-    LegCounters, Live, OverflowState, PrefixKey, Readers, Route, Side, Source, Totals, Verdict,
+    Backend, ClassKey, Connection, Control, Destination, Flow, FlowCounters, FlowHead, FrontendKey,
+    Leg, LegCounters, Live, OverflowState, PrefixKey, Readers, Route, Side, Source, Totals,
+    Verdict,
 };
 use redirector_common::decide::Tables;
 
@@ -90,6 +91,14 @@ pub static OVERFLOW_SHARES: Array<u64, 1, MMAPABLE> = Array::new();
 /// What is known of destinations and endpoints. Outside of the two sides.
 #[btf_map]
 pub static LIVE: Array<Live, 1, MMAPABLE> = Array::new();
+
+/// How many records of connections were begun.
+#[btf_map]
+pub static FLOW_HEAD: Array<FlowHead, 1, MMAPABLE> = Array::new();
+
+/// The last records of connections.
+#[btf_map]
+pub static FLOWS: Array<Flow, 1, MMAPABLE> = Array::new();
 
 /// Totals, by stripe.
 #[btf_map]

@@ -13,11 +13,13 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
 use redirector_common::abi::{
-    Destination, FlowCounters, Side, connection_state as state, control_flags, policy,
+    Destination, FlowCounters, HANDSHAKES, Side, connection_state as state, control_flags,
+    flow_event, flow_outcome, handshake_bucket, policy,
 };
 use redirector_common::decide::Tables as _;
 
-use crate::atomic::{add, fetch_or};
+use crate::atomic::{add, fetch_add_half, fetch_or};
+use crate::flow::{self, Later};
 use crate::maps::{CONTROL, FLOW_COUNTERS, Maps};
 use crate::memory::{self, Entry};
 use crate::{live, readers};
@@ -70,7 +72,7 @@ fn connecting(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
-    let Some((_, entry)) = find(ctx) else { return };
+    let Some((cookie, entry)) = find(ctx) else { return };
     let before = mark(&entry, state::ESTABLISHED);
     if before & state::FOLLOWED == 0 || before & state::ESTABLISHED != 0 {
         return;
@@ -79,15 +81,22 @@ fn established(ctx: &SockOpsContext) {
     if live != 0 {
         live::succeeded(live.into(), (before >> state::STAMP) as u16);
     }
-    let Some(flow) = flow(&entry) else { return };
+    let (event, outcome) = (flow_event::ESTABLISHED, flow_outcome::ROUTED);
+    flow::later(cookie, entry.connection, &Later { event, outcome, bytes: (0, 0) });
+    let Some(counters) = counters(&entry) else { return };
     // SAFETY: entries are valid while the program runs; the counters are only
     // accessed atomically.
     unsafe {
         let since = addr_of!((*entry.connection).since).read_volatile();
-        add(addr_of_mut!((*flow).established), 1);
+        add(addr_of_mut!((*counters).established), 1);
         if since != 0 {
             let time = bpf_ktime_get_ns().wrapping_sub(since);
-            add(addr_of_mut!((*flow).handshake_ns), time);
+            add(addr_of_mut!((*counters).handshake_ns), time);
+            let classes = addr_of_mut!((*counters).handshakes).cast::<u32>();
+            let bucket = handshake_bucket(time);
+            if bucket < HANDSHAKES {
+                fetch_add_half(classes.add(bucket), 1);
+            }
         }
     }
 }
@@ -95,27 +104,43 @@ fn established(ctx: &SockOpsContext) {
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
-    let flow = flow(&entry);
-    let Followed { live, leg, since } = followed(&entry);
-    let before = memory::end(cookie, entry, state::CLOSED);
-    if before & state::FOLLOWED == 0 || before & state::CLOSED != 0 {
+    let counters = counters(&entry);
+    let Followed { live, leg, since, state: now } = followed(&entry);
+    if now & state::FOLLOWED == 0 {
+        memory::end(cookie, entry, state::CLOSED);
         return;
     }
-    if live != 0 && before & state::ESTABLISHED == 0 {
-        // SAFETY: the helper has no preconditions.
-        let waited = unsafe { bpf_ktime_get_ns() }.wrapping_sub(since);
-        if before & state::RELEASED == 0 || (since != 0 && waited >= PATIENCE_NS) {
-            failed(live, (before >> state::STAMP) as u16, leg);
-        }
+    // Of an endpoint that does not answer, too, the client gives up at last.
+    // SAFETY: the helper has no preconditions.
+    let waited = unsafe { bpf_ktime_get_ns() }.wrapping_sub(since);
+    let patient = since != 0 && waited >= PATIENCE_NS;
+    let outcome = if now & state::ESTABLISHED != 0 {
+        flow_outcome::ENDED
+    } else if now & state::RELEASED == 0 || patient {
+        flow_outcome::FAILED
+    } else {
+        flow_outcome::GIVEN_UP
+    };
+    // SAFETY: the context of a program is valid while it runs.
+    let bytes = unsafe { ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received) };
+    flow::later(cookie, entry.connection, &Later { event: flow_event::CLOSED, outcome, bytes });
+    let before = memory::end(cookie, entry, state::CLOSED);
+    if before & state::CLOSED != 0 {
+        return;
     }
-    let Some(flow) = flow else { return };
+    if live != 0 && outcome == flow_outcome::FAILED {
+        failed(live, (now >> state::STAMP) as u16, leg);
+    }
+    let Some(counters) = counters else { return };
     // SAFETY: as in `established`.
     unsafe {
-        if before & state::ESTABLISHED == 0 {
-            add(addr_of_mut!((*flow).failed), 1);
+        if outcome == flow_outcome::ENDED {
+            add(addr_of_mut!((*counters).closed), 1);
         } else {
-            add(addr_of_mut!((*flow).closed), 1);
+            add(addr_of_mut!((*counters).failed), 1);
         }
+        add(addr_of_mut!((*counters).sent), bytes.0);
+        add(addr_of_mut!((*counters).received), bytes.1);
     }
 }
 
@@ -147,6 +172,7 @@ struct Followed {
     live: u16,
     leg: u32,
     since: u64,
+    state: u32,
 }
 
 #[inline(always)]
@@ -158,13 +184,14 @@ fn followed(entry: &Entry) -> Followed {
             live: addr_of!((*entry.connection).live).read_volatile(),
             leg: addr_of!((*entry.connection).leg).read_volatile(),
             since: addr_of!((*entry.connection).since).read_volatile(),
+            state: addr_of!((*entry.connection).state).read_volatile(),
         }
     }
 }
 
 /// The counters of the connection's leg.
 #[inline(always)]
-fn flow(entry: &Entry) -> Option<*mut FlowCounters> {
+fn counters(entry: &Entry) -> Option<*mut FlowCounters> {
     // SAFETY: an entry is valid memory while the program runs.
     FLOW_COUNTERS.get_ptr_mut(unsafe { addr_of!((*entry.connection).leg).read_volatile() })
 }

@@ -53,4 +53,42 @@ pub struct FlowCounters {
     /// Sum of the time from `connect` to the end of the handshake, in
     /// nanoseconds, over all `established`.
     pub handshake_ns: u64,
+    /// Bytes that the other side has acknowledged, over all `closed`.
+    pub sent: u64,
+    /// Bytes received, over all `closed`.
+    pub received: u64,
+    /// Handshakes by their time: see [`handshake_bucket`].
+    pub handshakes: [u32; HANDSHAKES],
+}
+
+/// How many classes of handshake times there are.
+pub const HANDSHAKES: usize = 12;
+
+/// The class of a handshake: class `n` is that of less than 32.768 us times 4 to
+/// the `n`, the last that of all others.
+#[inline(always)]
+pub const fn handshake_bucket(nanoseconds: u64) -> usize {
+    let bits = 64 - (nanoseconds >> 15).leading_zeros() as usize;
+    let bucket = bits.div_ceil(2);
+    if bucket < HANDSHAKES { bucket } else { HANDSHAKES - 1 }
+}
+
+/// The upper bound of a class in nanoseconds; none for the last.
+pub const fn handshake_bound(bucket: usize) -> Option<u64> {
+    if bucket + 1 < HANDSHAKES { Some(1 << (15 + 2 * bucket)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_is_below_the_bound_of_its_class_and_not_of_the_one_before() {
+        for nanoseconds in (0..64).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit]) {
+            let bucket = handshake_bucket(nanoseconds);
+            assert!(handshake_bound(bucket).is_none_or(|bound| nanoseconds < bound));
+            let before = bucket.checked_sub(1).and_then(handshake_bound);
+            assert!(before.is_none_or(|bound| nanoseconds >= bound), "{nanoseconds}");
+        }
+    }
 }

@@ -12,11 +12,13 @@
 //! their upper half.
 
 mod counters;
+mod flow;
 mod live;
 mod memory;
 mod record;
 
 pub use counters::*;
+pub use flow::*;
 pub use live::*;
 pub use memory::*;
 pub use record::*;
@@ -155,6 +157,10 @@ pub struct Control {
     /// Mixed into the affinity of a source, so that the same numbers on other
     /// nodes do not choose the same endpoints.
     pub seed: u32,
+    /// Until when connections are told in `FLOWS`, on the monotonic clock in
+    /// nanoseconds: a lease, which whoever follows renews, also without the
+    /// daemon. Zero costs nothing; [`FLOWS_FOREVER`] lasts.
+    pub flows_until: u64,
 }
 
 /// The generation of a side that is being written, or whose writer died.
@@ -388,9 +394,9 @@ macro_rules! layout {
 layout! {
     Addr, 16, { words: 0 }
     Verdict, 4, {}
-    Control, 56, {
+    Control, 64, {
         epoch: 0, daemon_cgroup: 8, levels: 16, has_prefixes: 20, flags: 24, generation: 32,
-        self_test_port: 48, seed: 52,
+        self_test_port: 48, seed: 52, flows_until: 56,
     }
     FrontendKey, 20, { addr: 0, port: 16, side: 18 }
     PrefixKey, 20, { side: 0, port: 2, addr: 4 }
@@ -416,7 +422,16 @@ layout! {
         overflowed: 48, mptcp: 56,
     }
     LegCounters, 16, { chosen: 0, refused: 8 }
-    FlowCounters, 32, { established: 0, failed: 8, closed: 16, handshake_ns: 24 }
+    FlowCounters, 96, {
+        established: 0, failed: 8, closed: 16, handshake_ns: 24, sent: 32, received: 40,
+        handshakes: 48,
+    }
+    FlowHead, 64, { begun: 0 }
+    Flow, 120, {
+        number: 0, time: 8, cookie: 16, detail: 24, sent: 32, received: 40, dialled: 48,
+        backend: 64, dialled_port: 80, backend_port: 82, event: 84, outcome: 86, route: 88,
+        leg: 92, identity: 96, process: 100, command: 104,
+    }
     OverflowState, 64, { used: 0 }
     Limits, 36, {
         class_tables: 0, identities: 4, routes: 8, legs: 12, destinations: 16, backends: 20,

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
 use redirector_common::abi::{
-    Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FlowCounters,
-    FrontendKey, LAYOUT, LIVES, Leg, LegCounters, Limits, Live, OVERFLOW_SHARES, OverflowState,
-    PrefixKey, Readers, Route, Source, Totals, Verdict,
+    Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FLOWS, Flow,
+    FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVES, Leg, LegCounters, Limits, Live,
+    OVERFLOW_SHARES, OverflowState, PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
 use super::{Error, Sizes, maps};
@@ -135,6 +135,8 @@ impl Layout {
             memory(array("OVERFLOW_STATE", size_of::<OverflowState>(), 1)),
             memory(array("OVERFLOW_SHARES", 8, OVERFLOW_SHARES)),
             memory(array("LIVE", size_of::<Live>(), LIVES)),
+            memory(array("FLOW_HEAD", size_of::<FlowHead>(), 1)),
+            memory(array("FLOWS", size_of::<Flow>(), FLOWS)),
         ];
         Ok(Self { maps, limits, sizes })
     }

@@ -62,6 +62,9 @@ pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
             leg.failed = flow.failed;
             leg.closed = flow.closed;
             leg.handshake_ns = flow.handshake_ns;
+            leg.sent = flow.sent;
+            leg.received = flow.received;
+            leg.handshakes = flow.handshakes;
         }
     }
     Ok(Counters { totals, legs: legs.into_iter().collect() })

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use redirector_common::abi::{Side, Totals};
+use redirector_common::abi::{HANDSHAKES, Side, Totals};
 
 /// How large the tables are. Hash tables take memory as they fill, arrays at
 /// once. Changing a size makes new tables beside the old ones and moves over.
@@ -136,6 +136,13 @@ pub struct LegCount {
     pub closed: u64,
     /// Nanoseconds from `connect` to the end of the handshake, summed up.
     pub handshake_ns: u64,
+    /// Bytes that the other sides have acknowledged, of connections that ended.
+    pub sent: u64,
+    /// Bytes received, likewise.
+    pub received: u64,
+    /// Handshakes by the class of their time: see
+    /// [`redirector_common::abi::handshake_bound`].
+    pub handshakes: [u32; HANDSHAKES],
 }
 
 /// A connection that is remembered.
