@@ -122,7 +122,9 @@ fn closed(ctx: &SockOpsContext) {
         flow_outcome::GIVEN_UP
     };
     // SAFETY: the context of a program is valid while it runs.
-    let bytes = unsafe { ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received) };
+    let (acked, received) = unsafe { ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received) };
+    // The kernel counts the SYN as a byte.
+    let bytes = (acked.saturating_sub(1), received);
     flow::later(cookie, entry.connection, &Later { event: flow_event::CLOSED, outcome, bytes });
     let before = memory::end(cookie, entry, state::CLOSED);
     if before & state::CLOSED != 0 {

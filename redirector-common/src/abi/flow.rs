@@ -33,9 +33,10 @@ pub struct Flow {
     /// `DECIDED`: the generation of the configuration that decided. Later: how
     /// long ago the connection was decided, in nanoseconds; zero if unknown.
     pub detail: u64,
-    /// `CLOSED`: bytes that the other side has acknowledged.
+    /// `CLOSED`: bytes that the other side has acknowledged; the end of the
+    /// stream counts as one.
     pub sent: u64,
-    /// `CLOSED`: bytes received.
+    /// `CLOSED`: bytes received, counted likewise.
     pub received: u64,
     /// The address that was dialled.
     pub dialled: Addr,

@@ -11,6 +11,7 @@ mod context;
 mod diff;
 mod env;
 mod explain;
+mod flows;
 mod hosts;
 mod kernel;
 mod kubernetes;
@@ -86,6 +87,7 @@ enum Command {
     Explain(Box<explain::Args>),
     Status(status::Args),
     Diff(diff::Args),
+    Flows(flows::Args),
     Maps(maps::Args),
     Rollback(rollback::Args),
     Bypass(bypass::Args),
@@ -133,6 +135,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(args, &common, context),
         Command::Status(args) => status::run(args, &common, context),
         Command::Diff(args) => diff::run(args, &common, context),
+        Command::Flows(args) => flows::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
         Command::Bypass(args) => bypass::run(args, &common, context),

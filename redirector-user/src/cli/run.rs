@@ -52,6 +52,10 @@ pub struct Args {
     /// each connection below the cgroups
     #[arg(long)]
     accounting: bool,
+    /// Tell of every connection all the time, so that `redirector flows` knows the last ones also
+    /// of when nobody followed
+    #[arg(long)]
+    flows: bool,
     /// What is logged: error, warn, info, debug, trace, or a filter such as redirector::source=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -175,6 +179,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         history: args.times.history,
         metrics: args.metrics_address.0,
         accounting: args.accounting,
+        flows: args.flows,
         sizes: args.sizes.sizes(),
         program_log: args.program_log_level,
     })

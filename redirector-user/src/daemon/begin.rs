@@ -59,6 +59,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         )
     })?;
     datapath.set_accounting(options.accounting || engine.image.follows_connections())?;
+    datapath.set_flows(options.flows)?;
     datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
     let active = datapath.active();
     let report = Report {
@@ -79,6 +80,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         reread: None,
         gateways: Gateways::new(options.drain),
         program_log: None,
+        watched: None,
         agent,
         ready: Arc::default(),
         generation: active.generation,

@@ -103,7 +103,7 @@ impl Daemon {
             }
             // Followed from before the first connection that has to be, until
             // after the last.
-            let follow = self.options.accounting || step.image.follows_connections();
+            let follow = self.follows(&step.image);
             if follow && let Err(error) = self.datapath.set_accounting(true) {
                 self.not_applied(&error.to_string());
                 return false;

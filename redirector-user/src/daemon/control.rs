@@ -36,6 +36,11 @@ pub enum Request {
         /// What.
         change: BypassChange,
     },
+    /// Follow connections until they end, for a while: somebody watches them.
+    Follow {
+        /// For so many seconds from now.
+        seconds: u64,
+    },
     /// Log at this level from now on.
     LogLevel {
         /// As `--log-level`.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redirector_core::image::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -38,6 +39,8 @@ pub(super) struct Daemon {
     pub(super) names: NameResolver,
     pub(super) reread: Option<Reread>,
     pub(super) gateways: Gateways,
+    /// Until when somebody watches connections.
+    pub(super) watched: Option<Instant>,
     /// While the programs log anything.
     pub(super) program_log: Option<ProgramLog>,
     pub(super) agent: Option<Agent>,
@@ -334,6 +337,7 @@ impl Daemon {
                 Ok(None)
             }
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
+            Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {
@@ -342,6 +346,31 @@ impl Daemon {
         };
         self.publish();
         let _ = reply.send(Response { error, generation: self.generation, of_generation });
+    }
+
+    /// Somebody watches connections: they are followed until they end.
+    fn follow_for(&mut self, seconds: u64) -> Result<(), String> {
+        let until = Instant::now() + Duration::from_secs(seconds.min(3600));
+        self.watched = Some(self.watched.map_or(until, |before| before.max(until)));
+        self.datapath.set_accounting(true).map_err(|error| error.to_string())
+    }
+
+    /// Whether connections have to be followed until they end for this image.
+    pub(super) fn follows(&self, image: &Image) -> bool {
+        self.options.accounting || self.watched.is_some() || image.follows_connections()
+    }
+
+    /// Lets connections be when nobody watches them any more.
+    pub(super) fn stop_following(&mut self) {
+        if self.watched.is_none_or(|until| until > Instant::now()) {
+            return;
+        }
+        self.watched = None;
+        if !self.follows(&self.engine.image)
+            && let Err(error) = self.datapath.set_accounting(false)
+        {
+            tracing::error!("connections are followed though nothing needs it: {error}");
+        }
     }
 
     /// Publishes what changed.

@@ -90,6 +90,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// Count handshakes, failures and times of connections.
     pub accounting: bool,
+    /// Tell of every connection all the time.
+    pub flows: bool,
     /// Sizes of the tables.
     pub sizes: Sizes,
     /// What the programs in the kernel log.

@@ -34,6 +34,7 @@ impl Daemon {
             return;
         }
         let before = Instant::now();
+        self.stop_following();
         if let Err(error) = self.verify() {
             tracing::error!("the kernel cannot be compared with what it should be: {error}");
         }

@@ -19,6 +19,7 @@ mod attach;
 pub mod cgroup;
 mod error;
 pub mod features;
+mod flows;
 mod layout;
 mod lives;
 mod load;
@@ -34,6 +35,7 @@ mod tables;
 mod types;
 
 pub use error::Error;
+pub use flows::{Flows, now};
 pub use netns::netns_cookie;
 pub use types::*;
 

@@ -15,7 +15,7 @@ use super::maps::{Maps, open};
 use super::{Counters, Error, LegCount, Remembered};
 
 /// Maps an array for as long as it is read.
-fn mapped<T: Pod>(
+pub fn mapped<T: Pod>(
     places: &Places,
     layout: &Layout,
     name: &'static str,

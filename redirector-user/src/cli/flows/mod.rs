@@ -1,0 +1,219 @@
+//! `redirector flows`
+
+mod filter;
+mod story;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use redirector_core::layout::Layout;
+use serde::Serialize;
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::daemon::control::Request;
+use crate::datapath::{self, Flows};
+use crate::output::Style;
+use crate::state::StateDir;
+
+use filter::Filter;
+use story::{Stories, Told};
+
+/// Shows connections as they are decided and closed
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector flows --follow
+  redirector flows --follow --workload default/telnet-client --outcome refused
+  redirector flows --last 100 --route VirtualService/default/echo --output json
+
+While nobody follows, the kernel tells nothing and it costs nothing; with `run --flows` it always
+does. Without a daemon, how a connection ended is told only as far as its socket is seen to close.
+With --output json and --follow each line is an object.")]
+pub struct Args {
+    /// Go on as they happen, until interrupted
+    #[arg(long, short)]
+    follow: bool,
+    /// Go on for so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    r#for: Option<Duration>,
+    /// How many of the last to begin with [default: 20; with --follow none]
+    #[arg(long, value_name = "COUNT")]
+    last: Option<usize>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+/// How long the kernel goes on telling when a follower is gone.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often a follower says that it is there.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// How often a follower looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let datapath = args.kernel.open()?;
+    let mut flows = datapath.flows()?;
+    let follow = args.follow || args.r#for.is_some();
+    let mut stories = Stories::new(Names::new(args.kernel.state(), datapath.active().generation));
+    let style = context.style();
+    let mut out = Out { common: *common, style, follow, told: Vec::new(), lost: 0 };
+
+    // Everything that is there makes the stories whole, also of those shown.
+    let last = args.last.unwrap_or(if follow { 0 } else { 20 });
+    flows.rewind(u64::MAX);
+    let mut before: Vec<Told> = read(&mut flows, &mut stories, &args.filter);
+    let lost = flows.lost();
+    before.drain(..before.len().saturating_sub(last));
+    for told in before {
+        out.tell(told, context)?;
+    }
+    if !follow {
+        if out.told.is_empty() && out.common.output == Output::Text {
+            context.note(if datapath.tells_flows() {
+                "note: there were none like that"
+            } else {
+                "note: nobody follows, so the kernel tells nothing: see `redirector flows --follow` \
+                 and `redirector run --flows`"
+            });
+        }
+        return out.end(context);
+    }
+    drop(datapath);
+
+    let begun = Instant::now();
+    let mut renewed: Option<Instant> = None;
+    loop {
+        if renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
+            // Opened again: after an upgrade there are other tables.
+            let datapath = args.kernel.open()?;
+            datapath.follow_flows(LEASE)?;
+            stories.names.generation = datapath.active().generation;
+            let first = renewed.is_none();
+            let request = Request::Follow { seconds: LEASE.as_secs() };
+            if let Err(failure) = args.kernel.ask(&request, "so it is not told how they end")
+                && first
+            {
+                context.note(&format!("note: {}", failure.message));
+            }
+            renewed = Some(Instant::now());
+        }
+        for told in read(&mut flows, &mut stories, &args.filter) {
+            out.tell(told, context)?;
+        }
+        out.lose(flows.lost() - lost, context)?;
+        if args.r#for.is_some_and(|time| begun.elapsed() >= time) {
+            return Ok(Exit::Fine);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn read(flows: &mut Flows, stories: &mut Stories, filter: &Filter) -> Vec<Told> {
+    let flows = flows.read();
+    flows.iter().filter_map(|flow| stories.tell(flow)).filter(|told| filter.takes(told)).collect()
+}
+
+/// What is shown, and how.
+struct Out {
+    common: Common,
+    style: Style,
+    follow: bool,
+    told: Vec<Told>,
+    lost: u64,
+}
+
+/// The answer without `--follow`.
+#[derive(Serialize)]
+struct Answer<'a> {
+    flows: &'a [Told],
+}
+
+/// A line that says how many were not seen.
+#[derive(Serialize)]
+struct Lost {
+    lost: u64,
+}
+
+impl Out {
+    fn tell(&mut self, told: Told, context: &mut Context<'_>) -> Result<(), Failure> {
+        match (self.common.output, self.follow) {
+            (Output::Text, _) => context.print(&told.text(self.style))?,
+            (Output::Json, true) => line(&told, context)?,
+            (Output::Json, false) => {}
+        }
+        if !self.follow {
+            self.told.push(told);
+        }
+        Ok(())
+    }
+
+    /// Says so when more were overwritten than was said.
+    fn lose(&mut self, lost: u64, context: &mut Context<'_>) -> Result<(), Failure> {
+        let more = lost.saturating_sub(self.lost);
+        self.lost = lost;
+        if more == 0 {
+            return Ok(());
+        }
+        match self.common.output {
+            Output::Json => line(&Lost { lost: more }, context),
+            Output::Text => {
+                context.note(&format!("note: {more} records came too fast and are not shown"));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        if self.common.output == Output::Json {
+            context.print_json(&Answer { flows: &self.told })?;
+        }
+        Ok(Exit::Fine)
+    }
+}
+
+/// One object on one line, also on a terminal.
+fn line(value: &impl Serialize, context: &mut Context<'_>) -> Result<(), Failure> {
+    let json = serde_json::to_string(value);
+    let json = json.map_err(|error| Failure::new(Exit::No, error.to_string()))?;
+    context.print(&(json + "\n"))
+}
+
+/// The names of the generations that decided.
+struct Names {
+    state: StateDir,
+    /// The one in force, for what nobody saw decided.
+    generation: u64,
+    layouts: BTreeMap<u64, Option<Arc<Layout>>>,
+}
+
+/// So many generations are remembered.
+const KEPT: usize = 8;
+
+impl Names {
+    fn new(state: StateDir, generation: u64) -> Self {
+        Self { state, generation, layouts: BTreeMap::new() }
+    }
+
+    /// The names of a generation, while the state directory has them.
+    fn of(&mut self, generation: u64) -> Option<Arc<Layout>> {
+        if !self.layouts.contains_key(&generation) {
+            let snapshot = self.state.snapshot(generation).ok().flatten();
+            let layout = snapshot.map(|snapshot| Arc::new(snapshot.layout));
+            self.layouts.insert(generation, layout);
+            while self.layouts.len() > KEPT {
+                self.layouts.pop_first();
+            }
+        }
+        self.layouts.get(&generation).cloned().flatten()
+    }
+}
+
+/// The wall clock's time for one of the programs' clock.
+fn wall(nanoseconds: u64) -> SystemTime {
+    let ago = datapath::now().saturating_sub(nanoseconds);
+    SystemTime::now() - Duration::from_nanos(ago)
+}

@@ -1,0 +1,179 @@
+//! `redirector flows` against what the clients themselves saw.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redirector_tests::child;
+use redirector_tests::scene::{ECHO, Scene};
+use redirector_tests::socket::Socket;
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// What a client saw: the cookie, the error if any, and how much it was sent.
+type Seen = (u64, i32, usize);
+
+fn connect(to: SocketAddr) -> Seen {
+    let socket = Socket::stream(to, 0).expect("a socket");
+    let cookie = socket.cookie().expect("a cookie");
+    match socket.connect(to) {
+        Ok(()) => {
+            let _ = socket.send(b"hello");
+            (cookie, 0, socket.read_all().expect("a greeting").len())
+        }
+        Err(error) => (cookie, error.raw_os_error().unwrap_or(-1), 0),
+    }
+}
+
+/// A `redirector flows` that goes on.
+struct Follower {
+    child: Child,
+    shown: PathBuf,
+}
+
+impl Follower {
+    fn start(scene: &Scene, name: &str, args: &[&str]) -> Self {
+        let shown = scene.redirector.directory().join(name);
+        let mut command = scene.redirector.command("flows");
+        command.args(["--follow", "--output", "json"]).args(args);
+        command.stdout(fs::File::create(&shown).expect("a file"));
+        let this = Self { child: command.spawn().expect("it starts"), shown };
+        // The kernel tells from when somebody follows.
+        let begun = Instant::now();
+        while scene.redirector.ask("flows", &[]).err.contains("nobody follows") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nobody follows");
+            thread::sleep(Duration::from_millis(20));
+        }
+        this
+    }
+
+    /// Ends it when it has shown as much as it will, and gives that.
+    fn end(mut self) -> Vec<Value> {
+        let mut length = u64::MAX;
+        loop {
+            // It looks 20 times a second.
+            thread::sleep(Duration::from_secs(1));
+            let now = fs::metadata(&self.shown).expect("a file").len();
+            if now == std::mem::replace(&mut length, now) {
+                break;
+            }
+        }
+        self.child.kill().expect("it is killed");
+        let text = fs::read_to_string(&self.shown).expect("text");
+        text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Half goes to a server, half to nobody.
+const SPLIT: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  tcp:
+  - route:
+    - {destination: {host: echo, subset: one}, weight: 50}
+    - {destination: {host: echo, subset: none}, weight: 50}
+";
+
+const NO_SUBSET: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  subsets: [{name: one, labels: {v: one}}, {name: none, labels: {v: none}}]
+";
+
+#[test]
+fn every_connection_is_told_as_its_client_saw_it() {
+    const CONNECTIONS: usize = 400;
+    let Some(scene) = Scene::new("flows", PROGRAM) else { return };
+    let base = scene.base();
+    let base: Vec<&str> =
+        base.split("---").filter(|one| !one.contains("kind: DestinationRule")).collect();
+    scene.redirector.write("base.yaml", &format!("{}---{NO_SUBSET}", base.join("---")));
+    scene.redirector.write("rules.yaml", SPLIT);
+    let _daemon = scene.redirector.start();
+    let follower = Follower::start(&scene, "all", &[]);
+    let other = Follower::start(&scene, "some", &["--outcome", "refused"]);
+    let to: SocketAddr = ECHO.parse().expect("an address");
+    let (pid, seen): (u32, Vec<Seen>) = child::run(&scene.client(), || {
+        (std::process::id(), (0..CONNECTIONS).map(|_| connect(to)).collect())
+    });
+    let shown = follower.end();
+    let refused_only = other.end();
+
+    let of = |event: &str| -> BTreeMap<u64, &Value> {
+        let of_event = shown.iter().filter(|one| one["event"] == event);
+        of_event.map(|one| (one["cookie"].as_u64().expect("a cookie"), one)).collect()
+    };
+    let (decided, closed) = (of("decided"), of("closed"));
+    assert_eq!(decided.len(), CONNECTIONS, "one record for each decision");
+    for (cookie, errno, length) in &seen {
+        let told = decided[cookie];
+        assert_eq!(told["workload"], "default/client", "{told}");
+        assert_eq!(told["process"]["pid"], pid, "{told}");
+        assert_eq!(told["destination"], ECHO, "{told}");
+        assert_eq!(told["route"], "VirtualService/default/echo tcp[0]", "{told}");
+        assert_eq!(told["generation"], 1, "{told}");
+        if *errno == 0 {
+            assert_eq!(told["outcome"], "routed", "{told}");
+            assert_eq!(told["endpoint"], scene.one.address().to_string(), "{told}");
+            assert_eq!(told["to"], format!("echo.default.svc.cluster.local:19000/one"));
+            let end = closed[cookie];
+            assert_eq!(end["outcome"], "ended", "{end}");
+            // The end of a stream is counted as a byte, and so is the new line.
+            let received = end["received"].as_u64().expect("a count");
+            assert!((*length as u64..=*length as u64 + 2).contains(&received), "{end}");
+            assert!((5..=6).contains(&end["sent"].as_u64().expect("a count")), "{end}");
+            assert!(end["handshakeSeconds"].as_f64() > Some(0.0), "{end}");
+            assert!(end["seconds"].as_f64() >= end["handshakeSeconds"].as_f64(), "{end}");
+            assert_eq!(end["workload"], "default/client", "{end}");
+        } else {
+            assert_eq!(*errno, libc::ECONNREFUSED);
+            assert_eq!(told["outcome"], "empty", "{told}");
+            assert!(!closed.contains_key(cookie));
+        }
+    }
+    let refused = seen.iter().filter(|(_, errno, _)| *errno != 0).count();
+    assert!(refused > CONNECTIONS / 4, "some of each: {refused}");
+    assert_eq!(refused_only.len(), refused, "two may follow, each what it asks for");
+}
+
+#[test]
+fn nothing_is_told_while_nobody_follows_unless_the_daemon_is_asked_to() {
+    let Some(scene) = Scene::new("silence", PROGRAM) else { return };
+    let daemon = scene.redirector.start();
+    assert_eq!(scene.answer(&scene.client()), "one");
+    let answer = scene.redirector.ask("flows", &["--output", "json"]);
+    assert_eq!((answer.exit, answer.json()["flows"].as_array().map(Vec::len)), (0, Some(0)));
+    assert_eq!(daemon.stop(), 0);
+
+    let daemon = scene.redirector.start_with(&["--flows"]);
+    assert_eq!(scene.answer(&scene.client()), "one");
+    // Also when the daemon has gone.
+    daemon.kill();
+    assert_eq!(scene.answer(&scene.client()), "one");
+    let answer = scene.redirector.ask("flows", &["--output", "json", "--last", "3"]);
+    let flows = answer.json()["flows"].as_array().cloned().expect("a list");
+    let events: Vec<&Value> = flows.iter().map(|flow| &flow["event"]).collect();
+    assert_eq!(events, ["closed", "decided", "closed"], "{flows:#?}");
+    let answer = scene.redirector.ask("flows", &["--workload", "default/other"]);
+    assert_eq!((answer.exit, &*answer.out), (0, ""), "{answer:?}");
+    let text = scene.redirector.ask("flows", &["--last", "1", "--address", ECHO]).out;
+    assert!(text.contains(ECHO) && text.lines().all(|line| line.len() <= 80), "{text}");
+}
