@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Child;
 use std::thread;
@@ -176,4 +177,73 @@ fn nothing_is_told_while_nobody_follows_unless_the_daemon_is_asked_to() {
     assert_eq!((answer.exit, &*answer.out), (0, ""), "{answer:?}");
     let text = scene.redirector.ask("flows", &["--last", "1", "--address", ECHO]).out;
     assert!(text.contains(ECHO) && text.lines().all(|line| line.len() <= 80), "{text}");
+}
+
+/// Eighty of a hundred to one, the others to two.
+const CANARY: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  tcp:
+  - route:
+    - {destination: {host: echo, subset: one}, weight: 80}
+    - {destination: {host: echo, subset: two}, weight: 20}
+";
+
+#[test]
+fn top_and_the_metrics_show_where_connections_go() {
+    let Some(scene) = Scene::new("top", PROGRAM) else { return };
+    scene.redirector.write("rules.yaml", CANARY);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let metrics = listener.local_addr().expect("an address");
+    drop(listener);
+    let address = metrics.to_string();
+    let _daemon = scene.redirector.start_with(&["--accounting", "--metrics-address", &address]);
+
+    let stop = scene.redirector.directory().join("stop");
+    let load = scene.load(&stop);
+    let answer =
+        scene.redirector.ask("top", &["--interval", "2s", "--count", "1", "--output", "json"]);
+    let text = scene.redirector.ask("top", &["--interval", "500ms", "--count", "1"]).out;
+    fs::write(&stop, "").expect("a file");
+    let dialled: u64 = load.join().into_iter().map(|(_, count)| count).sum();
+
+    let top = answer.json();
+    let route = &top["routes"][0];
+    assert_eq!(route["route"], "VirtualService/default/echo tcp[0]", "{top:#}");
+    assert!(route["rate"].as_f64() > Some(10.0), "{top:#}");
+    let drawn = route["rate"].as_f64().expect("a rate") * top["seconds"].as_f64().expect("a time");
+    let sigma = (0.8 * 0.2 / drawn).sqrt();
+    for (leg, weight) in [(0, 0.8), (1, 0.2)] {
+        let leg = &route["destinations"][leg];
+        assert_eq!(leg["weight"], weight, "{leg}");
+        let share = leg["share"].as_f64().expect("a share");
+        assert!((share - weight).abs() < 4.0 * sigma, "{leg} of {drawn}");
+        assert!(leg["handshakeSeconds"].as_f64() > Some(0.0), "{leg}");
+        assert_eq!(leg["failed"], 0, "{leg}");
+    }
+    assert!(text.contains("echo.default:19000/one"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    let mut stream = TcpStream::connect(metrics).expect("the metrics");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("written");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("a page");
+    let series: Vec<(&str, &str)> = page
+        .lines()
+        .filter(|line| line.starts_with("redirector_"))
+        .filter_map(|line| line.rsplit_once(' '))
+        .collect();
+    let names: std::collections::BTreeSet<&str> = series.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names.len(), series.len(), "each series once: {page}");
+    let sum = |metric: &str| -> f64 {
+        let of = series.iter().filter(|(name, _)| name.starts_with(metric));
+        of.map(|(_, value)| value.parse::<f64>().expect("a number")).sum()
+    };
+    assert_eq!(sum("redirector_connections_total{") as u64, dialled, "{page}");
+    assert_eq!(sum("redirector_handshake_seconds_count{") as u64, dialled, "{page}");
+    assert!(sum("redirector_received_bytes_total{") > dialled as f64, "{page}");
+    assert!(page.contains("redirector_handshake_seconds_bucket{destination=\"echo.default"));
 }

@@ -12,6 +12,7 @@ use redirector_tests::kernel::privileged;
 use redirector_tests::redirector::Redirector;
 use redirector_tests::server::Server;
 use redirector_tests::socket::Socket;
+use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -119,6 +120,11 @@ fn dial() -> String {
         }
         Err(error) => error.to_string(),
     }
+}
+
+/// A part of `maps backends`.
+fn maps(scene: &Scene, part: &str) -> Value {
+    scene.redirector.ask("maps", &["backends", "--output", "json"]).json()[part].take()
 }
 
 /// How often each answer comes.
@@ -250,6 +256,10 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
         while std::fs::read_dir(&told).expect("a directory").count() < PROCESSES {
             thread::sleep(Duration::from_millis(5));
         }
+        let destination = &maps(&scene, "destinations")[0];
+        assert_eq!(destination["connections"], LIMIT, "{destination}");
+        assert_eq!(destination["maxConnections"], LIMIT, "{destination}");
+        assert!(destination["limited"].as_u64() > Some(0), "{destination}");
         if round == 0 {
             // A change of the endpoints does not forget who is there.
             let more = scene.documents(&[(1, 1), (2, 3)], &policy);
@@ -290,6 +300,14 @@ fn an_endpoint_that_fails_is_left_out_and_taken_back_when_its_time_is_over() {
     let failed = answers.iter().filter(|answer| *answer != "1").count();
     assert_eq!(failed, AFTER, "as many as the rule says, then it is out: {answers:?}");
     assert!(begun.elapsed() < Duration::from_secs(2), "too slow to say anything");
+    assert_eq!(maps(&scene, "destinations")[0]["ejected"], 1);
+    let backends = maps(&scene, "backends");
+    let ejected = |address: &str| {
+        let rows = backends.as_array().expect("a list").iter();
+        rows.filter(|row| row["address"].as_str().is_some_and(|at| at.starts_with(address)))
+            .any(|row| row["ejectedSeconds"].as_f64() > Some(0.0))
+    };
+    assert!(ejected("127.0.0.2:") && !ejected("127.0.0.1:"), "{backends:#}");
 
     scene.servers[1] = Some(Server::start("2", address));
     while count(ask(&scene)).len() < 2 {

@@ -64,6 +64,21 @@ impl Slot {
     }
 }
 
+/// The way back: the share of each slot's own thing in a draw, out of thresholds
+/// and aliases; six decimals.
+pub fn shares(slots: &[(u32, u32)]) -> Vec<f64> {
+    let each = 1.0 / slots.len().max(1) as f64;
+    let mut shares = vec![0.0; slots.len()];
+    for (at, (threshold, alias)) in slots.iter().enumerate() {
+        let keep = if slots.len() == 1 { 1.0 } else { f64::from(*threshold) / 4_294_967_296.0 };
+        shares[at] += each * keep;
+        if let Some(other) = shares.get_mut(*alias as usize) {
+            *other += each * (1.0 - keep);
+        }
+    }
+    shares.into_iter().map(|share: f64| (share * 1e6).round() / 1e6).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

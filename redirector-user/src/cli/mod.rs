@@ -20,6 +20,7 @@ mod maps;
 mod rollback;
 mod run;
 mod status;
+mod top;
 mod unload;
 mod version;
 
@@ -89,6 +90,7 @@ enum Command {
     Diff(diff::Args),
     Flows(flows::Args),
     Maps(maps::Args),
+    Top(top::Args),
     Rollback(rollback::Args),
     Bypass(bypass::Args),
     LogLevel(log_level::Args),
@@ -136,6 +138,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(args, &common, context),
         Command::Diff(args) => diff::run(args, &common, context),
         Command::Flows(args) => flows::run(args, &common, context),
+        Command::Top(args) => top::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
         Command::Bypass(args) => bypass::run(args, &common, context),

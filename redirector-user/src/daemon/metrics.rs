@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use redirector_common::abi::{Live, handshake_bound};
+use redirector_core::layout::Names;
 use redirector_core::plan::{DestinationId, RouteId};
 
 use super::control_loop::Daemon;
@@ -169,26 +171,32 @@ fn counters(daemon: &Daemon, page: &mut Page) {
     let mut legs: BTreeMap<Labels, crate::datapath::LegCount> = BTreeMap::new();
     for (leg, count) in &counters.legs {
         let Some((route, _, destination)) = names.legs.get(leg) else { continue };
-        let sum = legs.entry(leg_labels(route, destination)).or_default();
-        sum.chosen += count.chosen;
-        sum.refused += count.refused;
-        sum.established += count.established;
-        sum.failed += count.failed;
-        sum.closed += count.closed;
-        sum.handshake_ns += count.handshake_ns;
+        *legs.entry(leg_labels(route, destination)).or_default() += *count;
     }
     type Value = fn(&crate::datapath::LegCount) -> u64;
-    let families: [(&str, &str, Value); 4] = [
+    let families: [(&str, &str, Value); 6] = [
         ("connections_total", "Connections sent to a destination", |c| {
             c.chosen - c.refused.min(c.chosen)
         }),
-        ("refused_total", "Connections refused because the destination has no endpoint", |c| {
-            c.refused
-        }),
+        (
+            "refused_total",
+            "Connections refused: the destination has no endpoint, or its most connections",
+            |c| c.refused,
+        ),
         ("established_total", "Handshakes completed (with --accounting)", |c| c.established),
         ("failures_total", "Connections that ended without a handshake (with --accounting)", |c| {
             c.failed
         }),
+        (
+            "sent_bytes_total",
+            "Bytes sent by connections that have ended (with --accounting)",
+            |c| c.sent,
+        ),
+        (
+            "received_bytes_total",
+            "Bytes received by connections that have ended (with --accounting)",
+            |c| c.received,
+        ),
     ];
     for (name, help, value) in families {
         page.family(name, "counter", help);
@@ -205,13 +213,61 @@ fn counters(daemon: &Daemon, page: &mut Page) {
         page.sample("active_connections", labels, count.established.saturating_sub(count.closed));
     }
     page.family(
-        "handshake_seconds_sum",
-        "counter",
-        "Time that handshakes took (with --accounting)",
+        "handshake_seconds",
+        "histogram",
+        "Time from connect to the end of the handshake (with --accounting)",
     );
     for (labels, count) in &legs {
+        let mut sum = 0;
+        for (bucket, handshakes) in count.handshakes.iter().enumerate() {
+            sum += u64::from(*handshakes);
+            let bound = handshake_bound(bucket);
+            let bound = bound.map_or("+Inf".to_owned(), |bound| (bound as f64 / 1e9).to_string());
+            let mut labels = labels.clone();
+            labels.insert("le", bound);
+            page.sample("handshake_seconds_bucket", &labels, sum);
+        }
         page.sample("handshake_seconds_sum", labels, count.handshake_ns as f64 / 1e9);
+        page.sample("handshake_seconds_count", labels, sum);
     }
+    policies(daemon, page, &names);
+}
+
+/// What the policies of destinations have counted.
+fn policies(daemon: &Daemon, page: &mut Page, names: &Names<'_>) {
+    // Several destinations may carry the same labels, such as those that clients
+    // of two namespaces see differently.
+    let mut sums: BTreeMap<Labels, [u64; 3]> = BTreeMap::new();
+    for (number, live) in daemon.datapath.lives() {
+        if let Some((destination, None)) = names.lives.get(&number) {
+            let sum = sums.entry(destination_labels(destination)).or_default();
+            let counts = [Live::connections(live.word), live.limited, live.ejected];
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    let families = [
+        (
+            "policy_connections",
+            "gauge",
+            "Open connections that count towards maxConnections or LEAST_REQUEST",
+        ),
+        ("limited_total", "counter", "Connections refused because of maxConnections"),
+        ("ejected_endpoints", "gauge", "Endpoints left out by outlierDetection"),
+    ];
+    for (at, (name, kind, help)) in families.into_iter().enumerate() {
+        page.family(name, kind, help);
+        for (labels, sums) in &sums {
+            page.sample(name, labels, sums[at]);
+        }
+    }
+}
+
+fn destination_labels(destination: &DestinationId) -> Labels {
+    labels([
+        ("destination", format!("{}:{}", destination.host, destination.port)),
+        ("subset", destination.subset.as_deref().unwrap_or("").to_owned()),
+        ("family", if destination.v6 { "ipv6" } else { "ipv4" }.to_owned()),
+    ])
 }
 
 fn leg_labels(route: &RouteId, destination: &DestinationId) -> Labels {

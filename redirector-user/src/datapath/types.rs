@@ -145,6 +145,22 @@ pub struct LegCount {
     pub handshakes: [u32; HANDSHAKES],
 }
 
+impl std::ops::AddAssign for LegCount {
+    fn add_assign(&mut self, other: Self) {
+        self.chosen += other.chosen;
+        self.refused += other.refused;
+        self.established += other.established;
+        self.failed += other.failed;
+        self.closed += other.closed;
+        self.handshake_ns += other.handshake_ns;
+        self.sent += other.sent;
+        self.received += other.received;
+        for (sum, count) in self.handshakes.iter_mut().zip(other.handshakes) {
+            *sum = sum.wrapping_add(count);
+        }
+    }
+}
+
 /// A connection that is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Remembered {

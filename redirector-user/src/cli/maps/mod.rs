@@ -6,8 +6,9 @@ mod text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use redirector_common::abi::{Verdict, VerdictKind};
+use redirector_common::abi::{Live, Verdict, VerdictKind, policy};
 use redirector_common::addr::Addr;
+use redirector_core::alias::shares;
 use redirector_core::compile::compile;
 use redirector_core::explain::tables::prefix_of;
 use redirector_core::gateway::Mode;
@@ -18,14 +19,14 @@ use redirector_core::registry::Registry;
 use redirector_core::world::World;
 
 use rows::{
-    Answer, BackendRow, ClassRow, ClassTableRow, CountersRow, ExceptionRow, FrontendRow,
-    GatewayRow, LegCounterRow, LegRow, RouteRow, SlotRow, SourceRow, VerdictRow,
+    Answer, BackendRow, ClassRow, ClassTableRow, CountersRow, DestinationRow, ExceptionRow,
+    FrontendRow, GatewayRow, LegCounterRow, LegRow, RouteRow, SlotRow, SourceRow, VerdictRow,
 };
 use text::text;
 
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::datapath::{Active, Counters, Datapath, SourceKey};
+use crate::datapath::{Active, Counters, Datapath, SourceKey, now};
 use crate::output::{destination_name, route_name, rule_name, source_name};
 
 /// Dumps the kernel's map state, decoded, with names
@@ -125,7 +126,9 @@ impl View<'_> {
             answer.slots = Some(self.slots());
         }
         if part.shows(Part::Backends) {
-            answer.backends = Some(self.backends());
+            let lives = datapath.lives().into_iter().collect();
+            answer.destinations = Some(self.destinations(&lives));
+            answer.backends = Some(self.backends(&lives));
         }
         if part.shows(Part::Counters) {
             answer.counters =
@@ -274,18 +277,64 @@ impl View<'_> {
             .collect()
     }
 
-    fn backends(&self) -> Vec<BackendRow> {
-        let mut rows = Vec::new();
+    fn destinations(&self, lives: &BTreeMap<u32, Live>) -> Vec<DestinationRow> {
+        let rows = self.image.destinations.iter().map(|(number, destination)| {
+            let limited = destination.policy & policy::LIMITED != 0;
+            let ejecting = destination.policy & policy::EJECTING != 0;
+            let live = lives.get(&destination.live);
+            DestinationRow {
+                destination: *number,
+                name: self.names.destinations.get(number).map(|id| destination_name(id)),
+                algorithm: match destination.policy & policy::ALGORITHM {
+                    policy::RANDOM => "RANDOM",
+                    policy::ROUND_ROBIN => "ROUND_ROBIN",
+                    policy::LEAST_REQUEST => "LEAST_REQUEST",
+                    policy::SOURCE_HASH => "useSourceIp",
+                    _ => "unknown",
+                },
+                connections: live.map(|live| Live::connections(live.word)),
+                max_connections: limited.then_some(destination.max_connections),
+                limited: limited.then(|| live.map_or(0, |live| live.limited)),
+                ejected: ejecting.then(|| live.map_or(0, |live| live.ejected)),
+                max_ejected: ejecting.then_some(destination.eject_most),
+            }
+        });
+        rows.collect()
+    }
+
+    /// The endpoints of each destination: one row each, however many slots it
+    /// has.
+    fn backends(&self, lives: &BTreeMap<u32, Live>) -> Vec<BackendRow> {
+        let mut rows: Vec<BackendRow> = Vec::new();
         for (number, destination) in &self.image.destinations {
             let range = destination.first..destination.first.saturating_add(destination.count);
             let slots: Vec<_> =
                 range.clone().map(|index| self.image.backends.get(&index)).collect();
             let pairs: Vec<_> =
                 slots.iter().map(|slot| slot.map_or((0, 0), |s| (s.threshold, s.alias))).collect();
+            let mut of_address: BTreeMap<String, usize> = BTreeMap::new();
             for ((slot, share), backend) in slots.iter().zip(shares(&pairs)).zip(range) {
                 let address = slot.map_or_else(String::new, |slot| address(slot.addr, slot.port));
+                if let Some(row) = of_address.get(&address).and_then(|at| rows.get_mut(*at)) {
+                    row.share = ((row.share + share) * 1e6).round() / 1e6;
+                    continue;
+                }
+                of_address.insert(address.clone(), rows.len());
                 let name = self.names.destinations.get(number).map(|id| destination_name(id));
-                rows.push(BackendRow { destination: *number, name, backend, address, share });
+                let live = slot.and_then(|slot| lives.get(&slot.live.into()));
+                let left = |live: &Live| live.ejected_until.saturating_sub(now());
+                rows.push(BackendRow {
+                    destination: *number,
+                    name,
+                    backend,
+                    address,
+                    share,
+                    connections: live.map(|live| Live::connections(live.word)),
+                    ejected_seconds: live
+                        .map(left)
+                        .filter(|left| *left > 0)
+                        .map(|left| left as f64 / 1e9),
+                });
             }
         }
         rows
@@ -341,20 +390,6 @@ impl View<'_> {
             })
             .collect()
     }
-}
-
-/// The share of each slot's own thing in a draw, six decimals.
-fn shares(slots: &[(u32, u32)]) -> Vec<f64> {
-    let each = 1.0 / slots.len().max(1) as f64;
-    let mut shares = vec![0.0; slots.len()];
-    for (at, (threshold, alias)) in slots.iter().enumerate() {
-        let keep = if slots.len() == 1 { 1.0 } else { f64::from(*threshold) / 4_294_967_296.0 };
-        shares[at] += each * keep;
-        if let Some(other) = shares.get_mut(*alias as usize) {
-            *other += each * (1.0 - keep);
-        }
-    }
-    shares.into_iter().map(|share: f64| (share * 1e6).round() / 1e6).collect()
 }
 
 fn address(addr: Addr, port: u16) -> String {

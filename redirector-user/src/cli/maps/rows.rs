@@ -27,6 +27,8 @@ pub(super) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) slots: Option<Vec<SlotRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) destinations: Option<Vec<DestinationRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) backends: Option<Vec<BackendRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) counters: Option<CountersRow>,
@@ -113,12 +115,40 @@ pub(super) struct SlotRow {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct BackendRow {
     pub(super) destination: u32,
     pub(super) name: Option<String>,
     pub(super) backend: u32,
     pub(super) address: String,
     pub(super) share: f64,
+    /// Open connections of this node, where the policy has them counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) connections: Option<u64>,
+    /// How much longer it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ejected_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DestinationRow {
+    pub(super) destination: u32,
+    pub(super) name: Option<String>,
+    pub(super) algorithm: &'static str,
+    /// Open connections of this node, where the policy has them counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) connections: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_connections: Option<u32>,
+    /// Connections refused because there were as many as may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limited: Option<u64>,
+    /// Endpoints left out now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ejected: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_ejected: Option<u32>,
 }
 
 #[derive(Serialize)]

@@ -118,15 +118,40 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
         }
         part("SLOTS", table);
     }
+    if let Some(rows) = &answer.destinations {
+        let mut table = Table::new(&[
+            ("DESTINATION", Align::Left),
+            ("BALANCED", Align::Left),
+            ("OPEN", Align::Right),
+            ("EJECTED", Align::Right),
+        ]);
+        let of = |count: Option<u64>, most: Option<u32>| match (count, most) {
+            (Some(count), Some(most)) => format!("{count} of {most}"),
+            (Some(count), None) => count.to_string(),
+            (None, _) => String::new(),
+        };
+        for row in rows {
+            let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
+            let open = of(row.connections, row.max_connections);
+            let ejected = of(row.ejected, row.max_ejected);
+            table.row([name, row.algorithm.to_owned(), open, ejected]);
+        }
+        part("DESTINATIONS", table);
+    }
     if let Some(rows) = &answer.backends {
         let mut table = Table::new(&[
             ("DESTINATION", Align::Left),
             ("SHARE", Align::Right),
             ("ENDPOINT", Align::Left),
+            ("OPEN", Align::Right),
+            ("", Align::Left),
         ]);
         for row in rows {
             let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
-            table.row([name, percent(row.share), row.address.clone()]);
+            let open = row.connections.map_or_else(String::new, |open| open.to_string());
+            let ejected = row.ejected_seconds;
+            let ejected = ejected.map_or_else(String::new, |s| format!("ejected for {s:.0} s"));
+            table.row([name, percent(row.share), row.address.clone(), open, ejected]);
         }
         part("BACKENDS", table);
     }

@@ -1,0 +1,273 @@
+//! `redirector top`
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use redirector_core::alias::shares;
+use redirector_core::image::Image;
+use redirector_core::layout::Layout;
+use serde::Serialize;
+
+use super::kernel::KernelArgs;
+use super::{Common, Context, Exit, Failure, Output};
+use crate::daemon::control::Request;
+use crate::datapath::LegCount;
+use crate::output::{Align, Table, destination_name, route_name};
+
+/// Shows where connections go now, route by route
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  redirector top
+  redirector top --interval 10s --count 1
+  redirector top --count 3 --output json
+
+SHARE is what was drawn in the interval, WEIGHT what is configured. OPEN, FAILED and HANDSHAKE need
+a daemon, which follows connections until they end for as long as this runs.")]
+pub struct Args {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    interval: Duration,
+    /// End after so many [default: never]
+    #[arg(long, value_name = "COUNT")]
+    count: Option<u64>,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_millis(100) {
+        return Err("at least 100ms".to_owned());
+    }
+    Ok(time)
+}
+
+/// How much longer than an interval the daemon goes on following.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let seconds = (args.interval + GRACE).as_secs();
+    let mut before: Option<Look> = None;
+    let mut shown = 0;
+    loop {
+        let asked = args.kernel.ask(&Request::Follow { seconds }, "so nobody follows connections");
+        if let Err(failure) = asked
+            && before.is_none()
+        {
+            context.note(&format!("note: {}", failure.message));
+        }
+        let known = before.as_ref().map(|before| (before.generation, before.layout.clone()));
+        let now = Look::take(&args.kernel, known, context)?;
+        if let Some(before) = &before {
+            let answer = now.since(before);
+            match common.output {
+                Output::Json => context.print_json(&answer)?,
+                Output::Text => {
+                    let screen = context.env.out_is_terminal;
+                    let (clear, end) = if screen { ("\x1b[H\x1b[2J", "") } else { ("", "\n") };
+                    context.print(&format!("{clear}{}{end}", answer.text()))?;
+                }
+            }
+            shown += 1;
+            if args.count.is_some_and(|count| shown >= count) {
+                return Ok(Exit::Fine);
+            }
+        }
+        before = Some(now);
+        std::thread::sleep(args.interval);
+    }
+}
+
+/// The kernel's state at one moment.
+struct Look {
+    at: Instant,
+    generation: u64,
+    layout: Option<Layout>,
+    image: Image,
+    legs: BTreeMap<u32, LegCount>,
+    routed: u64,
+    refused: u64,
+}
+
+/// What happened between two looks.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    time: String,
+    seconds: f64,
+    generation: u64,
+    /// Connections a second.
+    routed: f64,
+    refused: f64,
+    routes: Vec<RouteRow>,
+}
+
+#[derive(Serialize)]
+struct RouteRow {
+    route: String,
+    /// Connections a second.
+    rate: f64,
+    destinations: Vec<LegRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LegRow {
+    destination: String,
+    weight: f64,
+    /// Of what was drawn in the interval, when anything was.
+    share: Option<f64>,
+    rate: f64,
+    /// Established and not ended, of those that were followed.
+    open: u64,
+    /// Refused, and ended without a handshake, in the interval.
+    failed: u64,
+    /// The mean of the interval.
+    handshake_seconds: Option<f64>,
+}
+
+impl Look {
+    fn take(
+        kernel: &KernelArgs,
+        known: Option<(u64, Option<Layout>)>,
+        context: &mut Context<'_>,
+    ) -> Result<Self, Failure> {
+        let datapath = kernel.open()?;
+        let (active, image) = datapath.dump_active()?;
+        let layout = match known {
+            Some((generation, layout)) if generation == active.generation => layout,
+            _ => kernel.snapshot(active.generation, context)?.map(|snapshot| snapshot.layout),
+        };
+        let counters = datapath.counters()?;
+        Ok(Self {
+            at: Instant::now(),
+            generation: active.generation,
+            layout,
+            image,
+            legs: counters.legs.into_iter().collect(),
+            routed: counters.totals.routed,
+            refused: counters.totals.refused,
+        })
+    }
+
+    fn since(&self, before: &Self) -> Answer {
+        let seconds = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let names = self.layout.as_ref().map(Layout::names);
+        let mut routes: Vec<RouteRow> = Vec::new();
+        for (number, route) in &self.image.routes {
+            let slots: Vec<_> = (route.first..route.first.saturating_add(route.count))
+                .map(|index| (index, self.image.legs.get(&index).copied().unwrap_or_default()))
+                .collect();
+            let pairs: Vec<_> = slots.iter().map(|(_, leg)| (leg.threshold, leg.alias)).collect();
+            let count = |of: &Self, leg: u32| of.legs.get(&leg).copied().unwrap_or_default();
+            let drawn = |leg: u32| count(self, leg).chosen.wrapping_sub(count(before, leg).chosen);
+            let all: u64 = slots.iter().map(|(leg, _)| drawn(*leg)).sum();
+            let rows = slots.iter().zip(shares(&pairs)).map(|((leg, slot), weight)| {
+                let (now, then) = (count(self, *leg), count(before, *leg));
+                let handshakes = now.established.saturating_sub(then.established);
+                let took = now.handshake_ns.saturating_sub(then.handshake_ns);
+                let failures = |of: &LegCount| of.failed + of.refused;
+                let name =
+                    names.as_ref().and_then(|names| names.destinations.get(&slot.destination));
+                LegRow {
+                    destination: name
+                        .map_or_else(|| slot.destination.to_string(), |id| destination_name(id)),
+                    weight,
+                    share: (all > 0).then(|| drawn(*leg) as f64 / all as f64),
+                    rate: rate(now.chosen, then.chosen),
+                    open: now.established.saturating_sub(now.closed),
+                    failed: failures(&now).saturating_sub(failures(&then)),
+                    handshake_seconds: (handshakes > 0)
+                        .then(|| took as f64 / handshakes as f64 / 1e9),
+                }
+            });
+            let destinations: Vec<LegRow> = rows.collect();
+            let name = names.as_ref().and_then(|names| names.routes.get(number));
+            routes.push(RouteRow {
+                route: name.map_or_else(|| format!("route {number}"), |id| route_name(id)),
+                rate: all as f64 / seconds,
+                destinations,
+            });
+        }
+        routes.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.route.cmp(&b.route)));
+        Answer {
+            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            seconds,
+            generation: self.generation,
+            routed: rate(self.routed, before.routed),
+            refused: rate(self.refused, before.refused),
+            routes,
+        }
+    }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let mut table = Table::new(&[
+            ("ROUTE / DESTINATION", Align::Left),
+            ("WEIGHT", Align::Right),
+            ("SHARE", Align::Right),
+            ("RATE", Align::Right),
+            ("OPEN", Align::Right),
+            ("FAILED", Align::Right),
+            ("HANDSHAKE", Align::Right),
+        ]);
+        for route in &self.routes {
+            table.row([short(&route.route)]);
+            for leg in &route.destinations {
+                table.row([
+                    format!("  {}", short(&leg.destination)),
+                    percent(leg.weight),
+                    leg.share.map_or_else(|| "-".to_owned(), percent),
+                    format!("{:.0}/s", leg.rate),
+                    leg.open.to_string(),
+                    leg.failed.to_string(),
+                    leg.handshake_seconds.map_or_else(|| "-".to_owned(), time),
+                ]);
+            }
+        }
+        format!(
+            "{}  generation {}  {:.0} routed/s  {:.0} refused/s\n\n{}",
+            self.time,
+            self.generation,
+            self.routed,
+            self.refused,
+            table.render()
+        )
+    }
+}
+
+/// So much of a name has room beside the numbers in 80 columns.
+const NAME: usize = 28;
+
+/// A name without what all have in common, and its end when it is too long.
+fn short(name: &str) -> String {
+    let name = name.replace(".svc.cluster.local", "").replace("VirtualService/", "");
+    let length = name.chars().count();
+    if length <= NAME {
+        return name;
+    }
+    format!("...{}", name.chars().skip(length - (NAME - 3)).collect::<String>())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn time(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.2} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_keeps_its_end() {
+        assert_eq!(short("echo.default.svc.cluster.local:80/v1"), "echo.default:80/v1");
+        let long = short(&"x".repeat(50));
+        assert!(long.len() == NAME && long.starts_with("..."), "{long}");
+    }
+}
