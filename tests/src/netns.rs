@@ -1,6 +1,6 @@
 //! Network namespaces of a test's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::kernel::unique;
@@ -50,12 +50,21 @@ impl NetNs {
     ///
     /// When it cannot.
     pub fn enter(&self) {
-        use std::os::fd::AsRawFd;
-        let file = std::fs::File::open(self.path()).expect("the namespace exists");
-        // SAFETY: the descriptor is open.
-        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+        enter(&self.path());
     }
+}
+
+/// Moves the calling thread into the network namespace that a file holds.
+///
+/// # Panics
+///
+/// When it cannot.
+pub fn enter(path: &Path) {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::File::open(path).expect("the namespace exists");
+    // SAFETY: the descriptor is open.
+    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
 }
 
 impl Drop for NetNs {

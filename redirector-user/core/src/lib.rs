@@ -21,6 +21,7 @@
 //! * [`client`]: the one that connects, as rules see it.
 //! * [`compile`]: from the World to the Plan.
 //! * [`gateway`]: what the proxy serves, and where a connection to it goes.
+//! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
 //! * [`reference`]: the same, as plainly as possible, for tests to compare with.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
@@ -39,6 +40,7 @@ pub mod compile;
 pub mod decode;
 pub mod diag;
 pub mod documents;
+pub mod drain;
 pub mod explain;
 pub mod gateway;
 pub mod image;

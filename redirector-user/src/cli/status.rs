@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
+use redirector_core::drain::Draining;
 use redirector_core::plan::SourceId;
 use serde::Serialize;
 
@@ -52,6 +53,7 @@ struct Answer {
     identity_gaps: Vec<UnknownWorkload>,
     /// What is left alone, and until when.
     bypassed: Vec<Bypassed>,
+    draining: DrainingRow,
     gateways: Vec<GatewayListener>,
     /// What the kernel has of what is needed.
     features: Vec<Feature>,
@@ -86,6 +88,18 @@ struct ProgramRow {
     id: u32,
     name: String,
     ours: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DrainingRow {
+    /// Endpoints that have gone, and when, in milliseconds since 1970,
+    /// connections to them are reset.
+    endpoints: Draining,
+    /// How many connections the daemon reset.
+    reset: u64,
+    /// Why it could not, when that is so.
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -211,6 +225,7 @@ fn answer(
             _ => format!("{} is bypassed for another {}", one.target, duration(left)),
         });
     }
+    let draining = draining(state, &report, pid, &mut warnings);
     let features = features::probe();
     for missing in features.iter().filter(|feature| feature.found == Found::No) {
         let line = format!(
@@ -272,10 +287,34 @@ fn answer(
         drift: DriftRow { entries: drift, repaired: report.drift_repaired },
         identity_gaps: gaps,
         bypassed,
+        draining,
         gateways,
         features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
+}
+
+/// The endpoints that drain.
+fn draining(
+    state: &StateDir,
+    report: &Report,
+    pid: Option<u32>,
+    warnings: &mut Vec<String>,
+) -> DrainingRow {
+    let endpoints = state.draining().unwrap_or_else(|error| {
+        warnings.push(error.to_string());
+        Draining::new()
+    });
+    if pid.is_none() && !endpoints.is_empty() {
+        warnings.push(format!(
+            "no daemon runs, so connections to {} endpoints that have gone are not reset",
+            endpoints.len()
+        ));
+    }
+    if let Some(error) = &report.drain_error {
+        warnings.push(format!("connections to endpoints that have gone go on: {error}"));
+    }
+    DrainingRow { endpoints, reset: report.connections_reset, error: report.drain_error.clone() }
 }
 
 /// What is missing on the hooks, and who else is there.

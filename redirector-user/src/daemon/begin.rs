@@ -4,10 +4,13 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use redirector_common::abi::Limits;
+use redirector_core::drain::{self, Draining};
 use redirector_core::gateway::GatewayPlan;
+use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 
 use super::control_loop::{Daemon, files_to_follow, sending, started, tell};
+use super::drain::Drainer;
 use super::engine::Engine;
 use super::gateways::Gateways;
 use super::leaf::Leaf;
@@ -51,6 +54,11 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     });
     bypassed.retain(|one| one.until > now());
     state.save_bypassed(&bypassed)?;
+    let draining = state.draining().unwrap_or_else(|error| {
+        tracing::error!("{error}; connections to endpoints that went earlier go on");
+        Draining::new()
+    });
+    engine.follow_endpoints = !draining.is_empty();
     engine.settings.bypass = bypass(&bypassed);
     let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup).map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
@@ -78,6 +86,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
             .map_err(started)?,
         reread: None,
+        drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
+        draining,
         gateways: Gateways::new(options.drain),
         program_log: None,
         watched: None,
@@ -142,7 +152,13 @@ fn engine(
         let entries = image.frontends.len() + image.prefixes.len();
         tracing::info!(generation = active.generation, entries, "took over what is in force");
     }
+    let endpoints = snapshot.as_ref().map(|snapshot| {
+        let world = snapshot.world();
+        drain::endpoints(&world, &Registry::new(&world), false)
+    });
     Ok(Engine {
+        endpoints: endpoints.unwrap_or_default(),
+        follow_endpoints: false,
         settings: options.settings.clone(),
         store,
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! What is left alone for a while: by the daemon, and without one.
 
 use redirector_core::bypass::Target;
+use redirector_core::drain::Endpoints;
 use redirector_core::gateway::GatewayPlan;
 use redirector_core::store::Store;
 
@@ -138,6 +139,8 @@ pub fn without_daemon(
         layout: snapshot.layout.clone(),
         image,
         gateways: GatewayPlan::default(),
+        endpoints: Endpoints::new(),
+        follow_endpoints: false,
     };
     engine.settings.bypass = bypass(&after);
     let step = engine.step_back_to(&snapshot).map_err(|full| {

@@ -96,6 +96,10 @@ impl Daemon {
             self.not_applied(&error.to_string());
             return false;
         }
+        if let Err(error) = self.note_gone(&step) {
+            self.not_applied(&error.to_string());
+            return false;
+        }
         if fresh {
             if let Err(error) = self.tracker.prepare(step.sources.clone(), &mut self.datapath) {
                 self.not_applied(&error.to_string());

@@ -7,11 +7,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redirector_core::drain::Draining;
 use redirector_core::image::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::control::{self, Request, Response};
+use super::drain::Drainer;
 use super::engine::Engine;
 use super::gateways::Gateways;
 use super::names::Resolver as NameResolver;
@@ -47,6 +49,9 @@ pub(super) struct Daemon {
     /// `/readyz` says so from then on.
     pub(super) ready: Arc<AtomicBool>,
     pub(super) generation: u64,
+    /// Resets connections to endpoints that have gone.
+    pub(super) drainer: Drainer,
+    pub(super) draining: Draining,
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
     pub(super) report: Report,
@@ -170,6 +175,7 @@ impl Daemon {
                 self.step();
             }
             self.end_bypasses();
+            self.drain();
             self.check();
             self.publish();
         }
@@ -293,6 +299,7 @@ impl Daemon {
                     reread.ask();
                 }
             }
+            Event::Drained(drained) => self.drained(drained),
             Event::Request(request, reply) => self.answer(request, &reply),
             Event::Metrics(reply) => {
                 let text = metrics::text(self);

@@ -8,6 +8,7 @@ use redirector_common::abi::Limits;
 use redirector_core::compile::compile_with;
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
+use redirector_core::drain::{self, Endpoints};
 use redirector_core::gateway::GatewayPlan;
 use redirector_core::image::{Delta, Image};
 use redirector_core::layout::{Full, Layout};
@@ -38,6 +39,10 @@ pub struct Engine {
     pub image: Image,
     /// What the gateway proxy serves.
     pub gateways: GatewayPlan,
+    /// The endpoints in force, as far as they concern draining.
+    pub endpoints: Endpoints,
+    /// Some endpoint drains: whether it comes back has to be seen.
+    pub follow_endpoints: bool,
 }
 
 /// A change that is ready to come in force.
@@ -61,6 +66,8 @@ pub struct Step {
     pub names: BTreeSet<Arc<str>>,
     /// The same by name, gateways included.
     pub plan: Plan,
+    /// The endpoints, as far as they concern draining.
+    pub endpoints: Endpoints,
 }
 
 impl Engine {
@@ -108,7 +115,9 @@ impl Engine {
             .iter()
             .filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())))
             .collect();
+        let follow = self.follow_endpoints || !self.endpoints.is_empty();
         Ok(Step {
+            endpoints: drain::endpoints(world, registry, follow),
             objects: world.objects().cloned().collect(),
             settings: world.settings.clone(),
             resolved,
@@ -160,6 +169,7 @@ impl Engine {
         self.layout.clone_from(&step.layout);
         self.image.clone_from(&step.image);
         self.gateways.clone_from(&step.plan.gateways);
+        self.endpoints.clone_from(&step.endpoints);
     }
 
     /// Whether a change is one for connections.

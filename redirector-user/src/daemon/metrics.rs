@@ -107,6 +107,12 @@ pub(super) fn text(daemon: &Daemon) -> String {
         "Times that the kernel differed and was mended",
         report.drift_repaired,
     );
+    page.gauge("draining_endpoints", "Endpoints that have gone and drain", daemon.draining.len());
+    page.counter(
+        "connections_reset_total",
+        "Connections to endpoints that have gone, reset when their time was over",
+        report.connections_reset,
+    );
     if !report.watching.is_empty() {
         page.family("watch_up", "gauge", "1 while a watch of the API server works");
         for watch in &report.watching {

@@ -16,6 +16,7 @@
 //! * [`control_loop`]: what happens when.
 //! * [`verify`]: the kernel against what it should be.
 //! * [`bypass`]: what is left alone for a while.
+//! * [`drain`]: endpoints that have gone.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
 //! * [`gateways`]: the proxy.
@@ -28,6 +29,7 @@ mod bypass;
 mod change;
 pub mod control;
 mod control_loop;
+mod drain;
 mod engine;
 mod gateways;
 pub mod leaf;
@@ -109,6 +111,8 @@ enum Event {
     Pods(Vec<PodEvent>),
     /// A watch of the API server does better or worse.
     Watches,
+    /// Connections to endpoints that have gone were reset.
+    Drained(drain::Drained),
     /// Names were resolved.
     Names(names::Answers),
     /// Another command asks for something.

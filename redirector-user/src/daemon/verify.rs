@@ -21,7 +21,8 @@ impl Daemon {
     pub(super) fn until_next_check(&self) -> Duration {
         let check = self.pause().saturating_sub(self.verified.elapsed());
         let over = self.first_bypass_over().map(|over| over.saturating_sub(now()));
-        over.map_or(check, |over| check.min(Duration::from_secs(over)))
+        let check = over.map_or(check, |over| check.min(Duration::from_secs(over)));
+        self.until_drained().map_or(check, |over| check.min(Duration::from_millis(over)))
     }
 
     fn pause(&self) -> Duration {

@@ -12,7 +12,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supp
 use serde::Serialize;
 
 use super::netns::own_cookie;
-use super::{Hook, sys};
+use super::{Hook, reset, sys};
 use crate::mounts;
 
 /// The oldest kernel that is supported.
@@ -55,13 +55,14 @@ enum Probe {
     Helper(BpfHelper),
     Hook(Hook),
     NetnsCookie,
+    Reset,
 }
 
 /// Name, part of the kernel, since, without it, how to tell. What has no
 /// "without" is required.
 type Row = (&'static str, &'static str, &'static str, Option<&'static str>, Probe);
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     (
         "redirecting connections",
         "cgroup/connect4 and connect6",
@@ -114,6 +115,13 @@ const ROWS: [Row; 11] = [
         Some("--accounting cannot be switched on"),
         Probe::Program(ProgramType::SockOps),
     ),
+    (
+        "resetting connections",
+        "CONFIG_INET_DIAG_DESTROY",
+        "4.5",
+        Some("connections to endpoints that have gone are not reset (redirector.io/drain)"),
+        Probe::Reset,
+    ),
     ("the programs' log", "BPF_MAP_TYPE_RINGBUF", "5.8", None, Probe::Map(MapType::RingBuf)),
 ];
 
@@ -149,6 +157,7 @@ impl Probe {
             Self::Helper(helper) => is_helper_supported(ProgramType::CgroupSockAddr, helper)
                 .map_err(|error| root_cause(&error)),
             Self::Hook(hook) => has_hook(hook).map_err(|error| error.to_string()),
+            Self::Reset => reset::is_possible().map_err(|error| error.to_string()),
             Self::NetnsCookie => has_netns_cookie().map_err(|error| error.to_string()),
         }
     }

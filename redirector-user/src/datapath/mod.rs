@@ -28,6 +28,7 @@ mod maps;
 mod netns;
 mod observe;
 mod pins;
+pub mod reset;
 mod selftest;
 mod sources;
 mod sys;

@@ -9,6 +9,7 @@
 //! | `generations/N.json` | [`Snapshot`]: what generation N was made of |
 //! | `last-good.json` | the store: the last good version of every object |
 //! | `bypass.json` | what is left alone, and until when |
+//! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id |
 //! | `control.sock` | where a living daemon takes requests |
@@ -22,6 +23,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use redirector_core::drain::Draining;
 use redirector_core::store::Store;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
@@ -35,6 +37,9 @@ pub use snapshot::Snapshot;
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";
+
+/// The file of endpoints that have gone.
+const DRAINING: &str = "draining.json";
 
 /// What can go wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +204,16 @@ impl StateDir {
         Ok(self.load(BYPASS)?.unwrap_or_default())
     }
 
+    /// Keeps which endpoints drain.
+    pub fn save_draining(&self, draining: &Draining) -> Result<(), StateError> {
+        self.save(DRAINING, draining)
+    }
+
+    /// Which endpoints drain.
+    pub fn draining(&self) -> Result<Draining, StateError> {
+        Ok(self.load(DRAINING)?.unwrap_or_default())
+    }
+
     /// Publishes what the daemon knows.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
         self.save("report.json", report)
@@ -215,7 +230,9 @@ impl StateDir {
         for generation in self.generations() {
             self.remove_file(&snapshot_name(generation))?;
         }
-        for name in ["last-good.json", BYPASS, "report.json", "control.sock", "daemon.lock"] {
+        for name in
+            ["last-good.json", BYPASS, DRAINING, "report.json", "control.sock", "daemon.lock"]
+        {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.

@@ -44,6 +44,11 @@ pub struct Report {
     /// How often the kernel's tables differed from what they should be, since
     /// the daemon started.
     pub drift_repaired: u64,
+    /// How many connections to endpoints that have gone were reset, since the
+    /// daemon started.
+    pub connections_reset: u64,
+    /// Why such connections could not be reset, when that is so.
+    pub drain_error: Option<String>,
     /// When an earlier configuration is held by `rollback`.
     pub hold: Option<Hold>,
     /// Where the gateway proxy listens.

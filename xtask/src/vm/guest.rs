@@ -20,6 +20,8 @@ use crate::test::libtest::{self, Outcome, Suite};
 pub const ORDERS: &str = "REDIRECTOR_GUEST";
 /// Where the test binaries lie.
 pub const TESTS: &str = "/tests";
+/// Where modules of the kernel lie.
+pub const MODULES: &str = "/modules";
 /// Where sample configuration and demo lie.
 pub const DOCUMENTS: &str = "/deploy";
 /// Where the daemon's program lies.
@@ -88,6 +90,7 @@ fn live() -> Result<()> {
     // SAFETY: no other thread exists yet that could read the environment.
     unsafe { std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") };
     strict();
+    load_modules()?;
     run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     let orders = std::env::var(ORDERS).unwrap_or_default();
     if orders == "shell" {
@@ -105,6 +108,14 @@ fn live() -> Result<()> {
         }
     }
     host.tell(&Message::Done)
+}
+
+/// Loads the modules that came with the kernel; a kernel of the user's has none.
+fn load_modules() -> Result<()> {
+    let Ok(modules) = Path::new(MODULES).read_dir() else { return Ok(()) };
+    let mut modules: Vec<PathBuf> = modules.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    modules.iter().try_for_each(|module| run(Command::new("insmod").arg(module)))
 }
 
 fn play_demo(host: &mut Host) -> Result<()> {

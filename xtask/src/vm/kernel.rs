@@ -17,7 +17,13 @@ pub struct Kernel {
     pub release: String,
     /// The bzImage.
     pub image: PathBuf,
+    /// The modules that tests need, in the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
 }
+
+/// The modules that tests need, in the order in which they are loaded: those
+/// that a kernel has built in, or of whose kind it has none, are left out.
+const MODULES: [&str; 2] = ["inet_diag", "tcp_diag"];
 
 /// A series of kernels that Debian packages.
 struct Series {
@@ -40,7 +46,7 @@ impl Kernel {
             image.canonicalize().with_context(|| format!("no kernel at {}", image.display()))?;
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let release = name.strip_prefix("vmlinuz-").unwrap_or(&name).to_owned();
-        Ok(Self { release, image })
+        Ok(Self { release, image, modules: Vec::new() })
     }
 
     /// The newest of each series that Debian offers, downloaded if need be.
@@ -98,6 +104,10 @@ impl Series {
 fn unpacked(package: &str) -> Result<Kernel> {
     let cache = target().join("vm/kernels");
     let directory = cache.join(package);
+    // An older version of this left the modules out.
+    if directory.exists() && !directory.join("modules").exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
     if !directory.exists() {
         println!("downloading {package}");
         let unfinished = cache.join(format!("{package}.unfinished"));
@@ -112,7 +122,8 @@ fn unpacked(package: &str) -> Result<Kernel> {
         let archive = only_file(&unfinished, ".deb")?;
         command::stdout(Command::new("dpkg").arg("-x").arg(&archive).arg(&unfinished))?;
         std::fs::remove_file(&archive)?;
-        // Modules are not needed, and large.
+        keep_modules(&unfinished)?;
+        // The others are not needed, and large.
         for rest in ["lib", "usr"] {
             let rest = unfinished.join(rest);
             if rest.exists() {
@@ -129,7 +140,32 @@ fn unpacked(package: &str) -> Result<Kernel> {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
         .with_context(|| format!("{package} has no kernel image"))?;
-    Kernel::of_file(&image)
+    let modules = MODULES.map(|name| directory.join("modules").join(format!("{name}.ko")));
+    let modules = modules.into_iter().filter(|path| path.exists()).collect();
+    Ok(Kernel { modules, ..Kernel::of_file(&image)? })
+}
+
+/// Copies the modules that tests need out of an unpacked package.
+fn keep_modules(package: &Path) -> Result<()> {
+    let kept = package.join("modules");
+    std::fs::create_dir_all(&kept)?;
+    for part in ["lib/modules", "usr/lib/modules"] {
+        let Ok(releases) = package.join(part).read_dir() else { continue };
+        for release in releases {
+            let net = release?.path().join("kernel/net/ipv4");
+            for name in MODULES {
+                let plain = net.join(format!("{name}.ko"));
+                let packed = net.join(format!("{name}.ko.xz"));
+                if packed.exists() {
+                    command::stdout(Command::new("xz").arg("--decompress").arg(&packed))?;
+                }
+                if plain.exists() {
+                    std::fs::rename(&plain, kept.join(format!("{name}.ko")))?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn only_file(directory: &Path, suffix: &str) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::guest::{self, Message};
 use super::kernel::Kernel;
+use super::newc::Archive;
 use crate::test::libtest::{Case, Outcome, Suite, tail};
 use crate::workspace::target;
 
@@ -43,7 +44,7 @@ pub struct Boot {
     pub extra: &'static str,
     /// Layers to run, `kernel,demo`, and behind a colon what the names of test
     /// binaries must contain one of.
-    pub orders: &'static str,
+    pub orders: String,
 }
 
 impl Boot {
@@ -68,6 +69,26 @@ impl Boot {
         command
     }
 
+    /// The initramfs with this kernel's modules behind it: the kernel unpacks
+    /// one archive after the other.
+    fn with_modules(&self, initramfs: &Path) -> Result<PathBuf> {
+        if self.kernel.modules.is_empty() {
+            return Ok(initramfs.to_owned());
+        }
+        let mut modules = Archive::default();
+        modules.directory(guest::MODULES);
+        for (index, module) in self.kernel.modules.iter().enumerate() {
+            let content = std::fs::read(module)?;
+            modules.file(&format!("{}/{index}.ko", guest::MODULES), &content);
+        }
+        let mut bytes = std::fs::read(initramfs)?;
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(modules.finish());
+        let path = initramfs.with_file_name(format!("initramfs-{}.cpio", self.kernel.release));
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
     fn command_line(&self, orders: &str, quiet: &str) -> String {
         format!(
             "console=ttyS0 {quiet} panic=-1 oops=panic {} {}={orders}",
@@ -79,7 +100,7 @@ impl Boot {
 
 /// Boots, and gives a prompt on this terminal.
 pub fn shell(boot: &Boot, initramfs: &Path) -> Result<()> {
-    let mut command = boot.command(initramfs);
+    let mut command = boot.command(&boot.with_modules(initramfs)?);
     command
         .args(["-append", &boot.command_line("shell", "quiet")])
         .args(["-chardev", "stdio,id=console,mux=on,signal=off"])
@@ -104,8 +125,8 @@ pub fn run(boot: &Boot, initramfs: &Path, show: bool) -> Result<Vec<(String, Sui
     }
     let started = Instant::now();
     let mut machine = Machine(
-        boot.command(initramfs)
-            .args(["-append", &boot.command_line(boot.orders, "loglevel=5")])
+        boot.command(&boot.with_modules(initramfs)?)
+            .args(["-append", &boot.command_line(&boot.orders, "loglevel=5")])
             .arg("-serial")
             .arg(format!("file:{}", files.console.display()))
             .arg("-serial")

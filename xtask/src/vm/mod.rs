@@ -33,6 +33,9 @@ pub struct Args {
     /// Plays the demo only, and shows it
     #[arg(long, conflicts_with = "shell")]
     demo: bool,
+    /// Runs only the kernel tests whose binary's name contains this
+    #[arg(long, value_name = "WORD", conflicts_with_all = ["shell", "demo"])]
+    only: Option<String>,
 }
 
 /// `cargo xtask vm`.
@@ -45,12 +48,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let archive = initramfs::build(!args.shell && !args.demo)?;
     if args.shell {
         let Some(kernel) = kernels.into_iter().last() else { return Ok(ExitCode::SUCCESS) };
-        let boot = Boot { kernel, cpus: 2, extra: "", orders: "shell" };
+        let boot = Boot { kernel, cpus: 2, extra: "", orders: "shell".into() };
         machine::shell(&boot, &archive)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = Vec::new();
-    for boot in boots(&kernels, args.demo) {
+    for mut boot in boots(&kernels, args.demo) {
+        if let Some(word) = &args.only {
+            boot.orders = format!("kernel:{word}");
+        }
         let suites = run_one(&boot, &archive, args.demo)?;
         rows.push((boot.name(), suites));
     }
@@ -79,7 +85,10 @@ pub fn layer() -> Result<Layer> {
 
 fn boots(kernels: &[Kernel], demo_only: bool) -> Vec<Boot> {
     let orders = if demo_only { "demo" } else { "kernel,demo" };
-    let all = |kernel: &Kernel| Boot { kernel: kernel.clone(), cpus: 2, extra: "", orders };
+    let all = |kernel: &Kernel| {
+        let orders = orders.to_owned();
+        Boot { kernel: kernel.clone(), cpus: 2, extra: "", orders }
+    };
     let mut boots: Vec<_> = kernels.iter().map(all).collect();
     if let (Some(newest), false) = (kernels.last(), demo_only) {
         // With one CPU and full preemption a program is interrupted in places
@@ -88,7 +97,7 @@ fn boots(kernels: &[Kernel], demo_only: bool) -> Vec<Boot> {
             kernel: newest.clone(),
             cpus: 1,
             extra: "preempt=full",
-            orders: "kernel:decide,memory,takeover",
+            orders: "kernel:decide,memory,takeover".into(),
         });
     }
     boots

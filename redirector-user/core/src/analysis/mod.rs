@@ -8,6 +8,7 @@
 
 mod destination_rules;
 mod destinations;
+mod drain;
 mod entries;
 mod facts;
 mod gateways;
@@ -60,6 +61,7 @@ pub fn analyze(world: &World, registry: &Registry, templates: &[PodTemplate]) ->
     policies::analyze(&facts, &mut findings);
     services::analyze(&facts, &mut findings);
     entries::analyze(&facts, &mut findings);
+    drain::analyze(&facts, &mut findings);
     findings
 }
 

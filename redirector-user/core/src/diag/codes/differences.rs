@@ -169,4 +169,9 @@ codes! {
         "Choose another load balancer unless that is what was meant."
         "loadBalancer: {simple: PASSTHROUGH}"
     }
+    DRAIN_TIME = "RD4034" Warning NONE "The drain time has no effect" {
+        "The annotation redirector.io/drain of a Service, a ServiceEntry or a DestinationRule says how long connections to an endpoint may go on when the endpoint has gone. Elsewhere, or when its value is not a duration, they go on for as long as they like, as they do without it."
+        "Write a number and a unit, such as 30s, on the Service, the ServiceEntry or the DestinationRule."
+        "annotations: {redirector.io/drain: '30'}"
+    }
 }

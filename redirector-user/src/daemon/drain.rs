@@ -1,0 +1,169 @@
+//! Endpoints that have gone: when their time is over, connections to them are
+//! reset.
+//!
+//! What drains lies in the state directory, so that a restart changes nothing;
+//! the connections are those of connection memory, whoever made them. The
+//! resetting itself goes from network namespace to network namespace, in a
+//! thread of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redirector_core::drain::{Draining, after};
+
+use super::control_loop::Daemon;
+use super::engine::Step;
+use crate::datapath::reset::{ResetError, reset};
+use crate::state::StateError;
+
+/// Time before another attempt, in milliseconds.
+const AGAIN: u64 = 10_000;
+
+/// Sockets by cookie, and where their connections were sent.
+type Connections = BTreeMap<u64, SocketAddr>;
+
+/// What became of the connections to endpoints whose time was over.
+#[derive(Debug)]
+pub struct Drained {
+    /// The endpoints.
+    endpoints: BTreeSet<SocketAddr>,
+    /// Their connections.
+    connections: Connections,
+    /// Which of them were found and reset.
+    reset: BTreeSet<u64>,
+    /// What went wrong.
+    error: Option<ResetError>,
+}
+
+/// The thread that resets connections.
+#[derive(Debug)]
+pub struct Drainer {
+    over: Sender<(BTreeSet<SocketAddr>, Connections)>,
+    /// The endpoints that it is at.
+    busy: BTreeSet<SocketAddr>,
+}
+
+impl Drainer {
+    /// Starts it; `send` gets what became of what it was given, and returns
+    /// `false` to end it.
+    pub fn start(mut send: impl FnMut(Drained) -> bool + Send + 'static) -> io::Result<Self> {
+        let (over, jobs) = mpsc::channel::<(BTreeSet<SocketAddr>, Connections)>();
+        thread::Builder::new().name("drain".into()).spawn(move || {
+            for (endpoints, connections) in jobs {
+                let (reset, error) = match reset(&connections) {
+                    Ok(reset) => (reset, None),
+                    Err((reset, error)) => (reset, Some(error)),
+                };
+                if !send(Drained { endpoints, connections, reset, error }) {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { over, busy: BTreeSet::new() })
+    }
+}
+
+impl Daemon {
+    /// Notes which endpoints go with a step that is about to come in force.
+    pub(super) fn note_gone(&mut self, step: &Step) -> Result<(), StateError> {
+        let draining = after(&self.draining, &self.engine.endpoints, &step.endpoints, now_ms());
+        if draining != self.draining {
+            self.state.save_draining(&draining)?;
+            for (address, over) in draining.iter().filter(|(a, _)| !self.draining.contains_key(a)) {
+                let seconds = over.saturating_sub(now_ms()).div_ceil(1000);
+                tracing::info!(endpoint = %address, seconds, "gone: connections to it drain");
+            }
+            self.draining = draining;
+            self.engine.follow_endpoints = !self.draining.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Milliseconds until something is to be reset.
+    pub(super) fn until_drained(&self) -> Option<u64> {
+        let waiting = self.draining.iter().filter(|(a, _)| !self.drainer.busy.contains(a));
+        waiting.map(|(_, over)| over.saturating_sub(now_ms())).min()
+    }
+
+    /// Has connections reset to endpoints whose time is over.
+    pub(super) fn drain(&mut self) {
+        if self.until_drained() != Some(0) {
+            return;
+        }
+        let now = now_ms();
+        // One that came back in a step that was not applied is none.
+        let gone = |address: &SocketAddr| !self.engine.endpoints.contains_key(address);
+        let over: BTreeSet<SocketAddr> = (self.draining.iter())
+            .filter(|(address, over)| **over <= now && gone(address))
+            .map(|(address, _)| *address)
+            .filter(|address| !self.drainer.busy.contains(address))
+            .collect();
+        let connections = match self.datapath.connections() {
+            Ok(connections) => connections,
+            Err(error) => {
+                tracing::error!("connections to endpoints that have gone cannot be found: {error}");
+                return self.put_off(&over);
+            }
+        };
+        let connections: Connections = (connections.into_iter())
+            .filter(|one| over.contains(&one.backend))
+            .map(|one| (one.cookie, one.backend))
+            .collect();
+        if connections.is_empty() {
+            return self.forget(&over);
+        }
+        self.drainer.busy.extend(&over);
+        // The thread lives as long as the control loop.
+        let _ = self.drainer.over.send((over, connections));
+    }
+
+    /// Takes what became of it.
+    pub(super) fn drained(&mut self, drained: Drained) {
+        self.drainer.busy.retain(|address| !drained.endpoints.contains(address));
+        for address in &drained.endpoints {
+            let to = |cookie: &&u64| drained.connections.get(*cookie) == Some(address);
+            let all = drained.connections.keys().filter(to).count();
+            let reset = drained.reset.iter().filter(to).count();
+            if reset > 0 {
+                tracing::info!(endpoint = %address, reset, of = all, "connections were reset");
+            } else {
+                // They are at their end already, in all likelihood.
+                tracing::debug!(endpoint = %address, of = all, "no connection was there to reset");
+            }
+        }
+        self.report.connections_reset += drained.reset.len() as u64;
+        let error = drained.error.map(|error| error.to_string());
+        if let Some(error) = &error {
+            tracing::error!("connections to endpoints that have gone go on: {error}");
+            self.put_off(&drained.endpoints);
+        } else {
+            self.forget(&drained.endpoints);
+        }
+        self.report.drain_error = error;
+    }
+
+    fn put_off(&mut self, endpoints: &BTreeSet<SocketAddr>) {
+        for (_, over) in self.draining.iter_mut().filter(|(a, _)| endpoints.contains(a)) {
+            *over = now_ms() + AGAIN;
+        }
+    }
+
+    fn forget(&mut self, endpoints: &BTreeSet<SocketAddr>) {
+        let mut left: Draining = self.draining.clone();
+        left.retain(|address, over| !endpoints.contains(address) || *over > now_ms());
+        if let Err(error) = self.state.save_draining(&left) {
+            tracing::error!("{error}");
+        }
+        self.draining = left;
+        self.engine.follow_endpoints = !self.draining.is_empty();
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

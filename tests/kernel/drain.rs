@@ -1,0 +1,172 @@
+//! Endpoints that go away: connections to them go on, or, with a drain time, are
+//! reset when it has passed, wherever they are and however old they are.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use redirector_tests::child::{self, Child};
+use redirector_tests::netns::NetNs;
+use redirector_tests::scene::{ECHO, Scene, to};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// What an established connection's two ends see in the end.
+type Ends = (String, String);
+
+/// A connection that is there until somebody else ends it.
+struct Established {
+    child: Child<Ends>,
+    /// Its ends look at what has become of it when this is there.
+    until: PathBuf,
+}
+
+/// Documents in which the endpoint `one` has a drain time, or has gone.
+fn base(scene: &Scene, time: Option<&str>, has_one: bool) -> String {
+    let mut text = scene.base();
+    if let Some(time) = time {
+        let rule = "kind: DestinationRule\nmetadata: {name: echo";
+        let annotated = format!("{rule}, annotations: {{redirector.io/drain: {time}}}");
+        assert!(text.contains(rule));
+        text = text.replace(rule, &annotated);
+    }
+    if !has_one {
+        text = text.replace("labels: {app: echo, v: one}", "labels: {app: gone}");
+    }
+    text
+}
+
+/// Connects in a network namespace of its own, where the endpoint's address is
+/// served, too.
+fn connect(scene: &Scene, name: &str, netns: &NetNs, endpoint: SocketAddr) -> Established {
+    let ready = scene.redirector.directory().join(format!("{name}-ready"));
+    let until = scene.redirector.directory().join(format!("{name}-until"));
+    let (is_ready, is_over) = (ready.clone(), until.clone());
+    let namespace = netns.path();
+    let child = child::spawn(&scene.client(), move || {
+        redirector_tests::netns::enter(&namespace);
+        let listener = TcpListener::bind(endpoint).expect("the endpoint listens");
+        let mut client = TcpStream::connect(ECHO).expect("a connection");
+        let (mut server, _) = listener.accept().expect("its other end");
+        fs::write(&is_ready, "").expect("a file");
+        wait_for(&is_over);
+        (exchange(&mut client, &mut server), exchange(&mut server, &mut client))
+    });
+    wait_for(&ready);
+    Established { child, until }
+}
+
+fn wait_for(path: &std::path::Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} never comes", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a byte gets from one end to the other; the error when not.
+fn exchange(from: &mut TcpStream, to: &mut TcpStream) -> String {
+    let mut byte = [0];
+    let result = to
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .and_then(|()| from.write_all(b"x"))
+        .and_then(|()| to.read_exact(&mut byte));
+    result.map_or_else(|error| format!("{:?}", error.kind()), |()| "goes on".to_owned())
+}
+
+impl Established {
+    /// What has become of it by now.
+    fn ends(self) -> Ends {
+        fs::write(&self.until, "").expect("a file");
+        self.child.join()
+    }
+}
+
+fn goes_on() -> Ends {
+    ("goes on".to_owned(), "goes on".to_owned())
+}
+
+/// The client's end was aborted, and the server told so.
+fn was_reset() -> Ends {
+    ("ConnectionAborted".to_owned(), "ConnectionReset".to_owned())
+}
+
+fn two(scene: &Scene) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 2], scene.one.address().port()))
+}
+
+#[test]
+fn connections_to_an_endpoint_that_has_gone_are_reset_in_every_namespace_when_its_time_is_over() {
+    let Some(scene) = Scene::new("drain", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let spaces = [NetNs::new("drain"), NetNs::new("drain"), NetNs::new("drain")];
+    redirector.write("base.yaml", &base(&scene, Some("500ms"), true));
+    let _daemon = redirector.start();
+    let one = [
+        connect(&scene, "first", &spaces[0], scene.one.address()),
+        connect(&scene, "second", &spaces[1], scene.one.address()),
+    ];
+    redirector.change("another endpoint", || redirector.write("rules.yaml", &to("two")));
+    let other = connect(&scene, "other", &spaces[2], two(&scene));
+
+    // No rule leads there any more: the tables do not change by it.
+    redirector.write("base.yaml", &base(&scene, Some("500ms"), false));
+    redirector.wait("the end of its time", |status| {
+        status["draining"]["reset"] == 2 && status["draining"]["endpoints"] == serde_json::json!({})
+    });
+    for connection in one {
+        assert_eq!(connection.ends(), was_reset());
+    }
+    assert_eq!(other.ends(), goes_on());
+}
+
+#[test]
+fn an_endpoint_that_goes_while_no_daemon_runs_drains_when_one_does() {
+    let Some(scene) = Scene::new("drainold", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let netns = NetNs::new("drainold");
+    redirector.write("base.yaml", &base(&scene, Some("3s"), true));
+    let daemon = redirector.start();
+    let old = connect(&scene, "old", &netns, scene.one.address());
+    daemon.kill();
+    redirector.write("base.yaml", &base(&scene, Some("3s"), false));
+    let daemon = redirector.start();
+    assert!(daemon.log().contains("connections to it drain"), "{}", daemon.log());
+    // Nor does another restart make it forget, or begin anew.
+    daemon.kill();
+    let daemon = redirector.start();
+    assert!(!daemon.log().contains("connections to it drain"), "{}", daemon.log());
+    redirector.wait("the end of its time", |status| {
+        status["draining"]["endpoints"] == serde_json::json!({})
+    });
+    assert_eq!(old.ends(), was_reset());
+}
+
+#[test]
+fn without_a_drain_time_or_when_the_endpoint_comes_back_connections_go_on() {
+    let Some(scene) = Scene::new("nodrain", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let spaces = [NetNs::new("nodrain"), NetNs::new("nodrain")];
+    let _daemon = redirector.start();
+    let first = connect(&scene, "first", &spaces[0], scene.one.address());
+    redirector.change("its end", || redirector.write("base.yaml", &base(&scene, None, false)));
+    redirector.change("its return", || {
+        redirector.write("base.yaml", &base(&scene, Some("2s"), true));
+    });
+    let second = connect(&scene, "second", &spaces[1], scene.one.address());
+    redirector
+        .change("its end", || redirector.write("base.yaml", &base(&scene, Some("2s"), false)));
+    let has_drained =
+        |status: &serde_json::Value| status["draining"]["endpoints"] == serde_json::json!({});
+    assert!(!has_drained(&redirector.status().json()));
+    redirector.change("its return", || {
+        redirector.write("base.yaml", &base(&scene, Some("2s"), true));
+    });
+    assert!(has_drained(&redirector.status().json()));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(redirector.status().json()["draining"]["reset"], 0);
+    assert_eq!(first.ends(), goes_on());
+    assert_eq!(second.ends(), goes_on());
+}
