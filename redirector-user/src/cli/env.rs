@@ -36,7 +36,18 @@ const QUESTION: [&str; 8] = [
 
 fn with_variable(arg: Arg, env: &Env) -> Arg {
     // A question for this one answer only must not be answered by a variable.
-    const ONLY_TYPED: [&str; 5] = ["help", "version", "yes", "release", "follow"];
+    const ONLY_TYPED: [&str; 10] = [
+        "help",
+        "version",
+        "yes",
+        "release",
+        "follow",
+        "workload",
+        "rule",
+        "for",
+        "end",
+        "directory",
+    ];
     let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
     if ONLY_TYPED.contains(&long.as_str()) {
         return arg;

@@ -16,6 +16,7 @@ mod hosts;
 mod kernel;
 mod kubernetes;
 mod log_level;
+mod man;
 mod maps;
 mod rollback;
 mod run;
@@ -98,6 +99,7 @@ enum Command {
     Hosts(hosts::Args),
     Version(version::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// The whole command, with an environment variable for every flag.
@@ -147,6 +149,7 @@ fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
         Command::Hosts(args) => hosts::run(args, &common, context),
         Command::Version(args) => version::run(args, &common, context),
         Command::Completions(args) => completions::run(args, context),
+        Command::Man(args) => man::run(args, context),
     }
 }
 
@@ -247,6 +250,36 @@ mod tests {
         let (exit, _, err) = answer(&args, &vars);
         assert!(!err.contains("/no/such/rules"), "{err}");
         assert_ne!(exit, 0, "there is no kernel to ask");
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_with_its_options() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("man1");
+        assert_eq!(answer(&["man", "--directory", directory.to_str().unwrap()], &[]).0, 0);
+        for sub in command(&Env::default()).get_subcommands() {
+            let name = sub.get_name();
+            let page = directory.join(format!("redirector-{name}.1"));
+            let page = std::fs::read_to_string(&page).unwrap_or_default();
+            assert!(page.contains(".SH NAME\nredirector\\-"), "{name}: {page}");
+            assert!(page.contains("Example"), "{name}: {page}");
+            for long in sub.get_arguments().filter_map(|arg| arg.get_long()) {
+                let option = format!("\\-\\-{}", long.replace('-', "\\-"));
+                assert!(page.contains(&option), "{name} --{long}: {page}");
+            }
+        }
+        let (exit, page, _) = answer(&["man", "bypass"], &[]);
+        assert!(exit == 0 && page.contains("\\-\\-workload"), "{page}");
+        assert!(answer(&["man"], &[]).1.contains("redirector\\-status(1)"));
+        assert_eq!(answer(&["man", "nothing"], &[]).0, 2);
+    }
+
+    #[test]
+    fn every_shell_gets_its_completions() {
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let (exit, out, _) = answer(&["completions", shell], &[]);
+            assert!(exit == 0 && out.contains("log-level"), "{shell}: {out}");
+        }
     }
 
     #[test]
