@@ -113,16 +113,14 @@ pub(super) fn text(daemon: &Daemon) -> String {
         "Connections to endpoints that have gone, reset when their time was over",
         report.connections_reset,
     );
-    if !report.watching.is_empty() {
-        page.family("watch_up", "gauge", "1 while a watch of the API server works");
-        for watch in &report.watching {
-            let up = matches!(watch.state.as_str(), "fine" | "absent");
-            let labels = labels([("resource", watch.resource.clone())]);
-            page.sample("watch_up", &labels, f64::from(u8::from(up)));
-        }
-        let drift = report.watch_drift;
-        page.counter("watch_drift_total", "Objects that differed from a fresh list", drift);
+    page.family("watch_up", "gauge", "1 while a watch of the API server works");
+    for watch in &report.watching {
+        let up = matches!(watch.state.as_str(), "fine" | "absent");
+        let labels = labels([("resource", watch.resource.clone())]);
+        page.sample("watch_up", &labels, f64::from(u8::from(up)));
     }
+    let drift = report.watch_drift;
+    page.counter("watch_drift_total", "Objects that differed from a fresh list", drift);
     let (image, sizes) = (&daemon.engine.image, daemon.datapath.sizes());
     page.family("map_fill_ratio", "gauge", "Entries of a table in relation to its size");
     for (table, used, size) in [
