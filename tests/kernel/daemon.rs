@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redirector_tests::child;
 use redirector_tests::netns::NetNs;
+use redirector_tests::program::{Foreign, Leave};
 use redirector_tests::scene::{ECHO, Scene, dial, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -382,4 +383,36 @@ fn the_log_says_more_from_the_moment_it_is_asked_to() {
     let answer = redirector.ask("log-level", &["info"]);
     assert_eq!(answer.exit, 1);
     assert!(answer.err.contains("no daemon runs"), "{answer:?}");
+}
+
+#[test]
+fn programs_of_others_are_told_with_their_place_before_or_after_ours() {
+    let Some(scene) = scene("others") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let of_others = |status: &serde_json::Value| -> Vec<serde_json::Value> {
+        let programs = status["programs"].as_array().expect("programs").iter();
+        programs.filter(|one| one["ours"] == false).cloned().collect()
+    };
+    assert!(of_others(&redirector.status().json()).is_empty());
+
+    let after = Foreign::attach(redirector.place.cgroup.path(), Leave::Others);
+    let status = redirector.status().json();
+    let [program] = &of_others(&status)[..] else { panic!("{status:#}") };
+    assert_eq!((&program["hook"], &program["order"]), (&"connect4".into(), &1.into()));
+    assert_eq!((&program["name"], &program["exclusive"]), (&"foreign".into(), &false.into()));
+    assert!(has_warning(&status, "runs after ours"), "{status:#}");
+    assert_eq!(status["healthy"], true, "{status:#}");
+    drop(after);
+
+    let before = Foreign::attach(&scene.client(), Leave::Nobody);
+    let status = redirector.status().json();
+    let [program] = &of_others(&status)[..] else { panic!("{status:#}") };
+    assert_eq!(program["attachedAt"], scene.client().display().to_string());
+    assert_eq!((&program["order"], &program["exclusive"]), (&0.into(), &true.into()));
+    assert!(has_warning(&status, "runs before ours"), "{status:#}");
+    assert!(has_warning(&status, "attached exclusively"), "{status:#}");
+    assert_eq!(scene.answer(&scene.client()), "one");
+    drop(before);
+    assert!(of_others(&redirector.status().json()).is_empty());
 }

@@ -18,6 +18,7 @@ mod kubernetes;
 mod log_level;
 mod man;
 mod maps;
+mod neighbours;
 mod rollback;
 mod run;
 mod status;

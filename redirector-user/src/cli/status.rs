@@ -9,6 +9,7 @@ use redirector_core::plan::SourceId;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;
+use super::neighbours;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::daemon::limits;
 use crate::datapath::features::{self, Feature, Found};
@@ -81,6 +82,7 @@ struct ConfigRow {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ProgramRow {
     cgroup: std::path::PathBuf,
     hook: String,
@@ -88,6 +90,10 @@ struct ProgramRow {
     id: u32,
     name: String,
     ours: bool,
+    /// The cgroup that it is attached to: this one, or one above it.
+    attached_at: std::path::PathBuf,
+    /// Nobody else can attach there or below.
+    exclusive: bool,
 }
 
 #[derive(Serialize)]
@@ -165,13 +171,16 @@ fn answer(
         warnings.push("the idle side of the tables lies behind; the next change mends it".into());
     }
     let attached = datapath.attachments()?;
-    programs(&attached, &mut problems, &mut warnings);
+    programs(&attached, &mut problems);
+    let below = datapath.attachments_below()?;
+    warnings.extend(neighbours::programs(&attached, &below));
+    warnings.extend(snapshot.and_then(|snapshot| neighbours::sidecars(&snapshot.world())));
     let self_test: Vec<Tested> = datapath
         .self_test()?
         .into_iter()
         .map(|test| Tested {
             cgroup: test.cgroup,
-            hook: hook_name(test.hook).to_owned(),
+            hook: test.hook.name().to_owned(),
             error: test.outcome.err(),
         })
         .collect();
@@ -274,13 +283,16 @@ fn answer(
         },
         programs: attached
             .into_iter()
+            .chain(below)
             .map(|program| ProgramRow {
                 cgroup: program.cgroup,
-                hook: hook_name(program.hook).to_owned(),
+                hook: program.hook.name().to_owned(),
                 order: program.order,
                 id: program.program_id,
                 name: program.name,
                 ours: program.ours,
+                attached_at: program.at,
+                exclusive: program.exclusive,
             })
             .collect(),
         self_test,
@@ -317,8 +329,8 @@ fn draining(
     DrainingRow { endpoints, reset: report.connections_reset, error: report.drain_error.clone() }
 }
 
-/// What is missing on the hooks, and who else is there.
-fn programs(attached: &[Attached], problems: &mut Vec<String>, warnings: &mut Vec<String>) {
+/// What is missing on the hooks.
+fn programs(attached: &[Attached], problems: &mut Vec<String>) {
     let mut cgroups: Vec<_> = attached.iter().map(|program| &program.cgroup).collect();
     cgroups.dedup();
     if !attached.iter().any(|program| program.ours) {
@@ -331,18 +343,8 @@ fn programs(attached: &[Attached], problems: &mut Vec<String>, warnings: &mut Ve
         {
             let here = |one: &&Attached| one.cgroup == *cgroup && one.hook == hook;
             if !attached.iter().filter(here).any(|one| one.ours) {
-                let (hook, cgroup) = (hook_name(hook), cgroup.display());
+                let (hook, cgroup) = (hook.name(), cgroup.display());
                 problems.push(format!("our program is not attached to {hook} of {cgroup}"));
-            }
-            for other in attached.iter().filter(here).filter(|one| !one.ours) {
-                warnings.push(format!(
-                    "{} (id {}) is also on {} of {}, in place {}",
-                    other.name,
-                    other.program_id,
-                    hook_name(hook),
-                    cgroup.display(),
-                    other.order
-                ));
             }
         }
     }
@@ -372,17 +374,6 @@ fn gaps(datapath: &Datapath, snapshot: Option<&Snapshot>) -> Result<Vec<UnknownW
         gaps.push(UnknownWorkload { workload: format!("{}/{}", id.namespace, id.name), because });
     }
     Ok(gaps)
-}
-
-fn hook_name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Connect4 => "connect4",
-        Hook::Connect6 => "connect6",
-        Hook::Getpeername4 => "getpeername4",
-        Hook::Getpeername6 => "getpeername6",
-        Hook::Release => "release",
-        Hook::Sockops => "sockops",
-    }
 }
 
 fn text(answer: &Answer, style: Style) -> String {

@@ -3,6 +3,7 @@
 //! A link outlives the daemon by its pin. A new version of a program takes its
 //! place in the link, so that no connect runs without one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -164,12 +165,82 @@ pub fn detach_all(pins: &Pins, cgroup: u64) -> Result<(), Error> {
     pins.remove(&directory(pins, cgroup))
 }
 
+/// `BPF_F_ALLOW_MULTI`.
+const ALLOW_MULTI: u32 = 1 << 1;
+
+/// Most cgroups below ours that are looked at.
+const MOST_BELOW: usize = 16_384;
+
+/// Where a program is attached, and whether alone.
+struct Owner {
+    cgroup: PathBuf,
+    exclusive: bool,
+}
+
+/// Adds the programs that are attached to this very cgroup.
+fn owners(cgroup: &Path, hook: Hook, into: &mut BTreeMap<u32, Owner>) {
+    let Ok(file) = File::open(cgroup) else { return };
+    let Ok((ids, flags)) = sys::attached_programs(file.as_fd(), hook.attach_type()) else { return };
+    for id in ids {
+        let exclusive = flags & ALLOW_MULTI == 0;
+        into.entry(id).or_insert_with(|| Owner { cgroup: cgroup.to_owned(), exclusive });
+    }
+}
+
+/// Programs of others that are attached below our cgroups, to hooks that
+/// rewrite addresses: there they run before ours.
+pub fn attachments_below(pins: &Pins) -> Result<Vec<Attached>, Error> {
+    let mut attached = Vec::new();
+    for place in places(pins)? {
+        let mut below = vec![place.path.clone()];
+        let mut seen = 0;
+        while let Some(cgroup) = below.pop() {
+            for entry in fs::read_dir(&cgroup).into_iter().flatten().flatten() {
+                if seen < MOST_BELOW && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    seen += 1;
+                    below.push(entry.path());
+                }
+            }
+            if cgroup == place.path {
+                continue;
+            }
+            for hook in [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6] {
+                let mut here = BTreeMap::new();
+                owners(&cgroup, hook, &mut here);
+                if here.is_empty() {
+                    continue;
+                }
+                let Ok(file) = File::open(&cgroup) else { continue };
+                let effective = sys::effective_programs(file.as_fd(), hook.attach_type());
+                let effective = effective.unwrap_or_default();
+                for (program_id, owner) in here {
+                    attached.push(Attached {
+                        cgroup: cgroup.clone(),
+                        hook,
+                        order: effective.iter().position(|id| *id == program_id).unwrap_or(0),
+                        program_id,
+                        name: sys::program_name(program_id).unwrap_or_default(),
+                        ours: false,
+                        at: owner.cgroup,
+                        exclusive: owner.exclusive,
+                    });
+                }
+            }
+        }
+    }
+    Ok(attached)
+}
+
 /// All programs on our hooks of our cgroups, in the order in which they run.
 pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
     let mut attached = Vec::new();
     for place in places(pins)? {
         let Ok(file) = File::open(&place.path) else { continue };
         for hook in Hook::ALL {
+            let mut owner = BTreeMap::new();
+            let above =
+                place.path.ancestors().take_while(|path| path.join("cgroup.controllers").exists());
+            above.for_each(|path| owners(path, hook, &mut owner));
             let ours = sys::open_pin(&pin(pins, place.id, hook))
                 .and_then(|link| sys::link_info(link.as_fd()))
                 .map(|info| info.program)
@@ -187,6 +258,8 @@ pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
                     // It may have gone meanwhile.
                     name: sys::program_name(program_id).unwrap_or_default(),
                     ours: ours == Some(program_id),
+                    exclusive: owner.get(&program_id).is_some_and(|owner| owner.exclusive),
+                    at: owner.remove(&program_id).map_or(place.path.clone(), |owner| owner.cgroup),
                 });
             }
         }

@@ -41,6 +41,18 @@ impl Hook {
         Self::Connect6,
     ];
 
+    /// Its name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+            Self::Release => "release",
+            Self::Sockops => "sockops",
+        }
+    }
+
     /// The name of its program in the object, and of its pins.
     pub const fn program(self) -> &'static str {
         match self {

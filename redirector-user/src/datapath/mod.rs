@@ -450,6 +450,16 @@ impl Datapath {
             .map_err(|error| Error::from_library("opening the programs' log", &error))
     }
 
+    /// Programs of others that are attached below our cgroups, to hooks that
+    /// rewrite addresses: there they run before ours.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn attachments_below(&self) -> Result<Vec<Attached>, Error> {
+        attach::attachments_below(&self.pins)
+    }
+
     /// Proves with real connects, from a probe cgroup below each attached one,
     /// that the programs are effective.
     ///

@@ -147,21 +147,31 @@ fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
     Ok(info.0)
 }
 
+/// The ids of the programs that are attached to a hook of this very cgroup, and
+/// the flags that the first one was attached with.
+pub fn attached_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(Vec<u32>, u32)> {
+    query(cgroup, attach_type, 0)
+}
+
 /// The ids of the programs that run on a hook of a cgroup, in their order.
 pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    query(cgroup, attach_type, BPF_F_QUERY_EFFECTIVE).map(|(ids, _)| ids)
+}
+
+fn query(cgroup: BorrowedFd<'_>, attach_type: u32, how: u32) -> io::Result<(Vec<u32>, u32)> {
     let mut room = 64;
     loop {
         let mut ids = vec![0_u32; room];
         let mut attr = Attr::default();
         attr.0[0] = cgroup.as_raw_fd() as u32;
         attr.0[1] = attach_type;
-        attr.0[2] = BPF_F_QUERY_EFFECTIVE;
+        attr.0[2] = how;
         attr.wide(4, ids.as_mut_ptr() as u64);
         attr.0[6] = ids.len() as u32;
         match bpf(BPF_PROG_QUERY, &mut attr) {
             Ok(_) => {
                 ids.truncate(attr.0[6] as usize);
-                return Ok(ids);
+                return Ok((ids, attr.0[3]));
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 65_536 => room *= 2,
             Err(error) => return Err(error),

@@ -210,6 +210,11 @@ pub struct Attached {
     pub name: String,
     /// Whether it belongs to these tables.
     pub ours: bool,
+    /// The cgroup that it is attached to: this one, or one above it.
+    pub at: PathBuf,
+    /// Nobody else can attach to that cgroup or below it: it was attached
+    /// without leave for others (no `BPF_F_ALLOW_MULTI`).
+    pub exclusive: bool,
 }
 
 /// What one self-test found.
