@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use redirector::datapath::{Datapath, Error, Options, Sizes};
 use redirector_core::image::Image;
@@ -43,6 +44,13 @@ pub fn privileged() -> bool {
 pub fn scaled(count: usize) -> usize {
     let scale = std::env::var("REDIRECTOR_SCALE").ok().and_then(|text| text.parse().ok());
     (count / scale.filter(|scale| *scale > 0).unwrap_or(1)).max(1)
+}
+
+/// How long something is kept up: so long, or as long as
+/// `REDIRECTOR_SOAK_SECONDS` says (`cargo xtask soak`).
+pub fn soaking(short: Duration) -> Duration {
+    let seconds = std::env::var("REDIRECTOR_SOAK_SECONDS").ok();
+    seconds.and_then(|text| text.parse().ok()).map_or(short, Duration::from_secs)
 }
 
 /// A name that no other test of this or another process has.

@@ -136,19 +136,20 @@ impl Redirector {
     /// The daemon's command, on this place's cgroup and documents.
     pub fn daemon_command(&self) -> Command {
         let mut command = self.command("run");
-        // Small tables: tests run beside one another.
+        // Small tables: tests run beside one another. By variables, so that a test
+        // can say otherwise by a flag, which wins.
         let sizes = crate::kernel::small();
-        for (flag, size) in [
-            ("--max-frontends", sizes.frontends),
-            ("--max-prefixes", sizes.prefixes),
-            ("--max-workloads", sizes.identities),
-            ("--max-routes", sizes.routes),
-            ("--max-legs", sizes.legs),
-            ("--max-destinations", sizes.destinations),
-            ("--max-endpoints", sizes.backends),
-            ("--max-connections", sizes.connections),
+        for (variable, size) in [
+            ("REDIRECTOR_MAX_FRONTENDS", sizes.frontends),
+            ("REDIRECTOR_MAX_PREFIXES", sizes.prefixes),
+            ("REDIRECTOR_MAX_WORKLOADS", sizes.identities),
+            ("REDIRECTOR_MAX_ROUTES", sizes.routes),
+            ("REDIRECTOR_MAX_LEGS", sizes.legs),
+            ("REDIRECTOR_MAX_DESTINATIONS", sizes.destinations),
+            ("REDIRECTOR_MAX_ENDPOINTS", sizes.backends),
+            ("REDIRECTOR_MAX_CONNECTIONS", sizes.connections),
         ] {
-            command.arg(flag).arg(size.to_string());
+            command.env(variable, size.to_string());
         }
         command
             .arg("--config")
@@ -184,7 +185,8 @@ impl Redirector {
         let begun = Instant::now();
         loop {
             let log = daemon.log();
-            if log.contains("in force") && !self.status().json()["daemon"].is_null() {
+            // Not "took over what is in force", which comes before.
+            if log.contains("INFO in force") && !self.status().json()["daemon"].is_null() {
                 return daemon;
             }
             if let Some(status) = daemon.child.try_wait().expect("its status") {

@@ -1,0 +1,234 @@
+//! A hard life: whatever happens to the daemon while connections are made, none
+//! of them fails, none goes astray, and nothing is left over. Each test keeps it
+//! up for a few seconds; `cargo xtask soak` for as long as it is told.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, Map, MapData};
+use redirector_common::abi::{FrontendKey, Side, Verdict};
+use redirector_common::addr::Addr;
+use redirector_tests::child::Child;
+use redirector_tests::kernel::soaking;
+use redirector_tests::redirector::Daemon;
+use redirector_tests::scene::{Scene, to};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// Other sizes make tables of another shape: what an upgrade to another layout
+/// does, and a downgrade back.
+const OTHER: [&str; 2] = ["--max-prefixes", "300"];
+
+/// Connections that are made without a pause until told otherwise.
+struct Load {
+    until: PathBuf,
+    clients: Vec<Child<Vec<(String, u64)>>>,
+    begun: Instant,
+}
+
+impl Load {
+    fn start(scene: &Scene, clients: usize) -> Self {
+        let until = scene.redirector.directory().join("stop");
+        let clients = (0..clients).map(|_| scene.load(&until)).collect();
+        Self { until, clients, begun: Instant::now() }
+    }
+
+    /// Ends it. Whoever answered must be one of these; says how many and how
+    /// fast.
+    fn end(self, what: &str, rounds: usize, allowed: &[&str]) {
+        fs::write(&self.until, "").expect("a file");
+        let mut answers: BTreeMap<String, u64> = BTreeMap::new();
+        for client in self.clients {
+            for (answer, count) in client.join() {
+                *answers.entry(answer).or_default() += count;
+            }
+        }
+        let all: u64 = answers.values().sum();
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let wrong: u64 = answers
+            .iter()
+            .filter(|(answer, _)| !allowed.contains(&answer.as_str()))
+            .map(|(_, count)| count)
+            .sum();
+        eprintln!(
+            "{what}: {rounds} rounds, {all} connections, {:.0}/s, {wrong} failed or astray",
+            all as f64 / seconds
+        );
+        assert_eq!(wrong, 0, "{answers:?}");
+        for wanted in allowed {
+            assert!(answers.contains_key(*wanted), "{wanted} was never reached: {answers:?}");
+        }
+    }
+}
+
+fn status(scene: &Scene, what: &str) -> u64 {
+    let status = scene.redirector.status().json();
+    status["drift"][what].as_u64().unwrap_or(0)
+}
+
+/// Puts entries into the tables that nobody asked for, on both sides: addresses
+/// that nobody dials.
+fn meddle(scene: &Scene) {
+    let current = scene.redirector.place.pins().join("current");
+    let map = MapData::from_pin(current.join("FRONTENDS")).expect("the map");
+    let map = Map::from_map_data(map).expect("a known type");
+    let mut frontends: HashMap<_, FrontendKey, Verdict> =
+        HashMap::try_from(map).expect("a hash table");
+    for side in [Side::of_epoch(0), Side::of_epoch(1)] {
+        let addr = Addr::from(std::net::IpAddr::from([127, 96, 66, 66]));
+        let key = FrontendKey { addr, port: 66_u16.to_be(), side: side.index() as u16 };
+        frontends.insert(key, Verdict::REFUSE, 0).expect("inserted");
+    }
+}
+
+#[test]
+fn kills_restarts_upgrades_and_drift_fail_no_connection() {
+    let Some(scene) = Scene::new("life", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let mut daemon = redirector.start();
+    let load = Load::start(&scene, 2);
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(6)));
+    let restart = |daemon: Daemon, round: usize| -> Daemon {
+        // Killed in one round, stopped in the next.
+        if round % 2 == 0 {
+            daemon.kill();
+        } else {
+            assert_eq!(daemon.stop(), 0);
+        }
+        // Upgraded and downgraded every second time.
+        if round / 2 % 2 == 0 { redirector.start() } else { redirector.start_with(&OTHER) }
+    };
+    let mut rounds = 0;
+    while begun.elapsed() < time {
+        for subset in ["two", "one"] {
+            redirector.change("a change", || redirector.write("rules.yaml", &to(subset)));
+            let repaired = status(&scene, "repaired");
+            meddle(&scene);
+            redirector
+                .wait("the repair", |status| status["drift"]["repaired"].as_u64() > Some(repaired));
+            daemon = restart(daemon, rounds);
+            rounds += 1;
+        }
+    }
+    load.end("kill, stop, upgrade, downgrade, drift", rounds, &["one", "two"]);
+    assert_eq!(daemon.stop(), 0);
+    let left = redirector.ask("maps", &["counters", "--output", "json"]).json();
+    assert_eq!(left["counters"]["remembered"], 0, "no connection is left in memory");
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_of_a_change_loses_nothing() {
+    let Some(scene) = Scene::new("moments", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let mut daemon = redirector.start();
+    let load = Load::start(&scene, 1);
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(4)));
+    let mut rounds = 0;
+    // The debounce is 50 ms; the change follows.
+    let mut moment = Duration::from_millis(40);
+    while begun.elapsed() < time {
+        let subset = if rounds % 2 == 0 { "two" } else { "one" };
+        redirector.write("rules.yaml", &to(subset));
+        std::thread::sleep(moment);
+        daemon.kill();
+        daemon = redirector.start();
+        redirector.wait("both sides in step", |status| status["healthy"] == true);
+        assert_eq!(scene.answer(&scene.client()), subset, "round {rounds}");
+        moment += Duration::from_micros(1700);
+        if moment > Duration::from_millis(80) {
+            moment = Duration::from_millis(40);
+        }
+        rounds += 1;
+    }
+    load.end("killed in the middle of a change", rounds, &["one", "two"]);
+}
+
+/// What a daemon holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Held {
+    descriptors: usize,
+    kilobytes: u64,
+}
+
+fn held(daemon: &Daemon) -> Held {
+    let process = PathBuf::from(format!("/proc/{}", daemon.pid()));
+    let status = fs::read_to_string(process.join("status")).expect("its status");
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    Held {
+        descriptors: fs::read_dir(process.join("fd")).expect("its descriptors").count(),
+        kilobytes: anonymous
+            .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok())
+            .expect("a size"),
+    }
+}
+
+/// Ten endpoints of a hundred, which move on with every round, under a policy
+/// that counts on each.
+fn churned(scene: &Scene, round: usize) -> String {
+    let mut text = scene.base().replace(
+        "subsets: [",
+        "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}\n  \
+         subsets: [{name: churn, labels: {v: churn}}, ",
+    );
+    for index in 0..10 {
+        let host = 10 + (round + index * 7) % 100;
+        text += &format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: churn-{host}}}
+spec: {{address: 127.0.3.{host}, labels: {{app: echo, v: churn}}}}
+"
+        );
+    }
+    text
+}
+
+/// Nobody is sent to those that come and go, and they are all there.
+const RULE: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  tcp:
+  - route:
+    - {destination: {host: echo, subset: one}, weight: 100}
+    - {destination: {host: echo, subset: churn}, weight: 0}
+";
+
+#[test]
+fn endpoints_that_come_and_go_leave_nothing_behind() {
+    let Some(scene) = Scene::new("churn", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    let load = Load::start(&scene, 1);
+    redirector.change("a rule", || redirector.write("rules.yaml", RULE));
+    let round = |number: usize| {
+        redirector.change("a change", || redirector.write("base.yaml", &churned(&scene, number)));
+    };
+    // What grows once, such as buffers and kept generations, has grown by then.
+    const WARM: usize = 15;
+    (1..=WARM).for_each(round);
+    let before = held(&daemon);
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(4)));
+    let mut rounds = WARM;
+    while begun.elapsed() < time {
+        rounds += 1;
+        round(rounds);
+    }
+    let after = held(&daemon);
+    load.end("endpoints that come and go", rounds, &["one"]);
+    eprintln!("before {before:?}, after {after:?}");
+    // A question or a file may be open just then.
+    assert!(after.descriptors <= before.descriptors + 3, "{before:?} {after:?}");
+    assert!(after.kilobytes < before.kilobytes + 8192, "{before:?} {after:?}");
+    redirector.change("the end", || redirector.write("rules.yaml", &to("one")));
+    let maps = redirector.ask("maps", &["all", "--output", "json"]).json();
+    assert_eq!(maps["counters"]["remembered"], 0, "no connection is left in memory");
+    assert_eq!(maps["backends"].as_array().map(Vec::len), Some(1), "{:#}", maps["backends"]);
+    assert_eq!(maps["destinations"][0]["connections"], 0, "{:#}", maps["destinations"]);
+}
