@@ -11,6 +11,7 @@ mod fuzz;
 mod image;
 mod play;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -39,6 +40,8 @@ enum Task {
     Vm(vm::Args),
     /// Fuzzes what reads documents and what compiles them
     Fuzz(fuzz::Args),
+    /// Keeps the long forms of tests up for a while, and prints their figures
+    Soak(soak::Args),
     /// Measures, and writes the tables and plots of docs/performance.md
     Bench(bench::Args),
     /// Builds the container image: a static binary and nothing else
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::build(&args),
         Task::Guest => Ok(vm::guest::main()),

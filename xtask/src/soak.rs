@@ -1,0 +1,156 @@
+//! `cargo xtask soak`: the long forms of tests, for as long as they are told, and
+//! the figures that they print.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::setup::{self, Purpose};
+use crate::test::libtest::{self, Binary};
+use crate::workspace::cargo;
+
+/// Options of `cargo xtask soak`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The parts to run, in the order given [default: all]
+    parts: Vec<String>,
+    /// How long all of them take together; each ends the round that it is in
+    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    minutes: u64,
+}
+
+/// A part: a test target that is kept up.
+struct Part {
+    name: &'static str,
+    what: &'static str,
+    package: &'static str,
+    target: &'static str,
+    how: How,
+}
+
+enum How {
+    /// It goes on by itself for as long as this variable says.
+    Seconds(&'static str),
+    /// It is run again and again, with another seed each time.
+    Again,
+    /// Likewise, with this many more of what it does, beginning where the run
+    /// before has ended.
+    Counted { count: (&'static str, u64), seed: &'static str },
+}
+
+const PARTS: [Part; 5] = [
+    Part {
+        name: "life",
+        what: "kills, restarts, upgrades, drift and churn under load",
+        package: "redirector-tests",
+        target: "kernel_life",
+        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+    },
+    Part {
+        name: "decide",
+        what: "the kernel's decisions against the host's, and 4,000 changes under load",
+        package: "redirector-tests",
+        target: "kernel_decide",
+        how: How::Again,
+    },
+    Part {
+        name: "policies",
+        what: "load balancing, limits and outlier detection",
+        package: "redirector-tests",
+        target: "kernel_policies",
+        how: How::Again,
+    },
+    Part {
+        name: "flows",
+        what: "flows against what the clients saw",
+        package: "redirector-tests",
+        target: "kernel_flows",
+        how: How::Again,
+    },
+    Part {
+        name: "worlds",
+        what: "compiled tables against the reference router",
+        package: "redirector-core",
+        target: "reference_worlds",
+        how: How::Counted { count: ("REDIRECTOR_WORLDS", 1000), seed: "REDIRECTOR_SEED" },
+    },
+];
+
+/// `cargo xtask soak [PART...]`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(Purpose::Test)?;
+    let known = |name: &String| PARTS.iter().any(|part| part.name == name);
+    if let Some(unknown) = args.parts.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+        bail!("there is no part `{unknown}`; there are: {}", names.join(", "));
+    }
+    let chosen: Vec<&Part> = PARTS
+        .iter()
+        .filter(|part| args.parts.is_empty() || args.parts.iter().any(|name| name == part.name))
+        .collect();
+    let each = Duration::from_secs(args.minutes * 60) / u32::try_from(chosen.len().max(1))?;
+    let mut good = true;
+    for part in chosen {
+        println!("==> {}: {}, {} s", part.name, part.what, each.as_secs());
+        let target = ["test", "--release", "--package", part.package, "--test", part.target];
+        let binaries = libtest::build(cargo().args(target))?;
+        let binary = binaries.first().context("a test binary")?;
+        let (runs, failed) = keep_up(part, binary, each)?;
+        let verdict = if failed { "FAILED" } else { "nothing found" };
+        println!("{}: {runs} runs, {verdict}", part.name);
+        good &= !failed;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a part until its time is over or it fails.
+fn keep_up(part: &Part, binary: &Binary, time: Duration) -> Result<(u64, bool)> {
+    let begun = Instant::now();
+    let mut runs = 0;
+    loop {
+        let mut command = Command::new(&binary.path);
+        command.current_dir(&binary.directory).arg("--nocapture").arg("--include-ignored");
+        command.env("REDIRECTOR_TESTS", "kernel");
+        match &part.how {
+            How::Seconds(variable) => {
+                command.env(variable, time.as_secs().to_string());
+            }
+            How::Again => {}
+            How::Counted { count: (variable, count), seed } => {
+                command.env(variable, count.to_string());
+                command.env(seed, (runs * count).to_string());
+            }
+        }
+        runs += 1;
+        if !tell(&mut command)? {
+            return Ok((runs, true));
+        }
+        if matches!(part.how, How::Seconds(_)) || begun.elapsed() >= time {
+            return Ok((runs, false));
+        }
+    }
+}
+
+/// Runs a test binary and shows the figures that it prints, and all of it when it
+/// fails.
+fn tell(command: &mut Command) -> Result<bool> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    child = child.env("RUST_BACKTRACE", "0");
+    let mut child = child.spawn().context("the test binary starts")?;
+    let mut said = Vec::new();
+    if let Some(errors) = child.stderr.take() {
+        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+            if line.contains(" connections, ") || line.contains("compared") {
+                println!("    {line}");
+            }
+            said.push(line);
+        }
+    }
+    let good = child.wait()?.success();
+    if !good {
+        println!("{}", said.join("\n"));
+    }
+    Ok(good)
+}
