@@ -233,6 +233,23 @@ fn what_a_crash_left_unfinished_is_swept_away() {
 }
 
 #[test]
+fn what_another_version_left_is_removed_once_nothing_uses_it() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("old"), server());
+    let old = ["tables-0-0123456789abcdef", "memory-0"].map(|name| place.pins().join(name));
+    for directory in &old {
+        std::fs::create_dir_all(directory).expect("a directory");
+        let map: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
+        map.pin(directory.join("ROUTES")).expect("pinned");
+    }
+    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    assert!(old.iter().all(|directory| !directory.exists()));
+    assert!(redirected(&place));
+}
+
+#[test]
 fn a_place_that_will_not_do_is_named_with_the_remedy() {
     if !privileged() {
         return;

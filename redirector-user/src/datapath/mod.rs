@@ -211,7 +211,7 @@ impl Datapath {
                 )?;
             }
         }
-        self.pins.set_current(&self.places.tables)?;
+        self.pins.set_current(&self.places.tables, &self.places.memory)?;
         self.remove_old_programs()?;
         self.tidy()
     }

@@ -19,7 +19,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::layout::TABLES;
+use super::layout::{MEMORY, TABLES};
 
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -132,8 +132,9 @@ impl Pins {
         }
     }
 
-    /// Names the directory of the tables in force, and removes all others.
-    pub fn set_current(&self, tables: &Path) -> Result<(), Error> {
+    /// Names the directory of the tables in force, and removes all others, and
+    /// connection memory other than this.
+    pub fn set_current(&self, tables: &Path, memory: &Path) -> Result<(), Error> {
         let what = || format!("writing {}", self.join(CURRENT).display());
         let name = tables.file_name().unwrap_or_default();
         if self.current()?.as_deref() != Some(tables) {
@@ -144,8 +145,11 @@ impl Pins {
                 .map_err(|error| Error::from_io(what(), error))?;
         }
         for other in self.names(&self.root)? {
-            if other.starts_with(TABLES) && *other != *name {
-                self.remove(&self.join(&other))?;
+            let path = self.join(&other);
+            let old = other.starts_with(TABLES) && path != tables
+                || other.starts_with(MEMORY) && path != memory;
+            if old {
+                self.remove(&path)?;
             }
         }
         Ok(())
