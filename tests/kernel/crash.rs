@@ -194,6 +194,31 @@ fn versions_with_other_tables_come_and_go_and_no_connect_fails() {
     drop(daemon);
 }
 
+#[test]
+fn history_and_a_held_configuration_survive_a_version_with_other_tables() {
+    let Some(scene) = Scene::new("history", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start_with(&["--history", "2"]);
+    for subset in ["two", "one", "two", "one"] {
+        redirector.change("a change", || redirector.write("rules.yaml", &to(subset)));
+    }
+    let generation = redirector.generation();
+    assert_eq!(daemon.stop(), 0);
+
+    let daemon = redirector.start_with(&["--history", "2", "--max-legs", "2048"]);
+    let status = redirector.status().json();
+    assert_eq!(status["healthy"], true, "{status:#}");
+    assert!(status["generation"].as_u64() > Some(generation), "{status:#}");
+    assert_eq!(redirector.ask("rollback", &["2"]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "two");
+    daemon.kill();
+
+    let _daemon = redirector.start_with(&["--history", "2"]);
+    assert_eq!(scene.answer(&scene.client()), "two", "still held");
+    assert_eq!(redirector.ask("rollback", &["--release"]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
 fn tables(pins: &Path) -> PathBuf {
     fs::read_link(pins.join("current")).expect("the tables in force")
 }

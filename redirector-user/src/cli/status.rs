@@ -319,8 +319,8 @@ fn draining(
     });
     if pid.is_none() && !endpoints.is_empty() {
         warnings.push(format!(
-            "no daemon runs, so connections to {} endpoints that have gone are not reset",
-            endpoints.len()
+            "no daemon runs, so connections to endpoints that have gone are not reset: {}",
+            endpoints.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
     if let Some(error) = &report.drain_error {
@@ -409,6 +409,12 @@ fn text(answer: &Answer, style: Style) -> String {
     let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
     let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
     let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
+    let draining = answer.draining.endpoints.len();
+    if draining > 0 || answer.draining.reset > 0 {
+        let reset = answer.draining.reset;
+        let endpoints = if draining == 1 { "endpoint" } else { "endpoints" };
+        let _ = writeln!(text, "draining    {draining} {endpoints}, {reset} connections reset");
+    }
     let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);
     for problem in &answer.problems {
         let _ = writeln!(text, "{}: {problem}", style.error("problem"));

@@ -77,7 +77,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         config: options.config.clone(),
         cgroups,
         cgroup2: cgroup2.clone(),
-        hold: hold_of(&state, active.generation),
+        hold: hold_of(&state, last_generation(&state, active.generation)),
         ..Report::default()
     };
     let daemon = Daemon {
@@ -132,13 +132,12 @@ fn engine(
     last_good: Result<Option<Store>, StateError>,
 ) -> Result<Engine, Failure> {
     let (active, image) = datapath.dump_active()?;
-    let snapshot = if active.generation == 0 {
-        None
-    } else {
-        state.snapshot(active.generation).unwrap_or_else(|error| {
+    let snapshot = match last_generation(state, active.generation) {
+        0 => None,
+        last => state.snapshot(last).unwrap_or_else(|error| {
             tracing::warn!("{error}; the kernel's tables are made anew");
             None
-        })
+        }),
     };
     let store = match last_good {
         Ok(Some(store)) => store,
@@ -163,7 +162,11 @@ fn engine(
         store,
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
         limits: limits(&datapath.sizes()),
-        layout: snapshot.map(|snapshot| snapshot.layout).unwrap_or_default(),
+        // In new tables nothing has a number yet.
+        layout: snapshot
+            .filter(|_| active.generation != 0)
+            .map(|snapshot| snapshot.layout)
+            .unwrap_or_default(),
         image,
         gateways: GatewayPlan::default(),
     })
@@ -181,6 +184,15 @@ pub fn limits(sizes: &datapath::Sizes) -> Limits {
         connections: sizes.connections,
         overflow_share: 0,
         stripes: 1,
+    }
+}
+
+/// The generation in force; where the tables are new, as after a change of
+/// version, the last one that older tables had.
+fn last_generation(state: &StateDir, active: u64) -> u64 {
+    match active {
+        0 => state.generations().last().copied().unwrap_or(0),
+        known => known,
     }
 }
 

@@ -21,10 +21,11 @@ impl Daemon {
     pub(super) fn hold_on(&mut self) -> bool {
         let Some(hold) = &self.report.hold else { return false };
         let of_generation = hold.of_generation;
-        let held = match self.state.snapshot(self.generation) {
-            Ok(Some(snapshot)) => self.engine.step_back_to(&snapshot),
-            _ => return false,
-        };
+        let held = [of_generation, self.generation]
+            .into_iter()
+            .find_map(|generation| self.state.snapshot(generation).ok().flatten());
+        let Some(held) = held else { return false };
+        let held = self.engine.step_back_to(&held);
         let holds = held.is_ok_and(|step| {
             self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
         });
@@ -82,7 +83,12 @@ impl Daemon {
         let first = self.report.applied == 0 && self.generation != 0;
         let changed = if first { !step.delta.is_empty() } else { self.engine.is_changed_by(&step) };
         let fresh = self.generation == 0 || changed || cause.always;
-        let generation = if fresh { self.generation + 1 } else { self.generation };
+        let generation = match (fresh, self.generation) {
+            // New tables go on counting where the older ones were.
+            (true, 0) => self.state.generations().last().copied().unwrap_or(0) + 1,
+            (true, known) => known + 1,
+            (false, known) => known,
+        };
         let mut snapshot = step.snapshot(generation, cause.of_generation, now());
         snapshot.repeats = cause.repeats;
         if !fresh && let Ok(Some(told)) = self.state.snapshot(generation) {
