@@ -1,0 +1,182 @@
+//! Connecting to the chosen endpoint, and to another one of its destination
+//! when that refuses or does not answer.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+
+use super::setup::Setup;
+use super::watch::token_of;
+use super::{Conn, NEVER, Side, Step, milliseconds};
+use crate::proxy::relay::End;
+use crate::proxy::upstream;
+use crate::proxy::worker::Io;
+
+/// Most endpoints that are tried for one connection.
+const ATTEMPTS: usize = 16;
+
+/// Why there is no connection to an endpoint.
+enum Refusal {
+    /// It cannot be reached.
+    Unreachable,
+    /// Descriptors or memory have run out.
+    Exhausted,
+    /// It leads back here.
+    Loop,
+}
+
+impl Conn {
+    /// Begins to connect to the chosen endpoint, and to the next when that
+    /// fails at once. What the client has sent already goes along: where the
+    /// connection stands at once, as on loopback, that is all there is to do.
+    pub fn attempt(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        let mut first = 0;
+        if !self.up.holds() && !self.up.ended && self.client.readable {
+            match self.up.first(&mut self.client, &mut io.buffer) {
+                Ok(count) => first = count,
+                Err(_) => return Step::Reset,
+            }
+        }
+        loop {
+            let opened = match self.open(&setup, first > 0 || self.up.holds(), io) {
+                Ok(opened) => opened,
+                Err(Refusal::Exhausted) => {
+                    io.exhausted = true;
+                    return self.fail();
+                }
+                Err(Refusal::Loop) => {
+                    self.stats.looped.fetch_add(1, Relaxed);
+                    return Step::Reset;
+                }
+                Err(Refusal::Unreachable) => None,
+            };
+            let first = std::mem::take(&mut first);
+            let bytes = &io.buffer[..first];
+            if let Some(mut upstream) = opened {
+                match self.up.offer(&mut upstream, bytes) {
+                    Ok(()) => return self.opened(setup, upstream, io),
+                    Err(_) if self.up.bytes > 0 => return Step::Reset,
+                    Err(_) => {}
+                }
+            } else {
+                self.up.held.extend_from_slice(bytes);
+            }
+            if !self.next_endpoint(&mut setup, io) {
+                return self.fail();
+            }
+        }
+    }
+
+    /// Watches a connection that is being (or has been) established.
+    fn opened(&mut self, mut setup: Setup, mut upstream: End, io: &mut Io) -> Step {
+        // Bytes are only taken once the handshake is over.
+        let established = self.up.bytes > 0;
+        let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        if !established || self.up.holds() {
+            flags |= EventFlags::OUT;
+            upstream.watched_for_room = true;
+        }
+        // epoll says at once what there is to read.
+        upstream.readable = false;
+        let upstream = self.upstream.insert(upstream);
+        let data = token_of(self.token, Side::Upstream);
+        if epoll::add(&io.epoll, &upstream.fd, data, flags).is_err()
+            || (!self.watched && self.watch_client(io).is_err())
+        {
+            return Step::Reset;
+        }
+        if established {
+            self.active = io.now;
+            if self.up.ended || self.client.readable {
+                return self.relay(Side::Client, false, io);
+            }
+        } else if let Some(target) = &self.target {
+            let timeout = milliseconds(target.destination.spec.connect_timeout);
+            setup.deadline = io.now.saturating_add(timeout);
+            if setup.give_up == NEVER {
+                setup.give_up = setup.deadline.saturating_add(timeout);
+            }
+            self.setup = Some(Box::new(setup));
+        }
+        Step::Wait
+    }
+
+    /// The endpoint has refused, or not answered in time.
+    pub fn retry(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        if self.next_endpoint(&mut setup, io) { self.attempt(setup, io) } else { self.fail() }
+    }
+
+    /// Moves on to another endpoint of the destination, if there is one left.
+    fn next_endpoint(&mut self, setup: &mut Setup, io: &mut Io) -> bool {
+        self.upstream = None;
+        if let Some(local) = self.noted.take() {
+            io.shared.loops.forget(*local);
+        }
+        let Some(target) = self.target.as_mut() else { return false };
+        setup.tried.push(target.endpoint as u32);
+        if setup.tried.len() >= ATTEMPTS || io.now >= setup.give_up {
+            return false;
+        }
+        let tables = &setup.snapshot.tables;
+        let next = tables.another(target.index, &target.destination, &setup.tried, &mut io.random);
+        let Some(next) = next else { return false };
+        target.destination.endpoints[target.endpoint].active.fetch_sub(1, Relaxed);
+        target.destination.endpoints[next].active.fetch_add(1, Relaxed);
+        target.endpoint = next;
+        true
+    }
+
+    /// A socket that connects to the chosen endpoint.
+    fn open(&mut self, setup: &Setup, has_data: bool, io: &mut Io) -> Result<Option<End>, Refusal> {
+        let Some(target) = &self.target else { return Err(Refusal::Unreachable) };
+        let spec = &target.destination.spec;
+        let endpoint = self.resolved(spec.endpoints[target.endpoint].0);
+        let ours = setup.snapshot.leads_to(endpoint);
+        if ours.is_some_and(|ours| ours == self.listener || setup.trail.contains(&ours)) {
+            return Err(Refusal::Loop);
+        }
+        let classify = |error: Errno| {
+            if upstream::is_exhaustion(error) { Refusal::Exhausted } else { Refusal::Unreachable }
+        };
+        let keepalive = spec.keepalive.as_ref();
+        let socket = match upstream::socket(endpoint, keepalive) {
+            Err(error) if upstream::is_exhaustion(error) => {
+                io.pipes.release();
+                upstream::socket(endpoint, keepalive)
+            }
+            socket => socket,
+        }
+        .map_err(classify)?;
+        if ours.is_some() {
+            let trail = setup.trail.iter().copied().chain([self.listener]).collect();
+            let local = io.shared.loops.note(&socket, endpoint, trail).map_err(classify)?;
+            self.noted = Some(Box::new(local));
+        }
+        if has_data {
+            upstream::acknowledge_with_data(&socket);
+        }
+        Ok(upstream::begin(&socket, endpoint).ok().map(|()| End::new(socket)))
+    }
+
+    /// The endpoint's address; where it is unspecified, the address dialled.
+    fn resolved(&self, mut endpoint: SocketAddr) -> SocketAddr {
+        if endpoint.ip().is_unspecified() {
+            endpoint.set_ip(self.dialled.ip());
+        }
+        if endpoint.port() == 0 {
+            endpoint.set_port(self.dialled.port());
+        }
+        endpoint
+    }
+
+    /// No endpoint could be reached.
+    fn fail(&mut self) -> Step {
+        self.stats.failed.fetch_add(1, Relaxed);
+        if let Some(target) = &self.target {
+            target.leg().failed.fetch_add(1, Relaxed);
+        }
+        Step::Reset
+    }
+}

@@ -1,0 +1,272 @@
+//! One connection through the gateway: from the moment it is accepted to its
+//! end.
+//!
+//! * [`setup`]: the look at its ClientHello, and the decision.
+//! * [`attempt`]: connecting to the endpoint, and to the next one.
+//! * [`watch`]: what epoll is asked to tell about its sockets.
+//!
+//! Here is what goes on while it is relayed, and what is common to all of it.
+
+mod attempt;
+mod setup;
+mod watch;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustix::event::epoll::EventFlags;
+
+use self::setup::{Setup, Target};
+use self::watch::watch_for_room;
+use super::relay::{End, Flow, Rest};
+use super::stats::ListenerStats;
+use super::upstream;
+use super::worker::Io;
+
+/// No deadline.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// What is to become of a connection after it has been looked after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(super) enum Step {
+    /// An event or a timer will come.
+    Wait,
+    /// It has had its turn, and there is more to do.
+    Again,
+    /// Close both sockets.
+    Close,
+    /// Reset both sockets.
+    Reset,
+}
+
+/// Which of a connection's sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    Client,
+    Upstream,
+}
+
+/// A connection.
+pub(super) struct Conn {
+    /// Names it, and its socket, among the events: see [`super::worker`].
+    pub token: u64,
+    client: End,
+    upstream: Option<End>,
+    /// From the client to the endpoint, and back.
+    up: Flow,
+    down: Flow,
+    /// While it is not yet relayed.
+    setup: Option<Box<Setup>>,
+    pub listener: SocketAddr,
+    stats: Arc<ListenerStats>,
+    peer: SocketAddr,
+    dialled: SocketAddr,
+    target: Option<Target>,
+    /// Its own address, when the endpoint is one of our listeners.
+    noted: Option<Box<SocketAddr>>,
+    /// Whether epoll watches the client's socket.
+    watched: bool,
+    /// Whether it waits for its next turn.
+    pub queued: bool,
+    /// All times in milliseconds of the worker's clock.
+    started: u64,
+    active: u64,
+    idle_timeout: u64,
+    /// It is closed then, whatever happens.
+    pub end: u64,
+    /// When its timer fires.
+    pub armed: u64,
+}
+
+/// Idle connections are many: what each costs in user space is this, its share
+/// of the two small tables, and nothing else.
+const _: () = assert!(size_of::<Conn>() <= 512);
+
+impl Conn {
+    /// A connection that was just accepted on `listener`.
+    pub fn new(
+        token: u64,
+        fd: OwnedFd,
+        peer: SocketAddr,
+        listener: SocketAddr,
+        stats: Arc<ListenerStats>,
+        now: u64,
+    ) -> Self {
+        stats.accepted.fetch_add(1, Relaxed);
+        stats.active.fetch_add(1, Relaxed);
+        let mut client = End::new(fd);
+        // Inherited from the listening socket.
+        client.immediate = true;
+        Self {
+            token,
+            client,
+            upstream: None,
+            up: Flow::default(),
+            down: Flow::default(),
+            setup: None,
+            listener,
+            stats,
+            peer,
+            dialled: listener,
+            target: None,
+            noted: None,
+            watched: false,
+            queued: false,
+            started: now,
+            active: now,
+            idle_timeout: NEVER,
+            end: NEVER,
+            armed: NEVER,
+        }
+    }
+
+    /// Handles what epoll says about one of its sockets.
+    pub fn event(&mut self, side: Side, flags: EventFlags, io: &mut Io) -> Step {
+        let failed = flags.contains(EventFlags::ERR);
+        let over = flags.intersects(EventFlags::ERR | EventFlags::HUP | EventFlags::RDHUP);
+        let end = match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => match self.upstream.as_mut() {
+                Some(end) => end,
+                None => return Step::Wait,
+            },
+        };
+        end.readable |= over || flags.contains(EventFlags::IN);
+        end.writable |= flags.contains(EventFlags::OUT);
+        end.ended |= over;
+        if let Some(setup) = self.setup.take() {
+            return self.setup_event(*setup, side, flags, io);
+        }
+        self.active = io.now;
+        let step = self.relay(side, flags.contains(EventFlags::OUT), io);
+        if failed && step == Step::Wait { Step::Reset } else { step }
+    }
+
+    /// Goes on where a turn ended.
+    pub fn again(&mut self, io: &mut Io) -> Step {
+        if self.setup.is_some() || self.upstream.is_none() {
+            return Step::Wait;
+        }
+        match self.relay(Side::Client, false, io) {
+            Step::Close => Step::Close,
+            Step::Reset => Step::Reset,
+            first => match self.relay(Side::Upstream, false, io) {
+                Step::Wait => first,
+                second => second,
+            },
+        }
+    }
+
+    /// Handles its timer.
+    pub fn timer(&mut self, io: &mut Io) -> Step {
+        if io.now < self.deadline() {
+            return Step::Wait;
+        }
+        match self.setup.take() {
+            Some(setup) if io.now < self.end && !setup.hello => self.retry(*setup, io),
+            Some(_) => Step::Reset,
+            // What has not been passed on is lost: the peers must not take
+            // that for an orderly end.
+            None if self.up.holds() || self.down.holds() => Step::Reset,
+            None => Step::Close,
+        }
+    }
+
+    /// When something has to happen.
+    pub fn deadline(&self) -> u64 {
+        let next = match &self.setup {
+            Some(setup) => setup.deadline,
+            None => self.active.saturating_add(self.idle_timeout),
+        };
+        next.min(self.end)
+    }
+
+    /// Closes it.
+    pub fn finish(mut self, reset: bool, io: &mut Io) {
+        if reset {
+            upstream::reset_on_close(&self.client.fd);
+            if let Some(upstream) = &self.upstream {
+                upstream::reset_on_close(&upstream.fd);
+            }
+        }
+        self.stats.active.fetch_sub(1, Relaxed);
+        if let Some(local) = &self.noted {
+            io.shared.loops.forget(**local);
+        }
+        let target = self.target.take();
+        if let Some(target) = &target {
+            target.leg().active.fetch_sub(1, Relaxed);
+            target.leg().sent.fetch_add(self.up.bytes, Relaxed);
+            target.leg().received.fetch_add(self.down.bytes, Relaxed);
+            target.destination.counters.active.fetch_sub(1, Relaxed);
+            target.destination.endpoints[target.endpoint].active.fetch_sub(1, Relaxed);
+        }
+        tracing::debug!(
+            target: "redirector::access",
+            client = %self.peer,
+            dialled = %self.dialled,
+            route = target.as_ref().map(|target| &*target.route.name),
+            destination = target.as_ref().map(|target| &*target.leg().destination),
+            endpoint = target
+                .as_ref()
+                .and_then(|target| target.destination.spec.endpoints.get(target.endpoint))
+                .map(|endpoint| tracing::field::display(endpoint.0)),
+            sent = self.up.bytes,
+            received = self.down.bytes,
+            milliseconds = io.now - self.started,
+            reset,
+            "closed"
+        );
+    }
+
+    /// Relays what there is to relay from one side, and, when that side has
+    /// room again, to it.
+    fn relay(&mut self, side: Side, room: bool, io: &mut Io) -> Step {
+        let Some(upstream) = self.upstream.as_mut() else { return Step::Reset };
+        let (client, buffer, pipes) = (&mut self.client, &mut io.buffer[..], &mut io.pipes);
+        let (up, down) = (&mut self.up, &mut self.down);
+        let (forth, back) = match side {
+            Side::Client => (true, room),
+            Side::Upstream => (room, true),
+        };
+        let mut turn = false;
+        if forth && !up.closed {
+            match up.pump(client, upstream, down.closed, buffer, pipes) {
+                Err(_) => return Step::Reset,
+                Ok(Rest::Full) => {
+                    if watch_for_room(upstream, self.token, Side::Upstream, io).is_err() {
+                        return Step::Reset;
+                    }
+                }
+                Ok(rest) => turn |= rest == Rest::Turn,
+            }
+        }
+        let (buffer, pipes) = (&mut io.buffer[..], &mut io.pipes);
+        if back && !down.closed {
+            match down.pump(upstream, client, up.closed, buffer, pipes) {
+                Err(_) => return Step::Reset,
+                Ok(Rest::Full) => {
+                    if watch_for_room(client, self.token, Side::Client, io).is_err() {
+                        return Step::Reset;
+                    }
+                }
+                Ok(rest) => turn |= rest == Rest::Turn,
+            }
+        }
+        if up.closed && down.closed {
+            Step::Close
+        } else if turn {
+            Step::Again
+        } else {
+            Step::Wait
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(NEVER)
+}
