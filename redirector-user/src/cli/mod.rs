@@ -276,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_the_night_types_commands_that_exist_and_knows_every_alert() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let page = read("docs/operations.md");
+        let typed: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+        assert!(typed.len() > 10, "{typed:?}");
+        for line in typed {
+            let parsed = command(&Env::default()).try_get_matches_from(line.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+        let rules = read("deploy/prometheus/rules.yaml");
+        for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            assert!(page.contains(&format!("`{alert}`")), "{alert} is not in docs/operations.md");
+        }
+    }
+
+    #[test]
     fn every_shell_gets_its_completions() {
         for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
             let (exit, out, _) = answer(&["completions", shell], &[]);
