@@ -55,7 +55,7 @@ fn main() -> Result<()> {
             max_connections: None,
         });
     }
-    let proxy = Proxy::start(Settings { workers, ..Settings::default() })?;
+    let proxy = Proxy::start(Settings { workers, ..Settings::default() }, Vec::new())?;
     let status = proxy.update(config)?;
     eprintln!("{status:?}");
     let _ = std::io::stdin().read(&mut [0]);

@@ -4,16 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
 use redirector_common::abi::{FrontendKey, Side, Verdict};
 use redirector_common::addr::Addr;
-use redirector_tests::child::Child;
+use redirector_tests::child::{self, Child};
 use redirector_tests::kernel::soaking;
 use redirector_tests::redirector::Daemon;
-use redirector_tests::scene::{Scene, to};
+use redirector_tests::scene::{Scene, dial, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -231,4 +233,101 @@ fn endpoints_that_come_and_go_leave_nothing_behind() {
     assert_eq!(maps["counters"]["remembered"], 0, "no connection is left in memory");
     assert_eq!(maps["backends"].as_array().map(Vec::len), Some(1), "{:#}", maps["backends"]);
     assert_eq!(maps["destinations"][0]["connections"], 0, "{:#}", maps["destinations"]);
+}
+
+/// A gateway at an address, and its rule.
+fn gateway(address: SocketAddr) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: edge, annotations: {{redirector.io/gateway: 'true'}}}}
+spec: {{address: {ip}, labels: {{gateway: edge}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  selector: {{gateway: edge}}
+  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['*']}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: edge}}
+spec:
+  hosts: [edge.example.com]
+  gateways: [edge]
+  tcp:
+  - route:
+    - destination: {{host: echo, subset: one, port: {{number: 19000}}}}
+",
+        ip = address.ip(),
+        port = address.port()
+    )
+}
+
+#[test]
+fn a_successor_takes_the_gateways_over_and_no_client_notices() {
+    let Some(scene) = Scene::new("succession", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let free = |ip: [u8; 4]| {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::from(ip), 0)).expect("a free port");
+        listener.local_addr().expect("an address")
+    };
+    let (address, metrics) = (free([127, 0, 0, 3]), free([127, 0, 0, 1]).to_string());
+    redirector.write("edge.yaml", &gateway(address));
+    let args = ["--metrics-address", &metrics, "--drain", "20s"];
+    let mut daemon = redirector.start_with(&args);
+    redirector.wait("its answer", |_| dial(address) == "one");
+
+    // Clients from outside, who come all the time.
+    let stop = redirector.directory().join("stop-outside");
+    let outside = child::spawn(redirector.place.cgroup.path(), {
+        let stop = stop.clone();
+        move || {
+            let mut answers: Vec<(String, u64)> = Vec::new();
+            while !stop.exists() {
+                let answer = dial(address);
+                match answers.iter_mut().find(|(known, _)| *known == answer) {
+                    Some((_, count)) => *count += 1,
+                    None => answers.push((answer, 1)),
+                }
+            }
+            answers
+        }
+    });
+    let mesh = Load::start(&scene, 1);
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(3)));
+    let mut rounds = 0;
+    while begun.elapsed() < time || rounds < 3 {
+        // One that is there from before goes on.
+        let old = TcpStream::connect(address).expect("a connection");
+        let mut greeting = [0; 3];
+        (&old).read_exact(&mut greeting).expect("a greeting");
+        let successor = redirector.start_with(&[&args[..], &["--replace"]].concat());
+        assert_ne!(successor.pid(), daemon.pid());
+        assert_eq!(redirector.status().json()["daemon"]["pid"], successor.pid());
+        let mut rest = String::new();
+        (&old).write_all(b"still there").expect("written");
+        (&old).read_to_string(&mut rest).expect("the rest of the greeting");
+        assert_eq!((&greeting, rest.is_empty()), (b"one", false));
+        drop(old);
+        // With its last connection it ends by itself.
+        assert_eq!(daemon.wait(), 0);
+        daemon = successor;
+        rounds += 1;
+    }
+    fs::write(&stop, "").expect("a file");
+    let answers = outside.join();
+    let all: u64 = answers.iter().map(|(_, count)| count).sum();
+    eprintln!("gateway handed over {rounds} times: {all} connections, 0 failed");
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0].0, "one");
+    mesh.end("mesh meanwhile", rounds, &["one"]);
+    let mut page = String::new();
+    let mut stream = TcpStream::connect(&metrics).expect("metrics");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("written");
+    stream.read_to_string(&mut page).expect("a page");
+    assert!(page.contains("redirector_decisions_total"), "{page}");
+    assert_eq!(daemon.stop(), 0);
 }

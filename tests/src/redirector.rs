@@ -177,7 +177,8 @@ impl Redirector {
     ///
     /// When it ends instead.
     pub fn start_with(&self, args: &[&str]) -> Daemon {
-        let log = self.directory.path().join("log");
+        // One may still run when the next one starts.
+        let log = self.directory.path().join(crate::kernel::unique("log"));
         let file = fs::File::create(&log).expect("a log");
         let child =
             self.daemon_command().args(args).stderr(file).spawn().expect("the daemon starts");
@@ -253,9 +254,18 @@ impl Daemon {
     /// # Panics
     ///
     /// When it does not end.
-    pub fn stop(mut self) -> i32 {
+    pub fn stop(self) -> i32 {
         // SAFETY: the child has not been waited for.
         unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself, and gives its exit code.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn wait(mut self) -> i32 {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("its status") {

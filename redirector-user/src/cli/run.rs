@@ -42,6 +42,10 @@ pub struct Args {
     /// or a path below the cgroup2 mount
     #[arg(long, value_name = "CGROUP", default_value = "auto")]
     daemon_cgroup: Choice,
+    /// Take over from the daemon that runs on this state directory, if one does: it hands over its
+    /// gateways' sockets, and ends when their connections have (--drain)
+    #[arg(long)]
+    replace: bool,
     /// Detach and remove everything at the end, instead of leaving it in force
     #[arg(long)]
     detach_on_exit: bool,
@@ -170,6 +174,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         state_dir: args.kernel.state_dir.clone(),
         cgroups: args.cgroup.clone(),
         daemon_cgroup: args.daemon_cgroup.clone(),
+        replace: args.replace,
         detach_on_exit: args.detach_on_exit,
         timing: Timing { debounce: args.times.debounce, rescan: args.times.rescan },
         verify: args.times.verify,

@@ -9,10 +9,11 @@ use redirector_core::gateway::GatewayPlan;
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 
-use super::control_loop::{Daemon, files_to_follow, sending, started, tell};
+use super::control_loop::{Daemon, Over, files_to_follow, sending, started, tell};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::gateways::Gateways;
+use super::handover::{self, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::{Event, Options, now, startup};
@@ -35,17 +36,23 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     startup::paths(&files_to_follow(&options), known)?;
     startup::bpffs(&options)?;
     state.create()?;
-    let lock = state.lock()?;
+    let predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
+    let lock = handover::lock(&state, predecessor.is_some())?;
     // A writer that waits for us to have read its file is no reason to die.
     // SAFETY: `SIG_IGN` runs no code of ours.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let mut datapath = Datapath::take_over(&datapath::Options {
+    let setup = datapath::Options {
         pins: options.bpffs.clone(),
         cgroups: cgroups.clone(),
         sizes: options.sizes,
         log_level: options.program_log,
         object: None,
-    })?;
+    };
+    let mut datapath = handover::patiently(
+        predecessor.is_some(),
+        || Datapath::take_over(&setup),
+        |error| matches!(error, datapath::Error::Busy { .. }),
+    )?;
     let (sender, events) = mpsc::channel();
     let mut engine = engine(&options, &state, &datapath, last_good)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
@@ -60,7 +67,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     });
     engine.follow_endpoints = !draining.is_empty();
     engine.settings.bypass = bypass(&bypassed);
-    let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup).map_err(|why| {
+    let before = predecessor.as_ref().map(|one| one.pid);
+    let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup, before).map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
             "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
              none if none of its connects needs to be left alone",
@@ -80,6 +88,9 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         hold: hold_of(&state, last_generation(&state, active.generation)),
         ..Report::default()
     };
+    let mut predecessor = predecessor;
+    let inherited = predecessor.as_mut().map(|one| std::mem::take(&mut one.sockets));
+    let inherited = inherited.unwrap_or_default();
     let daemon = Daemon {
         tracker: Tracker::new(Resolver::new(cgroup2), datapath.sources()?),
         watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
@@ -88,7 +99,9 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         reread: None,
         drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
         draining,
-        gateways: Gateways::new(options.drain),
+        gateways: Gateways::new(options.drain, inherited),
+        handed_over: Arc::default(),
+        predecessor,
         program_log: None,
         watched: None,
         agent,
@@ -107,10 +120,17 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         engine,
     };
     let result = daemon.serve(&sender, &events);
+    drop(lock);
+    let result = result.map(|over| match over {
+        Over::Ended(exit) => exit,
+        Over::HandedOver(gateways) => {
+            handover::linger(gateways, &events);
+            Exit::Fine
+        }
+    });
     if let Some(leaf) = leaf {
         leaf.leave();
     }
-    drop(lock);
     result
 }
 

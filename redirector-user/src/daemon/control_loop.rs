@@ -12,10 +12,11 @@ use redirector_core::image::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::control::{self, Request, Response};
+use super::control::{self, Answer, Request, Response};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::gateways::Gateways;
+use super::handover::Predecessor;
 use super::names::Resolver as NameResolver;
 use super::program_log::ProgramLog;
 use super::{Event, Options, log, metrics, now, startup};
@@ -30,6 +31,20 @@ use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
 use crate::state::{Bypassed, Report, StateDir, Tested};
 
+/// How the loop ends.
+pub(super) enum Over {
+    /// The daemon has done all that it has to.
+    Ended(Exit),
+    /// A successor takes over; until it is in force these go on.
+    HandedOver(Gateways),
+}
+
+/// Why it ends.
+enum End {
+    Signal(i32),
+    HandOver,
+}
+
 /// Everything that the loop holds.
 pub(super) struct Daemon {
     pub(super) options: Options,
@@ -41,6 +56,10 @@ pub(super) struct Daemon {
     pub(super) names: NameResolver,
     pub(super) reread: Option<Reread>,
     pub(super) gateways: Gateways,
+    /// A successor has taken over; metrics are its business.
+    pub(super) handed_over: Arc<AtomicBool>,
+    /// To be dismissed once this daemon is in force.
+    pub(super) predecessor: Option<Predecessor>,
     /// Until when somebody watches connections.
     pub(super) watched: Option<Instant>,
     /// While the programs log anything.
@@ -94,7 +113,7 @@ impl Daemon {
         mut self,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Over, Failure> {
         self.listen(sender)?;
         self.follow_program_log();
         match self.agent {
@@ -105,7 +124,7 @@ impl Daemon {
         // meets an empty configuration.
         loop {
             match events.recv() {
-                Ok(Event::Stop(_)) => return Ok(Exit::Fine),
+                Ok(Event::Stop(_)) => return Ok(Over::Ended(Exit::Fine)),
                 Ok(Event::Batch(batch)) => {
                     self.take(batch);
                     break;
@@ -119,7 +138,7 @@ impl Daemon {
                     let _ = self.handle(event);
                     self.publish();
                 }
-                Err(_) => return Ok(Exit::Fine),
+                Err(_) => return Ok(Over::Ended(Exit::Fine)),
             }
         }
         if !(self.engine.store.is_unchanged() && self.hold_on()) {
@@ -149,10 +168,13 @@ impl Daemon {
         }
         notify_supervisor();
         tracing::info!(generation = self.generation, "in force");
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.dismiss();
+        }
         self.run(events)
     }
 
-    fn run(mut self, events: &Receiver<Event>) -> Result<Exit, Failure> {
+    fn run(mut self, events: &Receiver<Event>) -> Result<Over, Failure> {
         loop {
             let stop = match events.recv_timeout(self.until_next_check()) {
                 Ok(event) => {
@@ -166,10 +188,12 @@ impl Daemon {
                     stop
                 }
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(0),
+                Err(RecvTimeoutError::Disconnected) => Some(End::Signal(0)),
             };
-            if let Some(signal) = stop {
-                return self.end(signal);
+            match stop {
+                Some(End::Signal(signal)) => return self.end(signal).map(Over::Ended),
+                Some(End::HandOver) => return Ok(self.hand_over()),
+                None => {}
             }
             if std::mem::take(&mut self.changed) && self.report.hold.is_none() {
                 self.step();
@@ -217,8 +241,11 @@ impl Daemon {
         })?;
         if let Some(address) = self.options.metrics {
             let to = sender.clone();
-            let ready = self.ready.clone();
+            let (ready, handed_over) = (self.ready.clone(), self.handed_over.clone());
             metrics::serve(address, ready, move || {
+                if handed_over.load(Ordering::Acquire) {
+                    return None;
+                }
                 let (reply, answer) = mpsc::sync_channel(1);
                 to.send(Event::Metrics(reply)).ok()?;
                 answer.recv().ok()
@@ -272,9 +299,9 @@ impl Daemon {
     }
 
     /// Says how to end, if it is time to.
-    fn handle(&mut self, event: Event) -> Option<i32> {
+    fn handle(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Stop(signal) => return Some(signal),
+            Event::Stop(signal) => return Some(End::Signal(signal)),
             Event::Batch(batch) => self.take(batch),
             Event::Identity => self.look(),
             Event::Pods(events) => {
@@ -300,6 +327,19 @@ impl Daemon {
                 }
             }
             Event::Drained(drained) => self.drained(drained),
+            Event::Request(Request::HandOver, reply) => {
+                // Its address is free before the successor wants it.
+                self.handed_over.store(true, Ordering::Release);
+                if let Some(address) = self.options.metrics {
+                    metrics::stop(address);
+                }
+                let sockets = self.gateways.share();
+                let generation = self.generation;
+                let response =
+                    Response { generation, sockets: sockets.len(), ..Response::default() };
+                let _ = reply.send(Answer { response, sockets });
+                return Some(End::HandOver);
+            }
             Event::Request(request, reply) => self.answer(request, &reply),
             Event::Metrics(reply) => {
                 let text = metrics::text(self);
@@ -329,7 +369,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, request: Request, reply: &SyncSender<Response>) {
+    fn answer(&mut self, request: Request, reply: &SyncSender<Answer>) {
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
             Request::Release => {
@@ -345,6 +385,8 @@ impl Daemon {
             }
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
+            // Answered where it is taken.
+            Request::HandOver => Ok(None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {
@@ -352,7 +394,8 @@ impl Daemon {
             Err(error) => (Some(error), None),
         };
         self.publish();
-        let _ = reply.send(Response { error, generation: self.generation, of_generation });
+        let response = Response { error, generation: self.generation, of_generation, sockets: 0 };
+        let _ = reply.send(Answer { response, sockets: Vec::new() });
     }
 
     /// Somebody watches connections: they are followed until they end.
@@ -414,6 +457,12 @@ impl Daemon {
             }
             Err(error) => tracing::error!("the self-test could not be made: {error}"),
         }
+    }
+
+    /// Lets go of everything but the gateways.
+    fn hand_over(mut self) -> Over {
+        self.publish();
+        Over::HandedOver(self.gateways)
     }
 
     fn end(mut self, signal: i32) -> Result<Exit, Failure> {

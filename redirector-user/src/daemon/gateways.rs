@@ -1,6 +1,7 @@
 //! The gateways that this node serves: the proxy, started when the first one
 //! appears.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use redirector_core::plan::Plan;
@@ -13,22 +14,26 @@ use crate::state::GatewayListener;
 pub struct Gateways {
     proxy: Option<Proxy>,
     drain: Duration,
+    /// Listening sockets of a predecessor, until the first plan.
+    inherited: Vec<OwnedFd>,
 }
 
 impl Gateways {
-    /// None yet. Connections of listeners that go have `drain` to finish.
-    pub fn new(drain: Duration) -> Self {
-        Self { proxy: None, drain }
+    /// None yet. Connections of listeners that go have `drain` to finish;
+    /// `inherited` are listening sockets of a predecessor.
+    pub fn new(drain: Duration, inherited: Vec<OwnedFd>) -> Self {
+        Self { proxy: None, drain, inherited }
     }
 
     /// Serves what the plan says from now on.
     pub fn update(&mut self, plan: &Plan) {
         if self.proxy.is_none() {
+            let inherited = std::mem::take(&mut self.inherited);
             if plan.gateways.listeners.is_empty() {
                 return;
             }
             let settings = Settings { drain: self.drain, ..Settings::default() };
-            match Proxy::start(settings) {
+            match Proxy::start(settings, inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {
                     tracing::error!(%error, "the gateway proxy cannot be started");
@@ -73,6 +78,11 @@ impl Gateways {
     /// How the proxy is doing, when there is one.
     pub fn status(&self) -> Option<Status> {
         self.proxy.as_ref()?.status().ok()
+    }
+
+    /// Copies of all listening sockets, for a successor.
+    pub fn share(&self) -> Vec<OwnedFd> {
+        self.proxy.as_ref().and_then(|proxy| proxy.share().ok()).unwrap_or_default()
     }
 
     /// Lets connections finish, for as long as they may, and ends.

@@ -48,8 +48,13 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Moves this process into a cgroup of its own, if it is not in one.
-    pub fn claim(cgroup2: &Path, choice: &Choice) -> Result<Option<Self>, String> {
+    /// Moves this process into a cgroup of its own, if it is not in one; it may
+    /// share that with the daemon that it follows.
+    pub fn claim(
+        cgroup2: &Path,
+        choice: &Choice,
+        predecessor: Option<u32>,
+    ) -> Result<Option<Self>, String> {
         let current = current(cgroup2).map_err(|error| format!("/proc/self/cgroup: {error}"))?;
         let candidates = match choice {
             Choice::None => return Ok(None),
@@ -58,7 +63,7 @@ impl Leaf {
                 if let Some(cgroup) = container(&current, cgroup2) {
                     return Ok(Some(Self { cgroup, moved: None }));
                 }
-                if alone(&current, cgroup2) {
+                if alone(&current, cgroup2, predecessor) {
                     return open(&current).map(|cgroup| Some(Self { cgroup, moved: None }));
                 }
                 let own = format!("{NAME}-{}", std::process::id());
@@ -69,7 +74,7 @@ impl Leaf {
         };
         let mut problems = Vec::new();
         for path in candidates {
-            match enter(&path, matches!(choice, Choice::Path(_))) {
+            match enter(&path, matches!(choice, Choice::Path(_)), predecessor) {
                 Ok(made) => {
                     let moved = Some((current, made));
                     return open(&path).map(|cgroup| Some(Self { cgroup, moved }));
@@ -124,17 +129,23 @@ fn container(current: &Path, cgroup2: &Path) -> Option<Cgroup> {
 }
 
 /// Whether this process has the cgroup to itself.
-fn alone(cgroup: &Path, cgroup2: &Path) -> bool {
-    let own = std::process::id().to_string();
+fn alone(cgroup: &Path, cgroup2: &Path, predecessor: Option<u32>) -> bool {
     let Ok(procs) = fs::read_to_string(cgroup.join("cgroup.procs")) else { return false };
     let Ok(mut entries) = fs::read_dir(cgroup) else { return false };
     cgroup != cgroup2
-        && procs.lines().all(|pid| pid == own)
+        && procs.lines().all(|pid| is_daemon(pid, predecessor))
         && !entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
 }
 
-/// Moves this process there; says whether the cgroup had to be made.
-fn enter(cgroup: &Path, named: bool) -> io::Result<bool> {
+/// Whether a process is this one, or the one that it follows.
+fn is_daemon(pid: &str, predecessor: Option<u32>) -> bool {
+    let pid = pid.parse().ok();
+    pid == Some(std::process::id()) || (pid.is_some() && pid == predecessor)
+}
+
+/// Moves this process there; says whether it is to remove the cgroup at the end:
+/// when it has made it, or a predecessor has.
+fn enter(cgroup: &Path, named: bool, predecessor: Option<u32>) -> io::Result<bool> {
     let made = match fs::create_dir(cgroup) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -142,7 +153,8 @@ fn enter(cgroup: &Path, named: bool) -> io::Result<bool> {
     };
     let own = std::process::id().to_string();
     let procs = fs::read_to_string(cgroup.join("cgroup.procs"))?;
-    if procs.lines().any(|pid| pid != own) {
+    let shared = procs.lines().any(|pid| pid != own);
+    if procs.lines().any(|pid| !is_daemon(pid, predecessor)) {
         let what = if named { "other processes are in it" } else { "another daemon is in it" };
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
     }
@@ -151,7 +163,7 @@ fn enter(cgroup: &Path, named: bool) -> io::Result<bool> {
             let _ = fs::remove_dir(cgroup);
         }
     })?;
-    Ok(made)
+    Ok(made || shared)
 }
 
 #[cfg(test)]

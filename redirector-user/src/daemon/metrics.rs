@@ -52,6 +52,17 @@ pub fn serve(
     Ok(address)
 }
 
+/// Has a server at this address end whose `text` does: it looks at the next
+/// request only.
+pub fn stop(address: SocketAddr) {
+    if let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) {
+        let _ = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
+        // When it has closed this, it has ended.
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
 fn path(stream: &TcpStream) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -20,6 +20,7 @@
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
 //! * [`gateways`]: the proxy.
+//! * [`handover`]: one daemon after another.
 //! * [`names`]: names that DNS knows.
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
@@ -32,6 +33,7 @@ mod control_loop;
 mod drain;
 mod engine;
 mod gateways;
+mod handover;
 pub mod leaf;
 pub mod log;
 mod metrics;
@@ -74,6 +76,8 @@ pub struct Options {
     pub cgroups: Vec<PathBuf>,
     /// The daemon's own cgroup.
     pub daemon_cgroup: leaf::Choice,
+    /// Take over from a daemon that runs.
+    pub replace: bool,
     /// Remove everything at the end.
     pub detach_on_exit: bool,
     /// When to look at files.
@@ -116,7 +120,7 @@ enum Event {
     /// Names were resolved.
     Names(names::Answers),
     /// Another command asks for something.
-    Request(control::Request, SyncSender<control::Response>),
+    Request(control::Request, SyncSender<control::Answer>),
     /// A monitoring system asks for the metrics.
     Metrics(SyncSender<String>),
     /// Read everything again.

@@ -16,6 +16,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -127,12 +128,14 @@ pub struct Proxy {
 pub struct Stopped;
 
 impl Proxy {
-    /// Starts the workers; they listen nowhere yet.
+    /// Starts the workers; they listen nowhere yet. `inherited` are listening
+    /// sockets of a predecessor, which a first configuration with the same
+    /// addresses goes on with.
     ///
     /// # Errors
     ///
     /// When descriptors or threads have run out.
-    pub fn start(settings: Settings) -> std::io::Result<Self> {
+    pub fn start(settings: Settings, inherited: Vec<OwnedFd>) -> std::io::Result<Self> {
         let nothing = Config {
             listeners: Vec::new(),
             routes: Vec::new(),
@@ -154,7 +157,7 @@ impl Proxy {
             threads.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
             mailboxes.push(mailbox);
         }
-        let set = Set::new(settings, shared, mailboxes);
+        let set = Set::new(settings, shared, mailboxes, inherited);
         let control = std::thread::Builder::new().name("gateway".into());
         threads.push(control.spawn(move || set.run(&questions))?);
         Ok(Self { asks: Mutex::new(asks), threads })
@@ -181,13 +184,23 @@ impl Proxy {
         self.ask(Ask::Status)
     }
 
+    /// Copies of all listening sockets, for a successor: who accepts from one
+    /// takes a client that waits for any of them.
+    ///
+    /// # Errors
+    ///
+    /// When the proxy has stopped.
+    pub fn share(&self) -> Result<Vec<OwnedFd>, Stopped> {
+        self.ask(Ask::Share)
+    }
+
     /// Stops accepting, gives the connections [`Settings::drain`] to finish,
     /// and resets those that are left. Returns when all are closed.
     pub fn shutdown(mut self) {
         self.stop();
     }
 
-    fn ask(&self, ask: impl FnOnce(Sender<Status>) -> Ask) -> Result<Status, Stopped> {
+    fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Result<T, Stopped> {
         let (reply, answer) = channel();
         let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         asks.send(ask(reply)).map_err(|_| Stopped)?;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::drain::Drains;
-use super::listener::bind_all;
+use super::listener::{bind_all, dialled};
 use super::snapshot::{Config, Snapshot};
 use super::stats::Registry;
 use super::worker::{Command, Mailbox, Shared};
@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Ask {
     Update(Config, Sender<Status>),
     Status(Sender<Status>),
+    /// Copies of all listening sockets.
+    Share(Sender<Vec<OwnedFd>>),
     Stop,
 }
 
@@ -43,10 +45,24 @@ pub(super) struct Set {
     registry: Registry,
     bound: HashMap<SocketAddr, Bound>,
     drains: Drains,
+    /// Listening sockets of a predecessor, until the first configuration has
+    /// taken those that it wants.
+    inherited: HashMap<SocketAddr, Vec<OwnedFd>>,
 }
 
 impl Set {
-    pub fn new(settings: Settings, shared: Arc<Shared>, workers: Vec<Mailbox>) -> Self {
+    pub fn new(
+        settings: Settings,
+        shared: Arc<Shared>,
+        workers: Vec<Mailbox>,
+        inherited: Vec<OwnedFd>,
+    ) -> Self {
+        let mut by_address: HashMap<SocketAddr, Vec<OwnedFd>> = HashMap::new();
+        for socket in inherited {
+            if let Ok(address) = dialled(&socket) {
+                by_address.entry(address).or_default().push(socket);
+            }
+        }
         Self {
             settings,
             shared,
@@ -54,6 +70,7 @@ impl Set {
             registry: Registry::default(),
             bound: HashMap::new(),
             drains: Drains::default(),
+            inherited: by_address,
         }
     }
 
@@ -68,10 +85,14 @@ impl Set {
             match ask {
                 Ok(Ask::Update(config, reply)) => {
                     self.update(config);
+                    self.inherited.clear();
                     let _ = reply.send(self.status());
                 }
                 Ok(Ask::Status(reply)) => {
                     let _ = reply.send(self.status());
+                }
+                Ok(Ask::Share(reply)) => {
+                    let _ = reply.send(self.share());
                 }
                 Err(RecvTimeoutError::Timeout) => self.try_again(),
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -125,9 +146,27 @@ impl Set {
         }
     }
 
+    fn share(&self) -> Vec<OwnedFd> {
+        let (reply, answers) = channel();
+        for worker in &self.workers {
+            worker.send(Command::Share(reply.clone()));
+        }
+        drop(reply);
+        let answers = self.workers.iter().map_while(|_| answers.recv_timeout(PATIENCE).ok());
+        answers.flatten().collect()
+    }
+
+    /// The listening sockets of an address: those of a predecessor, in whose
+    /// queues clients may wait, and new ones for the workers that have none.
+    fn sockets(&mut self, address: SocketAddr) -> rustix::io::Result<Vec<OwnedFd>> {
+        let mut sockets = self.inherited.remove(&address).unwrap_or_default();
+        sockets.extend(bind_all(address, self.workers.len().saturating_sub(sockets.len()))?);
+        Ok(sockets)
+    }
+
     /// Binds an address, or notes when to try again.
     fn listen(&mut self, address: SocketAddr, tries: u32, wait: Duration) {
-        let state = match bind_all(address, self.workers.len()) {
+        let state = match self.sockets(address) {
             Ok(sockets) => {
                 self.hand_out(address, sockets);
                 Bound::Listening
@@ -146,7 +185,7 @@ impl Set {
     }
 
     fn hand_out(&self, address: SocketAddr, sockets: Vec<OwnedFd>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             worker.send(Command::Listen(address, socket));
         }
     }

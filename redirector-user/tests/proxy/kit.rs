@@ -129,9 +129,8 @@ impl Setup {
     /// Starts a proxy with two workers that drains for this long.
     pub fn start_with(self, drain: Duration) -> Proxy {
         let workers = NonZero::new(2).expect("two");
-        let proxy =
-            Proxy::start(Settings { workers, drain, hello_timeout: Duration::from_millis(600) })
-                .expect("a proxy");
+        let settings = Settings { workers, drain, hello_timeout: Duration::from_millis(600) };
+        let proxy = Proxy::start(settings, Vec::new()).expect("a proxy");
         proxy.update(self.0).expect("the configuration in force");
         proxy
     }

@@ -31,7 +31,7 @@ impl Conn {
     /// Begins to connect to the chosen endpoint, and to the next when that
     /// fails at once. What the client has sent already goes along: where the
     /// connection stands at once, as on loopback, that is all there is to do.
-    pub fn attempt(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+    pub(super) fn attempt(&mut self, mut setup: Setup, io: &mut Io) -> Step {
         let mut first = 0;
         if !self.up.holds() && !self.up.ended && self.client.readable {
             match self.up.first(&mut self.client, &mut io.buffer) {
@@ -104,7 +104,7 @@ impl Conn {
     }
 
     /// The endpoint has refused, or not answered in time.
-    pub fn retry(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+    pub(super) fn retry(&mut self, mut setup: Setup, io: &mut Io) -> Step {
         if self.next_endpoint(&mut setup, io) { self.attempt(setup, io) } else { self.fail() }
     }
 

@@ -76,7 +76,7 @@ impl Conn {
     }
 
     /// Handles an event while it is not yet relayed.
-    pub fn setup_event(
+    pub(super) fn setup_event(
         &mut self,
         setup: Setup,
         side: Side,
