@@ -94,13 +94,17 @@ fn kills_restarts_upgrades_and_drift_fail_no_connection() {
     let (begun, time) = (Instant::now(), soaking(Duration::from_secs(6)));
     let restart = |daemon: Daemon, round: usize| -> Daemon {
         // Killed in one round, stopped in the next.
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             daemon.kill();
         } else {
             assert_eq!(daemon.stop(), 0);
         }
         // Upgraded and downgraded every second time.
-        if round / 2 % 2 == 0 { redirector.start() } else { redirector.start_with(&OTHER) }
+        if (round / 2).is_multiple_of(2) {
+            redirector.start()
+        } else {
+            redirector.start_with(&OTHER)
+        }
     };
     let mut rounds = 0;
     while begun.elapsed() < time {
