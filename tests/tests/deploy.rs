@@ -2,7 +2,7 @@
 //! with what the agent really does.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
+use redirector::kubernetes::findings::Judged;
+use redirector_core::store::Store;
+use redirector_core::world::Settings;
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, documents};
 use redirector_tests::chart;
 use serde::Serialize;
@@ -220,19 +223,32 @@ fn the_role_allows_exactly_what_the_agent_does() {
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" },
             "spec": { "taints": [{ "key": taint, "effect": "NoSchedule" }] },
         }));
+        // Something that an Event is written about.
+        server.apply(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": { "name": "bad", "namespace": "default" },
+            "spec": { "hosts": ["a"], "tcp": [
+                { "match": [{ "port": 70000 }], "route": [{ "destination": { "host": "a" } }] },
+            ] },
+        }));
         server.allow_only(rules.clone());
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
             kubeconfig: Some(server.kubeconfig(directory.path(), TOKEN)),
             gateways: true,
             startup_taint: values["startupTaint"].as_str().map(str::to_owned),
-            timing: Timing::default(),
+            // The Lease has to be renewed once.
+            timing: Timing { lease: Duration::from_secs(2), ..Timing::default() },
         };
         let mut agent = Agent::new(setup, "n".into()).unwrap();
         let (sender, first) = std::sync::mpsc::channel();
         agent.follow(Vec::new(), move |batch| sender.send(batch).is_ok(), || true);
         let patience = Duration::from_secs(60);
-        first.recv_timeout(patience).expect("every watch is allowed to list");
+        let batch = first.recv_timeout(patience).expect("every watch is allowed to list");
+        let mut store = Store::default();
+        batch.put_into(&mut store);
+        let objects = store.effective().into_values().collect();
+        agent.judge(Judged::new(&store, objects, Settings::default(), BTreeMap::default()));
         agent.ready();
         let end = Instant::now() + patience;
         let used = || -> BTreeSet<(String, String, String)> { server.used() };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redirector::kubernetes::events::Incarnations;
 use redirector::kubernetes::trouble::Trouble as Why;
 use redirector::kubernetes::{self, Health, Options, Resource as Watched, Timing, Watches};
 use redirector::source::Batch;
@@ -26,6 +27,7 @@ fn timing() -> Timing {
         absent: Duration::from_secs(3600),
         compare: Duration::from_secs(3600),
         settle: Duration::from_millis(100),
+        lease: Duration::from_secs(3600),
         debounce: Duration::from_millis(20),
         debounce_most: Duration::from_millis(200),
     }
@@ -59,7 +61,14 @@ impl Agent {
             true
         };
         let options = Options { node: NODE.into(), gateways: true, timing };
-        let watches = kubernetes::follow(runtime.handle(), &client, &options, known, send);
+        let watches = kubernetes::follow(
+            runtime.handle(),
+            &client,
+            &options,
+            known,
+            Incarnations::default(),
+            send,
+        );
         Self { store, watches, _runtime: runtime }
     }
 

@@ -3,6 +3,7 @@
 use super::control_loop::Daemon;
 use super::engine::Step;
 use super::now;
+use crate::kubernetes::findings::Judged;
 use crate::state::{Hold, UnknownWorkload};
 
 /// Why something is put in force.
@@ -44,6 +45,7 @@ impl Daemon {
                 return false;
             }
         };
+        let objects = self.agent.is_some().then(|| step.objects.clone());
         let applied = self.apply(step, Cause::default());
         if applied {
             self.engine.store.accept();
@@ -67,6 +69,11 @@ impl Daemon {
                     file = %one.file, line, object = what.as_deref(), "refused: {why}; {outcome}"
                 );
             }
+        }
+        if let (Some(agent), Some(objects)) = (&self.agent, objects) {
+            let (settings, resolved) = (&self.engine.settings, &self.engine.resolved);
+            let store = &self.engine.store;
+            agent.judge(Judged::new(store, objects, settings.clone(), resolved.clone()));
         }
         self.report.rejected = refused;
         let warning = redirector_core::diag::Severity::Warning;

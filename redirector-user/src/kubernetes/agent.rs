@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 use super::backoff::Timing;
 use super::client::{Unconfigured, connect};
+use super::events::{Incarnations, Teller};
+use super::findings::Judged;
 use super::follow::Health;
 use super::join::Watches;
 use super::resource::Resource;
@@ -48,6 +50,7 @@ pub struct Agent {
     node: String,
     client: Client,
     watches: Option<watch::Receiver<Watches>>,
+    judged: watch::Sender<Option<Arc<Judged>>>,
     ready: bool,
     runtime: Runtime,
 }
@@ -57,7 +60,8 @@ impl Agent {
     pub fn new(setup: Setup, node: String) -> Result<Self, NoAgent> {
         let runtime = runtime()?;
         let client = runtime.block_on(connect(setup.kubeconfig.as_deref()))?;
-        Ok(Self { setup, node, client, watches: None, ready: false, runtime })
+        let judged = watch::Sender::new(None);
+        Ok(Self { setup, node, client, watches: None, judged, ready: false, runtime })
     }
 
     /// Starts the watches. `changed` is called when one does better or worse.
@@ -72,7 +76,16 @@ impl Agent {
             gateways: self.setup.gateways,
             timing: self.setup.timing,
         };
-        let watches = follow(self.runtime.handle(), &self.client, &options, known, send);
+        let incarnations = Incarnations::default();
+        let teller = Teller::new(
+            self.client.clone(),
+            self.node.clone(),
+            self.setup.timing,
+            incarnations.clone(),
+        );
+        let runtime = self.runtime.handle();
+        let watches = follow(runtime, &self.client, &options, known, incarnations, send);
+        self.runtime.spawn(teller.run(self.judged.subscribe()));
         let mut news = watches.clone();
         self.runtime.spawn(async move { while news.changed().await.is_ok() && changed() {} });
         self.watches = Some(watches);
@@ -88,6 +101,12 @@ impl Agent {
     /// How many objects differed from fresh lists.
     pub fn drifted(&self) -> u64 {
         self.watches.as_ref().map_or(0, |watches| watches.borrow().drifted)
+    }
+
+    /// What the objects came to: what of it is worth an Event is told, by one
+    /// agent of the cluster.
+    pub fn judge(&self, judged: Judged) {
+        self.judged.send_replace(Some(Arc::new(judged)));
     }
 
     /// Attached, and every watch had its first full list: pods may start.

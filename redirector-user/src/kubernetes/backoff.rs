@@ -17,8 +17,11 @@ pub struct Timing {
     pub absent: Duration,
     /// How often to compare what is held with a fresh list.
     pub compare: Duration,
-    /// How long a difference must last before everything is fetched anew.
+    /// How long a difference must last before everything is fetched anew, and a
+    /// finding before it is told.
     pub settle: Duration,
+    /// How long the right to write Events lasts when it is not renewed.
+    pub lease: Duration,
     /// Quiet time before changes are put in force.
     pub debounce: Duration,
     /// The longest that changes are held back by it.
@@ -34,6 +37,7 @@ impl Default for Timing {
             absent: Duration::from_secs(10),
             compare: Duration::from_secs(600),
             settle: Duration::from_secs(10),
+            lease: Duration::from_secs(60),
             debounce: Duration::from_millis(50),
             debounce_most: Duration::from_millis(500),
         }

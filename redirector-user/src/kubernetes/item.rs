@@ -8,6 +8,7 @@ use redirector_core::model::{Object, ObjectRef};
 use redirector_core::store::Content;
 use serde_json::{Value, json};
 
+use super::events::Incarnation;
 use super::held::{Name, Version};
 use super::resource::Resource;
 
@@ -20,6 +21,8 @@ pub struct Item {
     pub version: Version,
     /// Which object it is to the core.
     pub reference: ObjectRef,
+    /// Which of the objects that had its name, and in which version.
+    pub incarnation: Incarnation,
     /// What the core makes of it: the object, or why it is refused.
     pub content: Content,
 }
@@ -64,8 +67,13 @@ impl Item {
         data["kind"] = json!(resource.kind().as_str());
         data["metadata"] = serde_json::to_value(&meta).unwrap_or_default();
         let reference = reference(resource, &name);
+        let incarnation = Incarnation {
+            api_version: api_version.into(),
+            uid: version.uid.clone(),
+            generation: meta.generation.unwrap_or_default(),
+        };
         let content = documents::read_json(&data).into();
-        Self { name, version, reference, content }
+        Self { name, version, reference, incarnation, content }
     }
 
     /// The object, if it is acceptable.

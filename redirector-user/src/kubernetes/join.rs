@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::backoff::Timing;
+use super::events::Incarnations;
 use super::follow::{Health, Update};
 use super::gateways;
 use super::held::Name;
@@ -41,6 +42,8 @@ pub struct Join {
     changed: BTreeMap<Arc<str>, Change>,
     /// The WorkloadEntries that stand for gateways of this node, as sent.
     served: BTreeMap<Arc<str>, Arc<Object>>,
+    /// For Events.
+    incarnations: Incarnations,
     watches: watch::Sender<Watches>,
     needs: watch::Sender<Needs>,
 }
@@ -51,6 +54,7 @@ impl Join {
     pub fn new(
         timing: Timing,
         gateways: bool,
+        incarnations: Incarnations,
         watches: watch::Sender<Watches>,
         needs: watch::Sender<Needs>,
         known: impl IntoIterator<Item = Arc<str>>,
@@ -67,6 +71,7 @@ impl Join {
             listed: BTreeSet::new(),
             changed,
             served: BTreeMap::new(),
+            incarnations,
             watches,
             needs,
         }
@@ -150,6 +155,9 @@ impl Join {
 
     fn put(&mut self, resource: Resource, item: Item) {
         let file: Arc<str> = item.reference.to_string().into();
+        if resource.has_events() {
+            self.incarnations.put(item.reference, item.incarnation);
+        }
         let objects = self.objects.entry(resource).or_default();
         let same = objects.get(&item.name).is_some_and(|before| agree(before, &item.content));
         objects.insert(item.name.clone(), item.content);
@@ -162,7 +170,9 @@ impl Join {
     fn gone(&mut self, resource: Resource, name: &Name) {
         let Some(objects) = self.objects.get_mut(&resource) else { return };
         if objects.remove(name).is_some() {
-            let file = reference(resource, name).to_string().into();
+            let reference = reference(resource, name);
+            self.incarnations.remove(&reference);
+            let file = reference.to_string().into();
             self.touch(resource, name, file);
         }
     }

@@ -15,6 +15,9 @@
 //! * [`join`]: all watches together; nothing before each has listed once.
 //! * [`gateways`]: Services that ask for this node's proxy.
 //! * [`taint`]: the startup taint.
+//! * [`findings`]: what is worth an Event.
+//! * [`events`]: Events on objects that are refused or have no effect.
+//! * [`lease`]: which agent writes them.
 //! * [`trouble`]: why a watch does not work, in words that lead to the remedy.
 //!
 //! What is in force stays in force however long the server is away: nothing
@@ -24,11 +27,14 @@ pub mod agent;
 pub mod backoff;
 pub mod client;
 pub mod discover;
+pub mod events;
+pub mod findings;
 pub mod follow;
 pub mod gateways;
 pub mod held;
 pub mod item;
 pub mod join;
+pub mod lease;
 pub mod resource;
 pub mod taint;
 pub mod trouble;
@@ -45,6 +51,7 @@ pub use join::Watches;
 pub use resource::Resource;
 
 use crate::source::Batch;
+use events::Incarnations;
 use follow::Follower;
 use join::Join;
 use resource::Needs;
@@ -66,13 +73,14 @@ pub struct Options {
 /// Follows the objects on the runtime that `client` was made on, until `send`
 /// returns `false`. The first batch comes when every watch has its first full
 /// list; `known` are the names (as in the store) of an earlier run, so that
-/// what vanished meanwhile is reported as removed. Returns how the watches are
-/// doing.
+/// what vanished meanwhile is reported as removed. `incarnations` is kept up to
+/// date. Returns how the watches are doing.
 pub fn follow(
     runtime: &tokio::runtime::Handle,
     client: &Client,
     options: &Options,
     known: impl IntoIterator<Item = Arc<str>>,
+    incarnations: Incarnations,
     send: impl FnMut(Batch) -> bool + Send + 'static,
 ) -> watch::Receiver<Watches> {
     let (updates, receiver) = mpsc::channel(IN_FLIGHT);
@@ -89,7 +97,7 @@ pub fn follow(
         );
         runtime.spawn(follower.run());
     }
-    let join = Join::new(options.timing, options.gateways, health, needs, known);
+    let join = Join::new(options.timing, options.gateways, incarnations, health, needs, known);
     runtime.spawn(join.run(receiver, send));
     watches
 }

@@ -132,6 +132,11 @@ impl Resource {
         )
     }
 
+    /// Whether Events are written about its objects.
+    pub const fn has_events(self) -> bool {
+        self.is_optional() || matches!(self, Self::Services)
+    }
+
     /// How much of its objects is fetched.
     pub const fn detail(self, needs: Needs) -> Detail {
         match self {

@@ -394,6 +394,11 @@ impl Asked {
         match (verb, there) {
             ("create", Some(_)) => already_exists(resource, &key.name),
             ("create", None) => {
+                if let Some(why) = refused(resource, &key, &body) {
+                    let message = format!("{} \"{}\" is invalid: {why}", resource.kind, key.name);
+                    let details = details(resource, Some(&key.name));
+                    return failed(422, "Invalid", &message, Some(details));
+                }
                 let made = inner.state.put(&key, body);
                 json(StatusCode::CREATED, &self.form(target, &made))
             }
@@ -433,6 +438,40 @@ impl Asked {
             _ => not_found(resource, &key.name),
         }
     }
+}
+
+/// Why the server would not take an object, for the kinds that the agent
+/// writes: what apiserver's validation of Events (v1) and Leases checks.
+fn refused(resource: &Resource, key: &Key, object: &Value) -> Option<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if resource.kind == "Event" {
+        for field in ["reportingController", "reportingInstance", "action", "reason"] {
+            let value = text(&object[field]);
+            if value.is_empty() || value.len() > 128 {
+                return Some(format!("{field}: Required value, at most 128 characters"));
+            }
+        }
+        if text(&object["eventTime"]).is_empty() {
+            return Some("eventTime: Required value".to_owned());
+        }
+        if text(&object["note"]).len() > 1024 {
+            return Some("note: Too long: may not be more than 1024 bytes".to_owned());
+        }
+        if !matches!(object["type"].as_str(), Some("Normal" | "Warning")) {
+            return Some("type: Unsupported value".to_owned());
+        }
+        if text(&object["regarding"]["namespace"]) != key.namespace {
+            return Some("involvedObject.namespace: does not match event.namespace".to_owned());
+        }
+        if key.name.len() > 253 {
+            return Some("metadata.name: must be no more than 253 bytes".to_owned());
+        }
+    }
+    let seconds = &object["spec"]["leaseDurationSeconds"];
+    if resource.kind == "Lease" && !seconds.is_null() && seconds.as_i64().is_none_or(|s| s <= 0) {
+        return Some("spec.leaseDurationSeconds: must be greater than 0".to_owned());
+    }
+    None
 }
 
 /// Where an object stands in the order of lists.

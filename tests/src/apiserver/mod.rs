@@ -142,7 +142,9 @@ impl ApiServer {
             "current-context": "tests",
             "clusters": [{ "name": "tests", "cluster": { "server": self.url() } }],
             "users": [{ "name": "tests", "user": { "token": token } }],
-            "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "tests" } }],
+            "contexts": [{ "name": "tests", "context": {
+                "cluster": "tests", "user": "tests", "namespace": "redirector-system",
+            } }],
         });
         let path = directory.join("kubeconfig");
         std::fs::write(&path, config.to_string()).expect("a kubeconfig can be written");

@@ -1,0 +1,197 @@
+//! What is worth an Event: objects that are refused, that have no effect, or
+//! that send connections nowhere.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use redirector_core::analysis;
+use redirector_core::diag::codes::{Code, admission, differences, references};
+use redirector_core::diag::{Diagnostic, Severity};
+use redirector_core::model::{Object, ObjectRef};
+use redirector_core::registry::Registry;
+use redirector_core::store::{Rejected, Store};
+use redirector_core::world::{Settings, World};
+
+/// The longest note that the API server takes, in bytes.
+const NOTE: usize = 1024;
+
+/// A part of the object never decides anything.
+const SHADOWED: [&Code; 9] = [
+    &admission::UNREACHABLE_RULE,
+    &admission::DUPLICATE_MATCH,
+    &differences::SHADOWED_SUBNET,
+    &differences::REPEATED_SUBNET,
+    &differences::DEAD_RULE,
+    &differences::USELESS_SUBNETS,
+    &differences::GATEWAY_PORT_TAKEN,
+    &references::HOST_CONFLICT,
+    &references::GATEWAY_CONFLICT,
+];
+
+/// A share of the connections is refused.
+const UNRESOLVED: [&Code; 5] = [
+    &references::UNKNOWN_HOST,
+    &references::UNKNOWN_PORT,
+    &references::UNKNOWN_SUBSET,
+    &references::HIDDEN_HOST,
+    &references::SUBSET_NOT_IN_FORCE,
+];
+
+/// What the control loop made of the objects.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// What was read and is not in force.
+    pub rejected: Vec<Rejected>,
+    /// What was said about each of the others by itself.
+    pub warnings: Vec<Diagnostic>,
+    /// Everything in force.
+    pub objects: Vec<Arc<Object>>,
+    /// What it means here.
+    pub settings: Settings,
+    /// What names resolve to.
+    pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+}
+
+impl Judged {
+    /// What a store comes to, and what of it is in force.
+    pub fn new(
+        store: &Store,
+        objects: Vec<Arc<Object>>,
+        settings: Settings,
+        resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    ) -> Self {
+        let told = |finding: &&Diagnostic| Reason::of(finding.code).is_some();
+        let warnings = store.diagnostics().filter(told).cloned().collect();
+        Self { rejected: store.rejected(), warnings, objects, settings, resolved }
+    }
+}
+
+/// Why there is an Event: the word that `kubectl get events` shows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reason {
+    /// The object, or its newest version, is not in force.
+    Rejected,
+    /// Something before it takes what a part of it was written for.
+    Shadowed,
+    /// It sends connections to what does not exist: they are refused.
+    Unresolved,
+}
+
+impl Reason {
+    /// `Rejected`, `Shadowed`, `Unresolved`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "Rejected",
+            Self::Shadowed => "Shadowed",
+            Self::Unresolved => "Unresolved",
+        }
+    }
+
+    fn of(code: &str) -> Option<Self> {
+        let is = |codes: &[&Code]| codes.iter().any(|known| known.id == code);
+        if is(&SHADOWED) {
+            return Some(Self::Shadowed);
+        }
+        is(&UNRESOLVED).then_some(Self::Unresolved)
+    }
+}
+
+/// What is to be told about an object: one note for each reason.
+pub type Findings = BTreeMap<(ObjectRef, Reason), String>;
+
+/// What is to be told. Looks at every object in force: not for the control
+/// loop's thread.
+pub fn findings(judged: &Judged) -> Findings {
+    let mut notes: BTreeMap<(ObjectRef, Reason), Vec<String>> = BTreeMap::new();
+    for rejected in &judged.rejected {
+        let Some(object) = &rejected.object else { continue };
+        let outcome = if rejected.kept { "its last good version stays" } else { "it is absent" };
+        let notes = notes.entry((object.clone(), Reason::Rejected)).or_default();
+        for finding in &rejected.diagnostics {
+            let mut note = sentence(finding, &finding.path);
+            if notes.is_empty() {
+                let _ = write!(note, "; {outcome}");
+            }
+            notes.push(note);
+        }
+    }
+    let known: BTreeMap<String, ObjectRef> = (judged.objects.iter())
+        .map(|object| object.reference())
+        .map(|reference| (reference.to_string(), reference))
+        .collect();
+    for finding in &judged.warnings {
+        let object = finding.object.as_ref().and_then(|object| known.get(object));
+        if let (Some(object), Some(reason)) = (object, Reason::of(finding.code)) {
+            let notes = notes.entry((object.clone(), reason)).or_default();
+            notes.push(sentence(finding, &finding.path));
+        }
+    }
+    let mut world = World::new(judged.settings.clone());
+    for object in &judged.objects {
+        world.insert(object.clone());
+    }
+    for (name, addresses) in &judged.resolved {
+        world.set_resolved(name, addresses.clone());
+    }
+    let registry = Registry::new(&world);
+    for finding in analysis::analyze(&world, &registry, &[]) {
+        let severe = finding.diagnostic.severity != Severity::Info;
+        if let (true, Some(reason)) = (severe, Reason::of(finding.diagnostic.code)) {
+            let note = sentence(&finding.diagnostic, &finding.path);
+            notes.entry((finding.object, reason)).or_default().push(note);
+        }
+    }
+    notes.into_iter().map(|(about, notes)| (about, joined(&notes))).collect()
+}
+
+/// `spec.tcp[0]: what is wrong (RD2009)`.
+fn sentence(finding: &Diagnostic, path: &str) -> String {
+    let mut text = String::new();
+    if !path.is_empty() {
+        let _ = write!(text, "{path}: ");
+    }
+    let _ = write!(text, "{} ({})", finding.message, finding.code);
+    text
+}
+
+/// As many as a note holds, and how many more there are.
+fn joined(notes: &[String]) -> String {
+    let mut text = String::new();
+    for (i, note) in notes.iter().enumerate() {
+        let more = format!("; and {} more", notes.len() - i);
+        let space = NOTE - more.len();
+        let separator = if text.is_empty() { "" } else { "; " };
+        if text.len() + separator.len() + note.len() > space {
+            if text.is_empty() {
+                let whole = note.char_indices().map(|(at, c)| at + c.len_utf8());
+                let end = whole.take_while(|end| *end <= space).last().unwrap_or(0);
+                text.push_str(&note[..end]);
+            } else {
+                text.push_str(&more);
+            }
+            break;
+        }
+        text.push_str(separator);
+        text.push_str(note);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_never_longer_than_the_api_server_takes() {
+        let long = "ä".repeat(700);
+        assert!(joined(std::slice::from_ref(&long)).len() <= NOTE);
+        let many: Vec<String> = (0..100).map(|i| format!("spec.tcp[{i}] is wrong")).collect();
+        let note = joined(&many);
+        assert!(note.len() <= NOTE && note.contains("; and ") && note.ends_with(" more"), "{note}");
+        assert_eq!(joined(&["a".to_owned(), "b".to_owned()]), "a; b");
+        let two = joined(&["a".to_owned(), long]);
+        assert_eq!(two, "a; and 1 more");
+    }
+}
