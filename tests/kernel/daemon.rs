@@ -3,7 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
+use redirector_common::abi::{FrontendKey, SELF_TEST_ADDR, Verdict};
 use redirector_tests::child;
 use redirector_tests::netns::NetNs;
 use redirector_tests::program::{Foreign, Leave};
@@ -310,6 +314,48 @@ spec:
     }
     let maps = redirector.ask("maps", &["gateways", "--output", "json"]).json();
     assert_eq!(maps["gateways"][0]["gateway"], "Gateway/default/edge", "{maps:#}");
+}
+
+#[test]
+fn entries_that_are_deleted_behind_its_back_come_back() {
+    let Some(scene) = scene("entries") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    let pin = redirector.place.pins().join("current/FRONTENDS");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let mut frontends: HashMap<_, FrontendKey, Verdict> = HashMap::try_from(map).unwrap();
+    let keys: Vec<FrontendKey> = frontends.keys().map(Result::unwrap).collect();
+    for key in keys.iter().filter(|key| key.addr != SELF_TEST_ADDR) {
+        frontends.remove(key).unwrap();
+    }
+    let begun = Instant::now();
+    while scene.answer(&scene.client()) != "one" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", daemon.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let status = redirector.wait("the repair", |status| status["healthy"] == true);
+    assert!(status["drift"]["repaired"].as_u64() > Some(0), "{status:#}");
+}
+
+#[test]
+fn pins_that_are_removed_behind_its_back_are_made_again() {
+    let Some(scene) = scene("pins") else { return };
+    let redirector = &scene.redirector;
+    let daemon = redirector.start();
+    for round in 0..2 {
+        fs::remove_dir_all(redirector.place.pins()).unwrap();
+        let begun = Instant::now();
+        while scene.answer(&scene.client()) != "one" {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{round}: {}", daemon.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+        let status = redirector.wait("the repair", |status| status["healthy"] == true);
+        assert!(status["drift"]["repaired"].as_u64() > Some(round), "{status:#}");
+        redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+        assert_eq!(scene.answer(&scene.client()), "two");
+        redirector.change("a change", || redirector.write("rules.yaml", &to("one")));
+    }
+    assert_eq!(daemon.stop(), 0);
 }
 
 #[test]

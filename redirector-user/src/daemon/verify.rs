@@ -79,6 +79,11 @@ impl Daemon {
     }
 
     fn verify_programs(&mut self) -> Result<(), Error> {
+        let pinned = self.datapath.pin_again()?;
+        if pinned > 0 {
+            tracing::warn!(pinned, "pins were removed: they are made again");
+            self.report.drift_repaired += 1;
+        }
         let attached = self.datapath.attachments()?;
         let missing = self.report.cgroups.iter().any(|cgroup| {
             HOOKS.iter().any(|hook| {

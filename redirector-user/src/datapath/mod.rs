@@ -20,6 +20,7 @@ pub mod cgroup;
 mod error;
 pub mod features;
 mod flows;
+mod held;
 mod layout;
 mod lives;
 mod load;
@@ -41,6 +42,7 @@ pub use netns::netns_cookie;
 pub use types::*;
 
 use cgroup::Cgroup;
+use held::Held;
 use layout::{Layout, Part, TABLES};
 use load::Places;
 use mapped::Access;
@@ -68,6 +70,8 @@ pub struct Datapath {
     behind: Option<Error>,
     /// Held by the one that may write.
     lock: Option<Lock>,
+    /// What is pinned, held by the one that may write.
+    held: Option<Held>,
 }
 
 impl Datapath {
@@ -87,6 +91,7 @@ impl Datapath {
         pins.sweep()?;
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
         let (places, _) = load::ensure(&pins, &layout, options)?;
+        let held = Held::open(&places, &layout)?;
         let mut maps = Maps::open(&places, &layout, Access::Write)?;
         maps.make_self_test()?;
         maps.set_seed(seed());
@@ -103,6 +108,7 @@ impl Datapath {
             levels,
             behind: None,
             lock: Some(lock),
+            held: Some(held),
         })
     }
 
@@ -175,6 +181,7 @@ impl Datapath {
             levels: Levels::default(),
             behind: None,
             lock: None,
+            held: None,
         })
     }
 
@@ -214,6 +221,24 @@ impl Datapath {
         self.pins.set_current(&self.places.tables, &self.places.memory)?;
         self.remove_old_programs()?;
         self.tidy()
+    }
+
+    /// Makes pins again that somebody has removed, as they were: tables,
+    /// connection memory and programs are still held. Says how many; what is
+    /// attached comes back by [`attach`](Self::attach).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or another writer that came in between.
+    pub fn pin_again(&mut self) -> Result<usize, Error> {
+        self.writing()?;
+        let Some(held) = &self.held else { return Ok(0) };
+        if !self.pins.root().exists() {
+            // The lock was that of the directory that is gone.
+            self.pins = Pins::create(self.pins.root())?;
+            self.lock = Some(self.pins.lock()?);
+        }
+        held.pin_again(&self.pins)
     }
 
     /// Links to cgroups that are not named any more.
