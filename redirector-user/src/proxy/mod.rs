@@ -28,6 +28,7 @@ mod conn;
 mod drain;
 mod listener;
 mod loops;
+mod near;
 mod pipes;
 mod plan;
 mod relay;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 use rustix::pipe::{SpliceFlags, splice};
 
+use super::near;
 use super::pipes::{Pipe, Pipes};
 
 /// Size of a worker's buffer, in bytes, and so the most that is held in user
@@ -219,6 +220,7 @@ impl Flow {
             self.run += 1;
             if self.run >= FULL_READS {
                 (self.bulky, self.run) = (true, 0);
+                near::bound_send_buffer(&to.fd);
             }
         }
         let written = write(to, &buffer[..count], self.bytes > 0);

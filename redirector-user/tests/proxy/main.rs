@@ -4,6 +4,7 @@ mod clients;
 mod connect;
 mod documents;
 mod kit;
+mod near;
 mod relay;
 mod reload;
 mod scale;

@@ -9,7 +9,7 @@ use crate::proxy::worker::{Io, UPSTREAM};
 
 impl Conn {
     /// Watches the client's socket, which has not been watched so far.
-    pub fn watch_client(&mut self, io: &Io) -> io::Result<()> {
+    pub(super) fn watch_client(&mut self, io: &Io) -> io::Result<()> {
         self.watched = true;
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&io.epoll, &self.client.fd, token_of(self.token, Side::Client), flags)
