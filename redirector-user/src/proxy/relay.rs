@@ -46,8 +46,11 @@ pub(super) struct End {
     pub readable: bool,
     /// May take bytes.
     pub writable: bool,
-    /// The peer has sent its FIN (or a reset): a short read is the last one.
+    /// The peer has sent its FIN: a short read is the last one.
     pub ended: bool,
+    /// The connection was reset, or failed otherwise: behind what can still be
+    /// read is an error, not the end.
+    pub failed: bool,
     /// Whether epoll tells when it becomes writable.
     pub watched_for_room: bool,
     /// Whether Nagle's delay is off.
@@ -61,9 +64,16 @@ impl End {
             readable: true,
             writable: true,
             ended: false,
+            failed: false,
             watched_for_room: false,
             immediate: false,
         }
+    }
+
+    /// Whether no more bytes will come than are there: the next read tells how
+    /// it is over.
+    fn over(&self) -> bool {
+        self.ended || self.failed
     }
 }
 
@@ -162,7 +172,7 @@ impl Flow {
         match recv(&from.fd, &mut *buffer, RecvFlags::empty()) {
             Ok((_, 0)) => self.ended = true,
             Ok((_, count)) => {
-                from.readable = count == buffer.len() || from.ended;
+                from.readable = count == buffer.len() || from.over();
                 return Ok(count);
             }
             Err(Errno::AGAIN) => from.readable = false,
@@ -215,7 +225,7 @@ impl Flow {
                 self.run = 0;
             }
             self.ended = from.ended;
-            from.readable = from.ended;
+            from.readable = from.over();
         } else {
             self.run += 1;
             if self.run >= FULL_READS {

@@ -1,12 +1,13 @@
 //! What passes, and how connections end.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use crate::kit::*;
+use crate::scale::Apart;
 
 /// More than all buffers on the way can hold, so that both phases of the relay
 /// and both kinds of waiting are met.
@@ -129,6 +130,29 @@ fn a_reset_by_the_backend_reaches_the_client_after_what_came_before() {
     let mut begun = [0; 11];
     stream.read_exact(&mut begun).expect("what came before");
     assert!(is_reset(&stream));
+}
+
+#[test]
+fn a_reset_seen_together_with_the_last_bytes_is_not_an_orderly_end() {
+    let port = reserve();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a backend");
+    let proxy = Apart::new(port.address, listener.local_addr().expect("its address"), 100);
+    for half_closed in [false, true] {
+        let mut client = connect(port.address);
+        client.write_all(b"?").expect("written");
+        let (mut backend, _) = listener.accept().expect("a connection");
+        backend.read_exact(&mut [0]).expect("the question");
+        if half_closed {
+            client.shutdown(Shutdown::Write).expect("shut down");
+            assert_eq!(backend.read(&mut [0]).expect("the end"), 0);
+        }
+        proxy.meanwhile(|| {
+            backend.write_all(b"half an ans").expect("written");
+            reset(backend);
+        });
+        let error = read_all(&client).expect_err("a reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{half_closed}");
+    }
 }
 
 #[test]

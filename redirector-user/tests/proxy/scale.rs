@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::kit::*;
 
@@ -60,12 +60,13 @@ fn thousands_of_connections_at_once_are_served() {
 }
 
 /// A proxy in a process of its own.
-struct Apart {
+pub struct Apart {
     child: Child,
 }
 
 impl Apart {
-    fn new(listen: SocketAddr, endpoint: SocketAddr, descriptors: u64) -> Self {
+    /// One that relays to this endpoint and may have so many descriptors.
+    pub fn new(listen: SocketAddr, endpoint: SocketAddr, descriptors: u64) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "scale::proxy_in_a_process_of_its_own", "--ignored", "--nocapture"])
             .env("LISTEN", listen.to_string())
@@ -83,12 +84,27 @@ impl Apart {
         Self { child }
     }
 
+    /// Does something while the proxy stands still: it will see all of it at
+    /// once.
+    pub fn meanwhile(&self, act: impl FnOnce()) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("stopped");
+        eventually("it stands still", || self.status("State:").contains("T (stopped)"));
+        act();
+        kill_process(pid, Signal::CONT).expect("continued");
+    }
+
     /// The number that follows `name` in its /proc/PID/status, in KiB.
     fn memory(&self, name: &str) -> u64 {
+        let line = self.status(name);
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
+    /// The line of its /proc/PID/status that begins with `name`.
+    fn status(&self, name: &str) -> String {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("its status");
-        let line = status.lines().find(|line| line.starts_with(name)).expect(name);
-        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+        status.lines().find(|line| line.starts_with(name)).expect(name).to_owned()
     }
 
     /// The processor time it has used so far.

@@ -137,7 +137,9 @@ impl Conn {
         };
         end.readable |= over || flags.contains(EventFlags::IN);
         end.writable |= flags.contains(EventFlags::OUT);
-        end.ended |= over;
+        // A reset ends a connection too, and is not an end of what it said.
+        end.ended |= over && !failed;
+        end.failed |= failed;
         if let Some(setup) = self.setup.take() {
             return self.setup_event(*setup, side, flags, io);
         }
