@@ -160,7 +160,7 @@ impl Set {
     /// queues clients may wait, and new ones for the workers that have none.
     fn sockets(&mut self, address: SocketAddr) -> rustix::io::Result<Vec<OwnedFd>> {
         let mut sockets = self.inherited.remove(&address).unwrap_or_default();
-        sockets.extend(bind_all(address, self.workers.len().saturating_sub(sockets.len()))?);
+        sockets.extend(bind_all(address, sockets.len(), self.workers.len())?);
         Ok(sockets)
     }
 

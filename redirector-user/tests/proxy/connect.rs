@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use redirector::proxy::{Keepalive, ListenerState, Verdict};
 use redirector_core::plan::Algorithm;
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket, socket_with, sockopt,
+};
 
 use crate::kit::*;
 
@@ -331,6 +333,32 @@ fn a_circle_of_gateways_is_caught_and_a_chain_is_not() {
     let status = status_when(&proxy, "closed", |status| status.active == 0);
     let accepted: u64 = status.listeners.iter().map(|l| l.counts.accepted).sum();
     assert_eq!(accepted, 4, "two along the chain, two around the circle: {status:?}");
+}
+
+#[test]
+fn a_port_is_not_shared_with_another_program_that_would_share_it() {
+    let port = reserve();
+    let flags = SocketFlags::CLOEXEC;
+    let other =
+        socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+    sockopt::set_socket_reuseport(&other, true).expect("SO_REUSEPORT");
+    bind(&other, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    listen(&other, 1).expect("listening");
+    let address = getsockname(&other).expect("its address").try_into().expect("an IP address");
+    let backend = Backend::named("a");
+    let proxy = Setup::new(&[address, port.address])
+        .route(&[(&[backend.address], 1)])
+        .rule(|_, _| Verdict::Route(0))
+        .start();
+    let status = proxy.status().expect("a status");
+    let there = status.listeners.iter().find(|l| l.address == address).expect("the listener");
+    assert!(matches!(there.state, ListenerState::Failed { .. }), "{status:?}");
+    assert_eq!(name(port.address).expect("the other one works"), "a");
+    drop(other);
+    status_when(&proxy, "bound at last", |status| {
+        status.listeners.iter().all(|l| l.state == ListenerState::Listening)
+    });
+    assert_eq!(name(address).expect("served"), "a");
 }
 
 #[test]
