@@ -33,6 +33,12 @@ impl Drains {
         self.0.push(Drain { address, name, stats, until: Instant::now() + time });
     }
 
+    /// An address is listened on again: what is left of its connections is
+    /// counted there.
+    pub fn forget(&mut self, address: SocketAddr) {
+        self.0.retain(|drain| drain.address != address);
+    }
+
     /// Those that still have connections.
     pub fn status(&mut self) -> Vec<ListenerStatus> {
         self.0.retain(|drain| drain.stats.active.load(Relaxed) > 0);

@@ -169,6 +169,7 @@ impl Set {
         let state = match self.sockets(address) {
             Ok(sockets) => {
                 self.hand_out(address, sockets);
+                self.drains.forget(address);
                 Bound::Listening
             }
             Err(error) => {

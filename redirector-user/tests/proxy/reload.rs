@@ -132,6 +132,9 @@ fn a_listener_that_comes_back_while_it_drains_serves_again() {
     connect(port.address).read_exact(&mut [0]).expect("a name");
     early.write_all(b"x").expect("written");
     early.read_exact(&mut [0]).expect("echoed");
+    let status = status_when(&proxy, "one is left", |status| status.active == 1);
+    assert_eq!(status.listeners.len(), 1, "it is listed once: {status:?}");
+    assert_eq!(status.listeners[0].state, ListenerState::Listening);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
@@ -16,6 +17,9 @@ use crate::proxy::worker::Io;
 
 /// Most endpoints that are tried for one connection.
 const ATTEMPTS: usize = 16;
+
+/// How long a connection waits before it asks for a descriptor again.
+const STARVED: Duration = Duration::from_millis(100);
 
 /// Why there is no connection to an endpoint.
 enum Refusal {
@@ -43,8 +47,8 @@ impl Conn {
             let opened = match self.open(&setup, first > 0 || self.up.holds(), io) {
                 Ok(opened) => opened,
                 Err(Refusal::Exhausted) => {
-                    io.exhausted = true;
-                    return self.fail();
+                    self.up.held.extend_from_slice(&io.buffer[..first]);
+                    return self.starve(setup, io);
                 }
                 Err(Refusal::Loop) => {
                     self.stats.looped.fetch_add(1, Relaxed);
@@ -67,6 +71,26 @@ impl Conn {
                 return self.fail();
             }
         }
+    }
+
+    /// No descriptor is left for the connection to the endpoint: waits for one,
+    /// as long as it would wait for endpoints.
+    fn starve(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        io.exhausted = true;
+        let timeout = self
+            .target
+            .as_ref()
+            .map_or(Duration::ZERO, |target| target.destination.spec.connect_timeout);
+        if setup.give_up == NEVER {
+            setup.give_up = io.now.saturating_add(milliseconds(timeout).saturating_mul(2));
+        }
+        if io.now >= setup.give_up || (!self.watched && self.watch_client(io).is_err()) {
+            return self.fail();
+        }
+        setup.starved = true;
+        setup.deadline = io.now.saturating_add(milliseconds(STARVED));
+        self.setup = Some(Box::new(setup));
+        Step::Wait
     }
 
     /// Watches a connection that is being (or has been) established.

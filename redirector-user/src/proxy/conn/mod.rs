@@ -169,6 +169,10 @@ impl Conn {
             return Step::Wait;
         }
         match self.setup.take() {
+            Some(mut setup) if io.now < self.end && setup.starved => {
+                setup.starved = false;
+                self.attempt(*setup, io)
+            }
             Some(setup) if io.now < self.end && !setup.hello => self.retry(*setup, io),
             Some(_) => Step::Reset,
             // What has not been passed on is lost: the peers must not take

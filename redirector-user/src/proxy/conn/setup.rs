@@ -29,6 +29,8 @@ pub(super) struct Setup {
     pub deadline: u64,
     /// No further endpoint is tried after this.
     pub give_up: u64,
+    /// It waits for a descriptor rather than for an endpoint.
+    pub starved: bool,
 }
 
 /// What was chosen for a connection.
@@ -71,6 +73,7 @@ impl Conn {
             tried: Vec::new(),
             deadline: io.now.saturating_add(milliseconds(io.shared.hello_timeout)),
             give_up: NEVER,
+            starved: false,
         };
         if hello { self.peek(setup, io) } else { self.decide(setup, None, io) }
     }
