@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redirector_core::plan::Plan;
 
+use super::descriptors;
 use crate::proxy::{Config, ListenerState, Proxy, Settings, Status};
 use crate::state::GatewayListener;
 
@@ -31,6 +32,9 @@ impl Gateways {
             let inherited = std::mem::take(&mut self.inherited);
             if plan.gateways.listeners.is_empty() {
                 return;
+            }
+            if let Err(error) = descriptors::raise_limit() {
+                tracing::warn!(%error, "the limit of open files stays as it is");
             }
             let settings = Settings { drain: self.drain, ..Settings::default() };
             match Proxy::start(settings, inherited) {

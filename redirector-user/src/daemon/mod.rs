@@ -16,6 +16,7 @@
 //! * [`control_loop`]: what happens when.
 //! * [`verify`]: the kernel against what it should be.
 //! * [`bypass`]: what is left alone for a while.
+//! * [`descriptors`]: how many files may be open.
 //! * [`drain`]: endpoints that have gone.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
@@ -30,6 +31,7 @@ mod bypass;
 mod change;
 pub mod control;
 mod control_loop;
+mod descriptors;
 mod drain;
 mod engine;
 mod gateways;
