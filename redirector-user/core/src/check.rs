@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::analysis::{self, PodTemplate};
+use crate::analysis::{self, PodTemplate, deployments};
 use crate::diag::codes::references;
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
@@ -62,6 +62,10 @@ pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Setting
         }
         diagnostics.push(diagnostic);
     }
+    let deployments = readings.iter().flat_map(|reading| {
+        reading.deployments.iter().map(|deployment| (reading.file.as_ref(), deployment))
+    });
+    diagnostics.extend(deployments::analyze(&world, deployments));
     sort(readings, &mut diagnostics);
     let count = |severity| diagnostics.iter().filter(|f| f.severity == severity).count();
     Report {

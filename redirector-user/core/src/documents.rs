@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::analysis::PodTemplate;
+use crate::analysis::deployments::{self, Deployment};
 use crate::decode;
 use crate::diag::codes::{differences, syntax};
 use crate::diag::{Diagnostic, nearest};
@@ -26,6 +27,8 @@ pub struct Reading {
     pub documents: usize,
     /// What other documents promise of Pods: their templates.
     pub templates: Vec<PodTemplate>,
+    /// Its Deployments.
+    pub deployments: Vec<Deployment>,
     /// Whether every document could be told apart and named. When not, objects
     /// may be missing here that the text still means to have.
     pub complete: bool,
@@ -174,6 +177,7 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             );
             reading.diagnostics.push(at_field(finding, &root, "kind"));
             reading.templates.extend(pod_template(&root));
+            reading.deployments.extend(deployments::of_document(&root));
         }
         Judgement::WrongApiVersion(kind) => {
             let message = format!("{kind} is not of the apiVersion \"{api}\"");
@@ -276,11 +280,7 @@ fn is_other_kind(name: &str) -> bool {
 /// The pod template of a Deployment, StatefulSet, DaemonSet or the like.
 fn pod_template(root: &Node) -> Option<PodTemplate> {
     let metadata = root.get("spec")?.get("template")?.get("metadata")?;
-    let Value::Map(labels) = &metadata.get("labels")?.value else { return None };
     let namespace = root.nearest("metadata.namespace").as_str().unwrap_or("default");
-    let labels = labels
-        .iter()
-        .filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?.to_owned())))
-        .collect();
+    let labels = deployments::labels(metadata.get("labels")?)?;
     Some(PodTemplate { namespace: namespace.into(), labels })
 }

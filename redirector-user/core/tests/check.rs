@@ -142,6 +142,43 @@ fn what_stands_around_the_cases_is_sound() {
     assert_eq!(report.errors, 0, "{:#?}", report.diagnostics);
 }
 
+/// A Deployment of `app: echo` in a namespace with a sidecar, and two Services.
+fn deployment(sidecar: &str, second: &str, ports: &str) -> Report {
+    report(&[(
+        "deployment.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: a, labels: {{istio-injection: enabled}}}}\n\
+             ---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: echo\n  namespace: a\n\
+             spec: {{template: {{metadata: {{labels: {{app: echo{sidecar}}}}}}}}}\n\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: one, namespace: a}}\n\
+             spec: {{clusterIP: 10.96.0.1, selector: {{app: echo}}, ports: [{{name: tcp, port: 80, targetPort: 8080}}]}}\n\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: two, namespace: {second}}}\n\
+             spec: {{clusterIP: 10.96.0.2, selector: {{app: echo}}, ports: {ports}}}\n"
+        ),
+    )])
+}
+
+#[test]
+fn services_of_one_deployment_that_disagree_are_told_at_its_name() {
+    let told = |report: &Report| {
+        let ours = report.diagnostics.iter().filter(|d| matches!(d.code, "RD3022" | "RD3023"));
+        ours.map(|d| (d.istio.unwrap(), d.object.clone().unwrap(), d.line, d.column))
+            .collect::<Vec<_>>()
+    };
+    let at = |istio| vec![(istio, "Deployment/a/echo".to_owned(), 8, 9)];
+    let (udp, other) = (
+        "[{name: udp, port: 80, protocol: UDP, targetPort: 9}]",
+        "[{name: tcp, port: 81, targetPort: 8080}]",
+    );
+    assert_eq!(told(&deployment("", "a", udp)), at("IST0116"), "section 16");
+    assert_eq!(told(&deployment("", "a", other)), at("IST0137"), "section 16");
+    let same = "[{name: tcp-b, port: 80, targetPort: 8080}]";
+    assert_eq!(told(&deployment("", "a", same)), [], "they agree");
+    assert_eq!(told(&deployment("", "b", other)), [], "another namespace");
+    let without = ", sidecar.istio.io/inject: 'false'";
+    assert_eq!(told(&deployment(without, "a", other)), [], "Istio looks at sidecars only");
+}
+
 /// Where the conformance samples lie: what the environment says, else beside
 /// the tests.
 fn samples() -> PathBuf {

@@ -6,6 +6,7 @@
 //! configuration which they find clean is clean here; all others have codes of
 //! ours alone (sections 14, 19, 20).
 
+pub mod deployments;
 mod destination_rules;
 mod destinations;
 mod drain;

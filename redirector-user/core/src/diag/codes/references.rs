@@ -22,6 +22,10 @@ const GATEWAY_PORT: Option<&str> = Some("IST0162");
 const INTERNAL: Option<&str> = Some("IST0165");
 /// DestinationRuleSubsetNotSelectPods.
 const SUBSET: Option<&str> = Some("IST0173");
+/// DeploymentAssociatedToMultipleServices.
+const PROTOCOLS_OF_PORT: Option<&str> = Some("IST0116");
+/// DeploymentConflictingPorts.
+const PORTS_OF_TARGET: Option<&str> = Some("IST0137");
 /// UnknownDestinationRuleHost.
 const RULE_HOST: Option<&str> = Some("IST0174");
 /// ConflictingServiceEntryProtocol.
@@ -132,5 +136,15 @@ codes! {
         "Pods with these labels exist, but none of them is a usable endpoint of the DestinationRule's host. A share that goes to the subset is refused."
         "Correct the labels, or wait until the Pods are ready."
         "subsets: [{name: gray, labels: {version: gray}}]   # only another Service has version: gray"
+    }
+    PORT_PROTOCOLS = "RD3022" Warning PROTOCOLS_OF_PORT "Services of a Deployment disagree on a port's protocol" {
+        "The Deployment's Pods have a sidecar and are behind Services that have the same port with different protocols (TCP, UDP). Istio's sidecar cannot tell the two apart on the way in. What is decided here, on the way out, is not affected: only the TCP port counts."
+        "Give one of the Services another port, or other Pods."
+        "two Services with selector {app: echo} and port 53, one TCP and one UDP, and a Deployment of app: echo"
+    }
+    TARGET_PORTS = "RD3023" Warning PORTS_OF_TARGET "Services lead different ports to one targetPort of a Deployment" {
+        "The Deployment's Pods have a sidecar, and two ports of their Services lead to one targetPort. Istio's sidecar keeps one of the two on the way in. What is decided here, on the way out, is not affected: each port has its own rules."
+        "Write the same port in both Services, or give one another targetPort."
+        "ports: [{name: tcp-a, port: 80, targetPort: 8080}, {name: tcp-b, port: 81, targetPort: 8080}]   # and a Deployment that is selected"
     }
 }
