@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use redirector::datapath::{Datapath, SourceKey};
 use redirector_tests::agent::{Agent, as_binary, command};
-use redirector_tests::apiserver::{ApiServer, TOKEN};
+use redirector_tests::apiserver::ApiServer;
 use redirector_tests::child;
-use redirector_tests::kernel::{Place, privileged};
+use redirector_tests::kernel::privileged;
+use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
 
@@ -116,82 +117,13 @@ impl Cluster {
     }
 }
 
-/// An imitated node: a subtree of the cgroups, a bpffs, and an agent.
-struct Node {
-    name: String,
-    place: Place,
-    directory: tempfile::TempDir,
-}
+/// The trees of pods, whatever the kubelet's driver and root.
+const TREES: [&str; 3] = ["kubepods.slice", "kubepods", "kubelet.slice"];
 
-impl Node {
-    fn new(cluster: &Cluster, name: &str) -> Self {
-        cluster.server.apply(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": name },
-        }));
-        // As /run on a real node: what is synced there costs nothing.
-        let memory = Path::new("/dev/shm");
-        let directory = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory),
-            false => tempfile::tempdir(),
-        };
-        let directory = directory.expect("a directory");
-        cluster.server.kubeconfig(directory.path(), TOKEN);
-        let node = Self { name: name.to_owned(), place: Place::new("node"), directory };
-        // Kubelets make these when they start.
-        for tree in ["kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice"] {
-            node.place.cgroup.child(tree);
-        }
-        node
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let path = |path: &Path| path.display().to_string();
-        let below = |name: &str| path(&self.place.cgroup.path().join(name));
-        let mut arguments = vec![
-            "--kubernetes".to_owned(),
-            format!("--kubeconfig={}", path(&self.directory.path().join("kubeconfig"))),
-            format!("--node-name={}", self.name),
-            format!("--bpffs={}", path(&self.place.pins())),
-            format!("--state-dir={}", path(&self.directory.path().join("state"))),
-            format!("--daemon-cgroup={}", self.below_mount("agent")),
-            "--log-level=debug,hyper=info,tower=info,kube=info".to_owned(),
-            "--max-connections=1024".to_owned(),
-        ];
-        for tree in ["kubepods.slice", "kubepods", "kubelet.slice", "containerd.service"] {
-            if self.place.cgroup.path().join(tree).exists() {
-                arguments.push(format!("--cgroup={}", below(tree)));
-            }
-        }
-        arguments
-    }
-
-    /// A path below the cgroup2 mount.
-    fn below_mount(&self, name: &str) -> String {
-        let path = self.place.cgroup.path().join(name);
-        let mount = redirector_tests::cgroup::mount();
-        path.strip_prefix(mount).expect("below the mount").display().to_string()
-    }
-
-    fn start(&self) -> Agent {
-        Agent::start(self.directory.path(), self.arguments())
-    }
-
-    fn ready(&self) -> Agent {
-        let mut agent = self.start();
-        agent.wait_ready();
-        agent
-    }
-
-    /// Makes a cgroup, as kubelets and runtimes do.
-    fn cgroup(&self, path: &str) -> PathBuf {
-        self.place.cgroup.child(path)
-    }
-
-    /// The sources that the kernel knows.
-    fn sources(&self) -> Vec<(SourceKey, u32)> {
-        let datapath = Datapath::open_read_only(&self.place.pins()).expect("it is loaded");
-        datapath.sources().expect("its sources can be read")
-    }
+fn node(cluster: &Cluster, name: &str) -> Node {
+    let node = Node::new(&cluster.server, name, &TREES);
+    node.cgroup("kubelet.slice/kubelet-kubepods.slice");
+    node
 }
 
 /// Who answers a process in a cgroup that dials an address.
@@ -214,7 +146,7 @@ fn uid(last: u32) -> String {
 
 fn pods_of_every_layout_are_told_apart() {
     let cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let mut node = node(&cluster, "node-a");
     let sliced = |last| uid(last).replace('-', "_");
     let mut layouts = vec![
         format!("kubepods.slice/kubepods-pod{}.slice/cri-containerd-ab.scope", sliced(0)),
@@ -240,7 +172,7 @@ fn pods_of_every_layout_are_told_apart() {
     let hash = json!({ "kubernetes.io/config.hash": HASH });
     cluster.pod("static", "node-a", &uid(99), goes(layouts.len()), &hash);
     layouts.push(format!("kubepods/burstable/pod{HASH}/ab"));
-    node.cgroup("containerd.service");
+    node.tree("containerd.service");
     let mut agent = node.ready();
     let cgroups: Vec<PathBuf> = layouts.iter().map(|path| node.cgroup(path)).collect();
     agent.wait("all pods to be known", |_| node.sources().len() == layouts.len());
@@ -254,7 +186,7 @@ fn pods_of_every_layout_are_told_apart() {
 
 fn two_nodes_decide_each_for_its_own_pods() {
     let cluster = Cluster::new();
-    let nodes = [Node::new(&cluster, "node-a"), Node::new(&cluster, "node-b")];
+    let nodes = [node(&cluster, "node-a"), node(&cluster, "node-b")];
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
     cluster.pod("b", "node-b", &uid(2), "one", &json!({}));
     let mut agents = [nodes[0].ready(), nodes[1].ready()];
@@ -283,7 +215,7 @@ fn two_nodes_decide_each_for_its_own_pods() {
 
 fn pods_come_and_go() {
     let cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let node = node(&cluster, "node-a");
     let mut agent = node.ready();
     let mut times = Vec::new();
     for i in 0..60 {
@@ -332,7 +264,7 @@ fn pods_come_and_go() {
 
 fn the_server_is_away() {
     let mut cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let node = node(&cluster, "node-a");
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
     let cgroup = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
     let mut agent = node.ready();
@@ -364,7 +296,7 @@ fn it_is_ready_only_when_all_is_in_force() {
     use redirector_tests::apiserver::Trouble;
     const TAINT: &str = "redirector.io/agent-not-ready";
     let cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let node = node(&cluster, "node-a");
     cluster.server.apply(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" },
         "spec": { "taints": [
@@ -374,9 +306,7 @@ fn it_is_ready_only_when_all_is_in_force() {
         ] },
     }));
     cluster.server.order("list", "endpointslices", usize::MAX, Trouble::Status(503));
-    let mut arguments = node.arguments();
-    arguments.push(format!("--startup-taint={TAINT}"));
-    let mut agent = Agent::start(node.directory.path(), arguments);
+    let mut agent = node.start_with(&[&format!("--startup-taint={TAINT}")]);
     agent.wait("it to be refused", |agent| agent.log().contains("503"));
     assert!(!agent.is_ready());
     assert_eq!(agent.page("/readyz").map(|(status, _)| status), Some(503));
@@ -394,7 +324,7 @@ fn it_is_ready_only_when_all_is_in_force() {
 
 fn services_that_ask_are_gateways() {
     let cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let node = node(&cluster, "node-a");
     // Two Gateways on one port number, and one that somebody else serves.
     for (name, last, asks, to) in [
         ("gw-one", 31, "true", "one"),
@@ -435,9 +365,7 @@ fn services_that_ask_are_gateways() {
             },
         }));
     }
-    let mut arguments = node.arguments();
-    arguments.push("--gateways".to_owned());
-    let mut agent = Agent::start(node.directory.path(), arguments);
+    let mut agent = node.start_with(&["--gateways"]);
     agent.wait_ready();
     // From outside of every pod.
     let outside = node.cgroup("outside");
@@ -476,7 +404,7 @@ fn the_capabilities_of_the_chart_are_enough() {
         })
         .collect();
     let cluster = Cluster::new();
-    let node = Node::new(&cluster, "node-a");
+    let node = node(&cluster, "node-a");
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
     let cgroup = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
     let mut agent = Agent::start_as(node.directory.path(), node.arguments(), |command| {

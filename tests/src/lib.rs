@@ -10,6 +10,7 @@ pub mod image;
 pub mod kernel;
 pub mod mount;
 pub mod netns;
+pub mod node;
 pub mod program;
 pub mod random;
 pub mod records;

@@ -52,6 +52,32 @@ impl NetNs {
     pub fn enter(&self) {
         enter(&self.path());
     }
+
+    /// Does something in it, on a thread of its own. Threads that are started
+    /// by it, such as those of servers, are in it as well.
+    ///
+    /// # Panics
+    ///
+    /// When that does.
+    pub fn within<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter();
+                body()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs `ip` with these arguments, in it.
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn ip(&self, arguments: &str) {
+        let all: Vec<&str> = ["-n", &self.name].into_iter().chain(arguments.split(' ')).collect();
+        ip(&all);
+    }
 }
 
 /// Moves the calling thread into the network namespace that a file holds.

@@ -82,6 +82,11 @@ impl ApiServer {
 
     /// Starts a server with these kinds.
     pub fn with(resources: Vec<Resource>) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, resources)
+    }
+
+    /// The same at an address of the calling thread's network namespace.
+    pub fn at(address: Ipv4Addr, resources: Vec<Resource>) -> Self {
         let inner = Inner {
             state: State::serving(resources),
             faults: Vec::new(),
@@ -97,8 +102,7 @@ impl ApiServer {
             changed: signal::Sender::new(0),
             cut: signal::Sender::new(0),
         });
-        let mut server =
-            Self { shared, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), running: None };
+        let mut server = Self { shared, address: SocketAddr::from((address, 0)), running: None };
         server.resume();
         server
     }

@@ -23,7 +23,11 @@ pub struct Kernel {
 
 /// The modules that tests need, in the order in which they are loaded: those
 /// that a kernel has built in, or of whose kind it has none, are left out.
-const MODULES: [&str; 2] = ["inet_diag", "tcp_diag"];
+const MODULES: [(&str, &str); 3] =
+    [("net/ipv4", "inet_diag"), ("net/ipv4", "tcp_diag"), ("drivers/net", "veth")];
+
+/// The file beside the kept modules that says which were wanted.
+const WANTED: &str = "wanted";
 
 /// A series of kernels that Debian packages.
 struct Series {
@@ -104,8 +108,9 @@ impl Series {
 fn unpacked(package: &str) -> Result<Kernel> {
     let cache = target().join("vm/kernels");
     let directory = cache.join(package);
-    // An older version of this left the modules out.
-    if directory.exists() && !directory.join("modules").exists() {
+    // An older version of this left out some of the modules.
+    let kept = std::fs::read_to_string(directory.join("modules").join(WANTED));
+    if directory.exists() && kept.ok() != Some(wanted()) {
         std::fs::remove_dir_all(&directory)?;
     }
     if !directory.exists() {
@@ -140,9 +145,14 @@ fn unpacked(package: &str) -> Result<Kernel> {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
         .with_context(|| format!("{package} has no kernel image"))?;
-    let modules = MODULES.map(|name| directory.join("modules").join(format!("{name}.ko")));
+    let modules = MODULES.map(|(_, name)| directory.join("modules").join(format!("{name}.ko")));
     let modules = modules.into_iter().filter(|path| path.exists()).collect();
     Ok(Kernel { modules, ..Kernel::of_file(&image)? })
+}
+
+/// What the list of the kept modules says.
+fn wanted() -> String {
+    MODULES.map(|(place, name)| format!("{place}/{name}\n")).concat()
 }
 
 /// Copies the modules that tests need out of an unpacked package.
@@ -152,10 +162,10 @@ fn keep_modules(package: &Path) -> Result<()> {
     for part in ["lib/modules", "usr/lib/modules"] {
         let Ok(releases) = package.join(part).read_dir() else { continue };
         for release in releases {
-            let net = release?.path().join("kernel/net/ipv4");
-            for name in MODULES {
-                let plain = net.join(format!("{name}.ko"));
-                let packed = net.join(format!("{name}.ko.xz"));
+            let kernel = release?.path().join("kernel");
+            for (place, name) in MODULES {
+                let plain = kernel.join(place).join(format!("{name}.ko"));
+                let packed = kernel.join(place).join(format!("{name}.ko.xz"));
                 if packed.exists() {
                     command::stdout(Command::new("xz").arg("--decompress").arg(&packed))?;
                 }
@@ -165,6 +175,7 @@ fn keep_modules(package: &Path) -> Result<()> {
             }
         }
     }
+    std::fs::write(kept.join(WANTED), wanted())?;
     Ok(())
 }
 
