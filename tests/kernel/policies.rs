@@ -337,3 +337,25 @@ fn when_all_endpoints_are_left_out_connections_are_refused() {
     scene.redirector.change("no policy", || scene.redirector.write("all.yaml", &plain));
     assert_eq!(child::run(&scene.clients(), dial), "x");
 }
+
+#[test]
+fn another_locality_steps_in_when_the_own_one_is_left_out() {
+    const AFTER: usize = 2;
+    let Some(mut scene) = Scene::new("failover", 2) else { return };
+    let policy =
+        format!("{{outlierDetection: {{consecutive5xxErrors: {AFTER}, baseEjectionTime: 60s}}}}");
+    let documents = scene
+        .documents(&[(1, 1), (2, 1)], &policy)
+        .replace("{address: 127.0.0.1,", "{locality: eu/eu-1, address: 127.0.0.1,")
+        .replace("{address: 127.0.0.2,", "{locality: us/us-1, address: 127.0.0.2,")
+        .replace("{address: 127.0.1.", "{locality: eu/eu-1, address: 127.0.1.");
+    scene.redirector.write("all.yaml", &documents);
+    let _daemon = scene.redirector.start();
+    let ask = |scene: &Scene| -> BTreeMap<String, u64> {
+        child::run(&scene.clients(), || count((0..100).map(|_| dial())))
+    };
+    assert_eq!(ask(&scene), BTreeMap::from([("1".to_owned(), 100)]), "the own locality answers");
+    drop(scene.servers[0].take());
+    let answers = ask(&scene);
+    assert_eq!(answers.get("2"), Some(&(100 - AFTER as u64)), "{answers:?}");
+}

@@ -136,12 +136,26 @@ pub struct DestinationId {
 pub struct Destination {
     /// How an endpoint is chosen.
     pub algorithm: Algorithm,
-    /// The endpoints, sorted by address; at most 65,536. Weights are positive.
+    /// The endpoints, sorted by address; at most 65,536. An
+    /// endpoint of weight zero stands by for those that are ejected.
     pub endpoints: Vec<Endpoint>,
     /// The traffic policy in force, for what is done in user space.
     pub policy: Policy,
+    /// The part of its connections that is refused, because it is meant for
+    /// endpoints that nothing here can reach.
+    #[serde(default)]
+    pub lost: Lost,
     /// Why there are none, when there are none: for `explain`.
     pub empty_because: Option<String>,
+}
+
+/// A part of a whole: `weight` out of `of`; of nothing, nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lost {
+    /// The part.
+    pub weight: u64,
+    /// The whole.
+    pub of: u64,
 }
 
 /// How an endpoint is chosen.

@@ -238,7 +238,8 @@ impl DestinationState {
             // Evenly spread in (0, 1]; the maximum of -w/ln(u) falls on each
             // endpoint in proportion to its weight.
             let unit = ((hash >> 11) + 1) as f64 / (1u64 << 53) as f64;
-            weight as f64 / -unit.ln()
+            // Zero is never drawn, even where the other factor is infinite.
+            if weight == 0 { 0.0 } else { weight as f64 / -unit.ln() }
         };
         let scores = self.spec.endpoints.iter().map(score).enumerate();
         scores.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)

@@ -48,7 +48,7 @@ fn unix(address: &str, path: String, report: &mut Report<'_>) {
             path,
             Diagnostic::new(
                 &l7::UNIX_ENDPOINT,
-                "a connection cannot be sent to a unix socket: the endpoint is never used",
+                "a connection cannot be sent to a unix socket: the share of the endpoint is refused",
             )
             .help("give it an address and a port"),
         );

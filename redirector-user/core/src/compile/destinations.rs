@@ -5,21 +5,24 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use redirector_common::abi::MAX_LEGS;
 use rustc_hash::FxHashMap;
 
+use super::localities::{Home, common_multiple, weigh};
 use super::rules::{Rule, Sheet};
 use crate::client::{Asker, contains};
 use crate::model::{LbAlgorithm, ObjectRef, Resolution, RouteDestination};
 use crate::names::complete_host;
-use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Leg, RouteId, RuleId, Verdict};
-use crate::registry::{
-    self, Locality, MergedRule, NoService, Policy, Port, Registry, Service, ServiceKind,
+use crate::plan::{
+    Algorithm, Destination, DestinationId, Endpoint, Leg, Lost, RouteId, RuleId, Verdict,
 };
+use crate::registry::{self, MergedRule, NoService, Policy, Port, Registry, Service, ServiceKind};
 
 /// The routes and destinations met so far.
 #[derive(Debug)]
 pub(crate) struct Destinations<'q> {
     registry: &'q Registry,
+    home: Home,
     routes: FxHashMap<Arc<RouteId>, Met>,
     destinations: FxHashMap<DestinationId, Destination>,
 }
@@ -62,7 +65,12 @@ struct Found<'q> {
 impl<'q> Destinations<'q> {
     /// Nothing met yet.
     pub fn new(registry: &'q Registry) -> Self {
-        Self { registry, routes: FxHashMap::default(), destinations: FxHashMap::default() }
+        Self {
+            registry,
+            home: Home::new(registry.locality(), registry.settings.node_name.as_deref()),
+            routes: FxHashMap::default(),
+            destinations: FxHashMap::default(),
+        }
     }
 
     /// The routes and destinations met.
@@ -106,13 +114,12 @@ impl<'q> Destinations<'q> {
         family: Family,
     ) -> (Arc<RouteId>, Verdict) {
         let sole = rule.route.len() == 1;
-        let mut legs = Vec::with_capacity(rule.route.len());
-        let mut ids = Vec::with_capacity(rule.route.len());
+        let mut parts = Vec::with_capacity(rule.route.len());
         for entry in rule.route {
-            ids.push(self.entry(who, sheet.namespace(), entry, port, family));
-            legs.push(Leg { weight: if sole { 1 } else { u64::from(entry.weight) } });
+            let weight = if sole { 1 } else { u64::from(entry.weight) };
+            parts.push((self.entry(who, sheet.namespace(), entry, port, family), weight));
         }
-        self.route(Some(rule.id.clone()), ids, legs)
+        self.route(Some(rule.id.clone()), parts)
     }
 
     /// The verdict where no rule matches and we serve the address: the service
@@ -130,15 +137,16 @@ impl<'q> Destinations<'q> {
             found: Ok(Found { service, port, rule }),
         };
         let id = self.meet(meant);
-        self.route(None, vec![id], vec![Leg { weight: 1 }])
+        self.route(None, vec![(id, 1)])
     }
 
     fn route(
         &mut self,
         rule: Option<RuleId>,
-        destinations: Vec<DestinationId>,
-        legs: Vec<Leg>,
+        parts: Vec<(DestinationId, u64)>,
     ) -> (Arc<RouteId>, Verdict) {
+        let (destinations, legs): (_, Vec<Leg>) =
+            (self.without_lost(parts).into_iter()).map(|(id, weight)| (id, Leg { weight })).unzip();
         let route = RouteId { rule, destinations };
         if let Some((known, met)) = self.routes.get_key_value(&route) {
             return (known.clone(), met.verdict.clone());
@@ -163,6 +171,45 @@ impl<'q> Destinations<'q> {
         };
         self.routes.insert(route.clone(), Met { legs, verdict: verdict.clone() });
         (route, verdict)
+    }
+
+    /// Beside each destination that loses a part of its connections, a leg
+    /// with this part that leads nowhere.
+    fn without_lost(&mut self, parts: Vec<(DestinationId, u64)>) -> Vec<(DestinationId, u64)> {
+        let lost = |(id, _): &(DestinationId, u64)| {
+            self.destination(id).map(|one| one.lost).unwrap_or_default()
+        };
+        let losing = parts.iter().filter(|part| lost(part).weight > 0).count();
+        if losing == 0 || parts.len() + losing > MAX_LEGS as usize {
+            return parts;
+        }
+        let lost: Vec<Lost> = parts.iter().map(lost).collect();
+        let scale = common_multiple(lost.iter().map(|lost| u128::from(lost.of)));
+        let cut = |weight: u128| u64::try_from(weight).unwrap_or(u64::MAX);
+        let mut all = Vec::with_capacity(parts.len() + 1);
+        for ((id, weight), lost) in parts.into_iter().zip(lost) {
+            let whole = u128::from(weight) * scale;
+            let gone = match lost.of {
+                0 => 0,
+                of => whole * u128::from(lost.weight) / u128::from(of),
+            };
+            let nowhere = (lost.weight > 0).then(|| self.nowhere(&id));
+            all.push((id, cut(whole - gone)));
+            all.extend(nowhere.map(|nowhere| (nowhere, cut(gone))));
+        }
+        all
+    }
+
+    /// Where a destination's lost connections go.
+    fn nowhere(&mut self, id: &DestinationId) -> DestinationId {
+        let mut nowhere = id.clone();
+        // The service twice: no other destination is seen like that.
+        nowhere.view.extend(id.view.first().cloned());
+        self.destinations.entry(nowhere.clone()).or_insert_with(|| Destination {
+            empty_because: Some(format!("{} has endpoints that are unix sockets", id.host)),
+            ..Destination::default()
+        });
+        nowhere
     }
 
     /// Whether the subsets that a rule names are all defined.
@@ -295,8 +342,7 @@ impl<'q> Destinations<'q> {
         let policy = rule
             .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
         let (algorithm, original) = algorithm(service, &policy);
-        let mut destination =
-            Destination { algorithm, endpoints: Vec::new(), policy, empty_because: None };
+        let mut destination = Destination { algorithm, policy, ..Destination::default() };
         if let Some(what) = destination.policy.changes_bytes() {
             destination.empty_because = Some(format!(
                 "{} asks for {what}, which would change bytes on the wire",
@@ -329,14 +375,26 @@ impl<'q> Destinations<'q> {
             destination.empty_because = Some(why_empty(id, found, wanted.is_some(), node));
             return destination;
         }
-        let weights = weigh(&usable, &destination.policy, self.registry.locality());
+        let weights = weigh(&usable, &destination.policy, service.distribution, &self.home);
         destination.endpoints = (usable.iter().zip(weights))
-            .filter(|(_, weight)| *weight > 0)
-            .map(|(endpoint, weight)| Endpoint {
-                address: SocketAddr::new(endpoint.ip, endpoint.port),
-                weight,
+            .filter_map(|(endpoint, weight)| {
+                let address = SocketAddr::new(endpoint.ip, endpoint.port);
+                Some(Endpoint { address, weight: weight? })
             })
             .collect();
+        if destination.endpoints.is_empty() {
+            destination.empty_because = Some(format!(
+                "{} has no endpoint in the localities that its DestinationRule distributes to",
+                service.host
+            ));
+            return destination;
+        }
+        let lost: u64 = (port.sockets.iter())
+            .filter(|socket| wanted.is_none_or(|wanted| contains(&socket.labels, wanted)))
+            .map(|socket| u64::from(socket.weight))
+            .sum();
+        let usable: u64 = usable.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        destination.lost = Lost { weight: lost, of: usable + lost };
         destination
     }
 }
@@ -379,68 +437,6 @@ fn algorithm(service: &Service, policy: &Policy) -> (Algorithm, bool) {
             (Algorithm::Random, false)
         }
     }
-}
-
-/// The weights of endpoints: their own, and where the policy distributes over
-/// localities, each locality's percentage divided among its endpoints.
-fn weigh(endpoints: &[&registry::Endpoint], policy: &Policy, here: &Locality) -> Vec<u64> {
-    let own = || endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).collect::<Vec<_>>();
-    let setting = policy.settings.load_balancer.as_ref().and_then(|lb| lb.locality.as_ref());
-    let Some(setting) = setting.filter(|setting| setting.enabled != Some(false)) else {
-        return own();
-    };
-    if here.is_unknown() {
-        return own();
-    }
-    let Some((_, to)) = setting.distribute.iter().find(|(from, _)| here.within(from)) else {
-        return own();
-    };
-    // The most specific pattern takes an endpoint; patterns without endpoints
-    // leave their share to the others, in proportion.
-    let mut patterns: Vec<(&String, &u32)> = to.iter().collect();
-    patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(specificity(pattern)));
-    let place = |endpoint: &registry::Endpoint| {
-        let locality = Locality::parse(&endpoint.locality);
-        patterns.iter().position(|(pattern, _)| locality.within(pattern))
-    };
-    let places: Vec<Option<usize>> = endpoints.iter().map(|endpoint| place(endpoint)).collect();
-    let mut sums = vec![0_u128; patterns.len()];
-    for (endpoint, place) in endpoints.iter().zip(&places) {
-        if let Some(sum) = place.and_then(|place| sums.get_mut(place)) {
-            *sum += u128::from(endpoint.weight);
-        }
-    }
-    // In whole numbers: percentage * weight / sum over a common denominator.
-    // Beyond 32 bits of denominator the division is rounded, which is far
-    // below the bias of a draw.
-    let scale = sums
-        .iter()
-        .filter(|sum| **sum > 0)
-        .try_fold(1_u128, |scale, sum| Some(lcm(scale, *sum)).filter(|scale| *scale < 1 << 32))
-        .unwrap_or(1 << 32);
-    (endpoints.iter().zip(&places))
-        .map(|(endpoint, place)| {
-            let Some((sum, percent)) = place
-                .and_then(|place| Some((*sums.get(place)?, u128::from(*patterns.get(place)?.1))))
-            else {
-                return 0;
-            };
-            let weight = percent * u128::from(endpoint.weight) * scale / sum.max(1);
-            u64::try_from(weight).unwrap_or(u64::MAX)
-        })
-        .collect()
-}
-
-fn specificity(pattern: &str) -> usize {
-    pattern.split('/').filter(|part| *part != "*").count()
-}
-
-const fn lcm(a: u128, b: u128) -> u128 {
-    let (mut x, mut y) = (a, b);
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    a / x * b
 }
 
 fn list(objects: &[ObjectRef]) -> String {

@@ -7,6 +7,7 @@
 //! * [`rules`]: the rules of VirtualServices, in their total order.
 //! * [`classes`]: workloads that answer all questions alike.
 //! * [`destinations`]: what a rule's destinations mean to a client.
+//! * [`localities`]: which of its endpoints go first, and how often.
 //! * [`gateways`]: what a gateway workload serves, with which rules.
 //! * [`frontends`]: which verdict every prefix and port has for every class.
 //!
@@ -17,6 +18,7 @@ pub(crate) mod classes;
 pub(crate) mod destinations;
 pub(crate) mod frontends;
 pub(crate) mod gateways;
+mod localities;
 pub(crate) mod rules;
 
 use crate::model::ObjectRef;

@@ -7,6 +7,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::syntax;
 use crate::model::{
     EndpointSlice, Pod, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort,
+    TrafficDistribution,
 };
 
 /// The most endpoints of one object.
@@ -89,6 +90,15 @@ pub(super) fn service(root: &Fields<'_>) -> Service {
         .and_then(|at| at.one_of(&["Cluster", "Local"]))
         .is_some_and(|policy| policy == 1);
     service.publish_not_ready = spec.flag("publishNotReadyAddresses");
+    let distributions = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    service.traffic_distribution = spec
+        .get("trafficDistribution")
+        .and_then(|at| at.one_of(&distributions))
+        .map(|which| match which {
+            0 => TrafficDistribution::Close,
+            1 => TrafficDistribution::SameZone,
+            _ => TrafficDistribution::SameNode,
+        });
     service_ports(&spec, &mut service);
     service
 }

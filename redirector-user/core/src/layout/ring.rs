@@ -42,7 +42,7 @@ pub(super) fn slots(endpoints: &[Endpoint]) -> Vec<usize> {
         // -ln(u)/w of an evenly spread u is least for each in proportion to w.
         let scores = hashes.zip(endpoints).map(|(hash, endpoint)| {
             let unit = ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-            -unit.ln() / endpoint.weight as f64
+            if endpoint.weight == 0 { f64::INFINITY } else { -unit.ln() / endpoint.weight as f64 }
         });
         scores.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(place, _)| place)
     };

@@ -29,6 +29,20 @@ pub struct Service {
     pub internal_local: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.trafficDistribution`, or the annotation that says the same.
+    #[serde(default)]
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// `spec.trafficDistribution` of a Service: which endpoints go first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum TrafficDistribution {
+    /// `PreferClose`: the nearest there are.
+    Close,
+    /// `PreferSameZone`.
+    SameZone,
+    /// `PreferSameNode`.
+    SameNode,
 }
 
 /// `spec.type` of a Service.

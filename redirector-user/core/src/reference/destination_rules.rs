@@ -2,7 +2,9 @@
 
 use super::services::Service;
 use super::{Connection, age, is_public, sees};
-use crate::model::{DestinationRule, Labels, LbAlgorithm, Object, Subset, TlsMode, TrafficPolicy};
+use crate::model::{
+    DestinationRule, Labels, LbAlgorithm, LocalitySetting, Object, Subset, TlsMode, TrafficPolicy,
+};
 use crate::names::complete_host;
 use crate::world::World;
 
@@ -10,6 +12,8 @@ use crate::world::World;
 pub(super) struct Policy {
     pub(super) changes_bytes: bool,
     pub(super) passthrough: bool,
+    pub(super) detects_outliers: bool,
+    pub(super) locality: Option<LocalitySetting>,
 }
 
 impl Policy {
@@ -24,6 +28,9 @@ impl Policy {
             .as_ref()
             .and_then(|level| level.tls)
             .or_else(|| base.as_ref().and_then(|level| level.tls));
+        let detects_outliers = [&over, &base]
+            .into_iter()
+            .any(|level| level.as_ref().is_some_and(|level| level.outlier.is_some()));
         let balancer = over
             .and_then(|level| level.load_balancer)
             .or_else(|| base.and_then(|level| level.load_balancer));
@@ -34,7 +41,10 @@ impl Policy {
                 || any(|policy| policy.tunnel)
                 || any(|policy| policy.proxy_protocol),
             passthrough: balancer
+                .as_ref()
                 .is_some_and(|balancer| balancer.algorithm == Some(LbAlgorithm::Passthrough)),
+            detects_outliers,
+            locality: balancer.and_then(|balancer| balancer.locality),
         }
     }
 }

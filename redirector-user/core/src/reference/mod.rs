@@ -6,6 +6,7 @@
 //! is used, so that a mistake there is not repeated here.
 
 mod destination_rules;
+mod localities;
 mod services;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use crate::names::{complete_gateway, complete_host, hosts_match};
 use crate::world::{ServiceAddresses, World};
 
 use destination_rules::{Merged, Policy, destination_rule};
-use services::{Kindness, Port, Service, Speaks, services};
+use services::{Endpoint, Kindness, Port, Service, Speaks, services};
 
 /// A connection of a local workload.
 #[derive(Clone, Debug, Default)]
@@ -238,8 +239,9 @@ struct Found<'a, 'w> {
 enum Reached {
     /// To the address dialled, maybe with another port.
     Original(Option<u16>),
-    /// To these endpoints; none: refused.
-    Endpoints(Vec<(SocketAddr, u32)>),
+    /// To these endpoints, with their weights, but for a part that is refused;
+    /// without any all of it is.
+    Endpoints(Vec<(SocketAddr, f64)>, f64),
 }
 
 fn take(
@@ -286,12 +288,12 @@ fn share_out(
             *shares.entry(address).or_default() += share;
             0.0
         }
-        Reached::Endpoints(endpoints) => {
-            let sum: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        Reached::Endpoints(endpoints, lost) => {
+            let sum: f64 = endpoints.iter().map(|(_, weight)| weight).sum();
             for (address, weight) in endpoints {
-                *shares.entry(*address).or_default() += share * f64::from(*weight) / sum as f64;
+                *shares.entry(*address).or_default() += share * (1.0 - lost) * weight / sum;
             }
-            if endpoints.is_empty() { share } else { 0.0 }
+            if endpoints.is_empty() { share } else { share * lost }
         }
     }
 }
@@ -360,10 +362,10 @@ fn by_host<'a, 'w>(
 
 fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
     let Found { service, port, rule, subset } = found;
-    let Some(port) = port else { return Reached::Endpoints(Vec::new()) };
+    let Some(port) = port else { return Reached::Endpoints(Vec::new(), 0.0) };
     let policy = Policy::of(rule.as_ref(), subset.as_ref(), port.number);
     if policy.changes_bytes {
-        return Reached::Endpoints(Vec::new());
+        return Reached::Endpoints(Vec::new(), 0.0);
     }
     if service.kind == Kindness::Entry(Resolution::None) || policy.passthrough {
         return Reached::Original(port.target);
@@ -377,9 +379,20 @@ fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
                     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
                 })
         });
-        endpoint.ip.is_ipv4() == to.is_ipv4()
+        (endpoint.socket || endpoint.ip.is_ipv4() == to.is_ipv4())
             && (!service.local_only || endpoint.node.as_deref() == node)
             && labelled
     });
-    Reached::Endpoints(usable.map(|one| (SocketAddr::new(one.ip, one.port), one.weight)).collect())
+    let usable: Vec<&Endpoint> = usable.collect();
+    if usable.iter().all(|one| one.socket) {
+        return Reached::Endpoints(Vec::new(), 0.0);
+    }
+    let all: u32 = usable.iter().map(|one| one.weight).sum();
+    let sockets: u32 = usable.iter().filter(|one| one.socket).map(|one| one.weight).sum();
+    let lost = f64::from(sockets) / f64::from(all);
+    let usable: Vec<&Endpoint> = usable.into_iter().filter(|one| !one.socket).collect();
+    let drawn = localities::drawn(world, &usable, &policy, service.distribution);
+    let with_address =
+        |(one, weight): (&Endpoint, f64)| (SocketAddr::new(one.ip, one.port), weight);
+    Reached::Endpoints(drawn.into_iter().map(with_address).collect(), lost)
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::model::{
     EndpointSlice, Kind, Labels, Object, Pod, Resolution, ServiceType, Spec, TargetPort,
-    WorkloadEntry,
+    TrafficDistribution, WorkloadEntry,
 };
 use crate::world::World;
 
@@ -20,6 +20,7 @@ pub(super) struct Service<'w> {
     pub(super) addresses: Vec<IpNet>,
     pub(super) kind: Kindness,
     pub(super) local_only: bool,
+    pub(super) distribution: Option<TrafficDistribution>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -52,7 +53,14 @@ pub(super) struct Endpoint {
     pub(super) labels: Option<Labels>,
     pub(super) node: Option<String>,
     pub(super) weight: u32,
+    /// Region, zone and subzone.
+    pub(super) place: [String; 3],
+    /// It is a unix socket, with some address.
+    pub(super) socket: bool,
 }
+
+const PLACES: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 
 /// All services.
 pub(super) fn services(world: &World) -> Vec<Service<'_>> {
@@ -93,6 +101,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
             },
             kind,
             local_only: service.internal_local,
+            distribution: service.traffic_distribution,
         });
     }
     for (object, entry) in world.service_entries() {
@@ -111,6 +120,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
                 addresses: entry.addresses.clone(),
                 kind: Kindness::Entry(entry.resolution),
                 local_only: false,
+                distribution: None,
             });
         }
     }
@@ -130,12 +140,7 @@ fn speaks(said: &str, number: u16) -> Speaks {
 /// The labels of a WorkloadEntry, with those of its place.
 fn entry_labels(own: &Labels, entry: &WorkloadEntry) -> Labels {
     let mut labels = own.clone();
-    let names = [
-        "topology.kubernetes.io/region",
-        "topology.kubernetes.io/zone",
-        "topology.istio.io/subzone",
-    ];
-    for (name, value) in names.iter().zip(entry.locality.splitn(3, '/')) {
+    for (name, value) in PLACES.iter().zip(entry.locality.splitn(3, '/')) {
         if !value.is_empty() {
             labels.insert((*name).to_owned(), value.to_owned());
         }
@@ -159,7 +164,7 @@ fn pod_labels(world: &World, object: &Object, pod: &Pod) -> Labels {
         labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
     }
     let node = world.find(Kind::Node, "", &pod.node);
-    for name in ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"] {
+    for name in PLACES {
         if let Some(value) = node.and_then(|node| node.meta.labels.get(name)) {
             labels.insert(name.to_owned(), value.clone());
         }
@@ -218,6 +223,8 @@ fn service_endpoints(
                         .or(pod.map(|(_, pod)| pod.node.clone()))
                         .filter(|node| !node.is_empty()),
                     weight: 1,
+                    place: pod.map(|(_, pod)| place_of_node(world, &pod.node)).unwrap_or_default(),
+                    socket: false,
                 });
             }
         }
@@ -259,7 +266,25 @@ fn workload(entry: &WorkloadEntry, labels: &Labels, ip: IpAddr, port: u16) -> En
         labels: Some(entry_labels(labels, entry)),
         node: None,
         weight: entry.weight.max(1),
+        place: place_of_entry(entry),
+        socket: false,
     }
+}
+
+fn place_of_entry(entry: &WorkloadEntry) -> [String; 3] {
+    let mut place: [String; 3] = Default::default();
+    for (part, text) in place.iter_mut().zip(entry.locality.splitn(3, '/')) {
+        text.clone_into(part);
+    }
+    place
+}
+
+/// Where a node is.
+pub(super) fn place_of_node(world: &World, node: &str) -> [String; 3] {
+    let labels = world.find(Kind::Node, "", node).map(|node| &node.meta.labels);
+    let label =
+        |name: &str| labels.and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
+    [label(PLACES[0]), label(PLACES[1]), label(PLACES[2])]
 }
 
 fn entry_endpoints(
@@ -318,10 +343,16 @@ fn entry_endpoints(
                         labels: Some(pod_labels(world, other, pod)),
                         node: None,
                         weight: 1,
+                        place: place_of_node(world, &pod.node),
+                        socket: false,
                     });
                 }
             }
         }
     }
-    found.into_values().collect()
+    let sockets = entry.endpoints.iter().filter(|one| one.address.starts_with("unix:"));
+    let nowhere = IpAddr::from([0, 0, 0, 0]);
+    let sockets = sockets
+        .map(|one| Endpoint { socket: true, ..workload(one, &one.labels, nowhere, default) });
+    found.into_values().chain(sockets).collect()
 }

@@ -90,6 +90,7 @@ fn of_service(
             target: None,
             endpoints: Vec::new(),
             unusable: 0,
+            sockets: Vec::new(),
         })
         .collect();
     backing.fill(&meta.namespace, &meta.name, service, &kind, &mut ports);
@@ -107,6 +108,7 @@ fn of_service(
         ports,
         addresses,
         local_only: service.internal_local,
+        distribution: service.traffic_distribution,
         rejected: None,
     }
 }

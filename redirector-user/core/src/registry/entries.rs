@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::endpoints::{Backing, entry_endpoint, entry_place};
 use super::protocol;
-use super::service::{Endpoint, Port, Service, ServiceKind};
+use super::service::{Endpoint, Port, Service, ServiceKind, Socket};
 use super::visibility::ExportTo;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
 use crate::world::World;
@@ -24,9 +24,11 @@ pub(super) fn services(
     let service = |host: &String| {
         let mut found = found.clone();
         if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
-            found.extend(resolve(world, names, host, entry.resolution).into_iter().map(|ip| {
-                Found { at: Some(ip), entry: WorkloadEntry::default(), place: Place::default() }
-            }));
+            found.extend(
+                resolve(world, names, host, entry.resolution)
+                    .into_iter()
+                    .map(|ip| Found { at: Some(ip), ..Found::default() }),
+            );
         }
         Service {
             object: object.reference(),
@@ -37,6 +39,7 @@ pub(super) fn services(
             ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
             addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
             local_only: false,
+            distribution: None,
             rejected: None,
         }
     };
@@ -46,9 +49,11 @@ pub(super) fn services(
 type Place = (Arc<Labels>, Arc<str>);
 
 /// An endpoint, before its port is known; without address it cannot be used.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Found {
     at: Option<IpAddr>,
+    /// It is a unix socket.
+    socket: bool,
     entry: WorkloadEntry,
     place: Place,
 }
@@ -69,7 +74,8 @@ fn candidates(
     if entry.resolution == Resolution::None || entry.resolution == Resolution::DynamicDns {
         return found;
     }
-    let mut add = |entry: &WorkloadEntry, place: &Place, resolution: Resolution| {
+    // WorkloadEntries with the path of a socket are selected under DNS only.
+    let mut add = |entry: &WorkloadEntry, place: &Place, resolution: Resolution, own: bool| {
         let addresses = match entry.address.parse() {
             Ok(ip) => vec![ip],
             Err(_) if resolution == Resolution::Static => Vec::new(),
@@ -80,28 +86,26 @@ fn candidates(
         let all = addresses.iter().map(|ip| Some(*ip));
         let none = addresses.is_empty().then_some(None);
         for at in all.chain(none) {
-            found.push(Found { at, entry: entry.clone(), place: place.clone() });
+            let socket = entry.address.starts_with("unix:")
+                && (own || matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin));
+            found.push(Found { at, socket, entry: entry.clone(), place: place.clone() });
         }
     };
     for endpoint in &entry.endpoints {
-        add(endpoint, &entry_place(&endpoint.labels, endpoint), entry.resolution);
+        add(endpoint, &entry_place(&endpoint.labels, endpoint), entry.resolution, true);
     }
     if let Some(selector) = &entry.workload_selector {
         for known in backing.entries(namespace, selector) {
-            add(known.entry, &known.place, entry.resolution);
+            add(known.entry, &known.place, entry.resolution, false);
         }
         for pod in backing.pods(namespace, selector) {
             let place = backing.place(pod, None);
             if !pod.pod.ready || pod.pod.terminating {
-                found.push(Found { at: None, entry: WorkloadEntry::default(), place });
+                found.push(Found { place, ..Found::default() });
                 continue;
             }
             for ip in &pod.pod.ips {
-                found.push(Found {
-                    at: Some(*ip),
-                    entry: WorkloadEntry::default(),
-                    place: place.clone(),
-                });
+                found.push(Found { at: Some(*ip), place: place.clone(), ..Found::default() });
             }
         }
     }
@@ -125,8 +129,8 @@ fn resolve(
 
 fn port(declared: &EntryPort, found: &[Found]) -> Port {
     let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    let mut unusable = 0;
-    for Found { at, entry, place } in found {
+    let (mut unusable, mut sockets) = (0, Vec::new());
+    for Found { at, socket, entry, place } in found {
         let number = entry
             .ports
             .get(&declared.name)
@@ -137,7 +141,13 @@ fn port(declared: &EntryPort, found: &[Found]) -> Port {
             Some(ip) => {
                 endpoints.entry(*ip).or_insert_with(|| entry_endpoint(entry, place, *ip, number));
             }
-            None => unusable += 1,
+            None => {
+                unusable += 1;
+                if *socket {
+                    let (labels, weight) = (place.0.clone(), entry.weight.max(1));
+                    sockets.push(Socket { labels, weight });
+                }
+            }
         }
     }
     Port {
@@ -148,5 +158,6 @@ fn port(declared: &EntryPort, found: &[Found]) -> Port {
         target: declared.target_port,
         endpoints: endpoints.into_values().collect(),
         unusable,
+        sockets,
     }
 }

@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub use policy::Policy;
 pub use protocol::of_service_port;
-pub use service::{Endpoint, Port, Protocol, Service, ServiceKind};
+pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{CGROUP_ANNOTATION, GATEWAY_ANNOTATION, NETNS_ANNOTATION, Workload, Workloads};

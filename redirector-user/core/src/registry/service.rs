@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::visibility::ExportTo;
-use crate::model::{Labels, ObjectRef};
+use crate::model::{Labels, ObjectRef, TrafficDistribution};
 
 /// A service, as rules and clients know it.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Service {
     pub addresses: Vec<IpNet>,
     /// Only endpoints on the client's node may be used.
     pub local_only: bool,
+    /// Which endpoints go first, when no DestinationRule says it.
+    pub distribution: Option<TrafficDistribution>,
     /// Why the whole service is left out, when it is: a limit exceeded.
     pub rejected: Option<String>,
 }
@@ -65,6 +67,18 @@ pub struct Port {
     /// How many endpoints are known but may not be used: not ready, without
     /// address, of a kind that cannot be reached from here.
     pub unusable: usize,
+    /// Endpoints that are unix sockets: they have their share of the
+    /// connections, which is refused.
+    pub sockets: Vec<Socket>,
+}
+
+/// An endpoint that is a unix socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Socket {
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Relative to the other endpoints; positive.
+    pub weight: u32,
 }
 
 /// What is spoken on a port, as far as it decides which rules apply.

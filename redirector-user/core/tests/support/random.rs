@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use redirector_core::model::{
-    DestinationRule, EndpointSlice, EntryPort, L4Match, Labels, LbAlgorithm, LoadBalancer, Meta,
-    Object, Origin, Pod, Resolution, RouteDestination, Service, ServiceEntry, ServicePort,
-    ServiceType, SliceEndpoint, SlicePort, Spec, Subset, TargetPort, TcpRule, TlsMode,
-    TrafficPolicy, VirtualService, WorkloadEntry,
+    DestinationRule, EndpointSlice, EntryPort, L4Match, Labels, LbAlgorithm, LoadBalancer,
+    LocalitySetting, Meta, Object, Origin, OutlierDetection, Pod, Resolution, RouteDestination,
+    Service, ServiceEntry, ServicePort, ServiceType, SliceEndpoint, SlicePort, Spec, Subset,
+    TargetPort, TcpRule, TlsMode, TrafficPolicy, VirtualService, WorkloadEntry,
 };
 use redirector_core::world::{ServiceAddresses, Settings, World};
 
@@ -139,6 +139,10 @@ fn service(random: &mut Random) -> Service {
         selector: labels(random, 1),
         internal_local: random.once_in(8),
         publish_not_ready: random.once_in(8),
+        traffic_distribution: random.once_in(8).then(|| {
+            use redirector_core::model::TrafficDistribution as Prefer;
+            random.pick(&[Prefer::Close, Prefer::SameZone, Prefer::SameNode])
+        }),
         ..Service::default()
     }
 }
@@ -229,7 +233,13 @@ fn virtual_service(random: &mut Random) -> VirtualService {
 
 fn policy(random: &mut Random) -> Option<TrafficPolicy> {
     let mut policy = TrafficPolicy::default();
-    match random.below(5) {
+    match random.below(7) {
+        5 => policy.settings.outlier = Some(OutlierDetection::default()),
+        6 => {
+            let locality = Some(locality(random));
+            policy.settings.load_balancer = Some(LoadBalancer { algorithm: None, locality });
+            policy.settings.outlier = (!random.once_in(4)).then(OutlierDetection::default);
+        }
         0 => policy.settings.tls = Some(random.pick(&[TlsMode::Simple, TlsMode::Disable])),
         1 => {
             let algorithm = random.pick(&[LbAlgorithm::Passthrough, LbAlgorithm::RoundRobin]);
@@ -246,6 +256,29 @@ fn policy(random: &mut Random) -> Option<TrafficPolicy> {
         _ => return None,
     }
     Some(policy)
+}
+
+fn locality(random: &mut Random) -> LocalitySetting {
+    let mut setting = LocalitySetting {
+        enabled: random.pick(&[None, None, Some(true), Some(false)]),
+        ..LocalitySetting::default()
+    };
+    if random.once_in(3) {
+        let to = random.pick(&[
+            vec![("eu/eu-1", 70), ("us", 30)],
+            vec![("eu/*", 100)],
+            vec![("eu", 20), ("*", 80)],
+        ]);
+        let to = to.into_iter().map(|(to, share)| (to.to_owned(), share)).collect();
+        setting.distribute.push((random.pick(&["eu", "*", "us/*"]).to_owned(), to));
+        return setting;
+    }
+    if random.once_in(2) {
+        setting.failover.push(("eu".to_owned(), random.pick(&["us", "asia"]).to_owned()));
+    }
+    let labels = ["version=v1", "app", "topology.kubernetes.io/region", "kubernetes.io/hostname"];
+    setting.failover_priority = random.some(&labels, 2).into_iter().map(str::to_owned).collect();
+    setting
 }
 
 fn destination_rule(random: &mut Random) -> DestinationRule {
@@ -275,7 +308,7 @@ fn workload_entry(random: &mut Random) -> WorkloadEntry {
         ports: BTreeMap::new(),
         labels: labels(random, 2),
         network: String::new(),
-        locality: random.pick(&["", "eu", "eu/eu-1"]).to_owned(),
+        locality: random.pick(&["", "eu", "eu/eu-1", "us", "us/us-1/rack"]).to_owned(),
         weight: random.below(3) as u32,
     }
 }
@@ -287,6 +320,12 @@ fn service_entry(random: &mut Random) -> ServiceEntry {
     let endpoints = (resolution != Resolution::None && random.once_in(2))
         .then(|| (0..random.below(3)).map(|_| workload_entry(random)).collect());
     let selected = resolution == Resolution::Static && endpoints.is_none();
+    let mut endpoints: Vec<WorkloadEntry> = endpoints.unwrap_or_default();
+    if resolution == Resolution::Static {
+        for endpoint in endpoints.iter_mut().filter(|_| random.once_in(6)) {
+            endpoint.address = "unix:///run/db.sock".to_owned();
+        }
+    }
     let protocols = ["TCP", "", "HTTP", "TCP"];
     let ports: Vec<_> = PORTS.iter().zip(protocols).filter(|_| !random.once_in(2)).collect();
     let ports = ports.into_iter().map(|(port, protocol)| EntryPort {
@@ -305,7 +344,7 @@ fn service_entry(random: &mut Random) -> ServiceEntry {
             .collect(),
         ports,
         resolution,
-        endpoints: endpoints.unwrap_or_default(),
+        endpoints,
         workload_selector: selected.then(|| labels(random, 1)),
         export_to: export_to(random),
     }
@@ -327,6 +366,17 @@ pub fn world(random: &mut Random) -> (World, Vec<Source>) {
         ..Settings::default()
     };
     let mut world = World::new(settings);
+    for (name, region, zone) in [("n1", "eu", "eu-1"), ("n2", "us", "us-1")] {
+        if !random.once_in(4) {
+            let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            let mut node = meta("", name, None);
+            node.labels = BTreeMap::from([
+                label("topology.kubernetes.io/region", region),
+                label("topology.kubernetes.io/zone", zone),
+            ]);
+            world.insert(Object { meta: node, spec: Spec::Node });
+        }
+    }
     let mut add = |random: &mut Random, name: &str, spec: Spec| {
         let mut meta = meta(random.pick(&NAMESPACES), name, created(random));
         if matches!(spec, Spec::Service(_)) && random.once_in(4) {

@@ -44,7 +44,7 @@ codes! {
         "resolution: DYNAMIC_DNS"
     }
     UNIX_ENDPOINT = "RD5009" Warning NONE "A unix socket cannot be an endpoint here" {
-        "A TCP connection cannot be sent to a socket file in the kernel: the endpoint is never used, and a destination that has no other refuses."
+        "A TCP connection cannot be sent to a socket file in the kernel: the share of the connections that the endpoint would have is refused (ECONNREFUSED), it is not moved to the others."
         "Give the endpoint an address and a port."
         "endpoints: [{address: unix:///run/db.sock}]"
     }
