@@ -314,6 +314,25 @@ spec:
     }
     let maps = redirector.ask("maps", &["gateways", "--output", "json"]).json();
     assert_eq!(maps["gateways"][0]["gateway"], "Gateway/default/edge", "{maps:#}");
+    // Another Gateway, found by another label of the same workload, on its port.
+    let port = address.port();
+    let rival = format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: rival}}
+spec:
+  selector: {{rival: edge}}
+  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['other.example.com']}}]
+"
+    );
+    let both = gateway("two").replace("{gateway: edge}}", "{gateway: edge, rival: edge}}");
+    redirector.write("edge.yaml", &both);
+    redirector.write("rival.yaml", &rival);
+    redirector.wait("a word about the rival", |status| {
+        has_warning(status, "Gateway/default/rival servers[0] is not served")
+    });
+    assert_eq!(dial(address), "two");
 }
 
 #[test]

@@ -332,6 +332,8 @@ fn a_successor_takes_the_gateways_over_and_no_client_notices() {
     let mut stream = TcpStream::connect(&metrics).expect("metrics");
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("written");
     stream.read_to_string(&mut page).expect("a page");
-    assert!(page.contains("redirector_decisions_total"), "{page}");
+    let accepted = page.lines().find(|line| line.starts_with("redirector_gateway_accepted_total{"));
+    let accepted = accepted.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(accepted > Some(0), "{page}");
     assert_eq!(daemon.stop(), 0);
 }

@@ -244,6 +244,7 @@ fn answer(
         if missing.required { problems.push(line) } else { warnings.push(line) }
     }
     let gaps = gaps(datapath, snapshot)?;
+    warnings.extend(report.unserved.iter().cloned());
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
     }

@@ -150,6 +150,14 @@ impl Daemon {
         self.report.apply_error = None;
         self.engine.adopt(&step);
         self.gateways.update(&step.plan);
+        let unserved = step.plan.gateways.dropped.iter().map(|one| {
+            format!("{} servers[{}] is not served: {}", one.gateway, one.server, one.reason)
+        });
+        let unserved: Vec<String> = unserved.collect();
+        for new in unserved.iter().filter(|one| !self.report.unserved.contains(one)) {
+            tracing::warn!("{new}");
+        }
+        self.report.unserved = unserved;
         self.names.want(&step.names);
         self.look();
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();

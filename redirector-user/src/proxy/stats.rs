@@ -64,7 +64,7 @@ pub(super) struct EndpointStats {
 }
 
 /// Counters of a listener, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerCounts {
     /// Connections accepted.
     pub accepted: u64,
@@ -78,6 +78,17 @@ pub struct ListenerCounts {
     pub looped: u64,
     /// Times that accepting paused because descriptors or memory had run out.
     pub starved: u64,
+}
+
+impl std::ops::AddAssign for ListenerCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.active += other.active;
+        self.refused += other.refused;
+        self.failed += other.failed;
+        self.looped += other.looped;
+        self.starved += other.starved;
+    }
 }
 
 /// Counters of a route's leg, read.

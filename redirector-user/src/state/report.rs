@@ -35,6 +35,9 @@ pub struct Report {
     pub warnings: usize,
     /// Why the newest configuration could not be put in force, when that is so.
     pub apply_error: Option<String>,
+    /// Servers of Gateways that are not served, and why.
+    #[serde(default)]
+    pub unserved: Vec<String>,
     /// Workloads whose processes cannot be told.
     pub gaps: Vec<UnknownWorkload>,
     /// What the last self-test found.
