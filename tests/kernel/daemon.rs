@@ -11,7 +11,7 @@ use redirector_common::abi::{FrontendKey, SELF_TEST_ADDR, Verdict};
 use redirector_tests::child;
 use redirector_tests::netns::NetNs;
 use redirector_tests::program::{Foreign, Leave};
-use redirector_tests::scene::{ECHO, Scene, dial, to};
+use redirector_tests::scene::{ECHO, Scene, dial, many_services, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -152,16 +152,8 @@ endpoints:
 fn a_configuration_beyond_the_tables_leaves_what_was_in_force() {
     let Some(scene) = scene("full") else { return };
     let redirector = &scene.redirector;
-    let _daemon = redirector.start();
-    let mut services = String::new();
-    for number in 0..1200_u32 {
-        let [_, _, c, d] = number.to_be_bytes();
-        services.push_str(&format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}}}\nspec:\n  clusterIP: \
-             127.97.{c}.{d}\n  ports: [{{name: tcp, port: 80}}]\n"
-        ));
-    }
-    redirector.write("services.yaml", &services);
+    let _daemon = redirector.start_with(&["--fixed-sizes"]);
+    redirector.write("services.yaml", &many_services(1200));
     let status = redirector.wait("the word", |status| !status["config"]["applyError"].is_null());
     assert_eq!(status["healthy"], false);
     assert_eq!(scene.answer(&scene.client()), "one");

@@ -36,6 +36,20 @@ impl BpfFs {
         Self { path }
     }
 
+    /// Has nothing pinned or removed below it, or again.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn set_read_only(&self, on: bool) {
+        let flags = libc::MS_BIND | libc::MS_REMOUNT | if on { libc::MS_RDONLY } else { 0 };
+        let none = std::ptr::null();
+        // SAFETY: the string ends in a zero byte.
+        let result =
+            unsafe { libc::mount(none, text(&self.path).as_ptr(), none, flags, none.cast()) };
+        assert_eq!(result, 0, "remounting: {}", io::Error::last_os_error());
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path

@@ -125,6 +125,19 @@ pub fn dial(to: SocketAddr) -> String {
     ask().unwrap_or_else(|error| error.to_string())
 }
 
+/// Services without endpoints.
+pub fn many_services(count: u32) -> String {
+    (0..count)
+        .map(|number| {
+            let [_, _, c, d] = number.to_be_bytes();
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}}}\nspec:\n  \
+                 clusterIP: 127.97.{c}.{d}\n  ports: [{{name: tcp, port: 80}}]\n"
+            )
+        })
+        .collect()
+}
+
 /// A rule that sends everything to a subset.
 pub fn to(subset: &str) -> String {
     format!(

@@ -104,8 +104,11 @@ struct Times {
 
 /// How large the kernel's tables are.
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Sizes of the kernel's tables")]
+#[command(next_help_heading = "Sizes of the kernel's tables at first: they grow when they have to")]
 struct SizeArgs {
+    /// Never grow: what does not fit is not applied
+    #[arg(long)]
+    fixed_sizes: bool,
     /// Addresses and ports that are served
     #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().frontends)]
     max_frontends: u32,
@@ -186,6 +189,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         accounting: args.accounting,
         flows: args.flows,
         sizes: args.sizes.sizes(),
+        fixed_sizes: args.sizes.fixed_sizes,
         program_log: args.program_log_level,
     })
 }

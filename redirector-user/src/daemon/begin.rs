@@ -18,7 +18,7 @@ use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::{Event, Options, now, startup};
 use crate::cli::{Exit, Failure};
-use crate::datapath::{self, Datapath};
+use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
 use crate::identity::{Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
@@ -44,7 +44,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let setup = datapath::Options {
         pins: options.bpffs.clone(),
         cgroups: cgroups.clone(),
-        sizes: options.sizes,
+        sizes: grown(&state, &options),
         log_level: options.program_log,
         object: None,
     };
@@ -97,6 +97,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
             .map_err(started)?,
         reread: None,
+        grow_again: None,
         drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
         draining,
         gateways: Gateways::new(options.drain, inherited),
@@ -132,6 +133,19 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         leaf.leave();
     }
     result
+}
+
+/// How large the tables are to be: as they were asked for, or as they have grown
+/// to since.
+fn grown(state: &StateDir, options: &Options) -> Sizes {
+    if options.fixed_sizes {
+        return options.sizes;
+    }
+    let grown = state.grown(&options.sizes).unwrap_or_else(|error| {
+        tracing::warn!("{error}; the tables grow again if they have to");
+        None
+    });
+    grown.unwrap_or(options.sizes)
 }
 
 /// The way to the API server, if that is what is followed.
@@ -181,7 +195,8 @@ fn engine(
         settings: options.settings.clone(),
         store,
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
-        limits: limits(&datapath.sizes()),
+        sizes: datapath.sizes(),
+        grows: !options.fixed_sizes,
         // In new tables nothing has a number yet.
         layout: snapshot
             .filter(|_| active.generation != 0)

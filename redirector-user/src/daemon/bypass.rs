@@ -5,7 +5,6 @@ use redirector_core::drain::Endpoints;
 use redirector_core::gateway::GatewayPlan;
 use redirector_core::store::Store;
 
-use super::begin::limits;
 use super::change::Cause;
 use super::control_loop::Daemon;
 use super::engine::Engine;
@@ -135,7 +134,9 @@ pub fn without_daemon(
         settings: snapshot.settings.clone(),
         store: Store::default(),
         resolved: snapshot.resolved.clone(),
-        limits: limits(&datapath.sizes()),
+        sizes: datapath.sizes(),
+        // That takes a daemon.
+        grows: false,
         layout: snapshot.layout.clone(),
         image,
         gateways: GatewayPlan::default(),

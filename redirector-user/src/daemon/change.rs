@@ -2,6 +2,7 @@
 
 use super::control_loop::Daemon;
 use super::engine::Step;
+use super::grow::differences;
 use super::now;
 use crate::kubernetes::findings::Judged;
 use crate::state::{Hold, UnknownWorkload};
@@ -114,32 +115,9 @@ impl Daemon {
             return false;
         }
         if fresh {
-            if let Err(error) = self.tracker.prepare(step.sources.clone(), &mut self.datapath) {
-                self.not_applied(&error.to_string());
+            if let Err(error) = self.put_in_force(&step, generation) {
+                self.not_applied(&error);
                 return false;
-            }
-            // Followed from before the first connection that has to be, until
-            // after the last.
-            let follow = self.follows(&step.image);
-            if follow && let Err(error) = self.datapath.set_accounting(true) {
-                self.not_applied(&error.to_string());
-                return false;
-            }
-            match self.datapath.apply(&step.delta, generation) {
-                Ok(()) => {
-                    if let Some(error) = self.datapath.behind() {
-                        tracing::warn!(
-                            "in force, and the other side of the tables is not: {error}"
-                        );
-                    }
-                }
-                Err(error) => {
-                    self.not_applied(&error.to_string());
-                    return false;
-                }
-            }
-            if !follow && let Err(error) = self.datapath.set_accounting(false) {
-                tracing::error!("connections are followed though nothing needs it: {error}");
             }
             tracing::info!(generation, changes = step.delta.len(), "applied");
             self.report.applied = now();
@@ -163,6 +141,33 @@ impl Daemon {
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
         self.state.prune(self.options.history + 1, &needed);
         true
+    }
+
+    /// Has the kernel do it. On an error nothing has changed.
+    fn put_in_force(&mut self, step: &Step, generation: u64) -> Result<(), String> {
+        // Followed from before the first connection that has to be, until
+        // after the last.
+        let follow = self.follows(&step.image);
+        if follow {
+            self.datapath.set_accounting(true).map_err(|error| error.to_string())?;
+        }
+        if step.sizes != self.datapath.sizes() {
+            let what = differences(&step.sizes, &self.datapath.sizes());
+            self.grow(step, generation).map_err(|error| {
+                format!("the kernel's tables would have to grow ({what}), and cannot: {error}")
+            })?;
+        } else {
+            let prepared = self.tracker.prepare(step.sources.clone(), &mut self.datapath);
+            prepared.map_err(|error| error.to_string())?;
+            self.datapath.apply(&step.delta, generation).map_err(|error| error.to_string())?;
+        }
+        if let Some(error) = self.datapath.behind() {
+            tracing::warn!("in force, and the other side of the tables is not: {error}");
+        }
+        if !follow && let Err(error) = self.datapath.set_accounting(false) {
+            tracing::error!("connections are followed though nothing needs it: {error}");
+        }
+        Ok(())
     }
 
     /// The generation that the one in force repeats but for what is left alone.

@@ -71,6 +71,8 @@ pub(super) struct Daemon {
     /// Resets connections to endpoints that have gone.
     pub(super) drainer: Drainer,
     pub(super) draining: Draining,
+    /// When to try again to make larger tables.
+    pub(super) grow_again: Option<Instant>,
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
     pub(super) report: Report,

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redirector_common::abi::Limits;
 use redirector_core::compile::compile_with;
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
@@ -18,7 +17,10 @@ use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::world::{Settings, World};
 
+use super::begin::limits;
+use super::grow;
 use super::names::Answers;
+use crate::datapath::Sizes;
 use crate::identity::Wanted;
 use crate::state::Snapshot;
 
@@ -31,8 +33,10 @@ pub struct Engine {
     pub store: Store,
     /// What names resolve to.
     pub resolved: Answers,
-    /// How much fits into the tables.
-    pub limits: Limits,
+    /// How large the tables are.
+    pub sizes: Sizes,
+    /// Whether they may become larger.
+    pub grows: bool,
     /// The numbers of everything in force.
     pub layout: Layout,
     /// What the kernel holds, if nobody else wrote there.
@@ -60,6 +64,8 @@ pub struct Step {
     pub image: Image,
     /// What has to change for it.
     pub delta: Delta,
+    /// How large the tables have to be for it.
+    pub sizes: Sizes,
     /// The local workloads.
     pub sources: BTreeMap<SourceId, Wanted>,
     /// The names that DNS knows.
@@ -104,7 +110,19 @@ impl Engine {
     }
 
     fn finish(&self, world: &World, registry: &Registry, plan: Plan) -> Result<Step, Full> {
-        let (layout, image) = self.layout.place(&plan, &self.limits)?;
+        let mut sizes = self.sizes;
+        let (layout, image) = loop {
+            match self.layout.place(&plan, &limits(&sizes)) {
+                Ok(placed) => break placed,
+                Err(full) if !self.grows => return Err(full),
+                Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,
+            }
+        };
+        // As a dump has it, so that a restart finds no difference.
+        let image = image.without_zeroes();
+        if self.grows {
+            sizes = grow::with_room(&sizes, &image);
+        }
         let sources = plan.sources.iter().filter_map(|(id, source)| {
             let identity = layout.identity(id)?;
             Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
@@ -122,6 +140,7 @@ impl Engine {
             settings: world.settings.clone(),
             resolved,
             delta: self.image.diff(&image),
+            sizes,
             layout,
             image,
             sources,
@@ -170,6 +189,7 @@ impl Engine {
         self.image.clone_from(&step.image);
         self.gateways.clone_from(&step.plan.gateways);
         self.endpoints.clone_from(&step.endpoints);
+        self.sizes = step.sizes;
     }
 
     /// Whether a change is one for connections.

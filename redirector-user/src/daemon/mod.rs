@@ -18,6 +18,7 @@
 //! * [`bypass`]: what is left alone for a while.
 //! * [`descriptors`]: how many files may be open.
 //! * [`drain`]: endpoints that have gone.
+//! * [`grow`]: tables that grow.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
 //! * [`gateways`]: the proxy.
@@ -35,6 +36,7 @@ mod descriptors;
 mod drain;
 mod engine;
 mod gateways;
+mod grow;
 mod handover;
 pub mod leaf;
 pub mod log;
@@ -100,8 +102,10 @@ pub struct Options {
     pub accounting: bool,
     /// Tell of every connection all the time.
     pub flows: bool,
-    /// Sizes of the tables.
+    /// Sizes of the tables, at first.
     pub sizes: Sizes,
+    /// They stay so.
+    pub fixed_sizes: bool,
     /// What the programs in the kernel log.
     pub program_log: u8,
 }

@@ -34,6 +34,7 @@ impl Daemon {
         if self.verified.elapsed() < self.pause() {
             return;
         }
+        self.grow_when_it_is_time();
         let before = Instant::now();
         self.stop_following();
         if let Err(error) = self.verify() {

@@ -8,8 +8,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use redirector_common::abi::{
-    Backend, ClassKey, Connection, Control, Destination, FrontendKey, Leg, Live, PrefixKey,
-    Readers, Route, Source, Verdict,
+    Backend, ClassKey, Connection, Control, Destination, FlowCounters, FrontendKey, Leg,
+    LegCounters, Live, PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
 use super::layout::{Layout, Part};
@@ -34,6 +34,9 @@ pub struct Maps {
     pub netns_sources: HashMap<MapData, u64, Source>,
     pub overflow: HashMap<MapData, u64, Connection>,
     pub lives: Mapped<Live>,
+    pub totals: Mapped<Totals>,
+    pub leg_counters: Mapped<LegCounters>,
+    pub flow_counters: Mapped<FlowCounters>,
 }
 
 impl Maps {
@@ -76,6 +79,19 @@ impl Maps {
             cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
             netns_sources: hash(at("NETNS_SOURCES")?)?,
             overflow: hash(at("OVERFLOW")?)?,
+            totals: Mapped::new("TOTALS", &at("TOTALS")?, entries("TOTALS"), Access::Read)?,
+            leg_counters: Mapped::new(
+                "LEG_COUNTERS",
+                &at("LEG_COUNTERS")?,
+                entries("LEG_COUNTERS"),
+                Access::Read,
+            )?,
+            flow_counters: Mapped::new(
+                "FLOW_COUNTERS",
+                &at("FLOW_COUNTERS")?,
+                entries("FLOW_COUNTERS"),
+                Access::Read,
+            )?,
             lives: Mapped::new("LIVE", &at("LIVE")?, entries("LIVE"), access)?,
         })
     }

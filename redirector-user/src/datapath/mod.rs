@@ -9,6 +9,7 @@
 
 use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::programs::ProgramInfo;
 use aya_log::EbpfLogger;
@@ -20,6 +21,7 @@ pub mod cgroup;
 mod error;
 pub mod features;
 mod flows;
+mod grow;
 mod held;
 mod layout;
 mod lives;
@@ -68,8 +70,11 @@ pub struct Datapath {
     levels: Levels,
     /// Why the other side lies behind, when it does.
     behind: Option<Error>,
-    /// Held by the one that may write.
-    lock: Option<Lock>,
+    /// What it was set up with; nothing of it counts when it is open for reading.
+    options: Options,
+    /// Held by the one that may write, and by tables that it makes beside its
+    /// own.
+    lock: Option<Arc<Lock>>,
     /// What is pinned, held by the one that may write.
     held: Option<Held>,
 }
@@ -107,7 +112,8 @@ impl Datapath {
             counts,
             levels,
             behind: None,
-            lock: Some(lock),
+            options: options.clone(),
+            lock: Some(Arc::new(lock)),
             held: Some(held),
         })
     }
@@ -119,7 +125,16 @@ impl Datapath {
     ///
     /// `NotLoaded`, missing privilege, or tables of another version.
     pub fn open_read_only(pins: &Path) -> Result<Self, Error> {
-        Self::open_loaded(Pins::open(pins)?, Access::Read)
+        let mut tries = 0;
+        loop {
+            let pins = Pins::open(pins)?;
+            let before = pins.current()?;
+            match Self::open_loaded(pins.clone(), Access::Read) {
+                // Other tables took their place while they were opened.
+                Err(_) if tries < DUMP_TRIES && pins.current()? != before => tries += 1,
+                result => return result,
+            }
+        }
     }
 
     /// Opens what is loaded, for a change of its tables: nothing is loaded or
@@ -133,7 +148,7 @@ impl Datapath {
         let pins = Pins::open(pins)?;
         let lock = pins.lock()?;
         let mut this = Self::open_loaded(pins, Access::Write)?;
-        this.lock = Some(lock);
+        this.lock = Some(Arc::new(lock));
         this.maps.bring_in_step()?;
         this.counts = Counts::of(&this.maps.dump(this.maps.active().side)?);
         this.levels = Levels::of(&this.maps.sources()?);
@@ -180,6 +195,7 @@ impl Datapath {
             counts: Counts::default(),
             levels: Levels::default(),
             behind: None,
+            options: Options::default(),
             lock: None,
             held: None,
         })
@@ -236,7 +252,7 @@ impl Datapath {
         if !self.pins.root().exists() {
             // The lock was that of the directory that is gone.
             self.pins = Pins::create(self.pins.root())?;
-            self.lock = Some(self.pins.lock()?);
+            self.lock = Some(Arc::new(self.pins.lock()?));
         }
         held.pin_again(&self.pins)
     }
@@ -422,7 +438,7 @@ impl Datapath {
     ///
     /// The kernel's refusal.
     pub fn counters(&self) -> Result<Counters, Error> {
-        observe::counters(&self.places, &self.layout)
+        Ok(observe::counters(&self.maps, &self.layout))
     }
 
     /// What is remembered.

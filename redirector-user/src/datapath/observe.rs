@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::Pod;
-use redirector_common::abi::{
-    Connection, FlowCounters, LegCounters, Totals, connection_state as state,
-};
+use redirector_common::abi::{Connection, LegCounters, Totals, connection_state as state};
 
 use super::layout::{Layout, Part};
 use super::load::Places;
@@ -30,8 +28,8 @@ pub fn mapped<T: Pod>(
 }
 
 /// Sums up all counters.
-pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
-    let stripes: Mapped<Totals> = mapped(places, layout, "TOTALS")?;
+pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
+    let stripes = &maps.totals;
     let mut totals = Totals::default();
     for stripe in (0..stripes.len()).filter_map(|index| stripes.get(index)) {
         totals.routed += stripe.routed;
@@ -44,7 +42,7 @@ pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
         totals.mptcp += stripe.mptcp;
     }
     let mut legs: BTreeMap<u32, LegCount> = BTreeMap::new();
-    let counters: Mapped<LegCounters> = mapped(places, layout, "LEG_COUNTERS")?;
+    let counters = &maps.leg_counters;
     let per_stripe = layout.limits.legs as usize;
     for index in 0..counters.len() {
         if let Some(LegCounters { chosen, refused }) = counters.get(index)
@@ -55,7 +53,7 @@ pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
             leg.refused += refused;
         }
     }
-    let flows: Mapped<FlowCounters> = mapped(places, layout, "FLOW_COUNTERS")?;
+    let flows = &maps.flow_counters;
     for (index, leg) in &mut legs {
         if let Some(flow) = flows.get(*index as usize) {
             leg.established = flow.established;
@@ -67,7 +65,7 @@ pub fn counters(places: &Places, layout: &Layout) -> Result<Counters, Error> {
             leg.handshakes = flow.handshakes;
         }
     }
-    Ok(Counters { totals, legs: legs.into_iter().collect() })
+    Counters { totals, legs: legs.into_iter().collect() }
 }
 
 /// All connections that are remembered, with their state.

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use redirector_common::abi::{HANDSHAKES, Side, Totals};
+use serde::{Deserialize, Serialize};
 
 /// How large the tables are. Hash tables take memory as they fill, arrays at
 /// once. Changing a size makes new tables beside the old ones and moves over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Sizes {
     /// Exact frontends, per side.
     pub frontends: u32,

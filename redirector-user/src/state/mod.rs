@@ -10,6 +10,7 @@
 //! | `last-good.json` | the store: the last good version of every object |
 //! | `bypass.json` | what is left alone, and until when |
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
+//! | `grown.json` | the sizes that the tables have grown to |
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id |
 //! | `control.sock` | where a living daemon takes requests |
@@ -23,6 +24,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::datapath::Sizes;
 use redirector_core::drain::Draining;
 use redirector_core::store::Store;
 use rustix::fs::FlockOperation;
@@ -37,6 +39,9 @@ pub use snapshot::Snapshot;
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";
+
+/// The file of the sizes that tables have grown to.
+const GROWN: &str = "grown.json";
 
 /// The file of endpoints that have gone.
 const DRAINING: &str = "draining.json";
@@ -214,6 +219,18 @@ impl StateDir {
         Ok(self.load(DRAINING)?.unwrap_or_default())
     }
 
+    /// Keeps the sizes that the tables have grown to, and those that were asked
+    /// for.
+    pub fn save_grown(&self, asked: &Sizes, grown: &Sizes) -> Result<(), StateError> {
+        self.save(GROWN, &(asked, grown))
+    }
+
+    /// The sizes that the tables have grown to, if these were asked for then.
+    pub fn grown(&self, asked: &Sizes) -> Result<Option<Sizes>, StateError> {
+        let kept: Option<(Sizes, Sizes)> = self.load(GROWN)?;
+        Ok(kept.filter(|(then, _)| then == asked).map(|(_, grown)| grown))
+    }
+
     /// Publishes what the daemon knows.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
         self.save("report.json", report)
@@ -230,9 +247,15 @@ impl StateDir {
         for generation in self.generations() {
             self.remove_file(&snapshot_name(generation))?;
         }
-        for name in
-            ["last-good.json", BYPASS, DRAINING, "report.json", "control.sock", "daemon.lock"]
-        {
+        for name in [
+            "last-good.json",
+            BYPASS,
+            DRAINING,
+            GROWN,
+            "report.json",
+            "control.sock",
+            "daemon.lock",
+        ] {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.

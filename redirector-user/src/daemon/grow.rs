@@ -1,0 +1,148 @@
+//! Tables that grow: what a configuration needs, and moving over to it.
+
+use std::time::{Duration, Instant};
+
+use redirector_core::image::Image;
+use redirector_core::layout::Full;
+
+use super::control_loop::Daemon;
+use super::engine::Step;
+use crate::datapath::{Error, Sizes};
+
+/// No table grows beyond this many entries.
+const MOST: u32 = 1 << 24;
+
+/// Time before another attempt, when there was no memory for it.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A table that has at least `needed` entries, and twice as many as before, so
+/// that growing is rare.
+fn grown(size: u32, needed: u64) -> Option<u32> {
+    let wanted = needed.max(u64::from(size) * 2).checked_next_power_of_two()?;
+    u32::try_from(wanted).ok().filter(|wanted| *wanted <= MOST)
+}
+
+/// Sizes in which what did not fit has room; `None` when there are none.
+pub(super) fn larger(sizes: &Sizes, full: &Full) -> Option<Sizes> {
+    let mut larger = *sizes;
+    let size = match full.table {
+        "routes" => &mut larger.routes,
+        "route legs" => &mut larger.legs,
+        "destinations" => &mut larger.destinations,
+        "endpoints" => &mut larger.backends,
+        "local workloads" => &mut larger.identities,
+        "class tables" => &mut larger.class_tables,
+        _ => return None,
+    };
+    *size = grown(*size, full.needed)?;
+    Some(larger)
+}
+
+/// Sizes in which an image's hash tables have room, too; as they are where
+/// there are none.
+pub(super) fn with_room(sizes: &Sizes, image: &Image) -> Sizes {
+    let mut larger = *sizes;
+    for (size, needed) in [
+        (&mut larger.frontends, image.frontends.len()),
+        (&mut larger.prefixes, image.prefixes.len()),
+        (&mut larger.class_verdicts, image.class_verdicts.len()),
+    ] {
+        if needed > *size as usize {
+            *size = grown(*size, needed as u64).unwrap_or(*size);
+        }
+    }
+    larger
+}
+
+impl Daemon {
+    /// Puts a step in force that the tables have no room for: larger ones are
+    /// made, filled and swapped. On an error the old ones stay.
+    pub(super) fn grow(&mut self, step: &Step, generation: u64) -> Result<(), Error> {
+        let result = self.move_over(step, generation);
+        self.grow_again = result.is_err().then(|| Instant::now() + AGAIN);
+        result
+    }
+
+    fn move_over(&mut self, step: &Step, generation: u64) -> Result<(), Error> {
+        // Before the first attachment there is nothing to swap.
+        let is_attached = !self.datapath.attachments()?.is_empty();
+        let mut larger = self.datapath.beside(&step.sizes)?;
+        let filled = self
+            .tracker
+            .prepare(step.sources.clone(), &mut larger)
+            .and_then(|()| larger.apply(&Image::default().diff(&step.image), generation))
+            .and_then(|()| if is_attached { larger.attach() } else { Ok(()) });
+        if let Err(error) = filled {
+            // Some links may have moved already; what they moved to is whole.
+            if is_attached {
+                self.datapath.attach()?;
+            }
+            larger.give_up()?;
+            return Err(error);
+        }
+        self.datapath = larger;
+        self.follow_program_log();
+        let sizes = self.datapath.sizes();
+        if let Err(error) = self.state.save_grown(&self.options.sizes, &sizes) {
+            tracing::error!("{error}; after a restart the tables have to grow again");
+        }
+        tracing::info!(
+            generation,
+            "the tables have grown: {}",
+            differences(&sizes, &self.options.sizes)
+        );
+        Ok(())
+    }
+
+    /// Tries again what there was no memory for.
+    pub(super) fn grow_when_it_is_time(&mut self) {
+        if self.grow_again.is_some_and(|time| time <= Instant::now()) {
+            self.grow_again = None;
+            self.changed = true;
+        }
+    }
+}
+
+/// What is larger than it was asked for.
+pub(super) fn differences(now: &Sizes, asked: &Sizes) -> String {
+    let all = [
+        ("frontends", now.frontends, asked.frontends),
+        ("prefixes", now.prefixes, asked.prefixes),
+        ("class tables", now.class_tables, asked.class_tables),
+        ("class verdicts", now.class_verdicts, asked.class_verdicts),
+        ("workloads", now.identities, asked.identities),
+        ("routes", now.routes, asked.routes),
+        ("legs", now.legs, asked.legs),
+        ("destinations", now.destinations, asked.destinations),
+        ("endpoints", now.backends, asked.backends),
+    ];
+    let larger = all.iter().filter(|(_, now, asked)| now > asked);
+    larger.map(|(name, now, _)| format!("{now} {name}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_doubles_until_there_is_room_and_has_an_end() {
+        assert_eq!(grown(1024, 1025), Some(2048));
+        assert_eq!(grown(1000, 9000), Some(16_384));
+        // There is room, but not in one piece.
+        assert_eq!(grown(4096, 300), Some(8192));
+        assert_eq!(grown(MOST, 1), None);
+        assert_eq!(grown(64, u64::MAX), None);
+    }
+
+    #[test]
+    fn every_table_that_can_be_full_has_a_larger_one() {
+        let sizes = Sizes::default();
+        for table in
+            ["routes", "route legs", "destinations", "endpoints", "local workloads", "class tables"]
+        {
+            let full = Full { table, needed: 1 << 20, capacity: 0 };
+            let larger = larger(&sizes, &full).unwrap_or_else(|| panic!("{table}"));
+            assert!(!differences(&larger, &sizes).is_empty(), "{table}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Tables of other sizes, made beside those in force and filled before any
+//! program uses them.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering::SeqCst;
+
+use redirector_common::abi::{Control, control_flags};
+
+use super::held::Held;
+use super::layout::{Layout, Part};
+use super::load;
+use super::mapped::Access;
+use super::maps::Maps;
+use super::sources::Levels;
+use super::tables::Counts;
+use super::{Datapath, Error, Options, Sizes};
+
+impl Datapath {
+    /// Tables of these sizes beside the ones in force, with the programs for
+    /// them, the workloads of the ones in force, and no configuration. Fill
+    /// them with [`apply`](Self::apply); [`attach`](Self::attach) then moves
+    /// everything over and removes the old ones. Until then nothing is in force
+    /// of it, and [`give_up`](Self::give_up) takes it back.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, as a rule for want of memory; nothing is left of
+    /// it then.
+    pub fn beside(&self, sizes: &Sizes) -> Result<Self, Error> {
+        self.writing()?;
+        let sizes = load::with_memory(&self.pins, sizes)?;
+        let layout = Layout::new(&sizes)?;
+        let directory = self.pins.join(&layout.directory(Part::Tables));
+        if directory == self.places.tables {
+            return Err(Error::Library {
+                what: "making larger tables".into(),
+                problem: "they would be the ones that are in force".into(),
+            });
+        }
+        // Left by one that died before it moved over.
+        self.pins.remove(&directory)?;
+        let beside = self.make(&layout, &Options { sizes, ..self.options.clone() });
+        if beside.is_err() {
+            // What was made so far takes the memory that is short.
+            self.pins.sweep()?;
+            self.pins.remove(&directory)?;
+        }
+        beside
+    }
+
+    fn make(&self, layout: &Layout, options: &Options) -> Result<Self, Error> {
+        let (places, _) = load::ensure(&self.pins, layout, options)?;
+        let held = Held::open(&places, layout)?;
+        let mut maps = Maps::open(&places, layout, Access::Write)?;
+        maps.make_self_test()?;
+        maps.set_seed(super::seed());
+        maps.bring_in_step()?;
+        for offset in [offset_of!(Control, daemon_cgroup), offset_of!(Control, flows_until)] {
+            let word = self.maps.control.word(0, offset).load(SeqCst);
+            maps.control.word(0, offset).store(word, SeqCst);
+        }
+        let accounting = self.maps.flag(control_flags::ACCOUNTING);
+        maps.set_flag(control_flags::ACCOUNTING, accounting);
+        let mut levels = Levels::default();
+        for (key, identity) in self.maps.sources()? {
+            maps.insert_source(&mut levels, key, identity)?;
+        }
+        Ok(Self {
+            pins: self.pins.clone(),
+            places,
+            layout: layout.clone(),
+            maps,
+            cgroups: self.cgroups.clone(),
+            counts: Counts::default(),
+            levels,
+            behind: None,
+            options: options.clone(),
+            lock: self.lock.clone(),
+            held: Some(held),
+        })
+    }
+
+    /// Removes tables that were made [`beside`](Self::beside) others, and are
+    /// not in force.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn give_up(self) -> Result<(), Error> {
+        self.pins.remove(&self.places.tables)
+    }
+}
