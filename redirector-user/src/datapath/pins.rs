@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Error;
 use super::layout::{MEMORY, TABLES};
@@ -174,11 +175,22 @@ impl Pins {
     pub fn lock(&self) -> Result<Lock, Error> {
         let file = File::open(&self.root)
             .map_err(|error| Error::from_io(format!("opening {}", self.root.display()), error))?;
-        // SAFETY: the descriptor is open.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(Lock(file));
-        }
-        let error = io::Error::last_os_error();
+        let begun = Instant::now();
+        let error = loop {
+            // SAFETY: the descriptor is open.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+                return Ok(Lock(file));
+            }
+            let error = io::Error::last_os_error();
+            // A probe of one that was killed may live a moment longer; the lock of
+            // a process that is gone is in no list.
+            let is_left_over = error.raw_os_error() == Some(libc::EWOULDBLOCK)
+                && holder_pid(&file).is_none_or(|pid| !Path::new("/proc").join(pid).exists());
+            if !is_left_over || begun.elapsed() > LEFTOVERS {
+                break error;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
         if error.raw_os_error() == Some(libc::EWOULDBLOCK) {
             return Err(Error::Busy { pins: self.root.clone(), holder: holder(&file) });
         }
@@ -213,21 +225,28 @@ fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
     })
 }
 
-/// Who holds the lock of a file, as far as /proc tells.
-fn holder(file: &File) -> String {
-    let unknown = || "a process that /proc does not show".to_owned();
-    let (Ok(meta), Ok(locks)) = (file.metadata(), fs::read_to_string("/proc/locks")) else {
-        return unknown();
-    };
+/// How long what a killed process leaves behind may live.
+const LEFTOVERS: Duration = Duration::from_secs(2);
+
+/// The process that took the lock of a file, as far as /proc tells.
+fn holder_pid(file: &File) -> Option<String> {
+    let meta = file.metadata().ok()?;
+    let locks = fs::read_to_string("/proc/locks").ok()?;
     let inode =
         format!("{:02x}:{:02x}:{}", libc::major(meta.dev()), libc::minor(meta.dev()), meta.ino());
     // "1: FLOCK  ADVISORY  WRITE 4242 00:2d:17 0 EOF"
-    let pid = locks.lines().find_map(|line| {
+    locks.lines().find_map(|line| {
         let mut fields = line.split_whitespace().skip(4);
         let pid = fields.next()?;
-        (fields.next()? == inode).then_some(pid)
-    });
-    let Some(pid) = pid else { return unknown() };
+        (fields.next()? == inode).then(|| pid.to_owned())
+    })
+}
+
+/// Who holds the lock of a file, as far as /proc tells.
+fn holder(file: &File) -> String {
+    let Some(pid) = holder_pid(file) else {
+        return "a process that /proc does not show".to_owned();
+    };
     match fs::read_to_string(format!("/proc/{pid}/comm")) {
         Ok(name) => format!("process {pid} ({})", name.trim()),
         Err(_) => format!("process {pid}"),

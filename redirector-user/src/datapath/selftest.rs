@@ -108,6 +108,8 @@ fn dial(cgroup: &File, hook: Hook, port: u16) -> io::Result<i32> {
     if pid == 0 {
         // SAFETY: system calls with valid arguments only, see above.
         unsafe {
+            // The daemon's locks are not to outlive it here.
+            libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32);
             let socket = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0);
             if socket < 0 {
                 libc::_exit(NO_SOCKET);

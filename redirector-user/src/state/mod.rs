@@ -23,6 +23,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::datapath::Sizes;
 use redirector_core::drain::Draining;
@@ -45,6 +46,13 @@ const GROWN: &str = "grown.json";
 
 /// The file of endpoints that have gone.
 const DRAINING: &str = "draining.json";
+
+/// How long what a killed daemon leaves behind may live.
+const LEFTOVERS: Duration = Duration::from_secs(2);
+
+fn is_alive(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
 
 /// What can go wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -124,15 +132,25 @@ impl StateDir {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() }.to_owned();
-                return Err(StateError::Busy { path: self.path.clone(), pid });
+        let mut pid = String::new();
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(failed(error.into())),
             }
-            Err(error) => return Err(failed(error.into())),
+            if pid.is_empty() {
+                let _ = file.read_to_string(&mut pid);
+            }
+            let pid = pid.trim();
+            // A probe of one that was killed may live a moment longer.
+            if !pid.is_empty() && !is_alive(pid) && begun.elapsed() < LEFTOVERS {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();
+            return Err(StateError::Busy { path: self.path.clone(), pid });
         }
         file.set_len(0).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
@@ -337,6 +355,20 @@ mod tests {
         drop(lock);
         assert_eq!(state.daemon(), None);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_daemon_leaves_behind_does_not_keep_the_next_one_away() {
+        let (_root, state) = directory();
+        let lock = state.lock().unwrap();
+        // Nobody has this number: it is beyond what the kernel gives.
+        fs::write(state.path().join("daemon.lock"), "4194305\n").unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        state.lock().unwrap();
+        ends.join().unwrap();
     }
 
     #[test]
