@@ -32,7 +32,13 @@ pub struct Reading {
     /// Whether every document could be told apart and named. When not, objects
     /// may be missing here that the text still means to have.
     pub complete: bool,
+    /// How many documents are no objects.
+    strangers: usize,
 }
+
+/// The most documents of one file that are told to be no objects, and the most
+/// repeated keys of one document.
+const MAX_TOLD: usize = 1000;
 
 /// A document of a known kind.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,7 +69,7 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
             [only] => only.reference.as_ref().map(ObjectRef::to_string),
             _ => None,
         };
-        for duplicate in document.duplicates {
+        for duplicate in document.duplicates.into_iter().take(MAX_TOLD) {
             let mut finding = syntax_finding(&syntax::DUPLICATE_KEY, duplicate);
             finding.object.clone_from(&object);
             reading.diagnostics.push(finding);
@@ -137,6 +143,16 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
     reading.documents += 1;
     let (Some(kind_name), Some(api)) = (kind, api) else {
         reading.complete = false;
+        reading.strangers += 1;
+        if reading.strangers > MAX_TOLD {
+            if reading.strangers == MAX_TOLD + 1 {
+                let message =
+                    format!("more than {MAX_TOLD} documents are no objects: the rest is left out");
+                let finding = Diagnostic::new(&syntax::TOO_MANY_FINDINGS, message);
+                reading.diagnostics.push(placed(finding, root.position));
+            }
+            return;
+        }
         let missing: Vec<&str> = ["apiVersion", "kind"]
             .into_iter()
             .filter(|name| root.get(name).and_then(Node::as_str).is_none())

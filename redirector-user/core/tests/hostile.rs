@@ -148,6 +148,44 @@ fn anchors_and_merges_are_followed_and_bombs_are_refused() {
     assert_eq!(first(&"[".repeat(100_000)).0, "RD1003");
 }
 
+/// Ten megabytes without a line break, as text, as names, as documents: said
+/// to be wrong, shortly.
+#[test]
+fn ten_megabytes_in_one_line_are_answered_shortly() {
+    const SIZE: usize = 10_000_000;
+    let host = |host: &str| {
+        format!("{HEAD}spec: {{hosts: [{host}], tcp: [{{route: [{{destination: {{host: b}}}}]}}]}}")
+    };
+    let fill = |with: &str| with.repeat(SIZE / with.len());
+    for text in [
+        fill("a"),
+        fill("\""),
+        fill("a: "),
+        fill("&a "),
+        fill("[]"),
+        fill("- "),
+        fill("{}{\"a\":1}"),
+        host(&fill("a")),
+        host(&fill("a.b, ")),
+        host(&format!("\"{}\"", fill("\\x41"))),
+        format!("{{\"a\": \"{}\"}}", fill("x")),
+    ] {
+        let report = judge(text.as_bytes());
+        assert!(report.errors > 0, "nothing is said of {}", &text[..40]);
+        assert!(report.diagnostics.len() < 3000, "{} findings", report.diagnostics.len());
+        for finding in &report.diagnostics {
+            assert!(finding.message.len() < 500, "a message of {} bytes", finding.message.len());
+        }
+    }
+}
+
+#[test]
+fn a_document_without_anything_useful_is_never_passed_over_in_silence() {
+    for text in ["a", "[]", "- a", "{}", "kind: Service", "apiVersion: v1", "1", "\"\"", "!!x y"] {
+        assert!(!judge(text.as_bytes()).diagnostics.is_empty(), "nothing is said of {text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

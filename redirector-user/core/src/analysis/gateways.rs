@@ -76,7 +76,8 @@ fn workloads(
         }
     }
     for (i, server) in gateway.servers.iter().enumerate() {
-        if ports.contains(&server.port) {
+        // Port 0 is that of a unix socket: no Service leads there.
+        if server.port == 0 || ports.contains(&server.port) {
             continue;
         }
         let known: Vec<String> = ports.iter().map(u16::to_string).collect();

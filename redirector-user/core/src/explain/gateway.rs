@@ -37,7 +37,16 @@ pub(super) fn explain(
     answer.refused_share = 1.0;
 
     let ip = query.destination.ip().to_canonical();
-    let reached = reach(world, registry, (object.reference(), gateway), ip);
+    let reached = match reach(world, registry, (object.reference(), gateway), ip) {
+        Ok(reached) => reached,
+        Err(other) => {
+            answer.notes.push(format!(
+                "{ip} leads to {other}, which the selector of {} does not select",
+                object.reference()
+            ));
+            return Ok(answer);
+        }
+    };
     if let Some(service) = &reached.service {
         answer.frontend = Some(FrontendView {
             prefix: IpNet::from(ip).to_string(),
@@ -143,22 +152,24 @@ impl Reached {
     }
 }
 
+/// Whom a connection reaches; an error names a workload that is known to have
+/// the address and is none of the Gateway's.
 fn reach(
     world: &World,
     registry: &Registry,
     (object, gateway): (ObjectRef, &Gateway),
     ip: IpAddr,
-) -> Reached {
+) -> Result<Reached, ObjectRef> {
     let selected: Vec<&Workload> = (registry.workloads.all().iter())
         .filter(|workload| selects(gateway, &workload.labels, workload.gateway))
         .collect();
     if let Some(workload) = selected.iter().find(|one| one.addresses.contains(&ip)) {
-        return Reached {
+        return Ok(Reached {
             workload: Workload::clone(workload),
             service: None,
             own_address: true,
             listens_at: Some(ip),
-        };
+        });
     }
     let through = selected.iter().find_map(|workload| {
         let service = service_with(world, workload, ip)?;
@@ -166,7 +177,13 @@ fn reach(
     });
     if let Some((workload, service)) = through {
         let listens_at = sole(&workload.addresses);
-        return Reached { workload, service: Some(service), own_address: false, listens_at };
+        return Ok(Reached { workload, service: Some(service), own_address: false, listens_at });
+    }
+    let owner = registry.workloads.all().iter().find(|workload| {
+        workload.addresses.contains(&ip) || service_with(world, workload, ip).is_some()
+    });
+    if let Some(owner) = owner {
+        return Err(owner.object.clone());
     }
     // An address that no document knows leads there by other means; and
     // without a workload the Gateway stands for one of its own namespace.
@@ -183,7 +200,7 @@ fn reach(
         |workload| Workload::clone(workload),
     );
     let listens_at = sole(&workload.addresses);
-    Reached { workload, service: None, own_address: false, listens_at }
+    Ok(Reached { workload, service: None, own_address: false, listens_at })
 }
 
 fn sole(addresses: &[IpAddr]) -> Option<IpAddr> {

@@ -79,7 +79,7 @@ codes! {
         "labels:\n  on: shift   # the key becomes \"true\""
     }
     TOO_MANY_FINDINGS = "RD1016" Warning NONE "There are more findings than are shown" {
-        "The object has more than a thousand findings; the rest are left out."
+        "The object has more than a thousand findings, or the file more than a thousand documents that are no objects; the rest are left out."
         "Mend the first ones: the rest often have the same cause."
         "a list of a million numbers where names belong"
     }
