@@ -41,7 +41,35 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             ),
         );
     }
+    nearest_first(facts, findings);
     lookups(facts, findings);
+}
+
+/// Policies that prefer the nearest endpoints without saying so.
+fn nearest_first(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, rule) in facts.world.destination_rules() {
+        let Some(policy) = &rule.traffic_policy else { continue };
+        let said = policy.settings.load_balancer.as_ref().is_some_and(|lb| lb.locality.is_some());
+        if policy.settings.outlier.is_none() || said {
+            continue;
+        }
+        let full = facts.full_host(&rule.host, &object.meta.namespace);
+        let services = facts.services_of(&full);
+        let spread = services
+            .iter()
+            .flat_map(|service| &service.ports)
+            .any(|port| port.endpoints.windows(2).any(|pair| pair[0].locality != pair[1].locality));
+        if spread {
+            Report::new(object.reference(), findings).add(
+                "spec.trafficPolicy.outlierDetection",
+                Diagnostic::new(
+                    &differences::NEAREST_FIRST,
+                    "the endpoints lie in several localities: those nearest to the client go first",
+                )
+                .help("write loadBalancer: {localityLbSetting: {enabled: false}} if all are to have their share"),
+            );
+        }
+    }
 }
 
 /// Whether connections to the service's own addresses are routed here even

@@ -9,8 +9,8 @@ use super::virtual_service::subset_name;
 use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Code, Diagnostic};
 use crate::model::{
-    DestinationRule, Keepalive, OutlierDetection, PolicySettings, Subset, TcpPool, TlsMode,
-    TrafficPolicy,
+    DestinationRule, Keepalive, LbAlgorithm, OutlierDetection, PolicySettings, Subset, TcpPool,
+    TlsMode, TrafficPolicy,
 };
 use crate::validate::names;
 use crate::yaml::Value;
@@ -119,6 +119,13 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
             at.complain(&admission::EMPTY_POLICY, "the setting of the port sets nothing");
         }
         let settings = settings(&fields);
+        let balancer = settings.load_balancer.as_ref();
+        if balancer.is_some_and(|one| matches!(one.algorithm, Some(LbAlgorithm::SourceIp { .. }))) {
+            fields.place("loadBalancer").complain(
+                &differences::PORT_HASH,
+                "here useSourceIp holds for the port; Istio chooses at random",
+            );
+        }
         // Istio does not look at the number; what is no port concerns none.
         let number = selector.fields(&["number"]).and_then(|port| port.get("number")?.integer());
         if let Some(port) = number.and_then(|number| u16::try_from(number).ok()) {

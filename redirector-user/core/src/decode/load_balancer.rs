@@ -11,6 +11,15 @@ use crate::model::{LbAlgorithm, LoadBalancer, LocalitySetting};
 const SIMPLE: [&str; 6] =
     ["UNSPECIFIED", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN", "LEAST_REQUEST"];
 
+/// The labels that say where a node is.
+const PLACE: [&str; 5] = [
+    "topology.istio.io/network",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "topology.istio.io/subzone",
+    "kubernetes.io/hostname",
+];
+
 pub(super) fn load_balancer(at: &At<'_>, outlier: bool) -> Option<LoadBalancer> {
     let fields = at.fields(&[
         "simple",
@@ -188,6 +197,18 @@ fn locality(at: &At<'_>, outlier: bool) -> Option<LocalitySetting> {
         fields
             .place("failoverPriority")
             .complain(code, format!("failover excludes {label} in failoverPriority"));
+    }
+    for (index, label) in setting.failover_priority.iter().enumerate() {
+        if !label.contains('=') && !PLACE.contains(&label.as_str()) {
+            let places = fields.items("failoverPriority");
+            places.get(index).unwrap_or(at).report(
+                Diagnostic::new(
+                    &differences::OWN_LABEL,
+                    format!("the label {label} of the client is not looked at"),
+                )
+                .help(format!("write the value that is preferred: {label}=...")),
+            );
+        }
     }
     let mut from = Vec::new();
     for at in &distribute {

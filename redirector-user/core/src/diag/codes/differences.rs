@@ -174,4 +174,19 @@ codes! {
         "Write a number and a unit, such as 30s, on the Service, the ServiceEntry or the DestinationRule."
         "annotations: {redirector.io/drain: '30'}"
     }
+    PORT_HASH = "RD4035" Warning NONE "Istio ignores useSourceIp of a port" {
+        "Istio takes the hash of the source address from the policy of the rule or the subset alone; under portLevelSettings it chooses at random. Here it holds for the port, as the API documents it."
+        "Write it in the policy of the rule, when both are to agree."
+        "portLevelSettings: [{port: {number: 80}, loadBalancer: {consistentHash: {useSourceIp: true}}}]"
+    }
+    NEAREST_FIRST = "RD4036" Info NONE "outlierDetection has the nearest endpoints go first" {
+        "Locality load balancing is switched on in the mesh, and outlierDetection is all that it waits for: connections go to the endpoints of the client's own locality while there are any, here as in Istio."
+        "Write localityLbSetting: {enabled: false} under loadBalancer when all endpoints are to have their share."
+        "trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}"
+    }
+    OWN_LABEL = "RD4037" Warning NONE "failoverPriority by a label of the client is not honoured" {
+        "Endpoints are compared with the place of the node: region, zone, subzone, network and host name. Other labels of the client's workload are not looked at, so an endpoint that carries such a label counts as one that differs."
+        "Write the value that is preferred: key=value."
+        "failoverPriority: [version]"
+    }
 }
