@@ -33,6 +33,7 @@ fn everything() -> Value {
         "gateways": { "enabled": true },
         "privileged": false,
         "detachOnExit": true,
+        "drain": true,
         "startupTaint": "redirector.io/agent-not-ready",
         "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
         "networkPolicy": { "from": [{ "namespaceSelector": {} }] },

@@ -131,8 +131,12 @@ impl Daemon {
             if reset > 0 {
                 tracing::info!(endpoint = %address, reset, of = all, "connections were reset");
             } else {
-                // They are at their end already, in all likelihood.
-                tracing::debug!(endpoint = %address, of = all, "no connection was there to reset");
+                tracing::warn!(
+                    endpoint = %address,
+                    of = all,
+                    "no connection was found to reset: they are at their end, or in network \
+                     namespaces that are not in /proc or /run/netns here"
+                );
             }
         }
         self.report.connections_reset += drained.reset.len() as u64;
