@@ -13,7 +13,7 @@ use crate::atomic::{add, fetch_add, fetch_add_half, replace};
 use crate::maps::LIVE;
 
 const MINUS_ONE: u64 = 1_u64.wrapping_neg();
-const NANOSECONDS: u64 = 1_000_000;
+const PER_MILLISECOND: u64 = 1_000_000;
 
 /// The longest ejection, as Envoy's `max_ejection_time`: unless the base time
 /// is longer.
@@ -187,7 +187,7 @@ pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
             return;
         }
         let now = bpf_ktime_get_ns();
-        let quiet = now.wrapping_sub(addr_of!((*live).returned).read_volatile()) / NANOSECONDS;
+        let quiet = now.wrapping_sub(addr_of!((*live).returned).read_volatile()) / PER_MILLISECOND;
         let mut forgiven = 0;
         if destination.forgive_ms != 0 {
             forgiven = quiet / u64::from(destination.forgive_ms);
@@ -200,7 +200,7 @@ pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
         if milliseconds > longest {
             milliseconds = longest;
         }
-        let until = now.wrapping_add(milliseconds.wrapping_mul(NANOSECONDS));
+        let until = now.wrapping_add(milliseconds.wrapping_mul(PER_MILLISECOND));
         if replace(addr_of_mut!((*live).ejected_until), 0, until) {
             addr_of_mut!((*live).ejections).write_volatile(times as u32);
             addr_of_mut!((*live).failures).write_volatile(0);

@@ -152,9 +152,49 @@ fn conflicts(
                 )
                 .help("use another port"),
             );
+        } else if is_tcp(server)
+            && let Some(other) = rival(facts, servers, selector, server.port, &own)
+        {
+            report.add(
+                format!("spec.servers[{i}].port.number"),
+                Diagnostic::new(
+                    &differences::GATEWAY_PORT_TAKEN,
+                    format!(
+                        "{other} has a server on port {} too, and a workload that both select: \
+                         the older one keeps the port there, whatever the hosts are",
+                        server.port
+                    ),
+                )
+                .help("use another port, or selectors that have no workload in common"),
+            );
         }
         l7_server(i, server, report);
     }
+}
+
+/// A Gateway with another selector and the same port, where some workload is
+/// selected by both.
+fn rival(
+    facts: &Facts<'_>,
+    servers: &Servers<'_>,
+    selector: &Labels,
+    port: u16,
+    own: &str,
+) -> Option<String> {
+    let mut rivals: Vec<&String> = Vec::new();
+    for ((other, at), gateways) in servers {
+        if *at != port || *other == selector || !facts.spend(1) {
+            continue;
+        }
+        let mut both = selector.clone();
+        both.extend((*other).clone());
+        let agree = selector.iter().all(|(key, value)| both.get(key) == Some(value));
+        if agree && (!facts.pods().selected(&both).is_empty() || facts.entries().any(&both)) {
+            rivals.extend(gateways.keys().filter(|name| *name != own));
+        }
+    }
+    // The same one whatever the order of the table.
+    rivals.into_iter().min().cloned()
 }
 
 fn is_tcp(server: &Server) -> bool {
