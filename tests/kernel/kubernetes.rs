@@ -2,6 +2,7 @@
 //! cgroups as kubelets and runtimes make them, real processes in them, and real
 //! connections.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use redirector::datapath::{Datapath, SourceKey};
 use redirector_tests::agent::{Agent, as_binary, command};
 use redirector_tests::apiserver::ApiServer;
 use redirector_tests::child;
-use redirector_tests::kernel::privileged;
+use redirector_tests::kernel::{privileged, soaking};
 use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
@@ -24,12 +25,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
         ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
+        ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
         ("everything_stays_while_the_api_server_is_away", the_server_is_away),
         ("it_is_ready_only_when_all_is_in_force", it_is_ready_only_when_all_is_in_force),
         ("without_a_way_to_the_api_server_it_says_so", without_a_way_it_says_so),
@@ -260,6 +262,57 @@ fn pods_come_and_go() {
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100];
     println!("from mkdir to the kernel: p50 {:?}, p99 {:?}", at(50), at(99));
+}
+
+/// Time between two pods.
+const PACE: Duration = Duration::from_millis(300);
+
+/// From the cgroup of a pod to its first process: a sandbox and an image's
+/// container take longer.
+const SANDBOX: Duration = Duration::from_secs(1);
+
+fn pods_churn() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    let mut agent = node.ready();
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(9)));
+    let goes = |i: u32| if i.is_multiple_of(2) { "two" } else { "one" };
+    let mut starting: VecDeque<(u32, PathBuf, Instant)> = VecDeque::new();
+    let mut running: VecDeque<(u32, PathBuf, Instant)> = VecDeque::new();
+    let (mut made, mut ended) = (0, 0);
+    while ended < made || begun.elapsed() < time {
+        let next = Instant::now() + PACE;
+        if begun.elapsed() < time {
+            let uid = uid(made);
+            cluster.pod(&format!("p{made}"), "node-a", &uid, goes(made), &json!({}));
+            let class = ["", "burstable/", "besteffort/"][made as usize % 3];
+            let cgroup = node.cgroup(&format!("kubepods/{class}pod{uid}"));
+            starting.push_back((made, cgroup, Instant::now()));
+            made += 1;
+        }
+        while starting.front().is_some_and(|(_, _, since)| since.elapsed() >= SANDBOX) {
+            let (i, cgroup, since) = starting.pop_front().expect("it is there");
+            let container = cgroup.join("ab");
+            std::fs::create_dir(&container).expect("a container");
+            assert_eq!(answered(&container, cluster.service()), goes(i), "{}", agent.log());
+            std::fs::remove_dir(&container).expect("it is empty");
+            running.push_back((i, cgroup, since));
+        }
+        while running.front().is_some_and(|(_, _, since)| since.elapsed() >= SANDBOX * 2) {
+            let (i, cgroup, _) = running.pop_front().expect("it is there");
+            std::fs::remove_dir(&cgroup).expect("it is empty");
+            assert!(cluster.server.delete("Pod", "default", &format!("p{i}")));
+            ended += 1;
+        }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    agent.wait("all to be forgotten", |_| node.sources().is_empty());
+    agent.wait("nothing to be missing", |agent| {
+        let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
+        // Who connected was known each time, also where that made no difference.
+        assert!(text.contains("redirector_unknown_source_total 0\n"), "{text}");
+        text.contains("redirector_identity_gaps 0\n")
+    });
 }
 
 fn the_server_is_away() {

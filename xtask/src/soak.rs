@@ -40,12 +40,19 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "life",
         what: "kills, restarts, upgrades, drift and churn under load",
         package: "redirector-tests",
         target: "kernel_life",
+        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+    },
+    Part {
+        name: "pods",
+        what: "200 pods a minute, against the tests' API server",
+        package: "redirector-tests",
+        target: "kernel_kubernetes",
         how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
     },
     Part {

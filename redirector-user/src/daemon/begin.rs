@@ -20,7 +20,7 @@ use super::{Event, Options, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
-use crate::identity::{Resolver, Tracker};
+use crate::identity::{Direct, Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
 use crate::state::{Hold, Report, StateDir, StateError, bypass};
 
@@ -91,8 +91,10 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let mut predecessor = predecessor;
     let inherited = predecessor.as_mut().map(|one| std::mem::take(&mut one.sockets));
     let inherited = inherited.unwrap_or_default();
+    let direct = Direct::new(datapath.source_writer()?);
     let daemon = Daemon {
-        tracker: Tracker::new(Resolver::new(cgroup2), datapath.sources()?),
+        tracker: Tracker::new(Resolver::new(cgroup2), datapath.sources()?, direct.clone()),
+        direct,
         watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
             .map_err(started)?,

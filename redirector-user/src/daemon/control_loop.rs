@@ -22,9 +22,9 @@ use super::program_log::ProgramLog;
 use super::{Event, Options, log, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
-use crate::identity::Tracker;
-use crate::identity::pods::{self, PodCgroups};
+use crate::identity::pods::{self, PodCgroups, PodEvent};
 use crate::identity::watch::Watch;
+use crate::identity::{Direct, Tracker};
 use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
@@ -52,6 +52,8 @@ pub(super) struct Daemon {
     pub(super) datapath: Datapath,
     pub(super) engine: Engine,
     pub(super) tracker: Tracker,
+    /// The short way of pods into the kernel.
+    pub(super) direct: Direct,
     pub(super) watch: Watch,
     pub(super) names: NameResolver,
     pub(super) reread: Option<Reread>,
@@ -287,8 +289,17 @@ impl Daemon {
 
     /// Follows the API server, and the cgroups of this node's pods.
     fn follow_cluster(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let pods = PodCgroups::new(&self.report.cgroup2, &self.report.cgroups)
-            .and_then(|pods| pods::follow(pods, sending(sender, Event::Pods)));
+        let pods = PodCgroups::new(&self.report.cgroup2, &self.report.cgroups).and_then(|pods| {
+            let (direct, mut tell) = (self.direct.clone(), sending(sender, Event::Pods));
+            pods::follow(pods, move |events| {
+                for event in &events {
+                    if let PodEvent::Appeared(pod) = event {
+                        direct.appeared(pod);
+                    }
+                }
+                tell(events)
+            })
+        });
         pods.map_err(|error| {
             Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
         })?;

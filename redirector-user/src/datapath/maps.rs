@@ -15,6 +15,7 @@ use redirector_common::abi::{
 use super::layout::{Layout, Part};
 use super::load::Places;
 use super::mapped::{Access, Mapped};
+use super::sources::SourceWriter;
 use super::{Error, Sizes, sys};
 
 /// Everything that user space reads or writes.
@@ -95,6 +96,15 @@ impl Maps {
             lives: Mapped::new("LIVE", &at("LIVE")?, entries("LIVE"), access)?,
         })
     }
+}
+
+/// Opens the table of cgroups once more, and the control words.
+pub fn source_writer(places: &Places, identities: u32) -> Result<SourceWriter, Error> {
+    let table = map(open(&places.tables.join("CGROUP_SOURCES"))?)?;
+    let table = HashMap::try_from(table).map_err(|error| typed(&error))?;
+    let control = open(&places.tables.join("CONTROL"))?;
+    let control = Mapped::new("CONTROL", &control, 1, Access::Write)?;
+    Ok(SourceWriter::new(table, control, identities))
 }
 
 impl fmt::Debug for Maps {

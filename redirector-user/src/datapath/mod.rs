@@ -51,6 +51,7 @@ use mapped::Access;
 use maps::Maps;
 use pins::{Lock, PROGRAMS, Pins};
 use sources::Levels;
+pub use sources::SourceWriter;
 use tables::Counts;
 
 /// How often a reader tries to get a consistent dump while the tables change.
@@ -388,6 +389,21 @@ impl Datapath {
     pub fn remove_source(&mut self, key: SourceKey) -> Result<(), Error> {
         self.writing()?;
         self.maps.remove_source(&mut self.levels, key)
+    }
+
+    /// A second way to make cgroups known, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// When this is open for reading only, or the kernel's refusal.
+    pub fn source_writer(&self) -> Result<SourceWriter, Error> {
+        self.writing()?;
+        maps::source_writer(&self.places, self.maps.class_of.capacity)
+    }
+
+    /// Takes over a source that a [`SourceWriter`] has made known.
+    pub fn adopt_source(&mut self, key: SourceKey) {
+        self.maps.adopt_source(&mut self.levels, key);
     }
 
     /// All sources: key and identity number.

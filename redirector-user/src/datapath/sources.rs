@@ -3,9 +3,10 @@
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
-use aya::maps::MapError;
+use aya::maps::{HashMap, MapData, MapError};
 use redirector_common::abi::{Control, Source, control_flags};
 
+use super::mapped::Mapped;
 use super::maps::Maps;
 use super::{Error, SourceKey};
 
@@ -69,24 +70,26 @@ impl Maps {
             SourceKey::Cgroup { .. } => &mut self.cgroup_sources,
             SourceKey::Netns { .. } => &mut self.netns_sources,
         };
-        let (key_word, level) = parts(key);
+        let (key_word, _) = parts(key);
         let known = match table.get(&key_word, 0) {
             Ok(_) => true,
             Err(MapError::KeyNotFound) => false,
             Err(error) => return Err(Error::from_library("reading the sources", &error)),
         };
-        let value = Source { key: key_word, identity, level };
-        table.insert(key_word, value, 0).map_err(|error| match &error {
-            MapError::SyscallError(inner) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                Error::Capacity(vec!["there is no room for another source".into()])
-            }
-            _ => Error::from_library("writing the sources", &error),
-        })?;
+        write(table, key, identity)?;
         if !known && let Some(count) = levels.count(key) {
             *count += 1;
         }
         self.tell(levels);
         Ok(())
+    }
+
+    /// Counts a source that a [`SourceWriter`] has inserted.
+    pub fn adopt_source(&self, levels: &mut Levels, key: SourceKey) {
+        if let Some(count) = levels.count(key) {
+            *count += 1;
+        }
+        self.tell(levels);
     }
 
     /// Removes a source, if it is there.
@@ -149,6 +152,59 @@ impl Maps {
     pub fn flag(&self, flag: u64) -> bool {
         self.control.word(0, offset_of!(Control, flags)).load(Ordering::SeqCst) & flag != 0
     }
+}
+
+/// A second way into the table of cgroups, for another thread. What it has
+/// inserted is to be [adopted](super::Datapath::adopt_source) by the one in
+/// charge: until then a change of that one's may hide it again.
+pub struct SourceWriter {
+    table: HashMap<MapData, u64, Source>,
+    control: Mapped<Control>,
+    identities: u32,
+}
+
+impl SourceWriter {
+    /// Into these pinned maps, for identity numbers below `identities`.
+    pub(super) fn new(
+        table: HashMap<MapData, u64, Source>,
+        control: Mapped<Control>,
+        identities: u32,
+    ) -> Self {
+        Self { table, control, identities }
+    }
+
+    /// Makes the processes of a cgroup known, at once.
+    ///
+    /// # Errors
+    ///
+    /// What is no cgroup, a number that is none, or the kernel's refusal.
+    pub fn insert(&mut self, key: SourceKey, identity: u32) -> Result<(), Error> {
+        let level = match key {
+            SourceKey::Cgroup { level, .. } if (level as usize) < LEVELS => level,
+            _ => return Err(Error::Capacity(vec![format!("{key:?} is not looked at")])),
+        };
+        if !(1..self.identities).contains(&identity) {
+            return Err(Error::Capacity(vec![format!("there is no identity number {identity}")]));
+        }
+        write(&mut self.table, key, identity)?;
+        let levels = self.control.half(0, offset_of!(Control, levels));
+        levels.fetch_or(1 << level, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn write(
+    table: &mut HashMap<MapData, u64, Source>,
+    key: SourceKey,
+    identity: u32,
+) -> Result<(), Error> {
+    let (key, level) = parts(key);
+    table.insert(key, Source { key, identity, level }, 0).map_err(|error| match &error {
+        MapError::SyscallError(inner) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            Error::Capacity(vec!["there is no room for another source".into()])
+        }
+        _ => Error::from_library("writing the sources", &error),
+    })
 }
 
 /// The word that the kernel knows a source by, and its level.

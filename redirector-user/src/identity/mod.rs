@@ -7,13 +7,16 @@
 //!
 //! * [`resolve`]: from selector to key.
 //! * [`Tracker`]: what is wanted, what is there, what is missing.
+//! * [`Direct`]: the short way of a pod into the table.
 //! * [`watch`]: says when to look again.
 //! * [`pods`]: the cgroups of pods, in every layout that kubelets make.
 
+mod direct;
 pub mod pods;
 pub mod resolve;
 mod tracker;
 pub mod watch;
 
+pub use direct::{Direct, Table};
 pub use resolve::{Missing, Resolver};
 pub use tracker::{Gap, Kernel, Tracker, Wanted};

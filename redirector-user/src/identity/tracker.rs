@@ -1,11 +1,12 @@
 //! What is wanted, what is there, what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use redirector_core::plan::{SourceId, SourceSelector};
 
-use super::pods::PodEvent;
+use super::direct::Direct;
+use super::pods::{PodEvent, PodUid};
 use super::resolve::{Missing, Resolver};
 use crate::datapath::{Datapath, Error, SourceKey};
 
@@ -35,6 +36,8 @@ pub trait Kernel {
     fn insert(&mut self, key: SourceKey, identity: u32) -> Result<(), Error>;
     /// Forgets one.
     fn remove(&mut self, key: SourceKey) -> Result<(), Error>;
+    /// Takes over one that was inserted by another way.
+    fn adopt(&mut self, key: SourceKey);
 }
 
 impl Kernel for Datapath {
@@ -45,6 +48,10 @@ impl Kernel for Datapath {
     fn remove(&mut self, key: SourceKey) -> Result<(), Error> {
         self.remove_source(key)
     }
+
+    fn adopt(&mut self, key: SourceKey) {
+        self.adopt_source(key);
+    }
 }
 
 /// Keeps the kernel's table of sources right.
@@ -54,13 +61,21 @@ pub struct Tracker {
     wanted: BTreeMap<SourceId, Wanted>,
     /// What the kernel holds.
     held: BTreeMap<SourceKey, u32>,
+    /// Made known by the short way, and to be taken over.
+    adopted: Vec<(SourceKey, u32)>,
+    direct: Direct,
     gaps: Vec<Gap>,
 }
 
 impl Tracker {
-    /// `held` is what the kernel's table holds now.
-    pub fn new(resolver: Resolver, held: impl IntoIterator<Item = (SourceKey, u32)>) -> Self {
-        Self { resolver, held: held.into_iter().collect(), ..Self::default() }
+    /// `held` is what the kernel's table holds now; `direct` the short way of
+    /// pods into it.
+    pub fn new(
+        resolver: Resolver,
+        held: impl IntoIterator<Item = (SourceKey, u32)>,
+        direct: Direct,
+    ) -> Self {
+        Self { resolver, held: held.into_iter().collect(), direct, ..Self::default() }
     }
 
     /// Says which workloads there are from now on, and makes known those that
@@ -74,6 +89,16 @@ impl Tracker {
     ) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.wanted, wanted);
         let numbers: Vec<u32> = before.values().map(|wanted| wanted.identity).collect();
+        // Until the change is in force, the short way gives only the numbers
+        // that mean the same on both of its sides.
+        let mut steady = pods(&self.wanted);
+        let earlier = pods(&before);
+        steady.retain(|pod, number| match earlier.get(pod) {
+            Some(before) => before == number,
+            None => !numbers.contains(number),
+        });
+        self.direct.set_identities(steady);
+        self.take_over(kernel);
         let (resolved, _) = self.resolve();
         for (key, identity) in resolved {
             if !numbers.contains(&identity) && !self.held.contains_key(&key) {
@@ -84,9 +109,20 @@ impl Tracker {
         Ok(())
     }
 
+    /// What the short way has made known counts as ours.
+    fn take_over(&mut self, kernel: &mut impl Kernel) {
+        for (key, identity) in std::mem::take(&mut self.adopted) {
+            if self.held.insert(key, identity).is_none() {
+                kernel.adopt(key);
+            }
+        }
+    }
+
     /// Makes the kernel's table equal to what is wanted and there. Returns
     /// whether anything changed, gaps included.
     pub fn look(&mut self, kernel: &mut impl Kernel) -> Result<bool, Error> {
+        self.take_over(kernel);
+        self.direct.set_identities(pods(&self.wanted));
         let (resolved, gaps) = self.resolve();
         let mut changed = self.gaps != gaps;
         for gap in gaps.iter().filter(|gap| !self.gaps.contains(gap)) {
@@ -121,7 +157,9 @@ impl Tracker {
     /// What the kernel really holds, where it may have been changed behind our
     /// back. The next [`look`](Self::look) mends it. Returns whether it differed.
     pub fn correct(&mut self, held: impl IntoIterator<Item = (SourceKey, u32)>) -> bool {
-        let held: BTreeMap<_, _> = held.into_iter().collect();
+        let mut held: BTreeMap<_, _> = held.into_iter().collect();
+        // What went the short way meanwhile is heard of soon.
+        held.retain(|key, _| self.held.contains_key(key) || !self.direct.is_told(key));
         self.resolver.forget();
         let differs = self.held != held;
         self.held = held;
@@ -131,6 +169,10 @@ impl Tracker {
     /// A pod's cgroup came or went: the next [`look`](Self::look) says so to the
     /// kernel.
     pub fn pod(&mut self, event: PodEvent) {
+        if let PodEvent::Appeared(pod) = &event {
+            let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
+            self.adopted.extend(self.direct.heard(key).map(|identity| (key, identity)));
+        }
         self.resolver.pod(event);
     }
 
@@ -174,4 +216,16 @@ impl Tracker {
         }
         (resolved, gaps)
     }
+}
+
+/// The numbers of pods. Of two workloads with one pod the first has it, as
+/// everywhere.
+fn pods(wanted: &BTreeMap<SourceId, Wanted>) -> HashMap<PodUid, u32> {
+    let mut pods = HashMap::new();
+    for wanted in wanted.values() {
+        if let SourceSelector::PodUid(uid) = &wanted.selector {
+            pods.entry(PodUid::new(uid)).or_insert(wanted.identity);
+        }
+    }
+    pods
 }
