@@ -3,19 +3,23 @@
 //! Pure: whoever has the texts hands in what was read of them, in path order,
 //! and gets a [`Report`]. It needs no privilege and no kernel.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::analysis::{self, PodTemplate, deployments};
-use crate::diag::codes::references;
+use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
 use crate::model::ObjectRef;
 use crate::registry::Registry;
 use crate::world::{Settings, World};
 use crate::yaml::Node;
+
+/// The most findings of the analysis that are told of one object.
+const MAX_FINDINGS: usize = 1000;
 
 /// What `check` found. The fields are those of `check --output json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -40,6 +44,11 @@ pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Setting
     let mut places: HashMap<ObjectRef, Place<'_>> = HashMap::new();
     for reading in readings {
         diagnostics.extend(reading.diagnostics.iter().cloned());
+        if reading.documents == 0 && reading.diagnostics.is_empty() {
+            let mut finding = Diagnostic::new(&syntax::NO_DOCUMENT, "there is no document in it");
+            finding.file.clone_from(&reading.file);
+            diagnostics.push(finding);
+        }
         templates.extend(reading.templates.iter().cloned());
         for read in &reading.objects {
             let Some(reference) = &read.reference else { continue };
@@ -53,8 +62,18 @@ pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Setting
         }
     }
     let registry = Registry::new(&world);
+    let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in analysis::analyze(&world, &registry, &templates) {
-        let mut diagnostic = finding.diagnostic;
+        let told = told.entry(finding.object.clone()).or_default();
+        *told += 1;
+        let mut diagnostic = match (*told).cmp(&(MAX_FINDINGS + 1)) {
+            Ordering::Less => finding.diagnostic,
+            Ordering::Equal => Diagnostic::new(
+                &syntax::TOO_MANY_FINDINGS,
+                format!("more than {MAX_FINDINGS} findings in one object: the rest are left out"),
+            ),
+            Ordering::Greater => continue,
+        };
         diagnostic.object = Some(finding.object.to_string());
         diagnostic.path = finding.path;
         if let Some(place) = places.get(&finding.object) {

@@ -141,6 +141,19 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
         return;
     }
     reading.documents += 1;
+    if let (Some("List"), Some("v1")) = (kind, api) {
+        reading.complete = false;
+        let message = match root.get("items").map(|items| &items.value) {
+            Some(Value::List(_)) => "Lists are nested too deeply".to_owned(),
+            Some(other) => format!("the items of a List are a list, this is {}", other.describe()),
+            None => "the List has no items".to_owned(),
+        };
+        let finding = Diagnostic::new(&syntax::WRONG_TYPE, message)
+            .help("write the objects under items, each behind a dash");
+        let at = if root.entry("items").is_some() { "items" } else { "kind" };
+        reading.diagnostics.push(at_field(finding, &root, at));
+        return;
+    }
     let (Some(kind_name), Some(api)) = (kind, api) else {
         reading.complete = false;
         reading.strangers += 1;

@@ -186,6 +186,45 @@ fn a_document_without_anything_useful_is_never_passed_over_in_silence() {
     }
 }
 
+#[test]
+fn a_list_without_items_is_refused_where_its_items_belong() {
+    let list = "apiVersion: v1\nkind: List\n";
+    assert_eq!(first(&format!("{list}items: {{a: b}}\n")), ("RD1009", 3, 8));
+    assert_eq!(first(list), ("RD1009", 2, 7));
+    assert_eq!(first(&format!("{list}items: [null, 5]\n")).0, "RD1005");
+    assert_eq!(judge(format!("{list}items: []\n").as_bytes()).errors, 0, "kubectl writes that");
+}
+
+#[test]
+fn a_file_without_documents_is_told_so() {
+    for text in ["", "# nothing\n", "---\n---\n", "   \n", "\u{feff}"] {
+        let codes: Vec<_> = judge(text.as_bytes()).diagnostics.iter().map(|d| d.code).collect();
+        assert_eq!(codes, ["RD1020"], "{text:?}");
+    }
+}
+
+#[test]
+fn a_colon_without_a_space_is_explained() {
+    let text = format!(
+        "{HEAD}spec:\n  hosts: [a]\n  tcp:\n    - route:\n        - destination:\n            host:b\n"
+    );
+    let report = judge(text.as_bytes());
+    let found = report.diagnostics.iter().find(|d| d.code == "RD1009").unwrap();
+    assert_eq!(found.help.as_deref(), Some("a colon needs a space behind it"));
+}
+
+#[test]
+fn an_object_with_endless_findings_is_told_a_thousand_of_them() {
+    let hosts: Vec<String> = (0..20_000).map(|n| format!("h{n}.example.com")).collect();
+    let text = format!(
+        "{HEAD}spec: {{hosts: [{}], tcp: [{{route: [{{destination: {{host: b}}}}]}}]}}\n",
+        hosts.join(", ")
+    );
+    let report = judge(text.as_bytes());
+    assert_eq!(report.diagnostics.len(), 1001);
+    assert!(report.diagnostics.iter().any(|d| d.code == "RD1016"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

@@ -63,6 +63,11 @@ impl Sink {
     }
 }
 
+/// Whether these would be key and value, had the colon a space behind it.
+fn is_entry((key, value): (&str, &str)) -> bool {
+    !value.is_empty() && !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
 /// A path, as a chain from the end.
 #[derive(Clone, Default)]
 struct Path(Option<Rc<(Path, Step)>>);
@@ -166,6 +171,11 @@ impl<'a> At<'a> {
                 if expected.contains("number") && text.trim().parse::<f64>().is_ok() =>
             {
                 Some(format!("remove the quotes: {}", text.trim()))
+            }
+            Value::String(text)
+                if expected.starts_with("a map") && text.split_once(':').is_some_and(is_entry) =>
+            {
+                Some("a colon needs a space behind it".to_owned())
             }
             Value::String(text) if expected.contains("boolean") => {
                 nearest(text, ["true", "false"]).map(|word| format!("write {word} without quotes"))

@@ -98,4 +98,9 @@ codes! {
         "Look at the file's permissions and at the directory's mount. To remove a file's objects, remove the file."
         "redirector check missing.yaml"
     }
+    NO_DOCUMENT = "RD1020" Info NONE "The file holds no document" {
+        "It is empty, or has only comments and document marks. The command that was to write it may have failed."
+        "Nothing needs mending if that is what was meant."
+        "# nothing but this comment"
+    }
 }
