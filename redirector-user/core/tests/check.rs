@@ -2,6 +2,8 @@
 //! rules that it follows, accepting and refusing ones; and over the conformance
 //! samples.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use redirector_core::check::{Report, check};
@@ -223,4 +225,33 @@ fn the_conformance_samples_are_judged_right() {
     assert!(count > 0, "there are no samples");
     println!("{} of {count} conformance documents right", count - wrong.len());
     assert!(wrong.is_empty(), "{} of {count} wrong\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_server_that_no_workload_can_serve_is_left_out_with_the_reason() {
+    let world = support::world(
+        "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: edge, annotations: {redirector.io/gateway: 'true'}}
+spec: {address: 192.0.2.1, labels: {istio: edge}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: here}
+spec:
+  selector: {istio: edge}
+  servers:
+  - {port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*'], bind: 192.0.2.1}
+  - {port: {number: 81, name: tcp, protocol: TCP}, hosts: ['*'], bind: 192.0.2.7}
+  - {port: {number: 82, name: tcp, protocol: TCP}, hosts: ['*'], bind: 0.0.0.0}
+",
+    );
+    let plan = redirector_core::compile::compile(&world).plan.gateways;
+    let dropped: Vec<String> =
+        plan.dropped.iter().map(|one| format!("{}: {}", one.server, one.reason)).collect();
+    assert_eq!(
+        dropped,
+        ["1: bind 192.0.2.7 is no address of WorkloadEntry/default/edge, which has 192.0.2.1"]
+    );
 }

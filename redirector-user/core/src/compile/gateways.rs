@@ -166,6 +166,41 @@ pub(crate) fn servers<'w>(
     (serving, outdone)
 }
 
+/// Servers whose `bind` is an address of none of the workloads here that serve
+/// their Gateway.
+fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
+    let workloads: Vec<&Workload> =
+        registry.workloads.all().iter().filter(|workload| workload.gateway).collect();
+    let mut dropped = Vec::new();
+    for (gateway, spec) in by_age(world) {
+        let serving: Vec<&&Workload> =
+            workloads.iter().filter(|one| selects(spec, &one.labels, one.gateway)).collect();
+        for (index, server) in spec.servers.iter().enumerate() {
+            let reached = |one: &&&Workload| {
+                one.addresses.iter().any(|address| binds(server, Some(*address)))
+            };
+            let Some(first) = serving.first().filter(|_| !serving.iter().any(|one| reached(&one)))
+            else {
+                continue;
+            };
+            let bind = server.bind.as_deref().unwrap_or_default();
+            let addresses: Vec<String> =
+                serving.iter().flat_map(|one| &one.addresses).map(IpAddr::to_string).collect();
+            dropped.push(Dropped {
+                gateway: gateway.reference(),
+                server: number(index),
+                reason: format!(
+                    "bind {bind} is no address of {}{}, which has {}",
+                    first.object,
+                    if serving.len() > 1 { " or another workload of the Gateway" } else { "" },
+                    if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }
+                ),
+            });
+        }
+    }
+    dropped
+}
+
 /// Whether a server listens on an address (on any, when none is asked for).
 fn binds(server: &Server, address: Option<IpAddr>) -> bool {
     let Some(bind) = server.bind.as_deref().filter(|bind| !bind.is_empty()) else { return true };
@@ -252,6 +287,7 @@ pub(super) fn compile<'b: 'q, 'q>(
             }
         }
     }
+    plan.dropped.extend(bound_elsewhere(world, registry));
     plan.dropped.dedup();
     let asks = plan
         .listeners
