@@ -118,3 +118,29 @@ fn every_sentence_holds() {
     println!("{} of {} sentences hold", cases.len() - failed.len(), cases.len());
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
+
+#[test]
+fn explain_tells_that_endpoints_further_away_stand_by() {
+    let settings = Settings {
+        services: ServiceAddresses::Own,
+        node_name: Some("n1".to_owned()),
+        ..Settings::default()
+    };
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: policy, namespace: default}
+spec: {host: echo, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}}
+";
+    let notes = |rule: &str| {
+        let world = world_with(
+            &format!("{}\n---\n{rule}", include_str!("corpus/base.yaml")),
+            settings.clone(),
+        );
+        let destination = "10.96.0.10:80".parse().expect("an address");
+        let query = Query { source: QuerySource::Unknown, destination, gateway: None, sni: None };
+        explain(&world, &query).expect("it is explained").notes
+    };
+    assert!(notes(rule).iter().any(|note| note.contains("1 stand by")), "{:?}", notes(rule));
+    assert_eq!(notes(""), Vec::<String>::new());
+}

@@ -133,6 +133,7 @@ fn changes(before: &Plan, after: &Plan) -> Vec<Change> {
         let text = |plan: &Plan| {
             let endpoints = &plan.destinations.get(id)?.endpoints;
             let parts = endpoints.iter().map(|endpoint| match endpoint.weight {
+                0 => format!("{} (stands by)", endpoint.address),
                 1 => endpoint.address.to_string(),
                 weight => format!("{} (weight {weight})", endpoint.address),
             });

@@ -39,6 +39,14 @@ pub(super) fn fill(
             refused += share;
             continue;
         }
+        let standing_by = endpoints.iter().filter(|endpoint| endpoint.weight == 0).count();
+        if standing_by > 0 {
+            explanation.notes.push(format!(
+                "{}:{}: the nearest endpoints go first; further away {standing_by} stand by until \
+                 all of these are ejected",
+                id.host, id.port
+            ));
+        }
         for endpoint in endpoints {
             let mut address = endpoint.address;
             if address.ip().is_unspecified() {
