@@ -21,20 +21,29 @@ pub struct Cell {
     pub median: f64,
 }
 
-/// One workload with all its rounds. The first column is direct again.
-struct Workload {
-    name: &'static str,
-    kind: Kind,
-    /// Of the first direct measurement: rate, processor time, median time.
+impl Cell {
+    /// Rate, processor time, median time.
+    fn figures(self) -> [f64; 3] {
+        [self.rate, self.cpu, self.median]
+    }
+}
+
+/// One workload with all its rounds.
+pub(super) struct Workload {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Of a round's direct measurements, the means: rate, processor time,
+    /// median time.
     direct: [Ratios; 3],
-    columns: Vec<[Ratios; 3]>,
+    /// The ratios to them, first of direct itself, then of the subjects.
+    pub columns: Vec<[Ratios; 3]>,
 }
 
 /// Everything measured.
 pub struct Report {
-    subjects: Vec<Subject>,
-    workloads: Vec<Workload>,
-    memory: Vec<(Subject, usize, f64)>,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) workloads: Vec<Workload>,
+    pub(super) memory: Vec<(Subject, usize, f64)>,
 }
 
 impl Report {
@@ -42,15 +51,10 @@ impl Report {
         Self { subjects: subjects.to_vec(), workloads: Vec::new(), memory: Vec::new() }
     }
 
-    /// Adds a round.
-    pub fn add(
-        &mut self,
-        name: &'static str,
-        load: Load,
-        direct: Cell,
-        again: Cell,
-        rest: &[Cell],
-    ) {
+    /// Adds a round: direct at its beginning, in its middle and at its end,
+    /// and the subjects in between. They are compared with the mean of the
+    /// three; direct itself, the middle one, with that of the two others.
+    pub fn add(&mut self, name: &'static str, load: Load, direct: [Cell; 3], rest: &[Cell]) {
         if self.workloads.last().is_none_or(|workload| workload.name != name) {
             self.workloads.push(Workload {
                 name,
@@ -60,30 +64,34 @@ impl Report {
             });
         }
         let Some(workload) = self.workloads.last_mut() else { return };
-        for (ratios, value) in
-            workload.direct.iter_mut().zip([direct.rate, direct.cpu, direct.median])
-        {
-            ratios.0.push(value);
-        }
-        for (column, cell) in workload.columns.iter_mut().zip([&again].into_iter().chain(rest)) {
-            column[0].0.push(cell.rate / direct.rate);
-            column[1].0.push(cell.cpu / direct.cpu);
-            column[2].0.push(cell.median / direct.median);
+        let [first, middle, last] = direct.map(Cell::figures);
+        for which in 0..3 {
+            let around = (first[which] + last[which]) / 2.0;
+            let mean = (2.0 * around + middle[which]) / 3.0;
+            workload.direct[which].0.push(mean);
+            workload.columns[0][which].0.push(middle[which] / around);
+            for (column, cell) in workload.columns[1..].iter_mut().zip(rest) {
+                column[which].0.push(cell.figures()[which] / mean);
+            }
         }
     }
 
-    /// The workloads for which direct was not even equal to direct: their other
-    /// figures say nothing either.
-    pub fn unsteady(&self) -> Vec<&'static str> {
-        let steady = |ratios: &Ratios| (0.95..=1.05).contains(&ratios.median());
-        // Bulk has no response time, the others no bytes worth counting.
-        let which = |kind| if kind == Kind::Rr { 2 } else { 0 };
+    /// What a subject came to in a workload, if both were measured.
+    pub(super) fn of(&self, workload: &str, subject: Subject) -> Option<&[Ratios; 3]> {
+        let place = self.subjects.iter().position(|one| *one == subject)?;
+        self.workloads.iter().find(|one| one.name == workload)?.columns.get(place + 1)
+    }
+
+    /// The workloads for which direct is not equal to direct: what differs by
+    /// no more than that says nothing. With the ratio, in the middle.
+    fn unsteady(&self) -> Vec<(&'static str, f64)> {
         self.workloads
             .iter()
-            .filter(|workload| {
-                workload.columns.first().is_some_and(|again| !steady(&again[which(workload.kind)]))
+            .filter_map(|workload| {
+                let which = *figures(workload.kind).first()?;
+                Some((workload.name, workload.columns.first()?[which].median()))
             })
-            .map(|workload| workload.name)
+            .filter(|(_, median)| !(0.95..=1.05).contains(median))
             .collect()
     }
 
@@ -93,17 +101,23 @@ impl Report {
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
-        ["direct again"].into_iter().chain(self.subjects.iter().map(|subject| subject.name()))
+        ["direct, against itself"]
+            .into_iter()
+            .chain(self.subjects.iter().map(|subject| subject.name()))
     }
 
     /// One workload, for the terminal.
     pub fn text_of(&self, name: &str) -> String {
         let mut text = String::new();
         for workload in self.workloads.iter().filter(|workload| workload.name == name) {
-            let _ = writeln!(text, "  {:<18} {}", "direct", workload.absolute());
+            let _ = writeln!(text, "  {:<22}  {}", "direct", workload.absolute());
             for (name, column) in self.names().zip(&workload.columns) {
-                let [rate, cpu, median] = column.each_ref().map(Ratios::shown);
-                let _ = writeln!(text, "  {name:<18} rate {rate}  CPU {cpu}  p50 {median}");
+                let _ = write!(text, "  {name:<22}");
+                for &which in figures(workload.kind) {
+                    let figure = ["rate", "CPU", "p50"][which];
+                    let _ = write!(text, "  {figure} {}", column[which].shown_by_quarters());
+                }
+                text.push('\n');
             }
         }
         text
@@ -134,7 +148,8 @@ impl Report {
             for (place, name) in self.names().enumerate() {
                 let _ = write!(text, "\n| {name} |");
                 for workload in &workloads {
-                    let _ = write!(text, " {} |", workload.columns[place][which].shown());
+                    let _ =
+                        write!(text, " {} |", workload.columns[place][which].shown_by_quarters());
                 }
             }
             text.push_str("\n\n");
@@ -148,102 +163,45 @@ impl Report {
                 let _ = writeln!(text, "| {} | {:.1} KiB |", subject.name(), bytes / 1024.0);
             }
         }
+        for (name, ratio) in self.unsteady() {
+            let _ = write!(
+                text,
+                "\n{name}: direct was {ratio:.2} of itself, so nothing that differs by less \
+                 counts.\n"
+            );
+        }
         text.trim_end().to_owned()
     }
 
-    /// Puts the table into docs/performance.md, and the plot beside it.
-    pub fn write(&self, table: &str) -> Result<()> {
+    /// Puts the table into docs/performance.md, with the command that made it,
+    /// and the plot beside it.
+    pub fn write(&self, made_by: &str) -> Result<()> {
         let plot = root().join("docs/performance-gateway.svg");
         std::fs::write(&plot, self.plot())
             .with_context(|| format!("cannot write {}", plot.display()))?;
         let text = format!(
-            "![The gateway proxy and its peers, as ratios to a direct \
-             connection](performance-gateway.svg)\n\n{table}"
+            "{made_by}\n\n![The gateway proxy and its peers, as ratios to a direct \
+             connection](performance-gateway.svg)\n\n{}\n\n{}",
+            self.goals(),
+            self.markdown()
         );
-        page::write("gateway", "Gateway proxy", &text)
+        page::write("gateway", "Gateway proxy", text.trim_end())
     }
+}
 
-    /// Rates as bars: one group for each workload.
-    fn plot(&self) -> String {
-        const COLORS: [&str; 6] =
-            ["#1f6feb", "#8c959f", "#57606a", "#2da44e", "#bf3989", "#d4a72c"];
-        const WIDTH: f64 = 960.0;
-        const HEIGHT: f64 = 300.0;
-        const LEFT: f64 = 50.0;
-        const TOP: f64 = 50.0;
-        let group = WIDTH / self.workloads.len().max(1) as f64;
-        let bar = group * 0.84 / self.subjects.len().max(1) as f64;
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" \
-             font-family=\"sans-serif\" font-size=\"11\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-            WIDTH + LEFT + 10.0,
-            HEIGHT + TOP + 50.0
-        );
-        for tenth in (0..=10).step_by(2) {
-            let y = TOP + HEIGHT * (1.0 - f64::from(tenth) / 10.0);
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#d0d7de\"/>\
-                 <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{:.1}</text>",
-                LEFT + WIDTH,
-                LEFT - 6.0,
-                y + 4.0,
-                f64::from(tenth) / 10.0
-            );
-        }
-        for (place, (subject, color)) in self.subjects.iter().zip(COLORS).enumerate() {
-            let x = LEFT + place as f64 * 150.0;
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{x}\" y=\"14\" width=\"12\" height=\"12\" fill=\"{color}\"/>\
-                 <text x=\"{}\" y=\"24\">{}</text>",
-                x + 17.0,
-                subject.name()
-            );
-        }
-        for (place, workload) in self.workloads.iter().enumerate() {
-            let start = LEFT + place as f64 * group + group * 0.08;
-            // The first column is direct again: not a bar.
-            for (n, (column, color)) in workload.columns.iter().skip(1).zip(COLORS).enumerate() {
-                // A response time is a rate upside down.
-                let rate = match workload.kind {
-                    Kind::Rr => 1.0 / column[2].median(),
-                    Kind::Crr | Kind::Bulk => column[0].median(),
-                };
-                let height = HEIGHT * rate.clamp(0.0, 1.05);
-                let (x, y) = (start + n as f64 * bar, TOP + HEIGHT - height);
-                let _ = writeln!(
-                    svg,
-                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{height:.1}\" \
-                     fill=\"{color}\"/><text x=\"{:.1}\" y=\"{:.1}\" font-size=\"8\" \
-                     text-anchor=\"middle\">{rate:.2}</text>",
-                    bar - 1.0,
-                    x + bar / 2.0,
-                    y - 3.0
-                );
-            }
-            let _ = writeln!(
-                svg,
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                LEFT + (place as f64 + 0.5) * group,
-                TOP + HEIGHT + 18.0,
-                workload.name
-            );
-        }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{LEFT}\" y=\"{}\">Speed as a share of a direct connection's \
-             (1.0): higher is better. Everything on one processor.</text>\n</svg>",
-            TOP + HEIGHT + 40.0
-        );
-        svg
+/// Which figures of a workload mean something: bulk has no response time.
+fn figures(kind: Kind) -> &'static [usize] {
+    match kind {
+        Kind::Crr => &[0, 1, 2],
+        Kind::Rr => &[2, 1],
+        Kind::Bulk => &[0, 1],
     }
 }
 
 impl Workload {
     fn absolute(&self) -> String {
-        (0..3).map(|which| self.absolute_of(which)).collect::<Vec<_>>().join(", ")
+        let shown = figures(self.kind).iter().map(|&which| self.absolute_of(which));
+        shown.collect::<Vec<_>>().join(", ")
     }
 
     /// What a direct connection reaches.

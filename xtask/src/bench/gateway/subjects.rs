@@ -66,6 +66,26 @@ impl Subject {
         }
     }
 
+    /// What a peer says of its version.
+    pub fn version(self) -> Option<String> {
+        let mut command = match self {
+            Self::Redirector | Self::Tokio | Self::HaproxySplice => return None,
+            Self::Haproxy => Command::new(unpacked().join("usr/sbin/haproxy")),
+            Self::Nginx => Command::new(unpacked().join("usr/sbin/nginx")),
+            Self::Envoy => Command::new(envoy_program().ok()?),
+        };
+        command.env("LD_LIBRARY_PATH", libraries().ok()?);
+        command.arg(if self == Self::Envoy { "--version" } else { "-v" });
+        let output = command.output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        // The first thing in it that looks like one: 2.6.12, 1.22.1, 1.40.0.
+        let version = text.split([' ', '/', '-', '\n']).find(|word| {
+            word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit())
+        })?;
+        Some(format!("{} {version}", self.name()))
+    }
+
     /// Where it listens; the sink's port is the next.
     pub fn address(self) -> SocketAddr {
         address(10 * (self as u16) + 8000)
