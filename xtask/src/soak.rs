@@ -28,6 +28,8 @@ struct Part {
     package: &'static str,
     target: &'static str,
     how: How,
+    /// For the test binary.
+    arguments: &'static [&'static str],
 }
 
 enum How {
@@ -47,6 +49,7 @@ const PARTS: [Part; 6] = [
         package: "redirector-tests",
         target: "kernel_life",
         how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        arguments: &[],
     },
     Part {
         name: "pods",
@@ -61,6 +64,7 @@ const PARTS: [Part; 6] = [
         package: "redirector-tests",
         target: "kernel_decide",
         how: How::Again,
+        arguments: &[],
     },
     Part {
         name: "policies",
@@ -68,6 +72,7 @@ const PARTS: [Part; 6] = [
         package: "redirector-tests",
         target: "kernel_policies",
         how: How::Again,
+        arguments: &[],
     },
     Part {
         name: "flows",
@@ -75,6 +80,16 @@ const PARTS: [Part; 6] = [
         package: "redirector-tests",
         target: "kernel_flows",
         how: How::Again,
+        arguments: &[],
+    },
+    Part {
+        name: "gateway",
+        what: "the proxy under all that clients and backends do, 50 reloads a second",
+        package: "redirector-user",
+        target: "proxy",
+        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        // Thousands of connections need all the descriptors that there are.
+        arguments: &["--test-threads=1"],
     },
     Part {
         name: "worlds",
@@ -82,6 +97,7 @@ const PARTS: [Part; 6] = [
         package: "redirector-core",
         target: "reference_worlds",
         how: How::Counted { count: ("REDIRECTOR_WORLDS", 1000), seed: "REDIRECTOR_SEED" },
+        arguments: &[],
     },
 ];
 
@@ -118,7 +134,11 @@ fn keep_up(part: &Part, binary: &Binary, time: Duration) -> Result<(u64, bool)> 
     let mut runs = 0;
     loop {
         let mut command = Command::new(&binary.path);
-        command.current_dir(&binary.directory).arg("--nocapture").arg("--include-ignored");
+        command
+            .current_dir(&binary.directory)
+            .arg("--nocapture")
+            .arg("--include-ignored")
+            .args(part.arguments);
         command.env("REDIRECTOR_TESTS", "kernel");
         match &part.how {
             How::Seconds(variable) => {

@@ -16,6 +16,7 @@ use redirector::proxy::{
 };
 use redirector_core::plan::Algorithm;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Longest wait for anything that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -188,6 +189,27 @@ impl Drop for Backend {
     }
 }
 
+/// How long `cargo xtask soak` wants it: the long forms then, the short ones
+/// otherwise.
+pub fn soaking() -> Option<Duration> {
+    let seconds = std::env::var("REDIRECTOR_SOAK_SECONDS").ok()?;
+    Some(Duration::from_secs(seconds.parse().expect("REDIRECTOR_SOAK_SECONDS is a number")))
+}
+
+/// Raises this process's descriptor limit as far as it may be, and says how
+/// many connections of four descriptors each fit.
+pub fn room() -> usize {
+    const ENOUGH: u64 = 1 << 16;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(ENOUGH);
+    // Beyond the hard limit only with the privilege to.
+    let wanted = [ENOUGH.max(most), most]
+        .map(|most| (most, Rlimit { current: Some(most), maximum: Some(most) }));
+    let raised = wanted.into_iter().find(|(_, limit)| setrlimit(Resource::Nofile, *limit).is_ok());
+    let (most, _) = raised.expect("the soft limit up to the hard one");
+    (most as usize).saturating_sub(500) / 4
+}
+
 /// Connects, with a bound on every read and write.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, SOON).expect("a connection");
@@ -218,6 +240,15 @@ pub fn is_refused(address: SocketAddr) -> bool {
             is_reset(&stream)
         }
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// Sets it when it is dropped: stops the clients also when a test fails.
+pub struct StopWhenDropped<'a>(pub &'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

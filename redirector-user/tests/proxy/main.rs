@@ -8,4 +8,5 @@ mod near;
 mod relay;
 mod reload;
 mod scale;
+mod soak;
 mod tls;

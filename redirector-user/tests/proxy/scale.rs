@@ -10,22 +10,11 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 
 use crate::kit::*;
 
-/// Raises this process's descriptor limit as far as it may be, and says how
-/// many connections of four descriptors each fit.
-fn room() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
-    let raised = Rlimit { current: Some(most), maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).expect("the soft limit up to the hard one");
-    (most as usize).saturating_sub(500) / 4
-}
-
 #[test]
 fn thousands_of_connections_at_once_are_served() {
-    let long = std::env::var_os("REDIRECTOR_LONG_TESTS").is_some();
     // Ten thousand need 40,500 descriptors in this one process; where the hard
-    // limit is lower, as many as it allows.
-    let count = room().min(if long { 10_000 } else { 1_000 });
+    // limit is lower and cannot be raised, as many as it allows.
+    let count = room().min(if soaking().is_some() { 10_000 } else { 1_000 });
     assert!(count >= 1_000, "the hard limit of descriptors allows only {count} connections");
     let port = reserve();
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a backend");
