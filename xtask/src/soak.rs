@@ -42,7 +42,7 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     Part {
         name: "life",
         what: "kills, restarts, upgrades, drift and churn under load",
@@ -57,6 +57,7 @@ const PARTS: [Part; 6] = [
         package: "redirector-tests",
         target: "kernel_kubernetes",
         how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        arguments: &[],
     },
     Part {
         name: "decide",
