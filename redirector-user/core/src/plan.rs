@@ -182,7 +182,7 @@ pub struct Endpoint {
     /// Where the connection goes. The unspecified address stands for the one
     /// that was dialled, and port 0 for the port; see [`Algorithm::Original`].
     pub address: SocketAddr,
-    /// Relative to the other endpoints; positive.
+    /// Relative to the other endpoints; zero stands by.
     pub weight: u64,
 }
 

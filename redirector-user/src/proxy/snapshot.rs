@@ -61,7 +61,7 @@ pub struct DestinationSpec {
     pub name: Arc<str>,
     /// How an endpoint is chosen.
     pub algorithm: Algorithm,
-    /// Endpoints and their relative, positive weights. None: refused. An
+    /// Endpoints and their relative weights; zero stands by. None: refused. An
     /// unspecified address stands for the one dialled, and port 0 for its port.
     pub endpoints: Vec<(SocketAddr, u64)>,
     /// Longest wait for one endpoint to accept.
