@@ -133,8 +133,9 @@ pub fn hold(to: SocketAddr, count: usize) -> Result<()> {
     let mut held = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(to).context("cannot connect")?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.write_all(b"x")?;
-        stream.read_exact(&mut [0])?;
+        stream.read_exact(&mut [0]).with_context(|| format!("after {} served", held.len()))?;
         held.push(stream);
     }
     println!("ready");

@@ -157,6 +157,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         println!("{}", report.text_of(name));
     }
     drop(running);
+    // Should something go wrong with the memory, this is kept.
+    if args.write {
+        report.write(&made_by(args, &subjects, cpu))?;
+    }
     if args.idle > 0 {
         for subject in &subjects {
             let bytes = idle_memory(&stage, *subject, args.idle)?;
@@ -229,8 +233,9 @@ fn measure(
 fn idle_memory(stage: &Stage, subject: Subject, count: usize) -> Result<(usize, f64)> {
     let running = subject.start(stage)?;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    // Two descriptors for each, in the subject.
-    let count = count.min((limit.unwrap_or(u64::MAX) as usize).saturating_sub(300) / 2);
+    // Two descriptors for each, in the subject, and some that peers set aside:
+    // beyond its own limit HAProxy lets clients wait.
+    let count = count.min((limit.unwrap_or(u64::MAX) as usize).saturating_sub(1_000) / 2);
     let hold = |count: usize| {
         let mut command = Command::new(release("xtask"));
         command.args(["bench", "part", "hold", &subject.address().to_string()]);
