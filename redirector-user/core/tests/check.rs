@@ -242,9 +242,9 @@ metadata: {name: here}
 spec:
   selector: {istio: edge}
   servers:
-  - {port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*'], bind: 192.0.2.1}
-  - {port: {number: 81, name: tcp, protocol: TCP}, hosts: ['*'], bind: 192.0.2.7}
-  - {port: {number: 82, name: tcp, protocol: TCP}, hosts: ['*'], bind: 0.0.0.0}
+  - {port: {number: 80, name: tcp-80, protocol: TCP}, hosts: ['*'], bind: 192.0.2.1}
+  - {port: {number: 81, name: tcp-81, protocol: TCP}, hosts: ['*'], bind: 192.0.2.7}
+  - {port: {number: 82, name: tcp-82, protocol: TCP}, hosts: ['*'], bind: 0.0.0.0}
 ",
     );
     let plan = redirector_core::compile::compile(&world).plan.gateways;

@@ -179,8 +179,7 @@ fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
             let reached = |one: &&&Workload| {
                 one.addresses.iter().any(|address| binds(server, Some(*address)))
             };
-            let Some(first) = serving.first().filter(|_| !serving.iter().any(|one| reached(&one)))
-            else {
+            let Some(first) = serving.first().filter(|_| !serving.iter().any(reached)) else {
                 continue;
             };
             let bind = server.bind.as_deref().unwrap_or_default();
