@@ -47,6 +47,14 @@ pub(super) fn explain(
             return Ok(answer);
         }
     };
+    if !reached.says_so {
+        answer.notes.push(format!(
+            "{} is taken for a gateway workload: {} has no selector; run serves it only where \
+             the workload has the annotation redirector.io/gateway: \"true\"",
+            reached.workload.object,
+            object.reference()
+        ));
+    }
     if let Some(service) = &reached.service {
         answer.frontend = Some(FrontendView {
             prefix: IpNet::from(ip).to_string(),
@@ -127,6 +135,8 @@ fn fill(
 /// The gateway workload that a connection reaches.
 struct Reached {
     workload: Workload,
+    /// Whether it is one of the Gateway's by what its document says.
+    says_so: bool,
     /// The Service whose address was dialled.
     service: Option<ObjectRef>,
     /// Whether the workload's own address was dialled.
@@ -160,24 +170,30 @@ fn reach(
     (object, gateway): (ObjectRef, &Gateway),
     ip: IpAddr,
 ) -> Result<Reached, ObjectRef> {
-    let selected: Vec<&Workload> = (registry.workloads.all().iter())
-        .filter(|workload| selects(gateway, &workload.labels, workload.gateway))
-        .collect();
-    if let Some(workload) = selected.iter().find(|one| one.addresses.contains(&ip)) {
+    let all = || registry.workloads.all().iter();
+    let says_so = |one: &Workload| selects(gateway, &one.labels, one.gateway);
+    let selected: Vec<&Workload> = all().filter(|one| says_so(one)).collect();
+    // Without selector the one that is dialled may be a gateway workload that
+    // does not say so: the annotation is for the daemon.
+    let dialled: Vec<&Workload> = all().filter(|one| selects(gateway, &one.labels, true)).collect();
+    let taken = |one: &Workload| Workload { gateway: true, ..one.clone() };
+    if let Some(workload) = dialled.iter().find(|one| one.addresses.contains(&ip)) {
         return Ok(Reached {
-            workload: Workload::clone(workload),
+            workload: taken(workload),
+            says_so: says_so(workload),
             service: None,
             own_address: true,
             listens_at: Some(ip),
         });
     }
-    let through = selected.iter().find_map(|workload| {
+    let through = dialled.iter().find_map(|workload| {
         let service = service_with(world, workload, ip)?;
-        Some((Workload::clone(workload), service))
+        Some((taken(workload), says_so(workload), service))
     });
-    if let Some((workload, service)) = through {
+    if let Some((workload, says_so, service)) = through {
         let listens_at = sole(&workload.addresses);
-        return Ok(Reached { workload, service: Some(service), own_address: false, listens_at });
+        let service = Some(service);
+        return Ok(Reached { workload, says_so, service, own_address: false, listens_at });
     }
     let owner = registry.workloads.all().iter().find(|workload| {
         workload.addresses.contains(&ip) || service_with(world, workload, ip).is_some()
@@ -200,7 +216,7 @@ fn reach(
         |workload| Workload::clone(workload),
     );
     let listens_at = sole(&workload.addresses);
-    Ok(Reached { workload, service: None, own_address: false, listens_at })
+    Ok(Reached { workload, says_so: true, service: None, own_address: false, listens_at })
 }
 
 fn sole(addresses: &[IpAddr]) -> Option<IpAddr> {
