@@ -42,7 +42,7 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 9] = [
     Part {
         name: "life",
         what: "kills, restarts, upgrades, drift and churn under load",
@@ -57,6 +57,22 @@ const PARTS: [Part; 7] = [
         package: "redirector-tests",
         target: "kernel_kubernetes",
         how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        arguments: &[],
+    },
+    Part {
+        name: "crash",
+        what: "a daemon dies at each point of a change, and versions come and go",
+        package: "redirector-tests",
+        target: "kernel_crash",
+        how: How::Again,
+        arguments: &[],
+    },
+    Part {
+        name: "grow",
+        what: "tables grow under load",
+        package: "redirector-tests",
+        target: "kernel_grow",
+        how: How::Again,
         arguments: &[],
     },
     Part {
