@@ -29,9 +29,25 @@ pub struct Service {
     pub internal_local: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
-    /// `spec.trafficDistribution`, or the annotation that says the same.
+    /// `spec.trafficDistribution`: see [`Service::distribution`].
     #[serde(default)]
     pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+impl Service {
+    /// Which endpoints go first: by the field, or else by the annotation of
+    /// clusters in which the field is not served yet.
+    pub fn distribution(&self, annotations: &Labels) -> Option<TrafficDistribution> {
+        self.traffic_distribution.or_else(|| {
+            let word = annotations.get("networking.istio.io/traffic-distribution")?;
+            match word.to_ascii_lowercase().as_str() {
+                "preferclose" => Some(TrafficDistribution::Close),
+                "prefersamezone" => Some(TrafficDistribution::SameZone),
+                "prefersamenode" => Some(TrafficDistribution::SameNode),
+                _ => None,
+            }
+        })
+    }
 }
 
 /// `spec.trafficDistribution` of a Service: which endpoints go first.

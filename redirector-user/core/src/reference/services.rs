@@ -101,7 +101,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
             },
             kind,
             local_only: service.internal_local,
-            distribution: service.traffic_distribution,
+            distribution: service.distribution(&object.meta.annotations),
         });
     }
     for (object, entry) in world.service_entries() {

@@ -108,7 +108,7 @@ fn of_service(
         ports,
         addresses,
         local_only: service.internal_local,
-        distribution: service.traffic_distribution,
+        distribution: service.distribution(&meta.annotations),
         rejected: None,
     }
 }
