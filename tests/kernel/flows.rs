@@ -41,7 +41,8 @@ impl Follower {
     fn start(scene: &Scene, name: &str, args: &[&str]) -> Self {
         let shown = scene.redirector.directory().join(name);
         let mut command = scene.redirector.command("flows");
-        command.args(["--follow", "--output", "json"]).args(args);
+        // Begins with what was told already: the second of two may be late.
+        command.args(["--follow", "--last", "16384", "--output", "json"]).args(args);
         command.stdout(fs::File::create(&shown).expect("a file"));
         let this = Self { child: command.spawn().expect("it starts"), shown };
         // The kernel tells from when somebody follows.
