@@ -152,8 +152,9 @@ fn round_robin_takes_turns_as_the_weights_say() {
     let counts =
         count(child::run(&scene.clients(), || (0..400).map(|_| dial()).collect::<Vec<_>>()));
     for (name, wanted) in [("1", 200_u64), ("2", 100), ("3", 100)] {
-        // Far nearer than chance would be.
-        assert!(counts[name].abs_diff(wanted) <= 3, "{counts:?}");
+        // Far nearer than chance would be, whose four sigma are 35 and more. Where
+        // the turns begin is chance, and 133 rounds are no whole number of them.
+        assert!(counts[name].abs_diff(wanted) <= 10, "{counts:?}");
     }
 }
 
