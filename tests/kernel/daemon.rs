@@ -11,7 +11,7 @@ use redirector_common::abi::{FrontendKey, SELF_TEST_ADDR, Verdict};
 use redirector_tests::child;
 use redirector_tests::netns::NetNs;
 use redirector_tests::program::{Foreign, Leave};
-use redirector_tests::scene::{ECHO, Scene, dial, many_services, to};
+use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, many_services, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -264,43 +264,11 @@ fn a_rollback_holds_until_the_files_change() {
 fn a_gateway_is_served_and_follows_its_documents() {
     let Some(scene) = scene("gateway") else { return };
     let redirector = &scene.redirector;
-    let free = |ip: [u8; 4]| {
-        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::from(ip), 0)).unwrap();
-        listener.local_addr().unwrap()
-    };
     let address = free([127, 0, 0, 3]);
-    let gateway = |subset: &str| {
-        format!(
-            "
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: edge, annotations: {{redirector.io/gateway: 'true'}}}}
-spec: {{address: {ip}, labels: {{gateway: edge}}}}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  selector: {{gateway: edge}}
-  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['*']}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: edge}}
-spec:
-  hosts: [edge.example.com]
-  gateways: [edge]
-  tcp:
-  - route:
-    - destination: {{host: echo, subset: {subset}, port: {{number: 19000}}}}
-",
-            ip = address.ip(),
-            port = address.port()
-        )
-    };
     let _daemon = redirector.start();
     for subset in ["one", "two"] {
-        redirector.change("the gateway", || redirector.write("edge.yaml", &gateway(subset)));
+        redirector
+            .change("the gateway", || redirector.write("edge.yaml", &gateway(address, subset)));
         // The proxy follows the tables.
         redirector.wait("its answer", |_| dial(address) == subset);
     }
@@ -318,7 +286,7 @@ spec:
   servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['other.example.com']}}]
 "
     );
-    let both = gateway("two").replace("{gateway: edge}}", "{gateway: edge, rival: edge}}");
+    let both = gateway(address, "two").replace("{gateway: edge}}", "{gateway: edge, rival: edge}}");
     redirector.write("edge.yaml", &both);
     redirector.write("rival.yaml", &rival);
     redirector.wait("a word about the rival", |status| {

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_tests::child;
-use redirector_tests::scene::{ECHO, Scene};
+use redirector_tests::scene::{ECHO, Scene, free, scrape, split};
 use redirector_tests::socket::Socket;
 use serde_json::Value;
 
@@ -78,19 +77,6 @@ impl Drop for Follower {
     }
 }
 
-/// Half goes to a server, half to nobody.
-const SPLIT: &str = "
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: echo}
-spec:
-  hosts: [echo]
-  tcp:
-  - route:
-    - {destination: {host: echo, subset: one}, weight: 50}
-    - {destination: {host: echo, subset: none}, weight: 50}
-";
-
 const NO_SUBSET: &str = "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -108,7 +94,8 @@ fn every_connection_is_told_as_its_client_saw_it() {
     let base: Vec<&str> =
         base.split("---").filter(|one| !one.contains("kind: DestinationRule")).collect();
     scene.redirector.write("base.yaml", &format!("{}---{NO_SUBSET}", base.join("---")));
-    scene.redirector.write("rules.yaml", SPLIT);
+    // Half goes to a server, half to nobody.
+    scene.redirector.write("rules.yaml", &split(&[("one", 50), ("none", 50)]));
     let _daemon = scene.redirector.start();
     let follower = Follower::start(&scene, "all", &[]);
     let other = Follower::start(&scene, "some", &["--outcome", "refused"]);
@@ -180,26 +167,11 @@ fn nothing_is_told_while_nobody_follows_unless_the_daemon_is_asked_to() {
     assert!(text.contains(ECHO) && text.lines().all(|line| line.len() <= 80), "{text}");
 }
 
-/// Eighty of a hundred to one, the others to two.
-const CANARY: &str = "
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: echo}
-spec:
-  hosts: [echo]
-  tcp:
-  - route:
-    - {destination: {host: echo, subset: one}, weight: 80}
-    - {destination: {host: echo, subset: two}, weight: 20}
-";
-
 #[test]
 fn top_and_the_metrics_show_where_connections_go() {
     let Some(scene) = Scene::new("top", PROGRAM) else { return };
-    scene.redirector.write("rules.yaml", CANARY);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let metrics = listener.local_addr().expect("an address");
-    drop(listener);
+    scene.redirector.write("rules.yaml", &split(&[("one", 80), ("two", 20)]));
+    let metrics = free([127, 0, 0, 1]);
     let address = metrics.to_string();
     let _daemon = scene.redirector.start_with(&["--accounting", "--metrics-address", &address]);
 
@@ -228,10 +200,7 @@ fn top_and_the_metrics_show_where_connections_go() {
     assert!(text.contains("echo.default:19000/one"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 
-    let mut stream = TcpStream::connect(metrics).expect("the metrics");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("written");
-    let mut page = String::new();
-    stream.read_to_string(&mut page).expect("a page");
+    let page = scrape(metrics);
     let series: Vec<(&str, &str)> = page
         .lines()
         .filter(|line| line.starts_with("redirector_"))

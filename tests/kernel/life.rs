@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use redirector_common::addr::Addr;
 use redirector_tests::child::{self, Child};
 use redirector_tests::kernel::soaking;
 use redirector_tests::redirector::Daemon;
-use redirector_tests::scene::{Scene, dial, to};
+use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -193,26 +193,15 @@ spec: {{address: 127.0.3.{host}, labels: {{app: echo, v: churn}}}}
     text
 }
 
-/// Nobody is sent to those that come and go, and they are all there.
-const RULE: &str = "
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: echo}
-spec:
-  hosts: [echo]
-  tcp:
-  - route:
-    - {destination: {host: echo, subset: one}, weight: 100}
-    - {destination: {host: echo, subset: churn}, weight: 0}
-";
-
 #[test]
 fn endpoints_that_come_and_go_leave_nothing_behind() {
     let Some(scene) = Scene::new("churn", PROGRAM) else { return };
     let redirector = &scene.redirector;
     let daemon = redirector.start();
     let load = Load::start(&scene, 1);
-    redirector.change("a rule", || redirector.write("rules.yaml", RULE));
+    // Nobody is sent to those that come and go, and they are all there.
+    let rule = split(&[("one", 100), ("churn", 0)]);
+    redirector.change("a rule", || redirector.write("rules.yaml", &rule));
     let round = |number: usize| {
         redirector.change("a change", || redirector.write("base.yaml", &churned(&scene, number)));
     };
@@ -239,48 +228,14 @@ fn endpoints_that_come_and_go_leave_nothing_behind() {
     assert_eq!(maps["destinations"][0]["connections"], 0, "{:#}", maps["destinations"]);
 }
 
-/// A gateway at an address, and its rule.
-fn gateway(address: SocketAddr) -> String {
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: edge, annotations: {{redirector.io/gateway: 'true'}}}}
-spec: {{address: {ip}, labels: {{gateway: edge}}}}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  selector: {{gateway: edge}}
-  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['*']}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: edge}}
-spec:
-  hosts: [edge.example.com]
-  gateways: [edge]
-  tcp:
-  - route:
-    - destination: {{host: echo, subset: one, port: {{number: 19000}}}}
-",
-        ip = address.ip(),
-        port = address.port()
-    )
-}
-
 #[test]
 fn a_successor_takes_the_gateways_over_and_no_client_notices() {
     let Some(scene) = Scene::new("succession", PROGRAM) else { return };
     let redirector = &scene.redirector;
-    let free = |ip: [u8; 4]| {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::from(ip), 0)).expect("a free port");
-        listener.local_addr().expect("an address")
-    };
-    let (address, metrics) = (free([127, 0, 0, 3]), free([127, 0, 0, 1]).to_string());
-    redirector.write("edge.yaml", &gateway(address));
-    let args = ["--metrics-address", &metrics, "--drain", "20s"];
+    let (address, metrics) = (free([127, 0, 0, 3]), free([127, 0, 0, 1]));
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let metrics_address = metrics.to_string();
+    let args = ["--metrics-address", &metrics_address, "--drain", "20s"];
     let mut daemon = redirector.start_with(&args);
     redirector.wait("its answer", |_| dial(address) == "one");
 
@@ -328,10 +283,7 @@ fn a_successor_takes_the_gateways_over_and_no_client_notices() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(answers[0].0, "one");
     mesh.end("mesh meanwhile", rounds, &["one"]);
-    let mut page = String::new();
-    let mut stream = TcpStream::connect(&metrics).expect("metrics");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("written");
-    stream.read_to_string(&mut page).expect("a page");
+    let page = scrape(metrics);
     let accepted = page.lines().find(|line| line.starts_with("redirector_gateway_accepted_total{"));
     let accepted = accepted.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
     assert!(accepted > Some(0), "{page}");

@@ -2,11 +2,9 @@
 //! the alerts in deploy/ name nothing that the daemon does not export.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-use redirector_tests::scene::Scene;
+use redirector_tests::scene::{Scene, free, scrape};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -14,15 +12,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 fn deploy(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn scrape(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).expect("the metrics are served");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer
 }
 
 /// The names of all series with those of their labels, a histogram's three
@@ -75,8 +64,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 #[test]
 fn the_dashboard_and_the_alerts_name_only_what_is_exported() {
     let Some(scene) = Scene::new("metrics", PROGRAM) else { return };
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
-    let address = free.expect("a free port");
+    let address = free([127, 0, 0, 1]);
     let at = address.to_string();
     let daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
     assert_eq!(scene.answer(&scene.client()), "one");

@@ -1,6 +1,7 @@
 //! A service with two servers, a client, and the daemon that knows them.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use crate::child::{self, Child};
@@ -140,6 +141,17 @@ pub fn many_services(count: u32) -> String {
 
 /// A rule that sends everything to a subset.
 pub fn to(subset: &str) -> String {
+    split(&[(subset, 100)])
+}
+
+/// A rule that splits connections among subsets by these weights.
+pub fn split(subsets: &[(&str, u32)]) -> String {
+    let destinations: Vec<String> = subsets
+        .iter()
+        .map(|(subset, weight)| {
+            format!("    - {{destination: {{host: echo, subset: {subset}}}, weight: {weight}}}\n")
+        })
+        .collect();
     format!(
         "
 apiVersion: networking.istio.io/v1
@@ -149,7 +161,62 @@ spec:
   hosts: [echo]
   tcp:
   - route:
-    - destination: {{host: echo, subset: {subset}}}
-"
+{}",
+        destinations.concat()
     )
+}
+
+/// A gateway at an address, whose rule sends everything to a subset.
+pub fn gateway(address: SocketAddr, subset: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: edge, annotations: {{redirector.io/gateway: 'true'}}}}
+spec: {{address: {ip}, labels: {{gateway: edge}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  selector: {{gateway: edge}}
+  servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, hosts: ['*']}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: edge}}
+spec:
+  hosts: [edge.example.com]
+  gateways: [edge]
+  tcp:
+  - route:
+    - destination: {{host: echo, subset: {subset}, port: {{number: 19000}}}}
+",
+        ip = address.ip(),
+        port = address.port()
+    )
+}
+
+/// An address of this machine with a port that nobody listens on.
+///
+/// # Panics
+///
+/// When there is none.
+pub fn free(ip: [u8; 4]) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::from(ip), 0)).expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+/// The metrics that are served at an address.
+///
+/// # Panics
+///
+/// When there are none.
+pub fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).expect("the metrics are served");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
 }
