@@ -51,6 +51,7 @@ mod pairs;
 pub mod plan;
 pub mod reference;
 pub mod registry;
+pub mod rendezvous;
 pub mod store;
 pub mod tables;
 pub mod validate;

@@ -13,6 +13,7 @@ use redirector_common::addr::Addr;
 use redirector_common::decide::{self, Caller, Decision};
 use redirector_core::alias;
 use redirector_core::plan::Algorithm;
+use redirector_core::rendezvous;
 
 use super::snapshot::{DestinationSpec, RouteSpec, Snapshot};
 use super::stats::{DestinationStats, EndpointStats};
@@ -234,12 +235,7 @@ impl DestinationState {
     /// comes or goes, only the clients that it gains or loses move.
     fn by_source(&self, client: IpAddr) -> Option<usize> {
         let score = |&(address, weight): &(SocketAddr, u64)| {
-            let hash = fnv(client, address);
-            // Evenly spread in (0, 1]; the maximum of -w/ln(u) falls on each
-            // endpoint in proportion to its weight.
-            let unit = ((hash >> 11) + 1) as f64 / (1u64 << 53) as f64;
-            // Zero is never drawn, even where the other factor is infinite.
-            if weight == 0 { 0.0 } else { weight as f64 / -unit.ln() }
+            rendezvous::score(fnv(client, address), weight)
         };
         let scores = self.spec.endpoints.iter().map(score).enumerate();
         scores.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)

@@ -10,6 +10,7 @@ use std::hash::Hasher;
 use rustc_hash::FxHasher;
 
 use crate::plan::Endpoint;
+use crate::rendezvous::score;
 
 /// The fewest slots: Istio's default for a ring.
 const FEWEST: usize = 1024;
@@ -39,12 +40,8 @@ pub(super) fn slots(endpoints: &[Endpoint]) -> Vec<usize> {
         if even {
             return hashes.enumerate().max_by_key(|(_, hash)| *hash).map(|(place, _)| place);
         }
-        // -ln(u)/w of an evenly spread u is least for each in proportion to w.
-        let scores = hashes.zip(endpoints).map(|(hash, endpoint)| {
-            let unit = ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-            if endpoint.weight == 0 { f64::INFINITY } else { -unit.ln() / endpoint.weight as f64 }
-        });
-        scores.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(place, _)| place)
+        let scores = hashes.zip(endpoints).map(|(hash, endpoint)| score(hash, endpoint.weight));
+        scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(place, _)| place)
     };
     (0..size as u64).map(|slot| best(slot).unwrap_or(0)).collect()
 }
