@@ -163,8 +163,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.idle > 0 {
         for subject in &subjects {
-            let bytes = idle_memory(&stage, *subject, args.idle)?;
-            report.memory(*subject, bytes);
+            let memory = idle_memory(&stage, *subject, args.idle)?;
+            eprintln!("{} idle through {}: {:.0} B each", memory.0, subject.name(), memory.1);
+            report.memory(*subject, memory);
         }
     }
     println!("{}\n\n{}", report.goals(), report.markdown());
@@ -232,10 +233,9 @@ fn measure(
 /// What one idle connection costs a subject in memory of its own, in bytes.
 fn idle_memory(stage: &Stage, subject: Subject, count: usize) -> Result<(usize, f64)> {
     let running = subject.start(stage)?;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     // Two descriptors for each, in the subject, and some that peers set aside:
     // beyond its own limit HAProxy lets clients wait.
-    let count = count.min((limit.unwrap_or(u64::MAX) as usize).saturating_sub(1_000) / 2);
+    let count = count.min(subjects::most_descriptors().saturating_sub(1_000) as usize / 2);
     let hold = |count: usize| {
         let mut command = Command::new(release("xtask"));
         command.args(["bench", "part", "hold", &subject.address().to_string()]);

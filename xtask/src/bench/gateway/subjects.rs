@@ -172,6 +172,12 @@ pub fn prepare(subjects: &[Subject]) -> Result<()> {
     Ok(())
 }
 
+/// How many descriptors a process may open here, of those that are of use.
+pub fn most_descriptors() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    limit.unwrap_or(u64::MAX).min(65_536)
+}
+
 /// A directory of release builds.
 pub fn release(part: &str) -> PathBuf {
     target().join("release").join(part)
@@ -232,9 +238,12 @@ fn haproxy(echo: SocketAddr, sink: SocketAddr, splice: bool) -> String {
         )
     };
     format!(
-        "global\n  nbthread 1\n\
+        // By default so many descriptors are set aside for pipes that some of the
+        // idle connections would have to wait.
+        "global\n  nbthread 1\n  maxpipes 64\n  maxconn {}\n\
          defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n  \
          {options}\n{}{}",
+        most_descriptors().saturating_sub(700) / 2,
         part("echo", echo, SERVER),
         part("sink", sink, sink_of(SERVER)),
     )
