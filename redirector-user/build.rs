@@ -57,8 +57,13 @@ fn programs(workspace: &Path, out: &Path) -> Result<PathBuf, String> {
     })?;
     // The target directory of the outer cargo is locked: a directory of its own
     // inside, found by cargo's tag, and shared by all profiles.
-    let target =
-        out.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).unwrap_or(out).join("bpf");
+    let target = out.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).unwrap_or(out);
+    let (name, features): (_, &[&str]) = match env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
+        Some(_) => ("bpf-other-layout", &["other-layout"]),
+        None => ("bpf", &[]),
+    };
     // A compiler that is there and fails is a fault of the source.
-    Ok(builder.build(workspace, &target, &[]).unwrap_or_else(|problem| panic!("{problem}")))
+    Ok(builder
+        .build(workspace, &target.join(name), features)
+        .unwrap_or_else(|problem| panic!("{problem}")))
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use redirector::datapath::{Active, Datapath};
-use redirector_tests::child::{self, Child};
+use redirector_tests::child;
 use redirector_tests::kernel::scaled;
+use redirector_tests::load::Standing;
 use redirector_tests::scene::{ECHO, Scene, dial, to};
-use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -140,34 +140,13 @@ fn a_daemon_that_dies_at_any_point_of_a_change_leaves_all_of_one_configuration()
     eprintln!("4 points of death, {} connections meanwhile, none failed", load[0].1);
 }
 
-/// A connection that stays open until the file is there, and then still shows
-/// what was dialled.
-fn long_lived(scene: &Scene, until: PathBuf) -> Child<String> {
-    let ready = until.with_extension("ready");
-    let is_ready = ready.clone();
-    let child = child::spawn(&scene.client(), move || {
-        let echo: SocketAddr = ECHO.parse().expect("an address");
-        let socket = Socket::stream(echo, 0).expect("a socket");
-        socket.connect(echo).expect("a connection");
-        fs::write(&is_ready, "").expect("a file");
-        while !until.exists() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        socket.peer().expect("a peer").to_string()
-    });
-    while !ready.exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child
-}
-
 #[test]
 fn versions_with_other_tables_come_and_go_and_no_connect_fails() {
     let Some(scene) = Scene::new("upgrade", PROGRAM) else { return };
     let redirector = &scene.redirector;
     let stop = redirector.directory().join("stop");
     let mut daemon = redirector.start();
-    let old = long_lived(&scene, redirector.directory().join("end"));
+    let old = Standing::open(&scene);
     let load = scene.load(&stop);
     // Tables of other sizes lie in a place of their own, as those of a version
     // with another layout do; the programs are made for them, and swapped.
@@ -188,8 +167,7 @@ fn versions_with_other_tables_come_and_go_and_no_connect_fails() {
     }
     redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
     fs::write(&stop, "").expect("a file");
-    fs::write(redirector.directory().join("end"), "").expect("a file");
-    assert_eq!(old.join(), ECHO);
+    assert_eq!(old.close(), ECHO);
     let answers = load.join();
     assert!(answers.iter().all(|(name, _)| ["one", "two"].contains(&&**name)), "{answers:?}");
     drop(daemon);

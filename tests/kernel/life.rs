@@ -2,7 +2,6 @@
 //! of them fails, none goes astray, and nothing is left over. Each test keeps it
 //! up for a few seconds; `cargo xtask soak` for as long as it is told.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,8 +11,9 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, Map, MapData};
 use redirector_common::abi::{FrontendKey, Side, Verdict};
 use redirector_common::addr::Addr;
-use redirector_tests::child::{self, Child};
+use redirector_tests::child;
 use redirector_tests::kernel::soaking;
+use redirector_tests::load::Load;
 use redirector_tests::redirector::Daemon;
 use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split, to};
 
@@ -22,48 +22,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 /// Other sizes make tables of another shape: what an upgrade to another layout
 /// does, and a downgrade back.
 const OTHER: [&str; 2] = ["--max-prefixes", "300"];
-
-/// Connections that are made without a pause until told otherwise.
-struct Load {
-    until: PathBuf,
-    clients: Vec<Child<Vec<(String, u64)>>>,
-    begun: Instant,
-}
-
-impl Load {
-    fn start(scene: &Scene, clients: usize) -> Self {
-        let until = scene.redirector.directory().join("stop");
-        let clients = (0..clients).map(|_| scene.load(&until)).collect();
-        Self { until, clients, begun: Instant::now() }
-    }
-
-    /// Ends it. Whoever answered must be one of these; says how many and how
-    /// fast.
-    fn end(self, what: &str, rounds: usize, allowed: &[&str]) {
-        fs::write(&self.until, "").expect("a file");
-        let mut answers: BTreeMap<String, u64> = BTreeMap::new();
-        for client in self.clients {
-            for (answer, count) in client.join() {
-                *answers.entry(answer).or_default() += count;
-            }
-        }
-        let all: u64 = answers.values().sum();
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let wrong: u64 = answers
-            .iter()
-            .filter(|(answer, _)| !allowed.contains(&answer.as_str()))
-            .map(|(_, count)| count)
-            .sum();
-        eprintln!(
-            "{what}: {rounds} rounds, {all} connections, {:.0}/s, {wrong} failed or astray",
-            all as f64 / seconds
-        );
-        assert_eq!(wrong, 0, "{answers:?}");
-        for wanted in allowed {
-            assert!(answers.contains_key(*wanted), "{wanted} was never reached: {answers:?}");
-        }
-    }
-}
 
 fn status(scene: &Scene, what: &str) -> u64 {
     let status = scene.redirector.status().json();

@@ -42,7 +42,7 @@ impl Builder {
                 destination: *destination,
                 threshold: *threshold,
                 alias: *alias,
-                reserved: 0,
+                ..Leg::default()
             };
             self.image.legs.insert(first + index, leg);
         }

@@ -8,6 +8,7 @@ pub mod child;
 pub mod documents;
 pub mod image;
 pub mod kernel;
+pub mod load;
 pub mod mount;
 pub mod netns;
 pub mod node;

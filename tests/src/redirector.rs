@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The program, with a place of its own: cgroup, bpffs, state and documents.
 #[derive(Debug)]
 pub struct Redirector {
-    program: PathBuf,
+    /// The program; another version may take its place.
+    pub program: PathBuf,
     /// Its cgroup and bpffs.
     pub place: Place,
     directory: TempDir,
@@ -286,6 +287,29 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A version of the program at `program` whose tables have another layout, built
+/// beside it.
+///
+/// # Panics
+///
+/// When it cannot be built.
+pub fn of_other_layout(program: &str) -> PathBuf {
+    const NAME: &str = "redirector-of-other-layout";
+    let directory = Path::new(program).parent().expect("a directory of the profile");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--features", "other-layout", "--bin", NAME])
+        .arg("--target-dir")
+        .arg(directory.parent().expect("the target directory"));
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.stdin(Stdio::null()).status().expect("cargo starts");
+    assert!(status.success(), "{NAME}: {status}");
+    directory.join(NAME)
 }
 
 /// The command in a mount namespace without these mounts.

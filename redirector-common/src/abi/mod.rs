@@ -25,8 +25,11 @@ pub use record::*;
 
 use crate::addr::Addr;
 
+/// One in the tests' build of another layout, which upgrades are tried with.
+const OTHER: usize = cfg!(feature = "other-layout") as usize;
+
 /// Version of the layout of all lookup tables below; part of the pin path.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 2 + OTHER as u32;
 
 /// Version of the layout of [`Connection`] and [`Live`]; connection memory is
 /// kept across an upgrade while this is unchanged.
@@ -273,7 +276,7 @@ pub struct Leg {
     /// Index into the destinations of the side.
     pub destination: u32,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u32; 1 + 4 * OTHER],
 }
 
 /// A destination: a range of [`Backend`]s and the way to choose among them.
@@ -378,7 +381,7 @@ pub struct Readers {
 
 /// Asserts a type's size and the offsets of its fields.
 macro_rules! layout {
-    ($($ty:ty, $size:literal, { $($field:ident: $offset:literal),* $(,)? })*) => {$(
+    ($($ty:ty, $size:expr, { $($field:ident: $offset:literal),* $(,)? })*) => {$(
         const _: () = {
             assert!(size_of::<$ty>() == $size);
             $(assert!(core::mem::offset_of!($ty, $field) == $offset);)*
@@ -403,7 +406,7 @@ layout! {
     ClassKey, 12, { table: 0, class: 4, side: 8 }
     Source, 16, { key: 0, identity: 8, level: 12 }
     Route, 8, { first: 0, count: 4 }
-    Leg, 16, { threshold: 0, alias: 4, destination: 8, reserved: 12 }
+    Leg, 16 + 16 * OTHER, { threshold: 0, alias: 4, destination: 8, reserved: 12 }
     Destination, 40, {
         first: 0, count: 4, policy: 8, live: 12, owner: 16, max_connections: 20, eject_after: 24,
         eject_most: 28, eject_ms: 32, forgive_ms: 36,

@@ -48,7 +48,7 @@ impl Tables {
                     threshold,
                     alias,
                     destination: destination as u32,
-                    reserved: 0,
+                    ..Leg::default()
                 },
             ));
             tables.legs.resize(first as usize + route.legs.len(), Leg::default());

@@ -47,7 +47,10 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
         archive.archive.symlink(&program, guest::REDIRECTOR);
         let mut tests = static_build("test");
         tests.args(["--quiet", "--package", "redirector-tests", "--test", "kernel_*"]);
-        for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
+        // That needs a second version of the daemon, and no other kernel.
+        let belongs =
+            |one: &&libtest::Binary| layers::is_kernel(one) && one.target != "kernel_upgrade";
+        for binary in libtest::build(&mut tests)?.iter().filter(belongs) {
             archive.copy(&binary.path, &format!("{}/{}", guest::TESTS, binary.target))?;
         }
     }

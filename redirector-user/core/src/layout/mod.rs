@@ -203,7 +203,7 @@ impl Layout {
                     threshold: slot.threshold(sum),
                     alias: slot.alias,
                     destination,
-                    reserved: 0,
+                    ..abi::Leg::default()
                 };
                 image.legs.insert(index, leg);
             }

@@ -1,0 +1,98 @@
+//! A real second version, whose tables have another layout: it comes and goes
+//! under load, and nothing is lost.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use redirector_tests::kernel::soaking;
+use redirector_tests::load::{Load, Standing};
+use redirector_tests::redirector::of_other_layout;
+use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, to};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// The tables in force.
+fn tables(scene: &Scene) -> String {
+    let current = scene.redirector.place.pins().join("current");
+    fs::read_link(current).expect("the tables in force").to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_version_of_another_layout_comes_and_goes_and_no_connect_fails() {
+    let Some(mut scene) = Scene::new("layout", PROGRAM) else { return };
+    let ours = scene.redirector.program.clone();
+    let other = of_other_layout(PROGRAM);
+    let mut daemon = scene.redirector.start();
+    let first = tables(&scene);
+    let mut standing = vec![Standing::open(&scene)];
+    let load = Load::start(&scene, 2);
+    let (begun, time) = (Instant::now(), soaking(Duration::from_secs(5)));
+    let mut rounds = 0;
+    while begun.elapsed() < time || rounds < 4 {
+        // Killed in two rounds, stopped in the next two.
+        if rounds / 2 % 2 == 0 {
+            daemon.kill();
+        } else {
+            assert_eq!(daemon.stop(), 0);
+        }
+        let is_ours = rounds % 2 == 1;
+        let (program, left) = if is_ours { (&ours, &other) } else { (&other, &ours) };
+        scene.redirector.program = program.clone();
+        daemon = scene.redirector.start();
+        assert_eq!(tables(&scene) == first, is_ours, "round {rounds}");
+        let status = scene.redirector.status().json();
+        assert_eq!(status["healthy"], true, "round {rounds}: {status:#}");
+        // The version that was left cannot read these tables, and says so.
+        scene.redirector.program = left.clone();
+        let answer = scene.redirector.ask("maps", &["frontends"]);
+        assert!(answer.exit != 0 && answer.err.contains("another version"), "{answer:?}");
+        scene.redirector.program = program.clone();
+        // It is in charge: what changes comes in force.
+        let subset = if scene.answer(&scene.client()) == "one" { "two" } else { "one" };
+        let redirector = &scene.redirector;
+        redirector.change("a change", || redirector.write("rules.yaml", &to(subset)));
+        assert_eq!(scene.answer(&scene.client()), subset, "round {rounds}");
+        if standing.len() < 8 {
+            standing.push(Standing::open(&scene));
+        }
+        rounds += 1;
+    }
+    load.end("upgrade to another layout, downgrade back", rounds, &["one", "two"]);
+    let opened = standing.len();
+    let seen: Vec<_> = standing.into_iter().map(Standing::close).collect();
+    assert!(seen.iter().all(|peer| peer == ECHO), "{seen:?}");
+    eprintln!("{opened} connections, made before and in between, showed what they dialled");
+    let left = scene.redirector.ask("maps", &["counters", "--output", "json"]).json();
+    assert_eq!(left["counters"]["remembered"], 0, "no connection is left in memory");
+    drop(daemon);
+}
+
+#[test]
+fn gateways_are_handed_over_to_a_version_of_another_layout_and_back() {
+    let Some(mut scene) = Scene::new("layout-gateway", PROGRAM) else { return };
+    let ours = scene.redirector.program.clone();
+    let other = of_other_layout(PROGRAM);
+    let address = free([127, 0, 0, 3]);
+    scene.redirector.write("edge.yaml", &gateway(address, "one"));
+    let mut daemon = scene.redirector.start_with(&["--drain", "20s"]);
+    scene.redirector.wait("its answer", |_| dial(address) == "one");
+    for program in [&other, &ours] {
+        // One that is there from before goes on.
+        let old = TcpStream::connect(address).expect("a connection");
+        let mut greeting = [0; 3];
+        (&old).read_exact(&mut greeting).expect("a greeting");
+        scene.redirector.program = program.clone();
+        let successor = scene.redirector.start_with(&["--drain", "20s", "--replace"]);
+        assert_eq!(dial(address), "one");
+        let mut rest = String::new();
+        (&old).write_all(b"still there").expect("written");
+        (&old).read_to_string(&mut rest).expect("the rest of the greeting");
+        assert_eq!((&greeting, rest.is_empty()), (b"one", false));
+        drop(old);
+        assert_eq!(daemon.wait(), 0);
+        daemon = successor;
+    }
+    assert_eq!(daemon.stop(), 0);
+}
