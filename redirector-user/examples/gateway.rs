@@ -38,7 +38,6 @@ fn main() -> Result<()> {
             address: listen.parse()?,
             name: listen.into(),
             sni: false,
-            proxy_protocol: false,
         });
         config.routes.push(RouteSpec {
             name: listen.into(),

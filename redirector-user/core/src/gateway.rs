@@ -22,6 +22,18 @@ use crate::names::hosts_match;
 use crate::pairs;
 use crate::plan::{RouteId, RuleId};
 
+/// The annotation of a Gateway that has backends told the client, by a PROXY
+/// protocol header; its value is [`PROXY_PROTOCOL_V2`].
+pub const PROXY_PROTOCOL_ANNOTATION: &str = "redirector.io/proxy-protocol";
+
+/// The only version of the PROXY protocol that is spoken.
+pub const PROXY_PROTOCOL_V2: &str = "v2";
+
+/// Whether a Gateway's annotations ask for the PROXY protocol.
+pub fn speaks_proxy_protocol(annotations: &Labels) -> bool {
+    annotations.get(PROXY_PROTOCOL_ANNOTATION).is_some_and(|value| value == PROXY_PROTOCOL_V2)
+}
+
 /// Everything that the proxy serves.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct GatewayPlan {
@@ -74,8 +86,6 @@ pub struct Listener {
     pub mode: Mode,
     /// The rules that may match, in order. When there are none, nothing listens.
     pub rules: Vec<GatewayRule>,
-    /// The annotations of the Gateway that speak to the proxy.
-    pub annotations: Labels,
 }
 
 /// What a listener does with connections.
@@ -99,6 +109,10 @@ pub struct GatewayRule {
     pub conditions: Vec<Conditions>,
     /// Its route; `None` when it refuses.
     pub route: Option<Arc<RouteId>>,
+    /// Whether backends are sent a PROXY protocol header: what the Gateway asks
+    /// for by way of which the rule is at this listener.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 /// What is left of a match block when port and gateway are settled.

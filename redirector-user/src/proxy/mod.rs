@@ -41,7 +41,7 @@ mod timer;
 mod upstream;
 mod worker;
 
-pub use plan::{PROXY_PROTOCOL_ANNOTATION, PROXY_PROTOCOL_V2, destination_name, route_name};
+pub use plan::{destination_name, route_name};
 pub use snapshot::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };

@@ -5,19 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use redirector_core::gateway::{GatewayPlan, Incoming, Mode};
-use redirector_core::model::{Labels, TcpPool};
+use redirector_core::model::TcpPool;
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId, RuleId, RuleList};
 
 use super::snapshot::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };
-
-/// The annotation of a Gateway that has backends sent a PROXY protocol header;
-/// its value is [`PROXY_PROTOCOL_V2`].
-pub const PROXY_PROTOCOL_ANNOTATION: &str = "redirector.io/proxy-protocol";
-
-/// The only version of the PROXY protocol that is spoken.
-pub const PROXY_PROTOCOL_V2: &str = "v2";
 
 /// Where no DestinationRule says otherwise, as in Istio.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +35,6 @@ impl Config {
                 address: *address,
                 name: format!("{} servers[{}]", listener.gateway, listener.server).into(),
                 sni: listener.mode == Mode::Sni,
-                proxy_protocol: speaks_proxy_protocol(&listener.annotations),
             });
             let routes = listener.rules.iter().map(|rule| {
                 let route = rule.route.as_ref()?;
@@ -54,13 +46,6 @@ impl Config {
         config.router = Box::new(router);
         config
     }
-}
-
-/// Whether a Gateway's annotations ask for the PROXY protocol.
-fn speaks_proxy_protocol(annotations: &Labels) -> bool {
-    annotations
-        .iter()
-        .any(|(key, value)| **key == *PROXY_PROTOCOL_ANNOTATION && **value == *PROXY_PROTOCOL_V2)
 }
 
 /// The routes and destinations met so far, and their indices.
@@ -173,8 +158,11 @@ impl Router for PlanRouter {
             client: known.map(|known| known.as_client(&client)).unwrap_or_default(),
             sni: request.sni,
         };
-        let rule = listener.matching(&incoming, request.dialled.ip());
-        match rule.and_then(|rule| *routes.get(rule)?) {
+        let Some(place) = listener.matching(&incoming, request.dialled.ip()) else {
+            return Verdict::Refuse;
+        };
+        match routes.get(place).copied().flatten() {
+            Some(route) if listener.rules[place].proxy_protocol => Verdict::Announced(route),
             Some(route) => Verdict::Route(route),
             None => Verdict::Refuse,
         }

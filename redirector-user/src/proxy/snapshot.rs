@@ -36,8 +36,6 @@ pub struct ListenerSpec {
     pub name: Arc<str>,
     /// Whether the ClientHello is read before the router is asked.
     pub sni: bool,
-    /// Whether the backend is sent a PROXY protocol v2 header.
-    pub proxy_protocol: bool,
 }
 
 /// A weighted set of destinations.
@@ -107,6 +105,9 @@ pub trait Router: Send + Sync {
 pub enum Verdict {
     /// It takes this route: an index into [`Config::routes`].
     Route(usize),
+    /// Likewise, and the endpoint is told the client first, by a PROXY protocol
+    /// header, version 2.
+    Announced(usize),
     /// No rule matches, or its traffic cannot be honoured: it is reset.
     Refuse,
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use redirector::proxy::{Keepalive, ListenerState, Verdict};
@@ -10,6 +11,7 @@ use redirector_core::plan::Algorithm;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket, socket_with, sockopt,
 };
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::kit::*;
 
@@ -254,10 +256,8 @@ fn the_backend_is_told_the_client_by_the_proxy_protocol_before_anything_else() {
     });
     let refusing = reserve();
     let _proxy = Setup::to(port.address, &[refusing.address, backend.address])
-        .with(|config| {
-            config.listeners[0].proxy_protocol = true;
-            config.destinations[0].algorithm = Algorithm::RoundRobin;
-        })
+        .rule(|_, _| Verdict::Announced(0))
+        .with(|config| config.destinations[0].algorithm = Algorithm::RoundRobin)
         .start();
     for _ in 0..4 {
         let mut stream = connect(port.address);
@@ -384,4 +384,47 @@ fn a_port_that_cannot_be_bound_is_reported_and_taken_when_it_is_free() {
     drop(taken);
     status_when(&proxy, "bound at last", |status| state(status) == ListenerState::Listening);
     assert_eq!(name(address).expect("served"), "a");
+}
+
+#[test]
+fn ports_below_1024_are_served_in_both_families_with_the_privilege_and_reported_without() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("nothing tested: a network namespace needs root");
+        return;
+    }
+    let apart = thread::spawn(|| {
+        // Where ports below 1024 need the privilege, whatever this machine says.
+        own_network().expect("a network namespace");
+        let [low, low6]: [SocketAddr; 2] =
+            [([127, 0, 0, 1], 443).into(), (Ipv6Addr::LOCALHOST, 25).into()];
+        let high = SocketAddr::from(([127, 0, 0, 1], 8443));
+        let backend = Backend::named("a");
+        let serve = || {
+            Setup::new(&[low, low6, high])
+                .route(&[(&[backend.address], 1)])
+                .rule(|_, _| Verdict::Route(0))
+                .start()
+        };
+        let proxy = serve();
+        for address in [low, low6, high] {
+            assert_eq!(name(address).expect("served"), "a", "{address}");
+        }
+        drop(proxy);
+        // Without it, the threads of the proxy neither.
+        let mut sets = capabilities(None).expect("this thread's");
+        sets.effective.remove(CapabilitySet::NET_BIND_SERVICE);
+        sets.permitted.remove(CapabilitySet::NET_BIND_SERVICE);
+        set_capabilities(None, sets).expect("one less");
+        let proxy = serve();
+        for listener in proxy.status().expect("a status").listeners {
+            match listener.state {
+                ListenerState::Failed { error, .. } if listener.address != high => {
+                    assert!(error.contains("Permission denied"), "{error}");
+                }
+                state => assert_eq!((listener.address, state), (high, ListenerState::Listening)),
+            }
+        }
+        assert_eq!(name(high).expect("the other one works"), "a");
+    });
+    apart.join().expect("nothing panics there");
 }

@@ -255,6 +255,54 @@ fn an_annotation_switches_the_proxy_protocol_on() {
 }
 
 #[test]
+fn gateways_that_share_a_port_announce_the_clients_of_their_own_rules_only() {
+    let [one] = own_addresses();
+    // Answers with the first byte: of a PROXY protocol header, or of a ClientHello.
+    let a = Backend::new(|mut stream| {
+        let mut first = [0];
+        stream.read_exact(&mut first).expect("a byte");
+        stream.write_all(&first).expect("written");
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let tls = |text: String| {
+        text.replace(
+            "    port: {name: tcp, number: 19000, protocol: TCP}",
+            "    port: {name: tls, number: 19000, protocol: TLS}\n    tls: {mode: PASSTHROUGH}",
+        )
+    };
+    let annotation = "  annotations: {redirector.io/proxy-protocol: v2}";
+    let workload_and_old = tls(gateway("edge", one, ""));
+    let (_, second) = workload_and_old.split_once("---\n").expect("two documents");
+    let new = second.replacen("name: edge", "name: newer", 1).replacen(
+        "  namespace: istio-system\n",
+        &format!(
+            "  namespace: istio-system\n  creationTimestamp: 2024-01-02T00:00:00Z\n{annotation}\n"
+        ),
+        1,
+    );
+    let rule = |gateways: &str, name: &str| {
+        rules(gateways, &format!("  tls:\n  - match: [{{sniHosts: [{name}.example.org]}}]\n    route: [{{destination: {{host: first.example}}}}]"))
+            .replace("name: rules", &format!("name: {name}"))
+            .replace("hosts: ['*']", "hosts: ['*.example.org']")
+    };
+    let yaml = workload_and_old.clone()
+        + &new
+        + &host("first", &[&a])
+        + &rule("edge", "plain")
+        + &rule("newer", "announced")
+        + &rule("newer, edge", "both");
+    let _proxy = serve(&yaml);
+    for (server, first) in [("plain", 22), ("announced", b'\r'), ("both", 22)] {
+        let mut stream = connect((one, 19000).into());
+        let hello = crate::tls::client_hello(&format!("{server}.example.org"), 1 << 14);
+        stream.write_all(&hello).expect("written");
+        let mut said = [0];
+        stream.read_exact(&mut said).expect("a byte");
+        assert_eq!(said, [first], "{server}");
+    }
+}
+
+#[test]
 fn a_passthrough_server_routes_by_server_name() {
     let [one] = own_addresses();
     let (a, b) = (Backend::named("a"), Backend::named("b"));

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,6 +18,7 @@ use redirector::proxy::{
 use redirector_core::plan::Algorithm;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Longest wait for anything that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -69,7 +71,6 @@ impl Setup {
                     address,
                     name: "default/gateway".into(),
                     sni: false,
-                    proxy_protocol: false,
                 })
                 .collect(),
             routes: Vec::new(),
@@ -210,6 +211,18 @@ pub fn room() -> usize {
     // Tests before and beside this one have some, too.
     let open = std::fs::read_dir("/proc/self/fd").expect("/proc").count();
     (most as usize).saturating_sub(500 + open) / 4
+}
+
+/// Moves the calling thread, and those that it will start, into a network
+/// namespace of their own, with loopback up. It needs root.
+pub fn own_network() -> std::io::Result<()> {
+    // SAFETY: concerns the calling thread only, which belongs to the test; no
+    // descriptor or memory is shared less than before.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+    // Started by this thread, so in its namespace.
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    assert!(status.success(), "loopback comes up");
+    Ok(())
 }
 
 /// Connects, with a bound on every read and write.

@@ -66,10 +66,7 @@ fn a_bulky_direction_to_a_receiver_on_this_machine_has_a_small_send_buffer() {
 
 /// A network namespace of the calling thread's own, and its end of a cable.
 fn far_end(ip: &str) -> io::Result<File> {
-    // SAFETY: concerns the calling thread only, which belongs to the test.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    own_network()?;
     let options = &mut OpenOptions::new();
     let device = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     let device = device.open("/dev/net/tun")?;
@@ -86,11 +83,8 @@ fn far_end(ip: &str) -> io::Result<File> {
     if made != 0 {
         return Err(io::Error::last_os_error());
     }
-    let commands = [
-        "link set lo up".to_owned(),
-        format!("address add {ip}/24 dev cable"),
-        "link set cable mtu 9000 up".to_owned(),
-    ];
+    let commands =
+        [format!("address add {ip}/24 dev cable"), "link set cable mtu 9000 up".to_owned()];
     for command in commands {
         // Started by this thread, so in its namespace.
         let status = Command::new("ip").args(command.split(' ')).status()?;

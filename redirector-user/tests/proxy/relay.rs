@@ -196,6 +196,32 @@ fn a_byte_at_a_time_passes_at_once() {
 }
 
 #[test]
+fn a_client_that_sends_a_byte_a_second_is_heard_at_each_and_is_not_idle() {
+    let port = reserve();
+    let (tell, told) = channel();
+    // It says nothing: the client's bytes alone keep the connection.
+    let backend = Backend::new(move |mut stream| {
+        let mut byte = [0];
+        while let Ok(1) = stream.read(&mut byte) {
+            let _ = tell.send(byte[0]);
+        }
+    });
+    let _proxy = Setup::to(port.address, &[backend.address])
+        .with(|config| config.routes[0].idle_timeout = Some(Duration::from_secs(3)))
+        .start();
+    let mut stream = connect(port.address);
+    let seconds = soaking().map_or(5, |time| time.as_secs().min(250) as u8);
+    for byte in 0..seconds {
+        stream.write_all(&[byte]).expect("written");
+        // The next one is not needed for it.
+        assert_eq!(told.recv_timeout(SOON).expect("passed on"), byte);
+        thread::sleep(Duration::from_secs(1));
+    }
+    stream.write_all(&[255]).expect("still there");
+    assert_eq!(told.recv_timeout(SOON).expect("passed on"), 255);
+}
+
+#[test]
 fn a_backend_that_speaks_first_is_heard() {
     let port = reserve();
     let backend = Backend::named("220 ready");

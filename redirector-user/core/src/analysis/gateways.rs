@@ -10,8 +10,8 @@ use crate::diag::codes::{differences, l7, references};
 use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service};
 use crate::names::hosts_match;
 
-/// Hosts of a server by Gateway, for each selector and port.
-type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w [String]>>;
+/// Servers by Gateway, for each selector and port.
+type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let none = Labels::new();
@@ -26,7 +26,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             servers
                 .entry((selector, server.port))
                 .or_default()
-                .insert(object.reference().to_string(), &server.hosts);
+                .insert(object.reference().to_string(), server);
         }
     }
     for (object, gateway) in facts.world.gateways() {
@@ -111,29 +111,35 @@ fn conflicts(
     let own = object.reference().to_string();
     for (i, server) in gateway.servers.iter().enumerate() {
         let Some(others) = servers.get(&(selector, server.port)) else { continue };
-        let theirs: usize = others.values().map(|hosts| hosts.len()).sum();
+        let theirs: usize = others.values().map(|other| other.hosts.len()).sum();
         if !facts.spend(server.hosts.len().saturating_mul(theirs)) {
             return;
         }
-        let conflicting: Vec<&str> = others
+        let conflicting: Vec<_> = others
             .iter()
-            .filter(|(name, hosts)| {
+            .filter(|(name, other)| {
                 **name != own
-                    && server.hosts.iter().any(|a| hosts.iter().any(|b| hosts_match(a, b)))
+                    && server.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
             })
-            .map(|(name, _)| name.as_str())
             .take(10)
             .collect();
         if !conflicting.is_empty() {
+            let names: Vec<&str> = conflicting.iter().map(|(name, _)| name.as_str()).collect();
+            let shared = passes_on(server) && conflicting.iter().all(|(_, other)| passes_on(other));
             report.add(
                 format!("spec.servers[{i}]"),
                 Diagnostic::new(
                     &references::GATEWAY_CONFLICT,
                     format!(
                         "port {} with these hosts is served by {} too, with the same selector: \
-                         the older one keeps the port",
+                         {}",
                         server.port,
-                        conflicting.join(", ")
+                        names.join(", "),
+                        if shared {
+                            "they share the port, and the older one's rules come first"
+                        } else {
+                            "the older one keeps the port"
+                        }
                     ),
                 ),
             );
@@ -186,10 +192,7 @@ fn rival(
         if *at != port || *other == selector || !facts.spend(1) {
             continue;
         }
-        let mut both = selector.clone();
-        both.extend((*other).clone());
-        let agree = selector.iter().all(|(key, value)| both.get(key) == Some(value));
-        if agree && (!facts.pods().selected(&both).is_empty() || facts.entries().any(&both)) {
+        if have_a_workload(facts, selector, other) {
             rivals.extend(gateways.keys().filter(|name| *name != own));
         }
     }
@@ -197,16 +200,38 @@ fn rival(
     rivals.into_iter().min().cloned()
 }
 
+/// Whether a workload has the labels of both selectors.
+fn have_a_workload(facts: &Facts<'_>, a: &Labels, b: &Labels) -> bool {
+    let mut both = a.clone();
+    both.extend(b.clone());
+    let agree = a.iter().all(|(key, value)| both.get(key) == Some(value));
+    agree && (!facts.pods().selected(&both).is_empty() || facts.entries().any(&both))
+}
+
+/// Whether both Gateways are, or may come to be, on one workload.
+pub(super) fn both_select(facts: &Facts<'_>, a: &Gateway, b: &Gateway) -> bool {
+    let none = Labels::new();
+    let [a, b] = [a, b].map(|gateway| gateway.selector.as_ref().unwrap_or(&none));
+    a == b || have_a_workload(facts, a, b)
+}
+
 fn is_tcp(server: &Server) -> bool {
     matches!(server.protocol.as_str(), "TCP" | "MONGO" | "REDIS" | "MYSQL")
 }
 
+/// Whether its connections are told apart by their server names.
+fn passes_on(server: &Server) -> bool {
+    server.tls == Some(ServerTls::Passthrough)
+}
+
 /// Servers that a relay of bytes cannot be.
 fn l7_server(index: usize, server: &Server, report: &mut Report<'_>) {
-    let passes_on = matches!(server.tls, Some(ServerTls::Passthrough | ServerTls::AutoPassthrough));
     let what = match server.protocol.as_str() {
         "TCP" | "MONGO" | "REDIS" | "MYSQL" => return,
-        "TLS" | "HTTPS" if passes_on => return,
+        "TLS" | "HTTPS" if passes_on(server) => return,
+        "TLS" | "HTTPS" if server.tls == Some(ServerTls::AutoPassthrough) => {
+            "takes its destinations from the server names that Istio's gateways write".to_owned()
+        }
         "TLS" | "HTTPS" => "ends TLS".to_owned(),
         protocol => format!("speaks {protocol}"),
     };

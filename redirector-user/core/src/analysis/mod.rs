@@ -16,6 +16,7 @@ mod gateways;
 mod hosts;
 mod http;
 mod policies;
+mod proxy_protocol;
 mod rules;
 mod services;
 mod virtual_services;
@@ -63,6 +64,7 @@ pub fn analyze(world: &World, registry: &Registry, templates: &[PodTemplate]) ->
     services::analyze(&facts, &mut findings);
     entries::analyze(&facts, &mut findings);
     drain::analyze(&facts, &mut findings);
+    proxy_protocol::analyze(&facts, &mut findings);
     findings
 }
 

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use super::destinations::{Destinations, Family};
 use super::rules::{Block, Rule, RuleBook, Sheet, in_order, is_everything};
 use crate::client::{Asker, Client, contains};
-use crate::gateway::{Conditions, Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode};
+use crate::gateway::{
+    Conditions, Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode,
+    speaks_proxy_protocol,
+};
 use crate::model::{Gateway, Kind, Labels, Object, Server, ServerTls, Service, Spec, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Verdict;
-use crate::registry::{GATEWAY_ANNOTATION, Registry, Workload};
+use crate::registry::{Registry, Workload};
 use crate::world::World;
-
-/// Annotations of a Gateway that speak to the proxy begin with this.
-const ANNOTATION_PREFIX: &str = "redirector.io/";
 
 /// A server of a Gateway, at one port of a workload.
 #[derive(Clone, Debug)]
@@ -63,6 +63,10 @@ fn mode(server: &Server) -> Mode {
     match (server.protocol.as_str(), server.tls) {
         ("TCP" | "MONGO" | "REDIS" | "MYSQL", None) => Mode::Tcp,
         ("TLS" | "HTTPS", Some(ServerTls::Passthrough)) => Mode::Sni,
+        (protocol, Some(ServerTls::AutoPassthrough)) => refuse(format!(
+            "a {protocol} server with tls mode AUTO_PASSTHROUGH takes its destinations from the \
+             server names that Istio's gateways write"
+        )),
         (protocol, Some(tls)) => {
             let tls = format!("{tls:?}").to_ascii_uppercase();
             refuse(format!("a {protocol} server with tls mode {tls} would have to end TLS itself"))
@@ -333,17 +337,10 @@ fn listener<'b: 'q, 'q>(
         port: first.server.port,
         mode: first.mode.clone(),
         rules: Vec::new(),
-        annotations: first
-            .gateway
-            .meta
-            .annotations
-            .iter()
-            .filter(|(key, _)| key.starts_with(ANNOTATION_PREFIX) && *key != GATEWAY_ANNOTATION)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
     };
     for serving in servers {
         let name = full_name(serving.gateway);
+        let proxy_protocol = speaks_proxy_protocol(&serving.gateway.meta.annotations);
         let sheets = book.for_gateway(&name);
         for sheet in in_order(&sheets, who).into_iter().filter_map(|index| sheets.get(index)) {
             if !eligible(sheet, serving.gateway, serving.server) {
@@ -367,6 +364,7 @@ fn listener<'b: 'q, 'q>(
                         Verdict::Route(route) if !back => Some(route),
                         Verdict::Route(_) | Verdict::Pass | Verdict::Refuse => None,
                     },
+                    proxy_protocol,
                 });
                 // Below a rule that always matches nothing is ever reached.
                 if always {

@@ -138,12 +138,14 @@ impl Conn {
     /// Asks the router, and draws.
     fn decide(&mut self, setup: Setup, sni: Option<&str>, io: &mut Io) -> Step {
         let snapshot = Arc::clone(&setup.snapshot);
-        let Some((index, listener)) = snapshot.listener(self.listener) else {
+        let Some((index, _)) = snapshot.listener(self.listener) else {
             return self.refuse();
         };
         let request = Request { client: self.peer, dialled: self.dialled, sni };
-        let Verdict::Route(route) = snapshot.router.decide(index, &request) else {
-            return self.refuse();
+        let (route, announced) = match snapshot.router.decide(index, &request) {
+            Verdict::Route(route) => (route, false),
+            Verdict::Announced(route) => (route, true),
+            Verdict::Refuse => return self.refuse(),
         };
         let chosen = snapshot.tables.choose(&snapshot, route, self.peer.ip(), &mut io.random);
         let (Some(chosen), Some(route)) = (chosen, snapshot.routes.get(route)) else {
@@ -175,7 +177,7 @@ impl Conn {
         if let Some(most) = route.max_duration {
             self.end = self.end.min(self.started.saturating_add(milliseconds(most)));
         }
-        if listener.spec.proxy_protocol {
+        if announced {
             self.up.held = upstream::proxy_header(self.peer, self.dialled);
         }
         self.attempt(setup, io)

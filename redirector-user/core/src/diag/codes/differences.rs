@@ -189,4 +189,9 @@ codes! {
         "Write the value that is preferred: key=value."
         "failoverPriority: [version]"
     }
+    PROXY_PROTOCOL = "RD4038" Warning NONE "The PROXY protocol is not spoken as the annotation suggests" {
+        "The annotation redirector.io/proxy-protocol of a Gateway, with the value v2, has backends told the client before anything else. It concerns the connections that the Gateway's own rules route. Elsewhere, or with another value, it does nothing; and where a rule is bound to two passthrough Gateways that share a port, and only one of them has the annotation, the older of the two decides."
+        "Write v2, on the Gateway, and the same on all Gateways that share a port and a rule."
+        "annotations: {redirector.io/proxy-protocol: v1}"
+    }
 }

@@ -19,7 +19,7 @@ codes! {
         "tls:\n  - match: [{sniHosts: [a.example.com]}]"
     }
     L7_SERVER = "RD5004" Warning NONE "The gateway's server needs a proxy that speaks its protocol" {
-        "HTTP servers, and servers that end TLS, are not served here: connections to the port are refused. Plain TCP servers of the same Gateway work."
+        "HTTP servers, servers that end TLS, and those in AUTO_PASSTHROUGH mode are not served here: connections to the port are refused. The other servers of the same Gateway work."
         "Serve the port with a gateway that speaks the protocol, or declare it TCP."
         "port: {number: 80, name: http, protocol: HTTP}"
     }
