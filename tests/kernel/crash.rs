@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use redirector::datapath::{Active, Datapath};
 use redirector_tests::child;
+use redirector_tests::figure;
 use redirector_tests::kernel::scaled;
 use redirector_tests::load::Standing;
 use redirector_tests::scene::{ECHO, Scene, dial, to};
@@ -137,7 +138,7 @@ fn a_daemon_that_dies_at_any_point_of_a_change_leaves_all_of_one_configuration()
     fs::write(&stop, "").expect("a file");
     let load = load.join();
     assert!(load.len() == 1 && load[0].0 == "one", "{load:?}");
-    eprintln!("4 points of death, {} connections meanwhile, none failed", load[0].1);
+    figure!("a daemon died at 4 points of a change, {} connections meanwhile, 0 failed", load[0].1);
 }
 
 #[test]

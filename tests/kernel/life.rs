@@ -8,10 +8,8 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, Map, MapData};
-use redirector_common::abi::{FrontendKey, Side, Verdict};
-use redirector_common::addr::Addr;
 use redirector_tests::child;
+use redirector_tests::figure;
 use redirector_tests::kernel::soaking;
 use redirector_tests::load::Load;
 use redirector_tests::redirector::Daemon;
@@ -22,26 +20,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 /// Other sizes make tables of another shape: what an upgrade to another layout
 /// does, and a downgrade back.
 const OTHER: [&str; 2] = ["--max-prefixes", "300"];
-
-fn status(scene: &Scene, what: &str) -> u64 {
-    let status = scene.redirector.status().json();
-    status["drift"][what].as_u64().unwrap_or(0)
-}
-
-/// Puts entries into the tables that nobody asked for, on both sides: addresses
-/// that nobody dials.
-fn meddle(scene: &Scene) {
-    let current = scene.redirector.place.pins().join("current");
-    let map = MapData::from_pin(current.join("FRONTENDS")).expect("the map");
-    let map = Map::from_map_data(map).expect("a known type");
-    let mut frontends: HashMap<_, FrontendKey, Verdict> =
-        HashMap::try_from(map).expect("a hash table");
-    for side in [Side::of_epoch(0), Side::of_epoch(1)] {
-        let addr = Addr::from(std::net::IpAddr::from([127, 96, 66, 66]));
-        let key = FrontendKey { addr, port: 66_u16.to_be(), side: side.index() as u16 };
-        frontends.insert(key, Verdict::REFUSE, 0).expect("inserted");
-    }
-}
 
 #[test]
 fn kills_restarts_upgrades_and_drift_fail_no_connection() {
@@ -68,10 +46,7 @@ fn kills_restarts_upgrades_and_drift_fail_no_connection() {
     while begun.elapsed() < time {
         for subset in ["two", "one"] {
             redirector.change("a change", || redirector.write("rules.yaml", &to(subset)));
-            let repaired = status(&scene, "repaired");
-            meddle(&scene);
-            redirector
-                .wait("the repair", |status| status["drift"]["repaired"].as_u64() > Some(repaired));
+            scene.meddle_until_mended();
             daemon = restart(daemon, rounds);
             rounds += 1;
         }
@@ -175,7 +150,17 @@ fn endpoints_that_come_and_go_leave_nothing_behind() {
     }
     let after = held(&daemon);
     load.end("endpoints that come and go", rounds, &["one"]);
-    eprintln!("before {before:?}, after {after:?}");
+    figure!(
+        "{} steps of churn in {:.0} s, {:.1} hours of one every 10 s: descriptors {} before, {} \
+         after; memory {} kB before, {} kB after",
+        rounds - WARM,
+        begun.elapsed().as_secs_f64(),
+        (rounds - WARM) as f64 * 10.0 / 3600.0,
+        before.descriptors,
+        after.descriptors,
+        before.kilobytes,
+        after.kilobytes
+    );
     // A question or a file may be open just then.
     assert!(after.descriptors <= before.descriptors + 3, "{before:?} {after:?}");
     assert!(after.kilobytes < before.kilobytes + 8192, "{before:?} {after:?}");
@@ -184,6 +169,7 @@ fn endpoints_that_come_and_go_leave_nothing_behind() {
     assert_eq!(maps["counters"]["remembered"], 0, "no connection is left in memory");
     assert_eq!(maps["backends"].as_array().map(Vec::len), Some(1), "{:#}", maps["backends"]);
     assert_eq!(maps["destinations"][0]["connections"], 0, "{:#}", maps["destinations"]);
+    figure!("the maps afterwards: 1 endpoint, 0 connections remembered, 0 counted");
 }
 
 #[test]
@@ -237,7 +223,7 @@ fn a_successor_takes_the_gateways_over_and_no_client_notices() {
     fs::write(&stop, "").expect("a file");
     let answers = outside.join();
     let all: u64 = answers.iter().map(|(_, count)| count).sum();
-    eprintln!("gateway handed over {rounds} times: {all} connections, 0 failed");
+    figure!("gateway handed over {rounds} times: {all} connections, 0 failed");
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(answers[0].0, "one");
     mesh.end("mesh meanwhile", rounds, &["one"]);

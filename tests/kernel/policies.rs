@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_tests::child;
+use redirector_tests::figure;
 use redirector_tests::kernel::privileged;
 use redirector_tests::redirector::Redirector;
 use redirector_tests::server::Server;
@@ -270,6 +271,12 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
         std::fs::write(&end, "").expect("a file");
         let open: usize = crowd.into_iter().map(child::Child::join).sum();
         assert_eq!(open, LIMIT, "as many as may be, and never one more");
+        figure!(
+            "maxConnections {LIMIT}: {} connects of {PROCESSES} processes at a time, {open} open, \
+             {} refused",
+            PROCESSES * EACH,
+            PROCESSES * EACH - open
+        );
         // What is closed makes room.
         assert!(["1", "2"].contains(&&*child::run(&scene.clients(), dial)));
         for file in [&go, &end] {
@@ -308,6 +315,7 @@ fn an_endpoint_that_fails_is_left_out_and_taken_back_when_its_time_is_over() {
         return;
     }
     assert_eq!(failed, AFTER, "as many as the rule says, then it is out: {answers:?}");
+    figure!("an endpoint was killed: out after {failed} failures of {AFTER} configured");
     assert_eq!(destinations[0]["ejected"], 1);
     let ejected = |address: &str| {
         let rows = backends.as_array().expect("a list").iter();
@@ -318,6 +326,69 @@ fn an_endpoint_that_fails_is_left_out_and_taken_back_when_its_time_is_over() {
 
     scene.servers[1] = Some(Server::start("2", address));
     while count(ask(&scene)).len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not taken back");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let back = begun.elapsed();
+    assert!(back >= EJECTED, "it was taken back before its time");
+    figure!("it is back after {:.1} s of {} s configured", back.as_secs_f64(), EJECTED.as_secs());
+}
+
+#[test]
+fn an_endpoint_that_dies_under_load_is_left_out_after_what_is_under_way() {
+    const AFTER: usize = 5;
+    const CLIENTS: usize = 4;
+    const EJECTED: Duration = Duration::from_secs(3);
+    let Some(mut scene) = Scene::new("outlier-load", 2) else { return };
+    let policy = format!(
+        "{{outlierDetection: {{consecutive5xxErrors: {AFTER}, baseEjectionTime: {}s, \
+         maxEjectionPercent: 100}}}}",
+        EJECTED.as_secs()
+    );
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
+    let _daemon = scene.redirector.start();
+    let stop = scene.redirector.directory().join("stop");
+    // How often each answered: refused is whoever was sent to the dead one.
+    let load: Vec<child::Child<BTreeMap<String, u64>>> = (0..CLIENTS)
+        .map(|_| {
+            let stop = stop.clone();
+            child::spawn(&scene.clients(), move || {
+                count(std::iter::from_fn(|| (!stop.exists()).then(dial)))
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let second = scene.servers[1].take().expect("it runs");
+    let address = second.address();
+    let begun = Instant::now();
+    drop(second);
+    thread::sleep(EJECTED / 2);
+    let destination = &maps(&scene, "destinations")[0];
+    scene.servers[1] = Some(Server::start("2", address));
+    let slow = begun.elapsed() >= EJECTED;
+    std::fs::write(&stop, "").expect("a file");
+    let answers = load.into_iter().map(child::Child::join).fold(BTreeMap::new(), |mut sum, one| {
+        for (answer, times) in one {
+            *sum.entry(answer).or_insert(0) += times;
+        }
+        sum
+    });
+    let of = |word: &str| -> u64 {
+        answers.iter().filter(|(answer, _)| answer.contains(word)).map(|(_, times)| times).sum()
+    };
+    let (all, refused): (u64, u64) = (answers.values().sum(), of("refused"));
+    figure!(
+        "an endpoint was killed under {all} connections of {CLIENTS} clients: {refused} refused, \
+         {AFTER} configured"
+    );
+    // On a machine that is slower it has been taken back, and has failed again.
+    if slow {
+        return;
+    }
+    assert_eq!(destination["ejected"], 1, "{destination}");
+    // Each of the others may be on its way to it just then.
+    assert!((AFTER..AFTER + CLIENTS).contains(&(refused as usize)), "{answers:?}");
+    while child::run(&scene.clients(), || count((0..200).map(|_| dial()))).len() < 2 {
         assert!(begun.elapsed() < Duration::from_secs(60), "it is not taken back");
         thread::sleep(Duration::from_millis(100));
     }

@@ -244,7 +244,8 @@ fn what_another_version_left_is_removed_once_nothing_uses_it() {
         let map: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
         map.pin(directory.join("ROUTES")).expect("pinned");
     }
-    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    let mut datapath = place.start(&place.options(), &image(&server)).expect("started");
+    datapath.tidy().expect("tidied");
     assert!(old.iter().all(|directory| !directory.exists()));
     assert!(redirected(&place));
 }

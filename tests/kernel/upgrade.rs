@@ -6,12 +6,22 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use redirector_tests::kernel::soaking;
+use redirector_tests::figure;
+use redirector_tests::kernel::{at_least, soaking};
 use redirector_tests::load::{Load, Standing};
 use redirector_tests::redirector::of_other_layout;
 use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// Which layouts of connection memory there are.
+fn memories(scene: &Scene) -> usize {
+    let pins = fs::read_dir(scene.redirector.place.pins()).expect("pins").flatten();
+    pins.filter(|pin| pin.file_name().to_string_lossy().starts_with("memory-")).count()
+}
+
+/// Drift is to be noticed soon.
+const VERIFY: [&str; 2] = ["--verify", "100ms"];
 
 /// The tables in force.
 fn tables(scene: &Scene) -> String {
@@ -24,23 +34,25 @@ fn a_version_of_another_layout_comes_and_goes_and_no_connect_fails() {
     let Some(mut scene) = Scene::new("layout", PROGRAM) else { return };
     let ours = scene.redirector.program.clone();
     let other = of_other_layout(PROGRAM);
-    let mut daemon = scene.redirector.start();
+    let mut daemon = scene.redirector.start_with(&VERIFY);
     let first = tables(&scene);
     let mut standing = vec![Standing::open(&scene)];
     let load = Load::start(&scene, 2);
     let (begun, time) = (Instant::now(), soaking(Duration::from_secs(5)));
-    let mut rounds = 0;
-    while begun.elapsed() < time || rounds < 4 {
+    let (mut rounds, mut kills) = (0, 0);
+    // Fifty upgrades and fifty downgrades, and as many kills and drifts.
+    while begun.elapsed() < time || rounds < at_least(4, 100) {
         // Killed in two rounds, stopped in the next two.
         if rounds / 2 % 2 == 0 {
             daemon.kill();
+            kills += 1;
         } else {
             assert_eq!(daemon.stop(), 0);
         }
         let is_ours = rounds % 2 == 1;
         let (program, left) = if is_ours { (&ours, &other) } else { (&other, &ours) };
         scene.redirector.program = program.clone();
-        daemon = scene.redirector.start();
+        daemon = scene.redirector.start_with(&VERIFY);
         assert_eq!(tables(&scene) == first, is_ours, "round {rounds}");
         let status = scene.redirector.status().json();
         assert_eq!(status["healthy"], true, "round {rounds}: {status:#}");
@@ -54,6 +66,9 @@ fn a_version_of_another_layout_comes_and_goes_and_no_connect_fails() {
         let redirector = &scene.redirector;
         redirector.change("a change", || redirector.write("rules.yaml", &to(subset)));
         assert_eq!(scene.answer(&scene.client()), subset, "round {rounds}");
+        scene.meddle_until_mended();
+        // What stands was made by the other one, and is remembered in its memory.
+        assert_eq!(memories(&scene), 2, "round {rounds}");
         if standing.len() < 8 {
             standing.push(Standing::open(&scene));
         }
@@ -61,9 +76,20 @@ fn a_version_of_another_layout_comes_and_goes_and_no_connect_fails() {
     }
     load.end("upgrade to another layout, downgrade back", rounds, &["one", "two"]);
     let opened = standing.len();
+    assert_eq!(scene.redirector.status().json()["healthy"], true);
     let seen: Vec<_> = standing.into_iter().map(Standing::close).collect();
     assert!(seen.iter().all(|peer| peer == ECHO), "{seen:?}");
-    eprintln!("{opened} connections, made before and in between, showed what they dialled");
+    figure!(
+        "{kills} times kill -9, {} stops, {} upgrades, {} downgrades, {rounds} drifts mended; \
+         {opened} standing connections showed what they dialled all the time",
+        rounds - kills,
+        rounds - rounds / 2,
+        rounds / 2
+    );
+    // That goes with the last of them, and so do the programs that read it.
+    scene.redirector.wait("the end of the other memory", |_| memories(&scene) == 1);
+    let attached = scene.redirector.status().json()["programs"].take();
+    assert_eq!(attached.as_array().map(Vec::len), Some(5), "{attached:#}");
     let left = scene.redirector.ask("maps", &["counters", "--output", "json"]).json();
     assert_eq!(left["counters"]["remembered"], 0, "no connection is left in memory");
     drop(daemon);

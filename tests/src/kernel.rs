@@ -53,6 +53,19 @@ pub fn soaking(short: Duration) -> Duration {
     seconds.and_then(|text| text.parse().ok()).map_or(short, Duration::from_secs)
 }
 
+/// How many of something: `short`, or `long` in a soak.
+pub fn at_least(short: usize, long: usize) -> usize {
+    if std::env::var_os("REDIRECTOR_SOAK_SECONDS").is_some() { long } else { short }
+}
+
+/// Tells a figure, which `cargo xtask soak` shows.
+#[macro_export]
+macro_rules! figure {
+    ($($what:tt)*) => {
+        eprintln!("figure: {}", format_args!($($what)*))
+    };
+}
+
 /// A name that no other test of this or another process has.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

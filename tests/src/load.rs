@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::child::{self, Child};
+use crate::figure;
 use crate::kernel::unique;
 use crate::scene::{ECHO, Scene};
 use crate::socket::Socket;
@@ -49,7 +50,7 @@ impl Load {
             .filter(|(answer, _)| !allowed.contains(&answer.as_str()))
             .map(|(_, count)| count)
             .sum();
-        eprintln!(
+        figure!(
             "{what}: {rounds} rounds, {all} connections, {:.0}/s, {wrong} failed or astray",
             all as f64 / seconds
         );

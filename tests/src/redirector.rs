@@ -159,7 +159,7 @@ impl Redirector {
             .args(["--daemon-cgroup", &self.cgroup("daemon")])
             // A test that wants them names an address by the flag, which wins.
             .env("REDIRECTOR_METRICS_ADDRESS", "none")
-            .args(["--verify", "500ms"]);
+            .env("REDIRECTOR_VERIFY", "500ms");
         command
     }
 

@@ -4,6 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
+use aya::maps::{HashMap, Map, MapData};
+use redirector_common::abi::{FrontendKey, Side, Verdict};
+use redirector_common::addr::Addr;
+
 use crate::child::{self, Child};
 use crate::kernel::privileged;
 use crate::redirector::Redirector;
@@ -81,6 +85,28 @@ spec:
   subsets: [{{name: one, labels: {{v: one}}}}, {{name: two, labels: {{v: two}}}}]
 "
         )
+    }
+
+    /// Puts entries into the tables that nobody asked for, on both sides, for an
+    /// address that nobody dials, and waits until the daemon has mended that.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be written.
+    pub fn meddle_until_mended(&self) {
+        let repaired = |status: &serde_json::Value| status["drift"]["repaired"].as_u64();
+        let before = repaired(&self.redirector.status().json());
+        let current = self.redirector.place.pins().join("current");
+        let map = MapData::from_pin(current.join("FRONTENDS")).expect("the map");
+        let map = Map::from_map_data(map).expect("a known type");
+        let mut frontends: HashMap<_, FrontendKey, Verdict> =
+            HashMap::try_from(map).expect("a hash table");
+        for side in [Side::of_epoch(0), Side::of_epoch(1)] {
+            let addr = Addr::from(std::net::IpAddr::from([127, 96, 66, 66]));
+            let key = FrontendKey { addr, port: 66_u16.to_be(), side: side.index() as u16 };
+            frontends.insert(key, Verdict::REFUSE, 0).expect("inserted");
+        }
+        self.redirector.wait("the repair", |status| repaired(status) > before);
     }
 
     /// The cgroup of the client.

@@ -57,7 +57,8 @@ impl Server {
                         break;
                     }
                     let reached = client.local_addr().map(|address| address.to_string());
-                    let _ = writeln!(client, "{name} {}", reached.unwrap_or_default());
+                    let greeting = format!("{name} {}\n", reached.unwrap_or_default());
+                    let _ = client.write_all(greeting.as_bytes());
                     let _ = client.shutdown(Shutdown::Write);
                     kept.push_back(client);
                     if kept.len() > KEPT {

@@ -201,6 +201,20 @@ impl Socket {
         Ok(address(&storage))
     }
 
+    /// Its own address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        // SAFETY: all zeroes are a value of the structure.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let mut length = size_of_val(&storage) as libc::socklen_t;
+        // SAFETY: the storage is as large as said.
+        check(unsafe { libc::getsockname(self.fd(), (&raw mut storage).cast(), &raw mut length) })?;
+        Ok(address(&storage))
+    }
+
     /// Its cookie.
     ///
     /// # Errors

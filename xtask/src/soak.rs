@@ -16,7 +16,8 @@ use crate::workspace::cargo;
 pub struct Args {
     /// The parts to run, in the order given [default: all]
     parts: Vec<String>,
-    /// How long all of them take together; each ends the round that it is in
+    /// How long all of them take together, but for building; each has a share of
+    /// it, ends the round that it is in, and does no less than it promises
     #[arg(long, value_name = "MINUTES", default_value_t = 30)]
     minutes: u64,
 }
@@ -32,9 +33,12 @@ struct Part {
     arguments: &'static [&'static str],
 }
 
+/// The variable by which a test knows that it soaks, and for how many seconds.
+const SECONDS: &str = "REDIRECTOR_SOAK_SECONDS";
+
 enum How {
-    /// It goes on by itself for as long as this variable says.
-    Seconds(&'static str),
+    /// It goes on by itself for as long as [`SECONDS`] says.
+    Itself,
     /// It is run again and again, with another seed each time.
     Again,
     /// Likewise, with this many more of what it does, beginning where the run
@@ -42,13 +46,29 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 11] = [
+    Part {
+        name: "changes",
+        what: "200 changes a second of 1,000 rules at once, under 20,000 connections a second",
+        package: "redirector-tests",
+        target: "kernel_changes",
+        how: How::Itself,
+        arguments: &[],
+    },
+    Part {
+        name: "upgrade",
+        what: "50 upgrades to another layout, and as many downgrades, kills and drifts, under load",
+        package: "redirector-tests",
+        target: "kernel_upgrade",
+        how: How::Itself,
+        arguments: &[],
+    },
     Part {
         name: "life",
-        what: "kills, restarts, upgrades, drift and churn under load",
+        what: "kills, restarts, other sizes, drift, successors and churn under load",
         package: "redirector-tests",
         target: "kernel_life",
-        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        how: How::Itself,
         arguments: &[],
     },
     Part {
@@ -56,7 +76,7 @@ const PARTS: [Part; 9] = [
         what: "200 pods a minute, against the tests' API server",
         package: "redirector-tests",
         target: "kernel_kubernetes",
-        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        how: How::Itself,
         arguments: &[],
     },
     Part {
@@ -104,7 +124,7 @@ const PARTS: [Part; 9] = [
         what: "the proxy under all that clients and backends do, 50 reloads a second",
         package: "redirector-user",
         target: "proxy",
-        how: How::Seconds("REDIRECTOR_SOAK_SECONDS"),
+        how: How::Itself,
         // Thousands of connections need all the descriptors that there are.
         arguments: &["--test-threads=1"],
     },
@@ -131,18 +151,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .filter(|part| args.parts.is_empty() || args.parts.iter().any(|name| name == part.name))
         .collect();
     let each = Duration::from_secs(args.minutes * 60) / u32::try_from(chosen.len().max(1))?;
-    let mut good = true;
-    for part in chosen {
+    let mut failures = Vec::new();
+    for part in &chosen {
         println!("==> {}: {}, {} s", part.name, part.what, each.as_secs());
         let target = ["test", "--release", "--package", part.package, "--test", part.target];
         let binaries = libtest::build(cargo().args(target))?;
         let binary = binaries.first().context("a test binary")?;
+        let begun = Instant::now();
         let (runs, failed) = keep_up(part, binary, each)?;
         let verdict = if failed { "FAILED" } else { "nothing found" };
-        println!("{}: {runs} runs, {verdict}", part.name);
-        good &= !failed;
+        println!("{}: {runs} runs in {} s, {verdict}", part.name, begun.elapsed().as_secs());
+        if failed {
+            failures.push(part.name);
+        }
     }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match failures.as_slice() {
+        [] => println!("{} parts, none failed", chosen.len()),
+        failed => println!("{} parts, failed: {}", chosen.len(), failed.join(", ")),
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a part until its time is over or it fails.
@@ -156,12 +183,9 @@ fn keep_up(part: &Part, binary: &Binary, time: Duration) -> Result<(u64, bool)> 
             .arg("--nocapture")
             .arg("--include-ignored")
             .args(part.arguments);
-        command.env("REDIRECTOR_TESTS", "kernel");
+        command.env("REDIRECTOR_TESTS", "kernel").env(SECONDS, time.as_secs().to_string());
         match &part.how {
-            How::Seconds(variable) => {
-                command.env(variable, time.as_secs().to_string());
-            }
-            How::Again => {}
+            How::Itself | How::Again => {}
             How::Counted { count: (variable, count), seed } => {
                 command.env(variable, count.to_string());
                 command.env(seed, (runs * count).to_string());
@@ -171,7 +195,7 @@ fn keep_up(part: &Part, binary: &Binary, time: Duration) -> Result<(u64, bool)> 
         if !tell(&mut command)? {
             return Ok((runs, true));
         }
-        if matches!(part.how, How::Seconds(_)) || begun.elapsed() >= time {
+        if matches!(part.how, How::Itself) || begun.elapsed() >= time {
             return Ok((runs, false));
         }
     }
@@ -186,8 +210,8 @@ fn tell(command: &mut Command) -> Result<bool> {
     let mut said = Vec::new();
     if let Some(errors) = child.stderr.take() {
         for line in BufReader::new(errors).lines().map_while(Result::ok) {
-            if line.contains(" connections, ") || line.contains("compared") {
-                println!("    {line}");
+            if let Some(figure) = line.strip_prefix("figure: ") {
+                println!("    {figure}");
             }
             said.push(line);
         }

@@ -14,9 +14,13 @@ pub struct Connection {
     /// compare-and-swap.
     pub cookie: u64,
     /// The address that the socket dialled.
+    #[cfg(not(feature = "other-layout"))]
     pub dialled: Addr,
     /// The address that it was sent to.
     pub backend: Addr,
+    /// The address that the socket dialled.
+    #[cfg(feature = "other-layout")]
+    pub dialled: Addr,
     /// The port that the socket dialled, in network byte order.
     pub dialled_port: u16,
     /// The port that it was sent to, in network byte order.

@@ -32,8 +32,11 @@ const OTHER: usize = cfg!(feature = "other-layout") as usize;
 pub const LAYOUT: u32 = 2 + OTHER as u32;
 
 /// Version of the layout of [`Connection`] and [`Live`]; connection memory is
-/// kept across an upgrade while this is unchanged.
-pub const CONNECTION_LAYOUT: u32 = 2;
+/// kept across an upgrade while this is unchanged. Otherwise the programs of the
+/// other version go on with theirs until it is empty, which is read from what no
+/// version may change: that the first word of an entry of `CONNECTIONS` is zero
+/// when it is free, and that of `OVERFLOW_STATE` when `OVERFLOW` is empty.
+pub const CONNECTION_LAYOUT: u32 = 2 + OTHER as u32;
 
 /// Most destinations of one route.
 pub const MAX_LEGS: u32 = 64;
@@ -381,7 +384,7 @@ pub struct Readers {
 
 /// Asserts a type's size and the offsets of its fields.
 macro_rules! layout {
-    ($($ty:ty, $size:expr, { $($field:ident: $offset:literal),* $(,)? })*) => {$(
+    ($($ty:ty, $size:expr, { $($field:ident: $offset:expr),* $(,)? })*) => {$(
         const _: () = {
             assert!(size_of::<$ty>() == $size);
             $(assert!(core::mem::offset_of!($ty, $field) == $offset);)*
@@ -417,8 +420,8 @@ layout! {
         failures: 48, ejections: 52, ejected: 56,
     }
     Connection, 64, {
-        cookie: 0, dialled: 8, backend: 24, dialled_port: 40, backend_port: 42,
-        leg: 44, state: 48, share: 52, live: 54, since: 56,
+        cookie: 0, dialled: 8 + 16 * OTHER, backend: 24 - 16 * OTHER, dialled_port: 40,
+        backend_port: 42, leg: 44, state: 48, share: 52, live: 54, since: 56,
     }
     Totals, 64, {
         routed: 0, passed: 8, refused: 16, unknown_source: 24, own: 32, memory_full: 40,

@@ -97,7 +97,7 @@ fn compiled_tables_and_explain_agree_with_the_reference() {
         }
     }
     assert!(routed * 20 > compared, "{routed} of {compared} are too few to show anything");
-    eprintln!("{worlds} worlds from seed {seed}: {compared} decisions compared");
+    eprintln!("figure: {worlds} worlds from seed {seed}: {compared} decisions compared");
 }
 
 #[test]

@@ -10,7 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use redirector_common::abi::CONNECTION_LAYOUT;
+
 use super::cgroup::Cgroup;
+use super::layout::MEMORY;
 use super::load::Places;
 use super::pins::Pins;
 use super::{Attached, Error, Hook, sys};
@@ -58,9 +61,43 @@ fn directory(pins: &Pins, cgroup: u64) -> PathBuf {
     pins.links().join(cgroup.to_string())
 }
 
-/// Where a link is pinned.
+/// Where a link is pinned. A hook that only deals with connection memory has a
+/// link for each layout of it: programs of another version stay for as long as
+/// there are connections in theirs.
 pub fn pin(pins: &Pins, cgroup: u64, hook: Hook) -> PathBuf {
-    directory(pins, cgroup).join(hook.program())
+    let name = match hook {
+        Hook::Connect4 | Hook::Connect6 => hook.program().to_owned(),
+        _ => format!("{}-{CONNECTION_LAYOUT}", hook.program()),
+    };
+    directory(pins, cgroup).join(name)
+}
+
+/// Detaches what belongs to connection memory that is in no list: of other
+/// layouts. `kept` are names of directories.
+pub fn detach_other_memory(pins: &Pins, cgroup: u64, kept: &[String]) -> Result<(), Error> {
+    let ours = Hook::ALL.map(|hook| pin(pins, cgroup, hook));
+    for name in pins.names(&directory(pins, cgroup))? {
+        let path = directory(pins, cgroup).join(&name);
+        let layout = name.rsplit_once('-').map(|(_, layout)| format!("{MEMORY}{layout}"));
+        let stays = name == CGROUP
+            || ours.contains(&path)
+            || layout.is_some_and(|layout| kept.contains(&layout));
+        if !stays {
+            pins.unpin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The programs that our links to a hook of a cgroup run.
+fn linked(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<u32> {
+    let names = pins.names(&directory(pins, cgroup)).unwrap_or_default();
+    let of_hook = names.iter().filter(|name| name.split('-').next() == Some(hook.program()));
+    let program = |name: &String| {
+        let link = sys::open_pin(&directory(pins, cgroup).join(name)).ok()?;
+        sys::link_info(link.as_fd()).ok().map(|info| info.program)
+    };
+    of_hook.filter_map(program).collect()
 }
 
 /// Has this program run on this hook of this cgroup: through the link that is
@@ -147,13 +184,7 @@ pub fn program(places: &Places, hook: Hook) -> Result<OwnedFd, Error> {
 
 /// Detaches a hook of a cgroup; fine when it is not attached.
 pub fn detach(pins: &Pins, cgroup: u64, hook: Hook) -> Result<(), Error> {
-    let pin = pin(pins, cgroup, hook);
-    match fs::remove_file(&pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::from_io(format!("detaching {}", pin.display()), error))
-        }
-        _ => Ok(()),
-    }
+    pins.unpin(&pin(pins, cgroup, hook))
 }
 
 /// Detaches everything from a cgroup: what makes entries of connection memory
@@ -241,10 +272,7 @@ pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
             let above =
                 place.path.ancestors().take_while(|path| path.join("cgroup.controllers").exists());
             above.for_each(|path| owners(path, hook, &mut owner));
-            let ours = sys::open_pin(&pin(pins, place.id, hook))
-                .and_then(|link| sys::link_info(link.as_fd()))
-                .map(|info| info.program)
-                .ok();
+            let ours = linked(pins, place.id, hook);
             // A hook that this kernel lacks has no programs.
             let Ok(ids) = sys::effective_programs(file.as_fd(), hook.attach_type()) else {
                 continue;
@@ -257,7 +285,7 @@ pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
                     program_id,
                     // It may have gone meanwhile.
                     name: sys::program_name(program_id).unwrap_or_default(),
-                    ours: ours == Some(program_id),
+                    ours: ours.contains(&program_id),
                     exclusive: owner.get(&program_id).is_some_and(|owner| owner.exclusive),
                     at: owner.remove(&program_id).map_or(place.path.clone(), |owner| owner.cgroup),
                 });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use aya::Pod;
 use redirector_common::abi::{Connection, LegCounters, Totals, connection_state as state};
@@ -66,6 +67,22 @@ pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
         }
     }
     Counters { totals, legs: legs.into_iter().collect() }
+}
+
+/// Whether anything is remembered in this directory, whatever its layout: by what
+/// all have in common (`abi::CONNECTION_LAYOUT`).
+pub fn has_connections(memory: &Path) -> Result<bool, Error> {
+    let words = |name: &'static str| -> Result<(Mapped<u64>, usize), Error> {
+        let map = open(&memory.join(name))?;
+        let info = map.info().map_err(|error| Error::from_library("reading a map", &error))?;
+        let stride = info.value_size().div_ceil(8);
+        let words = info.max_entries().saturating_mul(stride);
+        Ok((Mapped::new(name, &map, words, Access::Read)?, stride.max(1) as usize))
+    };
+    let (overflowed, _) = words("OVERFLOW_STATE")?;
+    let (own, stride) = words("CONNECTIONS")?;
+    let mut firsts = (0..own.len()).step_by(stride).filter_map(|index| own.get(index));
+    Ok(overflowed.get(0) != Some(0) || firsts.any(|cookie| cookie != 0))
 }
 
 /// All connections that are remembered, with their state.

@@ -6,7 +6,8 @@
 //!   tables-VERSION-HASH/   the lookup tables, by map name
 //!     programs-HASH/       the programs that use them
 //!   memory-VERSION/        connection memory
-//!   links/CGROUP/HOOK      what is attached
+//!   links/CGROUP/PROGRAM   what is attached; with the version of its memory
+//!                          where that is all that it deals with
 //! ```
 //!
 //! Everything is made under a name that starts with `new-` and renamed when it
@@ -133,9 +134,25 @@ impl Pins {
         }
     }
 
-    /// Names the directory of the tables in force, and removes all others, and
-    /// connection memory other than this.
-    pub fn set_current(&self, tables: &Path, memory: &Path) -> Result<(), Error> {
+    /// Removes a pin; fine when it is not there. What only it held ends.
+    pub fn unpin(&self, pin: &Path) -> Result<(), Error> {
+        match fs::remove_file(pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::from_io(format!("removing {}", pin.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Connection memory of other layouts.
+    pub fn other_memory(&self, memory: &Path) -> Result<Vec<String>, Error> {
+        let mut names = self.names(&self.root)?;
+        names.retain(|name| name.starts_with(MEMORY) && self.join(name) != memory);
+        Ok(names)
+    }
+
+    /// Names the directory of the tables in force, and removes all others.
+    pub fn set_current(&self, tables: &Path) -> Result<(), Error> {
         let what = || format!("writing {}", self.join(CURRENT).display());
         let name = tables.file_name().unwrap_or_default();
         if self.current()?.as_deref() != Some(tables) {
@@ -147,9 +164,7 @@ impl Pins {
         }
         for other in self.names(&self.root)? {
             let path = self.join(&other);
-            let old = other.starts_with(TABLES) && path != tables
-                || other.starts_with(MEMORY) && path != memory;
-            if old {
+            if other.starts_with(TABLES) && path != tables {
                 self.remove(&path)?;
             }
         }

@@ -43,7 +43,7 @@ fn thousands_of_connections_at_once_are_served() {
         assert_eq!(u64::from_be_bytes(back), number as u64);
     }
     assert_eq!(proxy.status().expect("a status").active, count as u64);
-    eprintln!("{count} connections, all at once and each served");
+    eprintln!("figure: {count} connections, all at once and each served");
     drop(clients);
     drop(serving.join().expect("the backend"));
     status_when(&proxy, "all are closed", |status| status.active == 0);

@@ -39,7 +39,7 @@ struct Figures {
 }
 
 impl Figures {
-    /// `cargo xtask soak` shows lines that count connections.
+    /// `cargo xtask soak` shows these lines.
     fn tell(&self, time: Duration, held: usize, reloads: usize, longest: Duration) {
         let [served, named, abandoned, silent, noisy, deaf, cut, trickled, slowest] = [
             &self.served,
@@ -54,12 +54,12 @@ impl Figures {
         ]
         .map(|figure| figure.load(Ordering::Relaxed));
         eprintln!(
-            "{time:?} beside {held} held connections, {reloads} reloads (the longest took \
+            "figure: {time:?} beside {held} held connections, {reloads} reloads (the longest took \
              {longest:.1?}): none failed or went astray of {served} served and {named} routed by \
              name"
         );
         eprintln!(
-            "{abandoned} abandoned connections, {silent} without a hello, {noisy} with a megabyte \
+            "figure: {abandoned} abandoned connections, {silent} without a hello, {noisy} with a megabyte \
              of noise, {deaf} that never read, {cut} cut by their backend; {trickled} single \
              bytes, the slowest {:.1} ms",
             slowest as f64 / 1e3

@@ -1,0 +1,141 @@
+//! Staying attached: links that are moved over to new programs, pins that are made
+//! again, and what goes once nothing needs it any more.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use redirector_common::abi::{connection_state, control_flags};
+
+use super::cgroup::Cgroup;
+use super::pins::{PROGRAMS, Pins};
+use super::{Datapath, Error, Hook, attach, observe};
+
+impl Datapath {
+    /// Attaches to the cgroups of the options, or moves existing links over to
+    /// these programs and tables; detaches from cgroups no longer named, and
+    /// removes tables no longer used.
+    ///
+    /// # Errors
+    ///
+    /// A cgroup that is none, or the kernel's refusal.
+    pub fn attach(&mut self) -> Result<(), Error> {
+        self.writing()?;
+        let accounting = self.maps.flag(control_flags::ACCOUNTING);
+        let cgroups = attach::outermost(&self.cgroups)?;
+        for (cgroup, file) in &cgroups {
+            for hook in Hook::ALL {
+                let wanted = hook != Hook::Sockops
+                    || accounting
+                    || attach::pin(&self.pins, cgroup.id, hook).exists();
+                if wanted {
+                    attach::attach(&self.pins, &self.places, cgroup, file, hook)?;
+                }
+            }
+        }
+        for place in self.surplus(&cgroups)? {
+            for hook in [Hook::Connect6, Hook::Connect4] {
+                attach::detach(&self.pins, place.id, hook)?;
+            }
+            for hook in [Hook::Sockops, Hook::Release, Hook::Getpeername4, Hook::Getpeername6] {
+                let pin = attach::pin(&self.pins, place.id, hook);
+                let program = attach::program(&self.places, hook)?;
+                attach::update(&pin, program.as_fd(), place.id).map_err(|error| {
+                    Error::from_io(format!("updating {}", pin.display()), error)
+                })?;
+            }
+        }
+        self.pins.set_current(&self.places.tables)?;
+        self.remove_old_programs()?;
+        self.tidy_links(&self.pins.other_memory(&self.places.memory)?)
+    }
+
+    /// Makes pins again that somebody has removed, as they were: tables,
+    /// connection memory and programs are still held. Says how many; what is
+    /// attached comes back by [`attach`](Self::attach).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or another writer that came in between.
+    pub fn pin_again(&mut self) -> Result<usize, Error> {
+        self.writing()?;
+        let Some(held) = &self.held else { return Ok(0) };
+        if !self.pins.root().exists() {
+            // The lock was that of the directory that is gone.
+            self.pins = Pins::create(self.pins.root())?;
+            self.lock = Some(Arc::new(self.pins.lock()?));
+        }
+        held.pin_again(&self.pins)
+    }
+
+    /// Links to cgroups that are not named any more.
+    fn surplus(&self, wanted: &[(Cgroup, std::fs::File)]) -> Result<Vec<attach::Place>, Error> {
+        let mut places = attach::places(&self.pins)?;
+        places.retain(|place| !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id));
+        Ok(places)
+    }
+
+    /// Removes programs that were replaced.
+    fn remove_old_programs(&self) -> Result<(), Error> {
+        for name in self.pins.names(&self.places.tables)? {
+            let path = self.places.tables.join(&name);
+            if name.starts_with(PROGRAMS) && path != self.places.programs {
+                self.pins.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was only kept for connections that have ended since: the
+    /// programs that free their memory, in cgroups no longer attached to, that of
+    /// accounting, after it was switched off, and what another version remembers
+    /// in a layout of its own. To be called now and then.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        self.writing()?;
+        let mut kept = Vec::new();
+        for name in self.pins.other_memory(&self.places.memory)? {
+            let directory = self.pins.join(&name);
+            // What cannot be read, nobody has made.
+            if observe::has_connections(&directory).unwrap_or(false) {
+                kept.push(name);
+            } else {
+                self.pins.remove(&directory)?;
+            }
+        }
+        self.tidy_links(&kept)
+    }
+
+    /// As [`tidy`](Self::tidy); `kept` is the memory of other layouts that is in
+    /// use. Right after programs were swapped, one of theirs may still run.
+    fn tidy_links(&self, kept: &[String]) -> Result<(), Error> {
+        for place in attach::places(&self.pins)? {
+            attach::detach_other_memory(&self.pins, place.id, kept)?;
+        }
+        let cgroups = attach::outermost(&self.cgroups)?;
+        let surplus = self.surplus(&cgroups)?;
+        let follows = !self.maps.flag(control_flags::ACCOUNTING)
+            && attach::places(&self.pins)?
+                .iter()
+                .any(|place| attach::pin(&self.pins, place.id, Hook::Sockops).exists());
+        if surplus.is_empty() && !follows {
+            return Ok(());
+        }
+        let connections = observe::connections(&self.places, &self.layout, &self.maps)?;
+        if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
+        {
+            for place in attach::places(&self.pins)? {
+                attach::detach(&self.pins, place.id, Hook::Sockops)?;
+            }
+        }
+        for place in surplus {
+            let lives = Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id);
+            if (connections.is_empty() && kept.is_empty()) || !lives {
+                attach::detach_all(&self.pins, place.id)?;
+            }
+        }
+        Ok(())
+    }
+}
