@@ -25,13 +25,14 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
         ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
         ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
+        ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
         ("everything_stays_while_the_api_server_is_away", the_server_is_away),
         ("it_is_ready_only_when_all_is_in_force", it_is_ready_only_when_all_is_in_force),
         ("without_a_way_to_the_api_server_it_says_so", without_a_way_it_says_so),
@@ -262,6 +263,31 @@ fn pods_come_and_go() {
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100];
     println!("from mkdir to the kernel: p50 {:?}, p99 {:?}", at(50), at(99));
+}
+
+fn pods_are_known_in_tables_that_have_grown() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    let mut agent = node.start_with(&["--max-workloads=8"]);
+    agent.wait_ready();
+    for i in 0..20 {
+        cluster.pod(&format!("p{i}"), "node-a", &uid(i), "two", &json!({}));
+    }
+    agent.wait("the pods to be expected", |agent| {
+        let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
+        text.contains("redirector_identity_gaps 20\n")
+    });
+    assert!(agent.log().contains("the tables have grown"), "{}", agent.log());
+    let container = node.cgroup(&format!("kubepods/burstable/pod{}/ab", uid(0)));
+    agent.wait("the pod to be known", |agent| {
+        let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
+        text.contains("redirector_identity_gaps 19\n")
+    });
+    assert_eq!(answered(&container, cluster.service()), "two");
+    let (_, text) = agent.page("/metrics").expect("metrics");
+    let once = "redirector_pod_known_seconds_count{expected=\"true\"} 1\n";
+    assert!(text.contains(once), "{text}");
+    assert!(text.contains("redirector_drift_total 0\n"), "it did not have to be mended: {text}");
 }
 
 /// Time between two pods.

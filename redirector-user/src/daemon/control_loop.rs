@@ -291,10 +291,11 @@ impl Daemon {
     fn follow_cluster(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
         let pods = PodCgroups::new(&self.report.cgroup2, &self.report.cgroups).and_then(|pods| {
             let (direct, mut tell) = (self.direct.clone(), sending(sender, Event::Pods));
-            pods::follow(pods, move |events| {
+            pods::follow(pods, move |events, seen| {
                 for event in &events {
-                    if let PodEvent::Appeared(pod) = event {
-                        direct.appeared(pod);
+                    match event {
+                        PodEvent::Appeared(pod) => direct.appeared(pod, seen),
+                        PodEvent::Gone(pod) => direct.vanished(pod),
                     }
                 }
                 tell(events)

@@ -67,13 +67,15 @@ impl Daemon {
         // Before the first attachment there is nothing to swap.
         let is_attached = !self.datapath.attachments()?.is_empty();
         let mut larger = self.datapath.beside(&step.sizes)?;
-        let filled = self
-            .tracker
-            .prepare(step.sources.clone(), &mut larger)
+        let filled = larger
+            .source_writer()
+            .and_then(|writer| self.direct.beside(writer))
+            .and_then(|()| self.tracker.prepare(step.sources.clone(), &mut larger))
             .and_then(|()| larger.apply(&Image::default().diff(&step.image), generation))
             .and_then(|()| if is_attached { larger.attach() } else { Ok(()) });
         if let Err(error) = filled {
             // Some links may have moved already; what they moved to is whole.
+            self.direct.moved(false);
             if is_attached {
                 self.datapath.attach()?;
             }
@@ -81,6 +83,7 @@ impl Daemon {
             return Err(error);
         }
         self.datapath = larger;
+        self.direct.moved(true);
         self.follow_program_log();
         let sizes = self.datapath.sizes();
         if let Err(error) = self.state.save_grown(&self.options.sizes, &sizes) {

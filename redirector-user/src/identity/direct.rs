@@ -9,7 +9,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use super::arrivals::Arrivals;
 use super::pods::{PodCgroup, PodUid};
 use crate::datapath::{Error, SourceKey, SourceWriter};
 
@@ -32,10 +34,22 @@ pub struct Direct(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     table: Option<Box<dyn Table>>,
+    /// Larger tables that are filled, and not in force yet.
+    beside: Option<Box<dyn Table>>,
     /// The numbers that mean the same before and after any change in progress.
     identities: HashMap<PodUid, u32>,
     /// What was made known, and the control loop has not heard of yet.
     told: BTreeMap<SourceKey, u32>,
+    arrivals: Arrivals,
+}
+
+impl Inner {
+    /// Writes to whatever is or may come in force.
+    fn insert(&mut self, key: SourceKey, identity: u32) -> Option<Result<(), Error>> {
+        let table = self.table.as_mut()?;
+        let beside = self.beside.as_mut().map_or(Ok(()), |table| table.insert(key, identity));
+        Some(table.insert(key, identity).and(beside))
+    }
 }
 
 impl std::fmt::Debug for Direct {
@@ -54,26 +68,74 @@ impl Direct {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod's cgroup is there. To be called before the control loop is told.
-    /// What cannot be done here is left to it.
-    pub fn appeared(&self, pod: &PodCgroup) {
+    /// A pod's cgroup is there, seen just now if that is known. To be called
+    /// before the control loop is told. What cannot be done here is left to it,
+    /// and so is the log: whoever reads that may be slow.
+    pub fn appeared(&self, pod: &PodCgroup, seen: Option<Instant>) {
         let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
         let mut inner = self.lock();
-        let Some(&identity) = inner.identities.get(&pod.uid) else { return };
-        let Some(table) = &mut inner.table else { return };
-        match table.insert(key, identity) {
-            Ok(()) => {
+        let identity = inner.identities.get(&pod.uid).copied();
+        let inserted = identity.and_then(|identity| Some((identity, inner.insert(key, identity)?)));
+        let failed = match inserted {
+            Some((identity, Ok(()))) => {
                 inner.told.insert(key, identity);
-                drop(inner);
-                tracing::info!(?key, identity, "workload known");
+                inner.arrivals.expected(seen);
+                return;
             }
-            Err(error) => tracing::debug!(?key, "the short way into the table: {error}"),
+            Some((_, Err(error))) => Some(error),
+            None => None,
+        };
+        inner.arrivals.waits(key, seen);
+        drop(inner);
+        if let Some(error) = failed {
+            tracing::debug!(?key, "the short way into the table: {error}");
         }
+    }
+
+    /// A pod's cgroup is gone.
+    pub fn vanished(&self, pod: &PodCgroup) {
+        self.lock().arrivals.gone(SourceKey::Cgroup { id: pod.id, level: pod.level });
+    }
+
+    /// Other tables are being filled with what was in those in force: from now
+    /// on they are written to as well.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal of what was made known since.
+    pub fn beside(&self, mut table: impl Table + 'static) -> Result<(), Error> {
+        let mut inner = self.lock();
+        for (key, identity) in &inner.told {
+            table.insert(*key, *identity)?;
+        }
+        inner.beside = Some(Box::new(table));
+        Ok(())
+    }
+
+    /// The other tables are in force, or (`false`) they are given up.
+    pub fn moved(&self, over: bool) {
+        let mut inner = self.lock();
+        let beside = inner.beside.take();
+        let old = if over { std::mem::replace(&mut inner.table, beside) } else { beside };
+        drop(inner);
+        drop(old);
+    }
+
+    /// How long pods took to be known, so far.
+    pub fn arrivals(&self) -> Arrivals {
+        self.lock().arrivals.clone()
+    }
+
+    /// The control loop has made a cgroup known.
+    pub(super) fn known(&self, key: SourceKey) {
+        self.lock().arrivals.known(key);
     }
 
     /// The numbers from now on.
     pub(super) fn set_identities(&self, identities: HashMap<PodUid, u32>) {
-        self.lock().identities = identities;
+        // Nobody waits while thousands of earlier ones are let go.
+        let before = std::mem::replace(&mut self.lock().identities, identities);
+        drop(before);
     }
 
     /// The control loop hears of a cgroup: what was done about it here is its
@@ -169,7 +231,7 @@ mod tests {
     fn an_expected_pod_is_known_before_the_control_loop_hears_of_it() {
         let (mut kernel, direct, mut tracker) = expecting(&[("a", 7)]);
         let a = pod("a", 2, 3);
-        direct.appeared(&a);
+        direct.appeared(&a, None);
         assert_eq!(kernel.number(&a), Some(7));
         // Whatever the loop does meanwhile, it stays.
         tracker.look(&mut kernel).unwrap();
@@ -189,7 +251,7 @@ mod tests {
     fn a_pod_that_is_deleted_meanwhile_is_not_left_behind() {
         let (mut kernel, direct, mut tracker) = expecting(&[("a", 7)]);
         let a = pod("a", 2, 3);
-        direct.appeared(&a);
+        direct.appeared(&a, None);
         tracker.prepare(wanted(&[("first", 1)]), &mut kernel).unwrap();
         tracker.look(&mut kernel).unwrap();
         tracker.pod(PodEvent::Appeared(a.clone()));
@@ -206,7 +268,7 @@ mod tests {
         tracker.prepare(next, &mut kernel).unwrap();
         let e = pod("e", 5, 3);
         for one in [&a, &b, &d, &e] {
-            direct.appeared(one);
+            direct.appeared(one, None);
         }
         let numbers = [&a, &b, &d, &e].map(|one| kernel.number(one));
         assert_eq!(numbers, [Some(7), None, None, Some(11)]);
@@ -219,10 +281,62 @@ mod tests {
     }
 
     #[test]
+    fn tables_that_grow_have_what_was_told_before_meanwhile_and_after() {
+        let (kernel, direct, mut tracker) = expecting(&[("a", 7), ("b", 8), ("c", 9)]);
+        let [a, b, c] = [pod("a", 2, 3), pod("b", 3, 3), pod("c", 4, 3)];
+        direct.appeared(&a, None);
+        let mut larger = Fake::default();
+        direct.beside(larger.clone()).unwrap();
+        direct.appeared(&b, None);
+        assert_eq!(kernel.number(&b), Some(8), "the ones in force still are");
+        direct.moved(true);
+        direct.appeared(&c, None);
+        assert_eq!(kernel.number(&c), None);
+        for one in [&a, &b, &c] {
+            tracker.pod(PodEvent::Appeared(one.clone()));
+        }
+        tracker.look(&mut larger).unwrap();
+        assert_eq!([&a, &b, &c].map(|one| larger.number(one)), [Some(7), Some(8), Some(9)]);
+    }
+
+    #[test]
+    fn tables_that_are_given_up_are_not_written_to() {
+        let (kernel, direct, _tracker) = expecting(&[("a", 7)]);
+        let larger = Fake::default();
+        direct.beside(larger.clone()).unwrap();
+        direct.moved(false);
+        let a = pod("a", 2, 3);
+        direct.appeared(&a, None);
+        assert_eq!((kernel.number(&a), larger.number(&a)), (Some(7), None));
+    }
+
+    #[test]
+    fn times_are_of_pods_that_were_seen_to_come() {
+        let (mut kernel, direct, mut tracker) = expecting(&[("a", 7), ("b", 8)]);
+        let counts = || {
+            let arrivals = direct.arrivals();
+            (arrivals.expected_times().count(), arrivals.other_times().count())
+        };
+        let seen = Some(Instant::now());
+        direct.appeared(&pod("a", 2, 3), seen);
+        direct.appeared(&pod("b", 3, 3), None);
+        assert_eq!(counts(), (1, 0));
+        // One that comes before it is told of, and one that goes again.
+        let [c, d] = [pod("c", 4, 3), pod("d", 5, 3)];
+        for one in [&c, &d] {
+            direct.appeared(one, seen);
+            tracker.pod(PodEvent::Appeared(one.clone()));
+        }
+        direct.vanished(&d);
+        tracker.prepare(wanted(&[("c", 9), ("d", 10)]), &mut kernel).unwrap();
+        assert_eq!(counts(), (1, 1));
+    }
+
+    #[test]
     fn strangers_are_left_to_the_control_loop() {
         let (kernel, direct, _tracker) = expecting(&[("a", 7)]);
         let stranger = pod("x", 3, 3);
-        direct.appeared(&stranger);
+        direct.appeared(&stranger, None);
         assert_eq!(kernel.number(&stranger), None);
     }
 }

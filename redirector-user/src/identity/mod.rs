@@ -8,15 +8,18 @@
 //! * [`resolve`]: from selector to key.
 //! * [`Tracker`]: what is wanted, what is there, what is missing.
 //! * [`Direct`]: the short way of a pod into the table.
+//! * [`Arrivals`]: how long pods take to be known.
 //! * [`watch`]: says when to look again.
 //! * [`pods`]: the cgroups of pods, in every layout that kubelets make.
 
+mod arrivals;
 mod direct;
 pub mod pods;
 pub mod resolve;
 mod tracker;
 pub mod watch;
 
+pub use arrivals::{Arrivals, Histogram};
 pub use direct::{Direct, Table};
 pub use resolve::{Missing, Resolver};
 pub use tracker::{Gap, Kernel, Tracker, Wanted};

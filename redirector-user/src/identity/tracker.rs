@@ -104,6 +104,8 @@ impl Tracker {
             if !numbers.contains(&identity) && !self.held.contains_key(&key) {
                 kernel.insert(key, identity)?;
                 self.held.insert(key, identity);
+                self.direct.known(key);
+                tracing::info!(?key, identity, "workload known");
             }
         }
         Ok(())
@@ -114,6 +116,7 @@ impl Tracker {
         for (key, identity) in std::mem::take(&mut self.adopted) {
             if self.held.insert(key, identity).is_none() {
                 kernel.adopt(key);
+                tracing::info!(?key, identity, "workload known");
             }
         }
     }
@@ -147,6 +150,7 @@ impl Tracker {
             if self.held.get(&key) != Some(&identity) {
                 kernel.insert(key, identity)?;
                 self.held.insert(key, identity);
+                self.direct.known(key);
                 tracing::info!(?key, identity, "workload known");
                 changed = true;
             }

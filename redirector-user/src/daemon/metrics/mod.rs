@@ -1,6 +1,7 @@
 //! What a monitoring system reads: Prometheus text over HTTP.
 
 mod gateways;
+mod pods;
 mod server;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub(super) fn text(daemon: &Daemon) -> String {
     page.gauge("rejected_documents", "Documents that are not in force", report.rejected.len());
     page.gauge("config_warnings", "Warnings about what is in force", report.warnings);
     page.gauge("identity_gaps", "Workloads whose processes cannot be told", report.gaps.len());
+    pods::family(&daemon.direct.arrivals(), &mut page);
     let held = u64::from(report.hold.is_some());
     page.gauge("rollback_held", "1 while an earlier configuration is held", held);
     page.gauge("bypassed", "Workloads and rules that are left alone", daemon.bypassed.len());
