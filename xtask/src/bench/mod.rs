@@ -2,7 +2,9 @@
 
 pub mod connect;
 pub mod gateway;
+mod machine;
 mod page;
+pub mod pods;
 mod ratios;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ enum What {
     ConnectPart(connect::Part),
     /// The gateway proxy beside direct connections, HAProxy, nginx and Envoy
     Gateway(gateway::Args),
+    /// How soon a pod's new cgroup is known in the kernel
+    Pods(pods::Args),
     /// Parts of a measurement, in processes of their own
     #[command(hide = true, subcommand)]
     Part(gateway::Part),
@@ -36,6 +40,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         What::Connect(args) => connect::run(args),
         What::ConnectPart(part) => connect::part(part),
         What::Gateway(args) => gateway::run(args),
+        What::Pods(args) => pods::run(args),
         What::Part(part) => gateway::part(part),
     }
 }

@@ -27,6 +27,7 @@ use report::{Cell, Report};
 use stage::{Running, Stage};
 use subjects::{SERVER, Subject, release, sink_of};
 
+use super::machine;
 use crate::command;
 use crate::workspace::is_root;
 
@@ -177,19 +178,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// How the figures came about: the command, the machine, the subjects.
 fn made_by(args: &Args, subjects: &[Subject], cpu: usize) -> String {
-    let options = std::env::args().skip_while(|word| word != "bench").collect::<Vec<_>>().join(" ");
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processors = read("/proc/cpuinfo");
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
     let versions: Vec<_> = subjects.iter().filter_map(|subject| subject.version()).collect();
     format!(
-        "Made by `cargo xtask {options}` on Linux {}, {model}, everything on processor {cpu} over \
+        "{}, everything on processor {cpu} over \
          loopback in a network namespace of its own, one worker each. {} rounds of {} ms for each \
          measurement. Every figure is a ratio to a direct connection in the same round: the \
          median, and in brackets what the middle half of the rounds lies between; those of \
          \u{201c}direct, against itself\u{201d} say how steady the machine was. Beside ours: {}.",
-        read("/proc/sys/kernel/osrelease").trim(),
+        machine::made_by(),
         args.rounds,
         args.milliseconds,
         versions.join(", ")

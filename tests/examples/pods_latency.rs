@@ -1,0 +1,292 @@
+//! How long a pod takes from the mkdir of its cgroup to its entry in the
+//! kernel's table, as `cargo xtask bench pods` asks for it.
+//!
+//! `cargo run --release --package redirector-tests --example pods_latency`, as
+//! root. A real agent, the tests' API server, imitated pods. Each line of the
+//! output is a row in JSON, times in microseconds.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, Map, MapData};
+use redirector_common::abi::Source;
+use redirector_tests::agent::{Agent, as_binary};
+use redirector_tests::apiserver::ApiServer;
+use redirector_tests::kernel::privileged;
+use redirector_tests::node::Node;
+use serde_json::json;
+
+/// How often the kernel's table is looked at: times are longer by up to this.
+const LOOK: Duration = Duration::from_micros(20);
+
+/// How long is waited for a pod.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time between two pods at 200 a minute.
+const PACE: Duration = Duration::from_millis(300);
+
+/// What is asked for.
+struct Scale {
+    /// Pods of each row.
+    pods: usize,
+    /// Pods of another node.
+    others: usize,
+    /// Pods that run on this node already.
+    running: usize,
+    /// Services, each with a VirtualService.
+    services: usize,
+}
+
+fn main() -> ExitCode {
+    if let Some(exit) = as_binary() {
+        return exit;
+    }
+    if !privileged() {
+        return ExitCode::FAILURE;
+    }
+    let numbers: Vec<usize> =
+        std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
+    let [pods, others, running, services] = numbers[..] else {
+        panic!("PODS OTHERS RUNNING SERVICES");
+    };
+    Bench::new(Scale { pods, others, running, services }).run();
+    ExitCode::SUCCESS
+}
+
+struct Bench {
+    // Before the node: it has to end first.
+    agent: Agent,
+    node: Node,
+    server: ApiServer,
+    scale: Scale,
+    /// Pods so far.
+    count: usize,
+}
+
+impl Bench {
+    fn new(scale: Scale) -> Self {
+        let server = ApiServer::start();
+        let node = Node::new(&server, "node-a", &["kubepods"]);
+        for class in ["burstable", "besteffort"] {
+            node.cgroup(&format!("kubepods/{class}"));
+        }
+        for i in 0..scale.others {
+            announce(&server, &format!("other-{i}"), "node-b", &format!("ffffffff-{i}"));
+        }
+        for i in 0..scale.services {
+            service(&server, i, 50);
+        }
+        let agent = node.ready();
+        // As finely as this can wait.
+        // SAFETY: no memory is involved.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+        let mut bench = Self { agent, node, server, scale, count: 0 };
+        for _ in 0..bench.scale.running {
+            let pod = bench.announce();
+            bench.node.cgroup(&pod.cgroup);
+        }
+        bench.wait_for_gaps(0);
+        bench
+    }
+
+    fn run(&mut self) {
+        let mut times = Vec::new();
+        for _ in 0..self.scale.pods {
+            let pod = self.announce();
+            self.wait_for_gaps(1);
+            times.push(self.arrival(&pod));
+            self.end(&pod);
+            self.wait_for_gaps(0);
+        }
+        print("idle", &mut times, "");
+        self.churn("200 pods a minute, the cgroup 100 ms after the object", 100);
+        self.churn("200 pods a minute, the cgroup with the object", 0);
+        self.changes();
+    }
+
+    /// Pods come and go.
+    fn churn(&mut self, name: &str, delay: u64) {
+        let mut times = Vec::new();
+        let mut before = Vec::new();
+        for _ in 0..self.scale.pods {
+            let next = Instant::now() + PACE;
+            let pod = self.announce();
+            thread::sleep(Duration::from_millis(delay));
+            times.push(self.arrival(&pod));
+            before.push(pod);
+            if before.len() > 3 {
+                self.end(&before.remove(0));
+            }
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        for pod in before {
+            self.end(&pod);
+        }
+        self.wait_for_gaps(0);
+        print(name, &mut times, "");
+    }
+
+    /// Pods come while the configuration changes all the time.
+    fn changes(&mut self) {
+        let pods: Vec<Pod> = (0..self.scale.pods).map(|_| self.announce()).collect();
+        self.wait_for_gaps(pods.len());
+        let stop = AtomicBool::new(false);
+        let generation = self.metric("config_generation");
+        let begun = Instant::now();
+        let mut times = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0.. {
+                    for i in (0..self.scale.services).step_by(10) {
+                        service(&self.server, i, 1 + round % 99);
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            for pod in &pods {
+                times.push(self.arrival(pod));
+                thread::sleep(Duration::from_millis(50));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let changes = self.metric("config_generation") - generation;
+        let each = begun.elapsed().as_millis() as f64 / changes;
+        print(
+            "while the configuration changes",
+            &mut times,
+            &format!("one change every {each:.0} ms"),
+        );
+        for pod in &pods {
+            self.end(pod);
+        }
+    }
+
+    /// A pod of this node in the API.
+    fn announce(&mut self) -> Pod {
+        let i = self.count;
+        self.count += 1;
+        let name = format!("pod-{i}");
+        let uid = format!("0f1e2d3c-4b5a-6978-8796-{i:012x}");
+        announce(&self.server, &name, &self.node.name, &uid);
+        let class = ["", "burstable/", "besteffort/"][i % 3];
+        Pod { name, cgroup: format!("kubepods/{class}pod{uid}") }
+    }
+
+    /// Makes a pod's cgroup, and says when the kernel knows it.
+    fn arrival(&self, pod: &Pod) -> Duration {
+        let table = self.node.place.pins().join("current/CGROUP_SOURCES");
+        let table = Map::HashMap(MapData::from_pin(table).expect("the table"));
+        let table: HashMap<_, u64, Source> = table.try_into().expect("its type");
+        let path = self.path(pod);
+        let begun = Instant::now();
+        fs::create_dir(&path).expect("a new cgroup");
+        let id = fs::metadata(&path).expect("it is there").ino();
+        while table.get(&id, 0).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "never known:\n{}", self.agent.log());
+            thread::sleep(LOOK);
+        }
+        begun.elapsed()
+    }
+
+    fn end(&self, pod: &Pod) {
+        fs::remove_dir(self.path(pod)).expect("it is empty");
+        self.server.delete("Pod", "default", &pod.name);
+    }
+
+    fn path(&self, pod: &Pod) -> PathBuf {
+        self.node.place.cgroup.path().join(&pod.cgroup)
+    }
+
+    fn wait_for_gaps(&mut self, gaps: usize) {
+        let line = format!("redirector_identity_gaps {gaps}\n");
+        self.agent.wait("the pods to be expected", |agent| {
+            agent.page("/metrics").is_some_and(|(_, text)| text.contains(&line))
+        });
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.agent.page("/metrics").expect("metrics");
+        let value = text.lines().find_map(|line| {
+            line.strip_prefix("redirector_")?.strip_prefix(name)?.trim().parse().ok()
+        });
+        value.unwrap_or_else(|| panic!("{name} is not among\n{text}"))
+    }
+}
+
+struct Pod {
+    name: String,
+    /// Below the node's.
+    cgroup: String,
+}
+
+fn announce(server: &ApiServer, name: &str, node: &str, uid: &str) {
+    server.apply(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "default", "uid": uid, "labels": { "app": "client" },
+        },
+        "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
+    }));
+}
+
+/// A Service with two endpoints and a rule that splits between its subsets.
+fn service(server: &ApiServer, i: usize, weight: usize) {
+    let (name, high, low) = (format!("service-{i}"), i / 250, i % 250);
+    if server.get("Service", "default", &name).is_none() {
+        server.apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": {
+                "clusterIP": format!("10.96.{high}.{low}"), "selector": { "app": name },
+                "ports": [{ "name": "tcp", "port": 19000, "targetPort": 9000 }],
+            },
+        }));
+        let endpoints = [1, 2].map(|n| {
+            let address = format!("10.24{n}.{high}.{low}");
+            json!({ "addresses": [address], "conditions": { "ready": true } })
+        });
+        server.apply(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{name}-x"), "namespace": "default",
+                "labels": { "kubernetes.io/service-name": name },
+            },
+            "addressType": "IPv4",
+            "ports": [{ "name": "tcp", "port": 9000, "protocol": "TCP" }],
+            "endpoints": endpoints,
+        }));
+    }
+    let next = format!("service-{}.default.svc.cluster.local", i ^ 1);
+    let own = format!("{name}.default.svc.cluster.local");
+    server.apply(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "hosts": [own.clone()], "tcp": [{
+            "match": [{ "sourceLabels": { "app": "client" } }],
+            "route": [
+                { "destination": { "host": own, "port": { "number": 19000 } }, "weight": weight },
+                { "destination": { "host": next, "port": { "number": 19000 } }, "weight": 100 - weight },
+            ],
+        }] },
+    }));
+}
+
+fn print(name: &str, times: &mut [Duration], note: &str) {
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_micros();
+    println!(
+        "{}",
+        json!({
+            "name": name, "pods": times.len(), "p50": at(50), "p90": at(90), "p99": at(99),
+            "max": at(100), "note": note,
+        })
+    );
+}
