@@ -27,6 +27,8 @@ mod unload;
 mod version;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -106,6 +108,14 @@ enum Command {
 /// The whole command, with an environment variable for every flag.
 fn command(env: &Env) -> clap::Command {
     env::with_variables(Cli::command(), env)
+}
+
+/// The `redirector` command: runs what this process was started with.
+pub fn main() -> ExitCode {
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let env = Env::of_process(stdout.is_terminal(), stderr.is_terminal());
+    let mut context = Context { env, out: &mut stdout.lock(), err: &mut std::io::stderr() };
+    run(std::env::args_os(), &mut context).into()
 }
 
 /// Runs the command line. `args` begins with the name of the program.
