@@ -21,9 +21,25 @@ const fn v4(ip: [u8; 4], port: u16) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]), port))
 }
 
-/// All documents. `more` Services without a rule stand beside those that are
-/// dialled.
-pub fn documents(client_cgroup: &str, more: u32) -> String {
+/// How many Services stand in one file: a file may hold only so many values.
+const PER_FILE: u32 = 10_000;
+
+/// The documents of all files. `more` Services without a rule stand beside those
+/// that are dialled.
+pub fn files(client_cgroup: &str, more: u32) -> Vec<String> {
+    let mut files = vec![dialled(client_cgroup)];
+    for first in (0..more).step_by(PER_FILE as usize) {
+        let mut text = String::new();
+        for number in first..more.min(first + PER_FILE) {
+            let [_, a, b, c] = number.to_be_bytes();
+            service(&mut text, &format!("more-{number}"), v4([11, a, b, c], 19000), "plain");
+        }
+        files.push(text);
+    }
+    files
+}
+
+fn dialled(client_cgroup: &str) -> String {
     let mut text = format!(
         "\
 apiVersion: networking.istio.io/v1
@@ -59,10 +75,6 @@ spec:
     workload(&mut text, "full-2", "one", [127, 0, 2, 2]);
     workload(&mut text, "full-3", "two", [127, 0, 2, 3]);
     workload(&mut text, "full-4", "two", [127, 0, 2, 4]);
-    for number in 0..more {
-        let [_, a, b, c] = number.to_be_bytes();
-        service(&mut text, &format!("more-{number}"), v4([11, a, b, c], 19000), "plain");
-    }
     text
 }
 
@@ -107,7 +119,7 @@ pub fn nftables(services: u32) -> String {
         let [_, a, b, c] = number.to_be_bytes();
         let _ = write!(text, ",\n   11.{a}.{b}.{c} . 19000 : 127.0.1.1 . {PORT}");
     }
-    text += "\n  }\n }\n chain output {\n  type nat hook output priority dstnat;\n  \
+    text += "\n  }\n }\n chain output {\n  type nat hook output priority -100;\n  \
              dnat ip to ip daddr . tcp dport map @services\n }\n}\n";
     text
 }

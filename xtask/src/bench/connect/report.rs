@@ -17,7 +17,7 @@ fn figures(outcome: Outcome) -> [f64; 3] {
 }
 
 impl Report {
-    /// Adds the direct measurement that opens a round.
+    /// Adds a direct measurement, that the next ones are compared with.
     pub fn direct(&mut self, outcome: Outcome) {
         for (ratios, value) in self.direct.iter_mut().zip(figures(outcome)) {
             ratios.0.push(value);
@@ -36,14 +36,14 @@ impl Report {
         }
     }
 
-    /// The whole table: ratios to the direct measurement of the same round.
+    /// The whole table: ratios to the direct measurement just before.
     pub fn markdown(&self) -> String {
         let [connect, close, rate] = self.direct.each_ref().map(Ratios::median);
         let mut text = format!(
             "| {} rounds | `connect()`, median | `close()`, median | connections a second |\n\
              |---|---|---|---|\n\
              | direct | {connect:.0} ns | {close:.0} ns | {rate:.0} |",
-            self.direct[0].0.len()
+            self.rows.iter().map(|(_, ratios)| ratios[0].0.len()).max().unwrap_or(0)
         );
         for (name, ratios) in &self.rows {
             let [connect, close, rate] = ratios.each_ref().map(Ratios::shown);
