@@ -1,9 +1,10 @@
 //! Where file systems are mounted, from `/proc/self/mountinfo`.
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,13 +29,20 @@ const CGROUP2_ROOT: u64 = 1;
 /// first. On a hybrid machine that is `/sys/fs/cgroup/unified`.
 ///
 /// In a container with a cgroup namespace of its own, its own mount looks whole
-/// and the machine's does not: the number of the directory tells.
+/// and the machine's does not: the number of the directory tells. Where the
+/// machine's is not there, as in a node that is itself a container, it is the
+/// one that shows most: the node's lies above the container's own.
 pub fn cgroup2() -> std::io::Result<Option<PathBuf>> {
     let mut mounts: Vec<_> = mounts()?.into_iter().filter(|m| m.kind == "cgroup2").collect();
     mounts.sort_by_key(|mount| {
-        (inode(&mount.point) != Some(CGROUP2_ROOT), mount.root != Path::new("/"))
+        (!is_whole(&mount.point), Reverse(above(&mount.root)), mount.root != Path::new("/"))
     });
     Ok(mounts.into_iter().next().map(|mount| mount.point))
+}
+
+/// Whether a cgroup2 mount shows the whole hierarchy.
+pub fn is_whole(mount: &Path) -> bool {
+    inode(mount) == Some(CGROUP2_ROOT)
 }
 
 /// The root of this process's cgroup namespace, where it is mounted, and its
@@ -43,6 +51,12 @@ pub fn cgroup_namespace() -> std::io::Result<Option<(PathBuf, u64)>> {
     let own = mounts()?.into_iter().filter(|m| m.kind == "cgroup2" && m.root == Path::new("/"));
     let roots = own.filter_map(|mount| Some((inode(&mount.point)?, mount.point)));
     Ok(roots.filter(|(id, _)| *id != CGROUP2_ROOT).map(|(id, point)| (point, id)).next())
+}
+
+/// How far above the root of this process's cgroup namespace a directory lies:
+/// `/../..` is what the kernel shows then.
+fn above(root: &Path) -> usize {
+    root.components().filter(|component| *component == Component::ParentDir).count()
 }
 
 fn inode(path: &Path) -> Option<u64> {
@@ -101,5 +115,12 @@ mod tests {
         assert_eq!(mounts[0].kind, "cgroup2");
         assert_eq!(mounts[1].point, Path::new("/mnt/with blank"));
         assert_eq!(mounts[1].root, Path::new("/a"));
+    }
+
+    #[test]
+    fn of_two_parts_of_the_hierarchy_the_nodes_lies_above_the_containers_own() {
+        assert_eq!(above(Path::new("/")), 0);
+        assert_eq!(above(Path::new("/..")), 1);
+        assert_eq!(above(Path::new("/../../../..")), 4);
     }
 }

@@ -2,6 +2,9 @@
 //! cgroups as kubelets and runtimes make them, real processes in them, and real
 //! connections.
 
+#[path = "kubernetes/nested.rs"]
+mod nested;
+
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 12] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
@@ -33,6 +36,8 @@ fn main() -> ExitCode {
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
         ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
         ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
+        ("a_node_that_is_a_container_has_its_pods", nested::privileged),
+        ("an_agent_with_a_cgroup_namespace_of_its_own_finds_the_nodes", nested::unprivileged),
         ("everything_stays_while_the_api_server_is_away", the_server_is_away),
         ("it_is_ready_only_when_all_is_in_force", it_is_ready_only_when_all_is_in_force),
         ("without_a_way_to_the_api_server_it_says_so", without_a_way_it_says_so),

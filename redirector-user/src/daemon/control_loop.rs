@@ -22,6 +22,7 @@ use super::program_log::ProgramLog;
 use super::{Event, Options, log, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
+use crate::datapath::cgroup::Cgroup;
 use crate::identity::pods::{self, PodCgroups, PodEvent};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
@@ -289,18 +290,20 @@ impl Daemon {
 
     /// Follows the API server, and the cgroups of this node's pods.
     fn follow_cluster(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let pods = PodCgroups::new(&self.report.cgroup2, &self.report.cgroups).and_then(|pods| {
-            let (direct, mut tell) = (self.direct.clone(), sending(sender, Event::Pods));
-            pods::follow(pods, move |events, seen| {
-                for event in &events {
-                    match event {
-                        PodEvent::Appeared(pod) => direct.appeared(pod, seen),
-                        PodEvent::Gone(pod) => direct.vanished(pod),
+        let base = Cgroup::open(&self.report.cgroup2)?.level;
+        let pods =
+            PodCgroups::new(&self.report.cgroup2, base, &self.report.cgroups).and_then(|pods| {
+                let (direct, mut tell) = (self.direct.clone(), sending(sender, Event::Pods));
+                pods::follow(pods, move |events, seen| {
+                    for event in &events {
+                        match event {
+                            PodEvent::Appeared(pod) => direct.appeared(pod, seen),
+                            PodEvent::Gone(pod) => direct.vanished(pod),
+                        }
                     }
-                }
-                tell(events)
-            })
-        });
+                    tell(events)
+                })
+            });
         pods.map_err(|error| {
             Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
         })?;

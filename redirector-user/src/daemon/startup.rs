@@ -82,9 +82,13 @@ fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
             return Ok(trees);
         }
         if !std::mem::replace(&mut waiting, true) {
+            let part = match mounts::is_whole(cgroup2) {
+                true => "",
+                false => " (a part of the hierarchy: the node's mount is to be shown to the agent)",
+            };
             tracing::warn!(
-                "no cgroup of a kubelet (kubepods) below {}: waiting for one; other cgroups are \
-                 named with --cgroup",
+                "no cgroup of a kubelet (kubepods) below {}{part}: waiting for one; other cgroups \
+                 are named with --cgroup",
                 cgroup2.display()
             );
         }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::{Error, depth};
 
 /// Of `statfs(2)`.
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
@@ -26,8 +26,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Looks it up; refuses what is not a directory of a cgroup2 hierarchy
-    /// that is mounted from its root.
+    /// Looks it up; refuses what is not a directory of a cgroup2 hierarchy, and
+    /// where only a part of that is mounted and this process is outside of it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::with_file(path).map(|(cgroup, _)| cgroup)
     }
@@ -65,7 +65,8 @@ impl Cgroup {
         }
         let path = fs::canonicalize(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .map_err(|error| Error::from_io(format!("resolving {}", path.display()), error))?;
-        // Walk up to the root, whose id is always the same.
+        // Walk up to the root, whose id is always the same, or to that of a
+        // cgroup namespace.
         let mut level = 0;
         let mut at = path.as_path();
         let mut meta_at = meta.clone();
@@ -77,11 +78,16 @@ impl Cgroup {
                     level += 1;
                 }
                 _ => {
-                    return Err(wrong(
-                        "the cgroup2 mount that it lies in shows only a part of the hierarchy",
-                        "Use a mount of the whole hierarchy, for example that of process 1: \
-                         /proc/1/root/sys/fs/cgroup",
-                    ));
+                    let Some(above) = depth::of_own_ancestor(meta_at.ino()) else {
+                        return Err(wrong(
+                            "the cgroup2 mount that it lies in shows only a part of the hierarchy",
+                            "Use a mount of the whole hierarchy, for example that of process 1: \
+                             /proc/1/root/sys/fs/cgroup; a process below that part, with \
+                             CAP_BPF and CAP_PERFMON, can tell where it lies",
+                        ));
+                    };
+                    level += above;
+                    break;
                 }
             }
         }

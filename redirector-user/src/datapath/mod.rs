@@ -18,6 +18,7 @@ use redirector_core::image::{Delta, Image};
 
 mod attach;
 pub mod cgroup;
+mod depth;
 mod error;
 pub mod features;
 mod flows;

@@ -7,13 +7,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `BPF_PROG_TYPE_RAW_TRACEPOINT`: of the types that can be run by hand, the one
+/// whose programs see the task that does it.
+const RAW_TRACEPOINT: u32 = 17;
 
 /// Queries what runs, ancestors' programs included, not what is attached here.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
@@ -84,6 +90,21 @@ pub fn create_link(
     attr.0[1] = cgroup.as_raw_fd() as u32;
     attr.0[2] = attach_type;
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Runs a program once, in this task, and gives back what it returns. Minimum
+/// kernel: 5.10.
+pub fn run_once(instructions: &[u64]) -> io::Result<u32> {
+    let mut attr = Attr::default();
+    attr.0[0] = RAW_TRACEPOINT;
+    attr.0[1] = instructions.len() as u32;
+    attr.wide(2, instructions.as_ptr() as u64);
+    attr.wide(4, c"Dual MIT/GPL".as_ptr() as u64);
+    let program = bpf(BPF_PROG_LOAD, &mut attr).map(owned)?;
+    let mut attr = Attr::default();
+    attr.0[0] = program.as_raw_fd() as u32;
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.0[1])
 }
 
 /// Puts another program in a link's place, at one instant. `ENOLINK` when its

@@ -32,7 +32,7 @@ pub struct PodCgroup {
     /// Its id: the inode number of the directory, unique while the machine is
     /// up.
     pub id: u64,
-    /// Levels below the cgroup2 mount.
+    /// Levels below the root of the hierarchy.
     pub level: u32,
 }
 
@@ -50,6 +50,8 @@ pub enum PodEvent {
 #[derive(Debug)]
 pub struct PodCgroups {
     mount: PathBuf,
+    /// The level of the mount's directory in the hierarchy.
+    base: u32,
     roots: Vec<PathBuf>,
     inotify: OwnedFd,
     watched: HashMap<i32, PathBuf>,
@@ -57,13 +59,15 @@ pub struct PodCgroups {
 }
 
 impl PodCgroups {
-    /// Starts to watch the directories `roots` below the cgroup2 mount `mount`.
+    /// Starts to watch the directories `roots` below the cgroup2 mount `mount`,
+    /// whose directory is at the level `base`: zero where the whole hierarchy is
+    /// mounted.
     /// What is there already is what the first [`rescan`](Self::rescan) gives.
     ///
     /// # Errors
     /// When the kernel gives no inotify instance
     /// (`fs.inotify.max_user_instances`).
-    pub fn new(mount: &Path, roots: &[PathBuf]) -> io::Result<Self> {
+    pub fn new(mount: &Path, base: u32, roots: &[PathBuf]) -> io::Result<Self> {
         let inotify =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|errno| {
                 let hint = match errno {
@@ -74,6 +78,7 @@ impl PodCgroups {
             })?;
         Ok(Self {
             mount: mount.to_owned(),
+            base,
             roots: roots.to_vec(),
             inotify,
             watched: HashMap::new(),
@@ -188,7 +193,8 @@ impl PodCgroups {
             Directory::Pod(uid) => {
                 // Gone again before it was looked at: nobody was ever in it.
                 let Some(id) = inode(path) else { return Ok(()) };
-                let level = u32::try_from(below.components().count()).unwrap_or(u32::MAX);
+                let below = u32::try_from(below.components().count()).unwrap_or(u32::MAX);
+                let level = self.base.saturating_add(below);
                 let pod = PodCgroup { uid, path: path.to_owned(), id, level };
                 if self.known.get(path) == Some(&pod) {
                     return Ok(());
@@ -239,7 +245,7 @@ mod tests {
         fn new() -> (Self, PodCgroups) {
             let tree = Self(tempfile::tempdir().unwrap());
             create_dir_all(tree.path("kubepods/burstable")).unwrap();
-            let pods = PodCgroups::new(tree.0.path(), &[tree.path("kubepods")]).unwrap();
+            let pods = PodCgroups::new(tree.0.path(), 1, &[tree.path("kubepods")]).unwrap();
             (tree, pods)
         }
 
@@ -269,7 +275,7 @@ mod tests {
         assert_eq!(found, ["+a", "+b"]);
         assert_eq!(pods.rescan().unwrap(), [], "nothing new");
         let b = pods.known().find(|pod| pod.uid.as_str() == "b").unwrap();
-        assert_eq!(b.level, 3);
+        assert_eq!(b.level, 4, "below a mount at level 1");
         assert_eq!(Some(b.id), inode(&tree.path("kubepods/burstable/podb")));
     }
 
@@ -344,7 +350,7 @@ mod tests {
     fn a_root_that_is_not_there_yet_is_found_when_it_is() {
         let mount = tempfile::tempdir().unwrap();
         let root = mount.path().join("kubepods.slice");
-        let mut pods = PodCgroups::new(mount.path(), std::slice::from_ref(&root)).unwrap();
+        let mut pods = PodCgroups::new(mount.path(), 0, std::slice::from_ref(&root)).unwrap();
         assert_eq!(pods.rescan().unwrap(), []);
         create_dir_all(root.join("kubepods-podx.slice")).unwrap();
         assert_eq!(brief(&pods.rescan().unwrap()), ["+x"]);

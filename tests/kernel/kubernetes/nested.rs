@@ -1,0 +1,134 @@
+//! Nodes that are containers themselves, as kind and k3d make them: the agent
+//! sees the hierarchy from the node's cgroup on, which is the root of a cgroup
+//! namespace, and never what lies above it.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::ptr;
+
+use redirector_tests::agent::Agent;
+use redirector_tests::cgroup::{key, mount};
+use redirector_tests::node::Node;
+use serde_json::json;
+
+use super::{Cluster, answered, uid};
+
+/// The node, as the machine's container engine names it.
+const NODE: &str = "system.slice/docker-0123456789abcdef.scope";
+
+/// Where kind's kubelet has its pods.
+const PODS: &str = "kubelet.slice/kubelet-kubepods.slice";
+
+/// A privileged pod of containerd has the cgroup namespace of its node.
+pub fn privileged() {
+    run(false);
+}
+
+/// Any other has one of its own, beside the node's mount.
+pub fn unprivileged() {
+    run(true);
+}
+
+fn run(own_namespace: bool) {
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster.server, "kind-worker", &[]);
+    let pod = |class: &str, last: u32| {
+        let (dash, uid) = (class.replace('/', ""), uid(last).replace('-', "_"));
+        let parent = match class {
+            "" => String::new(),
+            class => format!("/kubelet-kubepods-{class}.slice"),
+        };
+        let dash = if dash.is_empty() { dash } else { format!("{dash}-") };
+        format!("{PODS}{parent}/kubelet-kubepods-{dash}pod{uid}.slice/cri-containerd-ab.scope")
+    };
+    let cgroup = |below: &str| node.cgroup(&format!("{NODE}/{below}"));
+    for (last, goes) in [(1, "two"), (2, "one"), (3, "two")] {
+        cluster.pod(&format!("p{last}"), "kind-worker", &uid(last), goes, &json!({}));
+    }
+    let agents = pod("besteffort", 1000);
+    cgroup(&agents);
+    let first = cgroup(&pod("burstable", 1));
+    let mut agent = start(&node, &agents, own_namespace);
+    agent.wait_ready();
+    assert!(!agent.log().contains("not effective"), "{}", agent.log());
+    let [second, third] = [cgroup(&pod("", 2)), cgroup(&pod("besteffort", 3))];
+    agent.wait("all pods to be known", |_| node.sources().len() == 3);
+    // With the ids and the levels of the whole hierarchy.
+    for container in [&first, &second, &third] {
+        let pod = key(container.parent().expect("its pod's"));
+        assert!(node.sources().iter().any(|(key, _)| *key == pod), "{pod:?}: {}", agent.log());
+    }
+    assert_eq!(answered(&first, cluster.service()), "two");
+    assert_eq!(answered(&second, cluster.service()), "one");
+    assert_eq!(answered(&third, cluster.service()), "two");
+    // What runs on the machine and not in the node is none of its business.
+    let outside = node.cgroup("kubepods/besteffort/podx/ab");
+    assert!(answered(&outside, cluster.service()).contains("refused"));
+    std::fs::remove_dir(&first).expect("it is empty");
+    std::fs::remove_dir(first.parent().expect("its pod's")).expect("it is empty");
+    agent.wait("its end", |_| node.sources().len() == 2);
+}
+
+/// Starts the agent in a container of the node.
+fn start(node: &Node, container: &str, own_namespace: bool) -> Agent {
+    let arguments = node.arguments().into_iter().filter(|one| !one.starts_with("--daemon-cgroup"));
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("no zero byte");
+    let root = text(&node.place.cgroup.path().join(NODE).join("cgroup.procs"));
+    let (point, own) = (mount(), node.directory.path().join("own"));
+    std::fs::create_dir(&own).expect("a directory");
+    let container = text(&point.join(container).join("cgroup.procs"));
+    let (point, own) = (text(&point), text(&own));
+    Agent::start_as(node.directory.path(), arguments, |command| {
+        let enter = move || {
+            join(&root)?;
+            // SAFETY: no memory is involved.
+            check(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP) })?;
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            // SAFETY: the text ends with a zero byte; the rest is not looked at.
+            let result = unsafe {
+                libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), private, ptr::null())
+            };
+            check(result)?;
+            // SAFETY: the text ends with a zero byte.
+            check(unsafe { libc::umount2(point.as_ptr(), libc::MNT_DETACH) })?;
+            show(&point)?;
+            join(&container)?;
+            if own_namespace {
+                // SAFETY: no memory is involved.
+                check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) })?;
+                show(&own)?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(enter) };
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Mounts what this process sees of cgroup2.
+fn show(at: &CStr) -> io::Result<()> {
+    let kind = c"cgroup2".as_ptr();
+    // SAFETY: all texts end with a zero byte.
+    check(unsafe { libc::mount(kind, at.as_ptr(), kind, 0, ptr::null()) })
+}
+
+/// Moves this process, by the file of the cgroup's processes.
+fn join(procs: &CStr) -> io::Result<()> {
+    // SAFETY: the text ends with a zero byte, and the one that is written is as
+    // long as said; the descriptor is closed before anybody else has it.
+    unsafe {
+        let file = libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(file)?;
+        let written = libc::write(file, c"0".as_ptr().cast(), 1);
+        let error = io::Error::last_os_error();
+        libc::close(file);
+        if written == 1 { Ok(()) } else { Err(error) }
+    }
+}
