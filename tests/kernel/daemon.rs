@@ -2,6 +2,7 @@
 //! restarts, and what it shows of itself.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use redirector_tests::child;
 use redirector_tests::netns::NetNs;
 use redirector_tests::program::{Foreign, Leave};
 use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, many_services, to};
+use redirector_tests::server::Server;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -293,6 +295,50 @@ spec:
         has_warning(status, "Gateway/default/rival servers[0] is not served")
     });
     assert_eq!(dial(address), "two");
+}
+
+#[test]
+fn a_gateway_that_cannot_listen_is_reported_beside_what_works_and_served_once_it_can() {
+    let Some(scene) = scene("taken") else { return };
+    let redirector = &scene.redirector;
+    let taken = TcpListener::bind("127.0.0.4:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let _daemon = redirector.start();
+    redirector.write("edge.yaml", &gateway(address, "two"));
+    let error = |status: &serde_json::Value| status["gateways"][0]["error"].clone();
+    let status = redirector.wait("the reason", |status| error(status).is_string());
+    assert!(error(&status).to_string().contains("in use"), "{status:#}");
+    assert_eq!(status["gateways"][0]["address"], address.to_string(), "{status:#}");
+    let told = redirector.ask("status", &[]);
+    assert_eq!(told.exit, 1, "{told:?}");
+    assert!(told.out.contains(&format!("cannot listen at {address}")), "{told:?}");
+    assert_eq!(scene.answer(&scene.client()), "one", "everything else works");
+    drop(taken);
+    redirector.wait("its answer", |status| error(status).is_null() && dial(address) == "two");
+}
+
+#[test]
+fn what_a_gateway_connects_to_is_not_redirected_again() {
+    let Some(scene) = scene("again") else { return };
+    let redirector = &scene.redirector;
+    // The endpoint is an address that every other process is led away from.
+    let _itself = Server::start("itself", ECHO.parse::<SocketAddr>().unwrap());
+    let address = free([127, 0, 0, 6]);
+    let to_echo = gateway(address, "one").replace("host: echo, subset: one", "host: again.example")
+        + "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: again}
+spec:
+  hosts: [again.example]
+  resolution: STATIC
+  ports: [{name: tcp, number: 19000, protocol: TCP}]
+  endpoints: [{address: 127.96.0.10}]
+";
+    redirector.write("edge.yaml", &to_echo);
+    let _daemon = redirector.start();
+    redirector.wait("the gateway", |_| dial(address) == "itself");
+    assert_eq!(scene.answer(&scene.client()), "one", "another process's connects are");
 }
 
 #[test]
