@@ -276,6 +276,19 @@ fn a_gateway_is_served_and_follows_its_documents() {
     }
     let maps = redirector.ask("maps", &["gateways", "--output", "json"]).json();
     assert_eq!(maps["gateways"][0]["gateway"], "Gateway/default/edge", "{maps:#}");
+    // From the tables and from the documents; clients of the mesh go past it.
+    let (to, rules) = (address.to_string(), redirector.rules());
+    let rules = rules.to_str().unwrap();
+    for from in [&[][..], &["--config", rules]] {
+        let explain = |more: &[&str]| {
+            let rest = [&["--to", to.as_str(), "--output", "json"], more, from].concat();
+            redirector.ask("explain", &rest).json()
+        };
+        let told = explain(&["--gateway", "default/edge"]);
+        assert_eq!((&told["verdict"], &told["handledBy"]), (&"route".into(), &"proxy".into()));
+        let other = explain(&["--from-namespace", "default"]);
+        assert_eq!(other["handledBy"], "kernel", "{other:#}");
+    }
     // Another Gateway, found by another label of the same workload, on its port.
     let port = address.port();
     let rival = format!(

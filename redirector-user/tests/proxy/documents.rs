@@ -303,6 +303,31 @@ fn gateways_that_share_a_port_announce_the_clients_of_their_own_rules_only() {
 }
 
 #[test]
+fn servers_that_end_tls_or_speak_http_are_refused_and_the_others_of_the_gateway_work() {
+    let [one] = own_addresses();
+    let a = Backend::named("a");
+    let tcp = "  - hosts: ['*']\n    port: {name: tcp, number: 19000, protocol: TCP}\n";
+    let others = "  - hosts: ['*']
+    port: {name: http, number: 19001, protocol: HTTP}
+  - hosts: ['*']
+    port: {name: tls, number: 19002, protocol: TLS}
+    tls: {mode: SIMPLE, credentialName: cert}
+  - hosts: ['*']
+    port: {name: tls-auto, number: 19003, protocol: TLS}
+    tls: {mode: AUTO_PASSTHROUGH}
+";
+    let yaml = gateway("ingressgateway-1", one, "").replace(tcp, &(others.to_owned() + tcp))
+        + &host("first", &[&a])
+        + &rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
+    let _proxy = serve(&yaml);
+    assert_eq!(name(one), "a");
+    for port in 19001..=19003 {
+        let refused = TcpStream::connect((one, port)).expect_err("nobody listens");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{port}");
+    }
+}
+
+#[test]
 fn a_passthrough_server_routes_by_server_name() {
     let [one] = own_addresses();
     let (a, b) = (Backend::named("a"), Backend::named("b"));
