@@ -12,7 +12,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::daemon::control::Request;
 use crate::datapath::LegCount;
-use crate::output::{Align, Table, destination_name, route_name};
+use crate::output::{Align, Table, destination_name, route_name, time};
 
 /// Shows where connections go now, route by route
 #[derive(clap::Args, Debug)]
@@ -254,10 +254,6 @@ fn short(name: &str) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
-}
-
-fn time(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.2} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
 #[cfg(test)]

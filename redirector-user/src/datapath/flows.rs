@@ -83,8 +83,8 @@ impl Datapath {
     ///
     /// The kernel's refusal.
     pub fn flows(&self) -> Result<Flows, Error> {
-        let head = observe::mapped(&self.places, &self.layout, "FLOW_HEAD")?;
-        let ring = observe::mapped(&self.places, &self.layout, "FLOWS")?;
+        let head = maps::mapped(&self.places, &self.layout, "FLOW_HEAD", Access::Read)?;
+        let ring = maps::mapped(&self.places, &self.layout, "FLOWS", Access::Read)?;
         let mut flows = Flows { head, ring, next: 0, lost: 0 };
         flows.next = flows.begun() + 1;
         Ok(flows)
@@ -97,8 +97,8 @@ impl Datapath {
     ///
     /// The kernel's refusal.
     pub fn follow_flows(&self, time: Duration) -> Result<(), Error> {
-        let control = maps::open(&self.places.tables.join("CONTROL"))?;
-        let control = Mapped::<Control>::new("CONTROL", &control, 1, Access::Write)?;
+        let control: Mapped<Control> =
+            maps::mapped(&self.places, &self.layout, "CONTROL", Access::Write)?;
         let until = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         control.word(0, offset_of!(Control, flows_until)).fetch_max(until, SeqCst);
         Ok(())

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::layout::{Layout, Part};
+use super::layout::Layout;
 use super::load::Places;
 use super::pins::Pins;
 use super::{Error, Hook, sys};
@@ -16,10 +16,7 @@ pub struct Held(Vec<(PathBuf, OwnedFd)>);
 impl Held {
     /// All that these places hold.
     pub fn open(places: &Places, layout: &Layout) -> Result<Self, Error> {
-        let maps = layout.maps.iter().map(|map| match map.part {
-            Part::Tables => places.tables.join(map.name),
-            Part::Memory => places.memory.join(map.name),
-        });
+        let maps = layout.maps.iter().map(|map| places.map(map));
         let programs = Hook::ALL.iter().map(|hook| places.programs.join(hook.program()));
         let open = |pin: PathBuf| match sys::open_pin(&pin) {
             Ok(fd) => Ok((pin, fd)),

@@ -141,6 +141,14 @@ impl Layout {
         Ok(Self { maps, limits, sizes })
     }
 
+    /// The shape of the map of this name.
+    pub fn shape(&self, name: &str) -> Result<&Shape, Error> {
+        self.maps.iter().find(|map| map.name == name).ok_or_else(|| Error::Library {
+            what: format!("opening the map {name}"),
+            problem: "there is none of this name".into(),
+        })
+    }
+
     /// The maps of a part.
     pub fn part(&self, part: Part) -> impl Iterator<Item = &Shape> {
         self.maps.iter().filter(move |map| map.part == part)

@@ -7,7 +7,7 @@ use aya::maps::MapInfo;
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
-use super::layout::{Fnv, Layout, Part};
+use super::layout::{Fnv, Layout, Part, Shape};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
 use super::{Error, Hook, Options, Sizes, features};
 
@@ -27,6 +27,17 @@ pub struct Places {
     pub memory: PathBuf,
     /// The directory of the programs.
     pub programs: PathBuf,
+}
+
+impl Places {
+    /// Where a map is pinned.
+    pub fn map(&self, shape: &Shape) -> PathBuf {
+        let directory = match shape.part {
+            Part::Tables => &self.tables,
+            Part::Memory => &self.memory,
+        };
+        directory.join(shape.name)
+    }
 }
 
 impl Hook {

@@ -12,7 +12,7 @@ use redirector_common::abi::{
     LegCounters, Live, PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
-use super::layout::{Layout, Part};
+use super::layout::Layout;
 use super::load::Places;
 use super::mapped::{Access, Mapped};
 use super::sources::SourceWriter;
@@ -43,17 +43,7 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps of these places.
     pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
-        let at = |name: &'static str| -> Result<MapData, Error> {
-            let shape = layout.maps.iter().find(|map| map.name == name);
-            let directory = match shape.map(|shape| shape.part) {
-                Some(Part::Memory) => &places.memory,
-                _ => &places.tables,
-            };
-            open(&directory.join(name))
-        };
-        let entries = |name: &str| {
-            layout.maps.iter().find(|map| map.name == name).map_or(0, |map| map.entries)
-        };
+        let at = |name| layout.shape(name).and_then(|shape| open(&places.map(shape)));
         fn hash<K: Pod, V: Pod>(data: MapData) -> Result<HashMap<MapData, K, V>, Error> {
             map(data).and_then(|map| HashMap::try_from(map).map_err(|error| typed(&error)))
         }
@@ -62,12 +52,12 @@ impl Maps {
         }
         macro_rules! table {
             ($name:literal) => {
-                Table::new($name, &at($name)?, entries($name), access)?
+                Table::new($name, &at($name)?, layout.shape($name)?.entries, access)?
             };
         }
         Ok(Self {
-            control: Mapped::new("CONTROL", &at("CONTROL")?, 1, access)?,
-            readers: Mapped::new("READERS", &at("READERS")?, entries("READERS"), Access::Read)?,
+            control: mapped(places, layout, "CONTROL", access)?,
+            readers: mapped(places, layout, "READERS", Access::Read)?,
             frontends: hash(at("FRONTENDS")?)?,
             prefixes: trie(at("PREFIXES")?)?,
             class_verdicts: hash(at("CLASS_VERDICTS")?)?,
@@ -80,22 +70,23 @@ impl Maps {
             cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
             netns_sources: hash(at("NETNS_SOURCES")?)?,
             overflow: hash(at("OVERFLOW")?)?,
-            totals: Mapped::new("TOTALS", &at("TOTALS")?, entries("TOTALS"), Access::Read)?,
-            leg_counters: Mapped::new(
-                "LEG_COUNTERS",
-                &at("LEG_COUNTERS")?,
-                entries("LEG_COUNTERS"),
-                Access::Read,
-            )?,
-            flow_counters: Mapped::new(
-                "FLOW_COUNTERS",
-                &at("FLOW_COUNTERS")?,
-                entries("FLOW_COUNTERS"),
-                Access::Read,
-            )?,
-            lives: Mapped::new("LIVE", &at("LIVE")?, entries("LIVE"), access)?,
+            totals: mapped(places, layout, "TOTALS", Access::Read)?,
+            leg_counters: mapped(places, layout, "LEG_COUNTERS", Access::Read)?,
+            flow_counters: mapped(places, layout, "FLOW_COUNTERS", Access::Read)?,
+            lives: mapped(places, layout, "LIVE", access)?,
         })
     }
+}
+
+/// Maps an array for as long as it is held.
+pub fn mapped<T: Pod>(
+    places: &Places,
+    layout: &Layout,
+    name: &'static str,
+    access: Access,
+) -> Result<Mapped<T>, Error> {
+    let shape = layout.shape(name)?;
+    Mapped::new(name, &open(&places.map(shape))?, shape.entries, access)
 }
 
 /// Opens the table of cgroups once more, and the control words.

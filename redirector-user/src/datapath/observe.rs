@@ -4,29 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use aya::Pod;
 use redirector_common::abi::{Connection, LegCounters, Totals, connection_state as state};
 
-use super::layout::{Layout, Part};
+use super::layout::Layout;
 use super::load::Places;
 use super::mapped::{Access, Mapped};
-use super::maps::{Maps, open};
+use super::maps::{Maps, mapped, open};
 use super::{Counters, Error, LegCount, Remembered};
-
-/// Maps an array for as long as it is read.
-pub fn mapped<T: Pod>(
-    places: &Places,
-    layout: &Layout,
-    name: &'static str,
-) -> Result<Mapped<T>, Error> {
-    let shape = layout.maps.iter().find(|map| map.name == name);
-    let directory = match shape.map(|shape| shape.part) {
-        Some(Part::Memory) => &places.memory,
-        _ => &places.tables,
-    };
-    let entries = shape.map_or(0, |shape| shape.entries);
-    Mapped::new(name, &open(&directory.join(name))?, entries, Access::Read)
-}
 
 /// Sums up all counters.
 pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
@@ -91,7 +75,7 @@ pub fn connections(
     layout: &Layout,
     maps: &Maps,
 ) -> Result<Vec<(Remembered, u32)>, Error> {
-    let own: Mapped<Connection> = mapped(places, layout, "CONNECTIONS")?;
+    let own: Mapped<Connection> = mapped(places, layout, "CONNECTIONS", Access::Read)?;
     let mut found = Vec::new();
     for index in 0..own.len() {
         let Some(connection) = own.get(index) else { break };

@@ -5,8 +5,10 @@ mod diagnostics;
 mod names;
 mod style;
 mod table;
+mod time;
 
 pub use diagnostics::{SourceLines, render};
 pub use names::{destination_name, route_name, rule_name, source_name};
 pub use style::Style;
 pub use table::{Align, Table};
+pub use time::time;

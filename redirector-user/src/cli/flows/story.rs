@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use redirector_common::abi::{
     Flow, IDENTITY_UNKNOWN, flow_event as event, flow_outcome as outcome,
@@ -11,7 +10,7 @@ use redirector_common::addr::Addr;
 use serde::Serialize;
 
 use super::{Names, wall};
-use crate::output::{Style, destination_name, route_name, source_name};
+use crate::output::{Style, destination_name, route_name, source_name, time};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -224,15 +223,6 @@ const WIDTH: usize = 80;
 
 /// Below the time of the first line.
 const INDENT: &str = "\n             ";
-
-fn time(seconds: f64) -> String {
-    let nanoseconds = Duration::from_secs_f64(seconds.max(0.0)).as_nanos();
-    match nanoseconds {
-        0..1_000_000 => format!("{} us", nanoseconds / 1000),
-        1_000_000..10_000_000_000 => format!("{} ms", nanoseconds / 1_000_000),
-        _ => format!("{} s", nanoseconds / 1_000_000_000),
-    }
-}
 
 fn seconds(nanoseconds: u64) -> Option<f64> {
     (nanoseconds != 0).then(|| nanoseconds as f64 / 1e9)
