@@ -251,7 +251,10 @@ fn options(place: &Place) -> Options {
 
 /// What the programs know of destinations and endpoints.
 fn lives(pins: &Path) -> Array<MapData, Live> {
-    let pin = pins.join(format!("memory-{CONNECTION_LAYOUT}/LIVE"));
+    let memory = std::fs::read_dir(pins).expect("pins").flatten().find(|pin| {
+        pin.file_name().to_string_lossy().starts_with(&format!("memory-{CONNECTION_LAYOUT}-"))
+    });
+    let pin = memory.expect("connection memory").path().join("LIVE");
     let map = Map::from_map_data(MapData::from_pin(pin).expect("the map")).expect("a known type");
     Array::try_from(map).expect("an array")
 }

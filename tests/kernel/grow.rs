@@ -2,10 +2,14 @@
 //! and where they cannot, the configuration before stays.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use redirector_tests::child;
 use redirector_tests::redirector::Redirector;
 use redirector_tests::scene::{ECHO, Scene, many_services, to};
+use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -91,9 +95,85 @@ fn tables_that_cannot_grow_leave_what_was_in_force_until_they_can() {
     assert_eq!(child_peer(&scene), ECHO);
 }
 
+#[test]
+fn more_connections_than_are_remembered_have_the_memory_grow_and_nothing_is_forgotten() {
+    // The places, and what one workload may have in the overflow table.
+    const PLACES: usize = 64;
+    const OVERFLOWING: usize = 1024;
+    const MORE: usize = 300;
+    let Some(scene) = Scene::new("remember", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    // What is counted for a policy is to be right in the end, too.
+    let policy = "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}\n  subsets: [";
+    redirector.write("base.yaml", &scene.base().replace("subsets: [", policy));
+    let small = ["--max-connections", "64"];
+    let daemon = redirector.start_with(&small);
+    let memories = || -> Vec<String> {
+        let pins = fs::read_dir(redirector.place.pins()).expect("pins").flatten();
+        let names = pins.map(|pin| pin.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("memory-")).collect()
+    };
+    let counted = || {
+        let maps = redirector.ask("maps", &["backends", "--output", "json"]).json();
+        maps["destinations"][0]["connections"].as_u64()
+    };
+    let (opened, grown) = ["opened", "grown"].map(|name| redirector.directory().join(name)).into();
+    let client = child::spawn(&scene.client(), || {
+        let most = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+        // SAFETY: the structure is valid; this process only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const most) }, 0);
+        let to: SocketAddr = ECHO.parse().expect("an address");
+        let open = || {
+            let socket = Socket::stream(to, 0).expect("a socket");
+            socket.connect(to).expect("a connection");
+            socket
+        };
+        let shown = |socket: &Socket| socket.peer().ok() == Some(to);
+        let before: Vec<Socket> = (0..PLACES + OVERFLOWING + MORE).map(|_| open()).collect();
+        let remembered: Vec<&Socket> = before.iter().filter(|socket| shown(socket)).collect();
+        fs::write(&opened, "").expect("a file");
+        while !grown.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let after: Vec<Socket> = (0..MORE).map(|_| open()).collect();
+        fs::write(opened.with_extension("again"), "").expect("a file");
+        while !grown.with_extension("end").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let still = remembered.iter().filter(|socket| shown(socket)).count();
+        (remembered.len(), still, after.iter().filter(|socket| shown(socket)).count())
+    });
+    redirector.wait("all connections", |_| opened.exists());
+    redirector.wait("growth", |_| daemon.log().contains("connections has grown: 128 places"));
+    fs::write(&grown, "").expect("a file");
+    let again = opened.with_extension("again");
+    redirector.wait("more connections", |_| again.exists());
+    assert_eq!(memories().len(), 2, "what is remembered stays where it is");
+    let of_both = counted();
+    fs::write(grown.with_extension("end"), "").expect("a file");
+    let (remembered, still, after) = client.join();
+    let all = PLACES + OVERFLOWING + MORE;
+    assert!((OVERFLOWING..all).contains(&remembered), "{remembered} of {all}");
+    assert_eq!((still, after), (remembered, MORE));
+    assert!(of_both >= Some((remembered + MORE) as u64), "{of_both:?}");
+
+    // The smaller one goes with the last of its connections; all are counted off.
+    redirector.wait("the end of the smaller one", |_| memories().len() == 1);
+    assert!(memories()[0].ends_with("-128"), "{:?}", memories());
+    let unknown = (all - remembered) as u64;
+    assert!(counted() <= Some(unknown), "{:?}", counted());
+    let counters = redirector.ask("maps", &["counters", "--output", "json"]).json();
+    assert_eq!(counters["counters"]["remembered"], 0);
+    // It never shrinks while it is loaded.
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = redirector.start_with(&small);
+    assert!(memories().len() == 1 && memories()[0].ends_with("-128"), "{:?}", memories());
+    assert_eq!(redirector.status().json()["healthy"], true);
+}
+
 /// What a connection of the client shows as its peer.
 fn child_peer(scene: &Scene) -> String {
-    redirector_tests::child::run(&scene.client(), || {
+    child::run(&scene.client(), || {
         let stream = std::net::TcpStream::connect(ECHO).expect("a connection");
         stream.peer_addr().expect("a peer").to_string()
     })

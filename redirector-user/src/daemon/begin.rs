@@ -100,6 +100,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
             .map_err(started)?,
         reread: None,
         grow_again: None,
+        memory_full: 0,
         drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
         draining,
         gateways: Gateways::new(options.drain, inherited),

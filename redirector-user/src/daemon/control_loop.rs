@@ -82,6 +82,8 @@ pub(super) struct Daemon {
     pub(super) published: Option<Report>,
     /// Something was read since the last step.
     pub(super) changed: bool,
+    /// How many connections had had no place in memory when that was asked last.
+    pub(super) memory_full: u64,
     pub(super) verified: Instant,
     pub(super) verify_took: Duration,
     pub(super) tested: Option<Instant>,

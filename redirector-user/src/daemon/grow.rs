@@ -12,6 +12,9 @@ use crate::datapath::{Error, Sizes};
 /// No table grows beyond this many entries.
 const MOST: u32 = 1 << 24;
 
+/// Connection memory does not grow by itself beyond this many places: 64 MiB.
+const MOST_CONNECTIONS: u32 = 1 << 20;
+
 /// Time before another attempt, when there was no memory for it.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -95,6 +98,28 @@ impl Daemon {
             differences(&sizes, &self.options.sizes)
         );
         Ok(())
+    }
+
+    /// Makes larger connection memory when some connection had no place in it.
+    pub(super) fn grow_memory(&mut self) {
+        /// So many times as many places as there are in the overflow table.
+        const OVERFLOW: u32 = 8;
+        let Ok(counters) = self.datapath.counters() else { return };
+        let full = counters.totals.memory_full;
+        // Tables that were made anew count from zero.
+        let had_no_place = full > std::mem::replace(&mut self.memory_full, full);
+        let sizes = self.datapath.sizes();
+        let larger = sizes.connections * 2;
+        if !had_no_place || self.options.fixed_sizes || larger > MOST_CONNECTIONS {
+            return;
+        }
+        match self.datapath.grow_memory(larger, sizes.overflow.max(larger / OVERFLOW)) {
+            Ok(()) => tracing::info!("the memory of connections has grown: {larger} places"),
+            Err(error) => {
+                tracing::warn!("the memory of connections is full and cannot grow: {error}");
+            }
+        }
+        self.follow_program_log();
     }
 
     /// Tries again what there was no memory for.

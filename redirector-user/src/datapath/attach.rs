@@ -10,8 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use redirector_common::abi::CONNECTION_LAYOUT;
-
 use super::cgroup::Cgroup;
 use super::layout::MEMORY;
 use super::load::Places;
@@ -62,26 +60,32 @@ fn directory(pins: &Pins, cgroup: u64) -> PathBuf {
 }
 
 /// Where a link is pinned. A hook that only deals with connection memory has a
-/// link for each layout of it: programs of another version stay for as long as
-/// there are connections in theirs.
-pub fn pin(pins: &Pins, cgroup: u64, hook: Hook) -> PathBuf {
+/// link for each of it: programs with another one, of another layout or smaller,
+/// stay for as long as there are connections in theirs.
+pub fn pin(pins: &Pins, memory: &Path, cgroup: u64, hook: Hook) -> PathBuf {
+    let memory = memory.file_name().unwrap_or_default().to_string_lossy();
     let name = match hook {
         Hook::Connect4 | Hook::Connect6 => hook.program().to_owned(),
-        _ => format!("{}-{CONNECTION_LAYOUT}", hook.program()),
+        _ => format!("{}-{}", hook.program(), memory.trim_start_matches(MEMORY)),
     };
     directory(pins, cgroup).join(name)
 }
 
-/// Detaches what belongs to connection memory that is in no list: of other
-/// layouts. `kept` are names of directories.
-pub fn detach_other_memory(pins: &Pins, cgroup: u64, kept: &[String]) -> Result<(), Error> {
-    let ours = Hook::ALL.map(|hook| pin(pins, cgroup, hook));
+/// Detaches what belongs to connection memory other than this and those that are
+/// kept, by the names of their directories.
+pub fn detach_other_memory(
+    pins: &Pins,
+    memory: &Path,
+    cgroup: u64,
+    kept: &[String],
+) -> Result<(), Error> {
+    let ours = Hook::ALL.map(|hook| pin(pins, memory, cgroup, hook));
     for name in pins.names(&directory(pins, cgroup))? {
         let path = directory(pins, cgroup).join(&name);
-        let layout = name.rsplit_once('-').map(|(_, layout)| format!("{MEMORY}{layout}"));
+        let memory = name.split_once('-').map(|(_, memory)| format!("{MEMORY}{memory}"));
         let stays = name == CGROUP
             || ours.contains(&path)
-            || layout.is_some_and(|layout| kept.contains(&layout));
+            || memory.is_some_and(|memory| kept.contains(&memory));
         if !stays {
             pins.unpin(&path)?;
         }
@@ -89,15 +93,20 @@ pub fn detach_other_memory(pins: &Pins, cgroup: u64, kept: &[String]) -> Result<
     Ok(())
 }
 
+/// Our links to a hook of a cgroup, with whatever memory.
+pub fn links(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<PathBuf> {
+    let mut names = pins.names(&directory(pins, cgroup)).unwrap_or_default();
+    names.retain(|name| name.split('-').next() == Some(hook.program()));
+    names.into_iter().map(|name| directory(pins, cgroup).join(name)).collect()
+}
+
 /// The programs that our links to a hook of a cgroup run.
 fn linked(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<u32> {
-    let names = pins.names(&directory(pins, cgroup)).unwrap_or_default();
-    let of_hook = names.iter().filter(|name| name.split('-').next() == Some(hook.program()));
-    let program = |name: &String| {
-        let link = sys::open_pin(&directory(pins, cgroup).join(name)).ok()?;
+    let program = |link: &PathBuf| {
+        let link = sys::open_pin(link).ok()?;
         sys::link_info(link.as_fd()).ok().map(|info| info.program)
     };
-    of_hook.filter_map(program).collect()
+    links(pins, cgroup, hook).iter().filter_map(program).collect()
 }
 
 /// Has this program run on this hook of this cgroup: through the link that is
@@ -119,7 +128,7 @@ pub fn attach(
         _ => {}
     }
     let program = program(places, hook)?;
-    let pin = pin(pins, cgroup.id, hook);
+    let pin = pin(pins, &places.memory, cgroup.id, hook);
     if update(&pin, program.as_fd(), cgroup.id).map_err(|error| Error::from_io(what(), error))? {
         return Ok(());
     }
@@ -182,9 +191,16 @@ pub fn program(places: &Places, hook: Hook) -> Result<OwnedFd, Error> {
     sys::open_pin(&pin).map_err(|error| Error::from_io(format!("opening {}", pin.display()), error))
 }
 
-/// Detaches a hook of a cgroup; fine when it is not attached.
+/// Detaches a hook of a cgroup, with whatever memory; fine when it is not attached.
 pub fn detach(pins: &Pins, cgroup: u64, hook: Hook) -> Result<(), Error> {
-    pins.unpin(&pin(pins, cgroup, hook))
+    for pin in links(pins, cgroup, hook) {
+        // Where that fails, the end of the link does it.
+        if let Ok(link) = sys::open_pin(&pin) {
+            let _ = sys::detach_link(link.as_fd());
+        }
+        pins.unpin(&pin)?;
+    }
+    Ok(())
 }
 
 /// Detaches everything from a cgroup: what makes entries of connection memory

@@ -8,7 +8,7 @@ use redirector_common::abi::{Control, FLOWS, FLOWS_FOREVER, Flow, FlowHead};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::mapped::{Access, Mapped};
-use super::{Datapath, Error, maps, observe};
+use super::{Datapath, Error, maps};
 
 /// Reads records in their order. Any number of readers do so at a time, also
 /// without a daemon.

@@ -48,6 +48,46 @@ impl Datapath {
         beside
     }
 
+    /// Makes connection memory with so many places: what is remembered already
+    /// stays where it is, with the programs that know it, until the last of it has
+    /// gone; what is counted of destinations and endpoints goes on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal: everything is as before then.
+    pub fn grow_memory(&mut self, connections: u32, overflow: u32) -> Result<(), Error> {
+        self.writing()?;
+        let sizes = Sizes { connections, overflow, ..self.layout.sizes };
+        let layout = Layout::new(&sizes)?;
+        let options = Options { sizes, ..self.options.clone() };
+        let opened = load::ensure(&self.pins, &layout, &options).and_then(|(places, _)| {
+            let held = Held::open(&places, &layout)?;
+            Ok((Maps::open(&places, &layout, Access::Write)?, places, held))
+        });
+        let (maps, places, held) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.pins.sweep()?;
+                return Err(error);
+            }
+        };
+        let before = (
+            std::mem::replace(&mut self.maps, maps),
+            std::mem::replace(&mut self.places, places),
+            self.held.replace(held),
+            std::mem::replace(&mut self.layout, layout),
+            std::mem::replace(&mut self.options, options),
+        );
+        let attached = self.attach();
+        if attached.is_err() {
+            (self.maps, self.places, self.held, self.layout, self.options) = before;
+            // Some links may have moved already. What was remembered meanwhile in
+            // the new memory stays there until it has gone, as ever.
+            self.attach()?;
+        }
+        attached
+    }
+
     fn make(&self, layout: &Layout, options: &Options) -> Result<Self, Error> {
         let (places, _) = load::ensure(&self.pins, layout, options)?;
         let held = Held::open(&places, layout)?;

@@ -165,9 +165,7 @@ impl Layout {
                 }
                 format!("{TABLES}{LAYOUT}-{:016x}", hash.finish())
             }
-            // Sizes are no part of its name: memory stays as large as it was
-            // made.
-            Part::Memory => format!("{MEMORY}{CONNECTION_LAYOUT}"),
+            Part::Memory => format!("{}{}", memory_prefix(), self.sizes.connections),
         }
     }
 
@@ -207,8 +205,13 @@ impl Layout {
 /// How the directory of the tables starts; the version follows.
 pub const TABLES: &str = "tables-";
 
-/// How the directory of connection memory starts; the version follows.
+/// How the directory of connection memory starts; its version and size follow.
 pub const MEMORY: &str = "memory-";
+
+/// How the directory of memory of this version starts; its size follows.
+pub fn memory_prefix() -> String {
+    format!("{MEMORY}{CONNECTION_LAYOUT}-")
+}
 
 fn check(sizes: &Sizes) -> Result<(), Error> {
     let all = [
@@ -282,6 +285,9 @@ mod tests {
         let other = Layout::new(&Sizes { routes: 7, ..sizes }).expect("a layout");
         assert_ne!(layout.directory(Part::Tables), other.directory(Part::Tables));
         assert_eq!(layout.directory(Part::Memory), other.directory(Part::Memory));
+        let larger = Layout::new(&Sizes { connections: 1 << 20, ..sizes }).expect("a layout");
+        assert_eq!(layout.directory(Part::Tables), larger.directory(Part::Tables));
+        assert_ne!(layout.directory(Part::Memory), larger.directory(Part::Memory));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Loading the programs and making the maps, or finding both pinned.
 
 use std::hash::Hasher as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
-use super::layout::{Fnv, Layout, Part, Shape};
+use super::layout::{Fnv, Layout, Part, Shape, memory_prefix};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
-use super::{Error, Hook, Options, Sizes, features};
+use super::{Error, Hook, Options, Sizes, features, sys};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
 /// when there was no toolchain.
@@ -125,11 +126,20 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
     for directory in [&tables, &memory, &programs] {
         pins.make(directory)?;
     }
+    if !has_memory && let Some(before) = largest_memory(pins)? {
+        for name in KEPT {
+            let map = sys::open_pin(&before.join(name));
+            map.and_then(|map| sys::pin(map.as_fd(), &memory.join(name))).map_err(|error| {
+                Error::from_io(format!("pinning {}", memory.join(name).display()), error)
+            })?;
+        }
+    }
     let mut ebpf = load_object(object, layout, options, &tables, &memory)?;
     load_programs(&mut ebpf, &programs)?;
     if !has_memory {
         pins.publish(&memory, &places.memory)?;
     }
+    pins.set_memory(&programs, &places.memory)?;
     if !has_tables {
         pins.publish(&tables, &places.tables)?;
     }
@@ -146,16 +156,29 @@ fn programs_name(object: &[u8], layout: &Layout, log_level: u8) -> String {
     format!("{PROGRAMS}{:016x}", hash.finish())
 }
 
-/// Sizes of connection memory that is there, which stays as large as it is.
+/// What larger memory shares with the one before: whatever is counted, by number,
+/// and what is told.
+const KEPT: [&str; 3] = ["LIVE", "FLOW_HEAD", "FLOWS"];
+
+/// The largest connection memory of this version that is there.
+fn largest_memory(pins: &Pins) -> Result<Option<PathBuf>, Error> {
+    let prefix = memory_prefix();
+    let names = pins.names(pins.root())?;
+    let sizes = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
+    Ok(sizes.max().map(|size| pins.join(&format!("{prefix}{size}"))))
+}
+
+/// Sizes with those of connection memory that is there, unless they are larger:
+/// it never shrinks while it is loaded.
 pub fn with_memory(pins: &Pins, sizes: &Sizes) -> Result<Sizes, Error> {
-    let directory = pins.join(&Layout::new(sizes)?.directory(Part::Memory));
+    let Some(directory) = largest_memory(pins)? else { return Ok(*sizes) };
     let entries =
-        |name: &str| MapInfo::from_pin(directory.join(name)).ok().map(|info| info.max_entries());
-    Ok(Sizes {
-        connections: entries("CONNECTIONS").unwrap_or(sizes.connections),
-        overflow: entries("OVERFLOW").unwrap_or(sizes.overflow),
-        ..*sizes
-    })
+        |name: &str| MapInfo::from_pin(directory.join(name)).map_or(0, |info| info.max_entries());
+    let (connections, overflow) = (entries("CONNECTIONS"), entries("OVERFLOW"));
+    if sizes.connections > connections {
+        return Ok(Sizes { overflow: sizes.overflow.max(overflow), ..*sizes });
+    }
+    Ok(Sizes { connections, overflow, ..*sizes })
 }
 
 /// Reads the object and makes its maps, or takes the pinned ones.

@@ -179,8 +179,9 @@ impl Datapath {
             .into_iter()
             .find(|name| name.starts_with(PROGRAMS))
             .ok_or_else(not_loaded)?;
-        let memory = pins.join(&Layout::new(&Sizes::default())?.directory(Part::Memory));
-        let places = Places { programs: tables.join(programs), tables, memory };
+        let programs = tables.join(programs);
+        let memory = pins.memory(&programs).ok_or_else(not_loaded)?;
+        let places = Places { programs, tables, memory };
         let layout = Layout::new(&maps::sizes(&places)?)?;
         for (part, directory) in [(Part::Tables, &places.tables), (Part::Memory, &places.memory)] {
             let differences = layout.differences(part, directory)?;

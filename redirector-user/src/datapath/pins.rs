@@ -5,7 +5,8 @@
 //!   current                a link to the tables in force
 //!   tables-VERSION-HASH/   the lookup tables, by map name
 //!     programs-HASH/       the programs that use them
-//!   memory-VERSION/        connection memory
+//!       memory             a link to the memory that they use
+//!   memory-VERSION-SIZE/   connection memory
 //!   links/CGROUP/PROGRAM   what is attached; with the version of its memory
 //!                          where that is all that it deals with
 //! ```
@@ -28,6 +29,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 const CURRENT: &str = "current";
 const LINKS: &str = "links";
+const USED_MEMORY: &str = "memory";
 
 /// How names of unfinished directories start.
 pub const UNFINISHED: &str = "new-";
@@ -144,7 +146,23 @@ impl Pins {
         }
     }
 
-    /// Connection memory of other layouts.
+    /// Says which connection memory the programs of a directory use.
+    pub fn set_memory(&self, programs: &Path, memory: &Path) -> Result<(), Error> {
+        let link = programs.join(USED_MEMORY);
+        match symlink(memory.file_name().unwrap_or_default(), &link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::from_io(format!("writing {}", link.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The connection memory that the programs of a directory use.
+    pub fn memory(&self, programs: &Path) -> Option<PathBuf> {
+        Some(self.root.join(fs::read_link(programs.join(USED_MEMORY)).ok()?))
+    }
+
+    /// Connection memory but for this one.
     pub fn other_memory(&self, memory: &Path) -> Result<Vec<String>, Error> {
         let mut names = self.names(&self.root)?;
         names.retain(|name| name.starts_with(MEMORY) && self.join(name) != memory);

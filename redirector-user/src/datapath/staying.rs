@@ -2,6 +2,7 @@
 //! again, and what goes once nothing needs it any more.
 
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use redirector_common::abi::{connection_state, control_flags};
@@ -24,9 +25,8 @@ impl Datapath {
         let cgroups = attach::outermost(&self.cgroups)?;
         for (cgroup, file) in &cgroups {
             for hook in Hook::ALL {
-                let wanted = hook != Hook::Sockops
-                    || accounting
-                    || attach::pin(&self.pins, cgroup.id, hook).exists();
+                let wanted =
+                    hook != Hook::Sockops || accounting || self.pin(cgroup.id, hook).exists();
                 if wanted {
                     attach::attach(&self.pins, &self.places, cgroup, file, hook)?;
                 }
@@ -37,7 +37,7 @@ impl Datapath {
                 attach::detach(&self.pins, place.id, hook)?;
             }
             for hook in [Hook::Sockops, Hook::Release, Hook::Getpeername4, Hook::Getpeername6] {
-                let pin = attach::pin(&self.pins, place.id, hook);
+                let pin = self.pin(place.id, hook);
                 let program = attach::program(&self.places, hook)?;
                 attach::update(&pin, program.as_fd(), place.id).map_err(|error| {
                     Error::from_io(format!("updating {}", pin.display()), error)
@@ -64,7 +64,14 @@ impl Datapath {
             self.pins = Pins::create(self.pins.root())?;
             self.lock = Some(Arc::new(self.pins.lock()?));
         }
-        held.pin_again(&self.pins)
+        let made = held.pin_again(&self.pins)?;
+        self.pins.set_memory(&self.places.programs, &self.places.memory)?;
+        Ok(made)
+    }
+
+    /// Where a link with the memory in use is pinned.
+    fn pin(&self, cgroup: u64, hook: Hook) -> PathBuf {
+        attach::pin(&self.pins, &self.places.memory, cgroup, hook)
     }
 
     /// Links to cgroups that are not named any more.
@@ -87,8 +94,8 @@ impl Datapath {
 
     /// Removes what was only kept for connections that have ended since: the
     /// programs that free their memory, in cgroups no longer attached to, that of
-    /// accounting, after it was switched off, and what another version remembers
-    /// in a layout of its own. To be called now and then.
+    /// accounting, after it was switched off, and other connection memory: of
+    /// another version, or from before it has grown. To be called now and then.
     ///
     /// # Errors
     ///
@@ -108,18 +115,17 @@ impl Datapath {
         self.tidy_links(&kept)
     }
 
-    /// As [`tidy`](Self::tidy); `kept` is the memory of other layouts that is in
-    /// use. Right after programs were swapped, one of theirs may still run.
+    /// As [`tidy`](Self::tidy); `kept` is the other memory that is in use. Right after programs were swapped, one of theirs may still run.
     fn tidy_links(&self, kept: &[String]) -> Result<(), Error> {
         for place in attach::places(&self.pins)? {
-            attach::detach_other_memory(&self.pins, place.id, kept)?;
+            attach::detach_other_memory(&self.pins, &self.places.memory, place.id, kept)?;
         }
         let cgroups = attach::outermost(&self.cgroups)?;
         let surplus = self.surplus(&cgroups)?;
         let follows = !self.maps.flag(control_flags::ACCOUNTING)
             && attach::places(&self.pins)?
                 .iter()
-                .any(|place| attach::pin(&self.pins, place.id, Hook::Sockops).exists());
+                .any(|place| self.pin(place.id, Hook::Sockops).exists());
         if surplus.is_empty() && !follows {
             return Ok(());
         }
@@ -127,7 +133,7 @@ impl Datapath {
         if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
         {
             for place in attach::places(&self.pins)? {
-                attach::detach(&self.pins, place.id, Hook::Sockops)?;
+                self.pins.unpin(&self.pin(place.id, Hook::Sockops))?;
             }
         }
         for place in surplus {

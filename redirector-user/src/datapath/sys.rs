@@ -16,6 +16,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_PROG_TYPE_RAW_TRACEPOINT`: of the types that can be run by hand, the one
 /// whose programs see the task that does it.
@@ -114,6 +115,14 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     attr.0[0] = link.as_raw_fd() as u32;
     attr.0[1] = program.as_raw_fd() as u32;
     bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
+}
+
+/// Detaches a link's program, and returns when it is: the last pin that goes has
+/// it detached, too, but later. Minimum kernel: 5.9.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = link.as_raw_fd() as u32;
+    bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
 }
 
 /// What a link to a cgroup is about.
