@@ -1,9 +1,12 @@
 //! The daemon as its users see it: files changed, broken, removed and restored,
 //! restarts, and what it shows of itself.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -328,6 +331,48 @@ fn a_gateway_that_cannot_listen_is_reported_beside_what_works_and_served_once_it
     assert_eq!(scene.answer(&scene.client()), "one", "everything else works");
     drop(taken);
     redirector.wait("its answer", |status| error(status).is_null() && dial(address) == "two");
+}
+
+#[test]
+fn a_gateway_written_fifty_times_a_second_fails_nobody_and_drains_once_it_is_removed() {
+    let Some(scene) = scene("fifty") else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 7]);
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let _daemon = redirector.start_with(&["--drain", "1500ms", "--debounce", "5ms"]);
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    let mut lasting = TcpStream::connect(address).unwrap();
+    lasting.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let generation = redirector.generation();
+    let over = AtomicBool::new(false);
+    let answers = thread::scope(|scope| {
+        let dialling = scope.spawn(|| {
+            let mut answers = BTreeMap::<String, u32>::new();
+            while !over.load(Ordering::Relaxed) {
+                *answers.entry(dial(address)).or_default() += 1;
+            }
+            answers
+        });
+        for round in 0..100 {
+            let subset = ["two", "one"][round % 2];
+            redirector.write("edge.yaml", &gateway(address, subset));
+            thread::sleep(Duration::from_millis(20));
+        }
+        over.store(true, Ordering::Relaxed);
+        dialling.join().unwrap()
+    });
+    assert!(answers.keys().eq(["one", "two"]), "{answers:?}");
+    redirector.wait("the last of them", |_| dial(address) == "one");
+    let generations = redirector.generation() - generation;
+    assert!(generations > 3, "only {generations} came in force");
+    fs::remove_file(redirector.rules().join("edge.yaml")).unwrap();
+    let status = redirector.wait("the drain", |status| status["gateways"][0]["draining"] == true);
+    assert_eq!(status["gateways"][0]["error"], serde_json::Value::Null, "{status:#}");
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    redirector.wait("its end", |status| status["gateways"].as_array().is_some_and(Vec::is_empty));
+    if let Err(error) = lasting.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it is over");
+    }
 }
 
 #[test]

@@ -34,6 +34,17 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(object.reference(), findings);
         workloads(facts, selector, gateway, &services, &mut report);
         conflicts(facts, &servers, selector, object, gateway, &mut report);
+        for (i, server) in gateway.servers.iter().enumerate() {
+            if is_unix(server) {
+                report.add(
+                    format!("spec.servers[{i}].bind"),
+                    Diagnostic::new(
+                        &l7::UNIX_SERVER,
+                        "the server is left out: a gateway here listens on addresses only",
+                    ),
+                );
+            }
+        }
     }
 }
 
@@ -213,6 +224,10 @@ pub(super) fn both_select(facts: &Facts<'_>, a: &Gateway, b: &Gateway) -> bool {
     let none = Labels::new();
     let [a, b] = [a, b].map(|gateway| gateway.selector.as_ref().unwrap_or(&none));
     a == b || have_a_workload(facts, a, b)
+}
+
+fn is_unix(server: &Server) -> bool {
+    server.bind.as_ref().is_some_and(|bind| bind.starts_with("unix://"))
 }
 
 fn is_tcp(server: &Server) -> bool {

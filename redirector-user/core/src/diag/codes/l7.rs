@@ -53,4 +53,9 @@ codes! {
         "Begin the port's name with tcp, or set appProtocol: tcp."
         "ports: [{name: http-echo, port: 19000}]"
     }
+    UNIX_SERVER = "RD5011" Warning NONE "A gateway does not listen on a unix socket here" {
+        "What arrives at a socket file has no address that rules could be compared with: the server is left out. The other servers of the same Gateway work."
+        "Give the server a port, and an address if it is not to have all of the workload's."
+        "servers: [{bind: unix:///run/gw.sock, port: {number: 0, name: tcp, protocol: TCP}}]"
+    }
 }
