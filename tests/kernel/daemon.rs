@@ -500,6 +500,33 @@ fn maps_and_explain_decode_everything_to_names() {
 }
 
 #[test]
+fn the_log_is_one_object_a_line_for_machines_and_tells_no_single_connection() {
+    let Some(scene) = scene("json") else { return };
+    let redirector = &scene.redirector;
+    let log = redirector.directory().join("log.json");
+    let mut command = redirector.daemon_command();
+    command.args(["--log-format", "json"]).stderr(fs::File::create(&log).unwrap());
+    let mut daemon = command.spawn().unwrap();
+    redirector.wait("the first generation", |status| status["generation"] == 1);
+    redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+    let lines = || -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&log).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    };
+    let before = lines();
+    for _ in 0..20 {
+        assert_eq!(scene.answer(&scene.client()), "two");
+    }
+    assert_eq!(lines(), before, "nothing for a connection");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let changes: Vec<_> = before.iter().filter(|line| line["message"] == "in force").collect();
+    assert_eq!(changes.len(), 2, "one line for each event: {before:#?}");
+    assert_eq!((&changes[1]["level"], &changes[1]["generation"]), (&"INFO".into(), &2.into()));
+    assert!(before.iter().all(|line| line["timestamp"].is_string()), "{before:#?}");
+}
+
+#[test]
 fn the_log_says_more_from_the_moment_it_is_asked_to() {
     let Some(scene) = scene("log") else { return };
     let redirector = &scene.redirector;

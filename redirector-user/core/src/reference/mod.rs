@@ -26,6 +26,8 @@ use services::{Endpoint, Kindness, Port, Service, Speaks, services};
 pub struct Connection {
     /// The workload's namespace; `None` for a caller in no known workload.
     pub namespace: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
     /// Its labels.
     pub labels: Labels,
     /// Its addresses.
@@ -73,7 +75,14 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
         }
     }
     let Some((_, service, port)) = best else { return Outcome::Pass };
-    for (object, route, applies) in rules(world, from, service, to) {
+    // Who is bypassed goes as if no rule matched, and so does what a bypassed rule
+    // would take: the next rule does not get it.
+    let bypass = &world.settings.bypass;
+    let bypassed = bypass.workloads.iter().any(|id| {
+        from.namespace.as_deref() == Some(&id.namespace) && from.name.as_deref() == Some(&id.name)
+    });
+    let rules = if bypassed { Vec::new() } else { rules(world, from, service, to) };
+    for (object, route, applies) in rules {
         let applies = match applies {
             Applies::Tcp => matches!(port.speaks, Speaks::Tcp | Speaks::Unknown),
             Applies::Http => {
@@ -86,6 +95,9 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
                     })
             }
         };
+        if applies && bypass.rules.contains(&object.reference()) {
+            break;
+        }
         if applies {
             return take(world, &services, from, object, route, to);
         }
