@@ -520,7 +520,7 @@ fn the_log_is_one_object_a_line_for_machines_and_tells_no_single_connection() {
     assert_eq!(lines(), before, "nothing for a connection");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    let changes: Vec<_> = before.iter().filter(|line| line["message"] == "in force").collect();
+    let changes: Vec<_> = before.iter().filter(|line| line["message"] == "applied").collect();
     assert_eq!(changes.len(), 2, "one line for each event: {before:#?}");
     assert_eq!((&changes[1]["level"], &changes[1]["generation"]), (&"INFO".into(), &2.into()));
     assert!(before.iter().all(|line| line["timestamp"].is_string()), "{before:#?}");
