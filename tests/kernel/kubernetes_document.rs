@@ -44,7 +44,7 @@ const API: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 const ECHO_SERVER: &str = "10.96.0.10";
 const ECHO_SERVER_2: &str = "10.96.0.20";
 
-/// External IPs of the two gateways, one on each node.
+/// External IPs of the two gateways, one on each node: an address of it.
 const GATEWAYS: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
 /// What the pods of a node lie in, as seen from the machine: kind's nodes have
@@ -357,7 +357,10 @@ fn every_section_is_answered_right_on_two_nodes() {
     let prod = json!({ "app": "echo-server", "version": "prod" });
     cluster.echo(0, "echo-server-1", &prod, "hello");
     cluster.echo(1, "echo-server-2-1", &json!({ "app": "echo-server-2" }), "hello-2");
-    let mut agents = [0, 1].map(|node| cluster.nodes[node].start_with(&["--gateways"]));
+    let mut agents = [0, 1].map(|node| {
+        let near = format!("--gateway-addresses={}", GATEWAYS[node]);
+        cluster.nodes[node].start_with(&["--gateways", &near])
+    });
     for (node, agent) in cluster.nodes.iter().zip(&mut agents) {
         within(node, || agent.wait_ready());
     }
@@ -432,7 +435,13 @@ fn weights(cluster: &Cluster, agents: &mut [Agent; 2]) {
     }
 }
 
-/// Each gateway at its node's address, from outside and from pods.
+/// The cluster IP of a gateway's Service, which nobody has.
+fn cluster_ip(gateway: usize) -> String {
+    format!("10.96.1.{}", gateway + 1)
+}
+
+/// Each gateway at its node's address, from outside and from pods; and at its
+/// cluster IP, at the proxy of each pod's own node.
 fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
     cluster.rules("gateways.yaml");
     for (i, address) in GATEWAYS.iter().enumerate() {
@@ -444,7 +453,7 @@ fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
                 "annotations": { "redirector.io/gateway": "true" },
             },
             "spec": {
-                "clusterIP": format!("10.96.1.{}", i + 1), "externalIPs": [address],
+                "clusterIP": cluster_ip(i), "externalIPs": [address],
                 "selector": { "istio": name }, "ports": [{ "name": "tcp", "port": 19000 }],
             },
         }));
@@ -455,6 +464,11 @@ fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
         within(&cluster.nodes[i], || {
             agents[i].wait("the gateway", |_| reach().contains_key(expected));
         });
+        for (node, agent) in cluster.nodes.iter().zip(agents.iter_mut()) {
+            let pod = &cluster.pods[&format!("{ONE}-on-{}", node.name)];
+            let dialled = service(&cluster_ip(i));
+            within(node, || agent.wait("its cluster IP", |_| pod.dial(dialled) == expected));
+        }
         for node in &cluster.nodes {
             let pod = &cluster.pods[&format!("{ONE}-on-{}", node.name)];
             assert_eq!(pod.dial(service(address)), expected, "{address} from {}", node.name);

@@ -14,6 +14,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
+use redirector::kubernetes::gateways::Near;
 use redirector_core::store::Store;
 use redirector_core::world::Settings;
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, documents};
@@ -236,7 +237,7 @@ fn the_role_allows_exactly_what_the_agent_does() {
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
             kubeconfig: Some(server.kubeconfig(directory.path(), TOKEN)),
-            gateways: true,
+            gateways: Some(Near { addresses: Vec::new(), ports: 15400..=15499 }),
             startup_taint: values["startupTaint"].as_str().map(str::to_owned),
             // The Lease has to be renewed once.
             timing: Timing { lease: Duration::from_secs(2), ..Timing::default() },

@@ -39,7 +39,7 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let setup = Setup {
             kubeconfig: Some(server.kubeconfig(directory.path(), TOKEN)),
-            gateways: false,
+            gateways: None,
             startup_taint: None,
             timing: timing(),
         };

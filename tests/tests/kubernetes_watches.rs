@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redirector::kubernetes::events::Incarnations;
+use redirector::kubernetes::gateways::Near;
 use redirector::kubernetes::trouble::Trouble as Why;
 use redirector::kubernetes::{self, Health, Options, Resource as Watched, Timing, Watches};
 use redirector::source::Batch;
@@ -60,7 +61,8 @@ impl Agent {
             store.1 += 1;
             true
         };
-        let options = Options { node: NODE.into(), gateways: true, timing };
+        let near = Near { addresses: Vec::new(), ports: 15400..=15499 };
+        let options = Options { node: NODE.into(), gateways: Some(near), timing };
         let watches = kubernetes::follow(
             runtime.handle(),
             &client,

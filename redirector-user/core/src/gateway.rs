@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, contains};
 use crate::compile::covers;
+pub use crate::compile::gateways::relays;
 use crate::model::{Labels, ObjectRef};
 use crate::names::hosts_match;
 use crate::pairs;
@@ -82,6 +83,10 @@ pub struct Listener {
     /// The server's `port.number`, which is what `match.port` is compared with,
     /// and the port of destinations that have several and name none.
     pub port: u16,
+    /// The address that clients have dialled, when it is not the listener's: their
+    /// connections were sent here.
+    #[serde(default)]
+    pub dialled: Option<IpAddr>,
     /// What is done with connections.
     pub mode: Mode,
     /// The rules that may match, in order. When there are none, nothing listens.
@@ -181,7 +186,7 @@ impl Listener {
         if matches!(self.mode, Mode::Refuse(_)) {
             return None;
         }
-        let dialled = IpNet::from(dialled.to_canonical());
+        let dialled = IpNet::from(self.dialled.unwrap_or(dialled).to_canonical());
         self.rules.iter().position(|rule| {
             rule.conditions.is_empty()
                 || rule.conditions.iter().any(|conditions| conditions.hold(incoming, &dialled))

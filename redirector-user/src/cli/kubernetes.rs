@@ -1,10 +1,13 @@
 //! Flags of a daemon that follows an API server.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kubernetes::Timing;
 use crate::kubernetes::agent::Setup;
+use crate::kubernetes::gateways::Near;
 
 /// What belongs to `--kubernetes`.
 #[derive(clap::Args, Clone, Debug)]
@@ -20,6 +23,13 @@ pub struct KubernetesArgs {
     /// Serve the gateways of Services that are annotated redirector.io/gateway: "true"
     #[arg(long)]
     gateways: bool,
+    /// Addresses of this node, one of a family, at which its pods reach the proxy when they dial
+    /// a gateway's cluster IP; without one, they are left to whoever stands behind the Service
+    #[arg(long, value_name = "IP", value_delimiter = ',', requires = "gateways")]
+    gateway_addresses: Vec<IpAddr>,
+    /// Ports of this node that nothing else uses, one for each cluster IP and port of a gateway
+    #[arg(long, value_name = "FIRST-LAST", default_value = "15400-15499", value_parser = ports)]
+    gateway_ports: RangeInclusive<u16>,
     /// Key of a taint to remove from this node when its connections are decided
     #[arg(long, value_name = "KEY")]
     startup_taint: Option<String>,
@@ -34,9 +44,21 @@ impl KubernetesArgs {
         let timing = Timing { compare: self.compare, debounce, ..Timing::default() };
         self.kubernetes.then(|| Setup {
             kubeconfig: self.kubeconfig.clone(),
-            gateways: self.gateways,
+            gateways: self.gateways.then(|| Near {
+                addresses: self.gateway_addresses.clone(),
+                ports: self.gateway_ports.clone(),
+            }),
             startup_taint: self.startup_taint.clone(),
             timing,
         })
     }
+}
+
+/// Two port numbers, the first and the last of a range.
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+    text.split_once('-')
+        .and_then(|(first, last)| Some(port(first)?..=port(last)?))
+        .filter(|range| !range.is_empty())
+        .ok_or_else(|| "two port numbers are expected, such as 15400-15499".to_owned())
 }

@@ -14,6 +14,7 @@ use super::client::{Unconfigured, connect};
 use super::events::{Incarnations, Teller};
 use super::findings::Judged;
 use super::follow::Health;
+use super::gateways::Near;
 use super::join::Watches;
 use super::resource::Resource;
 use super::{Options, follow, runtime, taint};
@@ -25,8 +26,8 @@ use crate::state::Watching;
 pub struct Setup {
     /// A kubeconfig, instead of what a pod has or the environment names.
     pub kubeconfig: Option<PathBuf>,
-    /// Serve the gateways of annotated Services.
-    pub gateways: bool,
+    /// Serve the gateways of annotated Services, for clients on the node like this.
+    pub gateways: Option<Near>,
     /// The taint to remove from this node when ready.
     pub startup_taint: Option<String>,
     /// How long things take.
@@ -73,7 +74,7 @@ impl Agent {
     ) {
         let options = Options {
             node: self.node.clone(),
-            gateways: self.setup.gateways,
+            gateways: self.setup.gateways.clone(),
             timing: self.setup.timing,
         };
         let incarnations = Incarnations::default();

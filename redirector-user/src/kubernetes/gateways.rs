@@ -8,21 +8,97 @@
 //! that it selects have in common. Services without the annotation are left to
 //! whoever serves them.
 
-use std::net::IpAddr;
+//!
+//! A cluster IP that the node does not have itself cannot be listened on. For
+//! clients on this node it is served all the same: the proxy listens at an
+//! address of the node, on a port set aside for it, and a ServiceEntry has the
+//! kernel send there what dials the cluster IP.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redirector_core::model::{Labels, Meta, Object, Origin, Service, Spec, WorkloadEntry};
+use redirector_core::gateway::relays;
+use redirector_core::model::{
+    EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry, Spec,
+    WorkloadEntry,
+};
+use redirector_core::registry::{GATEWAY_FOR_ANNOTATION, StandsFor};
 use redirector_core::store::{Content, Document};
 
 /// On a Service: this node's proxy serves its gateway.
 pub const GATEWAY: &str = "redirector.io/gateway";
 
-/// The entries that the Services ask for, in their order.
+/// Where clients on this node reach the proxy when they dial a cluster IP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Near {
+    /// Addresses of the node that its pods reach, one of a family; without one,
+    /// such clients are left to whoever stands behind the Service.
+    pub addresses: Vec<IpAddr>,
+    /// Ports set aside, one for each cluster IP and port that is served.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// A cluster IP and port of a gateway.
+type Frontend = (IpAddr, u16);
+
+/// The ports that were given out.
+#[derive(Debug)]
+pub struct Ports {
+    near: Near,
+    given: BTreeMap<Frontend, u16>,
+}
+
+impl Ports {
+    /// None yet.
+    pub fn new(near: Near) -> Self {
+        Self { near, given: BTreeMap::new() }
+    }
+
+    /// The node's address of the same family.
+    fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.near.addresses.iter().find(|one| one.is_ipv4() == like.is_ipv4()).copied()
+    }
+
+    /// The port for a frontend: as before, or else one that nobody listens on.
+    fn port(&mut self, frontend: Frontend, address: IpAddr) -> Option<u16> {
+        if let Some(port) = self.given.get(&frontend) {
+            return Some(*port);
+        }
+        let taken = |port: &u16| self.given.values().any(|given| given == port);
+        let port = self
+            .near
+            .ports
+            .clone()
+            .find(|port| !taken(port) && TcpListener::bind((address, *port)).is_ok());
+        match port {
+            Some(port) => _ = self.given.insert(frontend, port),
+            None => tracing::warn!(
+                address = %frontend.0, port = frontend.1,
+                "all of the ports of --gateway-ports are taken: clients on this node that dial \
+                 this gateway are left to whoever stands behind its Service"
+            ),
+        }
+        port
+    }
+}
+
+/// Whether the node has this address itself.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// What the Services ask for, in their order: gateways as WorkloadEntries, and
+/// ServiceEntries that lead clients on this node to them.
 pub fn served<'a>(
     services: impl Iterator<Item = &'a Arc<Object>>,
     pods: &[&Arc<Object>],
+    gateways: &[&Gateway],
+    ports: &mut Ports,
 ) -> Vec<Object> {
-    let mut entries = Vec::new();
+    let mut objects = Vec::new();
+    let mut asked = Vec::new();
     for object in services {
         let Spec::Service(service) = &object.spec else { continue };
         let asks = object.meta.annotations.get(GATEWAY).is_some_and(|value| value == "true");
@@ -31,10 +107,29 @@ pub fn served<'a>(
             continue;
         }
         let labels = labels(object, service, pods);
-        let entry = |address: IpAddr| entry(object, labels.clone(), address);
-        entries.extend(addresses(service).map(entry));
+        for address in addresses(service) {
+            let near = ports.address(address).filter(|_| service.cluster_ips.contains(&address));
+            let Some(near) = near.filter(|_| !is_local(address)) else {
+                objects.push(entry(object, labels.clone(), address));
+                continue;
+            };
+            let relayed: BTreeMap<u16, u16> = service
+                .ports
+                .iter()
+                .filter(|port| port.protocol == "TCP")
+                .filter(|port| gateways.iter().any(|one| relays(one, &labels, port.port)))
+                .inspect(|port| asked.push((address, port.port)))
+                .filter_map(|port| Some((port.port, ports.port((address, port.port), near)?)))
+                .collect();
+            if !relayed.is_empty() {
+                let stands_for = StandsFor { address, ports: relayed };
+                objects.push(way(object, near, &stands_for));
+                objects.push(stand_in(object, labels.clone(), near, &stands_for));
+            }
+        }
     }
-    entries
+    ports.given.retain(|frontend, _| asked.contains(frontend));
+    objects
 }
 
 /// Where clients may dial it.
@@ -63,18 +158,23 @@ fn labels(object: &Object, service: &Service, pods: &[&Arc<Object>]) -> Labels {
     labels
 }
 
-/// A WorkloadEntry with a name that no other object can have: those of the API
-/// have no colon.
-fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
-    let meta = Meta {
+/// A name that no other object can have: those of the API have no colon.
+fn meta(service: &Object, address: IpAddr) -> Meta {
+    Meta {
         name: format!("{}:{address}", service.meta.name).into(),
         namespace: service.meta.namespace.clone(),
         uid: String::new(),
         labels: Labels::new(),
-        annotations: [(GATEWAY.to_owned(), "true".to_owned())].into(),
+        annotations: Labels::new(),
         created: service.meta.created,
         origin: Origin::default(),
-    };
+    }
+}
+
+/// The gateway, at this address.
+fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
+    let mut meta = meta(service, address);
+    meta.annotations.insert(GATEWAY.to_owned(), "true".to_owned());
     let entry = WorkloadEntry {
         address: address.to_string(),
         labels,
@@ -82,6 +182,44 @@ fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
         ..WorkloadEntry::default()
     };
     Object { meta, spec: Spec::WorkloadEntry(entry) }
+}
+
+/// The gateway at an address of the node, for what dials another.
+fn stand_in(service: &Object, labels: Labels, near: IpAddr, stands_for: &StandsFor) -> Object {
+    let mut object = entry(service, labels, near);
+    let annotation = (GATEWAY_FOR_ANNOTATION.to_owned(), stands_for.to_string());
+    object.meta.name = meta(service, stands_for.address).name;
+    object.meta.annotations.extend([annotation]);
+    object
+}
+
+/// Leads clients there.
+fn way(service: &Object, near: IpAddr, stands_for: &StandsFor) -> Object {
+    // Of two that have an address and port the older one keeps it: without a time
+    // this is the oldest.
+    let meta = Meta { created: None, ..meta(service, stands_for.address) };
+    let address = stands_for.address.to_string().replace(['.', ':'], "-");
+    let name = |port: u16| format!("tcp-{port}");
+    let port = |(&number, _): (&u16, &u16)| EntryPort {
+        number,
+        name: name(number),
+        protocol: "TCP".to_owned(),
+        target_port: None,
+    };
+    let entry = ServiceEntry {
+        hosts: vec![format!("{address}.{}.{}.gateway", service.meta.name, meta.namespace)],
+        addresses: vec![stands_for.address.into()],
+        ports: stands_for.ports.iter().map(port).collect(),
+        resolution: Resolution::Static,
+        endpoints: vec![WorkloadEntry {
+            address: near.to_string(),
+            ports: stands_for.ports.iter().map(|(port, listen)| (name(*port), *listen)).collect(),
+            weight: 1,
+            ..WorkloadEntry::default()
+        }],
+        ..ServiceEntry::default()
+    };
+    Object { meta, spec: Spec::ServiceEntry(entry) }
 }
 
 /// One such entry as the store takes it.
@@ -126,9 +264,13 @@ mod tests {
         }))
     }
 
+    fn ports(addresses: &[IpAddr]) -> Ports {
+        Ports::new(Near { addresses: addresses.to_vec(), ports: 15400..=15499 })
+    }
+
     fn entries(services: &[Arc<Object>], pods: &[Arc<Object>]) -> Vec<(String, Labels)> {
         let pods: Vec<_> = pods.iter().collect();
-        let served = served(services.iter(), &pods);
+        let served = served(services.iter(), &pods, &[], &mut ports(&[]));
         served
             .into_iter()
             .map(|object| match object.spec {
@@ -171,5 +313,48 @@ mod tests {
         let (_, labels) = entries(&[service], &pods).remove(0);
         let labels: Vec<&str> = labels.keys().map(String::as_str).collect();
         assert_eq!(labels, ["app", "istio"]);
+    }
+
+    #[test]
+    fn a_cluster_ip_of_no_node_is_served_at_the_nodes_address_on_a_port_that_stays() {
+        let asks = json!({ "redirector.io/gateway": "true" });
+        let one = service(&asks, &json!({ "istio": "ingress" }));
+        let gateway = object(&json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+            "metadata": { "name": "g", "namespace": "edge" },
+            "spec": {
+                "selector": { "istio": "ingress" },
+                "servers": [{
+                    "port": { "number": 19000, "name": "tcp", "protocol": "TCP" }, "hosts": ["*"],
+                }],
+            },
+        }));
+        let Spec::Gateway(gateway) = &gateway.spec else { panic!("{gateway:?}") };
+        let mut ports = ports(&["127.0.0.1".parse().expect("an address")]);
+        // Somebody has the first port.
+        let _taken = TcpListener::bind(("127.0.0.1", 15400));
+        let first = served([&one].into_iter(), &[], &[gateway], &mut ports);
+        let stands_for = first.iter().find_map(|object| match &object.spec {
+            Spec::WorkloadEntry(entry) if entry.address == "127.0.0.1" => {
+                object.meta.annotations[GATEWAY_FOR_ANNOTATION].parse::<StandsFor>().ok()
+            }
+            _ => None,
+        });
+        let stands_for = stands_for.unwrap_or_else(|| panic!("{first:?}"));
+        assert_eq!(stands_for.address, "10.96.0.20".parse::<IpAddr>().expect("an address"));
+        let listen = stands_for.ports[&19000];
+        assert!((15401..=15499).contains(&listen), "{listen}");
+        let way = first.iter().find_map(|object| match &object.spec {
+            Spec::ServiceEntry(entry) => Some(entry),
+            _ => None,
+        });
+        let way = way.expect("a way there");
+        assert_eq!(way.endpoints[0].ports["tcp-19000"], listen);
+        // The proxy has the port by now: it is not somebody else's.
+        let _ours = TcpListener::bind(("127.0.0.1", listen));
+        assert_eq!(served([&one].into_iter(), &[], &[gateway], &mut ports), first);
+        // What no Gateway relays is left alone.
+        let none = served([&one].into_iter(), &[], &[], &mut ports);
+        assert!(none.iter().all(|object| !object.meta.name.contains("10.96.0.20")), "{none:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redirector_core::model::{Object, Spec};
+use redirector_core::model::{Gateway, Object, Spec};
 use redirector_core::store::Content;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -34,13 +34,14 @@ pub struct Watches {
 /// What is known, of all watches.
 pub struct Join {
     timing: Timing,
-    gateways: bool,
+    /// The ports of gateways, when they are served here.
+    gateways: Option<gateways::Ports>,
     /// By watch: the pods of this node and those elsewhere may overlap for a
     /// moment, when a StatefulSet's pod moves.
     objects: BTreeMap<Resource, BTreeMap<Name, Content>>,
     listed: BTreeSet<Resource>,
     changed: BTreeMap<Arc<str>, Change>,
-    /// The WorkloadEntries that stand for gateways of this node, as sent.
+    /// What stands for gateways of this node, as sent.
     served: BTreeMap<Arc<str>, Arc<Object>>,
     /// For Events.
     incarnations: Incarnations,
@@ -53,7 +54,7 @@ impl Join {
     /// are in force.
     pub fn new(
         timing: Timing,
-        gateways: bool,
+        gateways: Option<gateways::Near>,
         incarnations: Incarnations,
         watches: watch::Sender<Watches>,
         needs: watch::Sender<Needs>,
@@ -66,7 +67,7 @@ impl Join {
         let changed = known.into_iter().map(|name| (name.clone(), Change::Removed(name))).collect();
         Self {
             timing,
-            gateways,
+            gateways: gateways.map(gateways::Ports::new),
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             changed,
@@ -197,16 +198,20 @@ impl Join {
     fn batch(&mut self) -> Batch {
         let mut changed = std::mem::take(&mut self.changed);
         changed.remove("");
-        let served = match self.gateways {
-            true => gateways::served(
+        let mut ports = self.gateways.take();
+        let served = match &mut ports {
+            Some(ports) => gateways::served(
                 self.good(Resource::Services),
                 &self.good(Resource::OwnPods).collect::<Vec<_>>(),
+                &self.good(Resource::Gateways).filter_map(gateway).collect::<Vec<_>>(),
+                ports,
             ),
-            false => Vec::new(),
+            None => Vec::new(),
         };
+        self.gateways = ports;
         let served: BTreeMap<Arc<str>, Arc<Object>> = served
             .into_iter()
-            .map(|object| (format!("gateway {}", object.meta.name).into(), Arc::new(object)))
+            .map(|object| (format!("gateway {}", object.reference()).into(), Arc::new(object)))
             .collect();
         for (name, object) in &served {
             if self.served.get(name) != Some(object) {
@@ -242,6 +247,13 @@ impl Join {
             pod_addresses: !self.served.is_empty()
                 || self.good(Resource::ServiceEntries).any(selects),
         }
+    }
+}
+
+fn gateway(object: &Arc<Object>) -> Option<&Gateway> {
+    match &object.spec {
+        Spec::Gateway(gateway) => Some(gateway),
+        _ => None,
     }
 }
 

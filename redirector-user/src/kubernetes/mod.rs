@@ -53,6 +53,7 @@ pub use resource::Resource;
 use crate::source::Batch;
 use events::Incarnations;
 use follow::Follower;
+use gateways::Near;
 use join::Join;
 use resource::Needs;
 
@@ -64,8 +65,9 @@ const IN_FLIGHT: usize = 256;
 pub struct Options {
     /// This node's name, as the API has it.
     pub node: String,
-    /// Whether the gateways of annotated Services are served here.
-    pub gateways: bool,
+    /// The gateways of annotated Services are served here, and this is how clients
+    /// on the node reach them.
+    pub gateways: Option<Near>,
     /// How long things take.
     pub timing: Timing,
 }
@@ -97,7 +99,8 @@ pub fn follow(
         );
         runtime.spawn(follower.run());
     }
-    let join = Join::new(options.timing, options.gateways, incarnations, health, needs, known);
+    let join =
+        Join::new(options.timing, options.gateways.clone(), incarnations, health, needs, known);
     runtime.spawn(join.run(receiver, send));
     watches
 }

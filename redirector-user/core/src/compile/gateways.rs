@@ -79,6 +79,9 @@ fn mode(server: &Server) -> Mode {
 /// The ports on which a workload listens for a server: where a Service that
 /// selects it has the server's port, the port that the Service leads to.
 fn listen_ports(world: &World, workload: &Workload, number: u16) -> BTreeSet<u16> {
+    if let Some(stands_for) = &workload.stands_for {
+        return stands_for.ports.get(&number).copied().into_iter().collect();
+    }
     let mut ports: BTreeSet<u16> = services_of(world, workload)
         .filter_map(|(_, service)| leads_to(world, workload, service, number))
         .collect();
@@ -141,7 +144,9 @@ pub(crate) fn servers<'w>(
             continue;
         }
         for (index, server) in spec.servers.iter().enumerate() {
-            if !binds(server, address) {
+            // `bind` is about the address that clients dial.
+            let dialled = workload.stands_for.as_ref().map(|other| other.address);
+            if !binds(server, dialled.or(address)) {
                 continue;
             }
             let mode = mode(server);
@@ -181,7 +186,8 @@ fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
             workloads.iter().filter(|one| selects(spec, &one.labels, one.gateway)).collect();
         for (index, server) in spec.servers.iter().enumerate() {
             let reached = |one: &&&Workload| {
-                one.addresses.iter().any(|address| binds(server, Some(*address)))
+                let dialled = one.stands_for.iter().map(|other| &other.address);
+                one.addresses.iter().chain(dialled).any(|address| binds(server, Some(*address)))
             };
             let Some(first) = serving.first().filter(|_| !serving.iter().any(reached)) else {
                 continue;
@@ -202,6 +208,14 @@ fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
         }
     }
     dropped
+}
+
+/// Whether a Gateway has a server for a port of a workload with these labels that
+/// is relayed, and not refused.
+pub fn relays(gateway: &Gateway, labels: &Labels, port: u16) -> bool {
+    let relayed = |server: &Server| !matches!(mode(server), Mode::Refuse(_));
+    selects(gateway, labels, true)
+        && gateway.servers.iter().any(|server| server.port == port && relayed(server))
 }
 
 /// Whether a server listens on an address (on any, when none is asked for).
@@ -311,7 +325,9 @@ fn number(index: usize) -> u32 {
 /// The workloads by address, those left out that share one.
 fn clients(registry: &Registry) -> BTreeMap<IpAddr, KnownClient> {
     let mut having: BTreeMap<IpAddr, Option<KnownClient>> = BTreeMap::new();
-    for workload in registry.workloads.all() {
+    // What listens for another address has that of its node, which is not its own.
+    let all = registry.workloads.all().iter().filter(|workload| workload.stands_for.is_none());
+    for workload in all {
         for address in &workload.addresses {
             let client =
                 KnownClient { workload: workload.object.clone(), labels: workload.labels.clone() };
@@ -335,6 +351,7 @@ fn listener<'b: 'q, 'q>(
         gateway: first.gateway.reference(),
         server: number(first.index),
         port: first.server.port,
+        dialled: workload.stands_for.as_ref().map(|other| other.address),
         mode: first.mode.clone(),
         rules: Vec::new(),
     };
@@ -405,5 +422,58 @@ fn conditions(block: &Block<'_>) -> Conditions {
         source_labels: l4.source_labels.clone(),
         source_subnet: l4.source_subnet,
         sni_hosts: block.sni.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::compile::compile;
+    use crate::documents;
+    use crate::gateway::Incoming;
+    use crate::world::{Settings, World};
+
+    const DOCUMENTS: &str = "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata:
+  name: stand-in
+  annotations: {redirector.io/gateway: 'true', redirector.io/gateway-for: 10.96.1.1 19000=15400}
+spec: {address: 192.0.2.1, labels: {istio: edge}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: edge}
+  servers:
+    - {port: {number: 19000, name: tcp, protocol: TCP}, hosts: ['*']}
+    - {port: {number: 19001, name: more, protocol: TCP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge}
+spec:
+  hosts: ['*']
+  gateways: [edge]
+  tcp:
+    - match: [{port: 19000, destinationSubnets: [10.96.1.1]}]
+      route: [{destination: {host: nowhere.example.com}}]
+";
+
+    #[test]
+    fn a_stand_in_listens_on_its_own_ports_and_rules_see_what_was_dialled() {
+        let reading = documents::read(None, DOCUMENTS);
+        let objects = reading.objects.iter().filter_map(|one| one.object.as_deref().cloned());
+        let world = World::with_objects(Settings::default(), objects);
+        let plan = compile(&world).plan.gateways;
+        let listens: Vec<String> = plan.listeners.keys().map(SocketAddr::to_string).collect();
+        assert_eq!(listens, ["192.0.2.1:15400"]);
+        let listener = plan.listeners.values().next().expect("one");
+        assert_eq!(listener.port, 19000);
+        let incoming = Incoming { client: Client::default(), sni: None };
+        let there = "192.0.2.1".parse().expect("an address");
+        assert_eq!(listener.matching(&incoming, there), Some(0));
     }
 }

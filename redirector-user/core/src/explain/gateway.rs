@@ -205,6 +205,7 @@ fn reach(
     // without a workload the Gateway stands for one of its own namespace.
     let workload = selected.first().map_or_else(
         || Workload {
+            stands_for: None,
             object: ObjectRef { kind: Kind::Pod, ..object },
             labels: Arc::new(gateway.selector.clone().unwrap_or_default()),
             addresses: Vec::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::service::{Endpoint, Port, ServiceKind};
 use super::topology::{self, Locality};
-use super::workloads::{entry_labels, entry_locality};
+use super::workloads::{GATEWAY_FOR_ANNOTATION, entry_labels, entry_locality};
 use crate::client::contains;
 use crate::model::{
     EndpointSlice, Kind, Labels, Object, Pod, Service, ServicePort, SliceEndpoint, TargetPort,
@@ -69,8 +69,13 @@ impl<'w> Backing<'w> {
         for (object, pod) in world.pods() {
             backing.add_pod(object, pod);
         }
+        // What listens for another address is nobody's endpoint.
+        let stands_in =
+            |object: &Object| object.meta.annotations.contains_key(GATEWAY_FOR_ANNOTATION);
         for (object, entry) in world.workload_entries() {
-            backing.add_entry(object, entry);
+            if !stands_in(object) {
+                backing.add_entry(object, entry);
+            }
         }
         for (object, slice) in world.endpoint_slices() {
             if !slice.service.is_empty() {

@@ -27,7 +27,10 @@ pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
-pub use workloads::{CGROUP_ANNOTATION, GATEWAY_ANNOTATION, NETNS_ANNOTATION, Workload, Workloads};
+pub use workloads::{
+    CGROUP_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION, NETNS_ANNOTATION, StandsFor,
+    Workload, Workloads,
+};
 
 use crate::client::Asker;
 use crate::world::{Settings, World};

@@ -1,7 +1,9 @@
 //! Workloads: Pods and WorkloadEntries, as clients and as gateways.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::topology::Locality;
@@ -20,6 +22,10 @@ pub const NETNS_ANNOTATION: &str = "redirector.io/netns";
 /// Annotation of a WorkloadEntry (or Pod of this node), `"true"`: this node
 /// serves it as a gateway.
 pub const GATEWAY_ANNOTATION: &str = "redirector.io/gateway";
+
+/// The annotation of a gateway's WorkloadEntry at whose address connections to
+/// another address arrive: a [`StandsFor`].
+pub const GATEWAY_FOR_ANNOTATION: &str = "redirector.io/gateway-for";
 
 /// What names a static pod's cgroup instead of its uid.
 const CONFIG_HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
@@ -40,8 +46,43 @@ pub struct Workload {
     pub source: Option<SourceSelector>,
     /// Whether this node serves it as a gateway.
     pub gateway: bool,
+    /// As a gateway: whose connections arrive here.
+    pub stands_for: Option<StandsFor>,
     /// Whether it shares its addresses with its node.
     pub host_network: bool,
+}
+
+/// What a gateway's own address stands for: the address that its clients dial,
+/// and by each port of that one the port where the gateway listens for it.
+/// Written as `10.96.1.1 19000=15400 19443=15401`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StandsFor {
+    /// What clients dial.
+    pub address: IpAddr,
+    /// By port dialled.
+    pub ports: BTreeMap<u16, u16>,
+}
+
+impl FromStr for StandsFor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split_whitespace();
+        let address = words.next().and_then(|word| word.parse().ok()).ok_or(())?;
+        let port = |word: &str| {
+            let (dialled, listen) = word.split_once('=')?;
+            Some((dialled.parse().ok()?, listen.parse().ok()?))
+        };
+        let ports = words.map(port).collect::<Option<_>>().ok_or(())?;
+        Ok(Self { address, ports })
+    }
+}
+
+impl fmt::Display for StandsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        self.ports.iter().try_for_each(|(dialled, listen)| write!(f, " {dialled}={listen}"))
+    }
 }
 
 /// All workloads that are alive.
@@ -120,6 +161,7 @@ fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
         locality: entry_locality(&labels, &entry.locality),
         source: cgroup.or(netns),
         gateway: is_gateway(meta),
+        stands_for: annotation(GATEWAY_FOR_ANNOTATION).and_then(|text| text.parse().ok()),
         host_network: false,
         labels: labels.into(),
     }
@@ -145,6 +187,7 @@ fn of_pod(object: &Object, pod: &Pod, node: Option<&str>) -> Workload {
         locality: Locality::of_workload(&meta.labels).unwrap_or_default(),
         source: (local && !uid.is_empty()).then(|| SourceSelector::PodUid(uid.as_str().into())),
         gateway: local && is_gateway(meta),
+        stands_for: None,
         host_network: pod.host_network,
     }
 }
