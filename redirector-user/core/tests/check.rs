@@ -229,8 +229,7 @@ fn the_conformance_samples_are_judged_right() {
 
 #[test]
 fn a_server_that_no_workload_can_serve_is_left_out_with_the_reason() {
-    let world = support::world(
-        "
+    const DOCUMENTS: &str = "
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
 metadata: {name: edge, annotations: {redirector.io/gateway: 'true'}}
@@ -245,8 +244,8 @@ spec:
   - {port: {number: 80, name: tcp-80, protocol: TCP}, hosts: ['*'], bind: 192.0.2.1}
   - {port: {number: 81, name: tcp-81, protocol: TCP}, hosts: ['*'], bind: 192.0.2.7}
   - {port: {number: 82, name: tcp-82, protocol: TCP}, hosts: ['*'], bind: 0.0.0.0}
-",
-    );
+";
+    let world = support::world(DOCUMENTS);
     let plan = redirector_core::compile::compile(&world).plan.gateways;
     let dropped: Vec<String> =
         plan.dropped.iter().map(|one| format!("{}: {}", one.server, one.reason)).collect();
@@ -254,4 +253,8 @@ spec:
         dropped,
         ["1: bind 192.0.2.7 is no address of WorkloadEntry/default/edge, which has 192.0.2.1"]
     );
+    let report = report(&[("edge.yaml", DOCUMENTS)]);
+    let told: Vec<_> = report.diagnostics.iter().filter(|d| d.code == "RD4039").collect();
+    let [one] = told[..] else { panic!("{told:?}") };
+    assert_eq!((one.path.as_str(), one.line), ("spec.servers[1].bind", 14), "{one:?}");
 }

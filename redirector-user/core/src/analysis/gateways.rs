@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::facts::Facts;
 use super::{Finding, Report};
+use crate::compile::gateways::bound_elsewhere;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service};
+use crate::gateway::Dropped;
+use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec};
 use crate::names::hosts_match;
 
 /// Servers by Gateway, for each selector and port.
@@ -44,6 +46,17 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     ),
                 );
             }
+        }
+    }
+    for Dropped { gateway, server, reason } in bound_elsewhere(facts.world, facts.registry) {
+        let Some(Spec::Gateway(spec)) = facts.world.get(&gateway).map(|object| &object.spec) else {
+            continue;
+        };
+        if spec.servers.get(server as usize).is_some_and(|server| !is_unix(server)) {
+            Report::new(gateway, findings).add(
+                format!("spec.servers[{server}].bind"),
+                Diagnostic::new(&differences::GATEWAY_BIND, reason),
+            );
         }
     }
 }

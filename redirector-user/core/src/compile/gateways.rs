@@ -177,7 +177,7 @@ pub(crate) fn servers<'w>(
 
 /// Servers whose `bind` is an address of none of the workloads here that serve
 /// their Gateway.
-fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
+pub(crate) fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Dropped> {
     let workloads: Vec<&Workload> =
         registry.workloads.all().iter().filter(|workload| workload.gateway).collect();
     let mut dropped = Vec::new();

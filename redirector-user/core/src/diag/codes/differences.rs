@@ -194,4 +194,9 @@ codes! {
         "Write v2, on the Gateway, and the same on all Gateways that share a port and a rule."
         "annotations: {redirector.io/proxy-protocol: v1}"
     }
+    GATEWAY_BIND = "RD4039" Warning NONE "No workload of the Gateway has the address of bind" {
+        "A gateway listens at the addresses of its workloads. A server whose bind is none of them is left out, in silence by Istio's analyzers; 0.0.0.0 and :: stand for all of them."
+        "Correct the address, or leave bind out."
+        "servers: [{bind: 192.0.2.7, ...}], and a workload with the address 192.0.2.1"
+    }
 }
