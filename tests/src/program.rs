@@ -77,6 +77,25 @@ impl Drop for Foreign {
     }
 }
 
+/// Detaches the program of a pinned link, as `bpftool link detach` does.
+///
+/// # Panics
+///
+/// When it cannot.
+pub fn detach(pin: &Path) {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    let path = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes()).expect("a path");
+    let mut attr = [0; 32];
+    wide(&mut attr, 0, path.as_ptr() as u64);
+    let link = bpf(BPF_OBJ_GET, &mut attr).unwrap_or_else(|error| panic!("{pin:?}: {error}"));
+    // SAFETY: the kernel has just given us this descriptor.
+    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    let mut attr = [0; 32];
+    attr[0] = link.as_raw_fd() as u32;
+    bpf(BPF_LINK_DETACH, &mut attr).unwrap_or_else(|error| panic!("{pin:?}: {error}"));
+}
+
 fn wide(attr: &mut [u32; 32], index: usize, value: u64) {
     attr[index] = value as u32;
     attr[index + 1] = (value >> 32) as u32;

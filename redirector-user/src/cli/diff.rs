@@ -178,7 +178,7 @@ fn text(answer: &Answer, style: Style) -> String {
     }
     let entries = answer.entries.map_or_else(String::new, |n| format!(", {n} table entries"));
     text.push_str(&format!(
-        "{} differences to generation {}{entries}\n",
+        "{} different from generation {}{entries}\n",
         answer.changes.len(),
         answer.generation
     ));

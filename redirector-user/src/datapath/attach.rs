@@ -87,7 +87,7 @@ pub fn detach_other_memory(
             || ours.contains(&path)
             || memory.is_some_and(|memory| kept.contains(&memory));
         if !stays {
-            pins.unpin(&path)?;
+            detach_link(pins, &path)?;
         }
     }
     Ok(())
@@ -119,14 +119,7 @@ pub fn attach(
     hook: Hook,
 ) -> Result<(), Error> {
     let what = || format!("attaching {} to {}", hook.program(), cgroup.path.display());
-    let directory = directory(pins, cgroup.id);
-    pins.make(&directory)?;
-    match symlink(&cgroup.path, directory.join(CGROUP)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::from_io(what(), error));
-        }
-        _ => {}
-    }
+    name_cgroup(pins, &Place { id: cgroup.id, path: cgroup.path.clone() })?;
     let program = program(places, hook)?;
     let pin = pin(pins, &places.memory, cgroup.id, hook);
     if update(&pin, program.as_fd(), cgroup.id).map_err(|error| Error::from_io(what(), error))? {
@@ -193,14 +186,28 @@ pub fn program(places: &Places, hook: Hook) -> Result<OwnedFd, Error> {
 
 /// Detaches a hook of a cgroup, with whatever memory; fine when it is not attached.
 pub fn detach(pins: &Pins, cgroup: u64, hook: Hook) -> Result<(), Error> {
-    for pin in links(pins, cgroup, hook) {
-        // Where that fails, the end of the link does it.
-        if let Ok(link) = sys::open_pin(&pin) {
-            let _ = sys::detach_link(link.as_fd());
-        }
-        pins.unpin(&pin)?;
+    links(pins, cgroup, hook).iter().try_for_each(|pin| detach_link(pins, pin))
+}
+
+/// Ends a pinned link; fine when it is not there.
+pub fn detach_link(pins: &Pins, pin: &Path) -> Result<(), Error> {
+    // Where that fails, the end of the link does it.
+    if let Ok(link) = sys::open_pin(pin) {
+        let _ = sys::detach_link(link.as_fd());
     }
-    Ok(())
+    pins.unpin(pin)
+}
+
+/// Notes which cgroup the links of a directory are about.
+pub fn name_cgroup(pins: &Pins, place: &Place) -> Result<(), Error> {
+    let directory = directory(pins, place.id);
+    pins.make(&directory)?;
+    match symlink(&place.path, directory.join(CGROUP)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::from_io(format!("writing {}", directory.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Detaches everything from a cgroup: what makes entries of connection memory

@@ -4,14 +4,20 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::attach::Place;
 use super::layout::Layout;
 use super::load::Places;
 use super::pins::Pins;
-use super::{Error, Hook, sys};
+use super::{Error, Hook, attach, sys};
 
-/// Maps and programs, with the places of their pins.
+/// Maps, programs and links, with the places of their pins.
 #[derive(Debug)]
-pub struct Held(Vec<(PathBuf, OwnedFd)>);
+pub struct Held {
+    /// Maps and programs, with their pins.
+    objects: Vec<(PathBuf, OwnedFd)>,
+    /// The cgroups that something is attached to, and the links.
+    links: Vec<(Place, Vec<(PathBuf, OwnedFd)>)>,
+}
 
 impl Held {
     /// All that these places hold.
@@ -22,13 +28,38 @@ impl Held {
             Ok(fd) => Ok((pin, fd)),
             Err(error) => Err(Error::from_io(format!("opening {}", pin.display()), error)),
         };
-        maps.chain(programs).map(open).collect::<Result<_, _>>().map(Self)
+        let objects = maps.chain(programs).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { objects, links: Vec::new() })
+    }
+
+    /// Whether there are links to hold.
+    pub fn is_attached(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Holds all links that are there now, and no others.
+    pub fn hold_links(&mut self, pins: &Pins) -> Result<(), Error> {
+        let held = |place: Place| {
+            let all = Hook::ALL.into_iter().flat_map(|hook| attach::links(pins, place.id, hook));
+            // One that goes just now is none to hold.
+            let links = all.filter_map(|pin| sys::open_pin(&pin).ok().map(|link| (pin, link)));
+            let links = links.collect();
+            (place, links)
+        };
+        self.links = attach::places(pins)?.into_iter().map(held).collect();
+        Ok(())
     }
 
     /// Makes pins again that are not there any more. Says how many.
     pub fn pin_again(&self, pins: &Pins) -> Result<usize, Error> {
+        for (place, links) in &self.links {
+            if links.iter().any(|(pin, _)| !pin.exists()) {
+                attach::name_cgroup(pins, place)?;
+            }
+        }
+        let links = self.links.iter().flat_map(|(_, links)| links);
         let mut made = 0;
-        for (pin, fd) in self.0.iter().filter(|(pin, _)| !pin.exists()) {
+        for (pin, fd) in self.objects.iter().chain(links).filter(|(pin, _)| !pin.exists()) {
             pins.make(pin.parent().unwrap_or(Path::new("/")))?;
             sys::pin(fd.as_fd(), pin)
                 .map_err(|error| Error::from_io(format!("pinning {}", pin.display()), error))?;

@@ -46,12 +46,16 @@ impl Datapath {
         }
         self.pins.set_current(&self.places.tables)?;
         self.remove_old_programs()?;
+        if let Some(held) = &mut self.held {
+            held.hold_links(&self.pins)?;
+        }
         self.tidy_links(&self.pins.other_memory(&self.places.memory)?)
     }
 
     /// Makes pins again that somebody has removed, as they were: tables,
-    /// connection memory and programs are still held. Says how many; what is
-    /// attached comes back by [`attach`](Self::attach).
+    /// connection memory, programs and links are still held, so that nothing was
+    /// detached by it. Says how many. What somebody has detached comes back by
+    /// [`attach`](Self::attach).
     ///
     /// # Errors
     ///
@@ -66,6 +70,9 @@ impl Datapath {
         }
         let made = held.pin_again(&self.pins)?;
         self.pins.set_memory(&self.places.programs, &self.places.memory)?;
+        if held.is_attached() {
+            self.pins.set_current(&self.places.tables)?;
+        }
         Ok(made)
     }
 
@@ -133,7 +140,7 @@ impl Datapath {
         if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
         {
             for place in attach::places(&self.pins)? {
-                self.pins.unpin(&self.pin(place.id, Hook::Sockops))?;
+                attach::detach_link(&self.pins, &self.pin(place.id, Hook::Sockops))?;
             }
         }
         for place in surplus {
