@@ -120,14 +120,16 @@ fn hammer(pins: &Path, first: u64, seed: u64, stop: &Path) -> Seen {
         if stop.exists() {
             return seen;
         }
-        due += each * 10;
-        let now = Instant::now();
-        match due.checked_duration_since(now) {
-            Some(early) => thread::sleep(early),
-            // What could not be made is not made up for in a burst.
-            None => due = due.max(now.checked_sub(Duration::from_millis(100)).unwrap_or(now)),
-        }
+        due = paced(due, each * 10);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
+}
+
+/// When the next one is due. What is late is made up for, but not what is later than
+/// a tenth of a second: no burst.
+fn paced(due: Instant, every: Duration) -> Instant {
+    let now = Instant::now();
+    (due + every).max(now.checked_sub(Duration::from_millis(100)).unwrap_or(now))
 }
 
 fn dial(datapath: &Datapath, first: u64, to: SocketAddr, seen: &mut Seen) -> io::Result<()> {
@@ -191,7 +193,7 @@ fn a_thousand_rules_change_at_once_under_full_load_and_are_never_seen_in_parts()
         busy += at.elapsed();
         changes += 1;
         assert_eq!(datapath.active().epoch, first + changes, "one flip for each change");
-        due = (due + every).max(at);
+        due = paced(due, every);
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     std::fs::write(&stop, "").expect("a file");
