@@ -21,6 +21,8 @@ use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
 
+mod image;
+
 fn main() -> ExitCode {
     if let Some(exit) = as_binary() {
         return exit;
@@ -28,9 +30,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
+        (
+            "the_capabilities_of_the_systemd_unit_are_enough",
+            the_capabilities_of_the_unit_are_enough,
+        ),
         ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
         ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
@@ -50,7 +56,8 @@ fn main() -> ExitCode {
             Ok(())
         })
     };
-    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+    let tests = tests.into_iter().chain(image::tests());
+    libtest_mimic::run(&arguments, tests.map(trial).collect()).exit_code()
 }
 
 const HASH: &str = "16d7c2b0b1c84a6f9a8e7d6c5b4a3928";
@@ -469,24 +476,41 @@ fn services_that_ask_are_gateways() {
 }
 
 /// Numbers of capabilities, as in `linux/capability.h`.
-const CAPABILITIES: [(&str, u64); 4] =
-    [("NET_ADMIN", 12), ("SYS_ADMIN", 21), ("PERFMON", 38), ("BPF", 39)];
+const CAPABILITIES: [(&str, u64); 6] = [
+    ("DAC_OVERRIDE", 1),
+    ("NET_BIND_SERVICE", 10),
+    ("NET_ADMIN", 12),
+    ("SYS_ADMIN", 21),
+    ("PERFMON", 38),
+    ("BPF", 39),
+];
+
+fn capability(name: &str) -> u64 {
+    let found = CAPABILITIES.iter().find(|(known, _)| name == *known);
+    found.unwrap_or_else(|| panic!("{name} is not known here")).1
+}
 
 fn the_capabilities_of_the_chart_are_enough() {
     use redirector_tests::chart;
-    use std::os::unix::process::CommandExt;
     let objects = chart::objects(&json!({ "privileged": false }));
     let set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
     let context = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-    let kept: Vec<u64> = context["capabilities"]["add"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|name| {
-            let found = CAPABILITIES.iter().find(|(known, _)| name == known);
-            found.unwrap_or_else(|| panic!("{name} is not known here")).1
-        })
-        .collect();
+    let names = context["capabilities"]["add"].as_array().expect("a list");
+    works_with(names.iter().map(|name| capability(name.as_str().expect("a name"))).collect());
+}
+
+fn the_capabilities_of_the_unit_are_enough() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/redirector.service");
+    let unit = std::fs::read_to_string(unit).expect("a unit");
+    let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = set.expect("the unit bounds its capabilities").split_whitespace();
+    works_with(names.map(|name| capability(name.trim_start_matches("CAP_"))).collect());
+}
+
+/// Starts a daemon with these capabilities and no others, and routes a pod's
+/// connection.
+fn works_with(kept: Vec<u64>) {
+    use std::os::unix::process::CommandExt;
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));

@@ -33,6 +33,15 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// What `redirector NAME --help` prints.
+pub fn help(name: &str) -> String {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let env = Env::of_process(false, false);
+    let mut context = Context { env, out: &mut out, err: &mut err };
+    cli::run(["redirector", name, "--help"].map(OsString::from), &mut context);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// A running daemon; killed when it is dropped.
 pub struct Agent {
     process: Child,
@@ -61,13 +70,22 @@ impl Agent {
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let metrics = free_port();
-        let log = directory.join("agent.log");
-        let file = File::options().create(true).append(true).open(&log).expect("a log");
         let mut all: Vec<OsString> =
             vec!["run".into(), format!("--metrics-address={metrics}").into()];
         all.extend(args.into_iter().map(Into::into));
         let mut command = command(all);
         change(&mut command);
+        Self::of(directory, &mut command, metrics)
+    }
+
+    /// The daemon that this command runs, which serves its pages at `metrics`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn of(directory: &Path, command: &mut Command, metrics: SocketAddr) -> Self {
+        let log = directory.join("agent.log");
+        let file = File::options().create(true).append(true).open(&log).expect("a log");
         let process = command
             .stdout(file.try_clone().expect("a log"))
             .stderr(file)
@@ -142,7 +160,12 @@ impl Drop for Agent {
     }
 }
 
-fn free_port() -> SocketAddr {
+/// An address that nothing listens on.
+///
+/// # Panics
+///
+/// When there is none.
+pub fn free_port() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound listener")
 }

@@ -77,8 +77,8 @@ impl Drop for TestCgroup {
     }
 }
 
-/// Removes a cgroup and those below it.
-fn remove(path: &Path) {
+/// Removes a cgroup and those below it, as far as nothing is in them.
+pub fn remove(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path());

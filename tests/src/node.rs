@@ -75,8 +75,12 @@ impl Node {
         arguments
     }
 
-    /// A path below the cgroup2 mount.
-    fn below_mount(&self, name: &str) -> String {
+    /// A cgroup of the node, as a path below the cgroup2 mount.
+    ///
+    /// # Panics
+    ///
+    /// Never: a node's cgroup is below it.
+    pub fn below_mount(&self, name: &str) -> String {
         let path = self.place.cgroup.path().join(name);
         let mount = crate::cgroup::mount();
         path.strip_prefix(mount).expect("below the mount").display().to_string()

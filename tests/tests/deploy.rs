@@ -160,6 +160,66 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(of_kind(&gateways, "DaemonSet")["spec"]["template"]["spec"]["hostNetwork"], true);
 }
 
+#[test]
+fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
+    for values in [json!({ "podMonitor": { "enabled": true } }), everything()] {
+        let mut values = values;
+        values["metrics"] = json!({ "port": 9999 });
+        let objects = chart::objects(&values);
+        let set = of_kind(&objects, "DaemonSet");
+        let template = &set["spec"]["template"];
+        let port = &template["spec"]["containers"][0]["ports"][0];
+        assert_eq!(port["containerPort"], 9999);
+        let labels = template["metadata"]["labels"].as_object().unwrap();
+        let policy = of_kind(&objects, "NetworkPolicy");
+        let monitor = of_kind(&objects, "PodMonitor");
+        let selectors = [
+            &set["spec"]["selector"],
+            &policy["spec"]["podSelector"],
+            &monitor["spec"]["selector"],
+        ];
+        for selector in selectors {
+            let wanted = selector["matchLabels"].as_object().unwrap();
+            assert!(!wanted.is_empty());
+            assert!(
+                wanted.iter().all(|(name, value)| labels.get(name) == Some(value)),
+                "{selector}"
+            );
+        }
+        let allowed = policy["spec"]["ingress"].as_array().unwrap();
+        assert_eq!(allowed.len(), 1);
+        assert_eq!(allowed[0]["ports"], json!([{ "protocol": "TCP", "port": 9999 }]));
+        assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
+        // Each role is bound, and to the account that the pods run under.
+        let account = &template["spec"]["serviceAccountName"];
+        assert_eq!(&of_kind(&objects, "ServiceAccount")["metadata"]["name"], account);
+        for (role, binding) in [("ClusterRole", "ClusterRoleBinding"), ("Role", "RoleBinding")] {
+            let binding = of_kind(&objects, binding);
+            assert_eq!(binding["roleRef"]["kind"], role);
+            assert_eq!(binding["roleRef"]["name"], of_kind(&objects, role)["metadata"]["name"]);
+            assert_eq!(&binding["subjects"][0]["name"], account);
+            assert_eq!(binding["subjects"][0]["namespace"], set["metadata"]["namespace"]);
+        }
+    }
+}
+
+#[test]
+fn every_argument_that_the_chart_gives_is_one_of_the_program() {
+    let help = redirector_tests::agent::help("run");
+    for values in [json!({}), everything()] {
+        let objects = chart::objects(&values);
+        let container =
+            &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+        let args = container["args"].as_array().unwrap();
+        assert_eq!(args[0], "run");
+        for arg in &args[1..] {
+            let name = arg.as_str().unwrap().split('=').next().unwrap();
+            let known = help.split_whitespace().any(|word| word == name);
+            assert!(known, "{name} is not an argument of `redirector run`");
+        }
+    }
+}
+
 /// The chart's objects without what only Helm puts there.
 fn plain(mut objects: Vec<Value>) -> Vec<Value> {
     for object in &mut objects {

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: a static binary, and the container image that holds
 //! nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -48,19 +48,24 @@ fn binary(args: &Args) -> Result<PathBuf> {
 
 /// Builds the image.
 pub fn build(args: &Args) -> Result<ExitCode> {
-    let context = target().join("image-context");
-    std::fs::create_dir_all(&context)?;
-    let binary = binary(args)?;
-    std::fs::copy(&binary, context.join("redirector"))
-        .with_context(|| format!("cannot copy {}", binary.display()))?;
-    let mut build = Command::new("buildah");
-    build
-        .args(&args.buildah)
-        .args(["bud", "--tag", &args.tag, "--file"])
-        .arg(root().join("deploy/Containerfile"))
-        .arg(&context);
+    let mut build = buildah(&binary(args)?, &args.tag, &args.buildah)?;
     run(&mut build)
         .with_context(|| format!("`{}` made no image (apt-get install buildah)", shown(&build)))?;
     println!("{}", args.tag);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that puts a static binary into an image of that name.
+pub fn buildah(binary: &Path, tag: &str, arguments: &[String]) -> Result<Command> {
+    let context = target().join("image-context");
+    std::fs::create_dir_all(&context)?;
+    std::fs::copy(binary, context.join("redirector"))
+        .with_context(|| format!("cannot copy {}", binary.display()))?;
+    let mut build = Command::new("buildah");
+    build
+        .args(arguments)
+        .args(["bud", "--tag", tag, "--file"])
+        .arg(root().join("deploy/Containerfile"))
+        .arg(&context);
+    Ok(build)
 }

@@ -140,6 +140,27 @@ fn needs() -> Vec<Need> {
             remedies: vec![Remedy::Package("postgresql")],
         },
         Need {
+            name: "buildah",
+            why: "the container image",
+            purpose: Purpose::Test,
+            found: || program("buildah"),
+            remedies: vec![Remedy::Package("buildah")],
+        },
+        Need {
+            name: "podman",
+            why: "running the container image as a DaemonSet would",
+            purpose: Purpose::Test,
+            found: || program("podman"),
+            remedies: vec![Remedy::Package("podman")],
+        },
+        Need {
+            name: "runc",
+            why: "the containers of podman, with either version of cgroups",
+            purpose: Purpose::Test,
+            found: || program("runc"),
+            remedies: vec![Remedy::Package("runc")],
+        },
+        Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
             purpose: Purpose::Test,

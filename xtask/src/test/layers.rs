@@ -16,7 +16,7 @@ use crate::workspace::{cargo, is_root, root, target};
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The package of the black-box tests.
-const BLACK_BOX: &str = "redirector-tests";
+pub const BLACK_BOX: &str = "redirector-tests";
 
 /// Formatting, clippy, and the purity of the core.
 pub fn lint() -> Result<Layer> {
@@ -150,7 +150,8 @@ fn is_conformance(binary: &Binary) -> bool {
     binary.target == "conformance"
 }
 
-fn run(binary: &Binary, layer: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Suite> {
+/// Runs a test binary where cargo would run it.
+pub fn run(binary: &Binary, layer: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Suite> {
     let log =
         target().join("xtask/logs").join(format!("{layer}-{}.log", binary.name.replace("::", "-")));
     let mut command = Command::new(&binary.path);

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every layer of tests, a table of them, one summary line.
 
 mod aarch64;
+mod image;
 pub mod layers;
 pub mod libtest;
 mod purity;
@@ -41,6 +42,8 @@ enum Name {
     Kernel,
     /// The reference document, played against this machine's kernel
     Demo,
+    /// The container image, run by podman as the DaemonSet would have it
+    Image,
     /// Kernel tests and demo on other kernels, in virtual machines
     Vm,
 }
@@ -54,6 +57,7 @@ impl Name {
             Self::Fuzz => crate::fuzz::layer(60),
             Self::Kernel => layers::kernel(),
             Self::Demo => layers::demo(),
+            Self::Image => image::layer(),
             Self::Vm => crate::vm::layer(),
         }
     }

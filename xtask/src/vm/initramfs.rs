@@ -19,12 +19,13 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The cargo profile: see the workspace's Cargo.toml.
 const PROFILE: &str = "vm";
 
-/// Builds everything and writes the archive; gives back its path.
-pub fn build(with_tests: bool) -> Result<PathBuf> {
+/// Builds `xtask` and `redirector`, linked statically; gives back the directory
+/// that they are in.
+pub fn binaries() -> Result<PathBuf> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the virtual machines are x86_64, and so must be the machine that builds for them");
     }
-    println!("building static binaries for the virtual machine");
+    println!("building static binaries");
     command::run(static_build("build").args([
         "--quiet",
         "--package",
@@ -33,7 +34,12 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
         "redirector-user",
         "--bins",
     ]))?;
-    let binaries = target().join("vm/build").join(TARGET).join(PROFILE);
+    Ok(target().join("vm/build").join(TARGET).join(PROFILE))
+}
+
+/// Builds everything and writes the archive; gives back its path.
+pub fn build(with_tests: bool) -> Result<PathBuf> {
+    let binaries = binaries()?;
     let mut archive = Tree::default();
     archive.copy(&binaries.join("xtask"), "/init")?;
     archive.copy(&binaries.join("redirector"), guest::REDIRECTOR)?;

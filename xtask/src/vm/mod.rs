@@ -5,7 +5,7 @@
 //! build; what it finds comes back as JSON over a serial port of its own.
 
 pub mod guest;
-mod initramfs;
+pub mod initramfs;
 mod kernel;
 mod machine;
 mod newc;

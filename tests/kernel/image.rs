@@ -1,0 +1,229 @@
+//! The container image, run by podman as a kubelet would run it for the chart's
+//! DaemonSet: the very arguments, mounts, capabilities and limits that the chart
+//! renders. What differs: the API server is on this machine's loopback, so that
+//! the container is in its network namespace, and there is a kubeconfig instead
+//! of a service account.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use redirector_tests::agent::{Agent, free_port};
+use redirector_tests::cgroup;
+use redirector_tests::chart;
+use redirector_tests::kernel::unique;
+use redirector_tests::node::Node;
+use serde_json::{Value, json};
+
+use super::{Cluster, TREES, answered, node, uid};
+
+/// The image that `cargo xtask test image` has built, and podman's settings with it.
+const IMAGE: &str = "REDIRECTOR_TESTS_IMAGE";
+
+/// Tests of the image, where there is one.
+pub fn tests() -> Vec<(&'static str, fn())> {
+    if std::env::var_os(IMAGE).is_none() {
+        return Vec::new();
+    }
+    vec![
+        ("image_redirects_as_the_privileged_daemon_set", || redirects(true)),
+        ("image_redirects_with_the_least_capabilities", || redirects(false)),
+    ]
+}
+
+fn redirects(privileged: bool) {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
+    let pod = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
+    let stranger = node.cgroup(&format!("kubepods/burstable/pod{}", uid(2)));
+    let set = daemon_set(&node, privileged);
+    let container = Container::new(&node, &set);
+    let metrics = set["containers"][0]["ports"][0]["containerPort"].as_u64().expect("a port");
+    let metrics = (Ipv4Addr::LOCALHOST, u16::try_from(metrics).expect("a port")).into();
+    let mut agent = Agent::of(node.directory.path(), &mut container.run(), metrics);
+    agent.wait_ready();
+    agent.wait("its pod", |_| node.sources().len() == 1);
+    assert_eq!(answered(&pod, cluster.service()), "two", "{}", agent.log());
+    assert_eq!(answered(&stranger, cluster.service()), "one", "{}", agent.log());
+    if !privileged {
+        let chart = list(&set["containers"][0]["securityContext"]["capabilities"]["add"]);
+        let added = chart.iter().map(|name| 1 << super::capability(text(name)));
+        assert_eq!(container.capabilities(), added.sum::<u64>());
+    }
+    // As docs/kubernetes.md has it, with kubectl.
+    let pins = format!("--bpffs={}", node.place.pins().display());
+    let state = format!("--state-dir={}", node.directory.path().join("state").display());
+    let status = container.exec(&["redirector", "status", "--output=json", &pins, &state]);
+    let status: Value = serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
+    assert!(status.is_object(), "{status}");
+    assert!(agent.stop().success());
+    assert_eq!(answered(&pod, cluster.service()), "two", "it stays in force");
+}
+
+/// The pod's specification, with the chart's settings for this node.
+fn daemon_set(node: &Node, privileged: bool) -> Value {
+    let mut args = vec!["--kubeconfig=/etc/redirector/kubeconfig"];
+    // See docs/kubernetes.md.
+    if !privileged && cgroup::mount() != Path::new("/sys/fs/cgroup") {
+        args.push("--daemon-cgroup=none");
+    }
+    let below = |tree| node.below_mount(tree);
+    let (repository, tag) = image();
+    let values = json!({
+        "image": { "repository": repository, "tag": tag },
+        "privileged": privileged,
+        "cgroups": TREES.map(below),
+        "args": args,
+        "metrics": { "port": free_port().port() },
+        "paths": {
+            "bpffs": node.place.bpffs.path(),
+            "cgroup": cgroup::mount(),
+            "state": node.directory.path().join("state"),
+        },
+    });
+    let objects = chart::objects(&values);
+    let set = objects.into_iter().find(|object| object["kind"] == "DaemonSet");
+    set.expect("a DaemonSet")["spec"]["template"]["spec"].take()
+}
+
+fn image() -> (String, String) {
+    let image = std::env::var(IMAGE).expect("it was there");
+    let (repository, tag) = image.rsplit_once(':').expect("a tag");
+    (repository.to_owned(), tag.to_owned())
+}
+
+/// A container of podman's; removed when this is dropped.
+struct Container {
+    name: String,
+    /// What podman is given after `run`.
+    arguments: Vec<String>,
+    /// The cgroup that podman makes its own in, below each hierarchy's mount.
+    parent: String,
+}
+
+impl Container {
+    /// The first container of a pod.
+    fn new(node: &Node, pod: &Value) -> Self {
+        let (name, parent) = (unique("container"), node.below_mount("containers"));
+        let container = &pod["containers"][0];
+        let mut arguments = vec![
+            format!("--name={name}"),
+            format!("--cgroup-parent=/{parent}"),
+            "--rm".into(),
+            "--pull=never".into(),
+            "--network=host".into(),
+            format!("--env=NODE_NAME={}", node.name),
+        ];
+        let kubeconfig = node.directory.path().join("kubeconfig");
+        arguments.push(format!("--volume={}:/etc/redirector/kubeconfig:ro", kubeconfig.display()));
+        // A service account brings the authority that the client wants to have; this
+        // kubeconfig has none, and the image has nothing but the program.
+        let roots = "/etc/ssl/certs/ca-certificates.crt";
+        arguments.push(format!("--volume={roots}:{roots}:ro"));
+        arguments.extend(confined(container));
+        for mount in list(&container["volumeMounts"]) {
+            assert_eq!(
+                mount["mountPropagation"].as_str().unwrap_or("HostToContainer"),
+                "HostToContainer"
+            );
+            let volumes = list(&pod["volumes"]);
+            let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
+            let path = &volume.expect("every mount has a volume")["hostPath"];
+            let on_node = text(&path["path"]);
+            if path["type"] == "DirectoryOrCreate" {
+                std::fs::create_dir_all(on_node).expect("a directory");
+            }
+            arguments.push(format!("--volume={on_node}:{}:rslave", text(&mount["mountPath"])));
+        }
+        arguments.push(text(&container["image"]).to_owned());
+        let args = list(&container["args"]);
+        arguments.extend(args.iter().map(|arg| text(arg).replace("$(NODE_NAME)", &node.name)));
+        Self { name, arguments, parent }
+    }
+
+    fn run(&self) -> Command {
+        let mut podman = Command::new("podman");
+        podman.arg("run").args(&self.arguments);
+        podman
+    }
+
+    /// What a command in the container prints.
+    fn exec(&self, command: &[&str]) -> String {
+        podman(["exec", &self.name].iter().chain(command))
+    }
+
+    /// The capabilities that its first process has in effect.
+    fn capabilities(&self) -> u64 {
+        let pid = podman(["inspect", "--format={{.State.Pid}}", &self.name].iter());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+        let status = status.expect("it runs");
+        let found = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        u64::from_str_radix(found.expect("capabilities").trim(), 16).expect("a number")
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // It may have ended, and been removed, by itself.
+        let mut remove = Command::new("podman");
+        let _ = remove.args(["rm", "--force", "--ignore", "--time=0", &self.name]).output();
+        // Version 2's is the node's; of version 1 there may be many.
+        let top = self.parent.split('/').next().unwrap_or_default();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let cgroup = hierarchy.path().join(top);
+            // Podman's monitor ends a moment after its container.
+            for _ in 0..100 {
+                if hierarchy.path() == cgroup::mount() || !cgroup.exists() {
+                    break;
+                }
+                cgroup::remove(&cgroup);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// What a container's `securityContext` and `resources` are for podman.
+fn confined(container: &Value) -> Vec<String> {
+    let context = &container["securityContext"];
+    let mut arguments = Vec::new();
+    let set = |field: &str| context[field] == json!(true);
+    if set("privileged") {
+        arguments.extend(["--privileged".to_owned(), "--cgroupns=host".into()]);
+    } else {
+        let capabilities = &context["capabilities"];
+        for (option, field) in [("--cap-drop", "drop"), ("--cap-add", "add")] {
+            let each = list(&capabilities[field]);
+            arguments.extend(each.iter().map(|name| format!("{option}={}", text(name))));
+        }
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        arguments.push("--security-opt=no-new-privileges".into());
+        assert_eq!(context["seccompProfile"]["type"], "Unconfined");
+        arguments.push("--security-opt=seccomp=unconfined".into());
+    }
+    if set("readOnlyRootFilesystem") {
+        arguments.extend(["--read-only".to_owned(), "--read-only-tmpfs=false".into()]);
+    }
+    arguments.push(format!("--user={}", context["runAsUser"]));
+    let memory = text(&container["resources"]["limits"]["memory"]);
+    arguments.push(format!("--memory={}", memory.replace("Mi", "m")));
+    arguments
+}
+
+/// What podman prints.
+fn podman<'a>(arguments: impl Iterator<Item = &'a &'a str>) -> String {
+    let output = Command::new("podman").args(arguments).output().expect("podman runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a text"))
+}
