@@ -113,6 +113,15 @@ pub enum SourceKey {
     },
 }
 
+impl std::fmt::Display for SourceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cgroup { id, .. } => write!(f, "cgroup {id}"),
+            Self::Netns { cookie } => write!(f, "netns {cookie}"),
+        }
+    }
+}
+
 /// What the programs counted since the tables were made.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {

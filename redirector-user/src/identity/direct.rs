@@ -88,7 +88,7 @@ impl Direct {
         inner.arrivals.waits(key, seen);
         drop(inner);
         if let Some(error) = failed {
-            tracing::debug!(?key, "the short way into the table: {error}");
+            tracing::debug!(%key, "the short way into the table: {error}");
         }
     }
 

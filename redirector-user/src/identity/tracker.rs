@@ -105,7 +105,7 @@ impl Tracker {
                 kernel.insert(key, identity)?;
                 self.held.insert(key, identity);
                 self.direct.known(key);
-                tracing::info!(?key, identity, "workload known");
+                tracing::info!(%key, identity, "workload known");
             }
         }
         Ok(())
@@ -116,7 +116,7 @@ impl Tracker {
         for (key, identity) in std::mem::take(&mut self.adopted) {
             if self.held.insert(key, identity).is_none() {
                 kernel.adopt(key);
-                tracing::info!(?key, identity, "workload known");
+                tracing::info!(%key, identity, "workload known");
             }
         }
     }
@@ -143,7 +143,7 @@ impl Tracker {
         for key in stale {
             kernel.remove(key)?;
             self.held.remove(&key);
-            tracing::info!(?key, "workload gone");
+            tracing::info!(%key, "workload gone");
             changed = true;
         }
         for (key, identity) in resolved {
@@ -151,7 +151,7 @@ impl Tracker {
                 kernel.insert(key, identity)?;
                 self.held.insert(key, identity);
                 self.direct.known(key);
-                tracing::info!(?key, identity, "workload known");
+                tracing::info!(%key, identity, "workload known");
                 changed = true;
             }
         }
