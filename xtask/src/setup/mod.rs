@@ -161,6 +161,16 @@ fn needs() -> Vec<Need> {
             remedies: vec![Remedy::Package("runc")],
         },
         Need {
+            name: "CA certificates",
+            why: "TLS clients in the container and the virtual machines",
+            purpose: Purpose::Test,
+            found: || {
+                let bundle = "/etc/ssl/certs/ca-certificates.crt";
+                Path::new(bundle).exists().then(|| bundle.to_owned())
+            },
+            remedies: vec![Remedy::Package("ca-certificates")],
+        },
+        Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
             purpose: Purpose::Test,
