@@ -10,6 +10,7 @@ use redirector_tests::child;
 use redirector_tests::image::Builder;
 use redirector_tests::kernel::{Place, privileged, scaled};
 use redirector_tests::netns::NetNs;
+use redirector_tests::program;
 use redirector_tests::server::Server;
 use redirector_tests::socket::{MPTCP, Socket};
 
@@ -123,11 +124,11 @@ fn the_self_test_passes_where_the_programs_are_and_fails_where_they_are_not() {
     for test in &tests {
         assert_eq!(test.outcome, Ok(()), "{test:?}");
     }
-    // Detach behind its back: the directory of the links stays.
+    // Detach behind its back: the pins stay.
     let links = scene.place.pins().join("links");
     for link in std::fs::read_dir(&links).expect("links").flatten() {
         for hook in ["rd_connect4", "rd_connect6"] {
-            std::fs::remove_file(link.path().join(hook)).expect("a pin");
+            program::detach(&link.path().join(hook));
         }
     }
     for test in scene.datapath.self_test().expect("tested") {
