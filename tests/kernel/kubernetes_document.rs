@@ -440,8 +440,13 @@ fn cluster_ip(gateway: usize) -> String {
     format!("10.96.1.{}", gateway + 1)
 }
 
-/// Each gateway at its node's address, from outside and from pods; and at its
-/// cluster IP, at the proxy of each pod's own node.
+/// Its node port.
+fn node_port(gateway: usize) -> u16 {
+    30900 + gateway as u16
+}
+
+/// Each gateway at its node's address, from outside and from pods; at its cluster
+/// IP, at the proxy of each pod's own node; and at its node port, on every node.
 fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
     cluster.rules("gateways.yaml");
     for (i, address) in GATEWAYS.iter().enumerate() {
@@ -450,11 +455,15 @@ fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
                 "name": name, "namespace": "istio-system",
-                "annotations": { "redirector.io/gateway": "true" },
+                "annotations": {
+                    "redirector.io/gateway": "true",
+                    "redirector.io/gateway-node-ports": "true",
+                },
             },
             "spec": {
                 "clusterIP": cluster_ip(i), "externalIPs": [address],
-                "selector": { "istio": name }, "ports": [{ "name": "tcp", "port": 19000 }],
+                "selector": { "istio": name },
+                "ports": [{ "name": "tcp", "port": 19000, "nodePort": node_port(i) }],
             },
         }));
     }
@@ -468,6 +477,11 @@ fn gateways(cluster: &Cluster, agents: &mut [Agent; 2]) {
             let pod = &cluster.pods[&format!("{ONE}-on-{}", node.name)];
             let dialled = service(&cluster_ip(i));
             within(node, || agent.wait("its cluster IP", |_| pod.dial(dialled) == expected));
+        }
+        for node in GATEWAYS {
+            let dialled = format!("{node}:{}", node_port(i)).parse().expect("an address");
+            let answers = dial(&cluster.fabric, &outside, dialled, 1);
+            assert!(answers.contains_key(expected), "{dialled} gave {answers:?}");
         }
         for node in &cluster.nodes {
             let pod = &cluster.pods[&format!("{ONE}-on-{}", node.name)];

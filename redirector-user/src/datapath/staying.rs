@@ -122,7 +122,8 @@ impl Datapath {
         self.tidy_links(&kept)
     }
 
-    /// As [`tidy`](Self::tidy); `kept` is the other memory that is in use. Right after programs were swapped, one of theirs may still run.
+    /// As [`tidy`](Self::tidy); `kept` is the other memory that is in use. Right after
+    /// programs were swapped, one of theirs may still run.
     fn tidy_links(&self, kept: &[String]) -> Result<(), Error> {
         for place in attach::places(&self.pins)? {
             attach::detach_other_memory(&self.pins, &self.places.memory, place.id, kept)?;

@@ -12,7 +12,8 @@
 //! A cluster IP that the node does not have itself cannot be listened on. For
 //! clients on this node it is served all the same: the proxy listens at an
 //! address of the node, on a port set aside for it, and a ServiceEntry has the
-//! kernel send there what dials the cluster IP.
+//! kernel send there what dials the cluster IP. Node ports are served there as
+//! well, when the Service asks for it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -21,14 +22,17 @@ use std::sync::Arc;
 
 use redirector_core::gateway::relays;
 use redirector_core::model::{
-    EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry, Spec,
-    WorkloadEntry,
+    EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry,
+    ServicePort, Spec, WorkloadEntry,
 };
 use redirector_core::registry::{GATEWAY_FOR_ANNOTATION, StandsFor};
 use redirector_core::store::{Content, Document};
 
 /// On a Service: this node's proxy serves its gateway.
 pub const GATEWAY: &str = "redirector.io/gateway";
+
+/// On such a Service: its node ports are served, too, at the addresses of the node.
+pub const NODE_PORTS: &str = "redirector.io/gateway-node-ports";
 
 /// Where clients on this node reach the proxy when they dial a cluster IP.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,7 +105,9 @@ pub fn served<'a>(
     let mut asked = Vec::new();
     for object in services {
         let Spec::Service(service) = &object.spec else { continue };
-        let asks = object.meta.annotations.get(GATEWAY).is_some_and(|value| value == "true");
+        let says =
+            |name: &str| object.meta.annotations.get(name).is_some_and(|value| value == "true");
+        let asks = says(GATEWAY);
         // A Service without selector says nothing of a workload.
         if !asks || service.selector.is_empty() {
             continue;
@@ -113,11 +119,7 @@ pub fn served<'a>(
                 objects.push(entry(object, labels.clone(), address));
                 continue;
             };
-            let relayed: BTreeMap<u16, u16> = service
-                .ports
-                .iter()
-                .filter(|port| port.protocol == "TCP")
-                .filter(|port| gateways.iter().any(|one| relays(one, &labels, port.port)))
+            let relayed: BTreeMap<u16, u16> = relayed_ports(service, &labels, gateways)
                 .inspect(|port| asked.push((address, port.port)))
                 .filter_map(|port| Some((port.port, ports.port((address, port.port), near)?)))
                 .collect();
@@ -127,9 +129,34 @@ pub fn served<'a>(
                 objects.push(stand_in(object, labels.clone(), near, &stands_for));
             }
         }
+        if says(NODE_PORTS) {
+            let node_ports: BTreeMap<u16, u16> = relayed_ports(service, &labels, gateways)
+                .filter_map(|port| Some((port.port, port.node_port?)))
+                .collect();
+            for &address in ports.near.addresses.iter().filter(|_| !node_ports.is_empty()) {
+                let stands_for = StandsFor { address, ports: node_ports.clone() };
+                let mut node = stand_in(object, labels.clone(), address, &stands_for);
+                // The address may be one of the Service's external ones, too.
+                node.meta.name = format!("{}:node:{address}", object.meta.name).into();
+                objects.push(node);
+            }
+        }
     }
     ports.given.retain(|frontend, _| asked.contains(frontend));
     objects
+}
+
+/// The ports of a Service that some Gateway relays.
+fn relayed_ports<'s>(
+    service: &'s Service,
+    labels: &Labels,
+    gateways: &[&Gateway],
+) -> impl Iterator<Item = &'s ServicePort> {
+    service
+        .ports
+        .iter()
+        .filter(|port| port.protocol == "TCP")
+        .filter(|port| gateways.iter().any(|one| relays(one, labels, port.port)))
 }
 
 /// Where clients may dial it.
