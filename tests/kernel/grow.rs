@@ -148,7 +148,7 @@ fn more_connections_than_are_remembered_have_the_memory_grow_and_nothing_is_forg
     fs::write(&grown, "").expect("a file");
     let again = opened.with_extension("again");
     redirector.wait("more connections", |_| again.exists());
-    assert_eq!(memories().len(), 2, "what is remembered stays where it is");
+    assert!(memories().len() >= 2, "what is remembered stays where it is: {:?}", memories());
     let of_both = counted();
     fs::write(grown.with_extension("end"), "").expect("a file");
     let (remembered, still, after) = client.join();
@@ -159,7 +159,9 @@ fn more_connections_than_are_remembered_have_the_memory_grow_and_nothing_is_forg
 
     // The smaller one goes with the last of its connections; all are counted off.
     redirector.wait("the end of the smaller one", |_| memories().len() == 1);
-    assert!(memories()[0].ends_with("-128"), "{:?}", memories());
+    // Connections that came while it grew may have made it grow once more.
+    let largest = memories().remove(0);
+    assert!(["-128", "-256"].iter().any(|size| largest.ends_with(size)), "{largest}");
     let unknown = (all - remembered) as u64;
     assert!(counted() <= Some(unknown), "{:?}", counted());
     let counters = redirector.ask("maps", &["counters", "--output", "json"]).json();
@@ -167,7 +169,7 @@ fn more_connections_than_are_remembered_have_the_memory_grow_and_nothing_is_forg
     // It never shrinks while it is loaded.
     assert_eq!(daemon.stop(), 0);
     let _daemon = redirector.start_with(&small);
-    assert!(memories().len() == 1 && memories()[0].ends_with("-128"), "{:?}", memories());
+    assert_eq!(memories(), [largest]);
     assert_eq!(redirector.status().json()["healthy"], true);
 }
 
