@@ -285,16 +285,21 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
     }
 }
 
+/// The policy that leaves any endpoint out for so long after so many failures.
+fn ejecting(after: usize, time: Duration) -> String {
+    format!(
+        "{{outlierDetection: {{consecutive5xxErrors: {after}, baseEjectionTime: {}s, \
+         maxEjectionPercent: 100}}}}",
+        time.as_secs()
+    )
+}
+
 #[test]
 fn an_endpoint_that_fails_is_left_out_and_taken_back_when_its_time_is_over() {
     const AFTER: usize = 3;
     const EJECTED: Duration = Duration::from_secs(3);
     let Some(mut scene) = Scene::new("outlier", 2) else { return };
-    let policy = format!(
-        "{{outlierDetection: {{consecutive5xxErrors: {AFTER}, baseEjectionTime: {}s, \
-         maxEjectionPercent: 100}}}}",
-        EJECTED.as_secs()
-    );
+    let policy = ejecting(AFTER, EJECTED);
     scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
     let _daemon = scene.redirector.start();
     let ask = |scene: &Scene| -> Vec<String> {
@@ -340,11 +345,7 @@ fn an_endpoint_that_dies_under_load_is_left_out_after_what_is_under_way() {
     const CLIENTS: usize = 4;
     const EJECTED: Duration = Duration::from_secs(3);
     let Some(mut scene) = Scene::new("outlier-load", 2) else { return };
-    let policy = format!(
-        "{{outlierDetection: {{consecutive5xxErrors: {AFTER}, baseEjectionTime: {}s, \
-         maxEjectionPercent: 100}}}}",
-        EJECTED.as_secs()
-    );
+    let policy = ejecting(AFTER, EJECTED);
     scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
     let _daemon = scene.redirector.start();
     let stop = scene.redirector.directory().join("stop");
