@@ -159,17 +159,18 @@ fn more_connections_than_are_remembered_have_the_memory_grow_and_nothing_is_forg
 
     // The smaller one goes with the last of its connections; all are counted off.
     redirector.wait("the end of the smaller one", |_| memories().len() == 1);
-    // Connections that came while it grew may have made it grow once more.
-    let largest = memories().remove(0);
-    assert!(["-128", "-256"].iter().any(|size| largest.ends_with(size)), "{largest}");
     let unknown = (all - remembered) as u64;
     assert!(counted() <= Some(unknown), "{:?}", counted());
     let counters = redirector.ask("maps", &["counters", "--output", "json"]).json();
     assert_eq!(counters["counters"]["remembered"], 0);
-    // It never shrinks while it is loaded.
     assert_eq!(daemon.stop(), 0);
+    let largest = memories();
+    // Connections may have come faster than it grew, and made it grow once more.
+    let sizes = ["-128", "-256"];
+    assert!(largest.iter().all(|memory| sizes.iter().any(|size| memory.ends_with(size))));
+    // It never shrinks while it is loaded.
     let _daemon = redirector.start_with(&small);
-    assert_eq!(memories(), [largest]);
+    assert_eq!(memories(), largest);
     assert_eq!(redirector.status().json()["healthy"], true);
 }
 

@@ -114,7 +114,13 @@ impl Daemon {
             return;
         }
         match self.datapath.grow_memory(larger, sizes.overflow.max(larger / OVERFLOW)) {
-            Ok(()) => tracing::info!("the memory of connections has grown: {larger} places"),
+            Ok(()) => {
+                tracing::info!("the memory of connections has grown: {larger} places");
+                // Who found no place meanwhile says nothing about the larger one.
+                if let Ok(counters) = self.datapath.counters() {
+                    self.memory_full = counters.totals.memory_full;
+                }
+            }
             Err(error) => {
                 tracing::warn!("the memory of connections is full and cannot grow: {error}");
             }
