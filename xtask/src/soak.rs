@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: the long forms of tests, for as long as they are told, and
 //! the figures that they print.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -151,12 +152,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .filter(|part| args.parts.is_empty() || args.parts.iter().any(|name| name == part.name))
         .collect();
     let each = Duration::from_secs(args.minutes * 60) / u32::try_from(chosen.len().max(1))?;
+    let binaries = build(&chosen)?;
     let mut failures = Vec::new();
     for part in &chosen {
         println!("==> {}: {}, {} s", part.name, part.what, each.as_secs());
-        let target = ["test", "--release", "--package", part.package, "--test", part.target];
-        let binaries = libtest::build(cargo().args(target))?;
-        let binary = binaries.first().context("a test binary")?;
+        let binary = binaries
+            .iter()
+            .find(|binary| binary.target == part.target)
+            .with_context(|| format!("cargo has built no test {}", part.target))?;
         let begun = Instant::now();
         let (runs, failed) = keep_up(part, binary, each)?;
         let verdict = if failed { "FAILED" } else { "nothing found" };
@@ -170,6 +173,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         failed => println!("{} parts, failed: {}", chosen.len(), failed.join(", ")),
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds what those parts need, optimised but without the long linking of a
+/// release, which each of the test binaries would have to itself.
+fn build(parts: &[&Part]) -> Result<Vec<Binary>> {
+    let mut binaries = Vec::new();
+    for package in parts.iter().map(|part| part.package).collect::<BTreeSet<_>>() {
+        let mut build = cargo();
+        build.args(["test", "--profile", "soak", "--package", package]);
+        for part in parts.iter().filter(|part| part.package == package) {
+            build.args(["--test", part.target]);
+        }
+        binaries.extend(libtest::build(&mut build)?);
+    }
+    Ok(binaries)
 }
 
 /// Runs a part until its time is over or it fails.
