@@ -19,7 +19,7 @@ use redirector_tests::agent::{Agent, as_binary};
 use redirector_tests::apiserver::ApiServer;
 use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How often the kernel's table is looked at: times are longer by up to this.
 const LOOK: Duration = Duration::from_micros(20);
@@ -76,8 +76,10 @@ impl Bench {
             node.cgroup(&format!("kubepods/{class}"));
         }
         for i in 0..scale.others {
-            announce(&server, &format!("other-{i}"), "node-b", &format!("ffffffff-{i}"));
+            let labels = json!({ "app": "client" });
+            announce(&server, &format!("other-{i}"), "node-b", &format!("ffffffff-{i}"), &labels);
         }
+        firsts(&server, scale.pods);
         for i in 0..scale.services {
             service(&server, i, 50);
         }
@@ -87,7 +89,7 @@ impl Bench {
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         let mut bench = Self { agent, node, server, scale, count: 0 };
         for _ in 0..bench.scale.running {
-            let pod = bench.announce();
+            let pod = bench.announce(Labels::Usual);
             bench.node.cgroup(&pod.cgroup);
         }
         bench.wait_for_gaps(0);
@@ -97,7 +99,7 @@ impl Bench {
     fn run(&mut self) {
         let mut times = Vec::new();
         for _ in 0..self.scale.pods {
-            let pod = self.announce();
+            let pod = self.announce(Labels::Usual);
             self.wait_for_gaps(1);
             times.push(self.arrival(&pod));
             // Each step is waited for, so that none is taken for the next one.
@@ -108,18 +110,19 @@ impl Bench {
             self.wait_for_gaps(0);
         }
         print("idle", &mut times, "");
-        self.churn("200 pods a minute, the cgroup 100 ms after the object", 100);
-        self.churn("200 pods a minute, the cgroup with the object", 0);
+        self.churn("200 pods a minute, the cgroup 100 ms after the object", 100, Labels::Usual);
+        self.churn("told together with its cgroup, known class", 0, Labels::Usual);
+        self.churn("told together with its cgroup, first of its class", 0, Labels::Own);
         self.changes();
     }
 
     /// Pods come and go.
-    fn churn(&mut self, name: &str, delay: u64) {
+    fn churn(&mut self, name: &str, delay: u64, labels: Labels) {
         let mut times = Vec::new();
         let mut before = Vec::new();
         for _ in 0..self.scale.pods {
             let next = Instant::now() + PACE;
-            let pod = self.announce();
+            let pod = self.announce(labels);
             thread::sleep(Duration::from_millis(delay));
             times.push(self.arrival(&pod));
             before.push(pod);
@@ -137,7 +140,7 @@ impl Bench {
 
     /// Pods come while the configuration changes all the time.
     fn changes(&mut self) {
-        let pods: Vec<Pod> = (0..self.scale.pods).map(|_| self.announce()).collect();
+        let pods: Vec<Pod> = (0..self.scale.pods).map(|_| self.announce(Labels::Usual)).collect();
         self.wait_for_gaps(pods.len());
         let stop = AtomicBool::new(false);
         let generation = self.metric("config_generation");
@@ -174,12 +177,16 @@ impl Bench {
     }
 
     /// A pod of this node in the API.
-    fn announce(&mut self) -> Pod {
+    fn announce(&mut self, labels: Labels) -> Pod {
         let i = self.count;
         self.count += 1;
         let name = format!("pod-{i}");
         let uid = format!("0f1e2d3c-4b5a-6978-8796-{i:012x}");
-        announce(&self.server, &name, &self.node.name, &uid);
+        let labels = match labels {
+            Labels::Usual => json!({ "app": "client" }),
+            Labels::Own => json!({ "app": "client", "first": (i % self.scale.pods).to_string() }),
+        };
+        announce(&self.server, &name, &self.node.name, &uid, &labels);
         let class = ["", "burstable/", "besteffort/"][i % 3];
         Pod { name, cgroup: format!("kubepods/{class}pod{uid}") }
     }
@@ -231,13 +238,36 @@ struct Pod {
     cgroup: String,
 }
 
-fn announce(server: &ApiServer, name: &str, node: &str, uid: &str) {
+/// Which labels a pod has.
+#[derive(Clone, Copy)]
+enum Labels {
+    /// Those that others have.
+    Usual,
+    /// One that a rule asks for, and that no other pod has.
+    Own,
+}
+
+fn announce(server: &ApiServer, name: &str, node: &str, uid: &str, labels: &Value) {
     server.apply(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
-            "name": name, "namespace": "default", "uid": uid, "labels": { "app": "client" },
+            "name": name, "namespace": "default", "uid": uid, "labels": labels,
         },
         "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
+    }));
+}
+
+/// A rule that makes classes of their own of so many pods.
+fn firsts(server: &ApiServer, pods: usize) {
+    let matches: Vec<Value> =
+        (0..pods).map(|i| json!({ "sourceLabels": { "first": i.to_string() } })).collect();
+    server.apply(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": { "name": "firsts", "namespace": "default" },
+        "spec": { "hosts": ["service-0.default.svc.cluster.local"], "tcp": [{
+            "match": matches,
+            "route": [{ "destination": { "host": "service-1.default.svc.cluster.local" } }],
+        }] },
     }));
 }
 

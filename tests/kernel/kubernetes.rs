@@ -4,6 +4,10 @@
 
 #[path = "kubernetes/nested.rs"]
 mod nested;
+#[path = "kubernetes/newcomers.rs"]
+mod newcomers;
+#[path = "kubernetes/two_agents.rs"]
+mod two_agents;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
@@ -30,7 +34,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 16] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         (
@@ -42,6 +46,9 @@ fn main() -> ExitCode {
         ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
         ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
         ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
+        ("pods_of_a_known_class_are_known_before_they_are_compiled", newcomers::of_a_known_class),
+        ("pods_stay_known_when_the_agent_is_killed", newcomers::when_the_agent_is_killed),
+        ("of_two_agents_the_second_names_the_first", two_agents::the_second_names_the_first),
         ("a_node_that_is_a_container_has_its_pods", nested::privileged),
         ("an_agent_with_a_cgroup_namespace_of_its_own_finds_the_nodes", nested::unprivileged),
         ("everything_stays_while_the_api_server_is_away", the_server_is_away),

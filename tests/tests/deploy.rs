@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use redirector::identity::Direct;
 use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
@@ -304,7 +305,12 @@ fn the_role_allows_exactly_what_the_agent_does() {
         };
         let mut agent = Agent::new(setup, "n".into()).unwrap();
         let (sender, first) = std::sync::mpsc::channel();
-        agent.follow(Vec::new(), move |batch| sender.send(batch).is_ok(), || true);
+        agent.follow(
+            Vec::new(),
+            Direct::default(),
+            move |batch| sender.send(batch).is_ok(),
+            || true,
+        );
         let patience = Duration::from_secs(60);
         let batch = first.recv_timeout(patience).expect("every watch is allowed to list");
         let mut store = Store::default();

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redirector::identity::Direct;
 use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
@@ -58,7 +59,7 @@ impl Node {
             }
         });
         let send = move |batch| sender.send(batch).is_ok();
-        agent.lock().unwrap().follow(Vec::new(), send, || true);
+        agent.lock().unwrap().follow(Vec::new(), Direct::default(), send, || true);
         Self(agent)
     }
 

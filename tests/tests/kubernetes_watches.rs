@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redirector::identity::Direct;
 use redirector::kubernetes::events::Incarnations;
 use redirector::kubernetes::gateways::Near;
 use redirector::kubernetes::trouble::Trouble as Why;
@@ -62,7 +63,8 @@ impl Agent {
             true
         };
         let near = Near { addresses: Vec::new(), ports: 15400..=15499 };
-        let options = Options { node: NODE.into(), gateways: Some(near), timing };
+        let options =
+            Options { node: NODE.into(), gateways: Some(near), timing, pods: Direct::default() };
         let watches = kubernetes::follow(
             runtime.handle(),
             &client,

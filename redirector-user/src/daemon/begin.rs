@@ -24,6 +24,10 @@ use crate::identity::{Direct, Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
 use crate::state::{Hold, Report, StateDir, StateError, bypass};
 
+/// Identity numbers that each class keeps for pods that come: as many as may come
+/// while a change is compiled.
+const SPARES: usize = 16;
+
 /// Runs until a signal says otherwise.
 pub fn run(options: Options) -> Result<Exit, Failure> {
     let state = StateDir::new(&options.state_dir);
@@ -91,9 +95,11 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let mut predecessor = predecessor;
     let inherited = predecessor.as_mut().map(|one| std::mem::take(&mut one.sockets));
     let inherited = inherited.unwrap_or_default();
-    let direct = Direct::new(datapath.source_writer()?);
+    let sources = datapath.sources()?;
+    let numbers = sources.iter().map(|(_, number)| *number);
+    let direct = Direct::new(datapath.source_writer()?, numbers);
     let daemon = Daemon {
-        tracker: Tracker::new(Resolver::new(cgroup2), datapath.sources()?, direct.clone()),
+        tracker: Tracker::new(Resolver::new(cgroup2), sources, direct.clone()),
         direct,
         watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
@@ -195,6 +201,7 @@ fn engine(
     Ok(Engine {
         endpoints: endpoints.unwrap_or_default(),
         follow_endpoints: false,
+        spares: if options.kubernetes.is_some() { SPARES } else { 0 },
         settings: options.settings.clone(),
         store,
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),

@@ -3,11 +3,12 @@
 use redirector_core::bypass::Target;
 use redirector_core::drain::Endpoints;
 use redirector_core::gateway::GatewayPlan;
+use redirector_core::layout;
 use redirector_core::store::Store;
 
 use super::change::Cause;
 use super::control_loop::Daemon;
-use super::engine::Engine;
+use super::engine::{Engine, Newcomers};
 use super::now;
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
@@ -81,13 +82,16 @@ impl Daemon {
         let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));
         let held = self.report.hold.as_ref().map(|hold| hold.of_generation);
         let step = match (held, &current) {
-            (Some(_), Some(snapshot)) => self.engine.step_back_to(snapshot),
+            (Some(_), Some(snapshot)) => self.engine.step_back_to(snapshot, self.newcomers()),
             // What was read meanwhile comes in force with it, as a change.
             _ if self.changed => {
                 self.changed = false;
                 return self.step();
             }
-            _ => self.engine.step(),
+            _ => {
+                let newcomers = self.newcomers();
+                self.engine.step(newcomers)
+            }
         };
         match step {
             Ok(step) => self.apply(step, Cause { of_generation: held, repeats, always: false }),
@@ -142,9 +146,13 @@ pub fn without_daemon(
         gateways: GatewayPlan::default(),
         endpoints: Endpoints::new(),
         follow_endpoints: false,
+        spares: 0,
     };
     engine.settings.bypass = bypass(&after);
-    let step = engine.step_back_to(&snapshot).map_err(|full| {
+    // Pods may have been given some of the spare numbers: they stay as they are.
+    let numbers = layout::Newcomers::keep(&engine.layout);
+    let newcomers = Newcomers { numbers, ..Newcomers::default() };
+    let step = engine.step_back_to(&snapshot, newcomers).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
     })?;
     state.save_bypassed(&after)?;

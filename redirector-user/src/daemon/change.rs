@@ -1,9 +1,11 @@
 //! Changes: from what the store says, or an earlier snapshot, to the kernel.
 
 use super::control_loop::Daemon;
-use super::engine::Step;
+use super::engine::{Newcomers, Step};
 use super::grow::differences;
 use super::now;
+use crate::datapath::{Datapath, Error};
+use crate::identity::Tracker;
 use crate::kubernetes::findings::Judged;
 use crate::state::{Hold, UnknownWorkload};
 
@@ -18,6 +20,17 @@ pub(super) struct Cause {
     pub always: bool,
 }
 
+/// Makes ready for a step to come in force: what the kernel has to know of its
+/// workloads before.
+pub(super) fn prepare(
+    tracker: &mut Tracker,
+    step: &Step,
+    datapath: &mut Datapath,
+) -> Result<(), Error> {
+    tracker.foresee(step.view.clone(), datapath)?;
+    tracker.prepare(step.sources.clone(), datapath)
+}
+
 impl Daemon {
     /// Goes on holding an earlier configuration, when one is held.
     pub(super) fn hold_on(&mut self) -> bool {
@@ -27,7 +40,7 @@ impl Daemon {
             .into_iter()
             .find_map(|generation| self.state.snapshot(generation).ok().flatten());
         let Some(held) = held else { return false };
-        let held = self.engine.step_back_to(&held);
+        let held = self.engine.step_back_to(&held, self.newcomers());
         let holds = held.is_ok_and(|step| {
             self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
         });
@@ -39,7 +52,8 @@ impl Daemon {
 
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
-        let step = match self.engine.step() {
+        let newcomers = self.newcomers();
+        let step = match self.engine.step(newcomers) {
             Ok(step) => step,
             Err(full) => {
                 self.not_applied(&full.to_string());
@@ -116,14 +130,16 @@ impl Daemon {
         }
         if fresh {
             if let Err(error) = self.put_in_force(&step, generation) {
+                self.direct.settle(false);
                 self.not_applied(&error);
                 return false;
             }
             tracing::info!(generation, changes = step.delta.len(), "applied");
             self.report.applied = now();
-        } else if let Err(error) = self.tracker.prepare(step.sources.clone(), &mut self.datapath) {
+        } else if let Err(error) = prepare(&mut self.tracker, &step, &mut self.datapath) {
             tracing::error!("{error}");
         }
+        self.direct.settle(true);
         self.generation = generation;
         self.report.apply_error = None;
         self.engine.adopt(&step);
@@ -157,7 +173,7 @@ impl Daemon {
                 format!("the kernel's tables would have to grow ({what}), and cannot: {error}")
             })?;
         } else {
-            let prepared = self.tracker.prepare(step.sources.clone(), &mut self.datapath);
+            let prepared = prepare(&mut self.tracker, step, &mut self.datapath);
             prepared.map_err(|error| error.to_string())?;
             self.datapath.apply(&step.delta, generation).map_err(|error| error.to_string())?;
         }
@@ -168,6 +184,12 @@ impl Daemon {
             tracing::error!("connections are followed though nothing needs it: {error}");
         }
         Ok(())
+    }
+
+    /// The pods that were given a number and are not in the store yet.
+    pub(super) fn newcomers(&self) -> Newcomers {
+        let (pods, numbers) = self.direct.newcomers();
+        Newcomers { pods, numbers }
     }
 
     /// The generation that the one in force repeats but for what is left alone.
@@ -223,7 +245,9 @@ impl Daemon {
                  --history)"
             ));
         };
-        let step = self.engine.step_back_to(snapshot).map_err(|full| full.to_string())?;
+        let newcomers = self.newcomers();
+        let step =
+            self.engine.step_back_to(snapshot, newcomers).map_err(|full| full.to_string())?;
         let of_generation = snapshot.generation;
         let cause = Cause { of_generation: Some(of_generation), always: true, ..Cause::default() };
         let before = self.report.hold.replace(Hold { of_generation, since: now() });

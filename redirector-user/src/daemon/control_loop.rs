@@ -312,7 +312,7 @@ impl Daemon {
         let known = self.engine.store.files().cloned().collect();
         if let Some(agent) = &mut self.agent {
             let changed = tell(sender, || Event::Watches);
-            agent.follow(known, sending(sender, Event::Batch), changed);
+            agent.follow(known, self.direct.clone(), sending(sender, Event::Batch), changed);
         }
         Ok(())
     }
@@ -480,6 +480,7 @@ impl Daemon {
 
     /// Lets go of everything but the gateways.
     fn hand_over(mut self) -> Over {
+        self.direct.close();
         self.publish();
         Over::HandedOver(self.gateways)
     }

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redirector_core::compile::compile_with;
+use redirector_core::compile::{Compiled, compile_with};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
 use redirector_core::gateway::GatewayPlan;
 use redirector_core::image::{Delta, Image};
-use redirector_core::layout::{Full, Layout};
+use redirector_core::layout::{self, Full, Layout};
 use redirector_core::model::{Kind, Object, ObjectRef, Spec};
 use redirector_core::plan::{Plan, SourceId};
 use redirector_core::registry::Registry;
@@ -21,7 +21,7 @@ use super::begin::limits;
 use super::grow;
 use super::names::Answers;
 use crate::datapath::Sizes;
-use crate::identity::Wanted;
+use crate::identity::{View, Wanted};
 use crate::state::Snapshot;
 
 /// What is in force, and what it was made of.
@@ -47,6 +47,17 @@ pub struct Engine {
     pub endpoints: Endpoints,
     /// Some endpoint drains: whether it comes back has to be seen.
     pub follow_endpoints: bool,
+    /// How many identity numbers each class keeps for pods that come.
+    pub spares: usize,
+}
+
+/// Pods that have a number already, and are not in the store yet.
+#[derive(Debug, Default)]
+pub struct Newcomers {
+    /// The pods.
+    pub pods: Vec<Arc<Object>>,
+    /// Their numbers, and those that are left.
+    pub numbers: layout::Newcomers,
 }
 
 /// A change that is ready to come in force.
@@ -74,16 +85,21 @@ pub struct Step {
     pub plan: Plan,
     /// The endpoints, as far as they concern draining.
     pub endpoints: Endpoints,
+    /// What the tables say of pods that are not in them.
+    pub view: View,
 }
 
 impl Engine {
     /// What the store says, compiled. What the compiler refuses is given back
     /// to the store until nothing more changes.
-    pub fn step(&mut self) -> Result<Step, Full> {
+    pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
         loop {
             let mut world = World::new(self.settings.clone());
             for object in self.store.effective().into_values() {
                 world.insert(object);
+            }
+            for pod in &newcomers.pods {
+                world.insert(pod.clone());
             }
             for (name, addresses) in &self.resolved {
                 world.set_resolved(name, addresses.clone());
@@ -95,24 +111,35 @@ impl Engine {
                 changed |= self.refuse(&world, &rejected.object, &rejected.reason);
             }
             if !changed {
-                return self.finish(&world, &registry, compiled.plan);
+                return self.finish(&world, &registry, compiled, newcomers.numbers);
             }
         }
     }
 
     /// An earlier configuration, compiled, but with what is left alone now.
-    pub fn step_back_to(&self, snapshot: &Snapshot) -> Result<Step, Full> {
+    pub fn step_back_to(&self, snapshot: &Snapshot, newcomers: Newcomers) -> Result<Step, Full> {
         let mut world = snapshot.world();
+        for pod in newcomers.pods {
+            world.insert(pod);
+        }
         world.settings.bypass.clone_from(&self.settings.bypass);
         let registry = Registry::new(&world);
-        let plan = compile_with(&world, &registry).plan;
-        self.finish(&world, &registry, plan)
+        let compiled = compile_with(&world, &registry);
+        self.finish(&world, &registry, compiled, newcomers.numbers)
     }
 
-    fn finish(&self, world: &World, registry: &Registry, plan: Plan) -> Result<Step, Full> {
+    fn finish(
+        &self,
+        world: &World,
+        registry: &Registry,
+        compiled: Compiled,
+        newcomers: layout::Newcomers,
+    ) -> Result<Step, Full> {
+        let Compiled { plan, classifier, .. } = compiled;
+        let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
         let (layout, image) = loop {
-            match self.layout.place(&plan, &limits(&sizes)) {
+            match self.layout.place_with(&plan, &limits(&sizes), &newcomers) {
                 Ok(placed) => break placed,
                 Err(full) if !self.grows => return Err(full),
                 Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,
@@ -128,6 +155,7 @@ impl Engine {
             Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
         });
         let sources = sources.collect();
+        let view = View::new(classifier, &plan, &layout);
         let names = registry.names_to_resolve().clone();
         let resolved = names
             .iter()
@@ -146,6 +174,7 @@ impl Engine {
             sources,
             names,
             plan,
+            view,
         })
     }
 

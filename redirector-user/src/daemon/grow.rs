@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use redirector_core::image::Image;
 use redirector_core::layout::Full;
 
+use super::change::prepare;
 use super::control_loop::Daemon;
 use super::engine::Step;
 use crate::datapath::{Error, Sizes};
@@ -73,7 +74,7 @@ impl Daemon {
         let filled = larger
             .source_writer()
             .and_then(|writer| self.direct.beside(writer))
-            .and_then(|()| self.tracker.prepare(step.sources.clone(), &mut larger))
+            .and_then(|()| prepare(&mut self.tracker, step, &mut larger))
             .and_then(|()| larger.apply(&Image::default().diff(&step.image), generation))
             .and_then(|()| if is_attached { larger.attach() } else { Ok(()) });
         if let Err(error) = filled {

@@ -54,6 +54,7 @@ impl Histogram {
 pub struct Arrivals {
     expected: Histogram,
     other: Histogram,
+    foreseen: u64,
     /// Seen, and not known in the kernel.
     waiting: HashMap<SourceKey, Instant>,
 }
@@ -64,10 +65,19 @@ impl Arrivals {
         &self.expected
     }
 
-    /// Of pods that it told of afterwards, or whose numbers a change in progress
-    /// has moved.
+    /// Of pods that it told of afterwards, or that had to be compiled first.
     pub fn other_times(&self) -> &Histogram {
         &self.other
+    }
+
+    /// How many pods had a number before they were compiled.
+    pub fn foreseen_pods(&self) -> u64 {
+        self.foreseen
+    }
+
+    /// A pod has a number, and is not compiled yet.
+    pub(super) fn foreseen(&mut self) {
+        self.foreseen += 1;
     }
 
     /// An expected pod is known now.
@@ -84,7 +94,7 @@ impl Arrivals {
         }
     }
 
-    /// The control loop has made it known.
+    /// It is known now.
     pub(super) fn known(&mut self, key: SourceKey) {
         if let Some(seen) = self.waiting.remove(&key) {
             self.other.add(seen.elapsed());

@@ -5,13 +5,20 @@
 //! identity number of each pod that is expected, lies here as well, and whoever
 //! sees a pod's cgroup makes it known by that at once. The loop is told as
 //! before; it takes over what was done for it, and stays the one that corrects
-//! and removes.
+//! and removes. Pods that it has not heard of yet are given spare numbers, where
+//! the tables say which: see [`View`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use redirector_core::layout;
+use redirector_core::model::Object;
+use redirector_core::plan::SourceId;
+use redirector_core::registry::pod_uid;
+
 use super::arrivals::Arrivals;
+use super::newcomers::{Newcomers, View};
 use super::pods::{PodCgroup, PodUid};
 use crate::datapath::{Error, SourceKey, SourceWriter};
 
@@ -38,7 +45,10 @@ struct Inner {
     beside: Option<Box<dyn Table>>,
     /// The numbers that mean the same before and after any change in progress.
     identities: HashMap<PodUid, u32>,
-    /// What was made known, and the control loop has not heard of yet.
+    newcomers: Newcomers,
+    /// The cgroups that are there.
+    cgroups: HashMap<PodUid, BTreeSet<SourceKey>>,
+    /// What was made known, and the control loop has not taken over yet.
     told: BTreeMap<SourceKey, u32>,
     arrivals: Arrivals,
 }
@@ -50,6 +60,15 @@ impl Inner {
         let beside = self.beside.as_mut().map_or(Ok(()), |table| table.insert(key, identity));
         Some(table.insert(key, identity).and(beside))
     }
+
+    fn identity(&self, pod: &PodUid) -> Option<u32> {
+        let known = self.identities.get(pod).copied();
+        known.or_else(|| self.newcomers.all().find(|(uid, _)| *uid == pod).map(|(_, n)| n))
+    }
+
+    fn cgroups(&self, pod: &PodUid) -> impl Iterator<Item = SourceKey> + use<'_> {
+        self.cgroups.get(pod).into_iter().flatten().copied()
+    }
 }
 
 impl std::fmt::Debug for Direct {
@@ -59,9 +78,17 @@ impl std::fmt::Debug for Direct {
 }
 
 impl Direct {
-    /// A short way into this table.
-    pub fn new(table: impl Table + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Inner { table: Some(Box::new(table)), ..Inner::default() })))
+    /// A short way into this table, which has these identity numbers already.
+    pub fn new(table: impl Table + 'static, numbers: impl IntoIterator<Item = u32>) -> Self {
+        let mut inner = Inner { table: Some(Box::new(table)), ..Inner::default() };
+        inner.newcomers.resume(numbers);
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Another daemon is in charge of the table from now on.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        (inner.table, inner.beside) = (None, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -74,7 +101,8 @@ impl Direct {
     pub fn appeared(&self, pod: &PodCgroup, seen: Option<Instant>) {
         let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
         let mut inner = self.lock();
-        let identity = inner.identities.get(&pod.uid).copied();
+        inner.cgroups.entry(pod.uid.clone()).or_default().insert(key);
+        let identity = inner.identity(&pod.uid);
         let inserted = identity.and_then(|identity| Some((identity, inner.insert(key, identity)?)));
         let failed = match inserted {
             Some((identity, Ok(()))) => {
@@ -94,7 +122,65 @@ impl Direct {
 
     /// A pod's cgroup is gone.
     pub fn vanished(&self, pod: &PodCgroup) {
-        self.lock().arrivals.gone(SourceKey::Cgroup { id: pod.id, level: pod.level });
+        let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
+        let mut inner = self.lock();
+        inner.arrivals.gone(key);
+        if let Some(keys) = inner.cgroups.get_mut(&pod.uid) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                inner.cgroups.remove(&pod.uid);
+            }
+        }
+    }
+
+    /// The API server tells of a pod of this node, or of a change of one. To be
+    /// called before the control loop is told. Returns whether the pod's cgroup
+    /// needs not wait for that.
+    pub fn put(&self, pod: &Arc<Object>) -> bool {
+        let uid = PodUid::new(pod_uid(&pod.meta));
+        let mut inner = self.lock();
+        if inner.identities.contains_key(&uid) {
+            return true;
+        }
+        let Some(number) = inner.newcomers.put(pod) else { return false };
+        inner.arrivals.foreseen();
+        let mut failed = None;
+        for key in inner.cgroups(&uid).collect::<Vec<_>>() {
+            if inner.told.contains_key(&key) {
+                continue;
+            }
+            match inner.insert(key, number) {
+                Some(Ok(())) => {
+                    inner.told.insert(key, number);
+                    inner.arrivals.known(key);
+                }
+                // The control loop will try, and say so.
+                Some(Err(error)) => failed = Some(error),
+                None => {}
+            }
+        }
+        drop(inner);
+        if let Some(error) = failed {
+            tracing::debug!(%uid, "the short way into the table: {error}");
+        }
+        true
+    }
+
+    /// A pod of this node is gone from the API server.
+    pub fn gone(&self, namespace: &str, name: &str) {
+        let id = SourceId { namespace: namespace.into(), name: name.into() };
+        self.lock().newcomers.take_back(&id);
+    }
+
+    /// The pods that have a number and are not compiled yet, and what the next
+    /// Layout is to know of them.
+    pub fn newcomers(&self) -> (Vec<Arc<Object>>, layout::Newcomers) {
+        self.lock().newcomers.at_hand()
+    }
+
+    /// The tables that were to follow are in force, or (`false`) given up.
+    pub fn settle(&self, over: bool) {
+        self.lock().newcomers.settle(over);
     }
 
     /// Other tables are being filled with what was in those in force: from now
@@ -138,13 +224,35 @@ impl Direct {
         drop(before);
     }
 
-    /// The control loop hears of a cgroup: what was done about it here is its
-    /// own from now on.
-    pub(super) fn heard(&self, key: SourceKey) -> Option<u32> {
-        self.lock().told.remove(&key)
+    /// These tables are to follow those in force. Returns the cgroups of pods
+    /// that were given a number which would be wrong in them.
+    pub(super) fn prepare(&self, next: View) -> Vec<SourceKey> {
+        let mut inner = self.lock();
+        let pods = inner.newcomers.prepare(next);
+        let keys = pods.iter().flat_map(|pod| inner.cgroups(pod)).collect();
+        drop(inner);
+        keys
     }
 
-    /// What the control loop has not heard of yet.
+    /// The numbers of pods that are not compiled yet.
+    pub(super) fn given(&self) -> Vec<(PodUid, u32)> {
+        self.lock().newcomers.all().map(|(uid, number)| (uid.clone(), number)).collect()
+    }
+
+    /// The control loop takes over what was done here about cgroups that it has
+    /// heard of.
+    pub(super) fn take_over(
+        &self,
+        mut has_heard: impl FnMut(&SourceKey) -> bool,
+    ) -> BTreeMap<SourceKey, u32> {
+        let mut inner = self.lock();
+        let all = std::mem::take(&mut inner.told);
+        let (heard, told) = all.into_iter().partition(|(key, _)| has_heard(key));
+        inner.told = told;
+        heard
+    }
+
+    /// What the control loop has not taken over yet.
     pub(super) fn is_told(&self, key: &SourceKey) -> bool {
         self.lock().told.contains_key(key)
     }
@@ -156,6 +264,7 @@ mod tests {
 
     use redirector_core::plan::{SourceId, SourceSelector};
 
+    use super::super::newcomers::tests::{Node, pod as told};
     use super::super::pods::PodEvent;
     use super::super::{Kernel, Resolver, Tracker, Wanted};
     use super::*;
@@ -217,7 +326,7 @@ mod tests {
     /// A pod that is known, and others that are expected.
     fn expecting(pods: &[(&str, u32)]) -> (Fake, Direct, Tracker) {
         let mut kernel = Fake::default();
-        let direct = Direct::new(kernel.clone());
+        let direct = Direct::new(kernel.clone(), []);
         let mut tracker = Tracker::new(Resolver::default(), [], direct.clone());
         let mut all = wanted(pods);
         all.extend(wanted(&[("first", 1)]));
@@ -330,6 +439,92 @@ mod tests {
         direct.vanished(&d);
         tracker.prepare(wanted(&[("c", 9), ("d", 10)]), &mut kernel).unwrap();
         assert_eq!(counts(), (1, 1));
+    }
+
+    /// Tables that have rules for the apps `a` and `b`, and a pod of each.
+    fn ruled() -> (Fake, Direct, Tracker) {
+        let (mut kernel, direct, mut tracker) = expecting(&[]);
+        let node = Node::new(&["a", "b"]);
+        tracker.foresee(node.view(), &mut kernel).unwrap();
+        direct.settle(true);
+        (kernel, direct, tracker)
+    }
+
+    #[test]
+    fn a_pod_told_of_after_its_cgroup_is_known_before_it_is_compiled() {
+        let (mut kernel, direct, mut tracker) = ruled();
+        let cgroups = [pod("u", 2, 3), pod("u", 3, 4)];
+        for cgroup in &cgroups {
+            direct.appeared(cgroup, Some(Instant::now()));
+        }
+        tracker.pod(PodEvent::Appeared(cgroups[0].clone()));
+        tracker.look(&mut kernel).unwrap();
+        assert_eq!(kernel.number(&cgroups[0]), None);
+        assert!(direct.put(&told("new", "u", "a")));
+        let number = kernel.number(&cgroups[0]);
+        assert!(number.is_some());
+        assert_eq!(kernel.number(&cgroups[1]), number, "each of its cgroups");
+        let arrivals = direct.arrivals();
+        assert_eq!((arrivals.other_times().count(), arrivals.foreseen_pods()), (2, 1));
+        // Whatever the loop does meanwhile, it stays.
+        tracker.look(&mut kernel).unwrap();
+        tracker.pod(PodEvent::Appeared(cgroups[1].clone()));
+        tracker.look(&mut kernel).unwrap();
+        let dump: Vec<_> = kernel.table.lock().unwrap().iter().map(|(k, v)| (*k, *v)).collect();
+        assert!(!tracker.correct(dump), "it is no drift");
+        assert_eq!((kernel.number(&cgroups[1]), kernel.adopted), (number, 2));
+        // It is gone before it was compiled.
+        direct.gone("default", "new");
+        tracker.look(&mut kernel).unwrap();
+        assert_eq!(cgroups.each_ref().map(|cgroup| kernel.number(cgroup)), [None, None]);
+    }
+
+    #[test]
+    fn a_pod_told_of_before_its_cgroup_is_known_with_it() {
+        let (mut kernel, direct, mut tracker) = ruled();
+        let cgroup = pod("u", 2, 3);
+        assert!(direct.put(&told("new", "u", "b")));
+        direct.appeared(&cgroup, Some(Instant::now()));
+        let number = kernel.number(&cgroup).expect("it is known");
+        assert_eq!(direct.arrivals().expected_times().count(), 1);
+        // The change that tells of it gives it the same number.
+        tracker.pod(PodEvent::Appeared(cgroup.clone()));
+        tracker.prepare(wanted(&[("first", 1), ("u", number)]), &mut kernel).unwrap();
+        tracker.look(&mut kernel).unwrap();
+        assert_eq!(kernel.number(&cgroup), Some(number));
+    }
+
+    #[test]
+    fn a_pod_whose_number_would_be_wrong_is_unknown_again_heard_of_or_not() {
+        let (mut kernel, direct, mut tracker) = ruled();
+        let [first, second, fine] = [pod("u", 2, 3), pod("v", 3, 3), pod("w", 4, 3)];
+        for (cgroup, app) in [(&first, "c"), (&second, "c"), (&fine, "a")] {
+            direct.appeared(cgroup, None);
+            assert!(direct.put(&told(cgroup.uid.as_str(), cgroup.uid.as_str(), app)));
+        }
+        tracker.pod(PodEvent::Appeared(first.clone()));
+        tracker.look(&mut kernel).unwrap();
+        assert!(kernel.number(&first).is_some() && kernel.number(&second).is_some());
+        // A rule for `c` that was compiled without them.
+        let mut node = Node::new(&["a", "b"]);
+        node.rule(&["a", "b", "c"]);
+        node.change();
+        tracker.foresee(node.view(), &mut kernel).unwrap();
+        assert_eq!([&first, &second].map(|cgroup| kernel.number(cgroup)), [None, None]);
+        assert!(kernel.number(&fine).is_some());
+        tracker.pod(PodEvent::Appeared(second.clone()));
+        tracker.look(&mut kernel).unwrap();
+        assert_eq!(kernel.number(&second), None);
+    }
+
+    #[test]
+    fn who_hands_over_writes_no_more() {
+        let (kernel, direct, _tracker) = ruled();
+        direct.close();
+        let cgroup = pod("u", 2, 3);
+        direct.appeared(&cgroup, None);
+        direct.put(&told("new", "u", "a"));
+        assert_eq!(kernel.number(&cgroup), None);
     }
 
     #[test]

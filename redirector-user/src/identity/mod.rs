@@ -8,12 +8,14 @@
 //! * [`resolve`]: from selector to key.
 //! * [`Tracker`]: what is wanted, what is there, what is missing.
 //! * [`Direct`]: the short way of a pod into the table.
+//! * [`View`]: what the tables say of pods that they do not know yet.
 //! * [`Arrivals`]: how long pods take to be known.
 //! * [`watch`]: says when to look again.
 //! * [`pods`]: the cgroups of pods, in every layout that kubelets make.
 
 mod arrivals;
 mod direct;
+mod newcomers;
 pub mod pods;
 pub mod resolve;
 mod tracker;
@@ -21,5 +23,6 @@ pub mod watch;
 
 pub use arrivals::{Arrivals, Histogram};
 pub use direct::{Direct, Table};
+pub use newcomers::View;
 pub use resolve::{Missing, Resolver};
 pub use tracker::{Gap, Kernel, Tracker, Wanted};

@@ -96,6 +96,16 @@ impl Resolver {
         }
     }
 
+    /// The cgroups of a pod that are there.
+    pub fn pod_keys(&self, pod: &PodUid) -> impl Iterator<Item = SourceKey> + use<'_> {
+        self.pods.get(pod).into_iter().flat_map(|keys| keys.values().copied())
+    }
+
+    /// Whether this is a pod's cgroup that is there.
+    pub fn has_pod(&self, key: &SourceKey) -> bool {
+        self.pods.values().any(|keys| keys.values().any(|known| known == key))
+    }
+
     /// Where the thing itself would be found.
     pub fn place(&self, selector: &SourceSelector) -> Option<PathBuf> {
         match selector {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use redirector_core::plan::{SourceId, SourceSelector};
 
 use super::direct::Direct;
+use super::newcomers::View;
 use super::pods::{PodEvent, PodUid};
 use super::resolve::{Missing, Resolver};
 use crate::datapath::{Datapath, Error, SourceKey};
@@ -62,7 +63,7 @@ pub struct Tracker {
     /// What the kernel holds.
     held: BTreeMap<SourceKey, u32>,
     /// Made known by the short way, and to be taken over.
-    adopted: Vec<(SourceKey, u32)>,
+    adopted: BTreeMap<SourceKey, u32>,
     direct: Direct,
     gaps: Vec<Gap>,
 }
@@ -111,8 +112,27 @@ impl Tracker {
         Ok(())
     }
 
+    /// Says what the tables that are to follow know of pods that are not among
+    /// their workloads: to be called before [`prepare`](Self::prepare).
+    pub fn foresee(&mut self, next: View, kernel: &mut impl Kernel) -> Result<(), Error> {
+        let revoked = self.direct.prepare(next);
+        self.adopted.extend(self.direct.take_over(|key| revoked.contains(key)));
+        self.take_over(kernel);
+        for key in revoked {
+            // An unknown caller, until it is compiled.
+            if self.held.remove(&key).is_some() {
+                kernel.remove(key)?;
+                tracing::info!(%key, "a workload is to be known anew");
+            }
+        }
+        Ok(())
+    }
+
     /// What the short way has made known counts as ours.
     fn take_over(&mut self, kernel: &mut impl Kernel) {
+        // Also of pods that were told of after their cgroup was heard of.
+        let resolver = &self.resolver;
+        self.adopted.extend(self.direct.take_over(|key| resolver.has_pod(key)));
         for (key, identity) in std::mem::take(&mut self.adopted) {
             if self.held.insert(key, identity).is_none() {
                 kernel.adopt(key);
@@ -173,10 +193,9 @@ impl Tracker {
     /// A pod's cgroup came or went: the next [`look`](Self::look) says so to the
     /// kernel.
     pub fn pod(&mut self, event: PodEvent) {
-        if let PodEvent::Appeared(pod) = &event {
-            let key = SourceKey::Cgroup { id: pod.id, level: pod.level };
-            self.adopted.extend(self.direct.heard(key).map(|identity| (key, identity)));
-        }
+        let (PodEvent::Appeared(pod) | PodEvent::Gone(pod)) = &event;
+        let heard = SourceKey::Cgroup { id: pod.id, level: pod.level };
+        self.adopted.extend(self.direct.take_over(|key| *key == heard));
         self.resolver.pod(event);
     }
 
@@ -191,6 +210,7 @@ impl Tracker {
     }
 
     fn resolve(&mut self) -> (BTreeMap<SourceKey, u32>, Vec<Gap>) {
+        let newcomers = self.direct.given();
         let mut owners: BTreeMap<SourceKey, &SourceId> = BTreeMap::new();
         let mut resolved = BTreeMap::new();
         let mut gaps = Vec::new();
@@ -216,6 +236,11 @@ impl Tracker {
                         gap(Missing::Taken(format!("{}/{}", owner.namespace, owner.name)));
                     }
                 }
+            }
+        }
+        for (pod, identity) in newcomers {
+            for key in self.resolver.pod_keys(&pod) {
+                resolved.entry(key).or_insert(identity);
             }
         }
         (resolved, gaps)

@@ -18,6 +18,7 @@ use super::gateways::Near;
 use super::join::Watches;
 use super::resource::Resource;
 use super::{Options, follow, runtime, taint};
+use crate::identity::Direct;
 use crate::source::Batch;
 use crate::state::Watching;
 
@@ -65,10 +66,12 @@ impl Agent {
         Ok(Self { setup, node, client, watches: None, judged, ready: false, runtime })
     }
 
-    /// Starts the watches. `changed` is called when one does better or worse.
+    /// Starts the watches. `pods` is told of this node's pods at once. `changed`
+    /// is called when a watch does better or worse.
     pub fn follow(
         &mut self,
         known: Vec<Arc<str>>,
+        pods: Direct,
         send: impl FnMut(Batch) -> bool + Send + 'static,
         mut changed: impl FnMut() -> bool + Send + 'static,
     ) {
@@ -76,6 +79,7 @@ impl Agent {
             node: self.node.clone(),
             gateways: self.setup.gateways.clone(),
             timing: self.setup.timing,
+            pods,
         };
         let incarnations = Incarnations::default();
         let teller = Teller::new(

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
+use super::Options;
 use super::backoff::Timing;
 use super::events::Incarnations;
 use super::follow::{Health, Update};
@@ -18,6 +19,7 @@ use super::gateways;
 use super::held::Name;
 use super::item::{Item, reference};
 use super::resource::{Needs, Resource};
+use crate::identity::Direct;
 use crate::source::{Batch, Change};
 
 /// How the watches are doing.
@@ -47,14 +49,18 @@ pub struct Join {
     incarnations: Incarnations,
     watches: watch::Sender<Watches>,
     needs: watch::Sender<Needs>,
+    /// Knows some of this node's pods at once.
+    pods: Direct,
+    /// Since the last batch, this node got a pod that has to be compiled to be
+    /// known.
+    awaited: bool,
 }
 
 impl Join {
     /// Nothing known. `known` are the names of an earlier run whose objects
     /// are in force.
     pub fn new(
-        timing: Timing,
-        gateways: Option<gateways::Near>,
+        options: &Options,
         incarnations: Incarnations,
         watches: watch::Sender<Watches>,
         needs: watch::Sender<Needs>,
@@ -66,8 +72,10 @@ impl Join {
         // What is listed goes over this; the rest is gone since.
         let changed = known.into_iter().map(|name| (name.clone(), Change::Removed(name))).collect();
         Self {
-            timing,
-            gateways: gateways.map(gateways::Ports::new),
+            timing: options.timing,
+            gateways: options.gateways.clone().map(gateways::Ports::new),
+            pods: options.pods.clone(),
+            awaited: false,
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             changed,
@@ -94,12 +102,7 @@ impl Join {
                     if self.is_synced() && !self.changed.is_empty() {
                         let now = Instant::now();
                         let latest = due.map_or(now + self.timing.debounce_most, |(_, l)| l);
-                        // A pod of this node has to be known before it runs; its
-                        // kubelet is told at the same time as we are.
-                        let latest = match resource {
-                            Resource::OwnPods => latest.min(now + self.timing.debounce / 10),
-                            _ => latest,
-                        };
+                        let latest = self.hurry(now, latest);
                         due = Some((now + self.timing.debounce, latest));
                     }
                 }
@@ -117,6 +120,12 @@ impl Join {
                 }
             }
         }
+    }
+
+    /// A pod of this node has to be known before it runs; its kubelet is told at
+    /// the same time as we are.
+    fn hurry(&self, now: Instant, latest: Instant) -> Instant {
+        if self.awaited { latest.min(now + self.timing.debounce / 10) } else { latest }
     }
 
     fn is_synced(&self) -> bool {
@@ -156,6 +165,7 @@ impl Join {
 
     fn put(&mut self, resource: Resource, item: Item) {
         let file: Arc<str> = item.reference.to_string().into();
+        let own = item.object().filter(|_| resource == Resource::OwnPods).cloned();
         if resource.has_events() {
             self.incarnations.put(item.reference, item.incarnation);
         }
@@ -164,6 +174,7 @@ impl Join {
         objects.insert(item.name.clone(), item.content);
         // Most changes, such as a status, say nothing new here.
         if !same {
+            self.awaited |= own.is_some_and(|pod| !self.pods.put(&pod));
             self.touch(resource, &item.name, file);
         }
     }
@@ -174,6 +185,9 @@ impl Join {
             let reference = reference(resource, name);
             self.incarnations.remove(&reference);
             let file = reference.to_string().into();
+            if resource == Resource::OwnPods {
+                self.pods.gone(&name.0, &name.1);
+            }
             self.touch(resource, name, file);
         }
     }
@@ -196,6 +210,7 @@ impl Join {
 
     /// Everything that changed since the last batch.
     fn batch(&mut self) -> Batch {
+        self.awaited = false;
         let mut changed = std::mem::take(&mut self.changed);
         changed.remove("");
         let mut ports = self.gateways.take();

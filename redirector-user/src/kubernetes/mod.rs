@@ -50,6 +50,7 @@ pub use follow::Health;
 pub use join::Watches;
 pub use resource::Resource;
 
+use crate::identity::Direct;
 use crate::source::Batch;
 use events::Incarnations;
 use follow::Follower;
@@ -70,6 +71,8 @@ pub struct Options {
     pub gateways: Option<Near>,
     /// How long things take.
     pub timing: Timing,
+    /// Told of this node's pods before everybody else.
+    pub pods: Direct,
 }
 
 /// Follows the objects on the runtime that `client` was made on, until `send`
@@ -99,8 +102,7 @@ pub fn follow(
         );
         runtime.spawn(follower.run());
     }
-    let join =
-        Join::new(options.timing, options.gateways.clone(), incarnations, health, needs, known);
+    let join = Join::new(options, incarnations, health, needs, known);
     runtime.spawn(join.run(receiver, send));
     watches
 }

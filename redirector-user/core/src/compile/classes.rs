@@ -9,28 +9,79 @@ use ipnet::IpNet;
 
 use super::rules::RuleBook;
 use crate::client::{Client, Question, contains};
-use crate::model::Labels;
+use crate::model::{Labels, Object, Spec};
 use crate::names::MESH;
-use crate::plan::{Class, Source, SourceId};
-use crate::registry::{Registry, ServiceKind};
+use crate::plan::{Class, ClassId, Source, SourceId, SourceSelector};
+use crate::registry::{Registry, ServiceKind, Workload};
+use crate::world::Settings;
 
 /// Everything that is ever asked about a source.
-#[derive(Default)]
-struct Questions<'q> {
-    namespaces: BTreeSet<&'q str>,
-    labels: BTreeSet<&'q Labels>,
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Questions {
+    namespaces: BTreeSet<Arc<str>>,
+    labels: BTreeSet<Labels>,
     subnets: BTreeSet<IpNet>,
     addresses: BTreeSet<IpAddr>,
 }
 
 /// The answers, as far as they are not "no".
-#[derive(PartialEq, Eq, PartialOrd, Ord, Default)]
-struct Answers<'q> {
-    namespace: Option<&'q str>,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+struct Answers {
+    namespace: Option<Arc<str>>,
     labels: Vec<usize>,
     subnets: Vec<usize>,
     addresses: Vec<IpAddr>,
     bypassed: bool,
+}
+
+/// Says which class a workload is in; also one that came after the Plan was
+/// made, as long as a workload that answers all questions alike, or answers all
+/// of them with no, was there.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Classifier {
+    settings: Settings,
+    questions: Questions,
+    known: BTreeMap<Answers, ClassId>,
+}
+
+impl Classifier {
+    /// A pod as the Plan would have it as a source, had it been there. `None`
+    /// when it is not a running pod of this node, and when it would have made
+    /// another class.
+    pub fn source(&self, object: &Object) -> Option<(SourceId, Source)> {
+        let Spec::Pod(pod) = &object.spec else { return None };
+        if pod.finished {
+            return None;
+        }
+        let workload = Workload::of_pod(object, pod, self.settings.node_name.as_deref());
+        let selector = workload.source.clone()?;
+        let class = *self.known.get(&self.answers(&workload))?;
+        Some(source(&workload, selector, class))
+    }
+
+    fn answers(&self, workload: &Workload) -> Answers {
+        let (namespace, name) = (&workload.object.namespace, &workload.object.name);
+        self.questions.ask(&Client {
+            namespace: Some(namespace),
+            labels: Some(&workload.labels),
+            addresses: &workload.addresses,
+            bypassed: self.settings.bypass.has_workload(namespace, name),
+        })
+    }
+}
+
+fn source(workload: &Workload, selector: SourceSelector, class: ClassId) -> (SourceId, Source) {
+    let id = SourceId {
+        namespace: workload.object.namespace.clone(),
+        name: workload.object.name.clone(),
+    };
+    let source = Source {
+        labels: Labels::clone(&workload.labels),
+        addresses: workload.addresses.clone(),
+        selector,
+        class,
+    };
+    (id, source)
 }
 
 /// Groups the local workloads into classes. Class 0 is that of unknown callers,
@@ -38,43 +89,33 @@ struct Answers<'q> {
 pub(super) fn group(
     registry: &Registry,
     book: &RuleBook<'_>,
-) -> (Vec<Class>, BTreeMap<SourceId, Source>) {
-    let questions = Questions::new(registry, book);
+) -> (Vec<Class>, BTreeMap<SourceId, Source>, Classifier) {
+    let mut classifier = Classifier {
+        settings: registry.settings.clone(),
+        questions: Questions::new(registry, book),
+        known: BTreeMap::from([(Answers::default(), 0)]),
+    };
     let mut classes = vec![Class { example: None }];
-    let mut known = BTreeMap::from([(Answers::default(), 0)]);
     let mut sources = BTreeMap::new();
     for workload in registry.workloads.sources() {
         let Some(selector) = workload.source.clone() else { continue };
-        let id = SourceId {
-            namespace: workload.object.namespace.clone(),
-            name: workload.object.name.clone(),
-        };
-        let client = Client {
-            namespace: Some(&workload.object.namespace),
-            labels: Some(&workload.labels),
-            addresses: &workload.addresses,
-            bypassed: registry.settings.bypass.has_workload(&id.namespace, &id.name),
-        };
-        let class = *known.entry(questions.ask(&client)).or_insert_with(|| {
+        let answers = classifier.answers(workload);
+        let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+        let class = *classifier.known.entry(answers).or_insert(next);
+        let (id, source) = source(workload, selector, class);
+        if class == next {
             classes.push(Class { example: Some(id.clone()) });
-            u32::try_from(classes.len() - 1).unwrap_or(u32::MAX)
-        });
-        let source = Source {
-            labels: Labels::clone(&workload.labels),
-            addresses: workload.addresses.clone(),
-            selector,
-            class,
-        };
+        }
         sources.insert(id, source);
     }
-    (classes, sources)
+    (classes, sources, classifier)
 }
 
-impl<'q> Questions<'q> {
-    fn new(registry: &'q Registry, book: &'q RuleBook<'_>) -> Self {
+impl Questions {
+    fn new(registry: &Registry, book: &RuleBook<'_>) -> Self {
         let mut questions = Self::default();
-        let mut names = |namespaces: &mut dyn Iterator<Item = &'q Arc<str>>| {
-            questions.namespaces.extend(namespaces.map(|name| &**name));
+        let mut names = |namespaces: &mut dyn Iterator<Item = &Arc<str>>| {
+            questions.namespaces.extend(namespaces.cloned());
         };
         for service in registry.services() {
             names(&mut service.export.namespaces());
@@ -94,9 +135,11 @@ impl<'q> Questions<'q> {
             names(&mut rule.export.namespaces());
             names(&mut rule.objects.iter().map(|object| &object.namespace));
         }
-        questions.labels.extend(rules.iter().filter_map(|rule| rule.selector.as_ref()));
+        for selector in rules.iter().filter_map(|rule| rule.selector.as_ref()) {
+            questions.ask_for(selector);
+        }
         if !rules.is_empty() {
-            questions.namespaces.insert(&registry.settings.root_namespace);
+            questions.namespaces.insert(registry.settings.root_namespace.as_str().into());
         }
         // A client to whom a headless service's address is its own meets what
         // else has that address: only where there is something to meet, and
@@ -127,14 +170,14 @@ impl<'q> Questions<'q> {
             if !sheet.gateways.iter().any(|gateway| gateway == MESH) {
                 continue;
             }
-            questions.namespaces.extend(sheet.export.namespaces().map(|name| &**name));
+            questions.namespaces.extend(sheet.export.namespaces().cloned());
             for block in sheet.tcp.iter().flat_map(|rule| &rule.blocks) {
                 let l4 = block.l4;
                 if !l4.source_namespace.is_empty() {
-                    questions.namespaces.insert(&l4.source_namespace);
+                    questions.namespaces.insert(l4.source_namespace.as_str().into());
                 }
                 if !l4.source_labels.is_empty() {
-                    questions.labels.insert(&l4.source_labels);
+                    questions.ask_for(&l4.source_labels);
                 }
                 questions.subnets.extend(l4.source_subnet);
             }
@@ -142,10 +185,18 @@ impl<'q> Questions<'q> {
         questions
     }
 
-    fn ask(&self, client: &Client<'q>) -> Answers<'q> {
+    fn ask_for(&mut self, labels: &Labels) {
+        if !self.labels.contains(labels) {
+            self.labels.insert(labels.clone());
+        }
+    }
+
+    fn ask(&self, client: &Client<'_>) -> Answers {
         let labels = client.labels;
         Answers {
-            namespace: client.namespace.filter(|namespace| self.namespaces.contains(namespace)),
+            namespace: client
+                .namespace
+                .and_then(|namespace| self.namespaces.get(namespace).cloned()),
             labels: (self.labels.iter().enumerate())
                 .filter(|(_, wanted)| labels.is_some_and(|labels| contains(labels, wanted)))
                 .map(|(index, _)| index)

@@ -26,6 +26,7 @@ use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::world::World;
 
+pub use classes::Classifier;
 use destinations::Destinations;
 use rules::RuleBook;
 pub(crate) use rules::covers;
@@ -37,6 +38,8 @@ pub struct Compiled {
     pub plan: Plan,
     /// Objects that could not be honoured, and are treated as absent.
     pub rejected: Vec<Rejected>,
+    /// Which class a workload is in that comes from now on.
+    pub classifier: Classifier,
 }
 
 /// An object that was left out.
@@ -56,7 +59,7 @@ pub fn compile(world: &World) -> Compiled {
 /// Compiles a World whose registry is at hand.
 pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
     let book = RuleBook::new(world);
-    let (classes, sources) = classes::group(registry, &book);
+    let (classes, sources, classifier) = classes::group(registry, &book);
     let mut destinations = Destinations::new(registry);
     let frontends = frontends::compile(registry, &book, &classes, &sources, &mut destinations);
     let gateways = gateways::compile(world, registry, &book, &mut destinations);
@@ -75,5 +78,6 @@ pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
     Compiled {
         plan: Plan { frontends, routes, destinations, classes, sources, gateways },
         rejected,
+        classifier,
     }
 }

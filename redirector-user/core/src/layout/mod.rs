@@ -15,6 +15,7 @@ mod names;
 mod numbers;
 mod ranges;
 mod ring;
+mod spares;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,7 @@ use lives::Lives;
 pub use names::Names;
 use numbers::Numbers;
 use ranges::Ranges;
+pub use spares::Newcomers;
 
 /// The numbers of everything in the tables.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -68,6 +70,10 @@ pub struct Layout {
     /// Of a state directory from before there were any: none.
     #[serde(default)]
     lives: Lives,
+    /// Identity numbers that no workload has yet, and the class that each has in
+    /// the tables already.
+    #[serde(default)]
+    spares: BTreeMap<u32, u32>,
 }
 
 /// Where a route or destination lies: its number, and its range of legs or
@@ -121,6 +127,7 @@ impl Default for Layout {
             identity_numbers: Numbers::from(1),
             class_numbers: Numbers::from(1),
             lives: Lives::default(),
+            spares: BTreeMap::new(),
         }
     }
 }
@@ -131,12 +138,22 @@ impl Layout {
     ///
     /// Nothing is changed when the Plan does not fit.
     pub fn place(&self, plan: &Plan, limits: &Limits) -> Result<(Self, Image), Full> {
+        self.place_with(plan, limits, &Newcomers::keep(self))
+    }
+
+    /// The same, for a node where pods come that the Plan does not know yet.
+    pub fn place_with(
+        &self,
+        plan: &Plan,
+        limits: &Limits,
+        newcomers: &Newcomers,
+    ) -> Result<(Self, Image), Full> {
         let mut next = self.clone();
         next.begin_step();
         let mut image = Image::default();
         next.place_destinations(plan, limits, &mut image)?;
         next.place_routes(plan, limits, &mut image)?;
-        let classes = next.place_sources(plan, limits, &mut image)?;
+        let classes = next.place_sources(plan, limits, newcomers, &mut image)?;
         next.place_frontends(plan, limits, &classes, &mut image)?;
         Ok((next, image))
     }
@@ -217,8 +234,17 @@ impl Layout {
         &mut self,
         plan: &Plan,
         limits: &Limits,
+        newcomers: &Newcomers,
         image: &mut Image,
     ) -> Result<Vec<u32>, Full> {
+        for (id, number) in &newcomers.given {
+            if plan.sources.contains_key(id)
+                && !self.identities.contains_key(id)
+                && self.spares.remove(number).is_some()
+            {
+                self.identities.insert(id.clone(), *number);
+            }
+        }
         let numbers = &mut self.identity_numbers;
         self.identities.retain(|id, number| {
             plan.sources.contains_key(id) || {
@@ -270,6 +296,7 @@ impl Layout {
                 image.class_of.insert(number, class);
             }
         }
+        self.place_spares(limits, newcomers, &classes, image);
         Ok(classes)
     }
 
@@ -366,6 +393,15 @@ impl Layout {
     /// The identity number of a local workload.
     pub fn identity(&self, id: &SourceId) -> Option<u32> {
         self.identities.get(id).copied()
+    }
+
+    /// The kernel's number of each class of the Plan that was placed.
+    pub fn classes_of(&self, plan: &Plan) -> Vec<u32> {
+        let number = |class: &Class| {
+            let example = class.example.as_ref();
+            example.and_then(|example| self.classes.get(example)).copied()
+        };
+        plan.classes.iter().map(|class| number(class).unwrap_or(abi::CLASS_UNKNOWN)).collect()
     }
 
     /// All identity numbers.

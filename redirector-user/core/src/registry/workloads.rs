@@ -85,6 +85,25 @@ impl fmt::Display for StandsFor {
     }
 }
 
+impl Workload {
+    /// A pod, seen from this node.
+    pub(crate) fn of_pod(object: &Object, pod: &Pod, node: Option<&str>) -> Self {
+        let meta = &object.meta;
+        let local = node.is_some_and(|node| !node.is_empty() && node == pod.node);
+        let uid = pod_uid(meta);
+        Self {
+            object: object.reference(),
+            labels: meta.labels.clone().into(),
+            addresses: pod.ips.clone(),
+            locality: Locality::of_workload(&meta.labels).unwrap_or_default(),
+            source: (local && !uid.is_empty()).then(|| SourceSelector::PodUid(uid.into())),
+            gateway: local && is_gateway(meta),
+            stands_for: None,
+            host_network: pod.host_network,
+        }
+    }
+}
+
 /// All workloads that are alive.
 #[derive(Debug, Default)]
 pub struct Workloads {
@@ -101,7 +120,7 @@ impl Workloads {
         }
         for (object, pod) in world.pods() {
             if !pod.finished {
-                workloads.add(of_pod(object, pod, world.settings.node_name.as_deref()));
+                workloads.add(Workload::of_pod(object, pod, world.settings.node_name.as_deref()));
             }
         }
         workloads
@@ -176,20 +195,10 @@ pub(crate) fn entry_locality(labels: &Labels, locality: &str) -> Locality {
     }
 }
 
-fn of_pod(object: &Object, pod: &Pod, node: Option<&str>) -> Workload {
-    let meta = &object.meta;
-    let local = node.is_some_and(|node| !node.is_empty() && node == pod.node);
-    let uid = meta.annotations.get(CONFIG_HASH_ANNOTATION).unwrap_or(&meta.uid);
-    Workload {
-        object: object.reference(),
-        labels: meta.labels.clone().into(),
-        addresses: pod.ips.clone(),
-        locality: Locality::of_workload(&meta.labels).unwrap_or_default(),
-        source: (local && !uid.is_empty()).then(|| SourceSelector::PodUid(uid.as_str().into())),
-        gateway: local && is_gateway(meta),
-        stands_for: None,
-        host_network: pod.host_network,
-    }
+/// What names a pod's cgroup: its uid, or the hash of a static pod's
+/// configuration, whose mirror has another uid.
+pub fn pod_uid(meta: &Meta) -> &str {
+    meta.annotations.get(CONFIG_HASH_ANNOTATION).unwrap_or(&meta.uid)
 }
 
 fn is_gateway(meta: &Meta) -> bool {

@@ -27,4 +27,9 @@ pub(super) fn family(arrivals: &Arrivals, page: &mut Page) {
         page.sample("pod_known_seconds_sum", &labels(None), times.sum().as_secs_f64());
         page.sample("pod_known_seconds_count", &labels(None), times.count());
     }
+    page.counter(
+        "pods_foreseen_total",
+        "Pods that were known by what the rules ask of them, before they were compiled",
+        arrivals.foreseen_pods(),
+    );
 }

@@ -1,0 +1,90 @@
+//! Pods that come together with their objects: those that the rules ask nothing
+//! new of are known before they are compiled, and stay what they were taken for.
+
+use redirector::datapath::SourceKey;
+use redirector_tests::cgroup::key;
+use redirector_tests::node::Node;
+use serde_json::json;
+
+use super::{Agent, Cluster, answered, node, uid};
+
+fn metric(agent: &Agent, name: &str) -> u64 {
+    let (_, text) = agent.page("/metrics").expect("metrics");
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("{name} is not among\n{text}"))
+}
+
+fn number(node: &Node, key: SourceKey) -> Option<u32> {
+    node.sources().into_iter().find(|(known, _)| *known == key).map(|(_, number)| number)
+}
+
+/// The cgroup comes first, so that nothing of the pod was expected.
+pub fn of_a_known_class() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    // One that goes to `two`; who goes elsewhere is like an unknown caller.
+    cluster.pod("first", "node-a", &uid(1), "two", &json!({}));
+    node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
+    let mut agent = node.ready();
+    agent.wait("the first one", |_| node.sources().len() == 1);
+    assert_eq!(metric(&agent, "redirector_pods_foreseen_total"), 0);
+    let goes = |i: u32| if i.is_multiple_of(2) { "two" } else { "one" };
+    let mut seen = Vec::new();
+    for i in 10..30 {
+        let cgroup = node.cgroup(&format!("kubepods/besteffort/pod{}", uid(i)));
+        let container = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(i)));
+        cluster.pod(&format!("p{i}"), "node-a", &uid(i), goes(i), &json!({}));
+        let key = key(&cgroup);
+        agent.wait("the pod to be known", |_| number(&node, key).is_some());
+        seen.push((i, key, number(&node, key), container));
+        let (_, _, _, container) = seen.last().expect("just added");
+        assert_eq!(answered(container, cluster.service()), goes(i), "{}", agent.log());
+    }
+    // Numbers of a class may run out while a change is compiled.
+    let foreseen = metric(&agent, "redirector_pods_foreseen_total");
+    assert!(foreseen >= 15, "only {foreseen} of 20 were known before they were compiled");
+    // All of them have been compiled by then.
+    cluster.pod("last", "node-a", &uid(99), "three", &json!({}));
+    agent.wait("the last one", |agent| metric(agent, "redirector_identity_gaps") == 1);
+    for (i, key, number_then, container) in &seen {
+        assert_eq!(number(&node, *key), *number_then, "p{i} has another number");
+        assert_eq!(answered(container, cluster.service()), goes(*i));
+    }
+    assert_eq!(metric(&agent, "redirector_drift_total"), 0);
+    // What it is taken for changes with its labels, and ends with it.
+    let (i, key, _, container) = &seen[0];
+    cluster.pod(&format!("p{i}"), "node-a", &uid(*i), "one", &json!({}));
+    agent.wait("its new label", |_| answered(container, cluster.service()) == "one");
+    cluster.server.delete("Pod", "default", &format!("p{i}"));
+    agent.wait("its end", |_| number(&node, *key).is_none());
+    // The same name again, as a StatefulSet has it: the new one is another pod.
+    let again = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(40)));
+    cluster.pod(&format!("p{i}"), "node-a", &uid(40), "two", &json!({}));
+    agent.wait("its successor", |_| answered(&again, cluster.service()) == "two");
+}
+
+/// What was given is there after the agent was killed at any time.
+pub fn when_the_agent_is_killed() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    cluster.pod("first", "node-a", &uid(1), "two", &json!({}));
+    let first = node.cgroup(&format!("kubepods/burstable/pod{}/ab", uid(1)));
+    let mut agent = node.ready();
+    agent.wait("the first one", |_| node.sources().len() == 1);
+    for round in 0..5 {
+        let i = 10 + round;
+        let pod = node.cgroup(&format!("kubepods/burstable/pod{}", uid(i)));
+        let container = node.cgroup(&format!("kubepods/burstable/pod{}/ab", uid(i)));
+        cluster.pod(&format!("p{i}"), "node-a", &uid(i), "two", &json!({}));
+        let key = key(&pod);
+        agent.wait("the pod to be known", |_| number(&node, key).is_some());
+        drop(agent);
+        assert_eq!(answered(&container, cluster.service()), "two", "no agent at all");
+        agent = node.start();
+        while !agent.is_ready() {
+            assert_eq!(answered(&container, cluster.service()), "two", "{}", agent.log());
+            assert_eq!(answered(&first, cluster.service()), "two", "{}", agent.log());
+        }
+        assert_eq!(answered(&container, cluster.service()), "two", "{}", agent.log());
+    }
+}
