@@ -5,6 +5,7 @@
 //! * [`addr`]: one form for IPv4 and IPv6 addresses.
 //! * [`decide`]: the decision itself, written once over the [`decide::Tables`]
 //!   trait and compiled both into the BPF programs and into user space.
+//! * [`hash`]: a hash that is the same in every version.
 //!
 //! No allocation, no IO, no dependency on either side.
 #![cfg_attr(not(test), no_std)]
@@ -18,3 +19,4 @@ compile_error!(
 pub mod abi;
 pub mod addr;
 pub mod decide;
+pub mod hash;

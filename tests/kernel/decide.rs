@@ -11,9 +11,7 @@ use std::thread;
 
 use aya::maps::{Array, Map, MapData};
 use redirector::datapath::{Datapath, Options, Sizes};
-use redirector_common::abi::{
-    CONNECTION_LAYOUT, Limits, Live, Record, Side, record_decision as kind,
-};
+use redirector_common::abi::{LIVE_LAYOUT, Limits, Live, Record, Side, record_decision as kind};
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
@@ -251,10 +249,7 @@ fn options(place: &Place) -> Options {
 
 /// What the programs know of destinations and endpoints.
 fn lives(pins: &Path) -> Array<MapData, Live> {
-    let memory = std::fs::read_dir(pins).expect("pins").flatten().find(|pin| {
-        pin.file_name().to_string_lossy().starts_with(&format!("memory-{CONNECTION_LAYOUT}-"))
-    });
-    let pin = memory.expect("connection memory").path().join("LIVE");
+    let pin = pins.join(format!("counts-{LIVE_LAYOUT}/LIVE"));
     let map = Map::from_map_data(MapData::from_pin(pin).expect("the map")).expect("a known type");
     Array::try_from(map).expect("an array")
 }

@@ -1,10 +1,11 @@
 //! Starting, dying, starting again: what stays in force, and who may change it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use redirector::datapath::{Datapath, Error, Options, Sizes};
 use redirector_common::abi::Side;
 use redirector_core::image::Image;
@@ -13,6 +14,8 @@ use redirector_tests::image::Builder;
 use redirector_tests::kernel::{Place, privileged, recording_object, small};
 use redirector_tests::server::Server;
 use redirector_tests::socket::Socket;
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 const FRONTEND: &str = "127.96.0.10:19000";
 
@@ -238,16 +241,64 @@ fn what_another_version_left_is_removed_once_nothing_uses_it() {
         return;
     }
     let (place, server) = (Place::new("old"), server());
-    let old = ["tables-0-0123456789abcdef", "memory-0"].map(|name| place.pins().join(name));
-    for directory in &old {
+    let old = ["tables-0-0123456789abcdef", "memory-0-64", "counts-0", "flows-0"];
+    let [tables, memory, counts, flows] = old.map(|name| place.pins().join(name));
+    for directory in [&tables, &memory, &counts, &flows] {
         std::fs::create_dir_all(directory).expect("a directory");
-        let map: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
-        map.pin(directory.join("ROUTES")).expect("pinned");
     }
+    let pin = |name: &str, directory: &Path| -> Array<MapData, u64> {
+        // One place, and one word of it.
+        let map: Array<MapData, u64> = Array::create(1, BPF_F_MMAPABLE).expect("a map");
+        let pin = directory.join(name);
+        map.pin(&pin).expect("pinned");
+        let map = Map::from_map_data(MapData::from_pin(pin).expect("the map"));
+        Array::try_from(map.expect("a known type")).expect("an array")
+    };
+    pin("ROUTES", &tables);
+    pin("LIVE", &counts);
+    pin("FLOWS", &flows);
+    let mut overflowed = pin("OVERFLOW_STATE", &memory);
+    let mut places = pin("CONNECTIONS", &memory);
+    overflowed.set(0, 2, 0).expect("written");
+    places.set(0, 4711, 0).expect("written");
+
     let mut datapath = place.start(&place.options(), &image(&server)).expect("started");
-    datapath.tidy().expect("tidied");
-    assert!(old.iter().all(|directory| !directory.exists()));
     assert!(redirected(&place));
+    assert!(!tables.exists(), "nothing reads these tables any more");
+    datapath.tidy().expect("tidied");
+    assert_eq!(datapath.remembered().expect("read"), 3, "also what the other one remembers");
+    assert_eq!(datapath.connections().expect("read"), []);
+    // While there are connections of the other version, a downgrade finds what they
+    // are counted in.
+    assert!([&memory, &counts, &flows].iter().all(|directory| directory.exists()));
+    overflowed.set(0, 0, 0).expect("written");
+    datapath.tidy().expect("tidied");
+    assert!(memory.exists(), "one is left");
+    places.set(0, 0, 0).expect("written");
+    datapath.tidy().expect("tidied");
+    assert!([&memory, &counts, &flows].iter().all(|directory| !directory.exists()));
+    assert!(redirected(&place));
+}
+
+#[test]
+fn parts_whose_pins_were_removed_are_made_anew() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("parts"), server());
+    let wanted = image(&server);
+    drop(place.start(&place.options(), &wanted).expect("started"));
+    for part in ["tables-", "memory-", "counts-", "flows-"] {
+        let pins = std::fs::read_dir(place.pins()).expect("pins").flatten();
+        let of_part = pins.filter(|pin| pin.file_name().to_string_lossy().starts_with(part));
+        let directories: Vec<_> = of_part.map(|pin| pin.path()).collect();
+        assert_eq!(directories.len(), 1, "{directories:?}");
+        std::fs::remove_dir_all(&directories[0]).expect("removed");
+        assert!(redirected(&place), "what is attached holds what it uses: {part}");
+        drop(place.start(&place.options(), &wanted).expect("started"));
+        assert!(directories[0].exists());
+        assert!(redirected(&place), "{part}");
+    }
 }
 
 #[test]

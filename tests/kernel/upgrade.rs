@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::{at_least, soaking};
 use redirector_tests::load::{Load, Standing};
@@ -93,6 +94,108 @@ fn a_version_of_another_layout_comes_and_goes_and_no_connect_fails() {
     let left = scene.redirector.ask("maps", &["counters", "--output", "json"]).json();
     assert_eq!(left["counters"]["remembered"], 0, "no connection is left in memory");
     drop(daemon);
+}
+
+/// Another service of the same servers, so that not everything has the number that
+/// it would have by itself.
+const ANOTHER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: another}
+spec:
+  clusterIP: 127.96.0.11
+  selector: {app: echo}
+  ports: [{name: tcp, port: 19000, targetPort: 19000}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: another}
+spec: {host: another, trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}}
+";
+
+#[test]
+fn what_is_counted_is_counted_on_by_a_version_of_another_layout() {
+    const LIMIT: usize = 6;
+    const FAILURES: usize = 2;
+    let Some(mut scene) = Scene::new("counted", PROGRAM) else { return };
+    let ours = scene.redirector.program.clone();
+    let other = of_other_layout(PROGRAM);
+    // A third endpoint, where nobody listens, and a limit.
+    let policy = format!(
+        "trafficPolicy:
+    connectionPool: {{tcp: {{maxConnections: {LIMIT}}}}}
+    outlierDetection:
+      {{consecutive5xxErrors: {FAILURES}, baseEjectionTime: 900s, maxEjectionPercent: 100}}
+  subsets: ["
+    );
+    let base = scene.base().replace("subsets: [", &policy)
+        + "
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: dead}
+spec: {address: 127.0.0.4, labels: {app: echo, v: dead}}
+";
+    scene.redirector.write("base.yaml", &base);
+    scene.redirector.write("rules.yaml", "");
+    scene.redirector.write("another.yaml", ANOTHER);
+    let mut daemon = scene.redirector.start_with(&VERIFY);
+    let another = scene.redirector.rules().join("another.yaml");
+    let redirector = &scene.redirector;
+    redirector.change("one service less", || fs::remove_file(&another).expect("a file"));
+
+    let refused = std::io::Error::from_raw_os_error(libc::ECONNREFUSED).to_string();
+    let dials = |scene: &Scene, count: usize| -> Vec<String> {
+        let to: SocketAddr = ECHO.parse().expect("an address");
+        child::run(&scene.client(), || (0..count).map(|_| dial(to)).collect())
+    };
+    let counts = |scene: &Scene| {
+        let maps = scene.redirector.ask("maps", &["backends", "--output", "json"]).json();
+        let one = &maps["destinations"][0];
+        [&one["connections"], &one["ejected"], &one["limited"]].map(|n| n.as_u64().expect("one"))
+    };
+    // The dead one is out after so many failures, for longer than the test takes.
+    let failed = dials(&scene, 60).into_iter().filter(|answer| *answer == refused).count();
+    assert_eq!((failed, counts(&scene)), (FAILURES, [0, 1, 0]));
+    let mut standing: Vec<Standing> = (0..LIMIT).map(|_| Standing::open(&scene)).collect();
+    assert_eq!(counts(&scene), [LIMIT as u64, 1, 0]);
+
+    let mut limited = 0;
+    for (round, program) in [&other, &ours, &other, &ours].into_iter().enumerate() {
+        // Whoever dials meanwhile is refused: there are as many as may be.
+        let load = Load::start(&scene, 1);
+        match round {
+            0 => assert_eq!(daemon.stop(), 0),
+            1 => daemon.kill(),
+            _ => {}
+        }
+        scene.redirector.program = program.clone();
+        let replace: &[&str] = if round < 2 { &[] } else { &["--replace"] };
+        daemon = scene.redirector.start_with(&[&VERIFY, replace].concat());
+        load.end("upgrade while there are as many as may be", round, &[&refused]);
+        let [connections, ejected, refusals] = counts(&scene);
+        assert_eq!((connections, ejected), (LIMIT as u64, 1), "round {round}");
+        assert!(refusals > limited, "they are counted on, too: {refusals} after {limited}");
+        limited = refusals;
+        let maps = scene.redirector.ask("maps", &["counters", "--output", "json"]).json();
+        assert_eq!(maps["counters"]["remembered"], LIMIT, "by whatever version: {maps:#}");
+        // One goes that the version before has let in: there is room for one, and the
+        // dead one is still left out.
+        assert_eq!(standing.remove(0).close(), ECHO);
+        scene.redirector.wait("the end of it", |_| counts(&scene)[0] == LIMIT as u64 - 1);
+        let answers = dials(&scene, 40);
+        assert!(answers.iter().all(|one| ["one", "two"].contains(&&**one)), "{answers:?}");
+        standing.push(Standing::open(&scene));
+        assert_eq!(dials(&scene, 1), [refused.as_str()], "round {round}");
+        limited += 1;
+    }
+    assert!(standing.into_iter().map(Standing::close).all(|peer| peer == ECHO));
+    scene.redirector.wait("the end of all", |_| counts(&scene)[..2] == [0, 1]);
+    scene.redirector.wait("the end of the other memory", |_| memories(&scene) == 1);
+    figure!(
+        "upgrades and downgrades with {LIMIT} of {LIMIT} connections open: never one more,          {limited} refused; the ejected endpoint stayed out"
+    );
+    assert_eq!(daemon.stop(), 0);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct Load {
 impl Load {
     /// Starts so many clients in the client's cgroup of a scene.
     pub fn start(scene: &Scene, clients: usize) -> Self {
-        let until = scene.redirector.directory().join("stop");
+        let until = scene.redirector.directory().join(unique("stop"));
         let clients = (0..clients).map(|_| scene.load(&until)).collect();
         Self { until, clients, begun: Instant::now() }
     }

@@ -7,8 +7,9 @@ pub const LIVES: u32 = 65_536;
 /// What is known of a destination, or of an endpoint of one: an entry of
 /// `LIVE`, by [`Destination::live`](super::Destination::live) or
 /// [`Backend::live`](super::Backend::live). Only those have one whose policy
-/// needs it. Lies in connection memory and outside of the two sides, so that it
-/// outlives changes and upgrades.
+/// needs it. Lies outside of the two sides and of connection memory, with a version
+/// of its own ([`LIVE_LAYOUT`](super::LIVE_LAYOUT)), so that it outlives changes,
+/// upgrades and downgrades.
 ///
 /// The daemon renews an entry before a side that gives it to another owner comes
 /// in force: it sets a new stamp, so that connections of the earlier owner do

@@ -29,14 +29,25 @@ use crate::addr::Addr;
 const OTHER: usize = cfg!(feature = "other-layout") as usize;
 
 /// Version of the layout of all lookup tables below; part of the pin path.
-pub const LAYOUT: u32 = 2 + OTHER as u32;
+pub const LAYOUT: u32 = 3 + OTHER as u32;
 
-/// Version of the layout of [`Connection`] and [`Live`]; connection memory is
-/// kept across an upgrade while this is unchanged. Otherwise the programs of the
-/// other version go on with theirs until it is empty, which is read from what no
-/// version may change: that the first word of an entry of `CONNECTIONS` is zero
-/// when it is free, and that of `OVERFLOW_STATE` when `OVERFLOW` is empty.
-pub const CONNECTION_LAYOUT: u32 = 2 + OTHER as u32;
+/// Version of the layout of [`Connection`]; connection memory is kept across an
+/// upgrade while this is unchanged. Otherwise the programs of the other version
+/// go on with theirs until it is empty, which is read from what no version may
+/// change: that the first word of an entry of `CONNECTIONS` is zero when it is
+/// free, and that of `OVERFLOW_STATE` when `OVERFLOW` is empty.
+pub const CONNECTION_LAYOUT: u32 = 3 + OTHER as u32;
+
+/// Version of the layout of [`Live`], and of all that its words mean. While it is
+/// unchanged every version counts in the same `LIVE`, those side by side at an
+/// upgrade, too: a limit holds across it, and who is ejected stays so. Connections
+/// refer to it, so a change must change [`CONNECTION_LAYOUT`] as well; what was
+/// counted begins at zero then.
+pub const LIVE_LAYOUT: u32 = 1;
+
+/// Version of the layout of [`Flow`] and [`FlowHead`]; while it is unchanged
+/// every version tells of connections in the same `FLOWS`.
+pub const FLOW_LAYOUT: u32 = 1;
 
 /// Most destinations of one route.
 pub const MAX_LEGS: u32 = 64;

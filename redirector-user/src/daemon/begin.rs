@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use redirector_common::abi::Limits;
 use redirector_core::drain::{self, Draining};
 use redirector_core::gateway::GatewayPlan;
+use redirector_core::layout::Layout;
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 
@@ -207,11 +208,11 @@ fn engine(
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
         sizes: datapath.sizes(),
         grows: !options.fixed_sizes,
-        // In new tables nothing has a number yet.
-        layout: snapshot
-            .filter(|_| active.generation != 0)
-            .map(|snapshot| snapshot.layout)
-            .unwrap_or_default(),
+        layout: match (snapshot, active.generation) {
+            (Some(snapshot), 0) => snapshot.layout.in_new_tables(),
+            (Some(snapshot), _) => snapshot.layout,
+            (None, _) => Layout::default(),
+        },
         image,
         gateways: GatewayPlan::default(),
     })

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
 use redirector_common::abi::{
-    Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FLOWS, Flow,
-    FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVES, Leg, LegCounters, Limits, Live,
-    OVERFLOW_SHARES, OverflowState, PrefixKey, Readers, Route, Source, Totals, Verdict,
+    Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FLOW_LAYOUT, FLOWS,
+    Flow, FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVE_LAYOUT, LIVES, Leg, LegCounters,
+    Limits, Live, OVERFLOW_SHARES, OverflowState, PrefixKey, Readers, Route, Source, Totals,
+    Verdict,
 };
+use redirector_common::hash::Fnv;
 
 use super::{Error, Sizes, maps};
 
@@ -35,6 +37,46 @@ pub enum Part {
     Tables,
     /// Connection memory, kept while its own layout is unchanged.
     Memory,
+    /// What is counted of destinations and endpoints, likewise; whatever the sizes
+    /// and versions of tables and memory, they share it.
+    Counts,
+    /// What is told of connections, likewise.
+    Flows,
+}
+
+impl Part {
+    /// All of them, what is needed by others first.
+    pub const ALL: [Self; 4] = [Self::Counts, Self::Flows, Self::Memory, Self::Tables];
+
+    /// Those that all memory shares.
+    pub const SHARED: [Self; 2] = [Self::Counts, Self::Flows];
+
+    /// How names of its directories start; the version follows.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Tables => TABLES,
+            Self::Memory => MEMORY,
+            Self::Counts => "counts-",
+            Self::Flows => "flows-",
+        }
+    }
+
+    /// The version of its layout.
+    const fn version(self) -> u32 {
+        match self {
+            Self::Tables => LAYOUT,
+            Self::Memory => CONNECTION_LAYOUT,
+            Self::Counts => LIVE_LAYOUT,
+            Self::Flows => FLOW_LAYOUT,
+        }
+    }
+
+    /// How names of its directories of this version start: the whole name of what
+    /// all sizes share, or else the size or shape follows.
+    pub fn of_version(self) -> String {
+        let dash = if Self::SHARED.contains(&self) { "" } else { "-" };
+        format!("{}{}{dash}", self.prefix(), self.version())
+    }
 }
 
 /// The shape of a map.
@@ -99,7 +141,8 @@ impl Layout {
             entries,
             flags: NO_PREALLOC,
         };
-        let memory = |shape: Shape| Shape { part: Part::Memory, ..shape };
+        let of = |part, shape: Shape| Shape { part, ..shape };
+        let memory = |shape| of(Part::Memory, shape);
         let maps = vec![
             array("CONTROL", size_of::<Control>(), 1),
             array("READERS", size_of::<Readers>(), cpus),
@@ -134,9 +177,9 @@ impl Layout {
             }),
             memory(array("OVERFLOW_STATE", size_of::<OverflowState>(), 1)),
             memory(array("OVERFLOW_SHARES", 8, OVERFLOW_SHARES)),
-            memory(array("LIVE", size_of::<Live>(), LIVES)),
-            memory(array("FLOW_HEAD", size_of::<FlowHead>(), 1)),
-            memory(array("FLOWS", size_of::<Flow>(), FLOWS)),
+            of(Part::Counts, array("LIVE", size_of::<Live>(), LIVES)),
+            of(Part::Flows, array("FLOW_HEAD", size_of::<FlowHead>(), 1)),
+            of(Part::Flows, array("FLOWS", size_of::<Flow>(), FLOWS)),
         ];
         Ok(Self { maps, limits, sizes })
     }
@@ -156,6 +199,7 @@ impl Layout {
 
     /// The name of the directory that this layout's maps of a part lie in.
     pub fn directory(&self, part: Part) -> String {
+        let name = part.of_version();
         match part {
             Part::Tables => {
                 let mut hash = Fnv::default();
@@ -163,9 +207,10 @@ impl Layout {
                     (map.name, map.kind as u32, map.key, map.value, map.entries, map.flags)
                         .hash(&mut hash);
                 }
-                format!("{TABLES}{LAYOUT}-{:016x}", hash.finish())
+                format!("{name}{:016x}", hash.finish())
             }
-            Part::Memory => format!("{}{}", memory_prefix(), self.sizes.connections),
+            Part::Memory => format!("{name}{}", self.sizes.connections),
+            Part::Counts | Part::Flows => name,
         }
     }
 
@@ -208,11 +253,6 @@ pub const TABLES: &str = "tables-";
 /// How the directory of connection memory starts; its version and size follow.
 pub const MEMORY: &str = "memory-";
 
-/// How the directory of memory of this version starts; its size follows.
-pub fn memory_prefix() -> String {
-    format!("{MEMORY}{CONNECTION_LAYOUT}-")
-}
-
 fn check(sizes: &Sizes) -> Result<(), Error> {
     let all = [
         ("frontends", sizes.frontends),
@@ -252,28 +292,6 @@ fn possible_cpus() -> Result<u32, Error> {
         })
 }
 
-/// FNV-1a: a hash that is the same in every version, as the standard library's
-/// need not be.
-pub struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +306,22 @@ mod tests {
         let larger = Layout::new(&Sizes { connections: 1 << 20, ..sizes }).expect("a layout");
         assert_eq!(layout.directory(Part::Tables), larger.directory(Part::Tables));
         assert_ne!(layout.directory(Part::Memory), larger.directory(Part::Memory));
+        for part in Part::SHARED {
+            assert_eq!(layout.directory(part), larger.directory(part));
+            assert_eq!(layout.directory(part), other.directory(part));
+        }
+    }
+
+    #[test]
+    fn every_directory_says_what_it_is_and_the_version_of_that() {
+        let layout = Layout::new(&Sizes::default()).expect("a layout");
+        let names = Part::ALL.map(|part| layout.directory(part));
+        for (part, name) in Part::ALL.into_iter().zip(&names) {
+            assert!(name.starts_with(part.prefix()) && name.starts_with(&part.of_version()));
+            let others = Part::ALL.into_iter().filter(|other| *other != part);
+            assert!(others.clone().all(|other| !name.starts_with(other.prefix())), "{name}");
+            assert!(layout.part(part).count() > 0, "{name} holds something");
+        }
     }
 
     #[test]

@@ -36,7 +36,11 @@ impl Maps {
         }
         self.pardon(number);
         let word = lives.word(index, offset_of!(Live, word));
-        let stamp = Live::stamp(word.load(SeqCst)).wrapping_add(1);
+        let stamp = match half(offset_of!(Live, owner)).load(SeqCst) {
+            // Connections may know an array that was before this one, and lost.
+            0 => fastrand::u16(..),
+            _ => Live::stamp(word.load(SeqCst)).wrapping_add(1),
+        };
         let before = word.swap(stamp.into(), SeqCst);
         // Connections of the earlier owner that are still there are not counted
         // any more, also not on its destination.

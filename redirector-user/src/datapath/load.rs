@@ -1,16 +1,17 @@
 //! Loading the programs and making the maps, or finding both pinned.
 
 use std::hash::Hasher as _;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
-use super::layout::{Fnv, Layout, Part, Shape, memory_prefix};
+use redirector_common::hash::Fnv;
+
+use super::layout::{Layout, Part, Shape};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
-use super::{Error, Hook, Options, Sizes, features, sys};
+use super::{Error, Hook, Options, Sizes, features};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
 /// when there was no toolchain.
@@ -26,18 +27,47 @@ pub struct Places {
     pub tables: PathBuf,
     /// The directory of connection memory.
     pub memory: PathBuf,
+    /// The directory of what is counted.
+    pub counts: PathBuf,
+    /// The directory of what is told of connections.
+    pub flows: PathBuf,
     /// The directory of the programs.
     pub programs: PathBuf,
 }
 
 impl Places {
-    /// Where a map is pinned.
-    pub fn map(&self, shape: &Shape) -> PathBuf {
-        let directory = match shape.part {
+    /// The directory of a part.
+    pub fn of(&self, part: Part) -> &Path {
+        match part {
             Part::Tables => &self.tables,
             Part::Memory => &self.memory,
-        };
-        directory.join(shape.name)
+            Part::Counts => &self.counts,
+            Part::Flows => &self.flows,
+        }
+    }
+
+    fn of_mut(&mut self, part: Part) -> &mut PathBuf {
+        match part {
+            Part::Tables => &mut self.tables,
+            Part::Memory => &mut self.memory,
+            Part::Counts => &mut self.counts,
+            Part::Flows => &mut self.flows,
+        }
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, shape: &Shape) -> PathBuf {
+        self.of(shape.part).join(shape.name)
+    }
+
+    /// An error when pinned maps of a part do not have the shapes of a layout.
+    pub fn check(&self, part: Part, layout: &Layout) -> Result<(), Error> {
+        let directory = self.of(part);
+        let differences = layout.differences(part, directory)?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Incompatible { pins: directory.to_owned(), differences })
     }
 }
 
@@ -97,54 +127,44 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
     if object.is_empty() {
         return Err(Error::NoPrograms(MISSING.into()));
     }
-    let tables = pins.join(&layout.directory(Part::Tables));
-    let memory = pins.join(&layout.directory(Part::Memory));
-    let programs = tables.join(programs_name(object, layout, options.log_level));
-
-    let has_memory = memory.exists();
-    let has_tables = tables.exists();
-    for (there, part, directory) in
-        [(has_tables, Part::Tables, &tables), (has_memory, Part::Memory, &memory)]
-    {
-        if there {
-            let differences = layout.differences(part, directory)?;
-            if !differences.is_empty() {
-                return Err(Error::Incompatible { pins: directory.clone(), differences });
-            }
+    let at = |part| pins.join(&layout.directory(part));
+    let tables = at(Part::Tables);
+    let places = Places {
+        programs: tables.join(programs_name(object, layout, options.log_level)),
+        tables,
+        memory: at(Part::Memory),
+        counts: at(Part::Counts),
+        flows: at(Part::Flows),
+    };
+    // Everything new is made under an unfinished name first.
+    let unfinished = |name: &str| pins.join(&format!("{UNFINISHED}{name}"));
+    let mut making = Places { programs: unfinished(PROGRAMS), ..places.clone() };
+    let mut missing = Vec::new();
+    for part in Part::ALL {
+        if places.of(part).exists() {
+            places.check(part, layout)?;
+        } else {
+            *making.of_mut(part) = unfinished(part.prefix());
+            missing.push(part);
         }
     }
-    let places = Places { tables, memory, programs };
-    if has_tables && has_memory && places.programs.exists() {
+    if missing.is_empty() && places.programs.exists() {
         return Ok((places, false));
     }
-
-    // Everything new is made under an unfinished name first.
-    let new = |name: &str| pins.join(&format!("{UNFINISHED}{name}"));
-    let tables = if has_tables { places.tables.clone() } else { new("tables") };
-    let memory = if has_memory { places.memory.clone() } else { new("memory") };
-    let programs = new("programs");
-    for directory in [&tables, &memory, &programs] {
-        pins.make(directory)?;
+    pins.make(&making.programs)?;
+    for part in &missing {
+        pins.make(making.of(*part))?;
     }
-    if !has_memory && let Some(before) = largest_memory(pins)? {
-        for name in KEPT {
-            let map = sys::open_pin(&before.join(name));
-            map.and_then(|map| sys::pin(map.as_fd(), &memory.join(name))).map_err(|error| {
-                Error::from_io(format!("pinning {}", memory.join(name).display()), error)
-            })?;
-        }
+    let mut ebpf = load_object(object, layout, options, &making)?;
+    load_programs(&mut ebpf, &making.programs)?;
+    pins.set_memory(&making.programs, &places.memory)?;
+    for part in &missing {
+        pins.publish(making.of(*part), places.of(*part))?;
     }
-    let mut ebpf = load_object(object, layout, options, &tables, &memory)?;
-    load_programs(&mut ebpf, &programs)?;
-    if !has_memory {
-        pins.publish(&memory, &places.memory)?;
-    }
-    pins.set_memory(&programs, &places.memory)?;
-    if !has_tables {
-        pins.publish(&tables, &places.tables)?;
-    }
-    pins.publish(&programs, &places.programs)?;
-    Ok((places, !has_tables))
+    // Programs of this name use maps whose pins somebody has removed.
+    pins.remove(&places.programs)?;
+    pins.publish(&making.programs, &places.programs)?;
+    Ok((places, missing.contains(&Part::Tables)))
 }
 
 /// The directory that the programs of this object lie in: named after all that
@@ -156,13 +176,9 @@ fn programs_name(object: &[u8], layout: &Layout, log_level: u8) -> String {
     format!("{PROGRAMS}{:016x}", hash.finish())
 }
 
-/// What larger memory shares with the one before: whatever is counted, by number,
-/// and what is told.
-const KEPT: [&str; 3] = ["LIVE", "FLOW_HEAD", "FLOWS"];
-
 /// The largest connection memory of this version that is there.
 fn largest_memory(pins: &Pins) -> Result<Option<PathBuf>, Error> {
-    let prefix = memory_prefix();
+    let prefix = Part::Memory.of_version();
     let names = pins.names(pins.root())?;
     let sizes = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
     Ok(sizes.max().map(|size| pins.join(&format!("{prefix}{size}"))))
@@ -186,8 +202,7 @@ fn load_object(
     object: &[u8],
     layout: &Layout,
     options: &Options,
-    tables: &Path,
-    memory: &Path,
+    places: &Places,
 ) -> Result<Ebpf, Error> {
     let limits = layout.limits;
     let globals: [(&'static str, u32); 9] = [
@@ -207,12 +222,8 @@ fn load_object(
     }
     loader.override_global(LOG_LEVEL, &options.log_level, false);
     for map in &layout.maps {
-        let directory = match map.part {
-            Part::Tables => tables,
-            Part::Memory => memory,
-        };
         loader.map_max_entries(map.name, map.entries);
-        loader.map_pin_path(map.name, directory.join(map.name));
+        loader.map_pin_path(map.name, places.map(map));
     }
     loader.load(object).map_err(|error| failed("making the BPF maps", &error))
 }

@@ -8,8 +8,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use redirector_common::abi::{
-    Backend, ClassKey, Connection, Control, Destination, FlowCounters, FrontendKey, Leg,
-    LegCounters, Live, PrefixKey, Readers, Route, Source, Totals, Verdict,
+    Backend, ClassKey, Control, Destination, FlowCounters, FrontendKey, Leg, LegCounters, Live,
+    PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
 use super::layout::Layout;
@@ -33,7 +33,6 @@ pub struct Maps {
     pub backends: Table<Backend>,
     pub cgroup_sources: HashMap<MapData, u64, Source>,
     pub netns_sources: HashMap<MapData, u64, Source>,
-    pub overflow: HashMap<MapData, u64, Connection>,
     pub lives: Mapped<Live>,
     pub totals: Mapped<Totals>,
     pub leg_counters: Mapped<LegCounters>,
@@ -44,9 +43,6 @@ impl Maps {
     /// Opens the maps of these places.
     pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
         let at = |name| layout.shape(name).and_then(|shape| open(&places.map(shape)));
-        fn hash<K: Pod, V: Pod>(data: MapData) -> Result<HashMap<MapData, K, V>, Error> {
-            map(data).and_then(|map| HashMap::try_from(map).map_err(|error| typed(&error)))
-        }
         fn trie<K: Pod, V: Pod>(data: MapData) -> Result<LpmTrie<MapData, K, V>, Error> {
             map(data).and_then(|map| LpmTrie::try_from(map).map_err(|error| typed(&error)))
         }
@@ -69,7 +65,6 @@ impl Maps {
             backends: table!("BACKENDS"),
             cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
             netns_sources: hash(at("NETNS_SOURCES")?)?,
-            overflow: hash(at("OVERFLOW")?)?,
             totals: mapped(places, layout, "TOTALS", Access::Read)?,
             leg_counters: mapped(places, layout, "LEG_COUNTERS", Access::Read)?,
             flow_counters: mapped(places, layout, "FLOW_COUNTERS", Access::Read)?,
@@ -91,8 +86,7 @@ pub fn mapped<T: Pod>(
 
 /// Opens the table of cgroups once more, and the control words.
 pub fn source_writer(places: &Places, identities: u32) -> Result<SourceWriter, Error> {
-    let table = map(open(&places.tables.join("CGROUP_SOURCES"))?)?;
-    let table = HashMap::try_from(table).map_err(|error| typed(&error))?;
+    let table = hash(open(&places.tables.join("CGROUP_SOURCES"))?)?;
     let control = open(&places.tables.join("CONTROL"))?;
     let control = Mapped::new("CONTROL", &control, 1, Access::Write)?;
     Ok(SourceWriter::new(table, control, identities))
@@ -120,6 +114,11 @@ pub fn permitted(pin: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// A hash table.
+pub fn hash<K: Pod, V: Pod>(data: MapData) -> Result<HashMap<MapData, K, V>, Error> {
+    map(data).and_then(|map| HashMap::try_from(map).map_err(|error| typed(&error)))
 }
 
 fn map(data: MapData) -> Result<Map, Error> {

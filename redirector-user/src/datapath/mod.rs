@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use aya::programs::ProgramInfo;
 use aya_log::EbpfLogger;
-use redirector_common::abi::{LAYOUT, Live, Side, control_flags};
+use redirector_common::abi::{Live, Side, control_flags};
+use redirector_common::hash::Fnv;
 use redirector_core::image::{Delta, Image};
 
 mod attach;
@@ -47,7 +48,7 @@ pub use types::*;
 
 use cgroup::Cgroup;
 use held::Held;
-use layout::{Layout, Part, TABLES};
+use layout::{Layout, Part};
 use load::Places;
 use mapped::Access;
 use maps::Maps;
@@ -165,12 +166,12 @@ impl Datapath {
             return Err(not_loaded());
         }
         let name = tables.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with(&format!("{TABLES}{LAYOUT}-")) {
+        let ours = Part::Tables.of_version();
+        if !name.starts_with(&ours) {
             return Err(Error::Incompatible {
                 pins: tables,
                 differences: vec![format!(
-                    "they were made by another version of redirector, this one makes \
-                     {TABLES}{LAYOUT}"
+                    "they were made by another version of redirector, this one makes {ours}"
                 )],
             });
         }
@@ -181,14 +182,10 @@ impl Datapath {
             .ok_or_else(not_loaded)?;
         let programs = tables.join(programs);
         let memory = pins.memory(&programs).ok_or_else(not_loaded)?;
-        let places = Places { programs, tables, memory };
+        let [counts, flows] = Part::SHARED.map(|part| pins.join(&part.of_version()));
+        let places = Places { tables, memory, counts, flows, programs };
         let layout = Layout::new(&maps::sizes(&places)?)?;
-        for (part, directory) in [(Part::Tables, &places.tables), (Part::Memory, &places.memory)] {
-            let differences = layout.differences(part, directory)?;
-            if !differences.is_empty() {
-                return Err(Error::Incompatible { pins: directory.clone(), differences });
-            }
-        }
+        Part::ALL.into_iter().try_for_each(|part| places.check(part, &layout))?;
         let maps = Maps::open(&places, &layout, access)?;
         Ok(Self {
             cgroups: attach::places(&pins)?.into_iter().map(|place| place.path).collect(),
@@ -352,14 +349,43 @@ impl Datapath {
         Ok(observe::counters(&self.maps, &self.layout))
     }
 
-    /// What is remembered.
+    /// What is remembered, also in memory from before it has grown. What another
+    /// version remembers in a layout of its own is only counted, by
+    /// [`remembered`](Self::remembered).
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
     pub fn connections(&self) -> Result<Vec<Remembered>, Error> {
-        let all = observe::connections(&self.places, &self.layout, &self.maps)?;
-        Ok(all.into_iter().map(|(connection, _)| connection).collect())
+        let all = self.in_memory(&Part::Memory.of_version(), observe::connections)?;
+        Ok(all.into_iter().flatten().map(|(connection, _)| connection).collect())
+    }
+
+    /// How many connections are remembered: in all memory that there is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn remembered(&self) -> Result<u64, Error> {
+        Ok(self.in_memory(Part::Memory.prefix(), observe::count)?.into_iter().sum())
+    }
+
+    /// Reads all memory whose name starts so. The oldest go with the last of
+    /// their connections, also while they are read.
+    fn in_memory<T>(
+        &self,
+        prefix: &str,
+        read: impl Fn(&Path) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut all = vec![read(&self.places.memory)?];
+        for name in self.pins.others(prefix, &self.places.memory)? {
+            let directory = self.pins.join(&name);
+            match read(&directory) {
+                Err(_) if !directory.exists() => {}
+                result => all.push(result?),
+            }
+        }
+        Ok(all)
     }
 
     /// What is known of destinations and endpoints whose policy needs it, by
@@ -481,7 +507,7 @@ impl Datapath {
 /// while the numbers that they are made of can be the same.
 fn seed() -> u32 {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
-    let mut hash = layout::Fnv::default();
+    let mut hash = Fnv::default();
     hash.write(&std::fs::read(FILE).unwrap_or_default());
     hash.finish() as u32
 }

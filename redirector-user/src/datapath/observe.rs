@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use aya::maps::{HashMap, MapData, MapInfo};
 use redirector_common::abi::{Connection, LegCounters, Totals, connection_state as state};
 
 use super::layout::Layout;
-use super::load::Places;
 use super::mapped::{Access, Mapped};
-use super::maps::{Maps, mapped, open};
+use super::maps::{Maps, hash, open};
 use super::{Counters, Error, LegCount, Remembered};
 
 /// Sums up all counters.
@@ -53,29 +53,39 @@ pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
     Counters { totals, legs: legs.into_iter().collect() }
 }
 
-/// Whether anything is remembered in this directory, whatever its layout: by what
-/// all have in common (`abi::CONNECTION_LAYOUT`).
-pub fn has_connections(memory: &Path) -> Result<bool, Error> {
+/// How many connections this directory remembers, whatever its layout: by what all
+/// have in common (`abi::CONNECTION_LAYOUT`).
+pub fn count(memory: &Path) -> Result<u64, Error> {
     let words = |name: &'static str| -> Result<(Mapped<u64>, usize), Error> {
-        let map = open(&memory.join(name))?;
-        let info = map.info().map_err(|error| Error::from_library("reading a map", &error))?;
+        let (map, info) = opened(memory, name)?;
         let stride = info.value_size().div_ceil(8);
         let words = info.max_entries().saturating_mul(stride);
         Ok((Mapped::new(name, &map, words, Access::Read)?, stride.max(1) as usize))
     };
     let (overflowed, _) = words("OVERFLOW_STATE")?;
     let (own, stride) = words("CONNECTIONS")?;
-    let mut firsts = (0..own.len()).step_by(stride).filter_map(|index| own.get(index));
-    Ok(overflowed.get(0) != Some(0) || firsts.any(|cookie| cookie != 0))
+    let firsts = (0..own.len()).step_by(stride).filter_map(|index| own.get(index));
+    let used = firsts.filter(|cookie| *cookie != 0).count() as u64;
+    Ok(used + overflowed.get(0).unwrap_or(0))
 }
 
-/// All connections that are remembered, with their state.
-pub fn connections(
-    places: &Places,
-    layout: &Layout,
-    maps: &Maps,
-) -> Result<Vec<(Remembered, u32)>, Error> {
-    let own: Mapped<Connection> = mapped(places, layout, "CONNECTIONS", Access::Read)?;
+/// A map, and what it is like.
+fn opened(memory: &Path, name: &str) -> Result<(MapData, MapInfo), Error> {
+    let map = open(&memory.join(name))?;
+    let info = map.info().map_err(|error| Error::from_library("reading a map", &error))?;
+    Ok((map, info))
+}
+
+/// All connections that this directory, of this version, remembers, with their
+/// state.
+pub fn connections(memory: &Path) -> Result<Vec<(Remembered, u32)>, Error> {
+    let (map, info) = opened(memory, "CONNECTIONS")?;
+    let (found_size, size) = (info.value_size() as usize, size_of::<Connection>());
+    if found_size != size {
+        let differences = vec![format!("CONNECTIONS: a value is {found_size} long, not {size}")];
+        return Err(Error::Incompatible { pins: memory.to_owned(), differences });
+    }
+    let own = Mapped::<Connection>::new("CONNECTIONS", &map, info.max_entries(), Access::Read)?;
     let mut found = Vec::new();
     for index in 0..own.len() {
         let Some(connection) = own.get(index) else { break };
@@ -88,7 +98,8 @@ pub fn connections(
             found.push((remembered(&connection, false), connection.state));
         }
     }
-    for entry in maps.overflow.iter() {
+    let overflow: HashMap<MapData, u64, Connection> = hash(open(&memory.join("OVERFLOW"))?)?;
+    for entry in overflow.iter() {
         let (_, connection) =
             entry.map_err(|error| Error::from_library("reading OVERFLOW", &error))?;
         found.push((remembered(&connection, true), connection.state));

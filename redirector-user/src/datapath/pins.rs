@@ -7,6 +7,8 @@
 //!     programs-HASH/       the programs that use them
 //!       memory             a link to the memory that they use
 //!   memory-VERSION-SIZE/   connection memory
+//!   counts-VERSION/        what is counted of destinations and endpoints
+//!   flows-VERSION/         what is told of connections
 //!   links/CGROUP/PROGRAM   what is attached; with the version of its memory
 //!                          where that is all that it deals with
 //! ```
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::layout::{MEMORY, TABLES};
+use super::layout::TABLES;
 
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -162,10 +164,10 @@ impl Pins {
         Some(self.root.join(fs::read_link(programs.join(USED_MEMORY)).ok()?))
     }
 
-    /// Connection memory but for this one.
-    pub fn other_memory(&self, memory: &Path) -> Result<Vec<String>, Error> {
+    /// The directories whose names start so, but for this one.
+    pub fn others(&self, prefix: &str, but: &Path) -> Result<Vec<String>, Error> {
         let mut names = self.names(&self.root)?;
-        names.retain(|name| name.starts_with(MEMORY) && self.join(name) != memory);
+        names.retain(|name| name.starts_with(prefix) && self.join(name) != but);
         Ok(names)
     }
 
@@ -180,11 +182,8 @@ impl Pins {
                 .and_then(|()| fs::rename(&unfinished, self.join(CURRENT)))
                 .map_err(|error| Error::from_io(what(), error))?;
         }
-        for other in self.names(&self.root)? {
-            let path = self.join(&other);
-            if other.starts_with(TABLES) && path != tables {
-                self.remove(&path)?;
-            }
+        for other in self.others(TABLES, tables)? {
+            self.remove(&self.join(&other))?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use redirector_common::abi::{connection_state, control_flags};
 
 use super::cgroup::Cgroup;
+use super::layout::{MEMORY, Part};
 use super::pins::{PROGRAMS, Pins};
 use super::{Datapath, Error, Hook, attach, observe};
 
@@ -49,7 +50,7 @@ impl Datapath {
         if let Some(held) = &mut self.held {
             held.hold_links(&self.pins)?;
         }
-        self.tidy_links(&self.pins.other_memory(&self.places.memory)?)
+        self.tidy_links(&self.pins.others(MEMORY, &self.places.memory)?)
     }
 
     /// Makes pins again that somebody has removed, as they were: tables,
@@ -110,13 +111,22 @@ impl Datapath {
     pub fn tidy(&mut self) -> Result<(), Error> {
         self.writing()?;
         let mut kept = Vec::new();
-        for name in self.pins.other_memory(&self.places.memory)? {
+        for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
             // What cannot be read, nobody has made.
-            if observe::has_connections(&directory).unwrap_or(false) {
+            if observe::count(&directory).is_ok_and(|connections| connections > 0) {
                 kept.push(name);
             } else {
                 self.pins.remove(&directory)?;
+            }
+        }
+        // Another version that counts in another way finds its counts when it
+        // comes back, for as long as its connections are there.
+        if kept.is_empty() {
+            for part in Part::SHARED {
+                for name in self.pins.others(part.prefix(), self.places.of(part))? {
+                    self.pins.remove(&self.pins.join(&name))?;
+                }
             }
         }
         self.tidy_links(&kept)
@@ -137,7 +147,7 @@ impl Datapath {
         if surplus.is_empty() && !follows {
             return Ok(());
         }
-        let connections = observe::connections(&self.places, &self.layout, &self.maps)?;
+        let connections = observe::connections(&self.places.memory)?;
         if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
         {
             for place in attach::places(&self.pins)? {

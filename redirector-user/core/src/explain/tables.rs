@@ -251,6 +251,7 @@ mod tests {
     use crate::compile::compile;
     use crate::documents;
     use crate::explain::explain;
+    use crate::layout::ROOMY;
     use crate::world::{ServiceAddresses, Settings};
 
     const DOCUMENTS: &str = "
@@ -308,20 +309,6 @@ spec:
         world
     }
 
-    fn limits() -> redirector_common::abi::Limits {
-        redirector_common::abi::Limits {
-            class_tables: 64,
-            identities: 64,
-            routes: 64,
-            legs: 64,
-            destinations: 64,
-            backends: 64,
-            connections: 64,
-            overflow_share: 0,
-            stripes: 1,
-        }
-    }
-
     fn query(source: QuerySource, to: &str) -> Query {
         Query { source, destination: to.parse().unwrap(), gateway: None, sni: None }
     }
@@ -333,7 +320,7 @@ spec:
     #[test]
     fn the_tables_say_what_the_documents_say() {
         let world = world();
-        let (layout, image) = Layout::default().place(&compile(&world).plan, &limits()).unwrap();
+        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
         let names = layout.names();
         for (source, to) in [
             (client(), "10.96.0.10:19000"),
@@ -358,8 +345,7 @@ spec:
     #[test]
     fn where_the_tables_differ_they_are_believed_and_it_is_said() {
         let world = world();
-        let (layout, mut image) =
-            Layout::default().place(&compile(&world).plan, &limits()).unwrap();
+        let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
         image.frontends.clear();
         let query = query(client(), "10.96.0.10:19000");
         let mut answered = explain(&world, &query).unwrap();

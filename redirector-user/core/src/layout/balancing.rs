@@ -2,7 +2,7 @@
 
 use redirector_common::abi::{self, Backend, policy as flags};
 
-use super::lives::{Live, owner};
+use super::lives::{Live, Owner};
 use super::ring;
 use crate::alias;
 use crate::model::OutlierDetection;
@@ -102,7 +102,7 @@ pub(super) fn destination(
     let mut entry = abi::Destination { first, count, policy, ..abi::Destination::default() };
     if let Some(live) = live {
         entry.live = live.number;
-        entry.owner = owner(id, None);
+        entry.owner = Owner::of(id).destination();
     }
     if policy & flags::LIMITED != 0 {
         entry.max_connections = max_connections(destination).unwrap_or(u32::MAX);
@@ -123,6 +123,7 @@ pub(super) fn backends(
     live: Option<&Live>,
 ) -> Vec<Backend> {
     let endpoints = &destination.endpoints;
+    let owner = Owner::of(id);
     let backend = |place: usize, threshold: u32, alias: u32| {
         let address = endpoints[place].address;
         let live = live.and_then(|live| live.endpoints.get(&address)).copied().unwrap_or(0);
@@ -133,7 +134,7 @@ pub(super) fn backends(
             live: live as u16,
             threshold,
             alias,
-            owner: if live == 0 { 0 } else { owner(id, Some(address)) },
+            owner: if live == 0 { 0 } else { owner.endpoint(address) },
         }
     };
     if destination.algorithm == Algorithm::SourceHash {

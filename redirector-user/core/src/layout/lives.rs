@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::hash::Hasher as _;
+use std::net::{IpAddr, SocketAddr};
 
 use redirector_common::abi::{LIVES, policy};
-use rustc_hash::FxHasher;
+use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
 use super::Full;
@@ -104,17 +104,54 @@ fn needs(destination: &Destination) -> Option<bool> {
     (counted || destination.algorithm == Algorithm::RoundRobin).then_some(counted)
 }
 
-/// What tells owners of an entry apart: never zero.
-pub(super) fn owner(id: &DestinationId, endpoint: Option<SocketAddr>) -> u32 {
-    let mut hasher = FxHasher::default();
-    (id, endpoint).hash(&mut hasher);
-    let hash = hasher.finish();
-    ((hash ^ (hash >> 32)) as u32).max(1)
+/// What tells owners of an entry apart: never zero. It is the same in every
+/// version, as entries outlive versions: by what things are called, and not by how
+/// this one has them in its memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner(Fnv);
+
+impl Owner {
+    /// For a destination and its endpoints.
+    pub fn of(id: &DestinationId) -> Self {
+        let mut hash = Fnv::default();
+        let mut part = |bytes: &[u8]| {
+            hash.write(bytes);
+            hash.write(&[0]);
+        };
+        part(id.host.as_bytes());
+        part(id.subset.as_deref().unwrap_or_default().as_bytes());
+        for object in &id.view {
+            part(object.kind.as_str().as_bytes());
+            part(object.namespace.as_bytes());
+            part(object.name.as_bytes());
+        }
+        part(&[u8::from(id.v6)]);
+        part(&id.port.to_be_bytes());
+        Self(hash)
+    }
+
+    /// That of the destination's entry.
+    pub fn destination(self) -> u32 {
+        let hash = self.0.finish();
+        ((hash ^ (hash >> 32)) as u32).max(1)
+    }
+
+    /// That of the entry of an endpoint.
+    pub fn endpoint(mut self, address: SocketAddr) -> u32 {
+        match address.ip() {
+            IpAddr::V4(ip) => self.0.write(&ip.octets()),
+            IpAddr::V6(ip) => self.0.write(&ip.octets()),
+        }
+        self.0.write(&address.port().to_be_bytes());
+        self.destination()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{Layout, ROOMY};
+    use crate::model::{Kind, ObjectRef};
     use crate::plan::Endpoint;
 
     fn id(host: &str) -> DestinationId {
@@ -160,15 +197,64 @@ mod tests {
 
     #[test]
     fn owners_differ_by_destination_and_address() {
-        let at = |host: u8| Some(SocketAddr::from(([10, 0, 0, host], 80)));
+        let at = |host: u8| SocketAddr::from(([10, 0, 0, host], 80));
+        let subset = DestinationId { subset: Some("v1".into()), ..id("a") };
+        let port = DestinationId { port: 81, ..id("a") };
+        let v6 = DestinationId { v6: true, ..id("a") };
         let owners = [
-            owner(&id("a"), None),
-            owner(&id("b"), None),
-            owner(&id("a"), at(1)),
-            owner(&id("a"), at(2)),
-            owner(&id("b"), at(1)),
+            Owner::of(&id("a")).destination(),
+            Owner::of(&id("b")).destination(),
+            Owner::of(&subset).destination(),
+            Owner::of(&port).destination(),
+            Owner::of(&v6).destination(),
+            Owner::of(&id("a")).endpoint(at(1)),
+            Owner::of(&id("a")).endpoint(at(2)),
+            Owner::of(&id("b")).endpoint(at(1)),
+            Owner::of(&id("a")).endpoint(SocketAddr::from(([10, 0, 0, 1], 81))),
         ];
         let distinct: std::collections::BTreeSet<u32> = owners.into_iter().collect();
         assert_eq!(distinct.len(), owners.len());
+    }
+
+    #[test]
+    fn owners_are_the_same_in_every_version() {
+        // Another number here forgets, at an upgrade, all that was counted: it
+        // takes another `LIVE_LAYOUT`.
+        let view = vec![ObjectRef {
+            kind: Kind::DestinationRule,
+            namespace: "shop".into(),
+            name: "db".into(),
+        }];
+        let id = DestinationId {
+            host: "db.shop.svc.cluster.local".into(),
+            subset: Some("v2".into()),
+            port: 5432,
+            v6: false,
+            view,
+        };
+        let owner = Owner::of(&id);
+        let six = "[fd00::7]:5432".parse().expect("an address");
+        assert_eq!(
+            [
+                owner.destination(),
+                owner.endpoint(([10, 0, 0, 7], 5432).into()),
+                owner.endpoint(six)
+            ],
+            [2_374_808_226, 3_642_756_437, 1_249_236_859]
+        );
+    }
+
+    #[test]
+    fn in_new_tables_everybody_keeps_the_entry_that_it_has() {
+        let both =
+            plan(&[("a", Algorithm::LeastRequest, &[1]), ("b", Algorithm::LeastRequest, &[1])]);
+        let entries = |layout: &Layout| numbers(&layout.lives);
+        let place = |layout: &Layout, plan: &Plan| layout.place(plan, &ROOMY).expect("room").0;
+        // Who came first has the first numbers, whatever it is called.
+        let layout = place(&Layout::default(), &plan(&[("b", Algorithm::LeastRequest, &[1])]));
+        let layout = place(&layout, &both);
+        let again = place(&layout.in_new_tables(), &both);
+        assert_eq!(entries(&again), entries(&layout));
+        assert_ne!(entries(&place(&Layout::default(), &both)), entries(&layout));
     }
 }

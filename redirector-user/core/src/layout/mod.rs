@@ -43,6 +43,20 @@ use numbers::Numbers;
 use ranges::Ranges;
 pub use spares::Newcomers;
 
+/// Sizes that a test's Plan has room in.
+#[cfg(test)]
+pub(crate) const ROOMY: Limits = Limits {
+    class_tables: 64,
+    identities: 64,
+    routes: 64,
+    legs: 64,
+    destinations: 64,
+    backends: 64,
+    connections: 64,
+    overflow_share: 0,
+    stripes: 1,
+};
+
 /// The numbers of everything in the tables.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Layout {
@@ -156,6 +170,13 @@ impl Layout {
         let classes = next.place_sources(plan, limits, newcomers, &mut image)?;
         next.place_frontends(plan, limits, &classes, &mut image)?;
         Ok((next, image))
+    }
+
+    /// What is left of it where the tables are new: nothing has a number in them
+    /// yet, but what connections are counted on lies outside of them and goes on.
+    #[must_use]
+    pub fn in_new_tables(&self) -> Self {
+        Self { lives: self.lives.clone(), ..Self::default() }
     }
 
     fn begin_step(&mut self) {

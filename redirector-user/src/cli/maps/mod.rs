@@ -131,8 +131,7 @@ impl View<'_> {
             answer.backends = Some(self.backends(&lives));
         }
         if part.shows(Part::Counters) {
-            answer.counters =
-                Some(self.counters(&datapath.counters()?, datapath.connections()?.len()));
+            answer.counters = Some(self.counters(&datapath.counters()?, datapath.remembered()?));
         }
         if part.shows(Part::Gateways) {
             answer.gateways = Some(self.gateways());
@@ -340,7 +339,7 @@ impl View<'_> {
         rows
     }
 
-    fn counters(&self, counters: &Counters, remembered: usize) -> CountersRow {
+    fn counters(&self, counters: &Counters, remembered: u64) -> CountersRow {
         let totals = counters.totals;
         let legs = counters.legs.iter().map(|(leg, count)| {
             let name = self.names.legs.get(leg);

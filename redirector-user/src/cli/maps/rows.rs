@@ -162,7 +162,7 @@ pub(super) struct CountersRow {
     pub(super) memory_full: u64,
     pub(super) overflowed: u64,
     pub(super) mptcp: u64,
-    pub(super) remembered: usize,
+    pub(super) remembered: u64,
     pub(super) legs: Vec<LegCounterRow>,
 }
 

@@ -166,7 +166,7 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
             ("not remembered: memory full", counters.memory_full),
             ("remembered in the overflow", counters.overflowed),
             ("not remembered: MPTCP subflow", counters.mptcp),
-            ("connections remembered now", counters.remembered as u64),
+            ("connections remembered now", counters.remembered),
         ] {
             table.row([name.to_owned(), value.to_string()]);
         }

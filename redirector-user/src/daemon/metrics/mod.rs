@@ -109,6 +109,14 @@ fn counters(daemon: &Daemon, page: &mut Page) {
         "Connections routed and not remembered: getpeername shows the endpoint",
         totals.memory_full,
     );
+    match daemon.datapath.remembered() {
+        Ok(remembered) => page.gauge(
+            "remembered_connections",
+            "Connections whose dialled address is remembered, also by earlier versions",
+            remembered,
+        ),
+        Err(error) => tracing::warn!("the memory of connections cannot be read: {error}"),
+    }
     let names = daemon.engine.layout.names();
     // Several legs may carry the same labels, such as those of two classes.
     let mut legs: BTreeMap<Labels, crate::datapath::LegCount> = BTreeMap::new();
