@@ -1,6 +1,7 @@
 //! The shell around the functional core: everything that touches files, the
 //! kernel, the clock or a terminal.
 //!
+//! * [`boot`]: which boot of the machine this is.
 //! * [`cli`]: the command line, a function of arguments, environment and
 //!   writers.
 //! * [`daemon`]: the control loop.
@@ -12,6 +13,7 @@
 //! * [`source`]: where the configuration comes from.
 //! * [`state`]: the state directory.
 
+pub mod boot;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -442,6 +443,60 @@ fn pins_that_are_removed_behind_its_back_are_made_again() {
     assert_eq!(standing.close(), ECHO);
     assert_eq!(daemon.stop(), 0);
     assert_eq!(scene.answer(&scene.client()), "one", "and they hold without it again");
+}
+
+#[test]
+fn pins_that_were_removed_while_no_daemon_ran_are_told_of_and_all_is_in_force_again_at_once() {
+    const TOLD: &str = "were removed while none ran";
+    let Some(scene) = scene("lost") else { return };
+    let redirector = &scene.redirector;
+    assert_eq!(redirector.start().stop(), 0);
+    let generation = redirector.generation();
+    assert_eq!(scene.answer(&scene.client()), "one");
+    fs::remove_dir_all(redirector.place.pins()).unwrap();
+    let answer = redirector.status();
+    assert_eq!(answer.exit, 4, "{answer:?}");
+    assert!(answer.err.contains("somebody has removed it since"), "{answer:?}");
+    assert_ne!(scene.answer(&scene.client()), "one", "links end with their pins");
+
+    // What was in force is so before the sources are read: standard input is one, and
+    // does not end.
+    let mut daemon = redirector.launch(&["--config", "-"], Stdio::piped());
+    let begun = Instant::now();
+    while scene.answer(&scene.client()) != "one" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", daemon.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(daemon.log().contains(TOLD), "{}", daemon.log());
+    assert!(!daemon.log().contains("INFO in force"), "{}", daemon.log());
+    daemon.end_input();
+    let status = redirector.wait("the word", |status| {
+        status["healthy"] == true && status["drift"]["repaired"] == 1
+    });
+    assert!(status["generation"].as_u64() > Some(generation), "{status:#}");
+    redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+    assert_eq!(daemon.stop(), 0);
+
+    // Pins that are there, another boot of the machine, and what was unloaded: nothing
+    // was lost.
+    let told = |why: &str| {
+        let daemon = redirector.start();
+        assert!(!daemon.log().contains(TOLD), "{why}: {}", daemon.log());
+        assert_eq!(redirector.status().json()["drift"]["repaired"], 0, "{why}");
+        assert_eq!(scene.answer(&scene.client()), "two", "{why}");
+        assert_eq!(daemon.stop(), 0);
+    };
+    told("a restart");
+    let report = redirector.directory().join("state/report.json");
+    let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert!(text["pinned"]["boot"].is_string(), "{text:#}");
+    text["pinned"]["boot"] = "of another boot".into();
+    fs::write(&report, text.to_string()).unwrap();
+    fs::remove_dir_all(redirector.place.pins()).unwrap();
+    told("another boot");
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    told("unloaded");
 }
 
 #[test]

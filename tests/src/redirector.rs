@@ -178,12 +178,7 @@ impl Redirector {
     ///
     /// When it ends instead.
     pub fn start_with(&self, args: &[&str]) -> Daemon {
-        // One may still run when the next one starts.
-        let log = self.directory.path().join(crate::kernel::unique("log"));
-        let file = fs::File::create(&log).expect("a log");
-        let child =
-            self.daemon_command().args(args).stderr(file).spawn().expect("the daemon starts");
-        let mut daemon = Daemon { child, log };
+        let mut daemon = self.launch(args, Stdio::null());
         let begun = Instant::now();
         loop {
             let log = daemon.log();
@@ -197,6 +192,20 @@ impl Redirector {
             assert!(begun.elapsed() < PATIENCE, "the daemon is not in charge: {log}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Starts the daemon with this standard input, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn launch(&self, args: &[&str], input: Stdio) -> Daemon {
+        // One may still run when the next one starts.
+        let log = self.directory.path().join(crate::kernel::unique("log"));
+        let file = fs::File::create(&log).expect("a log");
+        let mut command = self.daemon_command();
+        let child = command.args(args).stdin(input).stderr(file).spawn();
+        Daemon { child: child.expect("the daemon starts"), log }
     }
 
     /// `status --output json`.
@@ -238,6 +247,11 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        self.child.stdin = None;
     }
 
     /// What it has logged.

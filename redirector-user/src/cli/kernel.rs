@@ -27,7 +27,18 @@ impl KernelArgs {
 
     /// The tables that are loaded.
     pub fn open(&self) -> Result<Datapath, Failure> {
-        Ok(Datapath::open_read_only(&self.bpffs)?)
+        Datapath::open_read_only(&self.bpffs).map_err(|error| {
+            let gone = matches!(error, datapath::Error::NotLoaded { .. })
+                && self.state().had_pinned(&self.bpffs);
+            let failure = Failure::from(error);
+            if !gone {
+                return failure;
+            }
+            failure.help(
+                "a daemon had pinned everything there; somebody has removed it since, and so \
+                 detached it: `redirector run` puts it in force again",
+            )
+        })
     }
 
     /// What the daemon answers. `without` says why none will not do.

@@ -58,6 +58,14 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         || Datapath::take_over(&setup),
         |error| matches!(error, datapath::Error::Busy { .. }),
     )?;
+    let lost = datapath.is_fresh() && state.had_pinned(&options.bpffs);
+    if lost {
+        tracing::warn!(
+            pins = %options.bpffs.display(),
+            "the pins of the last daemon were removed while none ran, and so everything was \
+             detached: nothing was redirected since"
+        );
+    }
     let (sender, events) = mpsc::channel();
     let mut engine = engine(&options, &state, &datapath, last_good)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
@@ -91,6 +99,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         cgroups,
         cgroup2: cgroup2.clone(),
         hold: hold_of(&state, last_generation(&state, active.generation)),
+        drift_repaired: u64::from(lost),
         ..Report::default()
     };
     let mut predecessor = predecessor;
@@ -121,6 +130,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         bypassed,
         report,
         published: None,
+        lost,
         changed: true,
         verified: Instant::now(),
         verify_took: Duration::ZERO,

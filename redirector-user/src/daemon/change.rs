@@ -50,6 +50,27 @@ impl Daemon {
         holds
     }
 
+    /// Puts in force again what was when its pins were removed: sources may take
+    /// their time, and until then nothing would be redirected.
+    pub(super) fn restore(&mut self) {
+        let last = self.state.generations().into_iter().next_back();
+        let Some(last) = last.and_then(|last| self.state.snapshot(last).ok().flatten()) else {
+            return;
+        };
+        let step = match self.engine.step_back_to(&last, self.newcomers()) {
+            Ok(step) => step,
+            Err(full) => return self.not_applied(&full.to_string()),
+        };
+        let (of_generation, repeats) = (last.of_generation, last.repeats);
+        if !self.apply(step, Cause { of_generation, repeats, ..Cause::default() }) {
+            return;
+        }
+        match self.datapath.attach() {
+            Ok(()) => tracing::info!(generation = self.generation, "what was in force is again"),
+            Err(error) => tracing::error!("what was in force cannot be attached: {error}"),
+        }
+    }
+
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
         let newcomers = self.newcomers();

@@ -30,7 +30,7 @@ use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
-use crate::state::{Bypassed, Report, StateDir, Tested};
+use crate::state::{Bypassed, Pinned, Report, StateDir, Tested};
 
 /// How the loop ends.
 pub(super) enum Over {
@@ -80,6 +80,8 @@ pub(super) struct Daemon {
     pub(super) bypassed: Vec<Bypassed>,
     pub(super) report: Report,
     pub(super) published: Option<Report>,
+    /// What the last daemon had in force had gone when this one came.
+    pub(super) lost: bool,
     /// Something was read since the last step.
     pub(super) changed: bool,
     /// How many connections had had no place in memory when that was asked last.
@@ -123,6 +125,9 @@ impl Daemon {
     ) -> Result<Over, Failure> {
         self.listen(sender)?;
         self.follow_program_log();
+        if self.lost {
+            self.restore();
+        }
         match self.agent {
             Some(_) => self.follow_cluster(sender)?,
             None => self.follow_files(sender)?,
@@ -140,6 +145,10 @@ impl Daemon {
                 Ok(Event::Identity) => {}
                 Ok(Event::Pods(events)) => {
                     events.into_iter().for_each(|event| self.tracker.pod(event));
+                    // Of what was lost nothing is known that could stay.
+                    if self.lost {
+                        self.look();
+                    }
                 }
                 Ok(event) => {
                     let _ = self.handle(event);
@@ -167,6 +176,7 @@ impl Daemon {
             self.state.remove()?;
             return Err(failure);
         }
+        self.report.pinned = Some(Pinned::now(&self.options.bpffs));
         self.self_test();
         self.publish();
         self.ready.store(true, Ordering::Release);

@@ -117,6 +117,7 @@ impl Datapath {
             options: options.clone(),
             lock: self.lock.clone(),
             held: Some(held),
+            is_fresh: false,
         })
     }
 

@@ -46,6 +46,7 @@ pub use flows::{Flows, now};
 pub use netns::netns_cookie;
 pub use types::*;
 
+use crate::boot;
 use cgroup::Cgroup;
 use held::Held;
 use layout::{Layout, Part};
@@ -81,6 +82,8 @@ pub struct Datapath {
     lock: Option<Arc<Lock>>,
     /// What is pinned, held by the one that may write.
     held: Option<Held>,
+    /// Nothing was pinned before.
+    is_fresh: bool,
 }
 
 impl Datapath {
@@ -98,6 +101,7 @@ impl Datapath {
         let pins = Pins::create(&options.pins)?;
         let lock = pins.lock()?;
         pins.sweep()?;
+        let is_fresh = pins.current()?.is_none();
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
         let (places, _) = load::ensure(&pins, &layout, options)?;
         let held = Held::open(&places, &layout)?;
@@ -119,7 +123,13 @@ impl Datapath {
             options: options.clone(),
             lock: Some(Arc::new(lock)),
             held: Some(held),
+            is_fresh,
         })
+    }
+
+    /// Whether nothing was in force here when it was taken over.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Opens what is loaded, for reading. The methods that change something
@@ -199,6 +209,7 @@ impl Datapath {
             options: Options::default(),
             lock: None,
             held: None,
+            is_fresh: false,
         })
     }
 
@@ -506,9 +517,8 @@ impl Datapath {
 /// What keeps the affinities of this node apart from others', and the same
 /// while the numbers that they are made of can be the same.
 fn seed() -> u32 {
-    const FILE: &str = "/proc/sys/kernel/random/boot_id";
     let mut hash = Fnv::default();
-    hash.write(&std::fs::read(FILE).unwrap_or_default());
+    hash.write(boot::id().as_bytes());
     hash.finish() as u32
 }
 

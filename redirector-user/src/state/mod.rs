@@ -34,7 +34,7 @@ use serde::de::DeserializeOwned;
 
 pub use bypass::{BypassChange, Bypassed, bypass};
 pub use report::{
-    Finding, GatewayListener, Hold, Refused, Report, Tested, UnknownWorkload, Watching,
+    Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested, UnknownWorkload, Watching,
 };
 pub use snapshot::Snapshot;
 
@@ -252,6 +252,14 @@ impl StateDir {
     /// Publishes what the daemon knows.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
         self.save("report.json", report)
+    }
+
+    /// Whether a daemon has pinned something in this directory, in this boot of the
+    /// machine, that was not unloaded since: where there is nothing now, somebody has
+    /// removed it, and so detached everything.
+    pub fn had_pinned(&self, directory: &Path) -> bool {
+        let report = self.report().ok().flatten();
+        report.is_some_and(|report| report.pinned == Some(Pinned::now(directory)))
     }
 
     /// What the daemon, or the last one, knew.

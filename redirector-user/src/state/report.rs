@@ -2,11 +2,13 @@
 //! is gone.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::store::Rejected;
 use serde::{Deserialize, Serialize};
+
+use crate::boot;
 
 /// Published by the daemon whenever it changes. Times are in seconds since
 /// 1970.
@@ -25,6 +27,8 @@ pub struct Report {
     pub cgroups: Vec<PathBuf>,
     /// Where cgroup2 is mounted.
     pub cgroup2: PathBuf,
+    /// Where everything is pinned that is in force; nothing before it is.
+    pub pinned: Option<Pinned>,
     /// When the configuration was read last.
     pub read: u64,
     /// When the configuration in force came in force.
@@ -61,6 +65,24 @@ pub struct Report {
     /// How many objects differed from fresh lists of the API server, since the
     /// daemon started.
     pub watch_drift: u64,
+}
+
+/// Where everything is pinned that is in force. It goes with its pins, and with the
+/// machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pinned {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The boot that it is of: see [`crate::boot::id`].
+    pub boot: String,
+}
+
+impl Pinned {
+    /// What is pinned in this directory now.
+    pub fn now(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), boot: boot::id() }
+    }
 }
 
 /// A place where the gateway proxy listens.
