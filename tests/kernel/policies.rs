@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_tests::child;
 use redirector_tests::figure;
-use redirector_tests::kernel::privileged;
+use redirector_tests::gate::Gate;
+use redirector_tests::kernel::{at_least, privileged, scaled};
 use redirector_tests::redirector::Redirector;
-use redirector_tests::server::Server;
+use redirector_tests::server::{Gauge, Server};
 use redirector_tests::socket::Socket;
 use serde_json::Value;
 
@@ -34,13 +36,13 @@ impl Scene {
             return None;
         }
         let redirector = Redirector::new(what, PROGRAM);
-        let first = Server::start("1", SocketAddr::from(([127, 0, 0, 1], 0)));
-        let port = first.address().port();
-        let others = (2..=servers).map(|host| {
-            Server::start(&host.to_string(), SocketAddr::from(([127, 0, 0, host], port)))
-        });
-        let servers = std::iter::once(first).chain(others).map(Some).collect();
-        let scene = Self { redirector, servers, port };
+        let mut scene = Self { redirector, servers: Vec::new(), port: 0 };
+        for host in 1..=servers {
+            let address = SocketAddr::from(([127, 0, 0, host], scene.port));
+            let server = Server::start(&host.to_string(), address);
+            scene.port = server.address().port();
+            scene.servers.push(Some(server));
+        }
         scene.redirector.place.cgroup.child("clients");
         Some(scene)
     }
@@ -214,75 +216,135 @@ fn a_source_keeps_its_endpoint_and_only_those_of_a_lost_endpoint_move() {
     assert_eq!(ask(), before);
 }
 
+/// So many connections may be open.
+const LIMIT: usize = 100;
+
+/// Processes that dial at the same moment, with so many threads each.
+const PROCESSES: usize = 8;
+const THREADS: usize = 125;
+
+/// All of them are remembered, whatever the numbers of their sockets.
+const ROOM: [&str; 2] = ["--max-connections", "65536"];
+
+/// Where everybody waits: before the first attempt; while those who were refused try
+/// again; and before anybody lets go.
+struct Gates {
+    go: Gate,
+    enough: Gate,
+    end: Gate,
+}
+
+/// One process of a crowd: says how many of its threads have got a connection, and how
+/// often one was refused.
+fn one_of_a_crowd(gates: &Gates, threads: usize) -> (usize, u64) {
+    let dial = || {
+        gates.go.wait();
+        let mut refused = 0;
+        let held = loop {
+            // Looked at before, so that there is an attempt after it was opened.
+            let last = gates.enough.is_open();
+            match open() {
+                Ok(connection) => break Some(connection),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+                    refused += 1;
+                }
+            }
+            if last {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(200));
+        };
+        gates.end.wait();
+        (usize::from(held.is_some()), refused)
+    };
+    thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, dial);
+        let crowd: Vec<_> = (0..threads).map(spawn).collect();
+        let all = crowd.into_iter().map(|one| one.expect("a thread").join().expect("its word"));
+        all.fold((0, 0), |(held, refused), one| (held + one.0, refused + one.1))
+    })
+}
+
 #[test]
 fn no_more_connections_than_the_limit_are_open_at_a_time() {
-    const LIMIT: usize = 100;
-    const PROCESSES: usize = 8;
-    const EACH: usize = 125;
-    let Some(scene) = Scene::new("limit", 2) else { return };
+    let threads = scaled(THREADS).max(2 * LIMIT / PROCESSES);
+    let all = PROCESSES * threads;
+    let Some(mut scene) = Scene::new("limit", 0) else { return };
+    let gauge = Arc::new(Gauge::default());
+    let first = Server::counting("1", SocketAddr::from(([127, 0, 0, 1], 0)), &gauge);
+    scene.port = first.address().port();
+    let second = SocketAddr::from(([127, 0, 0, 2], scene.port));
+    let servers = [first, Server::counting("2", second, &gauge)];
     let policy = format!("{{connectionPool: {{tcp: {{maxConnections: {LIMIT}}}}}}}");
-    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], &policy));
-    let daemon = scene.redirector.start();
-    let go = scene.redirector.directory().join("go");
-    let end = scene.redirector.directory().join("end");
-    let wait = |file: &std::path::Path| {
-        while !file.exists() {
+    let documents = |weight| scene.documents(&[(1, 1), (2, weight)], &policy);
+    scene.redirector.write("all.yaml", &documents(1));
+    let mut daemon = scene.redirector.start_with(&ROOM);
+    let counts = || {
+        let one = maps(&scene, "destinations")[0].take();
+        assert_eq!(one["maxConnections"], LIMIT, "{one}");
+        [&one["connections"], &one["limited"]].map(|count| count.as_u64().expect("a count"))
+    };
+    let (mut limited, mut weight) = (0, 1);
+    for round in 0..at_least(6, 60) {
+        let gates = Gates { go: Gate::new(), enough: Gate::new(), end: Gate::new() };
+        let crowd: Vec<child::Child<(usize, u64)>> = (0..PROCESSES)
+            .map(|_| child::spawn(&scene.clients(), || one_of_a_crowd(&gates, threads)))
+            .collect();
+        gates.go.gathers(all);
+        let what = match round % 3 {
+            // Each tries once.
+            0 => {
+                gates.enough.open();
+                gates.go.open();
+                "at once"
+            }
+            1 => {
+                gates.go.open();
+                for _ in 0..4 {
+                    weight += 1;
+                    let more = documents(weight);
+                    let write = || scene.redirector.write("all.yaml", &more);
+                    scene.redirector.change("other weights", write);
+                }
+                "while the configuration changes"
+            }
+            _ => {
+                gates.go.open();
+                let successor = scene.redirector.start_with(&[&ROOM[..], &["--replace"]].concat());
+                assert_eq!(daemon.wait(), 0);
+                daemon = successor;
+                "while a daemon takes over"
+            }
+        };
+        gates.enough.open();
+        gates.end.gathers(all);
+        // Nobody has let go: what clients, servers and the kernel have counted is the
+        // same.
+        let begun = Instant::now();
+        while gauge.open() < LIMIT && begun.elapsed() < Duration::from_secs(10) {
             thread::sleep(Duration::from_millis(1));
         }
-    };
-    for round in 0..2 {
-        let told = scene.redirector.directory().join(format!("told-{round}"));
-        std::fs::create_dir(&told).expect("a directory");
-        let crowd: Vec<child::Child<usize>> = (0..PROCESSES)
-            .map(|process| {
-                let (go, end, told) = (go.clone(), end.clone(), told.clone());
-                child::spawn(&scene.clients(), move || {
-                    wait(&go);
-                    let mut held = Vec::new();
-                    for _ in 0..EACH {
-                        match open() {
-                            Ok(connection) => held.push(connection),
-                            Err(error) => {
-                                assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
-                            }
-                        }
-                    }
-                    std::fs::write(told.join(process.to_string()), "").expect("a file");
-                    // Nobody lets go before all have tried.
-                    wait(&end);
-                    held.len()
-                })
-            })
-            .collect();
-        std::fs::write(&go, "").expect("a file");
-        while std::fs::read_dir(&told).expect("a directory").count() < PROCESSES {
+        let (at_servers, [connections, refusals]) = (gauge.open(), counts());
+        gates.end.open();
+        let told = crowd.into_iter().map(child::Child::join);
+        let (held, refused) = told.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        assert_eq!((held, at_servers), (LIMIT, LIMIT), "round {round}, {what}");
+        assert_eq!((connections, refusals - limited), (LIMIT as u64, refused), "{what}");
+        limited = refusals;
+        figure!(
+            "maxConnections {LIMIT}, {all} clients {what}: {held} connected, {refused} refused"
+        );
+        // What is closed makes room, for all of them.
+        let begun = Instant::now();
+        while (gauge.open(), counts()[0]) != (0, 0) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} open", gauge.open());
             thread::sleep(Duration::from_millis(5));
         }
-        let destination = &maps(&scene, "destinations")[0];
-        assert_eq!(destination["connections"], LIMIT, "{destination}");
-        assert_eq!(destination["maxConnections"], LIMIT, "{destination}");
-        assert!(destination["limited"].as_u64() > Some(0), "{destination}");
-        if round == 0 {
-            // A change of the endpoints does not forget who is there.
-            let more = scene.documents(&[(1, 1), (2, 3)], &policy);
-            scene.redirector.change("weights", || scene.redirector.write("all.yaml", &more));
-            assert!(child::run(&scene.clients(), dial).contains("refused"), "{}", daemon.log());
-        }
-        std::fs::write(&end, "").expect("a file");
-        let open: usize = crowd.into_iter().map(child::Child::join).sum();
-        assert_eq!(open, LIMIT, "as many as may be, and never one more");
-        figure!(
-            "maxConnections {LIMIT}: {} connects of {PROCESSES} processes at a time, {open} open, \
-             {} refused",
-            PROCESSES * EACH,
-            PROCESSES * EACH - open
-        );
-        // What is closed makes room.
-        assert!(["1", "2"].contains(&&*child::run(&scene.clients(), dial)));
-        for file in [&go, &end] {
-            std::fs::remove_file(file).expect("the file");
-        }
     }
+    assert_eq!(gauge.most(), LIMIT, "never one more at the same time");
+    figure!("never more than {} of {} connections at a time", gauge.most(), gauge.all());
+    drop(servers);
 }
 
 /// The policy that leaves any endpoint out for so long after so many failures.

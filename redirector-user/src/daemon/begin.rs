@@ -23,7 +23,7 @@ use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
-use crate::state::{Hold, Report, StateDir, StateError, bypass};
+use crate::state::{Hold, Pinned, Report, StateDir, StateError, bypass};
 
 /// Identity numbers that each class keeps for pods that come: as many as may come
 /// while a change is compiled.
@@ -99,6 +99,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         cgroups,
         cgroup2: cgroup2.clone(),
         hold: hold_of(&state, last_generation(&state, active.generation)),
+        // Also when this one ends before it has attached anything.
+        pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
         drift_repaired: u64::from(lost),
         ..Report::default()
     };
