@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::thread;
 
 use aya::maps::{Array, Map, MapData};
-use redirector::datapath::{Datapath, Options, Sizes};
-use redirector_common::abi::{LIVE_LAYOUT, Limits, Live, Record, Side, record_decision as kind};
+use redirector::datapath::{Options, Sizes};
+use redirector_common::abi::{LIVE_LAYOUT, Live, Record, Side, record_decision as kind};
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
@@ -191,21 +191,6 @@ fn world(what: &str) -> (NetNs, Vec<Server>) {
     (netns, servers)
 }
 
-fn limits(datapath: &Datapath) -> Limits {
-    let sizes = datapath.sizes();
-    Limits {
-        class_tables: sizes.class_tables,
-        identities: sizes.identities,
-        routes: sizes.routes,
-        legs: sizes.legs,
-        destinations: sizes.destinations,
-        backends: sizes.backends,
-        connections: sizes.connections,
-        overflow_share: 1,
-        stripes: 1,
-    }
-}
-
 fn sources() -> Vec<(SourceId, String)> {
     WORKLOADS
         .iter()
@@ -294,7 +279,7 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     let mut seen_kinds = BTreeMap::new();
     for generation in 0..CONFIGURATIONS as u64 {
         let plan = documents::plan(&mut random, &shape);
-        let (next, wanted) = layout.place(&plan, &limits(&datapath)).expect("it fits");
+        let (next, wanted) = layout.place(&plan, &datapath.sizes().limits()).expect("it fits");
         datapath.apply(&image.diff(&wanted), 10 + generation).expect("applied");
         stir(&mut lives, &wanted, &mut random);
         (layout, image) = (next, wanted);
@@ -369,7 +354,8 @@ fn no_connection_is_decided_from_two_configurations() {
     // are given anew to each.
     let placed: [(Image, u32); 2] = std::array::from_fn(|index| {
         let plan = documents::plan(&mut Random::new(index as u64 + 1), &shape);
-        let (layout, image) = Layout::default().place(&plan, &limits(&datapath)).expect("it fits");
+        let (layout, image) =
+            Layout::default().place(&plan, &datapath.sizes().limits()).expect("it fits");
         let identity = layout.identity(&shape.sources[0].0).expect("placed");
         (image, identity)
     });

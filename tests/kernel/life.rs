@@ -3,15 +3,13 @@
 //! up for a few seconds; `cargo xtask soak` for as long as it is told.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::soaking;
-use redirector_tests::load::Load;
+use redirector_tests::load::{Interrupted, Load};
 use redirector_tests::redirector::Daemon;
 use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split, to};
 
@@ -203,18 +201,11 @@ fn a_successor_takes_the_gateways_over_and_no_client_notices() {
     let (begun, time) = (Instant::now(), soaking(Duration::from_secs(3)));
     let mut rounds = 0;
     while begun.elapsed() < time || rounds < 3 {
-        // One that is there from before goes on.
-        let old = TcpStream::connect(address).expect("a connection");
-        let mut greeting = [0; 3];
-        (&old).read_exact(&mut greeting).expect("a greeting");
+        let old = Interrupted::open(address, "one");
         let successor = redirector.start_with(&[&args[..], &["--replace"]].concat());
         assert_ne!(successor.pid(), daemon.pid());
         assert_eq!(redirector.status().json()["daemon"]["pid"], successor.pid());
-        let mut rest = String::new();
-        (&old).write_all(b"still there").expect("written");
-        (&old).read_to_string(&mut rest).expect("the rest of the greeting");
-        assert_eq!((&greeting, rest.is_empty()), (b"one", false));
-        drop(old);
+        old.go_on();
         // With its last connection it ends by itself.
         assert_eq!(daemon.wait(), 0);
         daemon = successor;

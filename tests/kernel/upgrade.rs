@@ -2,14 +2,13 @@
 //! under load, and nothing is lost.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::{at_least, soaking};
-use redirector_tests::load::{Load, Standing};
+use redirector_tests::load::{Interrupted, Load, Standing};
 use redirector_tests::redirector::of_other_layout;
 use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, to};
 
@@ -208,18 +207,11 @@ fn gateways_are_handed_over_to_a_version_of_another_layout_and_back() {
     let mut daemon = scene.redirector.start_with(&["--drain", "20s"]);
     scene.redirector.wait("its answer", |_| dial(address) == "one");
     for program in [&other, &ours] {
-        // One that is there from before goes on.
-        let old = TcpStream::connect(address).expect("a connection");
-        let mut greeting = [0; 3];
-        (&old).read_exact(&mut greeting).expect("a greeting");
+        let old = Interrupted::open(address, "one");
         scene.redirector.program = program.clone();
         let successor = scene.redirector.start_with(&["--drain", "20s", "--replace"]);
         assert_eq!(dial(address), "one");
-        let mut rest = String::new();
-        (&old).write_all(b"still there").expect("written");
-        (&old).read_to_string(&mut rest).expect("the rest of the greeting");
-        assert_eq!((&greeting, rest.is_empty()), (b"one", false));
-        drop(old);
+        old.go_on();
         assert_eq!(daemon.wait(), 0);
         daemon = successor;
     }

@@ -68,9 +68,10 @@ pub fn spawn<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce()
     // SAFETY: both descriptors were just made.
     let (read, mut write) =
         unsafe { (fs::File::from_raw_fd(ends[0]), fs::File::from_raw_fd(ends[1])) };
-    // SAFETY: glibc keeps its allocator usable in the child; the child takes no
-    // other lock that another thread may have held (it prints nothing, panics
-    // included) and leaves by `_exit`.
+    // SAFETY: the child of a process with threads may only do what needs no lock that
+    // another thread may have held at the fork. glibc keeps its allocator usable in
+    // it; it prints nothing, panics included, and leaves by `_exit`, so that nothing
+    // of the parent's is run or dropped twice.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid > 0 {

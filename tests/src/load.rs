@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,6 +59,40 @@ impl Load {
         for wanted in allowed {
             assert!(answers.contains_key(*wanted), "{wanted} was never reached: {answers:?}");
         }
+    }
+}
+
+/// A connection from outside to a gateway, which has heard the beginning of the name
+/// of its server.
+#[derive(Debug)]
+pub struct Interrupted {
+    stream: TcpStream,
+}
+
+impl Interrupted {
+    /// Opens one; `name` begins the greeting of the server that it has to come to.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn open(gateway: SocketAddr, name: &str) -> Self {
+        let mut stream = TcpStream::connect(gateway).expect("a connection");
+        let mut greeting = vec![0; name.len()];
+        stream.read_exact(&mut greeting).expect("a greeting");
+        assert_eq!(greeting, name.as_bytes());
+        Self { stream }
+    }
+
+    /// Hears the rest, over a relay that goes on in both directions.
+    ///
+    /// # Panics
+    ///
+    /// When it does not go on.
+    pub fn go_on(mut self) {
+        self.stream.write_all(b"still there").expect("written");
+        let mut rest = String::new();
+        self.stream.read_to_string(&mut rest).expect("the rest of the greeting");
+        assert_ne!(rest, "");
     }
 }
 

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::config::Documents;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::daemon::limits;
 use crate::output::{Style, destination_name, route_name, source_name};
 
 /// What the running tables would change if these files were applied; changes nothing
@@ -76,7 +75,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     }
     let after = compile(&world).plan;
     let changes = changes(&compile(&in_force).plan, &after);
-    let placed = snapshot.layout.place(&after, &limits(&datapath.sizes()));
+    let placed = snapshot.layout.place(&after, &datapath.sizes().limits());
     let entries = match &placed {
         Ok((_, wanted)) => Some(image.diff(&wanted.clone().without_zeroes()).len()),
         Err(full) => {

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::kernel::KernelArgs;
 use super::neighbours;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::daemon::limits;
 use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
@@ -129,7 +128,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let report = report.unwrap_or_default();
     let drift = snapshot.as_ref().and_then(|snapshot| {
         let plan = compile(&snapshot.world()).plan;
-        let (_, wanted) = snapshot.layout.place(&plan, &limits(&datapath.sizes())).ok()?;
+        let (_, wanted) = snapshot.layout.place(&plan, &datapath.sizes().limits()).ok()?;
         Some(image.diff(&wanted.without_zeroes()).len())
     });
     let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;

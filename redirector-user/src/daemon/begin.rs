@@ -3,7 +3,6 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use redirector_common::abi::Limits;
 use redirector_core::drain::{self, Draining};
 use redirector_core::gateway::GatewayPlan;
 use redirector_core::layout::Layout;
@@ -228,21 +227,6 @@ fn engine(
         image,
         gateways: GatewayPlan::default(),
     })
-}
-
-/// What fits, for the layout. What only the programs need is left out.
-pub fn limits(sizes: &datapath::Sizes) -> Limits {
-    Limits {
-        class_tables: sizes.class_tables,
-        identities: sizes.identities,
-        routes: sizes.routes,
-        legs: sizes.legs,
-        destinations: sizes.destinations,
-        backends: sizes.backends,
-        connections: sizes.connections,
-        overflow_share: 0,
-        stripes: 1,
-    }
 }
 
 /// The generation in force; where the tables are new, as after a change of

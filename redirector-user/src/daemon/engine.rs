@@ -17,7 +17,6 @@ use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::world::{Settings, World};
 
-use super::begin::limits;
 use super::grow;
 use super::names::Answers;
 use crate::datapath::Sizes;
@@ -139,7 +138,7 @@ impl Engine {
         let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
         let (layout, image) = loop {
-            match self.layout.place_with(&plan, &limits(&sizes), &newcomers) {
+            match self.layout.place_with(&plan, &sizes.limits(), &newcomers) {
                 Ok(placed) => break placed,
                 Err(full) if !self.grows => return Err(full),
                 Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,

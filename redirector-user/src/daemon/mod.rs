@@ -58,7 +58,7 @@ use crate::identity::pods::PodEvent;
 use crate::kubernetes::agent::Setup;
 use crate::source::{Batch, watch::Timing};
 
-pub use begin::{limits, run};
+pub use begin::run;
 pub use bypass::without_daemon as bypass_without_daemon;
 
 /// How the daemon is set up.

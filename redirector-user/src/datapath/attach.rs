@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
@@ -202,12 +201,7 @@ pub fn detach_link(pins: &Pins, pin: &Path) -> Result<(), Error> {
 pub fn name_cgroup(pins: &Pins, place: &Place) -> Result<(), Error> {
     let directory = directory(pins, place.id);
     pins.make(&directory)?;
-    match symlink(&place.path, directory.join(CGROUP)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::from_io(format!("writing {}", directory.display()), error))
-        }
-        _ => Ok(()),
-    }
+    pins.link(&place.path, &directory.join(CGROUP))
 }
 
 /// Detaches everything from a cgroup: what makes entries of connection memory

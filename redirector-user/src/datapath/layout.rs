@@ -113,15 +113,9 @@ impl Layout {
         let mut sizes = *sizes;
         sizes.connections = sizes.connections.next_power_of_two();
         let limits = Limits {
-            class_tables: sizes.class_tables,
-            identities: sizes.identities,
-            routes: sizes.routes,
-            legs: sizes.legs,
-            destinations: sizes.destinations,
-            backends: sizes.backends,
-            connections: sizes.connections,
             overflow_share: (sizes.overflow / OVERFLOW_PARTS).max(1),
             stripes: cpus.next_power_of_two().min(MOST_STRIPES),
+            ..sizes.limits()
         };
         let array = |name, value, entries| Shape {
             name,

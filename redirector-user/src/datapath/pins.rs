@@ -150,8 +150,12 @@ impl Pins {
 
     /// Says which connection memory the programs of a directory use.
     pub fn set_memory(&self, programs: &Path, memory: &Path) -> Result<(), Error> {
-        let link = programs.join(USED_MEMORY);
-        match symlink(memory.file_name().unwrap_or_default(), &link) {
+        self.link(Path::new(memory.file_name().unwrap_or_default()), &programs.join(USED_MEMORY))
+    }
+
+    /// Makes a symbolic link; fine when there is one.
+    pub fn link(&self, to: &Path, link: &Path) -> Result<(), Error> {
+        match symlink(to, link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(Error::from_io(format!("writing {}", link.display()), error))
             }

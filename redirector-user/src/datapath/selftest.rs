@@ -98,15 +98,18 @@ fn dial(cgroup: &File, hook: Hook, port: u16) -> io::Result<i32> {
     args[0] = CLONE_INTO_CGROUP;
     args[4] = libc::SIGCHLD as u64;
     args[10] = cgroup.as_raw_fd() as u64;
-    // SAFETY: the arguments are valid; without CLONE_VM the child is a fork. As
-    // other threads may hold locks in its copy, it does nothing but system
-    // calls until it exits.
+    // SAFETY: the kernel reads the arguments only, as many bytes as they are, and
+    // their descriptor is open. Without CLONE_VM the child is a fork with a stack of
+    // its own; as other threads may hold locks in its copy of the memory, it makes
+    // nothing but system calls until it exits.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
     if pid == 0 {
-        // SAFETY: system calls with valid arguments only, see above.
+        // SAFETY: system calls only, see above; `address` points to one of the
+        // structures of this frame, which the child has a copy of, and `size` is its
+        // size. libc's `errno` is the thread's own, and `_exit` does not return.
         unsafe {
             // The daemon's locks are not to outlive it here.
             libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32);

@@ -43,9 +43,9 @@ impl Attr {
 }
 
 fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are valid for reads and writes of their size, and
-    // what they point to is, by the functions below, for as long as the call
-    // takes.
+    // SAFETY: the kernel reads and writes no more of the attributes than the size
+    // that it is told, which is theirs. What their words point to are buffers that
+    // the functions below keep until the call has returned, with their lengths.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<Attr>())
     };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use redirector_common::abi::{HANDSHAKES, Side, Totals};
+use redirector_common::abi::{HANDSHAKES, Limits, Side, Totals};
 use serde::{Deserialize, Serialize};
 
 /// How large the tables are. Hash tables take memory as they fill, arrays at
@@ -35,6 +35,23 @@ pub struct Sizes {
     /// Connections remembered beside, when their places are taken; in force
     /// while nothing is loaded.
     pub overflow: u32,
+}
+
+impl Sizes {
+    /// What fits. What only the programs need is left out.
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            class_tables: self.class_tables,
+            identities: self.identities,
+            routes: self.routes,
+            legs: self.legs,
+            destinations: self.destinations,
+            backends: self.backends,
+            connections: self.connections,
+            overflow_share: 0,
+            stripes: 1,
+        }
+    }
 }
 
 impl Default for Sizes {

@@ -80,14 +80,14 @@ impl Stage {
             .write(true)
             .open(cgroup.join("cgroup.procs"))
             .with_context(|| format!("cannot enter the cgroup {}", cgroup.display()))?;
-        let netns = self.netns.as_raw_fd();
+        let netns = self.netns.try_clone().context("cannot keep the network namespace")?;
         // A process group of its own: Ctrl-C is for the demo, which then ends
         // its children in order.
         command.process_group(0);
-        // SAFETY: the closure only makes system calls that are allowed between
-        // fork and exec; both descriptors are open until then, `procs` because
-        // the closure owns it and `netns` because the stage outlives the spawn.
-        unsafe { command.pre_exec(move || enter(procs.as_raw_fd(), netns)) };
+        // SAFETY: between fork and exec the closure only makes system calls that are
+        // async-signal-safe, and allocates nothing. Both descriptors are open until
+        // then: the closure owns them.
+        unsafe { command.pre_exec(move || enter(procs.as_raw_fd(), netns.as_raw_fd())) };
         Ok(())
     }
 
