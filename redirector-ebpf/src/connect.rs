@@ -3,8 +3,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
-    bpf_skc_to_mptcp_sock,
+    bpf_get_current_cgroup_id, bpf_get_retval, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_set_retval, bpf_skc_to_mptcp_sock,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
@@ -162,13 +162,28 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     memory::forget(cookie);
 
     let Some(control) = CONTROL.get_ptr(0) else { return Outcome::Leave };
-    let mut task = Task::new(ctx, control, cookie);
+    // Until the connection is counted, too: its numbers are those of the side, and
+    // mean something else once nobody reads that any more.
     let Some(reader) = readers::enter() else { return Outcome::Leave };
+    let outcome = decided(ctx, control, cookie, (dialled, port), draft);
+    readers::leave(reader);
+    outcome
+}
+
+/// As [`outcome`], by a reader of the tables.
+#[inline(always)]
+fn decided(
+    ctx: &SockAddrContext,
+    control: *const Control,
+    cookie: u64,
+    (dialled, port): (Addr, u16),
+    draft: &mut Draft,
+) -> Outcome {
+    let mut task = Task::new(ctx, control, cookie);
     // SAFETY: `control` points to the map's entry; the word is read at once.
     let epoch = unsafe { core::ptr::addr_of!((*control).epoch).read_volatile() };
     let side = Side::of_epoch(epoch);
     draft_into(&Maps { control }, side, &dialled, port, &mut task, draft);
-    readers::leave(reader);
 
     #[cfg(feature = "record")]
     if let Some(record) = &mut task.record {
@@ -178,11 +193,17 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u16, draft: &mut Draft) -
     if draft.kind == DraftKind::Miss {
         return Outcome::Leave;
     }
-    // SAFETY: as above; the helper has no preconditions.
-    if unsafe {
-        bpf_get_current_cgroup_id() == core::ptr::addr_of!((*control).daemon_cgroup).read_volatile()
-    } {
-        total!(own);
+    // SAFETY: as above; the helpers have no preconditions.
+    let (own, refused) = unsafe {
+        let daemon = core::ptr::addr_of!((*control).daemon_cgroup).read_volatile();
+        (bpf_get_current_cgroup_id() == daemon, bpf_get_retval() < 0)
+    };
+    // All programs of a hook run: what one before has refused will not be made, and
+    // must not be counted.
+    if own || refused {
+        if own {
+            total!(own);
+        }
         if task.admitted {
             live::dismiss(draft.destination);
         }

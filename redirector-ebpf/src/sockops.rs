@@ -153,15 +153,15 @@ fn failed(live: u16, stamp: u16, leg: u32) {
     let Some(reader) = readers::enter() else { return };
     // SAFETY: the map's entry is valid; the word is read at once.
     let epoch = unsafe { addr_of!((*control).epoch).read_volatile() };
-    let destination = destination(&Maps { control }, Side::of_epoch(epoch), leg);
-    readers::leave(reader);
     // The leg may be another's by now; then it says nothing about this endpoint.
-    if let Some(destination) = destination
+    if let Some(destination) = destination(&Maps { control }, Side::of_epoch(epoch), leg)
         && destination.policy & policy::EJECTING != 0
         && live::is_of(live.into(), destination.live)
     {
         live::failed(live.into(), stamp, &destination);
     }
+    // The entries are these owners' until here.
+    readers::leave(reader);
 }
 
 #[inline(always)]

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use redirector::datapath::Datapath;
+use aya::programs::ProgramInfo;
+use redirector::datapath::{Datapath, Hook};
 use redirector_common::abi::Verdict;
 use redirector_tests::child;
+use redirector_tests::figure;
 use redirector_tests::image::Builder;
 use redirector_tests::kernel::{Place, privileged, scaled};
 use redirector_tests::netns::NetNs;
@@ -114,6 +116,53 @@ fn a_connection_goes_to_the_endpoint_and_the_client_sees_what_it_dialled() {
     assert_eq!(greeting, format!("hello {}", scene.hello.address()));
     assert_eq!(scene.datapath.counters().expect("counters").totals.routed, 1);
     assert_eq!(scene.datapath.connections().expect("connections"), []);
+}
+
+#[test]
+fn what_another_program_has_refused_is_neither_counted_nor_remembered() {
+    let Some(scene) = Scene::new("refusing") else { return };
+    // Programs of a child run before those of its parent, and all of them run.
+    let inner = scene.place.cgroup.child("inner");
+    let foreign = program::Foreign::refusing(&inner);
+    let (errors, remembered) = child::run(&inner, || {
+        let sockets = [ROUTED, REFUSED, EMPTY].map(|to| {
+            let socket = Socket::stream(at(to), 0).expect("a socket");
+            (errno(socket.connect(at(to))), socket)
+        });
+        // While the sockets are still there.
+        let remembered = scene.datapath.remembered().expect("read");
+        (sockets.map(|(error, _)| error), remembered)
+    });
+    assert_eq!((errors, remembered), ([libc::EPERM; 3], 0));
+    let totals = scene.datapath.counters().expect("counters").totals;
+    assert_eq!((totals.routed, totals.refused), (0, 0));
+    drop(foreign);
+    let connect = || {
+        let socket = Socket::stream(at(ROUTED), 0).expect("a socket");
+        errno(socket.connect(at(ROUTED)))
+    };
+    assert_eq!(child::run(&inner, connect), 0);
+    assert_eq!(scene.datapath.counters().expect("counters").totals.routed, 1);
+}
+
+#[test]
+fn every_program_is_far_from_what_the_verifier_can_look_at() {
+    // The limit is a million instructions.
+    const FAR: u32 = 400_000;
+    let Some(scene) = Scene::new("verified") else { return };
+    let tables = std::fs::read_dir(scene.place.pins().join("current")).expect("the tables");
+    let programs = tables.flatten().map(|entry| entry.path()).find(|path| path.is_dir());
+    let programs = std::fs::read_dir(programs.expect("the programs")).expect("pins").flatten();
+    let mut seen = 0;
+    for pin in programs.map(|entry| entry.path()).filter(|path| !path.is_symlink()) {
+        let program = ProgramInfo::from_pin(&pin).expect("a program");
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        let verified = program.verified_instruction_count().expect("Linux 5.16 tells");
+        figure!("{name}: {verified} instructions verified");
+        assert!(verified < FAR, "{name}: {verified}");
+        seen += 1;
+    }
+    assert_eq!(seen, Hook::ALL.len());
 }
 
 #[test]

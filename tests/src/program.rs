@@ -1,4 +1,4 @@
-//! A program of somebody else's: it lets everything pass.
+//! Programs of somebody else's: they let everything pass, or nothing.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +16,8 @@ const CONNECT4: u32 = 10;
 
 /// `r0 = 1; exit`.
 const PASS: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+/// `r0 = 0; exit`, which the kernel makes EPERM of.
+const REFUSE: [u64; 2] = [0x0000_0000_0000_00b7, 0x95];
 
 /// How a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,17 +37,30 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Attaches one.
+    /// Attaches one that lets everything pass.
     ///
     /// # Panics
     ///
     /// When it cannot.
     pub fn attach(cgroup: &Path, leave: Leave) -> Self {
+        Self::attach_code(cgroup, leave, &PASS)
+    }
+
+    /// Attaches one that refuses everything, beside others.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn refusing(cgroup: &Path) -> Self {
+        Self::attach_code(cgroup, Leave::Others, &REFUSE)
+    }
+
+    fn attach_code(cgroup: &Path, leave: Leave, code: &[u64; 2]) -> Self {
         let cgroup = File::open(cgroup).expect("the cgroup exists");
         let mut attr = [0_u32; 32];
         attr[0] = SOCK_ADDR;
-        attr[1] = PASS.len() as u32;
-        wide(&mut attr, 2, PASS.as_ptr() as u64);
+        attr[1] = code.len() as u32;
+        wide(&mut attr, 2, code.as_ptr() as u64);
         wide(&mut attr, 4, c"GPL".as_ptr() as u64);
         let name = *b"foreign\0\0\0\0\0\0\0\0\0";
         for (word, bytes) in attr[12..16].iter_mut().zip(name.chunks_exact(4)) {
