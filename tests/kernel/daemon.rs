@@ -470,9 +470,8 @@ fn pins_that_were_removed_while_no_daemon_ran_are_told_of_and_all_is_in_force_ag
     assert!(daemon.log().contains(TOLD), "{}", daemon.log());
     assert!(!daemon.log().contains("INFO in force"), "{}", daemon.log());
     daemon.end_input();
-    let status = redirector.wait("the word", |status| {
-        status["healthy"] == true && status["drift"]["repaired"] == 1
-    });
+    let status = redirector
+        .wait("the word", |status| status["healthy"] == true && status["drift"]["repaired"] == 1);
     assert!(status["generation"].as_u64() > Some(generation), "{status:#}");
     redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
     assert_eq!(scene.answer(&scene.client()), "two");

@@ -1,7 +1,7 @@
 //! Starting, dying, starting again: what stays in force, and who may change it.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -197,19 +197,90 @@ fn other_sizes_move_to_new_tables_without_a_connect_escaping() {
     assert_eq!(tables, 1, "old tables are gone");
 }
 
+/// The one directory of pins whose name starts so.
+fn directory(place: &Place, name: &str) -> PathBuf {
+    let pins = std::fs::read_dir(place.pins()).expect("pins").flatten();
+    let named = pins.filter(|pin| pin.file_name().to_string_lossy().starts_with(name));
+    let found: Vec<PathBuf> = named.map(|pin| pin.path()).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+/// Puts a map of another shape in the place of one of ours.
+fn replace(pin: &Path) {
+    std::fs::remove_file(pin).expect("a pin");
+    let foreign: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
+    foreign.pin(pin).expect("pinned");
+}
+
 #[test]
-fn pins_of_another_shape_are_refused_with_every_difference() {
+fn pins_that_are_not_what_the_programs_use_are_told_of_and_mended_and_nothing_is_lost() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("amiss"), server());
+    let wanted = image(&server);
+    let datapath = place.start(&place.options(), &wanted).expect("started");
+    assert_eq!(datapath.found(), [] as [&str; 0]);
+    drop(datapath);
+    let go = place.pins().with_file_name("go");
+    let connected = place.pins().with_file_name("connected");
+    let standing: child::Child<SocketAddr> = child::spawn(place.cgroup.path(), || {
+        let socket = Socket::stream(frontend(), 0).expect("a socket");
+        socket.connect(frontend()).expect("connected");
+        std::fs::create_dir(&connected).expect("a directory");
+        while !go.exists() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        socket.peer().expect("a peer")
+    });
+    while !connected.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let tables = std::fs::canonicalize(place.pins().join("current")).expect("the tables");
+    let (memory, counts) = (directory(&place, "memory-"), directory(&place, "counts-"));
+    replace(&tables.join("ROUTES"));
+    std::fs::remove_file(tables.join("CONTROL")).expect("a pin");
+    replace(&memory.join("OVERFLOW"));
+    std::fs::remove_file(memory.join("CONNECTIONS")).expect("a pin");
+    std::fs::remove_dir_all(&counts).expect("a directory");
+    assert!(redirected(&place));
+
+    let mut datapath = Datapath::take_over(&place.options()).expect("taken over");
+    let found = datapath.found().join("\n");
+    for what in ["ROUTES: another", "CONTROL: it was removed", "OVERFLOW: another", "LIVE: it was"]
+    {
+        assert!(found.contains(what), "{found}");
+    }
+    assert_eq!(datapath.found().len(), 5, "{found}");
+    let (active, image) = datapath.dump_active().expect("dumped");
+    assert_eq!(image, wanted, "the very tables");
+    datapath.apply(&image.diff(&wanted), active.generation + 1).expect("applied");
+    datapath.attach().expect("attached");
+    assert!(redirected(&place));
+    assert_eq!(datapath.remembered().expect("read"), 1, "the very memory");
+    std::fs::create_dir(&go).expect("a directory");
+    assert_eq!(standing.join(), frontend());
+    assert_eq!(datapath.remembered().expect("read"), 0);
+    drop(datapath);
+    let again = Datapath::take_over(&place.options()).expect("taken over");
+    assert_eq!(again.found(), [] as [&str; 0], "once");
+}
+
+#[test]
+fn pins_of_another_shape_that_no_program_knows_are_refused_with_every_difference() {
     if !privileged() {
         return;
     }
     let (place, server) = (Place::new("foreign"), server());
     drop(place.start(&place.options(), &image(&server)).expect("started"));
-    // A map of another shape in the place of one of ours.
     let tables = std::fs::canonicalize(place.pins().join("current")).expect("the tables");
+    let programs = std::fs::read_dir(&tables).expect("tables").flatten().map(|pin| pin.path());
+    for programs in programs.filter(|path| path.is_dir()) {
+        std::fs::remove_dir_all(programs).expect("removed");
+    }
     for name in ["ROUTES", "FRONTENDS"] {
-        std::fs::remove_file(tables.join(name)).expect("a pin");
-        let foreign: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
-        foreign.pin(tables.join(name)).expect("pinned");
+        replace(&tables.join(name));
     }
     let error = Datapath::take_over(&place.options()).expect_err("refused").to_string();
     for what in ["ROUTES: its type", "ROUTES: the number of entries is 7", "FRONTENDS: the size"] {
@@ -230,7 +301,8 @@ fn what_a_crash_left_unfinished_is_swept_away() {
     std::fs::create_dir_all(&stale).expect("a directory");
     let map: HashMap<MapData, u64, u64> = HashMap::create(7, 0).expect("a map");
     map.pin(stale.join("ROUTES")).expect("pinned");
-    drop(place.start(&place.options(), &image(&server)).expect("started"));
+    let datapath = place.start(&place.options(), &image(&server)).expect("started");
+    assert!(datapath.found()[0].contains("new-tables: it was left half made"));
     assert!(!stale.exists());
     assert!(redirected(&place));
 }
@@ -289,16 +361,21 @@ fn parts_whose_pins_were_removed_are_made_anew() {
     let wanted = image(&server);
     drop(place.start(&place.options(), &wanted).expect("started"));
     for part in ["tables-", "memory-", "counts-", "flows-"] {
-        let pins = std::fs::read_dir(place.pins()).expect("pins").flatten();
-        let of_part = pins.filter(|pin| pin.file_name().to_string_lossy().starts_with(part));
-        let directories: Vec<_> = of_part.map(|pin| pin.path()).collect();
-        assert_eq!(directories.len(), 1, "{directories:?}");
-        std::fs::remove_dir_all(&directories[0]).expect("removed");
+        let directory = directory(&place, part);
+        std::fs::remove_dir_all(&directory).expect("removed");
         assert!(redirected(&place), "what is attached holds what it uses: {part}");
         drop(place.start(&place.options(), &wanted).expect("started"));
-        assert!(directories[0].exists());
+        assert!(directory.exists());
         assert!(redirected(&place), "{part}");
     }
+    // One program alone.
+    let tables = std::fs::canonicalize(place.pins().join("current")).expect("the tables");
+    let mut pins = std::fs::read_dir(&tables).expect("tables").flatten().map(|pin| pin.path());
+    let programs = pins.find(|path| path.is_dir()).expect("the programs");
+    std::fs::remove_file(programs.join("rd_release")).expect("a pin");
+    drop(place.start(&place.options(), &wanted).expect("started"));
+    assert!(programs.join("rd_release").exists());
+    assert!(redirected(&place));
 }
 
 #[test]

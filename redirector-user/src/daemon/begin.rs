@@ -65,6 +65,9 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
              detached: nothing was redirected since"
         );
     }
+    for what in datapath.found() {
+        tracing::warn!("{what}: mended");
+    }
     let (sender, events) = mpsc::channel();
     let mut engine = engine(&options, &state, &datapath, last_good)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
@@ -100,7 +103,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         hold: hold_of(&state, last_generation(&state, active.generation)),
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
-        drift_repaired: u64::from(lost),
+        drift_repaired: u64::from(lost || !datapath.found().is_empty()),
         ..Report::default()
     };
     let mut predecessor = predecessor;

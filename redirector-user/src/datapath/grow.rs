@@ -118,6 +118,7 @@ impl Datapath {
             lock: self.lock.clone(),
             held: Some(held),
             is_fresh: false,
+            found: Vec::new(),
         })
     }
 

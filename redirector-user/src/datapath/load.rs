@@ -148,7 +148,8 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
             missing.push(part);
         }
     }
-    if missing.is_empty() && places.programs.exists() {
+    let pinned = |hook: &Hook| places.programs.join(hook.program()).exists();
+    if missing.is_empty() && Hook::ALL.iter().all(pinned) {
         return Ok((places, false));
     }
     pins.make(&making.programs)?;
@@ -161,7 +162,7 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
     for part in &missing {
         pins.publish(making.of(*part), places.of(*part))?;
     }
-    // Programs of this name use maps whose pins somebody has removed.
+    // Those of this name use maps whose pins somebody has removed, or are not whole.
     pins.remove(&places.programs)?;
     pins.publish(&making.programs, &places.programs)?;
     Ok((places, missing.contains(&Part::Tables)))

@@ -30,6 +30,7 @@ mod lives;
 mod load;
 mod mapped;
 mod maps;
+mod mending;
 mod netns;
 mod observe;
 mod pins;
@@ -84,6 +85,8 @@ pub struct Datapath {
     held: Option<Held>,
     /// Nothing was pinned before.
     is_fresh: bool,
+    /// What was found amiss then.
+    found: Vec<String>,
 }
 
 impl Datapath {
@@ -100,8 +103,9 @@ impl Datapath {
         attach::outermost(&options.cgroups)?;
         let pins = Pins::create(&options.pins)?;
         let lock = pins.lock()?;
-        pins.sweep()?;
         let is_fresh = pins.current()?.is_none();
+        let mut found = pins.sweep()?;
+        found.extend(mending::mend(&pins, &Layout::new(&options.sizes)?)?);
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
         let (places, _) = load::ensure(&pins, &layout, options)?;
         let held = Held::open(&places, &layout)?;
@@ -124,12 +128,18 @@ impl Datapath {
             lock: Some(Arc::new(lock)),
             held: Some(held),
             is_fresh,
+            found,
         })
     }
 
     /// Whether nothing was in force here when it was taken over.
     pub fn is_fresh(&self) -> bool {
         self.is_fresh
+    }
+
+    /// What was amiss with the pins when it was taken over, and has been mended.
+    pub fn found(&self) -> &[String] {
+        &self.found
     }
 
     /// Opens what is loaded, for reading. The methods that change something
@@ -210,6 +220,7 @@ impl Datapath {
             lock: None,
             held: None,
             is_fresh: false,
+            found: Vec::new(),
         })
     }
 

@@ -192,19 +192,22 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes what a crash left unfinished. Only for who holds the lock.
-    pub fn sweep(&self) -> Result<(), Error> {
+    /// Removes what a crash left unfinished, and says what that was. Only for who
+    /// holds the lock.
+    pub fn sweep(&self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
         for name in self.names(&self.root)? {
             if name.starts_with(UNFINISHED) {
                 let path = self.join(&name);
                 if path.is_symlink() {
-                    let _ = fs::remove_file(path);
+                    let _ = fs::remove_file(&path);
                 } else {
                     self.remove(&path)?;
                 }
+                found.push(format!("{}: it was left half made", path.display()));
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Takes the lock of the one writer.
