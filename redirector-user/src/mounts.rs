@@ -53,6 +53,75 @@ pub fn cgroup_namespace() -> std::io::Result<Option<(PathBuf, u64)>> {
     Ok(roots.filter(|(id, _)| *id != CGROUP2_ROOT).map(|(id, point)| (point, id)).next())
 }
 
+/// The directory of a process's cgroup (`self` for this process's) below a
+/// cgroup2 mount.
+///
+/// # Errors
+///
+/// `NotFound` when there is no such process; with the reason, when its cgroup
+/// lies outside of what the mount shows, or is in no cgroup2 hierarchy.
+pub fn cgroup_of(cgroup2: &Path, pid: &str) -> std::io::Result<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let path =
+        path.ok_or_else(|| std::io::Error::other("the process is in no cgroup of cgroup2"))?;
+    // The kernel marks a cgroup that was removed below its process.
+    let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
+    let mount = mounts()?.into_iter().rev().find(|mount| mount.point == cgroup2);
+    let root = mount.map_or_else(|| PathBuf::from("/"), |mount| mount.root);
+    let below = below(&root, path, |depth| namespace_below(cgroup2, depth));
+    below.map(|below| cgroup2.join(below)).ok_or_else(|| {
+        std::io::Error::other(format!(
+            "its cgroup ({} as seen from here) lies outside of what {} shows",
+            path.display(),
+            cgroup2.display()
+        ))
+    })
+}
+
+/// Where a cgroup lies below a mount. Both paths are what /proc shows: from the
+/// root of this process's cgroup namespace on, with `..` for what lies above.
+/// `namespace` is the way from the mount down to that root, so many levels.
+fn below(
+    root: &Path,
+    path: &Path,
+    namespace: impl FnOnce(usize) -> Option<PathBuf>,
+) -> Option<PathBuf> {
+    let (up, levels) = (above(path), above(root));
+    if levels == 0 {
+        let root = root.strip_prefix("/").unwrap_or(root);
+        let path = path.strip_prefix("/").unwrap_or(path);
+        return if up == 0 { path.strip_prefix(root).ok().map(Path::to_owned) } else { None };
+    }
+    let is_normal = |component: &Component<'_>| matches!(component, Component::Normal(_));
+    if root.components().any(|component| is_normal(&component)) {
+        // A cgroup beside the namespace's: it cannot be told what is below it.
+        return None;
+    }
+    let shared = levels.checked_sub(up)?;
+    let mut below = PathBuf::new();
+    if shared > 0 {
+        below.extend(namespace(levels)?.components().take(shared));
+    }
+    below.extend(path.components().filter(is_normal));
+    Some(below)
+}
+
+/// Where the root of this process's cgroup namespace lies below a mount, so many
+/// levels deep.
+fn namespace_below(cgroup2: &Path, depth: usize) -> Option<PathBuf> {
+    fn find(at: &Path, depth: usize, id: u64) -> Option<PathBuf> {
+        if depth == 0 {
+            return (inode(at) == Some(id)).then(|| at.to_owned());
+        }
+        let entries = std::fs::read_dir(at).ok()?.flatten();
+        let directories = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.map(|one| one.path()).find_map(|path| find(&path, depth - 1, id))
+    }
+    let (_, id) = cgroup_namespace().ok()??;
+    find(cgroup2, depth, id)?.strip_prefix(cgroup2).ok().map(Path::to_owned)
+}
+
 /// How far above the root of this process's cgroup namespace a directory lies:
 /// `/../..` is what the kernel shows then.
 fn above(root: &Path) -> usize {
@@ -115,6 +184,30 @@ mod tests {
         assert_eq!(mounts[0].kind, "cgroup2");
         assert_eq!(mounts[1].point, Path::new("/mnt/with blank"));
         assert_eq!(mounts[1].root, Path::new("/a"));
+    }
+
+    #[test]
+    fn a_cgroup_is_found_below_any_mount_that_shows_it() {
+        let in_a = |root: &str, path: &str| {
+            let own = |depth| (depth == 2).then(|| PathBuf::from("kubepods/pod7"));
+            below(Path::new(root), Path::new(path), own)
+        };
+        let found = |path: &str| Some(PathBuf::from(path));
+        // The machine's own namespace, with the whole hierarchy and a part.
+        assert_eq!(in_a("/", "/kubepods/pod1/c"), found("kubepods/pod1/c"));
+        assert_eq!(in_a("/", "/"), found(""));
+        assert_eq!(in_a("/kubepods", "/kubepods/pod1/c"), found("pod1/c"));
+        assert_eq!(in_a("/kubepods", "/system.slice/a"), None);
+        // A namespace of its own, two levels below the machine's mount.
+        assert_eq!(in_a("/../..", "/"), found("kubepods/pod7"));
+        assert_eq!(in_a("/../..", "/c"), found("kubepods/pod7/c"));
+        assert_eq!(in_a("/../..", "/../pod1/c"), found("kubepods/pod1/c"));
+        assert_eq!(in_a("/../..", "/../../system.slice/a"), found("system.slice/a"));
+        assert_eq!(in_a("/../..", "/../../.."), None, "above what is mounted");
+        // The container's own mount shows only what is below.
+        assert_eq!(in_a("/", "/c"), found("c"));
+        assert_eq!(in_a("/", "/../pod1/c"), None);
+        assert_eq!(in_a("/../pod1", "/../pod1/c"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use redirector_core::explain::{
@@ -15,8 +16,6 @@ use redirector_core::world::World;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::daemon::leaf;
-use crate::datapath::cgroup::Cgroup;
 use crate::datapath::{Datapath, SourceKey, netns_cookie};
 use crate::mounts;
 use crate::output::Style;
@@ -199,7 +198,7 @@ fn cgroup2() -> Result<PathBuf, Failure> {
 }
 
 fn cgroup_of(mount: &Path, pid: u32) -> Result<PathBuf, Failure> {
-    leaf::of_process(mount, &pid.to_string()).map_err(|error| {
+    mounts::cgroup_of(mount, &pid.to_string()).map_err(|error| {
         if error.kind() == std::io::ErrorKind::NotFound {
             return Failure::input(format!("there is no process {pid}"));
         }
@@ -319,10 +318,11 @@ fn identity(datapath: &Datapath, pid: Option<u32>, cgroup: Option<&Path>) -> Res
         return Err(Failure::input(format!("the cgroup {} does not exist", path.display())));
     }
     for ancestor in path.ancestors().take_while(|ancestor| ancestor.starts_with(&mount)) {
-        let Ok(cgroup) = Cgroup::open(ancestor) else { continue };
+        // How deep it lies may be hidden here, and does not matter.
+        let Ok(meta) = std::fs::metadata(ancestor) else { continue };
         let known = sources
             .iter()
-            .find(|(key, _)| matches!(key, SourceKey::Cgroup { id, .. } if *id == cgroup.id));
+            .find(|(key, _)| matches!(key, SourceKey::Cgroup { id, .. } if *id == meta.ino()));
         if let Some((_, identity)) = known {
             return Ok(*identity);
         }

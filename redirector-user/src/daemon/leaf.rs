@@ -99,14 +99,10 @@ fn open(path: &Path) -> Result<Cgroup, String> {
     Cgroup::open(path).map_err(|error| error.to_string())
 }
 
-/// The cgroup of this process.
-pub fn current(cgroup2: &Path) -> io::Result<PathBuf> {
-    of_process(cgroup2, "self")
-}
-
-/// The cgroup of a process (`self` for this one).
-pub fn of_process(cgroup2: &Path, pid: &str) -> io::Result<PathBuf> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+/// The cgroup of this process; the mount itself where a cgroup namespace of its
+/// own hides it.
+fn current(cgroup2: &Path) -> io::Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = path.ok_or_else(|| io::Error::other("the process is in no cgroup of cgroup2"))?;
     // The kernel marks a cgroup that was removed below its process.

@@ -6,13 +6,16 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::ptr;
+use std::time::{Duration, Instant};
 
-use redirector_tests::agent::Agent;
+use redirector_tests::agent::{Agent, command};
 use redirector_tests::cgroup::{key, mount};
+use redirector_tests::child;
 use redirector_tests::node::Node;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Cluster, answered, uid};
 
@@ -64,6 +67,7 @@ fn run(own_namespace: bool) {
     assert_eq!(answered(&first, cluster.service()), "two");
     assert_eq!(answered(&second, cluster.service()), "one");
     assert_eq!(answered(&third, cluster.service()), "two");
+    told_by_pid(&node, &agents, own_namespace, [&first, &second, &third]);
     // What runs on the machine and not in the node is none of its business.
     let outside = node.cgroup("kubepods/besteffort/podx/ab");
     assert!(answered(&outside, cluster.service()).contains("refused"));
@@ -72,40 +76,102 @@ fn run(own_namespace: bool) {
     agent.wait("its end", |_| node.sources().len() == 2);
 }
 
+/// `explain --from-pid` of processes in these containers, asked on the machine and
+/// where the agent is, whoever of them has a cgroup namespace of its own.
+fn told_by_pid(node: &Node, agents: &str, own_namespace: bool, containers: [&PathBuf; 3]) {
+    let to = "--to=192.0.2.1:80";
+    let ask = |pid: i32, inside: bool| {
+        let pins = format!("--bpffs={}", node.place.pins().display());
+        let state = format!("--state-dir={}", node.directory.path().join("state").display());
+        let pid = format!("--from-pid={pid}");
+        let mut explain = command(["explain", to, "--output=json", &pins, &state, &pid]);
+        if inside {
+            enter(node, agents, own_namespace, &mut explain);
+        }
+        let output = explain.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let answer: Result<Value, _> = serde_json::from_slice(&output.stdout);
+        answer.map_or(said, |answer| answer["source"]["workload"].to_string())
+    };
+    for (i, container) in (1..).zip(containers) {
+        let ready = node.directory.path().join(format!("ready-{i}-{own_namespace}"));
+        let is_ready = ready.clone();
+        // Every other one has a namespace of its own, as containers have.
+        let process = child::spawn(container, move || {
+            if i % 2 == 1 {
+                // SAFETY: no memory is involved.
+                check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }).expect("a namespace");
+            }
+            std::fs::write(is_ready, "").expect("a file");
+            std::thread::sleep(Duration::from_secs(600));
+        });
+        wait_for(&ready);
+        for inside in [false, true] {
+            let told = ask(process.pid(), inside);
+            assert_eq!(told, format!("\"default/p{i}\""), "inside: {inside}");
+        }
+        process.kill();
+    }
+    // Of what the node does not show nothing can be said, and that is said.
+    let outside = node.cgroup("elsewhere");
+    let ready = node.directory.path().join(format!("ready-{own_namespace}"));
+    let is_ready = ready.clone();
+    let process = child::spawn(&outside, move || {
+        std::fs::write(is_ready, "").expect("a file");
+        std::thread::sleep(Duration::from_secs(600));
+    });
+    wait_for(&ready);
+    let told = ask(process.pid(), true);
+    assert!(told.contains("lies outside of what"), "{told}");
+    process.kill();
+}
+
+fn wait_for(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} never comes", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Starts the agent in a container of the node.
 fn start(node: &Node, container: &str, own_namespace: bool) -> Agent {
     let arguments = node.arguments().into_iter().filter(|one| !one.starts_with("--daemon-cgroup"));
+    Agent::start_as(node.directory.path(), arguments, |command| {
+        enter(node, container, own_namespace, command);
+    })
+}
+
+/// Has a command run in a container of the node.
+fn enter(node: &Node, container: &str, own_namespace: bool, command: &mut Command) {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("no zero byte");
     let root = text(&node.place.cgroup.path().join(NODE).join("cgroup.procs"));
     let (point, own) = (mount(), node.directory.path().join("own"));
-    std::fs::create_dir(&own).expect("a directory");
+    std::fs::create_dir_all(&own).expect("a directory");
     let container = text(&point.join(container).join("cgroup.procs"));
     let (point, own) = (text(&point), text(&own));
-    Agent::start_as(node.directory.path(), arguments, |command| {
-        let enter = move || {
-            join(&root)?;
+    let enter = move || {
+        join(&root)?;
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP) })?;
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: the text ends with a zero byte; the rest is not looked at.
+        let result =
+            unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), private, ptr::null()) };
+        check(result)?;
+        // SAFETY: the text ends with a zero byte.
+        check(unsafe { libc::umount2(point.as_ptr(), libc::MNT_DETACH) })?;
+        show(&point)?;
+        join(&container)?;
+        if own_namespace {
             // SAFETY: no memory is involved.
-            check(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP) })?;
-            let private = libc::MS_REC | libc::MS_PRIVATE;
-            // SAFETY: the text ends with a zero byte; the rest is not looked at.
-            let result = unsafe {
-                libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), private, ptr::null())
-            };
-            check(result)?;
-            // SAFETY: the text ends with a zero byte.
-            check(unsafe { libc::umount2(point.as_ptr(), libc::MNT_DETACH) })?;
-            show(&point)?;
-            join(&container)?;
-            if own_namespace {
-                // SAFETY: no memory is involved.
-                check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) })?;
-                show(&own)?;
-            }
-            Ok(())
-        };
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(enter) };
-    })
+            check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) })?;
+            show(&own)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(enter) };
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -14,7 +14,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::daemon::control::Request;
 use crate::datapath::{self, Flows};
-use crate::output::Style;
+use crate::output::{Style, source_name};
 use crate::state::StateDir;
 
 use filter::Filter;
@@ -188,6 +188,8 @@ struct Names {
     /// The one in force, for what nobody saw decided.
     generation: u64,
     layouts: BTreeMap<u64, Option<Arc<Layout>>>,
+    /// The last workload that had no name yet.
+    nameless: Option<(u64, u32)>,
 }
 
 /// So many generations are remembered.
@@ -195,7 +197,7 @@ const KEPT: usize = 8;
 
 impl Names {
     fn new(state: StateDir, generation: u64) -> Self {
-        Self { state, generation, layouts: BTreeMap::new() }
+        Self { state, generation, layouts: BTreeMap::new(), nameless: None }
     }
 
     /// The names of a generation, while the state directory has them.
@@ -209,6 +211,28 @@ impl Names {
             }
         }
         self.layouts.get(&generation).cloned().flatten()
+    }
+
+    /// The workload that a generation knew by this number. A pod of a known class
+    /// connects before it is compiled: it is named by the same generation, told
+    /// anew, or by the next.
+    fn workload(&mut self, generation: u64, identity: u32) -> Option<String> {
+        let look = |names: &mut Self| {
+            [generation, generation + 1].into_iter().find_map(|generation| {
+                let layout = names.of(generation)?;
+                layout
+                    .identities()
+                    .find(|(_, known)| *known == identity)
+                    .map(|(id, _)| source_name(id))
+            })
+        };
+        let found = look(self);
+        if found.is_some() || self.nameless == Some((generation, identity)) {
+            return found;
+        }
+        self.nameless = Some((generation, identity));
+        self.layouts.retain(|known, _| *known != generation && *known != generation + 1);
+        look(self)
     }
 }
 

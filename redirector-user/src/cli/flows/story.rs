@@ -10,7 +10,7 @@ use redirector_common::addr::Addr;
 use serde::Serialize;
 
 use super::{Names, wall};
-use crate::output::{Style, destination_name, route_name, source_name, time};
+use crate::output::{Style, destination_name, route_name, time};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -125,14 +125,14 @@ impl Stories {
         let leg = (flow.outcome >= outcome::ROUTED).then_some(flow.leg);
         let leg = leg.and_then(|leg| names.as_ref()?.legs.get(&leg).copied());
         let workload = (flow.identity != IDENTITY_UNKNOWN)
-            .then(|| names.as_ref()?.identities.get(&flow.identity).copied())
+            .then(|| self.names.workload(flow.detail, flow.identity))
             .flatten();
         Told {
             time,
             event: "decided",
             outcome: outcome_name(flow.outcome),
             cookie: flow.cookie,
-            workload: workload.map(source_name),
+            workload,
             process: Some(Process { pid: flow.process, command: command(&flow.command) }),
             destination: address(flow.dialled, flow.dialled_port),
             route: leg.map(|(route, _, _)| route_name(route)),
