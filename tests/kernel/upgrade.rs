@@ -3,14 +3,17 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use redirector_tests::child;
+use redirector_tests::child::{self, Child};
 use redirector_tests::figure;
 use redirector_tests::kernel::{at_least, soaking};
 use redirector_tests::load::{Interrupted, Load, Standing};
 use redirector_tests::redirector::of_other_layout;
 use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, to};
+use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -195,6 +198,62 @@ spec: {address: 127.0.0.4, labels: {app: echo, v: dead}}
         "upgrades and downgrades with {LIMIT} of {LIMIT} connections open: never one more,          {limited} refused; the ejected endpoint stayed out"
     );
     assert_eq!(daemon.stop(), 0);
+}
+
+/// A connection of the client's that sends all the time, until it is told to end or
+/// cannot any more: gives the error number, or 0.
+fn sending(scene: &Scene, name: &str) -> (Child<i32>, PathBuf) {
+    let [ready, end] =
+        ["ready", "end"].map(|what| scene.redirector.directory().join(format!("{name}-{what}")));
+    let child = child::spawn(&scene.client(), || {
+        let echo: SocketAddr = ECHO.parse().expect("an address");
+        let socket = Socket::stream(echo, 0).expect("a socket");
+        socket.connect(echo).expect("a connection");
+        fs::write(&ready, "").expect("a file");
+        while !end.exists() {
+            if let Err(error) = socket.send(b"x") {
+                return error.raw_os_error().unwrap_or(-1);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        0
+    });
+    while !ready.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    (child, end)
+}
+
+#[test]
+fn connections_that_another_layout_remembers_are_reset_when_their_endpoint_has_gone() {
+    let Some(mut scene) = Scene::new("drainlayout", PROGRAM) else { return };
+    let other = of_other_layout(PROGRAM);
+    let rule = "kind: DestinationRule\nmetadata: {name: echo";
+    let annotated = format!("{rule}, annotations: {{redirector.io/drain: 300ms}}");
+    let base = scene.base().replace(rule, &annotated);
+    assert_ne!(base, scene.base());
+    scene.redirector.write("base.yaml", &base);
+    let daemon = scene.redirector.start();
+    let (to_one, _) = sending(&scene, "one");
+    let redirector = &scene.redirector;
+    redirector.change("another endpoint", || redirector.write("rules.yaml", &to("two")));
+    let (to_two, end) = sending(&scene, "two");
+    assert_eq!(daemon.stop(), 0);
+
+    scene.redirector.program = other;
+    let daemon = scene.redirector.start();
+    assert_eq!(memories(&scene), 2);
+    let without = base.replace("labels: {app: echo, v: one}", "labels: {app: gone}");
+    scene.redirector.write("base.yaml", &without);
+    let over = |status: &serde_json::Value| {
+        status["draining"]["reset"] == 1 && status["draining"]["endpoints"] == serde_json::json!({})
+    };
+    scene.redirector.wait("the end of its time", over);
+    assert_eq!(to_one.join(), libc::ECONNABORTED);
+    thread::sleep(Duration::from_millis(100));
+    fs::write(end, "").expect("a file");
+    assert_eq!(to_two.join(), 0, "the other one goes on");
+    assert!(daemon.log().contains("connections were reset"), "{}", daemon.log());
 }
 
 #[test]

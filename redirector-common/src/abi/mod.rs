@@ -34,8 +34,9 @@ pub const LAYOUT: u32 = 3 + OTHER as u32;
 /// Version of the layout of [`Connection`]; connection memory is kept across an
 /// upgrade while this is unchanged. Otherwise the programs of the other version
 /// go on with theirs until it is empty, which is read from what no version may
-/// change: that the first word of an entry of `CONNECTIONS` is zero when it is
-/// free, and that of `OVERFLOW_STATE` when `OVERFLOW` is empty.
+/// change: that the first word of an entry of `CONNECTIONS` is the cookie of its
+/// socket, or zero when it is free; that a key of `OVERFLOW` is one; and that the
+/// first word of `OVERFLOW_STATE` is zero when `OVERFLOW` is empty.
 pub const CONNECTION_LAYOUT: u32 = 3 + OTHER as u32;
 
 /// Version of the layout of [`Live`], and of all that its words mean. While it is

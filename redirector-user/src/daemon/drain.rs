@@ -6,7 +6,7 @@
 //! resetting itself goes from network namespace to network namespace, in a
 //! thread of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
@@ -17,24 +17,19 @@ use redirector_core::drain::{Draining, after};
 
 use super::control_loop::Daemon;
 use super::engine::Step;
-use crate::datapath::reset::{ResetError, reset};
+use crate::datapath::reset::{Connections, ResetError, Wanted, reset};
 use crate::state::StateError;
 
 /// Time before another attempt, in milliseconds.
 const AGAIN: u64 = 10_000;
 
-/// Sockets by cookie, and where their connections were sent.
-type Connections = BTreeMap<u64, SocketAddr>;
-
 /// What became of the connections to endpoints whose time was over.
 #[derive(Debug)]
 pub struct Drained {
-    /// The endpoints.
-    endpoints: BTreeSet<SocketAddr>,
-    /// Their connections.
-    connections: Connections,
+    /// The connections.
+    wanted: Wanted,
     /// Which of them were found and reset.
-    reset: BTreeSet<u64>,
+    reset: Connections,
     /// What went wrong.
     error: Option<ResetError>,
 }
@@ -42,7 +37,7 @@ pub struct Drained {
 /// The thread that resets connections.
 #[derive(Debug)]
 pub struct Drainer {
-    over: Sender<(BTreeSet<SocketAddr>, Connections)>,
+    over: Sender<Wanted>,
     /// The endpoints that it is at.
     busy: BTreeSet<SocketAddr>,
 }
@@ -51,14 +46,14 @@ impl Drainer {
     /// Starts it; `send` gets what became of what it was given, and returns
     /// `false` to end it.
     pub fn start(mut send: impl FnMut(Drained) -> bool + Send + 'static) -> io::Result<Self> {
-        let (over, jobs) = mpsc::channel::<(BTreeSet<SocketAddr>, Connections)>();
+        let (over, jobs) = mpsc::channel::<Wanted>();
         thread::Builder::new().name("drain".into()).spawn(move || {
-            for (endpoints, connections) in jobs {
-                let (reset, error) = match reset(&connections) {
+            for wanted in jobs {
+                let (reset, error) = match reset(&wanted) {
                     Ok(reset) => (reset, None),
                     Err((reset, error)) => (reset, Some(error)),
                 };
-                if !send(Drained { endpoints, connections, reset, error }) {
+                if !send(Drained { wanted, reset, error }) {
                     return;
                 }
             }
@@ -102,32 +97,42 @@ impl Daemon {
             .map(|(address, _)| *address)
             .filter(|address| !self.drainer.busy.contains(address))
             .collect();
-        let connections = match self.datapath.connections() {
-            Ok(connections) => connections,
+        let connections = self.datapath.connections();
+        let read = connections.and_then(|all| Ok((all, self.datapath.cookies_of_others()?)));
+        let (connections, others) = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::error!("connections to endpoints that have gone cannot be found: {error}");
                 return self.put_off(&over);
             }
         };
-        let connections: Connections = (connections.into_iter())
+        let known: Connections = (connections.into_iter())
             .filter(|one| over.contains(&one.backend))
             .map(|one| (one.cookie, one.backend))
             .collect();
-        if connections.is_empty() {
+        if known.is_empty() && others.is_empty() {
             return self.forget(&over);
         }
         self.drainer.busy.extend(&over);
         // The thread lives as long as the control loop.
-        let _ = self.drainer.over.send((over, connections));
+        let _ = self.drainer.over.send(Wanted { known, endpoints: over, others });
     }
 
     /// Takes what became of it.
     pub(super) fn drained(&mut self, drained: Drained) {
-        self.drainer.busy.retain(|address| !drained.endpoints.contains(address));
-        for address in &drained.endpoints {
-            let to = |cookie: &&u64| drained.connections.get(*cookie) == Some(address);
-            let all = drained.connections.keys().filter(to).count();
-            let reset = drained.reset.iter().filter(to).count();
+        let endpoints = &drained.wanted.endpoints;
+        self.drainer.busy.retain(|address| !endpoints.contains(address));
+        // What another version remembers is known once it is found.
+        let mut all = drained.wanted.known.clone();
+        all.extend(&drained.reset);
+        for address in endpoints {
+            let to = |connections: &Connections| {
+                connections.values().filter(|endpoint| *endpoint == address).count()
+            };
+            let (all, reset) = (to(&all), to(&drained.reset));
+            if all == 0 {
+                continue;
+            }
             if reset > 0 {
                 tracing::info!(endpoint = %address, reset, of = all, "connections were reset");
             } else {
@@ -143,9 +148,9 @@ impl Daemon {
         let error = drained.error.map(|error| error.to_string());
         if let Some(error) = &error {
             tracing::error!("connections to endpoints that have gone go on: {error}");
-            self.put_off(&drained.endpoints);
+            self.put_off(endpoints);
         } else {
-            self.forget(&drained.endpoints);
+            self.forget(endpoints);
         }
         self.report.drain_error = error;
     }

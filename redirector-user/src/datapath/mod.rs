@@ -7,6 +7,7 @@
 //! configuration. Everything stays in force when the process ends.
 //! Read-only commands use [`Datapath::open_read_only`].
 
+use std::collections::BTreeSet;
 use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -371,9 +372,9 @@ impl Datapath {
         Ok(observe::counters(&self.maps, &self.layout))
     }
 
-    /// What is remembered, also in memory from before it has grown. What another
-    /// version remembers in a layout of its own is only counted, by
-    /// [`remembered`](Self::remembered).
+    /// What is remembered, also in memory from before it has grown. Of what another
+    /// version remembers in a layout of its own there are only
+    /// [`cookies`](Self::cookies_of_others).
     ///
     /// # Errors
     ///
@@ -381,6 +382,26 @@ impl Datapath {
     pub fn connections(&self) -> Result<Vec<Remembered>, Error> {
         let all = self.in_memory(&Part::Memory.of_version(), observe::connections)?;
         Ok(all.into_iter().flatten().map(|(connection, _)| connection).collect())
+    }
+
+    /// The cookies of sockets whose connections another version remembers, in a form
+    /// that this one cannot read.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn cookies_of_others(&self) -> Result<BTreeSet<u64>, Error> {
+        let ours = Part::Memory.of_version();
+        let mut cookies = BTreeSet::new();
+        for name in self.pins.others(Part::Memory.prefix(), &self.places.memory)? {
+            let directory = self.pins.join(&name);
+            match observe::cookies(&directory) {
+                _ if name.starts_with(&ours) => {}
+                Err(_) if !directory.exists() => {}
+                read => cookies.extend(read?),
+            }
+        }
+        Ok(cookies)
     }
 
     /// How many connections are remembered: in all memory that there is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData, MapInfo};
@@ -10,7 +11,7 @@ use redirector_common::abi::{Connection, LegCounters, Totals, connection_state a
 use super::layout::Layout;
 use super::mapped::{Access, Mapped};
 use super::maps::{Maps, hash, open};
-use super::{Counters, Error, LegCount, Remembered};
+use super::{Counters, Error, LegCount, Remembered, sys};
 
 /// Sums up all counters.
 pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
@@ -53,20 +54,42 @@ pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
     Counters { totals, legs: legs.into_iter().collect() }
 }
 
-/// How many connections this directory remembers, whatever its layout: by what all
-/// have in common (`abi::CONNECTION_LAYOUT`).
+/// How many connections this directory remembers, whatever its layout.
 pub fn count(memory: &Path) -> Result<u64, Error> {
-    let words = |name: &'static str| -> Result<(Mapped<u64>, usize), Error> {
-        let (map, info) = opened(memory, name)?;
-        let stride = info.value_size().div_ceil(8);
-        let words = info.max_entries().saturating_mul(stride);
-        Ok((Mapped::new(name, &map, words, Access::Read)?, stride.max(1) as usize))
-    };
-    let (overflowed, _) = words("OVERFLOW_STATE")?;
-    let (own, stride) = words("CONNECTIONS")?;
+    Ok(own_cookies(memory)?.len() as u64 + overflowed(memory)?)
+}
+
+/// The cookies of the sockets whose connections this directory remembers, whatever
+/// its layout.
+pub fn cookies(memory: &Path) -> Result<Vec<u64>, Error> {
+    let mut cookies = own_cookies(memory)?;
+    if overflowed(memory)? > 0 {
+        let (map, _) = opened(memory, "OVERFLOW")?;
+        let keys = sys::keys(map.fd().as_fd());
+        cookies.extend(keys.map_err(|error| Error::from_io("reading OVERFLOW", error))?);
+    }
+    Ok(cookies)
+}
+
+/// Those in their own places: see `abi::CONNECTION_LAYOUT`, as below.
+fn own_cookies(memory: &Path) -> Result<Vec<u64>, Error> {
+    let (own, stride) = words(memory, "CONNECTIONS")?;
     let firsts = (0..own.len()).step_by(stride).filter_map(|index| own.get(index));
-    let used = firsts.filter(|cookie| *cookie != 0).count() as u64;
-    Ok(used + overflowed.get(0).unwrap_or(0))
+    Ok(firsts.filter(|cookie| *cookie != 0).collect())
+}
+
+/// How many lie in the overflow table.
+fn overflowed(memory: &Path) -> Result<u64, Error> {
+    let (state, _) = words(memory, "OVERFLOW_STATE")?;
+    Ok(state.get(0).unwrap_or(0))
+}
+
+/// The words of an array, whatever its entries are, and how many each of them has.
+fn words(memory: &Path, name: &'static str) -> Result<(Mapped<u64>, usize), Error> {
+    let (map, info) = opened(memory, name)?;
+    let stride = info.value_size().div_ceil(8);
+    let words = info.max_entries().saturating_mul(stride);
+    Ok((Mapped::new(name, &map, words, Access::Read)?, stride.max(1) as usize))
 }
 
 /// A map, and what it is like.

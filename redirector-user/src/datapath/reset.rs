@@ -60,8 +60,36 @@ impl ResetError {
     }
 }
 
-/// Resets the connections of these sockets: by cookie, with where each was sent.
-/// Returns the cookies of those that were found and reset; the others are at
+/// Sockets by cookie, and where the connection of each was sent.
+pub type Connections = BTreeMap<u64, SocketAddr>;
+
+/// The connections that are to be reset.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// Those that are known.
+    pub known: Connections,
+    /// The endpoints that they were sent to.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// Sockets of which only the cookie is known: those of them that are connected to
+    /// one of the endpoints.
+    pub others: BTreeSet<u64>,
+}
+
+impl Wanted {
+    /// Where this socket was sent, if it is one of them.
+    fn endpoint(&self, socket: &SocketId) -> Option<SocketAddr> {
+        let cookie = cookie(socket);
+        if let Some(endpoint) = self.known.get(&cookie) {
+            return Some(*endpoint);
+        }
+        // A v4-mapped address is an endpoint of IPv4.
+        let ip = socket.destination_address.to_canonical();
+        let peer = SocketAddr::new(ip, socket.destination_port);
+        (self.others.contains(&cookie) && self.endpoints.contains(&peer)).then_some(peer)
+    }
+}
+
+/// Resets connections. Returns those that were found and reset; the others are at
 /// their end, or in a network namespace that /proc does not show.
 ///
 /// Call it on a thread of its own: it goes from namespace to namespace.
@@ -69,10 +97,8 @@ impl ResetError {
 /// # Errors
 ///
 /// The first thing that went wrong; what could be reset is.
-pub fn reset(
-    connections: &BTreeMap<u64, SocketAddr>,
-) -> Result<BTreeSet<u64>, (BTreeSet<u64>, ResetError)> {
-    let mut done = BTreeSet::new();
+pub fn reset(wanted: &Wanted) -> Result<Connections, (Connections, ResetError)> {
+    let mut done = Connections::new();
     let home = Path::new("/proc/thread-self/ns/net");
     let home = match File::open(home) {
         Ok(home) => home,
@@ -80,7 +106,7 @@ pub fn reset(
     };
     let mut failed = None;
     for path in namespaces() {
-        if done.len() == connections.len() {
+        if wanted.others.is_empty() && done.len() == wanted.known.len() {
             break;
         }
         match enter(&path) {
@@ -92,7 +118,7 @@ pub fn reset(
                 continue;
             }
         }
-        if let Err(error) = reset_here(connections, &mut done) {
+        if let Err(error) = reset_here(wanted, &mut done) {
             failed.get_or_insert(error);
         }
     }
@@ -173,32 +199,29 @@ fn enter(path: &Path) -> Result<bool, ResetError> {
 }
 
 /// Resets those that are in this thread's namespace.
-fn reset_here(
-    connections: &BTreeMap<u64, SocketAddr>,
-    done: &mut BTreeSet<u64>,
-) -> Result<(), ResetError> {
+fn reset_here(wanted: &Wanted, done: &mut Connections) -> Result<(), ResetError> {
     let failed = |error: io::Error| match error.kind() {
         // Nobody answers for TCP.
         io::ErrorKind::NotFound => ResetError::Kernel,
         _ => ResetError::of("asking sock_diag", error),
     };
     let diag = Diag::open().map_err(failed)?;
-    let ports: BTreeSet<u16> = connections.values().map(SocketAddr::port).collect();
+    let ports: BTreeSet<u16> = wanted.endpoints.iter().map(SocketAddr::port).collect();
     let mut here = Vec::new();
     for family in [AF_INET, AF_INET6] {
         for port in &ports {
             diag.sockets(family, *port, |id| {
-                if connections.contains_key(&cookie(&id)) {
-                    here.push((family, id));
+                if let Some(endpoint) = wanted.endpoint(&id) {
+                    here.push((family, id, endpoint));
                 }
             })
             .map_err(failed)?;
         }
     }
-    for (family, id) in here {
+    for (family, id, endpoint) in here {
         let cookie = cookie(&id);
         match diag.destroy(family, id) {
-            Ok(()) => drop(done.insert(cookie)),
+            Ok(()) => drop(done.insert(cookie, endpoint)),
             // It has come to its end meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(ResetError::of("resetting a connection", error)),

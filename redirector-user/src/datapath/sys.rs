@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -27,6 +28,9 @@ const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
+
+/// No table has more keys.
+const MOST_KEYS: usize = 1 << 24;
 
 /// Attributes of the calls below: as long as the longest, and zero beyond what
 /// a call uses, as the kernel wants it.
@@ -77,6 +81,26 @@ pub fn pin(fd: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     attr.wide(0, pin.as_ptr() as u64);
     attr.0[2] = fd.as_raw_fd() as u32;
     bpf(BPF_OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// All keys of a hash table whose keys are one word. One that changes meanwhile may
+/// give some of them twice, or not.
+pub fn keys(map: BorrowedFd<'_>) -> io::Result<Vec<u64>> {
+    let mut keys: Vec<u64> = Vec::new();
+    loop {
+        let (before, mut next) = (keys.last().copied(), 0_u64);
+        let mut attr = Attr::default();
+        attr.0[0] = map.as_raw_fd() as u32;
+        attr.wide(2, before.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64));
+        attr.wide(4, std::ptr::from_mut(&mut next) as u64);
+        match bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            // A key that has gone has the kernel begin again.
+            Ok(_) if keys.len() < MOST_KEYS => keys.push(next),
+            Ok(_) => return Ok(keys),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(keys),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Attaches a program to a cgroup, beside whatever else is there. Minimum
