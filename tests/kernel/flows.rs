@@ -1,6 +1,6 @@
 //! `redirector flows` against what the clients themselves saw.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -149,6 +149,39 @@ fn every_connection_is_told_as_its_client_saw_it() {
         decided.len(),
         closed.len()
     );
+}
+
+#[test]
+fn whoever_follows_misses_nothing_when_other_tables_take_over() {
+    let Some(scene) = Scene::new("flowsover", PROGRAM) else { return };
+    let daemon = scene.redirector.start();
+    let follower = Follower::start(&scene, "over", &[]);
+    // Without a pause, until the tables have other sizes and for a moment longer.
+    let stop = scene.redirector.directory().join("stop");
+    let client = child::spawn(&scene.client(), || {
+        let to: SocketAddr = ECHO.parse().expect("an address");
+        let mut cookies = Vec::new();
+        while !stop.exists() {
+            cookies.push(connect(to).0);
+            // The follower is to keep up.
+            thread::sleep(Duration::from_millis(2));
+        }
+        cookies
+    });
+    let before = scene.redirector.place.pins().join("current");
+    let tables = || fs::read_link(&before).expect("the tables in force");
+    let first = tables();
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = scene.redirector.start_with(&["--max-prefixes", "300"]);
+    assert_ne!(tables(), first);
+    thread::sleep(Duration::from_millis(200));
+    fs::write(&stop, "").expect("a file");
+    let dialled = client.join();
+    let shown = follower.end();
+    let decided = shown.iter().filter(|one| one["event"] == "decided");
+    let told: BTreeSet<u64> = decided.filter_map(|one| one["cookie"].as_u64()).collect();
+    let missed = dialled.iter().filter(|cookie| !told.contains(*cookie)).count();
+    assert_eq!(missed, 0, "of {}", dialled.len());
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! Reading what the programs tell of single connections.
 
+use std::ffi::OsStr;
 use std::mem::offset_of;
+use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use redirector_common::abi::{Control, FLOWS, FLOWS_FOREVER, Flow, FlowHead};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::layout::Part;
 use super::mapped::{Access, Mapped};
+use super::maps::Maps;
 use super::{Datapath, Error, maps};
 
 /// Reads records in their order. Any number of readers do so at a time, also
@@ -73,6 +77,22 @@ impl Flows {
         }
         let flow = self.ring.get(index)?;
         (written.load(SeqCst) == number).then_some(flow)
+    }
+}
+
+/// Has connections told in new tables for as long as in those before, of whatever
+/// sizes: whoever follows renews the lease of the ones in force only now and then.
+pub fn take_lease(maps: &Maps, before: &Path) {
+    let is_ours = |name: &OsStr| name.to_string_lossy().starts_with(&Part::Tables.of_version());
+    if !before.file_name().is_some_and(is_ours) {
+        return;
+    }
+    // Where the tables before cannot be read any more, nobody follows.
+    let control = maps::open(&before.join("CONTROL"))
+        .and_then(|map| Mapped::<Control>::new("CONTROL", &map, 1, Access::Read));
+    if let Ok(control) = control {
+        let until = control.word(0, offset_of!(Control, flows_until)).load(SeqCst);
+        maps.control.word(0, offset_of!(Control, flows_until)).fetch_max(until, SeqCst);
     }
 }
 

@@ -108,12 +108,15 @@ impl Datapath {
         let mut found = pins.sweep()?;
         found.extend(mending::mend(&pins, &Layout::new(&options.sizes)?)?);
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
-        let (places, _) = load::ensure(&pins, &layout, options)?;
+        let (places, is_new) = load::ensure(&pins, &layout, options)?;
         let held = Held::open(&places, &layout)?;
         let mut maps = Maps::open(&places, &layout, Access::Write)?;
         maps.make_self_test()?;
         maps.set_seed(seed());
         maps.bring_in_step()?;
+        if is_new && let Some(before) = pins.current()? {
+            flows::take_lease(&maps, &before);
+        }
         let counts = Counts::of(&maps.dump(maps.active().side)?);
         let levels = Levels::of(&maps.sources()?);
         Ok(Self {
