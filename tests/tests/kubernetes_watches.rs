@@ -40,6 +40,8 @@ struct Agent {
     store: Arc<Mutex<(Store, usize)>>,
     watches: Receiver<Watches>,
     _runtime: tokio::runtime::Runtime,
+    /// Where its kubeconfig is.
+    directory: tempfile::TempDir,
 }
 
 impl Agent {
@@ -73,7 +75,7 @@ impl Agent {
             Incarnations::default(),
             send,
         );
-        Self { store, watches, _runtime: runtime }
+        Self { store, watches, _runtime: runtime, directory }
     }
 
     /// The names of the objects in force, by kind.
@@ -387,6 +389,26 @@ fn a_token_that_expired_is_named_and_what_is_in_force_stays() {
     assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
     server.accept_tokens(&[TOKEN]);
     agent.wait_health(Watched::OwnPods, |health| *health == Health::Fine);
+}
+
+#[test]
+fn a_kubeconfig_that_is_written_anew_is_taken_when_the_old_credentials_are_refused() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    server.accept_tokens(&["another"]);
+    server.cut_watches();
+    agent.wait_health(Watched::OwnPods, |health| *health == Health::Troubled(Why::Unauthorized));
+    // While it is written it is nothing at all.
+    let path = agent.directory.path().join("kubeconfig");
+    std::fs::write(&path, "{").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    server.kubeconfig(agent.directory.path(), "another");
+    for resource in Watched::ALL {
+        agent.wait_health(resource, |health| *health == Health::Fine);
+    }
+    server.apply(route("echo", "two"));
+    wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! How the API server is reached.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::{Request, Response, StatusCode};
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::service_fn;
 
 /// Longest time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -43,8 +47,44 @@ pub enum Unconfigured {
 /// A client for the API server: by the kubeconfig that is named; otherwise as
 /// the pod that this is; otherwise by `$KUBECONFIG` or `~/.kube/config`.
 ///
-/// Nothing is asked of the server by it.
+/// Nothing is asked of the server by it. When the server refuses the credentials,
+/// the configuration is read again for the next request: whoever renews a
+/// kubeconfig writes it anew.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> {
+    let client = configured(kubeconfig).await?;
+    let namespace = client.default_namespace().to_owned();
+    let renewing = Arc::new(Renewing {
+        kubeconfig: kubeconfig.map(Path::to_owned),
+        current: Mutex::new(client),
+    });
+    let service = service_fn(move |request| renewing.clone().send(request));
+    Ok(Client::new(service, namespace))
+}
+
+/// The client that has the credentials of now.
+struct Renewing {
+    kubeconfig: Option<PathBuf>,
+    current: Mutex<Client>,
+}
+
+impl Renewing {
+    async fn send(self: Arc<Self>, request: Request<Body>) -> kube::Result<Response<Body>> {
+        let client = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let response = client.send(request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            match configured(self.kubeconfig.as_deref()).await {
+                Ok(client) => {
+                    *self.current.lock().unwrap_or_else(PoisonError::into_inner) = client;
+                }
+                // It may be half written; the next refusal reads it again.
+                Err(error) => tracing::warn!("the credentials are refused, and {error}"),
+            }
+        }
+        Ok(response)
+    }
+}
+
+async fn configured(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> {
     let mut config = match kubeconfig {
         Some(path) => named(path).await?,
         None => match Config::incluster() {
