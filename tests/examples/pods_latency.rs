@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, Map, MapData};
 use redirector_common::abi::Source;
 use redirector_tests::agent::{Agent, as_binary};
-use redirector_tests::apiserver::ApiServer;
+use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
@@ -77,7 +77,8 @@ impl Bench {
         }
         for i in 0..scale.others {
             let labels = json!({ "app": "client" });
-            announce(&server, &format!("other-{i}"), "node-b", &format!("ffffffff-{i}"), &labels);
+            let uid = format!("ffffffff-{i}");
+            server.apply(objects::pod(&format!("other-{i}"), "node-b", &uid, &labels));
         }
         firsts(&server, scale.pods);
         for i in 0..scale.services {
@@ -186,7 +187,7 @@ impl Bench {
             Labels::Usual => json!({ "app": "client" }),
             Labels::Own => json!({ "app": "client", "first": (i % self.scale.pods).to_string() }),
         };
-        announce(&self.server, &name, &self.node.name, &uid, &labels);
+        self.server.apply(objects::pod(&name, &self.node.name, &uid, &labels));
         let class = ["", "burstable/", "besteffort/"][i % 3];
         Pod { name, cgroup: format!("kubepods/{class}pod{uid}") }
     }
@@ -247,16 +248,6 @@ enum Labels {
     Own,
 }
 
-fn announce(server: &ApiServer, name: &str, node: &str, uid: &str, labels: &Value) {
-    server.apply(json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "name": name, "namespace": "default", "uid": uid, "labels": labels,
-        },
-        "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
-    }));
-}
-
 /// A rule that makes classes of their own of so many pods.
 fn firsts(server: &ApiServer, pods: usize) {
     let matches: Vec<Value> =
@@ -275,28 +266,9 @@ fn firsts(server: &ApiServer, pods: usize) {
 fn service(server: &ApiServer, i: usize, weight: usize) {
     let (name, high, low) = (format!("service-{i}"), i / 250, i % 250);
     if server.get("Service", "default", &name).is_none() {
-        server.apply(json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": "default" },
-            "spec": {
-                "clusterIP": format!("10.96.{high}.{low}"), "selector": { "app": name },
-                "ports": [{ "name": "tcp", "port": 19000, "targetPort": 9000 }],
-            },
-        }));
-        let endpoints = [1, 2].map(|n| {
-            let address = format!("10.24{n}.{high}.{low}");
-            json!({ "addresses": [address], "conditions": { "ready": true } })
-        });
-        server.apply(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("{name}-x"), "namespace": "default",
-                "labels": { "kubernetes.io/service-name": name },
-            },
-            "addressType": "IPv4",
-            "ports": [{ "name": "tcp", "port": 9000, "protocol": "TCP" }],
-            "endpoints": endpoints,
-        }));
+        server.apply(objects::service(&name, format_args!("10.96.{high}.{low}")));
+        let endpoints = [1, 2].map(|n| objects::endpoint(format_args!("10.24{n}.{high}.{low}")));
+        server.apply(objects::endpoint_slice(&name, "x", &endpoints));
     }
     let next = format!("service-{}.default.svc.cluster.local", i ^ 1);
     let own = format!("{name}.default.svc.cluster.local");

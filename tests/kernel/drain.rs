@@ -1,27 +1,14 @@
 //! Endpoints that go away: connections to them go on, or, with a drain time, are
 //! reset when it has passed, wherever they are and however old they are.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use redirector_tests::child::{self, Child};
+use redirector_tests::established::{Established, goes_on, was_reset};
 use redirector_tests::netns::NetNs;
 use redirector_tests::scene::{ECHO, Scene, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
-
-/// What an established connection's two ends see in the end.
-type Ends = (String, String);
-
-/// A connection that is there until somebody else ends it.
-struct Established {
-    child: Child<Ends>,
-    /// Its ends look at what has become of it when this is there.
-    until: PathBuf,
-}
 
 /// Documents in which the endpoint `one` has a drain time, or has gone.
 fn base(scene: &Scene, time: Option<&str>, has_one: bool) -> String {
@@ -38,59 +25,11 @@ fn base(scene: &Scene, time: Option<&str>, has_one: bool) -> String {
     text
 }
 
-/// Connects in a network namespace of its own, where the endpoint's address is
-/// served, too.
+/// Connects in a network namespace, where the endpoint's address is served, too.
 fn connect(scene: &Scene, name: &str, netns: &NetNs, endpoint: SocketAddr) -> Established {
-    let ready = scene.redirector.directory().join(format!("{name}-ready"));
-    let until = scene.redirector.directory().join(format!("{name}-until"));
-    let (is_ready, is_over) = (ready.clone(), until.clone());
-    let namespace = netns.path();
-    let child = child::spawn(&scene.client(), move || {
-        redirector_tests::netns::enter(&namespace);
-        let listener = TcpListener::bind(endpoint).expect("the endpoint listens");
-        let mut client = TcpStream::connect(ECHO).expect("a connection");
-        let (mut server, _) = listener.accept().expect("its other end");
-        fs::write(&is_ready, "").expect("a file");
-        wait_for(&is_over);
-        (exchange(&mut client, &mut server), exchange(&mut server, &mut client))
-    });
-    wait_for(&ready);
-    Established { child, until }
-}
-
-fn wait_for(path: &std::path::Path) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} never comes", path.display());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Whether a byte gets from one end to the other; the error when not.
-fn exchange(from: &mut TcpStream, to: &mut TcpStream) -> String {
-    let mut byte = [0];
-    let result = to
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .and_then(|()| from.write_all(b"x"))
-        .and_then(|()| to.read_exact(&mut byte));
-    result.map_or_else(|error| format!("{:?}", error.kind()), |()| "goes on".to_owned())
-}
-
-impl Established {
-    /// What has become of it by now.
-    fn ends(self) -> Ends {
-        fs::write(&self.until, "").expect("a file");
-        self.child.join()
-    }
-}
-
-fn goes_on() -> Ends {
-    ("goes on".to_owned(), "goes on".to_owned())
-}
-
-/// The client's end was aborted, and the server told so.
-fn was_reset() -> Ends {
-    ("ConnectionAborted".to_owned(), "ConnectionReset".to_owned())
+    let directory = scene.redirector.directory();
+    let address = ECHO.parse().expect("an address");
+    Established::new((directory, name), &scene.client(), netns, address, endpoint)
 }
 
 fn two(scene: &Scene) -> SocketAddr {

@@ -12,7 +12,9 @@ use std::time::Duration;
 use redirector_tests::agent::{Agent, free_port};
 use redirector_tests::cgroup;
 use redirector_tests::chart;
+use redirector_tests::established::{Established, was_reset};
 use redirector_tests::kernel::unique;
+use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
 
@@ -20,6 +22,9 @@ use super::{Cluster, TREES, answered, node, uid};
 
 /// The image that `cargo xtask test image` has built, and podman's settings with it.
 const IMAGE: &str = "REDIRECTOR_TESTS_IMAGE";
+
+/// The address of the node.
+const HOST_IP: &str = "127.0.0.1";
 
 /// Tests of the image, where there is one.
 pub fn tests() -> Vec<(&'static str, fn())> {
@@ -29,6 +34,10 @@ pub fn tests() -> Vec<(&'static str, fn())> {
     vec![
         ("image_redirects_as_the_privileged_daemon_set", || redirects(true)),
         ("image_redirects_with_the_least_capabilities", || redirects(false)),
+        ("image_resets_connections_as_the_privileged_daemon_set", || resets(true)),
+        ("image_resets_connections_with_the_least_capabilities", || resets(false)),
+        ("image_serves_gateways_as_the_privileged_daemon_set", || serves_gateways(true)),
+        ("image_serves_gateways_with_the_least_capabilities", || serves_gateways(false)),
     ]
 }
 
@@ -38,32 +47,72 @@ fn redirects(privileged: bool) {
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
     let pod = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
     let stranger = node.cgroup(&format!("kubepods/burstable/pod{}", uid(2)));
-    let set = daemon_set(&node, privileged);
-    let container = Container::new(&node, &set);
+    let (container, mut agent) = start(&node, privileged, &json!({}));
+    agent.wait("its pod", |_| node.sources().len() == 1);
+    assert_eq!(answered(&pod, cluster.service()), "two", "{}", agent.log());
+    assert_eq!(answered(&stranger, cluster.service()), "one", "{}", agent.log());
+    // As docs/kubernetes.md has it, with kubectl.
+    assert!(container.status(&node).is_object());
+    assert!(agent.stop().success());
+    assert_eq!(answered(&pod, cluster.service()), "two", "it stays in force");
+}
+
+/// Pods' network namespaces lie where container runtimes keep them, some made
+/// after the agent was started.
+fn resets(privileged: bool) {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    let mut service = cluster.server.get("Service", "default", "two").expect("it is there");
+    service["metadata"]["annotations"] = json!({ "redirector.io/drain": "500ms" });
+    cluster.server.apply(service);
+    cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
+    let pod = node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
+    let before = NetNs::new("before");
+    let (container, mut agent) = start(&node, privileged, &json!({ "drain": true }));
+    agent.wait("its pod", |_| node.sources().len() == 1);
+    let after = NetNs::new("after");
+    let endpoint = cluster.endpoint("two");
+    let connections = [("before", &before), ("after", &after)].map(|(name, netns)| {
+        let place = (node.directory.path(), name);
+        Established::new(place, &pod, netns, cluster.service(), endpoint)
+    });
+    assert!(cluster.server.delete("EndpointSlice", "default", "two-x"));
+    agent.wait("both to be reset", |_| container.status(&node)["draining"]["reset"] == 2);
+    for connection in connections {
+        assert_eq!(connection.ends(), was_reset(), "{}", agent.log());
+    }
+}
+
+fn serves_gateways(privileged: bool) {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    super::make_gateways(&cluster);
+    let (_container, mut agent) = start(
+        &node,
+        privileged,
+        &json!({ "gateways": { "enabled": true, "ports": "15400-15499" } }),
+    );
+    super::gateways_are_served(&cluster, &node, &mut agent);
+}
+
+/// The agent in a container, when it is ready.
+fn start(node: &Node, privileged: bool, values: &Value) -> (Container, Agent) {
+    let set = daemon_set(node, privileged, values);
+    let container = Container::new(node, &set);
     let metrics = set["containers"][0]["ports"][0]["containerPort"].as_u64().expect("a port");
     let metrics = (Ipv4Addr::LOCALHOST, u16::try_from(metrics).expect("a port")).into();
     let mut agent = Agent::of(node.directory.path(), &mut container.run(), metrics);
     agent.wait_ready();
-    agent.wait("its pod", |_| node.sources().len() == 1);
-    assert_eq!(answered(&pod, cluster.service()), "two", "{}", agent.log());
-    assert_eq!(answered(&stranger, cluster.service()), "one", "{}", agent.log());
     if !privileged {
         let chart = list(&set["containers"][0]["securityContext"]["capabilities"]["add"]);
         let added = chart.iter().map(|name| 1 << super::capability(text(name)));
         assert_eq!(container.capabilities(), added.sum::<u64>());
     }
-    // As docs/kubernetes.md has it, with kubectl.
-    let pins = format!("--bpffs={}", node.place.pins().display());
-    let state = format!("--state-dir={}", node.directory.path().join("state").display());
-    let status = container.exec(&["redirector", "status", "--output=json", &pins, &state]);
-    let status: Value = serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
-    assert!(status.is_object(), "{status}");
-    assert!(agent.stop().success());
-    assert_eq!(answered(&pod, cluster.service()), "two", "it stays in force");
+    (container, agent)
 }
 
 /// The pod's specification, with the chart's settings for this node.
-fn daemon_set(node: &Node, privileged: bool) -> Value {
+fn daemon_set(node: &Node, privileged: bool, more: &Value) -> Value {
     let mut args = vec!["--kubeconfig=/etc/redirector/kubeconfig"];
     // See docs/kubernetes.md.
     if !privileged && cgroup::mount() != Path::new("/sys/fs/cgroup") {
@@ -71,7 +120,7 @@ fn daemon_set(node: &Node, privileged: bool) -> Value {
     }
     let below = |tree| node.below_mount(tree);
     let (repository, tag) = image();
-    let values = json!({
+    let mut values = json!({
         "image": { "repository": repository, "tag": tag },
         "privileged": privileged,
         "cgroups": TREES.map(below),
@@ -83,6 +132,9 @@ fn daemon_set(node: &Node, privileged: bool) -> Value {
             "state": node.directory.path().join("state"),
         },
     });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        values[name] = value.clone();
+    }
     let objects = chart::objects(&values);
     let set = objects.into_iter().find(|object| object["kind"] == "DaemonSet");
     set.expect("a DaemonSet")["spec"]["template"]["spec"].take()
@@ -139,7 +191,11 @@ impl Container {
         }
         arguments.push(text(&container["image"]).to_owned());
         let args = list(&container["args"]);
-        arguments.extend(args.iter().map(|arg| text(arg).replace("$(NODE_NAME)", &node.name)));
+        // What the kubelet puts there; every address of this net is the node's.
+        let filled = |arg: &Value| {
+            text(arg).replace("$(NODE_NAME)", &node.name).replace("$(HOST_IPS)", HOST_IP)
+        };
+        arguments.extend(args.iter().map(filled));
         Self { name, arguments, parent }
     }
 
@@ -152,6 +208,14 @@ impl Container {
     /// What a command in the container prints.
     fn exec(&self, command: &[&str]) -> String {
         podman(["exec", &self.name].iter().chain(command))
+    }
+
+    /// What `redirector status` says in it.
+    fn status(&self, node: &Node) -> Value {
+        let pins = format!("--bpffs={}", node.place.pins().display());
+        let state = format!("--state-dir={}", node.directory.path().join("state").display());
+        let status = self.exec(&["redirector", "status", "--output=json", &pins, &state]);
+        serde_json::from_str(&status).unwrap_or_else(|error| panic!("{error}: {status}"))
     }
 
     /// The capabilities that its first process has in effect.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use redirector::datapath::{Datapath, SourceKey};
 use redirector_tests::agent::{Agent, as_binary, command};
-use redirector_tests::apiserver::ApiServer;
+use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::child;
 use redirector_tests::kernel::{privileged, soaking};
 use redirector_tests::node::Node;
@@ -69,6 +69,9 @@ fn main() -> ExitCode {
 
 const HASH: &str = "16d7c2b0b1c84a6f9a8e7d6c5b4a3928";
 
+/// The Services, and where in the net they lead.
+const ECHO: [(&str, u32); 2] = [("one", 11), ("two", 12)];
+
 /// An imitated cluster: a server, and two echo servers behind two Services.
 struct Cluster {
     server: ApiServer,
@@ -84,26 +87,11 @@ impl Cluster {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let net = format!("127.{}.{}", 100 + std::process::id() % 100, count);
         let server = ApiServer::start();
-        let echo = [("one", 11), ("two", 12)].map(|(name, last)| {
+        let echo = ECHO.map(|(name, last)| {
             let endpoint: SocketAddr = format!("{net}.{last}:9000").parse().expect("an address");
-            server.apply(json!({
-                "apiVersion": "v1", "kind": "Service",
-                "metadata": { "name": name, "namespace": "default" },
-                "spec": {
-                    "clusterIP": format!("{net}.{}", last + 100), "selector": { "app": name },
-                    "ports": [{ "name": "tcp", "port": 19000, "targetPort": 9000 }],
-                },
-            }));
-            server.apply(json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {
-                    "name": format!("{name}-x"), "namespace": "default",
-                    "labels": { "kubernetes.io/service-name": name },
-                },
-                "addressType": "IPv4",
-                "ports": [{ "name": "tcp", "port": 9000, "protocol": "TCP" }],
-                "endpoints": [{ "addresses": [endpoint.ip()], "conditions": { "ready": true } }],
-            }));
+            server.apply(objects::service(name, format_args!("{net}.{}", last + 100)));
+            let endpoints = [objects::endpoint(endpoint.ip())];
+            server.apply(objects::endpoint_slice(name, "x", &endpoints));
             Server::start(name, endpoint)
         });
         // Clients of the label go to `two`, all others to `one`.
@@ -126,16 +114,18 @@ impl Cluster {
         format!("{}.111:19000", self.net).parse().expect("an address")
     }
 
+    /// What a Service leads to.
+    fn endpoint(&self, name: &str) -> SocketAddr {
+        let (_, last) = ECHO.into_iter().find(|(known, _)| *known == name).expect("it is one");
+        format!("{}.{last}:9000", self.net).parse().expect("an address")
+    }
+
     /// A pod on a node, and what goes beyond the usual into its metadata.
     fn pod(&self, name: &str, node: &str, uid: &str, goes: &str, annotations: &Value) {
-        self.server.apply(json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": name, "namespace": "default", "uid": uid,
-                "labels": { "app": "client", "goes": goes }, "annotations": annotations,
-            },
-            "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] },
-        }));
+        let labels = json!({ "app": "client", "goes": goes });
+        let mut pod = objects::pod(name, node, uid, &labels);
+        pod["metadata"]["annotations"] = annotations.clone();
+        self.server.apply(pod);
     }
 }
 
@@ -189,6 +179,14 @@ fn pods_of_every_layout_are_told_apart() {
     for i in 0..layouts.len() {
         let uid = uid(u32::try_from(i).expect("few"));
         cluster.pod(&format!("p{i}"), "node-a", &uid, goes(i), &json!({}));
+    }
+    // Two that go different ways are in the node's network, where an address tells
+    // nobody apart (as all are, in this test).
+    for name in ["p0", "p1"] {
+        let mut pod = cluster.server.get("Pod", "default", name).expect("it is there");
+        pod["spec"]["hostNetwork"] = json!(true);
+        pod["status"] = json!({ "podIP": "127.0.0.1", "podIPs": [{ "ip": "127.0.0.1" }] });
+        cluster.server.apply(pod);
     }
     // A static pod: its mirror has another uid.
     let hash = json!({ "kubernetes.io/config.hash": HASH });
@@ -420,10 +418,8 @@ fn it_is_ready_only_when_all_is_in_force() {
     agent.wait("the taint to go", |_| taints() == 1);
 }
 
-fn services_that_ask_are_gateways() {
-    let cluster = Cluster::new();
-    let node = node(&cluster, "node-a");
-    // Two Gateways on one port number, and one that somebody else serves.
+/// Two Gateways on one port number, and one that somebody else serves.
+fn make_gateways(cluster: &Cluster) {
     for (name, last, asks, to) in [
         ("gw-one", 31, "true", "one"),
         ("gw-two", 32, "true", "two"),
@@ -463,17 +459,33 @@ fn services_that_ask_are_gateways() {
             },
         }));
     }
+}
+
+/// Each of them leads where it should, from everywhere on the node, and that of
+/// somebody else does not exist here.
+fn gateways_are_served(cluster: &Cluster, node: &Node, agent: &mut Agent) {
+    for cgroup in ["outside", "kubepods/burstable/podx/ab"] {
+        let dial = |last| dial_gateway(cluster, &node.cgroup(cgroup), last);
+        for (last, expected) in [(31, "one"), (41, "one"), (32, "two"), (42, "two")] {
+            agent.wait("the gateway", |_| dial(last) == expected);
+        }
+        assert!(dial(33).contains("refused"), "{}", dial(33));
+    }
+}
+
+fn dial_gateway(cluster: &Cluster, from: &Path, last: u32) -> String {
+    answered(from, format!("{}.{last}:19000", cluster.net).parse().expect("an address"))
+}
+
+fn services_that_ask_are_gateways() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    make_gateways(&cluster);
     let mut agent = node.start_with(&["--gateways"]);
     agent.wait_ready();
-    // From outside of every pod.
+    gateways_are_served(&cluster, &node, &mut agent);
     let outside = node.cgroup("outside");
-    let dial = |last: u32| {
-        answered(&outside, format!("{}.{last}:19000", cluster.net).parse().expect("an address"))
-    };
-    for (last, expected) in [(31, "one"), (41, "one"), (32, "two"), (42, "two")] {
-        agent.wait("the gateway", |_| dial(last) == expected);
-    }
-    assert!(dial(33).contains("refused"), "{}", dial(33));
+    let dial = |last| dial_gateway(&cluster, &outside, last);
     // It is taken back, and is no gateway any more.
     let mut service = cluster.server.get("Service", "edge", "gw-one").expect("it is there");
     service["metadata"]["annotations"] = json!({});

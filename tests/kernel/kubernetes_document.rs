@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use redirector_tests::agent::{Agent, as_binary};
-use redirector_tests::apiserver::{ApiServer, Resource, documents};
+use redirector_tests::apiserver::{ApiServer, Resource, documents, objects};
 use redirector_tests::child;
 use redirector_tests::kernel::{privileged, scaled};
 use redirector_tests::netns::NetNs;
@@ -197,16 +197,9 @@ impl Cluster {
         let uid = format!("5d0c6b1e-7a2f-4e3d-9c8b-{:012x}", self.uids);
         let last = u8::try_from(self.uids).expect("few pods") + 9;
         let address = Ipv4Addr::new(10, 244, if node == 0 { 1 } else { 2 }, last);
-        let mut object = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": self.named(node, name), "namespace": namespace, "uid": uid,
-                "labels": labels,
-            },
-            "spec": {
-                "nodeName": self.nodes[node].name, "containers": [{ "name": "c", "image": "i" }],
-            },
-        });
+        let name = self.named(node, name);
+        let mut object = objects::pod(&name, &self.nodes[node].name, &uid, labels);
+        object["metadata"]["namespace"] = json!(namespace);
         // It is bound to the node first; its address is known later.
         self.server.apply(object.clone());
         let cgroup = self.nodes[node].cgroup(&container(node, &uid));
@@ -226,7 +219,7 @@ impl Cluster {
             "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }],
         });
         self.server.apply(object);
-        self.pods.insert(self.named(node, name), Pod { netns, cgroup });
+        self.pods.insert(name, Pod { netns, cgroup });
         address
     }
 
@@ -243,23 +236,11 @@ impl Cluster {
         let server = pod.netns.within(|| Server::start(greeting, at));
         self.servers.push(server);
         let service = labels["app"].as_str().expect("an app");
-        self.server.apply(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("{service}-{name}"), "namespace": "default",
-                "labels": { "kubernetes.io/service-name": service },
-            },
-            "addressType": "IPv4",
-            "ports": [{ "name": "tcp", "port": 9000, "protocol": "TCP" }],
-            "endpoints": [{
-                "addresses": [address],
-                "conditions": { "ready": true, "serving": true, "terminating": false },
-                "nodeName": self.nodes[node].name,
-                "targetRef": {
-                    "kind": "Pod", "namespace": "default", "name": self.named(node, name),
-                },
-            }],
-        }));
+        let mut endpoint = objects::endpoint(address);
+        endpoint["nodeName"] = json!(self.nodes[node].name);
+        endpoint["targetRef"] =
+            json!({ "kind": "Pod", "namespace": "default", "name": self.named(node, name) });
+        self.server.apply(objects::endpoint_slice(service, name, &[endpoint]));
     }
 
     /// Takes all rules back and applies those of a file in deploy/demo.

@@ -54,6 +54,19 @@ pub fn run<T: Serialize + DeserializeOwned>(cgroup: &Path, body: impl FnOnce() -
     spawn(cgroup, body).join()
 }
 
+/// Waits for a file that another process makes.
+///
+/// # Panics
+///
+/// When it never comes.
+pub fn wait_for(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} never comes", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Starts a closure in a cgroup.
 ///
 /// # Panics

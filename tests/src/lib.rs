@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod chart;
 pub mod child;
 pub mod documents;
+pub mod established;
 pub mod gate;
 pub mod image;
 pub mod kernel;

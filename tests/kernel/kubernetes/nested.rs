@@ -9,11 +9,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redirector_tests::agent::{Agent, command};
 use redirector_tests::cgroup::{key, mount};
-use redirector_tests::child;
+use redirector_tests::child::{self, wait_for};
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
 
@@ -124,14 +124,6 @@ fn told_by_pid(node: &Node, agents: &str, own_namespace: bool, containers: [&Pat
     let told = ask(process.pid(), true);
     assert!(told.contains("lies outside of what"), "{told}");
     process.kill();
-}
-
-fn wait_for(path: &Path) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} never comes", path.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Starts the agent in a container of the node.

@@ -9,6 +9,7 @@
 mod access;
 mod faults;
 mod http;
+pub mod objects;
 mod resource;
 mod respond;
 mod select;
