@@ -19,6 +19,7 @@ use redirector_core::plan::SourceId;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
 use redirector_tests::documents::{self, Shape};
+use redirector_tests::figure;
 use redirector_tests::kernel::{Place, privileged, recording_object, scaled, small};
 use redirector_tests::netns::NetNs;
 use redirector_tests::random::Random;
@@ -336,6 +337,7 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     }
     assert_eq!(datapath.connections().expect("connections"), []);
     assert_eq!(datapath.counters().expect("counters").totals.memory_full, 0);
+    figure!("{total} decisions of the kernel against the host's: every one the same");
 }
 
 #[test]
@@ -409,6 +411,10 @@ fn no_connection_is_decided_from_two_configurations() {
     assert!(
         epochs.len() > scaled(50),
         "the configuration changed under the connections: {}",
+        epochs.len()
+    );
+    figure!(
+        "{compared} connections over {} changes: each decided by one configuration alone",
         epochs.len()
     );
 }

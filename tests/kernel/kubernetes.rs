@@ -20,6 +20,7 @@ use redirector::datapath::{Datapath, SourceKey};
 use redirector_tests::agent::{Agent, as_binary, command};
 use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::child;
+use redirector_tests::figure;
 use redirector_tests::kernel::{privileged, soaking};
 use redirector_tests::node::Node;
 use redirector_tests::server::Server;
@@ -349,6 +350,10 @@ fn pods_churn() {
         }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
+    figure!(
+        "{made} pods came and went in {} s, and each went where its labels say",
+        begun.elapsed().as_secs()
+    );
     agent.wait("all to be forgotten", |_| node.sources().is_empty());
     agent.wait("nothing to be missing", |agent| {
         let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();

@@ -286,6 +286,7 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
         [&one["connections"], &one["limited"]].map(|count| count.as_u64().expect("a count"))
     };
     let (mut limited, mut weight) = (0, 1);
+    let (mut rounds, mut attempts) = (0, 0);
     for round in 0..at_least(6, 60) {
         let gates = Gates { go: Gate::new(), enough: Gate::new(), end: Gate::new() };
         let crowd: Vec<child::Child<(usize, u64)>> = (0..PROCESSES)
@@ -332,9 +333,8 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
         assert_eq!((held, at_servers), (LIMIT, LIMIT), "round {round}, {what}");
         assert_eq!((connections, refusals - limited), (LIMIT as u64, refused), "{what}");
         limited = refusals;
-        figure!(
-            "maxConnections {LIMIT}, {all} clients {what}: {held} connected, {refused} refused"
-        );
+        rounds += 1;
+        attempts += held as u64 + refused;
         // What is closed makes room, for all of them.
         let begun = Instant::now();
         while (gauge.open(), counts()[0]) != (0, 0) {
@@ -343,7 +343,12 @@ fn no_more_connections_than_the_limit_are_open_at_a_time() {
         }
     }
     assert_eq!(gauge.most(), LIMIT, "never one more at the same time");
-    figure!("never more than {} of {} connections at a time", gauge.most(), gauge.all());
+    figure!(
+        "maxConnections {LIMIT}, {all} clients at once, {rounds} rounds, also while the \
+         configuration changes or a daemon takes over: {attempts} connects, {LIMIT} held in each \
+         round, never more than {} at a time",
+        gauge.most()
+    );
     drop(servers);
 }
 

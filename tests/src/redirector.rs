@@ -318,9 +318,9 @@ pub fn of_other_layout(program: &str) -> PathBuf {
         .args(["build", "--quiet", "--features", "other-layout", "--bin", NAME])
         .arg("--target-dir")
         .arg(directory.parent().expect("the target directory"));
-    if directory.ends_with("release") {
-        cargo.arg("--release");
-    }
+    // What cargo calls `dev` lies in `debug`.
+    let profile = directory.file_name().expect("the profile's name");
+    cargo.arg("--profile").arg(if profile == "debug" { "dev".as_ref() } else { profile });
     let status = cargo.stdin(Stdio::null()).status().expect("cargo starts");
     assert!(status.success(), "{NAME}: {status}");
     directory.join(NAME)

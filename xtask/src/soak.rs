@@ -178,16 +178,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Builds what those parts need, optimised but without the long linking of a
 /// release, which each of the test binaries would have to itself.
 fn build(parts: &[&Part]) -> Result<Vec<Binary>> {
-    let mut binaries = Vec::new();
+    let mut build = cargo();
+    build.args(["test", "--profile", "soak"]);
     for package in parts.iter().map(|part| part.package).collect::<BTreeSet<_>>() {
-        let mut build = cargo();
-        build.args(["test", "--profile", "soak", "--package", package]);
-        for part in parts.iter().filter(|part| part.package == package) {
-            build.args(["--test", part.target]);
-        }
-        binaries.extend(libtest::build(&mut build)?);
+        build.args(["--package", package]);
     }
-    Ok(binaries)
+    for part in parts {
+        build.args(["--test", part.target]);
+    }
+    libtest::build(&mut build)
 }
 
 /// Runs a part until its time is over or it fails.
