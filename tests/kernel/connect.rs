@@ -35,6 +35,8 @@ const CLOSED: &str = "127.96.0.15:19000";
 const ROUTED_V6: &str = "[fd96::10]:19000";
 /// An IPv6 frontend with an IPv4 endpoint only.
 const CROSSED_V6: &str = "[fd96::11]:19000";
+/// An IPv4 frontend with an IPv6 endpoint only.
+const CROSSED_V4: &str = "127.96.0.16:19000";
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -77,6 +79,7 @@ impl Scene {
             (CLOSED, closed),
             (ROUTED_V6, v6.address()),
             (CROSSED_V6, hello.address()),
+            (CROSSED_V4, v6.address()),
         ] {
             let route = image.route(&[endpoint]);
             image.frontend(at(frontend), route);
@@ -278,10 +281,11 @@ fn ipv6_and_v4_mapped_addresses_are_redirected_within_their_family() {
     });
     assert_eq!(answers[0], (at(ROUTED_V6), format!("v6 {}", scene.v6.address())));
     assert_eq!(answers[1], (mapped(at(ROUTED)), format!("hello {}", scene.hello.address())));
-    let crossed = scene.client(|| {
-        errno(Socket::stream(at(CROSSED_V6), 0).and_then(|socket| socket.connect(at(CROSSED_V6))))
-    });
-    assert_eq!(crossed, libc::ECONNREFUSED, "an endpoint of the other family is none");
+    // An endpoint of the other family is none; also where the socket could reach it.
+    for to in [at(CROSSED_V6), at(CROSSED_V4), mapped(at(CROSSED_V4))] {
+        let dial = || errno(Socket::stream(to, 0).and_then(|socket| socket.connect(to)));
+        assert_eq!(scene.client(dial), libc::ECONNREFUSED, "{to}");
+    }
 }
 
 #[test]

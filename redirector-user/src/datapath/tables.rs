@@ -15,8 +15,9 @@ use redirector_core::image::{Delta, Image, Prefix};
 use super::maps::Maps;
 use super::{Active, Error, Sizes};
 
-/// How long a program may take over its lookups before the daemon stops
-/// waiting; they take less than a microsecond, unless its task is preempted.
+/// How long a program may take over its lookups, and over what it counts by their
+/// numbers, before the daemon stops waiting; that takes less than a microsecond,
+/// unless its task is preempted.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const PREFIX_BITS: u8 = 128;
