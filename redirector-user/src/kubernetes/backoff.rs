@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use crate::source::watch::MOST_WAITS;
+
 /// How long things take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
@@ -39,7 +41,7 @@ impl Default for Timing {
             settle: Duration::from_secs(10),
             lease: Duration::from_secs(60),
             debounce: Duration::from_millis(50),
-            debounce_most: Duration::from_millis(500),
+            debounce_most: Duration::from_millis(50) * MOST_WAITS,
         }
     }
 }

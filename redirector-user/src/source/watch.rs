@@ -17,9 +17,9 @@ use crate::inotify::Watches;
 /// How often to look while a file is being written.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
-/// Events that come without a pause do not put off a look for longer than this
-/// many times the debounce.
-const MOST_WAITS: u32 = 20;
+/// Changes that come without a pause are put off for no longer than this many
+/// times the debounce; so are those of an API server.
+pub const MOST_WAITS: u32 = 4;
 
 /// When to look.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,21 @@ fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> (Batch, bool
     (look.batch, look.unsettled)
 }
 
+/// When to look, once something happened.
+struct Due {
+    debounce: Duration,
+    /// At the latest, from the first event on.
+    latest: Option<Instant>,
+}
+
+impl Due {
+    /// After an event at this time.
+    fn after(&mut self, now: Instant) -> Instant {
+        let latest = *self.latest.get_or_insert(now + self.debounce * MOST_WAITS);
+        (now + self.debounce).min(latest)
+    }
+}
+
 /// Waits for something to happen and then for quiet, or for the time to pass.
 /// Returns what to read again.
 fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) -> Dirty {
@@ -91,7 +106,7 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) 
     let mut paths = BTreeSet::new();
     let mut all = false;
     let mut until = Instant::now() + most;
-    let mut latest: Option<Instant> = None;
+    let mut due = Due { debounce, latest: None };
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec {
@@ -111,8 +126,7 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) 
         all |= happened.overflow;
         let now = Instant::now();
         if happened.anything {
-            let latest = *latest.get_or_insert(now + debounce * MOST_WAITS);
-            until = (now + debounce).min(latest);
+            until = due.after(now);
         }
         if now >= until {
             return if all { Dirty::All } else { Dirty::Paths(paths) };
@@ -134,10 +148,13 @@ mod tests {
     }
 
     fn followed(path: PathBuf) -> (Receiver<Batch>, Reread) {
+        followed_after(Duration::from_millis(5), path)
+    }
+
+    fn followed_after(debounce: Duration, path: PathBuf) -> (Receiver<Batch>, Reread) {
         let (sender, receiver) = channel();
         // So slow that only events can be the reason of a look.
-        let timing =
-            Timing { debounce: Duration::from_millis(5), rescan: Duration::from_secs(3600) };
+        let timing = Timing { debounce, rescan: Duration::from_secs(3600) };
         let files = Files::new(vec![path], parse, std::iter::empty());
         let reread = follow(files, timing, move |batch| sender.send(batch).is_ok()).unwrap();
         (receiver, reread)
@@ -203,6 +220,45 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("a.yaml"), "1").unwrap();
         wait_for(&receiver, put("a.yaml"));
+    }
+
+    #[test]
+    fn events_without_a_pause_put_off_a_look_for_four_times_the_debounce() {
+        let (begin, debounce) = (Instant::now(), Duration::from_millis(50));
+        let at = |milliseconds: u64| begin + Duration::from_millis(milliseconds);
+        let mut due = Due { debounce, latest: None };
+        assert_eq!(due.after(at(0)), at(50));
+        for quiet in (40..=150).step_by(10) {
+            assert_eq!(due.after(at(quiet)), at(quiet + 50));
+        }
+        for late in (160..=190).step_by(10) {
+            assert_eq!(due.after(at(late)), at(200));
+        }
+    }
+
+    #[test]
+    fn a_change_is_seen_while_others_go_on_without_a_pause() {
+        let root = tempfile::tempdir().unwrap();
+        // Longer than any pause between two writes.
+        let (receiver, _reread) = followed_after(Duration::from_secs(1), root.path().to_owned());
+        assert!(receiver.recv().unwrap().changes.is_empty(), "the first look finds nothing");
+        let path = root.path().to_owned();
+        let (stop, stopped) = channel::<()>();
+        let writer = std::thread::spawn(move || {
+            let mut number = 0;
+            // Until the test has what it wants, or has failed.
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                fs::write(path.join("new"), number.to_string()).unwrap();
+                fs::rename(path.join("new"), path.join("b.yaml")).unwrap();
+                number += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        fs::write(root.path().join("a.yaml"), "1").unwrap();
+        wait_for(&receiver, put("a.yaml"));
+        assert!(!writer.is_finished(), "it was seen meanwhile");
+        drop(stop);
+        writer.join().unwrap();
     }
 
     #[test]
