@@ -15,14 +15,15 @@ use crate::state::{BypassChange, Bypassed};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  redirector bypass --workload default/client               for ten minutes
+  redirector bypass --workload default/client      for ten minutes
   redirector bypass --rule VirtualService/default/echo --for 2h
-  redirector bypass --end                                   nothing is bypassed any longer
+  redirector bypass --end                          nothing is bypassed any longer
 
-What is bypassed goes as if no rule matched: to the address dialled, or, where only redirector
-serves that address, to the service's own endpoints. Connections that are there already stay as
-they are. `redirector status` shows what is bypassed. It works without a daemon, too; then it
-lasts until one runs, or until --end.")]
+What is bypassed goes as if no rule matched: to the address dialled, or, where
+only redirector serves that address, to the service's own endpoints. Connections
+that are there already stay as they are. `redirector status` shows what is
+bypassed. It works without a daemon, too; then it lasts until one runs, or until
+--end.")]
 pub struct Args {
     /// Whatever this Pod or WorkloadEntry dials
     #[arg(long, value_name = "NS/NAME", value_parser = Target::workload, conflicts_with = "rule", required_unless_present_any = ["rule", "end"])]
@@ -77,7 +78,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                     format!("nothing is bypassed: generation {generation}\n")
                 }
             };
-            context.print(&done)?;
+            context.print_text(&done)?;
         }
     }
     if alone && matches!(change, BypassChange::Begin(..)) {

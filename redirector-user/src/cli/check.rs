@@ -19,7 +19,8 @@ Examples:
   redirector check --output sarif rules/ > redirector.sarif
   redirector check --code RD3008
 
-Exit code 1 when there is an error. Every code is explained in docs/diagnostics.md.")]
+Exit code 1 when there is an error. Every code is explained in
+docs/diagnostics.md.")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(required_unless_present = "code", value_name = "PATH")]
@@ -56,7 +57,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                 counted(report.errors, "error"),
                 counted(report.warnings, "warning")
             ));
-            context.print(&text)?;
+            context.print_text(&text)?;
         }
     }
     Ok(if report.errors > 0 { Exit::No } else { Exit::Fine })
@@ -70,7 +71,7 @@ fn explain(id: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
         failure.help = near.map(|near| format!("did you mean {near}?"));
         return Err(failure);
     };
-    context.print(&code.page())?;
+    context.print_text(&code.page())?;
     Ok(Exit::Fine)
 }
 

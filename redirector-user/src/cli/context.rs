@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::output::Style;
+use crate::output::{Style, folded};
 
 /// The environment that a command runs in.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +67,12 @@ impl Context<'_> {
         self.env.colour(self.env.err_is_terminal)
     }
 
-    /// Writes an answer.
+    /// Writes an answer for people: no line is wider than a terminal.
+    pub fn print_text(&mut self, text: &str) -> Result<(), Failure> {
+        self.print(&folded(text))
+    }
+
+    /// Writes an answer as it is.
     pub fn print(&mut self, text: &str) -> Result<(), Failure> {
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| {
             if error.kind() == io::ErrorKind::BrokenPipe {
@@ -91,8 +96,10 @@ impl Context<'_> {
     }
 
     /// Writes a note to standard error; nobody is there to be told when that
-    /// fails.
+    /// fails. It is folded on a terminal only: elsewhere, as in a journal, a line
+    /// is a record.
     pub fn note(&mut self, text: &str) {
+        let text = if self.env.err_is_terminal { folded(text) } else { text.to_owned() };
         let _ = writeln!(self.err, "{text}");
     }
 

@@ -88,7 +88,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Output::Json => context.print_json(&answer)?,
         Output::Text => {
             let text = text(&answer, context.style());
-            context.print(&text)?;
+            context.print_text(&text)?;
         }
     }
     Ok(Exit::Fine)

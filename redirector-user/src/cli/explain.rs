@@ -24,12 +24,12 @@ use crate::output::Style;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  redirector explain --config rules/ --from-workload default/client --to 10.96.0.10:19000
+  redirector explain --config rules/ --from-workload shop/cart --to 10.96.0.10:80
   redirector explain --from-pid 4711 --to '[fd00::10]:443'
-  redirector explain --from-namespace shop --from-label app=cart --to 10.96.0.10:19000
+  redirector explain --from-namespace shop --from-label app=cart --to 10.96.0.10:80
 
-With --config it answers from the documents alone, without privilege; without, from the tables in
-the kernel: what the next connection gets.")]
+With --config it answers from the documents alone, without privilege; without,
+from the tables in the kernel: what the next connection gets.")]
 pub struct Args {
     /// Answer from these documents instead of from the kernel
     #[arg(long, num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
@@ -115,7 +115,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Output::Json => context.print_json(&explanation)?,
         Output::Text => {
             let text = text(&explanation, context.style());
-            context.print(&text)?;
+            context.print_text(&text)?;
         }
     }
     Ok(Exit::Fine)

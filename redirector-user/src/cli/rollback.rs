@@ -33,7 +33,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Output::Json => context.print_json(&response)?,
         Output::Text => {
             let generation = response.generation;
-            context.print(&match response.of_generation {
+            context.print_text(&match response.of_generation {
                 Some(of) => format!(
                     "generation {generation} repeats generation {of}; held until the sources \
                      change, or `redirector rollback --release`\n"

@@ -22,8 +22,9 @@ Examples:
   REDIRECTOR_CONFIG=/etc/redirector redirector run --log-level debug
   redirector run --kubernetes --node-name worker-1
 
-It runs in the foreground. SIGTERM and SIGINT end it and leave everything in force; SIGHUP reads
-everything again. A bad file or object never replaces a good one: see `redirector status`.")]
+It runs in the foreground. SIGTERM and SIGINT end it and leave everything in
+force; SIGHUP reads everything again. A bad file or object never replaces a good
+one: see `redirector status`.")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(long, required_unless_present = "kubernetes", num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
@@ -79,7 +80,8 @@ pub struct Args {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Times")]
 struct Times {
-    /// Quiet time before changed files are read
+    /// Quiet time before changes are put in force; those that come without a pause wait for four
+    /// times as long at most
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
     debounce: Duration,
     /// Time between looks at all files that no event caused

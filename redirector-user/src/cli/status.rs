@@ -1,6 +1,7 @@
 //! `redirector status`
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
@@ -27,8 +28,8 @@ Examples:
   redirector status
   redirector status --output json | jq .problems
 
-Exit code 0 when connections are decided as they should be, also when no daemon runs; 1 when not;
-4 when nothing is loaded.")]
+Exit code 0 when connections are decided as they should be, also when no daemon
+runs; 1 when not; 4 when nothing is loaded.")]
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
@@ -136,7 +137,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Output::Json => context.print_json(&answer)?,
         Output::Text => {
             let text = text(&answer, context.style());
-            context.print(&text)?;
+            context.print_text(&text)?;
         }
     }
     Ok(if answer.healthy { Exit::Fine } else { Exit::No })
@@ -423,15 +424,19 @@ fn text(answer: &Answer, style: Style) -> String {
         let _ = writeln!(text, "{}: {warning}", style.warning("warning"));
     }
     if !answer.programs.is_empty() {
-        let mut table = Table::left(&["HOOK", "RUNS", "ID", "PROGRAM", "OURS", "CGROUP"]);
+        let mut table = Table::left(&["CGROUP / HOOK", "RUNS", "ID", "PROGRAM", "OURS"]);
+        let mut of: Option<&Path> = None;
         for program in &answer.programs {
+            let cgroup = program.cgroup.as_path();
+            if of.replace(cgroup) != Some(cgroup) {
+                table.over(program.cgroup.display().to_string());
+            }
             table.row([
-                program.hook.clone(),
+                format!("  {}", program.hook),
                 program.order.to_string(),
                 program.id.to_string(),
                 program.name.clone(),
                 if program.ours { "yes" } else { "no" }.to_owned(),
-                program.cgroup.display().to_string(),
             ]);
         }
         let _ = write!(text, "\n{}", table.render());

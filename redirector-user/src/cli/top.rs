@@ -22,8 +22,9 @@ Examples:
   redirector top --interval 10s --count 1
   redirector top --count 3 --output json
 
-SHARE is what was drawn in the interval, WEIGHT what is configured. OPEN, FAILED and HANDSHAKE need
-a daemon, which follows connections until they end for as long as this runs.")]
+SHARE is what was drawn in the interval, WEIGHT what is configured. OPEN, FAILED
+and HANDSHAKE need a daemon, which follows connections until they end for as
+long as this runs.")]
 pub struct Args {
     /// Time between two looks
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
@@ -66,7 +67,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                 Output::Text => {
                     let screen = context.env.out_is_terminal;
                     let (clear, end) = if screen { ("\x1b[H\x1b[2J", "") } else { ("", "\n") };
-                    context.print(&format!("{clear}{}{end}", answer.text()))?;
+                    context.print_text(&format!("{clear}{}{end}", answer.text()))?;
                 }
             }
             shown += 1;
@@ -215,7 +216,7 @@ impl Answer {
             ("HANDSHAKE", Align::Right),
         ]);
         for route in &self.routes {
-            table.row([short(&route.route)]);
+            table.over(short(&route.route));
             for leg in &route.destinations {
                 table.row([
                     format!("  {}", short(&leg.destination)),
@@ -239,17 +240,9 @@ impl Answer {
     }
 }
 
-/// So much of a name has room beside the numbers in 80 columns.
-const NAME: usize = 28;
-
-/// A name without what all have in common, and its end when it is too long.
+/// A name without what all have in common.
 fn short(name: &str) -> String {
-    let name = name.replace(".svc.cluster.local", "").replace("VirtualService/", "");
-    let length = name.chars().count();
-    if length <= NAME {
-        return name;
-    }
-    format!("...{}", name.chars().skip(length - (NAME - 3)).collect::<String>())
+    name.replace(".svc.cluster.local", "").replace("VirtualService/", "")
 }
 
 fn percent(share: f64) -> String {
@@ -259,11 +252,38 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::{WIDTH, width};
 
     #[test]
-    fn a_long_name_keeps_its_end() {
-        assert_eq!(short("echo.default.svc.cluster.local:80/v1"), "echo.default:80/v1");
-        let long = short(&"x".repeat(50));
-        assert!(long.len() == NAME && long.starts_with("..."), "{long}");
+    fn long_names_are_whole_and_no_line_is_wider_than_a_terminal() {
+        let destination = format!("{}.a-namespace.svc.cluster.local:80/v1", "s".repeat(63));
+        let leg = LegRow {
+            destination,
+            weight: 1.0,
+            share: Some(1.0),
+            rate: 12_345.0,
+            open: 100_000,
+            failed: 10_000,
+            handshake_seconds: Some(0.25),
+        };
+        let rule = format!("VirtualService/a-namespace/{} tcp[0]", "r".repeat(63));
+        let route = RouteRow { route: rule, rate: 12_345.0, destinations: vec![leg] };
+        let time = "2026-11-25T13:17:53Z".to_owned();
+        let answer = Answer {
+            time,
+            seconds: 1.0,
+            generation: 123_456,
+            routed: 123_456.0,
+            refused: 123_456.0,
+            routes: vec![route],
+        };
+        let text = answer.text();
+        for line in text.lines() {
+            assert!(width(line) <= WIDTH, "{line}\n{text}");
+        }
+        // But for "service", which the heading has not.
+        let count = |letter| text.matches(letter).count();
+        assert!(count("r") >= 63 && count("s") >= 63, "{text}");
+        assert!(text.contains(":80/v1") && !text.contains("svc.cluster"), "{text}");
     }
 }

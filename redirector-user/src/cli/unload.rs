@@ -11,8 +11,8 @@ use serde::Serialize;
 Example:
   redirector unload --yes
 
-Connections that were redirected stay connected; getpeername() of their sockets shows the endpoint
-from then on.")]
+Connections that were redirected stay connected; getpeername() of their sockets
+shows the endpoint from then on.")]
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,

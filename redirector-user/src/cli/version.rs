@@ -36,7 +36,7 @@ pub fn run(_: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit,
     };
     match common.output {
         Output::Json => context.print_json(&version)?,
-        Output::Text => context.print(&text(&version))?,
+        Output::Text => context.print_text(&text(&version))?,
     }
     Ok(Exit::Fine)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use redirector_core::diag::{Diagnostic, Severity};
 
-use super::Style;
+use super::{Style, WIDTH};
 
 /// Where the text of a file comes from when one of its lines is shown.
 pub trait SourceLines {
@@ -13,8 +13,8 @@ pub trait SourceLines {
     fn line(&mut self, file: &str, line: u32) -> Option<String>;
 }
 
-/// Longer lines are shown around the column only.
-const MAX_SHOWN: usize = 100;
+/// What stands beside a line that is shown: " | " and two marks where it is cut.
+const BESIDE: usize = 5;
 
 /// One diagnostic as text, with an empty line after it.
 pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Style) -> String {
@@ -58,7 +58,8 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
     };
     if let Some(line) = line {
         let number = diagnostic.line.to_string();
-        let (shown, caret) = around(&line, diagnostic.column as usize);
+        let room = WIDTH.saturating_sub(number.len() + BESIDE);
+        let (shown, caret) = around(&line, diagnostic.column as usize, room);
         let _ = writeln!(text, "{} {} {shown}", style.faint(&number), style.faint("|"));
         if let Some(caret) = caret {
             let blank = " ".repeat(number.len());
@@ -73,18 +74,18 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
     text
 }
 
-/// The part of a line to show, and where in it the caret stands. Tabs and
-/// control characters become single spaces, so that the caret is under its
-/// column whatever the terminal does.
-fn around(line: &str, column: usize) -> (String, Option<usize>) {
+/// The part of a line to show, no more than `most` characters, and where in it the
+/// caret stands. Tabs and control characters become single spaces, so that the
+/// caret is under its column whatever the terminal does.
+fn around(line: &str, column: usize, most: usize) -> (String, Option<usize>) {
     let characters: Vec<char> =
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let caret = column.checked_sub(1).map(|at| at.min(characters.len()));
     let start = match caret {
-        Some(at) if at > MAX_SHOWN * 3 / 4 => at - MAX_SHOWN / 2,
+        Some(at) if at > most * 3 / 4 => at - most / 2,
         _ => 0,
     };
-    let end = characters.len().min(start + MAX_SHOWN);
+    let end = characters.len().min(start + most);
     let mut shown = String::new();
     let mut shift = 0;
     if start > 0 {
@@ -140,14 +141,14 @@ mod tests {
 
     #[test]
     fn a_very_long_line_is_shown_around_its_column() {
-        let (shown, caret) = around(&"x".repeat(100_000), 50_000);
-        assert!(shown.chars().count() <= MAX_SHOWN + 2);
-        assert_eq!(caret, Some(51));
+        let (shown, caret) = around(&"x".repeat(100_000), 50_000, 70);
+        assert_eq!(shown.chars().count(), 72, "with a mark on both sides");
+        assert_eq!(caret, Some(36));
     }
 
     #[test]
     fn a_column_beyond_the_line_points_behind_it() {
-        assert_eq!(around("ab", 9), ("ab".to_owned(), Some(2)));
-        assert_eq!(around("", 1), (String::new(), Some(0)));
+        assert_eq!(around("ab", 9, 70), ("ab".to_owned(), Some(2)));
+        assert_eq!(around("", 1, 70), (String::new(), Some(0)));
     }
 }

@@ -2,12 +2,14 @@
 //! about. What scripts read are the serialised types of each command.
 
 mod diagnostics;
+mod fold;
 mod names;
 mod style;
 mod table;
 mod time;
 
 pub use diagnostics::{SourceLines, render};
+pub use fold::{WIDTH, folded, hang_at, width};
 pub use names::{destination_name, route_name, rule_name, source_name};
 pub use style::Style;
 pub use table::{Align, Table};

@@ -28,9 +28,10 @@ Examples:
   redirector flows --follow --workload default/telnet-client --outcome refused
   redirector flows --last 100 --route VirtualService/default/echo --output json
 
-While nobody follows, the kernel tells nothing and it costs nothing; with `run --flows` it always
-does. Without a daemon, how a connection ended is told only as far as its socket is seen to close.
-With --output json and --follow each line is an object.")]
+While nobody follows, the kernel tells nothing and it costs nothing; with `run
+--flows` it always does. Without a daemon, how a connection ended is told only
+as far as its socket is seen to close. With --output json and --follow each line
+is an object.")]
 pub struct Args {
     /// Go on as they happen, until interrupted
     #[arg(long, short)]
@@ -141,7 +142,7 @@ struct Lost {
 impl Out {
     fn tell(&mut self, told: Told, context: &mut Context<'_>) -> Result<(), Failure> {
         match (self.common.output, self.follow) {
-            (Output::Text, _) => context.print(&told.text(self.style))?,
+            (Output::Text, _) => context.print_text(&told.text(self.style))?,
             (Output::Json, true) => line(&told, context)?,
             (Output::Json, false) => {}
         }

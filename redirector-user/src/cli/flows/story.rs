@@ -10,7 +10,7 @@ use redirector_common::addr::Addr;
 use serde::Serialize;
 
 use super::{Names, wall};
-use crate::output::{Style, destination_name, route_name, time};
+use crate::output::{Style, WIDTH, destination_name, hang_at, route_name, time, width};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -201,28 +201,24 @@ impl Told {
         if let (Some(sent), Some(received)) = (self.sent, self.received) {
             parts.push(format!("{sent} B sent, {received} B received"));
         }
+        let mut lines = hang_at(&text, WIDTH, INDENT);
         // As many to a line as there is room for.
-        let mut width = WIDTH;
+        let mut line = String::new();
         for part in parts {
-            if width + 2 + part.len() > WIDTH {
-                text += INDENT;
-                width = INDENT.len() - 1;
-            } else {
-                text += ", ";
-                width += 2;
+            if !line.is_empty() && width(&line) + 2 + width(&part) <= WIDTH {
+                line = format!("{line}, {part}");
+                continue;
             }
-            width += part.len();
-            text += &part;
+            lines.extend(hang_at(&line, WIDTH, INDENT).into_iter().filter(|line| !line.is_empty()));
+            line = format!("{}{part}", " ".repeat(INDENT));
         }
-        text + "\n"
+        lines.extend(hang_at(&line, WIDTH, INDENT));
+        lines.join("\n") + "\n"
     }
 }
 
-/// The columns of a terminal.
-const WIDTH: usize = 80;
-
-/// Below the time of the first line.
-const INDENT: &str = "\n             ";
+/// Below the time of the first line stands nothing else.
+const INDENT: usize = 13;
 
 fn seconds(nanoseconds: u64) -> Option<f64> {
     (nanoseconds != 0).then(|| nanoseconds as f64 / 1e9)

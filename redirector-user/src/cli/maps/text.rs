@@ -44,7 +44,7 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
     }
     if let Some(rows) = &answer.frontends {
         let mut table = Table::new(&[
-            ("PREFIX", Align::Left),
+            ("PREFIX", Align::Whole),
             ("PORT", Align::Right),
             ("SERVICE", Align::Left),
             ("VERDICT", Align::Left),
@@ -88,13 +88,12 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
             ("ROUTE", Align::Right),
             ("SHARE", Align::Right),
             ("DESTINATION", Align::Left),
-            ("RULE", Align::Left),
         ]);
         for row in rows {
-            for (at, leg) in row.legs.iter().enumerate() {
-                let rule = if at == 0 { or_dash(&row.rule) } else { String::new() };
+            table.over(or_dash(&row.rule));
+            for leg in &row.legs {
                 let name = leg.name.clone().unwrap_or_else(|| leg.destination.to_string());
-                table.row([row.route.to_string(), percent(leg.share), name, rule]);
+                table.row([row.route.to_string(), percent(leg.share), name]);
             }
         }
         part("ROUTES", table);
@@ -140,18 +139,21 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
     }
     if let Some(rows) = &answer.backends {
         let mut table = Table::new(&[
-            ("DESTINATION", Align::Left),
+            ("DESTINATION / ENDPOINT", Align::Left),
             ("SHARE", Align::Right),
-            ("ENDPOINT", Align::Left),
             ("OPEN", Align::Right),
             ("", Align::Left),
         ]);
+        let mut of = None;
         for row in rows {
-            let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
+            if of.replace(row.destination) != Some(row.destination) {
+                let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
+                table.over(name);
+            }
             let open = row.connections.map_or_else(String::new, |open| open.to_string());
             let ejected = row.ejected_seconds;
             let ejected = ejected.map_or_else(String::new, |s| format!("ejected for {s:.0} s"));
-            table.row([name, percent(row.share), row.address.clone(), open, ejected]);
+            table.row([format!("  {}", row.address), percent(row.share), open, ejected]);
         }
         part("BACKENDS", table);
     }
@@ -175,27 +177,26 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
             ("CHOSEN", Align::Right),
             ("REFUSED", Align::Right),
             ("DESTINATION", Align::Left),
-            ("RULE", Align::Left),
         ]);
+        let mut of = None;
         for row in &counters.legs {
+            if of.replace(&row.rule) != Some(&row.rule) {
+                table.over(or_dash(&row.rule));
+            }
             table.row([
                 row.chosen.to_string(),
                 row.refused.to_string(),
                 row.destination.clone().unwrap_or_else(|| format!("leg {}, gone", row.leg)),
-                or_dash(&row.rule),
             ]);
         }
         part("BY DESTINATION", table);
     }
     if let Some(rows) = &answer.gateways {
-        let mut table = Table::left(&["ADDRESS", "GATEWAY", "MODE", "RULES"]);
+        let mut table =
+            Table::new(&[("ADDRESS", Align::Whole), ("MODE", Align::Left), ("RULES", Align::Left)]);
         for row in rows {
-            table.row([
-                row.address.to_string(),
-                format!("{} servers[{}]", row.gateway, row.server),
-                row.mode.clone(),
-                row.rules.join(", "),
-            ]);
+            table.over(format!("{} servers[{}]", row.gateway, row.server));
+            table.row([row.address.to_string(), row.mode.clone(), row.rules.join(", ")]);
         }
         part("GATEWAYS", table);
     }
