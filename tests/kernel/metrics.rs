@@ -1,86 +1,188 @@
-//! The metrics of a running daemon, and what is made of them: the dashboard and
-//! the alerts in deploy/ name nothing that the daemon does not export.
+//! The metrics of a running daemon: what it exports is what the list of families
+//! says, and however much it knows, there is an end to the series.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
 
-use redirector_tests::scene::{Scene, free, scrape};
-use serde_json::Value;
+use redirector::daemon::metrics::OTHER;
+use redirector::daemon::metrics::families::{FAMILIES, Kind, PREFIX};
+use redirector_tests::child;
+use redirector_tests::scene::{Scene, dial, free, gateway, scrape};
+use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
-fn deploy(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+/// A series: its name and labels, and the value.
+#[derive(Debug)]
+struct Sample<'p> {
+    name: &'p str,
+    labels: BTreeMap<&'p str, &'p str>,
+    value: f64,
 }
 
-/// The names of all series with those of their labels, a histogram's three
-/// among them. What has no sample at the moment has no label that is known.
-fn exported(page: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let mut names = BTreeMap::new();
-    for line in page.lines() {
-        if let Some(family) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = family.split_once(' ').expect("a name and a kind");
-            let parts: &[&str] =
-                if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-            for part in parts {
-                names.entry(format!("{name}{part}")).or_insert_with(BTreeSet::new);
+/// The series of a page; no label of ours has a quote or comma in it here.
+fn samples(page: &str) -> Vec<Sample<'_>> {
+    let lines = page.lines().filter(|line| line.starts_with(PREFIX));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a value");
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels = labels.trim_end_matches('}').split("\",").filter(|one| !one.is_empty());
+            let labels = labels.map(|one| one.split_once("=\"").expect("a label"));
+            let labels = labels.map(|(name, value)| (name, value.trim_end_matches('"'))).collect();
+            Sample { name, labels, value: value.parse().expect("a number") }
+        })
+        .collect()
+}
+
+/// A policy makes the families of policies have samples.
+const POLICY: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  trafficPolicy: {connectionPool: {tcp: {maxConnections: 100}}}
+  subsets: [{name: one, labels: {v: one}}, {name: two, labels: {v: two}}]
+";
+
+#[test]
+fn what_is_exported_is_what_the_list_says() {
+    let Some(scene) = Scene::new("metrics", PROGRAM) else { return };
+    let [address, edge] = [free([127, 0, 0, 1]), free([127, 0, 0, 1])];
+    let base = scene.base();
+    let (documents, _) = base
+        .split_once("---\napiVersion: networking.istio.io/v1\nkind: Dest")
+        .expect("the DestinationRule is the last");
+    scene.redirector.write("base.yaml", &format!("{documents}---{POLICY}"));
+    scene.redirector.write("edge.yaml", &gateway(edge, "one"));
+    let at = address.to_string();
+    let _daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
+    assert_eq!(scene.answer(&scene.client()), "one");
+    assert_eq!(dial(edge), "one");
+    let page = scrape(address);
+    let types: Vec<String> =
+        (page.lines()).filter_map(|line| Some(line.strip_prefix("# TYPE ")?.to_owned())).collect();
+    let expected = FAMILIES.iter().map(|one| format!("{PREFIX}{} {}", one.name, one.kind.name()));
+    assert_eq!(
+        types.iter().collect::<BTreeSet<_>>(),
+        expected.collect::<Vec<_>>().iter().collect()
+    );
+    assert_eq!(types.len(), FAMILIES.len(), "each once");
+    let samples = samples(&page);
+    for family in FAMILIES {
+        let name = format!("{PREFIX}{}", family.name);
+        let parts: &[&str] = match family.kind {
+            Kind::Histogram => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        for part in parts {
+            let of = samples.iter().filter(|one| one.name.strip_prefix(&*name) == Some(*part));
+            let mut count = 0;
+            for sample in of {
+                count += 1;
+                let le = (*part == "_bucket").then_some("le");
+                let expected: BTreeSet<&str> = family.labels.iter().copied().chain(le).collect();
+                assert_eq!(sample.labels.keys().copied().collect::<BTreeSet<_>>(), expected);
             }
-        } else if line.starts_with("redirector_") {
-            let name = line.split(['{', ' ']).next().unwrap_or_default();
-            let labels = line.split_once('{').map_or("", |(_, rest)| rest);
-            let known = names.get_mut(name).unwrap_or_else(|| panic!("{name} has no TYPE"));
-            known.extend(labels.split(',').filter_map(|one| Some(one.split_once('=')?.0.into())));
+            // There is no API server here.
+            assert!(count > 0 || family.name == "watch_up", "{name}{part} has no sample: {page}");
         }
     }
-    names
 }
 
-/// The names of series in an expression.
-fn named(expression: &str) -> Vec<String> {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let words = expression.split(|c| !word(c));
-    words.filter(|word| word.starts_with("redirector_")).map(str::to_owned).collect()
+/// Where the servers of the many services would be.
+fn address(service: usize) -> String {
+    format!("127.98.{}.{}", service / 250, service % 250 + 1)
 }
 
-/// Every expression that stands anywhere below.
-fn expressions(value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                match value.as_str() {
-                    Some(text) if ["expr", "query", "definition"].contains(&&**name) => {
-                        found.push(text.to_owned());
-                    }
-                    _ => expressions(value, found),
-                }
-            }
+/// Services with two subsets, a rule, four endpoints and a workload each.
+fn many(services: usize) -> String {
+    let mut text = String::new();
+    for number in 0..services {
+        let ip = address(number);
+        let _ = write!(
+            text,
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: s{number}}}
+spec:
+  clusterIP: {ip}
+  selector: {{app: s{number}}}
+  ports: [{{name: tcp, port: 80, targetPort: 9}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: s{number}}}
+spec:
+  host: s{number}
+  trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 100}}}}}}
+  subsets: [{{name: a, labels: {{v: a}}}}, {{name: b, labels: {{v: b}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: s{number}}}
+spec:
+  hosts: [s{number}]
+  tcp:
+  - route:
+    - {{destination: {{host: s{number}, subset: a}}, weight: 50}}
+    - {{destination: {{host: s{number}, subset: b}}, weight: 50}}
+"
+        );
+        for (endpoint, version) in ["a", "a", "b", "b"].into_iter().enumerate() {
+            let _ = write!(
+                text,
+                "---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: w{number}-{endpoint}}}
+spec: {{address: 127.99.{}.{}, labels: {{app: s{number}, v: {version}}}}}
+",
+                number / 60,
+                number % 60 * 4 + endpoint + 1
+            );
         }
-        Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
-        _ => {}
     }
+    text
 }
 
 #[test]
-fn the_dashboard_and_the_alerts_name_only_what_is_exported() {
-    let Some(scene) = Scene::new("metrics", PROGRAM) else { return };
-    let address = free([127, 0, 0, 1]);
-    let at = address.to_string();
-    let daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
-    assert_eq!(scene.answer(&scene.client()), "one");
-    let exported = exported(&scrape(address));
-    let labels = &exported["redirector_connections_total"];
-    assert!(labels.contains("route") && labels.contains("subset"), "{exported:#?}");
-
-    let dashboard: Value = serde_json::from_str(&deploy("grafana/redirector.json")).expect("JSON");
-    let rules: Value = serde_saphyr::from_str(&deploy("prometheus/rules.yaml")).expect("YAML");
-    for (file, document) in [("dashboard", dashboard), ("rules", rules)] {
-        let mut all = Vec::new();
-        expressions(&document, &mut all);
-        let names: Vec<_> = all.iter().flat_map(|expression| named(expression)).collect();
-        assert!(names.len() > 8, "the {file} names {names:?}");
-        let unknown: Vec<_> = names.iter().filter(|name| !exported.contains_key(*name)).collect();
-        assert!(unknown.is_empty(), "the {file} names {unknown:?}, which nobody exports");
-    }
-    drop(daemon);
+fn thousands_of_destinations_have_no_more_series_than_the_limit_allows_and_lose_no_count() {
+    const SERVICES: usize = 1000;
+    const LIMIT: usize = 50;
+    let Some(scene) = Scene::new("cardinality", PROGRAM) else { return };
+    scene.redirector.write("many.yaml", &many(SERVICES));
+    let metrics = free([127, 0, 0, 1]);
+    let (at, limit) = (metrics.to_string(), LIMIT.to_string());
+    let args = ["--metrics-address", &at, "--metrics-limit", &limit, "--accounting"];
+    let _daemon = scene.redirector.start_with(&args);
+    let addresses: Vec<SocketAddr> = (0..SERVICES)
+        .map(|number| format!("{}:80", address(number)).parse().expect("an address"))
+        .collect();
+    let dialled = 4 * SERVICES;
+    child::run(&scene.client(), move || {
+        for to in addresses.iter().cycle().take(dialled) {
+            // Nobody listens there, and it is decided and counted all the same.
+            let _ = Socket::stream(*to, 0).expect("a socket").connect(*to);
+        }
+    });
+    let page = scrape(metrics);
+    let samples = samples(&page);
+    let of = |name: &str| samples.iter().filter(|one| one.name == name).collect::<Vec<_>>();
+    let connections = of("redirector_connections_total");
+    assert_eq!(connections.len(), LIMIT + 1, "{page}");
+    let sum: f64 = connections.iter().map(|one| one.value).sum();
+    assert_eq!(sum as usize, dialled);
+    let refused: f64 = of("redirector_failures_total").iter().map(|one| one.value).sum();
+    assert_eq!(refused as usize, dialled);
+    let other = connections.iter().find(|one| one.labels["route"] == OTHER).expect("the rest");
+    assert!(other.labels["destination"] == OTHER && other.value > dialled as f64 / 2.0);
+    assert_eq!(of("redirector_endpoints").len(), LIMIT + 1);
+    assert!(of("redirector_metrics_in_other")[0].value > SERVICES as f64);
+    // As docs/metrics.md says.
+    let bound = 120 + 25 * (LIMIT + 1);
+    assert!(samples.len() <= bound, "{} series, expected {bound} at most", samples.len());
 }

@@ -53,6 +53,10 @@ pub struct Args {
     /// Where metrics are served (Prometheus text at /metrics), or none
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = metrics)]
     metrics_address: Metrics,
+    /// How many routes with their destinations, destinations and gateways have metrics of their
+    /// own; more of a kind are counted together as "other"
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    metrics_limit: usize,
     /// Count handshakes, failures and their times for each destination; costs about 0.3 us for
     /// each connection below the cgroups
     #[arg(long)]
@@ -188,6 +192,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         drain: args.times.drain,
         history: args.times.history,
         metrics: args.metrics_address.0,
+        metrics_limit: args.metrics_limit,
         accounting: args.accounting,
         flows: args.flows,
         sizes: args.sizes.sizes(),

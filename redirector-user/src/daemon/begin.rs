@@ -16,7 +16,7 @@ use super::gateways::Gateways;
 use super::handover::{self, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
-use super::{Event, Options, now, startup};
+use super::{Event, Options, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
@@ -136,6 +136,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         published: None,
         lost,
         changed: true,
+        kept: metrics::Kept::default(),
         verified: Instant::now(),
         verify_took: Duration::ZERO,
         tested: None,

@@ -86,6 +86,8 @@ pub(super) struct Daemon {
     pub(super) changed: bool,
     /// How many connections had had no place in memory when that was asked last.
     pub(super) memory_full: u64,
+    /// What has metrics of its own.
+    pub(super) kept: metrics::Kept,
     pub(super) verified: Instant,
     pub(super) verify_took: Duration,
     pub(super) tested: Option<Instant>,
@@ -371,7 +373,9 @@ impl Daemon {
             }
             Event::Request(request, reply) => self.answer(request, &reply),
             Event::Metrics(reply) => {
-                let text = metrics::text(self);
+                let mut kept = std::mem::take(&mut self.kept);
+                let text = metrics::text(self, &mut kept);
+                self.kept = kept;
                 // A reader that has gone is none of our business.
                 let _ = reply.send(text);
             }

@@ -40,7 +40,7 @@ mod grow;
 mod handover;
 pub mod leaf;
 pub mod log;
-mod metrics;
+pub mod metrics;
 mod names;
 mod program_log;
 mod startup;
@@ -98,6 +98,8 @@ pub struct Options {
     pub history: usize,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// How many routes, destinations and gateways have metrics of their own.
+    pub metrics_limit: usize,
     /// Count handshakes, failures and times of connections.
     pub accounting: bool,
     /// Tell of every connection all the time.

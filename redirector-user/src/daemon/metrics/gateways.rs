@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{Labels, Page, labels};
+use super::destinations::add;
+use super::kept::Kept;
+use super::page::{Labels, Page, labels};
 use crate::proxy::{LegCounts, ListenerCounts, ListenerState, ListenerStatus, Status};
 
 /// The families of gateways.
-pub fn families(status: &Status, page: &mut Page) {
-    listeners(&status.listeners, page);
-    legs(&status.legs, page);
+pub fn families(status: &Status, kept: &mut Kept, page: &mut Page) {
+    listeners(&status.listeners, kept, page);
+    legs(&status.legs, kept, page);
 }
 
-fn listeners(all: &[ListenerStatus], page: &mut Page) {
+fn listeners(all: &[ListenerStatus], kept: &mut Kept, page: &mut Page) {
+    const GROUP: &str = "gateways";
     // One that was removed and came back has two states for a while.
     let mut sums: BTreeMap<Labels, (bool, ListenerCounts)> = BTreeMap::new();
     for listener in all {
@@ -24,61 +27,57 @@ fn listeners(all: &[ListenerStatus], page: &mut Page) {
         *up |= listens;
         *sum += listener.counts;
     }
-    page.family("gateway_listening", "gauge", "Whether a gateway's address is listened on");
+    kept.give(GROUP, &sums.keys().cloned().collect());
+    // Of those counted together all listen, or not.
+    let sums = kept.bounded(GROUP, sums, |(up, sum), (also, counts)| {
+        *up &= also;
+        *sum += counts;
+    });
+    page.family("gateway_listening");
     for (labels, (up, _)) in &sums {
         page.sample("gateway_listening", labels, u8::from(*up));
     }
     type Value = fn(&ListenerCounts) -> u64;
-    let families: [(&str, &str, &str, Value); 6] = [
-        ("gateway_accepted_total", "counter", "Connections accepted", |c| c.accepted),
-        ("gateway_active_connections", "gauge", "Connections open now", |c| c.active),
-        (
-            "gateway_refused_total",
-            "counter",
-            "Connections refused: no rule, or no endpoint or room",
-            |c| c.refused,
-        ),
-        ("gateway_failed_total", "counter", "Connections for which no endpoint was reached", |c| {
-            c.failed
-        }),
-        ("gateway_looped_total", "counter", "Connections whose route led back", |c| c.looped),
-        (
-            "gateway_starved_total",
-            "counter",
-            "Times that accepting paused for want of descriptors or memory",
-            |c| c.starved,
-        ),
+    let families: [(&str, Value); 6] = [
+        ("gateway_accepted_total", |c| c.accepted),
+        ("gateway_active_connections", |c| c.active),
+        ("gateway_refused_total", |c| c.refused),
+        ("gateway_failed_total", |c| c.failed),
+        ("gateway_looped_total", |c| c.looped),
+        ("gateway_starved_total", |c| c.starved),
     ];
-    for (name, kind, help, value) in families {
-        page.family(name, kind, help);
-        for (labels, (_, counts)) in &sums {
-            page.sample(name, labels, value(counts));
-        }
+    for (name, value) in families {
+        page.family(name);
+        sums.iter().for_each(|(labels, (_, counts))| page.sample(name, labels, value(counts)));
     }
 }
 
-fn legs(all: &[LegCounts], page: &mut Page) {
+fn legs(all: &[LegCounts], kept: &mut Kept, page: &mut Page) {
+    const GROUP: &str = "gateway legs";
     let mut sums: BTreeMap<Labels, [u64; 5]> = BTreeMap::new();
     for leg in all {
+        // As `output::destination_name` writes it.
+        let (destination, subset) =
+            leg.destination.split_once('/').unwrap_or((&leg.destination, ""));
         let labels = labels([
             ("route", leg.route.to_string()),
-            ("destination", leg.destination.to_string()),
+            ("destination", destination.to_owned()),
+            ("subset", subset.to_owned()),
         ]);
         let counts = [leg.taken, leg.active, leg.failed, leg.sent, leg.received];
-        let sum = sums.entry(labels).or_default();
-        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        add(sums.entry(labels).or_default(), counts);
     }
+    kept.give(GROUP, &sums.keys().cloned().collect());
+    let sums = kept.bounded(GROUP, sums, add);
     let families = [
-        ("gateway_connections_total", "counter", "Connections given to a destination"),
-        ("gateway_destination_active", "gauge", "Connections to a destination open now"),
-        ("gateway_failures_total", "counter", "Connections to a destination that failed"),
-        ("gateway_sent_bytes_total", "counter", "Bytes from clients to a destination"),
-        ("gateway_received_bytes_total", "counter", "Bytes from a destination to clients"),
+        "gateway_connections_total",
+        "gateway_destination_active",
+        "gateway_failures_total",
+        "gateway_sent_bytes_total",
+        "gateway_received_bytes_total",
     ];
-    for (at, (name, kind, help)) in families.into_iter().enumerate() {
-        page.family(name, kind, help);
-        for (labels, sums) in &sums {
-            page.sample(name, labels, sums[at]);
-        }
+    for (at, name) in families.into_iter().enumerate() {
+        page.family(name);
+        sums.iter().for_each(|(labels, sums)| page.sample(name, labels, sums[at]));
     }
 }

@@ -1,64 +1,69 @@
 //! What a monitoring system reads: Prometheus text over HTTP.
+//!
+//! How many series there are is bounded: labels name routes, destinations, subsets
+//! and gateways, never endpoints, workloads or processes, and of those no more
+//! than [`metrics_limit`](super::Options::metrics_limit) of each group have series
+//! of their own ([`kept`]).
 
+mod destinations;
+pub mod families;
 mod gateways;
+mod kept;
+mod page;
 mod pods;
 mod server;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
-use redirector_common::abi::{Live, handshake_bound};
-use redirector_core::layout::Names;
-use redirector_core::plan::{DestinationId, RouteId};
-
 use super::control_loop::Daemon;
 use super::now;
-use crate::output::route_name;
+use page::{Page, labels};
 
+pub use kept::{Kept, OTHER};
 pub use server::{serve, stop};
 
-/// Names and values of one sample.
-type Labels = BTreeMap<&'static str, String>;
-
 /// The text of one scrape.
-pub(super) fn text(daemon: &Daemon) -> String {
+pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     let mut page = Page::default();
     let report = &daemon.report;
-    page.gauge("config_generation", "Generation of the configuration in force", daemon.generation);
+    page.family("build_info");
+    page.sample("build_info", &labels([("version", env!("CARGO_PKG_VERSION").to_owned())]), 1);
+    page.single("config_generation", daemon.generation);
     let age = now().saturating_sub(report.applied.max(report.started));
-    page.gauge("config_age_seconds", "Time since the configuration came in force", age);
-    page.gauge("rejected_documents", "Documents that are not in force", report.rejected.len());
-    page.gauge("config_warnings", "Warnings about what is in force", report.warnings);
-    page.gauge("identity_gaps", "Workloads whose processes cannot be told", report.gaps.len());
+    page.single("config_age_seconds", age);
+    page.single("rejected_documents", report.rejected.len());
+    page.single("config_warnings", report.warnings);
+    page.single("identity_gaps", report.gaps.len());
     pods::family(&daemon.direct.arrivals(), &mut page);
-    let held = u64::from(report.hold.is_some());
-    page.gauge("rollback_held", "1 while an earlier configuration is held", held);
-    page.gauge("bypassed", "Workloads and rules that are left alone", daemon.bypassed.len());
+    page.single("rollback_held", u8::from(report.hold.is_some()));
+    page.single("bypassed", daemon.bypassed.len());
     let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
-    page.gauge("self_test_failures", "Self-tests that found programs not effective", failed);
-    let not_applied = u64::from(report.apply_error.is_some());
-    page.gauge("apply_failed", "1 while the newest configuration does not fit", not_applied);
-    page.counter(
-        "drift_total",
-        "Times that the kernel differed and was mended",
-        report.drift_repaired,
-    );
-    page.gauge("draining_endpoints", "Endpoints that have gone and drain", daemon.draining.len());
-    page.counter(
-        "connections_reset_total",
-        "Connections to endpoints that have gone, reset when their time was over",
-        report.connections_reset,
-    );
-    page.family("watch_up", "gauge", "1 while a watch of the API server works");
+    page.single("self_test_failures", failed);
+    page.single("apply_failed", u8::from(report.apply_error.is_some()));
+    page.single("drift_total", report.drift_repaired);
+    page.single("draining_endpoints", daemon.draining.len());
+    page.single("connections_reset_total", report.connections_reset);
+    page.single("drain_failed", u8::from(report.drain_error.is_some()));
+    page.family("watch_up");
     for watch in &report.watching {
         let up = matches!(watch.state.as_str(), "fine" | "absent");
-        let labels = labels([("resource", watch.resource.clone())]);
-        page.sample("watch_up", &labels, f64::from(u8::from(up)));
+        page.sample("watch_up", &labels([("resource", watch.resource.clone())]), u8::from(up));
     }
-    let drift = report.watch_drift;
-    page.counter("watch_drift_total", "Objects that differed from a fresh list", drift);
+    page.single("watch_drift_total", report.watch_drift);
+    fill(daemon, &mut page);
+    page.single("tables_fixed", u8::from(daemon.options.fixed_sizes));
+    kept.most = daemon.options.metrics_limit;
+    counters(daemon, kept, &mut page);
+    page.single("gateway_servers_unserved", report.unserved.len());
+    if let Some(status) = daemon.gateways.status() {
+        gateways::families(&status, kept, &mut page);
+    }
+    page.single("metrics_in_other", kept.others());
+    page.text
+}
+
+/// How full the tables are.
+fn fill(daemon: &Daemon, page: &mut Page) {
     let (image, sizes) = (&daemon.engine.image, daemon.datapath.sizes());
-    page.family("map_fill_ratio", "gauge", "Entries of a table in relation to its size");
+    page.family("map_fill_ratio");
     for (table, used, size) in [
         ("frontends", image.frontends.len(), sizes.frontends),
         ("prefixes", image.prefixes.len(), sizes.prefixes),
@@ -70,21 +75,12 @@ pub(super) fn text(daemon: &Daemon) -> String {
         ("destinations", image.destinations.len(), sizes.destinations),
         ("backends", image.backends.len(), sizes.backends),
     ] {
-        let fill = used as f64 / f64::from(sizes_at_least_one(size));
+        let fill = used as f64 / f64::from(size.max(1));
         page.sample("map_fill_ratio", &labels([("map", table.to_owned())]), fill);
     }
-    counters(daemon, &mut page);
-    if let Some(status) = daemon.gateways.status() {
-        gateways::families(&status, &mut page);
-    }
-    page.text
 }
 
-fn sizes_at_least_one(size: u32) -> u32 {
-    size.max(1)
-}
-
-fn counters(daemon: &Daemon, page: &mut Page) {
+fn counters(daemon: &Daemon, kept: &mut Kept, page: &mut Page) {
     let counters = match daemon.datapath.counters() {
         Ok(counters) => counters,
         Err(error) => {
@@ -93,179 +89,21 @@ fn counters(daemon: &Daemon, page: &mut Page) {
         }
     };
     let totals = counters.totals;
-    page.family("decisions_total", "counter", "Connections to addresses that are served here");
+    page.family("decisions_total");
     for (outcome, count) in
         [("routed", totals.routed), ("passed", totals.passed), ("refused", totals.refused)]
     {
         page.sample("decisions_total", &labels([("outcome", outcome.to_owned())]), count);
     }
-    page.counter(
-        "unknown_source_total",
-        "Decisions that asked for the source of a caller in no known workload",
-        totals.unknown_source,
-    );
-    page.counter(
-        "memory_full_total",
-        "Connections routed and not remembered: getpeername shows the endpoint",
-        totals.memory_full,
-    );
+    page.single("unknown_source_total", totals.unknown_source);
+    page.single("memory_full_total", totals.memory_full);
     match daemon.datapath.remembered() {
-        Ok(remembered) => page.gauge(
-            "remembered_connections",
-            "Connections whose dialled address is remembered, also by earlier versions",
-            remembered,
-        ),
+        Ok(remembered) => page.single("remembered_connections", remembered),
         Err(error) => tracing::warn!("the memory of connections cannot be read: {error}"),
     }
     let names = daemon.engine.layout.names();
-    // Several legs may carry the same labels, such as those of two classes.
-    let mut legs: BTreeMap<Labels, crate::datapath::LegCount> = BTreeMap::new();
-    for (leg, count) in &counters.legs {
-        let Some((route, _, destination)) = names.legs.get(leg) else { continue };
-        *legs.entry(leg_labels(route, destination)).or_default() += *count;
-    }
-    type Value = fn(&crate::datapath::LegCount) -> u64;
-    let families: [(&str, &str, Value); 6] = [
-        ("connections_total", "Connections sent to a destination", |c| {
-            c.chosen - c.refused.min(c.chosen)
-        }),
-        (
-            "refused_total",
-            "Connections refused: the destination has no endpoint, or its most connections",
-            |c| c.refused,
-        ),
-        ("established_total", "Handshakes completed (with --accounting)", |c| c.established),
-        ("failures_total", "Connections that ended without a handshake (with --accounting)", |c| {
-            c.failed
-        }),
-        (
-            "sent_bytes_total",
-            "Bytes sent by connections that have ended (with --accounting)",
-            |c| c.sent,
-        ),
-        (
-            "received_bytes_total",
-            "Bytes received by connections that have ended (with --accounting)",
-            |c| c.received,
-        ),
-    ];
-    for (name, help, value) in families {
-        page.family(name, "counter", help);
-        for (labels, count) in &legs {
-            page.sample(name, labels, value(count));
-        }
-    }
-    page.family(
-        "active_connections",
-        "gauge",
-        "Connections established and not ended (with --accounting)",
-    );
-    for (labels, count) in &legs {
-        page.sample("active_connections", labels, count.established.saturating_sub(count.closed));
-    }
-    page.family(
-        "handshake_seconds",
-        "histogram",
-        "Time from connect to the end of the handshake (with --accounting)",
-    );
-    for (labels, count) in &legs {
-        let mut sum = 0;
-        for (bucket, handshakes) in count.handshakes.iter().enumerate() {
-            sum += u64::from(*handshakes);
-            let bound = handshake_bound(bucket);
-            let bound = bound.map_or("+Inf".to_owned(), |bound| (bound as f64 / 1e9).to_string());
-            let mut labels = labels.clone();
-            labels.insert("le", bound);
-            page.sample("handshake_seconds_bucket", &labels, sum);
-        }
-        page.sample("handshake_seconds_sum", labels, count.handshake_ns as f64 / 1e9);
-        page.sample("handshake_seconds_count", labels, sum);
-    }
-    policies(daemon, page, &names);
-}
-
-/// What the policies of destinations have counted.
-fn policies(daemon: &Daemon, page: &mut Page, names: &Names<'_>) {
-    // Several destinations may carry the same labels, such as those that clients
-    // of two namespaces see differently.
-    let mut sums: BTreeMap<Labels, [u64; 3]> = BTreeMap::new();
-    for (number, live) in daemon.datapath.lives() {
-        if let Some((destination, None)) = names.lives.get(&number) {
-            let sum = sums.entry(destination_labels(destination)).or_default();
-            let counts = [Live::connections(live.word), live.limited, live.ejected];
-            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-        }
-    }
-    let families = [
-        (
-            "policy_connections",
-            "gauge",
-            "Open connections that count towards maxConnections or LEAST_REQUEST",
-        ),
-        ("limited_total", "counter", "Connections refused because of maxConnections"),
-        ("ejected_endpoints", "gauge", "Endpoints left out by outlierDetection"),
-    ];
-    for (at, (name, kind, help)) in families.into_iter().enumerate() {
-        page.family(name, kind, help);
-        for (labels, sums) in &sums {
-            page.sample(name, labels, sums[at]);
-        }
-    }
-}
-
-fn destination_labels(destination: &DestinationId) -> Labels {
-    labels([
-        ("destination", format!("{}:{}", destination.host, destination.port)),
-        ("subset", destination.subset.as_deref().unwrap_or("").to_owned()),
-        ("family", if destination.v6 { "ipv6" } else { "ipv4" }.to_owned()),
-    ])
-}
-
-fn leg_labels(route: &RouteId, destination: &DestinationId) -> Labels {
-    labels([
-        ("route", route_name(route)),
-        ("destination", format!("{}:{}", destination.host, destination.port)),
-        ("subset", destination.subset.as_deref().unwrap_or("").to_owned()),
-    ])
-}
-
-fn labels<const N: usize>(pairs: [(&'static str, String); N]) -> Labels {
-    pairs.into_iter().collect()
-}
-
-/// A page of metrics in Prometheus' text format.
-#[derive(Debug, Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.text, "# HELP redirector_{name} {help}");
-        let _ = writeln!(self.text, "# TYPE redirector_{name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &Labels, value: impl std::fmt::Display) {
-        let _ = write!(self.text, "redirector_{name}");
-        if !labels.is_empty() {
-            let pairs = labels.iter().map(|(name, value)| {
-                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                format!("{name}=\"{value}\"")
-            });
-            let _ = write!(self.text, "{{{}}}", pairs.collect::<Vec<_>>().join(","));
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &Labels::new(), value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, "counter", help);
-        self.sample(name, &Labels::new(), value);
-    }
+    destinations::legs(&counters, &names, kept, daemon.options.accounting, page);
+    destinations::destinations(daemon, &names, kept, page);
 }
 
 #[cfg(test)]
@@ -279,11 +117,13 @@ mod tests {
     #[test]
     fn a_page_is_served_and_labels_are_escaped() {
         let mut page = Page::default();
-        page.family("refused_total", "counter", "Refused");
+        page.family("refused_total");
         page.sample("refused_total", &labels([("route", "a\"b\\".to_owned())]), 3);
-        let expected = "# HELP redirector_refused_total Refused\n\
-                        # TYPE redirector_refused_total counter\n\
-                        redirector_refused_total{route=\"a\\\"b\\\\\"} 3\n";
+        let help = families::family("refused_total").unwrap().help;
+        let expected = format!(
+            "# HELP redirector_refused_total {help}\n# TYPE redirector_refused_total counter\n\
+             redirector_refused_total{{route=\"a\\\"b\\\\\"}} 3\n"
+        );
         assert_eq!(page.text, expected);
         let address =
             serve(([127, 0, 0, 1], 0).into(), Arc::new(AtomicBool::new(true)), move || {
@@ -298,8 +138,35 @@ mod tests {
             answer
         };
         let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(expected), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&expected), "{answer}");
         assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
         assert!(ask("HELO\r\n\r\n").starts_with("HTTP/1.1 400"));
+    }
+
+    #[test]
+    fn every_family_has_a_name_of_its_kind_and_labels_that_do_not_grow_with_traffic() {
+        use families::{FAMILIES, Kind};
+        let labels = [
+            "version",
+            "expected",
+            "resource",
+            "map",
+            "outcome",
+            "route",
+            "destination",
+            "subset",
+            "family",
+            "gateway",
+            "address",
+        ];
+        for (at, family) in FAMILIES.iter().enumerate() {
+            let counts = family.name.ends_with("_total");
+            assert_eq!(counts, family.kind == Kind::Counter, "{}", family.name);
+            assert!(FAMILIES[..at].iter().all(|other| other.name != family.name));
+            assert!(!family.help.is_empty() && !family.help.contains('\n'));
+            for label in family.labels {
+                assert!(labels.contains(label), "{label} of {}: is it bounded?", family.name);
+            }
+        }
     }
 }
