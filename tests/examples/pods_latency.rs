@@ -1,12 +1,16 @@
 //! How long a pod takes from the mkdir of its cgroup to its entry in the
 //! kernel's table, as `cargo xtask bench pods` asks for it.
 //!
+//! The last line is the memory that the agent uses, in bytes: that of its cgroup.
+//!
 //! `cargo run --release --package redirector-tests --example pods_latency`, as
 //! root. A real agent, the tests' API server, imitated pods. Each line of the
 //! output is a row in JSON, times in microseconds.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +21,7 @@ use aya::maps::{HashMap, Map, MapData};
 use redirector_common::abi::Source;
 use redirector_tests::agent::{Agent, as_binary};
 use redirector_tests::apiserver::{ApiServer, objects};
+use redirector_tests::cgroup::MemoryCgroup;
 use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
@@ -59,9 +64,10 @@ fn main() -> ExitCode {
 }
 
 struct Bench {
-    // Before the node: it has to end first.
+    // Before the node and the cgroup: it has to end first.
     agent: Agent,
     node: Node,
+    memory: Option<MemoryCgroup>,
     server: ApiServer,
     scale: Scale,
     /// Pods so far.
@@ -84,11 +90,12 @@ impl Bench {
         for i in 0..scale.services {
             service(&server, i, 50);
         }
-        let agent = node.ready();
+        let memory = MemoryCgroup::new("pods-memory");
+        let agent = start(&node, memory.as_ref());
         // As finely as this can wait.
         // SAFETY: no memory is involved.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-        let mut bench = Self { agent, node, server, scale, count: 0 };
+        let mut bench = Self { agent, node, memory, server, scale, count: 0 };
         for _ in 0..bench.scale.running {
             let pod = bench.announce(Labels::Usual);
             bench.node.cgroup(&pod.cgroup);
@@ -115,6 +122,9 @@ impl Bench {
         self.churn("told together with its cgroup, known class", 0, Labels::Usual);
         self.churn("told together with its cgroup, first of its class", 0, Labels::Own);
         self.changes();
+        if let Some([now, most]) = self.memory.as_ref().and_then(MemoryCgroup::used) {
+            println!("{}", json!({ "memory": now, "most": most }));
+        }
     }
 
     /// Pods come and go.
@@ -231,6 +241,25 @@ impl Bench {
         });
         value.unwrap_or_else(|| panic!("{name} is not among\n{text}"))
     }
+}
+
+/// Starts the agent with tables of the usual sizes, in a cgroup that counts its
+/// memory.
+fn start(node: &Node, memory: Option<&MemoryCgroup>) -> Agent {
+    let ours = ["--max-connections=", "--daemon-cgroup="];
+    let usual = node.arguments().into_iter();
+    let usual = usual.filter(|one| !ours.iter().any(|prefix| one.starts_with(prefix)));
+    let arguments = usual.chain(["--daemon-cgroup=none".to_owned()]);
+    let procs = memory.map(|memory| {
+        fs::File::options().write(true).open(memory.procs()).expect("a cgroup's file")
+    });
+    let mut agent = Agent::start_as(node.directory.path(), arguments, |command| {
+        let Some(mut procs) = procs else { return };
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(move || procs.write_all(b"0")) };
+    });
+    agent.wait_ready();
+    agent
 }
 
 struct Pod {

@@ -77,6 +77,55 @@ impl Drop for TestCgroup {
     }
 }
 
+/// A cgroup that counts the memory of its processes, what the kernel holds for
+/// them included; removed when this is dropped.
+#[derive(Debug)]
+pub struct MemoryCgroup {
+    path: PathBuf,
+    /// The files of the version that it is of: what is used now, and at most so far.
+    files: [&'static str; 2],
+}
+
+impl MemoryCgroup {
+    /// Makes one, where this machine counts memory by cgroup.
+    pub fn new(what: &str) -> Option<Self> {
+        let two = mount();
+        let enabled = fs::read_to_string(two.join("cgroup.subtree_control")).unwrap_or_default();
+        let (parent, files) = if enabled.split_whitespace().any(|name| name == "memory") {
+            (two, ["memory.current", "memory.peak"])
+        } else {
+            let one = PathBuf::from("/sys/fs/cgroup/memory");
+            (one, ["memory.usage_in_bytes", "memory.max_usage_in_bytes"])
+        };
+        let path = parent.join(unique(what));
+        fs::create_dir(&path).ok()?;
+        Some(Self { path, files })
+    }
+
+    /// The file that a process is moved into it by.
+    pub fn procs(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// How many bytes are used now, and how many were at most.
+    pub fn used(&self) -> Option<[u64; 2]> {
+        let read = |file| fs::read_to_string(self.path.join(file)).ok()?.trim().parse().ok();
+        Some([read(self.files[0])?, read(self.files[1])?])
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} could not be removed", self.path.display());
+    }
+}
+
 /// Removes a cgroup and those below it, as far as nothing is in them.
 pub fn remove(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {

@@ -378,14 +378,20 @@ fn a_refused_watch_says_which_permission_is_missing_and_comes_back() {
     assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
 }
 
-#[test]
-fn a_token_that_expired_is_named_and_what_is_in_force_stays() {
+/// An agent whose token the server takes no more.
+fn expired() -> (ApiServer, Agent) {
     let server = cluster();
     let agent = Agent::start(&server);
     agent.wait_synced();
     server.accept_tokens(&["another"]);
     server.cut_watches();
     agent.wait_health(Watched::OwnPods, |health| *health == Health::Troubled(Why::Unauthorized));
+    (server, agent)
+}
+
+#[test]
+fn a_token_that_expired_is_named_and_what_is_in_force_stays() {
+    let (server, agent) = expired();
     assert_eq!(agent.names(Kind::VirtualService), ["echo"]);
     server.accept_tokens(&[TOKEN]);
     agent.wait_health(Watched::OwnPods, |health| *health == Health::Fine);
@@ -393,12 +399,7 @@ fn a_token_that_expired_is_named_and_what_is_in_force_stays() {
 
 #[test]
 fn a_kubeconfig_that_is_written_anew_is_taken_when_the_old_credentials_are_refused() {
-    let server = cluster();
-    let agent = Agent::start(&server);
-    agent.wait_synced();
-    server.accept_tokens(&["another"]);
-    server.cut_watches();
-    agent.wait_health(Watched::OwnPods, |health| *health == Health::Troubled(Why::Unauthorized));
+    let (server, agent) = expired();
     // While it is written it is nothing at all.
     let path = agent.directory.path().join("kubeconfig");
     std::fs::write(&path, "{").unwrap();

@@ -137,7 +137,10 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
 /// Refuses to be one of several that rewrite addresses at the root, unless the
 /// user chose the place.
 pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failure> {
-    if !options.cgroups.is_empty() || options.kubernetes.is_some() {
+    if options.kubernetes.is_some() {
+        return no_other_agent(attached);
+    }
+    if !options.cgroups.is_empty() {
         return Ok(());
     }
     let foreign = attached
@@ -153,6 +156,35 @@ pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failu
     .help(
         "choose the cgroups to attach to: programs of a child run before those of its parents, so \
          for example --cgroup system.slice --cgroup user.slice; or --cgroup / to share the root",
+    ))
+}
+
+/// Refuses to decide beside another agent of the node whose pins and state lie
+/// elsewhere, so that no lock tells. Who may not see the names of programs does not
+/// find it.
+fn no_other_agent(attached: &[Attached]) -> Result<(), Failure> {
+    let is_same = |other: &Attached| {
+        let ours = |one: &Attached| one.ours && one.hook == other.hook && one.name == other.name;
+        !other.ours
+            && matches!(other.hook, Hook::Connect4 | Hook::Connect6)
+            && other.at == other.cgroup
+            && !other.name.is_empty()
+            && attached.iter().any(ours)
+    };
+    let Some(other) = attached.iter().find(|one| is_same(one)) else { return Ok(()) };
+    Err(Failure::new(
+        Exit::No,
+        format!(
+            "another redirector, with its pins elsewhere, already decides connections at {} \
+             (program {}, id {})",
+            other.cgroup.display(),
+            other.name,
+            other.program_id
+        ),
+    )
+    .help(
+        "a node has one agent: end the other release; if it has ended, remove what it left with \
+         redirector unload --yes --bpffs DIRECTORY, the directory of its pins",
     ))
 }
 

@@ -12,7 +12,7 @@
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `grown.json` | the sizes that the tables have grown to |
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
-//! | `daemon.lock` | locked while a daemon lives; holds its process id |
+//! | `daemon.lock` | locked while a daemon lives; holds its process id and host |
 //! | `control.sock` | where a living daemon takes requests |
 
 mod bypass;
@@ -50,6 +50,19 @@ const DRAINING: &str = "draining.json";
 /// How long what a killed daemon leaves behind may live.
 const LEFTOVERS: Duration = Duration::from_secs(2);
 
+/// The process id that a lock's file holds, and the name of its host where that is
+/// not this one.
+fn holder(text: &str) -> (&str, Option<&str>) {
+    let mut words = text.split_whitespace();
+    let pid = words.next().unwrap_or_default();
+    (pid, words.next().filter(|host| *host != host_name()))
+}
+
+/// What this host is called; in a container, that.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 fn is_alive(pid: &str) -> bool {
     Path::new("/proc").join(pid).exists()
 }
@@ -77,12 +90,13 @@ pub enum StateError {
         why: String,
     },
     /// Another daemon has it.
-    #[error("another redirector (process {pid}) uses the state directory {}", path.display())]
+    #[error("another redirector (process {holder}) uses the state directory {}", path.display())]
     Busy {
         /// The directory.
         path: PathBuf,
-        /// The other one, as far as it said.
-        pid: String,
+        /// The other one, as far as it said: its process id, and the host's name
+        /// where it is another. A pod is a host by that.
+        holder: String,
     },
 }
 
@@ -132,7 +146,7 @@ impl StateDir {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let mut pid = String::new();
+        let mut text = String::new();
         let begun = Instant::now();
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -140,20 +154,26 @@ impl StateDir {
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(failed(error.into())),
             }
-            if pid.is_empty() {
-                let _ = file.read_to_string(&mut pid);
+            if text.is_empty() {
+                let _ = file.read_to_string(&mut text);
             }
-            let pid = pid.trim();
-            // A probe of one that was killed may live a moment longer.
-            if !pid.is_empty() && !is_alive(pid) && begun.elapsed() < LEFTOVERS {
+            let (pid, host) = holder(&text);
+            // A probe of one that was killed may live a moment longer. A process of
+            // another host is none of those seen here.
+            let is_gone = host.is_some() || !is_alive(pid);
+            if !pid.is_empty() && is_gone && begun.elapsed() < LEFTOVERS {
                 std::thread::sleep(Duration::from_millis(10));
                 continue;
             }
-            let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();
-            return Err(StateError::Busy { path: self.path.clone(), pid });
+            let holder = match (pid, host) {
+                ("", _) => "unknown".to_owned(),
+                (pid, None) => pid.to_owned(),
+                (pid, Some(host)) => format!("{pid} of {host}"),
+            };
+            return Err(StateError::Busy { path: self.path.clone(), holder });
         }
         file.set_len(0).map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        writeln!(file, "{} {}", std::process::id(), host_name()).map_err(failed)?;
         Ok(Lock { _file: file })
     }
 
@@ -163,9 +183,9 @@ impl StateDir {
         // Whoever gets the lock, if only for reading, is alone with it.
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid).ok()?;
-                pid.trim().parse().ok()
+                let mut text = String::new();
+                file.read_to_string(&mut text).ok()?;
+                holder(&text).0.parse().ok()
             }
             _ => None,
         }
@@ -363,6 +383,15 @@ mod tests {
         drop(lock);
         assert_eq!(state.daemon(), None);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn a_daemon_of_another_pod_is_named_with_the_pod() {
+        let (_root, state) = directory();
+        let _lock = state.lock().unwrap();
+        fs::write(state.path().join("daemon.lock"), "1 redirector-x7f2k\n").unwrap();
+        let refused = state.lock().unwrap_err().to_string();
+        assert!(refused.contains("process 1 of redirector-x7f2k"), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Two agents on one node: the second one says so and ends, and nothing of the
 //! first is lost.
 
+use redirector::datapath::Datapath;
 use redirector_tests::agent::command;
 use redirector_tests::node::Node;
 use serde_json::json;
@@ -28,13 +29,26 @@ pub fn the_second_names_the_first() {
     // As another pod of the same DaemonSet has it.
     let said = refused(&node, |argument| argument);
     assert!(said.contains(&pid) && said.contains("another redirector"), "{said}");
-    // As that of another release: a state directory of its own, the same pins.
-    let elsewhere = format!("--state-dir={}", node.directory.path().join("other").display());
-    let said = refused(&node, |argument| match argument.starts_with("--state-dir=") {
-        true => elsewhere.clone(),
-        false => argument,
-    });
+    // As that of another release: a state directory of its own, the same pins; and
+    // pins of its own, too, so that no lock is shared.
+    let state = format!("--state-dir={}", node.directory.path().join("other").display());
+    let pins = format!("--bpffs={}", node.place.bpffs.path().join("other").display());
+    let with = |own: &[&String]| {
+        refused(&node, |argument| {
+            let name = argument.split('=').next().unwrap_or_default();
+            let own = own.iter().find(|own| own.split('=').next() == Some(name));
+            own.map_or(argument.clone(), |own| (*own).clone())
+        })
+    };
+    let said = with(&[&state]);
     assert!(said.contains(&pid) && said.contains("another redirector"), "{said}");
+    let agents = "--daemon-cgroup=none".to_owned();
+    let said = with(&[&state, &pins, &agents]);
+    assert!(said.contains("with its pins elsewhere"), "{said}");
+    let programs = Datapath::open_read_only(&node.place.pins()).expect("it is loaded");
+    let programs = programs.attachments().expect("its programs");
+    let others: Vec<_> = programs.iter().filter(|one| !one.ours && one.at == one.cgroup).collect();
+    assert!(others.is_empty(), "the other one has left something: {others:?}");
     // The first one goes on as if nothing had been.
     assert_eq!(answered(&container, cluster.service()), "two");
     cluster.pod("b", "node-a", &uid(2), "two", &json!({}));

@@ -44,6 +44,21 @@ struct Row {
     note: String,
 }
 
+/// What the agent's cgroup uses, in bytes: at the end, and at most.
+#[derive(Deserialize)]
+struct Memory {
+    memory: u64,
+    most: u64,
+}
+
+/// A line of the measurement.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Row(Row),
+    Memory(Memory),
+}
+
 /// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
@@ -57,7 +72,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let rows = lines.lines().map(|line| {
         serde_json::from_str(line).with_context(|| format!("not a row of the measurement: {line}"))
     });
-    let table = markdown(&rows.collect::<Result<Vec<Row>>>()?);
+    let table = markdown(&rows.collect::<Result<Vec<Line>>>()?);
     println!("{table}");
     if args.write {
         let text = format!("{}\n\n{table}", made_by(args));
@@ -81,14 +96,28 @@ fn made_by(args: &Args) -> String {
     )
 }
 
-fn markdown(rows: &[Row]) -> String {
+fn markdown(lines: &[Line]) -> String {
     let mut text = "| | p50 | p90 | p99 | longest |\n|---|---|---|---|---|".to_owned();
-    for Row { name, p50, p90, p99, max, note } in rows {
-        let [p50, p90, p99, max] = [p50, p90, p99, max].map(|time| format!("{:.2} ms", time / 1e3));
-        let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
-        let _ = write!(text, "\n| {name}{note} | {p50} | {p90} | {p99} | {max} |");
+    let mut after = String::new();
+    for line in lines {
+        match line {
+            Line::Row(Row { name, p50, p90, p99, max, note }) => {
+                let [p50, p90, p99, max] =
+                    [p50, p90, p99, max].map(|time| format!("{:.2} ms", time / 1e3));
+                let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+                let _ = write!(text, "\n| {name}{note} | {p50} | {p90} | {p99} | {max} |");
+            }
+            Line::Memory(Memory { memory, most }) => {
+                let [memory, most] = [memory, most].map(|bytes| bytes.div_ceil(1 << 20));
+                let _ = write!(
+                    after,
+                    "\n\nThe agent's cgroup, with the tables of the usual sizes on both sides, has \
+                     {memory} MiB at the end, and had {most} MiB at most."
+                );
+            }
+        }
     }
-    text
+    text + &after
 }
 
 #[cfg(test)]
@@ -99,11 +128,17 @@ mod tests {
     fn times_are_shown_in_milliseconds() {
         let line =
             r#"{"name":"idle","pods":2,"p50":250,"p90":300,"p99":4999,"max":12350,"note":"n"}"#;
-        let row: Row = serde_json::from_str(line).unwrap();
-        let table = markdown(&[row]);
+        let table = markdown(&[serde_json::from_str(line).unwrap()]);
         assert!(
             table.ends_with("\n| idle (n) | 0.25 ms | 0.30 ms | 5.00 ms | 12.35 ms |"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn memory_is_told_below_the_table() {
+        let table =
+            markdown(&[serde_json::from_str(r#"{"memory":1048577,"most":2097152}"#).unwrap()]);
+        assert!(table.ends_with("has 2 MiB at the end, and had 2 MiB at most."), "{table}");
     }
 }
