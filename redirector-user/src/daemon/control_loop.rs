@@ -89,7 +89,9 @@ pub(super) struct Daemon {
     /// What has metrics of its own.
     pub(super) kept: metrics::Kept,
     pub(super) verified: Instant,
-    pub(super) verify_took: Duration,
+    /// When the tables were compared last, and how long that took.
+    pub(super) compared: Instant,
+    pub(super) compare_took: Duration,
     pub(super) tested: Option<Instant>,
 }
 

@@ -13,36 +13,39 @@ use crate::datapath::{Error, Hook};
 const HOOKS: [Hook; 5] =
     [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6, Hook::Release];
 
-/// A check takes at most this share of the time.
+/// Comparing the tables takes at most this share of the time.
 const SHARE: u32 = 50;
 
 impl Daemon {
     /// How long the loop may sleep.
     pub(super) fn until_next_check(&self) -> Duration {
-        let check = self.pause().saturating_sub(self.verified.elapsed());
+        let check = self.options.verify.saturating_sub(self.verified.elapsed());
         let over = self.first_bypass_over().map(|over| over.saturating_sub(now()));
         let check = over.map_or(check, |over| check.min(Duration::from_secs(over)));
         self.until_drained().map_or(check, |over| check.min(Duration::from_millis(over)))
     }
 
-    fn pause(&self) -> Duration {
-        self.options.verify.max(self.verify_took * SHARE)
-    }
-
-    /// Compares and mends when it is time to.
+    /// Compares and mends when it is time to: programs and pins every time, and
+    /// tables less often where they are so large that it takes long.
     pub(super) fn check(&mut self) {
-        if self.verified.elapsed() < self.pause() {
+        if self.verified.elapsed() < self.options.verify {
             return;
         }
         self.grow_when_it_is_time();
-        let (before, mended) = (Instant::now(), self.report.drift_repaired);
         self.stop_following();
-        if let Err(error) = self.verify() {
-            tracing::error!("the kernel cannot be compared with what it should be: {error}");
+        let (before, mended) = (Instant::now(), self.report.drift_repaired);
+        let mut checked = self.verify_programs();
+        if checked.is_ok() && self.compared.elapsed() >= self.compare_took * SHARE {
+            checked = self.compare();
+            // Mending takes long and is rare: what has been mended is looked at again
+            // soon.
+            if self.report.drift_repaired == mended {
+                self.compare_took = before.elapsed();
+            }
+            self.compared = Instant::now();
         }
-        // Mending takes long and is rare: what has been mended is looked at again soon.
-        if self.report.drift_repaired == mended {
-            self.verify_took = before.elapsed();
+        if let Err(error) = checked {
+            tracing::error!("the kernel cannot be compared with what it should be: {error}");
         }
         self.grow_memory();
         self.verified = Instant::now();
@@ -51,8 +54,7 @@ impl Daemon {
         }
     }
 
-    fn verify(&mut self) -> Result<(), Error> {
-        self.verify_programs()?;
+    fn compare(&mut self) -> Result<(), Error> {
         self.verify_tables()?;
         let sources = self.datapath.sources()?;
         if self.tracker.correct(sources) {
