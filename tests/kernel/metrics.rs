@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use redirector::daemon::metrics::OTHER;
 use redirector::daemon::metrics::families::{FAMILIES, Kind, PREFIX};
 use redirector_tests::child;
-use redirector_tests::scene::{Scene, dial, free, gateway, scrape};
+use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split};
 use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -90,6 +90,30 @@ fn what_is_exported_is_what_the_list_says() {
             assert!(count > 0 || family.name == "watch_up", "{name}{part} has no sample: {page}");
         }
     }
+}
+
+#[test]
+fn a_share_without_endpoints_is_told_as_the_alert_about_it_wants() {
+    let Some(scene) = Scene::new("empty", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let rule = split(&[("one", 50), ("three", 50)]);
+    scene.redirector.write("rules.yaml", &rule);
+    let base = scene.base().replace("subsets: [", "subsets: [{name: three, labels: {v: three}}, ");
+    scene.redirector.write("base.yaml", &base);
+    let at = metrics.to_string();
+    let _daemon = scene.redirector.start_with(&["--metrics-address", &at]);
+    let refused = (0..40).filter(|_| scene.answer(&scene.client()) != "one").count();
+    let page = scrape(metrics);
+    let samples = samples(&page);
+    let of = |name: &str, subset: &str| {
+        let mut of = samples.iter().filter(|one| one.name == name);
+        of.find(|one| one.labels["subset"] == subset).map(|one| one.value)
+    };
+    assert!(refused > 0);
+    assert_eq!(of("redirector_refused_total", "three"), Some(refused as f64), "{page}");
+    assert_eq!(of("redirector_endpoints", "three"), Some(0.0), "{page}");
+    assert_eq!(of("redirector_endpoints", "one"), Some(1.0), "{page}");
+    assert_eq!(of("redirector_established_total", "one"), None, "without accounting");
 }
 
 /// Where the servers of the many services would be.

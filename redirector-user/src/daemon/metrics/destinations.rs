@@ -73,10 +73,10 @@ pub fn destinations(daemon: &Daemon, names: &Names<'_>, kept: &mut Kept, page: &
     // Several destinations may carry the same labels, such as those that clients
     // of two namespaces see differently: the one with the fewest counts.
     let mut endpoints: BTreeMap<Labels, usize> = BTreeMap::new();
-    for (number, destination) in &image.destinations {
-        let Some(id) = names.destinations.get(number) else { continue };
-        let range = destination.first..destination.first.saturating_add(destination.count);
-        let slots = image.backends.range(range);
+    for (number, id) in &names.destinations {
+        // One without endpoints is all zero, and so has no entry.
+        let placed = image.destinations.get(number).copied().unwrap_or_default();
+        let slots = image.backends.range(placed.first..placed.first.saturating_add(placed.count));
         let count = slots.map(|(_, slot)| (slot.addr, slot.port)).collect::<BTreeSet<_>>().len();
         let fewest = endpoints.entry(destination_labels(id)).or_insert(count);
         *fewest = count.min(*fewest);
