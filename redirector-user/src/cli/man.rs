@@ -80,9 +80,7 @@ fn page(command: clap::Command, others: &[&str]) -> Result<String, Failure> {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
     let about = format!("{}\n\n{rest}", about.unwrap_or_default()).trim().to_owned();
     let usage = command.clone().render_usage().to_string();
-    let name = command.get_bin_name().unwrap_or("redirector").to_owned();
-    // The name is put there by whoever writes the page.
-    let usage = usage.trim_start_matches("Usage: ").trim_start_matches(&*name).trim().to_owned();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
     let title = command.get_name().to_uppercase();
     let command = command.override_usage(usage).long_about(about);
     let subcommands = command.has_subcommands();
@@ -106,7 +104,9 @@ fn page(command: clap::Command, others: &[&str]) -> Result<String, Failure> {
     let page = String::from_utf8_lossy(&page);
     let (definition, _) = page.split_once(".TH").unwrap_or_default();
     let once = format!("{definition}{}", page.replace(definition, ""));
-    Ok(once.replace(".br\n\n.br\n", ".sp\n"))
+    // An empty date has to be there, or the version would be taken for it.
+    let dated = once.replacen(" 1  \"", " 1 \"\" \"", 1);
+    Ok(dated.replace(".br\n\n.br\n", ".sp\n"))
 }
 
 /// The sections at the end of each page.

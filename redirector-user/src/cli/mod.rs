@@ -288,6 +288,17 @@ mod tests {
             let page = directory.join(format!("redirector-{name}.1"));
             let page = std::fs::read_to_string(&page).unwrap_or_default();
             assert!(page.contains(".SH NAME\nredirector\\-"), "{name}: {page}");
+            let synopsis = format!(".SH SYNOPSIS\n\\fBredirector {}\\fR", name.replace('-', "\\-"));
+            assert!(page.contains(&synopsis), "{name}: {page}");
+            let known = [
+                "TH", "SH", "TP", "PP", "IP", "RS", "RE", "br", "sp", "nf", "fi", "ie", "el", "ds",
+            ];
+            for request in page.lines().filter_map(|line| line.strip_prefix('.')) {
+                let request = request.split(' ').next().unwrap_or_default();
+                assert!(known.contains(&request), "{name}: .{request} is no request of man(7)");
+            }
+            assert_eq!(page.matches(".TH ").count(), 1, "{name}");
+            assert!(page.contains(" 1 \"\" \"redirector"), "{name}: the date and the version");
             assert!(page.contains(".SH EXAMPLES\n.nf\nredirector"), "{name}: {page}");
             for long in sub.get_arguments().filter_map(|arg| arg.get_long()) {
                 let option = format!("\\-\\-{}", long.replace('-', "\\-"));
@@ -314,10 +325,31 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_gets_its_completions() {
-        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+    fn every_shell_completes_every_command_with_all_its_options() {
+        let script = |shell| {
             let (exit, out, _) = answer(&["completions", shell], &[]);
-            assert!(exit == 0 && out.contains("log-level"), "{shell}: {out}");
+            assert_eq!(exit, 0, "{shell}");
+            out
+        };
+        let [bash, fish] = ["bash", "fish"].map(script);
+        let others = ["zsh", "elvish", "powershell"].map(script);
+        for sub in command(&Env::default()).get_subcommands() {
+            let name = sub.get_name();
+            // In bash a list of options each, in fish a line for each of them.
+            let case = format!("  redirector__subcmd__{})\n", name.replace('-', "__subcmd__"));
+            let listed = bash.split(&case).nth(1).unwrap_or_else(|| panic!("bash: {name}"));
+            let listed: Vec<&str> = listed.lines().next().unwrap_or_default().split(' ').collect();
+            let condition = format!("__fish_redirector_using_subcommand {name}\"");
+            let lines: Vec<&str> = fish.lines().filter(|line| line.contains(&condition)).collect();
+            for long in sub.get_arguments().filter_map(|arg| arg.get_long()) {
+                let option = format!("--{long}");
+                let has = |word: &&str| word.trim_matches('"').trim_end_matches('"') == option;
+                assert!(listed.iter().any(has), "bash: {name} {option}: {listed:?}");
+                let has = |line: &&str| line.contains(&format!(" -l {long} "));
+                assert!(lines.iter().any(has), "fish: {name} {option}");
+                assert!(others.iter().all(|script| script.contains(&option)), "{name} {option}");
+            }
+            assert!(others.iter().all(|script| script.contains(name)), "{name}");
         }
     }
 
