@@ -111,6 +111,84 @@ fn the_same_object_twice_is_a_warning_and_an_unknown_field_names_the_nearest() {
 }
 
 #[test]
+fn thousands_of_findings_are_shown_with_their_lines() {
+    let rule = |at: usize| {
+        format!(
+            r#"{{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":
+            {{"name":"ü{at}"}},"spec":{{"hosts":["h{at}.x"],"tcp":[{{"route":[{{"destination":
+            {{"host":"h{at}.x"}}}}]}}]}}}}"#
+        )
+        .replace(['\n', ' ', 'ü'], "")
+        .replace(
+            "\"name\":\"",
+            "\"labels\":{\"l\":\"\"},\"annotations\":{\"a\":\"ä\"},\"name\":\"v",
+        )
+    };
+    // Once with a line each, once all on one line: neither may cost more for
+    // what stands before it.
+    for separator in ["\n---\n", ","] {
+        let items: Vec<String> = (0..5_000).map(rule).collect();
+        let mut text = items.join(separator);
+        if separator == "," {
+            text = format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{text}]}}");
+        }
+        let (_directory, path) = file(&text);
+        let answer = redirector(&["check", &path]);
+        let (_, end) = answer.out.trim_end().rsplit_once('\n').unwrap_or_default();
+        assert_eq!(end, "5000 documents, 0 errors, 10000 warnings", "{}", answer.err);
+        let carets = answer.out.lines().filter(|line| line.trim_end().ends_with('^')).count();
+        assert_eq!(carets, 10_000);
+        assert_eq!(answer.exit, 0);
+    }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_does_not_change_the_answer() {
+    let (_directory, path) = file(&SERVICE.replace("19000", "70000"));
+    for output in ["text", "json", "sarif"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_redirector-under-test"))
+            .env_clear()
+            .args(["check", "--output", output, "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        // Nobody reads: it cannot have written yet, since it waits for its input.
+        drop(child.stdout.take());
+        let mut stdin = child.stdin.take().expect("a pipe");
+        std::io::copy(&mut fs::File::open(&path).expect("the file"), &mut stdin).expect("written");
+        drop(stdin);
+        assert_eq!(child.wait().expect("it ends").code(), Some(1), "{output}");
+    }
+}
+
+#[test]
+fn a_code_is_explained_for_scripts_too() {
+    let page = redirector(&["check", "--code", "rd3008", "--output", "json"]).json();
+    assert_eq!((&page["code"], &page["istio"]), (&"RD3008".into(), &"IST0101".into()));
+    assert!(page["meaning"].as_str().is_some_and(|text| text.contains("subset")), "{page:#}");
+}
+
+#[test]
+fn a_kind_that_is_no_string_is_called_so() {
+    let (_directory, path) = file("apiVersion: v1\nkind: 5\n");
+    let answer = redirector(&["check", &path]);
+    assert!(answer.out.contains("kind is a string, this is the number 5"), "{}", answer.out);
+}
+
+#[test]
+fn what_needs_a_daemon_says_that_nothing_is_loaded() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let below = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    for command in [["rollback", "1"], ["log-level", "info"]] {
+        let answer = redirector(
+            &[&command[..], &["--bpffs", &below("pins"), "--state-dir", &below("state")]].concat(),
+        );
+        assert_eq!(answer.exit, 4, "{command:?}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_path_that_is_missing_is_named() {
     for args in [
         ["check", "/no/such/file"].as_slice(),

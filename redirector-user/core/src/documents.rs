@@ -166,12 +166,15 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             }
             return;
         }
-        let missing: Vec<&str> = ["apiVersion", "kind"]
-            .into_iter()
-            .filter(|name| root.get(name).and_then(Node::as_str).is_none())
-            .collect();
-        let message = match root.value {
-            Value::Map(_) => format!("the document has no {}", missing.join(" and no ")),
+        let missing: Vec<&str> =
+            ["apiVersion", "kind"].into_iter().filter(|name| root.get(name).is_none()).collect();
+        let wrong = ["apiVersion", "kind"].into_iter().find_map(|name| {
+            let value = root.get(name).filter(|value| value.as_str().is_none())?;
+            Some(format!("{name} is a string, this is {}", value.value.describe()))
+        });
+        let message = match (&root.value, wrong) {
+            (Value::Map(_), Some(wrong)) if missing.is_empty() => wrong,
+            (Value::Map(_), _) => format!("the document has no {}", missing.join(" and no ")),
             _ => format!(
                 "a document is a map with apiVersion and kind, this is {}",
                 root.value.describe()

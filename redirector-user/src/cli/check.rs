@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use redirector_core::check;
-use redirector_core::diag::{codes, nearest, sarif};
+use redirector_core::diag::{Code, Severity, codes, nearest, sarif};
+use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
 use super::{Common, Context, Exit, Failure, Output};
-use crate::output::render;
+use crate::output::{Lines, render};
 
 /// Validates documents and says everything that is wrong or suspicious; touches nothing
 #[derive(clap::Args, Debug)]
@@ -34,19 +35,23 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     if let Some(id) = &args.code {
-        return explain(id, context);
+        if common.sarif {
+            return Err(Failure::new(Exit::Usage, "a code is explained as text or JSON"));
+        }
+        return explain(id, common, context);
     }
     let documents = Documents::read(&args.paths);
     let settings = args.settings.settings(false);
     let report = check::check(&documents.readings, &documents.diagnostics, &settings);
-    match common.output {
+    let exit = if report.errors > 0 { Exit::No } else { Exit::Fine };
+    let written = match common.output {
         Output::Json if common.sarif => {
-            context.print_json(&sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION")))?;
+            context.print_json(&sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION")))
         }
-        Output::Json => context.print_json(&report)?,
+        Output::Json => context.print_json(&report),
         Output::Text => {
             let style = context.style();
-            let mut lines = &documents;
+            let mut lines = Lines::new(&documents.texts);
             let mut text = String::new();
             for diagnostic in &report.diagnostics {
                 text.push_str(&render(diagnostic, &mut lines, style));
@@ -57,21 +62,50 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                 counted(report.errors, "error"),
                 counted(report.warnings, "warning")
             ));
-            context.print_text(&text)?;
+            context.print_text(&text)
+        }
+    };
+    context.answered(written, exit)
+}
+
+/// The page of a code, for scripts.
+#[derive(Serialize)]
+struct Page {
+    code: &'static str,
+    severity: Severity,
+    istio: Option<&'static str>,
+    title: &'static str,
+    meaning: &'static str,
+    help: &'static str,
+    example: &'static str,
+}
+
+impl Page {
+    const fn of(code: &'static Code) -> Self {
+        Self {
+            code: code.id,
+            severity: code.severity,
+            istio: code.istio,
+            title: code.title,
+            meaning: code.meaning,
+            help: code.mend,
+            example: code.example,
         }
     }
-    Ok(if report.errors > 0 { Exit::No } else { Exit::Fine })
 }
 
 /// Prints the page of a code.
-fn explain(id: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
+fn explain(id: &str, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let Some(code) = codes::find(id) else {
         let near = nearest(id, codes::all().map(|code| code.id));
         let mut failure = Failure::new(Exit::Usage, format!("there is no code {id}"));
         failure.help = near.map(|near| format!("did you mean {near}?"));
         return Err(failure);
     };
-    context.print_text(&code.page())?;
+    match common.output {
+        Output::Json => context.print_json(&Page::of(code))?,
+        Output::Text => context.print_text(&code.page())?,
+    }
     Ok(Exit::Fine)
 }
 

@@ -12,6 +12,7 @@ use redirector_core::world::{ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
 use super::{Context, Exit, Failure};
+use crate::output::plain;
 use crate::source::files::{Text, read_all};
 
 /// Flags that decide what documents mean.
@@ -92,9 +93,9 @@ impl Documents {
     pub fn insist(&self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Some((last, others)) = self.diagnostics.split_last() else { return Ok(()) };
         for diagnostic in others {
-            context.note(&format!("error: {}", diagnostic.message));
+            context.note(&format!("error: {}", plain(&diagnostic.message)));
         }
-        Err(Failure::new(Exit::No, last.message.clone()))
+        Err(Failure::new(Exit::No, plain(&last.message)))
     }
 
     /// The good objects, in the order in which they were read.
@@ -112,14 +113,5 @@ impl Documents {
             world.insert(object.clone());
         }
         world
-    }
-}
-
-impl crate::output::SourceLines for &Documents {
-    fn line(&mut self, file: &str, line: u32) -> Option<String> {
-        let (_, bytes): &(Arc<str>, Vec<u8>) =
-            self.texts.iter().find(|(name, _)| **name == *file)?;
-        let text = yaml::decode_bytes(bytes).ok()?;
-        text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?).map(str::to_owned)
     }
 }

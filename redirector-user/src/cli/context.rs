@@ -95,6 +95,16 @@ impl Context<'_> {
         self.print(&(json + "\n"))
     }
 
+    /// The exit code of an answer that was written. A reader who has seen enough
+    /// (`redirector status | head -1`) does not change the answer.
+    pub fn answered(&self, written: Result<(), Failure>, exit: Exit) -> Result<Exit, Failure> {
+        match written {
+            Ok(()) => Ok(exit),
+            Err(failure) if failure.exit == Exit::Fine => Ok(exit),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Writes a note to standard error; nobody is there to be told when that
     /// fails. It is folded on a terminal only: elsewhere, as in a journal, a line
     /// is a record.

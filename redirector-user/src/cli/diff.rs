@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::config::Documents;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
-use crate::output::{Style, destination_name, route_name, source_name};
+use crate::output::{Style, destination_name, place_name, route_name, source_name};
 
 /// What the running tables would change if these files were applied; changes nothing
 #[derive(clap::Args, Debug)]
@@ -142,7 +142,7 @@ fn changes(before: &Plan, after: &Plan) -> Vec<Change> {
         compare("destination", destination_name(id), text(before), text(after));
     }
     for id in union(before.sources.keys(), after.sources.keys()) {
-        let text = |plan: &Plan| Some(format!("{:?}", plan.sources.get(id)?.selector));
+        let text = |plan: &Plan| Some(place_name(&plan.sources.get(id)?.selector));
         compare("workload", source_name(id), text(before), text(after));
     }
     changes

@@ -133,14 +133,14 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Some(image.diff(&wanted.without_zeroes()).len())
     });
     let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;
-    match common.output {
-        Output::Json => context.print_json(&answer)?,
+    let written = match common.output {
+        Output::Json => context.print_json(&answer),
         Output::Text => {
             let text = text(&answer, context.style());
-            context.print_text(&text)?;
+            context.print_text(&text)
         }
-    }
-    Ok(if answer.healthy { Exit::Fine } else { Exit::No })
+    };
+    context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
 }
 
 fn answer(

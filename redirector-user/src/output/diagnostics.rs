@@ -5,12 +5,26 @@ use std::fmt::Write;
 
 use redirector_core::diag::{Diagnostic, Severity};
 
-use super::{Style, WIDTH};
+use super::{Style, WIDTH, plain};
 
 /// Where the text of a file comes from when one of its lines is shown.
 pub trait SourceLines {
-    /// The line (counted from 1) of a file, without its end.
-    fn line(&mut self, file: &str, line: u32) -> Option<String>;
+    /// A line (counted from 1) of a file, without its end, or where it is long
+    /// `most` characters of it around the column (counted from 1, 0 for none).
+    fn excerpt(&mut self, file: &str, line: u32, column: u32, most: usize) -> Option<Excerpt>;
+}
+
+/// A line of a file, or the part of it around a column.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Excerpt {
+    /// What there is to show.
+    pub shown: String,
+    /// The line has more before it.
+    pub more_before: bool,
+    /// The line has more behind it.
+    pub more_behind: bool,
+    /// The column, as the number of characters of `shown` that stand before it.
+    pub caret: Option<usize>,
 }
 
 /// What stands beside a line that is shown: " | " and two marks where it is cut.
@@ -27,10 +41,10 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
         Some(istio) => format!("[{} {istio}]", diagnostic.code),
         None => format!("[{}]", diagnostic.code),
     };
-    let mut text = format!("{severity}{}: {}\n", style.strong(code), diagnostic.message);
+    let mut text = format!("{severity}{}: {}\n", style.strong(code), plain(&diagnostic.message));
     let mut place = String::new();
     if let Some(file) = &diagnostic.file {
-        place.push_str(file);
+        place.push_str(&plain(file));
         if diagnostic.line > 0 {
             let _ = write!(place, ":{}", diagnostic.line);
             if diagnostic.column > 0 {
@@ -40,6 +54,7 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
     }
     let what = [diagnostic.object.as_deref().unwrap_or(""), &diagnostic.path];
     let what = what.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
+    let what = plain(&what);
     match (place.is_empty(), what.is_empty()) {
         (false, false) => {
             let _ = writeln!(text, "  {} {place} ({what})", style.faint("-->"));
@@ -52,14 +67,16 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
         }
         (true, true) => {}
     }
-    let line = match (&diagnostic.file, diagnostic.line) {
-        (Some(file), line) if line > 0 => sources.line(file, line),
+    let excerpt = match (&diagnostic.file, diagnostic.line) {
+        (Some(file), line) if line > 0 => {
+            let room = WIDTH.saturating_sub(line.to_string().len() + BESIDE);
+            sources.excerpt(file, line, diagnostic.column, room)
+        }
         _ => None,
     };
-    if let Some(line) = line {
+    if let Some(excerpt) = excerpt {
         let number = diagnostic.line.to_string();
-        let room = WIDTH.saturating_sub(number.len() + BESIDE);
-        let (shown, caret) = around(&line, diagnostic.column as usize, room);
+        let (shown, caret) = drawn(&excerpt);
         let _ = writeln!(text, "{} {} {shown}", style.faint(&number), style.faint("|"));
         if let Some(caret) = caret {
             let blank = " ".repeat(number.len());
@@ -68,48 +85,31 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
         }
     }
     if let Some(help) = &diagnostic.help {
-        let _ = writeln!(text, "  {}: {help}", style.help("help"));
+        let _ = writeln!(text, "  {}: {}", style.help("help"), plain(help));
     }
     text.push('\n');
     text
 }
 
-/// The part of a line to show, no more than `most` characters, and where in it the
-/// caret stands. Tabs and control characters become single spaces, so that the
-/// caret is under its column whatever the terminal does.
-fn around(line: &str, column: usize, most: usize) -> (String, Option<usize>) {
-    let characters: Vec<char> =
-        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let caret = column.checked_sub(1).map(|at| at.min(characters.len()));
-    let start = match caret {
-        Some(at) if at > most * 3 / 4 => at - most / 2,
-        _ => 0,
-    };
-    let end = characters.len().min(start + most);
+/// A line, or its part, and where in it the caret stands. Tabs and control
+/// characters become single spaces, so that the caret is under its column
+/// whatever the terminal does.
+fn drawn(excerpt: &Excerpt) -> (String, Option<usize>) {
     let mut shown = String::new();
-    let mut shift = 0;
-    if start > 0 {
-        shown.push('…');
-        shift = 1;
-    }
-    shown.extend(&characters[start..end]);
-    if end < characters.len() {
+    if excerpt.more_before {
         shown.push('…');
     }
-    (shown, caret.map(|at| at - start + shift))
+    shown.extend(excerpt.shown.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    if excerpt.more_behind {
+        shown.push('…');
+    }
+    (shown, excerpt.caret.map(|caret| caret + usize::from(excerpt.more_before)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct OneLine(&'static str);
-
-    impl SourceLines for OneLine {
-        fn line(&mut self, _: &str, _: u32) -> Option<String> {
-            Some(self.0.to_owned())
-        }
-    }
+    use crate::output::Lines;
 
     fn diagnostic(column: u32) -> Diagnostic {
         Diagnostic {
@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_caret_stands_under_the_column() {
-        let text = render(&diagnostic(11), &mut OneLine("  weight: -1"), Style::new(false));
+        let texts = [("rules.yaml".into(), format!("{}\t weight: -1", "\n".repeat(16)).into())];
+        let text = render(&diagnostic(11), &mut Lines::new(&texts), Style::new(false));
         assert_eq!(
             text,
             "error[RD1001]: weight is negative\n  \
@@ -141,14 +142,24 @@ mod tests {
 
     #[test]
     fn a_very_long_line_is_shown_around_its_column() {
-        let (shown, caret) = around(&"x".repeat(100_000), 50_000, 70);
-        assert_eq!(shown.chars().count(), 72, "with a mark on both sides");
-        assert_eq!(caret, Some(36));
+        let long = format!("{}{}^{}", "\n".repeat(16), "x".repeat(50_000), "x".repeat(50_000));
+        let texts = [("rules.yaml".into(), long.into())];
+        let text = render(&diagnostic(50_001), &mut Lines::new(&texts), Style::new(false));
+        let lines: Vec<&str> = text.lines().collect();
+        let caret = lines[3].chars().position(|c| c == '^').expect("a caret");
+        assert_eq!(lines[2].chars().nth(caret), Some('^'), "{text}");
+        assert!(lines[2].chars().count() <= WIDTH, "{text}");
+        assert!(lines[2].ends_with('…') && lines[2].contains("| …"), "{text}");
     }
 
     #[test]
-    fn a_column_beyond_the_line_points_behind_it() {
-        assert_eq!(around("ab", 9, 70), ("ab".to_owned(), Some(2)));
-        assert_eq!(around("", 1, 70), (String::new(), Some(0)));
+    fn names_and_texts_of_others_cannot_paint_the_terminal() {
+        let mut finding = diagnostic(0);
+        finding.message = "found \"\u{1b}[2J\"".into();
+        finding.file = Some("a\u{1b}[31m\n.yaml".into());
+        finding.help = Some("\u{1b}]0;title\u{7}".into());
+        let text = render(&finding, &mut Lines::new(&[]), Style::new(false));
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
     }
 }

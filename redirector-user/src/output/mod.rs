@@ -3,14 +3,18 @@
 
 mod diagnostics;
 mod fold;
+mod lines;
 mod names;
+mod plain;
 mod style;
 mod table;
 mod time;
 
-pub use diagnostics::{SourceLines, render};
+pub use diagnostics::{Excerpt, SourceLines, render};
 pub use fold::{WIDTH, folded, hang_at, width};
-pub use names::{destination_name, route_name, rule_name, source_name};
+pub use lines::Lines;
+pub use names::{destination_name, place_name, route_name, rule_name, source_name};
+pub use plain::plain;
 pub use style::Style;
 pub use table::{Align, Table};
 pub use time::time;

@@ -1,6 +1,6 @@
 //! How things that have numbers in the kernel are called.
 
-use redirector_core::plan::{DestinationId, RouteId, RuleId, RuleList, SourceId};
+use redirector_core::plan::{DestinationId, RouteId, RuleId, RuleList, SourceId, SourceSelector};
 
 /// `VirtualService/default/echo tcp[0]`, as `explain` shows a rule.
 pub fn rule_name(rule: &RuleId) -> String {
@@ -34,4 +34,13 @@ pub fn destination_name(destination: &DestinationId) -> String {
 /// `namespace/name`.
 pub fn source_name(source: &SourceId) -> String {
     format!("{}/{}", source.namespace, source.name)
+}
+
+/// Where the processes of a workload are found.
+pub fn place_name(selector: &SourceSelector) -> String {
+    match selector {
+        SourceSelector::Cgroup(path) => format!("cgroup {path}"),
+        SourceSelector::Netns(path) => format!("network namespace {path}"),
+        SourceSelector::PodUid(uid) => format!("pod {uid}"),
+    }
 }
