@@ -210,6 +210,15 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
     let datapath = args.kernel.open()?;
     let (active, image) = datapath.dump_active()?;
     let snapshot = args.kernel.snapshot(active.generation, context)?;
+    if snapshot.is_none() && from_names(args) {
+        return Err(Failure::input(
+            "which workloads and gateways are in force is not known by name",
+        )
+        .help(
+            "ask by process (--from-pid, --from-cgroup), name the daemon's --state-dir, or \
+                 start `redirector run`, which writes the names again",
+        ));
+    }
     let (world, layout) = match &snapshot {
         Some(snapshot) => (snapshot.world(), snapshot.layout.clone()),
         None => (World::default(), Layout::default()),
@@ -257,11 +266,10 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         _ => (QuerySource::Unknown, Some(0)),
     };
     let query = query(args, source);
-    let mut explanation = match (&snapshot, explain_with(&world, &registry, &query)) {
-        (_, Ok(explanation)) => explanation,
-        (Some(_), Err(error)) => return Err(Failure::input(error.to_string())),
+    let mut explanation = match &snapshot {
+        Some(_) => explained(&world, &registry, &query)?,
         // Without documents nothing is known about names.
-        (None, Err(_)) => unnamed(&query),
+        None => unnamed(&query),
     };
     explanation.notes.extend(notes);
     if query.gateway.is_some() {
@@ -285,6 +293,13 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         )),
     }
     Ok(explanation)
+}
+
+/// Whether the question is put in names, which are not in the kernel.
+const fn from_names(args: &Args) -> bool {
+    args.source.from_workload.is_some()
+        || args.source.from_namespace.is_some()
+        || args.gateway.is_some()
 }
 
 fn unnamed(query: &Query) -> Explanation {
@@ -364,10 +379,13 @@ fn text(explanation: &Explanation, style: Style) -> String {
     };
     let _ = writeln!(text, "  {verdict}{handled}");
     if let Some(frontend) = &explanation.frontend {
+        let service = frontend.service.as_ref().map(|name| format!(" of {name}"));
         let _ = writeln!(
             text,
-            "  frontend {} port {} of {}",
-            frontend.prefix, frontend.port, frontend.service
+            "  frontend {} port {}{}",
+            frontend.prefix,
+            frontend.port,
+            service.unwrap_or_default()
         );
     }
     match &explanation.rule {

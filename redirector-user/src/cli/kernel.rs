@@ -1,6 +1,8 @@
 //! What the commands that look into the kernel have in common.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::StatVfsMountFlags;
 
 use super::{Context, Exit, Failure};
 use crate::daemon::control::{self, Request, Response};
@@ -45,6 +47,8 @@ impl KernelArgs {
     pub fn ask(&self, request: &Request, without: &str) -> Result<Response, Failure> {
         let state = self.state();
         if state.daemon().is_none() {
+            // Where nothing is loaded there is nothing to ask about, either.
+            self.open()?;
             return Err(Failure::new(Exit::No, format!("no daemon runs, {without}")).help(
                 "start `redirector run`; the kernel keeps the last configuration meanwhile",
             ));
@@ -92,6 +96,19 @@ impl KernelArgs {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Why nothing below a directory of pins can be opened, when that is so because
+/// it is mounted read-only: the kernel opens no pinned program there.
+pub fn read_only(bpffs: &Path) -> Option<Failure> {
+    let there = bpffs.ancestors().find(|path| path.exists())?;
+    let mount = rustix::fs::statvfs(there).ok()?;
+    mount.f_flag.contains(StatVfsMountFlags::RDONLY).then(|| {
+        let message = format!("{} is on a file system that is mounted read-only", bpffs.display());
+        let help = "pinned maps and programs are opened and made on a writable bpffs only: mount \
+                    it so (mount -o remount,rw), in a container without readOnly";
+        Failure::new(Exit::Unable, message).help(help)
+    })
 }
 
 impl From<datapath::Error> for Failure {

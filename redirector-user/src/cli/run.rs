@@ -171,9 +171,11 @@ fn metrics(text: &str) -> Result<Metrics, String> {
 }
 
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    log::start(&args.log_level, args.log_format, context.err_style().enabled()).map_err(|why| {
-        Failure::new(Exit::Usage, format!("--log-level {}: {why}", args.log_level))
-    })?;
+    log::start(&args.log_level, args.log_format, context.err_style().enabled())
+        .map_err(|why| Failure::new(Exit::Usage, format!("--log-level: {why}")))?;
+    if let Some(failure) = super::kernel::read_only(&args.kernel.bpffs) {
+        return Err(failure);
+    }
     daemon::run(Options {
         config: args.config.clone(),
         kubernetes: args.kubernetes.setup(args.times.debounce),

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -23,7 +23,7 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts it. `level` is a word (`error` to `trace`) or a filter of
 /// tracing-subscriber, `redirector::source=debug,info`.
-pub fn start(level: &str, format: Format, colour: bool) -> Result<(), ParseError> {
+pub fn start(level: &str, format: Format, colour: bool) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(filter(level)?);
     // Under a supervisor that keeps the time, as journald does, still fine.
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
@@ -41,16 +41,51 @@ pub fn start(level: &str, format: Format, colour: bool) -> Result<(), ParseError
 
 /// Changes the level while it runs.
 pub fn set_level(level: &str) -> Result<(), String> {
-    let filter = filter(level).map_err(|why| format!("{level} is no level: {why}"))?;
+    let filter = filter(level)?;
     let handle = LEVEL.get().ok_or("the log belongs to another program")?;
     handle.reload(filter).map_err(|error| error.to_string())
 }
 
+/// The words that are levels, beside the numbers 0 to 5.
+const WORDS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// What the programs in the kernel are asked to log is said, unless the level
 /// says otherwise of them by name.
-fn filter(level: &str) -> Result<EnvFilter, ParseError> {
-    if level.contains(TARGET) {
-        return EnvFilter::try_new(level);
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    // To the library any word is a part of the program, and one that does not
+    // exist leaves a log without a line.
+    for directive in level.split(',').map(str::trim) {
+        let word = directive.to_ascii_lowercase();
+        let part = directive.contains(['=', '[', ':']) || directive == "redirector";
+        if !part
+            && !word.parse::<u8>().is_ok_and(|number| number <= 5)
+            && !WORDS.contains(&word.as_str())
+        {
+            return Err(format!(
+                "\"{directive}\" is no level: expected error, warn, info, debug or trace, or a \
+                 filter such as redirector::source=debug"
+            ));
+        }
     }
-    EnvFilter::try_new(format!("{level},{TARGET}=trace"))
+    let filter = if level.contains(TARGET) {
+        EnvFilter::try_new(level)
+    } else {
+        EnvFilter::try_new(format!("{level},{TARGET}=trace"))
+    };
+    filter.map_err(|why| format!("{level} is no level: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_filters_are_taken() {
+        for good in ["info", "DEBUG", "off", "3", "info,redirector::source=trace", "redirector"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["bogus", "inof", "", "info,", "info,wran", "a=b=c", "9"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+    }
 }

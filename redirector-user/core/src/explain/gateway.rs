@@ -59,7 +59,7 @@ pub(super) fn explain(
         answer.frontend = Some(FrontendView {
             prefix: IpNet::from(ip).to_string(),
             port: query.destination.port(),
-            service: format!("{}/{}", service.namespace, service.name),
+            service: Some(format!("{}/{}", service.namespace, service.name)),
         });
     }
     let workload = &reached.workload;

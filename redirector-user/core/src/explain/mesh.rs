@@ -36,7 +36,7 @@ pub(super) fn explain(
     answer.frontend = Some(FrontendView {
         prefix: prefix_text(&prefix),
         port,
-        service: format!("{}/{}", claim.service.object.namespace, claim.service.object.name),
+        service: Some(format!("{}/{}", claim.service.object.namespace, claim.service.object.name)),
     });
     let dial = Dial { address: dialled, port, gateway: MESH };
     let asked = Asked { book: &book, claim: &claim, dial: &dial, who: &who };

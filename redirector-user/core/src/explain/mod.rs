@@ -156,8 +156,9 @@ pub struct FrontendView {
     pub prefix: String,
     /// Its port.
     pub port: u16,
-    /// The service that owns it, `namespace/name`.
-    pub service: String,
+    /// The service that owns it, `namespace/name`; `None` where the tables are
+    /// known by number only.
+    pub service: Option<String>,
 }
 
 /// A rule.

@@ -42,7 +42,7 @@ pub fn answer(
         explanation.frontend = Some(FrontendView {
             prefix: id.prefix.to_string(),
             port: id.port,
-            service: owner.map_or_else(String::new, |o| format!("{}/{}", o.namespace, o.name)),
+            service: owner.map(|o| format!("{}/{}", o.namespace, o.name)),
         });
         match for_class(image, verdict, class).kind() {
             VerdictKind::Pass => {}
