@@ -11,9 +11,12 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
         answer.side,
         if answer.in_step { "" } else { ", the other side lies behind" }
     );
+    let mut first = true;
     let mut part = |name: &str, table: Table| {
         if headings {
             text.push_str(&format!("\n{name}\n"));
+        } else if !std::mem::take(&mut first) {
+            text.push('\n');
         }
         text.push_str(if table.is_empty() { "  none\n" } else { "" });
         if !table.is_empty() {

@@ -83,7 +83,8 @@ families! {
     Counter "watch_drift_total" NONE, "Objects that differed from a fresh list";
     Gauge "map_fill_ratio" &["map"], "Entries of a table in relation to its size";
     Gauge "tables_fixed" NONE, "1 when the tables may not grow (--fixed-sizes)";
-    Counter "decisions_total" &["outcome"], "Connections to addresses that are served here";
+    Counter "decisions_total" &["outcome"],
+        "Connections to addresses that are served here; among the refused are the self-test's own";
     Counter "unknown_source_total" NONE,
         "Decisions that asked for the source of a caller in no known workload";
     Counter "memory_full_total" NONE,

@@ -10,7 +10,7 @@ pub fn family(arrivals: &Arrivals, page: &mut Page) {
         [("true", arrivals.expected_times()), ("false", arrivals.other_times())]
     {
         let labels = labels([("expected", expected.to_owned())]);
-        let buckets = times.cumulative().into_iter();
+        let buckets = times.cumulative();
         let buckets = buckets.map(|(bound, count)| (bound.map(|bound| bound.as_secs_f64()), count));
         page.histogram("pod_known_seconds", &labels, buckets, times.sum().as_secs_f64());
     }
