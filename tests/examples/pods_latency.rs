@@ -154,7 +154,7 @@ impl Bench {
         let pods: Vec<Pod> = (0..self.scale.pods).map(|_| self.announce(Labels::Usual)).collect();
         self.wait_for_gaps(pods.len());
         let stop = AtomicBool::new(false);
-        let generation = self.metric("config_generation");
+        let generation = self.generation();
         let begun = Instant::now();
         let mut times = Vec::new();
         thread::scope(|scope| {
@@ -175,7 +175,7 @@ impl Bench {
             }
             stop.store(true, Ordering::Relaxed);
         });
-        let changes = self.metric("config_generation") - generation;
+        let changes = self.generation() - generation;
         let each = begun.elapsed().as_millis() as f64 / changes;
         print(
             "while the configuration changes",
@@ -228,18 +228,13 @@ impl Bench {
     }
 
     fn wait_for_gaps(&mut self, gaps: usize) {
-        let line = format!("redirector_identity_gaps {gaps}\n");
         self.agent.wait("the pods to be expected", |agent| {
-            agent.page("/metrics").is_some_and(|(_, text)| text.contains(&line))
+            agent.metric("redirector_identity_gaps") == Some(gaps as f64)
         });
     }
 
-    fn metric(&self, name: &str) -> f64 {
-        let (_, text) = self.agent.page("/metrics").expect("metrics");
-        let value = text.lines().find_map(|line| {
-            line.strip_prefix("redirector_")?.strip_prefix(name)?.trim().parse().ok()
-        });
-        value.unwrap_or_else(|| panic!("{name} is not among\n{text}"))
+    fn generation(&self) -> f64 {
+        self.agent.metric("redirector_config_generation").expect("a metric")
     }
 }
 

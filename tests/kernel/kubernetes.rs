@@ -244,8 +244,7 @@ fn pods_come_and_go() {
         cluster.pod(&format!("p{i}"), "node-a", &uid, "two", &json!({}));
         // A kubelet makes the cgroup when it has read the pod; so has the agent.
         agent.wait("the pod to be expected", |agent| {
-            let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
-            text.contains("redirector_identity_gaps 1\n")
+            agent.metric("redirector_identity_gaps") == Some(1.0)
         });
         let class = ["", "burstable/", "besteffort/"][i as usize % 3];
         let datapath = Datapath::open_read_only(&node.place.pins()).expect("it is loaded");
@@ -292,14 +291,12 @@ fn pods_are_known_in_tables_that_have_grown() {
         cluster.pod(&format!("p{i}"), "node-a", &uid(i), "two", &json!({}));
     }
     agent.wait("the pods to be expected", |agent| {
-        let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
-        text.contains("redirector_identity_gaps 20\n")
+        agent.metric("redirector_identity_gaps") == Some(20.0)
     });
     assert!(agent.log().contains("the tables have grown"), "{}", agent.log());
     let container = node.cgroup(&format!("kubepods/burstable/pod{}/ab", uid(0)));
     agent.wait("the pod to be known", |agent| {
-        let text = agent.page("/metrics").map(|(_, text)| text).unwrap_or_default();
-        text.contains("redirector_identity_gaps 19\n")
+        agent.metric("redirector_identity_gaps") == Some(19.0)
     });
     assert_eq!(answered(&container, cluster.service()), "two");
     let (_, text) = agent.page("/metrics").expect("metrics");
@@ -373,11 +370,8 @@ fn the_server_is_away() {
     let service = cluster.service();
     assert_eq!(answered(&cgroup, service), "two");
     cluster.server.stop();
-    let troubled = |agent: &Agent| {
-        agent
-            .page("/metrics")
-            .is_some_and(|(_, text)| text.contains("redirector_watch_up{resource=\"services\"} 0"))
-    };
+    let troubled =
+        |agent: &Agent| agent.metric("redirector_watch_up{resource=\"services\"}") == Some(0.0);
     agent.wait("it to notice", troubled);
     assert_eq!(answered(&cgroup, service), "two");
     // It ends and comes back, without ever reaching the server.

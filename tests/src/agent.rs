@@ -115,6 +115,13 @@ impl Agent {
         Some((status, body))
     }
 
+    /// The value of a metric, named with its labels; `None` when it does not answer,
+    /// or has none of this name.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.page("/metrics")?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
     /// Whether it says that it is ready.
     pub fn is_ready(&self) -> bool {
         self.page("/readyz").is_some_and(|(status, _)| status == 200)

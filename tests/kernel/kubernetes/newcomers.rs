@@ -6,13 +6,7 @@ use redirector_tests::cgroup::key;
 use redirector_tests::node::Node;
 use serde_json::json;
 
-use super::{Agent, Cluster, answered, node, uid};
-
-fn metric(agent: &Agent, name: &str) -> u64 {
-    let (_, text) = agent.page("/metrics").expect("metrics");
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or_else(|| panic!("{name} is not among\n{text}"))
-}
+use super::{Cluster, answered, node, uid};
 
 fn number(node: &Node, key: SourceKey) -> Option<u32> {
     node.sources().into_iter().find(|(known, _)| *known == key).map(|(_, number)| number)
@@ -27,7 +21,7 @@ pub fn of_a_known_class() {
     node.cgroup(&format!("kubepods/burstable/pod{}", uid(1)));
     let mut agent = node.ready();
     agent.wait("the first one", |_| node.sources().len() == 1);
-    assert_eq!(metric(&agent, "redirector_pods_foreseen_total"), 0);
+    assert_eq!(agent.metric("redirector_pods_foreseen_total"), Some(0.0));
     let goes = |i: u32| if i.is_multiple_of(2) { "two" } else { "one" };
     let mut seen = Vec::new();
     for i in 10..30 {
@@ -41,16 +35,16 @@ pub fn of_a_known_class() {
         assert_eq!(answered(container, cluster.service()), goes(i), "{}", agent.log());
     }
     // Numbers of a class may run out while a change is compiled.
-    let foreseen = metric(&agent, "redirector_pods_foreseen_total");
-    assert!(foreseen >= 15, "only {foreseen} of 20 were known before they were compiled");
+    let foreseen = agent.metric("redirector_pods_foreseen_total").expect("a metric");
+    assert!(foreseen >= 15.0, "only {foreseen} of 20 were known before they were compiled");
     // All of them have been compiled by then.
     cluster.pod("last", "node-a", &uid(99), "three", &json!({}));
-    agent.wait("the last one", |agent| metric(agent, "redirector_identity_gaps") == 1);
+    agent.wait("the last one", |agent| agent.metric("redirector_identity_gaps") == Some(1.0));
     for (i, key, number_then, container) in &seen {
         assert_eq!(number(&node, *key), *number_then, "p{i} has another number");
         assert_eq!(answered(container, cluster.service()), goes(*i));
     }
-    assert_eq!(metric(&agent, "redirector_drift_total"), 0);
+    assert_eq!(agent.metric("redirector_drift_total"), Some(0.0));
     // What it is taken for changes with its labels, and ends with it.
     let (i, key, _, container) = &seen[0];
     cluster.pod(&format!("p{i}"), "node-a", &uid(*i), "one", &json!({}));
