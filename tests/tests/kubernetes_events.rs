@@ -28,7 +28,6 @@ fn timing() -> Timing {
         settle: Duration::from_millis(100),
         lease: LEASE,
         debounce: Duration::from_millis(20),
-        debounce_most: Duration::from_millis(100),
     }
 }
 

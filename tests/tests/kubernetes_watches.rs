@@ -31,7 +31,6 @@ fn timing() -> Timing {
         settle: Duration::from_millis(100),
         lease: Duration::from_secs(3600),
         debounce: Duration::from_millis(20),
-        debounce_most: Duration::from_millis(200),
     }
 }
 

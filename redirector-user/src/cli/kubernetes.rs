@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::kubernetes::Timing;
 use crate::kubernetes::agent::Setup;
 use crate::kubernetes::gateways::Near;
-use crate::source::watch::MOST_WAITS;
 
 /// What belongs to `--kubernetes`.
 #[derive(clap::Args, Clone, Debug)]
@@ -42,9 +41,7 @@ pub struct KubernetesArgs {
 impl KubernetesArgs {
     /// The setup, when it is asked for.
     pub fn setup(&self, debounce: Duration) -> Option<Setup> {
-        let debounce_most = debounce * MOST_WAITS;
-        let compare = self.compare;
-        let timing = Timing { compare, debounce, debounce_most, ..Timing::default() };
+        let timing = Timing { compare: self.compare, debounce, ..Timing::default() };
         self.kubernetes.then(|| Setup {
             kubeconfig: self.kubeconfig.clone(),
             gateways: self.gateways.then(|| Near {

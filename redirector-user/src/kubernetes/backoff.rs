@@ -26,8 +26,13 @@ pub struct Timing {
     pub lease: Duration,
     /// Quiet time before changes are put in force.
     pub debounce: Duration,
-    /// The longest that changes are held back by it.
-    pub debounce_most: Duration,
+}
+
+impl Timing {
+    /// The longest that changes are held back by waiting for quiet.
+    pub fn debounce_most(&self) -> Duration {
+        self.debounce * MOST_WAITS
+    }
 }
 
 impl Default for Timing {
@@ -41,7 +46,6 @@ impl Default for Timing {
             settle: Duration::from_secs(10),
             lease: Duration::from_secs(60),
             debounce: Duration::from_millis(50),
-            debounce_most: Duration::from_millis(50) * MOST_WAITS,
         }
     }
 }

@@ -164,7 +164,7 @@ impl Teller {
                     }
                     looked = false;
                     // Changes come in flocks.
-                    next = next.min(Instant::now() + self.timing.debounce_most);
+                    next = next.min(Instant::now() + self.timing.debounce_most());
                     judged.mark_unchanged();
                     sleep_until(next).await;
                 }

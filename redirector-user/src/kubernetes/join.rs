@@ -101,7 +101,7 @@ impl Join {
                     self.take(resource, update);
                     if self.is_synced() && !self.changed.is_empty() {
                         let now = Instant::now();
-                        let latest = due.map_or(now + self.timing.debounce_most, |(_, l)| l);
+                        let latest = due.map_or(now + self.timing.debounce_most(), |(_, l)| l);
                         let latest = self.hurry(now, latest);
                         due = Some((now + self.timing.debounce, latest));
                     }
