@@ -53,6 +53,22 @@ pub fn cgroup_namespace() -> std::io::Result<Option<(PathBuf, u64)>> {
     Ok(roots.filter(|(id, _)| *id != CGROUP2_ROOT).map(|(id, point)| (point, id)).next())
 }
 
+/// The cgroup of a process (`self` for this one) as /proc shows it: from the root
+/// of this process's cgroup namespace on.
+///
+/// # Errors
+///
+/// `NotFound` when there is no such process; with the reason, when it is in no
+/// cgroup2 hierarchy.
+pub fn shown_cgroup(pid: &str) -> std::io::Result<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let path =
+        path.ok_or_else(|| std::io::Error::other("the process is in no cgroup of cgroup2"))?;
+    // The kernel marks a cgroup that was removed below its process.
+    Ok(path.strip_suffix(" (deleted)").unwrap_or(path).into())
+}
+
 /// The directory of a process's cgroup (`self` for this process's) below a
 /// cgroup2 mount.
 ///
@@ -61,15 +77,10 @@ pub fn cgroup_namespace() -> std::io::Result<Option<(PathBuf, u64)>> {
 /// `NotFound` when there is no such process; with the reason, when its cgroup
 /// lies outside of what the mount shows, or is in no cgroup2 hierarchy.
 pub fn cgroup_of(cgroup2: &Path, pid: &str) -> std::io::Result<PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    let path =
-        path.ok_or_else(|| std::io::Error::other("the process is in no cgroup of cgroup2"))?;
-    // The kernel marks a cgroup that was removed below its process.
-    let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
+    let path = shown_cgroup(pid)?;
     let mount = mounts()?.into_iter().rev().find(|mount| mount.point == cgroup2);
     let root = mount.map_or_else(|| PathBuf::from("/"), |mount| mount.root);
-    let below = below(&root, path, |depth| namespace_below(cgroup2, depth));
+    let below = below(&root, &path, |depth| namespace_below(cgroup2, depth));
     below.map(|below| cgroup2.join(below)).ok_or_else(|| {
         std::io::Error::other(format!(
             "its cgroup ({} as seen from here) lies outside of what {} shows",

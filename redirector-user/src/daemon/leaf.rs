@@ -102,12 +102,9 @@ fn open(path: &Path) -> Result<Cgroup, String> {
 /// The cgroup of this process; the mount itself where a cgroup namespace of its
 /// own hides it.
 fn current(cgroup2: &Path) -> io::Result<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup")?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let path = path.ok_or_else(|| io::Error::other("the process is in no cgroup of cgroup2"))?;
-    // The kernel marks a cgroup that was removed below its process.
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    Ok(if path.is_empty() { cgroup2.to_owned() } else { cgroup2.join(path) })
+    let shown = mounts::shown_cgroup("self")?;
+    let path = shown.strip_prefix("/").unwrap_or(&shown);
+    Ok(if path == Path::new("") { cgroup2.to_owned() } else { cgroup2.join(path) })
 }
 
 /// The cgroup of the container that this process has to itself: with a cgroup
