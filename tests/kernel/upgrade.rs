@@ -195,7 +195,8 @@ spec: {address: 127.0.0.4, labels: {app: echo, v: dead}}
     scene.redirector.wait("the end of all", |_| counts(&scene)[..2] == [0, 1]);
     scene.redirector.wait("the end of the other memory", |_| memories(&scene) == 1);
     figure!(
-        "upgrades and downgrades with {LIMIT} of {LIMIT} connections open: never one more,          {limited} refused; the ejected endpoint stayed out"
+        "upgrades and downgrades with {LIMIT} of {LIMIT} connections open: never one more, \
+         {limited} refused; the ejected endpoint stayed out"
     );
     assert_eq!(daemon.stop(), 0);
 }
