@@ -178,7 +178,12 @@ fn accounting_switched_off_leaves_open_connections_in_good_hands() {
         socket.connect(at(ROUTED)).expect("connected");
         thread::sleep(Duration::from_secs(600));
     });
-    while scene.remembered() == 0 {
+    // It is followed from its first packet on, which is after it is remembered.
+    let established = |scene: &Scene| {
+        let counters = scene.datapath.counters().expect("counters");
+        counters.legs.iter().map(|(_, count)| count.established).sum::<u64>()
+    };
+    while established(&scene) == 0 {
         thread::sleep(Duration::from_millis(5));
     }
     scene.datapath.set_accounting(false).expect("switched off");
