@@ -11,6 +11,7 @@ mod two_agents;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::{privileged, soaking};
+use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 16] = [
+    let tests: [(&str, fn()); 17] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         (
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
         ("pods_of_a_known_class_are_known_before_they_are_compiled", newcomers::of_a_known_class),
         ("pods_stay_known_when_the_agent_is_killed", newcomers::when_the_agent_is_killed),
+        ("an_agent_that_entered_another_namespace_would_be_killed", an_agent_that_entered_would),
         ("of_two_agents_the_second_names_the_first", two_agents::the_second_names_the_first),
         ("a_node_that_is_a_container_has_its_pods", nested::privileged),
         ("an_agent_with_a_cgroup_namespace_of_its_own_finds_the_nodes", nested::unprivileged),
@@ -128,6 +131,24 @@ impl Cluster {
         pod["metadata"]["annotations"] = annotations.clone();
         self.server.apply(pod);
     }
+}
+
+/// That agents of nodes do not enter the network namespaces of pods is seen by
+/// their being alive: see [`Node::start_with`]. This is that they would not be.
+fn an_agent_that_entered_would() {
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster.server, "node-a", &["kubepods"]);
+    let netns = NetNs::new("pod");
+    cluster.server.apply(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+        "metadata": {
+            "name": "entered", "namespace": "default",
+            "annotations": { "redirector.io/netns": netns.path() },
+        },
+        "spec": { "address": "127.0.0.2" },
+    }));
+    let killed = node.start().end();
+    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
 }
 
 /// The trees of pods, whatever the kubelet's driver and root.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::agent::Agent;
 use crate::apiserver::{ApiServer, TOKEN};
+use crate::forbid;
 use crate::kernel::Place;
 use crate::netns::NetNs;
 
@@ -86,7 +87,8 @@ impl Node {
         path.strip_prefix(mount).expect("below the mount").display().to_string()
     }
 
-    /// Starts the daemon, with these arguments more.
+    /// Starts the daemon, with these arguments more. It is killed should it enter
+    /// a namespace of another process, as it may only to drain connections.
     ///
     /// # Panics
     ///
@@ -98,15 +100,17 @@ impl Node {
             std::fs::File::open(netns.path()).expect("the node's network namespace exists")
         });
         Agent::start_as(self.directory.path(), arguments, |command| {
-            let Some(namespace) = namespace else { return };
             let enter = move || {
-                // SAFETY: the descriptor is open, it belongs to the closure.
-                match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
+                if let Some(namespace) = &namespace {
+                    // SAFETY: the descriptor is open, it belongs to the closure.
+                    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+                        0 => {}
+                        _ => return Err(std::io::Error::last_os_error()),
+                    }
                 }
+                forbid::system_call(libc::SYS_setns)
             };
-            // SAFETY: between fork and exec only a system call is made.
+            // SAFETY: between fork and exec only system calls are made.
             unsafe { command.pre_exec(enter) };
         })
     }
