@@ -11,7 +11,7 @@ mod two_agents;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use redirector_tests::agent::{Agent, as_binary, command};
 use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::child;
 use redirector_tests::figure;
+use redirector_tests::forbid;
 use redirector_tests::kernel::{privileged, soaking};
 use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
         ("pods_of_a_known_class_are_known_before_they_are_compiled", newcomers::of_a_known_class),
         ("pods_stay_known_when_the_agent_is_killed", newcomers::when_the_agent_is_killed),
-        ("an_agent_that_entered_another_namespace_would_be_killed", an_agent_that_entered_would),
+        ("no_object_has_a_network_namespace_entered", no_object_has_a_namespace_entered),
         ("of_two_agents_the_second_names_the_first", two_agents::the_second_names_the_first),
         ("a_node_that_is_a_container_has_its_pods", nested::privileged),
         ("an_agent_with_a_cgroup_namespace_of_its_own_finds_the_nodes", nested::unprivileged),
@@ -133,22 +134,47 @@ impl Cluster {
     }
 }
 
-/// That agents of nodes do not enter the network namespaces of pods is seen by
-/// their being alive: see [`Node::start_with`]. This is that they would not be.
-fn an_agent_that_entered_would() {
+/// An agent that is killed when it enters a network namespace goes on, whatever
+/// a WorkloadEntry names; one that is told by a file does enter it, and is killed.
+fn no_object_has_a_namespace_entered() {
     let cluster = Cluster::new();
     let node = Node::new(&cluster.server, "node-a", &["kubepods"]);
     let netns = NetNs::new("pod");
-    cluster.server.apply(json!({
+    let greedy = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
         "metadata": {
-            "name": "entered", "namespace": "default",
+            "name": "greedy", "namespace": "default",
             "annotations": { "redirector.io/netns": netns.path() },
         },
         "spec": { "address": "127.0.0.2" },
+    });
+    cluster.server.apply(greedy.clone());
+    let pod = node.cgroup("kubepods/pod5d0c6b1e");
+    cluster.server.apply(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+        "metadata": {
+            "name": "greedier", "namespace": "default",
+            "annotations": { "redirector.io/cgroup": node.below_mount("kubepods/pod5d0c6b1e") },
+        },
+        "spec": { "address": "127.0.0.2", "labels": { "goes": "two" } },
     }));
-    let killed = node.start().end();
-    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
+    let agent = node.ready();
+    assert_eq!(node.sources(), []);
+    assert_eq!(answered(&pod, cluster.service()), "one");
+    assert_eq!(agent.metric("redirector_identity_gaps"), Some(0.0), "{}", agent.log());
+    agent.stop();
+    let file = node.directory.path().join("greedy.json");
+    std::fs::write(&file, greedy.to_string()).expect("a file");
+    let of_files = ["--kubernetes", "--kubeconfig=", "--node-name="];
+    let arguments = node.arguments().into_iter();
+    let arguments = arguments.filter(|one| !of_files.iter().any(|flag| one.starts_with(flag)));
+    let config = format!("--config={}", file.display());
+    let agent = Agent::start_as(node.directory.path(), arguments.chain([config]), |command| {
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(|| forbid::system_call(libc::SYS_setns)) };
+    });
+    let status = agent.end();
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
 }
 
 /// The trees of pods, whatever the kubelet's driver and root.

@@ -162,6 +162,25 @@ fn what_is_refused_shadowed_or_leads_nowhere_has_an_event() {
 }
 
 #[test]
+fn an_annotation_that_is_for_plain_machines_has_an_event() {
+    let server = cluster();
+    server.apply(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+        "metadata": {
+            "name": "greedy", "namespace": "default",
+            "annotations": { "redirector.io/cgroup": "kubepods" },
+        },
+        "spec": { "address": "10.0.0.1" },
+    }));
+    let _node = Node::start(&server, "node-a");
+    wait("an event", || !events_about(&server, "greedy").is_empty());
+    let event = events_about(&server, "greedy").remove(0);
+    assert_eq!(event["reason"], "Ignored", "{event}");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("metadata.annotations[redirector.io/cgroup]"), "{note}");
+}
+
+#[test]
 fn one_agent_writes_events_and_another_takes_over_when_its_lease_runs_out() {
     let server = cluster();
     let first = Node::start(&server, "node-a");

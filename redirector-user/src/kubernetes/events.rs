@@ -225,7 +225,7 @@ impl Teller {
             }
             // What only concerns the order in which objects came is over soon.
             let wait = match about.1 {
-                Reason::Rejected => Duration::ZERO,
+                Reason::Rejected | Reason::Ignored => Duration::ZERO,
                 Reason::Shadowed | Reason::Unresolved => self.timing.settle,
             };
             self.pending.insert(about, Pending { note, due: now + wait });

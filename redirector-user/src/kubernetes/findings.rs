@@ -1,5 +1,5 @@
-//! What is worth an Event: objects that are refused, that have no effect, or
-//! that send connections nowhere.
+//! What is worth an Event: objects that are refused, that have no effect or not
+//! all of it, or that send connections nowhere.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -77,15 +77,18 @@ pub enum Reason {
     Shadowed,
     /// It sends connections to what does not exist: they are refused.
     Unresolved,
+    /// A part of it is not for clusters.
+    Ignored,
 }
 
 impl Reason {
-    /// `Rejected`, `Shadowed`, `Unresolved`.
+    /// `Rejected`, `Shadowed`, `Unresolved`, `Ignored`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "Rejected",
             Self::Shadowed => "Shadowed",
             Self::Unresolved => "Unresolved",
+            Self::Ignored => "Ignored",
         }
     }
 
@@ -93,6 +96,9 @@ impl Reason {
         let is = |codes: &[&Code]| codes.iter().any(|known| known.id == code);
         if is(&SHADOWED) {
             return Some(Self::Shadowed);
+        }
+        if is(&[&differences::PLAIN_MACHINE]) {
+            return Some(Self::Ignored);
         }
         is(&UNRESOLVED).then_some(Self::Unresolved)
     }

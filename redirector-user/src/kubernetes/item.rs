@@ -1,10 +1,16 @@
 //! From what the API server sends to what the core reads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::api::{DynamicObject, PartialObjectMeta};
+use redirector_core::diag::Diagnostic;
+use redirector_core::diag::codes::differences;
 use redirector_core::documents;
-use redirector_core::model::{Object, ObjectRef};
+use redirector_core::model::{Kind, Object, ObjectRef};
+use redirector_core::registry::{
+    CGROUP_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION, NETNS_ANNOTATION,
+};
 use redirector_core::store::Content;
 use serde_json::{Value, json};
 
@@ -35,6 +41,20 @@ fn is_read(annotation: &str) -> bool {
         || annotation.starts_with("kubernetes.io/config.")
 }
 
+/// What workloads say of the machine that they are on. It is for machines whose
+/// owner writes the objects as well: here, whoever may write some in one
+/// namespace would choose who the processes of all others are.
+const OF_PLAIN_MACHINES: [&str; 4] =
+    [CGROUP_ANNOTATION, NETNS_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION];
+
+/// Takes out what is not honoured in a cluster.
+fn disregarded(kind: Kind, annotations: &mut BTreeMap<String, String>) -> Vec<&'static str> {
+    if !matches!(kind, Kind::Pod | Kind::WorkloadEntry) {
+        return Vec::new();
+    }
+    OF_PLAIN_MACHINES.into_iter().filter(|name| annotations.remove(*name).is_some()).collect()
+}
+
 impl Item {
     /// A whole object.
     pub fn full(resource: Resource, api_version: &str, object: DynamicObject) -> Self {
@@ -59,8 +79,10 @@ impl Item {
         let name = name_of(&meta);
         let version = version_of(&meta);
         meta.managed_fields = None;
+        let mut without = Vec::new();
         if let Some(annotations) = &mut meta.annotations {
             annotations.retain(|annotation, _| is_read(annotation));
+            without = disregarded(resource.kind(), annotations);
         }
         // In lists, the items of built-in kinds have no kind.
         data["apiVersion"] = json!(api_version);
@@ -72,7 +94,20 @@ impl Item {
             uid: version.uid.clone(),
             generation: meta.generation.unwrap_or_default(),
         };
-        let content = documents::read_json(&data).into();
+        let mut content = documents::read_json(&data).into();
+        if let Content::Whole(documents) = &mut content
+            && let Some(document) = documents.first_mut()
+        {
+            let findings = without.into_iter().map(|annotation| Diagnostic {
+                object: Some(reference.to_string()),
+                path: format!("metadata.annotations[{annotation}]"),
+                ..Diagnostic::new(
+                    &differences::PLAIN_MACHINE,
+                    "this annotation is read on plain machines only, and has no effect",
+                )
+            });
+            document.diagnostics.extend(findings);
+        }
         Self { name, version, reference, incarnation, content }
     }
 
@@ -138,6 +173,44 @@ mod tests {
         assert_eq!(object.meta.annotations.len(), 1, "{:?}", object.meta.annotations);
         let Spec::Pod(pod) = &object.spec else { panic!("{object:?}") };
         assert_eq!((pod.node.as_str(), pod.ips.len()), ("worker", 1));
+    }
+
+    #[test]
+    fn who_may_write_a_workload_does_not_choose_its_processes() {
+        for (resource, api_version) in
+            [(Resource::WorkloadEntries, "networking.istio.io/v1"), (Resource::OwnPods, "v1")]
+        {
+            let mut value = json!({
+                "metadata": {
+                    "name": "a", "namespace": "n", "annotations": {
+                        "redirector.io/cgroup": "kubepods/podx",
+                        "redirector.io/netns": "/proc/1/ns/net",
+                        "redirector.io/gateway": "true",
+                        "redirector.io/gateway-for": "10.96.0.1 443=15400",
+                        "redirector.io/drain": "30s",
+                    },
+                },
+                "spec": { "address": "10.0.0.1" },
+            });
+            if resource == Resource::OwnPods {
+                value["spec"] = json!({ "nodeName": "worker" });
+            }
+            let item = Item::full(resource, api_version, object(value));
+            let kept = &item.object().unwrap_or_else(|| panic!("{item:?}")).meta.annotations;
+            assert_eq!(kept.keys().collect::<Vec<_>>(), ["redirector.io/drain"]);
+            let Content::Whole(documents) = &item.content else { panic!("{item:?}") };
+            let told = &documents[0].diagnostics;
+            let told = told.iter().filter(|one| one.code == differences::PLAIN_MACHINE.id);
+            assert_eq!(told.count(), 4, "{documents:?}");
+        }
+        let service = json!({
+            "metadata": {
+                "name": "a", "namespace": "n", "annotations": { "redirector.io/gateway": "true" },
+            },
+            "spec": { "ports": [{ "port": 19000 }] },
+        });
+        let item = Item::full(Resource::Services, "v1", object(service));
+        assert_eq!(item.object().unwrap().meta.annotations.len(), 1);
     }
 
     #[test]

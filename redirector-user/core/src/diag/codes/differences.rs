@@ -199,4 +199,9 @@ codes! {
         "Correct the address, or leave bind out."
         "servers: [{bind: 192.0.2.7, ...}], and a workload with the address 192.0.2.1"
     }
+    PLAIN_MACHINE = "RD4040" Warning NONE "The annotation is read on plain machines only" {
+        "redirector.io/cgroup, redirector.io/netns, redirector.io/gateway and redirector.io/gateway-for say which processes of a machine a WorkloadEntry is, and that this machine serves it as a gateway. In a cluster the kubelet says which processes a pod is, and a Service asks for its gateway: there, whoever may write objects in one namespace would have the processes of another. The object counts without them."
+        "Leave the annotation out; run redirector from files on the machine that it was written for."
+        "annotations: {redirector.io/cgroup: kubepods/burstable/pod1}   # in the API server"
+    }
 }
