@@ -15,7 +15,7 @@ use std::time::Instant;
 use redirector_core::layout;
 use redirector_core::model::Object;
 use redirector_core::plan::SourceId;
-use redirector_core::registry::pod_uid;
+use redirector_core::registry::{is_known_by_hash, pod_uid};
 
 use super::arrivals::Arrivals;
 use super::newcomers::{Newcomers, View};
@@ -141,6 +141,10 @@ impl Direct {
         let mut inner = self.lock();
         if inner.identities.contains_key(&uid) {
             return true;
+        }
+        // Whether a pod is what it says of itself takes all others to tell.
+        if is_known_by_hash(&pod.meta) {
+            return false;
         }
         let Some(number) = inner.newcomers.put(pod) else { return false };
         inner.arrivals.foreseen();

@@ -29,7 +29,7 @@ pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{
     CGROUP_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION, NETNS_ANNOTATION, StandsFor,
-    Workload, Workloads, pod_uid,
+    Workload, Workloads, is_known_by_hash, pod_uid,
 };
 
 use crate::client::Asker;

@@ -1,6 +1,7 @@
 //! Workloads: Pods and WorkloadEntries, as clients and as gateways.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -104,6 +105,13 @@ impl Workload {
     }
 }
 
+/// What a pod's cgroup is claimed by; less goes before more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    by_hash: bool,
+    created: Option<i64>,
+}
+
 /// All workloads that are alive.
 #[derive(Debug, Default)]
 pub struct Workloads {
@@ -118,9 +126,12 @@ impl Workloads {
         for (object, entry) in world.workload_entries() {
             workloads.add(of_entry(object, entry));
         }
+        let mut claims = BTreeMap::new();
         for (object, pod) in world.pods() {
             if !pod.finished {
-                workloads.add(Workload::of_pod(object, pod, world.settings.node_name.as_deref()));
+                let node = world.settings.node_name.as_deref();
+                workloads.add(Workload::of_pod(object, pod, node));
+                workloads.claim(&mut claims, &object.meta);
             }
         }
         workloads
@@ -128,10 +139,41 @@ impl Workloads {
 
     fn add(&mut self, workload: Workload) {
         let key = (workload.object.namespace.clone(), workload.object.name.clone());
-        // A WorkloadEntry goes before a Pod of the same name: it was written by
-        // hand for this machine.
-        self.by_name.entry(key).or_insert(self.all.len());
+        match self.by_name.entry(key) {
+            Entry::Vacant(place) => _ = place.insert(self.all.len()),
+            // A WorkloadEntry that says which processes it is goes before a Pod of
+            // the same name: it was written by hand for this machine.
+            Entry::Occupied(mut place) => {
+                if self.all.get(*place.get()).is_none_or(|before| before.source.is_none()) {
+                    place.insert(self.all.len());
+                }
+            }
+        }
         self.all.push(workload);
+    }
+
+    /// Leaves the cgroup that the last workload, a pod, claims to one pod. A uid
+    /// is given by the API server, but whoever writes a pod can have it name the
+    /// uid of another as its hash: so the pod that has the uid goes before those
+    /// that name it, and of these the oldest.
+    fn claim(&mut self, claims: &mut BTreeMap<String, (Claim, usize)>, meta: &Meta) {
+        let index = self.all.len() - 1;
+        let Some(SourceSelector::PodUid(uid)) = self.all.get(index).and_then(|w| w.source.as_ref())
+        else {
+            return;
+        };
+        let claim = Claim { by_hash: is_known_by_hash(meta), created: meta.created };
+        let loser = match claims.entry(uid.replace('_', "-")) {
+            Entry::Vacant(place) => {
+                place.insert((claim, index));
+                return;
+            }
+            Entry::Occupied(place) if place.get().0 <= claim => index,
+            Entry::Occupied(mut place) => place.insert((claim, index)).1,
+        };
+        if let Some(loser) = self.all.get_mut(loser) {
+            loser.source = None;
+        }
     }
 
     /// All of them: WorkloadEntries first, each kind by namespace and name.
@@ -201,6 +243,72 @@ pub fn pod_uid(meta: &Meta) -> &str {
     meta.annotations.get(CONFIG_HASH_ANNOTATION).unwrap_or(&meta.uid)
 }
 
+/// Whether that is the hash: what the pod says of itself, and not its uid.
+pub fn is_known_by_hash(meta: &Meta) -> bool {
+    meta.annotations.contains_key(CONFIG_HASH_ANNOTATION)
+}
+
 fn is_gateway(meta: &Meta) -> bool {
     meta.annotations.get(GATEWAY_ANNOTATION).is_some_and(|value| value == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents;
+    use crate::world::Settings;
+
+    /// The sources of a node, as `name uid`.
+    fn sources(text: &str) -> Vec<String> {
+        let settings = Settings { node_name: Some("worker".to_owned()), ..Settings::default() };
+        let mut world = World::new(settings);
+        for read in documents::read(None, text).objects {
+            world.insert(read.object.unwrap_or_else(|| panic!("{text}")));
+        }
+        let workloads = Workloads::new(&world);
+        let source = |workload: &Workload| match &workload.source {
+            Some(SourceSelector::PodUid(uid)) => format!("{} {uid}", workload.object.name),
+            other => format!("{} {other:?}", workload.object.name),
+        };
+        workloads.sources().map(source).collect()
+    }
+
+    fn pod(name: &str, created: u32, uid: &str, hash: Option<&str>) -> String {
+        let annotations = hash.map_or_else(String::new, |hash| {
+            format!("annotations: {{kubernetes.io/config.hash: {hash}}}")
+        });
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  uid: {uid}\n  \
+             creationTimestamp: 2026-01-{created:02}T00:00:00Z\n  {annotations}\nspec: \
+             {{nodeName: worker, containers: []}}\n"
+        )
+    }
+
+    #[test]
+    fn a_pod_that_names_the_uid_of_another_as_its_hash_gets_nothing() {
+        let victim = pod("victim", 9, "0f1e-2d3c", None);
+        for hash in ["0f1e-2d3c", "0f1e_2d3c"] {
+            for name in ["a-thief", "z-thief"] {
+                let thief = pod(name, 1, "aaaa-bbbb", Some(hash));
+                assert_eq!(sources(&[thief, victim.clone()].concat()), ["victim 0f1e-2d3c"]);
+            }
+        }
+    }
+
+    #[test]
+    fn of_pods_that_name_one_hash_the_oldest_is_meant() {
+        let mirror = pod("mirror", 1, "1111-2222", Some("16d7"));
+        for name in ["a-thief", "z-thief"] {
+            let thief = pod(name, 2, "aaaa-bbbb", Some("16d7"));
+            assert_eq!(sources(&[thief, mirror.clone()].concat()), ["mirror 16d7"]);
+        }
+    }
+
+    #[test]
+    fn a_workload_entry_without_processes_does_not_hide_the_pod_of_its_name() {
+        let entry = "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: \
+                     {name: shop}\nspec: {address: 10.0.0.1}\n";
+        let pod = pod("shop", 1, "1111-2222", None);
+        assert_eq!(sources(&[pod, entry.to_owned()].concat()), ["shop 1111-2222"]);
+    }
 }
