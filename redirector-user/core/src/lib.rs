@@ -28,6 +28,7 @@
 //! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
 //!   between two.
+//! * [`difference`]: what makes a map another, to be written down.
 //! * [`layout`]: from the Plan to the Image, and back from numbers to names.
 //! * [`tables`]: deciding over an Image.
 
@@ -39,6 +40,7 @@ pub mod client;
 pub mod compile;
 pub mod decode;
 pub mod diag;
+pub mod difference;
 pub mod documents;
 pub mod drain;
 pub mod explain;

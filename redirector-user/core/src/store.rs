@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
+use crate::difference;
 use crate::documents::Reading;
 use crate::model::{Object, ObjectRef};
 
@@ -105,6 +106,23 @@ struct File {
     diagnostics: Vec<Diagnostic>,
 }
 
+impl File {
+    /// Whether it would be written down alike.
+    fn is_written_alike(&self, other: &Self) -> bool {
+        let accepted = |a: &Option<Arc<Object>>, b: &Option<Arc<Object>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            (None, None) => true,
+            _ => false,
+        };
+        self.mentions.len() == other.mentions.len()
+            && self
+                .mentions
+                .iter()
+                .zip(&other.mentions)
+                .all(|(a, b)| a.reference == b.reference && accepted(&a.accepted, &b.accepted))
+    }
+}
+
 /// Something that was read and is not in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Rejected {
@@ -130,6 +148,13 @@ pub struct Store {
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
 }
 
+/// What makes one Store another, as far as it is written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Difference {
+    files: difference::Difference<Arc<str>, File>,
+    in_force: difference::Difference<ObjectRef, Arc<Object>>,
+}
+
 /// JSON has no maps with structured keys; the objects carry their keys.
 mod objects_as_list {
     use super::{Arc, BTreeMap, Object, ObjectRef};
@@ -151,6 +176,25 @@ mod objects_as_list {
 }
 
 impl Store {
+    /// What makes this Store be `to`.
+    pub fn difference(&self, to: &Self) -> Difference {
+        Difference {
+            files: difference::Difference::new(&self.files, &to.files, File::is_written_alike),
+            in_force: difference::Difference::of_objects(
+                self.in_force.values(),
+                to.in_force.values(),
+            ),
+        }
+    }
+
+    /// This Store, made what [`Store::difference`] was told.
+    #[must_use]
+    pub fn with(mut self, difference: Difference) -> Self {
+        difference.files.apply(&mut self.files);
+        difference.in_force.apply(&mut self.in_force);
+        self
+    }
+
     /// What a file holds now.
     pub fn put(&mut self, file: &Arc<str>, content: Content) {
         let entry = self.files.entry(file.clone()).or_default();

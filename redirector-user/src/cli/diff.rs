@@ -75,7 +75,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     }
     let after = compile(&world).plan;
     let changes = changes(&compile(&in_force).plan, &after);
-    let placed = snapshot.layout.place(&after, &datapath.sizes().limits());
+    let placed = snapshot.contents.layout.place(&after, &datapath.sizes().limits());
     let entries = match &placed {
         Ok((_, wanted)) => Some(image.diff(&wanted.clone().without_zeroes()).len()),
         Err(full) => {

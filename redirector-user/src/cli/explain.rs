@@ -220,7 +220,7 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         ));
     }
     let (world, layout) = match &snapshot {
-        Some(snapshot) => (snapshot.world(), snapshot.layout.clone()),
+        Some(snapshot) => (snapshot.world(), snapshot.contents.layout.clone()),
         None => (World::default(), Layout::default()),
     };
     let registry = Registry::new(&world);

@@ -129,7 +129,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let report = report.unwrap_or_default();
     let drift = snapshot.as_ref().and_then(|snapshot| {
         let plan = compile(&snapshot.world()).plan;
-        let (_, wanted) = snapshot.layout.place(&plan, &datapath.sizes().limits()).ok()?;
+        let (_, wanted) = snapshot.contents.layout.place(&plan, &datapath.sizes().limits()).ok()?;
         Some(image.diff(&wanted.without_zeroes()).len())
     });
     let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;
@@ -276,7 +276,7 @@ fn answer(
         config: ConfigRow {
             paths: report.config,
             age_seconds: snapshot.map(|snapshot| now.saturating_sub(snapshot.made)),
-            objects: snapshot.map(|snapshot| snapshot.objects.len()),
+            objects: snapshot.map(|snapshot| snapshot.contents.objects.len()),
             rejected: report.rejected,
             warnings: report.warnings,
             apply_error: report.apply_error,
@@ -363,7 +363,7 @@ fn gaps(datapath: &Datapath, snapshot: Option<&Snapshot>) -> Result<Vec<UnknownW
     for workload in registry.workloads.sources() {
         let (namespace, name) = (workload.object.namespace.clone(), workload.object.name.clone());
         let id = SourceId { namespace, name };
-        let identity = snapshot.layout.identity(&id);
+        let identity = snapshot.contents.layout.identity(&id);
         if identity.is_some_and(|identity| known.contains(&identity)) {
             continue;
         }

@@ -138,7 +138,9 @@ impl Look {
         let (active, image) = datapath.dump_active()?;
         let layout = match known {
             Some((generation, layout)) if generation == active.generation => layout,
-            _ => kernel.snapshot(active.generation, context)?.map(|snapshot| snapshot.layout),
+            _ => kernel
+                .snapshot(active.generation, context)?
+                .map(|snapshot| snapshot.contents.layout),
         };
         let counters = datapath.counters()?;
         Ok(Self {

@@ -16,13 +16,13 @@ use super::gateways::Gateways;
 use super::handover::{self, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
-use super::{Event, Options, metrics, now, startup};
+use super::{Event, Options, memory, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
-use crate::state::{Hold, Pinned, Report, StateDir, StateError, bypass};
+use crate::state::{Hold, Keeper, Pinned, Report, StateDir, StateError, bypass};
 
 /// Identity numbers that each class keeps for pods that come: as many as may come
 /// while a change is compiled.
@@ -140,8 +140,10 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         verified: Instant::now(),
         compared: Instant::now(),
         compare_took: Duration::ZERO,
+        spare: memory::Spare::default(),
         tested: None,
         options,
+        keeper: Keeper::new(state.clone()),
         state,
         datapath,
         engine,
@@ -201,10 +203,12 @@ fn engine(
     };
     let store = match last_good {
         Ok(Some(store)) => store,
-        Ok(None) => Store::of_objects(snapshot.iter().flat_map(|s| s.objects.iter().cloned())),
+        Ok(None) => {
+            Store::of_objects(snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned()))
+        }
         Err(error) => {
             tracing::warn!("{error}; the last good versions are those in force");
-            Store::of_objects(snapshot.iter().flat_map(|s| s.objects.iter().cloned()))
+            Store::of_objects(snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned()))
         }
     };
     if active.generation != 0 {
@@ -225,8 +229,8 @@ fn engine(
         sizes: datapath.sizes(),
         grows: !options.fixed_sizes,
         layout: match (snapshot, active.generation) {
-            (Some(snapshot), 0) => snapshot.layout.in_new_tables(),
-            (Some(snapshot), _) => snapshot.layout,
+            (Some(snapshot), 0) => snapshot.contents.layout.in_new_tables(),
+            (Some(snapshot), _) => snapshot.contents.layout,
             (None, _) => Layout::default(),
         },
         image,

@@ -12,7 +12,7 @@ use super::engine::{Engine, Newcomers};
 use super::now;
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
-use crate::state::{BypassChange, Bypassed, Snapshot, StateDir, bypass};
+use crate::state::{BypassChange, Bypassed, Keeper, Snapshot, StateDir, bypass};
 
 impl Daemon {
     /// Changes what is left alone. On an error nothing is changed.
@@ -141,7 +141,7 @@ pub fn without_daemon(
         sizes: datapath.sizes(),
         // That takes a daemon.
         grows: false,
-        layout: snapshot.layout.clone(),
+        layout: snapshot.contents.layout.clone(),
         image,
         gateways: GatewayPlan::default(),
         endpoints: Endpoints::new(),
@@ -162,7 +162,7 @@ pub fn without_daemon(
     let generation = active.generation + 1;
     let mut next = step.snapshot(generation, snapshot.of_generation, now());
     next.repeats = Some(snapshot.repeats.unwrap_or(active.generation));
-    state.save_snapshot(&next)?;
+    Keeper::new(state.clone()).save_snapshot(&next)?;
     datapath.apply(&step.delta, generation)?;
     Ok((generation, after))
 }

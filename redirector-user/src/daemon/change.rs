@@ -85,7 +85,7 @@ impl Daemon {
         let applied = self.apply(step, Cause::default());
         if applied {
             self.engine.store.accept();
-            if let Err(error) = self.state.save_last_good(&self.engine.store) {
+            if let Err(error) = self.keeper.save_last_good(&self.engine.store) {
                 tracing::error!("{error}");
             }
         }
@@ -134,14 +134,11 @@ impl Daemon {
         };
         let mut snapshot = step.snapshot(generation, cause.of_generation, now());
         snapshot.repeats = cause.repeats;
-        if !fresh && let Ok(Some(told)) = self.state.snapshot(generation) {
-            // Told anew, it is what it was, unless its documents changed without
-            // changing the tables.
-            let same = told.objects == snapshot.objects && told.resolved == snapshot.resolved;
-            snapshot.repeats = told.repeats.filter(|_| same);
+        if !fresh {
+            snapshot.repeats = self.keeper.still_repeats(&snapshot, cause.repeats);
         }
         // Before the flip, so that whoever sees the generation finds its names.
-        if let Err(error) = self.state.save_snapshot(&snapshot) {
+        if let Err(error) = self.keeper.save_snapshot(&snapshot) {
             self.not_applied(&error.to_string());
             return false;
         }

@@ -19,7 +19,7 @@ use super::gateways::Gateways;
 use super::handover::Predecessor;
 use super::names::Resolver as NameResolver;
 use super::program_log::ProgramLog;
-use super::{Event, Options, log, metrics, now, startup};
+use super::{Event, Options, log, memory, metrics, now, startup};
 use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
 use crate::datapath::cgroup::Cgroup;
@@ -30,7 +30,7 @@ use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
-use crate::state::{Bypassed, Pinned, Report, StateDir, Tested};
+use crate::state::{Bypassed, Keeper, Pinned, Report, StateDir, Tested};
 
 /// How the loop ends.
 pub(super) enum Over {
@@ -50,6 +50,8 @@ enum End {
 pub(super) struct Daemon {
     pub(super) options: Options,
     pub(super) state: StateDir,
+    /// Writes there what grows with the configuration.
+    pub(super) keeper: Keeper,
     pub(super) datapath: Datapath,
     pub(super) engine: Engine,
     pub(super) tracker: Tracker,
@@ -88,6 +90,7 @@ pub(super) struct Daemon {
     pub(super) memory_full: u64,
     /// What has metrics of its own.
     pub(super) kept: metrics::Kept,
+    pub(super) spare: memory::Spare,
     pub(super) verified: Instant,
     /// When the tables were compared last, and how long that took.
     pub(super) compared: Instant,
@@ -192,6 +195,7 @@ impl Daemon {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.dismiss();
         }
+        self.spare.give_back();
         self.run(events)
     }
 
@@ -218,6 +222,7 @@ impl Daemon {
             }
             if std::mem::take(&mut self.changed) && self.report.hold.is_none() {
                 self.step();
+                self.spare.give_back();
             }
             self.end_bypasses();
             self.drain();

@@ -21,7 +21,7 @@ use super::grow;
 use super::names::Answers;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
-use crate::state::Snapshot;
+use crate::state::{Contents, Snapshot};
 
 /// What is in force, and what it was made of.
 #[derive(Debug)]
@@ -235,9 +235,8 @@ impl Step {
             repeats: None,
             made,
             settings: self.settings.clone(),
-            objects: self.objects.clone(),
             resolved: self.resolved.clone(),
-            layout: self.layout.clone(),
+            contents: Contents { objects: self.objects.clone(), layout: self.layout.clone() },
         }
     }
 }

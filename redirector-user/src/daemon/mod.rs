@@ -40,6 +40,7 @@ mod grow;
 mod handover;
 pub mod leaf;
 pub mod log;
+mod memory;
 pub mod metrics;
 mod names;
 mod program_log;

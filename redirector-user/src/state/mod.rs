@@ -6,8 +6,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `generations/N.json` | [`Snapshot`]: what generation N was made of |
-//! | `last-good.json` | the store: the last good version of every object |
+//! | `generations/N.json` | [`Snapshot`]: what generation N was made of, ... |
+//! | `generations/bases/N.json` | ... but for what is the same as in one of these |
+//! | `last-good.json` | the store: the last good version of every object, ... |
+//! | `last-good/N.json` | ... but for what is the same as in one of these |
 //! | `bypass.json` | what is left alone, and until when |
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `grown.json` | the sizes that the tables have grown to |
@@ -15,7 +17,9 @@
 //! | `daemon.lock` | locked while a daemon lives; holds its process id and host |
 //! | `control.sock` | where a living daemon takes requests |
 
+mod bases;
 mod bypass;
+mod keeper;
 mod report;
 mod snapshot;
 
@@ -29,14 +33,21 @@ use crate::datapath::Sizes;
 use redirector_core::drain::Draining;
 use redirector_core::store::Store;
 use rustix::fs::FlockOperation;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub use bypass::{BypassChange, Bypassed, bypass};
+pub use keeper::Keeper;
 pub use report::{
     Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested, UnknownWorkload, Watching,
 };
-pub use snapshot::Snapshot;
+pub use snapshot::{Contents, Snapshot};
+
+use bases::{Basis, Written};
+use snapshot::Kept;
+
+/// The file of the store.
+const LAST_GOOD: &str = "last-good.json";
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";
@@ -126,12 +137,15 @@ impl StateDir {
     /// Makes what is missing of it, for its owner only: it names every service
     /// and workload of the node.
     pub fn create(&self) -> Result<(), StateError> {
-        let path = self.path.join("generations");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| io_error("cannot make the directory", &path, source))
+        for directory in [Contents::DIRECTORY, Store::DIRECTORY] {
+            let path = self.path.join(directory);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|source| io_error("cannot make the directory", &path, source))?;
+        }
+        Ok(())
     }
 
     /// Keeps other daemons away for as long as the result lives.
@@ -196,26 +210,25 @@ impl StateDir {
         self.path.join("control.sock")
     }
 
-    /// Keeps a snapshot; it has reached the disk when this returns.
-    pub fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), StateError> {
-        self.save(&snapshot_name(snapshot.generation), snapshot)
-    }
-
     /// The snapshot of a generation; `None` when it is not kept.
     pub fn snapshot(&self, generation: u64) -> Result<Option<Snapshot>, StateError> {
-        self.load(&snapshot_name(generation))
+        // A daemon may forget the base between the two readings, with the
+        // generation that needed it.
+        for last in [false, true] {
+            let Some(kept) = self.load::<Kept>(&snapshot_name(generation))? else { break };
+            let (contents, rest) = kept.split();
+            match bases::read::<Contents>(self, contents) {
+                Ok(contents) => return Ok(Some(rest.with(contents))),
+                Err(error) if last => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// The generations that are kept, oldest first.
     pub fn generations(&self) -> Vec<u64> {
-        let Ok(entries) = fs::read_dir(self.path.join("generations")) else { return Vec::new() };
-        let mut generations: Vec<u64> = entries
-            .filter_map(|entry| {
-                entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()
-            })
-            .collect();
-        generations.sort_unstable();
-        generations
+        bases::numbers_in(&self.path.join(GENERATIONS)).unwrap_or_default()
     }
 
     /// Forgets all snapshots but the `keep` youngest and those of `needed`.
@@ -225,21 +238,22 @@ impl StateDir {
         for generation in generations[..old].iter().filter(|g| !needed.contains(g)) {
             let _ = fs::remove_file(self.path.join(snapshot_name(*generation)));
         }
-    }
-
-    /// Keeps the store.
-    pub fn save_last_good(&self, store: &Store) -> Result<(), StateError> {
-        self.save("last-good.json", store)
+        bases::prune::<Contents>(self, || {
+            let kept = self.generations().into_iter();
+            let bases = kept.filter_map(|one| self.load::<BaseOf>(&snapshot_name(one)).ok()?);
+            bases.map(|of| of.contents.base).collect()
+        });
     }
 
     /// The store of an earlier daemon.
     pub fn last_good(&self) -> Result<Option<Store>, StateError> {
-        self.load("last-good.json")
+        let written: Option<Written<_>> = self.load(LAST_GOOD)?;
+        written.map(|written| bases::read::<Store>(self, written)).transpose()
     }
 
     /// Keeps what is left alone.
     pub fn save_bypassed(&self, bypassed: &[Bypassed]) -> Result<(), StateError> {
-        self.save(BYPASS, &bypassed)
+        self.save(BYPASS, &bypassed).map(drop)
     }
 
     /// What is left alone; what is over, too, until somebody ends it.
@@ -249,7 +263,7 @@ impl StateDir {
 
     /// Keeps which endpoints drain.
     pub fn save_draining(&self, draining: &Draining) -> Result<(), StateError> {
-        self.save(DRAINING, draining)
+        self.save(DRAINING, draining).map(drop)
     }
 
     /// Which endpoints drain.
@@ -260,7 +274,7 @@ impl StateDir {
     /// Keeps the sizes that the tables have grown to, and those that were asked
     /// for.
     pub fn save_grown(&self, asked: &Sizes, grown: &Sizes) -> Result<(), StateError> {
-        self.save(GROWN, &(asked, grown))
+        self.save(GROWN, &(asked, grown)).map(drop)
     }
 
     /// The sizes that the tables have grown to, if these were asked for then.
@@ -271,7 +285,7 @@ impl StateDir {
 
     /// Publishes what the daemon knows.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
-        self.save("report.json", report)
+        self.save("report.json", report).map(drop)
     }
 
     /// Whether a daemon has pinned something in this directory, in this boot of the
@@ -293,19 +307,15 @@ impl StateDir {
         for generation in self.generations() {
             self.remove_file(&snapshot_name(generation))?;
         }
-        for name in [
-            "last-good.json",
-            BYPASS,
-            DRAINING,
-            GROWN,
-            "report.json",
-            "control.sock",
-            "daemon.lock",
-        ] {
+        bases::remove::<Contents>(self)?;
+        bases::remove::<Store>(self)?;
+        for name in
+            [LAST_GOOD, BYPASS, DRAINING, GROWN, "report.json", "control.sock", "daemon.lock"]
+        {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.
-        let _ = fs::remove_dir(self.path.join("generations"));
+        let _ = fs::remove_dir(self.path.join(GENERATIONS));
         let _ = fs::remove_dir(&self.path);
         Ok(())
     }
@@ -320,7 +330,8 @@ impl StateDir {
         }
     }
 
-    fn save(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+    /// Returns how many bytes that took.
+    fn save(&self, name: &str, value: &impl Serialize) -> Result<u64, StateError> {
         let path = self.path.join(name);
         let beside = path.with_extension("json.new");
         let failed = |source| io_error("cannot write", &path, source);
@@ -337,7 +348,8 @@ impl StateDir {
         fs::rename(&beside, &path).map_err(failed)?;
         // The rename, too, has to reach the disk.
         let directory = path.parent().unwrap_or(&self.path);
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(json.len() as u64)
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
@@ -353,8 +365,23 @@ impl StateDir {
     }
 }
 
+/// The base that a generation was written by, as its file tells.
+#[derive(Deserialize)]
+struct BaseOf {
+    contents: NumberOf,
+}
+
+/// Of a [`Written`], the first half.
+#[derive(Deserialize)]
+struct NumberOf {
+    base: u64,
+}
+
+/// Where the snapshots lie.
+const GENERATIONS: &str = "generations";
+
 fn snapshot_name(generation: u64) -> String {
-    format!("generations/{generation}.json")
+    format!("{GENERATIONS}/{generation}.json")
 }
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
@@ -413,7 +440,7 @@ mod tests {
         let (_root, state) = directory();
         for generation in 1..=12 {
             let snapshot = Snapshot { generation, ..Snapshot::default() };
-            state.save_snapshot(&snapshot).unwrap();
+            Keeper::new(state.clone()).save_snapshot(&snapshot).unwrap();
         }
         state.prune(3, &[2]);
         assert_eq!(state.generations(), [2, 10, 11, 12]);

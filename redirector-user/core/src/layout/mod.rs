@@ -10,6 +10,7 @@
 
 mod balancing;
 mod class_table;
+mod difference;
 mod lives;
 mod names;
 mod numbers;
@@ -37,6 +38,7 @@ use crate::plan::{
 
 use balancing::policy;
 pub use class_table::ClassTable;
+pub use difference::Difference;
 use lives::Lives;
 pub use names::Names;
 use numbers::Numbers;

@@ -205,7 +205,7 @@ impl Names {
     fn of(&mut self, generation: u64) -> Option<Arc<Layout>> {
         if !self.layouts.contains_key(&generation) {
             let snapshot = self.state.snapshot(generation).ok().flatten();
-            let layout = snapshot.map(|snapshot| Arc::new(snapshot.layout));
+            let layout = snapshot.map(|snapshot| Arc::new(snapshot.contents.layout));
             self.layouts.insert(generation, layout);
             while self.layouts.len() > KEPT {
                 self.layouts.pop_first();

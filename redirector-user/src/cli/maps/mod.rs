@@ -76,7 +76,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let datapath = args.kernel.open()?;
     let (active, image) = datapath.dump_active()?;
     let snapshot = args.kernel.snapshot(active.generation, context)?;
-    let layout = snapshot.as_ref().map(|s| s.layout.clone()).unwrap_or_default();
+    let layout = snapshot.as_ref().map(|s| s.contents.layout.clone()).unwrap_or_default();
     let world = snapshot.as_ref().map(|s| s.world()).unwrap_or_default();
     let view =
         View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
