@@ -3,19 +3,33 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Object, Spec};
+use redirector_core::model::{Kind, Object, Spec};
 use redirector_core::world::World;
-use support::random::{Random, world as random_world};
-use support::{LIMITS, client, world};
+use support::random::{PORTS, Random, dials, world as random_world};
+use support::{LIMITS, client, shares, world};
 
 /// Services `s0`, `s1` and so on, each with two endpoints and a rule for app=a
 /// that leads to the next one.
 fn services(count: usize) -> World {
+    let mut world = world(&documents(count));
+    world.insert(of_app_a("client", &[]));
+    world
+}
+
+/// A workload that the rules of [`services`] are about.
+fn of_app_a(name: &str, more: &[(&str, &str)]) -> Object {
+    let labels = [("app", "a")].iter().chain(more);
+    let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    client("default", name, &labels, "")
+}
+
+fn documents(count: usize) -> String {
     let mut yaml = String::new();
     for index in 0..count {
         let next = (index + 1) % count;
@@ -30,10 +44,7 @@ fn services(count: usize) -> World {
              spec: {{hosts: [s{index}], tcp: [{{match: [{{sourceLabels: {{app: a}}}}], route: [{{destination: {{host: s{next}}}}}]}}]}}\n",
         ));
     }
-    let mut world = world(&yaml);
-    let labels = BTreeMap::from([("app".to_owned(), "a".to_owned())]);
-    world.insert(client("default", "client", &labels, ""));
-    world
+    yaml
 }
 
 fn place(layout: &Layout, world: &World) -> (Layout, Image) {
@@ -118,6 +129,84 @@ fn what_does_not_fit_is_named_with_both_numbers() {
     let full = Layout::default().place(&compile(&services(20)).plan, &limits).expect_err("5 < 20");
     assert_eq!((full.table, full.capacity), ("routes", 5));
     assert!(full.needed > 5);
+}
+
+#[test]
+fn one_more_class_is_written_into_the_tables_that_are_there() {
+    // A rule that nobody here is meant by yet, and that makes a class of whoever is.
+    let gray = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+                metadata: {name: gray}\nspec: {hosts: [s0], tcp: [{match: [{sourceLabels: \
+                {track: gray}}], route: [{destination: {host: s5}}]}]}\n";
+    let mut world = world(&(documents(20) + gray));
+    world.insert(of_app_a("client", &[]));
+    let (layout, image) = place(&Layout::default(), &world);
+    world.insert(of_app_a("another", &[("track", "gray")]));
+    let (next, after) = place(&layout, &world);
+    let delta = image.diff(&after);
+    assert_eq!(delta.frontends, [], "each leads to the table that it led to");
+    assert_eq!(delta.class_defaults, []);
+    assert_eq!(delta.class_verdicts.len(), 20, "{delta:?}");
+    assert!(delta.class_verdicts.iter().all(|change| change.old.is_none()));
+    // And goes as it came.
+    world.remove(&of_app_a("another", &[]).reference());
+    let (_, without) = place(&next, &world);
+    let back = after.diff(&without);
+    assert_eq!((back.frontends.len(), back.class_verdicts.len()), (0, 20), "{back:?}");
+}
+
+#[test]
+fn a_class_keeps_its_number_while_anybody_of_it_is_there() {
+    let mut world = services(5);
+    let (layout, _) = place(&Layout::default(), &world);
+    // The first in order, as the one that stands for a class is.
+    world.insert(of_app_a("a", &[]));
+    let (with, image) = place(&layout, &world);
+    world.remove(&of_app_a("a", &[]).reference());
+    let (_, after) = place(&with, &world);
+    let delta = image.diff(&after);
+    assert_eq!(delta.len(), delta.class_of.len(), "{delta:?}");
+    assert_eq!(delta.class_of.len(), 1, "its own number goes: {delta:?}");
+}
+
+#[test]
+fn numbers_that_are_kept_say_to_every_workload_what_fresh_ones_do() {
+    let mut layout = Layout::default();
+    let (mut asked, mut in_place) = (0, 0);
+    let mut before = Image::default();
+    for step in 0..120_u64 {
+        let (mut world, _) = random_world(&mut Random(7_000 + step / 6));
+        // Workloads come and go, and now and then something else.
+        let all: Vec<_> = world.objects().map(|object| object.reference()).collect();
+        for (index, reference) in all.iter().enumerate() {
+            let often = if reference.kind == Kind::WorkloadEntry { 3 } else { 11 };
+            if (index as u64 * 7 + step).is_multiple_of(often) {
+                world.remove(reference);
+            }
+        }
+        let plan = compile(&world).plan;
+        let (next, image) = layout.place(&plan, &LIMITS).expect("there is room");
+        let (fresh, other) = Layout::default().place(&plan, &LIMITS).expect("there is room");
+        let classes = next.classes_of(&plan).into_iter().zip(fresh.classes_of(&plan));
+        for (kept, fresh) in classes {
+            for (ip, port) in dials().into_iter().flat_map(|ip| PORTS.map(|port| (ip, port))) {
+                let to = SocketAddr::new(ip, port);
+                let (kept, fresh) = (shares(&image, kept, to), shares(&other, fresh, to));
+                asked += u64::from(!kept.passed);
+                assert!(kept.near(&fresh), "step {step}: to {to}: {kept:?}, fresh {fresh:?}");
+            }
+        }
+        for (id, number) in next.identities() {
+            let class = image.class_of.get(&number).copied().unwrap_or(0);
+            let wanted = plan.sources[id].class as usize;
+            assert_eq!(class, next.classes_of(&plan)[wanted], "step {step}: {id:?}");
+        }
+        let numbers: BTreeSet<u32> = next.classes_of(&plan).into_iter().collect();
+        assert_eq!(numbers.len(), plan.classes.len(), "step {step}: two classes share a number");
+        let changed = before.diff(&image);
+        in_place += changed.class_verdicts.iter().filter(|c| c.old.is_none()).count();
+        (before, layout) = (image, next);
+    }
+    assert!(asked > 1000 && in_place > 20, "{asked} {in_place}");
 }
 
 /// The entries of arrays that an Image uses: routes and destinations, then legs

@@ -1,5 +1,7 @@
 //! Class tables: what a frontend says to each source class.
 
+use std::collections::BTreeSet;
+
 use redirector_common::abi::{Verdict, VerdictKind};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,14 @@ pub struct ClassTable {
     pub default: Verdict,
     /// The classes with another verdict, in their order.
     pub exceptions: Vec<(u32, Verdict)>,
+}
+
+impl ClassTable {
+    /// What it says to these classes only.
+    pub(super) fn of_classes(&self, classes: &BTreeSet<u32>) -> Self {
+        let exceptions = self.exceptions.iter().filter(|(class, _)| classes.contains(class));
+        Self { default: self.default, exceptions: exceptions.copied().collect() }
+    }
 }
 
 /// As it is written down.

@@ -18,7 +18,6 @@ mod ranges;
 mod ring;
 mod spares;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -70,7 +69,8 @@ pub struct Layout {
     tables: BTreeMap<ClassTable, u32>,
     #[serde(with = "pairs")]
     identities: BTreeMap<SourceId, u32>,
-    /// The kernel's number of each class, by the source that stands for it.
+    /// The kernel's number of the class of each source that is in another than that
+    /// of unknown callers.
     #[serde(with = "pairs")]
     classes: BTreeMap<SourceId, u32>,
     /// To whom each frontend belongs, for dumps.
@@ -170,7 +170,9 @@ impl Layout {
         next.place_destinations(plan, limits, &mut image)?;
         next.place_routes(plan, limits, &mut image)?;
         let classes = next.place_sources(plan, limits, newcomers, &mut image)?;
-        next.place_frontends(plan, limits, &classes, &mut image)?;
+        let before: BTreeSet<u32> = self.classes.values().copied().collect();
+        let steady = classes.iter().copied().filter(|class| before.contains(class)).collect();
+        next.place_frontends(plan, limits, (&classes, &steady), &mut image)?;
         Ok((next, image))
     }
 
@@ -275,35 +277,30 @@ impl Layout {
                 false
             }
         });
-        // A class keeps its number while some workload that stood for it is
-        // still in it and no other class claims the number.
+        // A class keeps its number while some workload that was in it still is, and
+        // no other class has taken the number: of a class that splits one part.
         let mut kept: BTreeMap<ClassId, u32> = BTreeMap::new();
-        for (standing, number) in &self.classes {
-            if let Some(source) = plan.sources.get(standing)
+        let mut in_use: BTreeSet<u32> = BTreeSet::new();
+        for (member, number) in &self.classes {
+            if let Some(source) = plan.sources.get(member)
                 && source.class != abi::CLASS_UNKNOWN
+                && !kept.contains_key(&source.class)
+                && in_use.insert(*number)
             {
-                kept.entry(source.class).or_insert(*number);
+                kept.insert(source.class, *number);
             }
         }
-        let in_use: BTreeSet<u32> = kept.values().copied().collect();
-        for number in self.classes.values() {
-            if !in_use.contains(number) {
-                self.class_numbers.free(*number);
-            }
+        let before: BTreeSet<u32> = std::mem::take(&mut self.classes).into_values().collect();
+        for number in before.difference(&in_use) {
+            self.class_numbers.free(*number);
         }
-        self.classes.clear();
         let mut classes = Vec::with_capacity(plan.classes.len());
         for (class, Class { example }) in (0..).zip(&plan.classes) {
-            let Some(example) = example.as_ref().filter(|_| class != abi::CLASS_UNKNOWN) else {
-                classes.push(abi::CLASS_UNKNOWN);
-                continue;
-            };
-            let number = match kept.get(&class) {
+            classes.push(match kept.get(&class) {
+                _ if class == abi::CLASS_UNKNOWN || example.is_none() => abi::CLASS_UNKNOWN,
                 Some(number) => *number,
                 None => self.class_numbers.take(u32::MAX, "source classes")?,
-            };
-            self.classes.insert(example.clone(), number);
-            classes.push(number);
+            });
         }
         for (id, source) in &plan.sources {
             let number = match self.identities.get(id) {
@@ -317,6 +314,7 @@ impl Layout {
             let class = classes.get(source.class as usize).copied().unwrap_or(abi::CLASS_UNKNOWN);
             if class != abi::CLASS_UNKNOWN {
                 image.class_of.insert(number, class);
+                self.classes.insert(id.clone(), class);
             }
         }
         self.place_spares(limits, newcomers, &classes, image);
@@ -327,7 +325,7 @@ impl Layout {
         &mut self,
         plan: &Plan,
         limits: &Limits,
-        classes: &[u32],
+        (classes, steady): (&[u32], &BTreeSet<u32>),
         image: &mut Image,
     ) -> Result<(), Full> {
         let routes: FxHashMap<&RouteId, u32> =
@@ -356,19 +354,7 @@ impl Layout {
             .map(|(_, table)| table)
             .filter(|table| !table.exceptions.is_empty())
             .collect();
-        let numbers = &mut self.table_numbers;
-        self.tables.retain(|table, number| {
-            let keep = wanted.contains(table);
-            if !keep {
-                numbers.free(*number);
-            }
-            keep
-        });
-        for table in wanted {
-            if let Entry::Vacant(entry) = self.tables.entry(table.clone()) {
-                entry.insert(numbers.take(limits.class_tables, "class tables")?);
-            }
-        }
+        self.place_tables(&wanted, steady, limits)?;
         for (table, number) in &self.tables {
             image.class_defaults.insert(*number, table.default);
             for (class, verdict) in &table.exceptions {
@@ -395,6 +381,47 @@ impl Layout {
         keep_families_apart(image);
         self.frontends =
             plan.frontends.iter().map(|(id, frontend)| (*id, frontend.service.clone())).collect();
+        Ok(())
+    }
+
+    /// Numbers the class tables. One that is there in the same words keeps its
+    /// number, and so does one that says the same to the classes that were there
+    /// before: what came or went is written where it lies, and the frontends that
+    /// lead to it stay as they are.
+    fn place_tables(
+        &mut self,
+        wanted: &BTreeSet<&ClassTable>,
+        steady: &BTreeSet<u32>,
+        limits: &Limits,
+    ) -> Result<(), Full> {
+        let mut before = std::mem::take(&mut self.tables);
+        let mut vacant = Vec::new();
+        for table in wanted {
+            match before.remove_entry(*table) {
+                Some((table, number)) => {
+                    self.tables.insert(table, number);
+                }
+                None => vacant.push(*table),
+            }
+        }
+        let mut alike: BTreeMap<ClassTable, u32> =
+            before.iter().map(|(table, number)| (table.of_classes(steady), *number)).collect();
+        let numbers = &mut self.table_numbers;
+        let mut gone: BTreeSet<u32> = before.into_values().collect();
+        let mut new = Vec::new();
+        for table in vacant {
+            match alike.remove(&table.of_classes(steady)) {
+                Some(number) => {
+                    gone.remove(&number);
+                    self.tables.insert(table.clone(), number);
+                }
+                None => new.push(table),
+            }
+        }
+        gone.into_iter().for_each(|number| numbers.free(number));
+        for table in new {
+            self.tables.insert(table.clone(), numbers.take(limits.class_tables, "class tables")?);
+        }
         Ok(())
     }
 

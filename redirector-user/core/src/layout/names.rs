@@ -53,7 +53,8 @@ impl Layout {
             lives: self.lives.all().map(|(number, id, at)| (number, (id, at))).collect(),
             tables: self.tables.iter().map(|(table, number)| (*number, table)).collect(),
             identities: self.identities.iter().map(|(id, number)| (*number, id)).collect(),
-            classes: self.classes.iter().map(|(id, number)| (*number, id)).collect(),
+            // The first of each stands for it.
+            classes: self.classes.iter().rev().map(|(id, number)| (*number, id)).collect(),
             frontends: &self.frontends,
         }
     }
