@@ -10,6 +10,7 @@
 //! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
 //! * [`proxy`]: the relay of the gateways.
+//! * [`scheduling`]: which thread comes before which.
 //! * [`source`]: where the configuration comes from.
 //! * [`state`]: the state directory.
 
@@ -23,5 +24,6 @@ pub mod kubernetes;
 pub mod mounts;
 pub mod output;
 pub mod proxy;
+pub mod scheduling;
 pub mod source;
 pub mod state;

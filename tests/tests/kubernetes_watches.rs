@@ -209,6 +209,18 @@ fn changes_are_followed_and_those_that_say_nothing_are_dropped() {
 }
 
 #[test]
+fn a_pod_of_the_node_that_has_to_be_compiled_waits_for_no_quiet() {
+    let server = cluster();
+    server.apply(pod("first", NODE));
+    // Longer than this test waits.
+    let timing = Timing { debounce: Duration::from_secs(3600), ..timing() };
+    let agent = Agent::with(&server, timing, TOKEN, Store::default());
+    agent.wait_synced();
+    server.apply(pod("second", NODE));
+    agent.wait_names(Kind::Pod, &["first", "second"]);
+}
+
+#[test]
 fn a_cluster_without_istio_has_none_and_its_definitions_are_picked_up() {
     let server = ApiServer::with(Resource::builtins());
     server.apply(node());

@@ -26,6 +26,7 @@ use super::backoff::{Timing, jitter};
 use super::findings::{Findings, Judged, Reason, findings};
 use super::lease::Candidate;
 use super::trouble::Trouble;
+use crate::scheduling::give_way;
 
 /// Events that may be told at once, and the time after which there is room for
 /// one more.
@@ -156,6 +157,7 @@ impl Teller {
         }
         let mut next = Instant::now();
         let mut looked = false;
+        let mut rested = next;
         loop {
             tokio::select! {
                 changed = judged.changed() => {
@@ -164,7 +166,7 @@ impl Teller {
                     }
                     looked = false;
                     // Changes come in flocks.
-                    next = next.min(Instant::now() + self.timing.debounce_most());
+                    next = next.min(Instant::now() + self.timing.debounce_most()).max(rested);
                     judged.mark_unchanged();
                     sleep_until(next).await;
                 }
@@ -179,7 +181,10 @@ impl Teller {
                 Some(renew) => {
                     if !looked {
                         let judged = judged.borrow_and_update().clone();
+                        let begun = Instant::now();
                         looked = self.look(judged).await;
+                        // Looking takes no more than a tenth of the time.
+                        rested = Instant::now() + begun.elapsed() * 9;
                     }
                     self.tell().await.min(renew)
                 }
@@ -211,7 +216,11 @@ impl Teller {
     /// Looks what there is to tell.
     async fn look(&mut self, judged: Option<Arc<Judged>>) -> bool {
         let Some(judged) = judged else { return false };
-        let found = tokio::task::spawn_blocking(move || findings(&judged)).await;
+        let find = move || {
+            give_way();
+            findings(&judged)
+        };
+        let found = tokio::task::spawn_blocking(find).await;
         let Ok(found) = found else { return false };
         self.found(found, Instant::now());
         true

@@ -108,6 +108,11 @@ impl Join {
                 }
                 () = sleep_until(wait) => {
                     due = None;
+                    // What is there already comes with it.
+                    for _ in 0..super::IN_FLIGHT {
+                        let Ok((resource, update)) = updates.try_recv() else { break };
+                        self.take(resource, update);
+                    }
                     let batch = self.batch();
                     let first = !self.watches.borrow().synced;
                     if !send(batch) {
@@ -123,9 +128,9 @@ impl Join {
     }
 
     /// A pod of this node has to be known before it runs; its kubelet is told at
-    /// the same time as we are.
+    /// the same time as we are. So nothing else is waited for then.
     fn hurry(&self, now: Instant, latest: Instant) -> Instant {
-        if self.awaited { latest.min(now + self.timing.debounce / 10) } else { latest }
+        if self.awaited { latest.min(now) } else { latest }
     }
 
     fn is_synced(&self) -> bool {

@@ -51,6 +51,7 @@ pub use join::Watches;
 pub use resource::Resource;
 
 use crate::identity::Direct;
+use crate::scheduling::take_short_turns;
 use crate::source::Batch;
 use events::Incarnations;
 use follow::Follower;
@@ -112,9 +113,13 @@ pub fn follow(
 /// # Errors
 /// When the system gives no thread.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("kubernetes")
         .enable_all()
-        .build()
+        .build()?;
+    // What a pod waits for is read here, but lists of everything, too: soon, and no
+    // more than its share. Its other threads, for what takes long, are as usual.
+    runtime.spawn(async { take_short_turns() });
+    Ok(runtime)
 }

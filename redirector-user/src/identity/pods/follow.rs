@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{PodCgroups, PodEvent};
+use crate::scheduling::hurry;
 
 /// Everything is read again at this interval, in case that events are lost.
 const ROUND: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-
-/// The niceness of the thread.
-const NICE: libc::c_int = -15;
 
 /// After a failure.
 const REST: Duration = Duration::from_secs(1);
@@ -54,15 +52,4 @@ pub fn follow(
         }
     })?;
     Ok(())
-}
-
-/// Puts this thread before the others: it has little to do, and a pod waits for
-/// it. Where that is not allowed it takes its turn.
-fn hurry() {
-    // SAFETY: no memory is involved; 0 is the calling thread alone.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    if result != 0 {
-        let error = io::Error::last_os_error();
-        tracing::debug!(%error, "the thread that follows pods has no priority");
-    }
 }
