@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They are whole daemons: two at a time are enough for a small machine.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
         ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
         (
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
         ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
         ("pods_of_a_known_class_are_known_before_they_are_compiled", newcomers::of_a_known_class),
+        ("pods_that_connect_before_they_are_compiled_have_names", newcomers::have_names),
         ("pods_stay_known_when_the_agent_is_killed", newcomers::when_the_agent_is_killed),
         ("no_object_has_a_network_namespace_entered", no_object_has_a_namespace_entered),
         ("of_two_agents_the_second_names_the_first", two_agents::the_second_names_the_first),

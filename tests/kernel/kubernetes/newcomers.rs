@@ -1,10 +1,15 @@
 //! Pods that come together with their objects: those that the rules ask nothing
 //! new of are known before they are compiled, and stay what they were taken for.
 
+use std::fs;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
 use redirector::datapath::SourceKey;
+use redirector_tests::agent::command;
 use redirector_tests::cgroup::key;
 use redirector_tests::node::Node;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Cluster, answered, node, uid};
 
@@ -81,4 +86,73 @@ pub fn when_the_agent_is_killed() {
         }
         assert_eq!(answered(&container, cluster.service()), "two", "{}", agent.log());
     }
+}
+
+/// Ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One that connects before it is compiled has a name in what is told of it, and
+/// `explain` knows it, though the tables did not change for it.
+pub fn have_names() {
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    cluster.pod("first", "node-a", &uid(1), "two", &json!({}));
+    let first = node.cgroup(&format!("kubepods/burstable/pod{}/ab", uid(1)));
+    let mut agent = node.start_with(&["--flows"]);
+    agent.wait_ready();
+    agent.wait("the first one", |_| node.sources().len() == 1);
+    let place = [
+        format!("--bpffs={}", node.place.pins().display()),
+        format!("--state-dir={}", node.directory.path().join("state").display()),
+        "--output=json".to_owned(),
+    ];
+    let tell = |what: &[&str]| {
+        let mut tell = command(what);
+        tell.args(&place);
+        tell
+    };
+    let shown = node.directory.path().join("flows");
+    let file = fs::File::create(&shown).expect("a file");
+    let mut follow = tell(&["flows", "--follow"]);
+    let _follower = Running(follow.stdout(file).spawn().expect("it runs"));
+    let named = |container: &_, name: &str| {
+        let begun = Instant::now();
+        loop {
+            assert_eq!(answered(container, cluster.service()), "two");
+            let text = fs::read_to_string(&shown).expect("it can be read");
+            // The last line may not be whole yet.
+            let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            if lines.any(|line: Value| line["workload"] == format!("default/{name}")) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{name} has no name: {text}");
+        }
+    };
+    named(&first, "first");
+    let generation = agent.metric("redirector_config_generation");
+    for i in 10..16 {
+        let cgroup = node.cgroup(&format!("kubepods/besteffort/pod{}", uid(i)));
+        let container = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(i)));
+        let name = format!("p{i}");
+        cluster.pod(&name, "node-a", &uid(i), "two", &json!({}));
+        let key = key(&cgroup);
+        agent.wait("the pod to be known", |_| number(&node, key).is_some());
+        named(&container, &name);
+        let to = cluster.service().to_string();
+        let from = format!("--from-workload=default/{name}");
+        agent.wait("it to be explained", |_| {
+            let output = tell(&["explain", "--to", &to, &from]).output().expect("it runs");
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            answer["endpoints"][cluster.endpoint("two").to_string()] == 1.0
+        });
+    }
+    assert_eq!(agent.metric("redirector_config_generation"), generation, "one of its own");
+    assert_eq!(agent.metric("redirector_pods_foreseen_total"), Some(6.0), "{}", agent.log());
 }

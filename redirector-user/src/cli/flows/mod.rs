@@ -189,16 +189,19 @@ struct Names {
     /// The one in force, for what nobody saw decided.
     generation: u64,
     layouts: BTreeMap<u64, Option<Arc<Layout>>>,
-    /// The last workload that had no name yet.
-    nameless: Option<(u64, u32)>,
+    /// When names were read again for a workload that had none yet.
+    read_again: Option<Instant>,
 }
 
 /// So many generations are remembered.
 const KEPT: usize = 8;
 
+/// How often names are read again when a workload has none.
+const READ_AGAIN: Duration = Duration::from_millis(200);
+
 impl Names {
     fn new(state: StateDir, generation: u64) -> Self {
-        Self { state, generation, layouts: BTreeMap::new(), nameless: None }
+        Self { state, generation, layouts: BTreeMap::new(), read_again: None }
     }
 
     /// The names of a generation, while the state directory has them.
@@ -228,10 +231,11 @@ impl Names {
             })
         };
         let found = look(self);
-        if found.is_some() || self.nameless == Some((generation, identity)) {
+        let is_time = self.read_again.is_none_or(|then| then.elapsed() >= READ_AGAIN);
+        if found.is_some() || !is_time {
             return found;
         }
-        self.nameless = Some((generation, identity));
+        self.read_again = Some(Instant::now());
         self.layouts.retain(|known, _| *known != generation && *known != generation + 1);
         look(self)
     }
