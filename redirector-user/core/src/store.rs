@@ -261,20 +261,18 @@ impl Store {
     /// object is written more than once the last in path order counts, and
     /// where that one is refused, its last good version.
     pub fn effective(&self) -> BTreeMap<ObjectRef, Arc<Object>> {
-        let mut chosen: BTreeMap<&ObjectRef, Option<&Arc<Object>>> = BTreeMap::new();
-        for mention in self.mentions() {
-            let slot = chosen.entry(&mention.reference).or_default();
-            if let Some(object) = mention.current() {
-                *slot = Some(object);
-            }
-        }
-        chosen
-            .into_iter()
-            .filter_map(|(reference, object)| {
-                let object = object.or_else(|| self.in_force.get(reference))?;
-                Some((reference.clone(), object.clone()))
-            })
-            .collect()
+        let mut all: Vec<(&ObjectRef, Option<&Arc<Object>>)> =
+            self.mentions().map(|mention| (&mention.reference, mention.current())).collect();
+        // Those of one object stay in path order.
+        all.sort_by_key(|(reference, _)| *reference);
+        let each = all.chunk_by(|(one, _), (other, _)| one == other);
+        each.filter_map(|mentions| {
+            let (reference, _) = *mentions.first()?;
+            let last = mentions.iter().rev().find_map(|(_, object)| *object);
+            let object = last.or_else(|| self.in_force.get(reference))?;
+            Some((reference.clone(), object.clone()))
+        })
+        .collect()
     }
 
     /// Refuses the version of an object that [`effective`](Self::effective)

@@ -82,6 +82,11 @@ impl World {
         Self { settings, ..Self::default() }
     }
 
+    /// A World of these objects, each by what it is.
+    pub fn of(settings: Settings, objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
+        Self { settings, objects, resolved: BTreeMap::new() }
+    }
+
     /// A World of these objects; of two with the same kind, namespace and name
     /// the later one counts.
     pub fn with_objects(settings: Settings, objects: impl IntoIterator<Item = Object>) -> Self {

@@ -93,10 +93,7 @@ impl Engine {
     /// to the store until nothing more changes.
     pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
         loop {
-            let mut world = World::new(self.settings.clone());
-            for object in self.store.effective().into_values() {
-                world.insert(object);
-            }
+            let mut world = World::of(self.settings.clone(), self.store.effective());
             for pod in &newcomers.pods {
                 world.insert(pod.clone());
             }
