@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
+use redirector::scheduling::take_short_turns;
 use redirector_common::abi::Source;
 use redirector_tests::agent::{Agent, as_binary};
 use redirector_tests::apiserver::{ApiServer, objects};
@@ -47,6 +48,9 @@ struct Scale {
     services: usize,
 }
 
+/// A configuration as most nodes have it, but for the pods of the measurement.
+const SMALL: Scale = Scale { pods: 0, others: 100, running: 30, services: 10 };
+
 fn main() -> ExitCode {
     if let Some(exit) = as_binary() {
         return exit;
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         panic!("PODS OTHERS RUNNING SERVICES");
     };
     Bench::new(Scale { pods, others, running, services }).run();
+    Bench::new(Scale { pods, ..SMALL }).run_small();
     ExitCode::SUCCESS
 }
 
@@ -76,7 +81,7 @@ struct Bench {
 
 impl Bench {
     fn new(scale: Scale) -> Self {
-        let server = ApiServer::start();
+        let server = first_come(ApiServer::start);
         let node = Node::new(&server, "node-a", &["kubepods"]);
         for class in ["burstable", "besteffort"] {
             node.cgroup(&format!("kubepods/{class}"));
@@ -124,6 +129,16 @@ impl Bench {
         self.changes();
         if let Some([now, most]) = self.memory.as_ref().and_then(MemoryCgroup::used) {
             println!("{}", json!({ "memory": now, "most": most }));
+        }
+    }
+
+    /// The rows of a small configuration.
+    fn run_small(&mut self) {
+        let Scale { running, others, services, .. } = self.scale;
+        let beside = format!("beside {running} and {others} pods, {services} Services");
+        for (name, labels) in [("known class", Labels::Usual), ("first of its class", Labels::Own)]
+        {
+            self.churn(&format!("told together with its cgroup, {name}, {beside}"), 0, labels);
         }
     }
 
@@ -236,6 +251,16 @@ impl Bench {
     fn generation(&self) -> f64 {
         self.agent.metric("redirector_config_generation").expect("a metric")
     }
+}
+
+/// Starts threads that run whenever they have something to do: those of the API
+/// server, which is on another machine, and waits for no agent there.
+fn first_come<T: Send + 'static>(start: fn() -> T) -> T {
+    let start = move || {
+        take_short_turns();
+        start()
+    };
+    thread::spawn(start).join().expect("it starts")
 }
 
 /// Starts the agent with tables of the usual sizes, in a cgroup that counts its
