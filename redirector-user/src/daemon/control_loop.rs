@@ -164,6 +164,7 @@ impl Daemon {
                 Err(_) => return Ok(Over::Ended(Exit::Fine)),
             }
         }
+        self.changed = false;
         if !(self.engine.store.is_unchanged() && self.hold_on()) {
             self.report.hold = None;
             self.step();
