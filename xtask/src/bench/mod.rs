@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements, and the tables and plots made of them.
 
+pub mod config;
 pub mod connect;
 pub mod gateway;
 mod machine;
@@ -20,6 +21,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// A large configuration: until it is in force, one change of it, and memory
+    Config(config::Args),
     /// connect() through the programs beside direct connections and nftables
     Connect(connect::Args),
     /// Parts of `connect`, in processes of their own
@@ -37,6 +40,7 @@ enum What {
 /// `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
+        What::Config(args) => config::run(args),
         What::Connect(args) => connect::run(args),
         What::ConnectPart(part) => connect::part(part),
         What::Gateway(args) => gateway::run(args),
