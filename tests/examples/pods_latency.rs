@@ -1,7 +1,8 @@
 //! How long a pod takes from the mkdir of its cgroup to its entry in the
 //! kernel's table, as `cargo xtask bench pods` asks for it.
 //!
-//! The last line is the memory that the agent uses, in bytes: that of its cgroup.
+//! One line is the memory that the agent uses, in bytes: that of its cgroup. After
+//! it come the rows of a small configuration.
 //!
 //! `cargo run --release --package redirector-tests --example pods_latency`, as
 //! root. A real agent, the tests' API server, imitated pods. Each line of the
@@ -123,9 +124,10 @@ impl Bench {
             self.wait_for_gaps(0);
         }
         print("idle", &mut times, "");
-        self.churn("200 pods a minute, the cgroup 100 ms after the object", 100, Labels::Usual);
-        self.churn("told together with its cgroup, known class", 0, Labels::Usual);
-        self.churn("told together with its cgroup, first of its class", 0, Labels::Own);
+        let usual = "200 pods a minute, the cgroup 100 ms after the object";
+        self.churn(usual, 100, Labels::Usual, "");
+        self.churn("told together with its cgroup, known class", 0, Labels::Usual, "");
+        self.churn("told together with its cgroup, first of its class", 0, Labels::Own, "");
         self.changes();
         if let Some([now, most]) = self.memory.as_ref().and_then(MemoryCgroup::used) {
             println!("{}", json!({ "memory": now, "most": most }));
@@ -135,15 +137,13 @@ impl Bench {
     /// The rows of a small configuration.
     fn run_small(&mut self) {
         let Scale { running, others, services, .. } = self.scale;
-        let beside = format!("beside {running} and {others} pods, {services} Services");
-        for (name, labels) in [("known class", Labels::Usual), ("first of its class", Labels::Own)]
-        {
-            self.churn(&format!("told together with its cgroup, {name}, {beside}"), 0, labels);
-        }
+        let beside = format!("{running} pods run, {others} elsewhere, {services} Services");
+        self.churn("told together with its cgroup, known class", 0, Labels::Usual, &beside);
+        self.churn("told together with its cgroup, first of its class", 0, Labels::Own, &beside);
     }
 
     /// Pods come and go.
-    fn churn(&mut self, name: &str, delay: u64, labels: Labels) {
+    fn churn(&mut self, name: &str, delay: u64, labels: Labels, note: &str) {
         let mut times = Vec::new();
         let mut before = Vec::new();
         for _ in 0..self.scale.pods {
@@ -161,7 +161,7 @@ impl Bench {
             self.end(&pod);
         }
         self.wait_for_gaps(0);
-        print(name, &mut times, "");
+        print(name, &mut times, note);
     }
 
     /// Pods come while the configuration changes all the time.

@@ -86,8 +86,8 @@ fn made_by(args: &Args) -> String {
     format!(
         "{}, {processors} processors, which the agent shares with the API server and the pods of \
          the measurement. {} pods in each row, beside {} that run on the node and {} of other \
-         nodes, and {} Services with a VirtualService each. From before the `mkdir` of the pod's \
-         cgroup until its entry is read from the kernel's table.",
+         nodes, and {} Services with a VirtualService each, or fewer where the row says so. From \
+         before the `mkdir` of the pod's cgroup until its entry is read from the kernel's table.",
         machine::made_by(),
         args.pods,
         args.running,
