@@ -55,13 +55,15 @@ impl Default for Timing {
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
+    /// A version had expired, and nothing has worked since.
+    expired: bool,
     timing: Timing,
 }
 
 impl Backoff {
     /// Starts at the shortest wait.
     pub fn new(timing: Timing) -> Self {
-        Self { next: timing.retry, timing }
+        Self { next: timing.retry, expired: false, timing }
     }
 
     /// The next wait.
@@ -71,9 +73,21 @@ impl Backoff {
         jitter(wait)
     }
 
+    /// The wait before a fresh list, as the version to go on from has expired.
+    ///
+    /// An API server that starts knows no earlier version. It is there again,
+    /// so that what it had to be waited for says nothing, the first time.
+    pub fn wait_expired(&mut self) -> Duration {
+        if !std::mem::replace(&mut self.expired, true) {
+            self.next = self.timing.retry;
+        }
+        self.wait()
+    }
+
     /// It worked: the next failure waits shortly again.
     pub fn reset(&mut self) {
         self.next = self.timing.retry;
+        self.expired = false;
     }
 }
 
@@ -98,5 +112,19 @@ mod tests {
         assert!(waits[9] >= timing.retry_most / 2 && waits[9] <= timing.retry_most, "{waits:?}");
         backoff.reset();
         assert!(backoff.wait() <= timing.retry);
+    }
+
+    #[test]
+    fn a_server_that_is_back_and_forgot_everything_is_listed_soon() {
+        let timing = Timing::default();
+        let mut backoff = Backoff::new(timing);
+        (0..10).for_each(|_| _ = backoff.wait());
+        assert!(backoff.wait_expired() <= timing.retry, "the waits before are forgotten");
+        let waits: Vec<Duration> = (0..10).map(|_| backoff.wait_expired()).collect();
+        assert!(waits[9] >= timing.retry_most / 2, "it expires again and again: {waits:?}");
+        (0..10).for_each(|_| _ = backoff.wait());
+        backoff.reset();
+        (0..10).for_each(|_| _ = backoff.wait());
+        assert!(backoff.wait_expired() <= timing.retry, "it worked meanwhile");
     }
 }

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Timing, jitter};
 use super::discover::served;
-use super::held::{Drift, Held, Name};
+use super::held::{Drift, Held, Name, precedes};
 use super::item::{Item, name_of, version_of};
 use super::resource::{Detail, Needs, Resource};
 use super::trouble::Trouble;
@@ -219,16 +219,24 @@ impl Follower {
         self.set_health(health).await?;
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.field_selector = self.resource.fields(&self.node);
+        // Whether something may have happened to the server.
+        let mut doubtful = false;
         loop {
             let opened = Instant::now();
             let mut events = match api.watch(&params, &at).await {
                 Ok(events) => events.boxed(),
                 Err(error) => match self.failed(&error).await? {
                     // The server may be away: go on where it was left.
-                    End::Restart if !expired(&error) => continue,
+                    End::Restart if !expired(&error) => {
+                        doubtful = true;
+                        continue;
+                    }
                     end => return Ok(end),
                 },
             };
+            if std::mem::take(&mut doubtful) && self.went_back(kind, &at).await {
+                return Ok(End::Restart);
+            }
             if self.resource != Resource::OwnNode || !self.held.is_empty() {
                 self.set_health(Health::Fine).await?;
             }
@@ -260,6 +268,8 @@ impl Follower {
                     break;
                 }
             }
+            // Otherwise the server ended it when it was asked to.
+            doubtful |= opened.elapsed() + SHORT < Duration::from_secs(u64::from(WATCH_SECONDS));
             if opened.elapsed() < SHORT {
                 sleep(self.backoff.wait()).await;
             } else {
@@ -320,13 +330,39 @@ impl Follower {
             Trouble::NotServed if self.resource.is_optional() => Ok(End::NotServed),
             Trouble::Expired => {
                 debug!(resource = %self.resource.describe(), "expired: listing anew");
-                sleep(self.backoff.wait()).await;
+                sleep(self.backoff.wait_expired()).await;
                 Ok(End::Restart)
             }
             trouble => {
                 self.trouble(trouble).await?;
                 sleep(self.backoff.wait()).await;
                 Ok(End::Restart)
+            }
+        }
+    }
+
+    /// Whether the server is at an earlier version than the watch was, as after
+    /// its storage was restored from a backup: a watch from a version that is to
+    /// come is silent, and what it brought may not exist.
+    async fn went_back(&self, kind: &ApiResource, at: &str) -> bool {
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), kind);
+        let resource = self.resource.describe();
+        match api.list(&ListParams::default().limit(1)).await {
+            Ok(list) => {
+                let now = list.metadata.resource_version.unwrap_or_default();
+                let back = precedes(&now, at);
+                if back {
+                    warn!(
+                        %resource, now, at,
+                        "the API server went back to an earlier state: listing anew"
+                    );
+                }
+                back
+            }
+            // Comparisons will tell.
+            Err(error) => {
+                debug!(%resource, %error, "not known whether the server went back");
+                false
             }
         }
     }
@@ -363,6 +399,10 @@ impl Follower {
         at: &mut String,
         read: &impl Fn(K) -> Item,
     ) -> Result<bool, End> {
+        // Versions that are to come are no yardstick.
+        if self.went_back(kind, at).await {
+            return Ok(true);
+        }
         let Some(first) = self.drift(kind).await else { return Ok(false) };
         if first.is_empty() {
             return Ok(false);

@@ -25,6 +25,11 @@ impl Version {
     }
 }
 
+/// Whether a resource version is certainly older than another.
+pub fn precedes(one: &str, other: &str) -> bool {
+    matches!((one.parse::<u128>(), other.parse::<u128>()), (Ok(one), Ok(other)) if one < other)
+}
+
 /// The versions of what is held.
 pub type Held = BTreeMap<Name, Version>;
 
@@ -118,6 +123,13 @@ mod tests {
     fn versions_are_compared_as_numbers() {
         let drift = Drift::between(&held(&[("a", "10")]), &held(&[("a", "9")]), "10");
         assert!(drift.is_empty(), "{drift:?}");
+    }
+
+    #[test]
+    fn a_version_precedes_another_only_when_both_are_numbers() {
+        assert!(precedes("9", "10"));
+        assert!(!precedes("10", "9") && !precedes("9", "9"));
+        assert!(!precedes("", "9") && !precedes("a", "b"));
     }
 
     #[test]

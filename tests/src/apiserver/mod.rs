@@ -117,9 +117,11 @@ impl ApiServer {
         }
     }
 
-    /// Listens again, at the same address.
+    /// Listens again, at the same address. A server that starts has no history:
+    /// its cache begins with what there is, and every earlier version has expired.
     pub fn resume(&mut self) {
         self.stop();
+        self.shared.lock().state.compact();
         let (stop, stopped) = oneshot::channel();
         let (ready, address) = std::sync::mpsc::channel();
         let shared = self.shared.clone();
@@ -183,6 +185,16 @@ impl ApiServer {
             let key = key_of(&inner.state, &object);
             inner.state.restore(&key, object);
         });
+    }
+
+    /// What the server keeps, as a backup of its storage has it.
+    pub fn backup(&self) -> State {
+        self.shared.lock().state.clone()
+    }
+
+    /// Goes back to a backup, with the counter of resource versions that it had.
+    pub fn go_back(&self, backup: State) {
+        self.change(|inner| inner.state = backup);
     }
 
     /// Sets the counter of resource versions, and forgets everything before.

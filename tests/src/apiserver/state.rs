@@ -33,7 +33,7 @@ pub struct Change {
 }
 
 /// Everything that the server keeps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct State {
     /// The counter.
     pub version: u64,
