@@ -433,6 +433,10 @@ fn the_server_is_away() {
     cluster.server.resume();
     agent.wait_ready();
     assert_eq!(answered(&cgroup, service), "two");
+    // It is said once, in the agent's words alone.
+    for words in ["failed with error", "eof in poll"] {
+        assert!(!agent.log().contains(words), "{}", agent.log());
+    }
 }
 
 fn it_is_ready_only_when_all_is_in_force() {

@@ -69,7 +69,7 @@ impl Node {
             format!("--bpffs={}", path(&self.place.pins())),
             format!("--state-dir={}", path(&self.directory.path().join("state"))),
             format!("--daemon-cgroup={}", self.below_mount("agent")),
-            "--log-level=debug,hyper=info,tower=info,kube=info".to_owned(),
+            "--log-level=debug,hyper=info,tower=info".to_owned(),
             "--max-connections=1024".to_owned(),
         ];
         arguments.extend(self.trees.iter().map(|tree| format!("--cgroup={}", path(tree))));

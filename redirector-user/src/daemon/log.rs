@@ -49,8 +49,13 @@ pub fn set_level(level: &str) -> Result<(), String> {
 /// The words that are levels, beside the numbers 0 to 5.
 const WORDS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What the programs in the kernel are asked to log is said, unless the level
-/// says otherwise of them by name.
+/// The Kubernetes client's own account of requests that fail. The agent tells of
+/// them once, with what they were about and how to mend it.
+const CLIENT: &str = "kube_client";
+
+/// What the programs in the kernel are asked to log is said, and what the
+/// Kubernetes client says is not, unless the level says otherwise of them by
+/// name.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     // To the library any word is a part of the program, and one that does not
     // exist leaves a log without a line.
@@ -67,12 +72,13 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
-    let filter = if level.contains(TARGET) {
-        EnvFilter::try_new(level)
-    } else {
-        EnvFilter::try_new(format!("{level},{TARGET}=trace"))
-    };
-    filter.map_err(|why| format!("{level} is no level: {why}"))
+    let mut whole = level.to_owned();
+    for (name, unless_named) in [(TARGET, "trace"), (CLIENT, "off")] {
+        if !level.contains(name) {
+            whole = format!("{whole},{name}={unless_named}");
+        }
+    }
+    EnvFilter::try_new(whole).map_err(|why| format!("{level} is no level: {why}"))
 }
 
 #[cfg(test)]
