@@ -284,6 +284,115 @@ fn writes_are_what_was_recorded() {
     replay(&server, "delete.txt", false);
 }
 
+#[test]
+fn objects_that_are_not_valid_are_refused() {
+    let server = ApiServer::start();
+    let send = |method: &str, target: &str, content_type: &str, body: &Value| {
+        let exchange = Exchange {
+            method: method.into(),
+            target: target.into(),
+            content_type: content_type.into(),
+            body: body.to_string(),
+            answers: Vec::new(),
+        };
+        let answer = ask(server.address(), TOKEN, &exchange);
+        let status: Value = serde_json::from_str(&answer.body).unwrap();
+        (answer.status, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let changed = |object: &Value, path: &str, value: Value| {
+        let mut object = object.clone();
+        *object.pointer_mut(path).unwrap() = value;
+        object
+    };
+    let refused = |method: &str, target: &str, object: &Value, code: u16, words: &str| {
+        let (status, message) = send(method, target, "application/json", object);
+        assert_eq!(status, code, "{message}");
+        assert!(message.contains(words), "{message}");
+    };
+
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({
+        "metadata": { "name": "e", "namespace": "default" },
+        "eventTime": "2026-11-26T02:06:51.341911Z", "type": "Warning", "action": "Apply",
+        "reason": "Rejected", "note": "why", "reportingController": "a/b",
+        "reportingInstance": "node", "series": null,
+        "regarding": { "kind": "Service", "namespace": "default", "name": "x" },
+    });
+    for (path, value, code, words) in [
+        ("/eventTime", json!("2026-11-26T02:06:51Z"), 400, "Event in version \"v1\" cannot"),
+        ("/eventTime", json!("2026-11-26T02:06:51.341911123Z"), 400, ".000000Z07:00"),
+        ("/eventTime", json!(null), 422, "\"e\" is invalid: eventTime: Required value"),
+        ("/note", json!(7), 400, "cannot unmarshal number into Go struct field Event.note"),
+        ("/note", json!("x".repeat(1025)), 422, "message: Invalid value: \"\": can have at most"),
+        ("/type", json!("Odd"), 422, "type: Invalid value: \"\": has invalid value: Odd"),
+        ("/action", json!(""), 422, "action: Required value"),
+        ("/reason", json!("x".repeat(129)), 422, "reason: Invalid value"),
+        ("/reportingController", json!("a b"), 422, "name part must consist of"),
+        ("/reportingInstance", json!(""), 422, "reportingInstance: Required value"),
+        ("/series", json!({ "count": 1 }), 422, "[series.count: Invalid value"),
+        ("/regarding/namespace", json!("other"), 422, "does not match event.namespace"),
+        ("/metadata/namespace", json!("other"), 400, "does not match the namespace sent"),
+        ("/metadata/name", json!("E_x"), 422, "a lowercase RFC 1123 subdomain must"),
+    ] {
+        refused("POST", events, &changed(&event, path, value), code, words);
+    }
+    assert_eq!(send("POST", events, "application/json", &event).0, 201);
+
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({
+        "metadata": { "name": "l", "resourceVersion": null },
+        "spec": {
+            "holderIdentity": "x", "leaseDurationSeconds": 60, "leaseTransitions": 0,
+            "renewTime": "2026-11-26T02:06:51.341911Z",
+        },
+    });
+    for (path, value, code, words) in [
+        ("/spec/leaseDurationSeconds", json!(0), 422, "Invalid value: 0: must be greater than 0"),
+        ("/spec/leaseTransitions", json!(-1), 422, "Invalid value: -1: must be greater than or"),
+        ("/spec/renewTime", json!("2026-11-26T02:06:51Z"), 400, "Lease in version \"v1\""),
+    ] {
+        refused("POST", leases, &changed(&lease, path, value), code, words);
+    }
+    assert_eq!(send("POST", leases, "application/json", &lease).0, 201);
+    let one = format!("{leases}/l");
+    let words = "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid \
+                 value: 0: must be specified for an update";
+    refused("PUT", &one, &lease, 422, words);
+    let old = changed(&lease, "/metadata/resourceVersion", json!("1"));
+    refused("PUT", &one, &old, 409, "the object has been modified");
+    let now = server.get("Lease", "default", "l").unwrap();
+    assert_eq!(send("PUT", &one, "application/json", &now).0, 200);
+    refused("PATCH", &one, &json!({}), 415, "415: Unsupported Media Type");
+
+    server.apply(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": "default", "deletionTimestamp": "2026-11-26T02:06:51Z" },
+    }));
+    let late = changed(&event, "/metadata/name", json!("late"));
+    let words = "events.events.k8s.io \"late\" is forbidden: unable to create new content in \
+                 namespace default because it is being terminated";
+    refused("POST", events, &late, 403, words);
+}
+
+#[test]
+fn objects_are_selected_by_the_fields_of_their_kind_alone() {
+    let server = ApiServer::start();
+    let status = |target: &str| {
+        let exchange = Exchange {
+            method: "GET".into(),
+            target: target.into(),
+            content_type: String::new(),
+            body: String::new(),
+            answers: Vec::new(),
+        };
+        ask(server.address(), TOKEN, &exchange).status
+    };
+    assert_eq!(status("/api/v1/pods?fieldSelector=spec.nodeName%21%3Da"), 200);
+    assert_eq!(status("/api/v1/nodes?fieldSelector=metadata.name%3Da"), 200);
+    assert_eq!(status("/api/v1/nodes?fieldSelector=spec.nodeName%3Da"), 400);
+    assert_eq!(status("/apis/discovery.k8s.io/v1/endpointslices?fieldSelector=spec.a%3Db"), 400);
+}
+
 /// The events of a watch, with its recorded time replaced by one second.
 fn watch(server: &ApiServer, name: &str) -> (Vec<Value>, Vec<Value>) {
     let mut exchange = transcript(name);

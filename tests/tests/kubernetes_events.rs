@@ -241,6 +241,31 @@ fn refused_events_are_tried_again() {
 }
 
 #[test]
+fn a_namespace_that_is_going_has_no_events_and_holds_up_no_others() {
+    let server = cluster();
+    server.apply(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": "a", "deletionTimestamp": "2026-11-26T02:06:51Z" },
+    }));
+    let mut going = bad("going", 70000);
+    going["metadata"]["namespace"] = json!("a");
+    server.apply(going);
+    server.apply(bad("staying", 70000));
+    let node = Node::start(&server, "node-a");
+    wait("the other's Event", || !events_about(&server, "staying").is_empty());
+    let tried = || {
+        let used = server.take_used();
+        used.iter().filter(|used| used.resource == "events" && used.namespace == "a").count()
+    };
+    wait("the attempt", || tried() == 1);
+    assert_eq!(events_about(&server, "going"), Vec::<Value>::new());
+    server.apply(bad("another", 70000));
+    wait("one more Event", || !events_about(&server, "another").is_empty());
+    assert_eq!(tried(), 0, "once is enough");
+    node.end();
+}
+
+#[test]
 fn without_the_permission_there_are_no_events_until_it_is_given() {
     let server = cluster();
     let all = |verbs: &[&str]| -> Vec<Rule> {

@@ -17,6 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::access::Used;
+use super::admit::refusal;
 use super::faults::{Trouble, take};
 use super::resource::{Resource, group, group_list, resource_list};
 use super::respond::{
@@ -304,6 +305,10 @@ impl Asked {
     fn list(&self, target: &Target, inner: &Inner) -> Answer {
         let state = &inner.state;
         let selection = self.selection(target);
+        if let Some(label) = selection.unsupported(&target.resource) {
+            let message = format!("field label not supported: {label}");
+            return failed(400, "BadRequest", &message, None);
+        }
         let mut version = state.version;
         let mut start = String::new();
         let expired = |message| failed(410, "Expired", message, None);
@@ -371,6 +376,11 @@ impl Asked {
     }
 
     fn write(&self, target: &Target, verb: &str, inner: &mut Inner) -> Answer {
+        const PATCHES: [&str; 2] = ["application/merge-patch+json", "application/apply-patch+yaml"];
+        if verb == "patch" && !PATCHES.contains(&self.content_type.as_str()) {
+            let message = "415: Unsupported Media Type";
+            return failed(415, "UnsupportedMediaType", message, Some(json!({})));
+        }
         let mut body: Value = match serde_json::from_slice(&self.body) {
             Ok(body) => body,
             Err(_) if verb == "delete" => Value::Null,
@@ -394,10 +404,8 @@ impl Asked {
         match (verb, there) {
             ("create", Some(_)) => already_exists(resource, &key.name),
             ("create", None) => {
-                if let Some(why) = refused(resource, &key, &body) {
-                    let message = format!("{} \"{}\" is invalid: {why}", resource.kind, key.name);
-                    let details = details(resource, Some(&key.name));
-                    return failed(422, "Invalid", &message, Some(details));
+                if let Some(refusal) = refusal(&inner.state, resource, &key, &body, false) {
+                    return refusal;
                 }
                 let made = inner.state.put(&key, body);
                 json(StatusCode::CREATED, &self.form(target, &made))
@@ -416,6 +424,9 @@ impl Asked {
                 conflict(resource, &key.name)
             }
             ("update", Some(_)) => {
+                if let Some(refusal) = refusal(&inner.state, resource, &key, &body, true) {
+                    return refusal;
+                }
                 let made = inner.state.put(&key, body);
                 json(StatusCode::OK, &self.form(target, &made))
             }
@@ -438,40 +449,6 @@ impl Asked {
             _ => not_found(resource, &key.name),
         }
     }
-}
-
-/// Why the server would not take an object, for the kinds that the agent
-/// writes: what apiserver's validation of Events (v1) and Leases checks.
-fn refused(resource: &Resource, key: &Key, object: &Value) -> Option<String> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if resource.kind == "Event" {
-        for field in ["reportingController", "reportingInstance", "action", "reason"] {
-            let value = text(&object[field]);
-            if value.is_empty() || value.len() > 128 {
-                return Some(format!("{field}: Required value, at most 128 characters"));
-            }
-        }
-        if text(&object["eventTime"]).is_empty() {
-            return Some("eventTime: Required value".to_owned());
-        }
-        if text(&object["note"]).len() > 1024 {
-            return Some("note: Too long: may not be more than 1024 bytes".to_owned());
-        }
-        if !matches!(object["type"].as_str(), Some("Normal" | "Warning")) {
-            return Some("type: Unsupported value".to_owned());
-        }
-        if text(&object["regarding"]["namespace"]) != key.namespace {
-            return Some("involvedObject.namespace: does not match event.namespace".to_owned());
-        }
-        if key.name.len() > 253 {
-            return Some("metadata.name: must be no more than 253 bytes".to_owned());
-        }
-    }
-    let seconds = &object["spec"]["leaseDurationSeconds"];
-    if resource.kind == "Lease" && !seconds.is_null() && seconds.as_i64().is_none_or(|s| s <= 0) {
-        return Some("spec.leaseDurationSeconds: must be greater than 0".to_owned());
-    }
-    None
 }
 
 /// Where an object stands in the order of lists.

@@ -7,6 +7,7 @@
 //! the agent has no use for: admission, controllers, field managers.
 
 mod access;
+mod admit;
 mod faults;
 mod http;
 pub mod objects;

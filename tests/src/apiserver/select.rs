@@ -32,6 +32,21 @@ impl Selection {
         !self.fields.is_empty() || !self.labels.is_empty()
     }
 
+    /// The first field that objects of this kind cannot be selected by.
+    pub fn unsupported(&self, resource: &Resource) -> Option<&str> {
+        let more: &[&str] = match resource.qualified().as_str() {
+            "pods" => &["spec.nodeName", "status.phase", "status.podIP"],
+            "nodes" => &["spec.unschedulable"],
+            "namespaces" => &["status.phase"],
+            "services" => &["spec.clusterIP", "spec.type"],
+            _ => &[],
+        };
+        let known = |path: &str| {
+            matches!(path, "metadata.name" | "metadata.namespace") || more.contains(&path)
+        };
+        self.fields.iter().map(|(path, _, _)| path.as_str()).find(|path| !known(path))
+    }
+
     /// Whether an object is meant.
     pub fn matches(&self, namespace: &str, object: &Value) -> bool {
         if !self.namespace.is_empty() && self.namespace != namespace {
