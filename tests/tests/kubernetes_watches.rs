@@ -614,3 +614,23 @@ fn a_big_cluster_is_listed_in_pages() {
     assert!(pages >= 11, "{pages} pages of at most 500");
     assert!(used.iter().all(|u| u.verb != "list" || u.target.contains("limit=500")));
 }
+
+#[test]
+fn a_list_whose_pages_expire_is_begun_anew() {
+    let server = cluster();
+    for i in 0..1200 {
+        server.apply(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 250, i % 250 + 1)));
+    }
+    let second = "services?&limit=500&continue=";
+    server.order("list", second, 1, Trouble::Status(410));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::Service).len(), 1200);
+    let used = server.take_used();
+    let pages: Vec<bool> = (used.iter())
+        .filter(|used| used.verb == "list" && used.resource == "services")
+        .map(|used| used.target.contains("continue="))
+        .collect();
+    // The refused page is not among them.
+    assert_eq!(pages, [false, false, true, true]);
+}
