@@ -299,7 +299,7 @@ impl Teller {
     /// Says what is wrong, once.
     fn complain(&mut self, trouble: &Trouble, rule: &str) {
         if self.complaint.is_new(trouble) {
-            let help = if matches!(trouble, Trouble::Forbidden(_)) { rule } else { "" };
+            let help = matches!(trouble, Trouble::Forbidden(_)).then_some(rule);
             warn!(help, "no Events are written for now, everything else goes on: {trouble}");
         }
     }

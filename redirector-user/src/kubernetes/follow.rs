@@ -471,8 +471,8 @@ impl Follower {
         let resource = self.resource.describe();
         match &health {
             Health::Troubled(trouble) => {
-                let help = trouble.help(self.resource).unwrap_or_default();
-                warn!(%resource, %help, "{trouble}");
+                let help = trouble.help(self.resource);
+                warn!(%resource, help, "{trouble}");
             }
             Health::Absent => {
                 info!(%resource, "the cluster does not define this kind; it is looked for again");

@@ -31,11 +31,11 @@ pub async fn remove(client: Client, node: String, key: String, timing: Timing) {
             Err(error) => {
                 let trouble = Trouble::of(&error);
                 let help = match trouble {
-                    Trouble::Forbidden(_) => {
+                    Trouble::Forbidden(_) => Some(
                         "the ClusterRole needs apiGroups: [\"\"], resources: [\"nodes\"], verbs: \
-                         [\"get\", \"patch\"]"
-                    }
-                    _ => "",
+                         [\"get\", \"patch\"]",
+                    ),
+                    _ => None,
                 };
                 warn!(node, taint = key, help, "the startup taint stays for now: {trouble}");
             }
