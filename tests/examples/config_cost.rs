@@ -2,7 +2,7 @@
 //! changed weight takes, and the daemon's memory; as `cargo xtask bench config`
 //! asks for it.
 //!
-//! `cargo run --release --package redirector-tests --example config_cost -- SERVICES
+//! `cargo run --profile soak --package redirector-tests --example config_cost -- SERVICES
 //! RULES CHANGES`, as root. Each line of the output is a row in JSON, times in
 //! microseconds, memory in bytes.
 

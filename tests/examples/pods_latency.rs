@@ -4,7 +4,7 @@
 //! One line is the memory that the agent uses, in bytes: that of its cgroup. After
 //! it come the rows of a small configuration.
 //!
-//! `cargo run --release --package redirector-tests --example pods_latency`, as
+//! `cargo run --profile soak --package redirector-tests --example pods_latency`, as
 //! root. A real agent, the tests' API server, imitated pods. Each line of the
 //! output is a row in JSON, times in microseconds.
 

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("attaching programs and making cgroups need root");
     }
     let mut measure = cargo();
-    measure.args(["run", "--release", "--package", "redirector-tests"]);
+    measure.args(["run", "--profile", "soak", "--package", "redirector-tests"]);
     measure.args(["--example", "config_cost", "--"]);
     measure.args([args.services, args.rules, args.changes].map(|n| n.to_string()));
     let lines = command::stdout(&mut measure)?;

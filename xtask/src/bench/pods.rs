@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("attaching programs and making cgroups need root");
     }
     let mut measure = cargo();
-    measure.args(["run", "--release", "--package", "redirector-tests"]);
+    measure.args(["run", "--profile", "soak", "--package", "redirector-tests"]);
     measure.args(["--example", "pods_latency", "--"]);
     measure.args([args.pods, args.others, args.running, args.services].map(|n| n.to_string()));
     let lines = command::stdout(&mut measure)?;
