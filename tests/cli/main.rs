@@ -1,6 +1,7 @@
 //! The command line as a stranger uses it: the real program, without privilege.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -250,6 +251,73 @@ fn usage_errors_have_their_own_exit_code() {
         assert_eq!(answer.exit, 2, "{args:?}: {answer:?}");
         assert!(answer.out.is_empty() && answer.err.contains("error"), "{args:?}: {answer:?}");
     }
+}
+
+#[test]
+fn a_table_of_no_entries_is_a_usage_error_that_says_what_was_expected() {
+    for table in [
+        "frontends",
+        "prefixes",
+        "workloads",
+        "routes",
+        "legs",
+        "destinations",
+        "endpoints",
+        "connections",
+    ] {
+        let flag = format!("--max-{table}");
+        let answer = redirector(&["run", "--config", "/no/such/file", &flag, "0"]);
+        assert_eq!(answer.exit, 2, "{flag}: {answer:?}");
+        let said = &answer.err;
+        assert!(said.contains(&flag) && said.contains("1..=4294967295"), "{said}");
+    }
+}
+
+#[test]
+fn a_bypass_of_nothing_is_told_all_that_it_could_be_of() {
+    let answer = redirector(&["bypass"]);
+    assert_eq!(answer.exit, 2, "{answer:?}");
+    for flag in ["--workload", "--rule", "--end"] {
+        let (what, _) = answer.err.split_once("Usage").unwrap_or_default();
+        assert!(what.contains(flag), "{flag}: {}", answer.err);
+    }
+}
+
+#[test]
+fn a_directory_without_documents_is_said_to_have_none() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::write(directory.path().join("rules.txt"), SERVICE).expect("a file");
+    let path = directory.path().to_string_lossy().into_owned();
+    let answer = redirector(&["check", &path]);
+    assert_eq!(answer.exit, 0, "{answer:?}");
+    assert!(answer.err.contains("no document") && answer.err.contains(&path), "{answer:?}");
+    assert!(answer.err.contains(".yaml"), "{answer:?}");
+    let json = redirector(&["check", "--output", "json", &path]);
+    assert_eq!((json.exit, &json.json()["documents"]), (0, &0.into()), "{json:?}");
+    let (_directory, path) = file(SERVICE);
+    assert_eq!(redirector(&["check", &path]).err, "");
+}
+
+/// A file whose name clears the screen, begins a line and is no UTF-8.
+#[test]
+fn a_file_name_neither_moves_the_cursor_nor_begins_a_line() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let name = std::ffi::OsStr::from_bytes(b"a\x1b[2J\nb\xff.yaml");
+    fs::write(directory.path().join(name), format!("{SERVICE}---\n{RULE}")).expect("a file");
+    let path = directory.path().to_string_lossy().into_owned();
+    let args = ["explain", "--config", &path, "--from-namespace", "default"];
+    let args = [&args[..], &["--to", "10.96.0.10:19000"]].concat();
+    let text = redirector(&args);
+    assert!(text.out.contains("a\\u{1b}[2J\\nb\u{fffd}.yaml:"), "{text:?}");
+    assert!(!text.out.contains('\x1b'), "{text:?}");
+    let json = redirector(&[&args[..], &["--output", "json"]].concat()).json();
+    let file = json["rule"]["file"].as_str().expect("a name");
+    assert!(file.ends_with("/a\x1b[2J\nb\u{fffd}.yaml"), "{file}");
+
+    let gone = directory.path().join(std::ffi::OsStr::from_bytes(b"\x1b[2Jgone"));
+    let answer = redirector(&["hosts", &gone.to_string_lossy()]);
+    assert_eq!(answer.exit, 1);
+    assert!(!answer.err.contains('\x1b') && answer.err.contains("gone"), "{answer:?}");
 }
 
 #[test]

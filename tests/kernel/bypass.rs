@@ -95,6 +95,24 @@ fn a_bypass_needs_no_daemon_and_the_next_one_keeps_it() {
 }
 
 #[test]
+fn a_bypass_without_the_state_directory_is_told_what_is_lost() {
+    let Some(scene) = scene("bypasslost") else { return };
+    let redirector = &scene.redirector;
+    redirector.start().kill();
+    let state = redirector.directory().join("state");
+    std::fs::remove_dir_all(&state).expect("it was there");
+    for args in [&WORKLOAD[..], &["--end"]] {
+        let answer = redirector.ask("bypass", args);
+        assert_eq!(answer.exit, 1, "{answer:?}");
+        for said in [&*state.to_string_lossy(), "by name", "--state-dir", "redirector run"] {
+            assert!(answer.err.contains(said), "{said}: {answer:?}");
+        }
+    }
+    assert!(!state.exists(), "nothing is made there");
+    assert!(!is_left_alone(&scene));
+}
+
+#[test]
 fn a_bypass_outlives_a_change_and_is_no_change_to_roll_back() {
     let Some(scene) = scene("bypassback") else { return };
     let redirector = &scene.redirector;

@@ -37,6 +37,20 @@ fn unload_asks_and_then_removes_everything() {
 }
 
 #[test]
+fn the_name_of_a_refused_file_moves_no_cursor() {
+    let Some(scene) = scene("escapes") else { return };
+    scene.redirector.write("a\x1b[2J\nproblem: none.yaml", "kind: [half\n");
+    let _daemon = scene.redirector.start();
+    let status = scene.redirector.ask("status", &[]);
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    assert!(squeezed(&status.out).contains("a\\u{1b}[2J\\nproblem:none.yaml"), "{status:?}");
+    assert!(!status.out.contains('\x1b'), "{status:?}");
+    let json = scene.redirector.status().json();
+    let file = json["config"]["rejected"][0]["file"].as_str().unwrap();
+    assert!(file.ends_with("/a\x1b[2J\nproblem: none.yaml"), "{file}");
+}
+
+#[test]
 fn everything_goes_with_detach_on_exit() {
     let Some(scene) = scene("detach") else { return };
     let mut child = scene.redirector.daemon_command().arg("--detach-on-exit").spawn().unwrap();

@@ -13,6 +13,7 @@ use crate::state::{BypassChange, Bypassed};
 
 /// Break-glass: leaves a workload, or a rule, alone for a while
 #[derive(clap::Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").args(["workload", "rule", "end"]).required(true).multiple(true))]
 #[command(after_help = "\
 Examples:
   redirector bypass --workload default/client      for ten minutes
@@ -26,7 +27,7 @@ bypassed. It works without a daemon, too; then it lasts until one runs, or until
 --end.")]
 pub struct Args {
     /// Whatever this Pod or WorkloadEntry dials
-    #[arg(long, value_name = "NS/NAME", value_parser = Target::workload, conflicts_with = "rule", required_unless_present_any = ["rule", "end"])]
+    #[arg(long, value_name = "NS/NAME", value_parser = Target::workload, conflicts_with = "rule")]
     workload: Option<Target>,
     /// What the rules of this VirtualService would decide
     #[arg(long, value_name = "OBJECT", value_parser = Target::rule)]

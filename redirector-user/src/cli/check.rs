@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
 use super::{Common, Context, Exit, Failure, Output};
-use crate::output::{Lines, render};
+use crate::output::{Lines, plain, render};
 
 /// Validates documents and says everything that is wrong or suspicious; touches nothing
 #[derive(clap::Args, Debug)]
@@ -43,6 +43,9 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let documents = Documents::read(&args.paths);
     let settings = args.settings.settings(false);
     let report = check::check(&documents.readings, &documents.diagnostics, &settings);
+    if documents.texts.is_empty() && report.errors == 0 {
+        context.note(&format!("note: there is no document in {}", places(&args.paths)));
+    }
     let exit = if report.errors > 0 { Exit::No } else { Exit::Fine };
     let written = match common.output {
         Output::Json if common.sarif => {
@@ -66,6 +69,13 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
     };
     context.answered(written, exit)
+}
+
+/// What was looked through in vain.
+fn places(paths: &[PathBuf]) -> String {
+    let names: Vec<String> =
+        paths.iter().map(|path| plain(&path.display().to_string()).into_owned()).collect();
+    format!("{}: files are read whose names end in .yaml, .yml or .json", names.join(", "))
 }
 
 /// The page of a code, for scripts.

@@ -18,7 +18,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Output};
 use crate::datapath::{Datapath, SourceKey, netns_cookie};
 use crate::mounts;
-use crate::output::Style;
+use crate::output::{Style, plain};
 
 /// Why a connection goes where it goes, rule by rule
 #[derive(clap::Args, Debug)]
@@ -391,7 +391,7 @@ fn text(explanation: &Explanation, style: Style) -> String {
     match &explanation.rule {
         Some(rule) => {
             let place = match &rule.file {
-                Some(file) => format!(" ({file}:{})", rule.line),
+                Some(file) => format!(" ({}:{})", plain(file), rule.line),
                 None => String::new(),
             };
             let _ = writeln!(text, "  rule {} {}[{}]{place}", rule.object, rule.list, rule.index);
@@ -408,7 +408,10 @@ fn text(explanation: &Explanation, style: Style) -> String {
             let _ = writeln!(
                 text,
                 "  {mark} {} {}[{}]: {}",
-                considered.object, considered.list, considered.index, considered.because
+                considered.object,
+                considered.list,
+                considered.index,
+                plain(&considered.because)
             );
         }
     }
@@ -437,7 +440,7 @@ fn text(explanation: &Explanation, style: Style) -> String {
         let _ = writeln!(text, "  {:>7} refused", percent(explanation.refused_share));
     }
     for note in &explanation.notes {
-        let _ = writeln!(text, "{}: {note}", style.help("note"));
+        let _ = writeln!(text, "{}: {}", style.help("note"), plain(note));
     }
     text
 }

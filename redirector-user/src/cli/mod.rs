@@ -32,6 +32,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::output::plain;
+
 pub use context::{Context, Env, Exit, Failure};
 
 /// Layer-4 traffic routing in the kernel: Istio's TCP routes, decided at
@@ -183,7 +185,9 @@ fn report(failure: &Failure, context: &mut Context<'_>) {
         return;
     }
     let style = context.err_style();
-    let message = format!("{}: {}", style.error("error"), failure.message);
+    // What a path has in it stays on its line.
+    let lines: Vec<_> = failure.message.split('\n').map(plain).collect();
+    let message = format!("{}: {}", style.error("error"), lines.join("\n"));
     context.note(&message);
     if let Some(help) = &failure.help {
         let help = format!("  {}: {help}", style.help("help"));

@@ -116,29 +116,34 @@ struct SizeArgs {
     #[arg(long)]
     fixed_sizes: bool,
     /// Addresses and ports that are served
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().frontends)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().frontends, value_parser = size())]
     max_frontends: u32,
     /// Networks (CIDRs) and ports that are served
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().prefixes)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().prefixes, value_parser = size())]
     max_prefixes: u32,
     /// Local workloads
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().identities)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().identities, value_parser = size())]
     max_workloads: u32,
     /// Rules and services with a route
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().routes)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().routes, value_parser = size())]
     max_routes: u32,
     /// Weighted destinations of all routes together
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().legs)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().legs, value_parser = size())]
     max_legs: u32,
     /// Destinations: hosts, subsets and ports
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().destinations)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().destinations, value_parser = size())]
     max_destinations: u32,
     /// Endpoints of all destinations together
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().backends)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().backends, value_parser = size())]
     max_endpoints: u32,
     /// Connections whose dialled address is remembered for getpeername
-    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().connections)]
+    #[arg(long, value_name = "COUNT", default_value_t = Sizes::default().connections, value_parser = size())]
     max_connections: u32,
+}
+
+/// A table of no entries is none.
+fn size() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }
 
 impl SizeArgs {

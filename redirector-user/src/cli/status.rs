@@ -16,7 +16,7 @@ use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
-use crate::output::{Style, Table};
+use crate::output::{Style, Table, plain};
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
 };
@@ -418,10 +418,10 @@ fn text(answer: &Answer, style: Style) -> String {
     }
     let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);
     for problem in &answer.problems {
-        let _ = writeln!(text, "{}: {problem}", style.error("problem"));
+        let _ = writeln!(text, "{}: {}", style.error("problem"), plain(problem));
     }
     for warning in &answer.warnings {
-        let _ = writeln!(text, "{}: {warning}", style.warning("warning"));
+        let _ = writeln!(text, "{}: {}", style.warning("warning"), plain(warning));
     }
     if !answer.programs.is_empty() {
         let mut table = Table::left(&["CGROUP / HOOK", "RUNS", "ID", "PROGRAM", "OURS"]);

@@ -123,16 +123,31 @@ pub fn without_daemon(
     change: &BypassChange,
 ) -> Result<(u64, Vec<Bypassed>), Failure> {
     let mut datapath = Datapath::open(pins)?;
+    let unnamed = |message: String| {
+        Failure::input(message).help(
+            "name the directory that the daemon used with --state-dir, or start `redirector run`, \
+             which writes the names again",
+        )
+    };
+    if !state.path().is_dir() {
+        return Err(unnamed(format!(
+            "there is no state directory {}: what is in force is not known by name",
+            state.path().display()
+        )));
+    }
     let _lock = state.lock()?;
     let (active, image) = datapath.dump_active()?;
     let snapshot = state.snapshot(active.generation)?;
-    if let BypassChange::Begin(target, _) = change {
-        is_in_force(target, snapshot.as_ref()).map_err(Failure::input)?;
-    }
     let snapshot = snapshot.ok_or_else(|| {
-        Failure::input("what is in force is not known by name")
-            .help("name the state directory that the daemon used with --state-dir")
+        unnamed(format!(
+            "the state directory {} does not know generation {}, which is in force, by name",
+            state.path().display(),
+            active.generation
+        ))
     })?;
+    if let BypassChange::Begin(target, _) = change {
+        is_in_force(target, Some(&snapshot)).map_err(Failure::input)?;
+    }
     let after = change.apply(&state.bypassed()?, now()).map_err(Failure::input)?;
     let mut engine = Engine {
         settings: snapshot.settings.clone(),

@@ -3,6 +3,7 @@
 //! folded, and a last one that has little room stands below its row.
 
 use super::fold::{WIDTH, hang, width};
+use super::plain::plain;
 
 /// Between columns.
 const GAP: &str = "  ";
@@ -60,14 +61,15 @@ impl Table {
         Self::new(&columns.iter().map(|name| (*name, Align::Left)).collect::<Vec<_>>())
     }
 
-    /// Adds a row; missing cells are empty.
+    /// Adds a row; missing cells are empty. Control characters are written out.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(Row::Cells(cells.into_iter().map(Into::into).collect()));
+        let cells = cells.into_iter().map(|cell| plain(&cell.into()).into_owned());
+        self.rows.push(Row::Cells(cells.collect()));
     }
 
     /// Adds a line over all columns: what the rows below it have in common.
     pub fn over(&mut self, text: impl Into<String>) {
-        self.rows.push(Row::Over(text.into()));
+        self.rows.push(Row::Over(plain(&text.into()).into_owned()));
     }
 
     /// Whether there is no row.

@@ -10,7 +10,7 @@ use redirector_common::addr::Addr;
 use serde::Serialize;
 
 use super::{Names, wall};
-use crate::output::{Style, WIDTH, destination_name, hang_at, route_name, time, width};
+use crate::output::{Style, WIDTH, destination_name, hang_at, plain, route_name, time, width};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -188,7 +188,7 @@ impl Told {
         }
         let who = self.workload.as_deref().unwrap_or("unknown workload");
         let mut parts = vec![match &self.process {
-            Some(Process { pid, command }) => format!("{who} ({command} {pid})"),
+            Some(Process { pid, command }) => format!("{who} ({} {pid})", plain(command)),
             None => who.to_owned(),
         }];
         parts.extend(self.route.clone());
@@ -230,7 +230,7 @@ fn address(addr: Addr, port: u16) -> SocketAddr {
 
 fn command(bytes: &[u8; 16]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).escape_default().to_string()
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// How outcomes are called.
