@@ -30,6 +30,7 @@ mod record;
 mod release;
 mod sockops;
 mod source;
+mod stream;
 
 /// `connect()` to an IPv4 address.
 #[cgroup_sock_addr(connect4)]

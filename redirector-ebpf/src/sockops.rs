@@ -7,8 +7,9 @@ use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
+    BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1,
 };
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
@@ -22,7 +23,7 @@ use crate::atomic::{add, fetch_add_half, fetch_or};
 use crate::flow::{self, Later};
 use crate::maps::{CONTROL, FLOW_COUNTERS, Maps};
 use crate::memory::{self, Entry};
-use crate::{live, readers};
+use crate::{live, readers, stream};
 
 /// Who gives up earlier has not waited for the endpoint: after this time the
 /// first packet has been sent again.
@@ -35,6 +36,8 @@ pub fn event(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_FIN_WAIT1 => ending(ctx),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => packet(ctx),
         _ => {}
     }
 }
@@ -101,6 +104,26 @@ fn established(ctx: &SockOpsContext) {
     }
 }
 
+/// Our side ends its stream before the other: what comes from now on is looked
+/// at, for the close alone will not tell whether the other end came.
+#[inline(always)]
+fn ending(ctx: &SockOpsContext) {
+    let Some((_, entry)) = find(ctx) else { return };
+    if followed(&entry).state & state::FOLLOWED != 0 {
+        let all = BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG as i32;
+        // Refused, the figure may be one too high.
+        let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | all);
+    }
+}
+
+/// A packet, after our side has ended its stream.
+#[inline(always)]
+fn packet(ctx: &SockOpsContext) {
+    let Some(end) = stream::end_in_packet(ctx) else { return };
+    let Some((_, entry)) = find(ctx) else { return };
+    mark(&entry, state::END_SEEN | (end & state::END_MASK) << state::END);
+}
+
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
@@ -121,10 +144,7 @@ fn closed(ctx: &SockOpsContext) {
     } else {
         flow_outcome::GIVEN_UP
     };
-    // SAFETY: the context of a program is valid while it runs.
-    let (acked, received) = unsafe { ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received) };
-    // The kernel counts the SYN as a byte.
-    let bytes = (acked.saturating_sub(1), received);
+    let bytes = stream::bytes(ctx, now);
     flow::later(cookie, entry.connection, &Later { event: flow_event::CLOSED, outcome, bytes });
     let before = memory::end(cookie, entry, state::CLOSED);
     if before & state::CLOSED != 0 {

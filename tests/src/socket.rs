@@ -1,7 +1,7 @@
 //! Sockets, one system call at a time: for what the standard library hides.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `IPPROTO_MPTCP`.
@@ -74,6 +74,11 @@ impl Socket {
         let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
         // SAFETY: the descriptor was just made.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// As the standard library has it.
+    pub fn into_stream(self) -> TcpStream {
+        self.0.into()
     }
 
     /// Its descriptor.

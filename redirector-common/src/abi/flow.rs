@@ -33,10 +33,9 @@ pub struct Flow {
     /// `DECIDED`: the generation of the configuration that decided. Later: how
     /// long ago the connection was decided, in nanoseconds; zero if unknown.
     pub detail: u64,
-    /// `CLOSED`: bytes that the other side has acknowledged; the end of the
-    /// stream counts as one.
+    /// `CLOSED`: bytes of the stream that the other side has acknowledged.
     pub sent: u64,
-    /// `CLOSED`: bytes received, counted likewise.
+    /// `CLOSED`: bytes of the stream received.
     pub received: u64,
     /// The address that was dialled.
     pub dialled: Addr,

@@ -53,6 +53,13 @@ pub mod connection_state {
     pub const CLOSED: u32 = 1 << 3;
     /// The handshake was completed.
     pub const ESTABLISHED: u32 = 1 << 4;
+    /// The end of the other side's stream was seen in a packet, after ours.
+    pub const END_SEEN: u32 = 1 << 5;
+    /// Where the low bits of the sequence number behind that end lie: as many as
+    /// there is room for below the stamp.
+    pub const END: u32 = 6;
+    /// The stamp lies behind them.
+    pub const END_MASK: u32 = (1 << (STAMP - END)) - 1;
     /// Where the stamp lies.
     pub const STAMP: u32 = 16;
 }
