@@ -1,7 +1,9 @@
 //! Ends, and everything that the daemon refuses: with one clear message, the
 //! right exit code, and what was in force still so.
 
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -48,6 +50,27 @@ fn the_name_of_a_refused_file_moves_no_cursor() {
     let json = scene.redirector.status().json();
     let file = json["config"]["rejected"][0]["file"].as_str().unwrap();
     assert!(file.ends_with("/a\x1b[2J\nproblem: none.yaml"), "{file}");
+}
+
+#[test]
+fn readers_name_a_bpffs_that_is_read_only() {
+    let Some(scene) = scene("readonly") else { return };
+    let _daemon = scene.redirector.start();
+    let pins = scene.redirector.place.pins();
+    let mount = CString::new(pins.parent().unwrap().as_os_str().as_bytes()).unwrap();
+    let remount = |flags: libc::c_ulong| {
+        let (none, flags) = (std::ptr::null(), flags | libc::MS_REMOUNT);
+        // SAFETY: the path ends with a zero; the kernel asks for nothing else here.
+        let result = unsafe { libc::mount(none, mount.as_ptr(), none, flags, none.cast()) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    };
+    remount(libc::MS_RDONLY);
+    let answers = ["maps", "status", "flows"].map(|name| scene.redirector.ask(name, &[]));
+    remount(0);
+    for answer in answers {
+        assert_eq!(answer.exit, 3, "{answer:?}");
+        assert!(answer.err.contains("read-only") && answer.err.contains("remount"), "{answer:?}");
+    }
 }
 
 #[test]

@@ -30,6 +30,11 @@ impl KernelArgs {
     /// The tables that are loaded.
     pub fn open(&self) -> Result<Datapath, Failure> {
         Datapath::open_read_only(&self.bpffs).map_err(|error| {
+            if !matches!(error, datapath::Error::NotLoaded { .. })
+                && let Some(failure) = read_only(&self.bpffs)
+            {
+                return failure;
+            }
             let gone = matches!(error, datapath::Error::NotLoaded { .. })
                 && self.state().had_pinned(&self.bpffs);
             let failure = Failure::from(error);
