@@ -202,7 +202,7 @@ fn the_dashboard_shows_only_what_is_exported_and_all_families_that_are_worth_it(
 
 #[test]
 fn every_alert_is_about_what_is_exported_and_has_its_entry_in_the_page_for_the_night() {
-    let rules: Value = serde_saphyr::from_str(&file("deploy/prometheus/rules.yaml")).expect("YAML");
+    let rules: Value = serde_yaml::from_str(&file("deploy/prometheus/rules.yaml")).expect("YAML");
     let page = file("docs/operations.md");
     let mut names = BTreeSet::new();
     for group in rules["groups"].as_array().expect("groups") {

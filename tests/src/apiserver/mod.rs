@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch as signal};
 
@@ -348,7 +349,8 @@ impl Drop for ApiServer {
 
 /// The documents of a YAML text, as JSON.
 pub fn documents(text: &str) -> Vec<Value> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
+    let documents = serde_yaml::Deserializer::from_str(text).map(Value::deserialize);
+    let documents: Vec<Value> = documents.collect::<Result<_, _>>().expect("YAML");
     documents.into_iter().filter(|value| !value.is_null()).collect()
 }
 
