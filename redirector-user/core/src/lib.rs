@@ -23,7 +23,6 @@
 //! * [`gateway`]: what the proxy serves, and where a connection to it goes.
 //! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
-//! * [`reference`]: the same, as plainly as possible, for tests to compare with.
 //! * [`plan`]: what the kernel is to hold, with names instead of numbers.
 //! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; and the Delta
@@ -51,7 +50,6 @@ pub mod model;
 pub mod names;
 mod pairs;
 pub mod plan;
-pub mod reference;
 pub mod registry;
 pub mod rendezvous;
 pub mod store;

@@ -14,10 +14,10 @@ use redirector_core::compile::compile_with;
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::layout::Layout;
 use redirector_core::plan::SourceId;
-use redirector_core::reference::{Connection, Outcome, decide};
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
 use support::random::{PORTS, Random, Source, dials, world};
+use support::reference::{Connection, Outcome, decide};
 use support::{LIMITS, Shares, shares};
 
 fn number(name: &str, default: u64) -> u64 {

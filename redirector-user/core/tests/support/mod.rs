@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod random;
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -2,8 +2,9 @@
 //! possible, for tests that compare the compiled tables with it.
 //!
 //! It looks at every object for every connection. Nothing is indexed, cached,
-//! grouped or shared, and nothing of [`crate::compile`] or [`crate::registry`]
-//! is used, so that a mistake there is not repeated here.
+//! grouped or shared, and of the core only the objects and the forms of names
+//! are used (`model`, `names`, `world`), so that a mistake in what compiles or
+//! explains is not repeated here.
 
 mod destination_rules;
 mod localities;
@@ -13,10 +14,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-
-use crate::model::{L4Match, Labels, Object, Resolution, RouteDestination, Subset};
-use crate::names::{complete_gateway, complete_host, hosts_match};
-use crate::world::{ServiceAddresses, World};
+use redirector_core::model::{L4Match, Labels, Object, Resolution, RouteDestination, Subset};
+use redirector_core::names::{complete_gateway, complete_host, hosts_match};
+use redirector_core::world::{ServiceAddresses, World};
 
 use destination_rules::{Merged, Policy, destination_rule};
 use services::{Endpoint, Kindness, Port, Service, Speaks, services};
@@ -127,7 +127,7 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
 }
 
 /// Age, then name, then namespace; then kind, so that it is total.
-fn age(object: &Object) -> (Option<i64>, &str, &str, crate::model::Kind) {
+fn age(object: &Object) -> (Option<i64>, &str, &str, redirector_core::model::Kind) {
     let meta = &object.meta;
     (meta.created, &meta.name, &meta.namespace, object.reference().kind)
 }

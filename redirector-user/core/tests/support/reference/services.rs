@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-
-use crate::model::{
+use redirector_core::model::{
     EndpointSlice, Kind, Labels, Object, Pod, Resolution, ServiceType, Spec, TargetPort,
     TrafficDistribution, WorkloadEntry,
 };
-use crate::world::World;
+use redirector_core::world::World;
 
 /// A service.
 pub(super) struct Service<'w> {
@@ -175,8 +174,8 @@ fn pod_labels(world: &World, object: &Object, pod: &Pod) -> Labels {
 fn service_endpoints(
     world: &World,
     object: &Object,
-    service: &crate::model::Service,
-    port: &crate::model::ServicePort,
+    service: &redirector_core::model::Service,
+    port: &redirector_core::model::ServicePort,
     kind: &Kindness,
 ) -> Vec<Endpoint> {
     if matches!(kind, Kindness::Alias(_)) {
@@ -290,9 +289,9 @@ pub(super) fn place_of_node(world: &World, node: &str) -> [String; 3] {
 fn entry_endpoints(
     world: &World,
     object: &Object,
-    entry: &crate::model::ServiceEntry,
+    entry: &redirector_core::model::ServiceEntry,
     host: &str,
-    port: &crate::model::EntryPort,
+    port: &redirector_core::model::EntryPort,
 ) -> Vec<Endpoint> {
     if matches!(entry.resolution, Resolution::None | Resolution::DynamicDns) {
         return Vec::new();

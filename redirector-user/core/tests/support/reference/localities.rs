@@ -1,9 +1,10 @@
 //! Which endpoints go first, plainly.
 
+use redirector_core::model::{LocalitySetting, TrafficDistribution};
+use redirector_core::world::World;
+
 use super::destination_rules::Policy;
 use super::services::{Endpoint, place_of_node};
-use crate::model::{LocalitySetting, TrafficDistribution};
-use crate::world::World;
 
 /// The endpoints that connections go to, with their weights. The clients are
 /// where their node is.

@@ -1,12 +1,13 @@
 //! DestinationRules, plainly.
 
-use super::services::Service;
-use super::{Connection, age, is_public, sees};
-use crate::model::{
+use redirector_core::model::{
     DestinationRule, Labels, LbAlgorithm, LocalitySetting, Object, Subset, TlsMode, TrafficPolicy,
 };
-use crate::names::complete_host;
-use crate::world::World;
+use redirector_core::names::complete_host;
+use redirector_core::world::World;
+
+use super::services::Service;
+use super::{Connection, age, is_public, sees};
 
 /// What of a traffic policy decides where a connection goes.
 pub(super) struct Policy {
