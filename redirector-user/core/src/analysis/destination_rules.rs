@@ -57,13 +57,23 @@ fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &
     for (i, subset) in rule.subsets.iter().enumerate() {
         let labels: Vec<String> = subset.labels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
         let labels = labels.join(", ");
-        if !facts.pods().any(&subset.labels) {
+        let ports = || services.iter().flat_map(|service| &service.ports);
+        let usable = ports().any(|port| {
+            port.endpoints.iter().any(|endpoint| {
+                subset.labels.is_empty()
+                    || endpoint.labels.as_ref().is_some_and(|have| contains(have, &subset.labels))
+            })
+        });
+        if usable {
+            continue;
+        }
+        if !facts.pods().any(&subset.labels) && !facts.entries().any(&subset.labels) {
             report.add(
                 format!("spec.subsets[{i}]"),
                 Diagnostic::new(
                     &references::EMPTY_SUBSET,
                     format!(
-                        "no Pod has the labels of the subset \"{}\" ({labels}): a share that goes \
+                        "no workload has the labels of the subset \"{}\" ({labels}): a share that goes \
                          to it is refused",
                         subset.name
                     ),
@@ -71,17 +81,7 @@ fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &
             );
             continue;
         }
-        let usable = services.iter().flat_map(|service| &service.ports).any(|port| {
-            port.endpoints.iter().any(|endpoint| {
-                subset.labels.is_empty()
-                    || endpoint.labels.as_ref().is_some_and(|have| contains(have, &subset.labels))
-            })
-        });
-        let any = services
-            .iter()
-            .flat_map(|service| &service.ports)
-            .any(|port| !port.endpoints.is_empty());
-        if any && !usable {
+        if ports().any(|port| !port.endpoints.is_empty()) {
             report.add(
                 format!("spec.subsets[{i}]"),
                 Diagnostic::new(

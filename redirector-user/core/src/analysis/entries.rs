@@ -13,13 +13,24 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, entry) in facts.world.service_entries() {
         let mut report = Report::new(object.reference(), findings);
         match entry.resolution {
-            Resolution::Dns | Resolution::DnsRoundRobin => report.add(
-                "spec.resolution",
-                Diagnostic::new(
-                    &l7::NEEDS_RESOLVER,
-                    "the daemon resolves these names; whether there are endpoints is not known here",
-                ),
-            ),
+            Resolution::Dns | Resolution::DnsRoundRobin => {
+                let names = facts.registry.names_of(&object.reference());
+                if !names.is_empty() {
+                    let shown: Vec<&str> = names.iter().take(4).map(|name| &**name).collect();
+                    let more = if names.len() > shown.len() { ", ..." } else { "" };
+                    report.add(
+                        "spec.resolution",
+                        Diagnostic::new(
+                            &l7::NEEDS_RESOLVER,
+                            format!(
+                                "the daemon resolves {}{more}; whether there are endpoints is not \
+                                 known here",
+                                shown.join(", ")
+                            ),
+                        ),
+                    );
+                }
+            }
             Resolution::DynamicDns => report.add(
                 "spec.resolution",
                 Diagnostic::new(

@@ -2,6 +2,7 @@
 //! that do not take each other's place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use super::facts::Facts;
 use super::{Finding, Report};
@@ -135,14 +136,20 @@ fn conflicts(
     let own = object.reference().to_string();
     for (i, server) in gateway.servers.iter().enumerate() {
         let Some(others) = servers.get(&(selector, server.port)) else { continue };
+        // At different addresses neither takes anything from the other.
+        let others: BTreeMap<_, _> = others
+            .iter()
+            .filter(|(name, other)| **name != own && binds_meet(server, other))
+            .collect();
         let theirs: usize = others.values().map(|other| other.hosts.len()).sum();
         if !facts.spend(server.hosts.len().saturating_mul(theirs)) {
             return;
         }
         let conflicting: Vec<_> = others
             .iter()
-            .filter(|(name, other)| {
-                **name != own
+            .filter(|(_, other)| {
+                // Istio's analysis compares `bind` as it is written.
+                server.bind == other.bind
                     && server.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
             })
             .take(10)
@@ -167,7 +174,7 @@ fn conflicts(
                     ),
                 ),
             );
-        } else if let Some(other) = others.keys().find(|name| **name != own)
+        } else if let Some(other) = others.keys().next()
             && is_tcp(server)
         {
             report.add(
@@ -183,7 +190,7 @@ fn conflicts(
                 .help("use another port"),
             );
         } else if is_tcp(server)
-            && let Some(other) = rival(facts, servers, selector, server.port, &own)
+            && let Some(other) = rival(facts, servers, selector, server, &own)
         {
             report.add(
                 format!("spec.servers[{i}].port.number"),
@@ -208,16 +215,18 @@ fn rival(
     facts: &Facts<'_>,
     servers: &Servers<'_>,
     selector: &Labels,
-    port: u16,
+    server: &Server,
     own: &str,
 ) -> Option<String> {
     let mut rivals: Vec<&String> = Vec::new();
     for ((other, at), gateways) in servers {
-        if *at != port || *other == selector || !facts.spend(1) {
+        if *at != server.port || *other == selector || !facts.spend(1) {
             continue;
         }
         if have_a_workload(facts, selector, other) {
-            rivals.extend(gateways.keys().filter(|name| *name != own));
+            let there =
+                |(name, other): &(&String, &&Server)| *name != own && binds_meet(server, other);
+            rivals.extend(gateways.iter().filter(there).map(|(name, _)| name));
         }
     }
     // The same one whatever the order of the table.
@@ -241,6 +250,30 @@ pub(super) fn both_select(facts: &Facts<'_>, a: &Gateway, b: &Gateway) -> bool {
 
 fn is_unix(server: &Server) -> bool {
     server.bind.as_ref().is_some_and(|bind| bind.starts_with("unix://"))
+}
+
+/// Whether two servers listen at one address of a workload that has them all.
+fn binds_meet(a: &Server, b: &Server) -> bool {
+    let bind = |server: &Server| -> Option<String> {
+        let bind = server.bind.as_deref().filter(|bind| !bind.is_empty())?;
+        let everywhere = bind.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        (!everywhere).then(|| bind.to_owned())
+    };
+    match (bind(a), bind(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    }
+}
+
+/// Which rules a server uses, as they are written in a VirtualService; `None`
+/// when it cannot be served here.
+pub(super) fn uses(server: &Server) -> Option<&'static str> {
+    match () {
+        () if is_unix(server) => None,
+        () if is_tcp(server) => Some("tcp"),
+        () if passes_on(server) => Some("tls"),
+        () => None,
+    }
 }
 
 fn is_tcp(server: &Server) -> bool {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::facts::Facts;
+use super::gateways::uses;
 use super::{Finding, Report};
-use crate::diag::codes::references;
+use crate::diag::codes::{differences, references};
 use crate::diag::{Diagnostic, nearest};
-use crate::model::{Kind, Object, ObjectRef, RouteDestination, Spec, VirtualService};
+use crate::model::{Kind, Object, ObjectRef, RouteDestination, Server, Spec, VirtualService};
 use crate::names::{MESH, complete_gateway, hosts_match};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -68,15 +69,21 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             continue;
         };
         let Spec::Gateway(spec) = &gateway.spec else { continue };
-        let served: Vec<&str> = spec
-            .servers
-            .iter()
-            .flat_map(|server| &server.hosts)
-            .filter_map(|host| visible_host(host, &gateway.meta.namespace, namespace))
-            .collect();
-        let any =
-            served.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)));
-        if !any {
+        let hosts_of = |server: &'_ Server| -> Vec<String> {
+            let hosts = server.hosts.iter();
+            hosts
+                .filter_map(|host| visible_host(host, &gateway.meta.namespace, namespace))
+                .map(str::to_owned)
+                .collect()
+        };
+        let served: Vec<String> = spec.servers.iter().flat_map(hosts_of).collect();
+        let serves = |server: &&Server| {
+            let hosts = hosts_of(server);
+            hosts.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)))
+        };
+        let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
+        unused_rules(rule, &full, &servers, report);
+        if servers.is_empty() {
             report.add(
                 path,
                 Diagnostic::new(
@@ -94,6 +101,49 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
                 .help("add the host to a server of the Gateway, or correct it here"),
             );
         }
+    }
+}
+
+/// Rules of a list that none of the servers which have the hosts uses.
+fn unused_rules(
+    rule: &VirtualService,
+    gateway: &str,
+    servers: &[&Server],
+    report: &mut Report<'_>,
+) {
+    let used: Vec<_> = servers.iter().map(|server| uses(server)).collect();
+    // What a server that is not served here would use is said of the server.
+    if used.is_empty() || used.contains(&None) {
+        return;
+    }
+    let lists = [
+        ("tcp", rule.tcp.is_empty()),
+        ("tls", rule.tls.is_empty()),
+        ("http", rule.http.is_empty()),
+    ];
+    for (list, _) in lists.into_iter().filter(|(_, empty)| !empty) {
+        if used.contains(&Some(list)) {
+            continue;
+        }
+        let ports: Vec<String> = (servers.iter().zip(&used))
+            .take(8)
+            .map(|(server, used)| format!("{} (uses {})", server.port, used.unwrap_or_default()))
+            .collect();
+        report.add(
+            format!("spec.{list}"),
+            Diagnostic::new(
+                &differences::UNUSED_RULES,
+                format!(
+                    "no server of the Gateway {gateway} that has these hosts uses {list} rules: \
+                     port {}. They never match there, and what no rule matches is refused",
+                    ports.join(", ")
+                ),
+            )
+            .help(match list {
+                "tcp" => "write tls: with sniHosts, or declare the server's port TCP without tls",
+                _ => "write tcp: with the same route list",
+            }),
+        );
     }
 }
 
@@ -179,18 +229,20 @@ fn destinations(
                     )
                     .help(format!("add port: {{number: {}}}", known.ports[0])),
                 ),
-                Some(port) if !known.ports.contains(&port) => report.add(
-                    format!("{path}.port.number"),
-                    Diagnostic::new(
-                        &references::UNKNOWN_PORT,
-                        format!(
-                            "{} has no port {port}, only {}: {refused}",
-                            known.object,
-                            list(&known.ports)
-                        ),
-                    )
-                    .help("write the port of the Service, not its targetPort"),
-                ),
+                // Another name without ports of its own has those of what it names.
+                Some(port) if !known.ports.is_empty() && !known.ports.contains(&port) => report
+                    .add(
+                        format!("{path}.port.number"),
+                        Diagnostic::new(
+                            &references::UNKNOWN_PORT,
+                            format!(
+                                "{} has no port {port}, only {}: {refused}",
+                                known.object,
+                                list(&known.ports)
+                            ),
+                        )
+                        .help("write the port of the Service, not its targetPort"),
+                    ),
                 _ => {}
             },
         }
@@ -210,9 +262,6 @@ fn consequence(path: &str) -> &'static str {
 }
 
 fn list(ports: &[u16]) -> String {
-    if ports.is_empty() {
-        return "no ports".to_owned();
-    }
     ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -340,7 +389,11 @@ fn conflicts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         for scope in super::facts::scopes(rule.export_to.iter().map(String::as_str), namespace) {
             for (index, host) in rule.hosts.iter().enumerate() {
                 let host = facts.full_host(host, namespace);
-                claims.entry((scope.clone(), host)).or_default().push((object, index));
+                let there = claims.entry((scope.clone(), host)).or_default();
+                // Its short and its full name are no two claims.
+                if there.last().is_none_or(|(other, _)| !Arc::ptr_eq(other, object)) {
+                    there.push((object, index));
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
 use crate::model::{EntryPort, Resolution, ServiceEntry, WorkloadEntry};
 use crate::validate::{names, subnets};
+use crate::yaml::Value;
 
 const RESOLUTIONS: [&str; 5] = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
 
@@ -69,7 +70,11 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
     }
     ports(&spec, &mut entry);
     endpoints(&spec, &mut entry, resolution);
-    tcp_hosts(&spec, &entry);
+    // What Istio allocated to it, in a cluster.
+    let allocated = root.get("status").and_then(|at| at.node.get("addresses"));
+    let allocated = allocated
+        .is_some_and(|node| matches!(&node.value, Value::List(items) if !items.is_empty()));
+    tcp_hosts(&spec, &entry, allocated);
     entry.export_to = common::export_to(&spec, namespace, Exporter::Entry);
     entry
 }
@@ -223,7 +228,7 @@ fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
 }
 
 /// Several hosts on a port that carries no host name.
-fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
+fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
     let protocol = |port: &EntryPort| common::protocol(&port.protocol);
     let dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
     let tcp = entry
@@ -266,7 +271,7 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
             "in Istio a TCP port of a ServiceEntry without addresses is claimed on every address",
         );
     }
-    if entry.addresses.is_empty() {
+    if entry.addresses.is_empty() && !allocated {
         for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
             if !plain(port) {
                 continue;

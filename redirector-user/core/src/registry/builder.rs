@@ -1,6 +1,6 @@
 //! Builds the registry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,13 +20,18 @@ const EXPORT_ANNOTATION: &str = "networking.istio.io/exportTo";
 
 pub(super) fn build(world: &World) -> Registry {
     let backing = Backing::new(world);
-    let mut names = BTreeSet::new();
+    let (mut names, mut names_of) = (BTreeSet::new(), BTreeMap::new());
     let mut services: Vec<Service> = Vec::new();
     for (object, service) in world.services() {
         services.push(of_service(world, &backing, object, service));
     }
     for (object, entry) in world.service_entries() {
-        services.extend(entries::services(world, &backing, object, entry, &mut names));
+        let mut own = BTreeSet::new();
+        services.extend(entries::services(world, &backing, object, entry, &mut own));
+        if !own.is_empty() {
+            names.extend(own.iter().cloned());
+            names_of.insert(object.reference(), own);
+        }
     }
     for service in &mut services {
         service.rejected = beyond_limit(service);
@@ -50,6 +55,7 @@ pub(super) fn build(world: &World) -> Registry {
         services,
         by_host,
         names,
+        names_of,
     }
 }
 

@@ -16,7 +16,7 @@ mod topology;
 mod visibility;
 mod workloads;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -33,6 +33,7 @@ pub use workloads::{
 };
 
 use crate::client::Asker;
+use crate::model::ObjectRef;
 use crate::world::{Settings, World};
 
 /// Everything that the objects of a World say about services and workloads.
@@ -47,6 +48,8 @@ pub struct Registry {
     /// The workloads.
     pub workloads: Workloads,
     names: BTreeSet<Arc<str>>,
+    /// Those of each ServiceEntry.
+    names_of: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
     locality: Locality,
 }
 
@@ -93,6 +96,12 @@ impl Registry {
     /// they resolve to is told to [`World::set_resolved`].
     pub fn names_to_resolve(&self) -> &BTreeSet<Arc<str>> {
         &self.names
+    }
+
+    /// Those of one ServiceEntry; empty when all of its endpoints are addresses.
+    pub fn names_of(&self, entry: &ObjectRef) -> &BTreeSet<Arc<str>> {
+        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
+        self.names_of.get(entry).unwrap_or(&NONE)
     }
 
     /// Where the node is.

@@ -204,4 +204,9 @@ codes! {
         "Leave the annotation out; run redirector from files on the machine that it was written for."
         "annotations: {redirector.io/cgroup: kubepods/burstable/pod1}   # in the API server"
     }
+    UNUSED_RULES = "RD4041" Warning NONE "The Gateway's servers use no rules of this kind" {
+        "A TCP server uses tcp rules only, and a server with tls mode PASSTHROUGH tls rules only. No server of the Gateway that has one of the hosts uses the list that these rules stand in, so they never match there; and a gateway refuses what no rule matches."
+        "Write the rules in the list that the server uses, or change the server."
+        "servers: [{port: {number: 5201, name: tcp, protocol: TCP}, hosts: ['*']}]   # and a VirtualService with only http: or tls:"
+    }
 }

@@ -34,7 +34,7 @@ codes! {
         "trafficPolicy: {tls: {mode: SIMPLE}}"
     }
     NEEDS_RESOLVER = "RD5007" Info NONE "The endpoints are resolved by name" {
-        "The daemon resolves the names itself, again and again; check does not, so it cannot say whether there are endpoints."
+        "An endpoint, or where there is none the host, is a name. The daemon resolves the names itself, again and again; check does not, so it cannot say whether there are endpoints."
         "Nothing needs mending."
         "resolution: DNS"
     }

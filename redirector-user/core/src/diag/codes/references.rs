@@ -83,8 +83,8 @@ codes! {
         "kind: DestinationRule\nspec: {host: echo.default.svc.cluster.local}   # the Service is echo-server"
     }
     EMPTY_SUBSET = "RD3011" Warning SUBSET "The subset selects no pods" {
-        "No Pod has all of the subset's labels. A share that goes to the subset is refused: its connections get ECONNREFUSED."
-        "Correct the labels, here or on the Pods."
+        "No Pod, no WorkloadEntry and no endpoint of the host has all of the subset's labels. A share that goes to the subset is refused: its connections get ECONNREFUSED."
+        "Correct the labels, here or on the workloads."
         "subsets: [{name: gray, labels: {version: grey}}]"
     }
     UNKNOWN_SELECTOR = "RD3012" Warning NOT_FOUND "The Gateway's selector selects nothing" {
@@ -93,7 +93,7 @@ codes! {
         "selector: {istio: ingresgateway}"
     }
     GATEWAY_CONFLICT = "RD3013" Warning GATEWAYS "Gateways conflict" {
-        "Another Gateway with the same selector has a server on the same port with a host in common. For plain TCP the older Gateway keeps the port, and the other server is dropped."
+        "Another Gateway with the same selector has a server on the same port, with the same bind and a host in common. For plain TCP the older Gateway keeps the port, and the other server is dropped."
         "Give the servers different ports or join the Gateways."
         "two Gateways with the same selector, port 19000 and hosts: ['*']"
     }

@@ -1,0 +1,212 @@
+//! What `check` says of configurations that admission takes: each finding
+//! where it belongs, and none where nothing is wrong.
+
+use redirector_core::check::{Report, check};
+use redirector_core::diag::{Diagnostic, Severity};
+use redirector_core::documents;
+use redirector_core::world::{ServiceAddresses, Settings};
+
+fn report_with(text: &str, settings: &Settings) -> Report {
+    let readings = [documents::read(Some("a.yaml".into()), text)];
+    let report = check(&readings, &[], settings);
+    let placed = |d: &Diagnostic| d.line > 0 && d.file.is_some();
+    assert!(report.diagnostics.iter().all(placed), "{:#?}", report.diagnostics);
+    report
+}
+
+/// On a plain machine, where the daemon serves the addresses of Services.
+fn report(text: &str) -> Report {
+    report_with(text, &Settings { services: ServiceAddresses::Own, ..Settings::default() })
+}
+
+/// The findings of these codes: code, object and path, with the message.
+fn told<'r>(report: &'r Report, codes: &[&str]) -> Vec<(String, &'r str)> {
+    let ours = report.diagnostics.iter().filter(|d| codes.contains(&d.code));
+    ours.map(|d| {
+        let object = d.object.as_deref().unwrap_or_default();
+        (format!("{} {object} {}", d.code, d.path), d.message.as_str())
+    })
+    .collect()
+}
+
+/// Without messages.
+fn places(report: &Report, codes: &[&str]) -> Vec<String> {
+    told(report, codes).into_iter().map(|(place, _)| place).collect()
+}
+
+/// An object of the networking API, its spec in flow style.
+fn object(kind: &str, name: &str, spec: &str) -> String {
+    let (namespace, name) = name.split_once('/').expect("namespace/name");
+    let (api, spec) = match kind {
+        "Service" => ("v1", format!("spec: {spec}")),
+        _ => ("networking.istio.io/v1", format!("spec: {spec}")),
+    };
+    format!(
+        "---\napiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         {spec}\n"
+    )
+}
+
+/// A Service with one TCP port, 80, and its endpoint.
+fn service(name: &str, address: &str, labels: &str) -> String {
+    let app = name.split('/').nth(1).expect("namespace/name");
+    let spec = format!(
+        "{{clusterIP: {address}, selector: {{app: {app}}}, ports: [{{name: tcp, port: 80}}]}}"
+    );
+    let last = address.rsplit('.').next().expect("an IPv4 address");
+    let entry = format!("{{address: 192.0.2.{last}, labels: {{app: {app}{labels}}}}}");
+    object("Service", name, &spec) + &object("WorkloadEntry", &format!("{name}-1"), &entry)
+}
+
+fn virtual_service(name: &str, spec: &str) -> String {
+    object("VirtualService", name, spec)
+}
+
+#[test]
+fn one_object_with_the_short_and_the_full_name_of_a_host_is_in_no_conflict() {
+    let rules =
+        "{hosts: [shop, shop.a.svc.cluster.local], tcp: [{route: [{destination: {host: shop}}]}]}";
+    let one = service("a/shop", "10.96.0.1", "") + &virtual_service("a/shop", rules);
+    assert_eq!(places(&report(&one), &["RD3009"]), [""; 0]);
+    let two = one + &virtual_service("a/other", rules);
+    let both =
+        ["shop", "other"].map(|name| format!("RD3009 VirtualService/a/{name} spec.hosts[0]"));
+    assert_eq!(
+        places(&report(&two), &["RD3009"]),
+        both,
+        "the conflict is still told where there are two"
+    );
+}
+
+#[test]
+fn gateways_that_listen_at_different_addresses_do_not_take_each_others_port() {
+    let gateway = |name: &str, bind: &str, hosts: &str| {
+        let port = "port: {number: 8100, name: tcp, protocol: TCP}";
+        let spec =
+            format!("{{selector: {{istio: in}}, servers: [{{{bind}hosts: ['{hosts}'], {port}}}]}}");
+        object("Gateway", &format!("a/{name}"), &spec)
+    };
+    let codes = ["RD3013", "RD4026"];
+    let found = |first: &str, second: &str, hosts: &str| {
+        let text = gateway("one", first, hosts) + &gateway("two", second, "a.example.com");
+        let mut codes: Vec<String> =
+            told(&report(&text), &codes).into_iter().map(|(place, _)| place[..6].into()).collect();
+        codes.dedup();
+        codes
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(found("bind: 192.0.2.1, ", "bind: 192.0.2.2, ", "*"), none);
+    assert_eq!(found("bind: 192.0.2.1, ", "bind: 192.0.2.2, ", "b.example.com"), none);
+    assert_eq!(found("bind: 192.0.2.1, ", "bind: 192.0.2.1, ", "*"), ["RD3013"]);
+    assert_eq!(found("", "", "*"), ["RD3013"]);
+    // Istio's analysis sees no conflict; the address is taken all the same.
+    assert_eq!(found("bind: 0.0.0.0, ", "bind: 192.0.2.1, ", "*"), ["RD4026"]);
+}
+
+#[test]
+fn only_names_are_said_to_be_resolved() {
+    let entry = |endpoints: &str| {
+        let spec = format!(
+            "{{hosts: [db.example.com], addresses: [240.0.0.1], resolution: DNS, ports: [{{number: \
+             80, name: tcp, protocol: TCP}}]{endpoints}}}"
+        );
+        let report = report(&object("ServiceEntry", "a/db", &spec));
+        told(&report, &["RD5007"]).into_iter().map(|(_, message)| message.to_owned()).collect()
+    };
+    let addresses: Vec<String> = entry(", endpoints: [{address: 192.0.2.1}]");
+    assert_eq!(addresses, [""; 0]);
+    let host: Vec<String> = entry("");
+    assert!(host[0].contains("resolves db.example.com;"), "{host:?}");
+    let mixed: Vec<String> =
+        entry(", endpoints: [{address: 192.0.2.1}, {address: replica.example.com}]");
+    assert!(mixed[0].contains("resolves replica.example.com;"), "{mixed:?}");
+}
+
+#[test]
+fn a_subset_of_workload_entries_or_of_endpoints_in_place_is_not_empty() {
+    let rule = |host: &str, version: &str| {
+        let spec =
+            format!("{{host: {host}, subsets: [{{name: v, labels: {{version: {version}}}}}]}}");
+        object("DestinationRule", "a/rule", &spec)
+    };
+    let entry = object(
+        "ServiceEntry",
+        "a/db",
+        "{hosts: [db.example.com], addresses: [240.0.0.1], resolution: STATIC, ports: [{number: 80, \
+         name: tcp, protocol: TCP}], endpoints: [{address: 192.0.2.1, labels: {version: one}}]}",
+    );
+    let codes = ["RD3011", "RD3021"];
+    let shop = service("a/shop", "10.96.0.1", ", version: one");
+    for (text, host) in [(&shop, "shop"), (&entry, "db.example.com")] {
+        let found = |version: &str| {
+            places(&report(&[text.as_str(), &rule(host, version)].concat()), &codes)
+        };
+        assert_eq!(found("one"), [""; 0], "{host}");
+        assert_eq!(found("two"), ["RD3011 DestinationRule/a/rule spec.subsets[0]"], "{host}");
+    }
+}
+
+#[test]
+fn rules_that_no_server_of_the_gateway_uses_are_told() {
+    let route = "route: [{destination: {host: shop}}]";
+    let gateway = |servers: &str| {
+        object("Gateway", "a/edge", &format!("{{selector: {{istio: in}}, servers: [{servers}]}}"))
+    };
+    let tcp = "{port: {number: 81, name: tcp, protocol: TCP}, hosts: ['*']}";
+    let tls =
+        "{port: {number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: ['*']}";
+    let http = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
+    let found = |servers: &str, rules: &str| {
+        let spec = format!("{{hosts: [a.example.com], gateways: [edge], {rules}}}");
+        let text =
+            service("a/shop", "10.96.0.1", "") + &gateway(servers) + &virtual_service("a/v", &spec);
+        let report = report(&text);
+        let found = places(&report, &["RD4041"]);
+        found.iter().map(|place| place.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let tcp_rules = format!("tcp: [{{{route}}}]");
+    let tls_rules = format!("tls: [{{match: [{{sniHosts: [a.example.com]}}], {route}}}]");
+    let http_rules = format!("http: [{{{route}}}]");
+    assert_eq!(found(tcp, &http_rules), ["spec.http"]);
+    assert_eq!(found(tcp, &tls_rules), ["spec.tls"]);
+    assert_eq!(found(tls, &tcp_rules), ["spec.tcp"]);
+    let none: [&str; 0] = [];
+    assert_eq!(found(tcp, &tcp_rules), none);
+    assert_eq!(found(tls, &tls_rules), none);
+    assert_eq!(found(&format!("{tcp}, {tls}"), &format!("{tcp_rules}, {tls_rules}")), none);
+    assert_eq!(found(http, &http_rules), none, "the server is not served, which is told of it");
+}
+
+#[test]
+fn addresses_that_a_cluster_allocated_are_addresses() {
+    let entry = object(
+        "ServiceEntry",
+        "a/db",
+        "{hosts: [db.example.com], resolution: DNS, ports: [{number: 80, name: tcp, protocol: TCP}]}",
+    );
+    assert_eq!(places(&report(&entry), &["RD2109"]), ["RD2109 ServiceEntry/a/db spec.ports[0]"]);
+    let allocated = entry + "status: {addresses: [{host: db.example.com, value: 240.240.0.1}]}\n";
+    assert_eq!(places(&report(&allocated), &["RD2109"]), [""; 0]);
+}
+
+#[test]
+fn a_name_for_another_host_has_that_ones_ports() {
+    let text = object("Service", "a/db", "{type: ExternalName, externalName: db.example.com}")
+        + &object(
+            "ServiceEntry",
+            "a/db",
+            "{hosts: [db.example.com], addresses: [240.0.0.1], resolution: STATIC, ports: [{number: \
+             3306, name: tcp, protocol: TCP}], endpoints: [{address: 192.0.2.9}]}",
+        )
+        + &service("a/shop", "10.96.0.1", "");
+    let rule = |port: u16| {
+        let route = format!("[{{destination: {{host: db, port: {{number: {port}}}}}}}]");
+        virtual_service("a/shop", &format!("{{hosts: [shop], tcp: [{{route: {route}}}]}}"))
+    };
+    let warnings = |text: &str| {
+        let report = report(text);
+        let warnings = report.diagnostics.iter().filter(|d| d.severity == Severity::Warning);
+        warnings.map(|d| format!("{} {}", d.code, d.path)).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(&(text.clone() + &rule(3306))), [""; 0]);
+}
