@@ -15,7 +15,7 @@ use redirector_common::abi::{LIVE_LAYOUT, Live, Record, Side, record_decision as
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::plan::SourceId;
+use redirector_core::model::SourceId;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
 use redirector_tests::documents::{self, Shape};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use redirector::source::parse;
 use redirector_core::compile::compile;
-use redirector_core::plan::{Plan, SourceId, Verdict};
+use redirector_core::model::SourceId;
+use redirector_core::plan::{Plan, Verdict};
 use redirector_core::store::Store;
 use redirector_core::world::{ServiceAddresses, Settings, World};
 

@@ -21,7 +21,7 @@ pub struct Client<'c> {
     pub labels: Option<&'c Labels>,
     /// The workload's own addresses, as far as known.
     pub addresses: &'c [IpAddr],
-    /// It is left alone: see [`Bypass`](crate::bypass::Bypass).
+    /// It is left alone: see [`Bypass`](crate::model::bypass::Bypass).
     pub bypassed: bool,
 }
 

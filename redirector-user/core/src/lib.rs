@@ -17,23 +17,20 @@
 //! * [`world`]: the objects in force, and the settings.
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
-//! * [`bypass`]: what is left alone for a while.
 //! * [`client`]: the one that connects, as rules see it.
 //! * [`compile`]: from the World to the Plan.
-//! * [`gateway`]: what the proxy serves, and where a connection to it goes.
 //! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
-//! * [`plan`]: what the kernel is to hold, with names instead of numbers.
+//! * [`plan`]: what the kernel is to hold, and what the proxy serves, with names
+//!   instead of numbers.
 //! * [`alias`]: draws among weighted things, in whole numbers.
-//! * [`image`]: the same, number by number: one side of the tables; and the Delta
-//!   between two.
+//! * [`image`]: the same, number by number: one side of the tables; the Delta
+//!   between two; deciding over one.
 //! * [`difference`]: what makes a map another, to be written down.
 //! * [`layout`]: from the Plan to the Image, and back from numbers to names.
-//! * [`tables`]: deciding over an Image.
 
 pub mod alias;
 pub mod analysis;
-pub mod bypass;
 pub mod check;
 pub mod client;
 pub mod compile;
@@ -43,7 +40,6 @@ pub mod difference;
 pub mod documents;
 pub mod drain;
 pub mod explain;
-pub mod gateway;
 pub mod image;
 pub mod layout;
 pub mod model;
@@ -53,7 +49,6 @@ pub mod plan;
 pub mod registry;
 pub mod rendezvous;
 pub mod store;
-pub mod tables;
 pub mod validate;
 pub mod world;
 pub mod yaml;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bypass::Bypass;
+use crate::model::bypass::{Bypass, Target};
 use crate::model::{
     DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
     Spec, VirtualService, WorkloadEntry,
 };
+use crate::names::MESH;
 
 /// What is the same for all objects.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -178,13 +179,43 @@ impl World {
         }
     }
 
-    /// Forgets what a name resolves to.
-    pub fn forget_resolved(&mut self, name: &str) {
-        self.resolved.remove(name);
-    }
-
     /// What a name resolves to; `None` when it was never resolved.
     pub fn resolved(&self, name: &str) -> Option<&[IpAddr]> {
         self.resolved.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether there is something to leave alone.
+    ///
+    /// # Errors
+    ///
+    /// Why there is not.
+    pub fn can_leave_alone(&self, target: &Target) -> Result<(), String> {
+        match target {
+            Target::Workload(id) => {
+                let known = [Kind::WorkloadEntry, Kind::Pod]
+                    .into_iter()
+                    .any(|kind| self.find(kind, &id.namespace, &id.name).is_some());
+                if known {
+                    return Ok(());
+                }
+                Err(format!(
+                    "there is no Pod or WorkloadEntry {}/{} in force",
+                    id.namespace, id.name
+                ))
+            }
+            Target::Rule(object) => {
+                let Some(Spec::VirtualService(spec)) = self.get(object).map(|found| &found.spec)
+                else {
+                    return Err(format!("there is no {object} in force"));
+                };
+                if spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == MESH) {
+                    return Ok(());
+                }
+                Err(format!(
+                    "{object} is for gateways only, and a connection that has arrived at a gateway \
+                     cannot be left alone"
+                ))
+            }
+        }
     }
 }

@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 
 use redirector_core::compile::compile;
 use redirector_core::layout::{Layout, Newcomers};
-use redirector_core::model::{Labels, Meta, Object, Origin, Pod, Spec};
-use redirector_core::plan::SourceId;
+use redirector_core::model::{Labels, Meta, Object, Origin, Pod, SourceId, Spec};
 use support::random::{NAMESPACES, PORTS, Random, dials, world as random_world};
 use support::reference::{Connection, Outcome, decide};
 use support::{LIMITS, shares, world_with};

@@ -9,11 +9,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use redirector_core::bypass::Bypass;
 use redirector_core::compile::compile_with;
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::layout::Layout;
-use redirector_core::plan::SourceId;
+use redirector_core::model::SourceId;
+use redirector_core::model::bypass::Bypass;
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
 use support::random::{PORTS, Random, Source, dials, world};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redirector_core::bypass::Target;
+use redirector_core::model::bypass::Target;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use redirector_core::bypass::Bypass;
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
+use redirector_core::model::bypass::Bypass;
 use redirector_core::world::{ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 

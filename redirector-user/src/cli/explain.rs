@@ -167,7 +167,7 @@ fn described(namespace: &str, labels: &[(String, String)]) -> QuerySource {
 
 /// The workload whose cgroup this is, or lies above it the nearest.
 fn by_cgroup(registry: &Registry, path: &Path) -> Result<QuerySource, Failure> {
-    use redirector_core::plan::SourceSelector;
+    use redirector_core::model::SourceSelector;
     let mount = mounts::cgroup2().ok().flatten().unwrap_or_default();
     let below = path.strip_prefix(&mount).unwrap_or(path);
     let below = below.strip_prefix("/").unwrap_or(below);
@@ -229,7 +229,7 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
     // The source as the kernel tells it, and its class.
     let (source, class) = match &args.source {
         SourceArgs { from_workload: Some(workload), .. } => {
-            let id = redirector_core::plan::SourceId {
+            let id = redirector_core::model::SourceId {
                 namespace: workload.namespace.as_str().into(),
                 name: workload.name.as_str().into(),
             };

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
 use redirector_core::drain::Draining;
-use redirector_core::plan::SourceId;
+use redirector_core::model::SourceId;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;

@@ -4,8 +4,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use redirector_core::drain::{self, Draining};
-use redirector_core::gateway::GatewayPlan;
 use redirector_core::layout::Layout;
+use redirector_core::plan::gateway::GatewayPlan;
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 

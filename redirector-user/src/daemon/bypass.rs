@@ -1,9 +1,9 @@
 //! What is left alone for a while: by the daemon, and without one.
 
-use redirector_core::bypass::Target;
 use redirector_core::drain::Endpoints;
-use redirector_core::gateway::GatewayPlan;
 use redirector_core::layout;
+use redirector_core::model::bypass::Target;
+use redirector_core::plan::gateway::GatewayPlan;
 use redirector_core::store::Store;
 
 use super::change::Cause;
@@ -107,7 +107,7 @@ fn is_in_force(target: &Target, snapshot: Option<&Snapshot>) -> Result<(), Strin
     let Some(snapshot) = snapshot else {
         return Err("what is in force is not known by name".to_owned());
     };
-    target.is_in(&snapshot.world())
+    snapshot.world().can_leave_alone(target)
 }
 
 /// The same with no daemon alive: on the tables that are in force. Returns the

@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use redirector_core::layout;
-use redirector_core::model::Object;
-use redirector_core::plan::SourceId;
+use redirector_core::model::{Object, SourceId};
 use redirector_core::registry::{is_known_by_hash, pod_uid};
 
 use super::arrivals::Arrivals;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use redirector_core::compile::Classifier;
 use redirector_core::layout::{self, Layout};
-use redirector_core::model::Object;
-use redirector_core::plan::{Plan, SourceId, SourceSelector};
+use redirector_core::model::{Object, SourceId, SourceSelector};
+use redirector_core::plan::Plan;
 use redirector_core::registry::pod_uid;
 
 use super::pods::PodUid;

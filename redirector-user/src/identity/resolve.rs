@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use redirector_core::plan::SourceSelector;
+use redirector_core::model::SourceSelector;
 
 use super::pods::{PodEvent, PodUid};
 use crate::datapath::cgroup::Cgroup;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use redirector_core::plan::{SourceId, SourceSelector};
+use redirector_core::model::{SourceId, SourceSelector};
 
 use super::direct::Direct;
 use super::newcomers::View;

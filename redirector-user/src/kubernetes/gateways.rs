@@ -20,7 +20,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redirector_core::gateway::relays;
+use redirector_core::compile::relays;
 use redirector_core::model::{
     EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry,
     ServicePort, Spec, WorkloadEntry,

@@ -1,6 +1,7 @@
 //! How things that have numbers in the kernel are called.
 
-use redirector_core::plan::{DestinationId, RouteId, RuleId, RuleList, SourceId, SourceSelector};
+use redirector_core::model::{RuleId, RuleList, SourceId, SourceSelector};
+use redirector_core::plan::{DestinationId, RouteId};
 
 /// `VirtualService/default/echo tcp[0]`, as `explain` shows a rule.
 pub fn rule_name(rule: &RuleId) -> String {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use redirector_core::gateway::{GatewayPlan, Incoming, Mode};
-use redirector_core::model::TcpPool;
-use redirector_core::plan::{Destination, DestinationId, Plan, RouteId, RuleId, RuleList};
+use redirector_core::model::{RuleId, RuleList, TcpPool};
+use redirector_core::plan::gateway::{GatewayPlan, Incoming, Mode};
+use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
 
 use super::snapshot::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,

@@ -1,6 +1,6 @@
 //! What is left alone, and until when.
 
-use redirector_core::bypass::{Bypass, Target};
+use redirector_core::model::bypass::{Bypass, Target};
 use serde::{Deserialize, Serialize};
 
 /// One thing that is left alone. Times are in seconds since 1970.

@@ -9,9 +9,9 @@ use super::{Finding, Report};
 use crate::compile::gateways::bound_elsewhere;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::gateway::Dropped;
 use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec};
 use crate::names::hosts_match;
+use crate::plan::gateway::Dropped;
 
 /// Servers by Gateway, for each selector and port.
 type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;

@@ -7,8 +7,10 @@ use super::gateways::both_select;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::gateway::{PROXY_PROTOCOL_ANNOTATION, PROXY_PROTOCOL_V2, speaks_proxy_protocol};
-use crate::model::{Gateway, Kind, Object, ServerTls, Spec, VirtualService};
+use crate::model::{
+    Gateway, Kind, Object, PROXY_PROTOCOL_ANNOTATION, PROXY_PROTOCOL_V2, ServerTls, Spec,
+    VirtualService, speaks_proxy_protocol,
+};
 use crate::names::complete_gateway;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {

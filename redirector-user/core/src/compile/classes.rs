@@ -9,9 +9,9 @@ use ipnet::IpNet;
 
 use super::rules::RuleBook;
 use crate::client::{Client, Question, contains};
-use crate::model::{Labels, Object, Spec};
+use crate::model::{Labels, Object, SourceId, SourceSelector, Spec};
 use crate::names::MESH;
-use crate::plan::{Class, ClassId, Source, SourceId, SourceSelector};
+use crate::plan::{Class, ClassId, Source};
 use crate::registry::{Registry, ServiceKind, Workload};
 use crate::world::Settings;
 

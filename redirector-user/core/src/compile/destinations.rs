@@ -11,12 +11,10 @@ use rustc_hash::FxHashMap;
 use super::localities::{Home, common_multiple, weigh};
 use super::rules::{Rule, Sheet};
 use crate::client::{Asker, contains};
-use crate::model::{LbAlgorithm, ObjectRef, Resolution, RouteDestination};
+use crate::model::{LbAlgorithm, ObjectRef, Policy, Resolution, RouteDestination, RuleId};
 use crate::names::complete_host;
-use crate::plan::{
-    Algorithm, Destination, DestinationId, Endpoint, Leg, Lost, RouteId, RuleId, Verdict,
-};
-use crate::registry::{self, MergedRule, NoService, Policy, Port, Registry, Service, ServiceKind};
+use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Leg, Lost, RouteId, Verdict};
+use crate::registry::{self, MergedRule, NoService, Port, Registry, Service, ServiceKind};
 
 /// The routes and destinations met so far.
 #[derive(Debug)]

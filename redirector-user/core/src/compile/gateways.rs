@@ -7,13 +7,15 @@ use std::sync::Arc;
 use super::destinations::{Destinations, Family};
 use super::rules::{Block, Rule, RuleBook, Sheet, in_order, is_everything};
 use crate::client::{Asker, Client, contains};
-use crate::gateway::{
-    Conditions, Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode,
+use crate::model::{
+    Gateway, Kind, Labels, Object, Server, ServerTls, Service, Spec, TargetPort,
     speaks_proxy_protocol,
 };
-use crate::model::{Gateway, Kind, Labels, Object, Server, ServerTls, Service, Spec, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Verdict;
+use crate::plan::gateway::{
+    Conditions, Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode,
+};
 use crate::registry::{Registry, Workload};
 use crate::world::World;
 
@@ -431,7 +433,7 @@ mod tests {
     use crate::client::Client;
     use crate::compile::compile;
     use crate::documents;
-    use crate::gateway::Incoming;
+    use crate::plan::gateway::Incoming;
     use crate::world::{Settings, World};
 
     const DOCUMENTS: &str = "

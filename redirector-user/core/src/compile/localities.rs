@@ -2,8 +2,8 @@
 //! weights, by the distribution over localities, or the nearest first
 //! (semantics.md, section 11).
 
-use crate::model::{Labels, LocalitySetting, TrafficDistribution};
-use crate::registry::{self, Locality, Policy, topology_labels};
+use crate::model::{Labels, LocalitySetting, Policy, TrafficDistribution};
+use crate::registry::{self, Locality, topology_labels};
 
 const NETWORK: &str = "topology.istio.io/network";
 const REGION: &str = "topology.kubernetes.io/region";

@@ -9,16 +9,16 @@
 //! * [`destinations`]: what a rule's destinations mean to a client.
 //! * [`localities`]: which of its endpoints go first, and how often.
 //! * [`gateways`]: what a gateway workload serves, with which rules.
-//! * [`frontends`]: which verdict every prefix and port has for every class.
+//! * [`mesh`]: which verdict every prefix and port has for every class.
 //!
 //! Everything is compiled per service and per frontend from indexes: no step
 //! looks at all rules for each service, or at all services for each rule.
 
 pub(crate) mod classes;
 pub(crate) mod destinations;
-pub(crate) mod frontends;
 pub(crate) mod gateways;
 mod localities;
+pub(crate) mod mesh;
 pub(crate) mod rules;
 
 use crate::model::ObjectRef;
@@ -28,6 +28,7 @@ use crate::world::World;
 
 pub use classes::Classifier;
 use destinations::Destinations;
+pub use gateways::relays;
 use rules::RuleBook;
 pub(crate) use rules::covers;
 
@@ -61,7 +62,7 @@ pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
     let book = RuleBook::new(world);
     let (classes, sources, classifier) = classes::group(registry, &book);
     let mut destinations = Destinations::new(registry);
-    let frontends = frontends::compile(registry, &book, &classes, &sources, &mut destinations);
+    let frontends = mesh::compile(registry, &book, &classes, &sources, &mut destinations);
     let gateways = gateways::compile(world, registry, &book, &mut destinations);
     let (routes, destinations) = destinations.finish();
     let mut rejected: Vec<Rejected> = registry

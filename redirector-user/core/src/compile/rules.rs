@@ -10,9 +10,10 @@ use redirector_common::abi::MAX_LEGS;
 
 use super::Rejected;
 use crate::client::Asker;
-use crate::model::{L4Match, Labels, Object, ObjectRef, RouteDestination, VirtualService};
+use crate::model::{
+    L4Match, Labels, Object, ObjectRef, RouteDestination, RuleId, RuleList, VirtualService,
+};
 use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
-use crate::plan::{RuleId, RuleList};
 use crate::registry::{ExportTo, Reach};
 use crate::world::World;
 

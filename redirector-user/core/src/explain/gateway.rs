@@ -15,8 +15,8 @@ use crate::compile::gateways::{
     Serving, as_client, eligible, full_name, leads_to, rules_for, selects, servers, services_of,
 };
 use crate::compile::rules::{Dial, Rule, RuleBook, Sheet, in_order};
-use crate::gateway::{Mode, sni_matches};
 use crate::model::{Gateway, Kind, ObjectRef, Service, Spec};
+use crate::plan::gateway::{Mode, sni_matches};
 use crate::plan::{RouteId, Verdict};
 use crate::registry::{Locality, Registry, Workload};
 use crate::world::World;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::client::Asker;
 use crate::compile::destinations::{Destinations, Family};
-use crate::compile::frontends::{Claim, claims};
+use crate::compile::mesh::{Claim, claims};
 use crate::compile::rules::{Dial, Rule, RuleBook, Sheet, in_order};
 use crate::names::MESH;
 use crate::registry::{Protocol, Registry};
@@ -73,7 +73,7 @@ pub(super) fn explain(
 
 /// The claim that stands for the client: the narrowest prefix that it sees.
 fn find<'q>(
-    all: &crate::compile::frontends::Claims<'q>,
+    all: &crate::compile::mesh::Claims<'q>,
     who: &Asker<'_, 'q>,
     dialled: &IpNet,
     port: u16,

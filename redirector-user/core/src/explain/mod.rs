@@ -19,8 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
 use crate::compile::rules::{Rule, Sheet};
-use crate::model::Labels;
-use crate::plan::RuleList;
+use crate::model::{Labels, RuleList};
 use crate::registry::Registry;
 use crate::world::World;
 

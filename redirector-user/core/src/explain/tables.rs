@@ -14,8 +14,8 @@ use super::{
 use super::{explain_with, list_word};
 use crate::image::{Image, Prefix};
 use crate::layout::{Layout, Names};
-use crate::model::Spec;
-use crate::plan::{FrontendId, RuleId, RuleList};
+use crate::model::{RuleId, RuleList, Spec};
+use crate::plan::FrontendId;
 use crate::registry::Registry;
 use crate::world::World;
 

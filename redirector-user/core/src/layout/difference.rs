@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClassTable, Layout, Placed};
 use crate::difference;
-use crate::model::ObjectRef;
-use crate::plan::{DestinationId, FrontendId, RouteId, SourceId};
+use crate::model::{ObjectRef, SourceId};
+use crate::plan::{DestinationId, FrontendId, RouteId};
 
 /// What makes one Layout another.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

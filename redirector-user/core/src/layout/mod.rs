@@ -30,10 +30,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::alias;
 use crate::image::{Image, Prefix};
+use crate::model::SourceId;
 use crate::pairs;
-use crate::plan::{
-    Class, ClassId, DestinationId, Frontend, FrontendId, Plan, RouteId, SourceId, Verdict,
-};
+use crate::plan::{Class, ClassId, DestinationId, Frontend, FrontendId, Plan, RouteId, Verdict};
 
 use balancing::policy;
 pub use class_table::ClassTable;

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use redirector_common::addr::Addr;
 
 use super::{ClassTable, Layout};
-use crate::model::ObjectRef;
-use crate::plan::{DestinationId, FrontendId, RouteId, SourceId};
+use crate::model::{ObjectRef, SourceId};
+use crate::plan::{DestinationId, FrontendId, RouteId};
 
 /// What every number of a Layout stands for.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use redirector_common::abi::{self, Limits};
 
 use super::Layout;
 use crate::image::Image;
-use crate::plan::SourceId;
+use crate::model::SourceId;
 
 /// Spare numbers take no more than this part of the table.
 const SHARE: usize = 8;

@@ -6,9 +6,12 @@
 //! "absent" and "zero" stay apart; defaults belong to the code that gives them
 //! a meaning.
 
+pub mod bypass;
 mod destination_rule;
 mod gateway;
+mod identity;
 mod kube;
+mod policy;
 mod service_entry;
 mod virtual_service;
 
@@ -20,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use destination_rule::*;
 pub use gateway::*;
+pub use identity::*;
 pub use kube::*;
+pub use policy::Policy;
 pub use service_entry::*;
 pub use virtual_service::*;
 

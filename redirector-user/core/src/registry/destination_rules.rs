@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::policy::Policy;
 use super::service::Service;
 use super::visibility::ExportTo;
 use crate::client::Asker;
-use crate::model::{Labels, Meta, ObjectRef, Subset, TrafficPolicy};
+use crate::model::{Labels, Meta, ObjectRef, Policy, Subset, TrafficPolicy};
 use crate::names::{HostIndex, complete_host};
 use crate::world::World;
 

@@ -9,7 +9,6 @@ mod builder;
 mod destination_rules;
 mod endpoints;
 mod entries;
-mod policy;
 mod protocol;
 mod service;
 mod topology;
@@ -22,7 +21,6 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
-pub use policy::Policy;
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::topology::Locality;
-use crate::model::{Labels, Meta, Object, ObjectRef, Pod, WorkloadEntry};
-use crate::plan::SourceSelector;
+use crate::model::{Labels, Meta, Object, ObjectRef, Pod, SourceSelector, WorkloadEntry};
 use crate::world::World;
 
 /// Annotation of a WorkloadEntry: the cgroup of its processes, as a path below

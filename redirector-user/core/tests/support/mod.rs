@@ -13,8 +13,7 @@ use redirector_common::decide::{Caller, Decision, Tables, decide};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Meta, Object, Origin, Spec, WorkloadEntry};
-use redirector_core::plan::SourceId;
+use redirector_core::model::{Meta, Object, Origin, SourceId, Spec, WorkloadEntry};
 use redirector_core::world::{Settings, World};
 
 pub const LIMITS: Limits = Limits {

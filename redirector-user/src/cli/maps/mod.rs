@@ -11,10 +11,11 @@ use redirector_common::addr::Addr;
 use redirector_core::alias::shares;
 use redirector_core::compile::compile;
 use redirector_core::explain::tables::prefix_of;
-use redirector_core::gateway::Mode;
 use redirector_core::image::Image;
 use redirector_core::layout::{Layout, Names};
-use redirector_core::plan::{FrontendId, SourceSelector};
+use redirector_core::model::SourceSelector;
+use redirector_core::plan::FrontendId;
+use redirector_core::plan::gateway::Mode;
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
 

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use redirector_core::plan::{SourceId, SourceSelector};
+use redirector_core::model::{SourceId, SourceSelector};
 
 use super::super::newcomers::tests::{Node, pod as told};
 use super::super::pods::PodEvent;

@@ -17,23 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, contains};
 use crate::compile::covers;
-pub use crate::compile::gateways::relays;
-use crate::model::{Labels, ObjectRef};
+use crate::model::{Labels, ObjectRef, RuleId};
 use crate::names::hosts_match;
 use crate::pairs;
-use crate::plan::{RouteId, RuleId};
-
-/// The annotation of a Gateway that has backends told the client, by a PROXY
-/// protocol header; its value is [`PROXY_PROTOCOL_V2`].
-pub const PROXY_PROTOCOL_ANNOTATION: &str = "redirector.io/proxy-protocol";
-
-/// The only version of the PROXY protocol that is spoken.
-pub const PROXY_PROTOCOL_V2: &str = "v2";
-
-/// Whether a Gateway's annotations ask for the PROXY protocol.
-pub fn speaks_proxy_protocol(annotations: &Labels) -> bool {
-    annotations.get(PROXY_PROTOCOL_ANNOTATION).is_some_and(|value| value == PROXY_PROTOCOL_V2)
-}
+use crate::plan::RouteId;
 
 /// Everything that the proxy serves.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -5,6 +5,8 @@
 //! order in which they were met, so that a small change of the documents is a
 //! small change of the Plan.
 
+pub mod gateway;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +14,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::gateway::GatewayPlan;
-use crate::model::{Labels, ObjectRef};
+use crate::model::{Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
-use crate::registry::Policy;
+use gateway::GatewayPlan;
 
 /// Everything that the kernel is to hold.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -73,27 +74,6 @@ pub enum Verdict {
 
 /// A source class: an index into [`Plan::classes`]; 0 is the unknown caller.
 pub type ClassId = u32;
-
-/// A rule: an entry of a VirtualService's `tcp` (or `tls`, or an `http` entry
-/// that is honoured at L4).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct RuleId {
-    /// The VirtualService.
-    pub object: ObjectRef,
-    /// Which of its lists.
-    pub list: RuleList,
-    /// Its place in that list.
-    pub index: u32,
-}
-
-/// The list of a VirtualService that a rule stands in.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub enum RuleList {
-    Tcp,
-    Tls,
-    Http,
-}
 
 /// Which route: the rule, or the service itself where none matched, and the
 /// destinations in their written order. Weights are no part of it: changing a
@@ -194,15 +174,6 @@ pub struct Class {
     pub example: Option<SourceId>,
 }
 
-/// Which local workload: `namespace/name`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct SourceId {
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
 /// A local workload.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Source {
@@ -214,15 +185,4 @@ pub struct Source {
     pub selector: SourceSelector,
     /// Its class.
     pub class: ClassId,
-}
-
-/// How the processes of a workload are found.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum SourceSelector {
-    /// A cgroup, as a path below the cgroup2 mount without leading slash.
-    Cgroup(Arc<str>),
-    /// A network namespace, as the path of a file that holds it.
-    Netns(Arc<str>),
-    /// A pod, by its uid (or the hash of a static pod's configuration).
-    PodUid(Arc<str>),
 }

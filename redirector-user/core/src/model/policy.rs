@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LbAlgorithm, PolicySettings, TlsMode, TrafficPolicy};
+use super::{LbAlgorithm, PolicySettings, TlsMode, TrafficPolicy};
 
 /// The traffic policy in force for a destination.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

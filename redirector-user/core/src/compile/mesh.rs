@@ -7,9 +7,9 @@ use ipnet::IpNet;
 use super::destinations::{Destinations, Family};
 use super::rules::{Dial, Rule, RuleBook, Sheet, in_order, is_everything};
 use crate::client::{Answers, Asker, Client, Question};
-use crate::model::Resolution;
+use crate::model::{Resolution, SourceId};
 use crate::names::MESH;
-use crate::plan::{Class, Frontend, FrontendId, Source, SourceId, Verdict};
+use crate::plan::{Class, Frontend, FrontendId, Source, Verdict};
 use crate::registry::{Port, Protocol, Registry, Service, ServiceKind};
 use crate::world::ServiceAddresses;
 

@@ -1,0 +1,48 @@
+//! What rules and workloads are named by.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ObjectRef;
+
+/// A rule: an entry of a VirtualService's `tcp` (or `tls`, or an `http` entry
+/// that is honoured at L4).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RuleId {
+    /// The VirtualService.
+    pub object: ObjectRef,
+    /// Which of its lists.
+    pub list: RuleList,
+    /// Its place in that list.
+    pub index: u32,
+}
+
+/// The list of a VirtualService that a rule stands in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as in the API")]
+pub enum RuleList {
+    Tcp,
+    Tls,
+    Http,
+}
+
+/// Which local workload: `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct SourceId {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// How the processes of a workload are found.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum SourceSelector {
+    /// A cgroup, as a path below the cgroup2 mount without leading slash.
+    Cgroup(Arc<str>),
+    /// A network namespace, as the path of a file that holds it.
+    Netns(Arc<str>),
+    /// A pod, by its uid (or the hash of a static pod's configuration).
+    PodUid(Arc<str>),
+}
