@@ -146,7 +146,7 @@ fn thousands_of_findings_are_shown_with_their_lines() {
 #[test]
 fn a_reader_who_has_seen_enough_does_not_change_the_answer() {
     let (_directory, path) = file(&SERVICE.replace("19000", "70000"));
-    for output in ["text", "json", "sarif"] {
+    for output in ["text", "json", "yaml", "sarif"] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_redirector-under-test"))
             .env_clear()
             .args(["check", "--output", output, "-"])
@@ -161,6 +161,31 @@ fn a_reader_who_has_seen_enough_does_not_change_the_answer() {
         drop(stdin);
         assert_eq!(child.wait().expect("it ends").code(), Some(1), "{output}");
     }
+}
+
+#[test]
+fn yaml_says_what_json_says() {
+    let (_directory, path) = file(&format!("{SERVICE}---\n{RULE}---\n{ENTRY}"));
+    for args in [
+        ["check", &path].as_slice(),
+        &["check", "--code", "RD3008"],
+        &["hosts", &path],
+        &["explain", "--config", &path, "--from-namespace", "default", "--to", "10.96.0.10:19000"],
+        &["version"],
+    ] {
+        let json = redirector(&[args, &["--output", "json"]].concat());
+        let yaml = redirector(&[args, &["-o", "yaml"]].concat());
+        let read: serde_json::Value = serde_yaml::from_str(&yaml.out).expect("YAML");
+        assert_eq!((yaml.exit, read), (json.exit, json.json()), "{args:?}: {}", yaml.out);
+        assert!(!yaml.out.starts_with(['{', '[']), "{args:?}: {}", yaml.out);
+    }
+}
+
+#[test]
+fn a_form_of_one_command_is_refused_elsewhere() {
+    let answer = redirector(&["version", "-o", "sarif"]);
+    assert_eq!(answer.exit, 2, "{answer:?}");
+    assert!(answer.err.contains("only check") && answer.err.contains("sarif"), "{}", answer.err);
 }
 
 #[test]

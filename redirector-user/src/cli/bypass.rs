@@ -6,7 +6,7 @@ use redirector_core::model::bypass::Target;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::daemon::bypass_without_daemon;
 use crate::daemon::control::Request;
 use crate::state::{BypassChange, Bypassed};
@@ -64,24 +64,16 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         let response = args.kernel.ask(&Request::Bypass { change: change.clone() }, "")?;
         (response.generation, state.bypassed()?)
     };
-    match common.output {
-        Output::Json => context.print_json(&Answer { generation, bypassed })?,
-        Output::Text => {
-            let done = match &change {
-                BypassChange::Begin(target, _) => {
-                    let time = humantime::format_duration(args.time);
-                    format!("{target} is bypassed for {time}: generation {generation}\n")
-                }
-                BypassChange::End(target) => {
-                    format!("{target} is no longer bypassed: generation {generation}\n")
-                }
-                BypassChange::EndAll => {
-                    format!("nothing is bypassed: generation {generation}\n")
-                }
-            };
-            context.print_text(&done)?;
+    context.answer(common, &Answer { generation, bypassed }, |_| match &change {
+        BypassChange::Begin(target, _) => {
+            let time = humantime::format_duration(args.time);
+            format!("{target} is bypassed for {time}: generation {generation}\n")
         }
-    }
+        BypassChange::End(target) => {
+            format!("{target} is no longer bypassed: generation {generation}\n")
+        }
+        BypassChange::EndAll => format!("nothing is bypassed: generation {generation}\n"),
+    })?;
     if alone && matches!(change, BypassChange::Begin(..)) {
         context.note(
             "note: no daemon runs to end it: it lasts until one does, or until \

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use redirector_core::check;
+use redirector_core::check::{self, Report};
 use redirector_core::diag::{Code, Severity, codes, nearest, sarif};
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
-use super::{Common, Context, Exit, Failure, Output};
-use crate::output::{Lines, plain, render};
+use super::{Common, Context, Exit, Failure, Format};
+use crate::output::{Encoding, Lines, Style, plain, render};
 
 /// Validates documents and says everything that is wrong or suspicious; touches nothing
 #[derive(clap::Args, Debug)]
@@ -35,8 +35,8 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     if let Some(id) = &args.code {
-        if common.sarif {
-            return Err(Failure::new(Exit::Usage, "a code is explained as text or JSON"));
+        if common.output == Format::Sarif {
+            return Err(Failure::new(Exit::Usage, "a code is explained as text, JSON or YAML"));
         }
         return explain(id, common, context);
     }
@@ -48,27 +48,28 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     }
     let exit = if report.errors > 0 { Exit::No } else { Exit::Fine };
     let written = match common.output {
-        Output::Json if common.sarif => {
-            context.print_json(&sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION")))
+        Format::Sarif => {
+            let log = sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION"));
+            context.print_value(Encoding::Json, &log)
         }
-        Output::Json => context.print_json(&report),
-        Output::Text => {
-            let style = context.style();
-            let mut lines = Lines::new(&documents.texts);
-            let mut text = String::new();
-            for diagnostic in &report.diagnostics {
-                text.push_str(&render(diagnostic, &mut lines, style));
-            }
-            text.push_str(&format!(
-                "{}, {}, {}\n",
-                counted(report.documents, "document"),
-                counted(report.errors, "error"),
-                counted(report.warnings, "warning")
-            ));
-            context.print_text(&text)
-        }
+        _ => context.answer(common, &report, |style| text(&report, &documents, style)),
     };
     context.answered(written, exit)
+}
+
+fn text(report: &Report, documents: &Documents, style: Style) -> String {
+    let mut lines = Lines::new(&documents.texts);
+    let mut text = String::new();
+    for diagnostic in &report.diagnostics {
+        text.push_str(&render(diagnostic, &mut lines, style));
+    }
+    text.push_str(&format!(
+        "{}, {}, {}\n",
+        counted(report.documents, "document"),
+        counted(report.errors, "error"),
+        counted(report.warnings, "warning")
+    ));
+    text
 }
 
 /// What was looked through in vain.
@@ -112,10 +113,7 @@ fn explain(id: &str, common: &Common, context: &mut Context<'_>) -> Result<Exit,
         failure.help = near.map(|near| format!("did you mean {near}?"));
         return Err(failure);
     };
-    match common.output {
-        Output::Json => context.print_json(&Page::of(code))?,
-        Output::Text => context.print_text(&code.page())?,
-    }
+    context.answer(common, &Page::of(code), |_| code.page())?;
     Ok(Exit::Fine)
 }
 

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::output::{Style, folded};
+use super::Common;
+use crate::output::{Encoding, Style, folded};
 
 /// The environment that a command runs in.
 #[derive(Clone, Debug, Default)]
@@ -83,16 +84,37 @@ impl Context<'_> {
         })
     }
 
-    /// Writes an answer as JSON, for scripts on one line, on a terminal
-    /// indented.
-    pub fn print_json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        let json = if self.env.out_is_terminal {
-            serde_json::to_string_pretty(value)
-        } else {
-            serde_json::to_string(value)
-        };
-        let json = json.map_err(|error| Failure::new(Exit::No, error.to_string()))?;
-        self.print(&(json + "\n"))
+    /// Writes an answer: `text` for people, `value` for scripts.
+    pub fn answer(
+        &mut self,
+        common: &Common,
+        value: &impl Serialize,
+        text: impl FnOnce(Style) -> String,
+    ) -> Result<(), Failure> {
+        match common.output.encoding() {
+            Some(encoding) => self.print_value(encoding, value),
+            None => self.print_text(&text(self.style())),
+        }
+    }
+
+    /// Writes an answer for scripts.
+    pub fn print_value(
+        &mut self,
+        encoding: Encoding,
+        value: &impl Serialize,
+    ) -> Result<(), Failure> {
+        let text = encoding.answer(value, self.env.out_is_terminal);
+        self.print(&text.map_err(|error| Failure::new(Exit::No, error))?)
+    }
+
+    /// Writes one of several answers that follow each other, for scripts.
+    pub fn print_record(
+        &mut self,
+        encoding: Encoding,
+        value: &impl Serialize,
+    ) -> Result<(), Failure> {
+        let text = encoding.record(value);
+        self.print(&text.map_err(|error| Failure::new(Exit::No, error))?)
     }
 
     /// The exit code of an answer that was written. A reader who has seen enough

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::config::Documents;
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::output::{Style, destination_name, place_name, route_name, source_name};
 
 /// What the running tables would change if these files were applied; changes nothing
@@ -84,13 +84,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
     };
     let answer = Answer { generation: active.generation, changes, entries };
-    match common.output {
-        Output::Json => context.print_json(&answer)?,
-        Output::Text => {
-            let text = text(&answer, context.style());
-            context.print_text(&text)?;
-        }
-    }
+    context.answer(common, &answer, |style| text(&answer, style))?;
     Ok(Exit::Fine)
 }
 

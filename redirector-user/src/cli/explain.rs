@@ -15,7 +15,7 @@ use redirector_core::world::World;
 
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::datapath::{Datapath, SourceKey, netns_cookie};
 use crate::mounts;
 use crate::output::{Style, plain};
@@ -111,13 +111,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     } else {
         from_documents(args, context)?
     };
-    match common.output {
-        Output::Json => context.print_json(&explanation)?,
-        Output::Text => {
-            let text = text(&explanation, context.style());
-            context.print_text(&text)?;
-        }
-    }
+    context.answer(common, &explanation, |style| text(&explanation, style))?;
     Ok(Exit::Fine)
 }
 

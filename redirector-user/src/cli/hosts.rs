@@ -9,7 +9,7 @@ use redirector_core::registry::{Registry, ServiceKind};
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 
 /// Prints lines for /etc/hosts: the names of the services and their addresses
 #[derive(clap::Args, Debug)]
@@ -37,9 +37,10 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let domain = settings.cluster_domain.clone();
     let world = documents.world(settings);
     let lines = lines(&Registry::new(&world), &domain);
-    match common.output {
-        Output::Json => context.print_json(&lines)?,
-        Output::Text => {
+    match common.output.encoding() {
+        Some(encoding) => context.print_value(encoding, &lines)?,
+        // Never folded: a line is an entry of /etc/hosts.
+        None => {
             for line in &lines {
                 context.print(&format!("{}\t{}\n", line.address, line.names.join(" ")))?;
             }

@@ -1,7 +1,7 @@
 //! `redirector log-level`
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
 
 /// Changes what the running daemon logs, until it ends
@@ -22,11 +22,8 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let request = Request::LogLevel { level: args.level.clone() };
     let response = args.kernel.ask(&request, "and it is the daemon that logs")?;
-    match common.output {
-        Output::Json => context.print_json(&response)?,
-        Output::Text => {
-            context.print_text(&format!("the daemon logs at {} from now on\n", args.level))?;
-        }
-    }
+    context.answer(common, &response, |_| {
+        format!("the daemon logs at {} from now on\n", args.level)
+    })?;
     Ok(Exit::Fine)
 }

@@ -30,9 +30,10 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValue;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::output::plain;
+use crate::output::{Encoding, plain};
 
 pub use context::{Context, Env, Exit, Failure};
 
@@ -52,39 +53,50 @@ Examples:
 )]
 struct Cli {
     /// How to answer
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
     #[command(subcommand)]
     command: Command,
 }
 
-/// What `--output` takes.
+/// What `--output` takes: how a command answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Format {
+pub enum Format {
     /// For people.
     Text,
     /// For scripts.
     Json,
+    /// For scripts: the same in YAML.
+    Yaml,
     /// For code hosts and CI systems (check only).
     Sarif,
+}
+
+impl Format {
+    /// The language of an answer for scripts; `None` where people read it, or in
+    /// the form of one command only.
+    const fn encoding(self) -> Option<Encoding> {
+        match self {
+            Self::Json => Some(Encoding::Json),
+            Self::Yaml => Some(Encoding::Yaml),
+            Self::Text | Self::Sarif => None,
+        }
+    }
+
+    /// The one command that answers like this; `None` when all do.
+    const fn only(self) -> Option<&'static str> {
+        match self {
+            Self::Text | Self::Json | Self::Yaml => None,
+            Self::Sarif => Some("check"),
+        }
+    }
 }
 
 /// What every command is told.
 #[derive(Clone, Copy, Debug)]
 pub struct Common {
     /// How to answer.
-    pub output: Output,
-    /// JSON in the form of SARIF; only `check` is asked for it.
-    pub sarif: bool,
-}
-
-/// How a command answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For scripts.
-    Json,
+    pub output: Format,
 }
 
 #[derive(Subcommand, Debug)]
@@ -122,14 +134,16 @@ pub fn main() -> ExitCode {
 
 /// Runs the command line. `args` begins with the name of the program.
 pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) -> Exit {
-    let parsed = command(&context.env)
-        .try_get_matches_from(args)
-        .and_then(|matches: ArgMatches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
+    let parsed =
+        command(&context.env).try_get_matches_from(args).and_then(|matches: ArgMatches| {
+            let cli = Cli::from_arg_matches(&matches)?;
+            Ok((cli, matches.subcommand_name().unwrap_or_default().to_owned()))
+        });
+    let (cli, name) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error, context),
     };
-    match dispatch(&cli, context) {
+    match dispatch(&cli, &name, context) {
         Ok(exit) => exit,
         Err(failure) => {
             report(&failure, context);
@@ -138,13 +152,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) 
     }
 }
 
-fn dispatch(cli: &Cli, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let common = Common {
-        output: if cli.output == Format::Text { Output::Text } else { Output::Json },
-        sarif: cli.output == Format::Sarif,
-    };
-    if common.sarif && !matches!(cli.command, Command::Check(_)) {
-        return Err(Failure::new(Exit::Usage, "only check answers with --output sarif"));
+fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let common = Common { output: cli.output };
+    if let Some(only) = cli.output.only()
+        && only != name
+    {
+        let format = cli.output.to_possible_value();
+        let format = format.as_ref().map_or("", PossibleValue::get_name);
+        let message = format!("only {only} answers with --output {format}");
+        return Err(Failure::new(Exit::Usage, message));
     }
     match &cli.command {
         Command::Run(args) => run::run(args, context),

@@ -1,7 +1,7 @@
 //! `redirector rollback`
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
 
 /// Returns to an earlier configuration, and holds it until the files or objects change again
@@ -29,18 +29,13 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Request::Rollback { steps: args.steps as usize }
     };
     let response = args.kernel.ask(&request, "and it is the daemon that rolls back")?;
-    match common.output {
-        Output::Json => context.print_json(&response)?,
-        Output::Text => {
-            let generation = response.generation;
-            context.print_text(&match response.of_generation {
-                Some(of) => format!(
-                    "generation {generation} repeats generation {of}; held until the sources \
-                     change, or `redirector rollback --release`\n"
-                ),
-                None => format!("generation {generation} is what the sources say\n"),
-            })?;
-        }
-    }
+    let generation = response.generation;
+    context.answer(common, &response, |_| match response.of_generation {
+        Some(of) => format!(
+            "generation {generation} repeats generation {of}; held until the sources change, or \
+             `redirector rollback --release`\n"
+        ),
+        None => format!("generation {generation} is what the sources say\n"),
+    })?;
     Ok(Exit::Fine)
 }

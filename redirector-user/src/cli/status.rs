@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::kernel::KernelArgs;
 use super::neighbours;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
@@ -133,13 +133,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Some(image.diff(&wanted.without_zeroes()).len())
     });
     let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;
-    let written = match common.output {
-        Output::Json => context.print_json(&answer),
-        Output::Text => {
-            let text = text(&answer, context.style());
-            context.print_text(&text)
-        }
-    };
+    let written = context.answer(common, &answer, |style| text(&answer, style));
     context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
 }
 

@@ -9,7 +9,7 @@ use redirector_core::layout::Layout;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
 use crate::datapath::LegCount;
 use crate::output::{Align, Table, destination_name, route_name, time};
@@ -62,9 +62,9 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         let now = Look::take(&args.kernel, known, context)?;
         if let Some(before) = &before {
             let answer = now.since(before);
-            match common.output {
-                Output::Json => context.print_json(&answer)?,
-                Output::Text => {
+            match common.output.encoding() {
+                Some(encoding) => context.print_record(encoding, &answer)?,
+                None => {
                     let screen = context.env.out_is_terminal;
                     let (clear, end) = if screen { ("\x1b[H\x1b[2J", "") } else { ("", "\n") };
                     context.print_text(&format!("{clear}{}{end}", answer.text()))?;

@@ -1,7 +1,7 @@
 //! `redirector unload`
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::datapath::{self, Datapath};
 use serde::Serialize;
 
@@ -57,9 +57,6 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Err(error) => return Err(error.into()),
     }
     state.remove()?;
-    match common.output {
-        Output::Json => context.print_json(&Answer { unloaded: true })?,
-        Output::Text => context.print("unloaded\n")?,
-    }
+    context.answer(common, &Answer { unloaded: true }, |_| "unloaded\n".to_owned())?;
     Ok(Exit::Fine)
 }

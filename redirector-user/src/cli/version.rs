@@ -3,7 +3,7 @@
 use redirector_common::abi;
 use serde::Serialize;
 
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::datapath::features::{self, Feature, Found};
 use crate::output::Table;
 
@@ -34,10 +34,7 @@ pub fn run(_: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit,
         oldest_kernel: features::OLDEST,
         features: features::probe(),
     };
-    match common.output {
-        Output::Json => context.print_json(&version)?,
-        Output::Text => context.print_text(&text(&version))?,
-    }
+    context.answer(common, &version, |_| text(&version))?;
     Ok(Exit::Fine)
 }
 

@@ -2,6 +2,7 @@
 //! about. What scripts read are the serialised types of each command.
 
 mod diagnostics;
+mod encode;
 mod fold;
 mod lines;
 mod names;
@@ -11,6 +12,7 @@ mod table;
 mod time;
 
 pub use diagnostics::{Excerpt, SourceLines, render};
+pub use encode::Encoding;
 pub use fold::{WIDTH, folded, hang_at, width};
 pub use lines::Lines;
 pub use names::{destination_name, place_name, route_name, rule_name, source_name};

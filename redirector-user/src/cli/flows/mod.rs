@@ -11,7 +11,7 @@ use redirector_core::layout::Layout;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
 use crate::datapath::{self, Flows};
 use crate::output::{Style, source_name};
@@ -31,7 +31,7 @@ Examples:
 While nobody follows, the kernel tells nothing and it costs nothing; with `run
 --flows` it always does. Without a daemon, how a connection ended is told only
 as far as its socket is seen to close. With --output json and --follow each line
-is an object.")]
+is an object, with --output yaml each document.")]
 pub struct Args {
     /// Go on as they happen, until interrupted
     #[arg(long, short)]
@@ -73,7 +73,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         out.tell(told, context)?;
     }
     if !follow {
-        if out.told.is_empty() && out.common.output == Output::Text {
+        if out.told.is_empty() && out.common.output.encoding().is_none() {
             context.note(if datapath.tells_flows() {
                 "note: there were none like that"
             } else {
@@ -141,10 +141,10 @@ struct Lost {
 
 impl Out {
     fn tell(&mut self, told: Told, context: &mut Context<'_>) -> Result<(), Failure> {
-        match (self.common.output, self.follow) {
-            (Output::Text, _) => context.print_text(&told.text(self.style))?,
-            (Output::Json, true) => line(&told, context)?,
-            (Output::Json, false) => {}
+        match (self.common.output.encoding(), self.follow) {
+            (None, _) => context.print_text(&told.text(self.style))?,
+            (Some(encoding), true) => context.print_record(encoding, &told)?,
+            (Some(_), false) => {}
         }
         if !self.follow {
             self.told.push(told);
@@ -159,9 +159,9 @@ impl Out {
         if more == 0 {
             return Ok(());
         }
-        match self.common.output {
-            Output::Json => line(&Lost { lost: more }, context),
-            Output::Text => {
+        match self.common.output.encoding() {
+            Some(encoding) => context.print_record(encoding, &Lost { lost: more }),
+            None => {
                 context.note(&format!("note: {more} records came too fast and are not shown"));
                 Ok(())
             }
@@ -169,18 +169,11 @@ impl Out {
     }
 
     fn end(&self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        if self.common.output == Output::Json {
-            context.print_json(&Answer { flows: &self.told })?;
+        if let Some(encoding) = self.common.output.encoding() {
+            context.print_value(encoding, &Answer { flows: &self.told })?;
         }
         Ok(Exit::Fine)
     }
-}
-
-/// One object on one line, also on a terminal.
-fn line(value: &impl Serialize, context: &mut Context<'_>) -> Result<(), Failure> {
-    let json = serde_json::to_string(value);
-    let json = json.map_err(|error| Failure::new(Exit::No, error.to_string()))?;
-    context.print(&(json + "\n"))
 }
 
 /// The names of the generations that decided.

@@ -26,7 +26,7 @@ use rows::{
 use text::text;
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure, Output};
+use super::{Common, Context, Exit, Failure};
 use crate::datapath::{Active, Counters, Datapath, SourceKey, now};
 use crate::output::{destination_name, route_name, rule_name, source_name};
 
@@ -82,13 +82,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let view =
         View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
     let answer = view.answer(args.part, &datapath, snapshot.is_some())?;
-    match common.output {
-        Output::Json => context.print_json(&answer)?,
-        Output::Text => {
-            let text = text(&answer, args.part == Part::All);
-            context.print_text(&text)?;
-        }
-    }
+    context.answer(common, &answer, |_| text(&answer, args.part == Part::All))?;
     Ok(Exit::Fine)
 }
 
