@@ -2,8 +2,8 @@
 //! changed weight takes, and the daemon's memory; as `cargo xtask bench config`
 //! asks for it.
 //!
-//! `cargo run --profile soak --package redirector-tests --example config_cost -- SERVICES
-//! RULES CHANGES`, as root. Each line of the output is a row in JSON, times in
+//! Its arguments are SERVICES RULES CHANGES; to be run as root, beside the program
+//! that it measures. Each line of the output is a row in JSON, times in
 //! microseconds, memory in bytes.
 
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector::datapath::Datapath;
-use redirector_tests::agent::{Agent, as_binary};
+use redirector_tests::agent::Agent;
 use redirector_tests::kernel::{Place, privileged};
 use serde_json::json;
 
@@ -34,9 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const QUIET: &str = "--debounce=5ms";
 
 fn main() -> ExitCode {
-    if let Some(exit) = as_binary() {
-        return exit;
-    }
     if !privileged() {
         return ExitCode::FAILURE;
     }

@@ -4,9 +4,9 @@
 //! One line is the memory that the agent uses, in bytes: that of its cgroup. After
 //! it come the rows of a small configuration.
 //!
-//! `cargo run --profile soak --package redirector-tests --example pods_latency`, as
-//! root. A real agent, the tests' API server, imitated pods. Each line of the
-//! output is a row in JSON, times in microseconds.
+//! To be run as root, beside the program that it measures. A real agent, the tests'
+//! API server, imitated pods. Each line of the output is a row in JSON, times in
+//! microseconds.
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, Map, MapData};
 use redirector::scheduling::take_short_turns;
 use redirector_common::abi::Source;
-use redirector_tests::agent::{Agent, as_binary};
+use redirector_tests::agent::Agent;
 use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::cgroup::MemoryCgroup;
 use redirector_tests::kernel::privileged;
@@ -53,9 +53,6 @@ struct Scale {
 const SMALL: Scale = Scale { pods: 0, others: 100, running: 30, services: 10 };
 
 fn main() -> ExitCode {
-    if let Some(exit) = as_binary() {
-        return exit;
-    }
     if !privileged() {
         return ExitCode::FAILURE;
     }

@@ -1,7 +1,6 @@
 //! The daemon as its users see it: files changed, broken, removed and restored,
 //! restarts, and what it shows of itself.
 
-#[path = "daemon/drift.rs"]
 mod drift;
 
 use std::collections::BTreeMap;

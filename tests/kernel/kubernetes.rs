@@ -2,23 +2,19 @@
 //! cgroups as kubelets and runtimes make them, real processes in them, and real
 //! connections.
 
-#[path = "kubernetes/nested.rs"]
+mod image;
 mod nested;
-#[path = "kubernetes/newcomers.rs"]
 mod newcomers;
-#[path = "kubernetes/two_agents.rs"]
 mod two_agents;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use redirector::datapath::{Datapath, SourceKey};
-use redirector_tests::agent::{Agent, as_binary, command};
+use redirector_tests::agent::{Agent, command};
 use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::child;
 use redirector_tests::figure;
@@ -28,50 +24,6 @@ use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
-
-mod image;
-
-fn main() -> ExitCode {
-    if let Some(exit) = as_binary() {
-        return exit;
-    }
-    let mut arguments = Arguments::from_args();
-    // They are whole daemons: two at a time are enough for a small machine.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let tests: [(&str, fn()); 18] = [
-        ("services_that_ask_are_gateways_of_the_node", services_that_ask_are_gateways),
-        ("the_capabilities_of_the_chart_are_enough", the_capabilities_of_the_chart_are_enough),
-        (
-            "the_capabilities_of_the_systemd_unit_are_enough",
-            the_capabilities_of_the_unit_are_enough,
-        ),
-        ("pods_of_every_layout_are_told_apart", pods_of_every_layout_are_told_apart),
-        ("two_nodes_decide_each_for_its_own_pods", two_nodes_decide_each_for_its_own_pods),
-        ("pods_that_come_and_go_are_known_and_forgotten", pods_come_and_go),
-        ("of_200_pods_a_minute_none_is_unknown_and_none_left_behind", pods_churn),
-        ("pods_are_known_in_tables_that_have_grown", pods_are_known_in_tables_that_have_grown),
-        ("pods_of_a_known_class_are_known_before_they_are_compiled", newcomers::of_a_known_class),
-        ("pods_that_connect_before_they_are_compiled_have_names", newcomers::have_names),
-        ("pods_stay_known_when_the_agent_is_killed", newcomers::when_the_agent_is_killed),
-        ("no_object_has_a_network_namespace_entered", no_object_has_a_namespace_entered),
-        ("of_two_agents_the_second_names_the_first", two_agents::the_second_names_the_first),
-        ("a_node_that_is_a_container_has_its_pods", nested::privileged),
-        ("an_agent_with_a_cgroup_namespace_of_its_own_finds_the_nodes", nested::unprivileged),
-        ("everything_stays_while_the_api_server_is_away", the_server_is_away),
-        ("it_is_ready_only_when_all_is_in_force", it_is_ready_only_when_all_is_in_force),
-        ("without_a_way_to_the_api_server_it_says_so", without_a_way_it_says_so),
-    ];
-    let trial = |(name, test): (&str, fn())| {
-        Trial::test(name, move || -> Result<(), Failed> {
-            if privileged() {
-                test();
-            }
-            Ok(())
-        })
-    };
-    let tests = tests.into_iter().chain(image::tests());
-    libtest_mimic::run(&arguments, tests.map(trial).collect()).exit_code()
-}
 
 const HASH: &str = "16d7c2b0b1c84a6f9a8e7d6c5b4a3928";
 
@@ -137,7 +89,11 @@ impl Cluster {
 
 /// An agent that is killed when it enters a network namespace goes on, whatever
 /// a WorkloadEntry names; one that is told by a file does enter it, and is killed.
-fn no_object_has_a_namespace_entered() {
+#[test]
+fn no_object_has_a_network_namespace_entered() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = Node::new(&cluster.server, "node-a", &["kubepods"]);
     let netns = NetNs::new("pod");
@@ -205,7 +161,11 @@ fn uid(last: u32) -> String {
     format!("0f1e2d3c-4b5a-6978-8796-a5b4c3d{last:05x}")
 }
 
+#[test]
 fn pods_of_every_layout_are_told_apart() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let mut node = node(&cluster, "node-a");
     let sliced = |last| uid(last).replace('-', "_");
@@ -253,7 +213,11 @@ fn pods_of_every_layout_are_told_apart() {
     assert_eq!(answered(&stranger, cluster.service()), "one");
 }
 
+#[test]
 fn two_nodes_decide_each_for_its_own_pods() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let nodes = [node(&cluster, "node-a"), node(&cluster, "node-b")];
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
@@ -282,7 +246,11 @@ fn two_nodes_decide_each_for_its_own_pods() {
     }
 }
 
-fn pods_come_and_go() {
+#[test]
+fn pods_that_come_and_go_are_known_and_forgotten() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     let mut agent = node.ready();
@@ -330,7 +298,11 @@ fn pods_come_and_go() {
     println!("from mkdir to the kernel: p50 {:?}, p99 {:?}", at(50), at(99));
 }
 
+#[test]
 fn pods_are_known_in_tables_that_have_grown() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     let mut agent = node.start_with(&["--max-workloads=8"]);
@@ -360,7 +332,11 @@ const PACE: Duration = Duration::from_millis(300);
 /// container take longer.
 const SANDBOX: Duration = Duration::from_secs(1);
 
-fn pods_churn() {
+#[test]
+fn of_200_pods_a_minute_none_is_unknown_and_none_left_behind() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     let mut agent = node.ready();
@@ -408,7 +384,11 @@ fn pods_churn() {
     });
 }
 
-fn the_server_is_away() {
+#[test]
+fn everything_stays_while_the_api_server_is_away() {
+    if !privileged() {
+        return;
+    }
     let mut cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));
@@ -439,7 +419,11 @@ fn the_server_is_away() {
     }
 }
 
+#[test]
 fn it_is_ready_only_when_all_is_in_force() {
+    if !privileged() {
+        return;
+    }
     use redirector_tests::apiserver::Trouble;
     const TAINT: &str = "redirector.io/agent-not-ready";
     let cluster = Cluster::new();
@@ -528,7 +512,11 @@ fn dial_gateway(cluster: &Cluster, from: &Path, last: u32) -> String {
     answered(from, format!("{}.{last}:19000", cluster.net).parse().expect("an address"))
 }
 
-fn services_that_ask_are_gateways() {
+#[test]
+fn services_that_ask_are_gateways_of_the_node() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     make_gateways(&cluster);
@@ -560,7 +548,11 @@ fn capability(name: &str) -> u64 {
     found.unwrap_or_else(|| panic!("{name} is not known here")).1
 }
 
+#[test]
 fn the_capabilities_of_the_chart_are_enough() {
+    if !privileged() {
+        return;
+    }
     use redirector_tests::chart;
     let objects = chart::objects(&json!({ "privileged": false }));
     let set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
@@ -569,7 +561,11 @@ fn the_capabilities_of_the_chart_are_enough() {
     works_with(names.iter().map(|name| capability(name.as_str().expect("a name"))).collect());
 }
 
-fn the_capabilities_of_the_unit_are_enough() {
+#[test]
+fn the_capabilities_of_the_systemd_unit_are_enough() {
+    if !privileged() {
+        return;
+    }
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/redirector.service");
     let unit = std::fs::read_to_string(unit).expect("a unit");
     let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
@@ -603,7 +599,11 @@ fn works_with(kept: Vec<u64>) {
     assert!(!agent.log().contains("not effective"), "{}", agent.log());
 }
 
-fn without_a_way_it_says_so() {
+#[test]
+fn without_a_way_to_the_api_server_it_says_so() {
+    if !privileged() {
+        return;
+    }
     let directory = tempfile::tempdir().expect("a directory");
     let output = command(["run", "--kubernetes", "--kubeconfig=/no/such/kubeconfig"])
         .env_remove("KUBERNETES_SERVICE_HOST")

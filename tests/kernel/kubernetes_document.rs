@@ -9,11 +9,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use redirector_tests::agent::{Agent, as_binary};
+use redirector_tests::agent::Agent;
 use redirector_tests::apiserver::{ApiServer, Resource, documents, objects};
 use redirector_tests::child;
 use redirector_tests::kernel::{privileged, scaled};
@@ -21,21 +19,6 @@ use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
 use redirector_tests::server::Server;
 use serde_json::{Value, json};
-
-fn main() -> ExitCode {
-    if let Some(exit) = as_binary() {
-        return exit;
-    }
-    let arguments = Arguments::from_args();
-    let run = || -> Result<(), Failed> {
-        if privileged() {
-            every_section_is_answered_right_on_two_nodes();
-        }
-        Ok(())
-    };
-    let trial = Trial::test("every_section_of_the_document_is_answered_right_on_two_nodes", run);
-    libtest_mimic::run(&arguments, vec![trial]).exit_code()
-}
 
 /// Where the API server listens, outside of the nodes.
 const API: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
@@ -333,7 +316,11 @@ fn service(address: &str) -> SocketAddr {
     format!("{address}:19000").parse().expect("an address")
 }
 
-fn every_section_is_answered_right_on_two_nodes() {
+#[test]
+fn every_section_of_the_document_is_answered_right_on_two_nodes() {
+    if !privileged() {
+        return;
+    }
     let mut cluster = Cluster::new();
     let prod = json!({ "app": "echo-server", "version": "prod" });
     cluster.echo(0, "echo-server-1", &prod, "hello");

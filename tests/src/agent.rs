@@ -1,35 +1,21 @@
-//! The real daemon as a process of its own: this test program, started once
-//! more, as the command line that it was built with.
+//! The real daemon as a process of its own.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use redirector::cli::{self, Context, Env};
 
-/// Set in processes that are the command line.
-const AS_BINARY: &str = "REDIRECTOR_TESTS_AS_BINARY";
-
-/// To be called first in `main`: when this process was started as the command
-/// line, it is that, and its exit code comes back.
-pub fn as_binary() -> Option<ExitCode> {
-    std::env::var_os(AS_BINARY)?;
-    // SAFETY: no other thread runs yet.
-    unsafe { std::env::remove_var(AS_BINARY) };
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let env = Env::of_process(false, false);
-    let mut context = Context { env, out: &mut out, err: &mut err };
-    Some(cli::run(std::env::args_os(), &mut context).into())
-}
+use crate::redirector::program;
 
 /// A command of the command line, ready to be run.
 pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program's path"));
-    command.env(AS_BINARY, "1").args(args).stdin(Stdio::null());
+    let mut command = Command::new(program());
+    command.args(args).stdin(Stdio::null());
     command
 }
 

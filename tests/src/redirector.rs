@@ -15,6 +15,23 @@ use crate::kernel::Place;
 /// Longer than anything takes on an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program under test: what `REDIRECTOR_PROGRAM` names (a virtual machine has
+/// it elsewhere), or what cargo has built beside the running tests.
+///
+/// # Panics
+///
+/// When this process has no path.
+pub fn program() -> PathBuf {
+    std::env::var_os("REDIRECTOR_PROGRAM").map_or_else(beside, PathBuf::from)
+}
+
+fn beside() -> PathBuf {
+    let this = std::env::current_exe().expect("this program's path");
+    // target/PROFILE/deps/kernel-HASH
+    let profile = this.parent().and_then(Path::parent).expect("a directory of the profile");
+    profile.join("redirector-under-test")
+}
+
 /// The program, with a place of its own: cgroup, bpffs, state and documents.
 #[derive(Debug)]
 pub struct Redirector {

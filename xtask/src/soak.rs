@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Purpose};
+use crate::test::layers::OF_IMAGE;
 use crate::test::libtest::{self, Binary};
 use crate::workspace::cargo;
 
@@ -23,7 +24,7 @@ pub struct Args {
     minutes: u64,
 }
 
-/// A part: a test target that is kept up.
+/// A part: tests that are kept up.
 struct Part {
     name: &'static str,
     what: &'static str,
@@ -52,73 +53,73 @@ const PARTS: [Part; 11] = [
         name: "changes",
         what: "200 changes a second of 1,000 rules at once, under 20,000 connections a second",
         package: "redirector-tests",
-        target: "kernel_changes",
+        target: "kernel",
         how: How::Itself,
-        arguments: &[],
+        arguments: &["changes::"],
     },
     Part {
         name: "upgrade",
         what: "50 upgrades to another layout, and as many downgrades, kills and drifts, under load",
         package: "redirector-tests",
-        target: "kernel_upgrade",
+        target: "kernel",
         how: How::Itself,
-        arguments: &[],
+        arguments: &["upgrade::"],
     },
     Part {
         name: "life",
         what: "kills, restarts, other sizes, drift, successors and churn under load",
         package: "redirector-tests",
-        target: "kernel_life",
+        target: "kernel",
         how: How::Itself,
-        arguments: &[],
+        arguments: &["life::"],
     },
     Part {
         name: "pods",
         what: "200 pods a minute, against the tests' API server",
         package: "redirector-tests",
-        target: "kernel_kubernetes",
+        target: "kernel",
         how: How::Itself,
-        arguments: &[],
+        arguments: &["kubernetes::", "--skip", OF_IMAGE],
     },
     Part {
         name: "crash",
         what: "a daemon dies at each point of a change, and versions come and go",
         package: "redirector-tests",
-        target: "kernel_crash",
+        target: "kernel",
         how: How::Again,
-        arguments: &[],
+        arguments: &["crash::"],
     },
     Part {
         name: "grow",
         what: "tables grow under load",
         package: "redirector-tests",
-        target: "kernel_grow",
+        target: "kernel",
         how: How::Again,
-        arguments: &[],
+        arguments: &["grow::"],
     },
     Part {
         name: "decide",
         what: "the kernel's decisions against the host's, and 4,000 changes under load",
         package: "redirector-tests",
-        target: "kernel_decide",
+        target: "kernel",
         how: How::Again,
-        arguments: &[],
+        arguments: &["decide::"],
     },
     Part {
         name: "policies",
         what: "load balancing, limits and outlier detection",
         package: "redirector-tests",
-        target: "kernel_policies",
+        target: "kernel",
         how: How::Again,
-        arguments: &[],
+        arguments: &["policies::"],
     },
     Part {
         name: "flows",
         what: "flows against what the clients saw",
         package: "redirector-tests",
-        target: "kernel_flows",
+        target: "kernel",
         how: How::Again,
-        arguments: &[],
+        arguments: &["flows::"],
     },
     Part {
         name: "gateway",
@@ -133,9 +134,9 @@ const PARTS: [Part; 11] = [
         name: "worlds",
         what: "compiled tables against the reference router",
         package: "redirector-core",
-        target: "reference_worlds",
+        target: "core",
         how: How::Counted { count: ("REDIRECTOR_WORLDS", 1000), seed: "REDIRECTOR_SEED" },
-        arguments: &[],
+        arguments: &["reference_worlds::"],
     },
 ];
 
@@ -180,11 +181,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn build(parts: &[&Part]) -> Result<Vec<Binary>> {
     let mut build = cargo();
     build.args(["test", "--profile", "soak"]);
-    for package in parts.iter().map(|part| part.package).collect::<BTreeSet<_>>() {
-        build.args(["--package", package]);
-    }
-    for part in parts {
-        build.args(["--test", part.target]);
+    let targets: BTreeSet<_> = parts.iter().map(|part| (part.package, part.target)).collect();
+    for (package, target) in targets {
+        build.args(["--package", package, "--test", target]);
     }
     libtest::build(&mut build)
 }

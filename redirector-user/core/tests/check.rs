@@ -2,8 +2,6 @@
 //! rules that it follows, accepting and refusing ones; and over the conformance
 //! samples.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use redirector_core::check::{Report, check};
@@ -245,7 +243,7 @@ spec:
   - {port: {number: 81, name: tcp-81, protocol: TCP}, hosts: ['*'], bind: 192.0.2.7}
   - {port: {number: 82, name: tcp-82, protocol: TCP}, hosts: ['*'], bind: 0.0.0.0}
 ";
-    let world = support::world(DOCUMENTS);
+    let world = crate::support::world(DOCUMENTS);
     let plan = redirector_core::compile::compile(&world).plan.gateways;
     let dropped: Vec<String> =
         plan.dropped.iter().map(|one| format!("{}: {}", one.server, one.reason)).collect();

@@ -1,13 +1,11 @@
 //! The routing samples, decided by the compiled tables: documents to World to
 //! Plan to Image, and then the very decision that the kernel takes.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Shares, compiled_shares, world};
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
 use serde::Deserialize;
-use support::{Shares, compiled_shares, world};
 
 #[derive(Deserialize)]
 struct Case {

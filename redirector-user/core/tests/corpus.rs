@@ -1,15 +1,13 @@
 //! The corpus: one case for each sentence of the routing semantics that can be
 //! tried, told by `explain` and, without gateway, by the compiled tables.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Shares, compiled_shares, unknown_shares, world_with};
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::Labels;
 use redirector_core::world::{ServiceAddresses, Settings, World};
 use serde::Deserialize;
-use support::{Shares, compiled_shares, unknown_shares, world_with};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,10 +2,10 @@
 //! longest prefix, against a naive interpreter: the longest frontend, then its
 //! first rule, in written order, that contains the address.
 
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::support::random::Random;
+use crate::support::{LIMITS, shares};
 use ipnet::IpNet;
 use redirector_core::compile::compile;
 use redirector_core::layout::Layout;
@@ -14,8 +14,6 @@ use redirector_core::model::{
     Spec, TcpRule, VirtualService, WorkloadEntry,
 };
 use redirector_core::world::{Settings, World};
-use support::random::Random;
-use support::{LIMITS, shares};
 
 const PORT: u16 = 80;
 

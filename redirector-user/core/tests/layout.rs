@@ -1,18 +1,16 @@
 //! The Layout over a life of changes: small changes make small Deltas, numbers
 //! stay, what is in use is never given to something else.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use crate::support::random::{PORTS, Random, dials, world as random_world};
+use crate::support::{LIMITS, client, shares, world};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
 use redirector_core::model::{Kind, Object, Spec};
 use redirector_core::world::World;
-use support::random::{PORTS, Random, dials, world as random_world};
-use support::{LIMITS, client, shares, world};
 
 /// Services `s0`, `s1` and so on, each with two endpoints and a rule for app=a
 /// that leads to the next one.

@@ -1,17 +1,16 @@
 //! Pods that come after the tables were made: the class that the tables in force
 //! give them, and the number that they keep when they are compiled.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use redirector_core::compile::compile;
 use redirector_core::layout::{Layout, Newcomers};
 use redirector_core::model::{Labels, Meta, Object, Origin, Pod, SourceId, Spec};
-use support::random::{NAMESPACES, PORTS, Random, dials, world as random_world};
-use support::reference::{Connection, Outcome, decide};
-use support::{LIMITS, shares, world_with};
+
+use crate::support::random::{NAMESPACES, PORTS, Random, dials, world as random_world};
+use crate::support::reference::{Connection, Outcome, decide};
+use crate::support::{LIMITS, shares, world_with};
 
 /// A pod of this node that has no address yet.
 fn pod(random: &mut Random, node: &str) -> Object {

@@ -4,8 +4,6 @@
 //! `REDIRECTOR_WORLDS=100000` is the long form; `REDIRECTOR_SEED` starts
 //! elsewhere.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -16,9 +14,10 @@ use redirector_core::model::SourceId;
 use redirector_core::model::bypass::Bypass;
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
-use support::random::{PORTS, Random, Source, dials, world};
-use support::reference::{Connection, Outcome, decide};
-use support::{LIMITS, Shares, shares};
+
+use crate::support::random::{PORTS, Random, Source, dials, world};
+use crate::support::reference::{Connection, Outcome, decide};
+use crate::support::{LIMITS, Shares, shares};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
@@ -132,7 +131,7 @@ fn every_local_workload_is_in_one_class_and_class_tables_hold_no_class_tables() 
         }
         let (_, image) = Layout::default().place(&plan, &LIMITS).expect("there is room");
         let mut verdicts = image.class_verdicts.values().chain(image.class_defaults.values());
-        assert!(!verdicts.any(|verdict| support::is_classes(*verdict)));
+        assert!(!verdicts.any(|verdict| crate::support::is_classes(*verdict)));
         let _: BTreeMap<_, _> = image.routes;
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use redirector::datapath::SourceKey;
 use redirector_tests::agent::command;
 use redirector_tests::cgroup::key;
+use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
 
@@ -18,7 +19,11 @@ fn number(node: &Node, key: SourceKey) -> Option<u32> {
 }
 
 /// The cgroup comes first, so that nothing of the pod was expected.
-pub fn of_a_known_class() {
+#[test]
+fn pods_of_a_known_class_are_known_before_they_are_compiled() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     // One that goes to `two`; who goes elsewhere is like an unknown caller.
@@ -63,7 +68,11 @@ pub fn of_a_known_class() {
 }
 
 /// What was given is there after the agent was killed at any time.
-pub fn when_the_agent_is_killed() {
+#[test]
+fn pods_stay_known_when_the_agent_is_killed() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     cluster.pod("first", "node-a", &uid(1), "two", &json!({}));
@@ -100,7 +109,11 @@ impl Drop for Running {
 
 /// One that connects before it is compiled has a name in what is told of it, and
 /// `explain` knows it, though the tables did not change for it.
-pub fn have_names() {
+#[test]
+fn pods_that_connect_before_they_are_compiled_have_names() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     cluster.pod("first", "node-a", &uid(1), "two", &json!({}));

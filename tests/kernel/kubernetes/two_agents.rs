@@ -3,6 +3,7 @@
 
 use redirector::datapath::Datapath;
 use redirector_tests::agent::command;
+use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
 use serde_json::json;
 
@@ -18,7 +19,11 @@ fn refused(node: &Node, change: impl Fn(String) -> String) -> String {
     text
 }
 
-pub fn the_second_names_the_first() {
+#[test]
+fn of_two_agents_the_second_names_the_first() {
+    if !privileged() {
+        return;
+    }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     cluster.pod("a", "node-a", &uid(1), "two", &json!({}));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{machine, page};
 use crate::command;
-use crate::workspace::{cargo, is_root};
+use crate::workspace::is_root;
 
 /// Options of `cargo xtask bench config`.
 #[derive(clap::Args)]
@@ -45,9 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         bail!("attaching programs and making cgroups need root");
     }
-    let mut measure = cargo();
-    measure.args(["run", "--profile", "soak", "--package", "redirector-tests"]);
-    measure.args(["--example", "config_cost", "--"]);
+    let mut measure = super::example("config_cost")?;
     measure.args([args.services, args.rules, args.changes].map(|n| n.to_string()));
     let lines = command::stdout(&mut measure)?;
     let rows = lines.lines().map(|line| {

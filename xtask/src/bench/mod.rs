@@ -8,9 +8,12 @@ mod page;
 pub mod pods;
 mod ratios;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
+
+use crate::command;
+use crate::workspace::{cargo, target};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -35,6 +38,20 @@ enum What {
     /// Parts of a measurement, in processes of their own
     #[command(hide = true, subcommand)]
     Part(gateway::Part),
+}
+
+/// A measurement that is an example of the tests' package, built with the program
+/// that it measures.
+fn example(name: &str) -> Result<Command> {
+    command::run(
+        cargo().args(["build", "--profile", "soak", "--package", "redirector-tests"]).args([
+            "--bin",
+            "redirector-under-test",
+            "--example",
+            name,
+        ]),
+    )?;
+    Ok(Command::new(target().join("soak/examples").join(name)))
 }
 
 /// `cargo xtask bench`.

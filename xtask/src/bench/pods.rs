@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{machine, page};
 use crate::command;
-use crate::workspace::{cargo, is_root};
+use crate::workspace::is_root;
 
 /// Options of `cargo xtask bench pods`.
 #[derive(clap::Args)]
@@ -64,9 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         bail!("attaching programs and making cgroups need root");
     }
-    let mut measure = cargo();
-    measure.args(["run", "--profile", "soak", "--package", "redirector-tests"]);
-    measure.args(["--example", "pods_latency", "--"]);
+    let mut measure = super::example("pods_latency")?;
     measure.args([args.pods, args.others, args.running, args.services].map(|n| n.to_string()));
     let lines = command::stdout(&mut measure)?;
     let rows = lines.lines().map(|line| {

@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::layers::{self, BLACK_BOX};
+use super::layers::{self, BLACK_BOX, KERNEL, OF_IMAGE};
 use super::libtest::{self, Outcome, Suite};
 use super::table::Layer;
 use crate::command;
 use crate::vm::initramfs;
 use crate::workspace::{cargo, is_root, target};
 
-/// The test binary, and what the names of its tests of the image begin with.
-const TESTS: (&str, &str) = ("kernel_kubernetes", "image_");
 const IMAGE: &str = "localhost/redirector:tests";
 
 /// Builds the image out of the binary that the virtual machines get, and runs
@@ -37,16 +35,16 @@ fn suites() -> Result<Vec<Suite>> {
     command::stdout(build.envs(engine.env()))?;
     let built =
         Suite::single("the image is built", Outcome::Passed, started.elapsed().as_secs_f64());
-    let tests = ["test", "--package", BLACK_BOX, "--test", TESTS.0];
+    let tests = ["test", "--package", BLACK_BOX, "--test", KERNEL];
     let binaries = libtest::build(cargo().args(tests))?;
-    let Some(tests) = binaries.iter().find(|one| one.target == TESTS.0) else {
-        bail!("cargo built no {}", TESTS.0);
+    let Some(tests) = binaries.iter().find(|one| one.target == KERNEL) else {
+        bail!("cargo built no test {KERNEL}");
     };
     let mut env = vec![("REDIRECTOR_TESTS", "kernel"), ("REDIRECTOR_TESTS_IMAGE", IMAGE)];
     env.extend(engine.env());
-    let run = layers::run(tests, "image", &[TESTS.1], &env)?;
+    let run = layers::run(tests, "image", &["--include-ignored", OF_IMAGE], &env)?;
     if run.cases.is_empty() {
-        bail!("{} has no test of the image", TESTS.0);
+        bail!("{KERNEL} has no test of the image");
     }
     Ok(vec![built, run])
 }

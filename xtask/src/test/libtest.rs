@@ -120,6 +120,12 @@ pub fn build(cargo: &mut Command) -> Result<Vec<Binary>> {
     Ok(binaries)
 }
 
+/// The paths of the tests in a test binary.
+pub fn tests(binary: &mut Command) -> Result<Vec<String>> {
+    let list = crate::command::stdout(binary.args(["--list", "--format", "terse"]))?;
+    Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
 /// What is read of cargo's messages about finished artifacts.
 #[derive(Deserialize)]
 struct Message {

@@ -1,6 +1,7 @@
 //! Inside the virtual machine: the first process. It mounts what a node has,
 //! runs what the host asked for, and reports over the second serial port.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
@@ -14,12 +15,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
+use crate::test::layers::OF_IMAGE;
 use crate::test::libtest::{self, Outcome, Suite};
 
 /// Set on the kernel's command line, which makes it an environment variable of
 /// the first process: what to run.
 pub const ORDERS: &str = "REDIRECTOR_GUEST";
-/// Where the test binaries lie.
+/// Where the kernel tests lie.
 pub const TESTS: &str = "/tests";
 /// Where modules of the kernel lie.
 pub const MODULES: &str = "/modules";
@@ -30,6 +32,9 @@ pub const REDIRECTOR: &str = "/bin/redirector";
 
 /// Where the recording build of the programs lies.
 pub const RECORDING_OBJECT: &str = "/lib/redirector-recording.bpf.o";
+
+/// Modules of tests that need a second version of the daemon, and no other kernel.
+const NOT_HERE: &[&str] = &["upgrade"];
 
 /// By what tests divide their repetitions: emulated connections are slow.
 const SCALE: &str = "10";
@@ -138,27 +143,26 @@ fn play_demo(host: &mut Host) -> Result<()> {
     host.tell(&Message::Ended { layer: "demo".into(), suite })
 }
 
-/// Runs every test binary, or those whose names contain a word of the list.
+/// Runs the tests of every module, or of those whose names contain a word of the list.
 fn run_tests(host: &mut Host, words: &str) -> Result<()> {
-    let mut binaries: Vec<PathBuf> =
-        Path::new(TESTS).read_dir()?.flatten().map(|entry| entry.path()).collect();
-    binaries.sort();
-    for binary in binaries {
-        let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !words.split(',').any(|word| name.contains(word)) {
+    let tests = libtest::tests(&mut Command::new(TESTS))?;
+    let modules: BTreeSet<&str> =
+        tests.iter().filter_map(|test| Some(test.split_once("::")?.0)).collect();
+    for name in modules {
+        if NOT_HERE.contains(&name) || !words.split(',').any(|word| name.contains(word)) {
             continue;
         }
-        host.tell(&Message::Begins { layer: "kernel".into(), suite: name.clone() })?;
+        host.tell(&Message::Begins { layer: "kernel".into(), suite: name.to_owned() })?;
         println!("guest: {name}");
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(TESTS);
         command
-            .arg("--include-ignored")
+            .args([&format!("{name}::"), "--include-ignored", "--skip", OF_IMAGE])
             .env("REDIRECTOR_TESTS", "kernel")
             .env("REDIRECTOR_SCALE", SCALE)
             .env("REDIRECTOR_PROGRAM", REDIRECTOR)
             .env("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT);
         let log = PathBuf::from(format!("/run/{name}.log"));
-        let suite = libtest::run(&name, &mut command, &log, LIMIT)?;
+        let suite = libtest::run(name, &mut command, &log, LIMIT)?;
         host.tell(&Message::Ended { layer: "kernel".into(), suite })?;
     }
     Ok(())

@@ -43,7 +43,6 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     let mut archive = Tree::default();
     archive.copy(&binaries.join("xtask"), "/init")?;
     archive.copy(&binaries.join("redirector"), guest::REDIRECTOR)?;
-    archive.directory(guest::TESTS);
     if with_tests {
         archive.copy(&recording_object()?, guest::RECORDING_OBJECT)?;
         archive.surroundings()?;
@@ -52,12 +51,9 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
         archive.parent_of(&program);
         archive.archive.symlink(&program, guest::REDIRECTOR);
         let mut tests = static_build("test");
-        tests.args(["--quiet", "--package", "redirector-tests", "--test", "kernel_*"]);
-        // That needs a second version of the daemon, and no other kernel.
-        let belongs =
-            |one: &&libtest::Binary| layers::is_kernel(one) && one.target != "kernel_upgrade";
-        for binary in libtest::build(&mut tests)?.iter().filter(belongs) {
-            archive.copy(&binary.path, &format!("{}/{}", guest::TESTS, binary.target))?;
+        tests.args(["--quiet", "--package", "redirector-tests", "--test", layers::KERNEL]);
+        for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
+            archive.copy(&binary.path, guest::TESTS)?;
         }
     }
     archive.userland()?;

@@ -42,8 +42,8 @@ pub struct Boot {
     pub cpus: u32,
     /// More words for the kernel's command line.
     pub extra: &'static str,
-    /// Layers to run, `kernel,demo`, and behind a colon what the names of test
-    /// binaries must contain one of.
+    /// Layers to run, `kernel,demo`, and behind a colon what the names of their
+    /// modules must contain one of.
     pub orders: String,
 }
 

@@ -33,7 +33,7 @@ pub struct Args {
     /// Plays the demo only, and shows it
     #[arg(long, conflicts_with = "shell")]
     demo: bool,
-    /// Runs only the kernel tests whose binary's name contains this
+    /// Runs only the kernel tests whose module's name contains this
     #[arg(long, value_name = "WORD", conflicts_with_all = ["shell", "demo"])]
     only: Option<String>,
 }

@@ -26,19 +26,40 @@ const IMAGE: &str = "REDIRECTOR_TESTS_IMAGE";
 /// The address of the node.
 const HOST_IP: &str = "127.0.0.1";
 
-/// Tests of the image, where there is one.
-pub fn tests() -> Vec<(&'static str, fn())> {
-    if std::env::var_os(IMAGE).is_none() {
-        return Vec::new();
-    }
-    vec![
-        ("image_redirects_as_the_privileged_daemon_set", || redirects(true)),
-        ("image_redirects_with_the_least_capabilities", || redirects(false)),
-        ("image_resets_connections_as_the_privileged_daemon_set", || resets(true)),
-        ("image_resets_connections_with_the_least_capabilities", || resets(false)),
-        ("image_serves_gateways_as_the_privileged_daemon_set", || serves_gateways(true)),
-        ("image_serves_gateways_with_the_least_capabilities", || serves_gateways(false)),
-    ]
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_redirects_as_the_privileged_daemon_set() {
+    redirects(true);
+}
+
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_redirects_with_the_least_capabilities() {
+    redirects(false);
+}
+
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_resets_connections_as_the_privileged_daemon_set() {
+    resets(true);
+}
+
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_resets_connections_with_the_least_capabilities() {
+    resets(false);
+}
+
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_serves_gateways_as_the_privileged_daemon_set() {
+    serves_gateways(true);
+}
+
+#[test]
+#[ignore = "needs the container image: cargo xtask test image"]
+fn image_serves_gateways_with_the_least_capabilities() {
+    serves_gateways(false);
 }
 
 fn redirects(privileged: bool) {

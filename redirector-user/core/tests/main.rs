@@ -1,0 +1,12 @@
+//! Tests of the core from outside, in one program: linking is what takes long.
+
+mod check;
+mod conformance_compiled;
+mod corpus;
+mod findings;
+mod flattening;
+mod hostile;
+mod layout;
+mod newcomers;
+mod reference_worlds;
+mod support;

@@ -1,0 +1,25 @@
+//! The programs in this machine's kernel, and the daemon with them: each test in
+//! a cgroup, a bpffs and directories of its own, and in network namespaces where
+//! it needs addresses. All in one program: linking is what takes long.
+
+mod bypass;
+mod changes;
+mod connect;
+mod crash;
+mod daemon;
+mod decide;
+mod drain;
+mod flows;
+mod grow;
+mod kubernetes;
+mod kubernetes_document;
+mod life;
+mod memory;
+mod metrics;
+mod policies;
+mod program_log;
+mod refusals;
+mod source;
+mod takeover;
+mod text;
+mod upgrade;
