@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// from the IPv4 address that it is. The words are in network byte order, laid
 /// out as in the kernel's `bpf_sock_addr.user_ip6`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Addr {
     /// The 16 bytes of the address, as four words in network byte order.
     pub words: [u32; 4],

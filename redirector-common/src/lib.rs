@@ -7,8 +7,12 @@
 //!   trait and compiled both into the BPF programs and into user space.
 //! * [`hash`]: a hash that is the same in every version.
 //!
-//! No allocation, no IO, no dependency on either side.
+//! No IO, no dependency on either side, and no allocation but where user space sums up
+//! ([`decide::shares`]).
 #![cfg_attr(not(test), no_std)]
+
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
 
 #[cfg(target_endian = "big")]
 compile_error!(

@@ -91,7 +91,7 @@ impl Side {
 /// What a frontend says for a source class, packed into one word: the kind in
 /// the two upper bits, a number in the lower thirty.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Verdict(u32);
 
 /// A [`Verdict`], unpacked.
@@ -343,7 +343,7 @@ pub mod policy {
 /// An endpoint of a destination, and at the same time one slot of the
 /// destination's alias table.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct Backend {
     /// Where the connection goes; the unspecified address stands for the one
     /// that was dialled.

@@ -10,6 +10,8 @@
 //! than one part in 2^32, so the share of a thing is off by less than `n` parts
 //! in 2^32. A thing of weight zero is never drawn.
 
+use redirector_common::decide::shares::of_slots;
+
 /// A slot, in whole numbers: of `sum` parts the first `keep` belong to the
 /// slot's own thing, the rest to thing `alias`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,16 +69,8 @@ impl Slot {
 /// The way back: the share of each slot's own thing in a draw, out of thresholds
 /// and aliases; six decimals.
 pub fn shares(slots: &[(u32, u32)]) -> Vec<f64> {
-    let each = 1.0 / slots.len().max(1) as f64;
-    let mut shares = vec![0.0; slots.len()];
-    for (at, (threshold, alias)) in slots.iter().enumerate() {
-        let keep = if slots.len() == 1 { 1.0 } else { f64::from(*threshold) / 4_294_967_296.0 };
-        shares[at] += each * keep;
-        if let Some(other) = shares.get_mut(*alias as usize) {
-            *other += each * (1.0 - keep);
-        }
-    }
-    shares.into_iter().map(|share: f64| (share * 1e6).round() / 1e6).collect()
+    let shares = of_slots(slots.iter().map(|slot| Some(*slot)));
+    shares.into_iter().map(|share| (share * 1e6).round() / 1e6).collect()
 }
 
 #[cfg(test)]

@@ -174,7 +174,8 @@ impl Delta {
 }
 
 /// An Image is one side; asked for either, it answers. So user space decides with
-/// the very same code, over the very same entries, as the kernel.
+/// the very same code, over the very same entries, as the kernel: an entry of an array
+/// that it does not have is all zeroes. How long the arrays are, it does not know.
 impl Tables for Image {
     fn frontend(&self, key: &FrontendKey) -> Option<Verdict> {
         self.frontends.get(&(key.addr, u16::from_be(key.port))).copied()
@@ -197,23 +198,23 @@ impl Tables for Image {
     }
 
     fn class_default(&self, _: Side, table: u32) -> Option<Verdict> {
-        self.class_defaults.get(&table).copied()
+        Some(self.class_defaults.get(&table).copied().unwrap_or_default())
     }
 
     fn route(&self, _: Side, index: u32) -> Option<Route> {
-        self.routes.get(&index).copied()
+        Some(self.routes.get(&index).copied().unwrap_or_default())
     }
 
     fn leg(&self, _: Side, index: u32) -> Option<Leg> {
-        self.legs.get(&index).copied()
+        Some(self.legs.get(&index).copied().unwrap_or_default())
     }
 
     fn destination(&self, _: Side, index: u32) -> Option<Destination> {
-        self.destinations.get(&index).copied()
+        Some(self.destinations.get(&index).copied().unwrap_or_default())
     }
 
     fn backend(&self, _: Side, index: u32) -> Option<Backend> {
-        self.backends.get(&index).copied()
+        Some(self.backends.get(&index).copied().unwrap_or_default())
     }
 }
 
@@ -241,6 +242,9 @@ fn changes<K: Ord + Copy, V: PartialEq + Copy>(
 
 #[cfg(test)]
 mod tests {
+    use redirector_common::abi::VerdictKind;
+    use redirector_common::decide::{Caller, Decision, decide};
+
     use super::*;
 
     fn image(entries: &[(u32, u32)]) -> Image {
@@ -258,5 +262,48 @@ mod tests {
         assert_eq!(image, new);
         image.apply(&delta.inverse());
         assert_eq!(image, old);
+    }
+
+    /// A caller of class 0, for whom every draw is 0.
+    struct Somebody;
+
+    impl Caller for Somebody {
+        fn class(&mut self, _: Side) -> u32 {
+            0
+        }
+
+        fn draw(&mut self) -> u32 {
+            0
+        }
+    }
+
+    #[test]
+    fn an_array_entry_that_is_absent_means_what_zeroes_mean_in_the_kernel() {
+        let addr = Addr::from_v4_word(1);
+        let decision = |verdict, image: Image| {
+            let mut image = image;
+            image.frontends.insert((addr, 80), Verdict::new(verdict));
+            decide(&image, Side::of_epoch(0), &addr, 80_u16.to_be(), &mut Somebody)
+        };
+        // The default of a class table is to pass.
+        assert_eq!(decision(VerdictKind::Classes(7), Image::default()), Decision::Pass);
+        // A route without legs refuses.
+        assert_eq!(decision(VerdictKind::Route(7), Image::default()), Decision::Refuse);
+        // A leg of zeroes leads to destination 0.
+        let backend =
+            Backend { addr: Addr::from_v4_word(2), port: 90_u16.to_be(), ..Backend::default() };
+        let image = Image {
+            routes: [(0, Route { first: 3, count: 1 })].into(),
+            destinations: [(0, Destination { first: 5, count: 1, ..Destination::default() })]
+                .into(),
+            backends: [(5, backend)].into(),
+            ..Image::default()
+        };
+        let Decision::Route(choice, endpoint) =
+            decision(VerdictKind::Route(0), image.without_zeroes())
+        else {
+            panic!("it has an endpoint")
+        };
+        assert_eq!((choice.leg, endpoint.addr, endpoint.port), (3, backend.addr, backend.port));
     }
 }

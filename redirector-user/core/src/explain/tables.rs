@@ -127,8 +127,9 @@ pub fn prefix_of(addr: Addr, len: u8) -> Option<IpNet> {
 
 fn for_class(image: &Image, verdict: Verdict, class: u32) -> Verdict {
     let VerdictKind::Classes(table) = verdict.kind() else { return verdict };
-    let own = image.class_verdicts.get(&(table, class));
-    own.or_else(|| image.class_defaults.get(&table)).copied().unwrap_or(Verdict::REFUSE)
+    let own = image.class_verdicts.get(&(table, class)).copied();
+    // What is absent in an array is zero: to pass.
+    own.or_else(|| image.class_defaults.get(&table).copied()).unwrap_or_default()
 }
 
 fn refuse(explanation: &mut Explanation) {

@@ -1,15 +1,26 @@
 //! The decision, once, for the kernel and for user space.
 //!
-//! The connect programs run [`decide`] over BPF maps; `explain`, the reference
-//! tests and the gateway proxy run the very same function over tables in
-//! memory. Whatever it needs from outside comes through [`Tables`] (the lookup
-//! tables of one side) and [`Caller`] (who connects, and the random draws).
+//! It is made in two steps. [`verdict`] says what the tables have for an address, a
+//! port and a source class: `explain` asks the very same, over the pinned maps. [`take`]
+//! then draws a destination and an endpoint of a route; [`shares`] says what
+//! all draws together come to. The connect programs do both over BPF maps
+//! ([`draft_into`]), the tests over tables in memory ([`decide`]), and the gateway proxy
+//! takes.
+//!
+//! Whatever is needed from outside comes through [`Tables`] (the lookup tables of one
+//! side) and [`Caller`] (who connects, and the random draws).
 
 use crate::abi::{
     Backend, ClassKey, Destination, FrontendKey, Leg, PrefixKey, Route, Side, Verdict, VerdictKind,
     policy,
 };
 use crate::addr::Addr;
+
+mod choose;
+#[cfg(not(target_arch = "bpf"))]
+pub mod shares;
+
+pub use choose::{Chosen, choose, mix};
 
 /// The lookup tables of both sides.
 ///
@@ -124,6 +135,19 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+impl Endpoint {
+    /// Puts what was dialled in the place of what stands for it.
+    #[inline(always)]
+    pub fn fill_in(&mut self, addr: &Addr, port: u16) {
+        if self.addr.is_unspecified() {
+            self.addr = *addr;
+        }
+        if self.port == 0 {
+            self.port = port;
+        }
+    }
+}
+
 /// One draw from an alias table of `count` slots: a slot, and the number to be
 /// held against the slot's threshold.
 ///
@@ -202,6 +226,33 @@ impl From<Draft> for Decision {
     }
 }
 
+/// What the tables say to who dials `addr`:`port` (network byte order); `None` when no
+/// frontend has that. Never a class table: `class` is asked for the caller's class where
+/// the answer depends on it.
+#[inline(always)]
+pub fn verdict<T: Tables>(
+    tables: &T,
+    side: Side,
+    addr: &Addr,
+    port: u16,
+    class: impl FnOnce() -> u32,
+) -> Option<Verdict> {
+    let key = FrontendKey { addr: *addr, port, side: side.index() as u16 };
+    let found = match tables.frontend(&key) {
+        Some(verdict) => verdict,
+        None => tables.prefix(&PrefixKey { side: side.index() as u16, port, addr: *addr })?,
+    };
+    let VerdictKind::Classes(table) = found.kind() else { return Some(found) };
+    let key = ClassKey { table, class: class(), side: side.index() };
+    match tables.class_verdict(&key) {
+        Some(verdict) => Some(verdict),
+        None => match tables.class_default(side, table) {
+            Some(verdict) => Some(verdict),
+            None => Some(Verdict::REFUSE),
+        },
+    }
+}
+
 /// Decides where a connection to `addr`:`port` (network byte order) goes.
 pub fn decide<T: Tables, C: Caller>(
     tables: &T,
@@ -225,37 +276,14 @@ pub fn draft_into<T: Tables, C: Caller>(
     caller: &mut C,
     draft: &mut Draft,
 ) {
-    let key = FrontendKey { addr: *addr, port, side: side.index() as u16 };
-    let found = match tables.frontend(&key) {
-        Some(verdict) => Some(verdict),
-        None => tables.prefix(&PrefixKey { side: side.index() as u16, port, addr: *addr }),
-    };
+    let found = verdict(tables, side, addr, port, || caller.class(side));
     let Some(verdict) = found else { return };
     draft.kind = DraftKind::Refuse;
-    let verdict = match verdict.kind() {
-        VerdictKind::Classes(table) => {
-            let key = ClassKey { table, class: caller.class(side), side: side.index() };
-            match tables.class_verdict(&key) {
-                Some(verdict) => verdict,
-                None => match tables.class_default(side, table) {
-                    Some(verdict) => verdict,
-                    None => return,
-                },
-            }
-        }
-        _ => verdict,
-    };
     match verdict.kind() {
         VerdictKind::Pass => draft.kind = DraftKind::Pass,
         VerdictKind::Route(route) => {
             take_into(tables, side, route, caller, draft);
-            // Endpoints that stand for what was dialled.
-            if draft.endpoint.addr.is_unspecified() {
-                draft.endpoint.addr = *addr;
-            }
-            if draft.endpoint.port == 0 {
-                draft.endpoint.port = port;
-            }
+            draft.endpoint.fill_in(addr, port);
         }
         VerdictKind::Refuse | VerdictKind::Classes(_) => {}
     }
@@ -360,107 +388,4 @@ fn resolve<T: Tables>(
     }
     let index = destination.first.wrapping_add(backend.alias);
     Some((index, tables.backend(side, index)?))
-}
-
-/// How many more times an endpoint is drawn when one is ejected.
-const REDRAWS: u32 = 8;
-
-/// How many endpoints are then looked at one after the other.
-const SCAN: u32 = 64;
-
-/// The numbers that an even sequence is made of: 2^32 over the golden ratio.
-const GOLDEN: u32 = 0x9e37_79b9;
-
-/// Spreads the bits of a number: the finaliser of MurmurHash3.
-#[inline(always)]
-pub const fn mix(number: u32) -> u32 {
-    let mut mixed = number;
-    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
-    mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
-    mixed ^ (mixed >> 16)
-}
-
-/// What [`choose`] chose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Chosen {
-    /// `Route`, `RefuseLeg` or `Limited`.
-    pub kind: DraftKind,
-    /// Index of the backend within the side, for `Route`.
-    pub backend: u32,
-}
-
-/// Chooses an endpoint where the policy says more than "by weight"; the
-/// destination must have endpoints.
-#[inline(always)]
-pub fn choose<T: Tables, C: Caller>(
-    tables: &T,
-    side: Side,
-    destination: &Destination,
-    caller: &mut C,
-) -> Chosen {
-    let none = Chosen { kind: DraftKind::RefuseLeg, backend: 0 };
-    let (count, live) = (destination.count, destination.live);
-    let algorithm = destination.policy & policy::ALGORITHM;
-    let mut draw = 0;
-    let at = if count < 2 {
-        (0, 0)
-    } else if algorithm == policy::ROUND_ROBIN {
-        // Each round visits every slot; what the slots hold of others comes in
-        // as evenly as can be over the rounds.
-        let turn = caller.turn(live);
-        (turn % count, (turn / count).wrapping_mul(GOLDEN))
-    } else {
-        draw = if algorithm == policy::SOURCE_HASH { caller.affinity() } else { caller.draw() };
-        spread(draw, count)
-    };
-    let Some((mut index, mut backend)) = resolve(tables, side, destination, at) else {
-        return none;
-    };
-    if algorithm == policy::LEAST_REQUEST && count > 1 {
-        let at = spread(caller.draw(), count);
-        let Some((other, rival)) = resolve(tables, side, destination, at) else { return none };
-        if caller.active(rival.live.into()) < caller.active(backend.live.into()) {
-            (index, backend) = (other, rival);
-        }
-    }
-    if destination.policy & policy::EJECTING != 0 && caller.is_ejected(live, backend.live.into()) {
-        let mut found = false;
-        for _ in 0..REDRAWS {
-            // The same source comes to the same other endpoint.
-            draw = if algorithm == policy::SOURCE_HASH { mix(draw) } else { caller.draw() };
-            let at = spread(draw, count);
-            let Some((other, another)) = resolve(tables, side, destination, at) else {
-                return none;
-            };
-            if !caller.is_ejected(live, another.live.into()) {
-                (index, found) = (other, true);
-                break;
-            }
-        }
-        if !found {
-            // Few are left: the next one, beginning where the last draw was.
-            let (start, _) = spread(draw, count);
-            for step in 1..=SCAN {
-                if step > count {
-                    break;
-                }
-                let slot = start.wrapping_add(step) % count;
-                let at = destination.first.wrapping_add(slot);
-                let Some(other) = tables.backend(side, at) else { return none };
-                if !caller.is_ejected(live, other.live.into()) {
-                    (index, found) = (at, true);
-                    break;
-                }
-            }
-        }
-        // Of more than were looked at, one that is ejected is better than none.
-        if !found && count <= SCAN {
-            return none;
-        }
-    }
-    if destination.policy & policy::LIMITED != 0 && !caller.admit(live, destination.max_connections)
-    {
-        return Chosen { kind: DraftKind::Limited, backend: index };
-    }
-    Chosen { kind: DraftKind::Route, backend: index }
 }
