@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use redirector_core::registry::{Registry, ServiceKind};
+use redirector_core::registry::Registry;
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
@@ -52,24 +52,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
 fn lines(registry: &Registry, domain: &str) -> Vec<Line> {
     let mut by_address: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
     for service in registry.services() {
-        let addresses: Vec<IpAddr> = match service.kind {
-            // The name of a headless service stands for its endpoints.
-            ServiceKind::Headless => {
-                let mut addresses: Vec<IpAddr> =
-                    service.ports.iter().flat_map(|p| p.endpoints.iter().map(|e| e.ip)).collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                addresses
-            }
-            // A network has no name.
-            _ => {
-                let whole =
-                    service.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-                whole.map(|net| net.addr()).collect()
-            }
-        };
         let names = names(&service.host, domain);
-        for address in addresses {
+        for address in service.answers() {
             let known = by_address.entry(address).or_default();
             known.extend(
                 names.iter().filter(|name| !known.contains(name)).cloned().collect::<Vec<_>>(),

@@ -4,6 +4,7 @@
 //! client and one address, and keeps the reason of every rule that does not
 //! match.
 
+mod dialled;
 mod gateway;
 mod mesh;
 mod shares;
@@ -14,6 +15,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+pub use dialled::Dialled;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +70,8 @@ pub enum ExplainError {
     NoWorkload(String, String),
     /// There is no Gateway of this namespace and name.
     NoGateway(String, String),
+    /// No service of this name has an address.
+    NoAddress(String),
 }
 
 impl fmt::Display for ExplainError {
@@ -79,6 +83,11 @@ impl fmt::Display for ExplainError {
                  --from-namespace and --from-label describe a source that is in no document"
             ),
             Self::NoGateway(namespace, name) => write!(f, "there is no Gateway {namespace}/{name}"),
+            Self::NoAddress(host) => write!(
+                f,
+                "no service is called {host} and has an address in the documents; an IP:PORT can \
+                 be dialled without a name"
+            ),
         }
     }
 }

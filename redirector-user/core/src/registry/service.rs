@@ -143,6 +143,20 @@ impl Service {
         self.ports.iter().find(|port| port.number == number && port.protocol != Protocol::Other)
     }
 
+    /// The addresses that its name resolves to: its own, or, of a headless one,
+    /// those of its endpoints. Those of networks are none.
+    pub fn answers(&self) -> Vec<IpAddr> {
+        if self.kind == ServiceKind::Headless {
+            let endpoints = self.ports.iter().flat_map(|port| &port.endpoints);
+            let mut addresses: Vec<IpAddr> = endpoints.map(|endpoint| endpoint.ip).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            return addresses;
+        }
+        let whole = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        whole.map(IpNet::addr).collect()
+    }
+
     /// Whether it comes from a ServiceEntry.
     pub fn is_entry(&self) -> bool {
         matches!(self.kind, ServiceKind::Entry(_))

@@ -1,0 +1,128 @@
+//! What is dialled: an address, or a name as a program looks it up.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use super::{ExplainError, QuerySource};
+use crate::names::service_host;
+use crate::registry::{Registry, ServiceKind};
+
+/// Where a connection goes, as the one who connects says it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dialled {
+    /// An address.
+    Address(SocketAddr),
+    /// A name, which may stand for several addresses.
+    Name {
+        /// As it is looked up: short names are completed as in a Pod.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl FromStr for Dialled {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let name = |(host, port): (&str, &str)| {
+            let host = host.strip_suffix('.').unwrap_or(host);
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            // An address without its port is no name.
+            let is_name = host.parse::<IpAddr>().is_err() && host.chars().all(known);
+            let port = port.parse().ok().filter(|port| *port != 0)?;
+            (is_name && !host.is_empty())
+                .then(|| Self::Name { host: host.to_ascii_lowercase(), port })
+        };
+        text.rsplit_once(':').and_then(name).ok_or_else(|| {
+            "expected IP:PORT or HOST:PORT, such as 10.96.0.10:80, [fd00::10]:80 or web.shop:80"
+                .to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl Dialled {
+    /// The addresses that it stands for, sorted: what the name of a service
+    /// resolves to for a program in the source's namespace (in `default`, as in
+    /// /etc/hosts, when that is not known).
+    ///
+    /// # Errors
+    ///
+    /// [`ExplainError::NoAddress`] when the World has no address for the name.
+    pub fn addresses(
+        &self,
+        registry: &Registry,
+        source: &QuerySource,
+    ) -> Result<Vec<SocketAddr>, ExplainError> {
+        let (host, port) = match self {
+            Self::Address(address) => return Ok(vec![*address]),
+            Self::Name { host, port } => (host, *port),
+        };
+        let namespace = match source {
+            QuerySource::Unknown => "default",
+            QuerySource::Described { namespace, .. } | QuerySource::Workload { namespace, .. } => {
+                namespace
+            }
+        };
+        let found = lookup(registry, host, namespace);
+        if found.is_empty() {
+            return Err(ExplainError::NoAddress(host.clone()));
+        }
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+}
+
+/// What a name resolves to: that of the first service on a Pod's search path.
+fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
+    let domain = &registry.settings.cluster_domain;
+    // A name with dots is looked up in the namespace too: `web.shop` may be `shop`'s.
+    let candidates = [
+        service_host(host, namespace, domain),
+        format!("{host}.svc.{domain}"),
+        format!("{host}.{domain}"),
+        host.to_owned(),
+    ];
+    let known = candidates.iter().find(|name| registry.named(name).next().is_some());
+    let Some(known) = known else { return Vec::new() };
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for service in registry.named(known) {
+        match &service.kind {
+            // One step, as everywhere.
+            ServiceKind::ExternalName(target) => {
+                addresses.extend(registry.named(target).flat_map(|other| other.answers()));
+            }
+            _ => addresses.extend(service.answers()),
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_or_a_name_with_a_port_is_dialled() {
+        for text in ["10.0.0.1:80", "[fd00::1]:443", "web:80", "web.shop.svc.cluster.local:80"] {
+            assert_eq!(text.parse::<Dialled>().map(|dialled| dialled.to_string()), Ok(text.into()));
+        }
+        for text in ["10.0.0.1", "fd00::1:80", "web", "web:0", "web:99999", ":80", "a b:80", ""] {
+            assert!(text.parse::<Dialled>().is_err(), "{text}");
+        }
+    }
+}
