@@ -16,6 +16,7 @@ pub mod mount;
 pub mod netns;
 pub mod node;
 pub mod program;
+#[path = "../../redirector-user/core/tests/support/random.rs"]
 pub mod random;
 pub mod records;
 pub mod redirector;

@@ -25,7 +25,7 @@ struct Frontend {
 
 /// Addresses out of a small part of each family, so that prefixes nest.
 fn address(random: &mut Random, v6: bool) -> IpAddr {
-    let low = random.next() as u8;
+    let low = random.number() as u8;
     if v6 {
         Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(low)).into()
     } else {
@@ -130,7 +130,7 @@ fn the_flattened_table_says_what_the_first_matching_rule_of_the_longest_frontend
         .map_or(1_000, |value| value.parse().expect("a number"));
     let mut taken = 0_u64;
     for set in 0..sets {
-        let mut random = Random(set);
+        let mut random = Random::new(set);
         let v6 = set % 2 == 1;
         let frontends: Vec<Frontend> = (0..1 + random.below(4))
             .map(|_| Frontend {

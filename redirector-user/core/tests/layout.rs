@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::support::random::{PORTS, Random, dials, world as random_world};
-use crate::support::{LIMITS, client, shares, world};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
 use redirector_core::model::{Kind, Object, Spec};
 use redirector_core::world::World;
+
+use crate::support::random::Random;
+use crate::support::worlds::{PORTS, dials, random_world, resolve};
+use crate::support::{LIMITS, client, shares, world};
 
 /// Services `s0`, `s1` and so on, each with two endpoints and a rule for app=a
 /// that leads to the next one.
@@ -114,7 +116,7 @@ fn a_layout_survives_being_written_down() {
 #[test]
 fn a_plan_survives_being_written_down() {
     for index in 0..30 {
-        let plan = compile(&random_world(&mut Random(index)).0).plan;
+        let plan = compile(&random_world(&mut Random::new(index))).plan;
         let written = serde_json::to_string(&plan).expect("it can be written");
         let read: redirector_core::plan::Plan = serde_json::from_str(&written).expect("and read");
         assert_eq!(read, plan);
@@ -172,7 +174,7 @@ fn numbers_that_are_kept_say_to_every_workload_what_fresh_ones_do() {
     let (mut asked, mut in_place) = (0, 0);
     let mut before = Image::default();
     for step in 0..120_u64 {
-        let (mut world, _) = random_world(&mut Random(7_000 + step / 6));
+        let mut world = random_world(&mut Random::new(7_000 + step / 6));
         // Workloads come and go, and now and then something else.
         let all: Vec<_> = world.objects().map(|object| object.reference()).collect();
         for (index, reference) in all.iter().enumerate() {
@@ -221,7 +223,7 @@ fn through_a_life_of_changes_every_image_is_that_of_its_plan_and_ranges_rest_for
     let mut before: Option<Image> = None;
     for step in 0..60_u64 {
         // Worlds that share much: the same seed for three steps, a part removed.
-        let (mut world, _) = random_world(&mut Random(step / 3));
+        let mut world = random_world(&mut Random::new(step / 3));
         let gone: Vec<_> = world.objects().map(|object| object.reference()).collect();
         for (index, reference) in gone.iter().enumerate() {
             if (index as u64 + step).is_multiple_of(5) {
@@ -259,11 +261,11 @@ fn through_a_life_of_changes_every_image_is_that_of_its_plan_and_ranges_rest_for
 #[test]
 fn the_order_of_documents_does_not_matter() {
     for index in 0..50 {
-        let (world, _) = random_world(&mut Random(1000 + index));
+        let world = random_world(&mut Random::new(1000 + index));
         let mut objects: Vec<_> = world.objects().cloned().collect();
         objects.reverse();
         let mut other = World::new(world.settings.clone());
-        other.set_resolved("db.example.com", vec!["192.0.2.1".parse().expect("an address")]);
+        resolve(&mut other);
         for object in objects {
             other.insert(object);
         }

@@ -1,5 +1,6 @@
 //! Tests of the core from outside, in one program: linking is what takes long.
 
+mod bypass;
 mod check;
 mod conformance_compiled;
 mod corpus;

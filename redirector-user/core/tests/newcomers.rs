@@ -8,8 +8,9 @@ use redirector_core::compile::compile;
 use redirector_core::layout::{Layout, Newcomers};
 use redirector_core::model::{Labels, Meta, Object, Origin, Pod, SourceId, Spec};
 
-use crate::support::random::{NAMESPACES, PORTS, Random, dials, world as random_world};
-use crate::support::reference::{Connection, Outcome, decide};
+use crate::support::random::Random;
+use crate::support::reference::{Connection, Reference};
+use crate::support::worlds::{NAMESPACES, PORTS, dials, random_world};
 use crate::support::{LIMITS, shares, world_with};
 
 /// A pod of this node that has no address yet.
@@ -19,7 +20,7 @@ fn pod(random: &mut Random, node: &str) -> Object {
     Object {
         meta: Meta {
             name: "newcomer".into(),
-            namespace: random.pick(&NAMESPACES).into(),
+            namespace: (*random.pick(&NAMESPACES)).into(),
             uid: "0f1e2d3c".into(),
             labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             annotations: Labels::new(),
@@ -33,9 +34,9 @@ fn pod(random: &mut Random, node: &str) -> Object {
 #[test]
 fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
     let (mut known, mut unknown, mut routed) = (0, 0, 0);
-    for index in 0..400_u64 {
-        let mut random = Random(index.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let (mut world, _) = random_world(&mut random);
+    for index in 0..500_u64 {
+        let mut random = Random::new(index.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let mut world = random_world(&mut random);
         world.settings.node_name = Some("n1".to_owned());
         let newcomer = pod(&mut random, "n1");
         let id = SourceId {
@@ -81,12 +82,13 @@ fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
             labels: newcomer.meta.labels.clone(),
             addresses: Vec::new(),
         };
+        let reference = Reference::new(&world);
         for (ip, port) in dials().into_iter().flat_map(|ip| PORTS.map(|port| (ip, port))) {
             let to = SocketAddr::new(ip, port);
             let (early, late) = (shares(&image, class, to), shares(&compiled, class_after, to));
             routed += u64::from(!late.passed);
             assert!(early.near(&late), "world {index}: to {to}: {early:?}, compiled {late:?}");
-            let passes = decide(&world, &from, to) == Outcome::Pass;
+            let passes = reference.decide(&from, to).passed;
             assert_eq!(early.passed, passes, "world {index}: to {to}: the reference differs");
         }
     }
@@ -95,8 +97,8 @@ fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
 
 #[test]
 fn pods_of_other_nodes_and_finished_ones_are_nobody() {
-    let mut random = Random(1);
-    let (mut world, _) = random_world(&mut random);
+    let mut random = Random::new(1);
+    let mut world = random_world(&mut random);
     world.settings.node_name = Some("n1".to_owned());
     let classifier = compile(&world).classifier;
     assert_eq!(classifier.source(&pod(&mut random, "n2")), None);

@@ -3,6 +3,7 @@
 
 pub mod random;
 pub mod reference;
+pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@ use redirector_core::model::{LocalitySetting, TrafficDistribution};
 use redirector_core::world::World;
 
 use super::destination_rules::Policy;
-use super::services::{Endpoint, place_of_node};
+use super::services::{Endpoint, place_of_clients};
 
 /// The endpoints that connections go to, with their weights. The clients are
 /// where their node is.
@@ -18,7 +18,7 @@ pub(super) fn drawn<'e>(
         endpoints.into_iter().map(|one| (one, f64::from(one.weight))).collect()
     };
     let node = world.settings.node_name.as_deref().unwrap_or_default();
-    let here = place_of_node(world, node);
+    let here = place_of_clients(world);
     let known = here.iter().any(|part| !part.is_empty());
     let setting = match (&policy.locality, distribution) {
         (Some(setting), _) if setting.enabled == Some(false) => return own(endpoints.to_vec()),

@@ -7,6 +7,7 @@
 //! explains is not repeated here.
 
 mod destination_rules;
+mod gateways;
 mod localities;
 mod services;
 
@@ -14,7 +15,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use redirector_core::model::{L4Match, Labels, Object, Resolution, RouteDestination, Subset};
+use redirector_core::model::{
+    Kind, L4Match, Labels, Object, ObjectRef, Resolution, RouteDestination, Subset, VirtualService,
+};
 use redirector_core::names::{complete_gateway, complete_host, hosts_match};
 use redirector_core::world::{ServiceAddresses, World};
 
@@ -35,21 +38,67 @@ pub struct Connection {
 }
 
 /// What becomes of it.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Outcome {
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Outcome {
+    /// The rule that is taken: its object, the list that it stands in, and its
+    /// place there. `None` where none matches.
+    pub rule: Option<(ObjectRef, &'static str, usize)>,
     /// It is left as it is.
-    Pass,
-    /// It is sent to endpoints, and refused, with these shares.
-    Decided(BTreeMap<SocketAddr, f64>, f64),
+    pub passed: bool,
+    /// The share of connections that each endpoint gets.
+    pub endpoints: BTreeMap<SocketAddr, f64>,
+    /// The share that is refused.
+    pub refused: f64,
 }
 
-/// Decides a connection.
-pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
-    let services = services(world);
+impl Outcome {
+    /// No rule matches, and it is left as it is.
+    pub fn pass() -> Self {
+        Self { passed: true, ..Self::default() }
+    }
+
+    /// All of it is refused.
+    pub fn refuse() -> Self {
+        Self { refused: 1.0, ..Self::default() }
+    }
+}
+
+/// Decides the connections of a World.
+pub struct Reference<'w> {
+    world: &'w World,
+    services: Vec<Service<'w>>,
+}
+
+impl<'w> Reference<'w> {
+    /// For a World.
+    pub fn new(world: &'w World) -> Self {
+        Self { world, services: services(world) }
+    }
+
+    /// Decides a connection that a local workload makes.
+    pub fn decide(&self, from: &Connection, to: SocketAddr) -> Outcome {
+        decide(self.world, &self.services, from, to)
+    }
+
+    /// Decides a connection, with the server name of its ClientHello, to an
+    /// address and port of a gateway workload, which is a WorkloadEntry of this
+    /// node.
+    pub fn at_gateway(
+        &self,
+        workload: &Object,
+        from: &Connection,
+        to: SocketAddr,
+        sni: Option<&str>,
+    ) -> Outcome {
+        gateways::decide(self.world, &self.services, workload, from, to, sni)
+    }
+}
+
+fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: SocketAddr) -> Outcome {
     // Which service owns the address, for this client: the longest prefix that
     // it sees; of several the oldest.
     let mut best: Option<(IpNet, &Service<'_>, &Port)> = None;
-    for service in &services {
+    for service in services {
         if !sees(from, &service.export_to, &service.object.meta.namespace) {
             continue;
         }
@@ -74,7 +123,7 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
             }
         }
     }
-    let Some((_, service, port)) = best else { return Outcome::Pass };
+    let Some((_, service, port)) = best else { return Outcome::pass() };
     // Who is bypassed goes as if no rule matched, and so does what a bypassed rule
     // would take: the next rule does not get it.
     let bypass = &world.settings.bypass;
@@ -82,14 +131,15 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
         from.namespace.as_deref() == Some(&id.namespace) && from.name.as_deref() == Some(&id.name)
     });
     let rules = if bypassed { Vec::new() } else { rules(world, from, service, to) };
-    for (object, route, applies) in rules {
-        let applies = match applies {
-            Applies::Tcp => matches!(port.speaks, Speaks::Tcp | Speaks::Unknown),
-            Applies::Http => {
+    for rule in rules {
+        let Rule { object, list, .. } = rule;
+        let applies = match list {
+            "tcp" => matches!(port.speaks, Speaks::Tcp | Speaks::Unknown),
+            _ => {
                 port.speaks == Speaks::Tcp
-                    && route.iter().all(|entry| {
+                    && rule.route.iter().all(|entry| {
                         entry.subset.is_none() || {
-                            let found = find(world, &services, from, object, entry, to.port());
+                            let found = find(world, services, from, object, entry, to.port());
                             found.is_ok_and(|found| found.subset.is_some())
                         }
                     })
@@ -99,7 +149,7 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
             break;
         }
         if applies {
-            return take(world, &services, from, object, route, to);
+            return take(world, services, from, &rule, &Dialled::of(to));
         }
     }
     let serves = !service.addresses.is_empty()
@@ -112,22 +162,22 @@ pub fn decide(world: &World, from: &Connection, to: SocketAddr) -> Outcome {
             _ => false,
         };
     if !serves {
-        return Outcome::Pass;
+        return Outcome::pass();
     }
     let rule = destination_rule(world, from, service);
     let found = Found { service, port: Some(port), rule, subset: None };
-    match endpoints(world, &found, to) {
-        Reached::Original(None) => Outcome::Pass,
+    match endpoints(world, &found, to.is_ipv4()) {
+        Reached::Original(None) => Outcome::pass(),
         reached => {
-            let mut shares = BTreeMap::new();
-            let refused = share_out(&reached, 1.0, to, &mut shares);
-            Outcome::Decided(shares, refused)
+            let mut outcome = Outcome::default();
+            outcome.refused = share_out(&reached, 1.0, to, &mut outcome.endpoints);
+            outcome
         }
     }
 }
 
 /// Age, then name, then namespace; then kind, so that it is total.
-fn age(object: &Object) -> (Option<i64>, &str, &str, redirector_core::model::Kind) {
+fn age(object: &Object) -> (Option<i64>, &str, &str, Kind) {
     let meta = &object.meta;
     (meta.created, &meta.name, &meta.namespace, object.reference().kind)
 }
@@ -159,50 +209,34 @@ fn is_public(export_to: &[String]) -> bool {
     export_to.is_empty() || export_to.iter().any(|entry| entry == "*")
 }
 
-enum Applies {
-    Tcp,
-    Http,
+/// A rule: where it stands, and where it leads.
+struct Rule<'w> {
+    object: &'w Object,
+    list: &'static str,
+    index: usize,
+    route: &'w [RouteDestination],
 }
 
-/// The rules that match, in order, with their objects.
+/// The rules that match, in order.
 fn rules<'w>(
     world: &'w World,
     from: &Connection,
     service: &Service<'_>,
     to: SocketAddr,
-) -> Vec<(&'w Object, &'w [RouteDestination], Applies)> {
+) -> Vec<Rule<'w>> {
     let domain = &world.settings.cluster_domain;
-    let mut objects: Vec<_> = world
-        .virtual_services()
-        .filter(|(object, spec)| {
-            let home = &object.meta.namespace;
-            let mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == "mesh");
-            mesh && sees(from, &spec.export_to, home)
-                && spec
-                    .hosts
-                    .iter()
-                    .any(|host| hosts_match(&complete_host(host, home, domain), &service.host))
-        })
-        .collect();
-    objects.sort_by_key(|(object, spec)| {
-        let home = &*object.meta.namespace;
-        let group = if is_public(&spec.export_to) {
-            2
-        } else if from.namespace.as_deref() == Some(home) {
-            0
-        } else {
-            1
-        };
-        (group, age(object))
-    });
     let mut found = Vec::new();
-    for (object, spec) in objects {
-        for rule in &spec.tcp {
-            let home = &object.meta.namespace;
-            let matches = rule.matches.is_empty()
-                || rule.matches.iter().any(|block| block_matches(block, home, from, to));
-            if matches {
-                found.push((&**object, &rule.route[..], Applies::Tcp));
+    for (object, spec) in bound(world, from, "mesh") {
+        let home = &*object.meta.namespace;
+        let mut hosts = spec.hosts.iter().map(|host| complete_host(host, home, domain));
+        if !hosts.any(|host| hosts_match(&host, &service.host)) {
+            continue;
+        }
+        let at = At { gateway: "mesh", ip: to.ip(), port: to.port() };
+        for (index, rule) in spec.tcp.iter().enumerate() {
+            let mut blocks = rule.matches.iter();
+            if rule.matches.is_empty() || blocks.any(|block| holds(block, home, from, &at)) {
+                found.push(Rule { object, list: "tcp", index, route: &rule.route });
             }
         }
         if let Some(rule) = spec.http.first()
@@ -211,22 +245,61 @@ fn rules<'w>(
             && rule.l7_fields.is_empty()
             && !rule.route.is_empty()
         {
-            found.push((&**object, &rule.route[..], Applies::Http));
+            found.push(Rule { object, list: "http", index: 0, route: &rule.route });
         }
     }
     found
 }
 
-fn block_matches(block: &L4Match, home: &str, from: &Connection, to: SocketAddr) -> bool {
+/// The VirtualServices that are bound to a gateway, or to the mesh, and that a
+/// client sees, in their order.
+fn bound<'w>(
+    world: &'w World,
+    from: &Connection,
+    gateway: &str,
+) -> Vec<(&'w Object, &'w VirtualService)> {
+    let mut objects: Vec<_> = world
+        .virtual_services()
+        .filter(|(object, spec)| {
+            let home = &object.meta.namespace;
+            let mut names = spec.gateways.iter().map(|name| complete_gateway(name, home));
+            let there = match spec.gateways.is_empty() {
+                true => gateway == "mesh",
+                false => names.any(|name| name == gateway),
+            };
+            there && sees(from, &spec.export_to, home)
+        })
+        .map(|(object, spec)| (&**object, spec))
+        .collect();
+    objects.sort_by_key(|(object, spec)| {
+        let own = from.namespace.as_deref() == Some(&*object.meta.namespace);
+        let group = match is_public(&spec.export_to) {
+            true => 2,
+            false if own => 0,
+            false => 1,
+        };
+        (group, age(object))
+    });
+    objects
+}
+
+/// What is dialled, and through what.
+struct At<'a> {
+    gateway: &'a str,
+    ip: IpAddr,
+    port: u16,
+}
+
+fn holds(block: &L4Match, home: &str, from: &Connection, at: &At<'_>) -> bool {
     let namespace = from.namespace.as_deref();
-    let port = block.port.is_none_or(|port| port == 0 || port == to.port());
+    let port = block.port.is_none_or(|port| port == 0 || port == at.port);
     let subnets = block.destination_subnets.is_empty()
         || block
             .destination_subnets
             .iter()
-            .any(|subnet| subnet.contains(&to.ip()) || subnet.to_string() == "0.0.0.0/0");
+            .any(|subnet| subnet.contains(&at.ip) || subnet.to_string() == "0.0.0.0/0");
     let gateways = block.gateways.is_empty()
-        || block.gateways.iter().any(|name| complete_gateway(name, home) == "mesh");
+        || block.gateways.iter().any(|name| complete_gateway(name, home) == at.gateway);
     let labels = block.source_labels.is_empty()
         || (namespace.is_some()
             && block.source_labels.iter().all(|(key, value)| from.labels.get(key) == Some(value)));
@@ -256,35 +329,67 @@ enum Reached {
     Endpoints(Vec<(SocketAddr, f64)>, f64),
 }
 
+impl Reached {
+    const fn nowhere() -> Self {
+        Self::Endpoints(Vec::new(), 0.0)
+    }
+
+    fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Endpoints(endpoints, _) if endpoints.is_empty())
+    }
+}
+
+/// The address that is dialled, as a route sees it.
+struct Dialled {
+    to: SocketAddr,
+    /// The port of destinations that have several and name none.
+    port: u16,
+    /// A proxy is between: it may cross address families, and has nothing behind
+    /// the address dialled.
+    relayed: bool,
+}
+
+impl Dialled {
+    fn of(to: SocketAddr) -> Self {
+        Self { to, port: to.port(), relayed: false }
+    }
+}
+
 fn take(
     world: &World,
     services: &[Service<'_>],
     from: &Connection,
-    object: &Object,
-    route: &[RouteDestination],
-    to: SocketAddr,
+    rule: &Rule<'_>,
+    dialled: &Dialled,
 ) -> Outcome {
+    let name = Some((rule.object.reference(), rule.list, rule.index));
+    let route = rule.route;
     let weight = |entry: &RouteDestination| if route.len() == 1 { 1 } else { entry.weight };
     let sum: u64 = route.iter().map(|entry| u64::from(weight(entry))).sum();
     if sum == 0 {
-        return Outcome::Decided(BTreeMap::new(), 1.0);
+        return Outcome { rule: name, ..Outcome::refuse() };
     }
-    let (mut shares, mut refused, mut untouched) = (BTreeMap::new(), 0.0, true);
+    let mut outcome = Outcome { rule: name.clone(), ..Outcome::default() };
+    let mut untouched = true;
     for entry in route.iter().filter(|entry| weight(entry) > 0) {
         let share = f64::from(weight(entry)) / sum as f64;
-        match find(world, services, from, object, entry, to.port()) {
-            Ok(found) => {
-                let reached = endpoints(world, &found, to);
-                untouched &= matches!(reached, Reached::Original(None));
-                refused += share_out(&reached, share, to, &mut shares);
-            }
-            Err(()) => {
-                untouched = false;
-                refused += share;
-            }
+        let found = find(world, services, from, rule.object, entry, dialled.port);
+        let reached = match found {
+            Err(()) => Reached::nowhere(),
+            Ok(found) => match endpoints(world, &found, dialled.to.is_ipv4()) {
+                nowhere if dialled.relayed && nowhere.is_nowhere() => {
+                    endpoints(world, &found, !dialled.to.is_ipv4())
+                }
+                reached => reached,
+            },
+        };
+        if dialled.relayed && matches!(reached, Reached::Original(_)) {
+            return Outcome { rule: name, ..Outcome::refuse() };
         }
+        untouched &= matches!(reached, Reached::Original(None));
+        outcome.refused += share_out(&reached, share, dialled.to, &mut outcome.endpoints);
     }
-    if untouched { Outcome::Pass } else { Outcome::Decided(shares, refused) }
+    if untouched { Outcome { rule: name, ..Outcome::pass() } } else { outcome }
 }
 
 /// Adds a share to those of the endpoints; returns what of it is refused.
@@ -372,12 +477,12 @@ fn by_host<'a, 'w>(
     having.first().copied()
 }
 
-fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
+fn endpoints(world: &World, found: &Found<'_, '_>, v4: bool) -> Reached {
     let Found { service, port, rule, subset } = found;
-    let Some(port) = port else { return Reached::Endpoints(Vec::new(), 0.0) };
+    let Some(port) = port else { return Reached::nowhere() };
     let policy = Policy::of(rule.as_ref(), subset.as_ref(), port.number);
     if policy.changes_bytes {
-        return Reached::Endpoints(Vec::new(), 0.0);
+        return Reached::nowhere();
     }
     if service.kind == Kindness::Entry(Resolution::None) || policy.passthrough {
         return Reached::Original(port.target);
@@ -391,13 +496,13 @@ fn endpoints(world: &World, found: &Found<'_, '_>, to: SocketAddr) -> Reached {
                     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
                 })
         });
-        (endpoint.socket || endpoint.ip.is_ipv4() == to.is_ipv4())
+        (endpoint.socket || endpoint.ip.is_ipv4() == v4)
             && (!service.local_only || endpoint.node.as_deref() == node)
             && labelled
     });
     let usable: Vec<&Endpoint> = usable.collect();
     if usable.iter().all(|one| one.socket) {
-        return Reached::Endpoints(Vec::new(), 0.0);
+        return Reached::nowhere();
     }
     let all: u32 = usable.iter().map(|one| one.weight).sum();
     let sockets: u32 = usable.iter().filter(|one| one.socket).map(|one| one.weight).sum();

@@ -90,7 +90,10 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
             object,
             host: format!("{name}.{home}.svc.{domain}"),
             export_to: (object.meta.annotations.get("networking.istio.io/exportTo"))
-                .map(|list| list.split(',').map(|one| one.trim().to_owned()).collect())
+                .map(|list| {
+                    let entries = list.split(',').map(str::trim).filter(|one| !one.is_empty());
+                    entries.map(str::to_owned).collect()
+                })
                 .unwrap_or_default(),
             ports: ports.collect(),
             addresses: if kind == Kindness::Cluster {
@@ -147,7 +150,7 @@ fn entry_labels(own: &Labels, entry: &WorkloadEntry) -> Labels {
     labels
 }
 
-fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
+pub(super) fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.labels.clone();
     labels.extend(object.meta.labels.clone());
     labels
@@ -157,18 +160,30 @@ fn carries(labels: &Labels, selector: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-fn pod_labels(world: &World, object: &Object, pod: &Pod) -> Labels {
+/// The labels of a pod, with those of its place.
+fn pod_labels(object: &Object, pod: &Pod, place: &[String; 3]) -> Labels {
     let mut labels = object.meta.labels.clone();
     if !pod.node.is_empty() {
         labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
     }
-    let node = world.find(Kind::Node, "", &pod.node);
-    for name in PLACES {
-        if let Some(value) = node.and_then(|node| node.meta.labels.get(name)) {
-            labels.insert(name.to_owned(), value.clone());
+    for (name, value) in PLACES.iter().zip(place) {
+        if !value.is_empty() {
+            labels.insert((*name).to_owned(), value.clone());
         }
     }
     labels
+}
+
+/// Where a pod is: where its node is, or else in the zone that is said of it as
+/// an endpoint.
+fn place_of_pod(world: &World, pod: &Pod, zone: Option<&str>) -> [String; 3] {
+    let place = place_of_node(world, &pod.node);
+    match zone {
+        Some(zone) if place.iter().all(String::is_empty) => {
+            [String::new(), zone.to_owned(), String::new()]
+        }
+        _ => place,
+    }
 }
 
 fn service_endpoints(
@@ -212,17 +227,20 @@ fn service_endpoints(
                         .filter_map(|pod| alive(pod))
                         .find(|(_, pod)| pod.ips.contains(ip))
                 });
+                let place = pod
+                    .map(|(_, pod)| place_of_pod(world, pod, endpoint.zone.as_deref()))
+                    .unwrap_or_default();
                 found.entry(*ip).or_insert_with(|| Endpoint {
                     ip: *ip,
                     port: number,
-                    labels: pod.map(|(object, pod)| pod_labels(world, object, pod)),
+                    labels: pod.map(|(object, pod)| pod_labels(object, pod, &place)),
                     node: endpoint
                         .node
                         .clone()
                         .or(pod.map(|(_, pod)| pod.node.clone()))
                         .filter(|node| !node.is_empty()),
                     weight: 1,
-                    place: pod.map(|(_, pod)| place_of_node(world, &pod.node)).unwrap_or_default(),
+                    place,
                     socket: false,
                 });
             }
@@ -276,6 +294,30 @@ fn place_of_entry(entry: &WorkloadEntry) -> [String; 3] {
         text.clone_into(part);
     }
     place
+}
+
+/// Where the clients are: where their node is, or else where all of the local
+/// workloads say that they are.
+pub(super) fn place_of_clients(world: &World) -> [String; 3] {
+    let node = world.settings.node_name.as_deref().filter(|node| !node.is_empty());
+    if let Some(node) = node
+        && world.find(Kind::Node, "", node).is_some()
+    {
+        return place_of_node(world, node);
+    }
+    let of_entries = world.workload_entries().filter_map(|(object, entry)| {
+        let annotations = &object.meta.annotations;
+        let local = ["redirector.io/cgroup", "redirector.io/netns"];
+        let local = local.iter().any(|name| annotations.contains_key(*name));
+        local.then(|| place_of_entry(entry))
+    });
+    let of_pods = world.pods().filter_map(|(object, pod)| {
+        let local = node == Some(&*pod.node) && !object.meta.uid.is_empty() && !pod.finished;
+        local.then(Default::default)
+    });
+    let mut said = of_entries.chain(of_pods);
+    let first = said.next().unwrap_or_default();
+    if said.all(|other| other == first) { first } else { Default::default() }
 }
 
 /// Where a node is.
@@ -336,13 +378,14 @@ fn entry_endpoints(
                 && carries(&other.meta.labels, selector)
             {
                 for ip in &pod.ips {
+                    let place = place_of_pod(world, pod, None);
                     found.entry(*ip).or_insert_with(|| Endpoint {
                         ip: *ip,
                         port: default,
-                        labels: Some(pod_labels(world, other, pod)),
+                        labels: Some(pod_labels(other, pod, &place)),
                         node: None,
                         weight: 1,
-                        place: place_of_node(world, &pod.node),
+                        place,
                         socket: false,
                     });
                 }
