@@ -45,6 +45,12 @@ impl<K: Ord + Clone, V: Clone> Difference<K, V> {
         Self { put, gone }
     }
 
+    /// With other values.
+    pub fn map<W>(self, mut value: impl FnMut(V) -> W) -> Difference<K, W> {
+        let put = self.put.into_iter().map(|(key, old)| (key, value(old))).collect();
+        Difference { put, gone: self.gone }
+    }
+
     /// Makes `from` what `to` was.
     pub fn apply(self, map: &mut BTreeMap<K, V>) {
         for key in &self.gone {

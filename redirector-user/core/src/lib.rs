@@ -14,6 +14,7 @@
 //! * [`diag`]: what is wrong with a document, and where.
 //! * [`model`]: the objects, typed: what the documents say.
 //! * [`store`]: the last good version of every object, and what is refused.
+//! * [`stored`]: reading objects that an earlier daemon wrote down.
 //! * [`world`]: the objects in force, and the settings.
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
@@ -49,6 +50,7 @@ pub mod plan;
 pub mod registry;
 pub mod rendezvous;
 pub mod store;
+pub mod stored;
 pub mod validate;
 pub mod world;
 pub mod yaml;

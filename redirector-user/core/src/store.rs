@@ -16,13 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
 use crate::difference;
 use crate::documents::Reading;
 use crate::model::{Object, ObjectRef};
+use crate::stored::{self, Lost, Raw};
 
 /// A document as it was read: what object it is, as far as that could be told,
 /// the object if it is acceptable, and everything that was said about it.
@@ -73,7 +74,7 @@ impl From<Reading> for Content {
 }
 
 /// One place where an object is written.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Mention {
     reference: ObjectRef,
     /// The last version that was in force, or was good and outdone by another
@@ -97,7 +98,7 @@ impl Mention {
 }
 
 /// A file and what is written in it, in its order.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct File {
     mentions: Vec<Mention>,
     /// What concerns the file as a whole: why it could not be read, and
@@ -139,39 +140,69 @@ pub struct Rejected {
 }
 
 /// The last good version of every object. Keyed by file, in path order.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Store {
     files: BTreeMap<Arc<str>, File>,
     /// What was accepted last, for objects that moved to a file in which they
     /// are wrong.
-    #[serde(with = "objects_as_list")]
+    #[serde(serialize_with = "objects_as_list")]
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
 }
 
 /// What makes one Store another, as far as it is written down.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     files: difference::Difference<Arc<str>, File>,
     in_force: difference::Difference<ObjectRef, Arc<Object>>,
 }
 
 /// JSON has no maps with structured keys; the objects carry their keys.
-mod objects_as_list {
-    use super::{Arc, BTreeMap, Object, ObjectRef};
-    use serde::{Deserialize, Deserializer, Serializer};
+fn objects_as_list<S: Serializer>(
+    map: &BTreeMap<ObjectRef, Arc<Object>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(map.values())
+}
 
-    pub fn serialize<S: Serializer>(
-        map: &BTreeMap<ObjectRef, Arc<Object>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map.values())
-    }
+/// A [`Store`] as it was written down.
+#[derive(Debug, Deserialize)]
+pub struct StoredStore {
+    files: BTreeMap<Arc<str>, Raw>,
+    in_force: Vec<Raw>,
+}
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<ObjectRef, Arc<Object>>, D::Error> {
-        let objects = Vec::<Arc<Object>>::deserialize(deserializer)?;
-        Ok(objects.into_iter().map(|object| (object.reference(), object)).collect())
+/// A [`Difference`] as it was written down.
+#[derive(Debug, Deserialize)]
+pub struct StoredDifference {
+    files: difference::Difference<Arc<str>, Raw>,
+    in_force: difference::Difference<ObjectRef, Raw>,
+}
+
+/// A [`File`] as it was written down.
+#[derive(Deserialize)]
+struct StoredFile {
+    mentions: Vec<StoredMention>,
+}
+
+/// A [`Mention`] as it was written down.
+#[derive(Deserialize)]
+struct StoredMention {
+    reference: ObjectRef,
+    accepted: Option<Raw>,
+}
+
+impl File {
+    /// What was written down; what of it cannot be read is left out.
+    fn read(stored: StoredFile, lost: &mut Vec<Lost>) -> Self {
+        let mentions = stored.mentions.into_iter().map(|mention| Mention {
+            reference: mention.reference,
+            accepted: mention
+                .accepted
+                .and_then(|raw| stored::object(&raw).map_err(|(_, why)| lost.push(why)).ok()),
+            candidate: None,
+            diagnostics: Vec::new(),
+        });
+        Self { mentions: mentions.collect(), diagnostics: Vec::new() }
     }
 }
 
@@ -187,12 +218,22 @@ impl Store {
         }
     }
 
-    /// This Store, made what [`Store::difference`] was told.
-    #[must_use]
-    pub fn with(mut self, difference: Difference) -> Self {
-        difference.files.apply(&mut self.files);
-        difference.in_force.apply(&mut self.in_force);
-        self
+    /// The Store that was written as this and what is different since. What of it
+    /// cannot be read is left out, and told.
+    pub fn read(written: StoredStore, difference: StoredDifference, lost: &mut Vec<Lost>) -> Self {
+        let mut files = written.files;
+        difference.files.apply(&mut files);
+        let files = files.into_iter().filter_map(|(name, raw)| {
+            let file = stored::part(&raw, format_args!("what is known of the file {name}"));
+            let file = file.map_err(|why| lost.push(why)).ok()?;
+            Some((name, File::read(file, lost)))
+        });
+        let files = files.collect();
+        let in_force = stored::objects(written.in_force, difference.in_force, lost);
+        // An object is written in its file and as in force: one loss, said once.
+        lost.sort_by(|a, b| a.what.cmp(&b.what));
+        lost.dedup();
+        Self { files, in_force }
     }
 
     /// What a file holds now.
@@ -325,6 +366,13 @@ impl Store {
             store.in_force.insert(reference, object);
         }
         store
+    }
+
+    /// These are in force; what is known of them already stays.
+    pub fn remember(&mut self, objects: impl IntoIterator<Item = Arc<Object>>) {
+        for object in objects {
+            self.in_force.entry(object.reference()).or_insert(object);
+        }
     }
 
     /// What [`effective`](Self::effective) gave is in force now.

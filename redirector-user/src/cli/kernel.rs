@@ -80,7 +80,12 @@ impl KernelArgs {
             return Ok(None);
         }
         match self.state().snapshot(generation) {
-            Ok(Some(snapshot)) => Ok(Some(snapshot)),
+            Ok(Some(snapshot)) => {
+                for lost in &snapshot.lost {
+                    context.note(&format!("note: in generation {generation}, {lost}"));
+                }
+                Ok(Some(snapshot))
+            }
             Ok(None) => {
                 let kept = self.state().generations();
                 let kept = match (kept.first(), kept.last()) {

@@ -206,6 +206,10 @@ fn answer(
         let place = if line == 0 { one.file.clone() } else { format!("{}:{line}", one.file) };
         warnings.push(format!("{place}: {what} is refused, {kept}: {why}"));
     }
+    warnings.extend(report.not_read.iter().map(|what| format!("when the daemon started: {what}")));
+    if let Some(snapshot) = snapshot {
+        problems.extend(snapshot.lost.iter().map(|lost| format!("of what is in force, {lost}")));
+    }
     if let Some(hold) = &report.hold {
         warnings.push(format!(
             "the configuration of generation {} is held by rollback",

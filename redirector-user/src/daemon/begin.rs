@@ -8,6 +8,7 @@ use redirector_core::layout::Layout;
 use redirector_core::plan::gateway::GatewayPlan;
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
+use redirector_core::stored::Lost;
 
 use super::control_loop::{Daemon, Over, files_to_follow, sending, started, tell};
 use super::drain::Drainer;
@@ -36,7 +37,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let cgroup2 = startup::cgroup2()?;
     let cgroups = startup::cgroups(&options, &cgroup2)?;
     let last_good = state.last_good();
-    let known = last_good.iter().flatten().flat_map(Store::files);
+    let known = last_good.iter().flatten().flat_map(|(store, _)| store.files());
     startup::paths(&files_to_follow(&options), known)?;
     startup::bpffs(&options)?;
     state.create()?;
@@ -69,7 +70,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         tracing::warn!("{what}: mended");
     }
     let (sender, events) = mpsc::channel();
-    let mut engine = engine(&options, &state, &datapath, last_good)?;
+    let mut not_read = Vec::new();
+    let mut engine = engine(&options, &state, &datapath, last_good, &mut not_read)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
         tracing::error!("{error}; nothing is bypassed");
         Vec::new()
@@ -103,6 +105,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         hold: hold_of(&state, last_generation(&state, active.generation)),
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
+        not_read,
         drift_repaired: u64::from(lost || !datapath.found().is_empty()),
         ..Report::default()
     };
@@ -186,31 +189,46 @@ fn agent(options: &Options) -> Result<Option<Agent>, Failure> {
     })
 }
 
-/// What is in force already, as far as it is known, and what was good before.
+/// The store of an earlier daemon, and what of it cannot be read.
+type LastGood = Result<Option<(Store, Vec<Lost>)>, StateError>;
+
+/// What is in force already, as far as it is known, and what was good before. What of
+/// both `not_read` is told.
 fn engine(
     options: &Options,
     state: &StateDir,
     datapath: &Datapath,
-    last_good: Result<Option<Store>, StateError>,
+    last_good: LastGood,
+    not_read: &mut Vec<String>,
 ) -> Result<Engine, Failure> {
     let (active, image) = datapath.dump_active()?;
     let snapshot = match last_generation(state, active.generation) {
         0 => None,
         last => state.snapshot(last).unwrap_or_else(|error| {
-            tracing::warn!("{error}; the kernel's tables are made anew");
+            not_read.push(format!("{error}; the kernel's tables are made anew"));
             None
         }),
     };
+    let lost = snapshot.iter().flat_map(|snapshot| &snapshot.lost);
+    not_read.extend(lost.map(|lost| format!("of what is in force, {lost}")));
+    let in_force = || snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned());
     let store = match last_good {
-        Ok(Some(store)) => store,
-        Ok(None) => {
-            Store::of_objects(snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned()))
+        Ok(Some((mut store, lost))) => {
+            not_read.extend(lost.iter().map(|lost| format!("of what was good, {lost}")));
+            if !lost.is_empty() {
+                store.remember(in_force());
+            }
+            store
         }
+        Ok(None) => Store::of_objects(in_force()),
         Err(error) => {
-            tracing::warn!("{error}; the last good versions are those in force");
-            Store::of_objects(snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned()))
+            not_read.push(format!("{error}; the last good versions are those in force"));
+            Store::of_objects(in_force())
         }
     };
+    for what in &*not_read {
+        tracing::warn!("{what}");
+    }
     if active.generation != 0 {
         let entries = image.frontends.len() + image.prefixes.len();
         tracing::info!(generation = active.generation, entries, "took over what is in force");

@@ -38,8 +38,9 @@ impl Daemon {
         let of_generation = hold.of_generation;
         let held = [of_generation, self.generation]
             .into_iter()
-            .find_map(|generation| self.state.snapshot(generation).ok().flatten());
-        let Some(held) = held else { return false };
+            .filter_map(|generation| self.state.snapshot(generation).ok().flatten());
+        // One of which nothing is lost, if there is.
+        let Some(held) = held.min_by_key(|snapshot| snapshot.lost.len()) else { return false };
         let held = self.engine.step_back_to(&held, self.newcomers());
         let holds = held.is_ok_and(|step| {
             self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
@@ -263,6 +264,10 @@ impl Daemon {
                  --history)"
             ));
         };
+        if let Some(lost) = snapshot.lost.first() {
+            let generation = snapshot.generation;
+            return Err(format!("generation {generation} cannot be made again: {lost}"));
+        }
         let newcomers = self.newcomers();
         let step =
             self.engine.step_back_to(snapshot, newcomers).map_err(|full| full.to_string())?;

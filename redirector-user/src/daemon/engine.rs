@@ -234,6 +234,7 @@ impl Step {
             settings: self.settings.clone(),
             resolved: self.resolved.clone(),
             contents: Contents { objects: self.objects.clone(), layout: self.layout.clone() },
+            lost: Vec::new(),
         }
     }
 }

@@ -9,20 +9,27 @@
 use std::io;
 use std::path::Path;
 
+use redirector_core::stored::Lost;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{StateDir, StateError};
 
 /// What is written like that.
-pub(super) trait Basis: Clone + Serialize + DeserializeOwned {
+pub(super) trait Basis: Clone + Serialize {
     /// What makes one another.
-    type Difference: Serialize + DeserializeOwned;
+    type Difference: Serialize;
+    /// It, as it was written down.
+    type Stored: DeserializeOwned;
+    /// What makes one another, as that was written down.
+    type StoredDifference: DeserializeOwned;
     /// The directory of its bases.
     const DIRECTORY: &'static str;
 
     fn difference(&self, to: &Self) -> Self::Difference;
-    fn with(self, difference: Self::Difference) -> Self;
+
+    /// What was written as these. What of it cannot be read is left out, and told.
+    fn read(base: Self::Stored, difference: Self::StoredDifference, lost: &mut Vec<Lost>) -> Self;
 }
 
 /// Something, as it is written: the number of its base, and what is different.
@@ -79,18 +86,19 @@ impl<T: Basis> Bases<T> {
     }
 }
 
-/// What was written.
+/// What was written. What of it cannot be read is left out, and told.
 pub(super) fn read<T: Basis>(
     state: &StateDir,
-    written: Written<T::Difference>,
+    written: Written<T::StoredDifference>,
+    lost: &mut Vec<Lost>,
 ) -> Result<T, StateError> {
     let name = file::<T>(written.base);
-    let base: Option<T> = state.load(&name)?;
+    let base: Option<T::Stored> = state.load(&name)?;
     let base = base.ok_or_else(|| StateError::Damaged {
         path: state.path().join(&name),
         why: "it is not there, and what is different from it is".to_owned(),
     })?;
-    Ok(base.with(written.difference))
+    Ok(T::read(base, written.difference, lost))
 }
 
 /// Forgets all bases but the newest and those that are `used`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redirector_core::model::Object;
 use redirector_core::store::{self, Store};
+use redirector_core::stored::Lost;
 
 use super::bases::{self, Bases, Basis};
 use super::snapshot::{Contents, Snapshot};
@@ -13,14 +14,16 @@ use super::{LAST_GOOD, StateDir, StateError, snapshot_name};
 
 impl Basis for Store {
     type Difference = store::Difference;
+    type Stored = store::StoredStore;
+    type StoredDifference = store::StoredDifference;
     const DIRECTORY: &'static str = "last-good";
 
     fn difference(&self, to: &Self) -> Self::Difference {
         Self::difference(self, to)
     }
 
-    fn with(self, difference: Self::Difference) -> Self {
-        Self::with(self, difference)
+    fn read(base: Self::Stored, difference: Self::StoredDifference, lost: &mut Vec<Lost>) -> Self {
+        Self::read(base, difference, lost)
     }
 }
 
@@ -180,7 +183,8 @@ mod tests {
             let kept = state.generations().contains(&snapshot.generation);
             assert_eq!(read, kept.then_some(snapshot));
         }
-        let read = state.last_good().unwrap().unwrap();
+        let (read, lost) = state.last_good().unwrap().unwrap();
+        assert_eq!(lost, []);
         assert_eq!(read.effective(), store.effective());
         assert!(read.is_unchanged());
     }

@@ -44,7 +44,8 @@ pub use report::{
 pub use snapshot::{Contents, Snapshot};
 
 use bases::{Basis, Written};
-use snapshot::Kept;
+use redirector_core::stored::Lost;
+use snapshot::StoredSnapshot;
 
 /// The file of the store.
 const LAST_GOOD: &str = "last-good.json";
@@ -215,10 +216,11 @@ impl StateDir {
         // A daemon may forget the base between the two readings, with the
         // generation that needed it.
         for last in [false, true] {
-            let Some(kept) = self.load::<Kept>(&snapshot_name(generation))? else { break };
-            let (contents, rest) = kept.split();
-            match bases::read::<Contents>(self, contents) {
-                Ok(contents) => return Ok(Some(rest.with(contents))),
+            let name = snapshot_name(generation);
+            let Some(stored) = self.load::<StoredSnapshot>(&name)? else { break };
+            let contents = |written, lost: &mut _| bases::read::<Contents>(self, written, lost);
+            match Snapshot::read(stored, contents) {
+                Ok(snapshot) => return Ok(Some(snapshot)),
                 Err(error) if last => return Err(error),
                 Err(_) => {}
             }
@@ -245,10 +247,12 @@ impl StateDir {
         });
     }
 
-    /// The store of an earlier daemon.
-    pub fn last_good(&self) -> Result<Option<Store>, StateError> {
-        let written: Option<Written<_>> = self.load(LAST_GOOD)?;
-        written.map(|written| bases::read::<Store>(self, written)).transpose()
+    /// The store of an earlier daemon, and what of it cannot be read.
+    pub fn last_good(&self) -> Result<Option<(Store, Vec<Lost>)>, StateError> {
+        let Some(written) = self.load::<Written<_>>(LAST_GOOD)? else { return Ok(None) };
+        let mut lost = Vec::new();
+        let store = bases::read::<Store>(self, written, &mut lost)?;
+        Ok(Some((store, lost)))
     }
 
     /// Keeps what is left alone.
@@ -388,6 +392,8 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
     StateError::Io { what, path: path.to_owned(), source }
 }
 
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests {
     use super::*;

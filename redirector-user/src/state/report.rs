@@ -29,6 +29,8 @@ pub struct Report {
     pub cgroup2: PathBuf,
     /// Where everything is pinned that is in force; nothing before it is.
     pub pinned: Option<Pinned>,
+    /// What an earlier daemon wrote down and this one could not read when it started.
+    pub not_read: Vec<String>,
     /// When the configuration was read last.
     pub read: u64,
     /// When the configuration in force came in force.

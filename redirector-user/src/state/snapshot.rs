@@ -7,6 +7,7 @@ use std::sync::Arc;
 use redirector_core::difference::Difference;
 use redirector_core::layout::{self, Layout};
 use redirector_core::model::{Object, ObjectRef};
+use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::{Settings, World};
 use serde::{Deserialize, Serialize};
 
@@ -31,10 +32,12 @@ pub struct Snapshot {
     pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// What grows with the configuration.
     pub contents: Contents,
+    /// What of it was written and cannot be read.
+    pub lost: Vec<Lost>,
 }
 
 /// What a generation was made of, as far as it grows with the configuration.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Contents {
     /// The objects in force, ordered by what they are.
     pub objects: Vec<Arc<Object>>,
@@ -43,14 +46,30 @@ pub struct Contents {
 }
 
 /// What makes one another.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct ContentsDifference {
     objects: Difference<ObjectRef, Arc<Object>>,
     layout: layout::Difference,
 }
 
+/// [`Contents`] as they were written down.
+#[derive(Deserialize)]
+pub(super) struct StoredContents {
+    objects: Vec<Raw>,
+    layout: Raw,
+}
+
+/// A [`ContentsDifference`] as it was written down.
+#[derive(Deserialize)]
+pub(super) struct StoredContentsDifference {
+    objects: Difference<ObjectRef, Raw>,
+    layout: Raw,
+}
+
 impl Basis for Contents {
     type Difference = ContentsDifference;
+    type Stored = StoredContents;
+    type StoredDifference = StoredContentsDifference;
     const DIRECTORY: &'static str = "generations/bases";
 
     fn difference(&self, to: &Self) -> Self::Difference {
@@ -60,35 +79,43 @@ impl Basis for Contents {
         }
     }
 
-    fn with(self, difference: Self::Difference) -> Self {
-        let objects = self.objects.into_iter().map(|object| (object.reference(), object));
-        let mut objects: BTreeMap<_, _> = objects.collect();
-        difference.objects.apply(&mut objects);
-        Self {
-            objects: objects.into_values().collect(),
-            layout: self.layout.with(difference.layout),
-        }
+    fn read(base: Self::Stored, difference: Self::StoredDifference, lost: &mut Vec<Lost>) -> Self {
+        let objects = stored::objects(base.objects, difference.objects, lost).into_values();
+        let layout = |lost: &mut Vec<Lost>| {
+            let what = "which numbers of the tables are what";
+            let layout = stored::part::<Layout>(&base.layout, what);
+            let difference = stored::part(&difference.layout, what);
+            let layout = layout.and_then(|layout| Ok(layout.with(difference?)));
+            layout.map_err(|why| lost.push(why)).unwrap_or_default()
+        };
+        Self { objects: objects.collect(), layout: layout(lost) }
     }
 }
 
 /// A snapshot, as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
-    #[serde(flatten)]
-    rest: Rest,
-    contents: Written<ContentsDifference>,
-}
-
-/// All but the contents.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Rest {
+pub(super) struct Kept<'a> {
     generation: u64,
     of_generation: Option<u64>,
     repeats: Option<u64>,
     made: u64,
-    settings: Settings,
-    resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    settings: &'a Settings,
+    resolved: &'a BTreeMap<Arc<str>, Vec<IpAddr>>,
+    contents: Written<ContentsDifference>,
+}
+
+/// A snapshot, as it was written down.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StoredSnapshot {
+    generation: u64,
+    of_generation: Option<u64>,
+    repeats: Option<u64>,
+    made: u64,
+    settings: Raw,
+    resolved: Raw,
+    contents: Written<StoredContentsDifference>,
 }
 
 impl Snapshot {
@@ -104,36 +131,35 @@ impl Snapshot {
         world
     }
 
-    pub(super) fn keep(&self, contents: Written<ContentsDifference>) -> Kept {
-        let rest = Rest {
+    pub(super) fn keep(&self, contents: Written<ContentsDifference>) -> Kept<'_> {
+        Kept {
             generation: self.generation,
             of_generation: self.of_generation,
             repeats: self.repeats,
             made: self.made,
-            settings: self.settings.clone(),
-            resolved: self.resolved.clone(),
-        };
-        Kept { rest, contents }
-    }
-}
-
-impl Kept {
-    pub(super) fn split(self) -> (Written<ContentsDifference>, Rest) {
-        (self.contents, self.rest)
-    }
-}
-
-impl Rest {
-    /// The snapshot, with what was written apart.
-    pub(super) fn with(self, contents: Contents) -> Snapshot {
-        Snapshot {
-            generation: self.generation,
-            of_generation: self.of_generation,
-            repeats: self.repeats,
-            made: self.made,
-            settings: self.settings,
-            resolved: self.resolved,
+            settings: &self.settings,
+            resolved: &self.resolved,
             contents,
         }
+    }
+
+    /// What was written down; `contents` reads what lies apart.
+    pub(super) fn read<E>(
+        stored: StoredSnapshot,
+        contents: impl FnOnce(Written<StoredContentsDifference>, &mut Vec<Lost>) -> Result<Contents, E>,
+    ) -> Result<Self, E> {
+        let mut lost = Vec::new();
+        let settings = stored::part(&stored.settings, "which settings it was made with");
+        let resolved = stored::part(&stored.resolved, "what names resolved to");
+        Ok(Self {
+            generation: stored.generation,
+            of_generation: stored.of_generation,
+            repeats: stored.repeats,
+            made: stored.made,
+            settings: settings.map_err(|why| lost.push(why)).unwrap_or_default(),
+            resolved: resolved.map_err(|why| lost.push(why)).unwrap_or_default(),
+            contents: contents(stored.contents, &mut lost)?,
+            lost,
+        })
     }
 }

@@ -34,6 +34,7 @@ pub struct Subset {
 
 /// `trafficPolicy`, with its port-level settings.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "WrittenPolicy")]
 pub struct TrafficPolicy {
     /// The fields that port-level settings also have.
     #[serde(flatten)]
@@ -44,6 +45,34 @@ pub struct TrafficPolicy {
     pub tunnel: bool,
     /// `proxyProtocol` is set: it would change bytes on the wire.
     pub proxy_protocol: bool,
+}
+
+/// A traffic policy as it is written, read without a detour: see [`crate::stored`].
+#[derive(Deserialize)]
+struct WrittenPolicy {
+    load_balancer: Option<LoadBalancer>,
+    tcp_pool: Option<TcpPool>,
+    outlier: Option<OutlierDetection>,
+    tls: Option<TlsMode>,
+    port_level: BTreeMap<u16, PolicySettings>,
+    tunnel: bool,
+    proxy_protocol: bool,
+}
+
+impl From<WrittenPolicy> for TrafficPolicy {
+    fn from(written: WrittenPolicy) -> Self {
+        Self {
+            settings: PolicySettings {
+                load_balancer: written.load_balancer,
+                tcp_pool: written.tcp_pool,
+                outlier: written.outlier,
+                tls: written.tls,
+            },
+            port_level: written.port_level,
+            tunnel: written.tunnel,
+            proxy_protocol: written.proxy_protocol,
+        }
+    }
 }
 
 /// The part of a traffic policy that exists for the whole and per port.

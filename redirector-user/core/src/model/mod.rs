@@ -153,7 +153,7 @@ pub struct Meta {
 }
 
 /// An object of one of the kinds that are read.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "kind", content = "spec")]
 #[expect(missing_docs, reason = "each variant is the kind of that name")]
 #[expect(clippy::large_enum_variant, reason = "always behind an Arc, and Pods are the many")]
@@ -188,8 +188,9 @@ impl Spec {
     }
 }
 
-/// An object: its metadata and what it says.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// An object: its metadata and what it says. What was written of it is read by
+/// [`crate::stored::object`].
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Object {
     /// Its metadata.
     pub meta: Meta,

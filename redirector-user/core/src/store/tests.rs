@@ -212,8 +212,13 @@ fn the_last_good_versions_survive_the_daemon() {
     let mut store = Store::default();
     put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
     store.accept();
-    let json = serde_json::to_string(&store).unwrap();
-    let mut store: Store = serde_json::from_str(&json).unwrap();
+    let written = serde_json::to_string(&store).unwrap();
+    let difference = serde_json::to_string(&store.difference(&store)).unwrap();
+    let mut lost = Vec::new();
+    let (written, difference) =
+        (serde_json::from_str(&written).unwrap(), serde_json::from_str(&difference).unwrap());
+    let mut store = Store::read(written, difference, &mut lost);
+    assert_eq!(lost, []);
     broken(&mut store, "a");
     assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
     put(&mut store, "a", vec![bad("x"), good("y", "2")]);
