@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use redirector_common::abi::VerdictKind;
 use redirector_core::client::Client;
 use redirector_core::compile::{Compiled, compile_with};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Kind, Object};
+use redirector_core::model::{Kind, Object, ObjectRef, RuleId, RuleList};
 use redirector_core::plan::gateway::{GatewayVerdict, Incoming};
 use redirector_core::plan::{Plan, RouteId};
 use redirector_core::registry::Registry;
@@ -23,7 +24,7 @@ use crate::support::reference::{Connection, Outcome, Reference};
 use crate::support::worlds::{
     Documents, NAMESPACES, PORTS, Source, dials, random_world, server_names,
 };
-use crate::support::{LIMITS, Shares, shares};
+use crate::support::{LIMITS, Shares, shares, verdict};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
@@ -98,7 +99,7 @@ impl Judged {
     /// All of its local workloads, a caller in none, and a source that is in no
     /// document.
     fn mesh(&self, random: &mut Random, count: &mut Count) {
-        let reference = Reference::new(&self.world);
+        let (reference, names) = (Reference::new(&self.world), self.layout.names());
         for source in self.documents.sources.iter().map(Some).chain([None]) {
             let class = source.map_or(0, |source| {
                 let identity = self.layout.identity(&source.id()).expect("it is a source");
@@ -114,7 +115,13 @@ impl Judged {
                 let got = shares(&self.image, class, to);
                 count.compared += 1;
                 count.routed += u64::from(!wanted.passed);
-                if !expected(&wanted).near(&got) {
+                let rules_agree = match verdict(&self.image, class, to) {
+                    VerdictKind::Route(route) => {
+                        names.routes[&route].rule.as_ref().map(rule_name) == wanted.rule
+                    }
+                    _ => true,
+                };
+                if !rules_agree || !expected(&wanted).near(&got) {
                     self.fail(&format!("from {from:?} to {to}: {wanted:?}, in the tables {got:?}"));
                 }
                 // Explaining is slower; a part of the dials will do.
@@ -230,6 +237,16 @@ impl Judged {
             }
         }
     }
+}
+
+/// As the reference names a rule.
+fn rule_name(rule: &RuleId) -> (ObjectRef, &'static str, usize) {
+    let list = match rule.list {
+        RuleList::Tcp => "tcp",
+        RuleList::Tls => "tls",
+        RuleList::Http => "http",
+    };
+    (rule.object.clone(), list, rule.index as usize)
 }
 
 fn described(from: &Connection) -> QuerySource {

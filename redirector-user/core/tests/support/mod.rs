@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 
 use redirector_common::abi::{Limits, Side, VerdictKind};
 use redirector_common::addr::Addr;
-use redirector_common::decide::{Caller, Decision, Tables, decide};
+use redirector_common::decide;
+use redirector_common::decide::shares::{ByWeight, of_route};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
@@ -118,71 +119,31 @@ pub fn client(
     }
 }
 
-struct Fixed(u32);
-
-impl Caller for Fixed {
-    fn class(&mut self, _: Side) -> u32 {
-        self.0
-    }
-    fn draw(&mut self) -> u32 {
-        0
-    }
+/// What the tables say to a class that dials an address; `Pass` also where no
+/// frontend has it.
+pub fn verdict(image: &Image, class: u32, to: SocketAddr) -> VerdictKind {
+    let (addr, port) = (Addr::from(to.ip()), to.port().to_be());
+    let found = decide::verdict(image, Side::of_epoch(0), &addr, port, || class);
+    found.map_or(VerdictKind::Pass, |verdict| verdict.kind())
 }
 
-/// The shares of a decision: which verdict, by the decision itself; then every
-/// leg and backend with the probability that a draw takes it.
+/// The shares that this comes to.
 pub fn shares(image: &Image, class: u32, to: SocketAddr) -> Shares {
-    let side = Side::of_epoch(0);
-    let port = to.port().to_be();
-    let decision = decide(image, side, &Addr::from(to.ip()), port, &mut Fixed(class));
-    let route = match decision {
-        Decision::Miss | Decision::Pass => return Shares { passed: true, ..Shares::default() },
-        Decision::Refuse => return Shares { refused: 1.0, ..Shares::default() },
-        Decision::RefuseLeg(choice) | Decision::Limited(choice) | Decision::Route(choice, _) => {
-            choice.route
-        }
-    };
     let mut shares = Shares::default();
-    let route = image.route(side, route).expect("the route is there");
-    let legs: Vec<_> = (route.first..route.first + route.count)
-        .map(|index| image.leg(side, index).expect("the leg is there"))
-        .collect();
-    let slots: Vec<_> = legs.iter().map(|leg| (leg.threshold, leg.alias)).collect();
-    for (leg, share) in legs.iter().zip(probabilities(&slots)) {
-        let destination = image.destination(side, leg.destination).expect("it is there");
-        if destination.count == 0 {
-            shares.refused += share;
-            continue;
-        }
-        let backends: Vec<_> = (destination.first..destination.first + destination.count)
-            .map(|index| image.backend(side, index).expect("the backend is there"))
-            .collect();
-        let slots: Vec<_> = backends.iter().map(|one| (one.threshold, one.alias)).collect();
-        for (backend, part) in backends.iter().zip(probabilities(&slots)) {
-            let mut address = SocketAddr::new(backend.addr.into(), u16::from_be(backend.port));
-            if address.ip().is_unspecified() {
-                address.set_ip(to.ip());
-                if address.port() == 0 {
-                    address.set_port(to.port());
-                }
-            }
-            if share * part > 0.0 {
-                *shares.endpoints.entry(address.to_string()).or_default() += share * part;
-            }
+    let route = match verdict(image, class, to) {
+        VerdictKind::Pass => return Shares { passed: true, ..shares },
+        VerdictKind::Refuse | VerdictKind::Classes(_) => return Shares { refused: 1.0, ..shares },
+        VerdictKind::Route(route) => route,
+    };
+    for part in of_route(image, Side::of_epoch(0), route, &ByWeight) {
+        shares.refused += part.refused;
+        for (mut endpoint, _, share) in part.endpoints {
+            endpoint.fill_in(&Addr::from(to.ip()), to.port().to_be());
+            let address = SocketAddr::new(endpoint.addr.into(), u16::from_be(endpoint.port));
+            *shares.endpoints.entry(address.to_string()).or_default() += share;
         }
     }
     shares
-}
-
-/// What each thing of an alias table has, out of thresholds and aliases.
-fn probabilities(slots: &[(u32, u32)]) -> Vec<f64> {
-    let mut parts = vec![0.0; slots.len()];
-    for (index, (threshold, alias)) in slots.iter().enumerate() {
-        let own = f64::from(*threshold) / 2f64.powi(32);
-        parts[index] += own / slots.len() as f64;
-        parts[*alias as usize] += (1.0 - own) / slots.len() as f64;
-    }
-    parts
 }
 
 /// Unused kinds of verdict must not stand in a class table.
