@@ -128,7 +128,9 @@ fn thousands_of_findings_are_shown_with_their_lines() {
     // Once with a line each, once all on one line: neither may cost more for
     // what stands before it.
     for separator in ["\n---\n", ","] {
-        let items: Vec<String> = (0..5_000).map(rule).collect();
+        // Where there is a Service, a name of none may be misspelt.
+        let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"clusterIP":"10.96.0.1"}}"#;
+        let items: Vec<String> = (0..5_000).map(rule).chain([service.to_owned()]).collect();
         let mut text = items.join(separator);
         if separator == "," {
             text = format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{text}]}}");
@@ -136,7 +138,7 @@ fn thousands_of_findings_are_shown_with_their_lines() {
         let (_directory, path) = file(&text);
         let answer = redirector(&["check", &path]);
         let (_, end) = answer.out.trim_end().rsplit_once('\n').unwrap_or_default();
-        assert_eq!(end, "5000 documents, 0 errors, 10000 warnings", "{}", answer.err);
+        assert_eq!(end, "5001 documents, 0 errors, 10000 warnings", "{}", answer.err);
         let carets = answer.out.lines().filter(|line| line.trim_end().ends_with('^')).count();
         assert_eq!(carets, 10_000);
         assert_eq!(answer.exit, 0);
@@ -186,6 +188,44 @@ fn a_form_of_one_command_is_refused_elsewhere() {
     let answer = redirector(&["version", "-o", "sarif"]);
     assert_eq!(answer.exit, 2, "{answer:?}");
     assert!(answer.err.contains("only check") && answer.err.contains("sarif"), "{}", answer.err);
+}
+
+#[test]
+fn strict_takes_warnings_for_errors_and_other_forms_say_the_same_findings() {
+    let (_directory, path) =
+        file(&format!("{SERVICE}---\n{}", RULE.replace("host: echo", "host: ehco")));
+    assert_eq!(redirector(&["check", &path]).exit, 0);
+    let json = redirector(&["check", "--strict", "--output", "json", &path]);
+    assert_eq!((json.exit, &json.json()["warnings"]), (1, &0.into()), "{json:?}");
+    let told = json.json()["diagnostics"].as_array().map_or(0, Vec::len);
+    for (form, begins) in [("line", format!("{path}:")), ("github", "::".to_owned())] {
+        let answer = redirector(&["check", "--output", form, &path]);
+        assert_eq!(answer.exit, 0, "{answer:?}");
+        assert_eq!(answer.out.lines().count(), told, "{answer:?}");
+        assert!(answer.out.lines().all(|line| line.starts_with(&begins)), "{answer:?}");
+        assert!(answer.err.contains("2 documents, 0 errors"), "{answer:?}");
+    }
+    assert_eq!(redirector(&["status", "--output", "line"]).exit, 2);
+}
+
+#[test]
+fn documents_that_are_a_part_are_completed_and_what_completes_them_is_not_judged() {
+    let (_directory, rules) = file(&RULE.replace("host: echo", "host: ehco"));
+    let alone = redirector(&["check", "--output", "json", &rules]).json();
+    let codes = |answer: &serde_json::Value| -> Vec<String> {
+        let all = answer["diagnostics"].as_array().expect("a list");
+        all.iter().map(|one| one["code"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(codes(&alone), ["RD3024"], "{alone:#}");
+    let bad =
+        format!("{SERVICE}---\n{}", SERVICE.replace("19000", "70000").replace("echo", "other"));
+    let (_directory, around) = file(&bad);
+    let answer =
+        redirector(&["check", "--output", "json", &rules, "--with-cluster", &around]).json();
+    assert_eq!((&answer["errors"], &answer["documents"]), (&0.into(), &1.into()), "{answer:#}");
+    assert!(codes(&answer).contains(&"RD3005".to_owned()), "{answer:#}");
+    let twice = redirector(&["check", "-", "--with-cluster", "-"]);
+    assert_eq!(twice.exit, 2, "{twice:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::analysis::{self, PodTemplate, deployments};
+use crate::analysis::{self, PodTemplate, deployments, part};
 use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
@@ -34,12 +34,38 @@ pub struct Report {
     pub documents: usize,
 }
 
-/// Judges files together: each by itself, and what they say of each other.
-/// `unreadable` are findings about files that could not be read.
-pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Settings) -> Report {
+impl Report {
+    /// The same, with errors in the place of warnings.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        for finding in &mut self.diagnostics {
+            if finding.severity == Severity::Warning {
+                finding.severity = Severity::Error;
+            }
+        }
+        self.errors += std::mem::take(&mut self.warnings);
+        self
+    }
+}
+
+/// Judges files together: each by itself, and what they say of each other and
+/// of what stands `around` them, which is not judged. `unreadable` are findings
+/// about files that could not be read.
+pub fn check(
+    readings: &[Reading],
+    around: &[Reading],
+    unreadable: &[Diagnostic],
+    settings: &Settings,
+) -> Report {
     let mut diagnostics = unreadable.to_vec();
     let mut world = World::new(settings.clone());
     let mut templates: Vec<PodTemplate> = Vec::new();
+    for reading in around {
+        templates.extend(reading.templates.iter().cloned());
+        for object in reading.objects.iter().filter_map(|read| read.object.as_ref()) {
+            world.insert(object.clone());
+        }
+    }
     // Of two with one name the last is in force.
     let mut places: HashMap<ObjectRef, Place<'_>> = HashMap::new();
     for reading in readings {
@@ -62,8 +88,11 @@ pub fn check(readings: &[Reading], unreadable: &[Diagnostic], settings: &Setting
         }
     }
     let registry = Registry::new(&world);
+    let mut findings = analysis::analyze(&world, &registry, &templates);
+    findings.retain(|finding| places.contains_key(&finding.object));
+    diagnostics.extend(part::only_a_part(&world, &registry, &templates, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
-    for finding in analysis::analyze(&world, &registry, &templates) {
+    for finding in findings {
         let told = told.entry(finding.object.clone()).or_default();
         *told += 1;
         let mut diagnostic = match (*told).cmp(&(MAX_FINDINGS + 1)) {

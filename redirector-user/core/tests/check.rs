@@ -16,7 +16,7 @@ fn report(texts: &[(&str, &str)]) -> Report {
     let readings: Vec<_> =
         texts.iter().map(|(name, text)| documents::read(Some((*name).into()), text)).collect();
     let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
-    check(&readings, &[], &settings)
+    check(&readings, &[], &[], &settings)
 }
 
 struct Case<'t> {

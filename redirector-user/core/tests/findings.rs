@@ -8,8 +8,8 @@ use redirector_core::world::{ServiceAddresses, Settings};
 
 fn report_with(text: &str, settings: &Settings) -> Report {
     let readings = [documents::read(Some("a.yaml".into()), text)];
-    let report = check(&readings, &[], settings);
-    let placed = |d: &Diagnostic| d.line > 0 && d.file.is_some();
+    let report = check(&readings, &[], &[], settings);
+    let placed = |d: &Diagnostic| d.line > 0 && d.file.is_some() || d.code == "RD3024";
     assert!(report.diagnostics.iter().all(placed), "{:#?}", report.diagnostics);
     report
 }
@@ -209,4 +209,22 @@ fn a_name_for_another_host_has_that_ones_ports() {
         warnings.map(|d| format!("{} {}", d.code, d.path)).collect::<Vec<_>>()
     };
     assert_eq!(warnings(&(text.clone() + &rule(3306))), [""; 0]);
+}
+
+#[test]
+fn what_no_document_is_of_is_said_once() {
+    let rule = |n: u32| {
+        let route = "route: [{destination: {host: shop, subset: one}}]";
+        let spec = format!("{{hosts: [shop], gateways: [mesh, edge], tcp: [{{{route}}}]}}");
+        virtual_service(&format!("a/v{n}"), &spec)
+    };
+    let rules: String = (0..9).map(rule).collect();
+    let report = report(&rules);
+    let found: Vec<_> = report.diagnostics.iter().filter(|d| d.code != "RD3009").collect();
+    let [only] = found[..] else { panic!("{found:#?}") };
+    for what in ["Services and ServiceEntries (named in 18 places)", "Gateways", "DestinationRules"]
+    {
+        assert!(only.message.contains(what), "{}", only.message);
+    }
+    assert_eq!(only.severity, Severity::Info);
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
 use super::{Common, Context, Exit, Failure, Format};
+use crate::output::annotations::{github, line};
 use crate::output::{Encoding, Lines, Style, plain, render};
 
 /// Validates documents and says everything that is wrong or suspicious; touches nothing
@@ -18,10 +19,11 @@ Examples:
   kubectl get virtualservices -A -o yaml | redirector check -
   redirector check --output json rules.yaml | jq .errors
   redirector check --output sarif rules/ > redirector.sarif
+  redirector check --strict --output github rules/ --with-cluster cluster.yaml
   redirector check --code RD3008
 
-Exit code 1 when there is an error. Every code is explained in
-docs/diagnostics.md.")]
+Exit code 1 when there is an error, with --strict also when there is a warning.
+Every code is explained in docs/diagnostics.md.")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(required_unless_present = "code", value_name = "PATH")]
@@ -29,20 +31,38 @@ pub struct Args {
     /// Explains a code instead
     #[arg(long, value_name = "RD1234", conflicts_with = "paths")]
     code: Option<String>,
+    /// Takes warnings for errors
+    #[arg(long)]
+    strict: bool,
+    /// Documents that complete these (Services, Pods, ...) and are not themselves reported on
+    #[arg(long, num_args = 1.., action = clap::ArgAction::Append, value_name = "PATH")]
+    with_cluster: Vec<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     if let Some(id) = &args.code {
-        if common.output == Format::Sarif {
+        if matches!(common.output, Format::Sarif | Format::Line | Format::Github) {
             return Err(Failure::new(Exit::Usage, "a code is explained as text, JSON or YAML"));
         }
         return explain(id, common, context);
     }
+    if [&args.paths, &args.with_cluster].iter().all(|paths| paths.iter().any(|path| path == "-")) {
+        return Err(Failure::new(Exit::Usage, "standard input is read once: - stands twice"));
+    }
     let documents = Documents::read(&args.paths);
-    let settings = args.settings.settings(false);
-    let report = check::check(&documents.readings, &documents.diagnostics, &settings);
+    let around = Documents::read(&args.with_cluster);
+    let unreadable = [&documents.diagnostics[..], &around.diagnostics[..]].concat();
+    let mut report = check::check(
+        &documents.readings,
+        &around.readings,
+        &unreadable,
+        &args.settings.settings(false),
+    );
+    if args.strict {
+        report = report.strict();
+    }
     if documents.texts.is_empty() && report.errors == 0 {
         context.note(&format!("note: there is no document in {}", places(&args.paths)));
     }
@@ -51,6 +71,12 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         Format::Sarif => {
             let log = sarif::log(&report.diagnostics, env!("CARGO_PKG_VERSION"));
             context.print_value(Encoding::Json, &log)
+        }
+        Format::Line | Format::Github => {
+            let form = if common.output == Format::Line { line } else { github };
+            let lines: String = report.diagnostics.iter().map(form).collect();
+            // Beside what programs read, for the people who start them.
+            context.print(&lines).inspect(|()| context.note(&summary(&report)))
         }
         _ => context.answer(common, &report, |style| text(&report, &documents, style)),
     };
@@ -63,13 +89,18 @@ fn text(report: &Report, documents: &Documents, style: Style) -> String {
     for diagnostic in &report.diagnostics {
         text.push_str(&render(diagnostic, &mut lines, style));
     }
-    text.push_str(&format!(
-        "{}, {}, {}\n",
+    text.push_str(&summary(report));
+    text.push('\n');
+    text
+}
+
+fn summary(report: &Report) -> String {
+    format!(
+        "{}, {}, {}",
         counted(report.documents, "document"),
         counted(report.errors, "error"),
         counted(report.warnings, "warning")
-    ));
-    text
+    )
 }
 
 /// What was looked through in vain.

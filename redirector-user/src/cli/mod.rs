@@ -70,6 +70,10 @@ pub enum Format {
     Yaml,
     /// For code hosts and CI systems (check only).
     Sarif,
+    /// A line for each finding, for editors (check only).
+    Line,
+    /// Annotations of GitHub's workflows (check only).
+    Github,
 }
 
 impl Format {
@@ -79,7 +83,7 @@ impl Format {
         match self {
             Self::Json => Some(Encoding::Json),
             Self::Yaml => Some(Encoding::Yaml),
-            Self::Text | Self::Sarif => None,
+            Self::Text | Self::Sarif | Self::Line | Self::Github => None,
         }
     }
 
@@ -87,7 +91,7 @@ impl Format {
     const fn only(self) -> Option<&'static str> {
         match self {
             Self::Text | Self::Json | Self::Yaml => None,
-            Self::Sarif => Some("check"),
+            Self::Sarif | Self::Line | Self::Github => Some("check"),
         }
     }
 }

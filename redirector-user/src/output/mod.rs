@@ -1,6 +1,7 @@
 //! What people read: colours, tables, and diagnostics with the line they are
 //! about. What scripts read are the serialised types of each command.
 
+pub mod annotations;
 mod diagnostics;
 mod encode;
 mod fold;

@@ -15,6 +15,7 @@ mod facts;
 mod gateways;
 mod hosts;
 mod http;
+pub mod part;
 mod policies;
 mod proxy_protocol;
 mod rules;

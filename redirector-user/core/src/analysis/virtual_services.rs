@@ -58,14 +58,7 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
                 format!("there is no Gateway {full}: nothing serves the rules there"),
             );
             finding.help = near.map(|near| format!("did you mean {near}?"));
-            report.add(path.clone(), finding);
-            report.add(
-                path,
-                Diagnostic::new(
-                    &references::HOST_NOT_IN_GATEWAY,
-                    format!("none of the hosts is served by {full}, which does not exist"),
-                ),
-            );
+            report.add(path, finding);
             continue;
         };
         let Spec::Gateway(spec) = &gateway.spec else { continue };

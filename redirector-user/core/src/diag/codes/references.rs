@@ -147,4 +147,9 @@ codes! {
         "Write the same port in both Services, or give one another targetPort."
         "ports: [{name: tcp-a, port: 80, targetPort: 8080}, {name: tcp-b, port: 81, targetPort: 8080}]   # and a Deployment that is selected"
     }
+    ONLY_A_PART = "RD3024" Info NONE "The documents are only a part" {
+        "Nothing of the kind is among the documents, so whether a name is right cannot be told: it is said once, not at every name. As soon as one object of the kind is there, each name that is missing is told."
+        "Give check the documents that complete these: --with-cluster FILE, or as further paths."
+        "kubectl get virtualservices -A -o yaml | redirector check -"
+    }
 }

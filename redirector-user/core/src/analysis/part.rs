@@ -1,0 +1,92 @@
+//! Documents that are only a part of what will be in force: a repository of
+//! rules without the Services that they name.
+//!
+//! Where nothing of a kind is among the documents, no name of it can be judged,
+//! and that is said once. Where something is, a name that is missing may be
+//! misspelt, and each is told.
+
+use super::{Finding, PodTemplate};
+use crate::diag::Diagnostic;
+use crate::diag::codes::{Code, differences, references};
+use crate::model::Kind;
+use crate::registry::Registry;
+use crate::world::World;
+
+/// What may be missing as a whole.
+struct Missing {
+    /// How a sentence calls it.
+    what: &'static str,
+    /// What is an object of it.
+    kinds: &'static [Kind],
+    /// What is found where nothing of it is there.
+    codes: &'static [&'static Code],
+}
+
+const ALL: [Missing; 4] = [
+    Missing {
+        what: "Services and ServiceEntries",
+        kinds: &[Kind::Service, Kind::ServiceEntry],
+        codes: &[
+            &references::UNKNOWN_HOST,
+            &references::UNKNOWN_RULE_HOST,
+            &references::UNKNOWN_VIRTUAL_HOST,
+            &differences::UNKNOWN_SLICE_SERVICE,
+        ],
+    },
+    Missing { what: "Gateways", kinds: &[Kind::Gateway], codes: &[&references::UNKNOWN_GATEWAY] },
+    Missing {
+        what: "DestinationRules",
+        kinds: &[Kind::DestinationRule],
+        codes: &[&references::UNKNOWN_SUBSET],
+    },
+    Missing {
+        what: "Pods, WorkloadEntries and EndpointSlices",
+        kinds: &[Kind::Pod, Kind::WorkloadEntry, Kind::EndpointSlice],
+        codes: &[
+            &references::EMPTY_SUBSET,
+            &references::UNKNOWN_SELECTOR,
+            &differences::NO_ENDPOINTS,
+            &differences::UNKNOWN_POD,
+        ],
+    },
+];
+
+/// Takes out the findings that only say that something is not among the
+/// documents, and says what in one sentence.
+pub fn only_a_part(
+    world: &World,
+    registry: &Registry,
+    templates: &[PodTemplate],
+    findings: &mut Vec<Finding>,
+) -> Option<Diagnostic> {
+    let mut missing = Vec::new();
+    for Missing { what, kinds, codes } in &ALL {
+        let endpoints = || {
+            let mut ports = registry.services().iter().flat_map(|service| &service.ports);
+            ports.any(|port| !port.endpoints.is_empty())
+        };
+        let workloads = kinds.contains(&Kind::Pod) && (!templates.is_empty() || endpoints());
+        if workloads || kinds.iter().any(|kind| world.of_kind(*kind).next().is_some()) {
+            continue;
+        }
+        let before = findings.len();
+        findings.retain(|finding| !codes.iter().any(|code| code.id == finding.diagnostic.code));
+        match before - findings.len() {
+            0 => {}
+            1 => missing.push(format!("{what} (named in 1 place)")),
+            places => missing.push(format!("{what} (named in {places} places)")),
+        }
+    }
+    let (last, others) = missing.split_last()?;
+    let list = match others {
+        [] => last.clone(),
+        others => format!("{} and {last}", others.join(", ")),
+    };
+    Some(
+        Diagnostic::new(
+            &references::ONLY_A_PART,
+            format!("not among the documents: {list}; what is said of them is not judged"),
+        )
+        .help("--with-cluster FILE names documents that complete these"),
+    )
+}
