@@ -19,6 +19,7 @@
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
 //! * [`client`]: the one that connects, as rules see it.
+//! * [`rules`]: the conditions and the order of rules, and the one walk.
 //! * [`compile`]: from the World to the Plan.
 //! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
@@ -49,6 +50,7 @@ mod pairs;
 pub mod plan;
 pub mod registry;
 pub mod rendezvous;
+pub mod rules;
 pub mod store;
 pub mod stored;
 pub mod validate;

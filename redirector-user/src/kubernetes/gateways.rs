@@ -20,12 +20,12 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redirector_core::compile::relays;
 use redirector_core::model::{
     EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry,
     ServicePort, Spec, WorkloadEntry,
 };
 use redirector_core::registry::{GATEWAY_FOR_ANNOTATION, StandsFor};
+use redirector_core::rules::relays;
 use redirector_core::store::{Content, Document};
 
 /// On a Service: this node's proxy serves its gateway.

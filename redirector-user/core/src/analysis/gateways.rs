@@ -6,12 +6,11 @@ use std::net::IpAddr;
 
 use super::facts::Facts;
 use super::{Finding, Report};
-use crate::compile::gateways::bound_elsewhere;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
 use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec};
 use crate::names::hosts_match;
-use crate::plan::gateway::Dropped;
+use crate::rules::{Outdone, bound_elsewhere};
 
 /// Servers by Gateway, for each selector and port.
 type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;
@@ -49,13 +48,13 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for Dropped { gateway, server, reason } in bound_elsewhere(facts.world, facts.registry) {
+    for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
         let Some(Spec::Gateway(spec)) = facts.world.get(&gateway).map(|object| &object.spec) else {
             continue;
         };
-        if spec.servers.get(server as usize).is_some_and(|server| !is_unix(server)) {
+        if spec.servers.get(index).is_some_and(|server| !is_unix(server)) {
             Report::new(gateway, findings).add(
-                format!("spec.servers[{server}].bind"),
+                format!("spec.servers[{index}].bind"),
                 Diagnostic::new(&differences::GATEWAY_BIND, reason),
             );
         }

@@ -10,21 +10,27 @@ use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, L4Match, Object, Spec, TcpRule, VirtualService};
 use crate::names::{MESH, complete_gateway};
 use crate::registry::{Service, ServiceKind};
+use crate::rules::{Block, is_everything};
 use crate::validate::names::is_dns_label;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, rule) in facts.world.virtual_services() {
         let mut report = Report::new(object.reference(), findings);
         let bound = Bound::new(facts, object, rule);
+        let blocks: Vec<Vec<Block>> = rule
+            .tcp
+            .iter()
+            .map(|tcp| tcp.matches.iter().map(|l4| Block::new(l4, &[], bound.namespace)).collect())
+            .collect();
         for (i, tcp) in rule.tcp.iter().enumerate() {
             for (j, block) in tcp.matches.iter().enumerate() {
                 let path = format!("spec.tcp[{i}].match[{j}]");
                 conditions(facts, &bound, block, &path, &mut report);
             }
-            useless_subnets(i, tcp, &mut report);
+            useless_subnets(i, &blocks[i], &mut report);
             weights(i, tcp, &mut report);
         }
-        shadows(facts, rule, &mut report);
+        shadows(facts, &blocks, &mut report);
         if bound.mesh && !rule.tcp.is_empty() {
             tcp_ports(&bound, &mut report);
         }
@@ -96,9 +102,8 @@ fn conditions(
             .help("sourceLabels and sourceNamespace mean the same in both"),
         );
     }
-    let everything = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() == 0);
     if block.destination_subnets.len() > 1
-        && let Some(n) = block.destination_subnets.iter().position(everything)
+        && let Some(n) = block.destination_subnets.iter().position(is_everything)
     {
         report.add(
             format!("{path}.destinationSubnets[{n}]"),
@@ -249,9 +254,7 @@ fn subnets(
         return;
     }
     let meets = |net: &IpNet, address: &IpNet| {
-        matches!(net, IpNet::V4(net) if net.prefix_len() == 0)
-            || net.contains(address)
-            || address.contains(net)
+        is_everything(net) || net.contains(address) || address.contains(net)
     };
     let any = block.destination_subnets.iter().any(|net| addresses.iter().any(|a| meets(net, a)));
     if addresses.is_empty() || any {
@@ -281,35 +284,15 @@ fn subnets(
     );
 }
 
-/// Whether `outer` holds whenever `inner` does, subnets left aside.
-fn implied(inner: &L4Match, outer: &L4Match) -> bool {
-    let port = outer.port.is_none() || outer.port == inner.port;
-    let labels =
-        outer.source_labels.iter().all(|(key, value)| inner.source_labels.get(key) == Some(value));
-    let namespace =
-        outer.source_namespace.is_empty() || outer.source_namespace == inner.source_namespace;
-    let gateways = outer.gateways.is_empty()
-        || !inner.gateways.is_empty()
-            && inner.gateways.iter().all(|name| outer.gateways.contains(name));
-    let source = match (outer.source_subnet, inner.source_subnet) {
-        (None, _) => true,
-        (Some(outer), Some(inner)) => outer.contains(&inner),
-        (Some(_), None) => false,
-    };
-    port && labels && namespace && gateways && source
-}
-
-fn covers(outer: &IpNet, inner: &IpNet) -> bool {
-    outer.contains(inner) || matches!(outer, IpNet::V4(net) if net.prefix_len() == 0)
-}
-
 /// Subnets beside an alternative that has none.
-fn useless_subnets(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
-    for (j, block) in rule.matches.iter().enumerate() {
-        let other = rule.matches.iter().take(64).enumerate().find(|(k, other)| {
-            *k != j && other.destination_subnets.is_empty() && implied(block, other)
-        });
-        if let (false, Some((k, _))) = (block.destination_subnets.is_empty(), other) {
+fn useless_subnets(index: usize, blocks: &[Block], report: &mut Report<'_>) {
+    for (j, block) in blocks.iter().enumerate() {
+        let other = blocks
+            .iter()
+            .take(64)
+            .enumerate()
+            .find(|(k, other)| *k != j && other.subnets().is_empty() && block.implies(other));
+        if let (false, Some((k, _))) = (block.subnets().is_empty(), other) {
             report.add(
                 format!("spec.tcp[{index}].match[{j}].destinationSubnets"),
                 Diagnostic::new(
@@ -322,47 +305,41 @@ fn useless_subnets(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
 }
 
 /// Matches that rules above take everything from.
-fn shadows(facts: &Facts<'_>, rule: &VirtualService, report: &mut Report<'_>) {
-    let everything = [L4Match::default()];
-    let blocks = |rule: &TcpRule| -> Vec<L4Match> {
-        if rule.matches.is_empty() { everything.to_vec() } else { rule.matches.clone() }
-    };
-    let mut above: Vec<(usize, L4Match)> = Vec::new();
-    for (i, tcp) in rule.tcp.iter().enumerate() {
-        for (j, block) in tcp.matches.iter().enumerate() {
+fn shadows(facts: &Facts<'_>, rules: &[Vec<Block>], report: &mut Report<'_>) {
+    let everything = Block::default();
+    let mut above: Vec<(usize, &Block)> = Vec::new();
+    for (i, blocks) in rules.iter().enumerate() {
+        for (j, block) in blocks.iter().enumerate() {
             if !facts.spend(above.len()) {
                 return;
             }
             let path = format!("spec.tcp[{i}].match[{j}]");
             shadowed(&above, block, &path, report);
         }
-        if tcp.matches.is_empty()
-            && let Some((n, _)) = above.iter().find(|(n, other)| {
-                !rule.tcp[*n].matches.is_empty()
-                    && other.destination_subnets.is_empty()
-                    && implied(&L4Match::default(), other)
-            })
-        {
-            report.add(
-                format!("spec.tcp[{i}]"),
-                Diagnostic::new(
-                    &differences::DEAD_RULE,
-                    format!("rule {n} of the list takes everything: this one is never reached"),
-                ),
-            );
+        if blocks.is_empty() {
+            let taken =
+                |(n, other): &&(usize, &Block)| !rules[*n].is_empty() && everything.implies(other);
+            if let Some((n, _)) = above.iter().find(taken) {
+                report.add(
+                    format!("spec.tcp[{i}]"),
+                    Diagnostic::new(
+                        &differences::DEAD_RULE,
+                        format!("rule {n} of the list takes everything: this one is never reached"),
+                    ),
+                );
+            }
+            above.push((i, &everything));
         }
-        above.extend(blocks(tcp).into_iter().map(|block| (i, block)));
+        above.extend(blocks.iter().map(|block| (i, block)));
     }
 }
 
-fn shadowed(above: &[(usize, L4Match)], block: &L4Match, path: &str, report: &mut Report<'_>) {
+fn shadowed(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
     // What is written twice is already reported by its own code.
-    if above.iter().any(|(_, other)| other == block) {
+    if above.iter().any(|(_, other)| *other == block) {
         return;
     }
-    let whole = above
-        .iter()
-        .find(|(_, other)| other.destination_subnets.is_empty() && implied(block, other));
+    let whole = above.iter().find(|(_, other)| other.subnets().is_empty() && block.implies(other));
     if let Some((n, _)) = whole {
         report.add(
             path,
@@ -376,11 +353,11 @@ fn shadowed(above: &[(usize, L4Match)], block: &L4Match, path: &str, report: &mu
         );
         return;
     }
-    for (k, net) in block.destination_subnets.iter().enumerate() {
-        let Some((n, outer)) =
-            above.iter().filter(|(_, other)| implied(block, other)).find_map(|(n, other)| {
-                Some((n, other.destination_subnets.iter().find(|o| covers(o, net))?))
-            })
+    for (k, net) in block.subnets().iter().enumerate() {
+        let Some((n, outer)) = above
+            .iter()
+            .filter(|(_, other)| block.implies_within(Some(net), other))
+            .find_map(|(n, other)| Some((n, other.subnets().iter().find(|o| o.contains(net))?)))
         else {
             continue;
         };

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::rules::RuleBook;
 use crate::client::{Client, Question, contains};
 use crate::model::{Labels, Object, SourceId, SourceSelector, Spec};
-use crate::names::MESH;
 use crate::plan::{Class, ClassId, Source};
 use crate::registry::{Registry, ServiceKind, Workload};
+use crate::rules::RuleBook;
 use crate::world::Settings;
 
 /// Everything that is ever asked about a source.
@@ -88,7 +87,7 @@ fn source(workload: &Workload, selector: SourceSelector, class: ClassId) -> (Sou
 /// and of every workload that answers all questions as they do: with no.
 pub(super) fn group(
     registry: &Registry,
-    book: &RuleBook<'_>,
+    book: &RuleBook,
 ) -> (Vec<Class>, BTreeMap<SourceId, Source>, Classifier) {
     let mut classifier = Classifier {
         settings: registry.settings.clone(),
@@ -112,7 +111,7 @@ pub(super) fn group(
 }
 
 impl Questions {
-    fn new(registry: &Registry, book: &RuleBook<'_>) -> Self {
+    fn new(registry: &Registry, book: &RuleBook) -> Self {
         let mut questions = Self::default();
         let mut names = |namespaces: &mut dyn Iterator<Item = &Arc<str>>| {
             questions.namespaces.extend(namespaces.cloned());
@@ -146,9 +145,10 @@ impl Questions {
         // something to miss, does it matter who has it.
         let others: BTreeSet<IpNet> =
             registry.services().iter().flat_map(|service| &service.addresses).copied().collect();
-        let everywhere = registry.services().iter().any(|service| {
-            service.is_entry() && service.addresses.is_empty() && service.rejected.is_none()
-        });
+        let everywhere = registry
+            .services()
+            .iter()
+            .any(|service| service.claims_everywhere() && service.rejected.is_none());
         let wide: Vec<&IpNet> =
             others.iter().filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()).collect();
         for service in registry.services() {
@@ -166,20 +166,17 @@ impl Questions {
                 }
             }
         }
-        for sheet in &book.sheets {
-            if !sheet.gateways.iter().any(|gateway| gateway == MESH) {
-                continue;
-            }
-            questions.namespaces.extend(sheet.export.namespaces().cloned());
-            for block in sheet.tcp.iter().flat_map(|rule| &rule.blocks) {
-                let l4 = block.l4;
-                if !l4.source_namespace.is_empty() {
-                    questions.namespaces.insert(l4.source_namespace.as_str().into());
+        for set in book.sets.iter().filter(|set| set.is_for_mesh()) {
+            questions.namespaces.extend(set.export.namespaces().cloned());
+            let blocks = set.tcp.iter().flat_map(|rule| &rule.blocks);
+            for condition in blocks.flat_map(|block| block.conditions()) {
+                match condition.question() {
+                    Some(Question::Namespace(name)) => _ = questions.namespaces.insert(name.into()),
+                    Some(Question::Labels(labels)) => questions.ask_for(labels),
+                    Some(Question::Within(subnet)) => _ = questions.subnets.insert(subnet),
+                    Some(Question::Address(ip)) => _ = questions.addresses.insert(ip),
+                    Some(Question::Bypassed) | None => {}
                 }
-                if !l4.source_labels.is_empty() {
-                    questions.ask_for(&l4.source_labels);
-                }
-                questions.subnets.extend(l4.source_subnet);
             }
         }
         questions

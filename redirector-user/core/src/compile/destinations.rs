@@ -9,25 +9,24 @@ use redirector_common::abi::MAX_LEGS;
 use rustc_hash::FxHashMap;
 
 use super::localities::{Home, common_multiple, weigh};
-use super::rules::{Rule, Sheet};
 use crate::client::{Asker, contains};
 use crate::model::{LbAlgorithm, ObjectRef, Policy, Resolution, RouteDestination, RuleId};
-use crate::names::complete_host;
 use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Leg, Lost, RouteId, Verdict};
-use crate::registry::{self, MergedRule, NoService, Port, Registry, Service, ServiceKind};
+use crate::registry::{self, MergedRule, Port, Registry, Service, ServiceKind};
+use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 
 /// The routes and destinations met so far.
 #[derive(Debug)]
 pub(crate) struct Destinations<'q> {
     registry: &'q Registry,
     home: Home,
-    routes: FxHashMap<Arc<RouteId>, Met>,
+    routes: FxHashMap<Arc<RouteId>, KnownRoute>,
     destinations: FxHashMap<DestinationId, Destination>,
 }
 
 /// A route that was met.
 #[derive(Debug)]
-struct Met {
+struct KnownRoute {
     legs: Vec<Leg>,
     verdict: Verdict,
 }
@@ -49,12 +48,12 @@ pub(crate) enum Family {
 }
 
 /// What is known of a destination before its endpoints.
-struct Meant<'q> {
+struct Resolved<'q> {
     id: DestinationId,
-    found: Result<Found<'q>, String>,
+    found: Result<Backed<'q>, String>,
 }
 
-struct Found<'q> {
+struct Backed<'q> {
     service: &'q Service,
     port: &'q Port,
     rule: Option<&'q MergedRule>,
@@ -106,16 +105,17 @@ impl<'q> Destinations<'q> {
     pub fn rule(
         &mut self,
         who: &Asker<'_, 'q>,
-        sheet: &Sheet<'_>,
-        rule: &Rule<'_>,
+        set: &RuleSet,
+        rule: &Rule,
         port: u16,
         family: Family,
     ) -> (Arc<RouteId>, Verdict) {
-        let sole = rule.route.len() == 1;
-        let mut parts = Vec::with_capacity(rule.route.len());
-        for entry in rule.route {
+        let entries = set.route(rule);
+        let sole = entries.len() == 1;
+        let mut parts = Vec::with_capacity(entries.len());
+        for entry in entries {
             let weight = if sole { 1 } else { u64::from(entry.weight) };
-            parts.push((self.entry(who, sheet.namespace(), entry, port, family), weight));
+            parts.push((self.entry(who, set.namespace(), entry, port, family), weight));
         }
         self.route(Some(rule.id.clone()), parts)
     }
@@ -130,12 +130,57 @@ impl<'q> Destinations<'q> {
         v6: bool,
     ) -> (Arc<RouteId>, Verdict) {
         let rule = self.registry.rules.find(who, service);
-        let meant = Meant {
+        let meant = Resolved {
             id: id(service, None, port.number, v6, rule),
-            found: Ok(Found { service, port, rule }),
+            found: Ok(Backed { service, port, rule }),
         };
         let id = self.meet(meant);
         self.route(None, vec![(id, 1)])
+    }
+
+    /// What becomes of a connection that ends up there; `None`: it is left as it
+    /// is, because nothing here concerns it.
+    pub fn arrival(
+        &mut self,
+        who: &Asker<'_, 'q>,
+        arrival: &Arrival<'q>,
+        port: u16,
+        v6: bool,
+    ) -> Option<(Arc<RouteId>, Verdict)> {
+        match arrival {
+            Arrival::Unclaimed | Arrival::Elsewhere(..) => None,
+            Arrival::Service(_, claim) => Some(self.service(who, claim.service, claim.port, v6)),
+            // Who claims every address would take what it has nowhere to send.
+            Arrival::Rule(_, claim, set, rule)
+                if claim.kind == ClaimKind::Anywhere
+                    && self.is_for_other_family(who, set, rule, port, v6) =>
+            {
+                None
+            }
+            Arrival::Rule(_, _, set, rule) => {
+                Some(self.rule(who, set, rule, port, Family::Only { v6 }))
+            }
+        }
+    }
+
+    /// Whether the destinations of a rule have endpoints, and none of this family.
+    fn is_for_other_family(
+        &self,
+        who: &Asker<'_, 'q>,
+        set: &RuleSet,
+        rule: &Rule,
+        port: u16,
+        v6: bool,
+    ) -> bool {
+        let any = |v6| {
+            let entries = set.route(rule);
+            let mut drawn = entries.iter().filter(|one| entries.len() == 1 || one.weight > 0);
+            drawn.any(|entry| {
+                let Resolved { id, found } = self.resolve(who, set.namespace(), entry, port, v6);
+                found.is_ok_and(|found| !self.endpoints(&id, &found).endpoints.is_empty())
+            })
+        };
+        !any(v6) && any(!v6)
     }
 
     fn route(
@@ -167,7 +212,7 @@ impl<'q> Destinations<'q> {
             (false, true) => Verdict::Pass,
             (false, false) => Verdict::Route(route.clone()),
         };
-        self.routes.insert(route.clone(), Met { legs, verdict: verdict.clone() });
+        self.routes.insert(route.clone(), KnownRoute { legs, verdict: verdict.clone() });
         (route, verdict)
     }
 
@@ -210,27 +255,6 @@ impl<'q> Destinations<'q> {
         nowhere
     }
 
-    /// Whether the subsets that a rule names are all defined.
-    pub fn subsets_resolve(
-        &self,
-        who: &Asker<'_, 'q>,
-        sheet: &Sheet<'_>,
-        rule: &Rule<'_>,
-    ) -> Result<(), String> {
-        for entry in rule.route {
-            let Some(subset) = &entry.subset else { continue };
-            let meant = self.look_up(who, sheet.namespace(), entry, 0, false);
-            let defined = meant.service.is_some_and(|service| {
-                let rule = self.registry.rules.find(who, service);
-                rule.is_some_and(|rule| rule.subset(subset).is_some())
-            });
-            if !defined {
-                return Err(format!("subset {subset} of {} is not defined", meant.host));
-            }
-        }
-        Ok(())
-    }
-
     fn entry(
         &mut self,
         who: &Asker<'_, 'q>,
@@ -243,13 +267,13 @@ impl<'q> Destinations<'q> {
             Family::Only { v6 } => (v6, false),
             Family::Preferred { v6 } => (v6, true),
         };
-        let meant = self.mean(who, namespace, entry, dialled, v6);
+        let meant = self.resolve(who, namespace, entry, dialled, v6);
         let id = self.meet(meant);
         let empty = |this: &Self, id: &DestinationId| {
             this.destination(id).is_none_or(|destination| destination.endpoints.is_empty())
         };
         if may_cross && empty(self, &id) {
-            let other = self.mean(who, namespace, entry, dialled, !v6);
+            let other = self.resolve(who, namespace, entry, dialled, !v6);
             let crossed = self.meet(other);
             if !empty(self, &crossed) {
                 return crossed;
@@ -258,47 +282,23 @@ impl<'q> Destinations<'q> {
         id
     }
 
-    /// Which service and port a route entry means.
-    fn look_up(
-        &self,
-        who: &Asker<'_, 'q>,
-        namespace: &str,
-        entry: &RouteDestination,
-        dialled: u16,
-        _v6: bool,
-    ) -> LookedUp<'q> {
-        let domain = &self.registry.settings.cluster_domain;
-        let host = complete_host(&entry.host, namespace, domain);
-        let named = self.registry.visible(who, &host);
-        // The port is that of the service named, not of what it is another
-        // name for.
-        let port = entry.port.unwrap_or_else(|| match &named {
-            Ok(Service { ports, .. }) if ports.len() == 1 => ports[0].number,
-            _ => dialled,
-        });
-        let found = named.and_then(|service| self.registry.follow(who, service));
-        let (service, why) = match found {
-            Ok(service) => (Some(service), None),
-            Err(why) => (None, Some(no_service(&host, why))),
-        };
-        LookedUp { host: host.as_ref().into(), service, port, why }
-    }
-
-    fn mean(
+    fn resolve(
         &self,
         who: &Asker<'_, 'q>,
         namespace: &str,
         entry: &RouteDestination,
         dialled: u16,
         v6: bool,
-    ) -> Meant<'q> {
-        let LookedUp { host, service, port, why } =
-            self.look_up(who, namespace, entry, dialled, v6);
+    ) -> Resolved<'q> {
+        let Named { host, service, port } = named(self.registry, who, namespace, entry, dialled);
         let subset = entry.subset.as_deref().filter(|subset| !subset.is_empty());
-        let Some(service) = service else {
-            let subset = subset.map(Arc::from);
-            let id = DestinationId { host, subset, port, v6, view: Vec::new() };
-            return Meant { id, found: Err(why.unwrap_or_default()) };
+        let service = match service {
+            Ok(service) => service,
+            Err(why) => {
+                let subset = subset.map(Arc::from);
+                let id = DestinationId { host, subset, port, v6, view: Vec::new() };
+                return Resolved { id, found: Err(why) };
+            }
         };
         let rule = self.registry.rules.find(who, service);
         let id = id(service, subset, port, v6, rule);
@@ -306,7 +306,7 @@ impl<'q> Destinations<'q> {
             (None, _) => Err(no_port(service, port, entry.port.is_some())),
             (Some(port), Some(subset)) => match rule {
                 Some(rule) if rule.subset(subset).is_some() => {
-                    Ok(Found { service, port, rule: Some(rule) })
+                    Ok(Backed { service, port, rule: Some(rule) })
                 }
                 Some(rule) => Err(format!(
                     "subset {subset} of {} is not defined in {}",
@@ -318,13 +318,13 @@ impl<'q> Destinations<'q> {
                     service.host
                 )),
             },
-            (Some(port), None) => Ok(Found { service, port, rule }),
+            (Some(port), None) => Ok(Backed { service, port, rule }),
         };
-        Meant { id, found }
+        Resolved { id, found }
     }
 
-    fn meet(&mut self, meant: Meant<'q>) -> DestinationId {
-        let Meant { id, found } = meant;
+    fn meet(&mut self, meant: Resolved<'q>) -> DestinationId {
+        let Resolved { id, found } = meant;
         if !self.destinations.contains_key(&id) {
             let destination = match found {
                 Err(why) => Destination { empty_because: Some(why), ..Destination::default() },
@@ -335,8 +335,8 @@ impl<'q> Destinations<'q> {
         id
     }
 
-    fn endpoints(&self, id: &DestinationId, found: &Found<'q>) -> Destination {
-        let Found { service, port, rule } = found;
+    fn endpoints(&self, id: &DestinationId, found: &Backed<'q>) -> Destination {
+        let Backed { service, port, rule } = found;
         let policy = rule
             .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
         let (algorithm, original) = algorithm(service, &policy);
@@ -397,13 +397,6 @@ impl<'q> Destinations<'q> {
     }
 }
 
-struct LookedUp<'q> {
-    host: Arc<str>,
-    service: Option<&'q Service>,
-    port: u16,
-    why: Option<String>,
-}
-
 fn id(
     service: &Service,
     subset: Option<&str>,
@@ -441,27 +434,14 @@ fn list(objects: &[ObjectRef]) -> String {
     objects.iter().map(ObjectRef::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn no_service(host: &str, why: NoService) -> String {
-    match why {
-        NoService::Unknown => format!("no service has the host {host}"),
-        NoService::Hidden { service, export } => {
-            format!("{service} has the host {host}, and is {export}")
-        }
-        NoService::Alias { host: target } => {
-            format!("{host} is another name for {target}, which is no known service here")
-        }
-        NoService::Rejected(reason) => format!("{host} is left out: {reason}"),
-    }
-}
-
 fn no_port(service: &Service, port: u16, said: bool) -> String {
     let numbers: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
     let whose = if said { "as the rule asks for" } else { "as was dialled" };
     format!("{} has no TCP port {port}, {whose}; it has {}", service.host, numbers.join(", "))
 }
 
-fn why_empty(id: &DestinationId, found: &Found<'_>, labelled: bool, node: Option<&str>) -> String {
-    let Found { service, port, rule } = found;
+fn why_empty(id: &DestinationId, found: &Backed<'_>, labelled: bool, node: Option<&str>) -> String {
+    let Backed { service, port, rule } = found;
     let family = if id.v6 { "IPv6" } else { "IPv4" };
     if port.endpoints.is_empty() {
         return match port.unusable {

@@ -4,33 +4,29 @@
 //! among those that the client can see; *rules* inside a frontend by their
 //! written order. A rule's destinationSubnets only splits a frontend.
 //!
-//! * [`rules`]: the rules of VirtualServices, in their total order.
 //! * [`classes`]: workloads that answer all questions alike.
 //! * [`destinations`]: what a rule's destinations mean to a client.
 //! * [`localities`]: which of its endpoints go first, and how often.
-//! * [`gateways`]: what a gateway workload serves, with which rules.
+//! * [`gateways`]: what gateway workloads listen on, with which rules.
 //! * [`mesh`]: which verdict every prefix and port has for every class.
 //!
 //! Everything is compiled per service and per frontend from indexes: no step
 //! looks at all rules for each service, or at all services for each rule.
 
-pub(crate) mod classes;
+mod classes;
 pub(crate) mod destinations;
-pub(crate) mod gateways;
+mod gateways;
 mod localities;
-pub(crate) mod mesh;
-pub(crate) mod rules;
+mod mesh;
 
 use crate::model::ObjectRef;
 use crate::plan::Plan;
 use crate::registry::Registry;
+use crate::rules::RuleBook;
 use crate::world::World;
 
 pub use classes::Classifier;
 use destinations::Destinations;
-pub use gateways::relays;
-use rules::RuleBook;
-pub(crate) use rules::covers;
 
 /// What came out of compiling.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -65,15 +61,19 @@ pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
     let frontends = mesh::compile(registry, &book, &classes, &sources, &mut destinations);
     let gateways = gateways::compile(world, registry, &book, &mut destinations);
     let (routes, destinations) = destinations.finish();
-    let mut rejected: Vec<Rejected> = registry
-        .services()
-        .iter()
-        .filter_map(|service| {
-            let reason = service.rejected.clone()?;
-            Some(Rejected { object: service.object.clone(), reason })
-        })
-        .chain(book.rejected)
-        .collect();
+    let mut rejected: Vec<Rejected> =
+        registry
+            .services()
+            .iter()
+            .filter_map(|service| {
+                let reason = service.rejected.clone()?;
+                Some(Rejected { object: service.object.clone(), reason })
+            })
+            .chain(book.rejected.iter().map(|(object, reason)| Rejected {
+                object: object.clone(),
+                reason: reason.clone(),
+            }))
+            .collect();
     rejected.sort_unstable();
     rejected.dedup();
     Compiled {

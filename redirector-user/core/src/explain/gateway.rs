@@ -1,24 +1,23 @@
 //! Connections that arrive at a gateway.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::{
-    ExplainError, Explanation, FrontendView, HandledBy, Query, Source, VerdictWord, considered,
-    rule_view, sentence, shares, unanswered,
+    ExplainError, Explanation, FrontendView, HandledBy, Query, Reasons, Source, VerdictWord,
+    rule_view, shares, unanswered,
 };
 use crate::client::Asker;
 use crate::compile::destinations::{Destinations, Family};
-use crate::compile::gateways::{
-    Serving, as_client, eligible, full_name, leads_to, rules_for, selects, servers, services_of,
-};
-use crate::compile::rules::{Dial, Rule, RuleBook, Sheet, in_order};
 use crate::model::{Gateway, Kind, ObjectRef, Service, Spec};
-use crate::plan::gateway::{Mode, sni_matches};
 use crate::plan::{RouteId, Verdict};
 use crate::registry::{Locality, Registry, Workload};
+use crate::rules::{
+    Dial, Mode, RuleBook, Witness, as_client, leads_to, selects, servers, services_of,
+};
 use crate::world::World;
 
 pub(super) fn explain(
@@ -67,9 +66,7 @@ pub(super) fn explain(
     for other in outdone {
         answer.notes.push(format!(
             "server {} of {} is not served: {}",
-            other.index,
-            other.gateway.reference(),
-            other.reason
+            other.index, other.gateway, other.reason
         ));
     }
     let arrives = reached.arrives(world, query.destination.port());
@@ -83,30 +80,40 @@ pub(super) fn explain(
     }
     let book = RuleBook::new(world);
     let mut destinations = Destinations::new(registry);
-    let at = At {
-        book: &book,
-        who: &Asker::new(as_client(workload)),
-        client: &Asker::new(source.client()),
-        query,
-        ip,
-    };
+    // The gateway workload, for what it sees, and the client, for conditions on the
+    // source.
+    let (who, client) = (Asker::new(as_client(workload)), Asker::new(source.client()));
     for serving in there {
         if let Mode::Refuse(reason) = &serving.mode {
             answer.notes.push(format!("connections are refused: {reason}"));
             return Ok(answer);
         }
-        if serving.gateway.reference() != object.reference() {
-            answer.notes.push(format!(
-                "port {} is served by {}",
-                serving.listen,
-                serving.gateway.reference()
-            ));
+        let serves = serving.gateway().reference();
+        if serves != object.reference() {
+            answer.notes.push(format!("port {} is served by {serves}", serving.listen));
         }
-        if let Some((sheet, rule)) = at.consider(serving, &mut answer) {
-            answer.rule = Some(rule_view(sheet, rule));
+        let name = serving.name();
+        let dial = Dial {
+            address: ip.into(),
+            port: serving.port,
+            gateway: &name,
+            sni: query.sni.as_deref(),
+        };
+        let mut reasons = Reasons::new(&who, ip);
+        let mut matched = None;
+        let _ = serving.rules(&book, &who, &mut reasons, |set, rule, reasons| {
+            reasons.compared(set, rule, || rule.because(&dial, &client));
+            if !rule.matches(&dial, &client) {
+                return ControlFlow::Continue(());
+            }
+            matched = Some((set, rule));
+            ControlFlow::Break(())
+        });
+        reasons.tell(&mut answer);
+        if let Some((set, rule)) = matched {
+            answer.rule = Some(rule_view(set, rule));
             let family = Family::Preferred { v6: ip.is_ipv6() };
-            let (route, verdict) =
-                destinations.rule(at.who, sheet, rule, serving.server.port, family);
+            let (route, verdict) = destinations.rule(&who, set, rule, serving.port, family);
             fill(&mut answer, &destinations, &route, &verdict, query.destination);
             return Ok(answer);
         }
@@ -235,87 +242,4 @@ fn service_with(world: &World, workload: &Workload, ip: IpAddr) -> Option<Object
             known.iter().any(|addresses| addresses.contains(&ip))
         })
         .map(|(object, _)| object.reference())
-}
-
-struct At<'a, 'b, 'q> {
-    book: &'b RuleBook<'q>,
-    /// The gateway workload, for what it sees.
-    who: &'a Asker<'a, 'q>,
-    /// The client, for conditions on the source.
-    client: &'a Asker<'a, 'q>,
-    query: &'a Query,
-    ip: IpAddr,
-}
-
-impl<'b, 'q> At<'_, 'b, 'q>
-where
-    'b: 'q,
-{
-    fn consider(
-        &self,
-        serving: &Serving<'_>,
-        answer: &mut Explanation,
-    ) -> Option<(&'b Sheet<'q>, &'b Rule<'q>)> {
-        let name = full_name(serving.gateway);
-        let dial = Dial { address: self.ip.into(), port: serving.server.port, gateway: &name };
-        let sheets = self.book.for_gateway(&name);
-        let order = in_order(&sheets, self.who);
-        for index in &order {
-            let sheet = *sheets.get(*index)?;
-            let fits = eligible(sheet, serving.gateway, serving.server);
-            for rule in rules_for(sheet, &serving.mode) {
-                let because = if fits {
-                    self.rule(rule, &dial)
-                } else {
-                    Err(format!(
-                        "hosts: none of {} is among the server's hosts {}",
-                        sheet.hosts.join(", "),
-                        serving.server.hosts.join(", ")
-                    ))
-                };
-                let matched = because.is_ok();
-                answer.considered.push(considered(sheet, rule, because));
-                if matched {
-                    return Some((sheet, rule));
-                }
-            }
-        }
-        for (index, sheet) in sheets.iter().enumerate() {
-            if !order.contains(&index) {
-                let because = format!(
-                    "exportTo: it is {}, and the gateway runs in {}",
-                    sheet.export.describe(),
-                    self.who.client().namespace.unwrap_or_default()
-                );
-                let rules = rules_for(sheet, &serving.mode).iter();
-                answer
-                    .considered
-                    .extend(rules.map(|rule| considered(sheet, rule, Err(because.clone()))));
-            }
-        }
-        None
-    }
-
-    fn rule(&self, rule: &'b Rule<'q>, dial: &Dial<'_>) -> Result<String, String> {
-        if rule.blocks.is_empty() {
-            return Ok("it has no match, and so takes everything".to_owned());
-        }
-        let mut reasons = Vec::new();
-        for block in &rule.blocks {
-            match block.matches(dial, self.client) {
-                Ok(()) if sni_matches(block.sni, self.query.sni.as_deref()) => {
-                    return Ok("all conditions of a match block hold".to_owned());
-                }
-                Ok(()) => reasons.push(match &self.query.sni {
-                    Some(sni) => format!("sniHosts: {sni} is not {}", block.sni.join(" or ")),
-                    None => format!(
-                        "sniHosts: rule wants {}, and no server name was given",
-                        block.sni.join(" or ")
-                    ),
-                }),
-                Err(why) => reasons.push(why.because(dial, self.client)),
-            }
-        }
-        Err(sentence(&reasons))
-    }
 }

@@ -1,8 +1,8 @@
 //! Why a connection goes where it goes, rule by rule.
 //!
-//! The answer is found with the functions that compile the tables, for one
-//! client and one address, and keeps the reason of every rule that does not
-//! match.
+//! The answer is found by the walk that compiles the tables
+//! ([`rules`](crate::rules)), for one client and one address, with a witness that
+//! keeps the reason of every rule that does not match.
 
 mod dialled;
 mod gateway;
@@ -19,10 +19,10 @@ pub use dialled::Dialled;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Client;
-use crate::compile::rules::{Rule, Sheet};
+use crate::client::{Asker, Client};
 use crate::model::{Labels, RuleList};
 use crate::registry::Registry;
+use crate::rules::{Claim, Rule, RuleSet, Witness};
 use crate::world::World;
 
 /// What is asked.
@@ -307,10 +307,10 @@ fn unanswered(source: &Source, query: &Query, handled_by: HandledBy) -> Explanat
     }
 }
 
-fn rule_view(sheet: &Sheet<'_>, rule: &Rule<'_>) -> RuleView {
-    let origin = &sheet.object.meta.origin;
+fn rule_view(set: &RuleSet, rule: &Rule) -> RuleView {
+    let origin = &set.object.meta.origin;
     RuleView {
-        object: sheet.reference.to_string(),
+        object: set.reference.to_string(),
         list: list_word(rule.id.list).to_owned(),
         index: rule.id.index,
         file: origin.file.clone(),
@@ -326,30 +326,51 @@ const fn list_word(list: RuleList) -> &'static str {
     }
 }
 
-fn considered(sheet: &Sheet<'_>, rule: &Rule<'_>, because: Result<String, String>) -> Considered {
-    let matched = because.is_ok();
-    Considered {
-        object: sheet.reference.to_string(),
-        list: list_word(rule.id.list).to_owned(),
-        index: rule.id.index,
-        matched,
-        because: because.unwrap_or_else(|because| because),
+/// Keeps the reasons of a walk.
+struct Reasons<'a, 'q> {
+    who: &'a Asker<'a, 'q>,
+    dialled: IpAddr,
+    considered: Vec<Considered>,
+    notes: Vec<String>,
+}
+
+impl<'a, 'q> Reasons<'a, 'q> {
+    fn new(who: &'a Asker<'a, 'q>, dialled: IpAddr) -> Self {
+        Self { who, dialled, considered: Vec::new(), notes: Vec::new() }
+    }
+
+    fn tell(self, answer: &mut Explanation) {
+        answer.considered.extend(self.considered);
+        answer.notes.extend(self.notes);
     }
 }
 
-/// The reasons of all blocks in one sentence.
-fn sentence(reasons: &[String]) -> String {
-    match reasons {
-        [only] => only.clone(),
-        several => several
-            .iter()
-            .enumerate()
-            .map(|(index, reason)| format!("match[{index}]: {reason}"))
-            .collect::<Vec<_>>()
-            .join("; "),
-    }
-}
+impl<'q> Witness<'q> for Reasons<'_, 'q> {
+    const ALL: bool = true;
 
-fn prefix_text(prefix: &IpNet) -> String {
-    prefix.to_string()
+    fn passed_over(&mut self, prefix: &IpNet, claim: &Claim<'q>) {
+        self.notes.push(claim.because(self.who, prefix, self.dialled));
+    }
+
+    fn compared(
+        &mut self,
+        set: &'q RuleSet,
+        rule: &'q Rule,
+        because: impl FnOnce() -> Result<String, String>,
+    ) {
+        let because = because();
+        let matched = because.is_ok();
+        self.considered.push(Considered {
+            object: set.reference.to_string(),
+            list: list_word(rule.id.list).to_owned(),
+            index: rule.id.index,
+            matched,
+            because: because.unwrap_or_else(|because| because),
+        });
+    }
+
+    fn bypassed(&mut self, set: &'q RuleSet, client: bool) {
+        let by = if client { "the source".to_owned() } else { set.reference.to_string() };
+        self.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));
+    }
 }

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Client, contains};
-use crate::compile::covers;
+use crate::client::{Asker, Client};
 use crate::model::{Labels, ObjectRef, RuleId};
-use crate::names::hosts_match;
 use crate::pairs;
 use crate::plan::RouteId;
+pub use crate::rules::Mode;
+use crate::rules::{Block, Dial};
 
 /// Everything that the proxy serves.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -80,46 +80,20 @@ pub struct Listener {
     pub rules: Vec<GatewayRule>,
 }
 
-/// What a listener does with connections.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Mode {
-    /// Relays them as they are.
-    Tcp,
-    /// Reads the server name of the ClientHello first, and relays without
-    /// touching a byte.
-    Sni,
-    /// Refuses them, for this reason: the server asks for what is not done here.
-    Refuse(String),
-}
-
 /// A rule at a listener.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GatewayRule {
     /// Which.
     pub rule: RuleId,
-    /// Any of these must hold; none means that the rule always matches.
-    pub conditions: Vec<Conditions>,
+    /// What is left of its match blocks where gateway and port are settled: any of
+    /// these must hold; none means that the rule always matches.
+    pub conditions: Vec<Block>,
     /// Its route; `None` when it refuses.
     pub route: Option<Arc<RouteId>>,
     /// Whether backends are sent a PROXY protocol header: what the Gateway asks
     /// for by way of which the rule is at this listener.
     #[serde(default)]
     pub proxy_protocol: bool,
-}
-
-/// What is left of a match block when port and gateway are settled.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Conditions {
-    /// Any of these must contain the address dialled; empty: any address.
-    pub destination_subnets: Vec<IpNet>,
-    /// The client's namespace; empty: any.
-    pub source_namespace: String,
-    /// Labels that the client carries.
-    pub source_labels: Labels,
-    /// Holds an address of the client.
-    pub source_subnet: Option<IpNet>,
-    /// Any of these must cover the server name; empty: any, also none.
-    pub sni_hosts: Vec<String>,
 }
 
 /// Where a connection to a listener goes.
@@ -173,10 +147,17 @@ impl Listener {
         if matches!(self.mode, Mode::Refuse(_)) {
             return None;
         }
-        let dialled = IpNet::from(self.dialled.unwrap_or(dialled).to_canonical());
+        let dial = Dial {
+            address: IpNet::from(self.dialled.unwrap_or(dialled).to_canonical()),
+            port: self.port,
+            // What depends on it is settled.
+            gateway: "",
+            sni: incoming.sni,
+        };
+        let who = Asker::new(incoming.client);
         self.rules.iter().position(|rule| {
-            rule.conditions.is_empty()
-                || rule.conditions.iter().any(|conditions| conditions.hold(incoming, &dialled))
+            let mut blocks = rule.conditions.iter();
+            rule.conditions.is_empty() || blocks.any(|block| block.failing(&dial, &who).is_none())
         })
     }
 
@@ -190,43 +171,4 @@ impl Listener {
             None => GatewayVerdict::Refuse(None),
         }
     }
-}
-
-impl Conditions {
-    /// Whether they hold for every connection.
-    pub fn are_none(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Whether anything about the client is asked.
-    pub fn ask_client(&self) -> bool {
-        !self.source_namespace.is_empty()
-            || !self.source_labels.is_empty()
-            || self.source_subnet.is_some()
-    }
-
-    fn hold(&self, incoming: &Incoming<'_>, dialled: &IpNet) -> bool {
-        let client = &incoming.client;
-        let subnets = &self.destination_subnets;
-        (subnets.is_empty() || subnets.iter().any(|subnet| covers(subnet, dialled)))
-            && (self.source_namespace.is_empty()
-                || client.namespace == Some(self.source_namespace.as_str()))
-            && (self.source_labels.is_empty()
-                || client.labels.is_some_and(|labels| contains(labels, &self.source_labels)))
-            && self.source_subnet.is_none_or(|subnet| {
-                client.addresses.iter().any(|address| subnet.contains(address))
-            })
-            && sni_matches(&self.sni_hosts, incoming.sni)
-    }
-}
-
-/// Whether one of the hosts covers a server name. A bare `*` covers also
-/// connections without one.
-pub fn sni_matches(hosts: &[String], sni: Option<&str>) -> bool {
-    let sni = sni.map(str::to_ascii_lowercase);
-    hosts.is_empty()
-        || hosts.iter().any(|host| {
-            host == "*"
-                || sni.as_ref().is_some_and(|sni| hosts_match(&host.to_ascii_lowercase(), sni))
-        })
 }

@@ -113,6 +113,7 @@ fn of_service(
         kind,
         ports,
         addresses,
+        claims_port: false,
         local_only: service.internal_local,
         distribution: service.distribution(&meta.annotations),
         rejected: None,

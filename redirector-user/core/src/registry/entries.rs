@@ -11,6 +11,10 @@ use super::visibility::ExportTo;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
 use crate::world::World;
 
+/// Annotation of a ServiceEntry without addresses, `"true"`: its rules take its
+/// ports at every address.
+pub const CLAIM_PORT_ANNOTATION: &str = "redirector.io/claim-port";
+
 /// The services of a ServiceEntry: one for each host.
 pub(super) fn services(
     world: &World,
@@ -38,6 +42,8 @@ pub(super) fn services(
             kind: ServiceKind::Entry(entry.resolution),
             ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
             addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
+            claims_port: (object.meta.annotations.get(CLAIM_PORT_ANNOTATION))
+                .is_some_and(|value| value == "true"),
             local_only: false,
             distribution: None,
             rejected: None,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
+pub use entries::CLAIM_PORT_ANNOTATION;
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};

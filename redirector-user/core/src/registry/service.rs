@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::visibility::ExportTo;
-use crate::model::{Labels, ObjectRef, TrafficDistribution};
+use crate::model::{Labels, ObjectRef, Resolution, TrafficDistribution};
 
 /// A service, as rules and clients know it.
 #[derive(Clone, Debug)]
@@ -29,6 +29,9 @@ pub struct Service {
     /// The addresses that it owns: cluster IPs, or the addresses and CIDRs of
     /// a ServiceEntry. A headless service owns those of its endpoints.
     pub addresses: Vec<IpNet>,
+    /// A ServiceEntry that says by an annotation that its ports are its own at
+    /// every address, when it has no addresses.
+    pub claims_port: bool,
     /// Only endpoints on the client's node may be used.
     pub local_only: bool,
     /// Which endpoints go first, when no DestinationRule says it.
@@ -47,7 +50,7 @@ pub enum ServiceKind {
     /// Another name for this host.
     ExternalName(Arc<str>),
     /// A ServiceEntry.
-    Entry(crate::model::Resolution),
+    Entry(Resolution),
 }
 
 /// A port of a service.
@@ -155,6 +158,19 @@ impl Service {
         }
         let whole = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
         whole.map(IpNet::addr).collect()
+    }
+
+    /// Whether it has its ports at every address, because it has no address of its
+    /// own.
+    pub fn claims_everywhere(&self) -> bool {
+        let by_resolution = match self.kind {
+            // There is nothing else to know its connections by.
+            ServiceKind::Entry(Resolution::None) => true,
+            ServiceKind::Entry(Resolution::DynamicDns) => false,
+            ServiceKind::Entry(_) => self.claims_port,
+            _ => false,
+        };
+        by_resolution && self.addresses.is_empty()
     }
 
     /// Whether it comes from a ServiceEntry.

@@ -109,7 +109,8 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             for prefix in prefixes(service, port) {
                 let own =
                     service.kind == Kindness::Headless && from.addresses.contains(&prefix.addr());
-                if !prefix.contains(&to.ip()) || own {
+                let everywhere = prefix.prefix_len() == 0 && service.addresses.is_empty();
+                if !prefix.contains(&to.ip()) || own || (everywhere && is_at_home(to.ip())) {
                     continue;
                 }
                 let better = best.as_ref().is_none_or(|(other, older, _)| {
@@ -149,6 +150,12 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             break;
         }
         if applies {
+            let everywhere =
+                matches!(service.kind, Kindness::Entry(_)) && service.addresses.is_empty();
+            let leads = |v4| leads_anywhere(world, services, from, &rule, to.port(), v4);
+            if everywhere && !leads(to.is_ipv4()) && leads(!to.is_ipv4()) {
+                return Outcome::pass();
+            }
             return take(world, services, from, &rule, &Dialled::of(to));
         }
     }
@@ -185,12 +192,30 @@ fn age(object: &Object) -> (Option<i64>, &str, &str, Kind) {
 fn prefixes(service: &Service<'_>, port: &Port) -> Vec<IpNet> {
     match service.kind {
         Kindness::Headless => port.endpoints.iter().map(|one| IpNet::from(one.ip)).collect(),
+        // Without addresses nothing but its port tells its connections apart. That
+        // is taken where there is no other way, or where it is asked for.
         Kindness::Entry(resolution)
-            if service.addresses.is_empty() && resolution != Resolution::DynamicDns =>
+            if service.addresses.is_empty()
+                && (resolution == Resolution::None
+                    || (resolution != Resolution::DynamicDns && claims_port(service.object))) =>
         {
             vec![IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())]
         }
         _ => service.addresses.clone(),
+    }
+}
+
+/// Whether a ServiceEntry asks for its ports at every address.
+fn claims_port(object: &Object) -> bool {
+    object.meta.annotations.get("redirector.io/claim-port").is_some_and(|value| value == "true")
+}
+
+/// Whether an address is the machine's own, or of its link: a claim to every
+/// address is none to these.
+fn is_at_home(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
     }
 }
 
@@ -353,6 +378,21 @@ impl Dialled {
     fn of(to: SocketAddr) -> Self {
         Self { to, port: to.port(), relayed: false }
     }
+}
+
+/// Whether a rule has somewhere to go in an address family.
+fn leads_anywhere(
+    world: &World,
+    services: &[Service<'_>],
+    from: &Connection,
+    rule: &Rule<'_>,
+    port: u16,
+    v4: bool,
+) -> bool {
+    rule.route.iter().filter(|entry| rule.route.len() == 1 || entry.weight > 0).any(|entry| {
+        let found = find(world, services, from, rule.object, entry, port);
+        found.is_ok_and(|found| !endpoints(world, &found, v4).is_nowhere())
+    })
 }
 
 fn take(

@@ -1,0 +1,263 @@
+//! The rules of VirtualServices, in their total order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use redirector_common::abi::MAX_LEGS;
+
+use super::condition::{Block, Dial};
+use crate::client::Asker;
+use crate::model::{Object, ObjectRef, RouteDestination, RuleId, RuleList, Spec, VirtualService};
+use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
+use crate::registry::{ExportTo, Reach};
+use crate::world::World;
+
+/// All rules, found by host or by gateway.
+#[derive(Debug, Default)]
+pub(crate) struct RuleBook {
+    /// The oldest first, then by name and namespace.
+    pub sets: Vec<RuleSet>,
+    /// Those bound to the mesh, by host.
+    mesh: HostIndex<usize>,
+    /// By the full name of a gateway.
+    gateways: HashMap<String, Vec<usize>>,
+    /// VirtualServices that go beyond a limit, and why.
+    pub rejected: Vec<(ObjectRef, String)>,
+}
+
+/// The rules of one VirtualService.
+#[derive(Debug)]
+pub(crate) struct RuleSet {
+    pub object: Arc<Object>,
+    pub reference: ObjectRef,
+    pub export: ExportTo,
+    /// Full names; `mesh` when nothing is said.
+    pub gateways: Vec<String>,
+    /// Full names.
+    pub hosts: Vec<String>,
+    /// The `tcp` rules.
+    pub tcp: Vec<Rule>,
+    /// The `tls` rules.
+    pub tls: Vec<Rule>,
+    /// The first `http` rule, when it could be honoured at L4.
+    pub http: Option<Rule>,
+}
+
+/// A rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub id: RuleId,
+    /// In the object's file; 0 when unknown.
+    pub line: u32,
+    /// Any of these must hold; without any it matches everything.
+    pub blocks: Vec<Block>,
+}
+
+impl RuleBook {
+    /// The rules of a World.
+    pub fn new(world: &World) -> Self {
+        let mut all: Vec<_> = world.virtual_services().collect();
+        all.sort_by(|(a, _), (b, _)| {
+            let (a, b) = (&a.meta, &b.meta);
+            (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
+        });
+        let mut book = Self::default();
+        for (object, spec) in all {
+            match beyond_limit(spec) {
+                Some(reason) => book.rejected.push((object.reference(), reason)),
+                None => book.add(RuleSet::new(object, spec, &world.settings.cluster_domain)),
+            }
+        }
+        book
+    }
+
+    fn add(&mut self, set: RuleSet) {
+        let index = self.sets.len();
+        if set.is_for_mesh() {
+            for host in &set.hosts {
+                self.mesh.insert(host, index);
+            }
+        }
+        for gateway in &set.gateways {
+            let bound = self.gateways.entry(gateway.clone()).or_default();
+            if bound.last() != Some(&index) {
+                bound.push(index);
+            }
+        }
+        self.sets.push(set);
+    }
+
+    fn get(&self, mut found: Vec<usize>) -> Vec<&RuleSet> {
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|index| self.sets.get(index)).collect()
+    }
+
+    /// Those bound to the mesh that are for a host, in order of age.
+    pub fn for_host(&self, host: &str) -> Vec<&RuleSet> {
+        self.get(self.mesh.matching(host).into_iter().copied().collect())
+    }
+
+    /// Those bound to a gateway, in order of age.
+    pub fn for_gateway(&self, gateway: &str) -> Vec<&RuleSet> {
+        self.get(self.gateways.get(gateway).cloned().unwrap_or_default())
+    }
+}
+
+impl RuleSet {
+    fn new(object: &Arc<Object>, spec: &VirtualService, cluster_domain: &str) -> Self {
+        let namespace = &object.meta.namespace;
+        let reference = object.reference();
+        let rule = |list, index: usize, line, blocks| Rule {
+            id: RuleId {
+                object: reference.clone(),
+                list,
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+            },
+            line,
+            blocks,
+        };
+        let tcp = spec.tcp.iter().enumerate().map(|(index, tcp)| {
+            let blocks = tcp.matches.iter().map(|l4| Block::new(l4, &[], namespace));
+            rule(RuleList::Tcp, index, tcp.line, blocks.collect())
+        });
+        let tls = spec.tls.iter().enumerate().map(|(index, tls)| {
+            let blocks =
+                tls.matches.iter().map(|tls| Block::new(&tls.l4, &tls.sni_hosts, namespace));
+            rule(RuleList::Tls, index, tls.line, blocks.collect())
+        });
+        let http = spec.http.first().filter(|http| {
+            spec.tcp.is_empty()
+                && !http.has_match
+                && http.l7_fields.is_empty()
+                && !http.route.is_empty()
+        });
+        let mut gateways: Vec<String> = spec
+            .gateways
+            .iter()
+            .map(|name| complete_gateway(name, namespace).into_owned())
+            .collect();
+        if gateways.is_empty() {
+            gateways.push(MESH.to_owned());
+        }
+        Self {
+            export: ExportTo::new(spec.export_to.iter().map(String::as_str), namespace),
+            hosts: spec
+                .hosts
+                .iter()
+                .map(|host| complete_host(host, namespace, cluster_domain).into_owned())
+                .collect(),
+            tcp: tcp.collect(),
+            tls: tls.collect(),
+            http: http.map(|http| rule(RuleList::Http, 0, http.line, Vec::new())),
+            gateways,
+            object: object.clone(),
+            reference,
+        }
+    }
+
+    /// The namespace that its names are completed with.
+    pub fn namespace(&self) -> &str {
+        &self.object.meta.namespace
+    }
+
+    /// Whether it is bound to the mesh.
+    pub fn is_for_mesh(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway == MESH)
+    }
+
+    /// The weighted destinations of one of its rules.
+    pub fn route(&self, rule: &Rule) -> &[RouteDestination] {
+        let Some(spec) = self.spec() else { return &[] };
+        let index = rule.id.index as usize;
+        let route = match rule.id.list {
+            RuleList::Tcp => spec.tcp.get(index).map(|rule| &rule.route),
+            RuleList::Tls => spec.tls.get(index).map(|rule| &rule.route),
+            RuleList::Http => spec.http.get(index).map(|rule| &rule.route),
+        };
+        route.map_or(&[], Vec::as_slice)
+    }
+
+    /// How many `http` rules it has that mean something at L7 only.
+    pub fn http_at_l7_only(&self) -> std::ops::Range<usize> {
+        usize::from(self.http.is_some())..self.spec().map_or(0, |spec| spec.http.len())
+    }
+
+    fn spec(&self) -> Option<&VirtualService> {
+        match &self.object.spec {
+            Spec::VirtualService(spec) => Some(spec),
+            _ => None,
+        }
+    }
+}
+
+/// Why a VirtualService has a route with more destinations than fit.
+fn beyond_limit(spec: &VirtualService) -> Option<String> {
+    let tcp = spec.tcp.iter().map(|rule| ("tcp", rule.route.len()));
+    let tls = spec.tls.iter().map(|rule| ("tls", rule.route.len()));
+    tcp.enumerate().chain(tls.enumerate()).find_map(|(index, (list, count))| {
+        (count > MAX_LEGS as usize).then(|| {
+            format!(
+                "spec.{list}[{index}].route has {count} destinations, and {MAX_LEGS} is the most that a route can have"
+            )
+        })
+    })
+}
+
+/// The sets that a client sees, as indices, in the order in which they are asked:
+/// private ones first, then those exported by name, then public ones.
+pub(crate) fn in_order<'q>(sets: &[&'q RuleSet], who: &Asker<'_, 'q>) -> Vec<usize> {
+    let mut seen: Vec<(Reach, usize)> = sets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, set)| Some((set.export.reach(who)?, index)))
+        .collect();
+    // Within each group, age decides: the order of the sets.
+    seen.sort_unstable();
+    seen.into_iter().map(|(_, index)| index).collect()
+}
+
+impl Rule {
+    /// Whether it matches.
+    pub fn matches<'q>(&'q self, dial: &Dial<'_>, who: &Asker<'_, 'q>) -> bool {
+        self.blocks.is_empty() || self.blocks.iter().any(|block| block.failing(dial, who).is_none())
+    }
+
+    /// Why it matches; or else why each of its blocks does not.
+    pub fn because<'q>(&'q self, dial: &Dial<'_>, who: &Asker<'_, 'q>) -> Result<String, String> {
+        if self.blocks.is_empty() {
+            return Ok("it has no match, and so takes everything".to_owned());
+        }
+        let mut reasons = Vec::new();
+        for block in &self.blocks {
+            match block.failing(dial, who) {
+                None => return Ok("all conditions of a match block hold".to_owned()),
+                Some(condition) => reasons.push(condition.because(dial, &who.client())),
+            }
+        }
+        Err(match &reasons[..] {
+            [only] => only.clone(),
+            several => several
+                .iter()
+                .enumerate()
+                .map(|(index, reason)| format!("match[{index}]: {reason}"))
+                .collect::<Vec<_>>()
+                .join("; "),
+        })
+    }
+
+    /// What is left of its blocks at a gateway's server; `None` when no block can
+    /// hold there, empty when the rule always matches.
+    pub fn left_over(&self, gateway: &str, port: u16) -> Option<Vec<Block>> {
+        if self.blocks.is_empty() {
+            return Some(Vec::new());
+        }
+        let left: Vec<Block> =
+            self.blocks.iter().filter_map(|block| block.left_over(gateway, port)).collect();
+        match () {
+            () if left.is_empty() => None,
+            () if left.iter().any(Block::is_empty) => Some(Vec::new()),
+            () => Some(left),
+        }
+    }
+}

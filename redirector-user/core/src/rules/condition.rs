@@ -1,0 +1,341 @@
+//! The conditions of match blocks, each kind of them in one place: when it holds,
+//! what is left of it when some of a connection is known, what it asks of the
+//! client, what it implies, and why it does not hold.
+//!
+//! Whoever compiles, explains, checks or relays asks here. A new attribute of
+//! `match` is a field of the model, its decoding, and a variant of [`Condition`].
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Asker, Client, Question, contains};
+use crate::model::{L4Match, Labels};
+use crate::names::{complete_gateway, hosts_match};
+
+/// A condition; one that always holds is not written down.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// The connection comes by way of one of these gateways (full names, or
+    /// `mesh`).
+    Gateways(Vec<String>),
+    /// This service port is dialled.
+    Port(u16),
+    /// The address dialled lies in one of these.
+    DestinationSubnets(Vec<IpNet>),
+    /// The client is a workload of this namespace.
+    SourceNamespace(String),
+    /// The client carries all of these labels.
+    SourceLabels(Labels),
+    /// An address of the client lies in this.
+    SourceSubnet(IpNet),
+    /// One of these covers the server name that the client asks for.
+    SniHosts(Vec<String>),
+}
+
+/// What is dialled, as conditions see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dial<'d> {
+    /// The address, or a prefix all of whose addresses are alike to every rule.
+    pub address: IpNet,
+    /// The service port, or the number of a gateway's server.
+    pub port: u16,
+    /// The full name of the gateway, or `mesh`.
+    pub gateway: &'d str,
+    /// The server name of the ClientHello, if one was read.
+    pub sni: Option<&'d str>,
+}
+
+impl Condition {
+    /// Whether it holds.
+    pub(crate) fn holds<'q>(&'q self, dial: &Dial<'_>, who: &Asker<'_, 'q>) -> bool {
+        match self {
+            Self::Gateways(_) | Self::Port(_) => {
+                self.settled(dial.gateway, Some(dial.port)) == Some(true)
+            }
+            Self::DestinationSubnets(subnets) => {
+                subnets.iter().any(|subnet| subnet.contains(&dial.address))
+            }
+            Self::SourceNamespace(_) | Self::SourceLabels(_) | Self::SourceSubnet(_) => {
+                self.question().is_some_and(|question| who.ask(question))
+            }
+            Self::SniHosts(hosts) => {
+                let sni = dial.sni.map(str::to_ascii_lowercase);
+                hosts.iter().any(|host| {
+                    // A bare `*` covers also connections without a name.
+                    host == "*"
+                        || sni
+                            .as_ref()
+                            .is_some_and(|sni| hosts_match(&host.to_ascii_lowercase(), sni))
+                })
+            }
+        }
+    }
+
+    /// Whether it holds where nothing but the gateway, and maybe the port, is
+    /// known; `None` when there is more to ask.
+    pub(crate) fn settled(&self, gateway: &str, port: Option<u16>) -> Option<bool> {
+        match self {
+            Self::Gateways(names) => Some(names.iter().any(|name| name == gateway)),
+            Self::Port(wanted) => port.map(|port| port == *wanted),
+            _ => None,
+        }
+    }
+
+    /// What it asks of the client.
+    pub(crate) fn question(&self) -> Option<Question<'_>> {
+        match self {
+            Self::SourceNamespace(namespace) => Some(Question::Namespace(namespace)),
+            Self::SourceLabels(labels) => Some(Question::Labels(labels)),
+            Self::SourceSubnet(subnet) => Some(Question::Within(*subnet)),
+            Self::Gateways(_) | Self::Port(_) | Self::DestinationSubnets(_) | Self::SniHosts(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether `other` holds whenever this does.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Gateways(these), Self::Gateways(others)) => {
+                these.iter().all(|name| others.contains(name))
+            }
+            (Self::Port(this), Self::Port(other)) => this == other,
+            (Self::DestinationSubnets(these), Self::DestinationSubnets(others)) => {
+                these.iter().all(|subnet| others.iter().any(|other| other.contains(subnet)))
+            }
+            (Self::SourceNamespace(this), Self::SourceNamespace(other)) => this == other,
+            (Self::SourceLabels(these), Self::SourceLabels(others)) => contains(these, others),
+            (Self::SourceSubnet(this), Self::SourceSubnet(other)) => other.contains(this),
+            (Self::SniHosts(these), Self::SniHosts(others)) => {
+                let covers = |wide: &str, host: &str| match wide.strip_prefix('*') {
+                    Some(suffix) => host.trim_start_matches('*').ends_with(suffix),
+                    None => wide == host,
+                };
+                these.iter().all(|host| others.iter().any(|other| covers(other, host)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Why it does not hold, in words.
+    pub(crate) fn because(&self, dial: &Dial<'_>, client: &Client<'_>) -> String {
+        match self {
+            Self::Gateways(wanted) => {
+                format!("gateways: this is {}, rule wants {}", dial.gateway, wanted.join(" or "))
+            }
+            Self::Port(wanted) => format!("port: dialled {}, rule wants {wanted}", dial.port),
+            Self::DestinationSubnets(wanted) => {
+                let wanted: Vec<String> =
+                    wanted.iter().map(|subnet| Bare(*subnet).to_string()).collect();
+                let dialled = Bare(dial.address);
+                format!("destinationSubnets: {dialled} is not in {}", wanted.join(" or "))
+            }
+            Self::SourceNamespace(wanted) => match client.namespace {
+                Some(is) => format!("sourceNamespace: source is in {is}, rule wants {wanted}"),
+                None => {
+                    format!("sourceNamespace: source is no known workload, rule wants {wanted}")
+                }
+            },
+            Self::SourceLabels(wanted) => format!("sourceLabels: {}", missing(wanted, client)),
+            Self::SourceSubnet(subnet) if client.addresses.is_empty() => {
+                format!("sourceSubnet: no address of the source is known, rule wants {subnet}")
+            }
+            Self::SourceSubnet(subnet) => {
+                let addresses: Vec<String> =
+                    client.addresses.iter().map(IpAddr::to_string).collect();
+                format!("sourceSubnet: {} is not in {subnet}", addresses.join(", "))
+            }
+            Self::SniHosts(wanted) => match dial.sni {
+                Some(sni) => format!("sniHosts: {sni} is not {}", wanted.join(" or ")),
+                None => format!(
+                    "sniHosts: rule wants {}, and no server name was given",
+                    wanted.join(" or ")
+                ),
+            },
+        }
+    }
+}
+
+/// Which labels a client lacks.
+fn missing(wanted: &Labels, client: &Client<'_>) -> String {
+    let Some(labels) = client.labels else {
+        let wanted: Vec<String> =
+            wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        return format!("source is no known workload, rule wants {}", wanted.join(","));
+    };
+    let differing: Vec<String> = wanted
+        .iter()
+        .filter(|(key, value)| labels.get(*key) != Some(value))
+        .map(|(key, value)| match labels.get(key) {
+            Some(is) => format!("{key} is {is}, rule wants {value}"),
+            None => format!("source has no {key}, rule wants {value}"),
+        })
+        .collect();
+    differing.join("; ")
+}
+
+/// A prefix, printed as a bare address when it is one.
+struct Bare(IpNet);
+
+impl fmt::Display for Bare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            self.0.addr().fmt(f)
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+/// A match block: all of its conditions must hold. What does not depend on the
+/// client stands first, so that no client is asked in vain.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct Block {
+    conditions: Vec<Condition>,
+}
+
+impl Block {
+    /// A block of an object in `namespace`, with the server names of a `tls` rule.
+    pub(crate) fn new(l4: &L4Match, sni: &[String], namespace: &str) -> Self {
+        let gateway = |name: &String| complete_gateway(name, namespace).into_owned();
+        Stored {
+            gateways: l4.gateways.iter().map(gateway).collect(),
+            port: l4.port,
+            destination_subnets: l4.destination_subnets.clone(),
+            source_namespace: l4.source_namespace.clone(),
+            source_labels: l4.source_labels.clone(),
+            source_subnet: l4.source_subnet,
+            sni_hosts: sni.to_vec(),
+        }
+        .into()
+    }
+
+    /// Its conditions.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// Whether it holds for every connection.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Whether anything about the client is asked.
+    pub fn asks_client(&self) -> bool {
+        self.conditions.iter().any(|condition| condition.question().is_some())
+    }
+
+    /// The subnets of which one must contain the address dialled; none: any does.
+    pub(crate) fn subnets(&self) -> &[IpNet] {
+        let subnets = self.conditions.iter().find_map(|condition| match condition {
+            Condition::DestinationSubnets(subnets) => Some(&**subnets),
+            _ => None,
+        });
+        subnets.unwrap_or_default()
+    }
+
+    /// The first condition that does not hold.
+    pub(crate) fn failing<'q>(
+        &'q self,
+        dial: &Dial<'_>,
+        who: &Asker<'_, 'q>,
+    ) -> Option<&'q Condition> {
+        self.conditions.iter().find(|condition| !condition.holds(dial, who))
+    }
+
+    /// What is left to ask where gateway and port are known; `None` when it can
+    /// never hold there.
+    pub(crate) fn left_over(&self, gateway: &str, port: u16) -> Option<Self> {
+        let mut conditions = Vec::new();
+        for condition in &self.conditions {
+            match condition.settled(gateway, Some(port)) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => conditions.push(condition.clone()),
+            }
+        }
+        Some(Self { conditions })
+    }
+
+    /// Whether `other` holds whenever this does.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        self.implies_within(None, other)
+    }
+
+    /// The same for what of it lies within a subnet.
+    pub(crate) fn implies_within(&self, subnet: Option<&IpNet>, other: &Self) -> bool {
+        let within = subnet.map(|subnet| Condition::DestinationSubnets(vec![*subnet]));
+        other.conditions.iter().all(|other| {
+            self.conditions.iter().chain(&within).any(|condition| condition.implies(other))
+        })
+    }
+}
+
+/// A block as it is written down, and by its parts.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Stored {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gateways: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    destination_subnets: Vec<IpNet>,
+    source_namespace: String,
+    source_labels: Labels,
+    source_subnet: Option<IpNet>,
+    sni_hosts: Vec<String>,
+}
+
+impl From<Stored> for Block {
+    fn from(stored: Stored) -> Self {
+        let mut conditions = Vec::new();
+        if !stored.gateways.is_empty() {
+            conditions.push(Condition::Gateways(stored.gateways));
+        }
+        // Written 0 it stands for any.
+        conditions.extend(stored.port.filter(|port| *port != 0).map(Condition::Port));
+        let subnets = stored.destination_subnets;
+        if !subnets.is_empty() && !subnets.iter().any(is_everything) {
+            conditions.push(Condition::DestinationSubnets(subnets));
+        }
+        if !stored.source_namespace.is_empty() {
+            conditions.push(Condition::SourceNamespace(stored.source_namespace));
+        }
+        if !stored.source_labels.is_empty() {
+            conditions.push(Condition::SourceLabels(stored.source_labels));
+        }
+        conditions.extend(stored.source_subnet.map(Condition::SourceSubnet));
+        if !stored.sni_hosts.is_empty() {
+            conditions.push(Condition::SniHosts(stored.sni_hosts));
+        }
+        Self { conditions }
+    }
+}
+
+impl From<Block> for Stored {
+    fn from(block: Block) -> Self {
+        let mut stored = Self::default();
+        for condition in block.conditions {
+            match condition {
+                Condition::Gateways(names) => stored.gateways = names,
+                Condition::Port(port) => stored.port = Some(port),
+                Condition::DestinationSubnets(subnets) => stored.destination_subnets = subnets,
+                Condition::SourceNamespace(namespace) => stored.source_namespace = namespace,
+                Condition::SourceLabels(labels) => stored.source_labels = labels,
+                Condition::SourceSubnet(subnet) => stored.source_subnet = Some(subnet),
+                Condition::SniHosts(hosts) => stored.sni_hosts = hosts,
+            }
+        }
+        stored
+    }
+}
+
+/// Whether this is `0.0.0.0/0`, which stands for "any address", of either
+/// family; otherwise the families never meet.
+pub(crate) fn is_everything(subnet: &IpNet) -> bool {
+    matches!(subnet, IpNet::V4(subnet) if subnet.prefix_len() == 0)
+}

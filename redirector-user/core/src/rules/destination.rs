@@ -1,0 +1,74 @@
+//! What an entry of a route names: a service and a port.
+
+use std::sync::Arc;
+
+use super::book::{Rule, RuleSet};
+use crate::client::Asker;
+use crate::model::RouteDestination;
+use crate::names::complete_host;
+use crate::registry::{NoService, Registry, Service};
+
+/// What is named.
+pub(crate) struct Named<'q> {
+    /// The full host name.
+    pub host: Arc<str>,
+    /// The service that the client means by it, or why there is none.
+    pub service: Result<&'q Service, String>,
+    /// The service port.
+    pub port: u16,
+}
+
+/// Which service and port an entry of a route means to a client that has dialled
+/// the port `dialled`; its host is completed with `namespace`.
+pub(crate) fn named<'q>(
+    registry: &'q Registry,
+    who: &Asker<'_, 'q>,
+    namespace: &str,
+    entry: &RouteDestination,
+    dialled: u16,
+) -> Named<'q> {
+    let host = complete_host(&entry.host, namespace, &registry.settings.cluster_domain);
+    let named = registry.visible(who, &host);
+    // The port is that of the service named, not of what it is another name for.
+    let port = entry.port.unwrap_or_else(|| match &named {
+        Ok(Service { ports, .. }) if ports.len() == 1 => ports[0].number,
+        _ => dialled,
+    });
+    let service = named.and_then(|service| registry.follow(who, service));
+    let service = service.map_err(|why| no_service(&host, why));
+    Named { host: host.as_ref().into(), service, port }
+}
+
+/// Whether the subsets that a rule names are all defined.
+pub(crate) fn subsets_resolve<'q>(
+    registry: &'q Registry,
+    who: &Asker<'_, 'q>,
+    set: &RuleSet,
+    rule: &Rule,
+) -> Result<(), String> {
+    for entry in set.route(rule) {
+        let Some(subset) = &entry.subset else { continue };
+        let Named { host, service, .. } = named(registry, who, set.namespace(), entry, 0);
+        let defined = service.is_ok_and(|service| {
+            let rule = registry.rules.find(who, service);
+            rule.is_some_and(|rule| rule.subset(subset).is_some())
+        });
+        if !defined {
+            return Err(format!("subset {subset} of {host} is not defined"));
+        }
+    }
+    Ok(())
+}
+
+fn no_service(host: &str, why: NoService) -> String {
+    match why {
+        NoService::Unknown => format!("no service has the host {host}"),
+        NoService::Hidden { service, export } => {
+            format!("{service} has the host {host}, and is {export}")
+        }
+        NoService::Alias { host: target } => {
+            format!("{host} is another name for {target}, which is no known service here")
+        }
+        NoService::Rejected(reason) => format!("{host} is left out: {reason}"),
+    }
+}
