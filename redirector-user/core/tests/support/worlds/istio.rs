@@ -226,7 +226,9 @@ fn service_entry(random: &mut Random, namespace: &str) -> Value {
         labels.entry("version".to_owned()).or_insert_with(|| "v1".to_owned());
         json!({ "labels": labels })
     });
+    let claims = if random.once_in(2) { "true" } else { "false" };
     json!({
+        "metadata": { "annotations": { "redirector.io/claim-port": claims } },
         "spec": {
             "hosts": [host],
             "addresses": addresses,
