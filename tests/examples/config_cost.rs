@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use redirector::datapath::Datapath;
 use redirector_tests::agent::Agent;
-use redirector_tests::kernel::{Place, privileged};
+use redirector_tests::kernel::{Place, measure};
+use redirector_tests::node::in_memory;
 use serde_json::json;
 
 /// Local workloads.
@@ -34,17 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const QUIET: &str = "--debounce=5ms";
 
 fn main() -> ExitCode {
-    if !privileged() {
-        return ExitCode::FAILURE;
-    }
-    let numbers: Vec<usize> =
-        std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
-    let [services, rules, changes] = numbers[..] else { panic!("SERVICES RULES CHANGES") };
-    row(&Scale { services: 0, rules: 0 }, 0);
-    row(&Scale { services, rules: 0 }, 0);
-    row(&Scale { services: services / 100, rules }, changes);
-    row(&Scale { services, rules }, changes);
-    ExitCode::SUCCESS
+    measure("SERVICES RULES CHANGES", |[services, rules, changes]| {
+        row(&Scale { services: 0, rules: 0 }, 0);
+        row(&Scale { services, rules: 0 }, 0);
+        row(&Scale { services: services / 100, rules }, changes);
+        row(&Scale { services, rules }, changes);
+    })
 }
 
 /// How much there is.
@@ -58,12 +54,7 @@ struct Scale {
 /// Measures one configuration with a daemon of its own.
 fn row(scale: &Scale, changes: usize) {
     let place = Place::new("config");
-    let memory = Path::new("/dev/shm");
-    let directory = match memory.is_dir() {
-        true => tempfile::tempdir_in(memory),
-        false => tempfile::tempdir(),
-    };
-    let directory = directory.expect("a directory");
+    let directory = in_memory();
     let rules = directory.path().join("rules");
     fs::create_dir(&rules).expect("a directory");
     let root = place.cgroup.path().strip_prefix(redirector_tests::cgroup::mount());

@@ -24,7 +24,7 @@ use redirector_common::abi::Source;
 use redirector_tests::agent::Agent;
 use redirector_tests::apiserver::{ApiServer, objects};
 use redirector_tests::cgroup::MemoryCgroup;
-use redirector_tests::kernel::privileged;
+use redirector_tests::kernel::measure;
 use redirector_tests::node::Node;
 use serde_json::{Value, json};
 
@@ -53,17 +53,10 @@ struct Scale {
 const SMALL: Scale = Scale { pods: 0, others: 100, running: 30, services: 10 };
 
 fn main() -> ExitCode {
-    if !privileged() {
-        return ExitCode::FAILURE;
-    }
-    let numbers: Vec<usize> =
-        std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
-    let [pods, others, running, services] = numbers[..] else {
-        panic!("PODS OTHERS RUNNING SERVICES");
-    };
-    Bench::new(Scale { pods, others, running, services }).run();
-    Bench::new(Scale { pods, ..SMALL }).run_small();
-    ExitCode::SUCCESS
+    measure("PODS OTHERS RUNNING SERVICES", |[pods, others, running, services]| {
+        Bench::new(Scale { pods, others, running, services }).run();
+        Bench::new(Scale { pods, ..SMALL }).run_small();
+    })
 }
 
 struct Bench {

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -37,6 +38,22 @@ pub fn privileged() -> bool {
     // Not eprintln!: the harness would show that of failed tests only.
     let _ = writeln!(std::io::stderr(), "left out: {name} needs root");
     false
+}
+
+/// A measurement that is a program of its own: does it with the numbers of the
+/// command line, where it may.
+///
+/// # Panics
+///
+/// When these are not the numbers that `names` tells of.
+pub fn measure<const N: usize>(names: &str, with: impl FnOnce([usize; N])) -> ExitCode {
+    if !privileged() {
+        return ExitCode::FAILURE;
+    }
+    let numbers: Vec<usize> =
+        std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
+    with(numbers.try_into().unwrap_or_else(|_| panic!("{names}")));
+    ExitCode::SUCCESS
 }
 
 /// How often something is repeated: `count` times, or fewer where

@@ -29,6 +29,21 @@ pub struct Node {
     trees: Vec<PathBuf>,
 }
 
+/// A directory in memory, as /run on a real node: what is synced there costs
+/// nothing.
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub fn in_memory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let directory = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    directory.expect("a directory")
+}
+
 impl Node {
     /// A node in the API, with the cgroups that its kubelet makes at its start.
     ///
@@ -37,13 +52,7 @@ impl Node {
     /// When it cannot be made.
     pub fn new(server: &ApiServer, name: &str, trees: &[&str]) -> Self {
         server.apply(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }));
-        // As /run on a real node: what is synced there costs nothing.
-        let memory = Path::new("/dev/shm");
-        let directory = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory),
-            false => tempfile::tempdir(),
-        };
-        let directory = directory.expect("a directory");
+        let directory = in_memory();
         server.kubeconfig(directory.path(), TOKEN);
         let place = Place::new("node");
         let trees = trees.iter().map(|tree| place.cgroup.child(tree)).collect();

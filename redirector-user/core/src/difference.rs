@@ -58,16 +58,6 @@ impl<K: Ord + Clone, V: Clone> Difference<K, V> {
         }
         map.extend(self.put);
     }
-
-    /// How much there is of it.
-    pub fn len(&self) -> usize {
-        self.put.len() + self.gone.len()
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Difference<ObjectRef, Arc<Object>> {
@@ -102,7 +92,7 @@ mod tests {
             let difference = Difference::new(&from, &to, |a, b| a == b);
             let changed = to.iter().filter(|(key, value)| from.get(key) != Some(value)).count();
             let gone = from.keys().filter(|key| !to.contains_key(key)).count();
-            prop_assert_eq!(difference.len(), changed + gone);
+            prop_assert_eq!(difference.put.len() + difference.gone.len(), changed + gone);
             let written = serde_json::to_string(&difference).unwrap();
             let read: Difference<u8, u8> = serde_json::from_str(&written).unwrap();
             let mut map = from;

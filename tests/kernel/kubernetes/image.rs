@@ -107,13 +107,13 @@ fn resets(privileged: bool) {
 fn serves_gateways(privileged: bool) {
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
-    super::make_gateways(&cluster);
+    super::gateways::make_gateways(&cluster);
     let (_container, mut agent) = start(
         &node,
         privileged,
         &json!({ "gateways": { "enabled": true, "ports": "15400-15499" } }),
     );
-    super::gateways_are_served(&cluster, &node, &mut agent);
+    super::gateways::gateways_are_served(&cluster, &node, &mut agent);
 }
 
 /// The agent in a container, when it is ready.
@@ -126,7 +126,7 @@ fn start(node: &Node, privileged: bool, values: &Value) -> (Container, Agent) {
     agent.wait_ready();
     if !privileged {
         let chart = list(&set["containers"][0]["securityContext"]["capabilities"]["add"]);
-        let added = chart.iter().map(|name| 1 << super::capability(text(name)));
+        let added = chart.iter().map(|name| 1 << super::capabilities::capability(text(name)));
         assert_eq!(container.capabilities(), added.sum::<u64>());
     }
     (container, agent)

@@ -4,12 +4,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::{machine, page};
-use crate::command;
-use crate::workspace::is_root;
 
 /// Options of `cargo xtask bench config`.
 #[derive(clap::Args)]
@@ -42,16 +40,9 @@ struct Row {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if !is_root() {
-        bail!("attaching programs and making cgroups need root");
-    }
-    let mut measure = super::example("config_cost")?;
-    measure.args([args.services, args.rules, args.changes].map(|n| n.to_string()));
-    let lines = command::stdout(&mut measure)?;
-    let rows = lines.lines().map(|line| {
-        serde_json::from_str(line).with_context(|| format!("not a row of the measurement: {line}"))
-    });
-    let table = markdown(&rows.collect::<Result<Vec<Row>>>()?);
+    let lines: Vec<Row> =
+        super::example("config_cost", &[args.services, args.rules, args.changes])?;
+    let table = markdown(&lines);
     println!("{table}");
     if args.write {
         let text = format!(

@@ -10,10 +10,11 @@ mod ratios;
 
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 
 use crate::command;
-use crate::workspace::{cargo, target};
+use crate::workspace::{cargo, is_root, target};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -40,9 +41,12 @@ enum What {
     Part(gateway::Part),
 }
 
-/// A measurement that is an example of the tests' package, built with the program
-/// that it measures.
-fn example(name: &str) -> Result<Command> {
+/// The lines of a measurement that is an example of the tests' package, built with
+/// the program that it measures, and given these numbers.
+fn example<Line: DeserializeOwned>(name: &str, numbers: &[usize]) -> Result<Vec<Line>> {
+    if !is_root() {
+        bail!("attaching programs and making cgroups need root");
+    }
     command::run(
         cargo().args(["build", "--profile", "soak", "--package", "redirector-tests"]).args([
             "--bin",
@@ -51,7 +55,13 @@ fn example(name: &str) -> Result<Command> {
             name,
         ]),
     )?;
-    Ok(Command::new(target().join("soak/examples").join(name)))
+    let mut measure = Command::new(target().join("soak/examples").join(name));
+    measure.args(numbers.iter().map(usize::to_string));
+    let lines = command::stdout(&mut measure)?;
+    let line = |line: &str| {
+        serde_json::from_str(line).with_context(|| format!("not a row of the measurement: {line}"))
+    };
+    lines.lines().map(line).collect()
 }
 
 /// `cargo xtask bench`.

@@ -5,12 +5,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::{machine, page};
-use crate::command;
-use crate::workspace::is_root;
 
 /// Options of `cargo xtask bench pods`.
 #[derive(clap::Args)]
@@ -61,16 +59,9 @@ enum Line {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if !is_root() {
-        bail!("attaching programs and making cgroups need root");
-    }
-    let mut measure = super::example("pods_latency")?;
-    measure.args([args.pods, args.others, args.running, args.services].map(|n| n.to_string()));
-    let lines = command::stdout(&mut measure)?;
-    let rows = lines.lines().map(|line| {
-        serde_json::from_str(line).with_context(|| format!("not a row of the measurement: {line}"))
-    });
-    let table = markdown(&rows.collect::<Result<Vec<Line>>>()?);
+    let lines: Vec<Line> =
+        super::example("pods_latency", &[args.pods, args.others, args.running, args.services])?;
+    let table = markdown(&lines);
     println!("{table}");
     if args.write {
         let text = format!("{}\n\n{table}", made_by(args));
