@@ -110,17 +110,11 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::tests::directory;
     use redirector_core::documents;
     use redirector_core::layout::Layout;
     use redirector_core::store::Content;
     use redirector_core::world::{Settings, World};
-
-    fn state() -> (tempfile::TempDir, StateDir) {
-        let root = tempfile::tempdir().unwrap();
-        let state = StateDir::new(root.path().join("redirector"));
-        state.create().unwrap();
-        (root, state)
-    }
 
     /// Some hundred services, each with a rule; the first one's sends `weight` of a
     /// hundred elsewhere.
@@ -161,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_small_change_of_much_is_written_in_little_and_read_whole() {
-        let (_root, state) = state();
+        let (_root, state) = directory();
         let mut keeper = Keeper::new(state.clone());
         let mut store = Store::default();
         let mut layout = Layout::default();
@@ -191,7 +185,7 @@ mod tests {
 
     #[test]
     fn bases_are_made_anew_in_time_and_forgotten_with_the_last_that_needs_them() {
-        let (_root, state) = state();
+        let (_root, state) = directory();
         let mut store = Store::default();
         let bases = || bases::numbers_in(&state.path().join("generations/bases")).unwrap();
         let snapshot = in_force(&mut store, 1, &Layout::default(), 1);
@@ -225,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_whose_base_is_lost_is_damaged() {
-        let (_root, state) = state();
+        let (_root, state) = directory();
         let snapshot = in_force(&mut Store::default(), 1, &Layout::default(), 1);
         Keeper::new(state.clone()).save_snapshot(&snapshot).unwrap();
         std::fs::remove_file(state.path().join("generations/bases/1.json")).unwrap();

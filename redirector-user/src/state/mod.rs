@@ -398,7 +398,8 @@ mod round_trip;
 mod tests {
     use super::*;
 
-    fn directory() -> (tempfile::TempDir, StateDir) {
+    /// A state directory, and what it lies in.
+    pub(super) fn directory() -> (tempfile::TempDir, StateDir) {
         let root = tempfile::tempdir().unwrap();
         let state = StateDir::new(root.path().join("redirector"));
         state.create().unwrap();

@@ -11,18 +11,12 @@ use redirector_core::store::{Content, Document, Store};
 use redirector_core::stored::Lost;
 use serde_json::{Value, json};
 
+use super::tests::directory;
 use super::{Contents, Keeper, LAST_GOOD, Report, Snapshot, StateDir};
 use random::random;
 
 /// As many of each kind make it unlikely that a field is absent in all of them.
 const OBJECTS: usize = 8;
-
-fn state() -> (tempfile::TempDir, StateDir) {
-    let root = tempfile::tempdir().unwrap();
-    let state = StateDir::new(root.path().join("redirector"));
-    state.create().unwrap();
-    (root, state)
-}
 
 /// An object of a kind with every field at random.
 fn object(kind: Kind, rng: &mut fastrand::Rng) -> Arc<Object> {
@@ -106,7 +100,7 @@ fn json(value: &impl serde::Serialize) -> Value {
 fn every_kind_of_object_with_every_field_set_is_read_as_it_was_written() {
     for seed in 0..12 {
         let rng = &mut fastrand::Rng::with_seed(seed);
-        let (_root, state) = state();
+        let (_root, state) = directory();
         let mut keeper = Keeper::new(state.clone());
         let (mut objects, mut store) = (objects(rng), Store::default());
         let mut snapshots = Vec::new();
@@ -131,7 +125,7 @@ fn every_kind_of_object_with_every_field_set_is_read_as_it_was_written() {
 fn what_else_is_written_is_read_as_it_was() {
     for seed in 0..50 {
         let rng = &mut fastrand::Rng::with_seed(seed);
-        let (_root, state) = state();
+        let (_root, state) = directory();
         let report: Report = random(rng);
         state.save_report(&report).unwrap();
         assert_eq!(state.report().unwrap(), Some(report), "seed {seed}");
@@ -155,7 +149,7 @@ fn damage(state: &StateDir, name: &str, how: impl Fn(&mut Value)) {
 #[test]
 fn a_part_that_cannot_be_read_costs_that_part_and_is_named() {
     let rng = &mut fastrand::Rng::with_seed(1);
-    let (_root, state) = state();
+    let (_root, state) = directory();
     let mut objects = objects(rng);
     let named: Arc<Object> = Arc::new(Object {
         meta: redirector_core::model::Meta { name: "echo".into(), ..random(rng) },
@@ -225,7 +219,7 @@ fn a_part_that_cannot_be_read_costs_that_part_and_is_named() {
 
 #[test]
 fn the_state_of_an_earlier_version_is_read() {
-    let (_root, state) = state();
+    let (_root, state) = directory();
     let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/round_trip/of_0_1");
     for name in [
         "generations/1.json",
