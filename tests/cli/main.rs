@@ -129,7 +129,7 @@ fn thousands_of_findings_are_shown_with_their_lines() {
     // what stands before it.
     for separator in ["\n---\n", ","] {
         // Where there is a Service, a name of none may be misspelt.
-        let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"clusterIP":"10.96.0.1"}}"#;
+        let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"tcp","port":80}]}}"#;
         let items: Vec<String> = (0..5_000).map(rule).chain([service.to_owned()]).collect();
         let mut text = items.join(separator);
         if separator == "," {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::client::{Client, Question, contains};
-use crate::model::{Labels, Object, SourceId, SourceSelector, Spec};
+use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector, Spec};
 use crate::plan::{Class, ClassId, Source};
 use crate::registry::{Registry, ServiceKind, Workload};
 use crate::rules::RuleBook;
@@ -18,7 +18,8 @@ use crate::world::Settings;
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Questions {
     namespaces: BTreeSet<Arc<str>>,
-    labels: BTreeSet<Labels>,
+    /// Under their first pair, which whoever has all of them has.
+    labels: BTreeMap<String, BTreeMap<String, BTreeSet<Labels>>>,
     subnets: BTreeSet<IpNet>,
     addresses: BTreeSet<IpAddr>,
 }
@@ -27,7 +28,7 @@ struct Questions {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 struct Answers {
     namespace: Option<Arc<str>>,
-    labels: Vec<usize>,
+    labels: Vec<Labels>,
     subnets: Vec<usize>,
     addresses: Vec<IpAddr>,
     bypassed: bool,
@@ -83,11 +84,26 @@ fn source(workload: &Workload, selector: SourceSelector, class: ClassId) -> (Sou
     (id, source)
 }
 
-/// Groups the local workloads into classes. Class 0 is that of unknown callers,
-/// and of every workload that answers all questions as they do: with no.
+/// A source that is in no document, to see what it would meet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// Its namespace, and a name that no workload has.
+    pub id: SourceId,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// It dials only where these have rules.
+    pub rules: BTreeSet<ObjectRef>,
+}
+
+/// Groups the local workloads into classes, and gives every probe one behind
+/// them. Class 0 is that of unknown callers, and of every workload that answers
+/// all questions as they do: with no.
 pub(super) fn group(
     registry: &Registry,
     book: &RuleBook,
+    probes: &[Probe],
 ) -> (Vec<Class>, BTreeMap<SourceId, Source>, Classifier) {
     let mut classifier = Classifier {
         settings: registry.settings.clone(),
@@ -106,6 +122,17 @@ pub(super) fn group(
             classes.push(Class { example: Some(id.clone()) });
         }
         sources.insert(id, source);
+    }
+    for probe in probes {
+        let source = Source {
+            labels: probe.labels.clone(),
+            addresses: probe.addresses.clone(),
+            // It has no processes.
+            selector: SourceSelector::Cgroup("".into()),
+            class: u32::try_from(classes.len()).unwrap_or(u32::MAX),
+        };
+        classes.push(Class { example: Some(probe.id.clone()) });
+        sources.insert(probe.id.clone(), source);
     }
     (classes, sources, classifier)
 }
@@ -183,8 +210,11 @@ impl Questions {
     }
 
     fn ask_for(&mut self, labels: &Labels) {
-        if !self.labels.contains(labels) {
-            self.labels.insert(labels.clone());
+        let Some((key, value)) = labels.first_key_value() else { return };
+        let values = self.labels.entry(key.clone()).or_default();
+        let those = values.entry(value.clone()).or_default();
+        if !those.contains(labels) {
+            those.insert(labels.clone());
         }
     }
 
@@ -194,9 +224,11 @@ impl Questions {
             namespace: client
                 .namespace
                 .and_then(|namespace| self.namespaces.get(namespace).cloned()),
-            labels: (self.labels.iter().enumerate())
-                .filter(|(_, wanted)| labels.is_some_and(|labels| contains(labels, wanted)))
-                .map(|(index, _)| index)
+            labels: (labels.into_iter().flatten())
+                .filter_map(|(key, value)| self.labels.get(key)?.get(value))
+                .flatten()
+                .filter(|wanted| labels.is_some_and(|labels| contains(labels, wanted)))
+                .cloned()
                 .collect(),
             subnets: (self.subnets.iter().enumerate())
                 .filter(|(_, subnet)| client.answer(&Question::Within(**subnet)))

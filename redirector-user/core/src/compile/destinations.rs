@@ -10,8 +10,10 @@ use rustc_hash::FxHashMap;
 
 use super::localities::{Home, common_multiple, weigh};
 use crate::client::{Asker, contains};
-use crate::model::{LbAlgorithm, ObjectRef, Policy, Resolution, RouteDestination, RuleId};
-use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Leg, Lost, RouteId, Verdict};
+use crate::model::{Labels, LbAlgorithm, ObjectRef, Policy, Resolution, RouteDestination, RuleId};
+use crate::plan::{
+    Algorithm, Destination, DestinationId, Endpoint, Lacks, Leg, Lost, RouteId, Verdict,
+};
 use crate::registry::{self, MergedRule, Port, Registry, Service, ServiceKind};
 use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 
@@ -50,7 +52,7 @@ pub(crate) enum Family {
 /// What is known of a destination before its endpoints.
 struct Resolved<'q> {
     id: DestinationId,
-    found: Result<Backed<'q>, String>,
+    found: Result<Backed<'q>, (Lacks, String)>,
 }
 
 struct Backed<'q> {
@@ -250,6 +252,7 @@ impl<'q> Destinations<'q> {
         nowhere.view.extend(id.view.first().cloned());
         self.destinations.entry(nowhere.clone()).or_insert_with(|| Destination {
             empty_because: Some(format!("{} has endpoints that are unix sockets", id.host)),
+            lacks: Some(Lacks::Sockets),
             ..Destination::default()
         });
         nowhere
@@ -303,20 +306,22 @@ impl<'q> Destinations<'q> {
         let rule = self.registry.rules.find(who, service);
         let id = id(service, subset, port, v6, rule);
         let found = match (service.port(port), subset) {
-            (None, _) => Err(no_port(service, port, entry.port.is_some())),
+            (None, _) => Err((Lacks::Port, no_port(service, port, entry.port.is_some()))),
             (Some(port), Some(subset)) => match rule {
                 Some(rule) if rule.subset(subset).is_some() => {
                     Ok(Backed { service, port, rule: Some(rule) })
                 }
-                Some(rule) => Err(format!(
-                    "subset {subset} of {} is not defined in {}",
-                    service.host,
-                    list(&rule.objects)
-                )),
-                None => Err(format!(
-                    "subset {subset} of {} is not defined: no DestinationRule is in force for it here",
-                    service.host
-                )),
+                Some(rule) => {
+                    let rules = list(&rule.objects);
+                    let why =
+                        format!("subset {subset} of {} is not defined in {rules}", service.host);
+                    Err((Lacks::Subset, why))
+                }
+                None => {
+                    let why = "no DestinationRule is in force for it here";
+                    let why = format!("subset {subset} of {} is not defined: {why}", service.host);
+                    Err((Lacks::Subset, why))
+                }
             },
             (Some(port), None) => Ok(Backed { service, port, rule }),
         };
@@ -327,7 +332,11 @@ impl<'q> Destinations<'q> {
         let Resolved { id, found } = meant;
         if !self.destinations.contains_key(&id) {
             let destination = match found {
-                Err(why) => Destination { empty_because: Some(why), ..Destination::default() },
+                Err((lacks, why)) => Destination {
+                    empty_because: Some(why),
+                    lacks: Some(lacks),
+                    ..Destination::default()
+                },
                 Ok(found) => self.endpoints(&id, &found),
             };
             self.destinations.insert(id.clone(), destination);
@@ -342,6 +351,7 @@ impl<'q> Destinations<'q> {
         let (algorithm, original) = algorithm(service, &policy);
         let mut destination = Destination { algorithm, policy, ..Destination::default() };
         if let Some(what) = destination.policy.changes_bytes() {
+            destination.lacks = Some(Lacks::Bytes);
             destination.empty_because = Some(format!(
                 "{} asks for {what}, which would change bytes on the wire",
                 rule.map(|rule| list(&rule.objects)).unwrap_or_default()
@@ -363,14 +373,11 @@ impl<'q> Destinations<'q> {
             .iter()
             .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
             .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
-            .filter(|endpoint| {
-                wanted.is_none_or(|wanted| {
-                    endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
-                })
-            })
+            .filter(|endpoint| is_labelled(endpoint, wanted))
             .collect();
         if usable.is_empty() {
-            destination.empty_because = Some(why_empty(id, found, wanted.is_some(), node));
+            let (lacks, why) = self.why_empty(id, found, wanted);
+            (destination.lacks, destination.empty_because) = (Some(lacks), Some(why));
             return destination;
         }
         let weights = weigh(&usable, &destination.policy, service.distribution, &self.home);
@@ -381,6 +388,7 @@ impl<'q> Destinations<'q> {
             })
             .collect();
         if destination.endpoints.is_empty() {
+            destination.lacks = Some(Lacks::Locality);
             destination.empty_because = Some(format!(
                 "{} has no endpoint in the localities that its DestinationRule distributes to",
                 service.host
@@ -395,6 +403,61 @@ impl<'q> Destinations<'q> {
         destination.lost = Lost { weight: lost, of: usable + lost };
         destination
     }
+
+    fn why_empty(
+        &self,
+        id: &DestinationId,
+        found: &Backed<'q>,
+        wanted: Option<&Labels>,
+    ) -> (Lacks, String) {
+        let Backed { service, port, rule } = found;
+        let host = &service.host;
+        let family = if id.v6 { "IPv6" } else { "IPv4" };
+        if port.endpoints.is_empty() {
+            let names = !self.registry.names_of(&service.object).is_empty();
+            return match port.unusable {
+                0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
+                count => (
+                    if names { Lacks::Resolution } else { Lacks::Usable },
+                    format!(
+                        "{host} has no endpoint on port {} that is ready and reachable, of {count}",
+                        port.number
+                    ),
+                ),
+            };
+        }
+        if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
+            return (
+                Lacks::Family,
+                format!("{host} has no {family} endpoint, and the address dialled is {family}"),
+            );
+        }
+        if service.local_only && wanted.is_none() {
+            let why = match self.registry.settings.node_name.as_deref() {
+                Some(node) => format!(
+                    "{host} has no endpoint on node {node}, and its internalTrafficPolicy is Local"
+                ),
+                None => format!(
+                    "{host} has internalTrafficPolicy Local, and the node's name is not known"
+                ),
+            };
+            return (Lacks::Node, why);
+        }
+        let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
+        let subset = id.subset.as_deref().unwrap_or_default();
+        let elsewhere = port.endpoints.iter().any(|endpoint| is_labelled(endpoint, wanted));
+        (
+            if elsewhere { Lacks::Family } else { Lacks::Labels },
+            format!("no {family} endpoint of {host} has the labels of subset {subset} ({rule})"),
+        )
+    }
+}
+
+/// Whether a subset with these labels has the endpoint.
+fn is_labelled(endpoint: &registry::Endpoint, wanted: Option<&Labels>) -> bool {
+    wanted.is_none_or(|wanted| {
+        endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
+    })
 }
 
 fn id(
@@ -438,39 +501,4 @@ fn no_port(service: &Service, port: u16, said: bool) -> String {
     let numbers: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
     let whose = if said { "as the rule asks for" } else { "as was dialled" };
     format!("{} has no TCP port {port}, {whose}; it has {}", service.host, numbers.join(", "))
-}
-
-fn why_empty(id: &DestinationId, found: &Backed<'_>, labelled: bool, node: Option<&str>) -> String {
-    let Backed { service, port, rule } = found;
-    let family = if id.v6 { "IPv6" } else { "IPv4" };
-    if port.endpoints.is_empty() {
-        return match port.unusable {
-            0 => format!("{} has no endpoint on port {}", service.host, port.number),
-            count => format!(
-                "{} has no endpoint on port {} that is ready and reachable, of {count}",
-                service.host, port.number
-            ),
-        };
-    }
-    if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
-        return format!(
-            "{} has no {family} endpoint, and the address dialled is {family}",
-            service.host
-        );
-    }
-    if service.local_only && !labelled {
-        return match node {
-            Some(node) => format!(
-                "{} has no endpoint on node {node}, and its internalTrafficPolicy is Local",
-                service.host
-            ),
-            None => format!(
-                "{} has internalTrafficPolicy Local, and the node's name is not known",
-                service.host
-            ),
-        };
-    }
-    let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
-    let subset = id.subset.as_deref().unwrap_or_default();
-    format!("no {family} endpoint of {} has the labels of subset {subset} ({rule})", service.host)
 }

@@ -1,12 +1,13 @@
 //! Which verdict every prefix and port has for every source class.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 
+use super::classes::Probe;
 use super::destinations::Destinations;
 use crate::client::{Answers, Asker, Client};
-use crate::model::SourceId;
+use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
 use crate::plan::{Class, Frontend, FrontendId, Source, Verdict};
 use crate::registry::Registry;
@@ -18,6 +19,7 @@ pub(super) fn compile<'q>(
     book: &'q RuleBook,
     classes: &[Class],
     sources: &BTreeMap<SourceId, Source>,
+    probes: &[Probe],
     destinations: &mut Destinations<'q>,
 ) -> BTreeMap<FrontendId, Frontend> {
     let clients: Vec<Client<'_>> = classes
@@ -33,7 +35,15 @@ pub(super) fn compile<'q>(
             })
         })
         .collect();
-    let mut compiler = Compiler { walk: Walk::new(registry, book), clients, destinations };
+    let everywhere = classes.len() - probes.len();
+    let mut by_rules: HashMap<&ObjectRef, Vec<usize>> = HashMap::new();
+    for (class, probe) in (everywhere..).zip(probes) {
+        for rules in &probe.rules {
+            by_rules.entry(rules).or_default().push(class);
+        }
+    }
+    let walk = Walk::new(registry, book);
+    let mut compiler = Compiler { walk, clients, everywhere, by_rules, destinations };
     let mut frontends = BTreeMap::new();
     for (port, prefixes) in claims(registry) {
         compiler.port(port, &prefixes, &mut frontends);
@@ -43,7 +53,12 @@ pub(super) fn compile<'q>(
 
 struct Compiler<'a, 'q> {
     walk: Walk<'q>,
+    /// By class.
     clients: Vec<Client<'a>>,
+    /// So many of them dial everything; behind them are the probes.
+    everywhere: usize,
+    /// The probes that dial where a VirtualService has rules.
+    by_rules: HashMap<&'a ObjectRef, Vec<usize>>,
     destinations: &'a mut Destinations<'q>,
 }
 
@@ -111,10 +126,10 @@ impl<'q> Compiler<'_, 'q> {
                 self.walk.rules(&claim.service.host);
             }
         }
-        let clients = self.clients.clone();
         let mut answers = Answers::default();
         let mut frontend = None;
-        for (class, client) in clients.into_iter().enumerate() {
+        for class in (0..self.everywhere).chain(self.probes(claimed)) {
+            let client = *self.clients.get(class)?;
             // Whoever answers the same questions alike gets the same verdict.
             let verdict = match answers.find(&client) {
                 Some(_) if answers.is_settled() => break,
@@ -136,6 +151,20 @@ impl<'q> Compiler<'_, 'q> {
             }
         }
         frontend
+    }
+
+    /// The probes that dial here.
+    fn probes(&mut self, claimed: &[(IpNet, &[Claim<'q>])]) -> BTreeSet<usize> {
+        if self.by_rules.is_empty() {
+            return BTreeSet::new();
+        }
+        let mut probes = BTreeSet::new();
+        for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
+            for set in &self.walk.rules(&claim.service.host).sets {
+                probes.extend(self.by_rules.get(&set.reference).into_iter().flatten().copied());
+            }
+        }
+        probes
     }
 
     fn verdict(

@@ -25,7 +25,7 @@ use crate::registry::Registry;
 use crate::rules::RuleBook;
 use crate::world::World;
 
-pub use classes::Classifier;
+pub use classes::{Classifier, Probe};
 use destinations::Destinations;
 
 /// What came out of compiling.
@@ -55,10 +55,16 @@ pub fn compile(world: &World) -> Compiled {
 
 /// Compiles a World whose registry is at hand.
 pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
+    compile_for(world, registry, &[])
+}
+
+/// Compiles also what these would meet. Each makes a class of its own, the last
+/// ones of the Plan, in their order.
+pub fn compile_for(world: &World, registry: &Registry, probes: &[Probe]) -> Compiled {
     let book = RuleBook::new(world);
-    let (classes, sources, classifier) = classes::group(registry, &book);
+    let (classes, sources, classifier) = classes::group(registry, &book, probes);
     let mut destinations = Destinations::new(registry);
-    let frontends = mesh::compile(registry, &book, &classes, &sources, &mut destinations);
+    let frontends = mesh::compile(registry, &book, &classes, &sources, probes, &mut destinations);
     let gateways = gateways::compile(world, registry, &book, &mut destinations);
     let (routes, destinations) = destinations.finish();
     let mut rejected: Vec<Rejected> =

@@ -6,6 +6,7 @@ use super::book::{Rule, RuleSet};
 use crate::client::Asker;
 use crate::model::RouteDestination;
 use crate::names::complete_host;
+use crate::plan::Lacks;
 use crate::registry::{NoService, Registry, Service};
 
 /// What is named.
@@ -13,7 +14,7 @@ pub(crate) struct Named<'q> {
     /// The full host name.
     pub host: Arc<str>,
     /// The service that the client means by it, or why there is none.
-    pub service: Result<&'q Service, String>,
+    pub service: Result<&'q Service, (Lacks, String)>,
     /// The service port.
     pub port: u16,
 }
@@ -60,15 +61,16 @@ pub(crate) fn subsets_resolve<'q>(
     Ok(())
 }
 
-fn no_service(host: &str, why: NoService) -> String {
+fn no_service(host: &str, why: NoService) -> (Lacks, String) {
     match why {
-        NoService::Unknown => format!("no service has the host {host}"),
+        NoService::Unknown => (Lacks::Service, format!("no service has the host {host}")),
         NoService::Hidden { service, export } => {
-            format!("{service} has the host {host}, and is {export}")
+            (Lacks::Export, format!("{service} has the host {host}, and is {export}"))
         }
-        NoService::Alias { host: target } => {
-            format!("{host} is another name for {target}, which is no known service here")
-        }
-        NoService::Rejected(reason) => format!("{host} is left out: {reason}"),
+        NoService::Alias { host: target } => (
+            Lacks::Alias,
+            format!("{host} is another name for {target}, which is no known service here"),
+        ),
+        NoService::Rejected(reason) => (Lacks::Limit, format!("{host} is left out: {reason}")),
     }
 }
