@@ -8,6 +8,8 @@
 //! in proportion to its length, at most.
 
 mod bytes;
+mod events;
+mod mended;
 mod parse;
 mod scalar;
 

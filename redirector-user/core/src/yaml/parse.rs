@@ -1,17 +1,20 @@
-//! The parser: events of `saphyr-parser` to trees.
+//! From events to trees.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-
+use super::events::{Event, Events, Mark, Refusal};
+use super::mended::Mended;
 use super::{Entry, Node, Position, Value, scalar};
 
 /// The most nodes that a file may hold, every alias counted as what it repeats.
 pub const MAX_NODES: usize = 1_000_000;
 /// The deepest nesting of lists and maps.
 pub const MAX_DEPTH: usize = 200;
+
+/// More directives than this make a document unreadable.
+const MAX_DIRECTIVES: usize = 100;
 
 /// More repeated keys than this make a document unreadable.
 const MAX_DUPLICATES: usize = 100;
@@ -89,34 +92,32 @@ struct Chunk<'a> {
 }
 
 /// Splits at lines that begin with `---`: YAML allows them nowhere inside of a
-/// document, not even in a block of text.
+/// document, not even in a block of text. Directives (`%TAG`) and comments right
+/// before such a line belong to the document that it begins.
 fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line) = (0, 0);
     let (mut offset, mut line) = (0, 0);
+    // Where the directives begin that nothing but comments stands behind.
+    let mut directives = None;
     for part in text.split_inclusive('\n') {
         let marker = part
             .strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        // Directives (%YAML) belong to the document whose marker follows.
-        if marker && !only_directives(&text[start..offset]) {
-            chunks.push(Chunk { text: &text[start..offset], line: start_line });
-            (start, start_line) = (offset, line);
+        if marker {
+            let (at, at_line) = directives.take().unwrap_or((offset, line));
+            chunks.push(Chunk { text: &text[start..at], line: start_line });
+            (start, start_line) = (at, at_line);
+        } else if part.starts_with('%') {
+            directives = directives.or(Some((offset, line)));
+        } else if !part.starts_with('#') && !part.trim().is_empty() {
+            directives = None;
         }
         offset += part.len();
         line += 1;
     }
     chunks.push(Chunk { text: &text[start..], line: start_line });
     chunks
-}
-
-fn only_directives(text: &str) -> bool {
-    let mut lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
-    let mut any = false;
-    lines.all(|line| {
-        any |= line.starts_with('%');
-        line.starts_with(['%', '#'])
-    }) && any
 }
 
 fn is_json(text: &str) -> bool {
@@ -126,7 +127,7 @@ fn is_json(text: &str) -> bool {
 
 /// A list or a map that is not yet closed.
 struct Open {
-    anchor: usize,
+    anchor: Option<Arc<str>>,
     position: Position,
     content: Content,
     /// Nodes in it so far, aliases expanded; itself included.
@@ -147,10 +148,10 @@ struct Key {
 }
 
 struct Builder<'a> {
-    lines_before: u32,
+    text: &'a Mended<'a>,
     budget: &'a mut usize,
     open: Vec<Open>,
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<Arc<str>, (Node, usize)>,
     root: Option<Node>,
     duplicates: Vec<SyntaxError>,
 }
@@ -167,23 +168,46 @@ fn parse_chunk(
     } else {
         Cow::Borrowed(text)
     };
-    check_nesting(&text, lines_before)?;
+    check_directives(&text, lines_before)?;
+    let mut mended = Mended::new(text, lines_before);
+    loop {
+        let (left, before) = (*budget, documents.len());
+        match read(&mended, budget, documents) {
+            Ok(()) => return Ok(()),
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Refusal(why)) if !mended.mend(&why) => {
+                return Err(syntax_error(&mended, why));
+            }
+            Err(Stop::Refusal(_)) => {
+                *budget = left;
+                documents.truncate(before);
+            }
+        }
+    }
+}
+
+/// Why a text is read no further.
+enum Stop {
+    /// The parser refuses it.
+    Refusal(Refusal),
+    /// We do.
+    Error(SyntaxError),
+}
+
+fn read(text: &Mended<'_>, budget: &mut usize, documents: &mut Vec<Document>) -> Result<(), Stop> {
     let mut builder = Builder {
-        lines_before,
+        text,
         budget,
         open: Vec::new(),
         anchors: HashMap::new(),
         root: None,
         duplicates: Vec::new(),
     };
-    for event in Parser::new_from_str(&text) {
-        let (event, span) = event.map_err(|error| {
-            let mark = *error.marker();
-            syntax_error(&text, lines_before, mark.line(), mark.col(), error.info())
-        })?;
-        match event {
-            Event::StreamEnd => break,
-            Event::DocumentEnd => {
+    let mut events = Events::new(text.as_str());
+    loop {
+        match events.next().map_err(Stop::Refusal)? {
+            (Event::StreamEnd, _) => return Ok(()),
+            (Event::DocumentEnd, _) => {
                 let duplicates = std::mem::take(&mut builder.duplicates);
                 if let Some(root) = builder.root.take()
                     && root.value != Value::Null
@@ -192,40 +216,24 @@ fn parse_chunk(
                 }
                 builder.anchors.clear();
             }
-            event => builder.event(event, span)?,
+            (event, mark) => builder.event(event, mark).map_err(Stop::Error)?,
         }
     }
-    Ok(())
 }
 
-/// Refuses runaway nesting of flow collections before the scanner sees it: its
-/// time is the product of length and depth there.
-fn check_nesting(text: &str, lines_before: u32) -> Result<(), SyntaxError> {
-    let mut depth = 0usize;
-    // The least depth since each opening cannot be told without scanning quotes
-    // and comments; so the limit is generous, and only openings that follow each
-    // other without anything being closed between them count.
-    let mut run = 0usize;
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'[' | b'{' => {
-                depth += 1;
-                run += 1;
-            }
-            b']' | b'}' => {
-                depth = depth.saturating_sub(1);
-                run = 0;
-            }
-            _ => continue,
-        }
-        if run > 5 * MAX_DEPTH && depth > 5 * MAX_DEPTH {
-            let before = &text[..at];
-            let line = before.matches('\n').count() as u32 + 1 + lines_before;
-            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u32 + 1;
-            return Err(too_deep(Position { line, column }));
-        }
+/// Refuses more directives than anybody writes: the parser compares each one with
+/// all before it.
+fn check_directives(text: &str, lines_before: u32) -> Result<(), SyntaxError> {
+    let directives = text.lines().enumerate().filter(|(_, line)| line.starts_with('%'));
+    match directives.take(MAX_DIRECTIVES + 1).nth(MAX_DIRECTIVES) {
+        None => Ok(()),
+        Some((line, _)) => Err(SyntaxError {
+            message: format!("a document has more than {MAX_DIRECTIVES} directives (%)"),
+            help: None,
+            position: super::mended::position(lines_before, line as u64, 0),
+            limit: true,
+        }),
     }
-    Ok(())
 }
 
 fn too_deep(position: Position) -> SyntaxError {
@@ -238,32 +246,34 @@ fn too_deep(position: Position) -> SyntaxError {
 }
 
 impl Builder<'_> {
-    fn position(&self, span: Span) -> Position {
-        Position {
-            line: clamp(span.start.line()).saturating_add(self.lines_before),
-            column: clamp(span.start.col()).saturating_add(1),
-        }
-    }
-
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxError> {
-        let position = self.position(span);
+    fn event(&mut self, event: Event<'_>, mark: Mark) -> Result<(), SyntaxError> {
+        let position = self.text.position(mark);
+        let named = |anchor: Option<Cow<'_, str>>| anchor.map(Arc::from);
         match event {
-            Event::Scalar(text, style, anchor, tag) => {
+            Event::Scalar { text, plain, tag, anchor } => {
+                let value = scalar_value(&text, plain, tag.as_deref(), position)?;
                 if self.wants_key() {
-                    return self.key(&text, style, tag.as_deref(), anchor, position);
+                    let merge = plain && tag.is_none() && text == "<<";
+                    return self.key(value, &text, merge, named(anchor), position);
                 }
-                let value = scalar_value(&text, style, tag.as_deref(), position)?;
                 // A value that was never written has no place; its key has one.
                 let position = match (&value, self.pending_key()) {
                     (Value::Null, Some(key)) if text.is_empty() => key.position,
                     _ => position,
                 };
-                self.add(Node { value, position }, 1, anchor)
+                self.add(Node { value, position }, 1, named(anchor))
             }
-            Event::Alias(id) => {
-                let Some((node, nodes)) = self.anchors.get(&id).cloned() else {
+            Event::Alias(name) => {
+                let Some((node, nodes)) = self.anchors.get(&*name).cloned() else {
+                    let is_open =
+                        self.open.iter().any(|open| open.anchor.as_deref() == Some(&name));
                     return Err(SyntaxError {
-                        message: "an alias stands inside of what it repeats".to_owned(),
+                        message: match is_open {
+                            true => "an alias stands inside of what it repeats".to_owned(),
+                            false => {
+                                format!("the alias *{name} repeats what no anchor &{name} names")
+                            }
+                        },
                         help: Some("write the value out".to_owned()),
                         position,
                         limit: false,
@@ -273,31 +283,25 @@ impl Builder<'_> {
                     return match &node.value {
                         Value::String(text) => {
                             let text = text.clone();
-                            self.key(&text, ScalarStyle::DoubleQuoted, None, 0, position)
+                            self.key(node.value, &text, false, None, position)
                         }
                         _ => Err(key_error(position)),
                     };
                 }
-                self.add(Node { value: node.value, position }, nodes, 0)
+                self.add(Node { value: node.value, position }, nodes, None)
             }
-            Event::SequenceStart(anchor, _) => {
-                self.start(anchor, position, Content::List(Vec::new()))
-            }
-            Event::MappingStart(anchor, _) => {
+            Event::List(anchor) => self.start(named(anchor), position, Content::List(Vec::new())),
+            Event::Map(anchor) => {
                 let content = Content::Map {
                     entries: Vec::new(),
                     keys: HashSet::new(),
                     key: None,
                     merges: Vec::new(),
                 };
-                self.start(anchor, position, content)
+                self.start(named(anchor), position, content)
             }
-            Event::SequenceEnd | Event::MappingEnd => self.end(),
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd => Ok(()),
+            Event::End => self.end(),
+            Event::DocumentEnd | Event::StreamEnd | Event::Other => Ok(()),
         }
     }
 
@@ -314,7 +318,7 @@ impl Builder<'_> {
 
     fn start(
         &mut self,
-        anchor: usize,
+        anchor: Option<Arc<str>>,
         position: Position,
         content: Content,
     ) -> Result<(), SyntaxError> {
@@ -387,23 +391,21 @@ impl Builder<'_> {
     /// A key of the map on top.
     fn key(
         &mut self,
+        value: Value,
         text: &str,
-        style: ScalarStyle,
-        tag: Option<&Tag>,
-        anchor: usize,
+        merge: bool,
+        anchor: Option<Arc<str>>,
         position: Position,
     ) -> Result<(), SyntaxError> {
-        let merge = style == ScalarStyle::Plain && tag.is_none() && text == "<<";
-        let value = scalar_value(text, style, tag, position)?;
         let as_read: Arc<str> = match &value {
-            Value::Null => return Err(key_error(position)),
+            Value::Null => "null".into(),
             Value::Bool(value, _) => value.to_string().into(),
             Value::Int(value, _) => value.to_string().into(),
             Value::Float(value, _) => value.to_string().into(),
             Value::String(text) => text.clone(),
             Value::List(_) | Value::Map(_) => return Err(key_error(position)),
         };
-        if anchor != 0 {
+        if let Some(anchor) = anchor {
             self.anchors.insert(anchor, (Node { value, position }, 1));
         }
         self.spend(1, position)?;
@@ -442,14 +444,19 @@ impl Builder<'_> {
     }
 
     /// Adds a finished node that is worth `nodes` and not yet paid for.
-    fn add(&mut self, node: Node, nodes: usize, anchor: usize) -> Result<(), SyntaxError> {
+    fn add(
+        &mut self,
+        node: Node,
+        nodes: usize,
+        anchor: Option<Arc<str>>,
+    ) -> Result<(), SyntaxError> {
         self.spend(nodes, node.position)?;
         self.place(node, nodes, anchor);
         Ok(())
     }
 
-    fn place(&mut self, node: Node, nodes: usize, anchor: usize) {
-        if anchor != 0 {
+    fn place(&mut self, node: Node, nodes: usize, anchor: Option<Arc<str>>) {
+        if let Some(anchor) = anchor {
             self.anchors.insert(anchor, (node.clone(), nodes));
         }
         match self.open.last_mut() {
@@ -500,59 +507,152 @@ fn key_error(position: Position) -> SyntaxError {
 
 fn scalar_value(
     text: &str,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
+    plain: bool,
+    tag: Option<&str>,
     position: Position,
 ) -> Result<Value, SyntaxError> {
-    match tag {
-        Some(tag) if tag.is_yaml_core_schema() => {
-            scalar::tagged(&tag.suffix, text).ok_or_else(|| SyntaxError {
-                message: format!("\"{text}\" is no {}, as its tag says", tag.suffix),
-                help: None,
-                position,
-                limit: false,
-            })
-        }
-        Some(_) => Ok(Value::String(text.into())),
-        None if style == ScalarStyle::Plain => Ok(scalar::plain(text)),
+    match tag.map(|tag| tag.strip_prefix("tag:yaml.org,2002:")) {
+        Some(Some(tag)) => scalar::tagged(tag, text).ok_or_else(|| SyntaxError {
+            message: format!("\"{text}\" is no {tag}, as its tag says"),
+            help: None,
+            position,
+            limit: false,
+        }),
+        Some(None) => Ok(Value::String(text.into())),
+        None if plain => Ok(scalar::plain(text)),
         None => Ok(Value::String(text.into())),
     }
 }
 
-fn clamp(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 /// The parser's complaint, in a user's words where its own say little.
-fn syntax_error(
-    text: &str,
-    lines_before: u32,
-    line: usize,
-    column: usize,
-    info: &str,
-) -> SyntaxError {
-    let position = Position {
-        line: clamp(line).saturating_add(lines_before),
-        column: clamp(column).saturating_add(1),
-    };
+fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
+    let line = usize::try_from(why.at.line).unwrap_or(usize::MAX);
     // The scanner often notices a tab one line late.
-    let lines = text.lines().skip(line.saturating_sub(2)).take(2);
-    let tab = lines.enumerate().filter(|(_, l)| {
-        let indent = &l[..l.len() - l.trim_start().len()];
-        indent.contains('\t')
-    });
-    if let Some((nth, l)) = tab.last() {
-        let before = l.chars().take_while(|c| *c != '\t').count();
-        let first = line.saturating_sub(2) + nth + 1;
+    let first = line.saturating_sub(1);
+    let lines = text.as_str().lines().enumerate().skip(first).take(line + 1 - first);
+    let tab = lines.filter(|(_, l)| l[..l.len() - l.trim_start().len()].contains('\t'));
+    if let Some((line, l)) = tab.last() {
+        let column = l.chars().take_while(|c| *c != '\t').count() as u64;
         return SyntaxError {
             message: "a tab indents this line; YAML allows only spaces there".to_owned(),
             help: Some("replace the tab with spaces".to_owned()),
-            position: Position {
-                line: clamp(first).saturating_add(lines_before),
-                column: clamp(before).saturating_add(1),
-            },
+            position: text.position(Mark { byte: 0, line: line as u64, column }),
             limit: false,
         };
     }
-    SyntaxError { message: format!("this is not YAML: {info}"), help: None, position, limit: false }
+    let context = match why.context {
+        Some((what, from)) if from.line != why.at.line => {
+            format!("{what} (from line {}): ", text.position(from).line)
+        }
+        Some((what, _)) => format!("{what}: "),
+        None => String::new(),
+    };
+    SyntaxError {
+        message: format!("this is not YAML: {context}{}", why.problem),
+        help: None,
+        position: text.position(why.at),
+        limit: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of a text and where they begin, in the form `value@line:column`.
+    fn shown(text: &str) -> String {
+        fn show(node: &Node, out: &mut Vec<String>) {
+            let Position { line, column } = node.position;
+            match &node.value {
+                Value::List(items) => items.iter().for_each(|item| show(item, out)),
+                Value::Map(entries) => {
+                    for entry in entries.iter() {
+                        let Position { line, column } = entry.position;
+                        out.push(format!("{}@{line}:{column}", entry.key));
+                        show(&entry.value, out);
+                    }
+                }
+                Value::Null => out.push("~".to_owned()),
+                Value::String(text) => out.push(format!("{text:?}@{line}:{column}")),
+                Value::Bool(_, text) | Value::Int(_, text) | Value::Float(_, text) => {
+                    out.push(format!("{text}@{line}:{column}"));
+                }
+            }
+        }
+        let parsed = parse(text);
+        let mut out = Vec::new();
+        parsed.documents.iter().for_each(|document| show(&document.root, &mut out));
+        out.extend(parsed.errors.iter().map(|error| {
+            let Position { line, column } = error.position;
+            format!("{}@{line}:{column}", error.message)
+        }));
+        out.join(" ")
+    }
+
+    #[test]
+    fn what_kubectl_reads_is_read_with_its_places() {
+        for (text, expected) in [
+            // A list's items at the column of its key, a bracket at that column, too.
+            ("a:\n- b\n- c: 1\n", "a@1:1 \"b\"@2:3 c@3:3 1@3:6"),
+            ("a: [b,\n\"c\"\n]\n", "a@1:1 \"b\"@1:5 \"c\"@2:1"),
+            ("a: [\n  \"b\"\n]\nc: d\n", "a@1:1 \"b\"@2:3 c@4:1 \"d\"@4:4"),
+            // A quoted string that goes on at the column of its key, or behind a tab.
+            ("a: \"b\nc\"\nd: 1\n", "a@1:1 \"b c\"@1:4 d@3:1 1@3:4"),
+            ("a: \"b\n\tc\"\n", "a@1:1 \"b c\"@1:4"),
+            // Comments that nothing separates from what is before them.
+            ("a: \"b\"#c\nd: [e,#f\n]#g\n", "a@1:1 \"b\"@1:4 d@2:1 \"e\"@2:5"),
+            ("a: >#b\n  c\n", "a@1:1 \"c\\n\"@1:4"),
+            ("[-, -]", "\"-\"@1:2 \"-\"@1:5"),
+            // What only the parser of Go takes, and twice on a line.
+            (r#"{a: "b\'c\'", d: e}"#, "a@1:2 \"b'c'\"@1:5 d@1:15 \"e\"@1:18"),
+            ("{a:, b:}\n---\n[a:, c]", "a@1:2 ~ b@1:6 ~ a@3:2 ~ \"c\"@3:6"),
+            ("{? , b: 1}", "null@1:4 ~ b@1:6 1@1:9"),
+            // Directives belong to what follows.
+            (
+                "a: b\n%TAG ! x:\n---\nc: d\n...\n%YAML 1.1\n---\ne: f\n",
+                "a@1:1 \"b\"@1:4 c@4:1 \"d\"@4:4 e@8:1 \"f\"@8:4",
+            ),
+            (
+                "a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}\n",
+                "a@1:1 b@1:8 1@1:11 c@2:1 b@1:8 1@1:11 d@3:1 e@3:13 2@3:16 b@1:8 1@1:11",
+            ),
+            // JSON with escapes that YAML lacks has no places.
+            ("{\"a\": \"\\ud83d\\ude00\"}", "a@0:0 \"😀\"@0:0"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_it_does_not_read_is_refused_at_its_place() {
+        for (text, expected) in [
+            ("a: *b\n", "the alias *b repeats what no anchor &b names@1:4"),
+            ("a: &b [*b]\n", "an alias stands inside of what it repeats@1:8"),
+            (
+                "a: 1\n---\nb: [1\n---\nc: 2\n",
+                "a@1:1 1@1:4 c@5:1 2@5:4 this is not YAML: \
+              while parsing a flow sequence (from line 3): did not find expected ',' or ']'@4:1",
+            ),
+            ("a: b\n\u{1}: c\n", "this is not YAML: control characters are not allowed@2:1"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn hostile_texts_cost_no_more_than_their_length() {
+        let deep = |open: &str| open.repeat(1 << 20);
+        for text in [
+            deep("["),
+            deep("[[],"),
+            deep("{a: "),
+            deep("- "),
+            deep("? "),
+            deep("%TAG !a! b\n"),
+            format!("\"{}\"", deep("\\'")),
+            format!("[{}]", deep("a:,")),
+        ] {
+            assert!(!parse(&text).errors.is_empty(), "{}", &text[..20]);
+        }
+    }
 }
