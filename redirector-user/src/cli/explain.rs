@@ -16,6 +16,7 @@ use redirector_core::world::World;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
+use crate::daemon::names;
 use crate::datapath::{Datapath, SourceKey, netns_cookie};
 use crate::mounts;
 use crate::output::{Style, plain};
@@ -45,6 +46,9 @@ pub struct Args {
     /// The server name (SNI) of its ClientHello, for a gateway that routes by it
     #[arg(long, value_name = "NAME", requires = "gateway")]
     sni: Option<String>,
+    /// Resolve the names of DNS ServiceEntries now, as the daemon does
+    #[arg(long, requires = "config")]
+    resolve: bool,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -123,13 +127,23 @@ fn query(args: &Args, source: QuerySource) -> Query {
 fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Failure> {
     let documents = Documents::read(&args.config);
     documents.insist(context)?;
-    let world = documents.world(args.settings.settings(false));
+    let mut world = documents.world(args.settings.settings(false));
     let refused = documents.readings.iter().flat_map(|reading| &reading.objects);
     let refused = refused.filter(|read| read.object.is_none()).count();
     if refused > 0 {
         context.note("note: some documents are refused; `redirector check` says which and why");
     }
-    let registry = Registry::new(&world);
+    let mut registry = Registry::new(&world);
+    if args.resolve && !registry.names_to_resolve().is_empty() {
+        let (answers, failed) = names::resolve(registry.names_to_resolve());
+        for (name, addresses) in answers {
+            world.set_resolved(&name, addresses);
+        }
+        for (name, error) in failed {
+            context.note(&format!("note: {name} is not resolved: {error}"));
+        }
+        registry = Registry::new(&world);
+    }
     let source = match &args.source {
         SourceArgs { from_workload: Some(workload), .. } => of_workload(workload),
         SourceArgs { from_namespace: Some(namespace), from_label, .. } => {
@@ -265,6 +279,8 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         // Without documents nothing is known about names.
         None => unnamed(&query),
     };
+    // What the resolver has not answered is refused now, and not decided later.
+    explanation.until_names_are_resolved();
     explanation.notes.extend(notes);
     if query.gateway.is_some() {
         // The proxy decides by the documents in force.
@@ -308,6 +324,8 @@ fn unnamed(query: &Query) -> Explanation {
         destinations: Vec::new(),
         endpoints: std::collections::BTreeMap::new(),
         refused_share: 0.0,
+        undecided_share: 0.0,
+        undecided_names: Vec::new(),
         notes: Vec::new(),
     }
 }
@@ -370,6 +388,7 @@ fn text(explanation: &Explanation, style: Style) -> String {
         VerdictWord::Route => style.good("routed"),
         VerdictWord::Passthrough => style.help("passed through: left as it is"),
         VerdictWord::Refuse => style.error("refused"),
+        VerdictWord::Undecided => style.help("decided when names are resolved"),
     };
     let _ = writeln!(text, "  {verdict}{handled}");
     if let Some(frontend) = &explanation.frontend {
@@ -413,7 +432,11 @@ fn text(explanation: &Explanation, style: Style) -> String {
         let _ = writeln!(text, "{}", style.strong("destinations"));
         for destination in &explanation.destinations {
             let subset = destination.subset.as_ref().map(|s| format!("/{s}")).unwrap_or_default();
-            let because = destination.because.as_ref().map(|b| format!("  refused: {b}"));
+            let undecided = !destination.unresolved.is_empty();
+            let because = destination.because.as_ref().map(|because| match undecided {
+                true => format!("  {because}"),
+                false => format!("  refused: {because}"),
+            });
             let _ = writeln!(
                 text,
                 "  {:>7} {}:{}{subset}{}",

@@ -42,7 +42,7 @@ pub mod leaf;
 pub mod log;
 mod memory;
 pub mod metrics;
-mod names;
+pub(crate) mod names;
 mod program_log;
 mod startup;
 mod verify;

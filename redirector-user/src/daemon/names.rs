@@ -35,7 +35,15 @@ impl Resolver {
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 }
-                if !names.is_empty() && !send(resolve(&names)) {
+                if names.is_empty() {
+                    continue;
+                }
+                let (answers, failures) = resolve(&names);
+                // What such a name resolved to stays.
+                for (name, error) in failures {
+                    tracing::warn!(%name, %error, "name not resolved; its addresses stay");
+                }
+                if !send(answers) {
                     return;
                 }
             }
@@ -53,9 +61,12 @@ impl Resolver {
     }
 }
 
-/// A name without an answer is left out: what it resolved to stays.
-fn resolve(names: &BTreeSet<Arc<str>>) -> Answers {
-    let mut answers = Answers::new();
+/// Names without an answer, and why.
+pub type Failures = BTreeMap<Arc<str>, io::Error>;
+
+/// Asks for the addresses of names, one after the other.
+pub fn resolve(names: &BTreeSet<Arc<str>>) -> (Answers, Failures) {
+    let (mut answers, mut failures) = (Answers::new(), Failures::new());
     for name in names {
         match (&**name, 0).to_socket_addrs() {
             Ok(found) => {
@@ -67,10 +78,10 @@ fn resolve(names: &BTreeSet<Arc<str>>) -> Answers {
                 }
                 answers.insert(name.clone(), addresses);
             }
-            Err(error) => tracing::warn!(%name, %error, "name not resolved; its addresses stay"),
+            Err(error) => _ = failures.insert(name.clone(), error),
         }
     }
-    answers
+    (answers, failures)
 }
 
 #[cfg(test)]

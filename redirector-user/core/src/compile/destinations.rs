@@ -349,7 +349,9 @@ impl<'q> Destinations<'q> {
         let policy = rule
             .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
         let (algorithm, original) = algorithm(service, &policy);
-        let mut destination = Destination { algorithm, policy, ..Destination::default() };
+        let unresolved = port.unresolved.clone();
+        let mut destination =
+            Destination { algorithm, policy, unresolved, ..Destination::default() };
         if let Some(what) = destination.policy.changes_bytes() {
             destination.lacks = Some(Lacks::Bytes);
             destination.empty_because = Some(format!(
@@ -413,12 +415,15 @@ impl<'q> Destinations<'q> {
         let Backed { service, port, rule } = found;
         let host = &service.host;
         let family = if id.v6 { "IPv6" } else { "IPv4" };
+        if !port.unresolved.is_empty() {
+            let names = port.unresolved.join(", ");
+            return (Lacks::Resolution, format!("decided when its names are resolved: {names}"));
+        }
         if port.endpoints.is_empty() {
-            let names = !self.registry.names_of(&service.object).is_empty();
             return match port.unusable {
                 0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
                 count => (
-                    if names { Lacks::Resolution } else { Lacks::Usable },
+                    Lacks::Usable,
                     format!(
                         "{host} has no endpoint on port {} that is ready and reachable, of {count}",
                         port.number

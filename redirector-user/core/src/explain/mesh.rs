@@ -72,6 +72,13 @@ pub(super) fn explain(
                 claim.service.object
             ));
         }
+        if claim.decided_by_names() {
+            answer.verdict = VerdictWord::Undecided;
+            answer.undecided_share = 1.0;
+            answer.undecided_names =
+                claim.port.unresolved.iter().map(ToString::to_string).collect();
+            answer.notes.push("until then the connection is left as it is".to_owned());
+        }
         return answer;
     };
     shares::fill(&mut answer, &destinations, &route, &verdict, query.destination);

@@ -118,10 +118,37 @@ pub struct Explanation {
     pub endpoints: BTreeMap<String, f64>,
     /// The share of all connections that is refused.
     pub refused_share: f64,
+    /// The share of all connections that is decided when names are resolved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub undecided_share: f64,
+    /// These names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undecided_names: Vec<String>,
     /// What else there is to say: who else claims the address, why nothing is
     /// there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl Explanation {
+    /// What happens for as long as its names are not resolved.
+    pub fn until_names_are_resolved(&mut self) {
+        let ruled = !self.destinations.is_empty();
+        if ruled {
+            self.refused_share = shares::rounded(self.refused_share + self.undecided_share);
+        }
+        self.undecided_share = 0.0;
+        self.verdict = match self.verdict {
+            VerdictWord::Undecided if ruled => VerdictWord::Refuse,
+            VerdictWord::Undecided => VerdictWord::Passthrough,
+            verdict => verdict,
+        };
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// What happens to a connection.
@@ -134,6 +161,9 @@ pub enum VerdictWord {
     Passthrough,
     /// It is refused.
     Refuse,
+    /// It is decided when names are resolved. Until then a rule's connections are
+    /// refused, and all others left as they are.
+    Undecided,
 }
 
 /// Who handles a connection.
@@ -210,9 +240,13 @@ pub struct DestinationView {
     pub port: u16,
     /// Its share of all connections.
     pub share: f64,
-    /// Why its share is refused, when it is.
+    /// Why it has no endpoints, when it has none: its share is refused, or decided
+    /// when names are resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
+    /// Names of endpoints that are not resolved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unresolved: Vec<String>,
 }
 
 /// Explains what a World does with a connection.
@@ -303,6 +337,8 @@ fn unanswered(source: &Source, query: &Query, handled_by: HandledBy) -> Explanat
         destinations: Vec::new(),
         endpoints: BTreeMap::new(),
         refused_share: 0.0,
+        undecided_share: 0.0,
+        undecided_names: Vec::new(),
         notes: Vec::new(),
     }
 }

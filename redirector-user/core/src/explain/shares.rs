@@ -21,22 +21,29 @@ pub(super) fn fill(
 ) {
     let legs = destinations.legs(route);
     let sum: u128 = legs.iter().map(|leg| u128::from(leg.weight)).sum();
-    let mut refused = 0.0;
+    let (mut refused, mut undecided) = (0.0, 0.0);
     for (id, leg) in route.destinations.iter().zip(legs) {
         let share = if sum == 0 { 0.0 } else { leg.weight as f64 / sum as f64 };
         let destination = destinations.destination(id);
         let because = destination.and_then(|destination| destination.empty_because.clone());
+        let unresolved: Vec<String> =
+            destination.iter().flat_map(|one| &one.unresolved).map(ToString::to_string).collect();
+        let undecided_here = !unresolved.is_empty();
+        if share > 0.0 {
+            explanation.undecided_names.extend(unresolved.iter().cloned());
+        }
         explanation.destinations.push(DestinationView {
             host: id.host.to_string(),
             subset: id.subset.as_ref().map(ToString::to_string),
             port: id.port,
             share: rounded(share),
             because,
+            unresolved,
         });
         let endpoints = destination.map_or(&[][..], |destination| &destination.endpoints);
         let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();
         if total == 0 {
-            refused += share;
+            *(if undecided_here { &mut undecided } else { &mut refused }) += share;
             continue;
         }
         let standing_by = endpoints.iter().filter(|endpoint| endpoint.weight == 0).count();
@@ -64,16 +71,22 @@ pub(super) fn fill(
     for share in explanation.endpoints.values_mut() {
         *share = rounded(*share);
     }
-    explanation.refused_share = rounded(refused);
+    explanation.undecided_names.sort_unstable();
+    explanation.undecided_names.dedup();
+    (explanation.refused_share, explanation.undecided_share) =
+        (rounded(refused), rounded(undecided));
     explanation.verdict = match verdict {
         Verdict::Pass => VerdictWord::Passthrough,
         Verdict::Refuse => VerdictWord::Refuse,
+        Verdict::Route(_) if explanation.endpoints.is_empty() && undecided > 0.0 => {
+            VerdictWord::Undecided
+        }
         Verdict::Route(_) if explanation.endpoints.is_empty() => VerdictWord::Refuse,
         Verdict::Route(_) => VerdictWord::Route,
     };
     match explanation.verdict {
         VerdictWord::Passthrough => explanation.endpoints.clear(),
         VerdictWord::Refuse => explanation.refused_share = 1.0,
-        VerdictWord::Route => {}
+        VerdictWord::Route | VerdictWord::Undecided => {}
     }
 }

@@ -60,7 +60,10 @@ pub fn answer(
             (&other.host, &other.subset, other.port)
                 == (&destination.host, &destination.subset, destination.port)
         };
-        destination.because = said.destinations.iter().find(same).and_then(|d| d.because.clone());
+        if let Some(said) = said.destinations.iter().find(same) {
+            destination.because.clone_from(&said.because);
+            destination.unresolved.clone_from(&said.unresolved);
+        }
     }
     let differs = said.verdict != explanation.verdict
         || said.rule.as_ref().map(|rule| (&rule.object, rule.index))
@@ -159,6 +162,7 @@ fn take(
             port: name.map_or(0, |(_, _, d)| d.port),
             share: rounded(share),
             because: None,
+            unresolved: Vec::new(),
         });
         let destination = leg.and_then(|leg| image.destinations.get(&leg.destination));
         let backends: Vec<Option<&Backend>> = destination

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
+pub use crate::rules::Lacks;
 use gateway::GatewayPlan;
 
 /// Everything that the kernel is to hold.
@@ -125,48 +126,15 @@ pub struct Destination {
     /// endpoints that nothing here can reach.
     #[serde(default)]
     pub lost: Lost,
+    /// Names of endpoints that are not resolved to any address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unresolved: Vec<Arc<str>>,
     /// Why there are none, when there are none: for `explain`.
     pub empty_because: Option<String>,
     /// What is missing, when there are none. A Plan that was written by an older
     /// version does not say it.
     #[serde(default)]
     pub lacks: Option<Lacks>,
-}
-
-/// What a destination without endpoints lacks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum Lacks {
-    /// No service has its host.
-    Service,
-    /// A service has its host, and the client does not see it.
-    Export,
-    /// Its host is another name for one that no service has.
-    Alias,
-    /// The service is left out, beyond a limit.
-    Limit,
-    /// The service has no such port.
-    Port,
-    /// No DestinationRule that counts for the client defines its subset.
-    Subset,
-    /// Its policy would change bytes on the wire.
-    Bytes,
-    /// The service has no endpoint at all.
-    Endpoints,
-    /// Its endpoints are names, which are not resolved.
-    Resolution,
-    /// Endpoints are known and cannot be used: not ready, or without address.
-    Usable,
-    /// The endpoints are of the other address family.
-    Family,
-    /// No endpoint is on the client's node.
-    Node,
-    /// No endpoint has the labels of the subset.
-    Labels,
-    /// No endpoint is in a locality that the policy distributes to.
-    Locality,
-    /// This part is for endpoints that are unix sockets: it stands behind the
-    /// destination that it was cut from.
-    Sockets,
 }
 
 /// A part of a whole: `weight` out of `of`; of nothing, nothing.

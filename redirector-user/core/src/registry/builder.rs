@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::endpoints::Backing;
 use super::service::{Port, Service, ServiceKind};
 use super::visibility::ExportTo;
-use super::{DestinationRules, Locality, Registry, Workloads, entries, protocol};
+use super::{DestinationRules, Locality, Pooled, Registry, Workloads, entries, protocol};
 use crate::model::{self, Object, ServiceType};
 use crate::names::service_host;
 use crate::world::World;
@@ -33,13 +33,14 @@ pub(super) fn build(world: &World) -> Registry {
             names_of.insert(object.reference(), own);
         }
     }
-    for service in &mut services {
-        service.rejected = beyond_limit(service);
-    }
     services.sort_by_cached_key(|service| {
         let object = &service.object;
         (service.created, object.name.clone(), object.namespace.clone(), object.kind)
     });
+    let (mut services, pooled) = pool(services);
+    for service in &mut services {
+        service.rejected = beyond_limit(service);
+    }
     let mut by_host: FxHashMap<Arc<str>, Vec<usize>> = FxHashMap::default();
     for (index, service) in services.iter().enumerate() {
         by_host.entry(service.host.clone()).or_default().push(index);
@@ -56,7 +57,48 @@ pub(super) fn build(world: &World) -> Registry {
         by_host,
         names,
         names_of,
+        pooled,
     }
+}
+
+/// ServiceEntries of one namespace that have a host in common are one service for
+/// it, with the ports and addresses of all: of two with one port number the older
+/// one's counts. (Istio pools them likewise.) Those that differ in resolution or
+/// in who sees them cannot be pooled; the older one is then meant by the host.
+fn pool(services: Vec<Service>) -> (Vec<Service>, Vec<Pooled>) {
+    let mut all: Vec<Service> = Vec::with_capacity(services.len());
+    let mut by_host: FxHashMap<(Arc<str>, Arc<str>), Vec<usize>> = FxHashMap::default();
+    let mut pooled = Vec::new();
+    for service in services {
+        if !service.is_entry() {
+            all.push(service);
+            continue;
+        }
+        let key = (service.host.clone(), service.namespace().clone());
+        let known = by_host.entry(key).or_default();
+        let first = known.first().map(|&index| all[index].object.clone());
+        let alike = known.iter().copied().find(|&index| all[index].pools_with(&service));
+        if let Some(first) = first
+            && first != service.object
+        {
+            let older = alike.map_or(first, |index| all[index].object.clone());
+            let (younger, host) = (service.object.clone(), service.host.clone());
+            let lost = match alike {
+                Some(index) => all[index].pool(service),
+                None => {
+                    known.push(all.len());
+                    let ports = service.ports.iter().map(|port| port.number).collect();
+                    all.push(service);
+                    ports
+                }
+            };
+            pooled.push(Pooled { host, older, younger, separate: alike.is_none(), lost });
+        } else {
+            known.push(all.len());
+            all.push(service);
+        }
+    }
+    (all, pooled)
 }
 
 /// Where the local workloads say that they are, when they all say the same: a
@@ -96,6 +138,7 @@ fn of_service(
             target: None,
             endpoints: Vec::new(),
             unusable: 0,
+            unresolved: Vec::new(),
             sockets: Vec::new(),
         })
         .collect();

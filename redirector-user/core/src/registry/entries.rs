@@ -28,11 +28,13 @@ pub(super) fn services(
     let service = |host: &String| {
         let mut found = found.clone();
         if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
-            found.extend(
-                resolve(world, names, host, entry.resolution)
-                    .into_iter()
-                    .map(|ip| Found { at: Some(ip), ..Found::default() }),
-            );
+            let addresses = resolve(world, names, host, entry.resolution);
+            if addresses.is_empty() {
+                let unresolved = names.get(host.as_str()).cloned();
+                found.push(Found { unresolved, ..Found::default() });
+            }
+            let at = |ip| Found { at: Some(ip), ..Found::default() };
+            found.extend(addresses.into_iter().map(at));
         }
         Service {
             object: object.reference(),
@@ -60,6 +62,8 @@ struct Found {
     at: Option<IpAddr>,
     /// It is a unix socket.
     socket: bool,
+    /// Its name, when that is not resolved to any address.
+    unresolved: Option<Arc<str>>,
     entry: WorkloadEntry,
     place: Place,
 }
@@ -94,7 +98,14 @@ fn candidates(
         for at in all.chain(none) {
             let socket = entry.address.starts_with("unix:")
                 && (own || matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin));
-            found.push(Found { at, socket, entry: entry.clone(), place: place.clone() });
+            let name = names.get(entry.address.as_str()).filter(|_| at.is_none());
+            found.push(Found {
+                at,
+                socket,
+                unresolved: name.cloned(),
+                entry: entry.clone(),
+                place: place.clone(),
+            });
         }
     };
     for endpoint in &entry.endpoints {
@@ -135,8 +146,8 @@ fn resolve(
 
 fn port(declared: &EntryPort, found: &[Found]) -> Port {
     let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    let (mut unusable, mut sockets) = (0, Vec::new());
-    for Found { at, socket, entry, place } in found {
+    let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
+    for Found { at, socket, unresolved: name, entry, place } in found {
         let number = entry
             .ports
             .get(&declared.name)
@@ -149,6 +160,7 @@ fn port(declared: &EntryPort, found: &[Found]) -> Port {
             }
             None => {
                 unusable += 1;
+                unresolved.extend(name.clone());
                 if *socket {
                     let (labels, weight) = (place.0.clone(), entry.weight.max(1));
                     sockets.push(Socket { labels, weight });
@@ -164,6 +176,7 @@ fn port(declared: &EntryPort, found: &[Found]) -> Port {
         target: declared.target_port,
         endpoints: endpoints.into_values().collect(),
         unusable,
+        unresolved,
         sockets,
     }
 }

@@ -49,7 +49,24 @@ pub struct Registry {
     names: BTreeSet<Arc<str>>,
     /// Those of each ServiceEntry.
     names_of: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
+    pooled: Vec<Pooled>,
     locality: Locality,
+}
+
+/// Two ServiceEntries of one namespace that have a host in common.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pooled {
+    /// The host.
+    pub host: Arc<str>,
+    /// The one that counts.
+    pub older: ObjectRef,
+    /// The other.
+    pub younger: ObjectRef,
+    /// They cannot be one service, and the host means the older one: they differ
+    /// in resolution, in who sees them, or in what they claim.
+    pub separate: bool,
+    /// Ports of the younger one that the host does not have.
+    pub lost: Vec<u16>,
 }
 
 /// Why a host is no destination for a client.
@@ -101,6 +118,11 @@ impl Registry {
     pub fn names_of(&self, entry: &ObjectRef) -> &BTreeSet<Arc<str>> {
         static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
         self.names_of.get(entry).unwrap_or(&NONE)
+    }
+
+    /// ServiceEntries that have a host in common.
+    pub fn pooled(&self) -> &[Pooled] {
+        &self.pooled
     }
 
     /// Where the node is.

@@ -54,7 +54,7 @@ pub enum ServiceKind {
 }
 
 /// A port of a service.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     /// The port that clients dial.
     pub number: u16,
@@ -70,6 +70,9 @@ pub struct Port {
     /// How many endpoints are known but may not be used: not ready, without
     /// address, of a kind that cannot be reached from here.
     pub unusable: usize,
+    /// Names of endpoints that are not resolved to any address: what they will be
+    /// resolved to decides.
+    pub unresolved: Vec<Arc<str>>,
     /// Endpoints that are unix sockets: they have their share of the
     /// connections, which is refused.
     pub sockets: Vec<Socket>,
@@ -171,6 +174,33 @@ impl Service {
             _ => false,
         };
         by_resolution && self.addresses.is_empty()
+    }
+
+    /// Whether a ServiceEntry of the same host and namespace can be one service
+    /// with this one.
+    pub(super) fn pools_with(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.export == other.export
+            && self.claims_everywhere() == other.claims_everywhere()
+    }
+
+    /// Takes a younger one's ports and addresses in. Returns the ports that the
+    /// older one has already, and that do not say the same.
+    pub(super) fn pool(&mut self, younger: Self) -> Vec<u16> {
+        let mut lost = Vec::new();
+        for port in younger.ports {
+            match self.ports.iter().find(|known| known.number == port.number) {
+                None => self.ports.push(port),
+                Some(known) if *known == port => {}
+                Some(_) => lost.push(port.number),
+            }
+        }
+        for address in younger.addresses {
+            if !self.addresses.contains(&address) {
+                self.addresses.push(address);
+            }
+        }
+        lost
     }
 
     /// Whether it comes from a ServiceEntry.

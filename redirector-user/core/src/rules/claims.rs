@@ -104,6 +104,16 @@ impl<'q> Claim<'q> {
         }
     }
 
+    /// Whether we serve the address as soon as a name is resolved.
+    pub fn decided_by_names(&self) -> bool {
+        let by_names = ServiceKind::Entry(Resolution::Dns) == self.service.kind
+            || ServiceKind::Entry(Resolution::DnsRoundRobin) == self.service.kind;
+        by_names
+            && self.kind == ClaimKind::Address
+            && self.port.endpoints.is_empty()
+            && !self.port.unresolved.is_empty()
+    }
+
     /// What happens when no rule matches: whether we serve the address.
     pub fn serves(&self, services: ServiceAddresses) -> bool {
         match (&self.service.kind, self.kind) {

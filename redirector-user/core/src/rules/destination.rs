@@ -2,12 +2,49 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::book::{Rule, RuleSet};
 use crate::client::Asker;
 use crate::model::RouteDestination;
 use crate::names::complete_host;
-use crate::plan::Lacks;
 use crate::registry::{NoService, Registry, Service};
+
+/// What a destination without endpoints lacks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Lacks {
+    /// No service has its host.
+    Service,
+    /// A service has its host, and the client does not see it.
+    Export,
+    /// Its host is another name for one that no service has.
+    Alias,
+    /// The service is left out, beyond a limit.
+    Limit,
+    /// The service has no such port.
+    Port,
+    /// No DestinationRule that counts for the client defines its subset.
+    Subset,
+    /// Its policy would change bytes on the wire.
+    Bytes,
+    /// The service has no endpoint at all.
+    Endpoints,
+    /// Its endpoints are names, which are not resolved.
+    Resolution,
+    /// Endpoints are known and cannot be used: not ready, or without address.
+    Usable,
+    /// The endpoints are of the other address family.
+    Family,
+    /// No endpoint is on the client's node.
+    Node,
+    /// No endpoint has the labels of the subset.
+    Labels,
+    /// No endpoint is in a locality that the policy distributes to.
+    Locality,
+    /// This part is for endpoints that are unix sockets: it stands behind the
+    /// destination that it was cut from.
+    Sockets,
+}
 
 /// What is named.
 pub(crate) struct Named<'q> {

@@ -22,6 +22,7 @@ pub(crate) use book::{Rule, RuleBook, RuleSet};
 pub(crate) use claims::{Claim, ClaimKind, NEVER_CLAIMED, claims};
 pub use condition::{Block, Condition};
 pub(crate) use condition::{Dial, is_everything};
+pub use destination::Lacks;
 pub(crate) use destination::{Named, named};
 pub use servers::{Mode, relays};
 pub(crate) use servers::{

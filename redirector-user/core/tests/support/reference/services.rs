@@ -126,7 +126,53 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
             });
         }
     }
-    all
+    pool(all)
+}
+
+/// ServiceEntries of one namespace with a host in common are one service for it, if
+/// all but ports and addresses is alike; of two ports with one number the older
+/// one's counts.
+fn pool(mut all: Vec<Service<'_>>) -> Vec<Service<'_>> {
+    all.sort_by_key(|service| super::age(service.object));
+    let mut pooled: Vec<Service<'_>> = Vec::new();
+    for service in all {
+        let claims = |one: &Service<'_>| {
+            one.addresses.is_empty()
+                && (one.kind == Kindness::Entry(Resolution::None) || super::claims_port(one.object))
+        };
+        let seen = |one: &Service<'_>| {
+            let home = one.object.meta.namespace.to_string();
+            let mut names: Vec<String> = one.export_to.clone();
+            if names.is_empty() || names.iter().any(|name| name == "*") {
+                return vec!["*".to_owned()];
+            }
+            names.retain(|name| name != "~");
+            names.iter_mut().filter(|name| *name == ".").for_each(|name| name.clone_from(&home));
+            names.sort();
+            names.dedup();
+            names
+        };
+        let older = pooled.iter_mut().find(|older| {
+            matches!(older.kind, Kindness::Entry(_))
+                && older.kind == service.kind
+                && older.host == service.host
+                && older.object.meta.namespace == service.object.meta.namespace
+                && older.object.meta.name != service.object.meta.name
+                && seen(older) == seen(&service)
+                && claims(older) == claims(&service)
+        });
+        let Some(older) = older else {
+            pooled.push(service);
+            continue;
+        };
+        for port in service.ports {
+            if older.ports.iter().all(|known| known.number != port.number) {
+                older.ports.push(port);
+            }
+        }
+        older.addresses.extend(service.addresses);
+    }
+    pooled
 }
 
 fn speaks(said: &str, number: u16) -> Speaks {
