@@ -6,6 +6,7 @@
 //!   writers.
 //! * [`daemon`]: the control loop.
 //! * [`datapath`]: the programs and tables in the kernel.
+//! * [`explain`]: why a connection goes where it goes, from the kernel's tables.
 //! * [`identity`]: which processes are which workload.
 //! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
@@ -18,6 +19,7 @@ pub mod boot;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
+pub mod explain;
 pub mod identity;
 pub mod inotify;
 pub mod kubernetes;

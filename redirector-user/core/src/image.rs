@@ -173,6 +173,27 @@ impl Delta {
     }
 }
 
+/// Tables whose nested prefixes can be told apart.
+pub trait Prefixes: Tables {
+    /// As [`Tables::prefix`], among the prefixes that are no longer than this, in an
+    /// [`Addr`].
+    fn prefix_within(&self, key: &PrefixKey, len: u8) -> Option<Verdict>;
+}
+
+impl Prefixes for Image {
+    fn prefix_within(&self, key: &PrefixKey, len: u8) -> Option<Verdict> {
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        let (bits, port) = (key.addr.to_bits(), u16::from_be(key.port));
+        (0..=len).rev().find_map(|len| {
+            let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
+            let addr = Addr::from_bits(bits & mask);
+            self.prefixes.get(&Prefix { addr, len, port }).copied()
+        })
+    }
+}
+
 /// An Image is one side; asked for either, it answers. So user space decides with
 /// the very same code, over the very same entries, as the kernel: an entry of an array
 /// that it does not have is all zeroes. How long the arrays are, it does not know.
@@ -182,15 +203,7 @@ impl Tables for Image {
     }
 
     fn prefix(&self, key: &PrefixKey) -> Option<Verdict> {
-        if self.prefixes.is_empty() {
-            return None;
-        }
-        let (bits, port) = (key.addr.to_bits(), u16::from_be(key.port));
-        (0..=128_u8).rev().find_map(|len| {
-            let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
-            let addr = Addr::from_bits(bits & mask);
-            self.prefixes.get(&Prefix { addr, len, port }).copied()
-        })
+        self.prefix_within(key, 128)
     }
 
     fn class_verdict(&self, key: &ClassKey) -> Option<Verdict> {

@@ -13,7 +13,7 @@ use super::cgroup::Cgroup;
 use super::layout::MEMORY;
 use super::load::Places;
 use super::pins::Pins;
-use super::{Attached, Error, Hook, sys};
+use super::{Attached, Error, Hook, Served, sys};
 
 /// The name of the link in a cgroup's directory that leads to the cgroup.
 const CGROUP: &str = "cgroup";
@@ -97,6 +97,15 @@ pub fn links(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<PathBuf> {
     let mut names = pins.names(&directory(pins, cgroup)).unwrap_or_default();
     names.retain(|name| name.split('-').next() == Some(hook.program()));
     names.into_iter().map(|name| directory(pins, cgroup).join(name)).collect()
+}
+
+/// Every cgroup that has links, with their hooks.
+pub fn served(pins: &Pins) -> Result<Vec<Served>, Error> {
+    let served = places(pins)?.into_iter().map(|Place { id, path }| {
+        let hooks = Hook::ALL.into_iter().filter(|hook| !links(pins, id, *hook).is_empty());
+        Served { id, path, hooks: hooks.collect() }
+    });
+    Ok(served.collect())
 }
 
 /// The programs that our links to a hook of a cgroup run.

@@ -176,6 +176,14 @@ impl<T: Pod> Table<T> {
         Ok(entries)
     }
 
+    /// An entry of a side; `None` beyond its capacity.
+    pub fn get(&self, side: redirector_common::abi::Side, index: u32) -> Result<Option<T>, Error> {
+        let Some(slot) = side.slot(index, self.capacity) else { return Ok(None) };
+        self.array.get(&slot, 0).map(Some).map_err(|error| {
+            Error::from_library(format!("reading the table {}", self.name), &error)
+        })
+    }
+
     /// Writes entries of a side; `None` is zero.
     pub fn write(
         &mut self,

@@ -29,6 +29,7 @@ mod held;
 mod layout;
 mod lives;
 mod load;
+mod lookup;
 mod mapped;
 mod maps;
 mod mending;
@@ -45,6 +46,7 @@ mod types;
 
 pub use error::Error;
 pub use flows::{Flows, now};
+pub use lookup::Lookup;
 pub use netns::netns_cookie;
 pub use types::*;
 
@@ -60,8 +62,8 @@ use sources::Levels;
 pub use sources::SourceWriter;
 use tables::Counts;
 
-/// How often a reader tries to get a consistent dump while the tables change.
-const DUMP_TRIES: usize = 20;
+/// How often a reader tries to read in one piece while the tables change.
+const READ_TRIES: usize = 20;
 
 /// The tables and programs in the kernel.
 #[derive(Debug)]
@@ -159,7 +161,7 @@ impl Datapath {
             let before = pins.current()?;
             match Self::open_loaded(pins.clone(), Access::Read) {
                 // Other tables took their place while they were opened.
-                Err(_) if tries < DUMP_TRIES && pins.current()? != before => tries += 1,
+                Err(_) if tries < READ_TRIES && pins.current()? != before => tries += 1,
                 result => return result,
             }
         }
@@ -269,24 +271,40 @@ impl Datapath {
         self.maps.dump(side)
     }
 
-    /// Everything that is in force, in one consistent piece: read again when
-    /// it changed meanwhile.
+    /// Everything that is in force, in one consistent piece.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, or tables that change all the time.
     pub fn dump_active(&self) -> Result<(Active, Image), Error> {
-        for _ in 0..DUMP_TRIES {
+        self.read(|tables| Ok((tables.active(), self.dump(tables.side())?)))
+    }
+
+    /// Reads of what is in force, in one consistent piece: all again when it changed
+    /// meanwhile, so that `read` must do nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`, the kernel's refusal, or tables that change all the time.
+    pub fn read<T, E: From<Error>>(
+        &self,
+        mut read: impl FnMut(&Lookup<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        for _ in 0..READ_TRIES {
             let before = self.active();
-            let image = self.dump(before.side);
+            let tables = Lookup::new(&self.maps, before);
+            let answer = read(&tables);
             if self.active().epoch == before.epoch {
-                return Ok((before, image?));
+                return match tables.refusal() {
+                    Some(refusal) => Err(refusal.into()),
+                    None => answer,
+                };
             }
         }
-        Err(Error::Library {
+        Err(E::from(Error::Library {
             what: "reading the tables".into(),
-            problem: format!("they changed {DUMP_TRIES} times while they were read; try again"),
-        })
+            problem: format!("they changed {READ_TRIES} times while they were read; try again"),
+        }))
     }
 
     /// Makes processes known as a workload. Takes effect at once.
@@ -438,6 +456,15 @@ impl Datapath {
     /// number.
     pub fn lives(&self) -> Vec<(u32, Live)> {
         self.maps.lives_in_use()
+    }
+
+    /// The cgroups that our programs are attached to.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn served(&self) -> Result<Vec<Served>, Error> {
+        attach::served(&self.pins)
     }
 
     /// All programs on our hooks of our cgroups, in the order they run, ours

@@ -89,6 +89,11 @@ impl Counts {
     }
 }
 
+/// Where the control words say whether the prefix table has an entry of a side.
+fn prefixes_word(side: u32) -> usize {
+    offset_of!(Control, has_prefixes) + 2 * (side as usize & 1)
+}
+
 fn frontend_key(side: Side, (addr, port): (redirector_common::addr::Addr, u16)) -> FrontendKey {
     FrontendKey { addr, port: port.to_be(), side: side.index() as u16 }
 }
@@ -132,6 +137,11 @@ impl Maps {
             generation,
             in_step: generation == self.generation(side.other()) && generation != GENERATION_DIRTY,
         }
+    }
+
+    /// Whether the prefix table has an entry of a side, by its index.
+    pub fn has_prefixes(&self, side: u32) -> bool {
+        self.control.quarter(prefixes_word(side)).load(Ordering::SeqCst) != 0
     }
 
     fn generation_word(&self, side: Side) -> &std::sync::atomic::AtomicU64 {
@@ -199,8 +209,9 @@ impl Maps {
     ) -> Result<(), Error> {
         self.generation_word(side).store(GENERATION_DIRTY, Ordering::SeqCst);
         self.write(side, delta)?;
-        let offset = offset_of!(Control, has_prefixes) + 2 * side.index() as usize;
-        self.control.quarter(offset).store(has_prefixes.into(), Ordering::SeqCst);
+        self.control
+            .quarter(prefixes_word(side.index()))
+            .store(has_prefixes.into(), Ordering::SeqCst);
         self.generation_word(side).store(generation, Ordering::SeqCst);
         Ok(())
     }

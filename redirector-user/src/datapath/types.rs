@@ -223,6 +223,17 @@ pub enum Hook {
     Sockops,
 }
 
+/// A cgroup that our programs are attached to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Served {
+    /// The id of the cgroup.
+    pub id: u64,
+    /// Where it is, or was.
+    pub path: PathBuf,
+    /// The hooks.
+    pub hooks: Vec<Hook>,
+}
+
 /// A program that runs on a hook of a cgroup, ours or another's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attached {

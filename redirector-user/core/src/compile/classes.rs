@@ -59,6 +59,11 @@ impl Classifier {
         Some(source(&workload, selector, class))
     }
 
+    /// The class of whoever connects so; `None` when nobody like that was there.
+    pub fn class(&self, client: &Client<'_>) -> Option<ClassId> {
+        self.known.get(&self.questions.ask(client)).copied()
+    }
+
     fn answers(&self, workload: &Workload) -> Answers {
         let (namespace, name) = (&workload.object.namespace, &workload.object.name);
         self.questions.ask(&Client {

@@ -20,7 +20,7 @@ mod localities;
 mod mesh;
 
 use crate::model::ObjectRef;
-use crate::plan::Plan;
+use crate::plan::{Class, Plan};
 use crate::registry::Registry;
 use crate::rules::RuleBook;
 use crate::world::World;
@@ -51,6 +51,12 @@ pub struct Rejected {
 /// Compiles a World.
 pub fn compile(world: &World) -> Compiled {
     compile_with(world, &Registry::new(world))
+}
+
+/// The source classes of a World, as in its Plan, and which one anybody is in.
+pub fn classify(world: &World, registry: &Registry) -> (Vec<Class>, Classifier) {
+    let (classes, _, classifier) = classes::group(registry, &RuleBook::new(world), &[]);
+    (classes, classifier)
 }
 
 /// Compiles a World whose registry is at hand.

@@ -10,7 +10,7 @@ mod mesh;
 mod shares;
 pub mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -124,6 +124,10 @@ pub struct Explanation {
     /// These names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undecided_names: Vec<String>,
+    /// What the next connection gets, as it stands now: from the kernel's tables, for
+    /// what is routed. From documents it cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<NowView>,
     /// What else there is to say: who else claims the address, why nothing is
     /// there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -149,6 +153,18 @@ impl Explanation {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
 fn is_zero(share: &f64) -> bool {
     *share == 0.0
+}
+
+/// How it stands now: with endpoints that are ejected or stand by, and limits.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NowView {
+    /// The share of all connections that each endpoint gets, six decimals.
+    pub endpoints: BTreeMap<String, f64>,
+    /// The share of all connections that is refused.
+    pub refused_share: f64,
+    /// Why that is otherwise than by the weights; nothing when it is not.
+    pub why: Vec<String>,
 }
 
 /// What happens to a connection.
@@ -247,6 +263,18 @@ pub struct DestinationView {
     /// Names of endpoints that are not resolved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unresolved: Vec<String>,
+    /// The names that its endpoints are resolved from, when they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameView>,
+}
+
+/// A name that decides endpoints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NameView {
+    /// The name.
+    pub name: String,
+    /// What it resolves to; `None` when it was not resolved yet.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 /// Explains what a World does with a connection.
@@ -261,12 +289,54 @@ pub fn explain_with(
     query: &Query,
 ) -> Result<Explanation, ExplainError> {
     let source = Source::of(registry, &query.source)?;
-    match &query.gateway {
-        None => Ok(mesh::explain(world, registry, &source, query)),
+    let mut explanation = match &query.gateway {
+        None => mesh::explain(world, registry, &source, query),
         Some((namespace, name)) => {
-            gateway::explain(world, registry, &source, query, namespace, name)
+            gateway::explain(world, registry, &source, query, namespace, name)?
         }
+    };
+    for destination in &mut explanation.destinations {
+        destination.names = names(world, registry, &source, &destination.host);
     }
+    Ok(explanation)
+}
+
+impl Explanation {
+    /// Nobody decides about the connection: it is left as it is, whatever the rules say.
+    pub fn leave_alone(&mut self) {
+        self.verdict = VerdictWord::Passthrough;
+        (self.frontend, self.rule, self.now) = (None, None, None);
+        self.refused_share = 0.0;
+        self.considered.clear();
+        self.destinations.clear();
+        self.endpoints.clear();
+        self.notes.clear();
+    }
+}
+
+/// What is said where nothing is known by name.
+pub fn without_names(query: &Query) -> Explanation {
+    unanswered(&Source::unknown(), query, HandledBy::Kernel)
+}
+
+/// The names that the endpoints of a host are resolved from.
+fn names(world: &World, registry: &Registry, source: &Source, host: &str) -> Vec<NameView> {
+    let Ok(service) = registry.destination(&Asker::new(source.client()), host) else {
+        return Vec::new();
+    };
+    let pooled = registry.pooled().iter();
+    let pooled = pooled.filter(|with| with.older == service.object && with.host == service.host);
+    let entries = std::iter::once(&service.object).chain(pooled.map(|with| &with.younger));
+    let names: BTreeSet<&Arc<str>> = entries.flat_map(|entry| registry.names_of(entry)).collect();
+    // Not those that other hosts of the same entry are resolved by.
+    let is_other = |name: &Arc<str>| {
+        *name != service.host && registry.named(name).any(|other| other.object == service.object)
+    };
+    let of = |name: &Arc<str>| NameView {
+        name: name.to_string(),
+        addresses: world.resolved(name).map(<[IpAddr]>::to_vec),
+    };
+    names.into_iter().filter(|name| !is_other(name)).map(of).collect()
 }
 
 /// Who connects, looked up.
@@ -277,13 +347,17 @@ struct Source {
 }
 
 impl Source {
+    fn unknown() -> Self {
+        Self {
+            view: SourceView { namespace: None, labels: Labels::new(), workload: None },
+            addresses: Vec::new(),
+            bypassed: false,
+        }
+    }
+
     fn of(registry: &Registry, source: &QuerySource) -> Result<Self, ExplainError> {
         Ok(match source {
-            QuerySource::Unknown => Self {
-                view: SourceView { namespace: None, labels: Labels::new(), workload: None },
-                addresses: Vec::new(),
-                bypassed: false,
-            },
+            QuerySource::Unknown => Self::unknown(),
             QuerySource::Described { namespace, labels, addresses } => Self {
                 view: SourceView {
                     namespace: Some(namespace.clone()),
@@ -339,6 +413,7 @@ fn unanswered(source: &Source, query: &Query, handled_by: HandledBy) -> Explanat
         refused_share: 0.0,
         undecided_share: 0.0,
         undecided_names: Vec::new(),
+        now: None,
         notes: Vec::new(),
     }
 }

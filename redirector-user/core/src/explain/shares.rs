@@ -39,6 +39,7 @@ pub(super) fn fill(
             share: rounded(share),
             because,
             unresolved,
+            names: Vec::new(),
         });
         let endpoints = destination.map_or(&[][..], |destination| &destination.endpoints);
         let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();

@@ -1,60 +1,159 @@
 //! The answer of the tables themselves: what the next connection gets, whatever
 //! the documents say.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use redirector_common::abi::{Backend, Leg, Verdict, VerdictKind};
+use redirector_common::abi::{
+    Destination, FrontendKey, Live, PrefixKey, Side, Verdict, VerdictKind, policy,
+};
 use redirector_common::addr::{Addr, V4_MAPPED_BITS};
+use redirector_common::decide::shares::{At, ByWeight, Known, Part, of_route};
+use redirector_common::decide::{Endpoint, verdict};
 
 use super::shares::rounded;
 use super::{
-    DestinationView, Explanation, FrontendView, Query, QuerySource, RuleView, VerdictWord,
+    DestinationView, ExplainError, Explanation, FrontendView, NowView, QuerySource, RuleView,
+    Source, VerdictWord, list_word,
 };
-use super::{explain_with, list_word};
-use crate::image::{Image, Prefix};
+use crate::compile::classify;
+use crate::image::Prefixes;
 use crate::layout::{Layout, Names};
 use crate::model::{RuleId, RuleList, Spec};
 use crate::plan::FrontendId;
 use crate::registry::Registry;
 use crate::world::World;
 
+/// What the tables have for a connection, by number.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// No shorter than this is the prefix of the frontend; see [`len_of`].
+    len: u8,
+    verdict: Verdict,
+    /// The destinations of the route, when there is one, with the shares of their
+    /// weights.
+    parts: Vec<Part>,
+    /// The same, as it stands now.
+    now: Vec<Standing>,
+}
+
+impl Found {
+    /// How many slots the endpoints of a destination share, where the source decides which
+    /// is taken; the fewest of all such destinations.
+    fn slots(&self) -> Option<u32> {
+        let hashed =
+            self.parts.iter().filter_map(|part| part.destination).filter(|one| {
+                one.count > 1 && one.policy & policy::ALGORITHM == policy::SOURCE_HASH
+            });
+        hashed.map(|destination| destination.count).min()
+    }
+}
+
+/// How it stands with a destination of a route.
+#[derive(Clone, Debug)]
+struct Standing {
+    part: Part,
+    /// Which of its endpoints are left out, and for how many nanoseconds more.
+    ejected: BTreeMap<(Addr, u16), u64>,
+    /// How many connections it has, when it may have no more.
+    full: Option<u64>,
+    /// One of two endpoints is taken, and not all have as many connections.
+    uneven: bool,
+}
+
+/// Looks up what a caller of this class gets who dials this address: by the decision's own
+/// code, and with the shares that are beside it. `None` when no frontend has it.
+pub fn look_up<T: Prefixes, F: Fn(u32) -> Live>(
+    tables: &T,
+    side: Side,
+    dialled: SocketAddr,
+    class: u32,
+    at: &At<F>,
+) -> Option<Found> {
+    let (addr, port) = (Addr::from(dialled.ip()), dialled.port().to_be());
+    let verdict = verdict(tables, side, &addr, port, || class)?;
+    let mut found = Found {
+        len: len_of(tables, side, addr, port),
+        verdict,
+        parts: Vec::new(),
+        now: Vec::new(),
+    };
+    if let VerdictKind::Route(route) = verdict.kind() {
+        found.parts = of_route(tables, side, route, &ByWeight);
+        let now = of_route(tables, side, route, at);
+        found.now = now
+            .into_iter()
+            .zip(&found.parts)
+            .map(|(part, by_weight)| standing(part, by_weight, at))
+            .collect();
+    }
+    Some(found)
+}
+
+fn standing<F: Fn(u32) -> Live>(part: Part, by_weight: &Part, at: &At<F>) -> Standing {
+    let mut standing = Standing { part, ejected: BTreeMap::new(), full: None, uneven: false };
+    let Some(Destination { policy, live, max_connections, .. }) = standing.part.destination else {
+        return standing;
+    };
+    if policy & policy::EJECTING != 0 {
+        let out = by_weight.endpoints.iter().filter_map(|(to, backend, _)| {
+            Some(((to.addr, to.port), at.ejected_for(backend.live.into())?))
+        });
+        standing.ejected = out.collect();
+    }
+    if policy & policy::LIMITED != 0 && at.is_full(live, max_connections) {
+        standing.full = Some(at.active(live));
+    }
+    if policy & policy::ALGORITHM == policy::LEAST_REQUEST {
+        let mut active = by_weight.endpoints.iter().map(|(_, one, _)| at.active(one.live.into()));
+        let first = active.next();
+        standing.uneven = active.any(|other| Some(other) != first);
+    }
+    standing
+}
+
+/// How long the prefix is, in an [`Addr`], that an address is found by: no shorter than
+/// this, and this where it says something else than what encloses it.
+fn len_of(tables: &impl Prefixes, side: Side, addr: Addr, port: u16) -> u8 {
+    let side = side.index() as u16;
+    if tables.frontend(&FrontendKey { addr, port, side }).is_some() {
+        return 128;
+    }
+    let key = PrefixKey { side, port, addr };
+    let found = tables.prefix_within(&key, 128);
+    (0..128).rev().find(|len| tables.prefix_within(&key, *len) != found).map_or(0, |len| len + 1)
+}
+
 /// Replaces everything in an explanation that the tables decide by what the
-/// tables say, for callers of this class. Where that is not what the documents
+/// tables say. Where that is not what the documents
 /// say, a note tells so; who asks without documents has nothing to compare.
 pub fn answer(
     explanation: &mut Explanation,
-    image: &Image,
+    found: Option<&Found>,
     names: &Names<'_>,
     documents: Option<&World>,
     dialled: SocketAddr,
-    class: u32,
 ) {
     let said = explanation.clone();
     explanation.verdict = VerdictWord::Passthrough;
-    (explanation.frontend, explanation.rule) = (None, None);
+    (explanation.frontend, explanation.rule, explanation.now) = (None, None, None);
     explanation.destinations.clear();
     explanation.endpoints.clear();
     explanation.refused_share = 0.0;
-    let addr = Addr::from(dialled.ip());
-    if let Some((id, verdict)) = frontend(image, addr, dialled.port()) {
-        let owner = names.frontends.get(&id);
-        explanation.frontend = Some(FrontendView {
-            prefix: id.prefix.to_string(),
-            port: id.port,
-            service: owner.map(|o| format!("{}/{}", o.namespace, o.name)),
-        });
-        match for_class(image, verdict, class).kind() {
+    if let Some(found) = found {
+        explanation.frontend = frontend(found, names, dialled);
+        match found.verdict.kind() {
             VerdictKind::Pass => {}
             VerdictKind::Refuse | VerdictKind::Classes(_) => refuse(explanation),
             VerdictKind::Route(route) => {
                 let rule = names.routes.get(&route).and_then(|route| route.rule.as_ref());
                 explanation.rule = rule.map(|rule| rule_view(rule, documents));
-                take(explanation, image, names, route, dialled);
+                take(explanation, found, names, dialled);
             }
         }
     }
-    // Why a share is refused is known by the documents alone.
+    // Why a share is refused is known by the documents alone, and so are names.
     for destination in &mut explanation.destinations {
         let same = |other: &&DestinationView| {
             (&other.host, &other.subset, other.port)
@@ -63,12 +162,13 @@ pub fn answer(
         if let Some(said) = said.destinations.iter().find(same) {
             destination.because.clone_from(&said.because);
             destination.unresolved.clone_from(&said.unresolved);
+            destination.names.clone_from(&said.names);
         }
     }
     let differs = said.verdict != explanation.verdict
         || said.rule.as_ref().map(|rule| (&rule.object, rule.index))
             != explanation.rule.as_ref().map(|rule| (&rule.object, rule.index))
-        || !same_shares(&said, explanation);
+        || !same_shares(&said, explanation, found.and_then(Found::slots));
     if documents.is_some() && differs {
         explanation.notes.push(
             "the tables in the kernel say otherwise than the documents that they were made of: \
@@ -78,48 +178,33 @@ pub fn answer(
     }
 }
 
-/// The class in the tables that a described source would be in: one whose
-/// workloads get the same answer for this destination. `None` when there is
-/// none like it.
-pub fn class_like(
+/// The class in the tables that a source is in, or would be if it had processes here.
+/// `None` when no workload is like it.
+pub fn class_of(
     world: &World,
     registry: &Registry,
     layout: &Layout,
-    query: &Query,
-) -> Option<u32> {
-    let wanted = explain_with(world, registry, query).ok()?;
-    let alike = |source: QuerySource| {
-        let query = Query { source, ..query.clone() };
-        explain_with(world, registry, &query).is_ok_and(|got| {
-            got.frontend == wanted.frontend
-                && got.rule == wanted.rule
-                && got.verdict == wanted.verdict
-                && got.destinations == wanted.destinations
-                && got.endpoints == wanted.endpoints
-        })
-    };
-    if alike(QuerySource::Unknown) {
-        return Some(0);
-    }
-    let names = layout.names();
-    names.classes.iter().find_map(|(number, example)| {
-        let (namespace, name) = (example.namespace.to_string(), example.name.to_string());
-        alike(QuerySource::Workload { namespace, name }).then_some(*number)
-    })
+    source: &QuerySource,
+) -> Result<Option<u32>, ExplainError> {
+    let source = Source::of(registry, source)?;
+    let (classes, classifier) = classify(world, registry);
+    let class = classifier.class(&source.client());
+    Ok(class.and_then(|class| layout.class_of(classes.get(class as usize)?)))
 }
 
-/// The frontend that an address and port belong to, and what it says.
-fn frontend(image: &Image, addr: Addr, port: u16) -> Option<(FrontendId, Verdict)> {
-    if let Some(verdict) = image.frontends.get(&(addr, port)) {
-        let prefix = IpNet::from(std::net::IpAddr::from(addr));
-        return Some((FrontendId { prefix, port }, *verdict));
-    }
-    (0..=128_u8).rev().find_map(|len| {
-        let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
-        let network = Addr::from_bits(addr.to_bits() & mask);
-        let verdict = image.prefixes.get(&Prefix { addr: network, len, port })?;
-        Some((FrontendId { prefix: prefix_of(network, len)?, port }, *verdict))
-    })
+/// The frontend as people know it. Among nested prefixes that say the same, the names
+/// tell which it is.
+fn frontend(found: &Found, names: &Names<'_>, dialled: SocketAddr) -> Option<FrontendView> {
+    let (ip, port) = (dialled.ip().to_canonical(), dialled.port());
+    let whole = IpNet::from(ip);
+    let shortest = prefix_of(Addr::from(ip), found.len)?;
+    let known = (shortest.prefix_len()..=whole.prefix_len()).rev().find_map(|len| {
+        let prefix = IpNet::new(ip, len).ok()?.trunc();
+        Some((prefix, names.frontends.get(&FrontendId { prefix, port })?))
+    });
+    let service = known.map(|(_, owner)| format!("{}/{}", owner.namespace, owner.name));
+    let prefix = known.map_or_else(|| shortest.trunc(), |(prefix, _)| prefix);
+    Some(FrontendView { prefix: prefix.to_string(), port, service })
 }
 
 /// A prefix of the tables as people write it.
@@ -128,98 +213,105 @@ pub fn prefix_of(addr: Addr, len: u8) -> Option<IpNet> {
     IpNet::new(addr.into(), len).ok()
 }
 
-fn for_class(image: &Image, verdict: Verdict, class: u32) -> Verdict {
-    let VerdictKind::Classes(table) = verdict.kind() else { return verdict };
-    let own = image.class_verdicts.get(&(table, class)).copied();
-    // What is absent in an array is zero: to pass.
-    own.or_else(|| image.class_defaults.get(&table).copied()).unwrap_or_default()
-}
-
 fn refuse(explanation: &mut Explanation) {
     explanation.verdict = VerdictWord::Refuse;
     explanation.endpoints.clear();
     explanation.refused_share = 1.0;
 }
 
-fn take(
-    explanation: &mut Explanation,
-    image: &Image,
-    names: &Names<'_>,
-    route: u32,
-    dialled: SocketAddr,
-) {
-    let Some(route) = image.routes.get(&route) else { return refuse(explanation) };
-    let legs: Vec<Option<&Leg>> =
-        (0..route.count).map(|at| image.legs.get(&(route.first + at))).collect();
-    let shares = shares(&legs, |leg| (leg.threshold, leg.alias));
-    let mut refused = 0.0;
-    for (at, (leg, share)) in legs.iter().zip(shares).enumerate() {
-        let index = route.first + at as u32;
-        let name = names.legs.get(&index);
-        explanation.destinations.push(DestinationView {
-            host: name.map_or_else(|| format!("leg {index}"), |(_, _, d)| d.host.to_string()),
+fn take(explanation: &mut Explanation, found: &Found, names: &Names<'_>, dialled: SocketAddr) {
+    let mut why = Vec::new();
+    for (part, standing) in found.parts.iter().zip(&found.now) {
+        let leg = part.choice.leg;
+        let name = names.legs.get(&leg);
+        let view = DestinationView {
+            host: name.map_or_else(|| format!("leg {leg}"), |(_, _, d)| d.host.to_string()),
             subset: name.and_then(|(_, _, d)| d.subset.as_ref().map(ToString::to_string)),
             port: name.map_or(0, |(_, _, d)| d.port),
-            share: rounded(share),
+            share: rounded(part.share),
             because: None,
             unresolved: Vec::new(),
-        });
-        let destination = leg.and_then(|leg| image.destinations.get(&leg.destination));
-        let backends: Vec<Option<&Backend>> = destination
-            .map(|d| (0..d.count).map(|at| image.backends.get(&(d.first + at))).collect())
-            .unwrap_or_default();
-        if backends.is_empty() {
-            refused += share;
+            names: Vec::new(),
+        };
+        if part.share > 0.0 {
+            reasons(&view, part, standing, dialled, &mut why);
         }
-        let parts = self::shares(&backends, |backend| (backend.threshold, backend.alias));
-        for (backend, part) in backends.iter().zip(parts) {
-            match backend {
-                Some(backend) if share * part > 0.0 => {
-                    let address = address(backend, dialled).to_string();
-                    *explanation.endpoints.entry(address).or_default() += share * part;
-                }
-                Some(_) => {}
-                None => refused += share * part,
-            }
-        }
+        explanation.destinations.push(view);
     }
-    for share in explanation.endpoints.values_mut() {
-        *share = rounded(*share);
-    }
-    explanation.refused_share = rounded(refused);
+    let (endpoints, refused_share) = summed(&found.parts, dialled);
+    (explanation.endpoints, explanation.refused_share) = (endpoints, refused_share);
     if explanation.endpoints.is_empty() {
         refuse(explanation);
-    } else {
-        explanation.verdict = VerdictWord::Route;
+        return;
     }
+    explanation.verdict = VerdictWord::Route;
+    let parts = found.now.iter().map(|standing| &standing.part);
+    let (endpoints, refused_share) = summed(parts, dialled);
+    explanation.now = Some(NowView { endpoints, refused_share, why });
 }
 
-/// What each place of an alias table is drawn with, from its thresholds.
-fn shares<T>(slots: &[Option<&T>], of: impl Fn(&T) -> (u32, u32)) -> Vec<f64> {
-    let each = 1.0 / slots.len().max(1) as f64;
-    let mut shares = vec![0.0; slots.len()];
-    for (at, slot) in slots.iter().enumerate() {
-        let Some((threshold, alias)) = slot.map(&of) else {
-            shares[at] += each;
-            continue;
+/// What a destination gets otherwise than by its weights, in words.
+fn reasons(
+    view: &DestinationView,
+    by_weight: &Part,
+    standing: &Standing,
+    dialled: SocketAddr,
+    why: &mut Vec<String>,
+) {
+    let subset = view.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
+    let name = format!("{}:{}{subset}", view.host, view.port);
+    for ((addr, port), left) in &standing.ejected {
+        let to = address(&Endpoint { backend: 0, addr: *addr, port: *port }, dialled);
+        let seconds = left.div_ceil(1_000_000_000);
+        why.push(format!(
+            "{name}: {to} is ejected for {seconds} s more, after connects that failed"
+        ));
+    }
+    if !standing.ejected.is_empty() {
+        let weighted = |to: &Endpoint| {
+            by_weight
+                .endpoints
+                .iter()
+                .any(|(other, _, _)| (other.addr, other.port) == (to.addr, to.port))
         };
-        // A sole place is taken without a draw.
-        let keep = if slots.len() == 1 { 1.0 } else { f64::from(threshold) / 4_294_967_296.0 };
-        shares[at] += each * keep;
-        if let Some(other) = shares.get_mut(alias as usize) {
-            *other += each * (1.0 - keep);
+        for (to, _, _) in standing.part.endpoints.iter().filter(|(to, _, _)| !weighted(to)) {
+            let to = address(to, dialled);
+            why.push(format!("{name}: {to} stood by, and is used while all before it are ejected"));
         }
     }
-    shares
+    if let (Some(has), Some(destination)) = (standing.full, &standing.part.destination) {
+        why.push(format!(
+            "{name} has {has} connections from this node, and may have {} (maxConnections)",
+            destination.max_connections
+        ));
+    }
+    if standing.uneven {
+        why.push(format!("{name}: of two endpoints the one with fewer connections is taken"));
+    }
 }
 
-fn address(backend: &Backend, dialled: SocketAddr) -> SocketAddr {
-    let (ip, port) = (std::net::IpAddr::from(backend.addr), u16::from_be(backend.port));
-    if !ip.is_unspecified() {
-        return SocketAddr::new(ip, port);
+/// The shares of endpoints, and what is refused: six decimals.
+fn summed<'p>(
+    parts: impl IntoIterator<Item = &'p Part>,
+    dialled: SocketAddr,
+) -> (BTreeMap<String, f64>, f64) {
+    let (mut endpoints, mut refused) = (BTreeMap::<String, f64>::new(), 0.0);
+    for part in parts {
+        for (to, _, share) in &part.endpoints {
+            *endpoints.entry(address(to, dialled).to_string()).or_default() += share;
+        }
+        refused += part.refused + part.limited;
     }
-    // It stands for what was dialled.
-    SocketAddr::new(dialled.ip(), if port == 0 { dialled.port() } else { port })
+    for share in endpoints.values_mut() {
+        *share = rounded(*share);
+    }
+    (endpoints, rounded(refused))
+}
+
+fn address(endpoint: &Endpoint, dialled: SocketAddr) -> SocketAddr {
+    let mut endpoint = *endpoint;
+    endpoint.fill_in(&Addr::from(dialled.ip()), dialled.port().to_be());
+    SocketAddr::new(IpAddr::from(endpoint.addr), u16::from_be(endpoint.port))
 }
 
 fn rule_view(rule: &RuleId, documents: Option<&World>) -> RuleView {
@@ -241,8 +333,13 @@ fn rule_view(rule: &RuleId, documents: Option<&World>) -> RuleView {
     }
 }
 
-fn same_shares(one: &Explanation, other: &Explanation) -> bool {
-    let near = |one: f64, other: f64| (one - other).abs() < 5e-6;
+/// Whether two explanations give the same shares. Where the source decides, they are those
+/// of slots, which come as near to the weights as chance has it.
+fn same_shares(one: &Explanation, other: &Explanation, slots: Option<u32>) -> bool {
+    let near = |one: f64, other: f64| {
+        let chance = slots.map_or(0.0, |slots| 5.0 * (one * (1.0 - one) / f64::from(slots)).sqrt());
+        (one - other).abs() < 5e-6 + chance
+    };
     one.endpoints.len() == other.endpoints.len()
         && near(one.refused_share, other.refused_share)
         && one.endpoints.iter().all(|(endpoint, share)| {
@@ -255,7 +352,7 @@ mod tests {
     use super::*;
     use crate::compile::compile;
     use crate::documents;
-    use crate::explain::explain;
+    use crate::explain::{Query, explain};
     use crate::layout::ROOMY;
     use crate::world::{ServiceAddresses, Settings};
 
@@ -304,6 +401,11 @@ spec:
       weight: 30
 ";
 
+    const SIDE: Side = Side::of_epoch(0);
+
+    /// Nobody has connections, and nothing has failed.
+    const IDLE: At<fn(u32) -> Live> = At { live: |_| Live::default(), now: 0 };
+
     fn world() -> World {
         let reading = documents::read(Some("rules.yaml".into()), DOCUMENTS);
         let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
@@ -334,10 +436,12 @@ spec:
             (client(), "10.96.0.11:19000"),
         ] {
             let query = query(source, to);
-            let class = class_like(&world, &Registry::new(&world), &layout, &query).unwrap();
+            let class = class_of(&world, &Registry::new(&world), &layout, &query.source);
+            let class = class.unwrap().unwrap();
             let said = explain(&world, &query).unwrap();
             let mut answered = said.clone();
-            answer(&mut answered, &image, &names, Some(&world), query.destination, class);
+            let found = look_up(&image, SIDE, query.destination, class, &IDLE);
+            answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
             assert_eq!(answered.notes, said.notes, "{to}");
             assert_eq!(answered.rule, said.rule, "{to}");
             assert_eq!(answered.frontend, said.frontend, "{to}");
@@ -354,9 +458,120 @@ spec:
         image.frontends.clear();
         let query = query(client(), "10.96.0.10:19000");
         let mut answered = explain(&world, &query).unwrap();
-        answer(&mut answered, &image, &layout.names(), Some(&world), query.destination, 1);
+        let found = look_up(&image, SIDE, query.destination, 1, &IDLE);
+        let names = layout.names();
+        answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
         assert_eq!(answered.verdict, VerdictWord::Passthrough);
         assert!(answered.endpoints.is_empty());
         assert!(answered.notes.last().unwrap().contains("say otherwise"), "{answered:?}");
+    }
+
+    #[test]
+    fn a_source_that_no_rule_is_for_is_in_a_class_and_another_that_nobody_is_like_in_none() {
+        let world = world();
+        let registry = Registry::new(&world);
+        let (layout, _) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+        let class = |namespace: &str, app: &str| {
+            let labels = [("app".to_owned(), app.to_owned())].into();
+            let source = QuerySource::Described {
+                namespace: namespace.into(),
+                labels,
+                addresses: Vec::new(),
+            };
+            class_of(&world, &registry, &layout, &source).unwrap()
+        };
+        assert_eq!(class("elsewhere", "other"), Some(0));
+        // As the client is, but for the namespace, which the DestinationRule asks for.
+        assert!(class("default", "client").is_some_and(|class| class != 0));
+        assert_eq!(class("elsewhere", "client"), None);
+    }
+
+    #[test]
+    fn what_ejection_and_limits_do_now_is_told_beside_the_shares() {
+        let policy = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  trafficPolicy:
+    connectionPool: {tcp: {maxConnections: 7}}
+    outlierDetection: {maxEjectionPercent: 100}
+";
+        let mut world = world();
+        for read in documents::read(None, policy).objects {
+            world.insert(read.object.expect("the document is good"));
+        }
+        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+        let names = layout.names();
+        let query = query(QuerySource::Unknown, "10.96.0.10:19000");
+        let said = explain(&world, &query).unwrap();
+        let now = |change: &dyn Fn(Option<SocketAddr>, &mut Live)| {
+            let at = At {
+                live: |number| {
+                    let mut live = Live::default();
+                    change(names.lives.get(&number).unwrap().1, &mut live);
+                    live
+                },
+                now: 1_000_000_000,
+            };
+            let mut answered = said.clone();
+            let found = look_up(&image, SIDE, query.destination, 0, &at);
+            answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
+            assert_eq!((&answered.endpoints, &answered.notes), (&said.endpoints, &said.notes));
+            answered.now.unwrap()
+        };
+        let all = now(&|_, _| {});
+        assert_eq!((all.endpoints, all.refused_share), (said.endpoints.clone(), 0.0));
+        assert_eq!(all.why, [""; 0]);
+        let one = now(&|endpoint, live| {
+            if endpoint.is_some_and(|at| at.ip().to_string() == "10.0.0.2") {
+                live.ejected_until = 3_500_000_000;
+            }
+        });
+        assert_eq!(one.endpoints, [("10.0.0.1:9000".to_owned(), 1.0)].into());
+        assert!(one.why[0].contains("10.0.0.2:9000 is ejected for 3 s more"), "{one:?}");
+        let full = now(&|endpoint, live| {
+            if endpoint.is_none() {
+                live.word = 7 * Live::ONE;
+            }
+        });
+        assert_eq!((full.endpoints.len(), full.refused_share), (0, 1.0));
+        assert!(full.why[0].contains("7 connections"), "{full:?}");
+    }
+
+    #[test]
+    fn of_nested_prefixes_that_say_the_same_the_narrower_is_named() {
+        let nested = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: NAME}
+spec:
+  hosts: [NAME.example.com]
+  addresses: [NETWORK]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+---
+";
+        let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
+        let mut world = World::new(settings);
+        for (name, network) in [("wide", "10.0.0.0/8"), ("narrow", "10.1.0.0/16")] {
+            let text = nested.replace("NAME", name).replace("NETWORK", network);
+            for read in documents::read(None, &text).objects {
+                world.insert(read.object.expect("the document is good"));
+            }
+        }
+        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+        for (to, prefix, service) in [
+            ("10.1.2.3:443", "10.1.0.0/16", "default/narrow"),
+            ("10.2.2.3:443", "10.0.0.0/8", "default/wide"),
+        ] {
+            let query = query(QuerySource::Unknown, to);
+            let mut answered = explain(&world, &query).unwrap();
+            let found = look_up(&image, SIDE, query.destination, 0, &IDLE);
+            answer(&mut answered, found.as_ref(), &layout.names(), None, query.destination);
+            let frontend = answered.frontend.unwrap();
+            assert_eq!((&*frontend.prefix, frontend.service.as_deref()), (prefix, Some(service)));
+        }
     }
 }

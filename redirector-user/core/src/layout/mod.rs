@@ -444,13 +444,19 @@ impl Layout {
         self.identities.get(id).copied()
     }
 
+    /// The kernel's number of a class of the Plan that was placed; `None` when it has
+    /// none, because the Plan is another.
+    pub fn class_of(&self, class: &Class) -> Option<u32> {
+        match &class.example {
+            None => Some(abi::CLASS_UNKNOWN),
+            Some(example) => self.classes.get(example).copied(),
+        }
+    }
+
     /// The kernel's number of each class of the Plan that was placed.
     pub fn classes_of(&self, plan: &Plan) -> Vec<u32> {
-        let number = |class: &Class| {
-            let example = class.example.as_ref();
-            example.and_then(|example| self.classes.get(example)).copied()
-        };
-        plan.classes.iter().map(|class| number(class).unwrap_or(abi::CLASS_UNKNOWN)).collect()
+        let number = |class| self.class_of(class).unwrap_or(abi::CLASS_UNKNOWN);
+        plan.classes.iter().map(number).collect()
     }
 
     /// All identity numbers.
