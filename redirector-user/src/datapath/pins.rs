@@ -71,8 +71,13 @@ impl Pins {
 
     /// The pin directory at a path; `NotLoaded` when it is absent.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        if !root.exists() {
-            return Err(Error::NotLoaded { pins: root.to_owned() });
+        match fs::metadata(root) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NotLoaded { pins: root.to_owned() });
+            }
+            // Whoever may not look cannot tell.
+            Err(error) => return Err(Error::from_io(format!("opening {}", root.display()), error)),
         }
         check_file_system(root, root)?;
         Ok(Self { root: root.to_owned() })
