@@ -33,7 +33,7 @@ const DECISIONS: usize = 100_000;
 const CONFIGURATIONS: usize = 125;
 /// Where the callers are, below the test's cgroup: known, known inside known,
 /// deep below known, and unknown.
-const CALLERS: [(&str, Option<usize>); 6] = [
+pub const CALLERS: [(&str, Option<usize>); 6] = [
     ("a", Some(0)),
     ("a/b", Some(1)),
     ("a/b/x/y/z", Some(1)),
@@ -168,7 +168,7 @@ fn compare(image: &Image, to: SocketAddr, record: &Record) -> Decision {
 
 /// A network namespace in which every address that is dialled or sent to is
 /// local, with a server on each port.
-fn world(what: &str) -> (NetNs, Vec<Server>) {
+pub fn world(what: &str) -> (NetNs, Vec<Server>) {
     let netns = NetNs::new(what);
     for arguments in [
         ["-6", "route", "add", "local", "fd97::/64", "dev", "lo"],
@@ -192,7 +192,7 @@ fn world(what: &str) -> (NetNs, Vec<Server>) {
     (netns, servers)
 }
 
-fn sources() -> Vec<(SourceId, String)> {
+pub fn sources() -> Vec<(SourceId, String)> {
     WORKLOADS
         .iter()
         .map(|(namespace, name, cgroup)| {
@@ -218,7 +218,7 @@ fn connect(to: SocketAddr) -> Seen {
 }
 
 /// The v4-mapped form as it is shown of a dual-stack server's socket.
-fn shown(address: SocketAddr) -> String {
+pub fn shown(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) => {
             format!("at {}", SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
@@ -234,14 +234,14 @@ fn options(place: &Place) -> Options {
 }
 
 /// What the programs know of destinations and endpoints.
-fn lives(pins: &Path) -> Array<MapData, Live> {
+pub fn lives(pins: &Path) -> Array<MapData, Live> {
     let pin = pins.join(format!("counts-{LIVE_LAYOUT}/LIVE"));
     let map = Map::from_map_data(MapData::from_pin(pin).expect("the map")).expect("a known type");
     Array::try_from(map).expect("an array")
 }
 
 /// As if there were connections elsewhere, and endpoints that have failed.
-fn stir(lives: &mut Array<MapData, Live>, image: &Image, random: &mut Random) {
+pub fn stir(lives: &mut Array<MapData, Live>, image: &Image, random: &mut Random) {
     let destinations = image.destinations.values().map(|one| one.live);
     let endpoints = image.backends.values().map(|one| u32::from(one.live));
     let numbers: std::collections::BTreeSet<u32> = destinations.chain(endpoints).collect();

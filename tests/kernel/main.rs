@@ -9,6 +9,7 @@ mod crash;
 mod daemon;
 mod decide;
 mod drain;
+mod explain;
 mod flows;
 mod grow;
 mod kubernetes;

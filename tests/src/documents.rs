@@ -65,15 +65,14 @@ fn endpoint(random: &mut Random, v6: bool) -> IpAddr {
     }
 }
 
-/// The Plan that random documents are compiled to, by the daemon's own way:
-/// text, documents, World, Plan.
+/// The World of random documents, by the daemon's own way: text, documents, World.
 ///
 /// # Panics
 ///
 /// When one of the documents is refused: each is good.
-pub fn plan(random: &mut Random, shape: &Shape) -> Plan {
+pub fn world(random: &mut Random, shape: &Shape) -> World {
     let services = *random.pick(&[ServiceAddresses::Own, ServiceAddresses::Leave]);
-    let text = random_text(random, shape);
+    let text = text(random, shape);
     let mut store = Store::default();
     let file: Arc<str> = "random.yaml".into();
     store.put(&file, parse(&file, text.as_bytes()));
@@ -83,8 +82,17 @@ pub fn plan(random: &mut Random, shape: &Shape) -> Plan {
     for object in store.effective().into_values() {
         world.insert(object);
     }
-    let compiled = compile(&world);
-    assert!(compiled.rejected.is_empty(), "{:?}\n{text}", compiled.rejected);
+    world
+}
+
+/// The Plan that random documents are compiled to, with frontends that refuse.
+///
+/// # Panics
+///
+/// When one of the documents is refused: each is good.
+pub fn plan(random: &mut Random, shape: &Shape) -> Plan {
+    let compiled = compile(&world(random, shape));
+    assert!(compiled.rejected.is_empty(), "{:?}", compiled.rejected);
     let mut plan = compiled.plan;
     // A rule in which nothing has a weight would refuse; documents that hold
     // one are refused themselves.
@@ -104,7 +112,8 @@ struct Writer<'a> {
     text: String,
 }
 
-fn random_text(random: &mut Random, shape: &Shape) -> String {
+/// Random documents.
+pub fn text(random: &mut Random, shape: &Shape) -> String {
     let mut writer = Writer { random, shape, text: String::new() };
     for index in 0..shape.sources.len() {
         writer.source(index);

@@ -1,0 +1,585 @@
+//! `explain` from the tables says what the next connect gets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use redirector::datapath::{Datapath, Options, Sizes};
+use redirector::explain::{Named, Process, Question, Who, explain};
+use redirector_core::compile::compile_with;
+use redirector_core::explain::{Dialled, Explanation, NowView, QuerySource, VerdictWord};
+use redirector_core::image::Image;
+use redirector_core::layout::Layout;
+use redirector_core::registry::Registry;
+use redirector_core::world::World;
+use redirector_tests::cgroup::{TestCgroup, key};
+use redirector_tests::child;
+use redirector_tests::documents::{self, PORTS, Shape};
+use redirector_tests::figure;
+use redirector_tests::kernel::{Place, privileged, scaled, small};
+use redirector_tests::netns::NetNs;
+use redirector_tests::random::Random;
+use redirector_tests::redirector::Redirector;
+use redirector_tests::scene::dial;
+use redirector_tests::server::Server;
+use redirector_tests::socket::Socket;
+use serde_json::Value;
+
+use crate::decide::{CALLERS, lives, shown, sources, stir, world};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// How many random configurations are compared.
+const WORLDS: usize = 300;
+/// Callers of each, addresses that each dials, and how often.
+const ASKED: (usize, usize, usize) = (3, 4, 8);
+
+/// What comes of a connect: who greets, or the error.
+fn outcome(to: SocketAddr) -> Result<String, i32> {
+    let socket = Socket::stream(to, 0).expect("a socket");
+    socket.reset_on_close().expect("the option");
+    socket.connect(to).map_err(|error| error.raw_os_error().unwrap_or(-1))?;
+    assert_eq!(socket.peer().ok(), Some(to), "getpeername shows what was dialled");
+    Ok(socket.read_all().expect("a greeting"))
+}
+
+/// What an explanation promises of the next connection: who greets, or that it is
+/// refused, each with its share.
+fn promised(explanation: &Explanation, to: SocketAddr) -> BTreeMap<Result<String, i32>, f64> {
+    let refused = Err(libc::ECONNREFUSED);
+    match (explanation.verdict, &explanation.now) {
+        (VerdictWord::Passthrough, _) => [(Ok(shown(to)), 1.0)].into(),
+        (VerdictWord::Refuse, _) => [(refused, 1.0)].into(),
+        (VerdictWord::Undecided, _) => panic!("tables have decided: {explanation:?}"),
+        (VerdictWord::Route, None) => panic!("it is not said how it stands now: {explanation:?}"),
+        (VerdictWord::Route, Some(NowView { endpoints, refused_share, .. })) => {
+            let endpoints = endpoints.iter().map(|(endpoint, share)| {
+                (Ok(shown(endpoint.parse().expect("an address"))), *share)
+            });
+            endpoints.chain([(refused, *refused_share)]).filter(|(_, share)| *share > 0.0).collect()
+        }
+    }
+}
+
+/// Without what another moment changes: for how long something is ejected.
+fn lasting(mut explanation: Explanation) -> Explanation {
+    for why in explanation.now.iter_mut().flat_map(|now| &mut now.why) {
+        let end = why.find(" for ").unwrap_or(why.len());
+        why.truncate(end);
+    }
+    explanation
+}
+
+/// Servers at the ports that are dialled, so that what is left alone is told from what is
+/// refused.
+fn bystanders(netns: &NetNs) -> Vec<Server> {
+    thread::scope(|scope| {
+        let start = || {
+            netns.enter();
+            PORTS.map(|port| Server::start("at", (Ipv6Addr::UNSPECIFIED, port))).into()
+        };
+        scope.spawn(start).join().expect("servers")
+    })
+}
+
+/// A workload of a World as somebody would describe it.
+fn described(world: &World, source: &QuerySource) -> Option<QuerySource> {
+    let QuerySource::Workload { namespace, name } = source else { return None };
+    let (_, entry) = world.workload_entries().find(|(object, _)| {
+        (&*object.meta.namespace, &*object.meta.name) == (namespace.as_str(), name.as_str())
+    })?;
+    let labels = entry.labels.clone();
+    Some(QuerySource::Described { namespace: namespace.clone(), labels, addresses: Vec::new() })
+}
+
+#[test]
+fn what_is_explained_from_the_tables_of_random_worlds_is_what_connects_get() {
+    if !privileged() {
+        return;
+    }
+    let seed = std::process::id().into();
+    let mut random = Random::new(seed);
+    eprintln!("seed {seed}");
+    let place = Place::new("explained");
+    let (netns, servers) = world("explained");
+    let _bystanders = bystanders(&netns);
+    let shape = Shape {
+        sources: sources(),
+        endpoint_ports: servers.iter().map(|server| server.address().port()).collect(),
+    };
+    let sizes = Sizes { backends: 65_536, ..small() };
+    let options = Options { sizes, ..place.options() };
+    let mut datapath = place.start(&options, &Image::default()).expect("started");
+    // As the command line opens it, with a daemon in charge or without.
+    let reader = Datapath::open_read_only(&place.pins()).expect("it is loaded");
+    let served = reader.served().expect("it is attached");
+    let mut lives = lives(&place.pins());
+    let cgroups: Vec<PathBuf> = CALLERS.iter().map(|(name, _)| place.cgroup.child(name)).collect();
+    let processes: Vec<Process> =
+        cgroups.iter().map(|path| Process::of_cgroup(path).expect("it exists")).collect();
+
+    let (mut layout, mut image) = (Layout::default(), Image::default());
+    // Of one outcome of each first connect: how often it came, was promised, and its
+    // variance.
+    let (mut came, mut wanted, mut variance) = (0_u32, 0.0, 0.0);
+    let (mut compared, mut otherwise) = (0_usize, 0_usize);
+    let mut verdicts = BTreeMap::<String, usize>::new();
+    for generation in 0..scaled(WORLDS) as u64 {
+        let world = documents::world(&mut random, &shape);
+        let compiled = compile_with(&world, &Registry::new(&world));
+        let (next, to_be) =
+            layout.place(&compiled.plan, &datapath.sizes().limits()).expect("it fits");
+        datapath.apply(&image.diff(&to_be), 10 + generation).expect("applied");
+        stir(&mut lives, &to_be, &mut random);
+        (layout, image) = (next, to_be);
+        for (id, cgroup) in &shape.sources {
+            let identity = layout.identity(id).expect("placed");
+            datapath
+                .insert_source(key(&place.cgroup.path().join(cgroup)), identity)
+                .expect("inserted");
+        }
+        let named = Named::new(world.clone(), layout.clone());
+        let ask = |who, to| {
+            let question = Question { who, to: Dialled::Address(to), gateway: None, sni: None };
+            let answer = reader.read(|tables| explain(tables, &served, Some(&named), &question));
+            lasting(answer.expect("an answer"))
+        };
+        // What somebody serves or has rules for.
+        let owned = compiled.plan.frontends.keys();
+        let owned: Vec<SocketAddr> =
+            owned.map(|id| SocketAddr::new(id.prefix.addr(), id.port)).collect();
+        for _ in 0..ASKED.0 {
+            let at = random.below(CALLERS.len() as u64) as usize;
+            let dials: Vec<SocketAddr> = (0..ASKED.1)
+                .map(|_| match owned.is_empty() || random.once_in(3) {
+                    true => documents::dialled(&mut random),
+                    false => *random.pick(&owned),
+                })
+                .collect();
+            let source = CALLERS[at].1.map_or(QuerySource::Unknown, |index| {
+                let id = &shape.sources[index].0;
+                QuerySource::Workload {
+                    namespace: id.namespace.to_string(),
+                    name: id.name.to_string(),
+                }
+            });
+            let explained: Vec<Explanation> = dials
+                .iter()
+                .map(|to| {
+                    let by_process = ask(Who::Process(processes[at].clone()), *to);
+                    let by_name = ask(Who::Source(source.clone()), *to);
+                    assert_eq!(by_process, by_name, "{to} from {source:?}");
+                    assert_eq!(
+                        by_process.notes.iter().find(|note| note.contains("say otherwise")),
+                        None,
+                        "{to} from {source:?}: {by_process:#?}"
+                    );
+                    if let Some(described) = described(&world, &source) {
+                        let told = ask(Who::Source(described), *to);
+                        assert_eq!(
+                            (told.verdict, &told.endpoints, &told.now, &told.notes),
+                            (
+                                by_process.verdict,
+                                &by_process.endpoints,
+                                &by_process.now,
+                                &by_process.notes
+                            ),
+                            "{to} from {source:?}"
+                        );
+                    }
+                    by_process
+                })
+                .collect();
+            let seen: Vec<Vec<Result<String, i32>>> = child::run(&cgroups[at], || {
+                netns.enter();
+                dials.iter().map(|to| (0..ASKED.2).map(|_| outcome(*to)).collect()).collect()
+            });
+            for ((to, explanation), outcomes) in dials.iter().zip(&explained).zip(seen) {
+                let promised = promised(explanation, *to);
+                let sum: f64 = promised.values().sum();
+                assert!((sum - 1.0).abs() < 1e-4, "{sum}: {explanation:#?}");
+                for outcome in &outcomes {
+                    assert!(
+                        promised.contains_key(outcome),
+                        "{to} from {source:?}: {outcome:?} is not among {promised:?}: \
+                         {explanation:#?}"
+                    );
+                }
+                let one = promised.keys().nth(generation as usize % promised.len());
+                let one = one.expect("something comes of it");
+                let share = promised[one].min(1.0);
+                came += u32::from(outcomes[0] == *one);
+                wanted += share;
+                variance += share * (1.0 - share);
+                compared += outcomes.len();
+                otherwise +=
+                    usize::from(explanation.now.as_ref().is_some_and(|now| !now.why.is_empty()));
+                *verdicts.entry(format!("{:?}", explanation.verdict)).or_default() += 1;
+            }
+        }
+    }
+    let off = (f64::from(came) - wanted).abs();
+    assert!(off < 5.0 * variance.sqrt() + 1.0, "{came} came, {wanted} were promised ({variance})");
+    assert_eq!(verdicts.len(), 3, "too little of one kind: {verdicts:?}");
+    assert!(verdicts.values().all(|count| *count * 100 > compared / ASKED.2), "{verdicts:?}");
+    assert!(otherwise * 20 > compared / ASKED.2, "ejection and limits matter: {otherwise}");
+    figure!("{compared} connections as explained: {verdicts:?}, {otherwise} other than by weight");
+}
+
+/// A daemon, documents and what is asked of it.
+struct Scene {
+    redirector: Redirector,
+}
+
+impl Scene {
+    fn new(what: &str) -> Option<Self> {
+        privileged().then(|| Self { redirector: Redirector::new(what, PROGRAM) })
+    }
+
+    fn explain(&self, args: &[&str]) -> Value {
+        let args = [args, &["--output", "json"]].concat();
+        self.redirector.ask("explain", &args).json()
+    }
+
+    fn text(&self, args: &[&str]) -> String {
+        self.redirector.ask("explain", args).out
+    }
+
+    fn child(&self, name: &str) -> PathBuf {
+        self.redirector.place.cgroup.child(name)
+    }
+}
+
+fn notes(explanation: &Value) -> String {
+    explanation["notes"].to_string()
+}
+
+/// An entry that sends a port of 127.96.0.10 to these endpoints.
+fn entry(endpoints: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: db, namespace: shop}}
+spec:
+  hosts: [db.shop.internal]
+  addresses: [127.96.0.10]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: STATIC
+  endpoints: [{endpoints}]
+"
+    )
+}
+
+const DB: &str = "127.96.0.10:5432";
+
+fn at_db(cgroup: &Path) -> String {
+    child::run(cgroup, || dial(DB.parse().expect("an address")))
+}
+
+#[test]
+fn a_caller_that_no_rule_is_for_passes_and_is_said_to() {
+    let Some(scene) = Scene::new("stranger") else { return };
+    let (redirector, stranger) = (&scene.redirector, scene.child("stranger"));
+    let netns = NetNs::new("stranger");
+    scene.child("known");
+    redirector.write(
+        "all.yaml",
+        &format!(
+            "{}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: known, namespace: shop, annotations: {{redirector.io/cgroup: {cgroup}}}}}
+spec: {{address: 127.0.0.9, labels: {{app: known}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: net, namespace: shop}}
+spec:
+  hosts: [net.external]
+  addresses: [192.0.2.0/24]
+  ports: [{{number: 443, name: tcp, protocol: TCP}}]
+  resolution: NONE
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: net, namespace: shop}}
+spec:
+  hosts: [net.external]
+  tcp:
+  - match: [{{sourceNamespace: shop}}]
+    route: [{{destination: {{host: db.shop.internal}}}}]
+",
+            entry("{address: 127.0.0.1, ports: {tcp: 9}}"),
+            cgroup = redirector.cgroup("known"),
+        ),
+    );
+    let _daemon = redirector.start();
+    let errno = child::run(&stranger, || {
+        netns.enter();
+        outcome("192.0.2.5:443".parse().expect("an address")).expect_err("nobody is there")
+    });
+    assert_eq!(errno, libc::ENETUNREACH, "it is left as it is");
+    let to = ["--to", "192.0.2.5:443"];
+    let cgroup = redirector.cgroup("stranger");
+    for from in [["--from-cgroup", cgroup.as_str()], ["--from-namespace", "other"]] {
+        let told = scene.explain(&[from, to].concat());
+        assert_eq!(told["verdict"], "passthrough", "{told:#}");
+        assert_eq!(told["refusedShare"], 0.0, "{told:#}");
+        assert!(!notes(&told).contains("say otherwise"), "{told:#}");
+    }
+    let known = scene.explain(&["--from-workload", "shop/known", "--to", "192.0.2.5:443"]);
+    assert_eq!(known["endpoints"]["127.0.0.1:9"], 1.0, "{known:#}");
+    // As the workload, but for a label that nobody asks for.
+    let like = ["--from-namespace", "shop", "--from-label", "app=other"];
+    let like = scene.explain(&[&like[..], &to].concat());
+    assert_eq!((&like["endpoints"], &like["notes"]), (&known["endpoints"], &Value::Null));
+}
+
+#[test]
+fn a_source_that_nobody_on_the_node_is_like_is_answered_from_the_documents() {
+    let Some(scene) = Scene::new("unlike") else { return };
+    let rule = "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db, namespace: shop}
+spec:
+  hosts: [db.shop.internal]
+  tcp:
+  - match: [{sourceLabels: {app: batch}}]
+    route: [{destination: {host: other.shop.internal}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other, namespace: shop}
+spec:
+  hosts: [other.shop.internal]
+  addresses: [127.96.0.11]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.2}]
+";
+    let text = format!("{}{rule}", entry("{address: 127.0.0.1}"));
+    scene.redirector.write("all.yaml", &text);
+    let _daemon = scene.redirector.start();
+    let of = |app: &str| {
+        let label = format!("app={app}");
+        scene.explain(&["--from-namespace", "shop", "--from-label", &label, "--to", DB])
+    };
+    let batch = of("batch");
+    assert_eq!(batch["endpoints"]["127.0.0.2:5432"], 1.0, "{batch:#}");
+    assert!(notes(&batch).contains("no workload on this node is like this one"), "{batch:#}");
+    let other = of("other");
+    assert_eq!(other["endpoints"]["127.0.0.1:5432"], 1.0, "{other:#}");
+    assert_eq!(other["notes"], Value::Null, "{other:#}");
+}
+
+#[test]
+fn processes_that_no_program_decides_for_are_said_to_be_left_alone() {
+    let Some(scene) = Scene::new("outside") else { return };
+    let redirector = &scene.redirector;
+    let server = Server::start("db", SocketAddr::from(([127, 0, 0, 1], 0)));
+    let endpoint = format!("{{address: 127.0.0.1, ports: {{tcp: {}}}}}", server.address().port());
+    redirector.write("all.yaml", &entry(&endpoint));
+    let served = scene.child("served/deep");
+    let beside = TestCgroup::new("outside");
+    let outside = beside.path();
+    let _daemon = redirector.start();
+    assert_eq!(at_db(&served), "db");
+    assert_eq!(at_db(outside), "Connection refused (os error 111)");
+    let of = |cgroup: &Path| {
+        let cgroup = cgroup.to_str().expect("a path");
+        scene.explain(&["--from-cgroup", cgroup, "--to", DB])
+    };
+    assert_eq!(of(&served)["verdict"], "route");
+    let told = of(outside);
+    assert_eq!((&told["verdict"], &told["now"]), (&"passthrough".into(), &Value::Null), "{told:#}");
+    assert!(notes(&told).contains("does not lie below a cgroup that is served"), "{told:#}");
+    let asleep = child::spawn(outside, || thread::sleep(std::time::Duration::from_secs(600)));
+    let by_pid = (0..500).find_map(|_| {
+        let told = scene.explain(&["--from-pid", &asleep.pid().to_string(), "--to", DB]);
+        notes(&told).contains("does not lie below").then_some(told)
+    });
+    assert_eq!(by_pid.expect("it moves there")["verdict"], "passthrough");
+    asleep.kill();
+}
+
+#[test]
+fn the_daemons_own_connections_are_said_to_be_left_alone() {
+    let Some(scene) = Scene::new("own") else { return };
+    scene.redirector.write("all.yaml", &entry("{address: 127.0.0.1}"));
+    let daemon = scene.redirector.start();
+    let told = scene.explain(&["--from-pid", &daemon.pid().to_string(), "--to", DB]);
+    assert_eq!(told["verdict"], "passthrough", "{told:#}");
+    assert!(notes(&told).contains("the daemon's own cgroup"), "{told:#}");
+}
+
+#[test]
+fn an_ejected_endpoint_is_shown_beside_the_shares_that_are_configured() {
+    let Some(scene) = Scene::new("ejected") else { return };
+    let redirector = &scene.redirector;
+    let server = Server::start("up", SocketAddr::from(([127, 0, 0, 11], 0)));
+    let port = server.address().port();
+    let endpoint = |host: u32| format!("{{address: 127.0.0.{host}, ports: {{tcp: {port}}}}}");
+    let policy = "
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: db, namespace: shop}
+spec:
+  host: db.shop.internal
+  trafficPolicy:
+    outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 600s, maxEjectionPercent: 50}
+";
+    let all = entry(&format!("{}, {}", endpoint(11), endpoint(12)));
+    redirector.write("all.yaml", &format!("{all}{policy}"));
+    let daemon = redirector.start();
+    let from = ["--from-namespace", "x", "--to", DB];
+    let before = scene.explain(&from);
+    assert_eq!(before["now"]["endpoints"], before["endpoints"], "{before:#}");
+    assert_eq!(before["now"]["why"], serde_json::json!([]), "{before:#}");
+    assert!(!scene.text(&from).contains("now"), "{}", scene.text(&from));
+    let client = scene.child("client");
+    child::run(&client, || {
+        for _ in 0..100 {
+            dial(DB.parse().expect("an address"));
+        }
+    });
+    // With a daemon and without.
+    let told = scene.explain(&from);
+    daemon.kill();
+    let left = scene.explain(&from);
+    let (up, down) = (format!("127.0.0.11:{port}"), format!("127.0.0.12:{port}"));
+    for told in [told, left] {
+        assert_eq!(
+            (&told["endpoints"][&up], &told["endpoints"][&down]),
+            (&0.5.into(), &0.5.into())
+        );
+        assert_eq!(told["refusedShare"], 0.0);
+        assert_eq!(told["now"]["endpoints"], serde_json::json!({ &*up: 1.0 }), "{told:#}");
+        assert_eq!(told["now"]["refusedShare"], 0.0, "{told:#}");
+        let why = told["now"]["why"].to_string();
+        assert!(why.contains(&format!("{down} is ejected for")), "{told:#}");
+    }
+    let text = scene.text(&from);
+    assert!(text.contains(&format!("now\n  100.00% {up}\n")), "{text}");
+    let names: Vec<String> =
+        child::run(&client, || (0..20).map(|_| dial(DB.parse().expect("an address"))).collect());
+    assert!(names.iter().all(|name| name == "up"), "{names:?}");
+}
+
+#[test]
+fn a_destination_that_is_full_is_said_to_refuse_now() {
+    let Some(scene) = Scene::new("full") else { return };
+    let server = Server::start("db", SocketAddr::from(([127, 0, 0, 1], 0)));
+    let endpoint = format!("{{address: 127.0.0.1, ports: {{tcp: {}}}}}", server.address().port());
+    let policy = "
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: db, namespace: shop}
+spec:
+  host: db.shop.internal
+  trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}}}
+";
+    scene.redirector.write("all.yaml", &format!("{}{policy}", entry(&endpoint)));
+    let _daemon = scene.redirector.start();
+    let (client, from) = (scene.child("client"), ["--from-namespace", "x", "--to", DB]);
+    let told: Value = child::run(&client, || {
+        let open = || {
+            let to = DB.parse().expect("an address");
+            let socket = Socket::stream(to, 0).expect("a socket");
+            socket.connect(to).map(|()| socket)
+        };
+        let held = (open().expect("one"), open().expect("two"));
+        let told = scene.explain(&from);
+        assert!(open().is_err(), "a third is refused");
+        drop(held);
+        told
+    });
+    assert_eq!((&told["verdict"], &told["refusedShare"]), (&"route".into(), &0.0.into()));
+    assert_eq!(told["now"]["refusedShare"], 1.0, "{told:#}");
+    assert!(told["now"]["why"].to_string().contains("maxConnections"), "{told:#}");
+    assert_eq!(scene.explain(&from)["now"]["refusedShare"], 0.0, "they have ended");
+}
+
+#[test]
+fn a_service_is_dialled_by_its_name_as_in_a_pod() {
+    let Some(scene) = Scene::new("named") else { return };
+    let service = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 127.96.0.20
+  clusterIPs: [127.96.0.20, 'fd96::20']
+  selector: {app: web}
+  ports: [{name: tcp, port: 80}]
+";
+    let text = format!("{}{service}", entry("{address: 127.0.0.1}"));
+    scene.redirector.write("all.yaml", &text);
+    let _daemon = scene.redirector.start();
+    let rules = scene.redirector.rules();
+    let rules = rules.to_str().expect("a path");
+    for from in [&[][..], &["--config", rules]] {
+        let to = |namespace: &str, to: &str| {
+            scene.explain(&[&["--from-namespace", namespace, "--to", to], from].concat())
+        };
+        for (namespace, name) in [
+            ("shop", "web:80"),
+            ("other", "web.shop:80"),
+            ("other", "web.shop.svc:80"),
+            ("other", "web.shop.svc.cluster.local.:80"),
+        ] {
+            let told = to(namespace, name);
+            assert_eq!(told["destination"], "127.96.0.20:80", "{name}: {told:#}");
+            assert_eq!(told["frontend"]["service"], "shop/web", "{name}: {told:#}");
+            assert!(notes(&told).contains("[fd96::20]:80, too"), "{name}: {told:#}");
+        }
+        assert_eq!(to("other", "db.shop.internal:5432")["destination"], DB);
+        let nobody = ["--from-namespace", "other", "--to", "web:80"];
+        let answer = scene.redirector.ask("explain", &[&nobody[..], from].concat());
+        assert_eq!(answer.exit, 1, "{answer:?}");
+        assert!(answer.err.contains("no service is called web"), "{answer:?}");
+    }
+}
+
+#[test]
+fn who_may_not_look_is_told_so_and_not_that_nothing_is_loaded() {
+    let Some(scene) = Scene::new("unprivileged") else { return };
+    let redirector = &scene.redirector;
+    redirector.write("all.yaml", &entry("{address: 127.0.0.1}"));
+    let _daemon = redirector.start();
+    // As systemd mounts it.
+    let root = redirector.place.bpffs.path();
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let explain = ["explain", "--from-namespace", "x", "--to", DB];
+    for args in [
+        &["status"][..],
+        &explain,
+        &["flows", "--last", "1"],
+        &["maps", "all"],
+        &["unload", "--yes"],
+        &["bypass", "--end"],
+        &["rollback"],
+        &["top", "--count", "1"],
+    ] {
+        let mut command = redirector.command(args[0]);
+        command.args(&args[1..]).uid(65_534).gid(65_534);
+        let output = command.output().expect("the program starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {text}");
+        assert!(
+            text.contains("ermission denied") && !text.contains("nothing is loaded"),
+            "{args:?}: {text}"
+        );
+    }
+    assert_eq!(redirector.status().exit, 0, "it is still in force");
+}
