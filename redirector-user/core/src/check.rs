@@ -87,8 +87,18 @@ pub fn check(
             }
         }
     }
-    let registry = Registry::new(&world);
-    let mut findings = analysis::analyze(&world, &registry, &templates);
+    let mut registry = Registry::new(&world);
+    let (mut findings, examined) = analysis::analyze(&world, &mut registry, &templates);
+    if examined.left_out > 0 {
+        diagnostics.push(Diagnostic::new(
+            &references::NOT_EXAMINED,
+            format!(
+                "what {} more sources would meet is not examined: what is refused to them is not \
+                 told",
+                examined.left_out
+            ),
+        ));
+    }
     findings.retain(|finding| places.contains_key(&finding.object));
     diagnostics.extend(part::only_a_part(&world, &registry, &templates, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();

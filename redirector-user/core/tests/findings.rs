@@ -209,6 +209,11 @@ fn a_name_for_another_host_has_that_ones_ports() {
         warnings.map(|d| format!("{} {}", d.code, d.path)).collect::<Vec<_>>()
     };
     assert_eq!(warnings(&(text.clone() + &rule(3306))), [""; 0]);
+    assert_eq!(
+        warnings(&(text + &rule(3307))),
+        ["RD3006 spec.tcp[0].route[0].destination.port.number"],
+        "that one has no such port"
+    );
 }
 
 #[test]
@@ -227,4 +232,208 @@ fn what_no_document_is_of_is_said_once() {
         assert!(only.message.contains(what), "{}", only.message);
     }
     assert_eq!(only.severity, Severity::Info);
+}
+
+/// An entry with an address, 80 and one endpoint.
+fn entry(name: &str, address: &str, more: &str) -> String {
+    let host = name.replace('/', ".");
+    let spec = format!(
+        "{{hosts: [{host}.example.com], addresses: [{address}], resolution: STATIC, ports: [{{number: \
+         80, name: tcp, protocol: TCP}}], endpoints: [{{address: 192.0.2.100}}]{more}}}"
+    );
+    object("ServiceEntry", name, &spec)
+}
+
+fn routed(name: &str, host: &str, destination: &str) -> String {
+    let spec = format!("{{hosts: [{host}], tcp: [{{route: [{{destination: {destination}}}]}}]}}");
+    virtual_service(name, &spec)
+}
+
+#[test]
+fn a_destination_that_some_do_not_see_is_told_with_those() {
+    let text = service("a/front", "10.96.0.1", "")
+        + &entry("a/ledger", "240.0.0.1", ", exportTo: [b]")
+        + &routed("a/front", "front", "{host: a.ledger.example.com}");
+    let report = report(&text);
+    let found = told(&report, &["RD3005", "RD3018"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD3018 VirtualService/a/front spec.tcp[0].route[0].destination.host");
+    // A client of the service's own namespace reaches it, too.
+    assert!(
+        message.ends_with("is refused for all clients but those in the namespaces a, b"),
+        "{message}"
+    );
+    let istio = report.diagnostics.iter().find(|d| d.code == "RD3018").and_then(|d| d.istio);
+    assert_eq!(istio, Some("IST0101"), "Istio's analysis does not find the host from namespace a");
+}
+
+#[test]
+fn a_subset_that_is_defined_where_it_does_not_count_is_told_with_whom_it_refuses() {
+    let rule = |namespace: &str| {
+        let spec = "{host: db.data.svc.cluster.local, subsets: [{name: one, labels: {v: '1'}}]}";
+        object("DestinationRule", &format!("{namespace}/db"), spec)
+    };
+    let host = "db.data.svc.cluster.local";
+    let text = |namespace: &str| {
+        service("data/db", "10.96.0.1", ", v: '1'")
+            + &rule(namespace)
+            + &routed("ops/db", host, &format!("{{host: {host}, subset: one}}"))
+    };
+    let hidden = report(&text("ops"));
+    let found = told(&hidden, &["RD3008", "RD3019"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD3019 VirtualService/ops/db spec.tcp[0].route[0].destination.subset");
+    assert!(
+        message.ends_with("refused for all clients but those in the namespace ops"),
+        "{message}"
+    );
+    let at_home = report(&text("data"));
+    assert_eq!(places(&at_home, &["RD3008", "RD3019"]), [""; 0]);
+}
+
+#[test]
+fn a_share_that_is_refused_to_clients_with_some_labels_only_names_them() {
+    let rules = "{hosts: [shop], tcp: [{match: [{sourceLabels: {app: web}}], route: [{destination: \
+                 {host: other, subset: one}}]}, {route: [{destination: {host: other}}]}]}";
+    let subsets =
+        "{host: other, workloadSelector: {matchLabels: {tier: gold}}, subsets: [{name: one}]}";
+    let gold = "{address: 192.0.2.50, labels: {app: web, tier: gold}}";
+    let plain = "{address: 192.0.2.51, labels: {app: web}}";
+    let text = service("a/shop", "10.96.0.1", "")
+        + &service("a/other", "10.96.0.2", "")
+        + &object("DestinationRule", "a/other", subsets)
+        + &object("WorkloadEntry", "a/gold", gold)
+        + &object("WorkloadEntry", "a/plain", plain)
+        + &virtual_service("a/shop", rules);
+    let report = report(&text);
+    let found = told(&report, &["RD3019"]);
+    let [(_, message)] = &found[..] else { panic!("{found:#?}") };
+    assert!(message.contains("for the workload a/plain"), "{message}");
+    assert!(!message.contains("a/gold"), "{message}");
+}
+
+#[test]
+fn a_family_without_endpoints_is_told_where_clients_dial_it_and_where_rules_lead_there() {
+    let dual = object(
+        "Service",
+        "a/dual",
+        "{clusterIP: 'fd00::5', clusterIPs: ['fd00::5', 10.96.4.5], selector: {app: dual}, ports: \
+         [{name: tcp, port: 80}]}",
+    ) + &object("WorkloadEntry", "a/dual", "{address: 192.0.2.5, labels: {app: dual}}");
+    let one = report(&dual);
+    assert_eq!(places(&one, &["RD4016"]), ["RD4016 Service/a/dual spec.clusterIP"]);
+    let rule = service("a/four", "10.96.0.4", "") + &routed("a/v", "dual", "{host: four}");
+    let both = report(&(dual + &rule));
+    assert_eq!(
+        places(&both, &["RD4016"]),
+        ["RD4016 VirtualService/a/v spec.tcp[0].route[0].destination.host"]
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_in_the_documents_is_worth_knowing_and_no_warning() {
+    let empty = object(
+        "Service",
+        "a/empty",
+        "{clusterIP: 10.96.0.9, selector: {app: empty}, ports: [{name: tcp, port: 80}]}",
+    );
+    let text =
+        service("a/shop", "10.96.0.1", "") + &empty + &routed("a/v", "shop", "{host: empty}");
+    let report = report(&text);
+    let found: Vec<_> = report.diagnostics.iter().filter(|d| d.code == "RD4042").collect();
+    assert_eq!(found.len(), 2, "the service, and the share that goes there: {found:#?}");
+    assert!(found.iter().all(|d| d.severity == Severity::Info));
+    assert_eq!(report.warnings, 0, "{:#?}", report.diagnostics);
+}
+
+#[test]
+fn an_address_that_is_served_for_everybody_is_told_where_rules_are_for_some() {
+    let spec = |resolution: &str, endpoints: &str| {
+        format!(
+            "{{hosts: [db.example.com], addresses: [192.0.2.1], resolution: {resolution}, ports: \
+             [{{number: 80, name: tcp, protocol: TCP}}]{endpoints}}}"
+        )
+    };
+    let rule = virtual_service(
+        "a/db",
+        "{hosts: [db.example.com], tcp: [{match: [{sourceLabels: {app: web}}], route: [{destination: \
+         {host: a.new.example.com}}]}]}",
+    );
+    let web = object("WorkloadEntry", "a/web", "{address: 192.0.2.9, labels: {app: web}}");
+    let found = |spec: &str| {
+        let text =
+            object("ServiceEntry", "a/db", spec) + &entry("a/new", "240.0.0.2", "") + &rule + &web;
+        places(&report(&text), &["RD4043"])
+    };
+    let two = ", endpoints: [{address: 192.0.2.1}, {address: 192.0.2.2}]";
+    assert_eq!(found(&spec("STATIC", two)), ["RD4043 ServiceEntry/a/db spec.addresses"]);
+    assert_eq!(found(&spec("STATIC", ", endpoints: [{address: 192.0.2.1}]")), [""; 0]);
+    assert_eq!(found(&spec("NONE", "")), [""; 0], "others are left alone");
+}
+
+#[test]
+fn a_policy_that_refuses_everything_says_how_much() {
+    let policy = object(
+        "DestinationRule",
+        "istio-system/default",
+        "{host: '*.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}",
+    );
+    let text = service("a/shop", "10.96.0.1", "")
+        + &service("a/other", "10.96.0.2", "")
+        + &service("a/third", "10.96.0.3", "")
+        + &routed("a/third", "third", "{host: shop}")
+        + &policy;
+    let report = report(&text);
+    let found = told(&report, &["RD4044"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4044 DestinationRule/istio-system/default spec.trafficPolicy");
+    assert!(message.contains("all connections to 2 services"), "{message}");
+    assert!(message.contains("a share of VirtualService/a/third"), "{message}");
+}
+
+#[test]
+fn a_port_that_is_claimed_at_every_address_is_told_with_its_effect() {
+    let spec = |resolution: &str| {
+        format!(
+            "{{hosts: [db.example.com], resolution: {resolution}, ports: [{{number: 5432, name: tcp, \
+             protocol: TCP}}]}}"
+        )
+    };
+    let text = |resolution: &str| {
+        object("ServiceEntry", "a/db", &spec(resolution))
+            + &entry("a/new", "240.0.0.2", "")
+            + &routed("a/db", "db.example.com", "{host: a.new.example.com, port: {number: 80}}")
+    };
+    let claimed = report(&text("NONE"));
+    let found = told(&claimed, &["RD4045"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4045 ServiceEntry/a/db spec.addresses");
+    assert!(message.contains("5432") && message.contains("VirtualService/a/db"), "{message}");
+    assert_eq!(places(&report(&text("DNS")), &["RD4045"]), [""; 0], "its names say where it is");
+}
+
+#[test]
+fn shares_at_gateways_are_examined_whether_or_not_something_serves_them() {
+    let gateway = object(
+        "Gateway",
+        "a/edge",
+        "{selector: {istio: edge}, servers: [{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}]}",
+    );
+    let rule = virtual_service(
+        "a/v",
+        "{hosts: ['*'], gateways: [edge], tcp: [{route: [{destination: {host: shop, subset: one}}]}]}",
+    );
+    // Its subset is defined for clients in b alone; the gateway runs in a.
+    let subset = "{host: shop.a.svc.cluster.local, subsets: [{name: one}]}";
+    let text = service("a/shop", "10.96.0.1", "")
+        + &gateway
+        + &rule
+        + &object("DestinationRule", "b/shop", subset);
+    let served = object("WorkloadEntry", "a/edge", "{address: 192.0.2.200, labels: {istio: edge}}");
+    for text in [text.clone(), text + &served] {
+        assert_eq!(
+            places(&report(&text), &["RD3019"]),
+            ["RD3019 VirtualService/a/v spec.tcp[0].route[0].destination.subset"]
+        );
+    }
 }

@@ -141,8 +141,8 @@ pub fn findings(judged: &Judged) -> Findings {
     for (name, addresses) in &judged.resolved {
         world.set_resolved(name, addresses.clone());
     }
-    let registry = Registry::new(&world);
-    for finding in analysis::analyze(&world, &registry, &[]) {
+    let mut registry = Registry::new(&world);
+    for finding in analysis::analyze(&world, &mut registry, &[]).0 {
         let severe = finding.diagnostic.severity != Severity::Info;
         if let (true, Some(reason)) = (severe, Reason::of(finding.diagnostic.code)) {
             let note = sentence(&finding.diagnostic, &finding.path);

@@ -46,7 +46,7 @@ mod tests {
             for read in documents::read(None, &text).objects {
                 world.insert(read.object.expect("the documents are good"));
             }
-            let found = all(&world, &Registry::new(&world), &[]);
+            let found = all(&world, &mut Registry::new(&world), &[]).0;
             let of = |one: &&Finding| one.diagnostic.code == differences::DRAIN_TIME.id;
             found.iter().find(of).map(|one| one.diagnostic.message.clone())
         };

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::PodTemplate;
+use super::examine::Examined;
 use crate::diag::nearest;
 use crate::model::{Labels, Object, ObjectRef, Spec};
 use crate::names::{HostIndex, complete_host, service_host};
@@ -34,6 +35,8 @@ pub(super) struct Known {
 pub(super) struct Facts<'w> {
     pub world: &'w World,
     pub registry: &'w Registry,
+    /// What connections meet.
+    pub examined: &'w Examined,
     /// By scope (a namespace, or `*`) and full host.
     scoped: HashMap<String, Arc<Known>>,
     /// Wildcard hosts of `scoped`: scope, suffix.
@@ -96,10 +99,16 @@ impl Carriers {
 }
 
 impl<'w> Facts<'w> {
-    pub fn new(world: &'w World, registry: &'w Registry, templates: &[PodTemplate]) -> Self {
+    pub fn new(
+        world: &'w World,
+        registry: &'w Registry,
+        templates: &[PodTemplate],
+        examined: &'w Examined,
+    ) -> Self {
         let mut facts = Self {
             world,
             registry,
+            examined,
             scoped: HashMap::new(),
             wild: Vec::new(),
             hosts: BTreeSet::new(),

@@ -11,6 +11,7 @@ mod destination_rules;
 mod destinations;
 mod drain;
 mod entries;
+pub mod examine;
 mod facts;
 mod gateways;
 mod hosts;
@@ -18,7 +19,10 @@ mod http;
 pub mod part;
 mod policies;
 mod proxy_protocol;
+pub mod refusals;
+mod refused;
 mod rules;
+mod served;
 mod services;
 mod virtual_services;
 
@@ -26,8 +30,10 @@ use std::sync::Arc;
 
 use crate::diag::Diagnostic;
 use crate::model::{Labels, ObjectRef};
+use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::world::World;
+use examine::Examined;
 use facts::Facts;
 
 /// Something that was found, and the field that it concerns.
@@ -50,9 +56,16 @@ pub struct PodTemplate {
     pub labels: Labels,
 }
 
-/// Everything that is wrong between the objects of a World.
-pub fn analyze(world: &World, registry: &Registry, templates: &[PodTemplate]) -> Vec<Finding> {
-    let facts = Facts::new(world, registry, templates);
+/// Everything that is wrong between the objects of a World. The registry is as
+/// before afterwards.
+pub fn analyze(
+    world: &World,
+    registry: &mut Registry,
+    templates: &[PodTemplate],
+) -> (Vec<Finding>, Examined) {
+    let examined = examine::examine(world, registry);
+    let registry = &*registry;
+    let facts = Facts::new(world, registry, templates, &examined);
     let mut findings = Vec::new();
     virtual_services::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
@@ -66,7 +79,15 @@ pub fn analyze(world: &World, registry: &Registry, templates: &[PodTemplate]) ->
     entries::analyze(&facts, &mut findings);
     drain::analyze(&facts, &mut findings);
     proxy_protocol::analyze(&facts, &mut findings);
-    findings
+    refused::analyze(&facts, &mut findings);
+    served::analyze(&facts, &mut findings);
+    (findings, examined)
+}
+
+/// What the rules of a Plan that is in force refuse, and for whom of the
+/// workloads here: without the shares that only wait for a name.
+pub fn in_force(world: &World, plan: &Plan) -> Vec<Finding> {
+    refused::in_force(world, plan)
 }
 
 /// Where the findings of one object go.

@@ -44,6 +44,7 @@ const ALL: [Missing; 4] = [
         kinds: &[Kind::Pod, Kind::WorkloadEntry, Kind::EndpointSlice],
         codes: &[
             &references::EMPTY_SUBSET,
+            &differences::NO_KNOWN_ENDPOINT,
             &references::UNKNOWN_SELECTOR,
             &differences::NO_ENDPOINTS,
             &differences::UNKNOWN_POD,

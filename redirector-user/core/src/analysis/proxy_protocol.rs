@@ -109,7 +109,7 @@ mod tests {
         for read in documents::read(None, text).objects {
             world.insert(read.object.expect("the documents are good"));
         }
-        let found = all(&world, &Registry::new(&world), &[]);
+        let found = all(&world, &mut Registry::new(&world), &[]).0;
         let ours = found.iter().filter(|f| f.diagnostic.code == differences::PROXY_PROTOCOL.id);
         ours.map(|f| format!("{} {} {}", f.object, f.path, f.diagnostic.message)).collect()
     }

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::examine::Share;
 use super::facts::Facts;
 use super::gateways::uses;
 use super::{Finding, Report};
 use crate::diag::codes::{differences, references};
 use crate::diag::{Diagnostic, nearest};
-use crate::model::{Kind, Object, ObjectRef, RouteDestination, Server, Spec, VirtualService};
+use crate::model::{
+    Kind, Object, ObjectRef, RouteDestination, RuleId, RuleList, Server, Spec, VirtualService,
+};
 use crate::names::{MESH, complete_gateway, hosts_match};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -154,6 +157,19 @@ fn visible_host<'h>(host: &'h str, gateway: &str, namespace: &str) -> Option<&'h
 pub(super) struct Target<'r> {
     pub destination: &'r RouteDestination,
     pub path: String,
+    list: RuleList,
+    rule: usize,
+    place: usize,
+}
+
+/// Where a destination of a rule stands.
+pub(super) fn destination_path(list: RuleList, rule: usize, place: usize) -> String {
+    let list = match list {
+        RuleList::Tcp => "tcp",
+        RuleList::Tls => "tls",
+        RuleList::Http => "http",
+    };
+    format!("spec.{list}[{rule}].route[{place}].destination")
 }
 
 /// All destinations of a VirtualService.
@@ -164,14 +180,14 @@ pub(super) fn targets(rule: &VirtualService) -> Vec<Target<'_>> {
     let tls = rule.tls.iter().map(|rule| &rule.route);
     let http = rule.http.iter().map(|rule| &rule.route);
     for (list, routes) in [
-        ("tcp", tcp.collect::<Vec<_>>()),
-        ("tls", tls.collect::<Vec<_>>()),
-        ("http", http.collect::<Vec<_>>()),
+        (RuleList::Tcp, tcp.collect::<Vec<_>>()),
+        (RuleList::Tls, tls.collect::<Vec<_>>()),
+        (RuleList::Http, http.collect::<Vec<_>>()),
     ] {
-        for (index, route) in routes.into_iter().enumerate() {
-            for (n, destination) in route.iter().enumerate() {
-                let path = format!("spec.{list}[{index}].route[{n}].destination");
-                targets.push(Target { destination, path });
+        for (rule, route) in routes.into_iter().enumerate() {
+            for (place, destination) in route.iter().enumerate() {
+                let path = destination_path(list, rule, place);
+                targets.push(Target { destination, path, list, rule, place });
             }
         }
     }
@@ -186,8 +202,9 @@ fn destinations(
     report: &mut Report<'_>,
 ) {
     let namespace = &object.meta.namespace;
-    for Target { destination, path } in targets(rule) {
-        let refused = consequence(&path);
+    for target in targets(rule) {
+        let refused = consequence(facts, object, &target);
+        let Target { destination, path, .. } = target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
         match known {
@@ -240,17 +257,23 @@ fn destinations(
             },
         }
         if let Some(subset) = &destination.subset {
-            subsets.check(facts, object, host, subset, &format!("{path}.subset"), report);
+            subsets.check(facts, object, host, subset, &format!("{path}.subset"), refused, report);
         }
     }
 }
 
-/// What comes of a destination that does not exist.
-fn consequence(path: &str) -> &'static str {
-    if path.starts_with("spec.http") {
-        "the http rule cannot be applied at L4"
-    } else {
-        "its share of the connections is refused"
+/// What comes of a destination that does not exist for Istio's analysis.
+fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> &'static str {
+    let rule = RuleId {
+        object: object.reference(),
+        list: target.list,
+        index: u32::try_from(target.rule).unwrap_or(u32::MAX),
+    };
+    match facts.examined.share(&rule, target.place) {
+        Share::Refused => "its share of the connections is refused",
+        Share::Arrives => "Istio's analysis says so; here its share of the connections arrives",
+        Share::Untaken if target.list == RuleList::Http => "the http rule cannot be applied at L4",
+        Share::Untaken => "a share that goes to it is refused",
     }
 }
 
@@ -292,45 +315,20 @@ impl Subsets {
         host: &str,
         subset: &str,
         path: &str,
+        refused: &str,
         report: &mut Report<'_>,
     ) {
         let namespace = &object.meta.namespace;
         let full = facts.full_host(host, namespace);
         let (name, at) = resource_name(&full, namespace);
         let defined = self.defined.contains(&(name, at, subset.to_owned()));
-        // What can be in force: a rule for this host in the namespace of the
-        // rule, of the service or of the mesh.
-        let services = facts.services_of(&full);
-        let looked_at = |rule: &ObjectRef| {
-            rule.namespace == *namespace
-                || *rule.namespace == *facts.world.settings.root_namespace
-                || services.iter().any(|service| service.namespace() == &rule.namespace)
-        };
-        let in_force = facts.subsets(subset, &full).iter().any(|(rule, _)| looked_at(rule));
-        if in_force {
-            return;
-        }
-        if defined {
-            if !services.is_empty() {
-                report.add(
-                    path,
-                    Diagnostic::new(
-                        &references::SUBSET_NOT_IN_FORCE,
-                        format!(
-                            "the subset \"{subset}\" of {full} is defined in a namespace whose \
-                             DestinationRules do not count here: the share is refused"
-                        ),
-                    ),
-                );
-            }
+        // Whether one that defines it is in force is read off the Plan.
+        if defined || !facts.subsets(subset, &full).is_empty() {
             return;
         }
         let mut finding = Diagnostic::new(
             &references::UNKNOWN_SUBSET,
-            format!(
-                "no DestinationRule for {full} defines the subset \"{subset}\": {}",
-                consequence(path)
-            ),
+            format!("no DestinationRule for {full} defines the subset \"{subset}\": {refused}"),
         );
         finding.help = Some(match self.by_name.get(subset) {
             Some((rule, of)) => format!(

@@ -280,8 +280,8 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
                 Diagnostic::new(
                     &admission::NO_ADDRESSES,
                     format!(
-                        "port {} carries TCP and the ServiceEntry has no addresses: nothing can \
-                         be recognised as its traffic",
+                        "port {} carries TCP and the ServiceEntry has no addresses: connections to \
+                         it cannot be told from others to that port",
                         port.number
                     ),
                 )

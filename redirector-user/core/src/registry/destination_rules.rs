@@ -125,6 +125,11 @@ impl DestinationRules {
         &self.merged
     }
 
+    /// Those that may be in force for a service with this host.
+    pub fn for_host(&self, host: &str) -> impl Iterator<Item = &MergedRule> {
+        self.by_host.matching(host).into_iter().filter_map(|&index| self.merged.get(index))
+    }
+
     /// The one in force for a client and a service: the client's namespace is
     /// looked at first, then the service's, then the root namespace; the first
     /// that has any wins whole.

@@ -1,14 +1,17 @@
 //! Workloads: Pods and WorkloadEntries, as clients and as gateways.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::topology::Locality;
-use crate::model::{Labels, Meta, Object, ObjectRef, Pod, SourceSelector, WorkloadEntry};
+use crate::client::contains;
+use crate::model::{
+    Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, SourceSelector, WorkloadEntry,
+};
 use crate::world::World;
 
 /// Annotation of a WorkloadEntry: the cgroup of its processes, as a path below
@@ -112,7 +115,7 @@ struct Claim {
 }
 
 /// All workloads that are alive.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Workloads {
     all: Vec<Workload>,
     by_name: BTreeMap<(Arc<str>, Arc<str>), usize>,
@@ -173,6 +176,68 @@ impl Workloads {
         if let Some(loser) = self.all.get_mut(loser) {
             loser.source = None;
         }
+    }
+
+    /// The same, as if all of them were here, and each Gateway were served by one
+    /// workload of each namespace that it selects, or else by one at an address
+    /// that was made up.
+    pub fn examined<'w>(
+        &self,
+        gateways: impl Iterator<Item = (&'w Arc<Object>, &'w Gateway, IpAddr)>,
+    ) -> Self {
+        let mut examined = self.clone();
+        for workload in &mut examined.all {
+            workload.gateway = false;
+            if workload.source.is_none() && workload.stands_for.is_none() {
+                workload.source = Some(SourceSelector::PodUid("".into()));
+            }
+        }
+        let mut done: BTreeSet<(&Labels, Option<IpAddr>)> = BTreeSet::new();
+        for (object, gateway, bind) in gateways {
+            let none = Labels::new();
+            let selector = gateway.selector.as_ref().unwrap_or(&none);
+            let of_all = selector.is_empty();
+            let bound = (!bind.is_unspecified()).then_some(bind);
+            if let Some(selector) = &gateway.selector
+                && !done.insert((selector, bound))
+            {
+                continue;
+            }
+            let mut namespaces = BTreeSet::new();
+            for (workload, own) in examined.all.iter_mut().zip(&self.all) {
+                let selected = if of_all { own.gateway } else { contains(&own.labels, selector) };
+                let there = bound.is_none_or(|bind| own.addresses.contains(&bind));
+                if selected
+                    && there
+                    && !own.addresses.is_empty()
+                    && namespaces.insert(own.object.namespace.clone())
+                {
+                    workload.gateway = true;
+                }
+            }
+            if namespaces.is_empty() {
+                let number = u32::try_from(examined.all.len()).unwrap_or(u32::MAX);
+                let object = ObjectRef {
+                    kind: Kind::Pod,
+                    namespace: object.meta.namespace.clone(),
+                    name: format!("?{number}").into(),
+                };
+                examined.all.push(Workload {
+                    object,
+                    labels: Arc::new(selector.clone()),
+                    // None that a machine could have.
+                    addresses: vec![
+                        bound.unwrap_or(IpAddr::V4(Ipv4Addr::from(number % (1 << 24)))),
+                    ],
+                    locality: Locality::default(),
+                    source: None,
+                    gateway: true,
+                    stands_for: None,
+                    host_network: false,
+                });
+            }
+        }
+        examined
     }
 
     /// All of them: WorkloadEntries first, each kind by namespace and name.

@@ -209,4 +209,24 @@ codes! {
         "Write the rules in the list that the server uses, or change the server."
         "servers: [{port: {number: 5201, name: tcp, protocol: TCP}, hosts: ['*']}]   # and a VirtualService with only http: or tls:"
     }
+    NO_KNOWN_ENDPOINT = "RD4042" Info NONE "The documents have no endpoint of the service" {
+        "No Pod, EndpointSlice or WorkloadEntry of the documents is behind it. If that is so where they are in force, connections that go to it are refused (ECONNREFUSED); a share is never moved to another destination."
+        "Nothing needs mending if the endpoints come from elsewhere; --with-cluster FILE names documents that have them."
+        "a Service whose selector selects nothing"
+    }
+    SERVED_FOR_ALL = "RD4043" Warning NONE "An address is served for everybody, and rules are for some" {
+        "A STATIC ServiceEntry's address is served by this project, whoever dials it: nothing else is taken to be behind it. Clients that no rule is for are spread over all of the entry's endpoints. Where the address is a real one that clients dial already, that changes where they go."
+        "Write resolution: NONE for the address that clients dial, which leaves those alone whom no rule is for, and give the new endpoints a ServiceEntry of their own."
+        "addresses: [10.0.0.5]\nresolution: STATIC\nendpoints: [{address: 10.0.0.5}, {address: 10.0.0.6}]   # and a rule with sourceLabels"
+    }
+    POLICY_REFUSES = "RD4044" Warning NONE "The policy refuses connections" {
+        "The trafficPolicy asks for TLS, a tunnel or the PROXY protocol, which would change bytes on the wire. Sending the connections without it would be wrong, so they are refused (ECONNREFUSED). This says how much that concerns: services that are served here, and shares of rules."
+        "Remove the setting, limit the DestinationRule's host, or leave these services to a proxy."
+        "kind: DestinationRule\nmetadata: {namespace: istio-system}\nspec: {host: '*.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}"
+    }
+    CLAIMS_EVERY_ADDRESS = "RD4045" Warning NONE "A port of every address is claimed" {
+        "The ServiceEntry has no addresses, so its rules take every connection to the port, of every process of the machine, whatever address is dialled; only the machine's own and link-local addresses are left alone."
+        "Add addresses, or put the database that is meant behind one."
+        "kind: ServiceEntry\nspec: {hosts: [db.example.com], resolution: NONE, ports: [{number: 5432, name: tcp, protocol: TCP}]}   # and a VirtualService for it"
+    }
 }

@@ -118,12 +118,12 @@ codes! {
         "spec: {type: ExternalName, externalName: db.example.com, ports: [{name: tcp, port: 5432}]}"
     }
     HIDDEN_HOST = "RD3018" Warning NONE "The destination's host is not visible from here" {
-        "The Service or ServiceEntry exists and is not exported to the namespace of the VirtualService. Clients that do not see it have their share refused."
+        "The Service or ServiceEntry exists and is not exported to everybody. Clients that do not see it have their share refused; those of its own namespace see it when it is exported to others. (Where Istio's analysis does not find the host from the namespace of the VirtualService, this stands for its IST0101.)"
         "Export it (exportTo, or the annotation networking.istio.io/exportTo), or choose another destination."
         "exportTo: [other]"
     }
     SUBSET_NOT_IN_FORCE = "RD3019" Warning NONE "The subset is defined where it is not in force" {
-        "Only one DestinationRule counts for a client and a service: the client's namespace is looked at first, then the service's, then the root namespace; the first that has any wins whole. The rule that defines this subset is not the one in force, so the share is refused."
+        "Only one DestinationRule counts for a client and a service: the client's namespace is looked at first, then the service's, then the root namespace; the first that has any wins whole. For the clients that are named, the rule that defines this subset is not the one in force, so the share is refused for them."
         "Define the subset in the DestinationRule that is in force, or in the namespace of the service and export it."
         "the DestinationRule lives in a third namespace"
     }
@@ -151,5 +151,10 @@ codes! {
         "Nothing of the kind is among the documents, so whether a name is right cannot be told: it is said once, not at every name. As soon as one object of the kind is there, each name that is missing is told."
         "Give check the documents that complete these: --with-cluster FILE, or as further paths."
         "kubectl get virtualservices -A -o yaml | redirector check -"
+    }
+    NOT_EXAMINED = "RD3025" Info NONE "Not everything was examined" {
+        "What is refused, and for whom, is found by compiling the documents for made-up sources: one for each rule and each namespace from which it may look otherwise, which meets the rule's conditions. There are at most 10,000 of them."
+        "Check fewer documents at once where this matters; the others around them can be named by --with-cluster."
+        "100,000 rules with sourceLabels"
     }
 }

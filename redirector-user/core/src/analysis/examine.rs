@@ -1,0 +1,322 @@
+//! What connections meet: the documents compiled for the unknown caller, for all
+//! of their workloads, and for made-up sources that meet the conditions of a
+//! rule and no more. What is refused, and for whom, is read off the [`Plan`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::refusals::{Refusal, refusals};
+use crate::compile::{Probe, compile_for};
+use crate::explain::QuerySource;
+use crate::model::{Labels, Object, RouteDestination, RuleId, SourceId, VirtualService};
+use crate::names::{MESH, complete_host};
+use crate::plan::{ClassId, Plan};
+use crate::registry::{ExportTo, Registry, ServiceKind};
+use crate::world::World;
+
+/// So many sources are made up at most.
+const MAX_PROBES: usize = 10_000;
+
+/// A namespace that no document names: it stands for all of those.
+const ELSEWHERE: &str = "?";
+
+/// What the connections of examined sources meet.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Made for more sources than are there; its own workloads are all local.
+    pub plan: Plan,
+    /// The shares that are refused.
+    pub refusals: Vec<Refusal>,
+    /// The made-up sources; their classes are the last ones.
+    probes: Vec<Probe>,
+    /// How many would have been made up beyond the limit.
+    pub left_out: usize,
+    /// The rules that some connection takes.
+    taken: BTreeSet<RuleId>,
+}
+
+/// What becomes of a share of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// It is refused, for everybody or for some.
+    Refused,
+    /// It arrives.
+    Arrives,
+    /// No examined connection takes the rule.
+    Untaken,
+}
+
+/// Compiles a World for all sources that matter. The registry is as before
+/// afterwards.
+pub fn examine(world: &World, registry: &mut Registry) -> Examined {
+    let (probes, left_out) = probes(world, registry);
+    let examined = registry.workloads.examined(world.gateways().map(|(object, spec)| {
+        let bind = spec.servers.iter().find_map(|one| one.bind.as_deref()?.parse().ok());
+        let address = bind.filter(|bind: &IpAddr| !bind.is_unspecified());
+        (object, spec, address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+    }));
+    let own = std::mem::replace(&mut registry.workloads, examined);
+    let plan = compile_for(world, registry, &probes).plan;
+    registry.workloads = own;
+    let taken = plan.routes.keys().filter_map(|route| route.rule.clone()).collect();
+    Examined { refusals: refusals(&plan), plan, probes, left_out, taken }
+}
+
+impl Examined {
+    pub(super) fn share(&self, rule: &RuleId, destination: usize) -> Share {
+        let key = |refusal: &Refusal| (refusal.rule.clone(), refusal.destination);
+        let of = (rule.clone(), destination);
+        match self.refusals.binary_search_by(|refusal| key(refusal).cmp(&of)) {
+            Ok(_) => Share::Refused,
+            Err(_) if self.taken.contains(rule) => Share::Arrives,
+            Err(_) => Share::Untaken,
+        }
+    }
+
+    /// The classes of those who can meet a rule: unknown callers, workloads, and
+    /// who was made up for it.
+    fn classes(&self, rule: &RuleId) -> Vec<ClassId> {
+        let first = self.plan.classes.len() - self.probes.len();
+        let probes = (first..).zip(&self.probes);
+        let made_up = probes.filter(|(_, probe)| probe.rules.contains(&rule.object));
+        let all = (0..first).chain(made_up.map(|(class, _)| class));
+        all.filter_map(|class| ClassId::try_from(class).ok()).collect()
+    }
+
+    /// For whom a share is refused and for whom it arrives, of those who meet
+    /// its rule.
+    pub fn clients(&self, refusal: &Refusal) -> (Vec<ClassId>, Vec<ClassId>) {
+        let met = self.classes(&refusal.rule);
+        let met = met.into_iter().filter(|class| refusal.met.contains(*class));
+        met.partition(|class| refusal.clients.contains(*class))
+    }
+
+    /// Everybody in a class, to be asked about.
+    pub fn sources(&self, class: ClassId) -> Vec<QuerySource> {
+        if class == 0 {
+            return vec![QuerySource::Unknown];
+        }
+        let first = self.plan.classes.len() - self.probes.len();
+        if let Some(probe) = (class as usize).checked_sub(first).and_then(|at| self.probes.get(at))
+        {
+            return vec![QuerySource::Described {
+                namespace: probe.id.namespace.to_string(),
+                labels: probe.labels.clone(),
+                addresses: probe.addresses.clone(),
+            }];
+        }
+        let of = self.plan.sources.iter().filter(|(_, source)| source.class == class);
+        of.map(|(id, _)| QuerySource::Workload {
+            namespace: id.namespace.to_string(),
+            name: id.name.to_string(),
+        })
+        .collect()
+    }
+
+    /// For whom a share is refused, in words; `None` when for everybody who
+    /// meets the rule.
+    pub(super) fn for_whom(&self, refusal: &Refusal) -> Option<String> {
+        if refusal.clients == refusal.met {
+            return None;
+        }
+        let (refused, reached) = self.clients(refusal);
+        if reached.is_empty() {
+            return None;
+        }
+        let example = |class: &ClassId| {
+            self.plan.classes.get(*class as usize).and_then(|class| class.example.as_ref())
+        };
+        let namespaces = |classes: &[ClassId]| -> BTreeSet<Option<&str>> {
+            let namespace = |class| example(class).map(|id: &SourceId| &*id.namespace);
+            classes.iter().map(|class| namespace(class).filter(|name| *name != ELSEWHERE)).collect()
+        };
+        let (inside, outside) = (namespaces(&refused), namespaces(&reached));
+        if inside.is_disjoint(&outside) && !outside.contains(&None) {
+            if inside.contains(&None) {
+                let names: Vec<&str> = outside.into_iter().flatten().collect();
+                return Some(format!("all clients but those in {}", listed("namespace", &names)));
+            }
+            let names: Vec<&str> = inside.into_iter().flatten().collect();
+            return Some(format!("clients in {}", listed("namespace", &names)));
+        }
+        let shown: Vec<String> = refused.iter().take(3).map(|class| self.name(*class)).collect();
+        let more = if refused.len() > shown.len() { " and others" } else { "" };
+        Some(format!("{}{more}", shown.join(", ")))
+    }
+
+    fn name(&self, class: ClassId) -> String {
+        let Some(first) = self.sources(class).into_iter().next() else { return String::new() };
+        match first {
+            QuerySource::Unknown => "callers in no known workload".to_owned(),
+            QuerySource::Workload { namespace, name } => format!("the workload {namespace}/{name}"),
+            QuerySource::Described { namespace, labels, addresses } => {
+                let labels: Vec<String> =
+                    labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                let mut name = "clients".to_owned();
+                if namespace != ELSEWHERE {
+                    name.push_str(&format!(" in namespace {namespace}"));
+                }
+                if !labels.is_empty() {
+                    name.push_str(&format!(" with {}", labels.join(",")));
+                }
+                if let Some(address) = addresses.first() {
+                    name.push_str(&format!(" with the address {address}"));
+                }
+                name
+            }
+        }
+    }
+}
+
+/// "the namespace a", "the namespaces a, b and 3 more".
+fn listed(what: &str, names: &[&str]) -> String {
+    let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        1 => format!("the {what} {shown}"),
+        more if more > 5 => format!("the {what}s {shown} and {} more", more - 5),
+        _ => format!("the {what}s {shown}"),
+    }
+}
+
+/// What a source is made of.
+type Made = (Arc<str>, Labels, Option<IpAddr>);
+
+/// The sources that are made up, and how many more there would be.
+fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
+    let mut wanted: Vec<(&Arc<Object>, Vec<Made>)> = Vec::new();
+    for (object, spec) in world.virtual_services() {
+        if !spec.gateways.is_empty() && !spec.gateways.iter().any(|name| name == MESH) {
+            continue;
+        }
+        let mut about = About::new(world, registry, object, spec);
+        for tcp in &spec.tcp {
+            let namespaces = about.namespaces(&tcp.route);
+            let mut made = BTreeSet::new();
+            let mut ordered = Vec::new();
+            let mut want = |one: Made| {
+                if made.insert(one.clone()) {
+                    ordered.push(one);
+                }
+            };
+            if tcp.matches.is_empty() {
+                namespaces.iter().for_each(|name| want((name.clone(), Labels::new(), None)));
+            }
+            for block in &tcp.matches {
+                let address = block.source_subnet.map(|subnet| subnet.addr());
+                let own = (!block.source_namespace.is_empty())
+                    .then(|| vec![Arc::from(block.source_namespace.as_str())]);
+                for namespace in own.as_ref().unwrap_or(&namespaces) {
+                    want((namespace.clone(), block.source_labels.clone(), address));
+                }
+            }
+            wanted.push((object, ordered));
+        }
+        if let (true, Some(first)) = (spec.tcp.is_empty(), spec.http.first()) {
+            let namespaces = about.namespaces(&first.route);
+            let made = namespaces.into_iter().map(|name| (name, Labels::new(), None));
+            wanted.push((object, made.collect()));
+        }
+    }
+    // One for every rule before any has its second.
+    let mut known: BTreeMap<Made, usize> = BTreeMap::new();
+    let mut probes: Vec<Probe> = Vec::new();
+    let mut left_out = 0;
+    let deepest = wanted.iter().map(|(_, made)| made.len()).max().unwrap_or(0);
+    for depth in 0..deepest {
+        for (object, made) in &wanted {
+            let Some(one) = made.get(depth) else { continue };
+            let at = match known.get(one) {
+                Some(at) => *at,
+                None if probes.len() >= MAX_PROBES => {
+                    left_out += 1;
+                    continue;
+                }
+                None => {
+                    let (namespace, labels, address) = one.clone();
+                    let name = format!("{ELSEWHERE}{}", probes.len()).into();
+                    known.insert(one.clone(), probes.len());
+                    probes.push(Probe {
+                        id: SourceId { namespace, name },
+                        labels,
+                        addresses: address.into_iter().collect(),
+                        rules: BTreeSet::new(),
+                    });
+                    probes.len() - 1
+                }
+            };
+            if let Some(probe) = probes.get_mut(at) {
+                probe.rules.insert(object.reference());
+            }
+        }
+    }
+    (probes, left_out)
+}
+
+/// Which namespaces may make a difference to the rules of a VirtualService.
+struct About<'w> {
+    world: &'w World,
+    registry: &'w Registry,
+    namespace: &'w Arc<str>,
+    export: ExportTo,
+    /// Those of its own hosts.
+    own: Vec<Arc<str>>,
+}
+
+impl<'w> About<'w> {
+    fn new(
+        world: &'w World,
+        registry: &'w Registry,
+        object: &'w Object,
+        spec: &VirtualService,
+    ) -> Self {
+        let namespace = &object.meta.namespace;
+        let export = ExportTo::new(spec.export_to.iter().map(String::as_str), namespace);
+        let mut about = Self { world, registry, namespace, export, own: vec![namespace.clone()] };
+        for host in &spec.hosts {
+            let host = complete_host(host, namespace, &world.settings.cluster_domain);
+            for service in registry.named(&host).filter(|service| !service.export.is_public()) {
+                about.own.push(service.namespace().clone());
+                about.own.extend(service.export.namespaces().cloned());
+            }
+        }
+        about
+    }
+
+    /// Those from which a client may see these destinations otherwise than from
+    /// others, and one that stands for the others; of those that see the rules.
+    fn namespaces(&mut self, route: &[RouteDestination]) -> Vec<Arc<str>> {
+        let mut all = self.own.clone();
+        all.push(ELSEWHERE.into());
+        let mut hosts: Vec<String> = Vec::new();
+        for destination in route {
+            let domain = &self.world.settings.cluster_domain;
+            hosts.push(complete_host(&destination.host, self.namespace, domain).into_owned());
+        }
+        while let Some(host) = hosts.pop() {
+            for service in self.registry.named(&host) {
+                all.push(service.namespace().clone());
+                all.extend(service.export.namespaces().cloned());
+                // Only one step is followed.
+                if let ServiceKind::ExternalName(target) = &service.kind
+                    && hosts.len() < route.len()
+                    && **target != *host
+                {
+                    hosts.extend((all.len() < 1000).then(|| target.to_string()));
+                }
+            }
+            for rule in self.registry.rules.for_host(&host) {
+                all.extend(rule.objects.first().map(|object| object.namespace.clone()));
+                all.extend(rule.export.namespaces().cloned());
+            }
+        }
+        if !self.export.is_public() {
+            let seen: BTreeSet<&Arc<str>> = self.export.namespaces().collect();
+            all.retain(|name| seen.contains(name));
+            all.extend(seen.into_iter().next().cloned());
+        }
+        let mut known = BTreeSet::new();
+        all.retain(|name| known.insert(name.clone()));
+        all
+    }
+}

@@ -1,0 +1,218 @@
+//! Shares of rules that are refused, told at the destination that is the cause;
+//! where the cause is another object's, it is told there alone.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Finding;
+use super::examine::Examined;
+use super::facts::Facts;
+use super::refusals::{Refusal, refusals};
+use super::virtual_services::destination_path;
+use crate::diag::Diagnostic;
+use crate::diag::codes::{Code, differences, references};
+use crate::model::{ObjectRef, RouteDestination, RuleList, Spec};
+use crate::plan::{Lacks, Plan};
+use crate::world::World;
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut causes = Causes::new(findings);
+    for refusal in &facts.examined.refusals {
+        let Some(object) = facts.world.get(&refusal.rule.object) else { continue };
+        let Spec::VirtualService(_) = &object.spec else { continue };
+        let path = path(refusal);
+        let cause = causes.at(&refusal.rule.object, &path);
+        let elsewhere = match refusal.lacks {
+            // The entries say that they are to be resolved, and which endpoints
+            // are sockets; the policy says what it refuses.
+            Some(Lacks::Resolution | Lacks::Sockets | Lacks::Bytes) => true,
+            Some(Lacks::Endpoints) => {
+                refusal.id.view.first().is_some_and(|service| facts.promised(service))
+            }
+            Some(Lacks::Labels) => causes.empty_subset(refusal),
+            Some(Lacks::Export) => false,
+            Some(Lacks::Port) => cause.is_some(),
+            _ => cause.is_some_and(|code| code != references::PORT_REQUIRED.id),
+        };
+        if elsewhere {
+            continue;
+        }
+        let Some(mut finding) = finding(facts.world, refusal, Some(facts.examined)) else {
+            continue;
+        };
+        if refusal.lacks == Some(Lacks::Export)
+            && causes.take(&refusal.rule.object, &path, findings)
+        {
+            // What Istio's analysis says, and for whom it is true.
+            finding.diagnostic.istio = references::UNKNOWN_HOST.istio;
+        }
+        findings.push(finding);
+    }
+    findings.retain(|finding| finding.diagnostic.code != TAKEN);
+}
+
+/// Stands in the place of a finding that another one says better.
+const TAKEN: &str = "";
+
+/// The shares that a Plan in force refuses, for its own workloads.
+pub(super) fn in_force(world: &World, plan: &Plan) -> Vec<Finding> {
+    let refused = refusals(plan);
+    let refused = refused.iter().filter(|refusal| refusal.lacks != Some(Lacks::Resolution));
+    refused.filter_map(|refusal| finding(world, refusal, None)).collect()
+}
+
+/// The path of the share's `destination`.
+fn path(refusal: &Refusal) -> String {
+    destination_path(refusal.rule.list, refusal.rule.index as usize, refusal.destination)
+}
+
+/// As it is written.
+fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestination> {
+    let Spec::VirtualService(spec) = &world.get(&refusal.rule.object)?.spec else { return None };
+    let index = refusal.rule.index as usize;
+    let route = match refusal.rule.list {
+        RuleList::Tcp => &spec.tcp.get(index)?.route,
+        RuleList::Tls => &spec.tls.get(index)?.route,
+        RuleList::Http => &spec.http.get(index)?.route,
+    };
+    route.get(refusal.destination)
+}
+
+fn finding(world: &World, refusal: &Refusal, examined: Option<&Examined>) -> Option<Finding> {
+    let written = written(world, refusal)?;
+    let place = path(refusal);
+    let host = format!("{place}.host");
+    let subset = match &written.subset {
+        Some(_) => format!("{place}.subset"),
+        None => host.clone(),
+    };
+    let id = &refusal.id;
+    let name = match id.subset.as_deref() {
+        Some(subset) => format!("the subset {subset} of {}:{}", id.host, id.port),
+        None => format!("{}:{}", id.host, id.port),
+    };
+    let for_whom = examined.and_then(|examined| examined.for_whom(refusal));
+    let for_whom = match for_whom {
+        Some(whom) => format!(" for {whom}"),
+        None => String::new(),
+    };
+    let refused = format!("its share of the connections is refused{for_whom}");
+    let because = &refusal.because;
+    type Told = (String, &'static Code, String);
+    let (path, code, message): Told = match refusal.lacks {
+        Some(Lacks::Service) => (host, &references::UNKNOWN_HOST, format!("{because}: {refused}")),
+        Some(Lacks::Export) => (host, &references::HIDDEN_HOST, format!("{because}: {refused}")),
+        Some(Lacks::Alias) => (host, &differences::ALIAS_HOST, format!("{because}: {refused}")),
+        Some(Lacks::Port) => (
+            if written.port.is_some() { format!("{place}.port.number") } else { host },
+            &references::UNKNOWN_PORT,
+            format!("{because}: {refused}"),
+        ),
+        Some(Lacks::Subset) => {
+            (subset, &references::SUBSET_NOT_IN_FORCE, format!("{because}: {refused}"))
+        }
+        Some(Lacks::Endpoints) => (
+            subset,
+            &differences::NO_KNOWN_ENDPOINT,
+            format!("the documents have no endpoint of {name}: {refused}"),
+        ),
+        Some(Lacks::Family) => {
+            let family = if id.v6 { "IPv6" } else { "IPv4" };
+            let message = format!(
+                "{name} has no {family} endpoint: connections to an {family} address of the hosts \
+                 are refused{for_whom} when they come here"
+            );
+            (subset, &differences::OTHER_FAMILY, message)
+        }
+        Some(Lacks::Usable) | None => (
+            subset,
+            &differences::NO_ENDPOINTS,
+            format!("{name} has no usable endpoint: {refused}"),
+        ),
+        Some(
+            Lacks::Labels
+            | Lacks::Node
+            | Lacks::Locality
+            | Lacks::Limit
+            | Lacks::Bytes
+            | Lacks::Resolution
+            | Lacks::Sockets,
+        ) => (subset, &differences::NO_ENDPOINTS, format!("{because}: {refused}")),
+    };
+    let mut diagnostic = Diagnostic::new(code, message);
+    diagnostic.help = match refusal.lacks {
+        Some(Lacks::Usable) => {
+            Some("endpoints are known and cannot be used: not ready, or without address".to_owned())
+        }
+        Some(Lacks::Export) => Some("export it, or choose another destination".to_owned()),
+        Some(Lacks::Subset) => Some(
+            "define it in the DestinationRule that is in force for these clients, or in the \
+             namespace of the service, and export that"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    // What of Istio's this code stands for was not found by its way of looking.
+    diagnostic.istio = None;
+    Some(Finding { object: refusal.rule.object.clone(), path, diagnostic })
+}
+
+/// What was found that explains a refusal.
+struct Causes {
+    /// At a `destination`: the code, and which finding it is.
+    destinations: HashMap<(ObjectRef, String), (&'static str, usize)>,
+    /// DestinationRules with subsets that have nobody in them.
+    empty_subsets: HashSet<ObjectRef>,
+}
+
+impl Causes {
+    fn new(findings: &[Finding]) -> Self {
+        let mut causes = Self { destinations: HashMap::new(), empty_subsets: HashSet::new() };
+        let told: [&Code; 4] = [
+            &references::UNKNOWN_HOST,
+            &references::UNKNOWN_PORT,
+            &references::PORT_REQUIRED,
+            &references::UNKNOWN_SUBSET,
+        ];
+        for (at, Finding { object, path, diagnostic }) in findings.iter().enumerate() {
+            let code = diagnostic.code;
+            if told.iter().any(|told| told.id == code)
+                && let Some(end) = path.find(".destination")
+            {
+                let place = path[..end + ".destination".len()].to_owned();
+                causes.destinations.entry((object.clone(), place)).or_insert((code, at));
+            }
+            if code == references::EMPTY_SUBSET.id
+                || code == references::SUBSET_WITHOUT_ENDPOINTS.id
+            {
+                causes.empty_subsets.insert(object.clone());
+            }
+        }
+        causes
+    }
+
+    /// The code of what was found at a `destination`.
+    fn at(&self, object: &ObjectRef, path: &str) -> Option<&'static str> {
+        self.destinations.get(&(object.clone(), path.to_owned())).map(|(code, _)| *code)
+    }
+
+    /// Takes away that the host of a `destination` is not known to Istio's
+    /// analysis.
+    fn take(&mut self, object: &ObjectRef, path: &str, findings: &mut [Finding]) -> bool {
+        let Some((code, at)) = self.destinations.get(&(object.clone(), path.to_owned())) else {
+            return false;
+        };
+        if *code != references::UNKNOWN_HOST.id {
+            return false;
+        }
+        if let Some(finding) = findings.get_mut(*at) {
+            finding.diagnostic.code = TAKEN;
+        }
+        true
+    }
+
+    /// Whether a DestinationRule was told that its subset is empty.
+    fn empty_subset(&self, refusal: &Refusal) -> bool {
+        let mut rules = refusal.id.view.iter().skip(1);
+        rules.any(|rule| self.empty_subsets.contains(rule))
+    }
+}

@@ -1,0 +1,181 @@
+//! Addresses that are served to everybody, and whom a policy refuses: read off
+//! the [`Plan`](crate::plan::Plan).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::facts::Facts;
+use super::{Finding, Report};
+use crate::diag::Diagnostic;
+use crate::diag::codes::differences;
+use crate::model::{Kind, ObjectRef};
+use crate::plan::{Frontend, FrontendId, Lacks, RouteId, Verdict};
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let plan = &facts.examined.plan;
+    let mut told: BTreeSet<(&ObjectRef, &str)> = BTreeSet::new();
+    let mut everywhere: BTreeMap<(&ObjectRef, u16), BTreeSet<&ObjectRef>> = BTreeMap::new();
+    for (id, frontend) in &plan.frontends {
+        if id.prefix.prefix_len() == 0 {
+            let rules = routes(frontend).filter_map(|route| route.rule.as_ref());
+            let rules = rules.map(|rule| &rule.object);
+            everywhere.entry((&frontend.service, id.port)).or_default().extend(rules);
+        }
+        let own = routes(frontend).find(|route| route.rule.is_none());
+        let Some(own) = own else { continue };
+        if let Some((path, diagnostic)) = without_endpoints(facts, id, frontend, own)
+            && told.insert((&frontend.service, diagnostic.code))
+        {
+            Report::new(frontend.service.clone(), findings).add(path, diagnostic);
+        }
+        if let Some((path, diagnostic)) = spread(facts, id, frontend, own)
+            && told.insert((&frontend.service, diagnostic.code))
+        {
+            Report::new(frontend.service.clone(), findings).add(path, diagnostic);
+        }
+    }
+    for ((service, port), rules) in everywhere {
+        let shown: Vec<String> = rules.iter().take(3).map(|rule| rule.to_string()).collect();
+        let more = if rules.len() > shown.len() { ", ..." } else { "" };
+        Report::new(service.clone(), findings).add(
+            "spec.addresses",
+            Diagnostic::new(
+                &differences::CLAIMS_EVERY_ADDRESS,
+                format!(
+                    "port {port} of every address is claimed: each connection to that port, of every \
+                     process of this machine and wherever to, goes by the rules of {}{more}",
+                    shown.join(", ")
+                ),
+            )
+            .help("add addresses: with the addresses that clients dial"),
+        );
+    }
+    policies(facts, findings);
+}
+
+/// The routes that a frontend leads to.
+fn routes(frontend: &Frontend) -> impl Iterator<Item = &RouteId> {
+    let verdicts = std::iter::once(&frontend.default).chain(frontend.exceptions.values());
+    verdicts.filter_map(|verdict| match verdict {
+        Verdict::Route(route) => Some(&**route),
+        Verdict::Pass | Verdict::Refuse => None,
+    })
+}
+
+/// Where the addresses of a service are written.
+fn addresses(service: &ObjectRef) -> &'static str {
+    if service.kind == Kind::ServiceEntry { "spec.addresses" } else { "spec.clusterIP" }
+}
+
+/// A service that nobody is behind, where clients dial it.
+fn without_endpoints(
+    facts: &Facts<'_>,
+    id: &FrontendId,
+    frontend: &Frontend,
+    own: &RouteId,
+) -> Option<(&'static str, Diagnostic)> {
+    let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
+    let service = &frontend.service;
+    let at = format!("{}:{}", id.prefix.addr(), id.port);
+    match destination.lacks? {
+        Lacks::Family => {
+            let [family, other] =
+                if id.prefix.addr().is_ipv6() { ["IPv6", "IPv4"] } else { ["IPv4", "IPv6"] };
+            let message = format!(
+                "all endpoints are {other}: connections to the {family} address {at} are refused"
+            );
+            Some((addresses(service), Diagnostic::new(&differences::OTHER_FAMILY, message)))
+        }
+        Lacks::Endpoints if !facts.promised(service) => {
+            let message =
+                format!("the documents have no endpoint of it: connections to {at} are refused");
+            Some(("spec", Diagnostic::new(&differences::NO_KNOWN_ENDPOINT, message)))
+        }
+        _ => None,
+    }
+}
+
+/// A ServiceEntry's address that rules were written for, for some, and that all
+/// others are now sent from, too.
+fn spread(
+    facts: &Facts<'_>,
+    id: &FrontendId,
+    frontend: &Frontend,
+    own: &RouteId,
+) -> Option<(&'static str, Diagnostic)> {
+    if frontend.service.kind != Kind::ServiceEntry {
+        return None;
+    }
+    let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
+    let count = destination.endpoints.len();
+    let address = id.prefix.addr();
+    let real = destination.endpoints.iter().any(|one| one.address.ip() == address);
+    let rule = routes(frontend).find_map(|route| route.rule.as_ref());
+    if count < 2 || !real && rule.is_none() {
+        return None;
+    }
+    let rules = match rule {
+        Some(rule) => {
+            format!("{} decides for some clients only; the connections of all others", rule.object)
+        }
+        None => "the connections of all clients".to_owned(),
+    };
+    let message = format!(
+        "{address}:{} is served here for everybody: {rules} are spread over the {count} endpoints",
+        id.port
+    );
+    let finding = Diagnostic::new(&differences::SERVED_FOR_ALL, message).help(
+        "resolution: NONE leaves those alone whom no rule is for; give the other endpoints a \
+         ServiceEntry of their own",
+    );
+    Some(("spec.addresses", finding))
+}
+
+/// How much is refused by policies that would change bytes on the wire.
+fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let plan = &facts.examined.plan;
+    #[derive(Default)]
+    struct Refused<'p> {
+        why: &'p str,
+        hosts: BTreeSet<&'p str>,
+        shares: BTreeSet<(&'p ObjectRef, usize)>,
+    }
+    let mut by_rule: BTreeMap<&ObjectRef, Refused<'_>> = BTreeMap::new();
+    for route in plan.routes.keys() {
+        for (place, id) in route.destinations.iter().enumerate() {
+            let Some(destination) = plan.destinations.get(id) else { continue };
+            if destination.lacks != Some(Lacks::Bytes) {
+                continue;
+            }
+            for rule in id.view.iter().skip(1) {
+                let refused = by_rule.entry(rule).or_default();
+                refused.why = destination.empty_because.as_deref().unwrap_or_default();
+                match &route.rule {
+                    Some(rule) => drop(refused.shares.insert((&rule.object, place))),
+                    None => drop(refused.hosts.insert(&id.host)),
+                }
+            }
+        }
+    }
+    for (rule, Refused { why, hosts, shares }) in by_rule {
+        let mut what = Vec::new();
+        if let Some(first) = hosts.first() {
+            what.push(match hosts.len() {
+                1 => format!("all connections to {first}"),
+                count => format!("all connections to {count} services, such as {first}"),
+            });
+        }
+        if let Some((first, _)) = shares.first() {
+            what.push(match shares.len() {
+                1 => format!("a share of {first}"),
+                count => format!("{count} shares of rules, such as of {first}"),
+            });
+        }
+        Report::new(rule.clone(), findings).add(
+            "spec.trafficPolicy",
+            Diagnostic::new(
+                &differences::POLICY_REFUSES,
+                format!("{why}: refused here are {}", what.join(" and ")),
+            ),
+        );
+    }
+}
