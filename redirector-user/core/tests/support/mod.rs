@@ -1,6 +1,7 @@
 //! What the tests share: Worlds out of YAML, and the shares of a decision.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod judged;
 pub mod random;
 pub mod reference;
 pub mod worlds;
@@ -47,6 +48,9 @@ pub fn world_with(yaml: &str, settings: Settings) -> World {
     world
 }
 
+/// By how much shares may differ: the bias of a draw, and six decimals.
+pub const PRECISE: f64 = 2e-6;
+
 /// Where connections go: shares of all.
 #[derive(Debug, PartialEq, Default, Clone)]
 pub struct Shares {
@@ -82,7 +86,12 @@ pub fn unknown_shares(world: &World, destination: &str) -> Shares {
 impl Shares {
     /// Whether these are the same, but for the bias of a draw and six decimals.
     pub fn near(&self, other: &Self) -> bool {
-        let near = |a: f64, b: f64| (a - b).abs() < 2e-6;
+        self.near_by(other, PRECISE)
+    }
+
+    /// Whether these are the same, but for so much of each share.
+    pub fn near_by(&self, other: &Self, by: f64) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() < by;
         self.passed == other.passed
             && near(self.refused, other.refused)
             && self.endpoints.len() == other.endpoints.len()

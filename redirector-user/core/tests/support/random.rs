@@ -11,6 +11,11 @@ impl Random {
         Self(seed)
     }
 
+    /// For the World of a number. Those that follow each other are apart.
+    pub fn of_world(index: u64) -> Self {
+        Self::new(index.wrapping_mul(0x2545_f491_4f6c_dd1d))
+    }
+
     /// The next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -19,8 +19,11 @@ const GATEWAY_NAMES: [&str; 2] = ["foo/gw", "default/gw"];
 /// Server names that rules of hosts ask for.
 const SNI_LABEL: &str = "sni";
 
-/// A host as a rule names it, in some namespace.
-fn host(random: &mut Random) -> String {
+/// A host as a rule names it, in some namespace: mostly one that there is.
+fn host(random: &mut Random, known: &[String]) -> String {
+    if !known.is_empty() && !random.once_in(3) {
+        return random.pick(known).clone();
+    }
     match random.below(6) {
         0 => (*random.pick(&NAMES)).to_owned(),
         1..=3 => format!("{}.{}.svc.cluster.local", random.pick(&NAMES), random.pick(&NAMESPACES)),
@@ -50,9 +53,10 @@ impl Documents {
             let parts = service_entry(random, namespace);
             self.add_to(random, "ServiceEntry", (namespace, &format!("se-{index}")), parts);
         }
+        let known = self.hosts();
         for index in 0..random.below(6) {
             let namespace = *random.pick(&NAMESPACES);
-            let parts = destination_rule(random, namespace);
+            let parts = destination_rule(random, namespace, &known);
             self.add_to(random, "DestinationRule", (namespace, &format!("dr-{index}")), parts);
         }
         if random.once_in(2) {
@@ -60,9 +64,19 @@ impl Documents {
         }
         for index in 0..1 + random.below(4) {
             let namespace = *random.pick(&NAMESPACES);
-            let parts = virtual_service(random, namespace, !self.gateways.is_empty());
+            let parts = virtual_service(random, namespace, !self.gateways.is_empty(), &known);
             self.add_to(random, "VirtualService", (namespace, &format!("vs-{index}")), parts);
         }
+    }
+
+    /// The hosts of the Services and ServiceEntries so far.
+    fn hosts(&self) -> Vec<String> {
+        let services = self.named("Service").into_iter();
+        let services =
+            services.map(|(namespace, name)| format!("{name}.{namespace}.svc.cluster.local"));
+        let entries = self.documents.iter().filter(|one| one["kind"] == "ServiceEntry");
+        let hosts = entries.flat_map(|one| one["spec"]["hosts"].as_array().into_iter().flatten());
+        services.chain(hosts.filter_map(|host| host.as_str().map(str::to_owned))).collect()
     }
 
     /// Gateways, what serves them, and a Service that maps their ports.
@@ -241,7 +255,7 @@ fn service_entry(random: &mut Random, namespace: &str) -> Value {
     })
 }
 
-fn destination_rule(random: &mut Random, namespace: &str) -> Value {
+fn destination_rule(random: &mut Random, namespace: &str, known: &[String]) -> Value {
     let mut subsets = Vec::new();
     for name in ["v1", "v2"] {
         if random.once_in(4) {
@@ -262,7 +276,7 @@ fn destination_rule(random: &mut Random, namespace: &str) -> Value {
     };
     json!({
         "spec": {
-            "host": host(random),
+            "host": host(random, known),
             "trafficPolicy": policy(random),
             "subsets": subsets,
             "exportTo": export,
@@ -277,8 +291,13 @@ fn policy(random: &mut Random) -> Value {
         0 => json!({ "tls": { "mode": random.pick(&["SIMPLE", "DISABLE", "ISTIO_MUTUAL"]) } }),
         1 => json!({ "loadBalancer": { "simple": "PASSTHROUGH" } }),
         2 => {
-            let simple = random.pick(&["ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"]);
-            json!({ "loadBalancer": { "simple": simple } })
+            let balancers = [
+                json!({ "simple": "ROUND_ROBIN" }),
+                json!({ "simple": "RANDOM" }),
+                json!({ "simple": "LEAST_REQUEST" }),
+                json!({ "consistentHash": { "useSourceIp": true } }),
+            ];
+            json!({ "loadBalancer": random.pick(&balancers) })
         }
         3 => {
             let setting = match random.below(3) {
@@ -335,7 +354,12 @@ fn failover(random: &mut Random) -> Value {
     })
 }
 
-fn virtual_service(random: &mut Random, namespace: &str, gateways: bool) -> Value {
+fn virtual_service(
+    random: &mut Random,
+    namespace: &str,
+    gateways: bool,
+    known: &[String],
+) -> Value {
     // Most are for gateways where there are any.
     let bound: Vec<&str> = match random.below(if gateways { 8 } else { 20 }) {
         0 | 1 => vec!["foo/gw"],
@@ -346,9 +370,9 @@ fn virtual_service(random: &mut Random, namespace: &str, gateways: bool) -> Valu
         _ => Vec::new(),
     };
     let in_mesh = bound.is_empty() || bound.contains(&"mesh");
-    let mut hosts = vec![host(random)];
+    let mut hosts = vec![host(random, known)];
     if random.once_in(3) {
-        let other = host(random);
+        let other = host(random, known);
         if !hosts_match(&hosts[0], &other) {
             hosts.push(other);
         }
@@ -361,13 +385,13 @@ fn virtual_service(random: &mut Random, namespace: &str, gateways: bool) -> Valu
         "gateways": bound,
         "exportTo": export_to(random, namespace),
     });
-    let tcp: Vec<Value> = (0..random.below(5)).map(|_| tcp_rule(random)).collect();
+    let tcp: Vec<Value> = (0..random.below(5)).map(|_| tcp_rule(random, known)).collect();
     let tls: Vec<Value> = match random.below(if in_mesh { 6 } else { 2 }) {
-        0 => (0..1 + random.below(3)).map(|_| tls_rule(random, &hosts)).collect(),
+        0 => (0..1 + random.below(3)).map(|_| tls_rule(random, &hosts, known)).collect(),
         _ => Vec::new(),
     };
     let http: Vec<Value> = if tcp.is_empty() && tls.is_empty() || random.once_in(8) {
-        (0..1 + random.below(2)).map(|_| http_rule(random)).collect()
+        (0..1 + random.below(2)).map(|_| http_rule(random, known)).collect()
     } else {
         Vec::new()
     };
@@ -379,7 +403,7 @@ fn virtual_service(random: &mut Random, namespace: &str, gateways: bool) -> Valu
     json!({ "spec": spec })
 }
 
-fn tcp_rule(random: &mut Random) -> Value {
+fn tcp_rule(random: &mut Random, known: &[String]) -> Value {
     let blocks: Vec<Value> = (0..random.below(3))
         .map(|_| {
             let mut block = conditions(random);
@@ -389,10 +413,10 @@ fn tcp_rule(random: &mut Random) -> Value {
             block
         })
         .collect();
-    json!({ "match": blocks, "route": route(random) })
+    json!({ "match": blocks, "route": route(random, known) })
 }
 
-fn tls_rule(random: &mut Random, hosts: &[String]) -> Value {
+fn tls_rule(random: &mut Random, hosts: &[String], known: &[String]) -> Value {
     let blocks: Vec<Value> = (0..1 + random.below(2))
         .map(|_| {
             let mut block = conditions(random);
@@ -406,13 +430,13 @@ fn tls_rule(random: &mut Random, hosts: &[String]) -> Value {
             block
         })
         .collect();
-    json!({ "match": blocks, "route": route(random) })
+    json!({ "match": blocks, "route": route(random, known) })
 }
 
-fn http_rule(random: &mut Random) -> Value {
+fn http_rule(random: &mut Random, known: &[String]) -> Value {
     let matches = random.once_in(4).then(|| json!([{ "uri": { "prefix": "/" } }]));
     let timeout = random.once_in(8).then_some("5s");
-    json!({ "match": matches, "timeout": timeout, "route": route(random) })
+    json!({ "match": matches, "timeout": timeout, "route": route(random, known) })
 }
 
 fn conditions(random: &mut Random) -> Value {
@@ -433,7 +457,7 @@ fn conditions(random: &mut Random) -> Value {
     block
 }
 
-fn route(random: &mut Random) -> Value {
+fn route(random: &mut Random, known: &[String]) -> Value {
     let count = 1 + random.below(3);
     let mut total = 0;
     let mut entries: Vec<Value> = Vec::new();
@@ -444,10 +468,7 @@ fn route(random: &mut Random) -> Value {
         }
         total += weight;
         let number = port(random, 3).map(|number| json!({ "number": number }));
-        let mut host = host(random);
-        if host == "*" {
-            host = "db.example.com".to_owned();
-        }
+        let host = host(random, known);
         entries.push(json!({
             "destination": {
                 "host": host,
