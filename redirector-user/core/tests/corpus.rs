@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::support::judged::expected;
+use crate::support::reference::{Connection, Reference};
 use crate::support::{Shares, compiled_shares, unknown_shares, world_with};
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::Labels;
@@ -93,6 +95,15 @@ impl Case {
             };
             if !got.near(&wanted) {
                 return Err(format!("the tables say {got:?}"));
+            }
+            let world = self.world();
+            let connection = self.source().map_or_else(Connection::default, |source| {
+                let (namespace, labels) = source;
+                Connection { namespace: Some(namespace), labels, ..Connection::default() }
+            });
+            let outcome = Reference::new(&world).decide(&connection, query.destination);
+            if !expected(&outcome).near(&wanted) {
+                return Err(format!("the reference says {outcome:?}"));
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ fn pod(random: &mut Random, node: &str) -> Object {
 #[test]
 fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
     let (mut known, mut unknown, mut routed) = (0, 0, 0);
-    for index in 0..500_u64 {
+    for index in 0..600_u64 {
         let mut random = Random::of_world(index);
         let mut world = random_world(&mut random);
         world.settings.node_name = Some("n1".to_owned());

@@ -87,16 +87,6 @@ impl<'q> Destinations<'q> {
         self.routes.get(route).map_or(&[], |met| &met.legs)
     }
 
-    /// Whether some leg of a route leads to the address dialled.
-    pub fn leads_back(&self, route: &RouteId) -> bool {
-        (route.destinations.iter().zip(self.legs(route))).any(|(id, leg)| {
-            leg.weight > 0
-                && self
-                    .destination(id)
-                    .is_some_and(|destination| destination.algorithm == Algorithm::Original)
-        })
-    }
-
     /// A destination that was met.
     pub fn destination(&self, id: &DestinationId) -> Option<&Destination> {
         self.destinations.get(id)
@@ -238,21 +228,23 @@ impl<'q> Destinations<'q> {
                 0 => 0,
                 of => whole * u128::from(lost.weight) / u128::from(of),
             };
-            let nowhere = (lost.weight > 0).then(|| self.nowhere(&id));
+            let sockets =
+                || (Lacks::Sockets, format!("{} has endpoints that are unix sockets", id.host));
+            let nowhere = (lost.weight > 0).then(|| self.nowhere(&id, sockets()));
             all.push((id, cut(whole - gone)));
             all.extend(nowhere.map(|nowhere| (nowhere, cut(gone))));
         }
         all
     }
 
-    /// Where a destination's lost connections go.
-    fn nowhere(&mut self, id: &DestinationId) -> DestinationId {
+    /// Where connections go that are a destination's, and cannot go there.
+    fn nowhere(&mut self, id: &DestinationId, (lacks, why): (Lacks, String)) -> DestinationId {
         let mut nowhere = id.clone();
         // The service twice: no other destination is seen like that.
         nowhere.view.extend(id.view.first().cloned());
         self.destinations.entry(nowhere.clone()).or_insert_with(|| Destination {
-            empty_because: Some(format!("{} has endpoints that are unix sockets", id.host)),
-            lacks: Some(Lacks::Sockets),
+            empty_because: Some(why),
+            lacks: Some(lacks),
             ..Destination::default()
         });
         nowhere
@@ -266,7 +258,7 @@ impl<'q> Destinations<'q> {
         dialled: u16,
         family: Family,
     ) -> DestinationId {
-        let (v6, may_cross) = match family {
+        let (v6, relayed) = match family {
             Family::Only { v6 } => (v6, false),
             Family::Preferred { v6 } => (v6, true),
         };
@@ -275,12 +267,18 @@ impl<'q> Destinations<'q> {
         let empty = |this: &Self, id: &DestinationId| {
             this.destination(id).is_none_or(|destination| destination.endpoints.is_empty())
         };
-        if may_cross && empty(self, &id) {
+        if relayed && empty(self, &id) {
             let other = self.resolve(who, namespace, entry, dialled, !v6);
             let crossed = self.meet(other);
             if !empty(self, &crossed) {
                 return crossed;
             }
+        }
+        let goes_on =
+            |one: &Destination| one.algorithm == Algorithm::Original && !one.endpoints.is_empty();
+        if relayed && self.destination(&id).is_some_and(goes_on) {
+            let why = format!("{} is the address dialled, which is the gateway itself", id.host);
+            return self.nowhere(&id, (Lacks::Way, why));
         }
         id
     }

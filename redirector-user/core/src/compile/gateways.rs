@@ -110,17 +110,14 @@ fn listener<'q>(
                 return ControlFlow::Continue(());
             };
             let family = Family::Preferred { v6: at.is_ipv6() };
-            let (route, verdict) = destinations.rule(who, set, rule, serving.port, family);
-            let back = destinations.leads_back(&route);
+            let (_, verdict) = destinations.rule(who, set, rule, serving.port, family);
             let always = conditions.is_empty();
             listener.rules.push(GatewayRule {
                 rule: rule.id.clone(),
                 conditions,
-                // The original destination of a connection to a gateway is the
-                // gateway itself: nowhere to go.
                 route: match verdict {
-                    Verdict::Route(route) if !back => Some(route),
-                    Verdict::Route(_) | Verdict::Pass | Verdict::Refuse => None,
+                    Verdict::Route(route) => Some(route),
+                    Verdict::Pass | Verdict::Refuse => None,
                 },
                 proxy_protocol,
             });

@@ -1,6 +1,6 @@
 //! Connections that arrive at a gateway.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use super::{
 use crate::client::Asker;
 use crate::compile::destinations::{Destinations, Family};
 use crate::model::{Gateway, Kind, ObjectRef, Service, Spec};
-use crate::plan::{RouteId, Verdict};
 use crate::registry::{Locality, Registry, Workload};
 use crate::rules::{
     Dial, Mode, RuleBook, Witness, as_client, leads_to, selects, servers, services_of,
@@ -114,29 +113,12 @@ pub(super) fn explain(
             answer.rule = Some(rule_view(set, rule));
             let family = Family::Preferred { v6: ip.is_ipv6() };
             let (route, verdict) = destinations.rule(&who, set, rule, serving.port, family);
-            fill(&mut answer, &destinations, &route, &verdict, query.destination);
+            shares::fill(&mut answer, &destinations, &route, &verdict, query.destination);
             return Ok(answer);
         }
     }
     answer.notes.push("no rule matches, and a gateway has no default".to_owned());
     Ok(answer)
-}
-
-fn fill(
-    answer: &mut Explanation,
-    destinations: &Destinations<'_>,
-    route: &RouteId,
-    verdict: &Verdict,
-    dialled: SocketAddr,
-) {
-    if destinations.leads_back(route) {
-        answer.notes.push(
-            "the rule leads back to the address dialled, which is the gateway itself: refused"
-                .to_owned(),
-        );
-        return;
-    }
-    shares::fill(answer, destinations, route, verdict, dialled);
 }
 
 /// The gateway workload that a connection reaches.

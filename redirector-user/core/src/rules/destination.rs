@@ -41,6 +41,8 @@ pub enum Lacks {
     Labels,
     /// No endpoint is in a locality that the policy distributes to.
     Locality,
+    /// It leads on to the address dialled, which is the gateway itself.
+    Way,
     /// This part is for endpoints that are unix sockets: it stands behind the
     /// destination that it was cut from.
     Sockets,

@@ -420,12 +420,10 @@ fn take(
                 nowhere if dialled.relayed && nowhere.is_nowhere() => {
                     endpoints(world, &found, !dialled.to.is_ipv4())
                 }
+                Reached::Original(_) if dialled.relayed => Reached::nowhere(),
                 reached => reached,
             },
         };
-        if dialled.relayed && matches!(reached, Reached::Original(_)) {
-            return Outcome { rule: name, ..Outcome::refuse() };
-        }
         untouched &= matches!(reached, Reached::Original(None));
         outcome.refused += share_out(&reached, share, dialled.to, &mut outcome.endpoints);
     }

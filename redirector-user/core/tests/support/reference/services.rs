@@ -185,15 +185,30 @@ fn speaks(said: &str, number: u16) -> Speaks {
     }
 }
 
-/// The labels of a WorkloadEntry, with those of its place.
-fn entry_labels(own: &Labels, entry: &WorkloadEntry) -> Labels {
+/// The labels of a workload, with those of its place, its node and its network.
+fn with_place(own: &Labels, place: &[String; 3], node: &str, network: &str) -> Labels {
     let mut labels = own.clone();
-    for (name, value) in PLACES.iter().zip(entry.locality.splitn(3, '/')) {
-        if !value.is_empty() {
-            labels.insert((*name).to_owned(), value.to_owned());
-        }
+    let more = [("kubernetes.io/hostname", node), ("topology.istio.io/network", network)];
+    let places = PLACES.iter().zip(place).map(|(name, value)| (*name, value.as_str()));
+    for (name, value) in places.chain(more).filter(|(_, value)| !value.is_empty()) {
+        labels.insert(name.to_owned(), value.to_owned());
     }
     labels
+}
+
+/// `region/zone/subzone`, as far as it is written.
+fn parts(text: &str) -> [String; 3] {
+    let mut place: [String; 3] = Default::default();
+    for (part, text) in place.iter_mut().zip(text.splitn(3, '/')) {
+        text.clone_into(part);
+    }
+    place
+}
+
+/// Where a workload's label says that it is.
+fn said_place(labels: &Labels) -> Option<[String; 3]> {
+    let said = labels.get("istio-locality")?;
+    Some(parts(&if said.contains('/') { said.clone() } else { said.replace('.', "/") }))
 }
 
 pub(super) fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
@@ -202,28 +217,25 @@ pub(super) fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
     labels
 }
 
+/// Whether it listens for connections to another address, and so is nobody's
+/// endpoint.
+fn stands_in(object: &Object) -> bool {
+    object.meta.annotations.contains_key("redirector.io/gateway-for")
+}
+
 fn carries(labels: &Labels, selector: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// The labels of a pod, with those of its place.
 fn pod_labels(object: &Object, pod: &Pod, place: &[String; 3]) -> Labels {
-    let mut labels = object.meta.labels.clone();
-    if !pod.node.is_empty() {
-        labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
-    }
-    for (name, value) in PLACES.iter().zip(place) {
-        if !value.is_empty() {
-            labels.insert((*name).to_owned(), value.clone());
-        }
-    }
-    labels
+    with_place(&object.meta.labels, place, &pod.node, "")
 }
 
-/// Where a pod is: where its node is, or else in the zone that is said of it as
-/// an endpoint.
-fn place_of_pod(world: &World, pod: &Pod, zone: Option<&str>) -> [String; 3] {
-    let place = place_of_node(world, &pod.node);
+/// Where a pod is: where it says, or where its node is, or else in the zone that is
+/// said of it as an endpoint.
+fn place_of_pod(world: &World, object: &Object, pod: &Pod, zone: Option<&str>) -> [String; 3] {
+    let place = said_place(&object.meta.labels).unwrap_or_else(|| place_of_node(world, &pod.node));
     match zone {
         Some(zone) if place.iter().all(String::is_empty) => {
             [String::new(), zone.to_owned(), String::new()]
@@ -274,7 +286,7 @@ fn service_endpoints(
                         .find(|(_, pod)| pod.ips.contains(ip))
                 });
                 let place = pod
-                    .map(|(_, pod)| place_of_pod(world, pod, endpoint.zone.as_deref()))
+                    .map(|(object, pod)| place_of_pod(world, object, pod, endpoint.zone.as_deref()))
                     .unwrap_or_default();
                 found.entry(*ip).or_insert_with(|| Endpoint {
                     ip: *ip,
@@ -294,7 +306,8 @@ fn service_endpoints(
     }
     for (other, entry) in world.workload_entries() {
         let labels = written_labels(other, entry);
-        if &*other.meta.namespace != home || !carries(&labels, &service.selector) {
+        let selected = !stands_in(other) && carries(&labels, &service.selector);
+        if &*other.meta.namespace != home || !selected {
             continue;
         }
         let number = match &port.target_port {
@@ -326,20 +339,19 @@ fn workload(entry: &WorkloadEntry, labels: &Labels, ip: IpAddr, port: u16) -> En
     Endpoint {
         ip,
         port,
-        labels: Some(entry_labels(labels, entry)),
+        labels: Some(with_place(labels, &place_of_entry(labels, entry), "", &entry.network)),
         node: None,
         weight: entry.weight.max(1),
-        place: place_of_entry(entry),
+        place: place_of_entry(labels, entry),
         socket: false,
     }
 }
 
-fn place_of_entry(entry: &WorkloadEntry) -> [String; 3] {
-    let mut place: [String; 3] = Default::default();
-    for (part, text) in place.iter_mut().zip(entry.locality.splitn(3, '/')) {
-        text.clone_into(part);
+fn place_of_entry(labels: &Labels, entry: &WorkloadEntry) -> [String; 3] {
+    match entry.locality.as_str() {
+        "" => said_place(labels).unwrap_or_default(),
+        said => parts(said),
     }
-    place
 }
 
 /// Where the clients are: where their node is, or else where all of the local
@@ -355,11 +367,11 @@ pub(super) fn place_of_clients(world: &World) -> [String; 3] {
         let annotations = &object.meta.annotations;
         let local = ["redirector.io/cgroup", "redirector.io/netns"];
         let local = local.iter().any(|name| annotations.contains_key(*name));
-        local.then(|| place_of_entry(entry))
+        local.then(|| place_of_entry(&written_labels(object, entry), entry))
     });
     let of_pods = world.pods().filter_map(|(object, pod)| {
         let local = node == Some(&*pod.node) && !object.meta.uid.is_empty() && !pod.finished;
-        local.then(Default::default)
+        local.then(|| said_place(&object.meta.labels).unwrap_or_default())
     });
     let mut said = of_entries.chain(of_pods);
     let first = said.next().unwrap_or_default();
@@ -369,9 +381,14 @@ pub(super) fn place_of_clients(world: &World) -> [String; 3] {
 /// Where a node is.
 pub(super) fn place_of_node(world: &World, node: &str) -> [String; 3] {
     let labels = world.find(Kind::Node, "", node).map(|node| &node.meta.labels);
-    let label =
-        |name: &str| labels.and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
-    [label(PLACES[0]), label(PLACES[1]), label(PLACES[2])]
+    // The names that they had first, too.
+    let old =
+        ["failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone"];
+    let label = |at: usize| {
+        let found = labels?.get(PLACES[at]).or_else(|| labels?.get(*old.get(at)?));
+        found.cloned()
+    };
+    [0, 1, 2].map(|at| label(at).unwrap_or_default())
 }
 
 fn entry_endpoints(
@@ -413,7 +430,8 @@ fn entry_endpoints(
     if let Some(selector) = &entry.workload_selector {
         for (other, one) in world.workload_entries() {
             let labels = written_labels(other, one);
-            if other.meta.namespace == object.meta.namespace && carries(&labels, selector) {
+            let selected = !stands_in(other) && carries(&labels, selector);
+            if other.meta.namespace == object.meta.namespace && selected {
                 add(one, &labels);
             }
         }
@@ -424,7 +442,7 @@ fn entry_endpoints(
                 && carries(&other.meta.labels, selector)
             {
                 for ip in &pod.ips {
-                    let place = place_of_pod(world, pod, None);
+                    let place = place_of_pod(world, other, pod, None);
                     found.entry(*ip).or_insert_with(|| Endpoint {
                         ip: *ip,
                         port: default,

@@ -176,6 +176,7 @@ fn workload(random: &mut Random, ports: &[&str], names: bool) -> Value {
         "ports": given,
         "labels": labels(random, 2),
         "locality": random.pick(&LOCALITIES),
+        "network": random.pick(&[None, None, None, Some("net")]),
         "weight": random.pick(&[None, Some(0), Some(1), Some(2), Some(3)]),
     })
 }
@@ -343,7 +344,8 @@ fn distribution(random: &mut Random) -> Value {
 fn failover(random: &mut Random) -> Value {
     let to = json!({ "from": "eu", "to": random.pick(&["us", "asia"]) });
     let failover = random.once_in(2);
-    let mut by = vec!["version=v1", "app=v2", "kubernetes.io/hostname"];
+    let mut by =
+        vec!["version=v1", "app=v2", "kubernetes.io/hostname", "topology.istio.io/network=net"];
     if !failover {
         by.push("topology.kubernetes.io/region");
     }

@@ -12,10 +12,16 @@ impl Documents {
     pub(super) fn kubernetes(&mut self, random: &mut Random) {
         for (name, region, zone) in [("n1", "eu", "eu-1"), ("n2", "us", "us-1")] {
             if !random.once_in(4) {
-                let labels = json!({
-                    "topology.kubernetes.io/region": region,
-                    "topology.kubernetes.io/zone": zone,
-                });
+                let labels = match random.below(3) {
+                    0 => json!({
+                        "failure-domain.beta.kubernetes.io/region": region,
+                        "failure-domain.beta.kubernetes.io/zone": zone,
+                    }),
+                    _ => json!({
+                        "topology.kubernetes.io/region": region,
+                        "topology.kubernetes.io/zone": zone,
+                    }),
+                };
                 let parts = json!({ "metadata": { "labels": labels } });
                 self.add_to(random, "Node", ("", name), parts);
             }
@@ -54,9 +60,13 @@ pub(super) fn ready(random: &mut Random) -> Value {
 fn pod(random: &mut Random) -> Value {
     let ips = random.some(&ENDPOINTS, 2);
     let ips: Vec<Value> = ips.into_iter().map(|ip| json!({ "ip": ip })).collect();
+    let mut labels = labels(random, 2);
+    if random.once_in(6) {
+        labels.insert("istio-locality".to_owned(), "eu.eu-1.rack".to_owned());
+    }
     let deleted = random.once_in(8).then_some("1970-01-01T01:00:00Z");
     json!({
-        "metadata": { "labels": labels(random, 2), "deletionTimestamp": deleted },
+        "metadata": { "labels": labels, "deletionTimestamp": deleted },
         "spec": { "nodeName": random.pick(&["n1", "n2", "n3"]), "containers": [] },
         "status": {
             "podIPs": ips,
@@ -155,6 +165,7 @@ fn slice(random: &mut Random, service: &str, names: &[Value]) -> Value {
                 },
                 "targetRef": pod.map(|name| json!({ "kind": "Pod", "name": name })),
                 "nodeName": random.pick(&[None, Some("n1"), Some("n2")]),
+                "zone": random.pick(&[None, None, Some("eu-1"), Some("us-1")]),
             })
         })
         .collect();
