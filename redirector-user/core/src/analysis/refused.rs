@@ -134,6 +134,7 @@ fn finding(world: &World, refusal: &Refusal, examined: Option<&Examined>) -> Opt
             | Lacks::Locality
             | Lacks::Limit
             | Lacks::Bytes
+            | Lacks::Way
             | Lacks::Resolution
             | Lacks::Sockets,
         ) => (subset, &differences::NO_ENDPOINTS, format!("{because}: {refused}")),
