@@ -20,6 +20,7 @@
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
 //! * [`client`]: the one that connects, as rules see it.
 //! * [`rules`]: the conditions and the order of rules, and the one walk.
+//! * [`in_force`]: what is said of a configuration in force.
 //! * [`compile`]: from the World to the Plan.
 //! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
@@ -43,6 +44,7 @@ pub mod documents;
 pub mod drain;
 pub mod explain;
 pub mod image;
+pub mod in_force;
 pub mod layout;
 pub mod model;
 pub mod names;

@@ -11,6 +11,7 @@
 mod balancing;
 mod class_table;
 mod difference;
+mod emptied;
 mod lives;
 mod names;
 mod numbers;
@@ -37,6 +38,7 @@ use crate::plan::{Class, ClassId, DestinationId, Frontend, FrontendId, Plan, Rou
 use balancing::policy;
 pub use class_table::ClassTable;
 pub use difference::Difference;
+pub use emptied::Emptied;
 use lives::Lives;
 pub use names::Names;
 use numbers::Numbers;

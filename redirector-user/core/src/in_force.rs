@@ -1,0 +1,82 @@
+//! What is said of a configuration in force: the same as [`crate::check`] says of
+//! documents, worked out from the objects alone.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::analysis;
+use crate::diag::{Diagnostic, Severity};
+use crate::model::Object;
+use crate::registry::Registry;
+use crate::store::{Rejected, Store};
+use crate::world::{Settings, World};
+
+/// A configuration in force, and what was said of its documents one by one.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The objects, ordered by what they are.
+    pub objects: Vec<Arc<Object>>,
+    /// What they mean here.
+    pub settings: Settings,
+    /// What names resolve to.
+    pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// What was read and is not in force.
+    pub rejected: Vec<Rejected>,
+    /// The warnings about each document by itself.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl InForce {
+    /// What a store comes to, and what of it is in force.
+    pub fn new(
+        store: &Store,
+        objects: Vec<Arc<Object>>,
+        settings: Settings,
+        resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    ) -> Self {
+        let warnings = store.diagnostics().filter(|one| one.severity == Severity::Warning);
+        let warnings = warnings.cloned().collect();
+        Self { objects, settings, resolved, rejected: store.rejected(), warnings }
+    }
+
+    /// Whether there is nothing else to be said of it. Cheap where most objects are
+    /// the very same.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<Object>, &Arc<Object>)| Arc::ptr_eq(a, b) || a == b;
+        self.objects.len() == other.objects.len()
+            && self.objects.iter().zip(&other.objects).all(same)
+            && self.settings == other.settings
+            && self.resolved == other.resolved
+            && self.rejected == other.rejected
+            && self.warnings == other.warnings
+    }
+
+    /// The warnings: those about single documents, and those about what lies between
+    /// objects. Takes time that grows with the configuration.
+    pub fn findings(&self) -> Vec<Diagnostic> {
+        let mut world = World::new(self.settings.clone());
+        for object in &self.objects {
+            world.insert(object.clone());
+        }
+        for (name, addresses) in &self.resolved {
+            world.set_resolved(name, addresses.clone());
+        }
+        let registry = Registry::new(&world);
+        let mut findings = self.warnings.clone();
+        for finding in analysis::analyze(&world, &registry, &[]) {
+            if finding.diagnostic.severity == Severity::Info {
+                continue;
+            }
+            let mut diagnostic = finding.diagnostic;
+            if let Some(object) = world.get(&finding.object) {
+                diagnostic.file.clone_from(&object.meta.origin.file);
+                diagnostic.line = object.meta.origin.line;
+            }
+            diagnostic.object = Some(finding.object.to_string());
+            diagnostic.path = finding.path;
+            findings.push(diagnostic);
+        }
+        findings
+    }
+}
