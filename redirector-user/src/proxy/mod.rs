@@ -41,11 +41,11 @@ mod timer;
 mod upstream;
 mod worker;
 
-pub use plan::{destination_name, route_name};
 pub use snapshot::{
-    Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
+    Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router,
+    Verdict,
 };
-pub use stats::{LegCounts, ListenerCounts};
+pub use stats::{EndpointCounts, LegCounts, ListenerCounts};
 
 use set::{Ask, Set};
 use snapshot::Snapshot;
@@ -81,6 +81,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// The legs of all routes, by name.
     pub legs: Vec<LegCounts>,
+    /// The endpoints to which some attempt has failed, by name.
+    pub failing: Vec<EndpointCounts>,
     /// Connections open now.
     pub active: u64,
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use redirector_core::model::{RuleId, RuleList, TcpPool};
+use redirector_core::model::TcpPool;
 use redirector_core::plan::gateway::{GatewayPlan, Incoming, Mode};
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
 
 use super::snapshot::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };
+use crate::output::route_name;
 
 /// Where no DestinationRule says otherwise, as in Istio.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,7 +95,7 @@ impl<'p> Parts<'p> {
         let destination = self.plan.destinations.get(id).unwrap_or(&nothing);
         let pool = pool(destination).cloned().unwrap_or_default();
         config.destinations.push(DestinationSpec {
-            name: destination_name(id).into(),
+            name: id.into(),
             algorithm: destination.algorithm,
             endpoints: destination.endpoints.iter().map(|e| (e.address, e.weight)).collect(),
             connect_timeout: pool
@@ -116,28 +117,6 @@ impl<'p> Parts<'p> {
 
 fn pool(destination: &Destination) -> Option<&TcpPool> {
     destination.policy.settings.tcp_pool.as_ref()
-}
-
-/// What a route is called in the proxy's counters: its rule.
-pub fn route_name(id: &RouteId) -> String {
-    let Some(RuleId { object, list, index, .. }) = &id.rule else {
-        return id.destinations.first().map(destination_name).unwrap_or_default();
-    };
-    let list = match list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    };
-    format!("{object} {list}[{index}]")
-}
-
-/// What a destination is called in the proxy's counters: host, port and subset.
-pub fn destination_name(id: &DestinationId) -> String {
-    let DestinationId { host, subset, port, .. } = id;
-    match subset {
-        Some(subset) => format!("{host}:{port} {subset}"),
-        None => format!("{host}:{port}"),
-    }
 }
 
 /// Decides by the gateway plan.

@@ -240,6 +240,7 @@ impl Set {
         listeners.sort_by_key(|listener| listener.address);
         self.registry.sweep();
         let active = listeners.iter().map(|listener| listener.counts.active).sum();
-        Status { listeners, legs: self.registry.legs(), active }
+        let (legs, failing) = (self.registry.legs(), self.registry.failing());
+        Status { listeners, legs, failing, active }
     }
 }

@@ -5,11 +5,12 @@
 //! which live on from one snapshot to the next by name.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redirector_core::plan::Algorithm;
+use redirector_core::plan::{Algorithm, DestinationId};
 
 use super::select::{DestinationState, Tables};
 use super::stats::{ListenerStats, Registry, RouteStats};
@@ -52,11 +53,43 @@ pub struct RouteSpec {
     pub max_duration: Option<Duration>,
 }
 
+/// Names a destination across snapshots: counters are kept by it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DestinationName {
+    /// Host and port: `db.shop.svc.cluster.local:5432`.
+    pub to: Arc<str>,
+    /// The subset, where there is one.
+    pub subset: Option<Arc<str>>,
+}
+
+impl From<&DestinationId> for DestinationName {
+    fn from(id: &DestinationId) -> Self {
+        Self { to: format!("{}:{}", id.host, id.port).into(), subset: id.subset.clone() }
+    }
+}
+
+impl From<&str> for DestinationName {
+    /// Without a subset.
+    fn from(to: &str) -> Self {
+        Self { to: to.into(), subset: None }
+    }
+}
+
+/// As `output::destination_name` writes it.
+impl fmt::Display for DestinationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subset {
+            Some(subset) => write!(f, "{}/{subset}", self.to),
+            None => f.write_str(&self.to),
+        }
+    }
+}
+
 /// A set of endpoints.
 #[derive(Clone, Debug)]
 pub struct DestinationSpec {
     /// Names the destination across snapshots.
-    pub name: Arc<str>,
+    pub name: DestinationName,
     /// How an endpoint is chosen.
     pub algorithm: Algorithm,
     /// Endpoints and their relative weights; zero stands by. None: refused. An

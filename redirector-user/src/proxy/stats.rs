@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::select::DestinationState;
-use super::snapshot::{DestinationSpec, ListenerSpec, RouteSpec};
+use super::snapshot::{DestinationName, DestinationSpec, ListenerSpec, RouteSpec};
 
 /// Counters of a listener.
 #[derive(Default, Debug)]
@@ -38,11 +38,13 @@ pub(super) struct RouteStats {
 /// Counters of a leg: of what was sent to a destination by one route.
 #[derive(Debug)]
 pub(super) struct LegStats {
-    pub destination: Arc<str>,
+    pub destination: DestinationName,
     /// Connections that the draw gave to it.
     pub taken: AtomicU64,
     pub active: AtomicU64,
     pub failed: AtomicU64,
+    /// Attempts at one endpoint that failed, whether or not another was reached.
+    pub missed: AtomicU64,
     /// Bytes from clients.
     pub sent: AtomicU64,
     /// Bytes to clients.
@@ -61,6 +63,8 @@ pub(super) struct DestinationStats {
 #[derive(Default, Debug)]
 pub(super) struct EndpointStats {
     pub active: AtomicU32,
+    /// Attempts that failed.
+    pub missed: AtomicU64,
 }
 
 /// Counters of a listener, read.
@@ -97,17 +101,30 @@ pub struct LegCounts {
     /// [`RouteSpec::name`].
     pub route: Arc<str>,
     /// [`DestinationSpec::name`].
-    pub destination: Arc<str>,
+    pub destination: DestinationName,
     /// Connections that the draw gave to it.
     pub taken: u64,
     /// Connections open now.
     pub active: u64,
     /// Connections for which no endpoint could be reached.
     pub failed: u64,
+    /// Attempts at one endpoint that failed, whether or not another was reached.
+    pub missed: u64,
     /// Bytes from clients.
     pub sent: u64,
     /// Bytes to clients.
     pub received: u64,
+}
+
+/// What became of the attempts at one endpoint, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointCounts {
+    /// [`DestinationSpec::name`].
+    pub destination: DestinationName,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// Attempts that failed.
+    pub missed: u64,
 }
 
 impl ListenerStats {
@@ -128,13 +145,13 @@ impl ListenerStats {
 pub(super) struct Registry {
     listeners: HashMap<SocketAddr, Arc<ListenerStats>>,
     routes: HashMap<RouteKey, Arc<RouteStats>>,
-    destinations: HashMap<Arc<str>, Arc<DestinationStats>>,
-    endpoints: HashMap<(Arc<str>, SocketAddr), Arc<EndpointStats>>,
+    destinations: HashMap<DestinationName, Arc<DestinationStats>>,
+    endpoints: HashMap<(DestinationName, SocketAddr), Arc<EndpointStats>>,
 }
 
 /// A route's name and those of its destinations: another list of destinations
 /// has other counters.
-type RouteKey = (Arc<str>, Vec<Arc<str>>);
+type RouteKey = (Arc<str>, Vec<DestinationName>);
 
 impl Registry {
     pub fn listener(&mut self, spec: &ListenerSpec) -> Arc<ListenerStats> {
@@ -142,12 +159,13 @@ impl Registry {
     }
 
     pub fn route(&mut self, spec: &RouteSpec, names: &[DestinationSpec]) -> Arc<RouteStats> {
-        let legs: Vec<Arc<str>> = spec.legs.iter().map(|leg| names[leg.0].name.clone()).collect();
-        let leg = |destination: &Arc<str>| LegStats {
+        let legs: Vec<_> = spec.legs.iter().map(|leg| names[leg.0].name.clone()).collect();
+        let leg = |destination: &DestinationName| LegStats {
             destination: destination.clone(),
             taken: AtomicU64::new(0),
             active: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         };
@@ -187,6 +205,7 @@ impl Registry {
                     taken: leg.taken.load(Relaxed),
                     active: leg.active.load(Relaxed),
                     failed: leg.failed.load(Relaxed),
+                    missed: leg.missed.load(Relaxed),
                     sent: leg.sent.load(Relaxed),
                     received: leg.received.load(Relaxed),
                 })
@@ -194,5 +213,17 @@ impl Registry {
             .collect();
         counts.sort_by(|a, b| (&a.route, &a.destination).cmp(&(&b.route, &b.destination)));
         counts
+    }
+
+    /// The endpoints to which some attempt has failed, sorted by name.
+    pub fn failing(&self) -> Vec<EndpointCounts> {
+        let counts = self.endpoints.iter().map(|((destination, endpoint), stats)| EndpointCounts {
+            destination: destination.clone(),
+            endpoint: *endpoint,
+            missed: stats.missed.load(Relaxed),
+        });
+        let mut failing: Vec<_> = counts.filter(|one| one.missed > 0).collect();
+        failing.sort_by(|a, b| (&a.destination, a.endpoint).cmp(&(&b.destination, b.endpoint)));
+        failing
     }
 }

@@ -64,6 +64,11 @@ fn the_next_endpoint_is_tried_when_one_refuses_and_no_byte_is_lost() {
     let status = proxy.status().expect("a status");
     assert_eq!(status.legs[0].taken, 40);
     assert_eq!(status.legs[0].failed, 0);
+    // What was tried in vain is counted, by leg and by endpoint.
+    let missed: u64 = status.failing.iter().map(|one| one.missed).sum();
+    assert!(missed > 0 && missed == status.legs[0].missed, "{status:?}");
+    let refused = |at| refusing.iter().any(|port| port.address == at);
+    assert!(status.failing.iter().all(|one| refused(one.endpoint)), "{status:?}");
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn a_connection_that_no_endpoint_takes_is_reset_and_counted() {
     assert!(is_refused(port.address));
     let status = status_when(&proxy, "closed", |status| status.active == 0);
     assert_eq!(status.listeners[0].counts.failed, 1);
-    assert_eq!(status.legs[0].failed, 1);
+    assert_eq!((status.legs[0].failed, status.legs[0].missed), (1, 2));
 }
 
 #[test]

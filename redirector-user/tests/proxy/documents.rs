@@ -130,6 +130,39 @@ fn two_gateways_with_one_port_have_their_own_rules() {
 }
 
 #[test]
+fn a_legs_counters_name_its_host_and_its_subset() {
+    let [one] = own_addresses();
+    let a = Backend::named("a");
+    let policy = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: first, namespace: istio-system}
+spec: {host: first.example, subsets: [{name: v1}]}
+---
+";
+    let to = |subset: &str| format!("{{destination: {{host: first.example{subset}}}, weight: 1}}");
+    let yaml = gateway("ingressgateway-1", one, "")
+        + &host("first", &[&a])
+        + policy
+        + &rules(
+            "ingressgateway-1",
+            &format!("  tcp:\n  - route: [{}, {}]", to(", subset: v1"), to("")),
+        );
+    let proxy = serve(&yaml);
+    for _ in 0..50 {
+        name(one);
+    }
+    let legs = proxy.status().expect("a status").legs;
+    let names: Vec<_> = legs
+        .iter()
+        .map(|leg| (&*leg.route, &*leg.destination.to, leg.destination.subset.as_deref()))
+        .collect();
+    let route = "VirtualService/istio-system/rules tcp[0]";
+    let to = "first.example:19000";
+    assert_eq!(names, [(route, to, None), (route, to, Some("v1"))]);
+    assert!(legs.iter().all(|leg| leg.taken > 0), "{legs:?}");
+}
+
+#[test]
 fn destination_subnets_are_compared_with_the_address_dialled() {
     let [one, two] = own_addresses();
     let (a, b) = (Backend::named("a"), Backend::named("b"));
@@ -234,7 +267,7 @@ spec:
     let status = proxy.status().expect("a status");
     let leg = &status.legs[0];
     assert_eq!(&*leg.route, "VirtualService/istio-system/rules tcp[0]");
-    assert_eq!(&*leg.destination, "first.example:19000");
+    assert_eq!(leg.destination.to_string(), "first.example:19000");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Setup {
         for (endpoints, weight) in legs {
             places.push((self.0.destinations.len(), *weight));
             self.0.destinations.push(DestinationSpec {
-                name: format!("destination-{}", self.0.destinations.len()).into(),
+                name: format!("destination-{}", self.0.destinations.len()).as_str().into(),
                 algorithm: Algorithm::Random,
                 endpoints: endpoints.iter().map(|&endpoint| (endpoint, 1)).collect(),
                 connect_timeout: Duration::from_secs(10),

@@ -63,7 +63,12 @@ families! {
     Gauge "config_generation" NONE, "Generation of the configuration in force";
     Gauge "config_age_seconds" NONE, "Time since the configuration came in force";
     Gauge "rejected_documents" NONE, "Documents that are not in force";
+    Gauge "refused_object" &["object", "in_force"],
+        "1 for each object whose newest version is refused; in_force: a digest of the version that \
+         is, or none";
     Gauge "config_warnings" NONE, "Warnings about what is in force";
+    Gauge "emptied_shares" NONE, "Shares in force that had an endpoint and have none now";
+    Gauge "unresolved_names" NONE, "Names of ServiceEntries that do not resolve";
     Gauge "identity_gaps" NONE, "Workloads whose processes cannot be told";
     Histogram "pod_known_seconds" &["expected"],
         "Time from seeing a pod's new cgroup to its entry in the kernel's table; expected: the API \
@@ -74,6 +79,7 @@ families! {
     Gauge "bypassed" NONE, "Workloads and rules that are left alone";
     Gauge "self_test_failures" NONE, "Self-tests that found programs not effective";
     Gauge "apply_failed" NONE, "1 while the newest configuration could not be put in force";
+    Gauge "state_failed" NONE, "1 while the state directory cannot be written";
     Counter "drift_total" NONE, "Times that the kernel differed and was mended";
     Gauge "draining_endpoints" NONE, "Endpoints that have gone and drain";
     Counter "connections_reset_total" NONE,
@@ -123,6 +129,8 @@ families! {
     Counter "gateway_connections_total" LEG, "Connections given to a destination";
     Gauge "gateway_destination_active" LEG, "Connections to a destination open now";
     Counter "gateway_failures_total" LEG, "Connections to a destination that failed";
+    Counter "gateway_attempt_failures_total" LEG,
+        "Attempts at an endpoint of a destination that failed, also where another was reached";
     Counter "gateway_sent_bytes_total" LEG, "Bytes from clients to a destination";
     Counter "gateway_received_bytes_total" LEG, "Bytes from a destination to clients";
 }

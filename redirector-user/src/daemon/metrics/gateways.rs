@@ -54,17 +54,14 @@ fn listeners(all: &[ListenerStatus], kept: &mut Kept, page: &mut Page) {
 
 fn legs(all: &[LegCounts], kept: &mut Kept, page: &mut Page) {
     const GROUP: &str = "gateway legs";
-    let mut sums: BTreeMap<Labels, [u64; 5]> = BTreeMap::new();
+    let mut sums: BTreeMap<Labels, [u64; 6]> = BTreeMap::new();
     for leg in all {
-        // As `output::destination_name` writes it.
-        let (destination, subset) =
-            leg.destination.split_once('/').unwrap_or((&leg.destination, ""));
         let labels = labels([
             ("route", leg.route.to_string()),
-            ("destination", destination.to_owned()),
-            ("subset", subset.to_owned()),
+            ("destination", leg.destination.to.to_string()),
+            ("subset", leg.destination.subset.as_deref().unwrap_or("").to_owned()),
         ]);
-        let counts = [leg.taken, leg.active, leg.failed, leg.sent, leg.received];
+        let counts = [leg.taken, leg.active, leg.failed, leg.missed, leg.sent, leg.received];
         add(sums.entry(labels).or_default(), counts);
     }
     kept.give(GROUP, &sums.keys().cloned().collect());
@@ -73,11 +70,48 @@ fn legs(all: &[LegCounts], kept: &mut Kept, page: &mut Page) {
         "gateway_connections_total",
         "gateway_destination_active",
         "gateway_failures_total",
+        "gateway_attempt_failures_total",
         "gateway_sent_bytes_total",
         "gateway_received_bytes_total",
     ];
     for (at, name) in families.into_iter().enumerate() {
         page.family(name);
         sums.iter().for_each(|(labels, sums)| page.sample(name, labels, sums[at]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::DestinationName;
+    use redirector_core::plan::DestinationId;
+
+    #[test]
+    fn a_leg_is_labelled_with_its_host_and_its_subset() {
+        let id = DestinationId {
+            host: "db.internal".into(),
+            subset: Some("v1".into()),
+            port: 5432,
+            v6: false,
+            view: Vec::new(),
+        };
+        let leg = LegCounts {
+            route: "VirtualService/edge/db tcp[0]".into(),
+            destination: DestinationName::from(&id),
+            taken: 7,
+            active: 1,
+            failed: 2,
+            missed: 3,
+            sent: 4,
+            received: 5,
+        };
+        let mut page = Page::default();
+        legs(&[leg], &mut Kept::default(), &mut page);
+        let labels =
+            r#"{destination="db.internal:5432",route="VirtualService/edge/db tcp[0]",subset="v1"}"#;
+        for (name, value) in [("connections", 7), ("failures", 2), ("attempt_failures", 3)] {
+            let line = format!("redirector_gateway_{name}_total{labels} {value}\n");
+            assert!(page.text.contains(&line), "{line}{}", page.text);
+        }
     }
 }

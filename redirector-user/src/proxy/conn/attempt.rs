@@ -139,6 +139,8 @@ impl Conn {
             io.shared.loops.forget(*local);
         }
         let Some(target) = self.target.as_mut() else { return false };
+        target.leg().missed.fetch_add(1, Relaxed);
+        target.destination.endpoints[target.endpoint].missed.fetch_add(1, Relaxed);
         setup.tried.push(target.endpoint as u32);
         if setup.tried.len() >= ATTEMPTS || io.now >= setup.give_up {
             return false;

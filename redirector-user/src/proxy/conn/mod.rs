@@ -216,7 +216,7 @@ impl Conn {
             client = %self.peer,
             dialled = %self.dialled,
             route = target.as_ref().map(|target| &*target.route.name),
-            destination = target.as_ref().map(|target| &*target.leg().destination),
+            destination = target.as_ref().map(|target| tracing::field::display(&target.leg().destination)),
             endpoint = target
                 .as_ref()
                 .and_then(|target| target.destination.spec.endpoints.get(target.endpoint))
