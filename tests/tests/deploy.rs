@@ -16,6 +16,7 @@ use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
 use redirector::kubernetes::gateways::Near;
+use redirector_core::in_force::InForce;
 use redirector_core::store::Store;
 use redirector_core::world::Settings;
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, documents};
@@ -316,7 +317,9 @@ fn the_role_allows_exactly_what_the_agent_does() {
         let mut store = Store::default();
         batch.put_into(&mut store);
         let objects = store.effective().into_values().collect();
-        agent.judge(Judged::new(&store, objects, Settings::default(), BTreeMap::default()));
+        let in_force = InForce::new(&store, objects, Settings::default(), BTreeMap::default());
+        let findings = in_force.findings();
+        agent.judge(Judged::new(&in_force, findings, &[]));
         agent.ready();
         let end = Instant::now() + patience;
         let used = || -> BTreeSet<(String, String, String)> { server.used() };

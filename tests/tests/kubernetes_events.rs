@@ -10,6 +10,7 @@ use redirector::identity::Direct;
 use redirector::kubernetes::Timing;
 use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
+use redirector_core::in_force::InForce;
 use redirector_core::store::Store;
 use redirector_core::world::Settings;
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, Trouble};
@@ -52,8 +53,11 @@ impl Node {
                 let Some(agent) = judge.upgrade() else { return };
                 batch.put_into(&mut store);
                 let objects = store.effective().into_values().collect();
-                let judged = Judged::new(&store, objects, Settings::default(), BTreeMap::default());
+                let settings = Settings::default();
+                let in_force = InForce::new(&store, objects, settings, BTreeMap::default());
                 store.accept();
+                let findings = in_force.findings();
+                let judged = Judged::new(&in_force, findings, &[]);
                 agent.lock().unwrap().judge(judged);
             }
         });

@@ -51,6 +51,10 @@ impl Agent {
     }
 
     fn with(server: &ApiServer, timing: Timing, token: &str, store: Store) -> Self {
+        Self::of_node(NODE, server, timing, token, store)
+    }
+
+    fn of_node(node: &str, server: &ApiServer, timing: Timing, token: &str, store: Store) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = server.kubeconfig(directory.path(), token);
         let runtime = kubernetes::runtime().unwrap();
@@ -67,7 +71,7 @@ impl Agent {
         };
         let near = Near { addresses: Vec::new(), ports: 15400..=15499 };
         let options =
-            Options { node: NODE.into(), gateways: Some(near), timing, pods: Direct::default() };
+            Options { node: node.into(), gateways: Some(near), timing, pods: Direct::default() };
         let watches = kubernetes::follow(
             runtime.handle(),
             &client,
@@ -327,14 +331,55 @@ fn a_pod_that_moves_between_nodes_under_one_name_is_never_lost() {
 #[test]
 fn a_node_name_that_no_node_has_is_said() {
     let server = ApiServer::start();
+    server.apply(pod("web-0", NODE));
     let agent = Agent::start(&server);
-    agent.wait_synced();
     let no_such = |health: &Health| *health == Health::Troubled(Why::NoSuchNode(NODE.into()));
-    assert!(no_such(&agent.health(Watched::OwnNode)));
+    agent.wait_health(Watched::OwnNode, no_such);
+    agent.wait_health(Watched::OwnPods, |health| *health == Health::Fine);
     server.apply(node());
     agent.wait_health(Watched::OwnNode, |health| *health == Health::Fine);
+    agent.wait_synced();
     server.delete("Node", "", NODE);
     agent.wait_health(Watched::OwnNode, no_such);
+    assert_eq!(agent.names(Kind::Pod), ["web-0"], "it runs on");
+}
+
+#[test]
+fn under_a_name_that_no_node_has_no_pod_of_an_earlier_agent_is_forgotten() {
+    let server = cluster();
+    server.apply(pod("web-0", NODE));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let store = agent.store.lock().unwrap().0.clone();
+    drop(agent);
+    let agent = Agent::of_node("no-such-node", &server, timing(), TOKEN, store);
+    agent.wait_health(Watched::OwnNode, |health| matches!(health, Health::Troubled(_)));
+    agent.wait_health(Watched::OwnPods, |health| *health == Health::Fine);
+    // Nothing is put in force until there is such a Node.
+    assert!(!agent.watches.borrow().synced);
+    assert_eq!((agent.batches(), agent.names(Kind::Pod)), (0, vec!["web-0".to_owned()]));
+}
+
+#[test]
+fn after_an_outage_the_first_watch_that_works_calls_the_others() {
+    let mut server = cluster();
+    // So that after some seconds each watch waits for some seconds.
+    let (retry, retry_most) = (Duration::from_millis(100), Duration::from_secs(3600));
+    let timing = Timing { retry, retry_most, ..timing() };
+    let agent = Agent::with(&server, timing, TOKEN, Store::default());
+    agent.wait_synced();
+    server.stop();
+    for resource in Watched::ALL {
+        agent.wait_health(resource, |health| matches!(health, Health::Troubled(_)));
+    }
+    std::thread::sleep(Duration::from_secs(6));
+    server.resume();
+    let fine = |resource: &Watched| agent.health(*resource) == Health::Fine;
+    wait("the first of them", || Watched::ALL.iter().any(fine));
+    let first = Instant::now();
+    wait("the others", || Watched::ALL.iter().all(fine));
+    let took = first.elapsed();
+    assert!(took < Duration::from_secs(2), "the last came {took:?} after the first");
 }
 
 #[test]

@@ -62,9 +62,9 @@ impl InForce {
         for (name, addresses) in &self.resolved {
             world.set_resolved(name, addresses.clone());
         }
-        let registry = Registry::new(&world);
+        let mut registry = Registry::new(&world);
         let mut findings = self.warnings.clone();
-        for finding in analysis::analyze(&world, &registry, &[]) {
+        for finding in analysis::analyze(&world, &mut registry, &[]).0 {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }

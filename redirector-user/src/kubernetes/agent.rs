@@ -100,7 +100,9 @@ impl Agent {
     pub fn watching(&self) -> Vec<Watching> {
         let Some(watches) = &self.watches else { return Vec::new() };
         let watches = watches.borrow();
-        watches.health.iter().map(|(resource, health)| watching(*resource, health)).collect()
+        let since = |resource| watches.since.get(resource).copied().unwrap_or_default();
+        let all = watches.health.iter();
+        all.map(|(resource, health)| watching(*resource, health, since(resource))).collect()
     }
 
     /// How many objects differed from fresh lists.
@@ -127,7 +129,7 @@ impl Agent {
     }
 }
 
-fn watching(resource: Resource, health: &Health) -> Watching {
+fn watching(resource: Resource, health: &Health, since: u64) -> Watching {
     let (state, error, help) = match health {
         Health::Starting => ("starting", None, None),
         Health::Fine => ("fine", None, None),
@@ -136,5 +138,5 @@ fn watching(resource: Resource, health: &Health) -> Watching {
             ("troubled", Some(trouble.to_string()), trouble.help(resource))
         }
     };
-    Watching { resource: resource.describe(), state: state.to_owned(), error, help }
+    Watching { resource: resource.describe(), state: state.to_owned(), since, error, help }
 }

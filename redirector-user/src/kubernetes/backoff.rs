@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::source::watch::MOST_WAITS;
 
 /// How long things take.
@@ -39,7 +41,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             retry: Duration::from_millis(500),
-            retry_most: Duration::from_secs(30),
+            retry_most: Duration::from_secs(10),
             recheck: Duration::from_secs(30),
             absent: Duration::from_secs(10),
             compare: Duration::from_secs(600),
@@ -47,6 +49,23 @@ impl Default for Timing {
             lease: Duration::from_secs(60),
             debounce: Duration::from_millis(50),
         }
+    }
+}
+
+/// Tells all watches of an agent that one of them works again: what the others wait
+/// for is over by that, as a rule.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery(watch::Sender<()>);
+
+impl Recovery {
+    /// A watch works that did not.
+    pub fn tell(&self) {
+        self.0.send_replace(());
+    }
+
+    /// To be told.
+    pub fn told(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
     }
 }
 

@@ -26,7 +26,6 @@ use super::backoff::{Timing, jitter};
 use super::findings::{Findings, Judged, Reason, findings};
 use super::lease::Candidate;
 use super::trouble::Trouble;
-use crate::scheduling::give_way;
 
 /// Events that may be told at once, and the time after which there is room for
 /// one more.
@@ -157,7 +156,6 @@ impl Teller {
         }
         let mut next = Instant::now();
         let mut looked = false;
-        let mut rested = next;
         loop {
             tokio::select! {
                 changed = judged.changed() => {
@@ -166,7 +164,7 @@ impl Teller {
                     }
                     looked = false;
                     // Changes come in flocks.
-                    next = next.min(Instant::now() + self.timing.debounce_most()).max(rested);
+                    next = next.min(Instant::now() + self.timing.debounce_most());
                     judged.mark_unchanged();
                     sleep_until(next).await;
                 }
@@ -176,15 +174,12 @@ impl Teller {
                 None => {
                     looked = false;
                     self.pending.clear();
-                    Instant::now() + jitter(self.timing.lease)
+                    self.candidate.look_again()
                 }
                 Some(renew) => {
-                    if !looked {
-                        let judged = judged.borrow_and_update().clone();
-                        let begun = Instant::now();
-                        looked = self.look(judged).await;
-                        // Looking takes no more than a tenth of the time.
-                        rested = Instant::now() + begun.elapsed() * 9;
+                    if !looked && let Some(judged) = judged.borrow_and_update().clone() {
+                        looked = true;
+                        self.found(findings(&judged), Instant::now());
                     }
                     self.tell().await.min(renew)
                 }
@@ -211,19 +206,6 @@ impl Teller {
                 self.candidate.holds().then(|| Instant::now() + self.timing.lease / 8)
             }
         }
-    }
-
-    /// Looks what there is to tell.
-    async fn look(&mut self, judged: Option<Arc<Judged>>) -> bool {
-        let Some(judged) = judged else { return false };
-        let find = move || {
-            give_way();
-            findings(&judged)
-        };
-        let found = tokio::task::spawn_blocking(find).await;
-        let Ok(found) = found else { return false };
-        self.found(found, Instant::now());
-        true
     }
 
     fn found(&mut self, found: Findings, now: Instant) {

@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::sync::Arc;
 
-use redirector_core::analysis;
+use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::{Code, admission, differences, references};
-use redirector_core::diag::{Diagnostic, Severity};
-use redirector_core::model::{Object, ObjectRef};
-use redirector_core::registry::Registry;
-use redirector_core::store::{Rejected, Store};
-use redirector_core::world::{Settings, World};
+use redirector_core::in_force::InForce;
+use redirector_core::model::ObjectRef;
+use redirector_core::store::Rejected;
+
+use crate::state::EmptiedShare;
 
 /// The longest note that the API server takes, in bytes.
 const NOTE: usize = 1024;
@@ -39,32 +37,26 @@ const UNRESOLVED: [&Code; 5] = [
     &references::SUBSET_NOT_IN_FORCE,
 ];
 
-/// What the control loop made of the objects.
+/// What was found about the objects in force.
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// What was read and is not in force.
     pub rejected: Vec<Rejected>,
-    /// What was said about each of the others by itself.
-    pub warnings: Vec<Diagnostic>,
-    /// Everything in force.
-    pub objects: Vec<Arc<Object>>,
-    /// What it means here.
-    pub settings: Settings,
-    /// What names resolve to.
-    pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// The warnings about what is.
+    pub findings: Vec<Diagnostic>,
+    /// Rules of which a share has lost its last endpoint, and what is said of that.
+    pub emptied: Vec<(String, String)>,
+    /// The objects in force, by the names that findings have for them.
+    pub known: BTreeMap<String, ObjectRef>,
 }
 
 impl Judged {
-    /// What a store comes to, and what of it is in force.
-    pub fn new(
-        store: &Store,
-        objects: Vec<Arc<Object>>,
-        settings: Settings,
-        resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    ) -> Self {
-        let told = |finding: &&Diagnostic| Reason::of(finding.code).is_some();
-        let warnings = store.diagnostics().filter(told).cloned().collect();
-        Self { rejected: store.rejected(), warnings, objects, settings, resolved }
+    /// Of what is in force.
+    pub fn new(in_force: &InForce, findings: Vec<Diagnostic>, emptied: &[EmptiedShare]) -> Self {
+        let emptied = emptied.iter().filter_map(|one| Some((one.object.clone()?, one.to_string())));
+        let known = in_force.objects.iter().map(|object| object.reference());
+        let known = known.map(|reference| (reference.to_string(), reference)).collect();
+        Self { rejected: in_force.rejected.clone(), findings, emptied: emptied.collect(), known }
     }
 }
 
@@ -107,13 +99,17 @@ impl Reason {
 /// What is to be told about an object: one note for each reason.
 pub type Findings = BTreeMap<(ObjectRef, Reason), String>;
 
-/// What is to be told. Looks at every object in force: not for the control
-/// loop's thread.
+/// What is to be told.
 pub fn findings(judged: &Judged) -> Findings {
     let mut notes: BTreeMap<(ObjectRef, Reason), Vec<String>> = BTreeMap::new();
     for rejected in &judged.rejected {
         let Some(object) = &rejected.object else { continue };
-        let outcome = if rejected.kept { "its last good version stays" } else { "it is absent" };
+        let outcome = match rejected.kept {
+            true => {
+                "its last good version stays, on agents that have seen one: on others it is absent"
+            }
+            false => "it is absent",
+        };
         let notes = notes.entry((object.clone(), Reason::Rejected)).or_default();
         for finding in &rejected.diagnostics {
             let mut note = sentence(finding, &finding.path);
@@ -123,30 +119,16 @@ pub fn findings(judged: &Judged) -> Findings {
             notes.push(note);
         }
     }
-    let known: BTreeMap<String, ObjectRef> = (judged.objects.iter())
-        .map(|object| object.reference())
-        .map(|reference| (reference.to_string(), reference))
-        .collect();
-    for finding in &judged.warnings {
-        let object = finding.object.as_ref().and_then(|object| known.get(object));
+    for finding in &judged.findings {
+        let object = finding.object.as_ref().and_then(|object| judged.known.get(object));
         if let (Some(object), Some(reason)) = (object, Reason::of(finding.code)) {
             let notes = notes.entry((object.clone(), reason)).or_default();
             notes.push(sentence(finding, &finding.path));
         }
     }
-    let mut world = World::new(judged.settings.clone());
-    for object in &judged.objects {
-        world.insert(object.clone());
-    }
-    for (name, addresses) in &judged.resolved {
-        world.set_resolved(name, addresses.clone());
-    }
-    let mut registry = Registry::new(&world);
-    for finding in analysis::analyze(&world, &mut registry, &[]).0 {
-        let severe = finding.diagnostic.severity != Severity::Info;
-        if let (true, Some(reason)) = (severe, Reason::of(finding.diagnostic.code)) {
-            let note = sentence(&finding.diagnostic, &finding.path);
-            notes.entry((finding.object, reason)).or_default().push(note);
+    for (object, note) in &judged.emptied {
+        if let Some(object) = judged.known.get(object) {
+            notes.entry((object.clone(), Reason::Unresolved)).or_default().push(note.clone());
         }
     }
     notes.into_iter().map(|(about, notes)| (about, joined(&notes))).collect()

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::backoff::{Backoff, Timing, jitter};
+use super::backoff::{Backoff, Recovery, Timing, jitter};
 use super::discover::served;
 use super::held::{Drift, Held, Name, precedes};
 use super::item::{Item, name_of, version_of};
@@ -74,7 +74,13 @@ pub struct Follower {
     pub updates: mpsc::Sender<(Resource, Update)>,
     /// How much is needed.
     pub needs: watch::Receiver<Needs>,
+    /// Who hears when this watch works again.
+    recovery: Recovery,
+    /// Another watch works again.
+    recovered: watch::Receiver<()>,
     held: Held,
+    /// There was a Node of this node's name.
+    node_was_seen: bool,
     detail: Detail,
     health: Health,
     backoff: Backoff,
@@ -114,8 +120,12 @@ impl Follower {
         timing: Timing,
         updates: mpsc::Sender<(Resource, Update)>,
         needs: watch::Receiver<Needs>,
+        recovery: Recovery,
     ) -> Self {
         Self {
+            recovered: recovery.told(),
+            recovery,
+            node_was_seen: false,
             client,
             resource,
             node,
@@ -140,7 +150,7 @@ impl Follower {
                     End::Restart => missing = None,
                     End::NotServed => {
                         missing.get_or_insert_with(Instant::now);
-                        sleep(self.backoff.wait()).await;
+                        self.rest().await;
                     }
                 },
                 Ok(None) => {
@@ -152,8 +162,19 @@ impl Follower {
                     if self.trouble(trouble).await.is_err() {
                         return;
                     }
-                    sleep(self.backoff.wait()).await;
+                    self.rest().await;
                 }
+            }
+        }
+    }
+
+    /// Waits before another attempt: for less time when another watch works again.
+    async fn rest(&mut self) {
+        tokio::select! {
+            () = sleep(self.backoff.wait()) => {}
+            Ok(()) = self.recovered.changed() => {
+                self.backoff.reset();
+                sleep(self.backoff.wait()).await;
             }
         }
     }
@@ -211,11 +232,17 @@ impl Follower {
             Err(error) => return self.failed(&error).await,
         };
         self.held = items.iter().map(|item| (item.name.clone(), item.version.clone())).collect();
-        let health = match (self.resource, items.is_empty()) {
-            (Resource::OwnNode, true) => Health::Troubled(Trouble::NoSuchNode(self.node.clone())),
-            _ => Health::Fine,
+        // Under a name that no Node ever had, no pod of this node is found: what an
+        // earlier agent knew of them stays until there is one.
+        let is_nobody = self.resource == Resource::OwnNode && items.is_empty();
+        self.node_was_seen |= self.resource == Resource::OwnNode && !is_nobody;
+        if !is_nobody || self.node_was_seen {
+            self.send(Update::Listed(items)).await?;
+        }
+        let health = match is_nobody {
+            true => Health::Troubled(Trouble::NoSuchNode(self.node.clone())),
+            false => Health::Fine,
         };
-        self.send(Update::Listed(items)).await?;
         self.set_health(health).await?;
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.field_selector = self.resource.fields(&self.node);
@@ -286,6 +313,11 @@ impl Follower {
         read: &impl Fn(K) -> Item,
     ) -> Result<bool, End> {
         match event {
+            Ok(WatchEvent::Added(_) | WatchEvent::Modified(_))
+                if self.resource == Resource::OwnNode && !self.node_was_seen =>
+            {
+                Err(End::Restart)
+            }
             Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 let item = read(object);
                 at.clone_from(&item.version.version);
@@ -335,7 +367,7 @@ impl Follower {
             }
             trouble => {
                 self.trouble(trouble).await?;
-                sleep(self.backoff.wait()).await;
+                self.rest().await;
                 Ok(End::Restart)
             }
         }
@@ -479,6 +511,9 @@ impl Follower {
             }
             Health::Fine if self.health != Health::Starting => info!(%resource, "watched again"),
             Health::Fine | Health::Starting => debug!(%resource, "watched"),
+        }
+        if matches!((&self.health, &health), (Health::Troubled(_), Health::Fine)) {
+            self.recovery.tell();
         }
         self.health = health.clone();
         self.send(Update::Health(health)).await

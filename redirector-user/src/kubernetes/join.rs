@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::model::{Gateway, Object, Spec};
 use redirector_core::store::Content;
@@ -27,6 +27,8 @@ use crate::source::{Batch, Change};
 pub struct Watches {
     /// The health of each.
     pub health: BTreeMap<Resource, Health>,
+    /// Since when it is so, in seconds since 1970.
+    pub since: BTreeMap<Resource, u64>,
     /// Whether each has listed once: tables are made from then on.
     pub synced: bool,
     /// How many objects differed from fresh lists, since the start.
@@ -68,6 +70,7 @@ impl Join {
     ) -> Self {
         watches.send_modify(|watches| {
             watches.health = Resource::ALL.map(|resource| (resource, Health::Starting)).into();
+            watches.since = Resource::ALL.map(|resource| (resource, now())).into();
         });
         // What is listed goes over this; the rest is gone since.
         let changed = known.into_iter().map(|name| (name.clone(), Change::Removed(name))).collect();
@@ -161,6 +164,7 @@ impl Join {
             Update::Gone(name) => self.gone(resource, &name),
             Update::Health(health) => self.watches.send_modify(|watches| {
                 watches.health.insert(resource, health);
+                watches.since.insert(resource, now());
             }),
             Update::Drifted(objects) => self.watches.send_modify(|watches| {
                 watches.drifted += objects as u64;
@@ -291,6 +295,11 @@ fn agree(a: &Content, b: &Content) -> bool {
         (Content::Broken(a), Content::Broken(b)) => a == b,
         _ => false,
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Never, as far as timers go.

@@ -13,6 +13,8 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
+use super::backoff::jitter;
+
 /// The Lease's name; its namespace is the agent's own.
 pub const NAME: &str = "redirector-events";
 
@@ -37,6 +39,18 @@ impl Candidate {
     /// Whether the Lease is ours, for certain.
     pub fn holds(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// When to look again whether whoever has the Lease has gone: at the latest when it
+    /// would be over by what was seen of it. So another agent has it within twice the
+    /// time that it lasts.
+    pub fn look_again(&self) -> Instant {
+        let next = Instant::now() + jitter(self.lasts);
+        let over = self.seen.as_ref().map(|(_, since)| *since + self.lasts);
+        match over {
+            Some(over) if over > Instant::now() => next.min(over),
+            _ => next,
+        }
     }
 
     /// Takes the Lease, or renews it, or sees who has it. Returns whether it is

@@ -53,6 +53,7 @@ pub use resource::Resource;
 use crate::identity::Direct;
 use crate::scheduling::take_short_turns;
 use crate::source::Batch;
+use backoff::Recovery;
 use events::Incarnations;
 use follow::Follower;
 use gateways::Near;
@@ -92,6 +93,7 @@ pub fn follow(
     let (updates, receiver) = mpsc::channel(IN_FLIGHT);
     let (needs, needed) = watch::channel(Needs::default());
     let (health, watches) = watch::channel(Watches::default());
+    let recovery = Recovery::default();
     for resource in Resource::ALL {
         let follower = Follower::new(
             client.clone(),
@@ -100,6 +102,7 @@ pub fn follow(
             options.timing,
             updates.clone(),
             needed.clone(),
+            recovery.clone(),
         );
         runtime.spawn(follower.run());
     }

@@ -3,8 +3,6 @@
 use std::error::Error as _;
 use std::fmt;
 
-use kube::runtime::watcher;
-
 use super::resource::Resource;
 
 /// Why a watch does not work at the moment. What it brought before stays in
@@ -28,19 +26,6 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// What a watcher met.
-    pub fn of_watcher(error: &watcher::Error) -> Self {
-        match error {
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => Self::of(error),
-            watcher::Error::WatchError(status) => Self::of_status(status.code, &status.message),
-            watcher::Error::NoResourceVersion => {
-                Self::Unreachable("the server's list has no resourceVersion".to_owned())
-            }
-        }
-    }
-
     /// What a request met.
     pub fn of(error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
