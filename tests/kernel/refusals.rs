@@ -39,6 +39,67 @@ fn unload_asks_and_then_removes_everything() {
 }
 
 #[test]
+fn pins_at_the_mount_point_itself_go_and_what_others_pinned_there_stays() {
+    let Some(scene) = scene("mountpoint") else { return };
+    let redirector = &scene.redirector;
+    let mount = redirector.place.bpffs.path();
+    let somebody_elses = mount.join("somebody-elses");
+    fs::create_dir(&somebody_elses).expect("a directory");
+    let names = || -> std::collections::BTreeSet<_> {
+        let entries = fs::read_dir(mount).expect("the mount").flatten();
+        entries.map(|entry| entry.file_name()).collect()
+    };
+    let before = names();
+    let on_mount = |name: &str| {
+        let mut command = Command::new(&redirector.program);
+        command.env_clear().arg(name).arg("--bpffs").arg(mount);
+        command.arg("--state-dir").arg(redirector.directory().join("state"));
+        command
+    };
+    let mut daemon = on_mount("run");
+    daemon.arg("--config").arg(redirector.rules()).args(["--cgroup", &redirector.cgroup("")]);
+    daemon.args(["--daemon-cgroup", "none", "--metrics-address", "none"]);
+    let mut daemon = daemon.spawn().expect("a daemon");
+    let begun = std::time::Instant::now();
+    while !on_mount("status").status().expect("a status").success() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "never in force");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    daemon.kill().expect("killed");
+    daemon.wait().expect("its end");
+    let answer: Answer = on_mount("unload").arg("--yes").output().expect("an answer").into();
+    assert_eq!(answer.exit, 0, "{answer:?}");
+    assert_eq!(names(), before);
+    assert!(somebody_elses.exists() && !redirector.directory().join("state").exists());
+    for name in ["status", "unload"] {
+        let answer: Answer = on_mount(name).output().expect("an answer").into();
+        let wanted = if name == "status" { 4 } else { 2 };
+        assert_eq!(answer.exit, wanted, "{answer:?}");
+    }
+}
+
+#[test]
+fn cgroups_of_killed_daemons_and_probes_go_with_unload_and_with_the_next_start() {
+    let Some(scene) = scene("leftovers") else { return };
+    let redirector = &scene.redirector;
+    let root = redirector.place.cgroup.path();
+    let (own, probe) = (root.join("daemon"), root.join("redirector-probe-4294967295-0"));
+    let daemon = redirector.start();
+    daemon.kill();
+    assert!(own.exists(), "nobody removed it");
+    fs::create_dir(&probe).expect("a cgroup");
+    // The next one takes it over, and removes it when it ends.
+    let daemon = redirector.start();
+    assert!(!probe.exists());
+    assert_eq!(daemon.stop(), 0);
+    assert!(!own.exists());
+    redirector.start().kill();
+    fs::create_dir(&probe).expect("a cgroup");
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    assert!(!own.exists() && !probe.exists());
+}
+
+#[test]
 fn the_name_of_a_refused_file_moves_no_cursor() {
     let Some(scene) = scene("escapes") else { return };
     scene.redirector.write("a\x1b[2J\nproblem: none.yaml", "kind: [half\n");
@@ -77,7 +138,7 @@ fn readers_name_a_bpffs_that_is_read_only() {
 fn everything_goes_with_detach_on_exit() {
     let Some(scene) = scene("detach") else { return };
     let mut child = scene.redirector.daemon_command().arg("--detach-on-exit").spawn().unwrap();
-    scene.redirector.wait("the daemon", |status| !status["daemon"].is_null());
+    scene.redirector.wait("the daemon", |status| status["generation"] == 1);
     // SAFETY: the child has not been waited for.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
     assert!(child.wait().unwrap().success());
@@ -172,5 +233,27 @@ fn the_tables_are_for_those_with_privilege_only_and_it_is_said_so() {
         let answer = refused(&mut command);
         assert_eq!(answer.exit, 3, "{answer:?}");
         assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+    }
+    // As systemd mounts it.
+    let copy = stranger(redirector).get_program().to_owned();
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(redirector.place.bpffs.path(), closed).expect("a mode");
+    let to = "127.96.0.10:19000";
+    for args in [
+        &["status"][..],
+        &["explain", "--from-namespace", "x", "--to", to],
+        &["flows", "--last", "1"],
+        &["unload", "--yes"],
+        &["bypass", "--end"],
+        &["rollback"],
+    ] {
+        let mut command = Command::new(&copy);
+        command.env_clear().uid(65_534).gid(65_534).args(args);
+        command.arg("--bpffs").arg(redirector.place.pins());
+        command.arg("--state-dir").arg(redirector.directory().join("state"));
+        let answer = refused(&mut command);
+        assert_eq!(answer.exit, 3, "{args:?}: {answer:?}");
+        assert!(answer.err.contains("Run it as root"), "{args:?}: {answer:?}");
+        assert!(!answer.err.contains("nothing is loaded"), "{args:?}: {answer:?}");
     }
 }

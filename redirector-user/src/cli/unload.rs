@@ -1,8 +1,12 @@
 //! `redirector unload`
 
+use std::path::{Path, PathBuf};
+
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::datapath::{self, Datapath};
+use crate::state::Report;
+use crate::{leftovers, mounts};
 use serde::Serialize;
 
 /// Detaches from the kernel and removes every pin and the state; connections that exist go on
@@ -47,16 +51,29 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             return Ok(Exit::No);
         }
     }
-    match Datapath::unload(&args.kernel.bpffs) {
-        Ok(()) => {}
-        Err(error @ datapath::Error::NotLoaded { .. }) => {
-            // What a crash left of the state goes all the same.
-            state.remove()?;
+    let report = state.report().ok().flatten().unwrap_or_default();
+    let unloaded = match Datapath::unload(&args.kernel.bpffs) {
+        // What a crash left of the rest goes all the same.
+        Err(error) if !matches!(error, datapath::Error::NotLoaded { .. }) => {
             return Err(error.into());
         }
-        Err(error) => return Err(error.into()),
-    }
+        unloaded => unloaded,
+    };
+    sweep(&report);
     state.remove()?;
+    unloaded?;
     context.answer(common, &Answer { unloaded: true }, |_| "unloaded\n".to_owned())?;
     Ok(Exit::Fine)
+}
+
+/// Removes the cgroups of a daemon, and of self-tests, that were killed.
+fn sweep(report: &Report) {
+    let own = report.daemon_cgroup.as_deref();
+    if let Some(cgroup) = own {
+        // The kernel keeps it while a process is in it.
+        let _ = std::fs::remove_dir(cgroup);
+    }
+    let root = mounts::cgroup2().ok().flatten();
+    let all = own.and_then(Path::parent).into_iter().chain(root.as_deref());
+    leftovers::sweep(all.chain(report.cgroups.iter().map(PathBuf::as_path)));
 }

@@ -8,10 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datapath::cgroup::Cgroup;
-use crate::mounts;
-
-/// Name of the cgroup that the daemon makes for itself.
-const NAME: &str = "redirector-daemon";
+use crate::leftovers::DAEMON;
+use crate::{leftovers, mounts};
 
 /// Which cgroup the daemon is to be alone in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,13 +47,16 @@ pub struct Leaf {
 
 impl Leaf {
     /// Moves this process into a cgroup of its own, if it is not in one; it may
-    /// share that with the daemon that it follows.
+    /// share that with the daemon that it follows. `before` is what an earlier one
+    /// made, and did not remove when it was killed.
     pub fn claim(
         cgroup2: &Path,
         choice: &Choice,
         predecessor: Option<u32>,
+        before: Option<&Path>,
     ) -> Result<Option<Self>, String> {
         let current = current(cgroup2).map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+        leftovers::sweep([current.as_path(), cgroup2]);
         let candidates = match choice {
             Choice::None => return Ok(None),
             Choice::Path(path) => vec![cgroup2.join(path)],
@@ -66,16 +67,20 @@ impl Leaf {
                 if alone(&current, cgroup2, predecessor) {
                     return open(&current).map(|cgroup| Some(Self { cgroup, moved: None }));
                 }
-                let own = format!("{NAME}-{}", std::process::id());
+                let own = format!("{DAEMON}-{}", std::process::id());
                 // A cgroup with processes and controllers for its children
                 // takes no children with processes; then below the root.
-                vec![current.join(NAME), current.join(&own), cgroup2.join(NAME), cgroup2.join(&own)]
+                [&current, cgroup2]
+                    .into_iter()
+                    .flat_map(|above| [above.join(DAEMON), above.join(&own)])
+                    .collect()
             }
         };
         let mut problems = Vec::new();
         for path in candidates {
             match enter(&path, matches!(choice, Choice::Path(_)), predecessor) {
                 Ok(made) => {
+                    let made = made || before == Some(path.as_path());
                     let moved = Some((current, made));
                     return open(&path).map(|cgroup| Some(Self { cgroup, moved }));
                 }
@@ -83,6 +88,11 @@ impl Leaf {
             }
         }
         Err(problems.join("; "))
+    }
+
+    /// The cgroup, when it is to be removed with the daemon.
+    pub fn made(&self) -> Option<&Path> {
+        self.moved.as_ref().filter(|(_, made)| *made).map(|_| &*self.cgroup.path)
     }
 
     /// Goes back to where the daemon came from, and removes the cgroup if it

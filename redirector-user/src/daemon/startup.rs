@@ -112,11 +112,12 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
         }
     }
     let usual = Path::new(USUAL);
+    // Anywhere else it is mounted on the directory itself: on one above it would hide
+    // what lies there.
     let command = if options.bpffs.starts_with(usual) {
         format!("mount -t bpf bpf {USUAL}")
     } else {
-        let directory = options.bpffs.parent().unwrap_or(usual);
-        format!("mkdir -p {0} && mount -t bpf bpf {0}", directory.display())
+        format!("mkdir -p {0} && mount -t bpf bpf {0}", options.bpffs.display())
     };
     let failure = |why: &str| {
         Failure::new(

@@ -46,6 +46,18 @@ pub enum Error {
         /// The pin directory.
         pins: PathBuf,
     },
+    /// This user may not look there.
+    #[error(
+        "{} may not be looked into by this user ({source}), so that nobody can say whether \
+         anything is loaded. Run it as root", pins.display()
+    )]
+    Hidden {
+        /// The pin directory, or one above it.
+        pins: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// Another process writes.
     #[error(
         "another redirector is in charge of {}: {holder}. Stop it first, or give this one a pin \
@@ -116,7 +128,10 @@ impl Error {
     /// kernel feature is missing, 4 where nothing is loaded, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Privilege { .. } | Self::Kernel { .. } | Self::NoPrograms(_) => 3,
+            Self::Privilege { .. }
+            | Self::Hidden { .. }
+            | Self::Kernel { .. }
+            | Self::NoPrograms(_) => 3,
             Self::NotLoaded { .. } => 4,
             _ => 1,
         }

@@ -590,5 +590,5 @@ fn remove_all(pins: &Pins) -> Result<(), Error> {
     for place in attach::places(pins)? {
         attach::detach_all(pins, place.id)?;
     }
-    pins.remove(pins.root())
+    pins.remove_all()
 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::layout::TABLES;
+use super::layout::{Part, TABLES};
 
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -71,16 +71,18 @@ impl Pins {
 
     /// The pin directory at a path; `NotLoaded` when it is absent.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        match fs::metadata(root) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NotLoaded { pins: root.to_owned() });
-            }
-            // Whoever may not look cannot tell.
-            Err(error) => return Err(Error::from_io(format!("opening {}", root.display()), error)),
+        match root.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::NotLoaded { pins: root.to_owned() }),
+            Err(source) => return Err(hidden(root, source)),
         }
         check_file_system(root, root)?;
-        Ok(Self { root: root.to_owned() })
+        let pins = Self { root: root.to_owned() };
+        // A mount point of its own is there whatever is in it.
+        if pins.own_names()?.is_empty() {
+            return Err(Error::NotLoaded { pins: root.to_owned() });
+        }
+        Ok(pins)
     }
 
     /// The directory itself.
@@ -114,6 +116,34 @@ impl Pins {
             entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
         });
         names.map_err(|error| Error::from_io(format!("reading {}", directory.display()), error))
+    }
+
+    /// The names in it that are made here: what else lies there is somebody else's,
+    /// as in the directory where a bpffs is mounted.
+    fn own_names(&self) -> Result<Vec<String>, Error> {
+        let mut names = self.names(&self.root)?;
+        names.retain(|name| {
+            [CURRENT, LINKS].contains(&name.as_str())
+                || name.starts_with(UNFINISHED)
+                || Part::ALL.iter().any(|part| name.starts_with(part.prefix()))
+        });
+        Ok(names)
+    }
+
+    /// Removes everything that is made here, and the directory when nothing else is
+    /// in it and nothing is mounted on it.
+    pub fn remove_all(&self) -> Result<(), Error> {
+        for name in self.own_names()? {
+            let path = self.join(&name);
+            if path.is_symlink() { self.unpin(&path)? } else { self.remove(&path)? }
+        }
+        let kept = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy];
+        match fs::remove_dir(&self.root) {
+            Err(error) if !kept.contains(&error.kind()) => {
+                Err(Error::from_io(format!("removing {}", self.root.display()), error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes a directory with all that is pinned in it.
@@ -255,9 +285,16 @@ impl Drop for Lock {
     }
 }
 
+/// Why it is not known what lies there.
+fn hidden(path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Hidden { pins: path.to_owned(), source },
+        _ => Error::from_io(format!("opening {}", path.display()), source),
+    }
+}
+
 fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
-    let file = File::open(existing)
-        .map_err(|error| Error::from_io(format!("opening {}", existing.display()), error))?;
+    let file = File::open(existing).map_err(|error| hidden(existing, error))?;
     if file_system(&file) == Some(BPF_FS_MAGIC) {
         return Ok(());
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use redirector_common::abi::SELF_TEST_ADDR;
 
 use super::{Error, Hook, SelfTest};
+use crate::leftovers::PROBE;
 
 /// `clone3(2)`: the child starts in the cgroup given. Minimum kernel: 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -28,7 +29,7 @@ impl Probe {
     fn below(cgroup: &Path) -> Result<Self, Error> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = cgroup.join(format!("redirector-probe-{}-{count}", std::process::id()));
+        let path = cgroup.join(format!("{PROBE}-{}-{count}", std::process::id()));
         fs::create_dir(&path).map_err(|error| {
             Error::from_io(format!("making the probe cgroup {}", path.display()), error)
         })?;
