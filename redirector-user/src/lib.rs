@@ -23,6 +23,7 @@ pub mod explain;
 pub mod identity;
 pub mod inotify;
 pub mod kubernetes;
+mod leftovers;
 pub mod mounts;
 pub mod output;
 pub mod proxy;

@@ -23,9 +23,17 @@ fn scene(what: &str) -> Option<Scene> {
     Scene::new(what, PROGRAM)
 }
 
+fn says(status: &serde_json::Value, list: &str, what: &str) -> bool {
+    let all = status[list].as_array().cloned().unwrap_or_default();
+    all.iter().any(|one| one.as_str().is_some_and(|text| text.contains(what)))
+}
+
 fn has_warning(status: &serde_json::Value, what: &str) -> bool {
-    let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
-    warnings.iter().any(|warning| warning.as_str().is_some_and(|text| text.contains(what)))
+    says(status, "warnings", what)
+}
+
+fn has_problem(status: &serde_json::Value, what: &str) -> bool {
+    says(status, "problems", what)
 }
 
 #[test]
@@ -49,7 +57,7 @@ fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
         (to("one").replace("hosts: [echo]", "hosts: 7"), "VirtualService/default/echo is refused"),
     ] {
         fs::write(&rules, &text).unwrap();
-        redirector.wait(&format!("a word about {text:?}"), |status| has_warning(status, said));
+        redirector.wait(&format!("a word about {text:?}"), |status| has_problem(status, said));
         assert_eq!(scene.answer(&scene.client()), "two", "{text:?}");
     }
 
@@ -59,10 +67,10 @@ fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
     // The directory vanishes and comes back.
     let away = redirector.directory().join("away");
     fs::rename(redirector.rules(), &away).unwrap();
-    redirector.wait("a word about the directory", |status| has_warning(status, "cannot be read"));
+    redirector.wait("a word about the directory", |status| has_problem(status, "cannot be read"));
     assert_eq!(scene.answer(&scene.client()), "one");
     fs::rename(&away, redirector.rules()).unwrap();
-    redirector.wait("the directory's return", |status| !has_warning(status, "cannot be read"));
+    redirector.wait("the directory's return", |status| !has_problem(status, "cannot be read"));
 
     // Removed: the service's own endpoints; restored.
     redirector.change("the removal", || fs::remove_file(&rules).unwrap());
@@ -97,7 +105,7 @@ fn the_kernel_goes_on_without_the_daemon_and_the_next_one_takes_over() {
     let daemon = redirector.start();
     assert_eq!(scene.answer(&scene.client()), "one");
     assert_eq!(redirector.generation(), generation, "nothing changed");
-    assert!(has_warning(&redirector.status().json(), "rules.yaml"));
+    assert!(has_problem(&redirector.status().json(), "rules.yaml"));
     redirector.change("the mended file", || redirector.write("rules.yaml", &to("two")));
     assert_eq!(scene.answer(&scene.client()), "two");
 
@@ -147,8 +155,8 @@ endpoints:
     }
     redirector.write("many.yaml", &slice);
     let status =
-        redirector.wait("a word about the limit", |status| has_warning(status, "many.yaml"));
-    assert!(has_warning(&status, "65537") || has_warning(&status, "65,537"), "{status:#}");
+        redirector.wait("a word about the limit", |status| has_problem(status, "many.yaml"));
+    assert!(has_problem(&status, "65537") || has_problem(&status, "65,537"), "{status:#}");
     assert_eq!(scene.answer(&scene.client()), "one");
 }
 
@@ -262,6 +270,27 @@ fn a_rollback_holds_until_the_files_change() {
     let far = redirector.ask("rollback", &["100"]);
     assert_eq!(far.exit, 1);
     assert!(far.err.contains("100 changes ago"), "{far:?}");
+}
+
+#[test]
+fn a_rollback_leaves_a_bad_configuration_however_often_it_was_in_force() {
+    let Some(scene) = scene("released") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    redirector.change("the bad one", || redirector.write("rules.yaml", &to("two")));
+    for _ in 0..2 {
+        assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+        assert_eq!(scene.answer(&scene.client()), "one", "what was in force before it");
+        assert_eq!(redirector.ask("rollback", &["--release"]).exit, 0);
+        assert_eq!(scene.answer(&scene.client()), "two", "what the files say");
+    }
+    // A mended file after a rollback: before it, the good one was in force.
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    let mended = to("two").replace("  tcp:", "  exportTo: ['.']\n  tcp:");
+    redirector.change("the next one", || redirector.write("rules.yaml", &mended));
+    assert_eq!(scene.answer(&scene.client()), "two");
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "one");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod capabilities;
 mod gateways;
+mod health;
 mod image;
 mod nested;
 mod newcomers;

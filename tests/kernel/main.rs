@@ -12,6 +12,7 @@ mod drain;
 mod explain;
 mod flows;
 mod grow;
+mod health;
 mod kubernetes;
 mod kubernetes_document;
 mod life;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use redirector::daemon::metrics::OTHER;
 use redirector::daemon::metrics::families::{FAMILIES, Kind, PREFIX};
 use redirector_tests::child;
-use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split};
+use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split, to};
 use redirector_tests::socket::Socket;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -57,6 +57,9 @@ fn what_is_exported_is_what_the_list_says() {
         .expect("the DestinationRule is the last");
     scene.redirector.write("base.yaml", &format!("{documents}---{POLICY}"));
     scene.redirector.write("edge.yaml", &gateway(edge, "one"));
+    // An object that is refused makes its family have one.
+    let refused = to("one").replace("name: echo}", "name: refused}").replace("[echo]", "7");
+    scene.redirector.write("refused.yaml", &refused);
     let at = address.to_string();
     let _daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
     assert_eq!(scene.answer(&scene.client()), "one");

@@ -1,4 +1,4 @@
-//! BPF file systems of a test's own.
+//! File systems of a test's own: for pins, and small ones that are full soon.
 
 use std::ffi::CString;
 use std::fs;
@@ -67,5 +67,61 @@ impl Drop for BpfFs {
         // SAFETY: the string ends in a zero byte.
         unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
         let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// A file system of a few pages, mounted on a directory; unmounted when dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one of a megabyte on a directory, which is made.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn new(path: &Path) -> Self {
+        fs::create_dir_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let (target, kind) = (text(path), c"tmpfs".as_ptr());
+        // SAFETY: all strings end in zero bytes.
+        let result = unsafe {
+            libc::mount(kind, target.as_ptr(), kind, 0, c"size=1m,mode=700".as_ptr().cast())
+        };
+        assert_eq!(result, 0, "mounting {}: {}", path.display(), io::Error::last_os_error());
+        Self { path: path.to_owned() }
+    }
+
+    /// Leaves no room on it.
+    ///
+    /// # Panics
+    ///
+    /// When there is room after all.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut file = fs::File::create(self.path.join("fill")).expect("a file");
+        let full = loop {
+            if let Err(error) = file.write_all(&[b'x'; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
+    }
+
+    /// Makes room again.
+    ///
+    /// # Panics
+    ///
+    /// When it was not filled.
+    pub fn empty(&self) {
+        fs::remove_file(self.path.join("fill")).expect("it was filled");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // SAFETY: the string ends in a zero byte.
+        unsafe { libc::umount2(text(&self.path).as_ptr(), libc::MNT_DETACH) };
     }
 }

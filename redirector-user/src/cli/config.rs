@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
@@ -14,6 +15,18 @@ use redirector_core::yaml;
 use super::{Context, Exit, Failure};
 use crate::output::plain;
 use crate::source::files::{Text, read_all};
+
+/// The shortest time after which something may be done again and again.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// A time between two of the same: without a pause there would be nothing else.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < SHORTEST {
+        return Err(format!("at least {}", humantime::format_duration(SHORTEST)));
+    }
+    Ok(time)
+}
 
 /// Flags that decide what documents mean.
 #[derive(clap::Args, Clone, Debug)]

@@ -1,13 +1,15 @@
 //! What the commands that look into the kernel have in common.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::StatVfsMountFlags;
 
 use super::{Context, Exit, Failure};
 use crate::daemon::control::{self, Request, Response};
 use crate::datapath::{self, Datapath};
-use crate::state::{Snapshot, StateDir, StateError};
+use crate::state::{Report, Snapshot, StateDir, StateError};
 
 /// Where the tables are.
 #[derive(clap::Args, Clone, Debug)]
@@ -59,7 +61,7 @@ impl KernelArgs {
             ));
         }
         let socket = state.control_socket();
-        let response = control::ask(&socket, request).map_err(|error| {
+        let response = control::ask(&socket, request, PATIENCE).map_err(|error| {
             let socket = socket.display();
             Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}"))
         })?;
@@ -67,6 +69,60 @@ impl KernelArgs {
             Some(error) => Err(Failure::input(error)),
             None => Ok(response),
         }
+    }
+
+    /// What the daemon knows: from itself when it runs, else what it, or the last one,
+    /// has left.
+    pub fn report(&self) -> Known {
+        let state = self.state();
+        let pid = state.daemon();
+        if pid.is_some() {
+            match control::ask(&state.control_socket(), &Request::Report, REPORT_PATIENCE) {
+                Ok(Response { report: Some(report), .. }) => {
+                    return Known { pid, report: *report, doubt: None };
+                }
+                // One of an earlier version knows no such request.
+                Ok(_) => {}
+                // It is about to listen, or has ended but for a moment.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                    ) => {}
+                Err(error) => {
+                    let doubt = format!(
+                        "the daemon (process {}) does not answer: {error}; what follows is what \
+                         it wrote last",
+                        pid.unwrap_or_default()
+                    );
+                    let report = state.report().ok().flatten().unwrap_or_default();
+                    return Known { pid, report, doubt: Some(doubt) };
+                }
+            }
+        }
+        let directory = state.path().display();
+        let (report, doubt) = match state.report() {
+            Ok(Some(report)) if report.is_stale => {
+                let doubt = format!(
+                    "the daemon could not write to {directory} at last: what it knew then, and \
+                     whether the newest change is in force, cannot be told"
+                );
+                (report, Some(doubt))
+            }
+            Ok(Some(report)) => (report, None),
+            Ok(None) => {
+                let doubt = format!(
+                    "{directory} holds no report of a daemon: whether everything that the sources \
+                     say is in force cannot be told"
+                );
+                (Report::default(), Some(doubt))
+            }
+            Err(error) => {
+                let doubt = format!("what the daemon knew cannot be told: {error}");
+                (Report::default(), Some(doubt))
+            }
+        };
+        Known { pid, report, doubt }
     }
 
     /// What the generation in force was made of; says so when that is not
@@ -106,6 +162,23 @@ impl KernelArgs {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// How long an answer of the daemon may take: it may be at a large change.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same where there is something to say without one.
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is known of a daemon.
+#[derive(Debug)]
+pub struct Known {
+    /// Its process id, when one runs.
+    pub pid: Option<u32>,
+    /// What it knows, or knew.
+    pub report: Report,
+    /// Why that may not be all, when it may not.
+    pub doubt: Option<String>,
 }
 
 /// Why nothing below a directory of pins can be opened, when that is so because

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::config::interval;
 use crate::kubernetes::Timing;
 use crate::kubernetes::agent::Setup;
 use crate::kubernetes::gateways::Near;
@@ -34,7 +35,7 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "KEY")]
     startup_taint: Option<String>,
     /// Time between comparisons of what is held with a fresh list of the API server
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = interval)]
     compare: Duration,
 }
 

@@ -378,6 +378,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_between_two_of_the_same_without_a_pause_is_a_usage_error() {
+        for flag in ["--rescan", "--verify", "--self-test", "--resolve", "--compare"] {
+            let (exit, _, err) = answer(&["run", "--kubernetes", flag, "0s"], &[]);
+            assert_eq!(exit, 2, "{flag}: {err}");
+            assert!(err.contains("at least 100ms"), "{flag}: {err}");
+        }
+        assert_eq!(answer(&["top", "--interval", "0s"], &[]).0, 2);
+    }
+
+    #[test]
     fn an_unknown_command_is_a_usage_error_on_standard_error() {
         let (exit, out, err) = answer(&["chekc"], &[]);
         assert_eq!((exit, out.as_str()), (2, ""));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::config::SettingsArgs;
+use super::config::{SettingsArgs, interval};
 use super::kernel::KernelArgs;
 use super::kubernetes::KubernetesArgs;
 use super::{Context, Exit, Failure};
@@ -85,22 +85,23 @@ pub struct Args {
 #[command(next_help_heading = "Times")]
 struct Times {
     /// Quiet time before changes are put in force; those that come without a pause wait for four
-    /// times as long at most
+    /// times as long at most; 0s: at once
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
     debounce: Duration,
     /// Time between looks at all files that no event caused
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
     rescan: Duration,
     /// Time between comparisons of the kernel with what it should be
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
     verify: Duration,
     /// Time between proofs by a real connect that the programs are effective
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
     self_test: Duration,
     /// Time between looks at what names resolve to
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
     resolve: Duration,
-    /// How long connections at a gateway may go on when it is removed, or when the daemon ends
+    /// How long connections at a gateway may go on when it is removed, or when the daemon ends;
+    /// 0s: they are reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     /// How many earlier configurations are kept for `rollback`

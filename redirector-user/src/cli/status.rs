@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
 use redirector_core::drain::Draining;
 use redirector_core::model::SourceId;
 use serde::Serialize;
 
-use super::kernel::KernelArgs;
+use super::kernel::{KernelArgs, Known};
 use super::neighbours;
 use super::{Common, Context, Exit, Failure};
 use crate::datapath::features::{self, Feature, Found};
@@ -29,7 +29,9 @@ Examples:
   redirector status --output json | jq .problems
 
 Exit code 0 when connections are decided as they should be, also when no daemon
-runs; 1 when not; 4 when nothing is loaded.")]
+runs; 1 when not, or when that cannot be told: also when a file or object is not in
+force, a watch does not work, or a share has lost its last endpoint; 3 without the
+privilege to look; 4 when nothing is loaded.")]
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
@@ -56,6 +58,10 @@ struct Answer {
     bypassed: Vec<Bypassed>,
     draining: DrainingRow,
     gateways: Vec<GatewayListener>,
+    /// How the watches of the API server are doing.
+    watches: Vec<crate::state::Watching>,
+    /// Endpoints to which gateways fail to connect.
+    failing_endpoints: Vec<crate::state::FailingEndpoint>,
     /// What the kernel has of what is needed.
     features: Vec<Feature>,
     /// Decisions that asked for the source of a caller in no known workload.
@@ -76,8 +82,19 @@ struct ConfigRow {
     age_seconds: Option<u64>,
     objects: Option<usize>,
     rejected: Vec<crate::state::Refused>,
+    /// How many warnings there are about what is in force.
     warnings: usize,
+    /// The first thousand of them.
+    findings: Vec<crate::state::Finding>,
+    /// Shares that had an endpoint and have none now.
+    emptied: Vec<crate::state::EmptiedShare>,
+    /// Names that do not resolve.
+    unresolved: Vec<crate::state::UnresolvedName>,
     apply_error: Option<String>,
+    /// Why what is in force cannot be written down, when that is so.
+    keep_error: Option<String>,
+    /// Why what the daemon knows cannot be, when that is so.
+    report_error: Option<String>,
     hold: Option<crate::state::Hold>,
 }
 
@@ -117,22 +134,51 @@ struct DriftRow {
     repaired: u64,
 }
 
+impl DaemonRow {
+    fn new(pid: u32, report: &Report) -> Self {
+        Self { pid, version: report.version.clone(), started: report.started }
+    }
+}
+
+impl ConfigRow {
+    fn new(report: &Report, snapshot: Option<&Snapshot>, now: u64) -> Self {
+        Self {
+            paths: report.config.clone(),
+            age_seconds: snapshot.map(|snapshot| now.saturating_sub(snapshot.made)),
+            objects: snapshot.map(|snapshot| snapshot.contents.objects.len()),
+            rejected: report.rejected.clone(),
+            warnings: report.warnings,
+            findings: report.findings.clone(),
+            emptied: report.emptied.clone(),
+            unresolved: report.unresolved.clone(),
+            apply_error: report.apply_error.clone(),
+            keep_error: report.keep_error.clone(),
+            report_error: report.report_error.clone(),
+            hold: report.hold.clone(),
+        }
+    }
+}
+
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let state = args.kernel.state();
-    let datapath = args.kernel.open()?;
-    let (active, image) = datapath.dump_active()?;
-    let snapshot = args.kernel.snapshot(active.generation, context)?;
-    let report = state.report().unwrap_or_else(|error| {
-        context.note(&format!("note: {error}"));
-        None
-    });
-    let report = report.unwrap_or_default();
-    let drift = snapshot.as_ref().and_then(|snapshot| {
-        let plan = compile(&snapshot.world()).plan;
-        let (_, wanted) = snapshot.contents.layout.place(&plan, &datapath.sizes().limits()).ok()?;
-        Some(image.diff(&wanted.without_zeroes()).len())
-    });
-    let answer = answer(&state, &datapath, active, snapshot.as_ref(), report, drift)?;
+    let known = args.kernel.report();
+    let answer = match args.kernel.open() {
+        // There is a daemon, and it waits for something.
+        Err(failure) if failure.exit == Exit::NotLoaded && known.pid.is_some() => {
+            nothing_in_force(known, &failure)
+        }
+        Err(failure) => return Err(failure),
+        Ok(datapath) => {
+            let (active, image) = datapath.dump_active()?;
+            let snapshot = args.kernel.snapshot(active.generation, context)?;
+            let drift = snapshot.as_ref().and_then(|snapshot| {
+                let plan = compile(&snapshot.world()).plan;
+                let limits = datapath.sizes().limits();
+                let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
+                Some(image.diff(&wanted.without_zeroes()).len())
+            });
+            answer(&args.kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)?
+        }
+    };
     let written = context.answer(common, &answer, |style| text(&answer, style));
     context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
 }
@@ -142,11 +188,12 @@ fn answer(
     datapath: &Datapath,
     active: Active,
     snapshot: Option<&Snapshot>,
-    report: Report,
+    known: Known,
     drift: Option<usize>,
 ) -> Result<Answer, Failure> {
+    let Known { pid, report, doubt } = known;
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let pid = state.daemon();
+    problems.extend(doubt);
     if pid.is_none() {
         warnings.push(
             "no daemon runs: the kernel goes on with what it has, and changes are not followed"
@@ -154,7 +201,7 @@ fn answer(
         );
     }
     if active.generation == 0 {
-        problems.push("no configuration was ever put in force".to_owned());
+        problems.push(NEVER.to_owned());
     } else if snapshot.is_none() {
         problems.push(format!(
             "the state directory knows nothing of generation {}, which is in force",
@@ -190,22 +237,7 @@ fn answer(
             "{entries} entries of the kernel's tables differ from what they should be"
         )),
     }
-    if let Some(error) = &report.apply_error {
-        problems.push(format!("the newest configuration is not in force: {error}"));
-    }
-    for one in &report.rejected {
-        let (what, kept) = match (&one.object, one.kept) {
-            (Some(object), true) => (object.as_str(), "its last good version stays"),
-            (Some(object), false) => (object.as_str(), "it is absent"),
-            (None, true) => ("the file", "the last good version of its objects stays"),
-            (None, false) => ("the file", "nothing of it is in force"),
-        };
-        let first = one.diagnostics.first();
-        let why = first.map_or("", |d| d.message.as_str());
-        let line = first.map_or(0, |d| d.line);
-        let place = if line == 0 { one.file.clone() } else { format!("{}:{line}", one.file) };
-        warnings.push(format!("{place}: {what} is refused, {kept}: {why}"));
-    }
+    reported(&report, pid, &mut problems, &mut warnings);
     warnings.extend(report.not_read.iter().map(|what| format!("when the daemon started: {what}")));
     if let Some(snapshot) = snapshot {
         problems.extend(snapshot.lost.iter().map(|lost| format!("of what is in force, {lost}")));
@@ -263,23 +295,13 @@ fn answer(
         healthy: problems.is_empty(),
         problems,
         warnings,
-        daemon: pid.map(|pid| DaemonRow {
-            pid,
-            version: report.version.clone(),
-            started: report.started,
-        }),
+        daemon: pid.map(|pid| DaemonRow::new(pid, &report)),
         generation: active.generation,
         epoch: active.epoch,
         in_step: active.in_step,
-        config: ConfigRow {
-            paths: report.config,
-            age_seconds: snapshot.map(|snapshot| now.saturating_sub(snapshot.made)),
-            objects: snapshot.map(|snapshot| snapshot.contents.objects.len()),
-            rejected: report.rejected,
-            warnings: report.warnings,
-            apply_error: report.apply_error,
-            hold: report.hold,
-        },
+        config: ConfigRow::new(&report, snapshot, now),
+        watches: report.watching,
+        failing_endpoints: report.failing,
         programs: attached
             .into_iter()
             .chain(below)
@@ -303,6 +325,84 @@ fn answer(
         features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
+}
+
+/// What is said where nothing was ever in force.
+const NEVER: &str = "no configuration was ever put in force";
+
+/// So many findings are shown to people one by one.
+const SHOWN: usize = 20;
+
+/// What is wrong, and what is worth a look, by what the daemon knows.
+fn reported(
+    report: &Report,
+    pid: Option<u32>,
+    problems: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+) {
+    if let Some(error) = &report.apply_error {
+        problems.push(format!("the newest configuration is not in force: {error}"));
+    }
+    if let Some(error) = &report.keep_error {
+        problems.push(format!(
+            "what is in force cannot be written down, and a restart would not know what was good: \
+             {error}"
+        ));
+    }
+    if let Some(error) = &report.report_error {
+        problems.push(format!(
+            "what the daemon knows cannot be written down, and is not known when it ends: {error}"
+        ));
+    }
+    problems.extend(report.rejected.iter().map(ToString::to_string));
+    // Without its daemon nothing is watched.
+    for watch in report.watching.iter().filter(|watch| pid.is_some() && !watch.works()) {
+        let since = UNIX_EPOCH + Duration::from_secs(watch.since);
+        let since = SystemTime::now().duration_since(since).unwrap_or_default().as_secs();
+        problems.push(format!("{watch}; for {}", duration(since)));
+    }
+    problems.extend(report.emptied.iter().map(ToString::to_string));
+    warnings.extend(report.unresolved.iter().map(ToString::to_string));
+    warnings.extend(report.findings.iter().take(SHOWN).map(ToString::to_string));
+    let more = report.warnings.saturating_sub(SHOWN);
+    if more > 0 {
+        warnings
+            .push(format!("{more} more warnings about what is in force (status --output json)"));
+    }
+    warnings.extend(report.failing.iter().map(ToString::to_string));
+}
+
+/// The answer where a daemon runs and has nothing in force.
+fn nothing_in_force(known: Known, why: &Failure) -> Answer {
+    let Known { pid, report, doubt } = known;
+    let mut problems = vec![NEVER.to_owned()];
+    if report.pinned.is_some() {
+        problems = vec![why.message.clone()];
+    }
+    problems.extend(doubt);
+    let mut warnings = Vec::new();
+    reported(&report, pid, &mut problems, &mut warnings);
+    Answer {
+        healthy: false,
+        config: ConfigRow::new(&report, None, 0),
+        problems,
+        warnings,
+        daemon: pid.map(|pid| DaemonRow::new(pid, &report)),
+        generation: 0,
+        epoch: 0,
+        in_step: false,
+        programs: Vec::new(),
+        self_test: Vec::new(),
+        drift: DriftRow { entries: None, repaired: report.drift_repaired },
+        identity_gaps: Vec::new(),
+        bypassed: Vec::new(),
+        draining: DrainingRow { endpoints: Draining::new(), reset: 0, error: None },
+        gateways: Vec::new(),
+        watches: report.watching,
+        failing_endpoints: report.failing,
+        features: features::probe(),
+        unknown_source_decisions: 0,
+    }
 }
 
 /// The endpoints that drain.

@@ -8,6 +8,7 @@ use redirector_core::image::Image;
 use redirector_core::layout::Layout;
 use serde::Serialize;
 
+use super::config::interval;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
@@ -34,14 +35,6 @@ pub struct Args {
     count: Option<u64>,
     #[command(flatten)]
     kernel: KernelArgs,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time < Duration::from_millis(100) {
-        return Err("at least 100ms".to_owned());
-    }
-    Ok(time)
 }
 
 /// How much longer than an interval the daemon goes on following.

@@ -1,5 +1,7 @@
 //! The beginning: what is in force already, and everything that the loop holds.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use redirector_core::stored::Lost;
 use super::control_loop::{Daemon, Over, files_to_follow, sending, started, tell};
 use super::drain::Drainer;
 use super::engine::Engine;
+use super::findings::{self, Looker};
 use super::gateways::Gateways;
 use super::handover::{self, Predecessor};
 use super::leaf::Leaf;
@@ -23,6 +26,7 @@ use crate::datapath::{self, Datapath, Sizes};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
 use crate::kubernetes::agent::Agent;
+use crate::leftovers;
 use crate::state::{Hold, Keeper, Pinned, Report, StateDir, StateError, bypass};
 
 /// Identity numbers that each class keeps for pods that come: as many as may come
@@ -76,16 +80,23 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         tracing::error!("{error}; nothing is bypassed");
         Vec::new()
     });
+    let kept = bypassed.len();
     bypassed.retain(|one| one.until > now());
-    state.save_bypassed(&bypassed)?;
+    if bypassed.len() != kept {
+        state.save_bypassed(&bypassed)?;
+    }
     let draining = state.draining().unwrap_or_else(|error| {
         tracing::error!("{error}; connections to endpoints that went earlier go on");
         Draining::new()
     });
     engine.follow_endpoints = !draining.is_empty();
     engine.settings.bypass = bypass(&bypassed);
-    let before = predecessor.as_ref().map(|one| one.pid);
-    let leaf = Leaf::claim(&cgroup2, &options.daemon_cgroup, before).map_err(|why| {
+    let replaced = predecessor.as_ref().map(|one| one.pid);
+    let before = state.report().ok().flatten().unwrap_or_default();
+    leftovers::sweep(cgroups.iter().map(PathBuf::as_path));
+    let leaf =
+        Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before.daemon_cgroup.as_deref());
+    let leaf = leaf.map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
             "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
              none if none of its connects needs to be left alone",
@@ -102,11 +113,13 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         config: options.config.clone(),
         cgroups,
         cgroup2: cgroup2.clone(),
+        daemon_cgroup: leaf.as_ref().and_then(|leaf| leaf.made().map(Path::to_owned)),
         hold: hold_of(&state, last_generation(&state, active.generation)),
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
         not_read,
         drift_repaired: u64::from(lost || !datapath.found().is_empty()),
+        emptied: before.emptied,
         ..Report::default()
     };
     let mut predecessor = predecessor;
@@ -132,7 +145,11 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         program_log: None,
         watched: None,
         agent,
-        ready: Arc::default(),
+        readiness: Arc::default(),
+        looker: Looker::start(sending(&sender, Event::Found)).map_err(started)?,
+        emptied: findings::emptied_before(&report.emptied),
+        missed: BTreeMap::new(),
+        apply_again: None,
         generation: active.generation,
         bypassed,
         report,
@@ -244,6 +261,7 @@ fn engine(
         settings: options.settings.clone(),
         store,
         resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
+        objects: snapshot.as_ref().map(|s| s.contents.objects.clone()).unwrap_or_default(),
         sizes: datapath.sizes(),
         grows: !options.fixed_sizes,
         layout: match (snapshot, active.generation) {

@@ -153,6 +153,7 @@ pub fn without_daemon(
         settings: snapshot.settings.clone(),
         store: Store::default(),
         resolved: snapshot.resolved.clone(),
+        objects: Vec::new(),
         sizes: datapath.sizes(),
         // That takes a daemon.
         grows: false,

@@ -1,13 +1,19 @@
 //! Changes: from what the store says, or an earlier snapshot, to the kernel.
 
+use std::time::{Duration, Instant};
+
+use redirector_core::store::Rejected;
+
 use super::control_loop::Daemon;
 use super::engine::{Newcomers, Step};
 use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
-use crate::kubernetes::findings::Judged;
-use crate::state::{Hold, UnknownWorkload};
+use crate::state::{Hold, Refused, UnknownWorkload, digest};
+
+/// Time before another attempt to put something in force, as when a disk was full.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why something is put in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,46 +83,48 @@ impl Daemon {
         let newcomers = self.newcomers();
         let step = match self.engine.step(newcomers) {
             Ok(step) => step,
+            // The same would come of it, until something changes.
             Err(full) => {
                 self.not_applied(&full.to_string());
+                self.apply_again = None;
                 return false;
             }
         };
-        let objects = self.agent.is_some().then(|| step.objects.clone());
         let applied = self.apply(step, Cause::default());
         if applied {
             self.engine.store.accept();
-            if let Err(error) = self.keeper.save_last_good(&self.engine.store) {
-                tracing::error!("{error}");
+            let kept = self.keeper.save_last_good(&self.engine.store);
+            let error = kept.err().map(|error| error.to_string());
+            if let Some(new) = error.as_ref().filter(|_| self.report.keep_error != error) {
+                tracing::error!("a restart would not know what was good: {new}");
             }
+            self.report.keep_error = error;
         }
         let rejected = self.engine.store.rejected();
-        let refused: Vec<_> = rejected.iter().map(Into::into).collect();
-        if refused != self.report.rejected {
-            for one in &rejected {
-                let what = one.object.as_ref().map(ToString::to_string);
-                let why = one.diagnostics.first().map_or("", |d| d.message.as_str());
-                let line = one.diagnostics.first().map_or(0, |d| d.line);
-                let outcome = match (&one.object, one.kept) {
-                    (_, true) => "its last good version stays",
-                    (Some(_), false) => "it is absent",
-                    (None, false) => "nothing of it is in force",
-                };
-                tracing::warn!(
-                    file = %one.file, line, object = what.as_deref(), "refused: {why}; {outcome}"
-                );
-            }
-        }
-        if let (Some(agent), Some(objects)) = (&self.agent, objects) {
-            let (settings, resolved) = (&self.engine.settings, &self.engine.resolved);
-            let store = &self.engine.store;
-            agent.judge(Judged::new(store, objects, settings.clone(), resolved.clone()));
+        let refused = rejected
+            .iter()
+            .map(|one| Refused { in_force: self.version_in_force(one), ..one.into() });
+        let refused: Vec<Refused> = refused.collect();
+        for one in refused.iter().filter(|one| !self.report.rejected.contains(one)) {
+            let ((why, line), outcome) = (one.why(), one.outcome());
+            tracing::warn!(
+                file = one.file,
+                line,
+                object = one.object.as_deref(),
+                "refused: {why}; {outcome}"
+            );
         }
         self.report.rejected = refused;
-        let warning = redirector_core::diag::Severity::Warning;
-        self.report.warnings =
-            self.engine.store.diagnostics().filter(|d| d.severity == warning).count();
+        self.look_for_findings();
         applied
+    }
+
+    /// Which version of an object is in force whose newest one is not.
+    fn version_in_force(&self, rejected: &Rejected) -> Option<String> {
+        let reference = rejected.object.as_ref().filter(|_| rejected.kept)?;
+        // They are ordered by what they are.
+        let at = self.engine.objects.binary_search_by_key(reference, |one| one.reference()).ok()?;
+        Some(digest(&self.engine.objects[at]))
     }
 
     /// Puts a step in force, as a new generation when it changes anything.
@@ -161,6 +169,8 @@ impl Daemon {
         self.direct.settle(true);
         self.generation = generation;
         self.report.apply_error = None;
+        self.apply_again = None;
+        self.note_emptied(&step.plan, generation);
         self.engine.adopt(&step);
         self.gateways.update(&step.plan);
         let unserved = step.plan.gateways.dropped.iter().map(|one| {
@@ -172,6 +182,7 @@ impl Daemon {
         }
         self.report.unserved = unserved;
         self.names.want(&step.names);
+        self.look_for_findings();
         self.look();
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
         self.state.prune(self.options.history + 1, &needed);
@@ -217,8 +228,11 @@ impl Daemon {
     }
 
     pub(super) fn not_applied(&mut self, why: &str) {
-        tracing::error!("not applied, what was in force stays: {why}");
+        if self.report.apply_error.as_deref() != Some(why) {
+            tracing::error!("not applied, what was in force stays: {why}");
+        }
         self.report.apply_error = Some(why.to_owned());
+        self.apply_again = Some(Instant::now() + AGAIN);
     }
 
     /// Looks which workloads are there.
@@ -239,29 +253,44 @@ impl Daemon {
         self.report.gaps = gaps.collect();
     }
 
+    /// Returns to what the sources say.
+    pub(super) fn release(&mut self) -> Result<(), String> {
+        let before = self.report.hold.take();
+        if self.step() {
+            return Ok(());
+        }
+        self.report.hold = before;
+        Err(self.report.apply_error.clone().unwrap_or_default())
+    }
+
     /// Returns to the configuration `steps` changes before the one in force.
     pub(super) fn roll_back(&mut self, steps: usize) -> Result<u64, String> {
         let current = self.repeats().unwrap_or(self.generation);
         let from = self.report.hold.as_ref().map_or(current, |hold| hold.of_generation);
-        let mut earlier = Vec::new();
+        // What counts is what was in force, one after another: a generation that says
+        // the same as the one after it is no change.
+        let mut after = self.state.snapshot(from).map_err(|error| error.to_string())?;
+        let mut changes = 0;
+        let mut earlier = None;
         for generation in self.state.generations().into_iter().rev().filter(|g| *g < from) {
             match self.state.snapshot(generation) {
-                // A repetition is no change of its own.
-                Ok(Some(one)) if one.of_generation.is_none() && one.repeats.is_none() => {
-                    earlier.push(one);
+                Ok(Some(one)) if after.as_ref().is_some_and(|after| after.says_the_same(&one)) => {}
+                Ok(Some(one)) => {
+                    changes += 1;
+                    if changes == steps {
+                        earlier = Some(one);
+                        break;
+                    }
+                    after = Some(one);
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => tracing::warn!("{error}"),
             }
-            if earlier.len() >= steps {
-                break;
-            }
         }
-        let kept = earlier.len();
-        let Some(snapshot) = steps.checked_sub(1).and_then(|at| earlier.get(at)) else {
+        let Some(snapshot) = earlier else {
             return Err(format!(
-                "there is no configuration {steps} changes ago: {kept} earlier ones are kept (see \
-                 --history)"
+                "there is no configuration {steps} changes ago: {changes} earlier ones are kept \
+                 (see --history)"
             ));
         };
         if let Some(lost) = snapshot.lost.first() {
@@ -270,8 +299,9 @@ impl Daemon {
         }
         let newcomers = self.newcomers();
         let step =
-            self.engine.step_back_to(snapshot, newcomers).map_err(|full| full.to_string())?;
-        let of_generation = snapshot.generation;
+            self.engine.step_back_to(&snapshot, newcomers).map_err(|full| full.to_string())?;
+        let original = snapshot.of_generation.or(snapshot.repeats);
+        let of_generation = original.unwrap_or(snapshot.generation);
         let cause = Cause { of_generation: Some(of_generation), always: true, ..Cause::default() };
         let before = self.report.hold.replace(Hold { of_generation, since: now() });
         if !self.apply(step, cause) {

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::BypassChange;
+use crate::state::{BypassChange, Report};
 
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -37,6 +37,8 @@ pub enum Request {
     Release,
     /// Read everything again.
     Reread,
+    /// Say what the daemon knows.
+    Report,
     /// Leave something alone, or no longer.
     Bypass {
         /// What.
@@ -58,7 +60,7 @@ pub enum Request {
 }
 
 /// What the daemon answers.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Response {
     /// What went wrong, if anything.
@@ -67,6 +69,9 @@ pub struct Response {
     pub generation: u64,
     /// The generation whose configuration it repeats, after a rollback.
     pub of_generation: Option<u64>,
+    /// What the daemon knows, for who asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<Report>>,
     /// How many sockets come after this.
     #[serde(default)]
     pub sockets: usize,
@@ -126,10 +131,10 @@ fn reply(mut stream: &UnixStream, response: &Response) {
     }
 }
 
-/// Asks the daemon that listens at `path`.
-pub fn ask(path: &Path, request: &Request) -> io::Result<Response> {
+/// Asks the daemon that listens at `path`, and waits so long for its answer.
+pub fn ask(path: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(patience))?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
@@ -202,7 +207,8 @@ mod tests {
             Some(Answer { response, sockets: Vec::new() })
         })
         .unwrap();
-        let response = ask(&path, &Request::Rollback { steps: 2 }).unwrap();
+        let request = Request::Rollback { steps: 2 };
+        let response = ask(&path, &request, Duration::from_secs(60)).unwrap();
         assert_eq!(response.of_generation, Some(5));
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"hello\n").unwrap();

@@ -1,5 +1,6 @@
 //! What happens when.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use redirector_core::drain::Draining;
 use redirector_core::image::Image;
+use redirector_core::layout::Emptied;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::control::{self, Answer, Request, Response};
 use super::drain::Drainer;
 use super::engine::Engine;
+use super::findings::Looker;
 use super::gateways::Gateways;
 use super::handover::Predecessor;
-use super::names::Resolver as NameResolver;
+use super::names::{Resolved, Resolver as NameResolver};
 use super::program_log::ProgramLog;
 use super::{Event, Options, log, memory, metrics, now, startup};
 use crate::cli::{Exit, Failure};
@@ -30,7 +33,9 @@ use crate::kubernetes::agent::Agent;
 use crate::source::files::Files;
 use crate::source::watch::{Reread, follow};
 use crate::source::{Change, parse};
-use crate::state::{Bypassed, Keeper, Pinned, Report, StateDir, Tested};
+use crate::state::{
+    Bypassed, FailingEndpoint, Keeper, Pinned, Report, StateDir, Tested, UnresolvedName,
+};
 
 /// How the loop ends.
 pub(super) enum Over {
@@ -70,8 +75,16 @@ pub(super) struct Daemon {
     /// While the programs log anything.
     pub(super) program_log: Option<ProgramLog>,
     pub(super) agent: Option<Agent>,
-    /// `/readyz` says so from then on.
-    pub(super) ready: Arc<AtomicBool>,
+    /// What `/readyz` says.
+    pub(super) readiness: Arc<metrics::Readiness>,
+    /// Looks at what is in force.
+    pub(super) looker: Looker,
+    /// Destinations in force that have lost their endpoints.
+    pub(super) emptied: Emptied,
+    /// How many attempts of gateways had failed when that was asked last.
+    pub(super) missed: BTreeMap<FailingEndpoint, u64>,
+    /// When to try again what could not be put in force.
+    pub(super) apply_again: Option<Instant>,
     pub(super) generation: u64,
     /// Resets connections to endpoints that have gone.
     pub(super) drainer: Drainer,
@@ -187,7 +200,7 @@ impl Daemon {
         self.report.pinned = Some(Pinned::now(&self.options.bpffs));
         self.self_test();
         self.publish();
-        self.ready.store(true, Ordering::Release);
+        self.readiness.in_force();
         if let Some(agent) = &mut self.agent {
             agent.ready();
         }
@@ -268,8 +281,8 @@ impl Daemon {
         })?;
         if let Some(address) = self.options.metrics {
             let to = sender.clone();
-            let (ready, handed_over) = (self.ready.clone(), self.handed_over.clone());
-            metrics::serve(address, ready, move || {
+            let (readiness, handed_over) = (self.readiness.clone(), self.handed_over.clone());
+            metrics::serve(address, readiness, move || {
                 if handed_over.load(Ordering::Acquire) {
                     return None;
                 }
@@ -353,12 +366,8 @@ impl Daemon {
                     self.report.watch_drift = agent.drifted();
                 }
             }
-            Event::Names(answers) => {
-                for (name, addresses) in answers {
-                    self.changed |= self.engine.resolved.get(&name) != Some(&addresses);
-                    self.engine.resolved.insert(name, addresses);
-                }
-            }
+            Event::Names(resolved) => self.resolved(resolved),
+            Event::Found(found) => self.found(found),
             Event::Reread => {
                 tracing::info!("reading everything again");
                 if let Some(reread) = &self.reread {
@@ -391,6 +400,24 @@ impl Daemon {
         None
     }
 
+    fn resolved(&mut self, resolved: Resolved) {
+        for (name, addresses) in resolved.answers {
+            self.changed |= self.engine.resolved.get(&name) != Some(&addresses);
+            self.engine.resolved.insert(name, addresses);
+        }
+        let before = std::mem::take(&mut self.report.unresolved);
+        for (name, because) in resolved.failed {
+            let known = before.iter().find(|one| *one.name == *name);
+            let kept = self.engine.resolved.get(&name).cloned().unwrap_or_default();
+            let since = known.map_or_else(now, |one| one.since);
+            let one = UnresolvedName { name: name.to_string(), because, since, kept };
+            if known.is_none() {
+                tracing::warn!("{one}");
+            }
+            self.report.unresolved.push(one);
+        }
+    }
+
     fn take(&mut self, batch: crate::source::Batch) {
         for change in &batch.changes {
             match change {
@@ -411,19 +438,17 @@ impl Daemon {
     }
 
     fn answer(&mut self, request: Request, reply: &SyncSender<Answer>) {
+        let reports = request == Request::Report;
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
-            Request::Release => {
-                self.report.hold = None;
-                self.step();
-                Ok(None)
-            }
+            Request::Release => self.release().map(|()| None),
             Request::Reread => {
                 if let Some(reread) = &self.reread {
                     reread.ask();
                 }
                 Ok(None)
             }
+            Request::Report => Ok(None),
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.
@@ -435,7 +460,9 @@ impl Daemon {
             Err(error) => (Some(error), None),
         };
         self.publish();
-        let response = Response { error, generation: self.generation, of_generation, sockets: 0 };
+        let report = reports.then(|| Box::new(self.report.clone()));
+        let response =
+            Response { error, generation: self.generation, of_generation, report, sockets: 0 };
         let _ = reply.send(Answer { response, sockets: Vec::new() });
     }
 
@@ -470,9 +497,18 @@ impl Daemon {
         if self.published.as_ref() == Some(&self.report) {
             return;
         }
+        self.readiness.says(&self.report);
+        let failed = self.report.report_error.take();
         match self.state.save_report(&self.report) {
             Ok(()) => self.published = Some(self.report.clone()),
-            Err(error) => tracing::error!("{error}"),
+            Err(error) => {
+                self.published = None;
+                let error = error.to_string();
+                if failed.as_ref() != Some(&error) {
+                    tracing::error!("what the daemon knows cannot be written: {error}");
+                }
+                self.report.report_error = Some(error);
+            }
         }
     }
 
@@ -483,14 +519,15 @@ impl Daemon {
                 for result in &results {
                     if let Err(why) = &result.outcome {
                         let cgroup = result.cgroup.display();
-                        tracing::error!(%cgroup, hook = ?result.hook, "not effective: {why}");
+                        let hook = result.hook.name();
+                        tracing::error!(%cgroup, hook, "not effective: {why}");
                     }
                 }
                 self.report.self_test = results
                     .into_iter()
                     .map(|result| Tested {
                         cgroup: result.cgroup,
-                        hook: format!("{:?}", result.hook).to_lowercase(),
+                        hook: result.hook.name().to_owned(),
                         error: result.outcome.err(),
                     })
                     .collect();

@@ -32,6 +32,8 @@ pub struct Engine {
     pub store: Store,
     /// What names resolve to.
     pub resolved: Answers,
+    /// The objects in force.
+    pub objects: Vec<Arc<Object>>,
     /// How large the tables are.
     pub sizes: Sizes,
     /// Whether they may become larger.
@@ -210,6 +212,7 @@ impl Engine {
 
     /// The change is in force.
     pub fn adopt(&mut self, step: &Step) {
+        self.objects.clone_from(&step.objects);
         self.layout.clone_from(&step.layout);
         self.image.clone_from(&step.image);
         self.gateways.clone_from(&step.plan.gateways);

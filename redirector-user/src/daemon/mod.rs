@@ -21,6 +21,7 @@
 //! * [`grow`]: tables that grow.
 //! * [`leaf`]: the daemon's own cgroup.
 //! * [`control`]: requests of other commands.
+//! * [`findings`]: what is said of what is in force.
 //! * [`gateways`]: the proxy.
 //! * [`handover`]: one daemon after another.
 //! * [`names`]: names that DNS knows.
@@ -35,6 +36,7 @@ mod control_loop;
 mod descriptors;
 mod drain;
 mod engine;
+mod findings;
 mod gateways;
 mod grow;
 mod handover;
@@ -127,7 +129,9 @@ enum Event {
     /// Connections to endpoints that have gone were reset.
     Drained(drain::Drained),
     /// Names were resolved.
-    Names(names::Answers),
+    Names(names::Resolved),
+    /// What is in force was looked at.
+    Found(findings::Found),
     /// Another command asks for something.
     Request(control::Request, SyncSender<control::Answer>),
     /// A monitoring system asks for the metrics.

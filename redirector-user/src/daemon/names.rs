@@ -12,6 +12,15 @@ use std::time::Duration;
 /// The addresses of each name, in the resolver's order.
 pub type Answers = BTreeMap<Arc<str>, Vec<IpAddr>>;
 
+/// What became of the names that are wanted.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// Those that have addresses.
+    pub answers: Answers,
+    /// The others: why not.
+    pub failed: BTreeMap<Arc<str>, String>,
+}
+
 /// The thread that resolves.
 #[derive(Debug)]
 pub struct Resolver {
@@ -24,7 +33,7 @@ impl Resolver {
     /// to end it.
     pub fn start(
         again: Duration,
-        mut send: impl FnMut(Answers) -> bool + Send + 'static,
+        mut send: impl FnMut(Resolved) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let (names, wanted) = mpsc::channel::<BTreeSet<Arc<str>>>();
         thread::Builder::new().name("names".into()).spawn(move || {
@@ -35,15 +44,7 @@ impl Resolver {
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 }
-                if names.is_empty() {
-                    continue;
-                }
-                let (answers, failures) = resolve(&names);
-                // What such a name resolved to stays.
-                for (name, error) in failures {
-                    tracing::warn!(%name, %error, "name not resolved; its addresses stay");
-                }
-                if !send(answers) {
+                if !send(resolve(&names)) {
                     return;
                 }
             }
@@ -61,12 +62,9 @@ impl Resolver {
     }
 }
 
-/// Names without an answer, and why.
-pub type Failures = BTreeMap<Arc<str>, io::Error>;
-
 /// Asks for the addresses of names, one after the other.
-pub fn resolve(names: &BTreeSet<Arc<str>>) -> (Answers, Failures) {
-    let (mut answers, mut failures) = (Answers::new(), Failures::new());
+pub fn resolve(names: &BTreeSet<Arc<str>>) -> Resolved {
+    let mut resolved = Resolved::default();
     for name in names {
         match (&**name, 0).to_socket_addrs() {
             Ok(found) => {
@@ -76,12 +74,14 @@ pub fn resolve(names: &BTreeSet<Arc<str>>) -> (Answers, Failures) {
                         addresses.push(address);
                     }
                 }
-                answers.insert(name.clone(), addresses);
+                resolved.answers.insert(name.clone(), addresses);
             }
-            Err(error) => _ = failures.insert(name.clone(), error),
+            Err(error) => {
+                resolved.failed.insert(name.clone(), error.to_string());
+            }
         }
     }
-    (answers, failures)
+    resolved
 }
 
 #[cfg(test)]
@@ -94,8 +94,9 @@ mod tests {
         let mut resolver =
             Resolver::start(Duration::from_secs(3600), move |answers| sender.send(answers).is_ok())
                 .unwrap();
-        resolver.want(&BTreeSet::from(["localhost".into(), "127.0.0.9".into()]));
-        let answers = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
-        assert_eq!(answers["127.0.0.9"], ["127.0.0.9".parse::<IpAddr>().unwrap()]);
+        resolver.want(&BTreeSet::from(["no..such".into(), "127.0.0.9".into()]));
+        let resolved = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(resolved.answers["127.0.0.9"], ["127.0.0.9".parse::<IpAddr>().unwrap()]);
+        assert!(resolved.failed["no..such"].len() > 3, "{resolved:?}");
     }
 }

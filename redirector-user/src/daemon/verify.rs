@@ -1,6 +1,7 @@
 //! The kernel against what it should be: tables, sources, programs. What
 //! differs is counted, said and mended.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
@@ -8,6 +9,7 @@ use redirector_core::image::Delta;
 use super::control_loop::Daemon;
 use super::now;
 use crate::datapath::{Error, Hook};
+use crate::state::FailingEndpoint;
 
 /// The hooks that are always attached to.
 const HOOKS: [Hook; 5] =
@@ -32,6 +34,11 @@ impl Daemon {
             return;
         }
         self.grow_when_it_is_time();
+        if self.apply_again.is_some_and(|time| time <= Instant::now()) {
+            self.apply_again = None;
+            self.changed = true;
+        }
+        self.note_failing();
         self.stop_following();
         let (before, mended) = (Instant::now(), self.report.drift_repaired);
         let mut checked = self.verify_programs();
@@ -52,6 +59,26 @@ impl Daemon {
         if self.tested.is_none_or(|tested| tested.elapsed() >= self.options.self_test) {
             self.self_test();
         }
+    }
+
+    /// Notes the endpoints to which attempts of gateways have failed since the last
+    /// look.
+    fn note_failing(&mut self) {
+        let failing = self.gateways.status().map(|status| status.failing).unwrap_or_default();
+        let missed = failing.into_iter().map(|one| {
+            let (destination, endpoint) = (one.destination.to_string(), one.endpoint);
+            (FailingEndpoint { destination, endpoint }, one.missed)
+        });
+        let missed: BTreeMap<_, _> = missed.collect();
+        let more = |(one, count): (&FailingEndpoint, &u64)| {
+            (self.missed.get(one).copied().unwrap_or(0) < *count).then(|| one.clone())
+        };
+        let failing: Vec<_> = missed.iter().filter_map(more).collect();
+        for one in failing.iter().filter(|one| !self.report.failing.contains(one)) {
+            tracing::warn!("{one}");
+        }
+        self.report.failing = failing;
+        self.missed = missed;
     }
 
     fn compare(&mut self) -> Result<(), Error> {

@@ -14,6 +14,7 @@
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `grown.json` | the sizes that the tables have grown to |
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
+//! | `report-stale.json` | the same, when what it knows since could not be written |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id and host |
 //! | `control.sock` | where a living daemon takes requests |
 
@@ -39,7 +40,8 @@ use serde::{Deserialize, Serialize};
 pub use bypass::{BypassChange, Bypassed, bypass};
 pub use keeper::Keeper;
 pub use report::{
-    Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested, UnknownWorkload, Watching,
+    EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested,
+    UnknownWorkload, UnresolvedName, Watching, digest,
 };
 pub use snapshot::{Contents, Snapshot};
 
@@ -55,6 +57,12 @@ const BYPASS: &str = "bypass.json";
 
 /// The file of the sizes that tables have grown to.
 const GROWN: &str = "grown.json";
+
+/// The file of what the daemon knows.
+const REPORT: &str = "report.json";
+
+/// The same, when what it knows since could not be written.
+const STALE_REPORT: &str = "report-stale.json";
 
 /// The file of endpoints that have gone.
 const DRAINING: &str = "draining.json";
@@ -287,9 +295,17 @@ impl StateDir {
         Ok(kept.filter(|(then, _)| then == asked).map(|(_, grown)| grown))
     }
 
-    /// Publishes what the daemon knows.
+    /// Publishes what the daemon knows. Where that cannot be written, what was
+    /// published before is marked as stale.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
-        self.save("report.json", report).map(drop)
+        let saved = self.save(REPORT, report).map(drop);
+        let (fresh, stale) = (self.path.join(REPORT), self.path.join(STALE_REPORT));
+        // A name takes no room on a full disk. Neither is there as a rule.
+        let _ = match saved {
+            Ok(()) => fs::remove_file(stale),
+            Err(_) => fs::rename(fresh, stale),
+        };
+        saved
     }
 
     /// Whether a daemon has pinned something in this directory, in this boot of the
@@ -302,7 +318,11 @@ impl StateDir {
 
     /// What the daemon, or the last one, knew.
     pub fn report(&self) -> Result<Option<Report>, StateError> {
-        self.load("report.json")
+        if let Some(report) = self.load(REPORT)? {
+            return Ok(Some(report));
+        }
+        let stale: Option<Report> = self.load(STALE_REPORT)?;
+        Ok(stale.map(|report| Report { is_stale: true, ..report }))
     }
 
     /// Removes everything that belongs here, and the directory when nothing
@@ -313,9 +333,16 @@ impl StateDir {
         }
         bases::remove::<Contents>(self)?;
         bases::remove::<Store>(self)?;
-        for name in
-            [LAST_GOOD, BYPASS, DRAINING, GROWN, "report.json", "control.sock", "daemon.lock"]
-        {
+        for name in [
+            LAST_GOOD,
+            BYPASS,
+            DRAINING,
+            GROWN,
+            REPORT,
+            STALE_REPORT,
+            "control.sock",
+            "daemon.lock",
+        ] {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.

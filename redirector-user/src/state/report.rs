@@ -1,10 +1,15 @@
 //! What the daemon knows beyond the tables: for `status`, also when the daemon
 //! is gone.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::hash::Hasher as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use redirector_common::hash::Fnv;
 use redirector_core::diag::{Diagnostic, Severity};
+use redirector_core::model::Object;
+use redirector_core::plan::DestinationId;
 use redirector_core::store::Rejected;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +32,8 @@ pub struct Report {
     pub cgroups: Vec<PathBuf>,
     /// Where cgroup2 is mounted.
     pub cgroup2: PathBuf,
+    /// The cgroup that the daemon made for itself, to be removed with it.
+    pub daemon_cgroup: Option<PathBuf>,
     /// Where everything is pinned that is in force; nothing before it is.
     pub pinned: Option<Pinned>,
     /// What an earlier daemon wrote down and this one could not read when it started.
@@ -39,8 +46,23 @@ pub struct Report {
     pub rejected: Vec<Refused>,
     /// How many warnings there are about what is in force.
     pub warnings: usize,
+    /// The first of them.
+    pub findings: Vec<Finding>,
+    /// Shares in force that had an endpoint and have none now.
+    pub emptied: Vec<EmptiedShare>,
+    /// Names that do not resolve.
+    pub unresolved: Vec<UnresolvedName>,
     /// Why the newest configuration could not be put in force, when that is so.
     pub apply_error: Option<String>,
+    /// Why what is in force could not be written down for the next daemon, when that
+    /// is so.
+    pub keep_error: Option<String>,
+    /// Why this report could not be written, when that is so: then only the daemon
+    /// itself can tell.
+    pub report_error: Option<String>,
+    /// It is older than what the daemon that wrote it knew at its end.
+    #[serde(skip)]
+    pub is_stale: bool,
     /// Servers of Gateways that are not served, and why.
     #[serde(default)]
     pub unserved: Vec<String>,
@@ -62,6 +84,9 @@ pub struct Report {
     pub hold: Option<Hold>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
+    /// Endpoints to which gateways failed to connect in the last seconds; others were
+    /// tried instead.
+    pub failing: Vec<FailingEndpoint>,
     /// How the watches of the API server are doing; empty without one.
     pub watching: Vec<Watching>,
     /// How many objects differed from fresh lists of the API server, since the
@@ -110,10 +135,115 @@ pub struct Watching {
     /// `starting`, `fine`, `absent` (the cluster does not define the kind) or
     /// `troubled`.
     pub state: String,
+    /// Since when, in seconds since 1970.
+    #[serde(default)]
+    pub since: u64,
     /// Why it is troubled.
     pub error: Option<String>,
     /// How to mend it.
     pub help: Option<String>,
+}
+
+impl Watching {
+    /// Whether it does its work: an absent kind has no objects to be watched.
+    pub fn works(&self) -> bool {
+        matches!(self.state.as_str(), "fine" | "absent")
+    }
+}
+
+/// `virtualservices.networking.istio.io is not watched: WHY (HELP)`.
+impl fmt::Display for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = self.error.as_deref().unwrap_or("the API server has not answered yet");
+        write!(f, "{} is not watched: {why}", self.resource)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A share in force that had an endpoint and has none now: its connections are
+/// refused.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptiedShare {
+    /// The rule, or the service whose own endpoints they were.
+    pub route: String,
+    /// The rule's object.
+    pub object: Option<String>,
+    /// Its part of the connections.
+    pub share: f64,
+    /// Host, port and subset.
+    pub destination: String,
+    /// Why there is none.
+    pub because: Option<String>,
+    /// The generation in which it went.
+    pub since_generation: u64,
+    /// Which destination it is.
+    pub id: DestinationId,
+}
+
+impl fmt::Display for EmptiedShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { route, destination, since_generation, .. } = self;
+        let percent = self.share * 100.0;
+        write!(
+            f,
+            "{route}: {percent:.2}% of its connections are refused: {destination} lost its last \
+             endpoint in generation {since_generation}"
+        )?;
+        match &self.because {
+            Some(because) => write!(f, " ({because})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A name that does not resolve.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnresolvedName {
+    /// The name.
+    pub name: String,
+    /// What the resolver says.
+    pub because: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The addresses that it resolved to before, which stay in force.
+    pub kept: Vec<IpAddr>,
+}
+
+impl fmt::Display for UnresolvedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, because, kept, .. } = self;
+        let outcome = match kept.is_empty() {
+            true => "connections to it are refused".to_owned(),
+            false => format!("its {} earlier addresses stay", kept.len()),
+        };
+        write!(f, "the name {name} does not resolve, {outcome}: {because}")
+    }
+}
+
+/// An endpoint to which gateways fail to connect.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingEndpoint {
+    /// Host, port and subset.
+    pub destination: String,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+}
+
+impl fmt::Display for FailingEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, endpoint } = self;
+        write!(
+            f,
+            "gateways fail to connect to {endpoint} of {destination}, and try others instead \
+             (redirector_gateway_attempt_failures_total)"
+        )
+    }
 }
 
 /// An earlier configuration, held by `rollback`.
@@ -136,6 +266,9 @@ pub struct Refused {
     pub object: Option<String>,
     /// Whether an earlier version stays in force.
     pub kept: bool,
+    /// A digest of that version of the object: the same on all nodes that have it.
+    #[serde(default)]
+    pub in_force: Option<String>,
     /// Why.
     pub diagnostics: Vec<Finding>,
 }
@@ -200,12 +333,71 @@ impl From<&Diagnostic> for Finding {
     }
 }
 
+impl Refused {
+    /// What is in force instead.
+    pub fn outcome(&self) -> &'static str {
+        match (&self.object, self.kept) {
+            (Some(_), true) => "its last good version stays",
+            (Some(_), false) => "it is absent",
+            (None, true) => "the last good version of its objects stays",
+            (None, false) => "nothing of it is in force",
+        }
+    }
+
+    /// Why, in the words of the first thing that is wrong, and its line: 0 when that
+    /// is unknown.
+    pub fn why(&self) -> (&str, u32) {
+        self.diagnostics.first().map_or(("", 0), |first| (first.message.as_str(), first.line))
+    }
+}
+
+/// `FILE:LINE: OBJECT is refused, ITS LAST GOOD VERSION STAYS: WHY`.
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (why, line) = self.why();
+        f.write_str(&self.file)?;
+        if line != 0 {
+            write!(f, ":{line}")?;
+        }
+        let (what, outcome) = (self.object.as_deref().unwrap_or("the file"), self.outcome());
+        write!(f, ": {what} is refused, {outcome}: {why}")
+    }
+}
+
+/// `FILE:LINE: PATH: what is wrong (RD2009)`.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            f.write_str(file)?;
+            if self.line != 0 {
+                write!(f, ":{}", self.line)?;
+            }
+            f.write_str(": ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// A digest of what an object says: the same for the same, on every node and in every
+/// file.
+pub fn digest(object: &Object) -> String {
+    let mut fnv = Fnv::default();
+    let says = (&object.meta.labels, &object.meta.annotations, &object.spec);
+    // What is written down cannot but be encoded.
+    fnv.write(&serde_json::to_vec(&says).unwrap_or_default());
+    format!("{:016x}", fnv.finish())
+}
+
 impl From<&Rejected> for Refused {
     fn from(rejected: &Rejected) -> Self {
         Self {
             file: rejected.file.to_string(),
             object: rejected.object.as_ref().map(ToString::to_string),
             kept: rejected.kept,
+            in_force: None,
             diagnostics: rejected.diagnostics.iter().map(Finding::from).collect(),
         }
     }

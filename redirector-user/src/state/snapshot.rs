@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redirector_core::difference::Difference;
 use redirector_core::layout::{self, Layout};
+use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Object, ObjectRef};
 use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::{Settings, World};
@@ -129,6 +130,15 @@ impl Snapshot {
             world.set_resolved(name, addresses.clone());
         }
         world
+    }
+
+    /// Whether it is the same configuration, under any number, whatever is left alone
+    /// in one of them.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let settings = |one: &Self| Settings { bypass: Bypass::default(), ..one.settings.clone() };
+        self.contents.objects == other.contents.objects
+            && self.resolved == other.resolved
+            && settings(self) == settings(other)
     }
 
     pub(super) fn keep(&self, contents: Written<ContentsDifference>) -> Kept<'_> {

@@ -11,7 +11,7 @@ use redirector_core::registry::Registry;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
-use crate::daemon::names;
+use crate::daemon::names::{self, Resolved};
 use crate::explain::{self, Named, Process, Question, Who, dialled};
 use crate::mounts;
 use text::text;
@@ -133,7 +133,7 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     }
     let mut registry = Registry::new(&world);
     if args.resolve && !registry.names_to_resolve().is_empty() {
-        let (answers, failed) = names::resolve(registry.names_to_resolve());
+        let Resolved { answers, failed } = names::resolve(registry.names_to_resolve());
         for (name, addresses) in answers {
             world.set_resolved(&name, addresses);
         }

@@ -13,24 +13,31 @@ mod page;
 mod pods;
 mod server;
 
+use std::collections::BTreeMap;
+
 use super::control_loop::Daemon;
 use super::now;
+use crate::state::Refused;
 use page::{Page, labels};
 
 pub use kept::{Kept, OTHER};
-pub use server::{serve, stop};
+pub use server::{Readiness, serve, stop};
 
 /// The text of one scrape.
 pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     let mut page = Page::default();
     let report = &daemon.report;
+    kept.most = daemon.options.metrics_limit;
     page.family("build_info");
     page.sample("build_info", &labels([("version", env!("CARGO_PKG_VERSION").to_owned())]), 1);
     page.single("config_generation", daemon.generation);
     let age = now().saturating_sub(report.applied.max(report.started));
     page.single("config_age_seconds", age);
     page.single("rejected_documents", report.rejected.len());
+    refused(&report.rejected, kept, &mut page);
     page.single("config_warnings", report.warnings);
+    page.single("emptied_shares", report.emptied.len());
+    page.single("unresolved_names", report.unresolved.len());
     page.single("identity_gaps", report.gaps.len());
     pods::family(&daemon.direct.arrivals(), &mut page);
     page.single("rollback_held", u8::from(report.hold.is_some()));
@@ -38,19 +45,20 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
     page.single("self_test_failures", failed);
     page.single("apply_failed", u8::from(report.apply_error.is_some()));
+    let unwritten = report.keep_error.is_some() || report.report_error.is_some();
+    page.single("state_failed", u8::from(unwritten));
     page.single("drift_total", report.drift_repaired);
     page.single("draining_endpoints", daemon.draining.len());
     page.single("connections_reset_total", report.connections_reset);
     page.single("drain_failed", u8::from(report.drain_error.is_some()));
     page.family("watch_up");
     for watch in &report.watching {
-        let up = matches!(watch.state.as_str(), "fine" | "absent");
-        page.sample("watch_up", &labels([("resource", watch.resource.clone())]), u8::from(up));
+        let labels = labels([("resource", watch.resource.clone())]);
+        page.sample("watch_up", &labels, u8::from(watch.works()));
     }
     page.single("watch_drift_total", report.watch_drift);
     fill(daemon, &mut page);
     page.single("tables_fixed", u8::from(daemon.options.fixed_sizes));
-    kept.most = daemon.options.metrics_limit;
     counters(daemon, kept, &mut page);
     page.single("gateway_servers_unserved", report.unserved.len());
     if let Some(status) = daemon.gateways.status() {
@@ -58,6 +66,21 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     }
     page.single("metrics_in_other", kept.others());
     page.text
+}
+
+/// Which version is in force of the objects whose newest one is not.
+fn refused(rejected: &[Refused], kept: &mut Kept, page: &mut Page) {
+    const GROUP: &str = "refused objects";
+    let objects = rejected.iter().filter_map(|one| {
+        let in_force = one.in_force.as_deref().unwrap_or("none").to_owned();
+        Some((labels([("object", one.object.clone()?), ("in_force", in_force)]), 1))
+    });
+    let objects: BTreeMap<_, u64> = objects.collect();
+    kept.give(GROUP, &objects.keys().cloned().collect());
+    page.family("refused_object");
+    for (labels, count) in kept.bounded(GROUP, objects, |sum, one| *sum += one) {
+        page.sample("refused_object", &labels, count);
+    }
 }
 
 /// How full the tables are.
@@ -112,7 +135,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn a_page_is_served_and_labels_are_escaped() {
@@ -125,11 +147,10 @@ mod tests {
              redirector_refused_total{{route=\"a\\\"b\\\\\"}} 3\n"
         );
         assert_eq!(page.text, expected);
+        let readiness = Arc::new(Readiness::default());
         let address =
-            serve(([127, 0, 0, 1], 0).into(), Arc::new(AtomicBool::new(true)), move || {
-                Some(page.text.clone())
-            })
-            .unwrap();
+            serve(([127, 0, 0, 1], 0).into(), readiness.clone(), move || Some(page.text.clone()))
+                .unwrap();
         let ask = |request: &str| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
@@ -140,6 +161,19 @@ mod tests {
         let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&expected), "{answer}");
         assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
+        let watch = crate::state::Watching {
+            resource: "services".to_owned(),
+            state: "troubled".to_owned(),
+            since: 86_400,
+            error: Some("the API server refuses (403)".to_owned()),
+            help: None,
+        };
+        readiness.says(&crate::state::Report { watching: vec![watch], ..Default::default() });
+        let waits = "services is not watched: the API server refuses (403), since 1970-01-02T00";
+        let ready = || ask("GET /readyz HTTP/1.0\r\n\r\n");
+        assert!(ready().starts_with("HTTP/1.1 503") && ready().contains(waits), "{}", ready());
+        readiness.in_force();
+        assert!(ready().starts_with("HTTP/1.1 200") && ready().contains(waits), "{}", ready());
         assert!(ask("HELO\r\n\r\n").starts_with("HTTP/1.1 400"));
     }
 
@@ -158,6 +192,9 @@ mod tests {
             "family",
             "gateway",
             "address",
+            // No more of them than --metrics-limit.
+            "object",
+            "in_force",
         ];
         for (at, family) in FAMILIES.iter().enumerate() {
             let counts = family.name.ends_with("_total");

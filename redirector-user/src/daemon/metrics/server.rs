@@ -2,10 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::state::Report;
 
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 16 << 10;
@@ -13,10 +15,41 @@ const MAX_REQUEST: u64 = 16 << 10;
 /// Longest time that a client may take for its request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What `/readyz` says.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    in_force: AtomicBool,
+    /// What does not work, a line each.
+    amiss: Mutex<String>,
+}
+
+impl Readiness {
+    /// Connections are decided from now on.
+    pub fn in_force(&self) {
+        self.in_force.store(true, Ordering::Release);
+    }
+
+    /// Names the watches that do not work, what they wait for and since when.
+    pub fn says(&self, report: &Report) {
+        let waiting = report.watching.iter().filter(|watch| !watch.works());
+        let lines = waiting.map(|one| format!("{one}, since {}\n", when(one.since)));
+        let lines = lines.collect();
+        *self.amiss.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    fn answer(&self) -> (bool, String) {
+        let amiss = self.amiss.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.in_force.load(Ordering::Acquire) {
+            true => (true, format!("ready\n{amiss}")),
+            false => (false, format!("not in force yet\n{amiss}")),
+        }
+    }
+}
+
 /// Serves in a thread of its own; `text` returns `None` to end it.
 pub fn serve(
     address: SocketAddr,
-    ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     mut text: impl FnMut() -> Option<String> + Send + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
@@ -29,9 +62,9 @@ pub fn serve(
                     let Some(body) = text() else { return };
                     respond(&stream, "200 OK", &body);
                 }
-                Ok(path) if path == "/readyz" => match ready.load(Ordering::Acquire) {
-                    true => respond(&stream, "200 OK", "ready\n"),
-                    false => respond(&stream, "503 Service Unavailable", "not in force yet\n"),
+                Ok(path) if path == "/readyz" => match readiness.answer() {
+                    (true, words) => respond(&stream, "200 OK", &words),
+                    (false, words) => respond(&stream, "503 Service Unavailable", &words),
                 },
                 Ok(path) if path == "/healthz" => respond(&stream, "200 OK", "ok\n"),
                 Ok(_) => respond(&stream, "404 Not Found", "see /metrics\n"),
@@ -40,6 +73,10 @@ pub fn serve(
         }
     })?;
     Ok(address)
+}
+
+fn when(since: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since))
 }
 
 /// Has a server at this address end whose `text` does: it looks at the next
