@@ -166,12 +166,17 @@ fn repeated(reference: &ObjectRef, earlier: &Place<'_>, later: &Place<'_>) -> Di
     finding
 }
 
-/// By file in the order in which they came, then by place.
+/// By file in the order in which they came, then by place; what is of no file and no
+/// mistake last.
 fn sort(readings: &[Reading], diagnostics: &mut [Diagnostic]) {
     let order: HashMap<Option<&str>, usize> =
         readings.iter().map(|reading| reading.file.as_deref()).zip(1..).collect();
     diagnostics.sort_by_cached_key(|finding| {
-        let file = order.get(&finding.file.as_deref()).copied().unwrap_or(0);
+        let nowhere = match (&finding.file, finding.severity, finding.line) {
+            (None, Severity::Info, 0) => usize::MAX,
+            _ => 0,
+        };
+        let file = order.get(&finding.file.as_deref()).copied().unwrap_or(0).max(nowhere);
         (file, finding.line, finding.column, finding.severity, finding.code, finding.path.clone())
     });
 }

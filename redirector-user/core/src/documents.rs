@@ -54,6 +54,11 @@ pub struct Read {
 /// Reads all documents of a file's text.
 pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     let parsed = yaml::parse(text);
+    if let Some(tool) = file.as_deref().and_then(tool_of)
+        && parsed.documents.iter().all(|document| document.root.get("kind").is_none())
+    {
+        return something_else(file, tool);
+    }
     let mut reading = Reading { complete: parsed.errors.is_empty(), ..Reading::default() };
     for document in parsed.documents {
         let before = reading.objects.len();
@@ -75,7 +80,18 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
             reading.diagnostics.push(finding);
         }
     }
+    let template = if parsed.errors.is_empty() { None } else { template(text) };
     for error in parsed.errors {
+        if let Some(position) = template.filter(|_| !error.limit) {
+            let finding = Diagnostic::new(
+                &syntax::NOT_YAML,
+                "this is a template, and no YAML until it is rendered",
+            )
+            .help("render it first (as with helm template), and check what comes out");
+            reading.diagnostics.retain(|finding| finding.code != syntax::NOT_AN_OBJECT.id);
+            reading.diagnostics.push(placed(finding, position));
+            break;
+        }
         let code = if error.limit { &syntax::TOO_LARGE } else { &syntax::NOT_YAML };
         reading.diagnostics.push(syntax_finding(code, error));
     }
@@ -85,6 +101,40 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     reading.file = file;
     reading.diagnostics.sort_by_key(|finding| (finding.line, finding.column));
     reading
+}
+
+/// Where the first action of a template stands, outside of quotes.
+fn template(text: &str) -> Option<Position> {
+    let (line, column) = text.lines().enumerate().find_map(|(n, line)| {
+        let at = line.find("{{").filter(|at| line[*at..].contains("}}"))?;
+        let before = line[..at].trim_end();
+        let bare = before.is_empty() || before.ends_with([':', '-']) || before.ends_with("}}");
+        bare.then(|| (n, line[..at].chars().count()))
+    })?;
+    let clamp = |n: usize| u32::try_from(n + 1).unwrap_or(u32::MAX);
+    Some(Position { line: clamp(line), column: clamp(column) })
+}
+
+/// The tool whose file this is, by its name.
+fn tool_of(path: &str) -> Option<&'static str> {
+    let name = path.rsplit('/').next()?;
+    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"))?;
+    match stem {
+        "kustomization" => Some("kustomize"),
+        "Chart" | "values" => Some("Helm"),
+        "compose" | "docker-compose" => Some("Compose"),
+        _ if stem.starts_with("values-") || stem.ends_with(".values") => Some("Helm"),
+        _ => None,
+    }
+}
+
+/// A file that is no configuration, whatever is in it.
+fn something_else(file: Option<Arc<str>>, tool: &str) -> Reading {
+    let message = format!("this is a file of {tool}, and no configuration: skipped");
+    let mut finding = Diagnostic::new(&syntax::SOMETHING_ELSE, message);
+    finding.file.clone_from(&file);
+    (finding.line, finding.column) = (1, 1);
+    Reading { file, diagnostics: vec![finding], complete: true, ..Reading::default() }
 }
 
 /// Reads an object that came as JSON, such as the API server's: no positions.
@@ -203,10 +253,16 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             reading.diagnostics.push(at_field(finding, &root, "kind"));
         }
         Judgement::Other => {
-            let finding = Diagnostic::new(
-                &syntax::UNKNOWN_KIND,
-                format!("{kind_name} ({api}) takes no part in L4 routing: skipped"),
-            );
+            let finding = match not_read(api, kind_name) {
+                Some(lost) => Diagnostic::new(
+                    &syntax::NOT_READ,
+                    format!("{kind_name} ({api}) is not read here: {lost}"),
+                ),
+                None => Diagnostic::new(
+                    &syntax::UNKNOWN_KIND,
+                    format!("{kind_name} ({api}) takes no part in L4 routing: skipped"),
+                ),
+            };
             reading.diagnostics.push(at_field(finding, &root, "kind"));
             reading.templates.extend(pod_template(&root));
             reading.deployments.extend(deployments::of_document(&root));
@@ -220,8 +276,15 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
         }
         Judgement::Misspelt(kind) => {
             let message = format!("{api} has no kind \"{kind_name}\"");
-            let finding = Diagnostic::new(&syntax::MISSPELT_KIND, message)
-                .help(format!("did you mean {kind}?"));
+            let finding = Diagnostic::new(&syntax::MISSPELT_KIND, message).help(match kind {
+                Some(kind) => format!("did you mean {kind}?"),
+                None => {
+                    let ours = |kind: &Kind| api_versions(*kind).contains(&api);
+                    let known: Vec<_> = Kind::ALL.iter().filter(|kind| ours(kind)).collect();
+                    let known: Vec<_> = known.iter().map(ToString::to_string).collect();
+                    format!("its kinds that are read here are {}", known.join(", "))
+                }
+            });
             reading.diagnostics.push(at_field(finding, &root, "kind"));
             reading.complete = false;
         }
@@ -251,8 +314,8 @@ enum Judgement {
     Other,
     /// A kind that is read, in an apiVersion that does not have it.
     WrongApiVersion(Kind),
-    /// Nearly a kind that is read.
-    Misspelt(Kind),
+    /// No kind of a group that is known, and nearly one that is read.
+    Misspelt(Option<Kind>),
 }
 
 /// The apiVersions in which a kind is read.
@@ -282,7 +345,10 @@ fn judge(api: &str, name: &str) -> Judgement {
             distance <= 2 && api_versions(kind).contains(&api)
         };
         return match near {
-            Some(kind) if slip(kind) && !is_other_kind(name) => Judgement::Misspelt(kind),
+            Some(kind) if slip(kind) && !is_other_kind(name) => Judgement::Misspelt(Some(kind)),
+            _ if api.starts_with("networking.istio.io/") && !is_other_kind(name) => {
+                Judgement::Misspelt(None)
+            }
             _ => Judgement::Other,
         };
     };
@@ -304,9 +370,46 @@ fn judge(api: &str, name: &str) -> Judgement {
     }
 }
 
+/// What is lost of a document of a kind that others act on.
+fn not_read(api: &str, kind: &str) -> Option<&'static str> {
+    let group = api.split_once('/').map_or("", |(group, _)| group);
+    Some(match (group, kind) {
+        ("", "Endpoints") => {
+            "its addresses are no endpoints of its Service, which come from EndpointSlices: write \
+             it as one (discovery.k8s.io/v1)"
+        }
+        ("gateway.networking.k8s.io", "TCPRoute" | "TLSRoute" | "UDPRoute") => {
+            "its routes have no effect: write them as a VirtualService"
+        }
+        ("gateway.networking.k8s.io", "Gateway" | "ListenerSet" | "XListenerSet") => {
+            "its listeners are not served: write them as servers of a networking.istio.io Gateway"
+        }
+        ("security.istio.io", "AuthorizationPolicy") => {
+            "connections that it denies are let through, as far as they are routed here"
+        }
+        ("security.istio.io", "PeerAuthentication") => {
+            "connections that are routed here are neither encrypted nor refused for being plain"
+        }
+        ("networking.istio.io", "EnvoyFilter" | "ProxyConfig" | "WorkloadGroup") => match kind {
+            "WorkloadGroup" => "it makes no workloads: write each as a WorkloadEntry",
+            _ => "there is no Envoy here that it could configure",
+        },
+        _ => return None,
+    })
+}
+
 /// Real kinds with names like those that are read.
 fn is_other_kind(name: &str) -> bool {
-    matches!(name, "WorkloadGroup" | "Endpoints" | "Event" | "Secret" | "Sidecar")
+    matches!(
+        name,
+        "WorkloadGroup"
+            | "Endpoints"
+            | "Event"
+            | "Secret"
+            | "Sidecar"
+            | "EnvoyFilter"
+            | "ProxyConfig"
+    )
 }
 
 /// The pod template of a Deployment, StatefulSet, DaemonSet or the like.

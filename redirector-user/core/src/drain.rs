@@ -9,16 +9,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::Object;
+use crate::model::{Object, annotations};
 use crate::names::{HostIndex, complete_host};
 use crate::registry::Registry;
 use crate::validate::durations;
 use crate::world::World;
-
-/// The annotation of a Service, ServiceEntry or DestinationRule that says how
-/// long connections to an endpoint may go on when it has gone: a duration such
-/// as `30s`.
-pub const DRAIN_ANNOTATION: &str = "redirector.io/drain";
 
 /// All endpoints of all services, and how long, in milliseconds, connections to
 /// them may go on when they have gone. Empty when no object says anything about
@@ -35,7 +30,7 @@ pub type Draining = BTreeMap<SocketAddr, u64>;
 ///
 /// What is wrong with it.
 pub fn time(object: &Object) -> Result<Option<u64>, String> {
-    match object.meta.annotations.get(DRAIN_ANNOTATION) {
+    match object.meta.annotations.get(annotations::DRAIN) {
         None => Ok(None),
         Some(text) => durations::milliseconds(text, true).map(Some),
     }

@@ -8,6 +8,7 @@ mod findings;
 mod flattening;
 mod hostile;
 mod layout;
+mod mistakes;
 mod newcomers;
 mod reference_worlds;
 mod support;

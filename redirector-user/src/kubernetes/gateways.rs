@@ -20,19 +20,14 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use redirector_core::model::annotations::{GATEWAY, GATEWAY_FOR, GATEWAY_NODE_PORTS};
 use redirector_core::model::{
     EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry,
     ServicePort, Spec, WorkloadEntry,
 };
-use redirector_core::registry::{GATEWAY_FOR_ANNOTATION, StandsFor};
+use redirector_core::registry::StandsFor;
 use redirector_core::rules::relays;
 use redirector_core::store::{Content, Document};
-
-/// On a Service: this node's proxy serves its gateway.
-pub const GATEWAY: &str = "redirector.io/gateway";
-
-/// On such a Service: its node ports are served, too, at the addresses of the node.
-pub const NODE_PORTS: &str = "redirector.io/gateway-node-ports";
 
 /// Where clients on this node reach the proxy when they dial a cluster IP.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,7 +124,7 @@ pub fn served<'a>(
                 objects.push(stand_in(object, labels.clone(), near, &stands_for));
             }
         }
-        if says(NODE_PORTS) {
+        if says(GATEWAY_NODE_PORTS) {
             let node_ports: BTreeMap<u16, u16> = relayed_ports(service, &labels, gateways)
                 .filter_map(|port| Some((port.port, port.node_port?)))
                 .collect();
@@ -214,7 +209,7 @@ fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
 /// The gateway at an address of the node, for what dials another.
 fn stand_in(service: &Object, labels: Labels, near: IpAddr, stands_for: &StandsFor) -> Object {
     let mut object = entry(service, labels, near);
-    let annotation = (GATEWAY_FOR_ANNOTATION.to_owned(), stands_for.to_string());
+    let annotation = (GATEWAY_FOR.to_owned(), stands_for.to_string());
     object.meta.name = meta(service, stands_for.address).name;
     object.meta.annotations.extend([annotation]);
     object
@@ -363,7 +358,7 @@ mod tests {
         let first = served([&one].into_iter(), &[], &[gateway], &mut ports);
         let stands_for = first.iter().find_map(|object| match &object.spec {
             Spec::WorkloadEntry(entry) if entry.address == "127.0.0.1" => {
-                object.meta.annotations[GATEWAY_FOR_ANNOTATION].parse::<StandsFor>().ok()
+                object.meta.annotations[GATEWAY_FOR].parse::<StandsFor>().ok()
             }
             _ => None,
         });

@@ -7,10 +7,8 @@ use kube::api::{DynamicObject, PartialObjectMeta};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::differences;
 use redirector_core::documents;
+use redirector_core::model::annotations;
 use redirector_core::model::{Kind, Object, ObjectRef};
-use redirector_core::registry::{
-    CGROUP_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION, NETNS_ANNOTATION,
-};
 use redirector_core::store::Content;
 use serde_json::{Value, json};
 
@@ -36,7 +34,7 @@ pub struct Item {
 /// Annotations that decide nothing here make up most of the metadata of many
 /// objects, and are not kept.
 fn is_read(annotation: &str) -> bool {
-    annotation.contains("redirector.io/")
+    annotation.contains(annotations::OURS)
         || annotation.contains("istio.io/")
         || annotation.starts_with("kubernetes.io/config.")
 }
@@ -45,7 +43,7 @@ fn is_read(annotation: &str) -> bool {
 /// owner writes the objects as well: here, whoever may write some in one
 /// namespace would choose who the processes of all others are.
 const OF_PLAIN_MACHINES: [&str; 4] =
-    [CGROUP_ANNOTATION, NETNS_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION];
+    [annotations::CGROUP, annotations::NETNS, annotations::GATEWAY, annotations::GATEWAY_FOR];
 
 /// Takes out what is not honoured in a cluster.
 fn disregarded(kind: Kind, annotations: &mut BTreeMap<String, String>) -> Vec<&'static str> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::PodTemplate;
 use super::examine::Examined;
 use crate::diag::nearest;
+use crate::model::annotations;
 use crate::model::{Labels, Object, ObjectRef, Spec};
 use crate::names::{HostIndex, complete_host, service_host};
 use crate::registry::Registry;
@@ -20,8 +21,7 @@ const SUGGESTION_BUDGET: usize = 300_000;
 const COMPARISON_BUDGET: usize = 20_000_000;
 
 /// Labels of a node that its Pods count as having.
-const TOPOLOGY: [&str; 3] =
-    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+const TOPOLOGY: [&str; 3] = [annotations::REGION, annotations::ZONE, annotations::SUBZONE];
 
 /// A service as Istio's analyzers know it.
 pub(super) struct Known {
@@ -166,7 +166,7 @@ impl<'w> Facts<'w> {
                 ports: service.ports.iter().map(|port| port.port).collect(),
             });
             let host = service_host(&object.meta.name, namespace, self.domain());
-            let export = object.meta.annotations.get("networking.istio.io/exportTo");
+            let export = object.meta.annotations.get(annotations::EXPORT_TO);
             let entries = export.map(String::as_str).unwrap_or_default();
             let entries = entries.split(',').map(str::trim).filter(|entry| !entry.is_empty());
             for scope in scopes(entries, namespace) {

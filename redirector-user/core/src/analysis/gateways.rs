@@ -8,7 +8,7 @@ use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec};
+use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec, TargetPort};
 use crate::names::hosts_match;
 use crate::rules::{Outdone, bound_elsewhere};
 
@@ -93,9 +93,14 @@ fn workloads(
         for service in services.get(&**namespace).into_iter().flatten() {
             // Istio counts a Service without selector as selecting everything.
             if service.selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
-                ports.extend(
-                    service.ports.iter().filter(|p| p.protocol == "TCP").map(|port| port.port),
-                );
+                // A server names the port of the Service, or the one that its workloads
+                // listen on.
+                for port in service.ports.iter().filter(|port| port.protocol == "TCP") {
+                    ports.insert(port.port);
+                    if let TargetPort::Number(target @ 1..) = port.target_port {
+                        ports.insert(target);
+                    }
+                }
             }
         }
     }
@@ -119,7 +124,7 @@ fn workloads(
                     }
                 ),
             )
-            .help("write the port of the Service, not its targetPort"),
+            .help("write the port of the Service, or its targetPort"),
         );
     }
 }

@@ -7,27 +7,28 @@ use super::gateways::both_select;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
+use crate::model::annotations::PROXY_PROTOCOL;
 use crate::model::{
-    Gateway, Kind, Object, PROXY_PROTOCOL_ANNOTATION, PROXY_PROTOCOL_V2, ServerTls, Spec,
-    VirtualService, speaks_proxy_protocol,
+    Gateway, Kind, Object, PROXY_PROTOCOL_V2, ServerTls, Spec, VirtualService,
+    speaks_proxy_protocol,
 };
 use crate::names::complete_gateway;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut annotated = false;
     for object in facts.world.objects() {
-        let Some(value) = object.meta.annotations.get(PROXY_PROTOCOL_ANNOTATION) else { continue };
+        let Some(value) = object.meta.annotations.get(PROXY_PROTOCOL) else { continue };
         annotated = true;
         let kind = object.reference().kind;
         let problem = if kind != Kind::Gateway {
-            format!("{PROXY_PROTOCOL_ANNOTATION} has no meaning for a {kind}")
+            format!("{PROXY_PROTOCOL} has no meaning for a {kind}")
         } else if value != PROXY_PROTOCOL_V2 {
-            format!("{PROXY_PROTOCOL_ANNOTATION}: \"{value}\" is not {PROXY_PROTOCOL_V2}")
+            format!("{PROXY_PROTOCOL}: \"{value}\" is not {PROXY_PROTOCOL_V2}")
         } else {
             continue;
         };
         Report::new(object.reference(), findings).add(
-            format!("metadata.annotations.{PROXY_PROTOCOL_ANNOTATION}"),
+            format!("metadata.annotations.{PROXY_PROTOCOL}"),
             Diagnostic::new(&differences::PROXY_PROTOCOL, problem),
         );
     }

@@ -124,11 +124,16 @@ fn conditions(
             Diagnostic::new(
                 &differences::UNKNOWN_MATCH_PORT,
                 format!(
-                    "no host has port {port}, only {}: the match never holds",
+                    "no {} has port {port}, only {}: the match never holds",
+                    if bound.mesh { "host" } else { "server of its Gateways" },
                     known.join(", ")
                 ),
             )
-            .help("write the port of the Service, not its targetPort"),
+            .help(match (bound.mesh, bound.gateways.len()) {
+                (false, _) => "write the number of a server's port",
+                (true, 1) => "write the port of the Service, not its targetPort",
+                (true, _) => "write the port of the Service, or of a Gateway's server",
+            }),
         );
     }
     gateways(bound, block, path, report);
@@ -314,7 +319,7 @@ fn shadows(facts: &Facts<'_>, rules: &[Vec<Block>], report: &mut Report<'_>) {
                 return;
             }
             let path = format!("spec.tcp[{i}].match[{j}]");
-            shadowed(&above, block, &path, report);
+            shadowed(&above, |n| rules[n].is_empty(), block, &path, report);
         }
         if blocks.is_empty() {
             let taken =
@@ -334,9 +339,16 @@ fn shadows(facts: &Facts<'_>, rules: &[Vec<Block>], report: &mut Report<'_>) {
     }
 }
 
-fn shadowed(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
-    // What is written twice is already reported by its own code.
-    if above.iter().any(|(_, other)| *other == block) {
+fn shadowed(
+    above: &[(usize, &Block)],
+    has_no_match: impl Fn(usize) -> bool,
+    block: &Block,
+    path: &str,
+    report: &mut Report<'_>,
+) {
+    // What is written twice, or below a rule without match, is already reported by its
+    // own code.
+    if above.iter().any(|(n, other)| *other == block || has_no_match(*n)) {
         return;
     }
     let whole = above.iter().find(|(_, other)| other.subnets().is_empty() && block.implies(other));
@@ -411,6 +423,7 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
     if ports.peek().is_none() || ports.any(|port| port.protocol.takes_tcp_rules()) {
         return;
     }
+    let is_entry = |service: &&Service| matches!(service.kind, ServiceKind::Entry(_));
     let declared: Vec<String> = bound
         .services
         .iter()
@@ -424,6 +437,13 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
             &l7::NO_TCP_PORT,
             format!("no port of the hosts takes tcp rules: {}", declared.join(", ")),
         )
-        .help("begin the port's name with tcp, or set appProtocol: tcp"),
+        .help(match (bound.services.iter().any(is_entry), bound.services.iter().all(is_entry)) {
+            (_, true) => "write protocol: TCP at the port of the ServiceEntry",
+            (false, _) => "begin the port's name with tcp, or set appProtocol: tcp",
+            (true, false) => {
+                "begin the name of a Service's port with tcp, or set its appProtocol: tcp; write \
+                 protocol: TCP at the port of a ServiceEntry"
+            }
+        }),
     );
 }

@@ -1,6 +1,6 @@
 //! VirtualServices: gateways, hosts and destinations that must exist.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::examine::Share;
@@ -388,7 +388,16 @@ fn conflicts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for ((_, host), claims) in claims {
+    // Whatever is for everybody is for those of each scope, too.
+    let public = claims.clone();
+    let mut told = BTreeSet::new();
+    for ((scope, host), mut claims) in claims {
+        if scope != "*" {
+            let others = public.get(&("*".to_owned(), host.clone())).into_iter().flatten();
+            let mut others: Vec<_> = others.copied().collect();
+            others.retain(|(other, _)| !claims.iter().any(|(one, _)| Arc::ptr_eq(one, other)));
+            claims.extend(others);
+        }
         if claims.len() < 2 {
             continue;
         }
@@ -401,6 +410,9 @@ fn conflicts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let names = shown.join(", ");
         let names = if more > 0 { format!("{names} and {more} more") } else { names };
         for (object, index) in claims {
+            if !told.insert((object.reference(), index, names.clone())) {
+                continue;
+            }
             Report::new(object.reference(), findings).add(
                 format!("spec.hosts[{index}]"),
                 Diagnostic::new(

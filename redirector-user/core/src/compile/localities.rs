@@ -2,14 +2,9 @@
 //! weights, by the distribution over localities, or the nearest first
 //! (semantics.md, section 11).
 
+use crate::model::annotations::{HOSTNAME, NETWORK, REGION, SUBZONE, ZONE};
 use crate::model::{Labels, LocalitySetting, Policy, TrafficDistribution};
 use crate::registry::{self, Locality, topology_labels};
-
-const NETWORK: &str = "topology.istio.io/network";
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
-const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// How many ranks there are by locality alone.
 const RANKS: usize = 5;

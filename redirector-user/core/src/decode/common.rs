@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cursor::{At, Fields};
+use super::misplaced::Unknown;
 use crate::diag::codes::admission;
 use crate::diag::{Code, Diagnostic};
 use crate::model::Labels;
@@ -14,8 +15,18 @@ pub(super) fn spec<'a>(
     kind: &str,
     known: &'static [&'static str],
 ) -> Option<Fields<'a>> {
+    spec_or(root, kind, known, |_| Unknown::Idle)
+}
+
+/// The same, where `other` says what unknown fields are.
+pub(super) fn spec_or<'a>(
+    root: &Fields<'a>,
+    kind: &str,
+    known: &'static [&'static str],
+    other: impl Fn(&str) -> Unknown,
+) -> Option<Fields<'a>> {
     match root.get("spec") {
-        Some(at) => at.fields(known),
+        Some(at) => at.fields_or(known, other),
         None => {
             required(root, "spec", &format!("the spec of the {kind}"));
             None

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use super::misplaced::Unknown;
 use crate::diag::codes::syntax;
 use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::model::Labels;
@@ -168,6 +169,12 @@ impl<'a> At<'a> {
                 Some("remove the dash: a map has keys, not items".to_owned())
             }
             Value::String(text)
+                if expected.contains("number")
+                    && text.strip_suffix('%').is_some_and(|n| n.trim().parse::<f64>().is_ok()) =>
+            {
+                Some(format!("write it without the percent sign: {}", text.trim_end_matches('%')))
+            }
+            Value::String(text)
                 if expected.contains("number") && text.trim().parse::<f64>().is_ok() =>
             {
                 Some(format!("remove the quotes: {}", text.trim()))
@@ -187,14 +194,31 @@ impl<'a> At<'a> {
 
     /// The map here. `known` are the fields that exist; others get a warning.
     pub fn fields(&self, known: &'static [&'static str]) -> Option<Fields<'a>> {
+        self.fields_or(known, |_| Unknown::Idle)
+    }
+
+    /// The map here. `known` are the fields that exist; `other` says what others are.
+    pub fn fields_or(
+        &self,
+        known: &'static [&'static str],
+        other: impl Fn(&str) -> Unknown,
+    ) -> Option<Fields<'a>> {
         let fields = self.any_fields()?;
         if let Value::Map(entries) = &self.node.value {
             for entry in entries.iter() {
                 if known.contains(&&*entry.key) {
                     continue;
                 }
-                let at = fields.entry_at(entry);
+                let at = fields.entry_at(entry).at_key(entry.position);
                 let name = entry.written.as_ref().unwrap_or(&entry.key);
+                match other(name) {
+                    Unknown::Idle => {}
+                    Unknown::Told => continue,
+                    Unknown::Found(finding) => {
+                        at.report(finding);
+                        continue;
+                    }
+                }
                 let mut finding = Diagnostic::new(
                     &syntax::UNKNOWN_FIELD,
                     format!("there is no field \"{name}\" here: it has no effect"),
@@ -203,7 +227,7 @@ impl<'a> At<'a> {
                     Some(near) => format!("did you mean \"{near}\"?"),
                     None => format!("known are: {}", known.join(", ")),
                 });
-                at.at_key(entry.position).report(finding);
+                at.report(finding);
             }
         }
         Some(Fields { known: Some(known), ..fields })
@@ -354,6 +378,16 @@ impl<'a> Fields<'a> {
         );
         let entry = self.at.node.entry(name)?;
         (entry.value.value != Value::Null).then(|| self.entry_at(entry))
+    }
+
+    /// Whether the field says nothing: it is absent, or a list or map of nothing. One
+    /// of a wrong type was complained of, and is not missing as well.
+    pub fn is_empty(&self, name: &str) -> bool {
+        self.get(name).is_none_or(|at| match &at.node.value {
+            Value::List(items) => items.is_empty(),
+            Value::Map(entries) => entries.is_empty(),
+            _ => false,
+        })
     }
 
     /// Whether the field is written, be it as null.

@@ -23,7 +23,7 @@ pub(super) fn gateway(root: &Fields<'_>, name: &str) -> Gateway {
         return Gateway::default();
     };
     let servers = spec.items("servers");
-    if servers.is_empty() {
+    if spec.is_empty("servers") {
         required(&spec, "servers", "the list of the Gateway's servers");
     }
     let mut port_names = BTreeSet::new();
@@ -46,7 +46,7 @@ pub(super) fn gateway(root: &Fields<'_>, name: &str) -> Gateway {
 fn server(at: &At<'_>) -> Option<Server> {
     let fields = at.fields(&["port", "bind", "hosts", "tls", "defaultEndpoint", "name"])?;
     let hosts = fields.items("hosts");
-    if hosts.is_empty() {
+    if fields.is_empty("hosts") {
         required(&fields, "hosts", "the list of the server's hosts");
     }
     let mut server = Server { line: at.line(), ..Server::default() };

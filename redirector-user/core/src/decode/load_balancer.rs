@@ -6,19 +6,14 @@ use super::common;
 use super::cursor::{At, Fields};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, differences, l7};
+use crate::model::annotations::{HOSTNAME, NETWORK, REGION, SUBZONE, ZONE};
 use crate::model::{LbAlgorithm, LoadBalancer, LocalitySetting};
 
 const SIMPLE: [&str; 6] =
     ["UNSPECIFIED", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN", "LEAST_REQUEST"];
 
 /// The labels that say where a node is.
-const PLACE: [&str; 5] = [
-    "topology.istio.io/network",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "topology.istio.io/subzone",
-    "kubernetes.io/hostname",
-];
+const PLACE: [&str; 5] = [NETWORK, REGION, ZONE, SUBZONE, HOSTNAME];
 
 pub(super) fn load_balancer(at: &At<'_>, outlier: bool) -> Option<LoadBalancer> {
     let fields = at.fields(&[
@@ -185,11 +180,7 @@ fn locality(at: &At<'_>, outlier: bool) -> Option<LocalitySetting> {
     if !distribute.is_empty() && !failover.is_empty() {
         at.complain(code, "distribute and failover exclude each other");
     }
-    let topology = [
-        "topology.kubernetes.io/region",
-        "topology.kubernetes.io/zone",
-        "topology.istio.io/subzone",
-    ];
+    let topology = [REGION, ZONE, SUBZONE];
     if !failover.is_empty()
         && let Some(label) =
             setting.failover_priority.iter().find(|label| topology.contains(&label.as_str()))

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::cursor::Fields;
+use super::misplaced::Unknown;
 use crate::diag::Diagnostic;
 use crate::diag::codes::syntax;
-use crate::model::{Kind, Meta, Origin};
+use crate::model::{Kind, Meta, Origin, annotations};
+use crate::yaml::Value;
 
 /// Reads `metadata`. `None` when there is no usable name.
 pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Option<Meta> {
@@ -74,6 +76,15 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         }
         seconds
     });
+    if let Some(at) = fields.get("annotations").filter(|at| matches!(at.node.value, Value::Map(_)))
+    {
+        at.fields_or(&[], |name| match annotations::unknown(name) {
+            Some((message, help)) => {
+                Unknown::Found(Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(help))
+            }
+            None => Unknown::Told,
+        });
+    }
     Some(Meta {
         name: name.into(),
         namespace: namespace.into(),

@@ -11,6 +11,7 @@ mod http;
 mod kube;
 mod load_balancer;
 mod meta;
+mod misplaced;
 mod service_entry;
 mod virtual_service;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
+use crate::model::annotations;
 use crate::model::{Kind, Object, ObjectRef, Spec};
 use crate::yaml::{Node, Value};
 use cursor::{At, Sink};
@@ -64,7 +66,7 @@ fn read(
         Kind::WorkloadEntry => Spec::WorkloadEntry(service_entry::workload_entry(&root)),
         Kind::Service => Spec::Service(kube::service(&root)),
         Kind::EndpointSlice => {
-            let service = meta.labels.get("kubernetes.io/service-name").map(String::as_str);
+            let service = meta.labels.get(annotations::SERVICE_NAME).map(String::as_str);
             Spec::EndpointSlice(kube::endpoint_slice(&root, service, &meta.namespace))
         }
         Kind::Pod => {

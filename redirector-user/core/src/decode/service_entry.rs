@@ -81,7 +81,7 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
 
 fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
     let items = spec.items("hosts");
-    if items.is_empty() {
+    if spec.is_empty("hosts") {
         required(spec, "hosts", "the list of the ServiceEntry's hosts");
     }
     let dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
@@ -92,6 +92,12 @@ fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
             at.complain(&admission::BAD_HOST, "a ServiceEntry cannot be for the host *");
             continue;
         }
+        if entry.resolution == Resolution::DynamicDns && !host.starts_with('*') {
+            at.complain(
+                &admission::ENTRY_CONFLICT,
+                format!("\"{host}\": resolution {resolution} is for wildcard hosts only"),
+            );
+        }
         if check(&at, &admission::BAD_HOST, names::wildcard_domain(host)) {
             if names::is_partial_wildcard(host) {
                 at.complain(
@@ -99,7 +105,7 @@ fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
                     format!("\"{host}\": only '*.' before a name is a wildcard everywhere"),
                 );
             }
-            if dns && spec.items("endpoints").is_empty() && names::fqdn(host).is_err() {
+            if dns && spec.is_empty("endpoints") && names::fqdn(host).is_err() {
                 at.report(
                     Diagnostic::new(
                         &admission::ENTRY_CONFLICT,
@@ -153,6 +159,15 @@ fn ports(spec: &Fields<'_>, entry: &mut ServiceEntry) {
             && common::protocol(&protocol).is_none()
         {
             common::unknown_protocol(&at, &protocol);
+        }
+        if entry.resolution == Resolution::DynamicDns
+            && common::protocol(&protocol) == Some(Protocol::Tcp)
+        {
+            fields.place("protocol").complain(
+                &admission::ENTRY_CONFLICT,
+                "under resolution DYNAMIC_DNS the client names the destination, and over plain TCP \
+                 it names none",
+            );
         }
         let target_port = fields.get("targetPort").and_then(|at| match at.integer()? {
             0 => None,
@@ -253,7 +268,7 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
     }
     if dns
         && entry.hosts.len() > 1
-        && !entry.addresses.is_empty()
+        && !spec.is_empty("addresses")
         && entry.ports.iter().any(|port| protocol(port) == Some(Protocol::Tcp))
     {
         spec.place("hosts").complain(
@@ -265,13 +280,14 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
     let unallocated =
         entry.resolution == Resolution::None || entry.hosts.iter().any(|host| host.contains('*'));
     let plain = |port: &EntryPort| matches!(port.protocol.as_str(), "" | "TCP");
-    if entry.addresses.is_empty() && unallocated && entry.ports.iter().any(plain) {
+    let none = spec.is_empty("addresses") && entry.resolution != Resolution::DynamicDns;
+    if none && unallocated && entry.ports.iter().any(plain) {
         spec.place("addresses").complain(
             &admission::CLAIMS_PORT,
             "in Istio a TCP port of a ServiceEntry without addresses is claimed on every address",
         );
     }
-    if entry.addresses.is_empty() && !allocated {
+    if none && !allocated {
         for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
             if !plain(port) {
                 continue;

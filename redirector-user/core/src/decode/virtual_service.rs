@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::common::{self, Exporter, check, required};
 use super::cursor::{At, Fields};
 use super::http;
+use super::misplaced::{self, Unknown, outside_match};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
 use crate::model::{L4Match, RouteDestination, TcpRule, TlsMatch, TlsRule, VirtualService};
@@ -17,8 +18,14 @@ use crate::yaml::Value;
 pub(super) const MAX_DESTINATIONS: usize = 64;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
+    root.at.fields_or(&["apiVersion", "kind", "metadata", "spec", "status"], |name| {
+        match outside_match(name) {
+            Unknown::Idle => Unknown::Told,
+            found => found,
+        }
+    });
     let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
-    let Some(spec) = common::spec(root, "VirtualService", known) else {
+    let Some(spec) = common::spec_or(root, "VirtualService", known, outside_match) else {
         return VirtualService::default();
     };
     let mut rule = VirtualService::default();
@@ -56,11 +63,11 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
     if legal {
         duplicate_hosts(&hosts);
     }
-    if hosts.is_empty() {
+    if spec.is_empty("hosts") {
         delegate(&spec);
     }
     let (tcp, tls, http) = (spec.items("tcp"), spec.items("tls"), spec.items("http"));
-    if tcp.is_empty() && tls.is_empty() && http.is_empty() {
+    if ["tcp", "tls", "http"].into_iter().all(|name| spec.is_empty(name)) {
         spec.at.report(
             Diagnostic::new(
                 &admission::NO_RULES,
@@ -76,7 +83,7 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
     }
     rule.tls = tls.iter().filter_map(|at| tls_rule(at, &covered)).collect();
     rule.http =
-        http.iter().filter_map(|at| http::http_rule(at, hosts.is_empty(), in_mesh)).collect();
+        http.iter().filter_map(|at| http::http_rule(at, spec.is_empty("hosts"), in_mesh)).collect();
     rule.export_to = common::export_to(&spec, namespace, Exporter::Rule);
     repeated(&tcp);
     repeated(&tls);
@@ -101,10 +108,8 @@ fn duplicate_hosts(hosts: &[At<'_>]) {
 }
 
 fn delegate(spec: &Fields<'_>) {
-    let carried: Vec<&str> = ["gateways", "tls", "tcp"]
-        .into_iter()
-        .filter(|name| !spec.items(name).is_empty())
-        .collect();
+    let carried: Vec<&str> =
+        ["gateways", "tls", "tcp"].into_iter().filter(|name| !spec.is_empty(name)).collect();
     if !carried.is_empty() {
         spec.place("hosts").report(
             Diagnostic::new(
@@ -121,20 +126,15 @@ fn delegate(spec: &Fields<'_>) {
 }
 
 fn tcp_rule(at: &At<'_>) -> Option<TcpRule> {
-    let fields = at.fields(&["match", "route"])?;
-    let matches = fields.items("match").iter().filter_map(tcp_match).collect();
+    let fields = at.fields_or(&["match", "route"], outside_match)?;
+    let told = misplaced::has_no_route_of_its_own(&fields);
+    let matches = fields.items("match").iter().filter_map(|at| tcp_match(at, told)).collect();
     Some(TcpRule { matches, route: route(&fields, "a tcp rule"), line: at.line() })
 }
 
-fn tcp_match(at: &At<'_>) -> Option<L4Match> {
-    let fields = at.fields(&[
-        "destinationSubnets",
-        "port",
-        "sourceSubnet",
-        "sourceLabels",
-        "gateways",
-        "sourceNamespace",
-    ])?;
+fn tcp_match(at: &At<'_>, told: bool) -> Option<L4Match> {
+    let known = misplaced::TCP;
+    let fields = at.fields_or(known, |name| misplaced::in_match(name, known, told))?;
     let mut block = l4_match(&fields);
     block.source_subnet = fields.get("sourceSubnet").and_then(|at| {
         // Istio never looks at it, so it cannot refuse it; here it matters.
@@ -191,7 +191,7 @@ fn port(at: &At<'_>, value: i64) -> Option<u16> {
 /// zero.
 fn route(fields: &Fields<'_>, whose: &str) -> Vec<RouteDestination> {
     let items = fields.items("route");
-    if items.is_empty() {
+    if fields.is_empty("route") && !misplaced::has_no_route_of_its_own(fields) {
         required(fields, "route", &format!("the route of {whose}"));
     }
     weighted(fields, &items, &["destination", "weight"])
@@ -208,7 +208,7 @@ pub(super) fn weighted(
     let destinations: Vec<RouteDestination> = items
         .iter()
         .filter_map(|at| {
-            let fields = at.fields(known)?;
+            let fields = at.fields_or(known, outside_match)?;
             let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
                 None => 0,
                 Some((Some(weight), at)) => match u32::try_from(weight) {
@@ -256,7 +256,7 @@ pub(super) fn weighted(
 
 /// `destination`: host, subset, port.
 pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
-    let fields = at.fields(&["host", "subset", "port"])?;
+    let fields = at.fields_or(&["host", "subset", "port"], outside_match)?;
     let host = fields.text("host");
     match fields.get("host") {
         None => required(&fields, "host", "the host of the destination"),
@@ -304,26 +304,21 @@ pub(super) fn subset_name(at: &At<'_>, name: &str) {
 }
 
 fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsRule> {
-    let fields = at.fields(&["match", "route"])?;
+    let fields = at.fields_or(&["match", "route"], outside_match)?;
+    let told = misplaced::has_no_route_of_its_own(&fields);
     let blocks = fields.items("match");
-    if blocks.is_empty() {
+    if fields.is_empty("match") {
         required(&fields, "match", "the match of a tls rule");
     }
-    let matches = blocks.iter().filter_map(|at| tls_match(at, hosts)).collect();
+    let matches = blocks.iter().filter_map(|at| tls_match(at, hosts, told)).collect();
     Some(TlsRule { matches, route: route(&fields, "a tls rule"), line: at.line() })
 }
 
-fn tls_match(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsMatch> {
-    let fields = at.fields(&[
-        "sniHosts",
-        "destinationSubnets",
-        "port",
-        "sourceLabels",
-        "gateways",
-        "sourceNamespace",
-    ])?;
+fn tls_match(at: &At<'_>, hosts: &HostIndex<&str>, told: bool) -> Option<TlsMatch> {
+    let known = misplaced::TLS;
+    let fields = at.fields_or(known, |name| misplaced::in_match(name, known, told))?;
     let names = fields.items("sniHosts");
-    if names.is_empty() {
+    if fields.is_empty("sniHosts") {
         required(&fields, "sniHosts", "the list of server names");
     }
     let mut sni_hosts = Vec::new();
@@ -371,20 +366,28 @@ fn repeated(rules: &[At<'_>]) {
         if !matches!(at.node.value, Value::Map(_)) {
             continue;
         }
+        if let Some(above) = catch_all {
+            at.report(
+                Diagnostic::new(
+                    &admission::UNREACHABLE_RULE,
+                    format!(
+                        "this rule is never reached: rule {above} of the list (counted from 0) \
+                         has no match and takes everything"
+                    ),
+                )
+                .help("only the last rule of a list can have no match"),
+            );
+            continue;
+        }
         if blocks.is_empty() {
-            if let Some(above) = catch_all {
-                at.report(
-                    Diagnostic::new(
-                        &admission::UNREACHABLE_RULE,
-                        format!(
-                            "this rule is never reached: rule {above} of the list (counted from \
-                             0) has no match and takes everything"
-                        ),
-                    )
-                    .help("only the last rule of a list can have no match"),
-                );
+            // One whose conditions stand elsewhere was not meant to take everything.
+            let misplaced = |(name, _): &(&str, At<'_>)| {
+                *name != "match" && !matches!(outside_match(name), Unknown::Idle)
+            };
+            let fields = at.any_fields().map(|fields| fields.entries()).unwrap_or_default();
+            if !fields.iter().any(misplaced) {
+                catch_all = Some(index);
             }
-            catch_all = Some(index);
             continue;
         }
         let mut duplicates = 0;

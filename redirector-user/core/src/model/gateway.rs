@@ -2,18 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
-
-/// The annotation of a Gateway that has backends told the client, by a PROXY
-/// protocol header; its value is [`PROXY_PROTOCOL_V2`].
-pub const PROXY_PROTOCOL_ANNOTATION: &str = "redirector.io/proxy-protocol";
+use super::{Labels, annotations};
 
 /// The only version of the PROXY protocol that is spoken.
 pub const PROXY_PROTOCOL_V2: &str = "v2";
 
 /// Whether a Gateway's annotations ask for the PROXY protocol.
 pub fn speaks_proxy_protocol(annotations: &Labels) -> bool {
-    annotations.get(PROXY_PROTOCOL_ANNOTATION).is_some_and(|value| value == PROXY_PROTOCOL_V2)
+    annotations.get(annotations::PROXY_PROTOCOL).is_some_and(|value| value == PROXY_PROTOCOL_V2)
 }
 
 /// `networking.istio.io` Gateway.

@@ -39,7 +39,7 @@ impl Service {
     /// clusters in which the field is not served yet.
     pub fn distribution(&self, annotations: &Labels) -> Option<TrafficDistribution> {
         self.traffic_distribution.or_else(|| {
-            let word = annotations.get("networking.istio.io/traffic-distribution")?;
+            let word = annotations.get(super::annotations::TRAFFIC_DISTRIBUTION)?;
             match word.to_ascii_lowercase().as_str() {
                 "preferclose" => Some(TrafficDistribution::Close),
                 "prefersamezone" => Some(TrafficDistribution::SameZone),

@@ -6,6 +6,7 @@
 //! "absent" and "zero" stay apart; defaults belong to the code that gives them
 //! a meaning.
 
+pub mod annotations;
 pub mod bypass;
 mod destination_rule;
 mod gateway;

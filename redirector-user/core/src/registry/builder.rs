@@ -11,12 +11,10 @@ use super::endpoints::Backing;
 use super::service::{Port, Service, ServiceKind};
 use super::visibility::ExportTo;
 use super::{DestinationRules, Locality, Pooled, Registry, Workloads, entries, protocol};
+use crate::model::annotations;
 use crate::model::{self, Object, ServiceType};
 use crate::names::service_host;
 use crate::world::World;
-
-/// Annotation of a Service: its `exportTo`.
-const EXPORT_ANNOTATION: &str = "networking.istio.io/exportTo";
 
 pub(super) fn build(world: &World) -> Registry {
     let backing = Backing::new(world);
@@ -143,7 +141,7 @@ fn of_service(
         })
         .collect();
     backing.fill(&meta.namespace, &meta.name, service, &kind, &mut ports);
-    let export = meta.annotations.get(EXPORT_ANNOTATION).map_or("", String::as_str);
+    let export = meta.annotations.get(annotations::EXPORT_TO).map_or("", String::as_str);
     let addresses = match kind {
         ServiceKind::Cluster => service.cluster_ips.iter().copied().map(IpNet::from).collect(),
         _ => Vec::new(),

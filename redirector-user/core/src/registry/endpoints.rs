@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::service::{Endpoint, Port, ServiceKind};
 use super::topology::{self, Locality};
-use super::workloads::{GATEWAY_FOR_ANNOTATION, entry_labels, entry_locality};
+use super::workloads::{entry_labels, entry_locality};
 use crate::client::contains;
+use crate::model::annotations;
 use crate::model::{
     EndpointSlice, Kind, Labels, Object, Pod, Service, ServicePort, SliceEndpoint, TargetPort,
     WorkloadEntry,
@@ -71,7 +72,7 @@ impl<'w> Backing<'w> {
         }
         // What listens for another address is nobody's endpoint.
         let stands_in =
-            |object: &Object| object.meta.annotations.contains_key(GATEWAY_FOR_ANNOTATION);
+            |object: &Object| object.meta.annotations.contains_key(annotations::GATEWAY_FOR);
         for (object, entry) in world.workload_entries() {
             if !stands_in(object) {
                 backing.add_entry(object, entry);

@@ -8,12 +8,9 @@ use super::endpoints::{Backing, entry_endpoint, entry_place};
 use super::protocol;
 use super::service::{Endpoint, Port, Service, ServiceKind, Socket};
 use super::visibility::ExportTo;
+use crate::model::annotations;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
 use crate::world::World;
-
-/// Annotation of a ServiceEntry without addresses, `"true"`: its rules take its
-/// ports at every address.
-pub const CLAIM_PORT_ANNOTATION: &str = "redirector.io/claim-port";
 
 /// The services of a ServiceEntry: one for each host.
 pub(super) fn services(
@@ -44,7 +41,7 @@ pub(super) fn services(
             kind: ServiceKind::Entry(entry.resolution),
             ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
             addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
-            claims_port: (object.meta.annotations.get(CLAIM_PORT_ANNOTATION))
+            claims_port: (object.meta.annotations.get(annotations::CLAIM_PORT))
                 .is_some_and(|value| value == "true"),
             local_only: false,
             distribution: None,

@@ -21,15 +21,11 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
-pub use entries::CLAIM_PORT_ANNOTATION;
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
-pub use workloads::{
-    CGROUP_ANNOTATION, GATEWAY_ANNOTATION, GATEWAY_FOR_ANNOTATION, NETNS_ANNOTATION, StandsFor,
-    Workload, Workloads, is_known_by_hash, pod_uid,
-};
+pub use workloads::{StandsFor, Workload, Workloads, is_known_by_hash, pod_uid};
 
 use crate::client::Asker;
 use crate::model::ObjectRef;

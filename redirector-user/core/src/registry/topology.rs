@@ -5,12 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Labels;
+use crate::model::annotations::{HOSTNAME, NETWORK, REGION, SUBZONE, ZONE};
 
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
-const NETWORK: &str = "topology.istio.io/network";
-const HOSTNAME: &str = "kubernetes.io/hostname";
 const OLD_REGION: &str = "failure-domain.beta.kubernetes.io/region";
 const OLD_ZONE: &str = "failure-domain.beta.kubernetes.io/zone";
 /// A label of a workload that says where it is, whatever its node says;

@@ -9,29 +9,11 @@ use std::sync::Arc;
 
 use super::topology::Locality;
 use crate::client::contains;
+use crate::model::annotations;
 use crate::model::{
     Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, SourceSelector, WorkloadEntry,
 };
 use crate::world::World;
-
-/// Annotation of a WorkloadEntry: the cgroup of its processes, as a path below
-/// the cgroup2 mount.
-pub const CGROUP_ANNOTATION: &str = "redirector.io/cgroup";
-
-/// Annotation of a WorkloadEntry: a file that holds the network namespace of
-/// its processes.
-pub const NETNS_ANNOTATION: &str = "redirector.io/netns";
-
-/// Annotation of a WorkloadEntry (or Pod of this node), `"true"`: this node
-/// serves it as a gateway.
-pub const GATEWAY_ANNOTATION: &str = "redirector.io/gateway";
-
-/// The annotation of a gateway's WorkloadEntry at whose address connections to
-/// another address arrive: a [`StandsFor`].
-pub const GATEWAY_FOR_ANNOTATION: &str = "redirector.io/gateway-for";
-
-/// What names a static pod's cgroup instead of its uid.
-const CONFIG_HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
 
 /// A Pod or a WorkloadEntry.
 #[derive(Clone, Debug)]
@@ -275,10 +257,10 @@ pub(crate) fn entry_labels(meta: &Meta, entry: &WorkloadEntry) -> Labels {
 fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
     let meta = &object.meta;
     let annotation = |name: &str| meta.annotations.get(name).filter(|value| !value.is_empty());
-    let cgroup = annotation(CGROUP_ANNOTATION)
+    let cgroup = annotation(annotations::CGROUP)
         .map(|path| SourceSelector::Cgroup(path.trim_matches('/').into()));
     let netns =
-        annotation(NETNS_ANNOTATION).map(|path| SourceSelector::Netns(path.as_str().into()));
+        annotation(annotations::NETNS).map(|path| SourceSelector::Netns(path.as_str().into()));
     let labels = entry_labels(meta, entry);
     Workload {
         object: object.reference(),
@@ -286,7 +268,7 @@ fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
         locality: entry_locality(&labels, &entry.locality),
         source: cgroup.or(netns),
         gateway: is_gateway(meta),
-        stands_for: annotation(GATEWAY_FOR_ANNOTATION).and_then(|text| text.parse().ok()),
+        stands_for: annotation(annotations::GATEWAY_FOR).and_then(|text| text.parse().ok()),
         host_network: false,
         labels: labels.into(),
     }
@@ -304,16 +286,16 @@ pub(crate) fn entry_locality(labels: &Labels, locality: &str) -> Locality {
 /// What names a pod's cgroup: its uid, or the hash of a static pod's
 /// configuration, whose mirror has another uid.
 pub fn pod_uid(meta: &Meta) -> &str {
-    meta.annotations.get(CONFIG_HASH_ANNOTATION).unwrap_or(&meta.uid)
+    meta.annotations.get(annotations::CONFIG_HASH).unwrap_or(&meta.uid)
 }
 
 /// Whether that is the hash: what the pod says of itself, and not its uid.
 pub fn is_known_by_hash(meta: &Meta) -> bool {
-    meta.annotations.contains_key(CONFIG_HASH_ANNOTATION)
+    meta.annotations.contains_key(annotations::CONFIG_HASH)
 }
 
 fn is_gateway(meta: &Meta) -> bool {
-    meta.annotations.get(GATEWAY_ANNOTATION).is_some_and(|value| value == "true")
+    meta.annotations.get(annotations::GATEWAY).is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod matching;
 
 use super::common;
 use super::cursor::{At, Fields};
+use super::misplaced::outside_match;
 use super::virtual_service::weighted;
 use crate::diag::Diagnostic;
 use crate::diag::codes::admission;
@@ -36,9 +37,9 @@ const FIELDS: &[&str] = &[
 /// A rule of an object that is a delegate (it has no hosts) or not, and that is
 /// bound to the mesh or not.
 pub(super) fn http_rule(at: &At<'_>, delegate: bool, in_mesh: bool) -> Option<HttpRule> {
-    let fields = at.fields(FIELDS)?;
+    let fields = at.fields_or(FIELDS, outside_match)?;
     let route = fields.items("route");
-    conflicts(&fields, delegate, !route.is_empty());
+    conflicts(&fields, delegate, !fields.is_empty("route"));
     let rooted = delegate || fields.get("delegate").is_some();
     let matches = fields.items("match");
     for block in &matches {

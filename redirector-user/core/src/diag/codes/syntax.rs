@@ -103,4 +103,24 @@ codes! {
         "Nothing needs mending if that is what was meant."
         "# nothing but this comment"
     }
+    UNKNOWN_CONDITION = "RD1021" Error NONE "A condition has no effect as it is written" {
+        "A match block has a field that does not exist, or a condition stands outside of a match block: by indentation, it belongs to something else. Left out, the rule would match more than was meant, so the object is not used. kubectl refuses such a document, too."
+        "Correct the name, or the indentation: conditions stand below match:, and route: beside it."
+        "tcp:\n  - match:\n      - sourceLabel: {app: web}"
+    }
+    UNKNOWN_ANNOTATION = "RD1022" Error NONE "The annotation does not exist" {
+        "Annotations that begin with redirector.io/ are this project's, and this one is none of them. It would have no effect, so the object is not used."
+        "Write the name that the message offers."
+        "annotations: {redirector.io/cgruop: system.slice/shop.service}"
+    }
+    NOT_READ = "RD1023" Warning NONE "What this document says is not honoured here" {
+        "Istio or Kubernetes act on documents of this kind, and this project does not. The message says what is lost."
+        "Say the same by what is read here, where the message offers it; otherwise keep in mind that it is not in force for connections that are routed here."
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
+    }
+    SOMETHING_ELSE = "RD1024" Info NONE "The file is something else" {
+        "By its name and what is in it, the file belongs to another tool (kustomize, Helm, Compose), and is no configuration itself. It is skipped."
+        "Nothing needs mending. What the tool makes of it is what can be read here."
+        "values.yaml"
+    }
 }

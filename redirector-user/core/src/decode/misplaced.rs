@@ -1,0 +1,99 @@
+//! Fields that stand where they mean nothing, and would decide who a rule is for.
+//!
+//! An unknown field has no effect, which is a warning. A condition without effect
+//! makes its rule match more than was meant, so that is an error: a misspelt one, and
+//! one that stands outside of a match block.
+
+use super::cursor::Fields;
+use crate::diag::codes::syntax;
+use crate::diag::{Diagnostic, nearest};
+
+/// The conditions of a match block of a tcp rule.
+pub(super) const TCP: &[&str] =
+    &["destinationSubnets", "port", "sourceSubnet", "sourceLabels", "gateways", "sourceNamespace"];
+
+/// The conditions of a match block of a tls rule.
+pub(super) const TLS: &[&str] =
+    &["sniHosts", "destinationSubnets", "port", "sourceLabels", "gateways", "sourceNamespace"];
+
+/// What stands in an item of a rule's route, or below it.
+const OF_ROUTES: [&str; 4] = ["destination", "weight", "host", "subset"];
+
+/// What an unknown field is.
+pub(super) enum Unknown {
+    /// Without effect.
+    Idle,
+    /// This.
+    Found(Diagnostic),
+    /// What follows from something that was told.
+    Told,
+}
+
+/// Of a match block: a condition that is none. `rule` is told already when part of
+/// it stands in its match.
+pub(super) fn in_match(name: &str, known: &[&str], rule_is_told: bool) -> Unknown {
+    if name == "route" {
+        return Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_CONDITION,
+                "\"route\" stands inside of the match block: it belongs to the rule, beside match",
+            )
+            .help("indent route: by as much as match:"),
+        );
+    }
+    if rule_is_told && OF_ROUTES.contains(&name) {
+        return Unknown::Told;
+    }
+    let finding = Diagnostic::new(
+        &syntax::UNKNOWN_CONDITION,
+        format!("there is no condition \"{name}\": without it the rule would match more"),
+    );
+    Unknown::Found(finding.help(match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("known are: {}", known.join(", ")),
+    }))
+}
+
+/// Of whatever is around match blocks: a condition outside of them, or a match that is
+/// none.
+pub(super) fn outside_match(name: &str) -> Unknown {
+    let conditions = || TCP.iter().chain(TLS).copied();
+    let condition = match conditions().find(|condition| *condition == name) {
+        Some(condition) => Some(condition),
+        None => nearest(name, conditions()),
+    };
+    if let Some(condition) = condition {
+        let meant = if condition == name { String::new() } else { format!(", as {condition}") };
+        return Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_CONDITION,
+                format!(
+                    "\"{name}\" stands outside of a match block, where it decides nothing: the \
+                     rule would match more"
+                ),
+            )
+            .help(format!("indent it so that it is below match:{meant}")),
+        );
+    }
+    if name == "match" || nearest(name, ["match"]).is_some() {
+        return Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_CONDITION,
+                format!("\"{name}\" decides nothing here: the rule would match everything"),
+            )
+            .help("write it as match: of a rule, beside its route:"),
+        );
+    }
+    Unknown::Idle
+}
+
+/// Whether a rule's route is missing because what belongs to it stands elsewhere.
+pub(super) fn has_no_route_of_its_own(rule: &Fields<'_>) -> bool {
+    let blocks = match rule.get("match").map(|at| &at.node.value) {
+        Some(crate::yaml::Value::List(blocks)) => &**blocks,
+        _ => &[],
+    };
+    let misplaced = |name: &&str| rule.at.node.entry(name).is_some();
+    blocks.iter().any(|block| block.entry("route").is_some())
+        || OF_ROUTES.iter().any(|n| misplaced(&n))
+}

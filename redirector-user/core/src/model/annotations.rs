@@ -1,0 +1,80 @@
+//! The annotations and labels that mean something here: each name is written once.
+
+use crate::diag::nearest;
+
+/// What the names of this project's own annotations begin with.
+pub const OURS: &str = "redirector.io/";
+
+/// Of a WorkloadEntry: the cgroup of its processes, as a path below the cgroup2
+/// mount.
+pub const CGROUP: &str = "redirector.io/cgroup";
+
+/// Of a WorkloadEntry: a file that holds the network namespace of its processes.
+pub const NETNS: &str = "redirector.io/netns";
+
+/// Of a WorkloadEntry (or Pod of this node), `"true"`: this node serves it as a
+/// gateway. Of a Service in a cluster: each node's proxy serves its gateway.
+pub const GATEWAY: &str = "redirector.io/gateway";
+
+/// Of a gateway's WorkloadEntry at whose address connections to another address
+/// arrive: a [`StandsFor`](crate::registry::StandsFor).
+pub const GATEWAY_FOR: &str = "redirector.io/gateway-for";
+
+/// Of a Service with [`GATEWAY`]: its node ports are served, too, at the addresses of
+/// the node.
+pub const GATEWAY_NODE_PORTS: &str = "redirector.io/gateway-node-ports";
+
+/// Of a Service, ServiceEntry or DestinationRule: how long connections to an endpoint
+/// may go on when it has gone, a duration such as `30s`.
+pub const DRAIN: &str = "redirector.io/drain";
+
+/// Of a Gateway: backends are told the client by a PROXY protocol header; its value
+/// is [`PROXY_PROTOCOL_V2`](super::PROXY_PROTOCOL_V2).
+pub const PROXY_PROTOCOL: &str = "redirector.io/proxy-protocol";
+
+/// Of a ServiceEntry without addresses, `"true"`: its rules take its ports at every
+/// address.
+pub const CLAIM_PORT: &str = "redirector.io/claim-port";
+
+/// All that begin with [`OURS`].
+pub const ALL: [&str; 8] =
+    [CGROUP, NETNS, GATEWAY, GATEWAY_FOR, GATEWAY_NODE_PORTS, DRAIN, PROXY_PROTOCOL, CLAIM_PORT];
+
+/// Istio's, of a Service: the namespaces that see it.
+pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// Istio's, of a Service in clusters without the field: `spec.trafficDistribution`.
+pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// The kubelet's: what names a static pod's cgroup instead of its uid.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
+/// Label of an EndpointSlice: its Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Label of a Node, and of its endpoints: the region.
+pub const REGION: &str = "topology.kubernetes.io/region";
+
+/// Label of a Node, and of its endpoints: the zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Label of a Node, and of its endpoints: the part of a zone.
+pub const SUBZONE: &str = "topology.istio.io/subzone";
+
+/// Label of a workload, and of endpoints: the network.
+pub const NETWORK: &str = "topology.istio.io/network";
+
+/// Label of a Node, and of its endpoints: the node's name.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// Why an annotation is none of ours though it begins as ours do, and which may be
+/// meant.
+pub fn unknown(name: &str) -> Option<(String, String)> {
+    let word = name.strip_prefix(OURS).filter(|_| !ALL.contains(&name))?;
+    let known = || ALL.into_iter().filter_map(|name| name.strip_prefix(OURS));
+    let help = match nearest(word, known()) {
+        Some(near) => format!("did you mean {OURS}{near}?"),
+        None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
+    };
+    Some((format!("there is no annotation {name}"), help))
+}
