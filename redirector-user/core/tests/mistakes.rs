@@ -136,7 +136,7 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
         (
             "name: db, namespace: shop}\n",
             "name: db, namespace: shop, annotations: {redirector.io/drian: 5s}}\n",
-            "RD1022@3:63 there is no annotation redirector.io/drian",
+            "RD1022@3:53 there is no annotation redirector.io/drian",
             1,
         ),
         (
