@@ -1,5 +1,7 @@
 //! The command line as a stranger uses it: the real program, without privilege.
 
+mod routing_tests;
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;

@@ -24,6 +24,7 @@
 //! * [`compile`]: from the World to the Plan.
 //! * [`drain`]: endpoints that go away.
 //! * [`explain`]: why a connection goes where it goes.
+//! * [`expect`]: routing tests: what is expected of connections, and what they get.
 //! * [`plan`]: what the kernel is to hold, and what the proxy serves, with names
 //!   instead of numbers.
 //! * [`alias`]: draws among weighted things, in whole numbers.
@@ -42,6 +43,7 @@ pub mod diag;
 pub mod difference;
 pub mod documents;
 pub mod drain;
+pub mod expect;
 pub mod explain;
 pub mod image;
 pub mod in_force;

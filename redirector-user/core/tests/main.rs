@@ -4,6 +4,7 @@ mod bypass;
 mod check;
 mod conformance_compiled;
 mod corpus;
+mod expect;
 mod findings;
 mod flattening;
 mod hostile;

@@ -111,6 +111,14 @@ impl Documents {
         Err(Failure::new(Exit::No, plain(&last.message)))
     }
 
+    /// Says so when objects are refused: the answer is without them.
+    pub fn note_refused(&self, context: &mut Context<'_>) {
+        let mut all = self.readings.iter().flat_map(|reading| &reading.objects);
+        if all.any(|read| read.object.is_none()) {
+            context.note("note: some documents are refused; `redirector check` says which and why");
+        }
+    }
+
     /// The good objects, in the order in which they were read.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.readings

@@ -13,7 +13,7 @@ use super::Env;
 pub fn with_variables(command: Command, env: &Env) -> Command {
     // What a question is about belongs to the question: with the daemon's
     // REDIRECTOR_CONFIG in the environment, `explain` still asks the kernel.
-    let asks = command.get_name() == "explain";
+    let asks = ["explain", "test"].contains(&command.get_name());
     command
         .mut_args(|arg| {
             let of_question = QUESTION.iter().any(|flag| arg.get_long() == Some(flag));
@@ -22,7 +22,7 @@ pub fn with_variables(command: Command, env: &Env) -> Command {
         .mut_subcommands(|sub| with_variables(sub, env))
 }
 
-/// Flags of `explain` that say what is asked.
+/// Flags of `explain` and `test` that say what is asked.
 const QUESTION: [&str; 8] = [
     "config",
     "from-namespace",

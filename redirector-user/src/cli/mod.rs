@@ -22,6 +22,7 @@ mod neighbours;
 mod rollback;
 mod run;
 mod status;
+mod test;
 mod top;
 mod unload;
 mod version;
@@ -74,6 +75,8 @@ pub enum Format {
     Line,
     /// Annotations of GitHub's workflows (check only).
     Github,
+    /// JUnit XML, for CI systems (test only).
+    Junit,
 }
 
 impl Format {
@@ -83,7 +86,7 @@ impl Format {
         match self {
             Self::Json => Some(Encoding::Json),
             Self::Yaml => Some(Encoding::Yaml),
-            Self::Text | Self::Sarif | Self::Line | Self::Github => None,
+            Self::Text | Self::Sarif | Self::Line | Self::Github | Self::Junit => None,
         }
     }
 
@@ -92,6 +95,7 @@ impl Format {
         match self {
             Self::Text | Self::Json | Self::Yaml => None,
             Self::Sarif | Self::Line | Self::Github => Some("check"),
+            Self::Junit => Some("test"),
         }
     }
 }
@@ -108,6 +112,7 @@ enum Command {
     Run(Box<run::Args>),
     Check(check::Args),
     Explain(Box<explain::Args>),
+    Test(test::Args),
     Status(status::Args),
     Diff(diff::Args),
     Flows(flows::Args),
@@ -170,6 +175,7 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
         Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, &common, context),
         Command::Explain(args) => explain::run(args, &common, context),
+        Command::Test(args) => test::run(args, &common, context),
         Command::Status(args) => status::run(args, &common, context),
         Command::Diff(args) => diff::run(args, &common, context),
         Command::Flows(args) => flows::run(args, &common, context),

@@ -277,6 +277,19 @@ pub struct NameView {
     pub addresses: Option<Vec<IpAddr>>,
 }
 
+impl fmt::Display for RuleView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}[{}]", self.object, self.list, self.index)
+    }
+}
+
+impl fmt::Display for DestinationView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)?;
+        self.subset.iter().try_for_each(|subset| write!(f, "/{subset}"))
+    }
+}
+
 /// Explains what a World does with a connection.
 pub fn explain(world: &World, query: &Query) -> Result<Explanation, ExplainError> {
     explain_with(world, &Registry::new(world), query)

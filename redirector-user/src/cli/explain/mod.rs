@@ -14,7 +14,7 @@ use super::{Common, Context, Exit, Failure};
 use crate::daemon::names::{self, Resolved};
 use crate::explain::{self, Named, Process, Question, Who, dialled};
 use crate::mounts;
-use text::text;
+pub use text::text;
 
 /// Why a connection goes where it goes, rule by rule
 #[derive(clap::Args, Debug)]
@@ -126,11 +126,7 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     let documents = Documents::read(&args.config);
     documents.insist(context)?;
     let mut world = documents.world(args.settings.settings(false));
-    let refused = documents.readings.iter().flat_map(|reading| &reading.objects);
-    let refused = refused.filter(|read| read.object.is_none()).count();
-    if refused > 0 {
-        context.note("note: some documents are refused; `redirector check` says which and why");
-    }
+    documents.note_refused(context);
     let mut registry = Registry::new(&world);
     if args.resolve && !registry.names_to_resolve().is_empty() {
         let Resolved { answers, failed } = names::resolve(registry.names_to_resolve());

@@ -48,7 +48,7 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
                 Some(file) => format!(" ({}:{})", plain(file), rule.line),
                 None => String::new(),
             };
-            let _ = writeln!(text, "  rule {} {}[{}]{place}", rule.object, rule.list, rule.index);
+            let _ = writeln!(text, "  rule {rule}{place}");
         }
         None if explanation.verdict == VerdictWord::Route => {
             let _ = writeln!(text, "  no rule: the service's own endpoints");
@@ -72,7 +72,6 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
     if !explanation.destinations.is_empty() {
         let _ = writeln!(text, "{}", style.strong("destinations"));
         for destination in &explanation.destinations {
-            let subset = destination.subset.as_ref().map(|s| format!("/{s}")).unwrap_or_default();
             let undecided = !destination.unresolved.is_empty();
             let because = destination.because.as_ref().map(|because| match undecided {
                 true => format!("  {because}"),
@@ -80,10 +79,8 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
             });
             let _ = writeln!(
                 text,
-                "  {:>7} {}:{}{subset}{}",
+                "  {:>7} {destination}{}",
                 percent(destination.share),
-                destination.host,
-                destination.port,
                 because.unwrap_or_default()
             );
             for name in &destination.names {

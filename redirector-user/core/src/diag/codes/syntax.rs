@@ -123,4 +123,9 @@ codes! {
         "Nothing needs mending. What the tool makes of it is what can be read here."
         "values.yaml"
     }
+    NOT_A_TEST = "RD1025" Error NONE "The file cannot be read as routing tests" {
+        "`redirector test` reads files in a form of its own, docs/routing-tests.md, and no field or value that it does not know: a test of which a part is left out would pass for less than it says."
+        "Correct what the message names. Documents with rules are named behind --config."
+        "tests:\n  - name: web\n    to: web:80\n    expect: {shares: {web: 120%}}"
+    }
 }
