@@ -12,4 +12,5 @@ mod layout;
 mod mistakes;
 mod newcomers;
 mod reference_worlds;
+mod refusals;
 mod support;

@@ -12,13 +12,10 @@ use redirector_core::world::{ServiceAddresses, Settings, World};
 
 use crate::support;
 use crate::support::judged::Judged;
+use crate::support::number;
 use crate::support::random::Random;
 use crate::support::reference::Connection;
 use crate::support::worlds::{Documents, NAMESPACES, PORTS, dials, random_world, server_names};
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
-}
 
 /// How much was compared.
 #[derive(Default)]

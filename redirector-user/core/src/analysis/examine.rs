@@ -114,14 +114,27 @@ impl Examined {
         .collect()
     }
 
-    /// For whom a share is refused, in words; `None` when for everybody who
-    /// meets the rule.
+    /// For whom a share is refused for one reason, in words; `None` when for
+    /// everybody who meets the rule.
     pub(super) fn for_whom(&self, refusal: &Refusal) -> Option<String> {
         if refusal.clients == refusal.met {
             return None;
         }
-        let (refused, reached) = self.clients(refusal);
-        if reached.is_empty() {
+        self.whom(self.clients(refusal))
+    }
+
+    /// For whom a share is refused for one reason or another, likewise.
+    pub(super) fn for_whom_at_all(&self, rule: &RuleId, destination: usize) -> Option<String> {
+        let of_share = |one: &&Refusal| one.rule == *rule && one.destination == destination;
+        let refusals: Vec<&Refusal> = self.refusals.iter().filter(of_share).collect();
+        let met = self.classes(rule).into_iter();
+        let met = met.filter(|class| refusals.iter().any(|one| one.met.contains(*class)));
+        self.whom(met.partition(|class| refusals.iter().any(|one| one.clients.contains(*class))))
+    }
+
+    /// Some in words, as far as there are others.
+    fn whom(&self, (refused, reached): (Vec<ClassId>, Vec<ClassId>)) -> Option<String> {
+        if reached.is_empty() || refused.is_empty() {
             return None;
         }
         let example = |class: &ClassId| {

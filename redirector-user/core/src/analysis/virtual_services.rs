@@ -257,24 +257,29 @@ fn destinations(
             },
         }
         if let Some(subset) = &destination.subset {
-            subsets.check(facts, object, host, subset, &format!("{path}.subset"), refused, report);
+            subsets.check(facts, object, host, subset, &format!("{path}.subset"), &refused, report);
         }
     }
 }
 
 /// What comes of a destination that does not exist for Istio's analysis.
-fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> &'static str {
+fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> String {
     let rule = RuleId {
         object: object.reference(),
         list: target.list,
         index: u32::try_from(target.rule).unwrap_or(u32::MAX),
     };
-    match facts.examined.share(&rule, target.place) {
-        Share::Refused => "its share of the connections is refused",
+    let said = match facts.examined.share(&rule, target.place) {
+        Share::Refused => {
+            let whom = facts.examined.for_whom_at_all(&rule, target.place);
+            let whom = whom.map(|whom| format!(" for {whom}")).unwrap_or_default();
+            return format!("its share of the connections is refused{whom}");
+        }
         Share::Arrives => "Istio's analysis says so; here its share of the connections arrives",
         Share::Untaken if target.list == RuleList::Http => "the http rule cannot be applied at L4",
         Share::Untaken => "a share that goes to it is refused",
-    }
+    };
+    said.to_owned()
 }
 
 fn list(ports: &[u16]) -> String {

@@ -31,6 +31,11 @@ pub const LIMITS: Limits = Limits {
     stripes: 1,
 };
 
+/// A number that the environment may set: how much, or where to begin.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
 /// A World out of YAML; nothing in it may be refused.
 pub fn world(yaml: &str) -> World {
     world_with(yaml, Settings::default())
