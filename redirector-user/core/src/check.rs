@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::analysis::{self, PodTemplate, deployments, part};
+use crate::analysis::{self, Around, deployments, part};
 use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
@@ -59,9 +59,9 @@ pub fn check(
 ) -> Report {
     let mut diagnostics = unreadable.to_vec();
     let mut world = World::new(settings.clone());
-    let mut templates: Vec<PodTemplate> = Vec::new();
+    let mut beside = Around::default();
     for reading in around {
-        templates.extend(reading.templates.iter().cloned());
+        beside.templates.extend(reading.templates.iter().cloned());
         for object in reading.objects.iter().filter_map(|read| read.object.as_ref()) {
             world.insert(object.clone());
         }
@@ -75,11 +75,12 @@ pub fn check(
             finding.file.clone_from(&reading.file);
             diagnostics.push(finding);
         }
-        templates.extend(reading.templates.iter().cloned());
+        beside.templates.extend(reading.templates.iter().cloned());
         for read in &reading.objects {
             let Some(reference) = &read.reference else { continue };
-            if let Some(object) = &read.object {
-                world.insert(object.clone());
+            match &read.object {
+                Some(object) => drop(world.insert(object.clone())),
+                None => beside.refused.add(reference, &read.tree, &settings.cluster_domain),
             }
             let place = Place { file: reading.file.as_ref(), read };
             if let Some(earlier) = places.insert(reference.clone(), place) {
@@ -88,7 +89,7 @@ pub fn check(
         }
     }
     let mut registry = Registry::new(&world);
-    let (mut findings, examined) = analysis::analyze(&world, &mut registry, &templates);
+    let (mut findings, examined) = analysis::analyze(&world, &mut registry, &beside);
     if examined.left_out > 0 {
         diagnostics.push(Diagnostic::new(
             &references::NOT_EXAMINED,
@@ -100,7 +101,7 @@ pub fn check(
         ));
     }
     findings.retain(|finding| places.contains_key(&finding.object));
-    diagnostics.extend(part::only_a_part(&world, &registry, &templates, &mut findings));
+    diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {
         let told = told.entry(finding.object.clone()).or_default();

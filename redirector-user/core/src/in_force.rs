@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::analysis;
+use crate::analysis::{self, Around};
 use crate::diag::{Diagnostic, Severity};
 use crate::model::Object;
 use crate::registry::Registry;
@@ -64,7 +64,7 @@ impl InForce {
         }
         let mut registry = Registry::new(&world);
         let mut findings = self.warnings.clone();
-        for finding in analysis::analyze(&world, &mut registry, &[]).0 {
+        for finding in analysis::analyze(&world, &mut registry, &Around::default()).0 {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }

@@ -437,3 +437,17 @@ fn shares_at_gateways_are_examined_whether_or_not_something_serves_them() {
         );
     }
 }
+
+#[test]
+fn that_an_object_was_refused_is_told_and_not_that_it_is_missing() {
+    let text = |port: &str| {
+        entry("a/db", "240.0.0.1", "").replace("number: 80", &format!("number: {port}"))
+            + &service("a/shop", "10.96.0.1", "")
+            + &routed("a/v", "a.db.example.com", "{host: a.db.example.com}")
+            + &routed("a/shop", "shop", "{host: a.db.example.com}")
+            + &object("DestinationRule", "a/db", "{host: a.db.example.com, subsets: [{name: one}]}")
+    };
+    assert_eq!(report(&text("80")).diagnostics, []);
+    let codes: Vec<_> = report(&text("'80'")).diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, ["RD1009"], "the port is no number, and that is all");
+}

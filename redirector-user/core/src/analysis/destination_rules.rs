@@ -28,6 +28,9 @@ fn unknown_host(
     let namespace = &object.meta.namespace;
     let full = facts.full_host(&rule.host, namespace);
     let covered = facts.services_of(&full).len();
+    if covered == 0 && facts.refused_service(&full) {
+        return;
+    }
     let mut finding = if covered > 0 {
         Diagnostic::new(
             &references::UNKNOWN_RULE_HOST,

@@ -31,7 +31,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::analyze as all;
+    use crate::analysis::{Around, analyze as all};
     use crate::documents;
     use crate::registry::Registry;
     use crate::world::{Settings, World};
@@ -47,7 +47,7 @@ mod tests {
             for read in documents::read(None, &text).objects {
                 world.insert(read.object.expect("the documents are good"));
             }
-            let found = all(&world, &mut Registry::new(&world), &[]).0;
+            let found = all(&world, &mut Registry::new(&world), &Around::default()).0;
             let of = |one: &&Finding| one.diagnostic.code == differences::DRAIN_TIME.id;
             found.iter().find(of).map(|one| one.diagnostic.message.clone())
         };

@@ -2,11 +2,12 @@
 //! a walk over all objects.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::PodTemplate;
 use super::examine::Examined;
+use super::{Around, PodTemplate, Refused};
 use crate::diag::nearest;
 use crate::model::annotations;
 use crate::model::{Labels, Object, ObjectRef, Spec};
@@ -54,6 +55,10 @@ pub(super) struct Facts<'w> {
     subsets: HashMap<&'w str, HostIndex<(ObjectRef, &'w Labels)>>,
     /// Names of Namespace objects.
     namespaces: BTreeSet<Arc<str>>,
+    /// Of objects that were refused, what others say of them.
+    refused: &'w Refused,
+    /// Addresses of workloads.
+    addresses: HashSet<IpAddr>,
     budget: Cell<usize>,
     comparisons: Cell<usize>,
 }
@@ -102,7 +107,7 @@ impl<'w> Facts<'w> {
     pub fn new(
         world: &'w World,
         registry: &'w Registry,
-        templates: &[PodTemplate],
+        around: &'w Around,
         examined: &'w Examined,
     ) -> Self {
         let mut facts = Self {
@@ -121,6 +126,11 @@ impl<'w> Facts<'w> {
                 .of_kind(crate::model::Kind::Namespace)
                 .map(|object| object.meta.name.clone())
                 .collect(),
+            refused: &around.refused,
+            addresses: (registry.workloads.all().iter())
+                .flat_map(|workload| &workload.addresses)
+                .copied()
+                .collect(),
             budget: Cell::new(SUGGESTION_BUDGET),
             comparisons: Cell::new(COMPARISON_BUDGET),
         };
@@ -135,7 +145,7 @@ impl<'w> Facts<'w> {
                 facts.subsets.entry(&subset.name).or_default().insert(&host, labels);
             }
         }
-        facts.carriers(templates);
+        facts.carriers(&around.templates);
         facts
     }
 
@@ -211,6 +221,26 @@ impl<'w> Facts<'w> {
                 self.entries.add(object.meta.namespace.clone(), labels);
             }
         }
+    }
+
+    /// Whether a workload has this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether a service with this host was refused, which is told there.
+    pub fn refused_service(&self, full: &str) -> bool {
+        self.refused.services.contains(full)
+    }
+
+    /// Whether a DestinationRule for this host was.
+    pub fn refused_rule(&self, full: &str) -> bool {
+        self.refused.rules.contains(full)
+    }
+
+    /// Whether a Gateway of this full name was.
+    pub fn refused_gateway(&self, full: &str) -> bool {
+        self.refused.gateways.contains(full)
     }
 
     /// Pods, and what promises Pods.

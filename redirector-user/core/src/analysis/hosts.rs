@@ -37,6 +37,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 }
                 continue;
             }
+            if facts.refused_service(&full) {
+                continue;
+            }
             let mut finding = Diagnostic::new(
                 &references::UNKNOWN_VIRTUAL_HOST,
                 if is_ip(host) {

@@ -26,13 +26,15 @@ mod served;
 mod services;
 mod virtual_services;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::diag::Diagnostic;
-use crate::model::{Labels, ObjectRef};
-use crate::plan::Plan;
+use crate::model::{Kind, Labels, ObjectRef};
+use crate::names::{complete_host, service_host};
 use crate::registry::Registry;
 use crate::world::World;
+use crate::yaml::{Node, Value};
 use examine::Examined;
 use facts::Facts;
 
@@ -56,16 +58,66 @@ pub struct PodTemplate {
     pub labels: Labels,
 }
 
+/// What stands around the objects of a World and is none of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Around {
+    /// Promises of Pods.
+    pub templates: Vec<PodTemplate>,
+    /// Objects that were refused.
+    pub refused: Refused,
+}
+
+/// What others say of objects that were refused. Why is told of these, and not
+/// that they are missing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Refused {
+    /// Full hosts of Services and ServiceEntries.
+    pub services: BTreeSet<String>,
+    /// Full hosts of DestinationRules.
+    pub rules: BTreeSet<String>,
+    /// Full names of Gateways.
+    pub gateways: BTreeSet<String>,
+}
+
+impl Refused {
+    /// Adds an object, as far as it can be read.
+    pub fn add(&mut self, object: &ObjectRef, tree: &Node, cluster_domain: &str) {
+        let full = |host: &str| complete_host(host, &object.namespace, cluster_domain).into_owned();
+        let spec = tree.get("spec");
+        match object.kind {
+            Kind::Service => {
+                let host = service_host(&object.name, &object.namespace, cluster_domain);
+                self.services.insert(host);
+            }
+            Kind::ServiceEntry => {
+                if let Some(Value::List(hosts)) =
+                    spec.and_then(|spec| spec.get("hosts")).map(|hosts| &hosts.value)
+                {
+                    self.services.extend(hosts.iter().filter_map(Node::as_str).map(full));
+                }
+            }
+            Kind::DestinationRule => {
+                let host = spec.and_then(|spec| spec.get("host")?.as_str());
+                self.rules.extend(host.map(full));
+            }
+            Kind::Gateway => {
+                self.gateways.insert(format!("{}/{}", object.namespace, object.name));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Everything that is wrong between the objects of a World. The registry is as
 /// before afterwards.
 pub fn analyze(
     world: &World,
     registry: &mut Registry,
-    templates: &[PodTemplate],
+    around: &Around,
 ) -> (Vec<Finding>, Examined) {
     let examined = examine::examine(world, registry);
     let registry = &*registry;
-    let facts = Facts::new(world, registry, templates, &examined);
+    let facts = Facts::new(world, registry, around, &examined);
     let mut findings = Vec::new();
     virtual_services::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
@@ -82,12 +134,6 @@ pub fn analyze(
     refused::analyze(&facts, &mut findings);
     served::analyze(&facts, &mut findings);
     (findings, examined)
-}
-
-/// What the rules of a Plan that is in force refuse, and for whom of the
-/// workloads here: without the shares that only wait for a name.
-pub fn in_force(world: &World, plan: &Plan) -> Vec<Finding> {
-    refused::in_force(world, plan)
 }
 
 /// Where the findings of one object go.

@@ -5,7 +5,7 @@
 //! and that is said once. Where something is, a name that is missing may be
 //! misspelt, and each is told.
 
-use super::{Finding, PodTemplate};
+use super::{Around, Finding};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
 use crate::model::Kind;
@@ -57,7 +57,7 @@ const ALL: [Missing; 4] = [
 pub fn only_a_part(
     world: &World,
     registry: &Registry,
-    templates: &[PodTemplate],
+    around: &Around,
     findings: &mut Vec<Finding>,
 ) -> Option<Diagnostic> {
     let mut missing = Vec::new();
@@ -66,7 +66,7 @@ pub fn only_a_part(
             let mut ports = registry.services().iter().flat_map(|service| &service.ports);
             ports.any(|port| !port.endpoints.is_empty())
         };
-        let workloads = kinds.contains(&Kind::Pod) && (!templates.is_empty() || endpoints());
+        let workloads = kinds.contains(&Kind::Pod) && (!around.templates.is_empty() || endpoints());
         if workloads || kinds.iter().any(|kind| world.of_kind(*kind).next().is_some()) {
             continue;
         }

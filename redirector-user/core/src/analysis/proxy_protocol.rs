@@ -99,7 +99,7 @@ fn shared_port(a: &Gateway, b: &Gateway) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::analyze as all;
+    use crate::analysis::{Around, analyze as all};
     use crate::documents;
     use crate::registry::Registry;
     use crate::world::{Settings, World};
@@ -110,7 +110,7 @@ mod tests {
         for read in documents::read(None, text).objects {
             world.insert(read.object.expect("the documents are good"));
         }
-        let found = all(&world, &mut Registry::new(&world), &[]).0;
+        let found = all(&world, &mut Registry::new(&world), &Around::default()).0;
         let ours = found.iter().filter(|f| f.diagnostic.code == differences::PROXY_PROTOCOL.id);
         ours.map(|f| format!("{} {} {}", f.object, f.path, f.diagnostic.message)).collect()
     }

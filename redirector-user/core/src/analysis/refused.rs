@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 use super::Finding;
 use super::examine::Examined;
 use super::facts::Facts;
-use super::refusals::{Refusal, refusals};
+use super::refusals::Refusal;
 use super::virtual_services::destination_path;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
 use crate::model::{ObjectRef, RouteDestination, RuleList, Spec};
-use crate::plan::{Lacks, Plan};
+use crate::plan::Lacks;
 use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -29,6 +29,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 refusal.id.view.first().is_some_and(|service| facts.promised(service))
             }
             Some(Lacks::Labels) => causes.empty_subset(refusal),
+            Some(Lacks::Service) if facts.refused_service(&refusal.id.host) => true,
+            Some(Lacks::Subset) if facts.refused_rule(&refusal.id.host) => true,
             Some(Lacks::Export) => false,
             Some(Lacks::Port) => cause.is_some(),
             _ => cause.is_some_and(|code| code != references::PORT_REQUIRED.id),
@@ -36,7 +38,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if elsewhere {
             continue;
         }
-        let Some(mut finding) = finding(facts.world, refusal, Some(facts.examined)) else {
+        let Some(mut finding) = finding(facts.world, refusal, facts.examined) else {
             continue;
         };
         if refusal.lacks == Some(Lacks::Export)
@@ -52,13 +54,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 
 /// Stands in the place of a finding that another one says better.
 const TAKEN: &str = "";
-
-/// The shares that a Plan in force refuses, for its own workloads.
-pub(super) fn in_force(world: &World, plan: &Plan) -> Vec<Finding> {
-    let refused = refusals(plan);
-    let refused = refused.iter().filter(|refusal| refusal.lacks != Some(Lacks::Resolution));
-    refused.filter_map(|refusal| finding(world, refusal, None)).collect()
-}
 
 /// The path of the share's `destination`.
 fn path(refusal: &Refusal) -> String {
@@ -77,7 +72,7 @@ fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestinati
     route.get(refusal.destination)
 }
 
-fn finding(world: &World, refusal: &Refusal, examined: Option<&Examined>) -> Option<Finding> {
+fn finding(world: &World, refusal: &Refusal, examined: &Examined) -> Option<Finding> {
     let written = written(world, refusal)?;
     let place = path(refusal);
     let host = format!("{place}.host");
@@ -90,8 +85,7 @@ fn finding(world: &World, refusal: &Refusal, examined: Option<&Examined>) -> Opt
         Some(subset) => format!("the subset {subset} of {}:{}", id.host, id.port),
         None => format!("{}:{}", id.host, id.port),
     };
-    let for_whom = examined.and_then(|examined| examined.for_whom(refusal));
-    let for_whom = match for_whom {
+    let for_whom = match examined.for_whom(refusal) {
         Some(whom) => format!(" for {whom}"),
         None => String::new(),
     };

@@ -108,9 +108,11 @@ fn spread(
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
     let count = destination.endpoints.len();
     let address = id.prefix.addr();
-    let real = destination.endpoints.iter().any(|one| one.address.ip() == address);
+    // At an address that was made up for the entry nobody has been before.
+    let real = destination.endpoints.iter().any(|one| one.address.ip() == address)
+        || facts.has_address(address);
     let rule = routes(frontend).find_map(|route| route.rule.as_ref());
-    if count < 2 || !real && rule.is_none() {
+    if count < 2 || !real {
         return None;
     }
     let rules = match rule {

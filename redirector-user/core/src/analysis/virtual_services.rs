@@ -43,6 +43,9 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
         let gateway = full
             .split_once('/')
             .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name));
+        if gateway.is_none() && facts.refused_gateway(&full) {
+            continue;
+        }
         let Some(gateway) = gateway else {
             let looked_at = if facts.spend(1000) { 1000 } else { 0 };
             let known: Vec<String> = facts
@@ -208,6 +211,7 @@ fn destinations(
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
         match known {
+            None if facts.refused_service(&facts.full_host(host, namespace)) => {}
             None => {
                 let full = facts.full_host(host, namespace);
                 let (code, message) = if facts.hosts.contains(&full) {
@@ -328,7 +332,7 @@ impl Subsets {
         let (name, at) = resource_name(&full, namespace);
         let defined = self.defined.contains(&(name, at, subset.to_owned()));
         // Whether one that defines it is in force is read off the Plan.
-        if defined || !facts.subsets(subset, &full).is_empty() {
+        if defined || facts.refused_rule(&full) || !facts.subsets(subset, &full).is_empty() {
             return;
         }
         let mut finding = Diagnostic::new(
