@@ -56,14 +56,15 @@ fn programs(workspace: &Path, out: &Path) -> Result<PathBuf, String> {
         missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     })?;
     // The target directory of the outer cargo is locked: a directory of its own
-    // inside, found by cargo's tag, and shared by all profiles.
-    let target = out.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).unwrap_or(out);
-    let (name, features): (_, &[&str]) = match env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
-        Some(_) => ("bpf-other-layout", &["other-layout"]),
-        None => ("bpf", &[]),
+    // inside, found by cargo's tag, the outermost, and shared by all builds.
+    let tagged = |path: &&Path| path.join("CACHEDIR.TAG").is_file();
+    let target = out.ancestors().filter(tagged).last().unwrap_or(out);
+    let features: &[&str] = match env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
+        Some(_) => &["other-layout"],
+        None => &[],
     };
     // A compiler that is there and fails is a fault of the source.
     Ok(builder
-        .build(workspace, &target.join(name), features)
+        .build(workspace, &target.join("bpf"), features)
         .unwrap_or_else(|problem| panic!("{problem}")))
 }

@@ -173,7 +173,7 @@ pub fn recording_object() -> Vec<u8> {
             let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             let workspace = workspace.parent().expect("tests lie in the workspace");
             let builder = redirector_toolchain::find().expect("a toolchain for the BPF target");
-            let target = workspace.join("target").join("bpf-record");
+            let target = workspace.join("target").join("bpf");
             let object = builder
                 .build(workspace, &target, &["record"])
                 .unwrap_or_else(|problem| panic!("{problem}"));

@@ -331,8 +331,10 @@ pub fn of_other_layout(program: &str) -> PathBuf {
     let directory = Path::new(program).parent().expect("a directory of the profile");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--features", "other-layout", "--bin", NAME])
+        // From the top, not by its package: with the features that the workspace has
+        // together, dependencies are there already.
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .args(["build", "--quiet", "--features", "redirector-tests/other-layout", "--bin", NAME])
         .arg("--target-dir")
         .arg(directory.parent().expect("the target directory"));
     // What cargo calls `dev` lies in `debug`.

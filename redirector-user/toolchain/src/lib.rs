@@ -19,6 +19,9 @@ pub const TARGET: &str = "bpfel-unknown-none";
 /// The package that holds the programs.
 const PACKAGE: &str = "redirector-ebpf";
 
+/// The arguments of clippy's driver, in the form in which `cargo clippy` hands them on.
+const DENY_WARNINGS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
+
 /// The name of the object file.
 const OBJECT: &str = "redirector";
 
@@ -107,8 +110,9 @@ pub fn find() -> Result<Builder, Vec<Missing>> {
 }
 
 impl Builder {
-    /// Builds the object with these features into this target directory, which
-    /// must not be one that a waiting cargo holds locked.
+    /// Builds the object with these features, below this target directory, which
+    /// must not be one that a waiting cargo holds locked. All builds can share one:
+    /// each set of features has a file of its own there.
     ///
     /// # Errors
     ///
@@ -119,16 +123,20 @@ impl Builder {
         target_dir: &Path,
         features: &[&str],
     ) -> Result<PathBuf, String> {
-        let mut command = self.cargo("build", target_dir, features);
-        run(command.arg("--release").current_dir(workspace))?;
-        let object = target_dir.join(TARGET).join("release").join(OBJECT);
+        let mut command = self.cargo(target_dir, features);
+        let variant = if features.is_empty() { "plain".into() } else { features.join("-") };
+        let objects = target_dir.join("objects").join(variant);
+        command.current_dir(workspace).arg("--artifact-dir").arg(&objects);
+        run(command.args(["-Z", "unstable-options"]))?;
+        let object = objects.join(OBJECT);
         if !object.is_file() {
             return Err(format!("{}: the compiler did not make it", object.display()));
         }
         Ok(object)
     }
 
-    /// Lints the programs with clippy, warnings being errors.
+    /// Lints the programs with clippy, warnings being errors: clippy's driver
+    /// compiles what is ours, and what others wrote is that of [`Builder::build`].
     ///
     /// # Errors
     ///
@@ -139,7 +147,7 @@ impl Builder {
         target_dir: &Path,
         features: &[&str],
     ) -> Result<(), String> {
-        let clippy = self.rustc.with_file_name("cargo-clippy");
+        let clippy = self.rustc.with_file_name("clippy-driver");
         if !clippy.is_file() {
             return Err(format!(
                 "{} is missing; install it with: rustup component add clippy --toolchain nightly  \
@@ -147,19 +155,14 @@ impl Builder {
                 clippy.display()
             ));
         }
-        let mut command = self.cargo("clippy", target_dir, features);
-        // Cargo takes its subcommands from PATH: its own neighbours first.
-        let paths = env::var_os("PATH").unwrap_or_default();
-        let own = self.rustc.parent().map(Path::to_path_buf);
-        let path = env::join_paths(own.into_iter().chain(env::split_paths(&paths)))
-            .map_err(|error| error.to_string())?;
-        command.env("PATH", path).arg("--release").current_dir(workspace);
-        run(command.args(["--", "-D", "warnings"])).map(|_| ())
+        let mut command = self.cargo(target_dir, features);
+        command.env("RUSTC_WORKSPACE_WRAPPER", &clippy).env("CLIPPY_ARGS", DENY_WARNINGS);
+        run(command.current_dir(workspace)).map(|_| ())
     }
 
     /// A cargo command for the programs, free of the environment that an outer
     /// cargo may have set.
-    fn cargo(&self, verb: &str, target_dir: &Path, features: &[&str]) -> Command {
+    fn cargo(&self, target_dir: &Path, features: &[&str]) -> Command {
         let mut command = Command::new(&self.cargo);
         for (name, _) in env::vars_os() {
             let name = name.to_string_lossy();
@@ -198,7 +201,8 @@ impl Builder {
             // BTF is made from the debug information; with v3 the compiler uses
             // the atomic instructions.
             .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3")
-            .args([verb, "--quiet", "--locked", "--package", PACKAGE, "--target", TARGET])
+            .args(["build", "--release", "--quiet", "--locked", "--package", PACKAGE])
+            .args(["--target", TARGET])
             .arg("--target-dir")
             .arg(target_dir);
         if self.core == Core::Source {
