@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::setup::{self, Purpose};
-use crate::test::libtest::{Outcome, Suite, tail};
+use crate::test::Selection;
+use crate::test::libtest::{Case, Outcome, tail};
 use crate::test::table::Layer;
 use crate::workspace::{cargo, root, target};
 
@@ -58,25 +59,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut good = true;
     for name in chosen {
         println!("==> {name}, {} s", args.seconds);
-        let suite = fuzz(&name, args.seconds)?;
-        for case in &suite.cases {
-            match &case.outcome {
-                Outcome::Failed(why) => {
-                    good = false;
-                    println!("{why}");
-                }
-                _ => println!("{}: nothing found", case.name),
+        let case = fuzz(&name, args.seconds)?;
+        match &case.outcome {
+            Outcome::Failed(why) => {
+                good = false;
+                println!("{why}");
             }
+            _ => println!("{}: nothing found", case.name),
         }
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// All targets, for `seconds` each, as a layer of tests.
-pub fn layer(seconds: u64) -> Result<Layer> {
+pub fn layer(selection: &Selection, seconds: u64, layer: &mut Layer) -> Result<()> {
     build()?;
-    let suites = targets()?.iter().map(|name| fuzz(name, seconds)).collect::<Result<_>>()?;
-    Ok(Layer { name: "fuzz".into(), suites })
+    for name in targets()?.iter().filter(|name| selection.has(name)) {
+        layer.single(fuzz(name, seconds)?);
+    }
+    Ok(())
 }
 
 /// The names of all targets, sorted.
@@ -110,7 +111,7 @@ fn build() -> Result<()> {
     )
 }
 
-fn fuzz(name: &str, seconds: u64) -> Result<Suite> {
+fn fuzz(name: &str, seconds: u64) -> Result<Case> {
     let started = Instant::now();
     let home = build_dir().join("work").join(name);
     let corpus = home.join("corpus");
@@ -143,8 +144,7 @@ fn fuzz(name: &str, seconds: u64) -> Result<Suite> {
     } else {
         Outcome::Passed
     };
-    let title = format!("{name}, {runs} inputs");
-    Ok(Suite::single(title, outcome, started.elapsed().as_secs_f64()))
+    Ok(Case::since(started, format!("{name}, {runs} inputs"), outcome))
 }
 
 /// Where good inputs to start from are.

@@ -34,8 +34,10 @@ enum Task {
     Setup(setup::Args),
     /// Plays the reference document, section by section, against this kernel
     Demo(demo::Args),
-    /// Runs the tests: all layers, or the named ones
+    /// Runs the tests: all layers that take no virtual machine, all, or the named ones
     Test(test::Args),
+    /// The layer `lint` of the tests: formatting, clippy, purity of the core, aarch64
+    Lint,
     /// Runs demo and kernel tests on Debian's 6.1 and 6.12 kernels, in QEMU
     Vm(vm::Args),
     /// Fuzzes what reads documents and what compiles them
@@ -72,6 +74,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Lint => test::lint(),
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Soak(args) => soak::run(&args),

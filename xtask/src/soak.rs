@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Purpose};
+use crate::test::build::{self, Build};
 use crate::test::layers::OF_IMAGE;
-use crate::test::libtest::{self, Binary};
+use crate::test::libtest::Binary;
 use crate::workspace::cargo;
 
 /// Options of `cargo xtask soak`.
@@ -157,10 +158,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut failures = Vec::new();
     for part in &chosen {
         println!("==> {}: {}, {} s", part.name, part.what, each.as_secs());
-        let binary = binaries
-            .iter()
-            .find(|binary| binary.target == part.target)
-            .with_context(|| format!("cargo has built no test {}", part.target))?;
+        let binary = binaries.test(part.target)?;
         let begun = Instant::now();
         let (runs, failed) = keep_up(part, binary, each)?;
         let verdict = if failed { "FAILED" } else { "nothing found" };
@@ -178,14 +176,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Builds what those parts need, optimised but without the long linking of a
 /// release, which each of the test binaries would have to itself.
-fn build(parts: &[&Part]) -> Result<Vec<Binary>> {
+fn build(parts: &[&Part]) -> Result<Build> {
     let mut build = cargo();
     build.args(["test", "--profile", "soak"]);
     let targets: BTreeSet<_> = parts.iter().map(|part| (part.package, part.target)).collect();
     for (package, target) in targets {
         build.args(["--package", package, "--test", target]);
     }
-    libtest::build(&mut build)
+    build::tests(&mut build)
 }
 
 /// Runs a part until its time is over or it fails.
@@ -193,12 +191,8 @@ fn keep_up(part: &Part, binary: &Binary, time: Duration) -> Result<(u64, bool)> 
     let begun = Instant::now();
     let mut runs = 0;
     loop {
-        let mut command = Command::new(&binary.path);
-        command
-            .current_dir(&binary.directory)
-            .arg("--nocapture")
-            .arg("--include-ignored")
-            .args(part.arguments);
+        let mut command = binary.command();
+        command.arg("--nocapture").arg("--include-ignored").args(part.arguments);
         command.env("REDIRECTOR_TESTS", "kernel").env(SECONDS, time.as_secs().to_string());
         match &part.how {
             How::Itself | How::Again => {}

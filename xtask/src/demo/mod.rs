@@ -21,8 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::play::Tally;
 use crate::setup::{self, Purpose};
-use crate::test::libtest::{Case, Outcome, Suite};
-use crate::test::table::Layer;
+use crate::test::libtest::{Case, Outcome};
 use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
@@ -66,6 +65,11 @@ impl Default for Args {
 }
 
 impl Args {
+    /// With a program that is built already.
+    pub fn of_program(program: &Path) -> Self {
+        Self { redirector: Some(program.to_owned()), ..Self::default() }
+    }
+
     /// For the virtual machine: as on a node, and fewer connections, because
     /// emulated ones are slow.
     pub fn in_guest() -> Self {
@@ -106,25 +110,29 @@ impl Interrupt {
 
 /// `cargo xtask demo`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let suite = play(args)?;
+    let mut cases = Vec::new();
+    play(args, &mut |case| {
+        cases.push(case);
+        Ok(())
+    })?;
     println!();
-    if suite.failed() > 0 {
-        let layer = Layer { name: "demo".into(), suites: vec![suite] };
-        print!("{}", layer.text(false));
+    let mut wrong = 0;
+    for case in &cases {
+        if let Outcome::Failed(why) = &case.outcome {
+            println!("WRONG  {}\n{why}", case.name);
+            wrong += 1;
+        }
+    }
+    if wrong > 0 {
         return Ok(ExitCode::FAILURE);
     }
-    println!("all {} answers were right, and nothing was left behind", suite.cases.len() - 1);
+    println!("all {} answers were right, and nothing was left behind", cases.len() - 1);
+    print!("{}", report::what_next(&built()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The demo as a test suite: every row is a test.
-pub fn suite() -> Result<Suite> {
-    play(&Args::default())
-}
-
-/// Plays all of it; what is right and wrong is printed and given back.
-pub fn play(args: &Args) -> Result<Suite> {
-    let started = Instant::now();
+/// Plays all of it; what is right and wrong is printed and told: every row is a test.
+pub fn play(args: &Args, tell: &mut dyn FnMut(Case) -> Result<()>) -> Result<()> {
     if !is_root() {
         bail!(
             "loading BPF programs needs root: try `sudo -E cargo xtask demo`, or, to see it \
@@ -145,33 +153,31 @@ pub fn play(args: &Args) -> Result<Suite> {
     let servers = SERVERS.iter().filter_map(|server| server.endpoint.split(':').next());
     let addresses: Vec<_> = servers.chain(GATEWAY_ADDRESSES.iter().copied()).collect();
     let stage = Stage::set(&addresses)?;
-    let mut suite = Suite { name: "demo".into(), ..Suite::default() };
     // From here on nothing may leave without striking the stage, which its
     // Drop does.
     let redirector = Redirector::new(program, &stage);
     let connections = args.connections;
     let demo = Demo { redirector, stage, documents, interrupt, connections };
-    let played = demo.play(args, &mut suite);
+    let played = demo.play(args, tell);
+    let begun = Instant::now();
     let left = demo.end();
     played?;
     let outcome = if left.is_empty() { Outcome::Passed } else { Outcome::Failed(left.join("\n")) };
-    suite.cases.push(Case { name: "nothing is left behind".into(), outcome });
-    suite.seconds = started.elapsed().as_secs_f64();
-    Ok(suite)
+    tell(Case::since(begun, "nothing is left behind", outcome))
 }
 
 /// Builds the daemon; gives back the program's path.
 fn build() -> Result<PathBuf> {
     println!("building the daemon and its BPF programs");
-    command::run(cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "redirector-user",
-        "--bin",
-        "redirector",
-    ]))?;
-    Ok(target().join("debug/redirector"))
+    // Not by its package: with the features that all of the workspace has together,
+    // what is compiled for the demo is there for the tests.
+    command::run(cargo().args(["build", "--bin", "redirector"]))?;
+    Ok(built())
+}
+
+/// Where cargo puts the program.
+fn built() -> PathBuf {
+    target().join("debug/redirector")
 }
 
 struct Demo {
@@ -183,7 +189,7 @@ struct Demo {
 }
 
 impl Demo {
-    fn play(&self, args: &Args, suite: &mut Suite) -> Result<()> {
+    fn play(&self, args: &Args, tell: &mut dyn FnMut(Case) -> Result<()>) -> Result<()> {
         for server in SERVERS {
             self.serve(server)?;
         }
@@ -212,9 +218,10 @@ impl Demo {
             for row in section.rows {
                 self.interrupt.check()?;
                 self.wait_for_gateway(row)?;
-                let (text, case) = self.try_row(section, row)?;
+                let begun = Instant::now();
+                let (text, name, outcome) = self.try_row(section, row)?;
                 print!("{text}");
-                suite.cases.push(case);
+                tell(Case::since(begun, name, outcome))?;
             }
         }
         if args.keep {
@@ -291,7 +298,7 @@ impl Demo {
         Ok(())
     }
 
-    fn try_row(&self, section: &Section, row: &Row) -> Result<(String, Case)> {
+    fn try_row(&self, section: &Section, row: &Row) -> Result<(String, String, Outcome)> {
         let count = match row.expect {
             Expect::Greeting(_) => 1,
             Expect::Split(_) => self.connections,

@@ -8,7 +8,7 @@ use super::sections::{Expect, Row, SERVERS, Section};
 use super::stage::Stage;
 use crate::command;
 use crate::play::Tally;
-use crate::test::libtest::{Case, Outcome};
+use crate::test::libtest::Outcome;
 
 /// Width of the bar of a split, in characters.
 const BAR: usize = 50;
@@ -37,7 +37,7 @@ pub fn row(
     tally: &Tally,
     why: &Explanation,
     config: &Path,
-) -> (String, Case) {
+) -> (String, String, Outcome) {
     let mut wrong = Vec::new();
     let mut text = match row.expect {
         Expect::Greeting(greeting) => greeting_line(row, greeting, tally, &mut wrong),
@@ -56,7 +56,7 @@ pub fn row(
         false => Outcome::Failed(wrong.join("\n")),
     };
     let name = format!("{}: {} dials {}", section.title, row.from, row.to);
-    (text, Case { name, outcome })
+    (text, name, outcome)
 }
 
 fn greeting_line(row: &Row, greeting: &str, tally: &Tally, wrong: &mut Vec<String>) -> String {
@@ -144,6 +144,21 @@ fn because(why: &Explanation, config: &Path) -> String {
         .map(|(endpoint, share)| format!("{endpoint} ({:.0} %)", share * 100.0))
         .collect();
     format!("{rule}: {} {}", why.verdict, endpoints.join(", "))
+}
+
+/// What to try when all has been seen.
+pub fn what_next(program: &Path) -> String {
+    format!(
+        "
+What next:
+  cargo xtask demo --keep     the same, and it stays up, with commands to try in it
+  {program} explain --config examples --from-workload default/telnet-client \\
+      --to 10.96.0.10:19000   why a connection goes where it goes; README.md, \"A quick tour\",
+                              goes on from there
+  cargo xtask test            all tests that take no virtual machine
+",
+        program = program.strip_prefix(crate::workspace::root()).unwrap_or(program).display()
+    )
 }
 
 /// What to try while the demo stays up.

@@ -150,6 +150,9 @@ fn rustup_nightly() -> Command {
 
 fn install_linker() -> Command {
     let mut command = cargo_install("bpf-linker", BPF_LINKER);
+    // LLVM does its work: optimising what is around that takes longer to build than it
+    // ever saves.
+    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "false");
     if super::debian::present() {
         command.env("LLVM_PREFIX", DEBIAN_LLVM).args([
             "--no-default-features",

@@ -29,8 +29,10 @@ pub enum Purpose {
     Build,
     /// Playing the demo.
     Demo,
-    /// Running all tests, virtual machines included.
+    /// Running the tests that take no virtual machine.
     Test,
+    /// Running all of them.
+    All,
 }
 
 /// How a need can be met.
@@ -142,21 +144,21 @@ fn needs() -> Vec<Need> {
         Need {
             name: "buildah",
             why: "the container image",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: || program("buildah"),
             remedies: vec![Remedy::Package("buildah")],
         },
         Need {
             name: "podman",
             why: "running the container image as a DaemonSet would",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: || program("podman"),
             remedies: vec![Remedy::Package("podman")],
         },
         Need {
             name: "runc",
             why: "the containers of podman, with either version of cgroups",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: || program("runc"),
             remedies: vec![Remedy::Package("runc")],
         },
@@ -173,21 +175,21 @@ fn needs() -> Vec<Need> {
         Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: || program("qemu-system-x86_64"),
             remedies: vec![Remedy::Package("qemu-system-x86")],
         },
         Need {
             name: "busybox (static)",
             why: "the userland of the virtual machines",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: static_busybox,
             remedies: vec![Remedy::Package("busybox-static")],
         },
         Need {
             name: "libc.a",
             why: "static binaries for the virtual machines",
-            purpose: Purpose::Test,
+            purpose: Purpose::All,
             found: static_libc,
             remedies: vec![Remedy::Package("libc6-dev")],
         },
@@ -222,7 +224,7 @@ fn static_libc() -> Option<String> {
 
 /// `cargo xtask setup [--check]`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let missing = missing(Purpose::Test);
+    let missing = missing(Purpose::All);
     if args.check {
         for need in needs() {
             match (need.found)() {

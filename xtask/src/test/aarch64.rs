@@ -6,11 +6,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::libtest::{Outcome, Suite, tail};
+use super::libtest::{Outcome, tail};
 use crate::command;
 use crate::setup::debian;
 use crate::workspace::{cargo, root, target};
@@ -20,33 +19,28 @@ const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const PACKAGE: &str = "libstd-rust-web-dev";
 
 /// Checks it, or says why it cannot.
-pub fn check() -> Result<Suite> {
-    let started = Instant::now();
-    let suite = |outcome| {
-        let seconds = started.elapsed().as_secs_f64();
-        Ok(Suite::single("the daemon compiles for aarch64", outcome, seconds))
-    };
+pub fn check() -> Outcome {
     let mut command = if has_standard_library(cargo().get_program().as_ref()) {
         cargo()
     } else if debian::present() && Path::new("/usr/bin/cargo").exists() {
         match debian_cargo() {
             Ok(command) => command,
-            Err(error) => return suite(Outcome::Failed(format!("{error:#}"))),
+            Err(error) => return Outcome::Failed(format!("{error:#}")),
         }
     } else {
-        let why = format!("no standard library for it; try `rustup target add {TRIPLE}`");
-        return suite(Outcome::Skipped(why));
+        return Outcome::Skipped(format!(
+            "no standard library for it; try `rustup target add {TRIPLE}`"
+        ));
     };
     command
         .args(["check", "--quiet", "--package", "redirector-user", "--target", TRIPLE])
         .arg("--target-dir")
         .arg(target().join("aarch64"));
-    let output = command::output(&mut command)?;
-    suite(if output.status.success() {
-        Outcome::Passed
-    } else {
-        Outcome::Failed(tail(&String::from_utf8_lossy(&output.stderr), 100))
-    })
+    match command::output(&mut command) {
+        Ok(output) if output.status.success() => Outcome::Passed,
+        Ok(output) => Outcome::Failed(tail(&String::from_utf8_lossy(&output.stderr), 100)),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
 }
 
 /// Whether the compiler beside that cargo has a standard library for it.

@@ -5,48 +5,36 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::layers::{self, BLACK_BOX, KERNEL, OF_IMAGE};
-use super::libtest::{self, Outcome, Suite};
+use super::Selection;
+use super::layers;
+use super::libtest::{Case, Outcome};
 use super::table::Layer;
 use crate::command;
 use crate::vm::initramfs;
-use crate::workspace::{cargo, is_root, target};
+use crate::workspace::{is_root, target};
 
 const IMAGE: &str = "localhost/redirector:tests";
 
 /// Builds the image out of the binary that the virtual machines get, and runs
 /// the tests of it.
-pub fn layer() -> Result<Layer> {
-    let suites = if is_root() {
-        suites()?
-    } else {
-        vec![Suite::single("image", Outcome::Skipped("needs root".to_owned()), 0.0)]
-    };
-    Ok(Layer { name: "image".into(), suites })
-}
-
-fn suites() -> Result<Vec<Suite>> {
+pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    selection.is_whole("the image")?;
+    if !is_root() {
+        let outcome = Outcome::Skipped("needs root".to_owned());
+        layer.single(Case { name: "image".into(), outcome, seconds: 0.0 });
+        return Ok(());
+    }
     let binary = initramfs::binaries()?.join("redirector");
     let engine = Engine::new()?;
-    let started = Instant::now();
+    let begun = Instant::now();
     let mut build = crate::image::buildah(&binary, IMAGE, &[])?;
     command::stdout(build.envs(engine.env()))?;
-    let built =
-        Suite::single("the image is built", Outcome::Passed, started.elapsed().as_secs_f64());
-    let tests = ["test", "--package", BLACK_BOX, "--test", KERNEL];
-    let binaries = libtest::build(cargo().args(tests))?;
-    let Some(tests) = binaries.iter().find(|one| one.target == KERNEL) else {
-        bail!("cargo built no test {KERNEL}");
-    };
-    let mut env = vec![("REDIRECTOR_TESTS", "kernel"), ("REDIRECTOR_TESTS_IMAGE", IMAGE)];
-    env.extend(engine.env());
-    let run = layers::run(tests, "image", &["--include-ignored", OF_IMAGE], &env)?;
-    if run.cases.is_empty() {
-        bail!("{KERNEL} has no test of the image");
-    }
-    Ok(vec![built, run])
+    layer.single(Case::since(begun, "the image is built", Outcome::Passed));
+    let mut environment = vec![("REDIRECTOR_TESTS_IMAGE".to_owned(), IMAGE.to_owned())];
+    environment.extend(engine.env().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    layers::of_image(environment, layer)
 }
 
 /// Settings of podman and buildah that hold with and without systemd, with

@@ -1,168 +1,204 @@
 //! The layers that run on this machine.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
-use super::libtest::{self, Binary, Case, Outcome, Suite};
+use super::build::{self, Build};
+use super::libtest::{Binary, Case, Outcome, tail};
+use super::pool::{Event, Pool, Test};
 use super::table::Layer;
-use super::{aarch64, purity};
+use super::{Selection, aarch64, purity};
 use crate::command;
 use crate::workspace::{cargo, is_root, root, target};
 
-/// Longer than any test binary takes on a slow machine.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
-
-/// The package of the black-box tests.
-pub const BLACK_BOX: &str = "redirector-tests";
-/// Its program of the tests that need privilege.
+/// The tests that need privilege.
 pub const KERNEL: &str = "kernel";
 /// Those of them that need the container image.
 pub const OF_IMAGE: &str = "kubernetes::image::";
+/// The samples.
+const CONFORMANCE: &str = "conformance";
 
-/// Formatting, clippy, and the purity of the core.
-pub fn lint() -> Result<Layer> {
-    let mut fmt = cargo();
-    fmt.args(["fmt", "--all", "--check"]);
-    let mut host = cargo();
-    host.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
-    let suites = vec![
-        check("rustfmt", &mut fmt)?,
-        check("clippy on host code", &mut host)?,
-        bpf_clippy(),
-        pure(),
-        aarch64::check()?,
+/// Formatting, the purity of the core, clippy on host and BPF code.
+pub fn lint(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    type Check = fn() -> Outcome;
+    let checks: [(&str, Check); 5] = [
+        ("rustfmt", rustfmt),
+        ("the core is pure", pure),
+        ("clippy on host code", host_clippy),
+        ("clippy on BPF code", bpf_clippy),
+        ("the daemon compiles for aarch64", aarch64::check),
     ];
-    Ok(Layer { name: "lint".into(), suites })
+    for (name, check) in checks {
+        if selection.has(name) {
+            let begun = Instant::now();
+            let outcome = check();
+            layer.single(Case::since(begun, name, outcome));
+        }
+    }
+    Ok(())
 }
 
-fn pure() -> Suite {
-    let started = Instant::now();
-    let outcome = match purity::findings() {
+/// Findings in words, or none.
+fn outcome(findings: Result<Vec<String>>) -> Outcome {
+    match findings {
         Ok(findings) if findings.is_empty() => Outcome::Passed,
         Ok(findings) => Outcome::Failed(findings.join("\n")),
         Err(error) => Outcome::Failed(format!("{error:#}")),
-    };
-    Suite::single("the core is pure", outcome, started.elapsed().as_secs_f64())
+    }
+}
+
+fn rustfmt() -> Outcome {
+    let mut fmt = cargo();
+    fmt.args(["fmt", "--all", "--check"]);
+    match command::output(&mut fmt) {
+        Ok(output) if output.status.success() => Outcome::Passed,
+        Ok(output) => {
+            let text = [output.stdout, output.stderr].concat();
+            Outcome::Failed(tail(&String::from_utf8_lossy(&text), 200))
+        }
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
+}
+
+fn pure() -> Outcome {
+    outcome(purity::findings())
+}
+
+/// What clippy's driver has said of the programs that the other layers test.
+fn host_clippy() -> Outcome {
+    outcome(build::all().map(|build| build.complaints.clone()))
 }
 
 /// Clippy of the toolchain that builds the programs, on both of their builds.
-fn bpf_clippy() -> Suite {
-    let started = Instant::now();
-    let lint = |builder: &redirector_toolchain::Builder| {
-        let target = target().join("bpf-clippy");
-        builder.lint(root(), &target, &[])?;
-        builder.lint(root(), &target, &["record"])
+fn bpf_clippy() -> Outcome {
+    let lint = |builder: redirector_toolchain::Builder| {
+        let variants: [&[&str]; 2] = [&[], &["record"]];
+        variants.iter().try_for_each(|features| builder.lint(root(), &bpf(), features))
     };
-    let outcome = match redirector_toolchain::find() {
-        Ok(builder) => lint(&builder).map_or_else(Outcome::Failed, |()| Outcome::Passed),
-        Err(missing) => {
-            let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-            Outcome::Failed(missing.join("\n"))
-        }
-    };
-    Suite::single("clippy on BPF code", outcome, started.elapsed().as_secs_f64())
+    bpf_builder()
+        .and_then(|builder| lint(builder).map_err(|error| anyhow!(error)))
+        .map_or_else(|error| Outcome::Failed(format!("{error:#}")), |()| Outcome::Passed)
 }
 
-fn check(name: &str, command: &mut Command) -> Result<Suite> {
-    let started = Instant::now();
-    let output = command::output(command)?;
-    let outcome = if output.status.success() {
-        Outcome::Passed
-    } else {
-        let text = [output.stdout, output.stderr].concat();
-        Outcome::Failed(libtest::tail(&String::from_utf8_lossy(&text), 200))
-    };
-    Ok(Suite::single(name, outcome, started.elapsed().as_secs_f64()))
+/// Where the programs are built, for all that need them.
+fn bpf() -> PathBuf {
+    target().join("bpf")
 }
 
-/// All tests of the crates themselves, and the examples in their docs.
-pub fn unit() -> Result<Layer> {
-    let binaries = libtest::build(cargo().args(["test"]))?;
-    let mut suites = Vec::new();
-    for binary in binaries.iter().filter(|one| !is_kernel(one) && !is_conformance(one)) {
-        // What plain `cargo test` leaves out needs programs that are here: see
-        // `setup`.
-        suites.push(run(binary, "unit", &["--include-ignored"], &[])?);
+fn bpf_builder() -> Result<redirector_toolchain::Builder> {
+    redirector_toolchain::find().map_err(|missing| {
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        anyhow!(missing.join("\n"))
+    })
+}
+
+/// The programs as the differential tests want them.
+pub fn recording_object() -> Result<PathBuf> {
+    bpf_builder()?.build(root(), &bpf(), &["record"]).map_err(|error| anyhow!(error))
+}
+
+/// All tests of the crates themselves, and of the programs as a stranger uses them.
+pub fn unit(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    let build = build::all()?;
+    let binaries = build.tests.iter().filter(|one| one.name != KERNEL && one.name != CONFORMANCE);
+    let mut tests = Vec::new();
+    for binary in binaries {
+        let of_binary = binary.tests()?.into_iter();
+        tests.extend(of_binary.map(|name| Test { binary, suite: binary.name.clone(), name }));
     }
-    let log = target().join("xtask/logs/unit-doc.log");
-    let mut doc = cargo();
-    doc.args(["test", "--doc"]);
-    let mut suite = libtest::run("doc tests", &mut doc, &log, LIMIT)?;
-    // Workspaces without a single example print no result at all.
-    suite.cases.retain(|case| !is_empty_run(case, &log));
-    suites.push(suite);
-    Ok(Layer { name: "unit".into(), suites })
-}
-
-fn is_empty_run(case: &Case, log: &Path) -> bool {
-    case.name == "doc tests"
-        && std::fs::read_to_string(log).is_ok_and(|text| !text.contains("error"))
-        && matches!(&case.outcome, Outcome::Failed(why) if why.starts_with("ended without a result (exit status: 0)"))
+    run(&pool(cores(), "unit", Vec::new()), &selection.of(tests), layer)
 }
 
 /// The samples of documents and decisions.
-pub fn conformance() -> Result<Layer> {
-    let binaries =
-        libtest::build(cargo().args(["test", "--package", BLACK_BOX, "--test", "conformance"]))?;
-    let mut suites = Vec::new();
-    for binary in &binaries {
-        suites.push(run(binary, "conformance", &[], &[])?);
-    }
-    Ok(Layer { name: "conformance".into(), suites })
+pub fn conformance(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    let binary = build::all()?.test(CONFORMANCE)?;
+    let tests = binary.tests()?.into_iter();
+    let tests = tests.map(|name| Test { binary, suite: CONFORMANCE.to_owned(), name }).collect();
+    run(&pool(cores(), CONFORMANCE, Vec::new()), &selection.of(tests), layer)
 }
 
 /// The programs in this kernel. A test that skips itself here has failed.
-pub fn kernel() -> Result<Layer> {
-    let binaries =
-        libtest::build(cargo().args(["test", "--package", BLACK_BOX, "--test", KERNEL]))?;
-    let mut suites = Vec::new();
-    for binary in &binaries {
-        if is_root() {
-            suites.push(run(
-                binary,
-                "kernel",
-                &["--include-ignored", "--skip", OF_IMAGE],
-                &[("REDIRECTOR_TESTS", "kernel")],
-            )?);
-        } else {
-            let why = Outcome::Skipped("needs root".to_owned());
-            suites.push(Suite::single(binary.name.clone(), why, 0.0));
-        }
+pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    let tests = kernel_tests(build::all()?)?;
+    let tests: Vec<_> = tests.into_iter().filter(|test| !test.name.starts_with(OF_IMAGE)).collect();
+    let mut tests = selection.of(tests);
+    // The first that needs the other version builds it, beside those that wait for the
+    // kernel; the rest of them come last, and find it there.
+    if let Some(first) = tests.iter().position(|test| test.suite == "upgrade") {
+        tests[..=first].rotate_right(1);
     }
-    Ok(Layer { name: "kernel".into(), suites })
+    if !is_root() {
+        for test in tests {
+            let outcome = Outcome::Skipped("needs root".to_owned());
+            layer.ended(&test.suite, Case { name: test.name, outcome, seconds: 0.0 });
+        }
+        return Ok(());
+    }
+    let recording = recording_object()?.to_string_lossy().into_owned();
+    let environment = vec![("REDIRECTOR_RECORDING_OBJECT".to_owned(), recording)];
+    // They wait more than they work.
+    run(&kernel_pool(2 * cores(), KERNEL, environment), &tests, layer)
+}
+
+/// The tests of the image.
+pub fn of_image(environment: Vec<(String, String)>, layer: &mut Layer) -> Result<()> {
+    let tests = kernel_tests(build::all()?)?;
+    let tests: Vec<_> = tests.into_iter().filter(|test| test.name.starts_with(OF_IMAGE)).collect();
+    run(&kernel_pool(cores(), "image", environment), &tests, layer)
+}
+
+fn kernel_tests(build: &Build) -> Result<Vec<Test<'_>>> {
+    of_modules(build.test(KERNEL)?)
+}
+
+/// The tests of a program, its modules being their suites.
+pub fn of_modules(binary: &Binary) -> Result<Vec<Test<'_>>> {
+    let tests = binary.tests()?.into_iter().map(|name| {
+        let suite = name.split("::").next().unwrap_or_default().to_owned();
+        Test { binary, suite, name }
+    });
+    Ok(tests.collect())
 }
 
 /// The demo: each of its rows is a test.
-pub fn demo() -> Result<Layer> {
-    let suite = if is_root() {
-        crate::demo::suite()?
-    } else {
-        Suite::single("demo", Outcome::Skipped("needs root".to_owned()), 0.0)
-    };
-    Ok(Layer { name: "demo".into(), suites: vec![suite] })
+pub fn demo(selection: &Selection, layer: &mut Layer) -> Result<()> {
+    selection.is_whole("the demo")?;
+    if !is_root() {
+        let outcome = Outcome::Skipped("needs root".to_owned());
+        layer.single(Case { name: "demo".into(), outcome, seconds: 0.0 });
+        return Ok(());
+    }
+    let program = build::all()?.program("redirector")?;
+    crate::demo::play(&crate::demo::Args::of_program(program), &mut |case| {
+        layer.ended("demo", case);
+        Ok(())
+    })
 }
 
-/// Tests of the programs in a kernel: they need privilege.
-pub fn is_kernel(binary: &Binary) -> bool {
-    binary.target == KERNEL
+/// How many tests that do nothing but work are best run at a time.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn is_conformance(binary: &Binary) -> bool {
-    binary.target == "conformance"
+fn pool(workers: usize, layer: &str, environment: Vec<(String, String)>) -> Pool {
+    Pool { workers, environment, logs: target().join("xtask/logs").join(layer) }
 }
 
-/// Runs a test binary where cargo would run it.
-pub fn run(binary: &Binary, layer: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Suite> {
-    let log =
-        target().join("xtask/logs").join(format!("{layer}-{}.log", binary.name.replace("::", "-")));
-    let mut command = Command::new(&binary.path);
-    command
-        .current_dir(&binary.directory)
-        .env("CARGO_MANIFEST_DIR", &binary.directory)
-        .envs(env.iter().copied())
-        .args(args);
-    libtest::run(&binary.name, &mut command, &log, LIMIT)
+fn kernel_pool(workers: usize, layer: &str, mut environment: Vec<(String, String)>) -> Pool {
+    environment.push(("REDIRECTOR_TESTS".to_owned(), "kernel".to_owned()));
+    pool(workers, layer, environment)
+}
+
+fn run(pool: &Pool, tests: &[Test<'_>], layer: &mut Layer) -> Result<()> {
+    pool.run(tests, |event| {
+        match event {
+            Event::Begins(_) => {}
+            Event::Ended(suite, case) => layer.ended(&suite, case),
+            Event::SuiteEnded(suite) => layer.suite_ended(&suite),
+        }
+        Ok(())
+    })
 }

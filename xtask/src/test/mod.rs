@@ -1,27 +1,39 @@
 //! `cargo xtask test`: every layer of tests, a table of them, one summary line.
 
 mod aarch64;
+pub mod build;
 mod image;
 pub mod layers;
 pub mod libtest;
+pub mod pool;
 mod purity;
 pub mod table;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::setup::{self, Purpose};
 use crate::workspace::is_ci;
+use libtest::{Case, Outcome};
+use pool::Test;
 use table::{Layer, Report};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The layers to run, in the order given [default: all]
+    /// The layers to run, in the order given [default: all but image and vm]
     #[arg(value_enum)]
     layers: Vec<Name>,
+    /// Everything, as continuous integration does: the image and the virtual machines,
+    /// and minutes of fuzzing instead of seconds
+    #[arg(long)]
+    all: bool,
+    /// Runs only the tests whose path contains this; it takes a layer
+    #[arg(long, value_name = "WORD", requires = "layers")]
+    only: Option<String>,
     /// Prints every test, not only those that failed
     #[arg(long)]
     verbose: bool,
@@ -30,35 +42,47 @@ pub struct Args {
 /// A layer of tests.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
-    /// Formatting, clippy on host and BPF code, purity of the core
+    /// Formatting, clippy on host and BPF code, purity of the core, aarch64
     Lint,
     /// What needs neither privilege nor a kernel of a certain kind
     Unit,
     /// Samples of documents and routing decisions, each printed
     Conformance,
-    /// A minute of coverage-guided fuzzing of each target
-    Fuzz,
     /// The programs in this machine's kernel, in cgroups and namespaces of their own
     Kernel,
     /// The reference document, played against this machine's kernel
     Demo,
+    /// Coverage-guided fuzzing of each target: seconds, or a minute with --all
+    Fuzz,
     /// The container image, run by podman as the DaemonSet would have it
     Image,
     /// Kernel tests and demo on other kernels, in virtual machines
     Vm,
 }
 
+/// The layers that only `--all` has.
+const LONG: [Name; 2] = [Name::Image, Name::Vm];
+
+/// The layers that build for themselves, for another target.
+const NOT_OF_BUILD: [Name; 2] = [Name::Fuzz, Name::Vm];
+
+/// How long each target is fuzzed, in seconds: with `--all`, and without.
+const FUZZING: [u64; 2] = [60, 10];
+
 impl Name {
-    fn run(self) -> Result<Layer> {
+    fn run(self, selection: &Selection, layer: &mut Layer) -> Result<()> {
         match self {
-            Self::Lint => layers::lint(),
-            Self::Unit => layers::unit(),
-            Self::Conformance => layers::conformance(),
-            Self::Fuzz => crate::fuzz::layer(60),
-            Self::Kernel => layers::kernel(),
-            Self::Demo => layers::demo(),
-            Self::Image => image::layer(),
-            Self::Vm => crate::vm::layer(),
+            Self::Lint => layers::lint(selection, layer),
+            Self::Unit => layers::unit(selection, layer),
+            Self::Conformance => layers::conformance(selection, layer),
+            Self::Kernel => layers::kernel(selection, layer),
+            Self::Demo => layers::demo(selection, layer),
+            Self::Fuzz => {
+                let [long, short] = FUZZING;
+                crate::fuzz::layer(selection, if selection.all { long } else { short }, layer)
+            }
+            Self::Image => image::layer(selection, layer),
+            Self::Vm => crate::vm::layer(selection, layer),
         }
     }
 
@@ -67,26 +91,90 @@ impl Name {
     }
 }
 
+/// Which tests of a layer are wanted.
+#[derive(Default)]
+pub struct Selection {
+    /// Also what takes minutes.
+    pub all: bool,
+    /// What their names contain.
+    pub only: Option<String>,
+}
+
+impl Selection {
+    /// Whether a test of that name is wanted.
+    pub fn has(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|word| name.contains(word.as_str()))
+    }
+
+    /// Those of these tests that are wanted.
+    pub fn of<'a>(&self, tests: Vec<Test<'a>>) -> Vec<Test<'a>> {
+        tests.into_iter().filter(|test| self.has(&test.name) || self.has(&test.suite)).collect()
+    }
+
+    /// For what is run as a whole or not at all.
+    pub fn is_whole(&self, what: &str) -> Result<()> {
+        if self.only.is_some() {
+            bail!("{what} is run as a whole: --only does not go with it");
+        }
+        Ok(())
+    }
+}
+
 /// `cargo xtask test [LAYER...]`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(Purpose::Test)?;
-    let names = match args.layers.as_slice() {
-        [] => Name::value_variants(),
-        some => some,
+    let chosen: Vec<Name> = match args.layers.as_slice() {
+        [] => {
+            let all = Name::value_variants().iter().copied();
+            all.filter(|name| args.all || !LONG.contains(name)).collect()
+        }
+        some => some.to_vec(),
     };
+    let purpose =
+        if chosen.iter().any(|name| LONG.contains(name)) { Purpose::All } else { Purpose::Test };
+    setup::ensure(purpose)?;
+    let selection = Selection { all: args.all, only: args.only.clone() };
     let mut report = Report::default();
-    for name in names {
-        println!("==> {}", name.title());
-        let layer =
-            name.run().unwrap_or_else(|error| Layer::broken(&name.title(), format!("{error:#}")));
-        // Conformance is asked for to see every sample.
-        let every = args.verbose || (*name == Name::Conformance && names.len() == 1);
-        print!("{}", layer.text(every));
+    if !chosen.iter().all(|name| NOT_OF_BUILD.contains(name)) {
+        let mut layer = Layer::begin("build", false);
+        let begun = Instant::now();
+        if let Err(error) = build::all() {
+            let why = Outcome::Failed(format!("{error:#}"));
+            layer.single(Case::since(begun, "it compiles", why));
+        }
+        layer.end();
         report.layers.push(layer);
     }
-    println!("\n{}", report.table());
+    for name in &chosen {
+        // Conformance is asked for to see every sample.
+        let every = args.verbose || (*name == Name::Conformance && chosen.len() == 1);
+        let mut layer = Layer::begin(&name.title(), every);
+        let begun = Instant::now();
+        if let Err(error) = name.run(&selection, &mut layer) {
+            let why = Outcome::Failed(format!("{error:#}"));
+            layer.single(Case::since(begun, format!("{} can be run", name.title()), why));
+        }
+        layer.end();
+        report.layers.push(layer);
+    }
+    let [passed, failed, skipped] = report.counts();
+    if let Some(word) = args.only.as_ref().filter(|_| passed + failed + skipped == 0) {
+        bail!("no test has `{word}` in its path");
+    }
+    println!("\n{}\n{}", report.table(), report.slowest());
+    if args.layers.is_empty() && !args.all {
+        let [long, short] = FUZZING;
+        println!(
+            "--all adds: the container image under podman, kernel tests and demo on Debian's 6.1 \
+             and 6.12 kernels, {long} s of fuzzing each target instead of {short} s"
+        );
+    }
     println!("{}", report.summary());
     // In CI nothing may be left out: what is skipped there runs nowhere.
-    let good = report.failed() == 0 && (report.skipped() == 0 || !is_ci());
+    let good = failed == 0 && (skipped == 0 || !is_ci());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `cargo xtask lint`.
+pub fn lint() -> Result<ExitCode> {
+    run(&Args { layers: vec![Name::Lint], all: false, only: None, verbose: false })
 }

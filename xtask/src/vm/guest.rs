@@ -1,7 +1,6 @@
 //! Inside the virtual machine: the first process. It mounts what a node has,
 //! runs what the host asked for, and reports over the second serial port.
 
-use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
@@ -9,14 +8,15 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
-use crate::test::layers::OF_IMAGE;
-use crate::test::libtest::{self, Outcome, Suite};
+use crate::test::layers::{OF_IMAGE, of_modules};
+use crate::test::libtest::{Binary, Case, Outcome};
+use crate::test::pool::{Event, Pool, Test};
 
 /// Set on the kernel's command line, which makes it an environment variable of
 /// the first process: what to run.
@@ -39,8 +39,8 @@ const NOT_HERE: &[&str] = &["upgrade"];
 /// By what tests divide their repetitions: emulated connections are slow.
 const SCALE: &str = "10";
 
-/// Longer than any test binary takes on an emulated machine.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// The suite of the demo.
+pub const DEMO: &str = "demo";
 
 /// What the guest tells the host, one JSON object a line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,19 +51,22 @@ pub enum Message {
         /// `uname -r`.
         release: String,
     },
-    /// A suite begins.
+    /// A test begins.
     Begins {
-        /// The layer it belongs to.
-        layer: String,
         /// Its name.
-        suite: String,
+        test: String,
     },
-    /// A suite has ended.
+    /// A test has ended.
     Ended {
-        /// The layer it belongs to.
-        layer: String,
-        /// Its results.
-        suite: Suite,
+        /// What it belongs to.
+        suite: String,
+        /// Its result.
+        case: Case,
+    },
+    /// It was the last one of its suite.
+    SuiteEnded {
+        /// That suite.
+        suite: String,
     },
     /// Nothing more will come.
     Done,
@@ -137,35 +140,44 @@ fn load_modules() -> Result<()> {
 }
 
 fn play_demo(host: &mut Host) -> Result<()> {
-    host.tell(&Message::Begins { layer: "demo".into(), suite: "demo".into() })?;
-    let suite = demo::play(&demo::Args::in_guest())
-        .unwrap_or_else(|error| Suite::single("demo", Outcome::Failed(format!("{error:#}")), 0.0));
-    host.tell(&Message::Ended { layer: "demo".into(), suite })
+    host.tell(&Message::Begins { test: DEMO.into() })?;
+    let begun = Instant::now();
+    let played = demo::play(&demo::Args::in_guest(), &mut |case| {
+        host.tell(&Message::Ended { suite: DEMO.into(), case })
+    });
+    if let Err(error) = played {
+        let case = Case::since(begun, DEMO, Outcome::Failed(format!("{error:#}")));
+        host.tell(&Message::Ended { suite: DEMO.into(), case })?;
+    }
+    host.tell(&Message::SuiteEnded { suite: DEMO.into() })
 }
 
-/// Runs the tests of every module, or of those whose names contain a word of the list.
+/// Runs every test, or those whose paths contain a word of the list.
 fn run_tests(host: &mut Host, words: &str) -> Result<()> {
-    let tests = libtest::tests(&mut Command::new(TESTS))?;
-    let modules: BTreeSet<&str> =
-        tests.iter().filter_map(|test| Some(test.split_once("::")?.0)).collect();
-    for name in modules {
-        if NOT_HERE.contains(&name) || !words.split(',').any(|word| name.contains(word)) {
-            continue;
-        }
-        host.tell(&Message::Begins { layer: "kernel".into(), suite: name.to_owned() })?;
-        println!("guest: {name}");
-        let mut command = Command::new(TESTS);
-        command
-            .args([&format!("{name}::"), "--include-ignored", "--skip", OF_IMAGE])
-            .env("REDIRECTOR_TESTS", "kernel")
-            .env("REDIRECTOR_SCALE", SCALE)
-            .env("REDIRECTOR_PROGRAM", REDIRECTOR)
-            .env("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT);
-        let log = PathBuf::from(format!("/run/{name}.log"));
-        let suite = libtest::run(name, &mut command, &log, LIMIT)?;
-        host.tell(&Message::Ended { layer: "kernel".into(), suite })?;
-    }
-    Ok(())
+    let binary = Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() };
+    let wanted = |test: &Test<'_>| {
+        !NOT_HERE.contains(&test.suite.as_str())
+            && !test.name.starts_with(OF_IMAGE)
+            && words.split(',').any(|word| test.name.contains(word))
+    };
+    let tests: Vec<_> = of_modules(&binary)?.into_iter().filter(wanted).collect();
+    let environment = [
+        ("REDIRECTOR_TESTS", "kernel"),
+        ("REDIRECTOR_SCALE", SCALE),
+        ("REDIRECTOR_PROGRAM", REDIRECTOR),
+        ("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    // As many at a time as libtest would.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = Pool { workers, environment: environment.into(), logs: "/run/logs".into() };
+    pool.run(&tests, |event| {
+        host.tell(&match event {
+            Event::Begins(test) => Message::Begins { test: test.name.clone() },
+            Event::Ended(suite, case) => Message::Ended { suite, case },
+            Event::SuiteEnded(suite) => Message::SuiteEnded { suite },
+        })
+    })
 }
 
 fn shell() -> Result<()> {

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::guest;
 use super::newc::Archive;
 use crate::command;
-use crate::test::{layers, libtest};
+use crate::test::{build, layers};
 use crate::workspace::{cargo, root, target, which};
 
 /// The target that static binaries are built for. It is named to cargo even
@@ -26,14 +26,9 @@ pub fn binaries() -> Result<PathBuf> {
         bail!("the virtual machines are x86_64, and so must be the machine that builds for them");
     }
     println!("building static binaries");
-    command::run(static_build("build").args([
-        "--quiet",
-        "--package",
-        "xtask",
-        "--package",
-        "redirector-user",
-        "--bins",
-    ]))?;
+    // Not by their packages: all have the features that the workspace has together, so
+    // that nothing is compiled twice.
+    command::run(static_build("build").args(["--bin", "xtask", "--bin", "redirector"]))?;
     Ok(target().join("vm/build").join(TARGET).join(PROFILE))
 }
 
@@ -44,17 +39,15 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     archive.copy(&binaries.join("xtask"), "/init")?;
     archive.copy(&binaries.join("redirector"), guest::REDIRECTOR)?;
     if with_tests {
-        archive.copy(&recording_object()?, guest::RECORDING_OBJECT)?;
+        archive.copy(&layers::recording_object()?, guest::RECORDING_OBJECT)?;
         archive.surroundings()?;
         // Where the tests were told at compile time that their program lies.
         let program = binaries.join("redirector-under-test").to_string_lossy().into_owned();
         archive.parent_of(&program);
         archive.archive.symlink(&program, guest::REDIRECTOR);
         let mut tests = static_build("test");
-        tests.args(["--quiet", "--package", "redirector-tests", "--test", layers::KERNEL]);
-        for binary in libtest::build(&mut tests)?.iter().filter(|one| layers::is_kernel(one)) {
-            archive.copy(&binary.path, guest::TESTS)?;
-        }
+        tests.args(["--test", layers::KERNEL]);
+        archive.copy(&build::tests(&mut tests)?.test(layers::KERNEL)?.path, guest::TESTS)?;
     }
     archive.userland()?;
     for directory in ["examples", "demo"] {
@@ -72,13 +65,6 @@ pub fn build(with_tests: bool) -> Result<PathBuf> {
     std::fs::write(&path, archive.archive.finish())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
-}
-
-/// The programs as the differential tests want them.
-fn recording_object() -> Result<PathBuf> {
-    let builder = redirector_toolchain::find()
-        .map_err(|_| anyhow!("no toolchain for the BPF target: `cargo xtask setup`"))?;
-    builder.build(root(), &target().join("bpf-record"), &["record"]).map_err(|error| anyhow!(error))
 }
 
 fn static_build(subcommand: &str) -> Command {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::guest::{self, Message};
 use super::kernel::Kernel;
 use super::newc::Archive;
-use crate::test::libtest::{Case, Outcome, Suite, tail};
+use crate::test::libtest::{Case, Outcome, tail};
 use crate::workspace::target;
 
 /// What a kernel says when something is wrong with it.
@@ -42,8 +42,8 @@ pub struct Boot {
     pub cpus: u32,
     /// More words for the kernel's command line.
     pub extra: &'static str,
-    /// Layers to run, `kernel,demo`, and behind a colon what the names of their
-    /// modules must contain one of.
+    /// Layers to run, `kernel,demo`, and behind a colon what the paths of kernel
+    /// tests must contain one of.
     pub orders: String,
 }
 
@@ -108,10 +108,20 @@ pub fn shell(boot: &Boot, initramfs: &Path) -> Result<()> {
     crate::command::run(&mut command)
 }
 
-/// Boots, and gives back the suites of each layer. A run that goes wrong gives
-/// a suite that failed, with the console from there. With `show` what programs
-/// write to the console is printed as it comes.
-pub fn run(boot: &Boot, initramfs: &Path, show: bool) -> Result<Vec<(String, Suite)>> {
+/// What a machine says while it runs.
+pub enum Told {
+    /// The kernel that runs.
+    Booted(String),
+    /// A test of a suite has ended.
+    Ended(String, Case),
+    /// It was the last one of its suite.
+    SuiteEnded(String),
+}
+
+/// Boots, and tells what comes as it comes. A run that goes wrong is a test that
+/// failed, with the console from there. With `show` what programs write to the
+/// console is printed, too.
+pub fn run(boot: &Boot, initramfs: &Path, show: bool, mut tell: impl FnMut(Told)) -> Result<()> {
     let name: String =
         boot.name().chars().map(|char| if char.is_alphanumeric() { char } else { '-' }).collect();
     let directory = target().join("vm/runs");
@@ -135,48 +145,82 @@ pub fn run(boot: &Boot, initramfs: &Path, show: bool) -> Result<Vec<(String, Sui
             .spawn()
             .context("cannot start qemu-system-x86_64: `cargo xtask setup`")?,
     );
-    let fault = watch(&mut machine, &files, show)?;
+    let mut reader = Reader { running: vec!["boot".to_owned()], ..Reader::default() };
+    let fault = watch(&mut machine, &files, show, |new| reader.take(new, &mut tell))?;
     drop(machine);
-    let messages = files.messages()?;
-    let mut suites = Vec::new();
-    let mut done = false;
-    let mut current = "boot".to_owned();
-    for message in messages {
-        match message {
-            Message::Booted { release } => println!("  booted {release}"),
-            Message::Begins { suite, .. } => current = suite,
-            Message::Ended { layer, suite } => suites.push((layer, suite)),
-            Message::Done => done = true,
-        }
-    }
-    if done && suites.iter().all(|(_, suite)| suite.cases.is_empty()) {
-        let why = Outcome::Failed(format!("no test was run by the orders {}", boot.orders));
-        suites.push(("kernel".into(), Suite::single("some test runs", why, 0.0)));
-    }
+    reader.take(&files.results_from(reader.read), &mut tell);
     let fault = fault.or_else(|| {
-        (!done).then(|| format!("it ended too early\n{}", tail(&files.console_text(), 60)))
+        (!reader.done).then(|| format!("it ended too early\n{}", tail(&files.console_text(), 60)))
     });
-    if let Some(fault) = fault {
-        let why = Outcome::Failed(format!("during {current}: {fault}"));
-        let case = Case { name: "the machine stays healthy".into(), outcome: why };
-        let seconds = started.elapsed().as_secs_f64();
-        suites
-            .push(("kernel".into(), Suite { name: "machine".into(), cases: vec![case], seconds }));
-    }
-    Ok(suites)
+    let fault = match fault {
+        Some(fault) => format!("during {}: {fault}", reader.running.join(", ")),
+        None if reader.ended == 0 => format!("no test was run by the orders {}", boot.orders),
+        None => return Ok(()),
+    };
+    let case = Case::since(started, "the machine stays healthy", Outcome::Failed(fault));
+    tell(Told::Ended("machine".to_owned(), case));
+    Ok(())
 }
 
-/// Waits for the machine's end; gives back what went wrong.
-fn watch(machine: &mut Machine, files: &Files, show: bool) -> Result<Option<String>> {
+/// What has been read of the results.
+#[derive(Default)]
+struct Reader {
+    /// How many bytes of whole lines.
+    read: usize,
+    /// The tests that have begun and not ended.
+    running: Vec<String>,
+    /// How many have ended.
+    ended: usize,
+    /// Whether nothing more will come.
+    done: bool,
+}
+
+impl Reader {
+    /// Takes the whole lines of what follows that which was read; gives back how much
+    /// is read now. A machine that stops in the middle leaves half a line, the last one.
+    fn take(&mut self, new: &str, tell: &mut impl FnMut(Told)) -> usize {
+        let whole = new.rfind('\n').map_or(0, |end| end + 1);
+        self.read += whole;
+        for line in new[..whole].lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(Message::Booted { release }) => {
+                    self.running.clear();
+                    tell(Told::Booted(release));
+                }
+                Ok(Message::Begins { test }) => self.running.push(test),
+                Ok(Message::Ended { suite, case }) => {
+                    self.running.retain(|test| *test != case.name);
+                    self.ended += 1;
+                    tell(Told::Ended(suite, case));
+                }
+                Ok(Message::SuiteEnded { suite }) => tell(Told::SuiteEnded(suite)),
+                Ok(Message::Done) => self.done = true,
+                Err(_) => {}
+            }
+        }
+        self.read
+    }
+}
+
+/// Waits for the machine's end; gives back what went wrong. `take` is given the
+/// results from where it has read them to.
+fn watch(
+    machine: &mut Machine,
+    files: &Files,
+    show: bool,
+    mut take: impl FnMut(&str) -> usize,
+) -> Result<Option<String>> {
     let started = Instant::now();
     let mut heard = (0, Instant::now());
     let mut shown = 0;
+    let mut read = 0;
     loop {
         let ended = machine.0.try_wait()?;
         let console = files.console_text();
         if show {
             shown = show_from(&console, shown);
         }
+        read = take(&files.results_from(read));
         if let Some(alarm) = alarm(&console) {
             // What follows the first line of a fault explains it.
             std::thread::sleep(Duration::from_secs(2));
@@ -189,7 +233,7 @@ fn watch(machine: &mut Machine, files: &Files, show: bool) -> Result<Option<Stri
             Some(status) => bail!("qemu-system-x86_64 ended with {status}"),
             None => {}
         }
-        let volume = console.len() + files.results_size();
+        let volume = console.len() + read;
         if volume != heard.0 {
             heard = (volume, Instant::now());
         }
@@ -236,15 +280,9 @@ impl Files {
         String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    fn results_size(&self) -> usize {
-        self.results.metadata().map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
-    }
-
-    fn messages(&self) -> Result<Vec<Message>> {
-        let text = std::fs::read_to_string(&self.results)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        // A machine that stops in the middle leaves half a line, the last one.
-        Ok(lines.map_while(|line| serde_json::from_str(line).ok()).collect())
+    fn results_from(&self, from: usize) -> String {
+        let bytes = std::fs::read(&self.results).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
     }
 }
 

@@ -10,16 +10,19 @@ mod kernel;
 mod machine;
 mod newc;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::thread;
 
 use anyhow::Result;
 
 use crate::setup::{self, Purpose};
-use crate::test::libtest::Suite;
+use crate::test::Selection;
 use crate::test::table::Layer;
 use kernel::Kernel;
-use machine::Boot;
+use machine::{Boot, Told};
 
 /// Options of `cargo xtask vm`.
 #[derive(clap::Args)]
@@ -33,14 +36,14 @@ pub struct Args {
     /// Plays the demo only, and shows it
     #[arg(long, conflicts_with = "shell")]
     demo: bool,
-    /// Runs only the kernel tests whose module's name contains this
+    /// Runs only the kernel tests whose path contains this
     #[arg(long, value_name = "WORD", conflicts_with_all = ["shell", "demo"])]
     only: Option<String>,
 }
 
 /// `cargo xtask vm`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(Purpose::Test)?;
+    setup::ensure(Purpose::All)?;
     let kernels = match args.kernel.as_slice() {
         [] => Kernel::of_debian()?,
         images => images.iter().map(|image| Kernel::of_file(image)).collect::<Result<_>>()?,
@@ -52,92 +55,77 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         machine::shell(&boot, &archive)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = Vec::new();
-    for mut boot in boots(&kernels, args.demo) {
-        if let Some(word) = &args.only {
-            boot.orders = format!("kernel:{word}");
-        }
-        let suites = run_one(&boot, &archive, args.demo)?;
-        rows.push((boot.name(), suites));
-    }
-    println!("\n{}", matrix(&rows));
-    let failed = rows.iter().flat_map(|row| &row.1).any(|(_, suite)| suite.failed() > 0);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let mut layer = Layer::begin("vm", false);
+    run_all(&boots(&kernels, args.demo, args.only.as_deref()), &archive, args.demo, &mut layer)?;
+    layer.end();
+    let [_, failed, _] = layer.counts();
+    Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// All runs as one layer of `cargo xtask test`.
-pub fn layer() -> Result<Layer> {
+pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let kernels = Kernel::of_debian()?;
     let archive = initramfs::build(true)?;
-    let mut layer = Layer { name: "vm".into(), suites: Vec::new() };
-    let mut rows = Vec::new();
-    for boot in boots(&kernels, false) {
-        let suites = run_one(&boot, &archive, false)?;
-        layer.suites.extend(suites.iter().map(|(_, suite)| Suite {
-            name: format!("{}: {}", boot.name(), suite.name),
-            ..suite.clone()
-        }));
-        rows.push((boot.name(), suites));
-    }
-    println!("\n{}", matrix(&rows));
-    Ok(layer)
+    run_all(&boots(&kernels, false, selection.only.as_deref()), &archive, false, layer)
 }
 
-fn boots(kernels: &[Kernel], demo_only: bool) -> Vec<Boot> {
-    let orders = if demo_only { "demo" } else { "kernel,demo" };
-    let all = |kernel: &Kernel| {
-        let orders = orders.to_owned();
-        Boot { kernel: kernel.clone(), cpus: 2, extra: "", orders }
+fn boots(kernels: &[Kernel], demo_only: bool, only: Option<&str>) -> Vec<Boot> {
+    let orders = match only {
+        Some(word) => format!("kernel:{word}"),
+        None if demo_only => "demo".to_owned(),
+        None => "kernel,demo".to_owned(),
+    };
+    let all = |kernel: &Kernel| Boot {
+        kernel: kernel.clone(),
+        cpus: 2,
+        extra: "",
+        orders: orders.clone(),
     };
     let mut boots: Vec<_> = kernels.iter().map(all).collect();
-    if let (Some(newest), false) = (kernels.last(), demo_only) {
+    if let (Some(newest), false) = (kernels.last(), demo_only || only.is_some()) {
         // With one CPU and full preemption a program is interrupted in places
         // where on two CPUs it would run beside the other.
         boots.push(Boot {
             kernel: newest.clone(),
             cpus: 1,
             extra: "preempt=full",
-            orders: "kernel:decide,memory,takeover".into(),
+            orders: "kernel:decide::,memory::,takeover::".into(),
         });
     }
     boots
 }
 
-fn run_one(boot: &Boot, archive: &std::path::Path, show: bool) -> Result<Vec<(String, Suite)>> {
-    println!("--> {}", boot.name());
-    let suites = machine::run(boot, archive, show)?;
-    let suites_of = |layer: &str| {
-        let suites = suites.iter().filter(|one| one.0 == layer).map(|one| one.1.clone()).collect();
-        Layer { name: layer.to_owned(), suites }
-    };
-    for layer in ["kernel", "demo"].map(suites_of) {
-        if !layer.suites.is_empty() {
-            print!("{}", layer.text(false));
-        }
-    }
-    Ok(suites)
-}
+/// How many machines run at a time.
+const AT_A_TIME: usize = 2;
 
-/// Kernels down, layers across.
-fn matrix(rows: &[(String, Vec<(String, Suite)>)]) -> String {
-    let layers = ["kernel", "demo"];
-    let mut text = format!("{:<36}", "");
-    for layer in layers {
-        text += &format!(" {layer:>22}");
-    }
-    for (name, suites) in rows {
-        text += &format!("\n{name:<36}");
-        for layer in layers {
-            let of_layer = || suites.iter().filter(|one| one.0 == layer).map(|one| &one.1);
-            let passed: usize = of_layer().map(Suite::passed).sum();
-            let failed: usize = of_layer().map(Suite::failed).sum();
-            let cell = match (of_layer().count(), failed) {
-                (0, _) => "-".to_owned(),
-                (_, 0) => format!("{passed} passed"),
-                _ => format!("{failed} FAILED, {passed} passed"),
-            };
-            text += &format!(" {cell:>22}");
+/// Runs them; with `show` one at a time, and what its programs write is printed.
+fn run_all(boots: &[Boot], archive: &Path, show: bool, layer: &mut Layer) -> Result<()> {
+    let queue = Mutex::new(boots.iter());
+    let (sender, events) = channel();
+    thread::scope(|scope| {
+        for _ in 0..if show { 1 } else { AT_A_TIME.min(boots.len()) } {
+            let (queue, sender) = (&queue, sender.clone());
+            scope.spawn(move || {
+                let next = || queue.lock().ok()?.next();
+                while let Some(boot) = next() {
+                    let name = boot.name();
+                    let tell = |told| {
+                        let _ = sender.send((name.clone(), Ok(told)));
+                    };
+                    if let Err(error) = machine::run(boot, archive, show, tell) {
+                        let _ = sender.send((name.clone(), Err(error)));
+                    }
+                }
+            });
         }
-    }
-    text
+        drop(sender);
+        for (name, told) in events {
+            match told? {
+                Told::Booted(release) => println!("    {name}: booted {release}"),
+                Told::Ended(suite, case) => layer.ended(&format!("{name}: {suite}"), case),
+                Told::SuiteEnded(suite) => layer.suite_ended(&format!("{name}: {suite}")),
+            }
+        }
+        Ok(())
+    })
 }
