@@ -7,6 +7,7 @@
 //! * [`daemon`]: the control loop.
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`explain`]: why a connection goes where it goes, from the kernel's tables.
+//! * [`failure`]: why something did not happen, and the exit code for it.
 //! * [`identity`]: which processes are which workload.
 //! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod daemon;
 pub mod datapath;
 pub mod explain;
+pub mod failure;
 pub mod identity;
 pub mod inotify;
 pub mod kubernetes;

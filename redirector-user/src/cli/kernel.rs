@@ -193,36 +193,3 @@ pub fn read_only(bpffs: &Path) -> Option<Failure> {
         Failure::new(Exit::Unable, message).help(help)
     })
 }
-
-impl From<datapath::Error> for Failure {
-    fn from(error: datapath::Error) -> Self {
-        let exit = match error.exit_code() {
-            3 => Exit::Unable,
-            4 => Exit::NotLoaded,
-            _ => Exit::No,
-        };
-        Self::new(exit, error.to_string())
-    }
-}
-
-impl From<StateError> for Failure {
-    fn from(error: StateError) -> Self {
-        let denied = matches!(
-            &error,
-            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied
-        );
-        let busy = matches!(error, StateError::Busy { .. });
-        let failure = Self::new(if denied { Exit::Unable } else { Exit::No }, error.to_string());
-        if busy {
-            return failure.help(
-                "stop it first, or give this one directories of its own with --state-dir and \
-                 --bpffs",
-            );
-        }
-        if denied {
-            failure.help("run it as root, or name another one with --state-dir")
-        } else {
-            failure
-        }
-    }
-}

@@ -36,7 +36,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 
 use crate::output::{Encoding, plain};
 
-pub use context::{Context, Env, Exit, Failure};
+use crate::failure::{Exit, Failure};
+pub use context::{Context, Env};
 
 /// Layer-4 traffic routing in the kernel: Istio's TCP routes, decided at
 /// connect().

@@ -10,8 +10,8 @@ use super::change::Cause;
 use super::control_loop::Daemon;
 use super::engine::{Engine, Newcomers};
 use super::now;
-use crate::cli::{Exit, Failure};
 use crate::datapath::Datapath;
+use crate::failure::{Exit, Failure};
 use crate::state::{BypassChange, Bypassed, Keeper, Snapshot, StateDir, bypass};
 
 impl Daemon {

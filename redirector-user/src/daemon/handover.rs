@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Event;
 use super::control::{self, Request};
 use super::gateways::Gateways;
-use crate::cli::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::state::{Lock, StateDir, StateError};
 
 /// How long a predecessor may take to let go.

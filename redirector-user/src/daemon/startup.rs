@@ -9,8 +9,8 @@ use rustix::fs::{FsWord, statfs};
 use rustix::mount::{MountFlags, mount};
 
 use super::Options;
-use crate::cli::{Exit, Failure};
 use crate::datapath::{Attached, Hook};
+use crate::failure::{Exit, Failure};
 use crate::identity::pods::trees;
 use crate::mounts;
 

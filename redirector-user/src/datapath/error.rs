@@ -124,19 +124,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code of the command that fails with it: 3 where privilege or a
-    /// kernel feature is missing, 4 where nothing is loaded, else 1.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Privilege { .. }
-            | Self::Hidden { .. }
-            | Self::Kernel { .. }
-            | Self::NoPrograms(_) => 3,
-            Self::NotLoaded { .. } => 4,
-            _ => 1,
-        }
-    }
-
     /// From a system call that may have failed for want of privilege.
     pub(crate) fn from_io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
