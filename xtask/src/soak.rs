@@ -133,11 +133,12 @@ const PARTS: [Part; 11] = [
     },
     Part {
         name: "worlds",
-        what: "compiled tables against the reference router",
+        what: "20,000 worlds: tables, gateways and explain against the reference router, and \
+               check's refusals against explain's",
         package: "redirector-core",
         target: "core",
-        how: How::Counted { count: ("REDIRECTOR_WORLDS", 1000), seed: "REDIRECTOR_SEED" },
-        arguments: &["reference_worlds::"],
+        how: How::Counted { count: ("REDIRECTOR_WORLDS", 20_000), seed: "REDIRECTOR_SEED" },
+        arguments: &["reference_worlds::", "refusals::"],
     },
 ];
 

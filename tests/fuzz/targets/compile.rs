@@ -1,6 +1,10 @@
 //! Bytes to tables: whatever documents say, they compile the same in any
-//! order, and the tables keep what every reader of them relies on.
+//! order, the tables keep what every reader of them relies on, and what they decide
+//! is what the reference says and `explain` tells.
 #![no_main]
+
+#[path = "../../../redirector-user/core/tests/support/mod.rs"]
+mod support;
 
 use libfuzzer_sys::fuzz_target;
 use redirector_common::abi::{Limits, Side, VerdictKind};
@@ -11,6 +15,10 @@ use redirector_core::documents;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
 use redirector_core::world::{Settings, World};
+use support::judged::Judged;
+
+/// Of frontends, callers and gateways, for what is slow.
+const MOST: usize = 32;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -46,6 +54,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (_, same) = again.expect("what is placed fits where it is");
     assert!(image.diff(&same).is_empty(), "an unchanged Plan must change nothing");
     every_connection_ends_well(&image);
+    Judged::new("the input", &world).compare(MOST);
 });
 
 /// Dials every exact frontend and the first address of every prefix as every

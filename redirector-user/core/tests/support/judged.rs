@@ -125,6 +125,37 @@ impl<'w> Judged<'w> {
         }
     }
 
+    /// Compares all three at the ends of frontends, for callers, and at gateways: as
+    /// many as `most` of each. Returns how many connections of the mesh these were,
+    /// and how many of them are not passed.
+    pub fn compare(&self, most: usize) -> (u64, u64) {
+        let (mut compared, mut routed) = (0, 0);
+        let mut callers = self.callers();
+        // The last is in no workload.
+        callers.rotate_right(1);
+        callers.truncate(most);
+        for id in self.compiled.plan.frontends.keys().take(most) {
+            for ip in [id.prefix.network(), id.prefix.broadcast()] {
+                let to = SocketAddr::new(ip, id.port);
+                for caller in &callers {
+                    compared += 1;
+                    routed += u64::from(!self.decide(caller, to).passed);
+                    self.explain(&caller.connection, to);
+                }
+            }
+        }
+        for (workload, address) in self.gateways().into_iter().take(most) {
+            for at in self.compiled.plan.gateways.listeners.keys().take(most) {
+                let to = SocketAddr::new(address.ip(), at.port());
+                for caller in &callers {
+                    self.arrive(workload, &caller.connection, to, None);
+                    self.explain_arrival(workload, &caller.connection, to, None);
+                }
+            }
+        }
+        (compared, routed)
+    }
+
     /// The WorkloadEntries that serve Gateways of this node at their own address.
     pub fn gateways(&self) -> Vec<(&'w Object, SocketAddr)> {
         let workloads = self.registry.workloads.all().iter();
