@@ -167,8 +167,8 @@ fn repeated(reference: &ObjectRef, earlier: &Place<'_>, later: &Place<'_>) -> Di
     finding
 }
 
-/// By file in the order in which they came, then by place; what is of no file and no
-/// mistake last.
+/// By file in the order in which they came, then by place. What is no mistake comes
+/// last of its file, and what is of no file last of all.
 fn sort(readings: &[Reading], diagnostics: &mut [Diagnostic]) {
     let order: HashMap<Option<&str>, usize> =
         readings.iter().map(|reading| reading.file.as_deref()).zip(1..).collect();
@@ -178,7 +178,9 @@ fn sort(readings: &[Reading], diagnostics: &mut [Diagnostic]) {
             _ => 0,
         };
         let file = order.get(&finding.file.as_deref()).copied().unwrap_or(0).max(nowhere);
-        (file, finding.line, finding.column, finding.severity, finding.code, finding.path.clone())
+        let info = finding.severity == Severity::Info;
+        let place = (finding.line, finding.column);
+        (file, info, place, finding.severity, finding.code, finding.path.clone())
     });
 }
 

@@ -35,11 +35,28 @@ pub(super) fn spec_or<'a>(
 }
 
 /// Reports a part that Istio's admission asks for.
-pub(super) fn required(fields: &Fields<'_>, name: &str, what: &str) {
-    fields.place(name).report(
-        Diagnostic::new(&admission::REQUIRED, format!("{what} is missing"))
-            .help(format!("add {name}:")),
+pub(super) fn required(fields: &Fields<'_>, name: &'static str, what: &str) {
+    let message = format!("{what} is missing");
+    let help = format!("add {name}:");
+    missing(
+        fields,
+        &[name],
+        Diagnostic::new(&admission::REQUIRED, message).help(help),
+        &fields.place(name),
     );
+}
+
+/// Reports that one of these fields is missing: at the field that may be meant as it,
+/// or else at `place`.
+pub(super) fn missing(
+    fields: &Fields<'_>,
+    names: &[&'static str],
+    mut finding: Diagnostic,
+    place: &At<'_>,
+) {
+    let Some((name, written, at)) = fields.misspelt(names) else { return place.report(finding) };
+    finding.message = format!("{}: there is no field \"{written}\"", finding.message);
+    at.report(finding.help(format!("did you mean \"{name}\"?")));
 }
 
 /// Reports the error of a check.

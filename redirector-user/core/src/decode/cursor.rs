@@ -11,7 +11,10 @@ use super::misplaced::Unknown;
 use crate::diag::codes::syntax;
 use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::model::Labels;
-use crate::yaml::{Node, Position, Value};
+use crate::yaml::{Entry, Node, Position, Value};
+
+/// The fields of every object.
+pub const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
 /// How many findings of one object are kept.
 const MAX_FINDINGS: usize = 1000;
@@ -41,6 +44,11 @@ impl Sink {
     /// The findings, in the order in which they were made.
     pub fn into_findings(self) -> Vec<Diagnostic> {
         self.findings.into_inner()
+    }
+
+    /// Takes a finding back.
+    fn forget(&self, code: &Code, path: &str) {
+        self.findings.borrow_mut().retain(|one| one.code != code.id || one.path != path);
     }
 
     /// Adds a finding. Its object is filled in.
@@ -205,16 +213,25 @@ impl<'a> At<'a> {
     ) -> Option<Fields<'a>> {
         let fields = self.any_fields()?;
         if let Value::Map(entries) = &self.node.value {
+            let mut last: Option<&Entry> = None;
             for entry in entries.iter() {
+                let above = last.replace(entry);
                 if known.contains(&&*entry.key) {
                     continue;
                 }
                 let at = fields.entry_at(entry).at_key(entry.position);
                 let name = entry.written.as_ref().unwrap_or(&entry.key);
+                // `labels:` and, no further in, what was to be below it.
+                let above = above.filter(|above| {
+                    above.value.value == Value::Null && known.contains(&&*above.key)
+                });
+                let below =
+                    above.map(|above| format!("indent it, if it belongs to {}:", above.key));
                 match other(name) {
                     Unknown::Idle => {}
                     Unknown::Told => continue,
-                    Unknown::Found(finding) => {
+                    Unknown::Found(mut finding) => {
+                        finding.help = below.or(finding.help);
                         at.report(finding);
                         continue;
                     }
@@ -223,10 +240,10 @@ impl<'a> At<'a> {
                     &syntax::UNKNOWN_FIELD,
                     format!("there is no field \"{name}\" here: it has no effect"),
                 );
-                finding.help = Some(match nearest(name, known.iter().copied()) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None => format!("known are: {}", known.join(", ")),
-                });
+                let near = nearest(name, known.iter().copied());
+                let near = near.map(|near| format!("did you mean \"{near}\"?"));
+                let help = below.or(near);
+                finding.help = help.or_else(|| Some(format!("known are: {}", known.join(", "))));
                 at.report(finding);
             }
         }
@@ -380,6 +397,22 @@ impl<'a> Fields<'a> {
         (entry.value.value != Value::Null).then(|| self.entry_at(entry))
     }
 
+    /// The place of an unknown field that is nearly one of these, which is missing: not
+    /// told as unknown then, but as what it is.
+    pub fn misspelt(&self, names: &[&'static str]) -> Option<(&'static str, &'a str, At<'a>)> {
+        let Value::Map(entries) = &self.at.node.value else { return None };
+        let unknown = |name: &str| match self.known {
+            Some(known) => !known.contains(&name),
+            None => !ROOT.contains(&name),
+        };
+        entries.iter().filter(|entry| unknown(&entry.key)).find_map(|entry| {
+            let name = nearest(&entry.key, names.iter().copied())?;
+            let at = self.entry_at(entry).at_key(entry.position);
+            self.at.sink.forget(&syntax::UNKNOWN_FIELD, &at.path());
+            Some((names.iter().copied().find(|one| *one == name)?, &*entry.key, at))
+        })
+    }
+
     /// Whether the field says nothing: it is absent, or a list or map of nothing. One
     /// of a wrong type was complained of, and is not missing as well.
     pub fn is_empty(&self, name: &str) -> bool {
@@ -413,7 +446,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn entry_at(&self, entry: &'a crate::yaml::Entry) -> At<'a> {
+    fn entry_at(&self, entry: &'a Entry) -> At<'a> {
         At {
             node: &entry.value,
             position: entry.value.position,

@@ -54,13 +54,15 @@ pub(super) fn in_match(name: &str, known: &[&str], rule_is_told: bool) -> Unknow
     }))
 }
 
-/// Of whatever is around match blocks: a condition outside of them, or a match that is
-/// none.
-pub(super) fn outside_match(name: &str) -> Unknown {
+/// Of whatever is around match blocks and has these `known` fields: a condition outside
+/// of them, or a match that is none.
+pub(super) fn outside_match(name: &str, known: &[&str]) -> Unknown {
     let conditions = || TCP.iter().chain(TLS).copied();
     let condition = match conditions().find(|condition| *condition == name) {
         Some(condition) => Some(condition),
-        None => nearest(name, conditions()),
+        // It may as well be a slip of what belongs here.
+        None => nearest(name, conditions().chain(known.iter().copied()))
+            .filter(|near| !known.contains(near)),
     };
     if let Some(condition) = condition {
         let meant = if condition == name { String::new() } else { format!(", as {condition}") };
@@ -93,7 +95,7 @@ pub(super) fn has_no_route_of_its_own(rule: &Fields<'_>) -> bool {
         Some(crate::yaml::Value::List(blocks)) => &**blocks,
         _ => &[],
     };
-    let misplaced = |name: &&str| rule.at.node.entry(name).is_some();
+    let misplaced = |name: &str| rule.at.node.entry(name).is_some();
     blocks.iter().any(|block| block.entry("route").is_some())
-        || OF_ROUTES.iter().any(|n| misplaced(&n))
+        || OF_ROUTES.iter().any(|name| misplaced(name))
 }

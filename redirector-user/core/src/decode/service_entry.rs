@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::common::{self, Exporter, Protocol, check, required};
 use super::cursor::{At, Fields};
 use super::kube::MAX_ENDPOINTS;
-use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
+use crate::diag::{Diagnostic, nearest};
 use crate::model::{EntryPort, Resolution, ServiceEntry, WorkloadEntry};
 use crate::validate::{names, subnets};
 use crate::yaml::Value;
@@ -32,7 +32,13 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
     if let Some(at) = spec.get("location") {
         at.one_of(&["MESH_EXTERNAL", "MESH_INTERNAL"]);
     }
-    let index = spec.get("resolution").and_then(|at| at.one_of(&RESOLUTIONS)).unwrap_or(0);
+    // One that is misspelt is taken for what it is near, so that nothing follows from it.
+    let near = |at: &At<'_>| {
+        let near = nearest(at.node.as_str()?, RESOLUTIONS)?;
+        RESOLUTIONS.iter().position(|word| *word == near)
+    };
+    let index = spec.get("resolution").and_then(|at| at.one_of(&RESOLUTIONS).or_else(|| near(&at)));
+    let index = index.unwrap_or(0);
     entry.resolution = match index {
         1 => Resolution::Static,
         2 => Resolution::Dns,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::common::{self, Exporter, check, required};
-use super::cursor::{At, Fields};
+use super::cursor::{At, Fields, ROOT};
 use super::http;
 use super::misplaced::{self, Unknown, outside_match};
 use crate::diag::Diagnostic;
@@ -18,14 +18,14 @@ use crate::yaml::Value;
 pub(super) const MAX_DESTINATIONS: usize = 64;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
-    root.at.fields_or(&["apiVersion", "kind", "metadata", "spec", "status"], |name| {
-        match outside_match(name) {
-            Unknown::Idle => Unknown::Told,
-            found => found,
-        }
+    root.at.fields_or(ROOT, |name| match outside_match(name, ROOT) {
+        Unknown::Idle => Unknown::Told,
+        found => found,
     });
     let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
-    let Some(spec) = common::spec_or(root, "VirtualService", known, outside_match) else {
+    let Some(spec) =
+        common::spec_or(root, "VirtualService", known, |name| outside_match(name, known))
+    else {
         return VirtualService::default();
     };
     let mut rule = VirtualService::default();
@@ -68,13 +68,20 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
     }
     let (tcp, tls, http) = (spec.items("tcp"), spec.items("tls"), spec.items("http"));
     if ["tcp", "tls", "http"].into_iter().all(|name| spec.is_empty(name)) {
-        spec.at.report(
-            Diagnostic::new(
-                &admission::NO_RULES,
-                "the VirtualService has no tcp, tls or http rule",
-            )
-            .help("add a rule under tcp:"),
-        );
+        let message = "the VirtualService has no tcp, tls or http rule".to_owned();
+        let rules = ["tcp", "tls", "http"];
+        match rules.into_iter().find(|name| root.at.node.entry(name).is_some()) {
+            // Its place below the spec is that of no value; at the root, that of its own.
+            Some(name) => root.place(name).report(
+                Diagnostic::new(&admission::NO_RULES, format!("{message}: {name} is beside it"))
+                    .help(format!("indent {name}: by as much as hosts:")),
+            ),
+            None => {
+                let finding = Diagnostic::new(&admission::NO_RULES, message);
+                let finding = finding.help("add a rule under tcp:");
+                common::missing(&spec, &rules, finding, &spec.at);
+            }
+        }
     }
     rule.tcp = tcp.iter().filter_map(tcp_rule).collect();
     let mut covered: HostIndex<&str> = HostIndex::default();
@@ -125,8 +132,14 @@ fn delegate(spec: &Fields<'_>) {
     }
 }
 
+/// The fields of a rule that matches and routes.
+fn rule_fields<'a>(at: &At<'a>) -> Option<Fields<'a>> {
+    let known = &["match", "route"];
+    at.fields_or(known, |name| outside_match(name, known))
+}
+
 fn tcp_rule(at: &At<'_>) -> Option<TcpRule> {
-    let fields = at.fields_or(&["match", "route"], outside_match)?;
+    let fields = rule_fields(at)?;
     let told = misplaced::has_no_route_of_its_own(&fields);
     let matches = fields.items("match").iter().filter_map(|at| tcp_match(at, told)).collect();
     Some(TcpRule { matches, route: route(&fields, "a tcp rule"), line: at.line() })
@@ -208,7 +221,7 @@ pub(super) fn weighted(
     let destinations: Vec<RouteDestination> = items
         .iter()
         .filter_map(|at| {
-            let fields = at.fields_or(known, outside_match)?;
+            let fields = at.fields_or(known, |name| outside_match(name, known))?;
             let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
                 None => 0,
                 Some((Some(weight), at)) => match u32::try_from(weight) {
@@ -256,7 +269,8 @@ pub(super) fn weighted(
 
 /// `destination`: host, subset, port.
 pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
-    let fields = at.fields_or(&["host", "subset", "port"], outside_match)?;
+    let known = &["host", "subset", "port"];
+    let fields = at.fields_or(known, |name| outside_match(name, known))?;
     let host = fields.text("host");
     match fields.get("host") {
         None => required(&fields, "host", "the host of the destination"),
@@ -304,7 +318,7 @@ pub(super) fn subset_name(at: &At<'_>, name: &str) {
 }
 
 fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsRule> {
-    let fields = at.fields_or(&["match", "route"], outside_match)?;
+    let fields = rule_fields(at)?;
     let told = misplaced::has_no_route_of_its_own(&fields);
     let blocks = fields.items("match");
     if fields.is_empty("match") {
@@ -382,7 +396,7 @@ fn repeated(rules: &[At<'_>]) {
         if blocks.is_empty() {
             // One whose conditions stand elsewhere was not meant to take everything.
             let misplaced = |(name, _): &(&str, At<'_>)| {
-                *name != "match" && !matches!(outside_match(name), Unknown::Idle)
+                *name != "match" && !matches!(outside_match(name, &["route"]), Unknown::Idle)
             };
             let fields = at.any_fields().map(|fields| fields.entries()).unwrap_or_default();
             if !fields.iter().any(misplaced) {

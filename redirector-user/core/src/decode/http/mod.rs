@@ -37,7 +37,7 @@ const FIELDS: &[&str] = &[
 /// A rule of an object that is a delegate (it has no hosts) or not, and that is
 /// bound to the mesh or not.
 pub(super) fn http_rule(at: &At<'_>, delegate: bool, in_mesh: bool) -> Option<HttpRule> {
-    let fields = at.fields_or(FIELDS, outside_match)?;
+    let fields = at.fields_or(FIELDS, |name| outside_match(name, FIELDS))?;
     let route = fields.items("route");
     conflicts(&fields, delegate, !fields.is_empty("route"));
     let rooted = delegate || fields.get("delegate").is_some();
