@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use redirector_core::analysis::analyze;
+use redirector_core::analysis::{Around, analyze};
 use redirector_core::analysis::examine::Examined;
 use redirector_core::analysis::refusals::Refusal;
 use redirector_core::diag::{Diagnostic, Severity};
@@ -310,7 +310,7 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
             resolve(&mut world);
         }
         let mut registry = Registry::new(&world);
-        let (findings, examined) = analyze(&world, &mut registry, &[]);
+        let (findings, examined) = analyze(&world, &mut registry, &Around::default());
         let of_reading = reading
             .diagnostics
             .iter()
