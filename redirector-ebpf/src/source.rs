@@ -9,7 +9,7 @@ use aya_ebpf::programs::SockAddrContext;
 use redirector_common::abi::{
     Control, Destination, IDENTITY_UNKNOWN, Side, Source, control_flags, policy,
 };
-use redirector_common::decide::{Caller, Chosen, DraftKind, Tables, mix};
+use redirector_common::decide::{self, Caller, Chosen, DraftKind, Tables};
 
 use crate::choose;
 use crate::maps::{self, CGROUP_SOURCES, NETNS_SOURCES};
@@ -152,18 +152,11 @@ impl Caller for Task<'_> {
     fn affinity(&mut self) -> u32 {
         let identity = self.identity();
         // SAFETY: `control` points to the entry of `CONTROL`; the word is read at
-        // once. The context is the one that the program was called with.
-        let (seed, key) = unsafe {
-            let seed = core::ptr::addr_of!((*self.control).seed).read_volatile();
-            if identity == IDENTITY_UNKNOWN {
-                let cookie = bpf_get_netns_cookie(self.ctx.as_ptr());
-                // No identity is that large.
-                (seed, mix(cookie as u32) | 1 << 31)
-            } else {
-                (seed, identity)
-            }
-        };
-        let affinity = mix(mix(key ^ seed).wrapping_add(key));
+        // once.
+        let seed = unsafe { core::ptr::addr_of!((*self.control).seed).read_volatile() };
+        // SAFETY: the context is the one that the program was called with.
+        let netns = || unsafe { bpf_get_netns_cookie(self.ctx.as_ptr()) };
+        let affinity = decide::affinity(seed, identity, netns);
         #[cfg(feature = "record")]
         if let Some(record) = &mut self.record {
             record.affinity = affinity;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use redirector_common::abi::CLASS_UNKNOWN;
+use redirector_common::abi::IDENTITY_UNKNOWN;
 use redirector_common::decide::shares::At;
 use redirector_core::explain::{
     Dialled, ExplainError, Explanation, Query, QuerySource, explain_with, tables, without_names,
@@ -156,7 +156,7 @@ impl Process {
         let cgroups = self.ids.iter().map(|id| SourceKey::Cgroup { id: *id, level: 0 });
         let netns = self.netns.map(|cookie| SourceKey::Netns { cookie });
         let known = cgroups.chain(netns).find_map(|key| tables.source(key));
-        known.unwrap_or(redirector_common::abi::IDENTITY_UNKNOWN)
+        known.unwrap_or(IDENTITY_UNKNOWN)
     }
 
     /// Why no program decides when it dials this, if none does.
@@ -209,8 +209,8 @@ pub fn explain(
     let names = layout.names();
     let mut notes = Vec::new();
     let mut process = None;
-    // The source as the kernel tells it, and its class.
-    let (source, class) = match &question.who {
+    // The source as the kernel tells it, and what it is in the tables.
+    let (source, caller) = match &question.who {
         Who::Source(source @ QuerySource::Workload { namespace, name }) => {
             let id = SourceId { namespace: namespace.as_str().into(), name: name.as_str().into() };
             match layout.identity(&id) {
@@ -223,14 +223,13 @@ pub fn explain(
                         );
                     }
                     process = cgroup_of(registry, namespace, name);
-                    (source.clone(), Some(tables.class_of(identity)))
+                    (source.clone(), Some(Caller::of(tables, identity, None)))
                 }
                 // A workload without local processes: as if it had some.
-                None => (source.clone(), tables::class_of(world, registry, layout, source)?),
+                None => (source.clone(), Caller::like(named, source)?),
             }
         }
-        Who::Source(QuerySource::Unknown) => (QuerySource::Unknown, Some(CLASS_UNKNOWN)),
-        Who::Source(source) => (source.clone(), tables::class_of(world, registry, layout, source)?),
+        Who::Source(source) => (source.clone(), Caller::like(named, source)?),
         Who::Process(own) => {
             process = Some(own.clone());
             let identity = own.identity(tables);
@@ -238,7 +237,7 @@ pub fn explain(
                 namespace: id.namespace.to_string(),
                 name: id.name.to_string(),
             });
-            (source.unwrap_or_default(), Some(tables.class_of(identity)))
+            (source.unwrap_or_default(), Some(Caller::of(tables, identity, own.netns)))
         }
     };
     let (destination, others) = dialled(registry, &source, &question.to)?;
@@ -255,8 +254,8 @@ pub fn explain(
     if let Some(why) = process.and_then(|own| own.left_alone(tables, served, destination)) {
         notes.push(why);
         explanation.leave_alone();
-    } else if let Some(class) = class {
-        let found = look_up(tables, destination, class);
+    } else if let Some(caller) = caller {
+        let found = caller.look_up(tables, destination);
         tables::answer(&mut explanation, found.as_ref(), &names, Some(world), destination);
     } else {
         notes.push(format!(
@@ -277,9 +276,7 @@ fn explain_unnamed(
 ) -> Result<Explanation, Error> {
     let (identity, process) = match &question.who {
         Who::Process(process) => (process.identity(tables), Some(process)),
-        Who::Source(QuerySource::Unknown) if question.gateway.is_none() => {
-            (redirector_common::abi::IDENTITY_UNKNOWN, None)
-        }
+        Who::Source(QuerySource::Unknown) if question.gateway.is_none() => (IDENTITY_UNKNOWN, None),
         Who::Source(_) => return Err(Error::Unnamed),
     };
     let (Dialled::Address(to), None) = (&question.to, &question.gateway) else {
@@ -290,14 +287,38 @@ fn explain_unnamed(
         explanation.notes.push(why);
         return Ok(explanation);
     }
-    let found = look_up(tables, *to, tables.class_of(identity));
+    let caller = Caller::of(tables, identity, process.and_then(|process| process.netns));
+    let found = caller.look_up(tables, *to);
     tables::answer(&mut explanation, found.as_ref(), &Layout::default().names(), None, *to);
     Ok(explanation)
 }
 
-fn look_up(tables: &Lookup<'_>, to: SocketAddr, class: u32) -> Option<tables::Found> {
-    let at = At { live: |number| tables.live(number), now: datapath::now() };
-    tables::look_up(tables, tables.side(), to, class, &at)
+/// Whoever connects, as the tables know them.
+struct Caller {
+    class: u32,
+    /// Where it is known: see [`Lookup::affinity`].
+    affinity: Option<u32>,
+}
+
+impl Caller {
+    fn of(tables: &Lookup<'_>, identity: u32, netns: Option<u64>) -> Self {
+        Self { class: tables.class_of(identity), affinity: tables.affinity(identity, netns) }
+    }
+
+    /// As somebody would be who is like this source; `None` when nobody is.
+    fn like(named: &Named, source: &QuerySource) -> Result<Option<Self>, Error> {
+        let class = tables::class_of(&named.world, &named.registry, &named.layout, source)?;
+        Ok(class.map(|class| Self { class, affinity: None }))
+    }
+
+    fn look_up(&self, tables: &Lookup<'_>, to: SocketAddr) -> Option<tables::TableVerdict> {
+        let at = At {
+            live: |number| tables.live(number),
+            now: datapath::now(),
+            affinity: self.affinity,
+        };
+        tables::look_up(tables, tables.side(), to, self.class, &at)
+    }
 }
 
 fn query(question: &Question, source: QuerySource, destination: SocketAddr) -> Query {

@@ -1,7 +1,7 @@
 //! Choosing an endpoint where the policy says more than "by weight".
 
 use super::{Caller, DraftKind, Tables, resolve, spread};
-use crate::abi::{Destination, Side, policy};
+use crate::abi::{Destination, IDENTITY_UNKNOWN, Side, policy};
 
 /// How many more times an endpoint is drawn when one is ejected.
 pub(super) const REDRAWS: u32 = 8;
@@ -19,6 +19,19 @@ pub const fn mix(number: u32) -> u32 {
     mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
     mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
     mixed ^ (mixed >> 16)
+}
+
+/// The number by which a source's connections keep to an endpoint, evenly distributed and
+/// other on other nodes (`seed`): of a workload by its identity, of a caller in none by the
+/// cookie of its network namespace.
+#[inline(always)]
+pub fn affinity(seed: u32, identity: u32, netns: impl FnOnce() -> u64) -> u32 {
+    let key = match identity {
+        // No identity is that large.
+        IDENTITY_UNKNOWN => mix(netns() as u32) | 1 << 31,
+        identity => identity,
+    };
+    mix(mix(key ^ seed).wrapping_add(key))
 }
 
 /// What [`choose`] chose.

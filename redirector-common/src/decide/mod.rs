@@ -20,7 +20,7 @@ mod choose;
 #[cfg(not(target_arch = "bpf"))]
 pub mod shares;
 
-pub use choose::{Chosen, choose, mix};
+pub use choose::{Chosen, affinity, choose, mix};
 
 /// The lookup tables of both sides.
 ///

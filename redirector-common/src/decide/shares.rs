@@ -5,8 +5,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::choose::{REDRAWS, SCAN};
-use super::{Choice, Endpoint, Tables};
-use crate::abi::{Backend, Destination, Live, Route, Side, policy};
+use super::{Caller, Choice, Chosen, DraftKind, Endpoint, Tables, choose};
+use crate::abi::{Backend, CLASS_UNKNOWN, Destination, Live, Route, Side, policy};
 
 /// What is known of destinations and endpoints from other connections, by their entries
 /// of `LIVE`: what a [`Caller`](super::Caller) is asked of it, and nothing is changed by
@@ -18,6 +18,10 @@ pub trait Known {
     fn is_full(&self, destination: u32, most: u32) -> bool;
     /// How many connections an endpoint has.
     fn active(&self, endpoint: u32) -> u64;
+    /// The [`affinity`](super::affinity()) of the source; of all sources together, none.
+    fn affinity(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Nothing is known: nobody is left out, nothing is full, and nobody has connections.
@@ -46,6 +50,8 @@ pub struct At<F> {
     pub live: F,
     /// The moment, on the monotonic clock in nanoseconds.
     pub now: u64,
+    /// See [`Known::affinity`].
+    pub affinity: Option<u32>,
 }
 
 impl<F: Fn(u32) -> Live> At<F> {
@@ -70,6 +76,38 @@ impl<F: Fn(u32) -> Live> Known for At<F> {
 
     fn active(&self, endpoint: u32) -> u64 {
         self.entry(endpoint).map_or(0, |live| Live::connections(live.word))
+    }
+
+    fn affinity(&self) -> Option<u32> {
+        self.affinity
+    }
+}
+
+/// A source whose affinity is known: where that decides, nothing is drawn.
+struct Decided<'k, K> {
+    known: &'k K,
+    affinity: u32,
+}
+
+impl<K: Known> Caller for Decided<'_, K> {
+    fn class(&mut self, _: Side) -> u32 {
+        CLASS_UNKNOWN
+    }
+
+    fn draw(&mut self) -> u32 {
+        self.affinity
+    }
+
+    fn affinity(&mut self) -> u32 {
+        self.affinity
+    }
+
+    fn is_ejected(&mut self, _: u32, endpoint: u32) -> bool {
+        self.known.is_ejected(endpoint)
+    }
+
+    fn admit(&mut self, destination: u32, most: u32) -> bool {
+        !self.known.is_full(destination, most)
     }
 }
 
@@ -96,8 +134,8 @@ pub struct Part {
 /// The legs of a route, in order, with their shares. A route without legs, which
 /// refuses, has none.
 ///
-/// Where the policy is affinity, the shares are those of all sources together. In turn is
-/// by weight over whole rounds.
+/// Where the policy is affinity, one endpoint has all of a source that is known. In turn
+/// is by weight over whole rounds.
 pub fn of_route<T: Tables>(tables: &T, side: Side, route: u32, known: &impl Known) -> Vec<Part> {
     let Some(Route { first, count }) = tables.route(side, route) else { return Vec::new() };
     let legs: Vec<_> = (0..count).map(|at| tables.leg(side, first.wrapping_add(at))).collect();
@@ -116,14 +154,36 @@ pub fn of_route<T: Tables>(tables: &T, side: Side, route: u32, known: &impl Know
             limited: 0.0,
         };
         match destination {
-            Some(destination) if destination.count > 0 => {
-                Draws::new(tables, side, &destination).fill(&mut part, known);
-            }
+            Some(destination) if destination.count > 0 => match known.affinity() {
+                Some(affinity) if destination.policy & policy::ALGORITHM == policy::SOURCE_HASH => {
+                    let mut caller = Decided { known, affinity };
+                    decided(tables, side, &destination, &mut caller, &mut part);
+                }
+                _ => Draws::new(tables, side, &destination).fill(&mut part, known),
+            },
             _ => part.refused = share,
         }
         part
     });
     parts.collect()
+}
+
+fn decided<T: Tables>(
+    tables: &T,
+    side: Side,
+    destination: &Destination,
+    caller: &mut impl Caller,
+    part: &mut Part,
+) {
+    let Chosen { kind, backend: index } = choose(tables, side, destination, caller);
+    match (kind, tables.backend(side, index)) {
+        (DraftKind::Route, Some(backend)) => {
+            let endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+            part.endpoints.push((endpoint, backend, part.share));
+        }
+        (DraftKind::Limited, _) => part.limited = part.share,
+        _ => part.refused = part.share,
+    }
 }
 
 /// The share of each slot's own thing in a draw from an alias table, out of thresholds
@@ -306,306 +366,4 @@ fn next_free(ejected: &[bool]) -> Vec<Option<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::abi::{ClassKey, FrontendKey, Leg, PrefixKey, Verdict};
-    use crate::decide::{Caller, Decision, take};
-
-    const SIDE: Side = Side::of_epoch(0);
-
-    /// One route, and entries by index. The entry of `LIVE` of a backend is its index
-    /// and one.
-    #[derive(Clone, Default, Debug)]
-    struct Small {
-        legs: Vec<Leg>,
-        destinations: Vec<Destination>,
-        backends: Vec<Backend>,
-        ejected: Vec<bool>,
-        active: Vec<u64>,
-        full: bool,
-    }
-
-    impl Tables for Small {
-        fn frontend(&self, _: &FrontendKey) -> Option<Verdict> {
-            None
-        }
-        fn prefix(&self, _: &PrefixKey) -> Option<Verdict> {
-            None
-        }
-        fn class_verdict(&self, _: &ClassKey) -> Option<Verdict> {
-            None
-        }
-        fn class_default(&self, _: Side, _: u32) -> Option<Verdict> {
-            None
-        }
-        fn route(&self, _: Side, _: u32) -> Option<Route> {
-            Some(Route { first: 0, count: self.legs.len() as u32 })
-        }
-        fn leg(&self, _: Side, index: u32) -> Option<Leg> {
-            self.legs.get(index as usize).copied()
-        }
-        fn destination(&self, _: Side, index: u32) -> Option<Destination> {
-            self.destinations.get(index as usize).copied()
-        }
-        fn backend(&self, _: Side, index: u32) -> Option<Backend> {
-            self.backends.get(index as usize).copied()
-        }
-    }
-
-    impl Known for Small {
-        fn is_ejected(&self, endpoint: u32) -> bool {
-            self.ejected[endpoint as usize - 1]
-        }
-        fn is_full(&self, _: u32, _: u32) -> bool {
-            self.full
-        }
-        fn active(&self, endpoint: u32) -> u64 {
-            self.active[endpoint as usize - 1]
-        }
-    }
-
-    /// Draws a sequence of numbers that are spread evenly, so many different ones; what
-    /// comes after it is zero.
-    struct Draws<'s> {
-        small: &'s Small,
-        kinds: u32,
-        sequence: Vec<u32>,
-        drawn: usize,
-    }
-
-    impl Caller for Draws<'_> {
-        fn class(&mut self, _: Side) -> u32 {
-            0
-        }
-        fn draw(&mut self) -> u32 {
-            if self.drawn == self.sequence.len() {
-                self.sequence.push(0);
-            }
-            self.drawn += 1;
-            self.sequence[self.drawn - 1] * ((1 << 31) / self.kinds * 2)
-        }
-        fn active(&mut self, endpoint: u32) -> u64 {
-            Known::active(self.small, endpoint)
-        }
-        fn is_ejected(&mut self, _: u32, endpoint: u32) -> bool {
-            Known::is_ejected(self.small, endpoint)
-        }
-        fn admit(&mut self, _: u32, _: u32) -> bool {
-            !self.small.full
-        }
-    }
-
-    /// What becomes of a connection: leg, then endpoint, or why there is none.
-    type Shares = BTreeMap<(u32, Result<u32, &'static str>), f64>;
-
-    /// Takes every sequence of draws there is.
-    fn by_drawing(small: &Small, kinds: u32) -> Shares {
-        let mut shares = Shares::new();
-        let mut sequence = Vec::new();
-        loop {
-            let mut caller = Draws { small, kinds, sequence, drawn: 0 };
-            let outcome = match take(small, SIDE, 0, &mut caller) {
-                Decision::Route(choice, endpoint) => (choice.leg, Ok(endpoint.backend)),
-                Decision::RefuseLeg(choice) => (choice.leg, Err("none")),
-                Decision::Limited(choice) => (choice.leg, Err("full")),
-                Decision::Refuse => (0, Err("no leg")),
-                Decision::Miss | Decision::Pass => unreachable!("a route was taken"),
-            };
-            sequence = caller.sequence;
-            let length = i32::try_from(sequence.len()).unwrap();
-            *shares.entry(outcome).or_default() += f64::from(kinds).powi(-length);
-            while sequence.last() == Some(&(kinds - 1)) {
-                sequence.pop();
-            }
-            match sequence.last_mut() {
-                Some(last) => *last += 1,
-                None => return shares,
-            }
-        }
-    }
-
-    fn summed(small: &Small) -> Shares {
-        let mut shares = Shares::new();
-        let parts = of_route(small, SIDE, 0, small);
-        if parts.is_empty() {
-            return [((0, Err("no leg")), 1.0)].into();
-        }
-        for part in parts {
-            let leg = part.choice.leg;
-            let endpoints = part.endpoints.iter().map(|(to, _, share)| (Ok(to.backend), *share));
-            let all = endpoints.chain([(Err("none"), part.refused), (Err("full"), part.limited)]);
-            for (outcome, share) in all {
-                *shares.entry((leg, outcome)).or_default() += share;
-            }
-        }
-        shares
-    }
-
-    fn assert_same(small: &Small, kinds: u32) {
-        let (drawn, summed) = (by_drawing(small, kinds), summed(small));
-        let keys = drawn.keys().chain(summed.keys());
-        for key in keys {
-            let of = |shares: &Shares| shares.get(key).copied().unwrap_or(0.0);
-            let (drawn, summed) = (of(&drawn), of(&summed));
-            // A threshold of all keeps one part in 2^32 less than all.
-            assert!((drawn - summed).abs() < 1e-8, "{key:?}: {drawn}, not {summed}: {small:?}");
-        }
-    }
-
-    /// SplitMix64.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: u32) -> u32 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) % u64::from(bound)) as u32
-        }
-
-        /// A threshold and an alias, such that draws of so many kinds tell exactly: of
-        /// `count` slots, each is hit by `kinds / count` of them.
-        fn slot(&mut self, count: u32, kinds: u32) -> (u32, u32) {
-            let steps = kinds / count;
-            let threshold = match self.below(steps + 1) {
-                step if step == steps => u32::MAX,
-                step => ((u64::from(step) << 32) / u64::from(steps)) as u32,
-            };
-            (threshold, self.below(count))
-        }
-
-        fn small(&mut self, kinds: u32, policies: &[u32]) -> Small {
-            let mut small = Small { full: self.below(3) == 0, ..Small::default() };
-            let legs = [0, 1, 1, 2, 2, 4][self.below(6) as usize];
-            for number in 0..legs {
-                let (threshold, alias) = self.slot(legs, kinds);
-                let destination = if self.below(8) == 0 { 77 } else { number };
-                small.legs.push(Leg { threshold, alias, destination, ..Leg::default() });
-                let count = [0, 1, 2, 2, 4, 4][self.below(6) as usize].min(kinds);
-                small.destinations.push(Destination {
-                    first: small.backends.len() as u32,
-                    count,
-                    policy: policies[self.below(policies.len() as u32) as usize],
-                    live: 1000 + number,
-                    max_connections: 1,
-                    ..Destination::default()
-                });
-                for _ in 0..count {
-                    let (threshold, alias) = self.slot(count, kinds);
-                    let live = small.backends.len() as u16 + 1;
-                    small.backends.push(Backend { threshold, alias, live, ..Backend::default() });
-                    small.ejected.push(self.below(2) == 0);
-                    small.active.push(self.below(3).into());
-                }
-            }
-            // The last entry is missing now and then.
-            if self.below(8) == 0 && small.backends.pop().is_some() {
-                small.ejected.pop();
-                small.active.pop();
-            }
-            small
-        }
-    }
-
-    #[test]
-    fn the_shares_are_those_of_all_draws() {
-        let policies = [
-            policy::RANDOM,
-            policy::RANDOM | policy::LIMITED,
-            policy::SOURCE_HASH,
-            policy::LEAST_REQUEST,
-            policy::LEAST_REQUEST | policy::LIMITED,
-        ];
-        let mut random = Random(1);
-        for _ in 0..3_000 {
-            assert_same(&random.small(8, &policies), 8);
-        }
-    }
-
-    #[test]
-    fn what_ejected_endpoints_would_have_is_where_all_draws_find_it() {
-        let ejecting = policy::EJECTING;
-        let policies = [
-            ejecting,
-            ejecting | policy::LIMITED,
-            ejecting | policy::LEAST_REQUEST,
-            ejecting | policy::LEAST_REQUEST | policy::LIMITED,
-        ];
-        let mut random = Random(2);
-        for _ in 0..16 {
-            assert_same(&random.small(4, &policies), 4);
-        }
-    }
-
-    #[test]
-    fn turns_are_by_weight_over_whole_rounds() {
-        struct Turns(u32);
-        impl Caller for Turns {
-            fn class(&mut self, _: Side) -> u32 {
-                0
-            }
-            fn draw(&mut self) -> u32 {
-                unreachable!("nobody is ejected")
-            }
-            fn turn(&mut self, _: u32) -> u32 {
-                self.0 += 1;
-                self.0
-            }
-        }
-        let policies = [policy::ROUND_ROBIN];
-        let mut random = Random(3);
-        for _ in 0..50 {
-            let mut small = random.small(4, &policies);
-            small.legs.truncate(1);
-            small.ejected.fill(false);
-            let rounds = 4 * 4096;
-            let mut turns = Turns(0);
-            let mut drawn = BTreeMap::<u32, f64>::new();
-            for _ in 0..rounds {
-                if let Decision::Route(_, to) = take(&small, SIDE, 0, &mut turns) {
-                    *drawn.entry(to.backend).or_default() += 1.0 / f64::from(rounds);
-                }
-            }
-            for (key, share) in summed(&small) {
-                if let (_, Ok(backend)) = key {
-                    let drawn = drawn.get(&backend).copied().unwrap_or(0.0);
-                    assert!(
-                        (drawn - share).abs() < 1e-3,
-                        "{key:?}: {drawn}, not {share}: {small:?}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn of_many_that_are_all_ejected_one_is_taken_all_the_same() {
-        for (count, refused) in [(SCAN, 1.0), (SCAN + 1, 0.0)] {
-            let slots = (0..count).map(|at| Backend {
-                threshold: u32::MAX,
-                alias: at,
-                live: at as u16 + 1,
-                ..Backend::default()
-            });
-            let small = Small {
-                legs: vec![Leg::default()],
-                destinations: vec![Destination {
-                    count,
-                    policy: policy::EJECTING,
-                    ..Destination::default()
-                }],
-                backends: slots.collect(),
-                ejected: vec![true; count as usize],
-                active: vec![0; count as usize],
-                full: false,
-            };
-            let parts = of_route(&small, SIDE, 0, &small);
-            assert!((parts[0].refused - refused).abs() < 1e-6, "{count}: {parts:?}");
-            let even = (1.0 - refused) / f64::from(count);
-            assert!(parts[0].endpoints.iter().all(|(_, _, share)| (share - even).abs() < 1e-6));
-        }
-    }
-}
+mod tests;

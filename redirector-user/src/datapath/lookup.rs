@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use aya::Pod;
 use aya::maps::{MapError, lpm_trie};
 use redirector_common::abi::{
-    Backend, CLASS_UNKNOWN, ClassKey, Control, Destination, FrontendKey, Leg, Live, PrefixKey,
-    Route, Side, Source, Verdict,
+    Backend, CLASS_UNKNOWN, ClassKey, Control, Destination, FrontendKey, IDENTITY_UNKNOWN, Leg,
+    Live, PrefixKey, Route, Side, Source, Verdict,
 };
-use redirector_common::decide::Tables;
+use redirector_common::decide::{Tables, affinity};
 use redirector_core::image::Prefixes;
 
 use super::maps::{Maps, Table};
@@ -69,6 +69,16 @@ impl<'m> Lookup<'m> {
     /// The kernel's refusal.
     pub fn sources(&self) -> Result<Vec<(SourceKey, u32)>, Error> {
         self.maps.sources()
+    }
+
+    /// The number by which connections of an identity keep to an endpoint; where that is
+    /// unknown, of a network namespace.
+    pub fn affinity(&self, identity: u32, netns: Option<u64>) -> Option<u32> {
+        let seed = self.maps.control.half(0, offset_of!(Control, seed)).load(Ordering::SeqCst);
+        if identity == IDENTITY_UNKNOWN && netns.is_none() {
+            return None;
+        }
+        Some(affinity(seed, identity, || netns.unwrap_or_default()))
     }
 
     /// What is known of a destination or endpoint, by its number.

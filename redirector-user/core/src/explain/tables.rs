@@ -27,7 +27,7 @@ use crate::world::World;
 
 /// What the tables have for a connection, by number.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct TableVerdict {
     /// No shorter than this is the prefix of the frontend; see [`len_of`].
     len: u8,
     verdict: Verdict,
@@ -38,7 +38,7 @@ pub struct Found {
     now: Vec<Standing>,
 }
 
-impl Found {
+impl TableVerdict {
     /// How many slots the endpoints of a destination share, where the source decides which
     /// is taken; the fewest of all such destinations.
     fn slots(&self) -> Option<u32> {
@@ -60,6 +60,8 @@ struct Standing {
     full: Option<u64>,
     /// One of two endpoints is taken, and not all have as many connections.
     uneven: bool,
+    /// The source keeps to one of several endpoints.
+    kept: bool,
 }
 
 /// Looks up what a caller of this class gets who dials this address: by the decision's own
@@ -70,10 +72,10 @@ pub fn look_up<T: Prefixes, F: Fn(u32) -> Live>(
     dialled: SocketAddr,
     class: u32,
     at: &At<F>,
-) -> Option<Found> {
+) -> Option<TableVerdict> {
     let (addr, port) = (Addr::from(dialled.ip()), dialled.port().to_be());
     let verdict = verdict(tables, side, &addr, port, || class)?;
-    let mut found = Found {
+    let mut found = TableVerdict {
         len: len_of(tables, side, addr, port),
         verdict,
         parts: Vec::new(),
@@ -92,7 +94,8 @@ pub fn look_up<T: Prefixes, F: Fn(u32) -> Live>(
 }
 
 fn standing<F: Fn(u32) -> Live>(part: Part, by_weight: &Part, at: &At<F>) -> Standing {
-    let mut standing = Standing { part, ejected: BTreeMap::new(), full: None, uneven: false };
+    let mut standing =
+        Standing { part, ejected: BTreeMap::new(), full: None, uneven: false, kept: false };
     let Some(Destination { policy, live, max_connections, .. }) = standing.part.destination else {
         return standing;
     };
@@ -105,6 +108,9 @@ fn standing<F: Fn(u32) -> Live>(part: Part, by_weight: &Part, at: &At<F>) -> Sta
     if policy & policy::LIMITED != 0 && at.is_full(live, max_connections) {
         standing.full = Some(at.active(live));
     }
+    standing.kept = policy & policy::ALGORITHM == policy::SOURCE_HASH
+        && at.affinity.is_some()
+        && by_weight.endpoints.len() > 1;
     if policy & policy::ALGORITHM == policy::LEAST_REQUEST {
         let mut active = by_weight.endpoints.iter().map(|(_, one, _)| at.active(one.live.into()));
         let first = active.next();
@@ -130,7 +136,7 @@ fn len_of(tables: &impl Prefixes, side: Side, addr: Addr, port: u16) -> u8 {
 /// say, a note tells so; who asks without documents has nothing to compare.
 pub fn answer(
     explanation: &mut Explanation,
-    found: Option<&Found>,
+    found: Option<&TableVerdict>,
     names: &Names<'_>,
     documents: Option<&World>,
     dialled: SocketAddr,
@@ -168,7 +174,7 @@ pub fn answer(
     let differs = said.verdict != explanation.verdict
         || said.rule.as_ref().map(|rule| (&rule.object, rule.index))
             != explanation.rule.as_ref().map(|rule| (&rule.object, rule.index))
-        || !same_shares(&said, explanation, found.and_then(Found::slots));
+        || !same_shares(&said, explanation, found.and_then(TableVerdict::slots));
     if documents.is_some() && differs {
         explanation.notes.push(
             "the tables in the kernel say otherwise than the documents that they were made of: \
@@ -194,7 +200,7 @@ pub fn class_of(
 
 /// The frontend as people know it. Among nested prefixes that say the same, the names
 /// tell which it is.
-fn frontend(found: &Found, names: &Names<'_>, dialled: SocketAddr) -> Option<FrontendView> {
+fn frontend(found: &TableVerdict, names: &Names<'_>, dialled: SocketAddr) -> Option<FrontendView> {
     let (ip, port) = (dialled.ip().to_canonical(), dialled.port());
     let whole = IpNet::from(ip);
     let shortest = prefix_of(Addr::from(ip), found.len)?;
@@ -219,7 +225,12 @@ fn refuse(explanation: &mut Explanation) {
     explanation.refused_share = 1.0;
 }
 
-fn take(explanation: &mut Explanation, found: &Found, names: &Names<'_>, dialled: SocketAddr) {
+fn take(
+    explanation: &mut Explanation,
+    found: &TableVerdict,
+    names: &Names<'_>,
+    dialled: SocketAddr,
+) {
     let mut why = Vec::new();
     for (part, standing) in found.parts.iter().zip(&found.now) {
         let leg = part.choice.leg;
@@ -285,6 +296,12 @@ fn reasons(
             destination.max_connections
         ));
     }
+    if standing.kept
+        && let [(to, _, _)] = standing.part.endpoints.as_slice()
+    {
+        let to = address(to, dialled);
+        why.push(format!("{name}: the source keeps to {to} (consistentHash)"));
+    }
     if standing.uneven {
         why.push(format!("{name}: of two endpoints the one with fewer connections is taken"));
     }
@@ -348,230 +365,4 @@ fn same_shares(one: &Explanation, other: &Explanation, slots: Option<u32>) -> bo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compile::compile;
-    use crate::documents;
-    use crate::explain::{Query, explain};
-    use crate::layout::ROOMY;
-    use crate::world::{ServiceAddresses, Settings};
-
-    const DOCUMENTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec:
-  clusterIP: 10.96.0.10
-  selector: {app: echo}
-  ports: [{name: tcp, port: 19000, targetPort: 9000}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: echo-1}
-spec: {address: 10.0.0.1, labels: {app: echo, v: a}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: echo-2}
-spec: {address: 10.0.0.2, labels: {app: echo, v: b}, weight: 3}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: client, annotations: {redirector.io/cgroup: client}}
-spec: {address: 10.0.0.9, labels: {app: client}}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
-  host: echo
-  subsets: [{name: a, labels: {v: a}}, {name: none, labels: {v: c}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: echo}
-spec:
-  hosts: [echo]
-  tcp:
-  - match: [{sourceLabels: {app: client}}]
-    route:
-    - destination: {host: echo, subset: a}
-      weight: 70
-    - destination: {host: echo, subset: none}
-      weight: 30
-";
-
-    const SIDE: Side = Side::of_epoch(0);
-
-    /// Nobody has connections, and nothing has failed.
-    const IDLE: At<fn(u32) -> Live> = At { live: |_| Live::default(), now: 0 };
-
-    fn world() -> World {
-        let reading = documents::read(Some("rules.yaml".into()), DOCUMENTS);
-        let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
-        let mut world = World::new(settings);
-        for read in reading.objects {
-            world.insert(read.object.expect("the documents are good"));
-        }
-        world
-    }
-
-    fn query(source: QuerySource, to: &str) -> Query {
-        Query { source, destination: to.parse().unwrap(), gateway: None, sni: None }
-    }
-
-    fn client() -> QuerySource {
-        QuerySource::Workload { namespace: "default".into(), name: "client".into() }
-    }
-
-    #[test]
-    fn the_tables_say_what_the_documents_say() {
-        let world = world();
-        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
-        let names = layout.names();
-        for (source, to) in [
-            (client(), "10.96.0.10:19000"),
-            (QuerySource::Unknown, "10.96.0.10:19000"),
-            (client(), "10.96.0.10:19001"),
-            (client(), "10.96.0.11:19000"),
-        ] {
-            let query = query(source, to);
-            let class = class_of(&world, &Registry::new(&world), &layout, &query.source);
-            let class = class.unwrap().unwrap();
-            let said = explain(&world, &query).unwrap();
-            let mut answered = said.clone();
-            let found = look_up(&image, SIDE, query.destination, class, &IDLE);
-            answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
-            assert_eq!(answered.notes, said.notes, "{to}");
-            assert_eq!(answered.rule, said.rule, "{to}");
-            assert_eq!(answered.frontend, said.frontend, "{to}");
-            assert_eq!(answered.destinations, said.destinations, "{to}");
-            assert_eq!(answered.endpoints, said.endpoints, "{to}");
-            assert_eq!(answered.verdict, said.verdict, "{to}");
-        }
-    }
-
-    #[test]
-    fn where_the_tables_differ_they_are_believed_and_it_is_said() {
-        let world = world();
-        let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
-        image.frontends.clear();
-        let query = query(client(), "10.96.0.10:19000");
-        let mut answered = explain(&world, &query).unwrap();
-        let found = look_up(&image, SIDE, query.destination, 1, &IDLE);
-        let names = layout.names();
-        answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
-        assert_eq!(answered.verdict, VerdictWord::Passthrough);
-        assert!(answered.endpoints.is_empty());
-        assert!(answered.notes.last().unwrap().contains("say otherwise"), "{answered:?}");
-    }
-
-    #[test]
-    fn a_source_that_no_rule_is_for_is_in_a_class_and_another_that_nobody_is_like_in_none() {
-        let world = world();
-        let registry = Registry::new(&world);
-        let (layout, _) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
-        let class = |namespace: &str, app: &str| {
-            let labels = [("app".to_owned(), app.to_owned())].into();
-            let source = QuerySource::Described {
-                namespace: namespace.into(),
-                labels,
-                addresses: Vec::new(),
-            };
-            class_of(&world, &registry, &layout, &source).unwrap()
-        };
-        assert_eq!(class("elsewhere", "other"), Some(0));
-        // As the client is, but for the namespace, which the DestinationRule asks for.
-        assert!(class("default", "client").is_some_and(|class| class != 0));
-        assert_eq!(class("elsewhere", "client"), None);
-    }
-
-    #[test]
-    fn what_ejection_and_limits_do_now_is_told_beside_the_shares() {
-        let policy = "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
-  host: echo
-  trafficPolicy:
-    connectionPool: {tcp: {maxConnections: 7}}
-    outlierDetection: {maxEjectionPercent: 100}
-";
-        let mut world = world();
-        for read in documents::read(None, policy).objects {
-            world.insert(read.object.expect("the document is good"));
-        }
-        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
-        let names = layout.names();
-        let query = query(QuerySource::Unknown, "10.96.0.10:19000");
-        let said = explain(&world, &query).unwrap();
-        let now = |change: &dyn Fn(Option<SocketAddr>, &mut Live)| {
-            let at = At {
-                live: |number| {
-                    let mut live = Live::default();
-                    change(names.lives.get(&number).unwrap().1, &mut live);
-                    live
-                },
-                now: 1_000_000_000,
-            };
-            let mut answered = said.clone();
-            let found = look_up(&image, SIDE, query.destination, 0, &at);
-            answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
-            assert_eq!((&answered.endpoints, &answered.notes), (&said.endpoints, &said.notes));
-            answered.now.unwrap()
-        };
-        let all = now(&|_, _| {});
-        assert_eq!((all.endpoints, all.refused_share), (said.endpoints.clone(), 0.0));
-        assert_eq!(all.why, [""; 0]);
-        let one = now(&|endpoint, live| {
-            if endpoint.is_some_and(|at| at.ip().to_string() == "10.0.0.2") {
-                live.ejected_until = 3_500_000_000;
-            }
-        });
-        assert_eq!(one.endpoints, [("10.0.0.1:9000".to_owned(), 1.0)].into());
-        assert!(one.why[0].contains("10.0.0.2:9000 is ejected for 3 s more"), "{one:?}");
-        let full = now(&|endpoint, live| {
-            if endpoint.is_none() {
-                live.word = 7 * Live::ONE;
-            }
-        });
-        assert_eq!((full.endpoints.len(), full.refused_share), (0, 1.0));
-        assert!(full.why[0].contains("7 connections"), "{full:?}");
-    }
-
-    #[test]
-    fn of_nested_prefixes_that_say_the_same_the_narrower_is_named() {
-        let nested = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: NAME}
-spec:
-  hosts: [NAME.example.com]
-  addresses: [NETWORK]
-  ports: [{number: 443, name: tcp, protocol: TCP}]
-  resolution: STATIC
----
-";
-        let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
-        let mut world = World::new(settings);
-        for (name, network) in [("wide", "10.0.0.0/8"), ("narrow", "10.1.0.0/16")] {
-            let text = nested.replace("NAME", name).replace("NETWORK", network);
-            for read in documents::read(None, &text).objects {
-                world.insert(read.object.expect("the document is good"));
-            }
-        }
-        let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
-        for (to, prefix, service) in [
-            ("10.1.2.3:443", "10.1.0.0/16", "default/narrow"),
-            ("10.2.2.3:443", "10.0.0.0/8", "default/wide"),
-        ] {
-            let query = query(QuerySource::Unknown, to);
-            let mut answered = explain(&world, &query).unwrap();
-            let found = look_up(&image, SIDE, query.destination, 0, &IDLE);
-            answer(&mut answered, found.as_ref(), &layout.names(), None, query.destination);
-            let frontend = answered.frontend.unwrap();
-            assert_eq!((&*frontend.prefix, frontend.service.as_deref()), (prefix, Some(service)));
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,223 @@
+use super::*;
+use crate::compile::compile;
+use crate::documents;
+use crate::explain::{Query, explain};
+use crate::layout::ROOMY;
+use crate::world::{ServiceAddresses, Settings};
+
+const DOCUMENTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {app: echo}
+  ports: [{name: tcp, port: 19000, targetPort: 9000}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: echo-1}
+spec: {address: 10.0.0.1, labels: {app: echo, v: a}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: echo-2}
+spec: {address: 10.0.0.2, labels: {app: echo, v: b}, weight: 3}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: client, annotations: {redirector.io/cgroup: client}}
+spec: {address: 10.0.0.9, labels: {app: client}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  subsets: [{name: a, labels: {v: a}}, {name: none, labels: {v: c}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: echo}
+spec:
+  hosts: [echo]
+  tcp:
+  - match: [{sourceLabels: {app: client}}]
+route:
+- destination: {host: echo, subset: a}
+  weight: 70
+- destination: {host: echo, subset: none}
+  weight: 30
+";
+
+const SIDE: Side = Side::of_epoch(0);
+
+/// Nobody has connections, and nothing has failed.
+const IDLE: At<fn(u32) -> Live> = At { live: |_| Live::default(), now: 0, affinity: None };
+
+fn world() -> World {
+    let reading = documents::read(Some("rules.yaml".into()), DOCUMENTS);
+    let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
+    let mut world = World::new(settings);
+    for read in reading.objects {
+        world.insert(read.object.expect("the documents are good"));
+    }
+    world
+}
+
+fn query(source: QuerySource, to: &str) -> Query {
+    Query { source, destination: to.parse().unwrap(), gateway: None, sni: None }
+}
+
+fn client() -> QuerySource {
+    QuerySource::Workload { namespace: "default".into(), name: "client".into() }
+}
+
+#[test]
+fn the_tables_say_what_the_documents_say() {
+    let world = world();
+    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let names = layout.names();
+    for (source, to) in [
+        (client(), "10.96.0.10:19000"),
+        (QuerySource::Unknown, "10.96.0.10:19000"),
+        (client(), "10.96.0.10:19001"),
+        (client(), "10.96.0.11:19000"),
+    ] {
+        let query = query(source, to);
+        let class = class_of(&world, &Registry::new(&world), &layout, &query.source);
+        let class = class.unwrap().unwrap();
+        let said = explain(&world, &query).unwrap();
+        let mut answered = said.clone();
+        let found = look_up(&image, SIDE, query.destination, class, &IDLE);
+        answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
+        assert_eq!(answered.notes, said.notes, "{to}");
+        assert_eq!(answered.rule, said.rule, "{to}");
+        assert_eq!(answered.frontend, said.frontend, "{to}");
+        assert_eq!(answered.destinations, said.destinations, "{to}");
+        assert_eq!(answered.endpoints, said.endpoints, "{to}");
+        assert_eq!(answered.verdict, said.verdict, "{to}");
+    }
+}
+
+#[test]
+fn where_the_tables_differ_they_are_believed_and_it_is_said() {
+    let world = world();
+    let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    image.frontends.clear();
+    let query = query(client(), "10.96.0.10:19000");
+    let mut answered = explain(&world, &query).unwrap();
+    let found = look_up(&image, SIDE, query.destination, 1, &IDLE);
+    let names = layout.names();
+    answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
+    assert_eq!(answered.verdict, VerdictWord::Passthrough);
+    assert!(answered.endpoints.is_empty());
+    assert!(answered.notes.last().unwrap().contains("say otherwise"), "{answered:?}");
+}
+
+#[test]
+fn a_source_that_no_rule_is_for_is_in_a_class_and_another_that_nobody_is_like_in_none() {
+    let world = world();
+    let registry = Registry::new(&world);
+    let (layout, _) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let class = |namespace: &str, app: &str| {
+        let labels = [("app".to_owned(), app.to_owned())].into();
+        let source =
+            QuerySource::Described { namespace: namespace.into(), labels, addresses: Vec::new() };
+        class_of(&world, &registry, &layout, &source).unwrap()
+    };
+    assert_eq!(class("elsewhere", "other"), Some(0));
+    // As the client is, but for the namespace, which the DestinationRule asks for.
+    assert!(class("default", "client").is_some_and(|class| class != 0));
+    assert_eq!(class("elsewhere", "client"), None);
+}
+
+#[test]
+fn what_ejection_and_limits_do_now_is_told_beside_the_shares() {
+    let policy = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo}
+spec:
+  host: echo
+  trafficPolicy:
+connectionPool: {tcp: {maxConnections: 7}}
+outlierDetection: {maxEjectionPercent: 100}
+";
+    let mut world = world();
+    for read in documents::read(None, policy).objects {
+        world.insert(read.object.expect("the document is good"));
+    }
+    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let names = layout.names();
+    let query = query(QuerySource::Unknown, "10.96.0.10:19000");
+    let said = explain(&world, &query).unwrap();
+    let now = |change: &dyn Fn(Option<SocketAddr>, &mut Live)| {
+        let at = At {
+            live: |number| {
+                let mut live = Live::default();
+                change(names.lives.get(&number).unwrap().1, &mut live);
+                live
+            },
+            now: 1_000_000_000,
+            affinity: None,
+        };
+        let mut answered = said.clone();
+        let found = look_up(&image, SIDE, query.destination, 0, &at);
+        answer(&mut answered, found.as_ref(), &names, Some(&world), query.destination);
+        assert_eq!((&answered.endpoints, &answered.notes), (&said.endpoints, &said.notes));
+        answered.now.unwrap()
+    };
+    let all = now(&|_, _| {});
+    assert_eq!((all.endpoints, all.refused_share), (said.endpoints.clone(), 0.0));
+    assert_eq!(all.why, [""; 0]);
+    let one = now(&|endpoint, live| {
+        if endpoint.is_some_and(|at| at.ip().to_string() == "10.0.0.2") {
+            live.ejected_until = 3_500_000_000;
+        }
+    });
+    assert_eq!(one.endpoints, [("10.0.0.1:9000".to_owned(), 1.0)].into());
+    assert!(one.why[0].contains("10.0.0.2:9000 is ejected for 3 s more"), "{one:?}");
+    let full = now(&|endpoint, live| {
+        if endpoint.is_none() {
+            live.word = 7 * Live::ONE;
+        }
+    });
+    assert_eq!((full.endpoints.len(), full.refused_share), (0, 1.0));
+    assert!(full.why[0].contains("7 connections"), "{full:?}");
+}
+
+#[test]
+fn of_nested_prefixes_that_say_the_same_the_narrower_is_named() {
+    let nested = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: NAME}
+spec:
+  hosts: [NAME.example.com]
+  addresses: [NETWORK]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+---
+";
+    let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
+    let mut world = World::new(settings);
+    for (name, network) in [("wide", "10.0.0.0/8"), ("narrow", "10.1.0.0/16")] {
+        let text = nested.replace("NAME", name).replace("NETWORK", network);
+        for read in documents::read(None, &text).objects {
+            world.insert(read.object.expect("the document is good"));
+        }
+    }
+    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    for (to, prefix, service) in [
+        ("10.1.2.3:443", "10.1.0.0/16", "default/narrow"),
+        ("10.2.2.3:443", "10.0.0.0/8", "default/wide"),
+    ] {
+        let query = query(QuerySource::Unknown, to);
+        let mut answered = explain(&world, &query).unwrap();
+        let found = look_up(&image, SIDE, query.destination, 0, &IDLE);
+        answer(&mut answered, found.as_ref(), &layout.names(), None, query.destination);
+        let frontend = answered.frontend.unwrap();
+        assert_eq!((&*frontend.prefix, frontend.service.as_deref()), (prefix, Some(service)));
+    }
+}
