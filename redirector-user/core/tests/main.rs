@@ -13,4 +13,5 @@ mod mistakes;
 mod newcomers;
 mod reference_worlds;
 mod refusals;
+mod service_entries;
 mod support;

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use redirector_core::analysis::{Around, analyze};
 use redirector_core::analysis::examine::Examined;
 use redirector_core::analysis::refusals::Refusal;
+use redirector_core::analysis::{Around, analyze};
 use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::model::{RuleId, RuleList};

@@ -8,6 +8,7 @@ use super::{Finding, Report};
 use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, Resolution};
+use crate::registry::Pooled;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, entry) in facts.world.service_entries() {
@@ -50,7 +51,31 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(object.reference(), findings);
         unix(&entry.address, "spec.address".to_owned(), &mut report);
     }
+    shared_hosts(facts, findings);
     slices(facts, findings);
+}
+
+/// Hosts of several ServiceEntries of a namespace, as far as something of the
+/// younger one is lost.
+fn shared_hosts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for Pooled { host, older, younger, separate, lost } in facts.registry.pooled() {
+        if lost.is_empty() {
+            continue;
+        }
+        let ports: Vec<String> = lost.iter().map(u16::to_string).collect();
+        let ports = ports.join(", ");
+        let why = if *separate {
+            format!(
+                "{older} has the host {host} too, and the two differ in resolution, exportTo or in \
+                 having addresses: as a destination the host means the older one, and port {ports} \
+                 of this one is not reached by it"
+            )
+        } else {
+            format!("{older} has port {ports} of the host {host} too: the older one's counts")
+        };
+        Report::new(younger.clone(), findings)
+            .add("spec.hosts", Diagnostic::new(&differences::SHARED_HOST, why));
+    }
 }
 
 fn unix(address: &str, path: String, report: &mut Report<'_>) {

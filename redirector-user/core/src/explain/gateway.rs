@@ -45,6 +45,16 @@ pub(super) fn explain(
             return Ok(answer);
         }
     };
+    if reached.by_other_means() {
+        let known: Vec<String> = reached.workload.addresses.iter().map(IpAddr::to_string).collect();
+        answer.notes.push(format!(
+            "no workload of {} and no Service of one has {ip}: this is what {} would do with \
+             connections that reach it by other means{}",
+            object.reference(),
+            reached.workload.object,
+            if known.is_empty() { String::new() } else { format!(" at {}", known.join(", ")) }
+        ));
+    }
     if !reached.says_so {
         answer.notes.push(format!(
             "{} is taken for a gateway workload: {} has no selector; run serves it only where \
@@ -135,6 +145,11 @@ struct Reached {
 }
 
 impl Reached {
+    /// Whether nothing that is known has the address dialled.
+    fn by_other_means(&self) -> bool {
+        !self.own_address && self.service.is_none()
+    }
+
     /// The port of the workload that a dialled port leads to.
     fn arrives(&self, world: &World, port: u16) -> Option<u16> {
         if self.own_address {

@@ -77,7 +77,10 @@ pub(super) fn explain(
             answer.undecided_share = 1.0;
             answer.undecided_names =
                 claim.port.unresolved.iter().map(ToString::to_string).collect();
-            answer.notes.push("until then the connection is left as it is".to_owned());
+            answer.notes.push(format!(
+                "decided when its names are resolved: {}; until then it is left as it is",
+                answer.undecided_names.join(", ")
+            ));
         }
         return answer;
     };

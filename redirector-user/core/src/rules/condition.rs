@@ -339,3 +339,121 @@ impl From<Block> for Stored {
 pub(crate) fn is_everything(subnet: &IpNet) -> bool {
     matches!(subnet, IpNet::V4(subnet) if subnet.prefix_len() == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::names::MESH;
+
+    fn blocks() -> impl Strategy<Value = Block> {
+        let subnets = prop::sample::subsequence(
+            vec!["10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "0.0.0.0/0"],
+            0..3,
+        );
+        let names = prop::sample::subsequence(vec!["mesh", "edge", "ns/other"], 0..3);
+        let sni = prop::sample::subsequence(vec!["*", "*.a.example", "b.a.example"], 0..3);
+        let labels = prop::sample::subsequence(vec!["app", "version"], 0..3);
+        let namespace = prop::sample::select(vec!["", "default", "shop"]);
+        let within = prop::sample::select(vec![None, Some("10.0.0.0/8"), Some("10.1.0.0/16")]);
+        let port = prop::sample::select(vec![None, Some(0), Some(80), Some(443)]);
+        (subnets, names, sni, labels, namespace, within, port).prop_map(
+            |(subnets, names, sni, labels, namespace, within, port)| {
+                let net = |text: &str| text.parse().expect("a prefix");
+                let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+                let l4 = L4Match {
+                    destination_subnets: subnets.into_iter().map(net).collect(),
+                    port,
+                    source_labels: labels
+                        .into_iter()
+                        .map(|key| (key.to_owned(), "v1".to_owned()))
+                        .collect(),
+                    gateways: owned(names),
+                    source_namespace: namespace.to_owned(),
+                    source_subnet: within.map(net),
+                };
+                Block::new(&l4, &owned(sni) as &Vec<String>, "default")
+            },
+        )
+    }
+
+    /// Whether a block holds for some connections that differ in everything that
+    /// is asked.
+    fn holds(block: &Block) -> Vec<bool> {
+        let all: Labels = ["app", "version"].map(|key| (key.to_owned(), "v1".to_owned())).into();
+        let app: Labels = [("app".to_owned(), "v1".to_owned())].into();
+        let addresses: [IpAddr; 2] = ["10.1.2.3", "10.2.2.3"].map(|ip| ip.parse().expect("one"));
+        let clients = [
+            Client::default(),
+            Client { namespace: Some("default"), labels: Some(&all), ..Client::default() },
+            Client {
+                namespace: Some("shop"),
+                labels: Some(&app),
+                addresses: &addresses[..1],
+                bypassed: false,
+            },
+            Client {
+                namespace: Some("default"),
+                labels: Some(&all),
+                addresses: &addresses[1..],
+                bypassed: false,
+            },
+        ];
+        let mut results = Vec::new();
+        for client in clients {
+            let who = Asker::new(client);
+            for address in ["10.1.2.3", "10.9.9.9", "192.0.2.1", "fd00::1"] {
+                let address = IpNet::from(address.parse::<IpAddr>().expect("one"));
+                for gateway in [MESH, "default/edge", "ns/other"] {
+                    for (port, sni) in
+                        [(80, None), (443, Some("b.a.example")), (443, Some("C.A.example"))]
+                    {
+                        let dial = Dial { address, port, gateway, sni };
+                        let failing = block.failing(&dial, &who);
+                        let left = block.left_over(gateway, port);
+                        let left = left
+                            .is_some_and(|left| left.failing(&dial, &Asker::new(client)).is_none());
+                        assert_eq!(failing.is_none(), left, "{block:?} at {dial:?}");
+                        if let Some(condition) = failing {
+                            assert!(!condition.because(&dial, &client).is_empty());
+                        }
+                        results.push(failing.is_none());
+                    }
+                }
+            }
+        }
+        results
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_over_holds_where_the_whole_does_and_what_is_implied_holds_too(
+            a in blocks(), b in blocks(),
+        ) {
+            let (holds_a, holds_b) = (holds(&a), holds(&b));
+            if a.implies(&b) {
+                prop_assert!(holds_a.iter().zip(&holds_b).all(|(a, b)| !a || *b), "{a:?} {b:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_written_down_is_read_again(block in blocks()) {
+            let text = serde_json::to_string(&block).expect("it can be written");
+            prop_assert_eq!(serde_json::from_str::<Block>(&text).expect("it can be read"), block);
+        }
+    }
+
+    #[test]
+    fn blocks_that_earlier_versions_wrote_down_are_read() {
+        let text = r#"{"destination_subnets":["10.0.0.0/8"],"source_namespace":"","source_labels":
+            {"app":"a"},"source_subnet":null,"sni_hosts":["*.example"]}"#;
+        let block: Block = serde_json::from_str(text).expect("it is read");
+        let wanted = [
+            Condition::DestinationSubnets(vec!["10.0.0.0/8".parse().expect("a prefix")]),
+            Condition::SourceLabels([("app".to_owned(), "a".to_owned())].into()),
+            Condition::SniHosts(vec!["*.example".to_owned()]),
+        ];
+        assert_eq!(block.conditions(), wanted);
+    }
+}

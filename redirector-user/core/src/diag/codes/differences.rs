@@ -229,4 +229,9 @@ codes! {
         "Add addresses, or put the database that is meant behind one."
         "kind: ServiceEntry\nspec: {hosts: [db.example.com], resolution: NONE, ports: [{number: 5432, name: tcp, protocol: TCP}]}   # and a VirtualService for it"
     }
+    SHARED_HOST = "RD4046" Warning NONE "Two ServiceEntries have one host, and a part of the younger one is lost" {
+        "ServiceEntries of one namespace that have a host in common are one service for it, with the ports and addresses of all. Of two ports with one number the older ServiceEntry's counts; and where the two differ in resolution, in exportTo, or in having addresses at all, they stay apart, and the host means the older one."
+        "Write the ports of a host in one ServiceEntry."
+        "hosts: [mq.example]\nports: [{number: 446, name: tcp, protocol: TCP}]   # in two ServiceEntries, with different endpoints"
+    }
 }
