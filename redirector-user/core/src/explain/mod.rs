@@ -260,9 +260,6 @@ pub struct DestinationView {
     /// when names are resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
-    /// Names of endpoints that are not resolved.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unresolved: Vec<String>,
     /// The names that its endpoints are resolved from, when they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<NameView>,
@@ -287,6 +284,14 @@ impl fmt::Display for DestinationView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)?;
         self.subset.iter().try_for_each(|subset| write!(f, "/{subset}"))
+    }
+}
+
+impl DestinationView {
+    /// Whether its share is decided when names are resolved.
+    pub fn is_undecided(&self) -> bool {
+        let unresolved = |name: &NameView| name.addresses.as_ref().is_none_or(Vec::is_empty);
+        self.because.is_some() && self.names.iter().any(unresolved)
     }
 }
 
@@ -338,7 +343,8 @@ fn names(world: &World, registry: &Registry, source: &Source, host: &str) -> Vec
         return Vec::new();
     };
     let pooled = registry.pooled().iter();
-    let pooled = pooled.filter(|with| with.older == service.object && with.host == service.host);
+    let pooled = pooled
+        .filter(|with| !with.separate && with.older == service.object && with.host == service.host);
     let entries = std::iter::once(&service.object).chain(pooled.map(|with| &with.younger));
     let names: BTreeSet<&Arc<str>> = entries.flat_map(|entry| registry.names_of(entry)).collect();
     // Not those that other hosts of the same entry are resolved by.

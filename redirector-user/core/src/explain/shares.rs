@@ -26,11 +26,9 @@ pub(super) fn fill(
         let share = if sum == 0 { 0.0 } else { leg.weight as f64 / sum as f64 };
         let destination = destinations.destination(id);
         let because = destination.and_then(|destination| destination.empty_because.clone());
-        let unresolved: Vec<String> =
-            destination.iter().flat_map(|one| &one.unresolved).map(ToString::to_string).collect();
-        let undecided_here = !unresolved.is_empty();
+        let unresolved = destination.map_or(&[][..], |destination| &destination.unresolved);
         if share > 0.0 {
-            explanation.undecided_names.extend(unresolved.iter().cloned());
+            explanation.undecided_names.extend(unresolved.iter().map(ToString::to_string));
         }
         explanation.destinations.push(DestinationView {
             host: id.host.to_string(),
@@ -38,13 +36,12 @@ pub(super) fn fill(
             port: id.port,
             share: rounded(share),
             because,
-            unresolved,
             names: Vec::new(),
         });
         let endpoints = destination.map_or(&[][..], |destination| &destination.endpoints);
         let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();
         if total == 0 {
-            *(if undecided_here { &mut undecided } else { &mut refused }) += share;
+            *(if unresolved.is_empty() { &mut refused } else { &mut undecided }) += share;
             continue;
         }
         let standing_by = endpoints.iter().filter(|endpoint| endpoint.weight == 0).count();

@@ -167,7 +167,6 @@ pub fn answer(
         };
         if let Some(said) = said.destinations.iter().find(same) {
             destination.because.clone_from(&said.because);
-            destination.unresolved.clone_from(&said.unresolved);
             destination.names.clone_from(&said.names);
         }
     }
@@ -241,7 +240,6 @@ fn take(
             port: name.map_or(0, |(_, _, d)| d.port),
             share: rounded(part.share),
             because: None,
-            unresolved: Vec::new(),
             names: Vec::new(),
         };
         if part.share > 0.0 {

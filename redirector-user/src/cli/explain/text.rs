@@ -72,7 +72,7 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
     if !explanation.destinations.is_empty() {
         let _ = writeln!(text, "{}", style.strong("destinations"));
         for destination in &explanation.destinations {
-            let undecided = !destination.unresolved.is_empty();
+            let undecided = destination.is_undecided() && explanation.undecided_share > 0.0;
             let because = destination.because.as_ref().map(|because| match undecided {
                 true => format!("  {because}"),
                 false => format!("  refused: {because}"),
