@@ -110,6 +110,10 @@ impl KernelArgs {
                 (report, Some(doubt))
             }
             Ok(Some(report)) => (report, None),
+            Ok(None) if pid.is_some() => {
+                let doubt = "the daemon has just started, and has told nothing yet".to_owned();
+                (Report::default(), Some(doubt))
+            }
             Ok(None) => {
                 let doubt = format!(
                     "{directory} holds no report of a daemon: whether everything that the sources \

@@ -437,9 +437,7 @@ fn programs(attached: &[Attached], problems: &mut Vec<String>) {
         return;
     }
     for cgroup in cgroups {
-        for hook in
-            [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6, Hook::Release]
-        {
+        for hook in Hook::ALWAYS {
             let here = |one: &&Attached| one.cgroup == *cgroup && one.hook == hook;
             if !attached.iter().filter(here).any(|one| one.ours) {
                 let (hook, cgroup) = (hook.name(), cgroup.display());

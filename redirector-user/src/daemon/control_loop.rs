@@ -81,8 +81,8 @@ pub(super) struct Daemon {
     pub(super) looker: Looker,
     /// Destinations in force that have lost their endpoints.
     pub(super) emptied: Emptied,
-    /// How many attempts of gateways had failed when that was asked last.
-    pub(super) missed: BTreeMap<FailingEndpoint, u64>,
+    /// How many attempts of gateways have failed, and when that grew last.
+    pub(super) missed: BTreeMap<FailingEndpoint, (u64, Instant)>,
     /// When to try again what could not be put in force.
     pub(super) apply_again: Option<Instant>,
     pub(super) generation: u64,
@@ -448,7 +448,10 @@ impl Daemon {
                 }
                 Ok(None)
             }
-            Request::Report => Ok(None),
+            Request::Report => {
+                self.note_failing();
+                Ok(None)
+            }
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.

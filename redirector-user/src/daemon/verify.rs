@@ -11,9 +11,8 @@ use super::now;
 use crate::datapath::{Error, Hook};
 use crate::state::FailingEndpoint;
 
-/// The hooks that are always attached to.
-const HOOKS: [Hook; 5] =
-    [Hook::Connect4, Hook::Connect6, Hook::Getpeername4, Hook::Getpeername6, Hook::Release];
+/// How long an endpoint counts as one that gateways fail to connect to.
+const FAILING: Duration = Duration::from_secs(60);
 
 /// Comparing the tables takes at most this share of the time.
 const SHARE: u32 = 50;
@@ -61,19 +60,21 @@ impl Daemon {
         }
     }
 
-    /// Notes the endpoints to which attempts of gateways have failed since the last
-    /// look.
-    fn note_failing(&mut self) {
+    /// Notes the endpoints to which attempts of gateways have failed in the last time.
+    pub(super) fn note_failing(&mut self) {
         let failing = self.gateways.status().map(|status| status.failing).unwrap_or_default();
-        let missed = failing.into_iter().map(|one| {
+        let mut missed = BTreeMap::new();
+        for one in failing {
             let (destination, endpoint) = (one.destination.to_string(), one.endpoint);
-            (FailingEndpoint { destination, endpoint }, one.missed)
-        });
-        let missed: BTreeMap<_, _> = missed.collect();
-        let more = |(one, count): (&FailingEndpoint, &u64)| {
-            (self.missed.get(one).copied().unwrap_or(0) < *count).then(|| one.clone())
-        };
-        let failing: Vec<_> = missed.iter().filter_map(more).collect();
+            let named = FailingEndpoint { destination, endpoint };
+            let since = match self.missed.get(&named) {
+                Some((count, since)) if *count == one.missed => *since,
+                _ => Instant::now(),
+            };
+            missed.insert(named, (one.missed, since));
+        }
+        let failing = missed.iter().filter(|(_, (_, since))| since.elapsed() < FAILING);
+        let failing: Vec<_> = failing.map(|(one, _)| one.clone()).collect();
         for one in failing.iter().filter(|one| !self.report.failing.contains(one)) {
             tracing::warn!("{one}");
         }
@@ -120,7 +121,7 @@ impl Daemon {
         }
         let attached = self.datapath.attachments()?;
         let missing = self.report.cgroups.iter().any(|cgroup| {
-            HOOKS.iter().any(|hook| {
+            Hook::ALWAYS.iter().any(|hook| {
                 !attached.iter().any(|one| one.ours && one.hook == *hook && one.cgroup == *cgroup)
             })
         });

@@ -223,6 +223,12 @@ pub enum Hook {
     Sockops,
 }
 
+impl Hook {
+    /// Those that are always attached to.
+    pub const ALWAYS: [Self; 5] =
+        [Self::Connect4, Self::Connect6, Self::Getpeername4, Self::Getpeername6, Self::Release];
+}
+
 /// A cgroup that our programs are attached to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Served {

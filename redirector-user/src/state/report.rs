@@ -84,7 +84,7 @@ pub struct Report {
     pub hold: Option<Hold>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
-    /// Endpoints to which gateways failed to connect in the last seconds; others were
+    /// Endpoints to which gateways failed to connect in the last minute; others were
     /// tried instead.
     pub failing: Vec<FailingEndpoint>,
     /// How the watches of the API server are doing; empty without one.
