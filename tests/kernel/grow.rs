@@ -91,7 +91,7 @@ fn tables_that_cannot_grow_leave_what_was_in_force_until_they_can() {
     assert_eq!((frontends(redirector), tables(redirector)), (1, small.clone()));
 
     redirector.place.bpffs.set_read_only(false);
-    redirector.change("growth", || redirector.write("more.yaml", ""));
+    redirector.change("growth", || redirector.write("more.yaml", "# nothing\n"));
     assert_eq!(frontends(redirector), MANY as usize + 1);
     assert_ne!(tables(redirector), small);
     assert_eq!(redirector.status().json()["healthy"], true);

@@ -219,6 +219,8 @@ fn one_agent_writes_events_and_another_takes_over_when_its_lease_runs_out() {
     wait("an event of the other", || events_about(&server, "three").len() == 1);
     // It was renewed at most a quarter before the end.
     assert!(ended.elapsed() > LEASE / 2, "the lease had not run out: {:?}", ended.elapsed());
+    // One that lasts for a minute goes over within two; the rest is a busy machine's.
+    assert!(ended.elapsed() < LEASE * 2 + LEASE / 4, "too late: {:?}", ended.elapsed());
     assert_eq!(events_about(&server, "three")[0]["reportingInstance"], "node-b");
     assert_eq!(holder().as_deref(), Some("node-b"));
     // What the first had told is not told twice.

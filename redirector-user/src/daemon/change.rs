@@ -232,7 +232,8 @@ impl Daemon {
             tracing::error!("not applied, what was in force stays: {why}");
         }
         self.report.apply_error = Some(why.to_owned());
-        self.apply_again = Some(Instant::now() + AGAIN);
+        // Larger tables have a time of their own.
+        self.apply_again = self.grow_again.is_none().then(|| Instant::now() + AGAIN);
     }
 
     /// Looks which workloads are there.
