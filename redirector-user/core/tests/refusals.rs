@@ -20,7 +20,7 @@ use redirector_core::world::World;
 
 use crate::support::number;
 use crate::support::random::Random;
-use crate::support::worlds::{Documents, resolve};
+use crate::support::worlds::{Documents, PORTS, resolve, server_names};
 
 /// A share: of which rule, and its place in the route.
 type Share = (RuleKey, usize);
@@ -186,6 +186,35 @@ impl Checked<'_> {
         refused
     }
 
+    /// What `explain` refuses at a gateway is said to be refused at one.
+    fn refuses_what_explain_refuses_at_gateways(&self, random: &mut Random) {
+        let mut met = Met::default();
+        let workloads = self.documents.gateways.iter();
+        let addresses = workloads.flat_map(|workload| &workload.addresses);
+        let dials = addresses.flat_map(|ip| PORTS.map(|port| SocketAddr::new(*ip, port)));
+        for destination in dials {
+            for (gateway, sni) in self.world.gateways().flat_map(|(gateway, _)| {
+                server_names().into_iter().map(move |name| (gateway, name))
+            }) {
+                let source = random.pick(&self.documents.sources);
+                let source = QuerySource::Workload {
+                    namespace: source.namespace.clone(),
+                    name: source.name.clone(),
+                };
+                let (namespace, name) = (&gateway.meta.namespace, &gateway.meta.name);
+                let gateway = Some((namespace.to_string(), name.to_string()));
+                let query = Query { source, destination, gateway, sni };
+                let answer = explain_with(self.world, &self.registry, &query);
+                met.add(&answer.expect("the source is known"));
+            }
+        }
+        let said = self.examined.refusals.iter().filter(|one| !one.gateways.is_empty());
+        let said: BTreeSet<Share> = said.map(|one| (key(&one.rule), one.destination)).collect();
+        if !met.refused.is_subset(&said) {
+            self.fail(&format!("at gateways: {said:?}, explain refuses {:?}", met.refused));
+        }
+    }
+
     /// The shares of rules that somebody is made up for, of those that are refused to
     /// anybody.
     fn shares_about(&self, class: ClassId) -> BTreeSet<Share> {
@@ -299,7 +328,8 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
     let (worlds, seed) = (number("REDIRECTOR_WORLDS", 500), number("REDIRECTOR_SEED", 0));
     let mut refused = 0;
     for index in seed..seed + worlds {
-        let documents = Documents::random(&mut Random::of_world(index));
+        let mut random = Random::of_world(index);
+        let documents = Documents::random(&mut random);
         let reading = documents.reading();
         let mut world = World::new(documents.settings.clone());
         for read in &reading.objects {
@@ -323,6 +353,7 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
         let checked =
             Checked { index, documents: &documents, world: &world, registry, examined, told };
         refused += checked.refuses_whom_explain_refuses();
+        checked.refuses_what_explain_refuses_at_gateways(&mut random);
         checked.tells_of_it();
     }
     assert!(refused > worlds, "{refused} refused shares in {worlds} worlds are few");
