@@ -451,3 +451,22 @@ fn that_an_object_was_refused_is_told_and_not_that_it_is_missing() {
     let codes: Vec<_> = report(&text("'80'")).diagnostics.iter().map(|d| d.code).collect();
     assert_eq!(codes, ["RD1009"], "the port is no number, and that is all");
 }
+
+#[test]
+fn the_ports_of_a_host_are_those_of_all_its_entries() {
+    let half = |name: &str, port: u16| {
+        let spec = format!(
+            "{{hosts: [mq.example.com], addresses: [10.90.0.1], resolution: STATIC, ports: \
+             [{{number: {port}, name: tcp, protocol: TCP}}], endpoints: [{{address: 192.0.2.1}}]}}"
+        );
+        object("ServiceEntry", &format!("a/{name}"), &spec)
+    };
+    let rule = |port: u16| {
+        let to = format!("{{host: mq.example.com, port: {{number: {port}}}}}");
+        format!("{{match: [{{port: {port}}}], route: [{{destination: {to}}}]}}")
+    };
+    let rules = format!("{{hosts: [mq.example.com], tcp: [{}, {}]}}", rule(446), rule(448));
+    let rules = virtual_service("a/v", &rules);
+    let whole = half("one", 446) + &half("two", 448) + &rules;
+    assert_eq!(report(&whole).warnings, 0, "{:#?}", report(&whole).diagnostics);
+}

@@ -2,14 +2,14 @@
 //! of their workloads, and for made-up sources that meet the conditions of a
 //! rule and no more. What is refused, and for whom, is read off the [`Plan`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::refusals::{Refusal, refusals};
 use crate::compile::{Probe, compile_for};
 use crate::explain::QuerySource;
-use crate::model::{Labels, Object, RouteDestination, RuleId, SourceId, VirtualService};
+use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
 use crate::names::{MESH, complete_host};
 use crate::plan::{ClassId, Plan};
 use crate::registry::{ExportTo, Registry, ServiceKind};
@@ -30,6 +30,8 @@ pub struct Examined {
     pub refusals: Vec<Refusal>,
     /// The made-up sources; their classes are the last ones.
     probes: Vec<Probe>,
+    /// The classes of those that were made up for a VirtualService.
+    made_for: HashMap<ObjectRef, Vec<ClassId>>,
     /// How many would have been made up beyond the limit.
     pub left_out: usize,
     /// The rules that some connection takes.
@@ -60,28 +62,40 @@ pub fn examine(world: &World, registry: &mut Registry) -> Examined {
     let plan = compile_for(world, registry, &probes).plan;
     registry.workloads = own;
     let taken = plan.routes.keys().filter_map(|route| route.rule.clone()).collect();
-    Examined { refusals: refusals(&plan), plan, probes, left_out, taken }
+    let first = plan.classes.len() - probes.len();
+    let mut made_for: HashMap<ObjectRef, Vec<ClassId>> = HashMap::new();
+    for (class, probe) in (first..).zip(&probes) {
+        for rules in &probe.rules {
+            made_for.entry(rules.clone()).or_default().extend(ClassId::try_from(class));
+        }
+    }
+    Examined { refusals: refusals(&plan), plan, probes, made_for, left_out, taken }
 }
 
 impl Examined {
     pub(super) fn share(&self, rule: &RuleId, destination: usize) -> Share {
-        let key = |refusal: &Refusal| (refusal.rule.clone(), refusal.destination);
-        let of = (rule.clone(), destination);
-        match self.refusals.binary_search_by(|refusal| key(refusal).cmp(&of)) {
-            Ok(_) => Share::Refused,
-            Err(_) if self.taken.contains(rule) => Share::Arrives,
-            Err(_) => Share::Untaken,
+        match self.of_share(rule, destination) {
+            [] if self.taken.contains(rule) => Share::Arrives,
+            [] => Share::Untaken,
+            _ => Share::Refused,
         }
+    }
+
+    /// The refusals of a share, one for each reason.
+    fn of_share(&self, rule: &RuleId, destination: usize) -> &[Refusal] {
+        let before = |one: &Refusal| (&one.rule, one.destination) < (rule, destination);
+        let from = self.refusals.partition_point(before);
+        let rest = self.refusals.get(from..).unwrap_or_default();
+        let same = |one: &Refusal| (&one.rule, one.destination) == (rule, destination);
+        rest.get(..rest.partition_point(same)).unwrap_or_default()
     }
 
     /// The classes of those who can meet a rule: unknown callers, workloads, and
     /// who was made up for it.
     fn classes(&self, rule: &RuleId) -> Vec<ClassId> {
         let first = self.plan.classes.len() - self.probes.len();
-        let probes = (first..).zip(&self.probes);
-        let made_up = probes.filter(|(_, probe)| probe.rules.contains(&rule.object));
-        let all = (0..first).chain(made_up.map(|(class, _)| class));
-        all.filter_map(|class| ClassId::try_from(class).ok()).collect()
+        let made_up = self.made_for.get(&rule.object).into_iter().flatten().copied();
+        (0..ClassId::try_from(first).unwrap_or(ClassId::MAX)).chain(made_up).collect()
     }
 
     /// For whom a share is refused and for whom it arrives, of those who meet
@@ -125,8 +139,7 @@ impl Examined {
 
     /// For whom a share is refused for one reason or another, likewise.
     pub(super) fn for_whom_at_all(&self, rule: &RuleId, destination: usize) -> Option<String> {
-        let of_share = |one: &&Refusal| one.rule == *rule && one.destination == destination;
-        let refusals: Vec<&Refusal> = self.refusals.iter().filter(of_share).collect();
+        let refusals = self.of_share(rule, destination);
         let met = self.classes(rule).into_iter();
         let met = met.filter(|class| refusals.iter().any(|one| one.met.contains(*class)));
         self.whom(met.partition(|class| refusals.iter().any(|one| one.clients.contains(*class))))

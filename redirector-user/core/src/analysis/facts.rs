@@ -25,6 +25,7 @@ const COMPARISON_BUDGET: usize = 20_000_000;
 const TOPOLOGY: [&str; 3] = [annotations::REGION, annotations::ZONE, annotations::SUBZONE];
 
 /// A service as Istio's analyzers know it.
+#[derive(Clone)]
 pub(super) struct Known {
     /// The Service or ServiceEntry.
     pub object: ObjectRef,
@@ -187,7 +188,14 @@ impl<'w> Facts<'w> {
     }
 
     fn know(&mut self, scope: &str, host: &str, known: &Arc<Known>) {
-        self.scoped.insert(format!("{scope}/{host}"), known.clone());
+        // Of several with one host the ports are pooled.
+        let there = self.scoped.entry(format!("{scope}/{host}")).or_insert_with(|| known.clone());
+        if there.object != known.object {
+            let pooled = Arc::make_mut(there);
+            pooled.ports.extend(&known.ports);
+            pooled.ports.sort_unstable();
+            pooled.ports.dedup();
+        }
         if let Some(suffix) = host.strip_prefix('*') {
             self.wild.push((scope.to_owned(), suffix.to_owned(), known.clone()));
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ipnet::IpNet;
 
 use super::classes::Probe;
+use super::clients::Clients;
 use super::destinations::Destinations;
 use crate::client::{Answers, Asker, Client};
 use crate::model::{ObjectRef, SourceId};
@@ -43,7 +44,8 @@ pub(super) fn compile<'q>(
         }
     }
     let walk = Walk::new(registry, book);
-    let mut compiler = Compiler { walk, clients, everywhere, by_rules, destinations };
+    let clients = Clients::new(clients, everywhere);
+    let mut compiler = Compiler { walk, clients, by_rules, destinations };
     let mut frontends = BTreeMap::new();
     for (port, prefixes) in claims(registry) {
         compiler.port(port, &prefixes, &mut frontends);
@@ -53,10 +55,7 @@ pub(super) fn compile<'q>(
 
 struct Compiler<'a, 'q> {
     walk: Walk<'q>,
-    /// By class.
-    clients: Vec<Client<'a>>,
-    /// So many of them dial everything; behind them are the probes.
-    everywhere: usize,
+    clients: Clients<'a>,
     /// The probes that dial where a VirtualService has rules.
     by_rules: HashMap<&'a ObjectRef, Vec<usize>>,
     destinations: &'a mut Destinations<'q>,
@@ -126,13 +125,25 @@ impl<'q> Compiler<'_, 'q> {
                 self.walk.rules(&claim.service.host);
             }
         }
+        // Whoever answers what the unknown caller is asked with no, as that does,
+        // gets the same verdict, and is not looked at.
+        let who = Asker::recording(self.clients.get(0)?);
+        let default = self.verdict(port, point, claimed, &who);
+        let record = who.into_record();
+        let mut others = BTreeSet::new();
+        for (question, _) in &record {
+            self.clients.yes(question, &mut others);
+        }
         let mut answers = Answers::default();
-        let mut frontend = None;
-        for class in (0..self.everywhere).chain(self.probes(claimed)) {
-            let client = *self.clients.get(class)?;
+        answers.insert(record, default.clone());
+        if !answers.is_settled() {
+            others.extend(self.probes(claimed));
+        }
+        let mut exceptions = BTreeMap::new();
+        for class in others {
+            let client = self.clients.get(class)?;
             // Whoever answers the same questions alike gets the same verdict.
             let verdict = match answers.find(&client) {
-                Some(_) if answers.is_settled() => break,
                 Some(verdict) => Verdict::clone(verdict),
                 None => {
                     let who = Asker::recording(client);
@@ -141,16 +152,11 @@ impl<'q> Compiler<'_, 'q> {
                     verdict
                 }
             };
-            let frontend = frontend.get_or_insert_with(|| Frontend {
-                service: owner.service.object.clone(),
-                default: verdict.clone(),
-                exceptions: BTreeMap::new(),
-            });
-            if frontend.default != verdict {
-                frontend.exceptions.insert(u32::try_from(class).ok()?, verdict);
+            if verdict != default {
+                exceptions.insert(u32::try_from(class).ok()?, verdict);
             }
         }
-        frontend
+        Some(Frontend { service: owner.service.object.clone(), default, exceptions })
     }
 
     /// The probes that dial here.

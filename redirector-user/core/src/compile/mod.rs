@@ -5,6 +5,7 @@
 //! written order. A rule's destinationSubnets only splits a frontend.
 //!
 //! * [`classes`]: workloads that answer all questions alike.
+//! * [`clients`]: which classes answer a question with yes.
 //! * [`destinations`]: what a rule's destinations mean to a client.
 //! * [`localities`]: which of its endpoints go first, and how often.
 //! * [`gateways`]: what gateway workloads listen on, with which rules.
@@ -14,6 +15,7 @@
 //! looks at all rules for each service, or at all services for each rule.
 
 mod classes;
+mod clients;
 pub(crate) mod destinations;
 mod gateways;
 mod localities;

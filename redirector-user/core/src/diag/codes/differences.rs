@@ -214,8 +214,8 @@ codes! {
         "Nothing needs mending if the endpoints come from elsewhere; --with-cluster FILE names documents that have them."
         "a Service whose selector selects nothing"
     }
-    SERVED_FOR_ALL = "RD4043" Warning NONE "An address is served for everybody, and rules are for some" {
-        "A STATIC ServiceEntry's address is served by this project, whoever dials it: nothing else is taken to be behind it. Clients that no rule is for are spread over all of the entry's endpoints. Where the address is a real one that clients dial already, that changes where they go."
+    SERVED_FOR_ALL = "RD4043" Warning NONE "An address in use is served for everybody" {
+        "A STATIC ServiceEntry's address is served by this project, whoever dials it: nothing else is taken to be behind it. Clients that no rule is for are spread over all of the entry's endpoints. This address is that of a workload, or of an endpoint: clients may dial it already, and now go elsewhere, too."
         "Write resolution: NONE for the address that clients dial, which leaves those alone whom no rule is for, and give the new endpoints a ServiceEntry of their own."
         "addresses: [10.0.0.5]\nresolution: STATIC\nendpoints: [{address: 10.0.0.5}, {address: 10.0.0.6}]   # and a rule with sourceLabels"
     }
