@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
 use super::layout::MEMORY;
-use super::load::Places;
 use super::pins::Pins;
+use super::places::Places;
 use super::{Attached, Error, Hook, Served, sys};
 
 /// The name of the link in a cgroup's directory that leads to the cgroup.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::attach::Place;
 use super::layout::Layout;
-use super::load::Places;
 use super::pins::Pins;
+use super::places::Places;
 use super::{Error, Hook, attach, sys};
 
 /// Maps, programs and links, with the places of their pins.

@@ -13,7 +13,7 @@ use redirector_common::abi::{
 };
 use redirector_common::hash::Fnv;
 
-use super::{Error, Sizes, maps};
+use super::{Error, Sizes, sys};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
@@ -217,7 +217,7 @@ impl Layout {
         let mut differences = Vec::new();
         for map in self.part(part) {
             let pin = directory.join(map.name);
-            maps::permitted(&pin)?;
+            sys::permitted(&pin)?;
             let info = match MapInfo::from_pin(pin) {
                 Ok(info) => info,
                 Err(error) => {

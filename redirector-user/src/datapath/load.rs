@@ -9,8 +9,9 @@ use aya::{Ebpf, EbpfLoader};
 
 use redirector_common::hash::Fnv;
 
-use super::layout::{Layout, Part, Shape};
+use super::layout::{Layout, Part};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
+use super::places::Places;
 use super::{Error, Hook, Options, Sizes, features};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
@@ -19,57 +20,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/re
 
 /// Why there are none.
 const MISSING: &str = include_str!(concat!(env!("OUT_DIR"), "/missing.txt"));
-
-/// Where the parts lie.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Places {
-    /// The directory of the tables.
-    pub tables: PathBuf,
-    /// The directory of connection memory.
-    pub memory: PathBuf,
-    /// The directory of what is counted.
-    pub counts: PathBuf,
-    /// The directory of what is told of connections.
-    pub flows: PathBuf,
-    /// The directory of the programs.
-    pub programs: PathBuf,
-}
-
-impl Places {
-    /// The directory of a part.
-    pub fn of(&self, part: Part) -> &Path {
-        match part {
-            Part::Tables => &self.tables,
-            Part::Memory => &self.memory,
-            Part::Counts => &self.counts,
-            Part::Flows => &self.flows,
-        }
-    }
-
-    fn of_mut(&mut self, part: Part) -> &mut PathBuf {
-        match part {
-            Part::Tables => &mut self.tables,
-            Part::Memory => &mut self.memory,
-            Part::Counts => &mut self.counts,
-            Part::Flows => &mut self.flows,
-        }
-    }
-
-    /// Where a map is pinned.
-    pub fn map(&self, shape: &Shape) -> PathBuf {
-        self.of(shape.part).join(shape.name)
-    }
-
-    /// An error when pinned maps of a part do not have the shapes of a layout.
-    pub fn check(&self, part: Part, layout: &Layout) -> Result<(), Error> {
-        let directory = self.of(part);
-        let differences = layout.differences(part, directory)?;
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Incompatible { pins: directory.to_owned(), differences })
-    }
-}
 
 impl Hook {
     /// All hooks, in the order in which they are attached: what frees an entry

@@ -13,9 +13,8 @@ use redirector_common::abi::{
 };
 
 use super::layout::Layout;
-use super::load::Places;
 use super::mapped::{Access, Mapped};
-use super::sources::SourceWriter;
+use super::places::Places;
 use super::{Error, Sizes, sys};
 
 /// Everything that user space reads or writes.
@@ -84,14 +83,6 @@ pub fn mapped<T: Pod>(
     Mapped::new(name, &open(&places.map(shape))?, shape.entries, access)
 }
 
-/// Opens the table of cgroups once more, and the control words.
-pub fn source_writer(places: &Places, identities: u32) -> Result<SourceWriter, Error> {
-    let table = hash(open(&places.tables.join("CGROUP_SOURCES"))?)?;
-    let control = open(&places.tables.join("CONTROL"))?;
-    let control = Mapped::new("CONTROL", &control, 1, Access::Write)?;
-    Ok(SourceWriter::new(table, control, identities))
-}
-
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Maps").field("control", &self.control.get(0)).finish_non_exhaustive()
@@ -100,20 +91,9 @@ impl fmt::Debug for Maps {
 
 /// Opens a pinned map.
 pub fn open(pin: &Path) -> Result<MapData, Error> {
-    permitted(pin)?;
+    sys::permitted(pin)?;
     MapData::from_pin(pin)
         .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
-}
-
-/// An error when a pin is there and this process may not use it. The library
-/// does not tell that from other errors.
-pub fn permitted(pin: &Path) -> Result<(), Error> {
-    match sys::open_pin(pin) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Error::from_io(format!("opening {}", pin.display()), error))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A hash table.
@@ -226,7 +206,7 @@ fn is_zero<T: Pod>(value: &T) -> bool {
 pub fn sizes(places: &Places) -> Result<Sizes, Error> {
     let entries = |directory: &Path, name: &str| {
         let pin = directory.join(name);
-        permitted(&pin)?;
+        sys::permitted(&pin)?;
         MapInfo::from_pin(&pin)
             .map(|info| info.max_entries())
             .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))

@@ -8,8 +8,8 @@ use aya::maps::{MapData, MapInfo};
 use aya::programs::ProgramInfo;
 
 use super::layout::{Layout, Part};
-use super::load::Places;
 use super::pins::{PROGRAMS, Pins};
+use super::places::Places;
 use super::{Error, Hook};
 
 /// Pins the maps again that programs of this version use and that are not pinned in

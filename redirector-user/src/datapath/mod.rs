@@ -36,6 +36,7 @@ mod mending;
 mod netns;
 mod observe;
 mod pins;
+mod places;
 pub mod reset;
 mod selftest;
 mod sources;
@@ -54,10 +55,10 @@ use crate::boot;
 use cgroup::Cgroup;
 use held::Held;
 use layout::{Layout, Part};
-use load::Places;
 use mapped::Access;
 use maps::Maps;
 use pins::{Lock, PROGRAMS, Pins};
+use places::Places;
 use sources::Levels;
 pub use sources::SourceWriter;
 use tables::Counts;
@@ -334,7 +335,7 @@ impl Datapath {
     /// When this is open for reading only, or the kernel's refusal.
     pub fn source_writer(&self) -> Result<SourceWriter, Error> {
         self.writing()?;
-        maps::source_writer(&self.places, self.maps.class_of.capacity)
+        SourceWriter::open(&self.places, self.maps.class_of.capacity)
     }
 
     /// Takes over a source that a [`SourceWriter`] has made known.

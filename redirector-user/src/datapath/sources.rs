@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use aya::maps::{HashMap, MapData, MapError};
 use redirector_common::abi::{Control, Source, control_flags};
 
-use super::mapped::Mapped;
-use super::maps::Maps;
+use super::mapped::{Access, Mapped};
+use super::maps::{Maps, hash, open};
+use super::places::Places;
 use super::{Error, SourceKey};
 
 /// Levels that the programs' bit mask has room for.
@@ -164,13 +165,13 @@ pub struct SourceWriter {
 }
 
 impl SourceWriter {
-    /// Into these pinned maps, for identity numbers below `identities`.
-    pub(super) fn new(
-        table: HashMap<MapData, u64, Source>,
-        control: Mapped<Control>,
-        identities: u32,
-    ) -> Self {
-        Self { table, control, identities }
+    /// Opens the table of cgroups once more, and the control words, for identity
+    /// numbers below `identities`.
+    pub(super) fn open(places: &Places, identities: u32) -> Result<Self, Error> {
+        let table = hash(open(&places.tables.join("CGROUP_SOURCES"))?)?;
+        let control = open(&places.tables.join("CONTROL"))?;
+        let control = Mapped::new("CONTROL", &control, 1, Access::Write)?;
+        Ok(Self { table, control, identities })
     }
 
     /// Makes the processes of a cgroup known, at once.

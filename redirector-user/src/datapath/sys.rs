@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::Error;
+
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -230,5 +232,16 @@ fn query(cgroup: BorrowedFd<'_>, attach_type: u32, how: u32) -> io::Result<(Vec<
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 65_536 => room *= 2,
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// An error when a pin is there and this process may not use it. The library
+/// does not tell that from other errors.
+pub fn permitted(pin: &Path) -> Result<(), Error> {
+    match open_pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Error::from_io(format!("opening {}", pin.display()), error))
+        }
+        _ => Ok(()),
     }
 }

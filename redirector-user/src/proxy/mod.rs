@@ -2,8 +2,8 @@
 //! arrive at a gateway from elsewhere.
 //!
 //! * [`plan`]: the compiled gateway plan as the proxy's configuration.
-//! * [`snapshot`]: the input: listeners, routes, destinations, and the
-//!   [`Router`] that says which route a connection takes.
+//! * [`config`]: the input: listeners, routes, destinations, and the [`Router`]
+//!   that says which route a connection takes; [`snapshot`]: the same in force.
 //! * [`set`]: brings the running listeners into line with a new snapshot.
 //! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
 //!   one connection, [`relay`] one direction of it, [`timer`] all deadlines.
@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+mod config;
 mod conn;
 mod drain;
+mod io;
 mod listener;
 mod loops;
 mod near;
@@ -41,16 +43,17 @@ mod timer;
 mod upstream;
 mod worker;
 
-pub use snapshot::{
+pub use config::{
     Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router,
     Verdict,
 };
 pub use stats::{EndpointCounts, LegCounts, ListenerCounts};
 
+use io::Shared;
 use set::{Ask, Set};
 use snapshot::Snapshot;
 use stats::Registry;
-use worker::{Mailbox, Shared, Worker};
+use worker::{Mailbox, Worker};
 
 /// Settings that last for the life of a proxy.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use redirector_core::model::TcpPool;
 use redirector_core::plan::gateway::{GatewayPlan, Incoming, Mode};
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
 
-use super::snapshot::{
+use super::config::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };
 use crate::output::route_name;

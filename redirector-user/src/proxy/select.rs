@@ -2,6 +2,7 @@
 //! in the kernel, and what only a proxy can add: another endpoint when one
 //! refuses.
 
+use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,12 +12,13 @@ use redirector_common::abi::{
 };
 use redirector_common::addr::Addr;
 use redirector_common::decide::{self, Caller, Decision};
+use redirector_common::hash::Fnv;
 use redirector_core::alias;
 use redirector_core::plan::Algorithm;
 use redirector_core::rendezvous;
 
-use super::snapshot::{DestinationSpec, RouteSpec, Snapshot};
-use super::stats::{DestinationStats, EndpointStats};
+use super::config::{DestinationSpec, RouteSpec};
+use super::stats::DestinationState;
 
 /// The proxy's tables have one side only.
 const SIDE: Side = Side::of_epoch(0);
@@ -105,14 +107,14 @@ impl Tables {
     /// share is refused; no leg, that none has a weight.
     pub fn choose(
         &self,
-        snapshot: &Snapshot,
+        destinations: &[Arc<DestinationState>],
         route: usize,
         client: IpAddr,
         random: &mut fastrand::Rng,
     ) -> Option<(usize, Option<usize>)> {
         let (leg, by_weight) = self.take(route, random)?;
-        let index = snapshot.legs[leg].destination;
-        let state = &snapshot.destinations[index];
+        let index = self.legs[leg].destination as usize;
+        let state = &destinations[index];
         if by_weight.is_none() || state.spec.endpoints.len() == 1 {
             return Some((leg, by_weight));
         }
@@ -211,26 +213,7 @@ impl<F: FnMut() -> u32> Caller for Draws<F> {
     }
 }
 
-/// A destination in force, joined to its counters.
-pub(super) struct DestinationState {
-    pub spec: DestinationSpec,
-    pub counters: Arc<DestinationStats>,
-    /// By place in the spec.
-    pub endpoints: Vec<Arc<EndpointStats>>,
-    /// Whether all endpoints have one weight.
-    even: bool,
-}
-
 impl DestinationState {
-    pub fn new(
-        spec: DestinationSpec,
-        counters: Arc<DestinationStats>,
-        endpoints: Vec<Arc<EndpointStats>>,
-    ) -> Self {
-        let even = spec.endpoints.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        Self { spec, counters, endpoints, even }
-    }
-
     /// The endpoint of this client, by weighted rendezvous: when an endpoint
     /// comes or goes, only the clients that it gains or loses move.
     fn by_source(&self, client: IpAddr) -> Option<usize> {
@@ -245,13 +228,11 @@ impl DestinationState {
 /// FNV-1a over both addresses, finished with a 64-bit mixer; the same on every
 /// node and in every version, so that a client keeps its endpoint.
 fn fnv(client: IpAddr, endpoint: SocketAddr) -> u64 {
-    let client = Addr::from(client).to_bits().to_be_bytes();
-    let address = Addr::from(endpoint.ip()).to_bits().to_be_bytes();
-    let port = endpoint.port().to_be_bytes();
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in client.into_iter().chain(address).chain(port) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    let mut fnv = Fnv::default();
+    fnv.write(&Addr::from(client).to_bits().to_be_bytes());
+    fnv.write(&Addr::from(endpoint.ip()).to_bits().to_be_bytes());
+    fnv.write(&endpoint.port().to_be_bytes());
+    let mut hash = fnv.finish();
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::config::Config;
 use super::drain::Drains;
+use super::io::Shared;
 use super::listener::{bind_all, dialled};
-use super::snapshot::{Config, Snapshot};
+use super::snapshot::Snapshot;
 use super::stats::Registry;
-use super::worker::{Command, Mailbox, Shared};
+use super::worker::{Command, Mailbox};
 use super::{ListenerState, ListenerStatus, Settings, Status};
 
 /// The first and the longest wait before another try to bind.

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::select::DestinationState;
-use super::snapshot::{DestinationName, DestinationSpec, ListenerSpec, RouteSpec};
+use super::config::{DestinationName, DestinationSpec, ListenerSpec, RouteSpec};
 
 /// Counters of a listener.
 #[derive(Default, Debug)]
@@ -137,6 +136,27 @@ impl ListenerStats {
             looped: self.looped.load(Relaxed),
             starved: self.starved.load(Relaxed),
         }
+    }
+}
+
+/// A destination in force, joined to its counters.
+pub(super) struct DestinationState {
+    pub spec: DestinationSpec,
+    pub counters: Arc<DestinationStats>,
+    /// By place in the spec.
+    pub endpoints: Vec<Arc<EndpointStats>>,
+    /// Whether all endpoints have one weight.
+    pub even: bool,
+}
+
+impl DestinationState {
+    pub fn new(
+        spec: DestinationSpec,
+        counters: Arc<DestinationStats>,
+        endpoints: Vec<Arc<EndpointStats>>,
+    ) -> Self {
+        let even = spec.endpoints.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        Self { spec, counters, endpoints, even }
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with, sockopt,
 };
 
-use super::snapshot::Keepalive;
+use super::config::Keepalive;
 
 /// A socket for a connection to `endpoint`.
 ///

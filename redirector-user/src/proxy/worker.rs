@@ -13,7 +13,6 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -24,16 +23,12 @@ use rustix::time::{
 use slab::Slab;
 
 use super::conn::{Conn, NEVER, Side, Step};
+use super::io::{Io, Shared, UPSTREAM};
 use super::listener::{Accepted, Pace, accept};
-use super::loops::Loops;
 use super::pipes::Pipes;
 use super::relay::BUFFER;
-use super::snapshot::Snapshot;
 use super::timer::Wheel;
 use super::upstream::reset_on_close;
-
-/// Marks, in a token, the socket to the endpoint.
-pub(super) const UPSTREAM: u64 = 1 << 31;
 
 /// Tokens above this are not of connections.
 const LISTENER: u64 = 1 << 63;
@@ -44,26 +39,6 @@ const GENERATIONS: u64 = 1 << 31;
 
 /// Events taken in one round.
 const EVENTS: usize = 256;
-
-/// What all workers share.
-pub(super) struct Shared {
-    pub snapshot: ArcSwap<Snapshot>,
-    pub loops: Loops,
-    pub hello_timeout: Duration,
-}
-
-/// What a worker's connections use.
-pub(super) struct Io {
-    pub epoll: OwnedFd,
-    pub buffer: Vec<u8>,
-    pub pipes: Pipes,
-    pub random: fastrand::Rng,
-    /// Milliseconds since the worker started.
-    pub now: u64,
-    pub shared: Arc<Shared>,
-    /// Descriptors have run out while a connection was set up.
-    pub exhausted: bool,
-}
 
 /// What a worker is told.
 pub(super) enum Command {

@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use super::setup::Setup;
 use super::watch::token_of;
 use super::{Conn, NEVER, Side, Step, milliseconds};
+use crate::proxy::io::Io;
 use crate::proxy::relay::End;
 use crate::proxy::upstream;
-use crate::proxy::worker::Io;
 
 /// Most endpoints that are tried for one connection.
 const ATTEMPTS: usize = 16;

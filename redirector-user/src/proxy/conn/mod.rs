@@ -21,10 +21,10 @@ use rustix::event::epoll::EventFlags;
 
 use self::setup::{Setup, Target};
 use self::watch::watch_for_room;
+use super::io::Io;
 use super::relay::{End, Flow, Rest};
 use super::stats::ListenerStats;
 use super::upstream;
-use super::worker::Io;
 
 /// No deadline.
 pub(super) const NEVER: u64 = u64::MAX;

@@ -9,12 +9,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::{Conn, NEVER, Side, Step, milliseconds};
+use crate::proxy::config::{Request, Verdict};
+use crate::proxy::io::Io;
 use crate::proxy::loops::Trail;
-use crate::proxy::select::DestinationState;
-use crate::proxy::snapshot::{Request, Snapshot, Verdict};
+use crate::proxy::snapshot::Snapshot;
 use crate::proxy::sni::{self, Hello};
-use crate::proxy::stats::{LegStats, RouteStats};
-use crate::proxy::worker::Io;
+use crate::proxy::stats::{DestinationState, LegStats, RouteStats};
 use crate::proxy::{listener, upstream};
 
 /// What a connection needs until it is relayed.
@@ -147,7 +147,8 @@ impl Conn {
             Verdict::Announced(route) => (route, true),
             Verdict::Refuse => return self.refuse(),
         };
-        let chosen = snapshot.tables.choose(&snapshot, route, self.peer.ip(), &mut io.random);
+        let chosen =
+            snapshot.tables.choose(&snapshot.destinations, route, self.peer.ip(), &mut io.random);
         let (Some(chosen), Some(route)) = (chosen, snapshot.routes.get(route)) else {
             return self.refuse();
         };

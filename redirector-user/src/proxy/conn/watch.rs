@@ -4,8 +4,8 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io;
 
 use super::{Conn, Side};
+use crate::proxy::io::{Io, UPSTREAM};
 use crate::proxy::relay::End;
-use crate::proxy::worker::{Io, UPSTREAM};
 
 impl Conn {
     /// Watches the client's socket, which has not been watched so far.
