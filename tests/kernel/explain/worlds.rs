@@ -21,9 +21,10 @@ use redirector_tests::figure;
 use redirector_tests::kernel::{Place, privileged, scaled, small};
 use redirector_tests::netns::NetNs;
 use redirector_tests::random::Random;
+use redirector_tests::redirector::Redirector;
 use redirector_tests::server::Server;
 
-use super::outcome;
+use super::{PROGRAM, outcome};
 use crate::decide::{CALLERS, lives, shown, sources, stir, world};
 
 /// How many random configurations are compared.
@@ -213,4 +214,66 @@ fn what_is_explained_from_the_tables_of_random_worlds_is_what_connects_get() {
     assert!(verdicts.values().all(|count| *count * 100 > compared / ASKED.2), "{verdicts:?}");
     assert!(otherwise * 20 > compared / ASKED.2, "ejection and limits matter: {otherwise}");
     figure!("{compared} connections as explained: {verdicts:?}, {otherwise} other than by weight");
+}
+
+/// Random worlds that a daemon reads.
+const READ: usize = 6;
+
+#[test]
+fn what_a_daemon_has_put_in_force_is_explained_alike_with_it_and_without() {
+    if !privileged() {
+        return;
+    }
+    let seed = std::process::id().into();
+    let mut random = Random::new(seed);
+    eprintln!("seed {seed}");
+    let redirector = Redirector::new("alike", PROGRAM);
+    let (netns, servers) = world("alike");
+    let _bystanders = bystanders(&netns);
+    let sources = sources().into_iter();
+    let shape = Shape {
+        sources: sources.map(|(id, cgroup)| (id, redirector.cgroup(&cgroup))).collect(),
+        endpoint_ports: servers.iter().map(|server| server.address().port()).collect(),
+    };
+    let cgroups: Vec<PathBuf> =
+        CALLERS.iter().map(|(name, _)| redirector.place.cgroup.child(name)).collect();
+    redirector.write("all.yaml", &documents::text(&mut random, &shape));
+    let mut daemon = Some(redirector.start());
+    for index in 0..READ {
+        if index > 0 {
+            let text = documents::text(&mut random, &shape);
+            redirector.change("another world", || redirector.write("all.yaml", &text));
+        }
+        redirector.wait("all workloads", |status| status["identityGaps"] == serde_json::json!([]));
+        let asked: Vec<(usize, SocketAddr)> = (0..6)
+            .map(|_| (random.below(CALLERS.len() as u64) as usize, documents::dialled(&mut random)))
+            .collect();
+        let explain = |(at, to): &(usize, SocketAddr)| -> Explanation {
+            let cgroup = cgroups[*at].to_str().expect("a path");
+            let args = ["--from-cgroup", cgroup, "--to", &to.to_string(), "--output", "json"];
+            let answer = redirector.ask("explain", &args);
+            serde_json::from_str(&answer.out).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+        };
+        let explained: Vec<Explanation> = asked.iter().map(explain).collect();
+        if index + 1 == READ
+            && let Some(daemon) = daemon.take()
+        {
+            daemon.kill();
+            assert_eq!(asked.iter().map(explain).collect::<Vec<_>>(), explained);
+        }
+        for ((at, to), explanation) in asked.iter().zip(&explained) {
+            let promised = promised(explanation, *to);
+            let outcomes: Vec<_> = child::run(&cgroups[*at], || {
+                netns.enter();
+                (0..ASKED.2).map(|_| outcome(*to)).collect()
+            });
+            for outcome in outcomes {
+                assert!(
+                    promised.contains_key(&outcome),
+                    "{to} from {}: {outcome:?} is not among {promised:?}: {explanation:#?}",
+                    CALLERS[*at].0
+                );
+            }
+        }
+    }
 }
