@@ -139,6 +139,12 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
             "RD1022@3:53 there is no annotation redirector.io/drian",
             1,
         ),
+        (
+            "  namespace: shop\nspec:",
+            "namespace: shop\nspec:",
+            "RD1010@16:1 \"namespace\" stands beside metadata",
+            1,
+        ),
         ("      weight: 90", "      wieght: 90", "RD1010@27:7 there is no field \"wieght\"", 1),
         (
             "  tcp:\n",

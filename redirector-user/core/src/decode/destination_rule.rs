@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::common::{self, Exporter, check, required};
 use super::cursor::{At, Fields};
 use super::load_balancer::load_balancer;
-use super::virtual_service::subset_name;
+use super::route::subset_name;
 use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Code, Diagnostic};
 use crate::model::{

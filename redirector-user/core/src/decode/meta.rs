@@ -45,6 +45,17 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         );
         return None;
     }
+    // Beside metadata nobody reads them, and the object would be another one.
+    root.at.fields_or(&[], |name| match name {
+        "name" | "namespace" | "labels" | "annotations" => Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_FIELD,
+                format!("\"{name}\" stands beside metadata, where it has no effect"),
+            )
+            .help("indent it, so that it is below metadata:"),
+        ),
+        _ => Unknown::Told,
+    });
     let mut namespace = "";
     if !kind.is_cluster_scoped() {
         namespace = "default";

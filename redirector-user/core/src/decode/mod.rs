@@ -12,6 +12,7 @@ mod kube;
 mod load_balancer;
 mod meta;
 mod misplaced;
+mod route;
 mod service_entry;
 mod virtual_service;
 

@@ -3,19 +3,17 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::common::{self, Exporter, check, required};
+use super::common::{self, Exporter, required};
 use super::cursor::{At, Fields, ROOT};
 use super::http;
 use super::misplaced::{self, Unknown, outside_match};
+use super::route::{match_port, route};
 use crate::diag::Diagnostic;
-use crate::diag::codes::{admission, syntax};
-use crate::model::{L4Match, RouteDestination, TcpRule, TlsMatch, TlsRule, VirtualService};
+use crate::diag::codes::admission;
+use crate::model::{L4Match, TcpRule, TlsMatch, TlsRule, VirtualService};
 use crate::names::HostIndex;
 use crate::validate::{names, subnets};
 use crate::yaml::Value;
-
-/// The most destinations of a route.
-pub(super) const MAX_DESTINATIONS: usize = 64;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
     root.at.fields_or(ROOT, |name| match outside_match(name, ROOT) {
@@ -180,140 +178,6 @@ fn l4_match(fields: &Fields<'_>) -> L4Match {
         gateways: common::gateway_names(fields),
         source_namespace: fields.text("sourceNamespace"),
         source_subnet: None,
-    }
-}
-
-/// `port` of a match: 0 is the same as none.
-pub(super) fn match_port(fields: &Fields<'_>) -> Option<u16> {
-    let at = fields.get("port")?;
-    match at.integer()? {
-        0 => None,
-        value => port(&at, value),
-    }
-}
-
-fn port(at: &At<'_>, value: i64) -> Option<u16> {
-    let port = u16::try_from(value).ok().filter(|port| *port != 0);
-    if port.is_none() {
-        at.complain(&admission::BAD_PORT, format!("port {value} is not in the range 1 to 65535"));
-    }
-    port
-}
-
-/// `route` of a rule: at least one destination, weights that sum to more than
-/// zero.
-fn route(fields: &Fields<'_>, whose: &str) -> Vec<RouteDestination> {
-    let items = fields.items("route");
-    if fields.is_empty("route") && !misplaced::has_no_route_of_its_own(fields) {
-        required(fields, "route", &format!("the route of {whose}"));
-    }
-    weighted(fields, &items, &["destination", "weight"])
-}
-
-/// Weighted destinations.
-pub(super) fn weighted(
-    fields: &Fields<'_>,
-    items: &[At<'_>],
-    known: &'static [&'static str],
-) -> Vec<RouteDestination> {
-    let mut total: i64 = 0;
-    let mut whole = true;
-    let destinations: Vec<RouteDestination> = items
-        .iter()
-        .filter_map(|at| {
-            let fields = at.fields_or(known, |name| outside_match(name, known))?;
-            let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
-                None => 0,
-                Some((Some(weight), at)) => match u32::try_from(weight) {
-                    Ok(fits) if weight <= i64::from(i32::MAX) => fits,
-                    _ => {
-                        at.complain(
-                            &admission::NEGATIVE_WEIGHT,
-                            format!("weight {weight} is out of range: expected 0 to {}", i32::MAX),
-                        );
-                        whole = false;
-                        0
-                    }
-                },
-                Some((None, _)) => {
-                    whole = false;
-                    0
-                }
-            };
-            total += i64::from(weight);
-            let Some(target) = fields.get("destination") else {
-                required(&fields, "destination", "the destination");
-                return None;
-            };
-            Some(RouteDestination { weight, ..destination(&target)? })
-        })
-        .collect();
-    let place = fields.place("route");
-    if items.len() > 1 && total == 0 && whole {
-        place.report(
-            Diagnostic::new(
-                &admission::ZERO_WEIGHTS,
-                format!("the weights of {} destinations sum to zero", items.len()),
-            )
-            .help("give them weights: an absent weight is 0"),
-        );
-    }
-    if items.len() > MAX_DESTINATIONS {
-        place.complain(
-            &syntax::OVER_LIMIT,
-            format!("{} destinations: a route has at most {MAX_DESTINATIONS}", items.len()),
-        );
-    }
-    destinations
-}
-
-/// `destination`: host, subset, port.
-pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
-    let known = &["host", "subset", "port"];
-    let fields = at.fields_or(known, |name| outside_match(name, known))?;
-    let host = fields.text("host");
-    match fields.get("host") {
-        None => required(&fields, "host", "the host of the destination"),
-        Some(at) if at.node.as_str() == Some("*") => {
-            at.complain(&admission::BAD_HOST, "a destination cannot be the host *");
-        }
-        Some(at) if at.node.as_str().is_some() => {
-            check(&at, &admission::BAD_HOST, names::wildcard_domain(&host));
-        }
-        Some(_) => {}
-    }
-    let subset = fields.get("subset").and_then(|at| {
-        let name = at.string()?;
-        if name.is_empty() {
-            return None;
-        }
-        subset_name(&at, name);
-        Some(name.to_owned())
-    });
-    let number = fields.get("port").and_then(|at| {
-        let fields = at.fields(&["number"])?;
-        let Some(number) = fields.get("number") else {
-            fields.place("number").report(
-                Diagnostic::new(
-                    &admission::BAD_PORT,
-                    "a port selector without number reads as port 0, which is out of range",
-                )
-                .help("write number: and the service's port, or remove port:"),
-            );
-            return None;
-        };
-        port(&number, number.integer()?)
-    });
-    Some(RouteDestination { host, subset, port: number, weight: 0 })
-}
-
-/// Complains of a name that is none for a subset.
-pub(super) fn subset_name(at: &At<'_>, name: &str) {
-    if !names::is_dns_label(name) {
-        at.complain(
-            &admission::BAD_SUBSET_NAME,
-            format!("\"{name}\" is not a subset's name: it takes letters, digits and '-'"),
-        );
     }
 }
 

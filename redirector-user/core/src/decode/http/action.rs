@@ -2,7 +2,7 @@
 
 use super::super::common;
 use super::super::cursor::{At, Fields};
-use super::super::virtual_service::destination;
+use super::super::route::destination;
 use super::{headers, illegal, matching};
 use crate::diag::codes::admission;
 

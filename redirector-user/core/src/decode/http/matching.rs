@@ -2,7 +2,7 @@
 
 use super::super::common;
 use super::super::cursor::{At, Fields};
-use super::super::virtual_service::match_port;
+use super::super::route::match_port;
 use super::{headers, illegal};
 use crate::validate::names;
 

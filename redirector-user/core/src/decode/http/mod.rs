@@ -9,7 +9,7 @@ mod matching;
 use super::common;
 use super::cursor::{At, Fields};
 use super::misplaced::outside_match;
-use super::virtual_service::weighted;
+use super::route::weighted;
 use crate::diag::Diagnostic;
 use crate::diag::codes::admission;
 use crate::model::HttpRule;
