@@ -8,10 +8,13 @@
 //! in proportion to its length, at most.
 
 mod bytes;
+mod complaint;
 mod events;
 mod mended;
 mod parse;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,0 +1,84 @@
+//! What the parser refuses, in a user's words.
+
+use super::SyntaxError;
+use super::events::{Mark, Refusal};
+use super::mended::Mended;
+
+/// The parser's complaint, in a user's words where its own say little.
+pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
+    let line = usize::try_from(why.at.line).unwrap_or(usize::MAX);
+    // The scanner often notices a tab one line late.
+    let first = line.saturating_sub(1);
+    let lines = text.as_str().lines().enumerate().skip(first).take(line + 1 - first);
+    let tab = lines.filter(|(_, l)| l[..l.len() - l.trim_start().len()].contains('\t'));
+    if let Some((line, l)) = tab.last() {
+        let column = l.chars().take_while(|c| *c != '\t').count() as u64;
+        return SyntaxError {
+            message: "a tab indents this line; YAML allows only spaces there".to_owned(),
+            help: Some("replace the tab with spaces".to_owned()),
+            position: text.position(Mark { byte: 0, line: line as u64, column }),
+            limit: false,
+        };
+    }
+    if let Some((message, help, at)) = cause(text.as_str(), &why) {
+        return SyntaxError {
+            message: format!("this is not YAML: {message}"),
+            help: Some(help.to_owned()),
+            position: text.position(at),
+            limit: false,
+        };
+    }
+    let context = match why.context {
+        Some((what, from)) if from.line != why.at.line => {
+            format!("{what} (from line {}): ", text.position(from).line)
+        }
+        Some((what, _)) => format!("{what}: "),
+        None => String::new(),
+    };
+    SyntaxError {
+        message: format!("this is not YAML: {context}{}", why.problem),
+        help: None,
+        position: text.position(why.at),
+        limit: false,
+    }
+}
+
+/// What most often makes the parser complain so, and where that is.
+fn cause(text: &str, why: &Refusal) -> Option<(&'static str, &'static str, Mark)> {
+    const NO_COLON: &str = "this line is neither a key nor an item of a list";
+    const COLON: &str =
+        "a key has a colon behind it, and a space or the end of the line behind that";
+    let began = why.context.as_ref();
+    let began = began.map(|(what, from)| (what.as_str(), *from));
+    match (&*why.problem, began) {
+        (_, Some(("while scanning a quoted scalar", from))) if from.line != why.at.line => {
+            Some(("this quote is never closed", "close it, or quote nothing here", from))
+        }
+        ("could not find expected ':'", Some(("while scanning a simple key", from))) => {
+            Some((NO_COLON, COLON, from))
+        }
+        ("mapping values are not allowed in this context", _) => {
+            let at = usize::try_from(why.at.line).ok()?;
+            let above = at.saturating_sub(3);
+            let lines: Vec<&str> = text.lines().skip(above).take(at + 1 - above).collect();
+            let (last, above_it) = lines.split_last()?;
+            let column = usize::try_from(why.at.column).ok()?;
+            let before: String = last.chars().take(column).collect();
+            if before.contains(": ") {
+                let help = "write it below, further in; or put what is behind the first in quotes";
+                return Some(("a second colon makes a second key on one line", help, why.at));
+            }
+            let (up, line) = above_it.iter().rev().enumerate().find(|(_, line)| {
+                let line = line.trim();
+                !line.is_empty() && !line.starts_with('#')
+            })?;
+            if line.contains(": ") || line.trim_end().ends_with(':') {
+                return None;
+            }
+            let indent = line.chars().take_while(|c| c.is_whitespace()).count();
+            let line = why.at.line.checked_sub(up as u64 + 1)?;
+            Some((NO_COLON, COLON, Mark { byte: 0, line, column: indent as u64 }))
+        }
+        _ => None,
+    }
+}
