@@ -7,6 +7,7 @@ mod corpus;
 mod expect;
 mod findings;
 mod flattening;
+mod gateways;
 mod hostile;
 mod layout;
 mod mistakes;

@@ -7,12 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::refusals::{Refusal, refusals};
+use crate::client::Question;
 use crate::compile::{Probe, compile_for};
 use crate::explain::QuerySource;
 use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
 use crate::names::{MESH, complete_host};
 use crate::plan::{ClassId, Plan};
 use crate::registry::{ExportTo, Registry, ServiceKind};
+use crate::rules::Block;
 use crate::world::World;
 
 /// So many sources are made up at most.
@@ -229,11 +231,18 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
                 namespaces.iter().for_each(|name| want((name.clone(), Labels::new(), None)));
             }
             for block in &tcp.matches {
-                let address = block.source_subnet.map(|subnet| subnet.addr());
-                let own = (!block.source_namespace.is_empty())
-                    .then(|| vec![Arc::from(block.source_namespace.as_str())]);
+                let (mut own, mut labels, mut address) = (None, Labels::new(), None);
+                for question in Block::new(block, &[], &object.meta.namespace).questions() {
+                    match question {
+                        Question::Namespace(name) => own = Some(vec![Arc::from(name)]),
+                        Question::Labels(wanted) => labels.clone_from(wanted),
+                        Question::Within(subnet) => address = Some(subnet.addr()),
+                        Question::Address(ip) => address = Some(ip),
+                        Question::Bypassed => {}
+                    }
+                }
                 for namespace in own.as_ref().unwrap_or(&namespaces) {
-                    want((namespace.clone(), block.source_labels.clone(), address));
+                    want((namespace.clone(), labels.clone(), address));
                 }
             }
             wanted.push((object, ordered));

@@ -11,7 +11,7 @@ use crate::client::{Client, Question, contains};
 use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector, Spec};
 use crate::plan::{Class, ClassId, Source};
 use crate::registry::{Registry, ServiceKind, Workload};
-use crate::rules::RuleBook;
+use crate::rules::{Block, RuleBook};
 use crate::world::Settings;
 
 /// Everything that is ever asked about a source.
@@ -201,13 +201,13 @@ impl Questions {
         for set in book.sets.iter().filter(|set| set.is_for_mesh()) {
             questions.namespaces.extend(set.export.namespaces().cloned());
             let blocks = set.tcp.iter().flat_map(|rule| &rule.blocks);
-            for condition in blocks.flat_map(|block| block.conditions()) {
-                match condition.question() {
-                    Some(Question::Namespace(name)) => _ = questions.namespaces.insert(name.into()),
-                    Some(Question::Labels(labels)) => questions.ask_for(labels),
-                    Some(Question::Within(subnet)) => _ = questions.subnets.insert(subnet),
-                    Some(Question::Address(ip)) => _ = questions.addresses.insert(ip),
-                    Some(Question::Bypassed) | None => {}
+            for question in blocks.flat_map(Block::questions) {
+                match question {
+                    Question::Namespace(name) => _ = questions.namespaces.insert(name.into()),
+                    Question::Labels(labels) => questions.ask_for(labels),
+                    Question::Within(subnet) => _ = questions.subnets.insert(subnet),
+                    Question::Address(ip) => _ = questions.addresses.insert(ip),
+                    Question::Bypassed => {}
                 }
             }
         }

@@ -7,6 +7,7 @@
 mod dialled;
 mod gateway;
 mod mesh;
+mod reasons;
 mod shares;
 pub mod tables;
 
@@ -16,14 +17,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use dialled::Dialled;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Asker, Client};
 use crate::model::{Labels, RuleList};
 use crate::registry::Registry;
-use crate::rules::{Claim, Rule, RuleSet, Witness};
+use crate::rules::{Rule, RuleSet};
 use crate::world::World;
+use reasons::Reasons;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -453,54 +454,5 @@ const fn list_word(list: RuleList) -> &'static str {
         RuleList::Tcp => "tcp",
         RuleList::Tls => "tls",
         RuleList::Http => "http",
-    }
-}
-
-/// Keeps the reasons of a walk.
-struct Reasons<'a, 'q> {
-    who: &'a Asker<'a, 'q>,
-    dialled: IpAddr,
-    considered: Vec<Considered>,
-    notes: Vec<String>,
-}
-
-impl<'a, 'q> Reasons<'a, 'q> {
-    fn new(who: &'a Asker<'a, 'q>, dialled: IpAddr) -> Self {
-        Self { who, dialled, considered: Vec::new(), notes: Vec::new() }
-    }
-
-    fn tell(self, answer: &mut Explanation) {
-        answer.considered.extend(self.considered);
-        answer.notes.extend(self.notes);
-    }
-}
-
-impl<'q> Witness<'q> for Reasons<'_, 'q> {
-    const ALL: bool = true;
-
-    fn passed_over(&mut self, prefix: &IpNet, claim: &Claim<'q>) {
-        self.notes.push(claim.because(self.who, prefix, self.dialled));
-    }
-
-    fn compared(
-        &mut self,
-        set: &'q RuleSet,
-        rule: &'q Rule,
-        because: impl FnOnce() -> Result<String, String>,
-    ) {
-        let because = because();
-        let matched = because.is_ok();
-        self.considered.push(Considered {
-            object: set.reference.to_string(),
-            list: list_word(rule.id.list).to_owned(),
-            index: rule.id.index,
-            matched,
-            because: because.unwrap_or_else(|because| because),
-        });
-    }
-
-    fn bypassed(&mut self, set: &'q RuleSet, client: bool) {
-        let by = if client { "the source".to_owned() } else { set.reference.to_string() };
-        self.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));
     }
 }

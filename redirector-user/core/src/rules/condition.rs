@@ -214,19 +214,19 @@ impl Block {
         .into()
     }
 
-    /// Its conditions.
-    pub(crate) fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
     /// Whether it holds for every connection.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
     }
 
+    /// What it asks of the client.
+    pub(crate) fn questions(&self) -> impl Iterator<Item = Question<'_>> {
+        self.conditions.iter().filter_map(Condition::question)
+    }
+
     /// Whether anything about the client is asked.
     pub fn asks_client(&self) -> bool {
-        self.conditions.iter().any(|condition| condition.question().is_some())
+        self.questions().next().is_some()
     }
 
     /// The subnets of which one must contain the address dialled; none: any does.
@@ -454,6 +454,6 @@ mod tests {
             Condition::SourceLabels([("app".to_owned(), "a".to_owned())].into()),
             Condition::SniHosts(vec!["*.example".to_owned()]),
         ];
-        assert_eq!(block.conditions(), wanted);
+        assert_eq!(block.conditions, wanted);
     }
 }

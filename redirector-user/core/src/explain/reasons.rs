@@ -1,0 +1,58 @@
+//! The witness that keeps reasons.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Considered, Explanation, list_word};
+use crate::client::Asker;
+use crate::rules::{Claim, Rule, RuleSet, Witness};
+
+/// Keeps the reasons of a walk.
+pub(super) struct Reasons<'a, 'q> {
+    who: &'a Asker<'a, 'q>,
+    dialled: IpAddr,
+    pub considered: Vec<Considered>,
+    notes: Vec<String>,
+}
+
+impl<'a, 'q> Reasons<'a, 'q> {
+    pub fn new(who: &'a Asker<'a, 'q>, dialled: IpAddr) -> Self {
+        Self { who, dialled, considered: Vec::new(), notes: Vec::new() }
+    }
+
+    pub fn tell(self, answer: &mut Explanation) {
+        answer.considered.extend(self.considered);
+        answer.notes.extend(self.notes);
+    }
+}
+
+impl<'q> Witness<'q> for Reasons<'_, 'q> {
+    const ALL: bool = true;
+
+    fn passed_over(&mut self, prefix: &IpNet, claim: &Claim<'q>) {
+        self.notes.push(claim.because(self.who, prefix, self.dialled));
+    }
+
+    fn compared(
+        &mut self,
+        set: &'q RuleSet,
+        rule: &'q Rule,
+        because: impl FnOnce() -> Result<String, String>,
+    ) {
+        let because = because();
+        let matched = because.is_ok();
+        self.considered.push(Considered {
+            object: set.reference.to_string(),
+            list: list_word(rule.id.list).to_owned(),
+            index: rule.id.index,
+            matched,
+            because: because.unwrap_or_else(|because| because),
+        });
+    }
+
+    fn bypassed(&mut self, set: &'q RuleSet, client: bool) {
+        let by = if client { "the source".to_owned() } else { set.reference.to_string() };
+        self.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));
+    }
+}
