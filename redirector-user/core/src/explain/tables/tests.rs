@@ -43,11 +43,11 @@ spec:
   hosts: [echo]
   tcp:
   - match: [{sourceLabels: {app: client}}]
-route:
-- destination: {host: echo, subset: a}
-  weight: 70
-- destination: {host: echo, subset: none}
-  weight: 30
+    route:
+    - destination: {host: echo, subset: a}
+      weight: 70
+    - destination: {host: echo, subset: none}
+      weight: 30
 ";
 
 const SIDE: Side = Side::of_epoch(0);
@@ -141,8 +141,8 @@ metadata: {name: echo}
 spec:
   host: echo
   trafficPolicy:
-connectionPool: {tcp: {maxConnections: 7}}
-outlierDetection: {maxEjectionPercent: 100}
+    connectionPool: {tcp: {maxConnections: 7}}
+    outlierDetection: {maxEjectionPercent: 100}
 ";
     let mut world = world();
     for read in documents::read(None, policy).objects {
