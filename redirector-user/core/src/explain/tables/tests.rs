@@ -221,3 +221,65 @@ spec:
         assert_eq!((&*frontend.prefix, frontend.service.as_deref()), (prefix, Some(service)));
     }
 }
+
+#[test]
+fn who_stood_by_is_used_and_told_while_all_before_it_are_ejected() {
+    let world = world();
+    let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let names = layout.names();
+    let query = query(QuerySource::Unknown, "10.96.0.10:19000");
+    let mut answered = explain(&world, &query).unwrap();
+    // Of its two endpoints, one has all the weight.
+    let destination = image.destinations.values_mut().find(|one| one.count == 2).unwrap();
+    (destination.policy, destination.live) = (policy::EJECTING, 1);
+    let (near, far) = (destination.first, destination.first + 1);
+    for (index, live, threshold) in [(near, 2, u32::MAX), (far, 3, 0)] {
+        let backend = image.backends.get_mut(&index).unwrap();
+        (backend.live, backend.threshold, backend.alias) = (live, threshold, 0);
+    }
+    let at = At {
+        live: |number| Live { ejected_until: if number == 2 { 9 } else { 0 }, ..Live::default() },
+        now: 1,
+        affinity: None,
+    };
+    let found = look_up(&image, SIDE, query.destination, 0, &at);
+    answer(&mut answered, found.as_ref(), &names, None, query.destination);
+    let text = |index| {
+        let backend = &image.backends[&index];
+        SocketAddr::new(backend.addr.into(), u16::from_be(backend.port)).to_string()
+    };
+    assert_eq!(answered.endpoints, [(text(near), 1.0)].into());
+    let now = answered.now.unwrap();
+    assert_eq!(now.endpoints, [(text(far), 1.0)].into());
+    assert!(now.why.iter().any(|why| why.contains(&format!("{} stood by", text(far)))), "{now:?}");
+}
+
+#[test]
+fn names_that_decide_endpoints_are_told_with_what_they_resolve_to() {
+    let entry = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  addresses: [10.96.0.30]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: DNS
+  endpoints: [{address: one.example.com}, {address: two.example.com}]
+";
+    let mut world = world();
+    for read in documents::read(None, entry).objects {
+        world.insert(read.object.expect("the document is good"));
+    }
+    world.set_resolved("one.example.com", vec!["10.0.0.7".parse().unwrap()]);
+    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let query = query(QuerySource::Unknown, "10.96.0.30:443");
+    let mut answered = explain(&world, &query).unwrap();
+    let said = answered.destinations[0].names.clone();
+    let named: Vec<_> = said.iter().map(|one| (&*one.name, one.addresses.as_deref())).collect();
+    let one: &[IpAddr] = &["10.0.0.7".parse().unwrap()];
+    assert_eq!(named, [("one.example.com", Some(one)), ("two.example.com", None)]);
+    let found = look_up(&image, SIDE, query.destination, 0, &IDLE);
+    answer(&mut answered, found.as_ref(), &layout.names(), Some(&world), query.destination);
+    assert_eq!(answered.destinations[0].names, said);
+}
