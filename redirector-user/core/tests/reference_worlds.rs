@@ -164,6 +164,7 @@ fn the_reference_uses_nothing_of_what_it_is_compared_with() {
         include_str!("support/reference/destination_rules.rs"),
         include_str!("support/reference/gateways.rs"),
         include_str!("support/reference/localities.rs"),
+        include_str!("support/reference/routes.rs"),
         include_str!("support/reference/services.rs"),
     ];
     for used in sources.iter().flat_map(|source| source.split("redirector_core::").skip(1)) {

@@ -9,8 +9,9 @@ use redirector_core::model::{
 use redirector_core::names::{complete_host, hosts_match};
 use redirector_core::world::World;
 
+use super::routes::{Dialled, take};
 use super::services::{Service, written_labels};
-use super::{At, Connection, Dialled, Outcome, Rule, age, bound, holds, take};
+use super::{At, Connection, Outcome, Rule, age, bound, holds};
 
 /// What a server does with connections.
 #[derive(Clone, Copy, PartialEq)]
