@@ -46,7 +46,9 @@ impl Cluster {
         use std::sync::atomic::{AtomicU32, Ordering};
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let net = format!("127.{}.{}", 100 + std::process::id() % 100, count);
+        // Tests run beside one another, in this process or, more often, in others.
+        let place = std::process::id().wrapping_add(count * 4099) % (100 * 256);
+        let net = format!("127.{}.{}", 100 + place / 256, place % 256);
         let server = ApiServer::start();
         let echo = ECHO.map(|(name, last)| {
             let endpoint: SocketAddr = format!("{net}.{last}:9000").parse().expect("an address");

@@ -320,14 +320,17 @@ impl Drop for Daemon {
     }
 }
 
-/// A version of the program at `program` whose tables have another layout, built
-/// beside it.
+/// A version of the program at `program` whose tables have another layout: what
+/// `REDIRECTOR_OF_OTHER_LAYOUT` names, or built beside it.
 ///
 /// # Panics
 ///
 /// When it cannot be built.
 pub fn of_other_layout(program: &str) -> PathBuf {
     const NAME: &str = "redirector-of-other-layout";
+    if let Some(built) = std::env::var_os("REDIRECTOR_OF_OTHER_LAYOUT") {
+        return built.into();
+    }
     let directory = Path::new(program).parent().expect("a directory of the profile");
     let mut cargo = Command::new(env!("CARGO"));
     cargo

@@ -7,9 +7,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::command;
 use crate::setup::{self, Purpose};
@@ -31,6 +32,9 @@ pub struct Args {
 /// The package of the targets: each file of its `targets` directory is one.
 const PACKAGE: &str = "redirector-fuzz";
 
+/// The cargo profile: see the workspace's Cargo.toml.
+const PROFILE: &str = "fuzz";
+
 /// Explicit, so that build scripts and procedural macros stay uninstrumented.
 const TRIPLE: &str = env!("XTASK_HOST");
 
@@ -40,7 +44,7 @@ const INSTRUMENTATION: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks --cfg fuzzing";
+    --cfg fuzzing";
 
 /// An input that takes longer than this, in seconds, is a finding.
 const SLOW: u32 = 10;
@@ -74,10 +78,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// All targets, for `seconds` each, as a layer of tests.
 pub fn layer(selection: &Selection, seconds: u64, layer: &mut Layer) -> Result<()> {
     build()?;
-    for name in targets()?.iter().filter(|name| selection.has(name)) {
-        layer.single(fuzz(name, seconds)?);
-    }
-    Ok(())
+    let names = targets()?;
+    // Side by side: each of them is busy on one processor.
+    thread::scope(|scope| {
+        let wanted = names.iter().filter(|name| selection.has(name));
+        let running: Vec<_> = wanted.map(|name| scope.spawn(|| fuzz(name, seconds))).collect();
+        for fuzzer in running {
+            layer.single(fuzzer.join().map_err(|_| anyhow!("a fuzzer's thread panicked"))??);
+        }
+        Ok(())
+    })
 }
 
 /// The names of all targets, sorted.
@@ -103,7 +113,7 @@ fn build_dir() -> PathBuf {
 fn build() -> Result<()> {
     command::run(
         cargo()
-            .args(["build", "--quiet", "--release", "--package", PACKAGE, "--target", TRIPLE])
+            .args(["build", "--profile", PROFILE, "--package", PACKAGE, "--target", TRIPLE])
             .arg("--target-dir")
             .arg(build_dir())
             .env("RUSTFLAGS", INSTRUMENTATION)
@@ -119,7 +129,7 @@ fn fuzz(name: &str, seconds: u64) -> Result<Case> {
     for dir in [&corpus, &findings] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let mut fuzzer = Command::new(build_dir().join(TRIPLE).join("release").join(name));
+    let mut fuzzer = Command::new(build_dir().join(TRIPLE).join(PROFILE).join(name));
     fuzzer
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-timeout={SLOW}"))

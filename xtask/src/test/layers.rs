@@ -18,6 +18,8 @@ use crate::workspace::{cargo, is_root, root, target};
 pub const KERNEL: &str = "kernel";
 /// Those of them that need the container image.
 pub const OF_IMAGE: &str = "kubernetes::image::";
+/// The suite of those that need a second version of the daemon, and no other kernel.
+pub const UPGRADE: &str = "upgrade";
 /// The samples.
 const CONFORMANCE: &str = "conformance";
 
@@ -124,12 +126,7 @@ pub fn conformance(selection: &Selection, layer: &mut Layer) -> Result<()> {
 pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let tests = kernel_tests(build::all()?)?;
     let tests: Vec<_> = tests.into_iter().filter(|test| !test.name.starts_with(OF_IMAGE)).collect();
-    let mut tests = selection.of(tests);
-    // The first that needs the other version builds it, beside those that wait for the
-    // kernel; the rest of them come last, and find it there.
-    if let Some(first) = tests.iter().position(|test| test.suite == "upgrade") {
-        tests[..=first].rotate_right(1);
-    }
+    let tests = selection.of(tests);
     if !is_root() {
         for test in tests {
             let outcome = Outcome::Skipped("needs root".to_owned());
@@ -140,7 +137,30 @@ pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let recording = recording_object()?.to_string_lossy().into_owned();
     let environment = vec![("REDIRECTOR_RECORDING_OBJECT".to_owned(), recording)];
     // They wait more than they work.
-    run(&kernel_pool(2 * cores(), KERNEL, environment), &tests, layer)
+    let mut pool = kernel_pool(2 * cores(), KERNEL, environment);
+    let is_upgrade = |test: &Test<'_>| test.suite == UPGRADE;
+    let (upgrades, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(is_upgrade);
+    if upgrades.is_empty() {
+        return run(&pool, &others, layer);
+    }
+    thread::scope(|scope| {
+        // Beside the tests that do not need it.
+        let other = scope.spawn(of_other_layout);
+        run(&pool, &others, layer)?;
+        let other = other.join().map_err(|_| anyhow!("building another version panicked"))??;
+        let other = other.to_string_lossy().into_owned();
+        pool.environment.push(("REDIRECTOR_OF_OTHER_LAYOUT".to_owned(), other));
+        run(&pool, &upgrades, layer)
+    })
+}
+
+/// A version of the program whose tables have another layout; a test that is run by
+/// hand builds it for itself.
+fn of_other_layout() -> Result<PathBuf> {
+    const NAME: &str = "redirector-of-other-layout";
+    let features = ["--features", "redirector-tests/other-layout"];
+    command::stdout(cargo().args(["build", "--quiet", "--bin", NAME]).args(features))?;
+    Ok(target().join("debug").join(NAME))
 }
 
 /// The tests of the image.

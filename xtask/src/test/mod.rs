@@ -52,7 +52,7 @@ enum Name {
     Kernel,
     /// The reference document, played against this machine's kernel
     Demo,
-    /// Coverage-guided fuzzing of each target: seconds, or a minute with --all
+    /// Coverage-guided fuzzing of all targets at once: seconds, or minutes with --all
     Fuzz,
     /// The container image, run by podman as the DaemonSet would have it
     Image,
@@ -67,7 +67,7 @@ const LONG: [Name; 2] = [Name::Image, Name::Vm];
 const NOT_OF_BUILD: [Name; 2] = [Name::Fuzz, Name::Vm];
 
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
-const FUZZING: [u64; 2] = [60, 10];
+const FUZZING: [u64; 2] = [90, 10];
 
 impl Name {
     fn run(self, selection: &Selection, layer: &mut Layer) -> Result<()> {

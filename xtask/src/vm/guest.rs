@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
-use crate::test::layers::{OF_IMAGE, of_modules};
+use crate::test::layers::{OF_IMAGE, UPGRADE, of_modules};
 use crate::test::libtest::{Binary, Case, Outcome};
 use crate::test::pool::{Event, Pool, Test};
 
@@ -32,9 +32,6 @@ pub const REDIRECTOR: &str = "/bin/redirector";
 
 /// Where the recording build of the programs lies.
 pub const RECORDING_OBJECT: &str = "/lib/redirector-recording.bpf.o";
-
-/// Modules of tests that need a second version of the daemon, and no other kernel.
-const NOT_HERE: &[&str] = &["upgrade"];
 
 /// By what tests divide their repetitions: emulated connections are slow.
 const SCALE: &str = "10";
@@ -156,7 +153,7 @@ fn play_demo(host: &mut Host) -> Result<()> {
 fn run_tests(host: &mut Host, words: &str) -> Result<()> {
     let binary = Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() };
     let wanted = |test: &Test<'_>| {
-        !NOT_HERE.contains(&test.suite.as_str())
+        test.suite != UPGRADE
             && !test.name.starts_with(OF_IMAGE)
             && words.split(',').any(|word| test.name.contains(word))
     };
