@@ -20,6 +20,8 @@ pub const KERNEL: &str = "kernel";
 pub const OF_IMAGE: &str = "kubernetes::image::";
 /// The suite of those that need a second version of the daemon, and no other kernel.
 pub const UPGRADE: &str = "upgrade";
+/// The check that takes the build.
+pub const HOST_CLIPPY: &str = "clippy on host code";
 /// The samples.
 const CONFORMANCE: &str = "conformance";
 
@@ -29,7 +31,7 @@ pub fn lint(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let checks: [(&str, Check); 5] = [
         ("rustfmt", rustfmt),
         ("the core is pure", pure),
-        ("clippy on host code", host_clippy),
+        (HOST_CLIPPY, host_clippy),
         ("clippy on BPF code", bpf_clippy),
         ("the daemon compiles for aarch64", aarch64::check),
     ];

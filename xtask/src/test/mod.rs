@@ -63,9 +63,6 @@ enum Name {
 /// The layers that only `--all` has.
 const LONG: [Name; 2] = [Name::Image, Name::Vm];
 
-/// The layers that build for themselves, for another target.
-const NOT_OF_BUILD: [Name; 2] = [Name::Fuzz, Name::Vm];
-
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
 const FUZZING: [u64; 2] = [90, 10];
 
@@ -83,6 +80,15 @@ impl Name {
             }
             Self::Image => image::layer(selection, layer),
             Self::Vm => crate::vm::layer(selection, layer),
+        }
+    }
+
+    /// Whether it takes what is built for this machine.
+    fn takes_build(self, selection: &Selection) -> bool {
+        match self {
+            Self::Lint => selection.has(layers::HOST_CLIPPY),
+            Self::Fuzz | Self::Vm => false,
+            _ => true,
         }
     }
 
@@ -134,7 +140,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(purpose)?;
     let selection = Selection { all: args.all, only: args.only.clone() };
     let mut report = Report::default();
-    if !chosen.iter().all(|name| NOT_OF_BUILD.contains(name)) {
+    if chosen.iter().any(|name| name.takes_build(&selection)) {
         let mut layer = Layer::begin("build", false);
         let begun = Instant::now();
         if let Err(error) = build::all() {
