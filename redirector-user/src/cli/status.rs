@@ -84,7 +84,7 @@ struct ConfigRow {
     rejected: Vec<crate::state::Refused>,
     /// How many warnings there are about what is in force.
     warnings: usize,
-    /// The first thousand of them.
+    /// The first hundred of them.
     findings: Vec<crate::state::Finding>,
     /// Shares that had an endpoint and have none now.
     emptied: Vec<crate::state::EmptiedShare>,

@@ -12,7 +12,8 @@ use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::stored::Lost;
 
-use super::control_loop::{Daemon, Over, files_to_follow, sending, started, tell};
+use super::callbacks::{sending, tell};
+use super::control_loop::{Daemon, Over, started};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::{self, Looker};
@@ -20,12 +21,12 @@ use super::gateways::Gateways;
 use super::handover::{self, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
+use super::sources::{files_to_follow, source};
 use super::{Event, Options, memory, metrics, now, startup};
 use crate::datapath::{self, Datapath, Sizes};
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
-use crate::kubernetes::agent::Agent;
 use crate::leftovers;
 use crate::state::{Hold, Keeper, Pinned, Report, StateDir, StateError, bypass};
 
@@ -37,12 +38,12 @@ const SPARES: usize = 16;
 pub fn run(options: Options) -> Result<Exit, Failure> {
     let state = StateDir::new(&options.state_dir);
     // What can be known to be wrong is said before anything is touched.
-    let agent = agent(&options)?;
+    let source = source(&options)?;
     let cgroup2 = startup::cgroup2()?;
     let cgroups = startup::cgroups(&options, &cgroup2)?;
     let last_good = state.last_good();
     let known = last_good.iter().flatten().flat_map(|(store, _)| store.files());
-    startup::paths(&files_to_follow(&options), known)?;
+    startup::paths(&files_to_follow(&options.config), known)?;
     startup::bpffs(&options)?;
     state.create()?;
     let predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
@@ -134,7 +135,6 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
         names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
             .map_err(started)?,
-        reread: None,
         grow_again: None,
         memory_full: 0,
         drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
@@ -144,7 +144,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         predecessor,
         program_log: None,
         watched: None,
-        agent,
+        source,
+        look_again: false,
         readiness: Arc::default(),
         looker: Looker::start(sending(&sender, Event::Found)).map_err(started)?,
         emptied: findings::emptied_before(&report.emptied),
@@ -194,16 +195,6 @@ fn grown(state: &StateDir, options: &Options) -> Sizes {
         None
     });
     grown.unwrap_or(options.sizes)
-}
-
-/// The way to the API server, if that is what is followed.
-fn agent(options: &Options) -> Result<Option<Agent>, Failure> {
-    let Some(setup) = &options.kubernetes else { return Ok(None) };
-    let node = options.settings.node_name.clone().unwrap_or_default();
-    Agent::new(setup.clone(), node).map(Some).map_err(|error| {
-        Failure::input(error.to_string())
-            .help("run it in a pod with a service account, or name a kubeconfig with --kubeconfig")
-    })
 }
 
 /// The store of an earlier daemon, and what of it cannot be read.

@@ -115,7 +115,7 @@ impl Daemon {
             );
         }
         self.report.rejected = refused;
-        self.look_for_findings();
+        self.look_again = true;
         applied
     }
 
@@ -182,7 +182,7 @@ impl Daemon {
         }
         self.report.unserved = unserved;
         self.names.want(&step.names);
-        self.look_for_findings();
+        self.look_again = true;
         self.look();
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
         self.state.prune(self.options.history + 1, &needed);

@@ -1,7 +1,6 @@
 //! What happens when.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -22,17 +21,13 @@ use super::gateways::Gateways;
 use super::handover::Predecessor;
 use super::names::{Resolved, Resolver as NameResolver};
 use super::program_log::ProgramLog;
+use super::sources::{Follow, Source};
 use super::{Event, Options, log, memory, metrics, now, startup};
 use crate::datapath::Datapath;
-use crate::datapath::cgroup::Cgroup;
 use crate::failure::{Exit, Failure};
-use crate::identity::pods::{self, PodCgroups, PodEvent};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
-use crate::kubernetes::agent::Agent;
-use crate::source::files::Files;
-use crate::source::watch::{Reread, follow};
-use crate::source::{Change, parse};
+use crate::source::Change;
 use crate::state::{
     Bypassed, FailingEndpoint, Keeper, Pinned, Report, StateDir, Tested, UnresolvedName,
 };
@@ -64,7 +59,6 @@ pub(super) struct Daemon {
     pub(super) direct: Direct,
     pub(super) watch: Watch,
     pub(super) names: NameResolver,
-    pub(super) reread: Option<Reread>,
     pub(super) gateways: Gateways,
     /// A successor has taken over; metrics are its business.
     pub(super) handed_over: Arc<AtomicBool>,
@@ -74,7 +68,10 @@ pub(super) struct Daemon {
     pub(super) watched: Option<Instant>,
     /// While the programs log anything.
     pub(super) program_log: Option<ProgramLog>,
-    pub(super) agent: Option<Agent>,
+    /// Where the configuration comes from.
+    pub(super) source: Box<dyn Source>,
+    /// What is in force, or what was refused, may be another since it was looked at.
+    pub(super) look_again: bool,
     /// What `/readyz` says.
     pub(super) readiness: Arc<metrics::Readiness>,
     /// Looks at what is in force.
@@ -111,30 +108,8 @@ pub(super) struct Daemon {
     pub(super) tested: Option<Instant>,
 }
 
-pub(super) fn files_to_follow(options: &Options) -> Vec<PathBuf> {
-    options.config.iter().filter(|path| path.as_os_str() != "-").cloned().collect()
-}
-
 pub(super) fn started(error: std::io::Error) -> Failure {
     Failure::new(Exit::No, format!("a thread of the daemon cannot be started: {error}"))
-}
-
-/// A callback that sends an event, and ends its thread when nobody listens.
-pub(super) fn tell(
-    sender: &Sender<Event>,
-    event: fn() -> Event,
-) -> impl FnMut() -> bool + Send + 'static {
-    let sender = sender.clone();
-    move || sender.send(event()).is_ok()
-}
-
-/// The same with something to say.
-pub(super) fn sending<T: 'static>(
-    sender: &Sender<Event>,
-    event: fn(T) -> Event,
-) -> impl FnMut(T) -> bool + Send + 'static {
-    let sender = sender.clone();
-    move |what| sender.send(event(what)).is_ok()
 }
 
 impl Daemon {
@@ -148,10 +123,8 @@ impl Daemon {
         if self.lost {
             self.restore();
         }
-        match self.agent {
-            Some(_) => self.follow_cluster(sender)?,
-            None => self.follow_files(sender)?,
-        }
+        let (store, report, direct) = (&mut self.engine.store, &self.report, &self.direct);
+        self.source.follow(&mut Follow { store, report, direct, sender })?;
         // Nothing is attached before what is there was read: no connection
         // meets an empty configuration.
         loop {
@@ -201,9 +174,7 @@ impl Daemon {
         self.self_test();
         self.publish();
         self.readiness.in_force();
-        if let Some(agent) = &mut self.agent {
-            agent.ready();
-        }
+        self.source.ready();
         notify_supervisor();
         tracing::info!(generation = self.generation, "in force");
         if let Some(predecessor) = self.predecessor.take() {
@@ -298,58 +269,6 @@ impl Daemon {
         Ok(())
     }
 
-    fn follow_files(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let paths = files_to_follow(&self.options);
-        if self.options.config.len() > paths.len() {
-            // Standard input ends; it is read once.
-            let dash = [PathBuf::from("-")];
-            let (texts, problems) = crate::source::files::read_all(&dash, std::io::stdin().lock());
-            if let Some(problem) = problems.first() {
-                return Err(Failure::input(problem.message.clone()));
-            }
-            for (name, text) in texts {
-                self.engine.store.put(&name, parse(&name, &text));
-            }
-        }
-        let known = self.engine.store.files().filter(|name| &***name != "<stdin>").cloned();
-        let known: Vec<_> = known.collect();
-        let files = Files::new(paths, parse, known.into_iter());
-        let timing = self.options.timing;
-        let reread = follow(files, timing, sending(sender, Event::Batch)).map_err(|error| {
-            Failure::new(Exit::No, format!("files cannot be watched: {error}"))
-                .help("raise fs.inotify.max_user_instances")
-        })?;
-        self.reread = Some(reread);
-        Ok(())
-    }
-
-    /// Follows the API server, and the cgroups of this node's pods.
-    fn follow_cluster(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let base = Cgroup::open(&self.report.cgroup2)?.level;
-        let pods =
-            PodCgroups::new(&self.report.cgroup2, base, &self.report.cgroups).and_then(|pods| {
-                let (direct, mut tell) = (self.direct.clone(), sending(sender, Event::Pods));
-                pods::follow(pods, move |events, seen| {
-                    for event in &events {
-                        match event {
-                            PodEvent::Appeared(pod) => direct.appeared(pod, seen),
-                            PodEvent::Gone(pod) => direct.vanished(pod),
-                        }
-                    }
-                    tell(events)
-                })
-            });
-        pods.map_err(|error| {
-            Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
-        })?;
-        let known = self.engine.store.files().cloned().collect();
-        if let Some(agent) = &mut self.agent {
-            let changed = tell(sender, || Event::Watches);
-            agent.follow(known, self.direct.clone(), sending(sender, Event::Batch), changed);
-        }
-        Ok(())
-    }
-
     /// Says how to end, if it is time to.
     fn handle(&mut self, event: Event) -> Option<End> {
         match event {
@@ -361,18 +280,13 @@ impl Daemon {
                 self.look();
             }
             Event::Watches => {
-                if let Some(agent) = &self.agent {
-                    self.report.watching = agent.watching();
-                    self.report.watch_drift = agent.drifted();
-                }
+                (self.report.watching, self.report.watch_drift) = self.source.health();
             }
             Event::Names(resolved) => self.resolved(resolved),
             Event::Found(found) => self.found(found),
             Event::Reread => {
                 tracing::info!("reading everything again");
-                if let Some(reread) = &self.reread {
-                    reread.ask();
-                }
+                self.source.reread();
             }
             Event::Drained(drained) => self.drained(drained),
             Event::Request(Request::HandOver, reply) => {
@@ -443,9 +357,7 @@ impl Daemon {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
             Request::Release => self.release().map(|()| None),
             Request::Reread => {
-                if let Some(reread) = &self.reread {
-                    reread.ask();
-                }
+                self.source.reread();
                 Ok(None)
             }
             Request::Report => {
@@ -496,6 +408,9 @@ impl Daemon {
 
     /// Publishes what changed.
     fn publish(&mut self) {
+        if std::mem::take(&mut self.look_again) {
+            self.look_for_findings();
+        }
         self.report.gateways = self.gateways.listeners();
         if self.published.as_ref() == Some(&self.report) {
             return;

@@ -15,13 +15,13 @@ use redirector_core::layout::Emptied;
 use redirector_core::plan::{DestinationId, Plan};
 
 use super::control_loop::Daemon;
-use crate::kubernetes::findings::Judged;
 use crate::output::{destination_name, route_name};
 use crate::scheduling::give_way;
 use crate::state::{EmptiedShare, Finding};
 
-/// So many findings are shown one by one; of the others, how many there are.
-const SHOWN: usize = 1000;
+/// So many findings are shown one by one; of the others, how many there are. They are
+/// written down whenever anything changes that `status` tells.
+const SHOWN: usize = 100;
 
 /// So many new ones are logged at once.
 const LOGGED: usize = 20;
@@ -116,9 +116,7 @@ impl Daemon {
             tracing::warn!("{more} more warnings about what is in force: redirector status");
         }
         self.report.findings = shown;
-        if let Some(agent) = &self.agent {
-            agent.judge(Judged::new(&in_force, findings, &self.report.emptied));
-        }
+        self.source.judge(&in_force, findings, &self.report);
     }
 
     /// Notes which shares have lost their last endpoint by a Plan that is in force

@@ -9,6 +9,7 @@
 //!             snapshot of the generation, synced  <-------+-------> kernel
 //! ```
 //!
+//! * [`sources`]: files or an API server.
 //! * [`startup`]: what has to be right before anything is touched.
 //! * [`begin`]: what is in force already, and what the loop holds.
 //! * [`change`]: a change, from the store to the kernel.
@@ -30,6 +31,7 @@
 
 mod begin;
 mod bypass;
+mod callbacks;
 mod change;
 pub mod control;
 mod control_loop;
@@ -46,6 +48,7 @@ mod memory;
 pub mod metrics;
 pub(crate) mod names;
 mod program_log;
+mod sources;
 mod startup;
 mod verify;
 

@@ -1,0 +1,159 @@
+//! Where the configuration comes from, as the loop sees it: files, or an API server.
+
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+
+use redirector_core::diag::Diagnostic;
+use redirector_core::in_force::InForce;
+use redirector_core::store::Store;
+
+use super::callbacks::{sending, tell};
+use super::{Event, Options};
+use crate::datapath::cgroup::Cgroup;
+use crate::failure::{Exit, Failure};
+use crate::identity::Direct;
+use crate::identity::pods::{self, PodCgroups, PodEvent};
+use crate::kubernetes::agent::Agent;
+use crate::kubernetes::findings::Judged;
+use crate::source::files::{Files, read_all};
+use crate::source::parse;
+use crate::source::watch::{Reread, Timing, follow};
+use crate::state::{Report, Watching};
+
+/// What a source is followed with.
+pub(super) struct Follow<'d> {
+    /// What was good before.
+    pub store: &'d mut Store,
+    /// The places of the daemon.
+    pub report: &'d Report,
+    /// The short way of pods into the kernel.
+    pub direct: &'d Direct,
+    /// Where what it brings goes.
+    pub sender: &'d Sender<Event>,
+}
+
+/// A source of the configuration.
+pub(super) trait Source {
+    /// Begins to follow it: batches of changes come as events from then on.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let it be followed.
+    fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure>;
+
+    /// Reads everything again.
+    fn reread(&self) {}
+
+    /// How its watches are doing, and how many objects differed from fresh lists.
+    fn health(&self) -> (Vec<Watching>, u64) {
+        (Vec::new(), 0)
+    }
+
+    /// Connections are decided from now on.
+    fn ready(&mut self) {}
+
+    /// What was found about what is in force, for whoever wrote it.
+    fn judge(&self, _: &InForce, _: Vec<Diagnostic>, _: &Report) {}
+}
+
+/// The source that the options name.
+///
+/// # Errors
+///
+/// When there is no way to the API server.
+pub(super) fn source(options: &Options) -> Result<Box<dyn Source>, Failure> {
+    let Some(setup) = &options.kubernetes else {
+        let (config, timing) = (options.config.clone(), options.timing);
+        return Ok(Box::new(FileSource { config, timing, reread: None }));
+    };
+    let node = options.settings.node_name.clone().unwrap_or_default();
+    match Agent::new(setup.clone(), node) {
+        Ok(agent) => Ok(Box::new(agent)),
+        Err(error) => Err(Failure::input(error.to_string()).help(
+            "run it in a pod with a service account, or name a kubeconfig with --kubeconfig",
+        )),
+    }
+}
+
+/// The PATHs that can change.
+pub(super) fn files_to_follow(config: &[PathBuf]) -> Vec<PathBuf> {
+    config.iter().filter(|path| path.as_os_str() != "-").cloned().collect()
+}
+
+struct FileSource {
+    config: Vec<PathBuf>,
+    timing: Timing,
+    /// Once they are followed.
+    reread: Option<Reread>,
+}
+
+impl Source for FileSource {
+    fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure> {
+        let paths = files_to_follow(&self.config);
+        if self.config.len() > paths.len() {
+            // Standard input ends; it is read once.
+            let (texts, problems) = read_all(&[PathBuf::from("-")], std::io::stdin().lock());
+            if let Some(problem) = problems.first() {
+                return Err(Failure::input(problem.message.clone()));
+            }
+            for (name, text) in texts {
+                with.store.put(&name, parse(&name, &text));
+            }
+        }
+        let known = with.store.files().filter(|name| &***name != "<stdin>").cloned();
+        let known: Vec<_> = known.collect();
+        let files = Files::new(paths, parse, known.into_iter());
+        let reread = follow(files, self.timing, sending(with.sender, Event::Batch));
+        self.reread = Some(reread.map_err(|error| {
+            Failure::new(Exit::No, format!("files cannot be watched: {error}"))
+                .help("raise fs.inotify.max_user_instances")
+        })?);
+        Ok(())
+    }
+
+    fn reread(&self) {
+        if let Some(reread) = &self.reread {
+            reread.ask();
+        }
+    }
+}
+
+/// The API server, and the cgroups of this node's pods.
+impl Source for Agent {
+    fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure> {
+        let (cgroup2, cgroups) = (&with.report.cgroup2, &with.report.cgroups);
+        let base = Cgroup::open(cgroup2)?.level;
+        let pods = PodCgroups::new(cgroup2, base, cgroups).and_then(|pods| {
+            let (direct, mut tell) = (with.direct.clone(), sending(with.sender, Event::Pods));
+            pods::follow(pods, move |events, seen| {
+                for event in &events {
+                    match event {
+                        PodEvent::Appeared(pod) => direct.appeared(pod, seen),
+                        PodEvent::Gone(pod) => direct.vanished(pod),
+                    }
+                }
+                tell(events)
+            })
+        });
+        pods.map_err(|error| {
+            Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
+        })?;
+        let known = with.store.files().cloned().collect();
+        let changed = tell(with.sender, || Event::Watches);
+        let batches = sending(with.sender, Event::Batch);
+        Agent::follow(self, known, with.direct.clone(), batches, changed);
+        Ok(())
+    }
+
+    fn health(&self) -> (Vec<Watching>, u64) {
+        (self.watching(), self.drifted())
+    }
+
+    fn ready(&mut self) {
+        Agent::ready(self);
+    }
+
+    fn judge(&self, in_force: &InForce, findings: Vec<Diagnostic>, report: &Report) {
+        Agent::judge(self, Judged::new(in_force, findings, &report.emptied));
+    }
+}
