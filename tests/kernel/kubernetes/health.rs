@@ -42,11 +42,11 @@ fn is_unhealthy(node: &Node, problems: &[&str]) -> Value {
     let begun = Instant::now();
     loop {
         let (exit, text, json) = status(node);
-        let told = |one: &&str| {
+        let told = |one: &str| {
             text.contains(&format!("problem: {one}"))
-                && json["problems"].to_string().contains(&json!(one).to_string().trim_matches('"'))
+                && json["problems"].to_string().contains(json!(one).to_string().trim_matches('"'))
         };
-        let all = problems.iter().all(|one| told(&one));
+        let all = problems.iter().all(|one| told(one));
         if exit == Some(1) && json["healthy"] == false && all {
             return json;
         }

@@ -105,7 +105,7 @@ pub fn refusals(plan: &Plan) -> Vec<Refusal> {
             let add = |classes: &mut Classes| match class {
                 Some(class) => classes.add(class),
                 None => {
-                    classes.add_all_but(|class| exceptions.contains_key(&class), exceptions.keys())
+                    classes.add_all_but(|class| exceptions.contains_key(&class), exceptions.keys());
                 }
             };
             add(met);

@@ -260,8 +260,10 @@ fn destinations(
                 _ => {}
             },
         }
-        if let Some(subset) = &destination.subset {
-            subsets.check(facts, object, host, subset, &format!("{path}.subset"), &refused, report);
+        if let Some(subset) = &destination.subset
+            && let Some(finding) = subsets.finding(facts, object, host, subset, &refused)
+        {
+            report.add(format!("{path}.subset"), finding);
         }
     }
 }
@@ -317,23 +319,22 @@ impl Subsets {
         subsets
     }
 
-    fn check(
+    /// What is wrong with a subset that a destination of this host names.
+    fn finding(
         &self,
         facts: &Facts<'_>,
         object: &Object,
         host: &str,
         subset: &str,
-        path: &str,
         refused: &str,
-        report: &mut Report<'_>,
-    ) {
+    ) -> Option<Diagnostic> {
         let namespace = &object.meta.namespace;
         let full = facts.full_host(host, namespace);
         let (name, at) = resource_name(&full, namespace);
         let defined = self.defined.contains(&(name, at, subset.to_owned()));
         // Whether one that defines it is in force is read off the Plan.
         if defined || facts.refused_rule(&full) || !facts.subsets(subset, &full).is_empty() {
-            return;
+            return None;
         }
         let mut finding = Diagnostic::new(
             &references::UNKNOWN_SUBSET,
@@ -360,7 +361,7 @@ impl Subsets {
                 }
             }
         });
-        report.add(path, finding);
+        Some(finding)
     }
 }
 
