@@ -125,47 +125,10 @@ fn is_name(name: &str, dots: bool) -> bool {
 
 /// RFC 3339 to seconds since 1970; fractions are cut off.
 fn seconds_since_1970(text: &str) -> Option<i64> {
-    let number = |range: std::ops::Range<usize>| -> Option<i64> {
-        let part = text.get(range)?;
-        part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())?
-    };
-    let is = |at: usize, allowed: &str| text.get(at..=at).is_some_and(|c| allowed.contains(c));
-    if !(is(4, "-") && is(7, "-") && is(10, "Tt ") && is(13, ":") && is(16, ":")) {
-        return None;
-    }
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let rest = text.get(19..)?;
-    let zone = match rest.strip_prefix('.') {
-        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
-        None => rest,
-    };
-    let offset = match zone {
-        "Z" | "z" => 0,
-        _ => {
-            let sign = match zone.get(0..1)? {
-                "+" => 1,
-                "-" => -1,
-                _ => return None,
-            };
-            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
-        }
-    };
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    if hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Days from the civil calendar, years counted from March.
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let year_of_era = y.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second - offset)
+    // Seconds may not be left out, nor may a zone have a name, as in other forms.
+    let has_seconds = text.as_bytes().get(16) == Some(&b':');
+    let time = text.parse::<jiff::Timestamp>().ok().filter(|_| has_seconds);
+    time.filter(|_| !text.contains('[')).map(jiff::Timestamp::as_second)
 }
 
 #[cfg(test)]
@@ -182,7 +145,17 @@ mod tests {
         ] {
             assert_eq!(seconds_since_1970(text), Some(seconds), "{text}");
         }
-        for text in ["", "2026", "2026-13-01T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00"] {
+        for text in [
+            "",
+            "2026",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00Z",
+            "20260101T00:00:00Z",
+            "2026-01-01T00:00:00Z[UTC]",
+        ] {
             assert_eq!(seconds_since_1970(text), None, "{text}");
         }
     }
