@@ -1,7 +1,7 @@
 //! The functional core: `documents -> World -> Plan -> Image -> Delta`.
 //!
 //! Everything here is a function of its arguments: no clock, no IO, no kernel,
-//! no async runtime. `cargo xtask lint` checks that it stays so. The same code
+//! no async runtime. `cargo xtask test lint` checks that it stays so. The same code
 //! serves files and the Kubernetes API, the daemon, `check`, `explain` and the
 //! fuzzers.
 //!

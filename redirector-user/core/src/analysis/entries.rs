@@ -1,5 +1,5 @@
 //! ServiceEntries, WorkloadEntries and EndpointSlices: endpoints that can never
-//! be used (semantics.md, sections 9, 10 and 14).
+//! be used.
 
 use std::collections::HashSet;
 

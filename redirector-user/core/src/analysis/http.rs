@@ -1,5 +1,4 @@
-//! `http` and `tls` rules: what becomes of them at L4 (semantics.md, sections
-//! 13, 14 and 20).
+//! `http` and `tls` rules: what becomes of them at L4.
 
 use super::facts::Facts;
 use super::{Finding, Report};

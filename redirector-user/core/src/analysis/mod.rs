@@ -2,7 +2,7 @@
 //!
 //! Every finding names an object and a path in it; where that stands is looked
 //! up in the object's tree by whoever has it. Findings with an Istio code follow
-//! Istio's own analyzers to the letter (semantics.md, section 16), so that a
+//! Istio's own analyzers to the letter, so that a
 //! configuration which they find clean is clean here; all others have codes of
 //! ours alone (sections 14, 19, 20).
 

@@ -1,5 +1,4 @@
-//! DestinationRules against one another, and against what is routed at all
-//! (semantics.md, sections 8, 11 and 20).
+//! DestinationRules against one another, and against what is routed at all.
 
 use std::collections::{BTreeSet, HashMap};
 

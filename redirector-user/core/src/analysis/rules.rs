@@ -1,5 +1,5 @@
 //! Rules of one VirtualService: matches that shadow one another, conditions
-//! that never hold (semantics.md, sections 4, 19 and 20).
+//! that never hold.
 
 use ipnet::IpNet;
 

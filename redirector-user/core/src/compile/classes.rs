@@ -26,7 +26,7 @@ struct Questions {
 
 /// The answers, as far as they are not "no".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-struct Answers {
+struct Traits {
     namespace: Option<Arc<str>>,
     labels: Vec<Labels>,
     subnets: Vec<usize>,
@@ -41,7 +41,7 @@ struct Answers {
 pub struct Classifier {
     settings: Settings,
     questions: Questions,
-    known: BTreeMap<Answers, ClassId>,
+    known: BTreeMap<Traits, ClassId>,
 }
 
 impl Classifier {
@@ -64,7 +64,7 @@ impl Classifier {
         self.known.get(&self.questions.ask(client)).copied()
     }
 
-    fn answers(&self, workload: &Workload) -> Answers {
+    fn answers(&self, workload: &Workload) -> Traits {
         let (namespace, name) = (&workload.object.namespace, &workload.object.name);
         self.questions.ask(&Client {
             namespace: Some(namespace),
@@ -113,7 +113,7 @@ pub(super) fn group(
     let mut classifier = Classifier {
         settings: registry.settings.clone(),
         questions: Questions::new(registry, book),
-        known: BTreeMap::from([(Answers::default(), 0)]),
+        known: BTreeMap::from([(Traits::default(), 0)]),
     };
     let mut classes = vec![Class { example: None }];
     let mut sources = BTreeMap::new();
@@ -223,9 +223,9 @@ impl Questions {
         }
     }
 
-    fn ask(&self, client: &Client<'_>) -> Answers {
+    fn ask(&self, client: &Client<'_>) -> Traits {
         let labels = client.labels;
-        Answers {
+        Traits {
             namespace: client
                 .namespace
                 .and_then(|namespace| self.namespaces.get(namespace).cloned()),

@@ -1,6 +1,5 @@
 //! Which endpoints of a destination are drawn, and how often: by their own
-//! weights, by the distribution over localities, or the nearest first
-//! (semantics.md, section 11).
+//! weights, by the distribution over localities, or the nearest first.
 
 use crate::model::annotations::{HOSTNAME, NETWORK, REGION, SUBZONE, ZONE};
 use crate::model::{Labels, LocalitySetting, Policy, TrafficDistribution};

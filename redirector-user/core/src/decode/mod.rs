@@ -1,7 +1,7 @@
 //! A tree to an object: types and values checked, every complaint collected.
 //!
-//! What Istio's admission refuses is an error here, at the very field
-//! (semantics.md, section 15); what it warns of is a warning.
+//! What Istio's admission refuses is an error here, at the very field; what it
+//! warns of is a warning.
 
 mod common;
 mod cursor;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    ExplainError, Explanation, FrontendView, HandledBy, Query, Reasons, Source, VerdictWord,
+    Caller, ExplainError, Explanation, FrontendView, HandledBy, Query, Reasons, VerdictWord,
     rule_view, shares, unanswered,
 };
 use crate::client::Asker;
@@ -22,7 +22,7 @@ use crate::world::World;
 pub(super) fn explain(
     world: &World,
     registry: &Registry,
-    source: &Source,
+    source: &Caller,
     query: &Query,
     namespace: &str,
     name: &str,

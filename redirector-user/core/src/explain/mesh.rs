@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Considered, Explanation, FrontendView, HandledBy, Query, Reasons, Source, VerdictWord,
+    Caller, Considered, Explanation, FrontendView, HandledBy, Query, Reasons, VerdictWord,
     rule_view, shares, unanswered,
 };
 use crate::client::Asker;
@@ -18,7 +18,7 @@ use crate::world::World;
 pub(super) fn explain(
     world: &World,
     registry: &Registry,
-    source: &Source,
+    source: &Caller,
     query: &Query,
 ) -> Explanation {
     let book = RuleBook::new(world);

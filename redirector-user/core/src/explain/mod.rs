@@ -307,7 +307,7 @@ pub fn explain_with(
     registry: &Registry,
     query: &Query,
 ) -> Result<Explanation, ExplainError> {
-    let source = Source::of(registry, &query.source)?;
+    let source = Caller::of(registry, &query.source)?;
     let mut explanation = match &query.gateway {
         None => mesh::explain(world, registry, &source, query),
         Some((namespace, name)) => {
@@ -335,11 +335,11 @@ impl Explanation {
 
 /// What is said where nothing is known by name.
 pub fn without_names(query: &Query) -> Explanation {
-    unanswered(&Source::unknown(), query, HandledBy::Kernel)
+    unanswered(&Caller::unknown(), query, HandledBy::Kernel)
 }
 
 /// The names that the endpoints of a host are resolved from.
-fn names(world: &World, registry: &Registry, source: &Source, host: &str) -> Vec<NameView> {
+fn names(world: &World, registry: &Registry, source: &Caller, host: &str) -> Vec<NameView> {
     let Ok(service) = registry.destination(&Asker::new(source.client()), host) else {
         return Vec::new();
     };
@@ -360,13 +360,13 @@ fn names(world: &World, registry: &Registry, source: &Source, host: &str) -> Vec
 }
 
 /// Who connects, looked up.
-struct Source {
+struct Caller {
     view: SourceView,
     addresses: Vec<IpAddr>,
     bypassed: bool,
 }
 
-impl Source {
+impl Caller {
     fn unknown() -> Self {
         Self {
             view: SourceView { namespace: None, labels: Labels::new(), workload: None },
@@ -419,7 +419,7 @@ impl Source {
 }
 
 /// An answer that is not found yet.
-fn unanswered(source: &Source, query: &Query, handled_by: HandledBy) -> Explanation {
+fn unanswered(source: &Caller, query: &Query, handled_by: HandledBy) -> Explanation {
     Explanation {
         verdict: VerdictWord::Passthrough,
         handled_by,

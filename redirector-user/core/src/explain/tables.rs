@@ -14,8 +14,8 @@ use redirector_common::decide::{Endpoint, verdict};
 
 use super::shares::rounded;
 use super::{
-    DestinationView, ExplainError, Explanation, FrontendView, NowView, QuerySource, RuleView,
-    Source, VerdictWord, list_word,
+    Caller, DestinationView, ExplainError, Explanation, FrontendView, NowView, QuerySource,
+    RuleView, VerdictWord, list_word,
 };
 use crate::compile::classify;
 use crate::image::Prefixes;
@@ -191,7 +191,7 @@ pub fn class_of(
     layout: &Layout,
     source: &QuerySource,
 ) -> Result<Option<u32>, ExplainError> {
-    let source = Source::of(registry, source)?;
+    let source = Caller::of(registry, source)?;
     let (classes, classifier) = classify(world, registry);
     let class = classifier.class(&source.client());
     Ok(class.and_then(|class| layout.class_of(classes.get(class as usize)?)))

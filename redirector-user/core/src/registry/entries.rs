@@ -21,16 +21,16 @@ pub(super) fn services(
     names: &mut BTreeSet<Arc<str>>,
 ) -> Vec<Service> {
     let namespace = &object.meta.namespace;
-    let found: Vec<Found> = candidates(world, backing, namespace, entry, names);
+    let found: Vec<Candidate> = candidates(world, backing, namespace, entry, names);
     let service = |host: &String| {
         let mut found = found.clone();
         if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
             let addresses = resolve(world, names, host, entry.resolution);
             if addresses.is_empty() {
                 let unresolved = names.get(host.as_str()).cloned();
-                found.push(Found { unresolved, ..Found::default() });
+                found.push(Candidate { unresolved, ..Candidate::default() });
             }
-            let at = |ip| Found { at: Some(ip), ..Found::default() };
+            let at = |ip| Candidate { at: Some(ip), ..Candidate::default() };
             found.extend(addresses.into_iter().map(at));
         }
         Service {
@@ -55,7 +55,7 @@ type Place = (Arc<Labels>, Arc<str>);
 
 /// An endpoint, before its port is known; without address it cannot be used.
 #[derive(Clone, Default)]
-struct Found {
+struct Candidate {
     at: Option<IpAddr>,
     /// It is a unix socket.
     socket: bool,
@@ -76,7 +76,7 @@ fn candidates(
     namespace: &str,
     entry: &ServiceEntry,
     names: &mut BTreeSet<Arc<str>>,
-) -> Vec<Found> {
+) -> Vec<Candidate> {
     let mut found = Vec::new();
     if entry.resolution == Resolution::None || entry.resolution == Resolution::DynamicDns {
         return found;
@@ -96,7 +96,7 @@ fn candidates(
             let socket = entry.address.starts_with("unix:")
                 && (own || matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin));
             let name = names.get(entry.address.as_str()).filter(|_| at.is_none());
-            found.push(Found {
+            found.push(Candidate {
                 at,
                 socket,
                 unresolved: name.cloned(),
@@ -115,11 +115,15 @@ fn candidates(
         for pod in backing.pods(namespace, selector) {
             let place = backing.place(pod, None);
             if !pod.pod.ready || pod.pod.terminating {
-                found.push(Found { place, ..Found::default() });
+                found.push(Candidate { place, ..Candidate::default() });
                 continue;
             }
             for ip in &pod.pod.ips {
-                found.push(Found { at: Some(*ip), place: place.clone(), ..Found::default() });
+                found.push(Candidate {
+                    at: Some(*ip),
+                    place: place.clone(),
+                    ..Candidate::default()
+                });
             }
         }
     }
@@ -141,10 +145,10 @@ fn resolve(
     addresses.iter().take(count).copied().collect()
 }
 
-fn port(declared: &EntryPort, found: &[Found]) -> Port {
+fn port(declared: &EntryPort, found: &[Candidate]) -> Port {
     let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
     let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
-    for Found { at, socket, unresolved: name, entry, place } in found {
+    for Candidate { at, socket, unresolved: name, entry, place } in found {
         let number = entry
             .ports
             .get(&declared.name)

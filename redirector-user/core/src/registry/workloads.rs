@@ -91,7 +91,7 @@ impl Workload {
 
 /// What a pod's cgroup is claimed by; less goes before more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
+struct Precedence {
     by_hash: bool,
     created: Option<i64>,
 }
@@ -140,13 +140,13 @@ impl Workloads {
     /// is given by the API server, but whoever writes a pod can have it name the
     /// uid of another as its hash: so the pod that has the uid goes before those
     /// that name it, and of these the oldest.
-    fn claim(&mut self, claims: &mut BTreeMap<String, (Claim, usize)>, meta: &Meta) {
+    fn claim(&mut self, claims: &mut BTreeMap<String, (Precedence, usize)>, meta: &Meta) {
         let index = self.all.len() - 1;
         let Some(SourceSelector::PodUid(uid)) = self.all.get(index).and_then(|w| w.source.as_ref())
         else {
             return;
         };
-        let claim = Claim { by_hash: is_known_by_hash(meta), created: meta.created };
+        let claim = Precedence { by_hash: is_known_by_hash(meta), created: meta.created };
         let loser = match claims.entry(uid.replace('_', "-")) {
             Entry::Vacant(place) => {
                 place.insert((claim, index));
