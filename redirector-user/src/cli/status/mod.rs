@@ -1,7 +1,7 @@
 //! `redirector status`
 
-use std::fmt::Write as _;
-use std::path::Path;
+mod text;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
@@ -16,7 +16,6 @@ use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
-use crate::output::{Style, Table, plain};
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
 };
@@ -179,7 +178,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             answer(&args.kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)?
         }
     };
-    let written = context.answer(common, &answer, |style| text(&answer, style));
+    let written = context.answer(common, &answer, |style| text::text(&answer, style));
     context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
 }
 
@@ -471,73 +470,6 @@ fn gaps(datapath: &Datapath, snapshot: Option<&Snapshot>) -> Result<Vec<UnknownW
         gaps.push(UnknownWorkload { workload: format!("{}/{}", id.namespace, id.name), because });
     }
     Ok(gaps)
-}
-
-fn text(answer: &Answer, style: Style) -> String {
-    let mut text = String::new();
-    let health = if answer.healthy { style.good("healthy") } else { style.error("not healthy") };
-    let _ = writeln!(text, "{health}");
-    match &answer.daemon {
-        Some(daemon) => {
-            let _ =
-                writeln!(text, "daemon      process {}, version {}", daemon.pid, daemon.version);
-        }
-        None => {
-            let _ = writeln!(text, "daemon      none");
-        }
-    }
-    let age = answer.config.age_seconds.map(|age| format!(", {} old", duration(age)));
-    let objects = answer.config.objects.map(|count| format!(", {count} objects"));
-    let _ = writeln!(
-        text,
-        "config      generation {}{}{}, epoch {}",
-        answer.generation,
-        age.unwrap_or_default(),
-        objects.unwrap_or_default(),
-        answer.epoch
-    );
-    let drift = match answer.drift.entries {
-        Some(0) => "none".to_owned(),
-        Some(entries) => format!("{entries} entries"),
-        None => "not known".to_owned(),
-    };
-    let _ = writeln!(text, "drift       {drift}, mended {} times", answer.drift.repaired);
-    let there = answer.features.iter().filter(|one| one.found == Found::Yes).count();
-    let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
-    let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
-    let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
-    let draining = answer.draining.endpoints.len();
-    if draining > 0 || answer.draining.reset > 0 {
-        let reset = answer.draining.reset;
-        let endpoints = if draining == 1 { "endpoint" } else { "endpoints" };
-        let _ = writeln!(text, "draining    {draining} {endpoints}, {reset} connections reset");
-    }
-    let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);
-    for problem in &answer.problems {
-        let _ = writeln!(text, "{}: {}", style.error("problem"), plain(problem));
-    }
-    for warning in &answer.warnings {
-        let _ = writeln!(text, "{}: {}", style.warning("warning"), plain(warning));
-    }
-    if !answer.programs.is_empty() {
-        let mut table = Table::left(&["CGROUP / HOOK", "RUNS", "ID", "PROGRAM", "OURS"]);
-        let mut of: Option<&Path> = None;
-        for program in &answer.programs {
-            let cgroup = program.cgroup.as_path();
-            if of.replace(cgroup) != Some(cgroup) {
-                table.over(program.cgroup.display().to_string());
-            }
-            table.row([
-                format!("  {}", program.hook),
-                program.order.to_string(),
-                program.id.to_string(),
-                program.name.clone(),
-                if program.ours { "yes" } else { "no" }.to_owned(),
-            ]);
-        }
-        let _ = write!(text, "\n{}", table.render());
-    }
-    text
 }
 
 fn duration(seconds: u64) -> String {

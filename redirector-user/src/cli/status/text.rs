@@ -1,0 +1,76 @@
+//! What `status` shows people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Answer, duration};
+use crate::datapath::features::Found;
+use crate::output::{Style, Table, plain};
+
+/// Health in a word, some lines of figures, what is wrong, and the programs.
+pub(super) fn text(answer: &Answer, style: Style) -> String {
+    let mut text = String::new();
+    let health = if answer.healthy { style.good("healthy") } else { style.error("not healthy") };
+    let _ = writeln!(text, "{health}");
+    match &answer.daemon {
+        Some(daemon) => {
+            let _ =
+                writeln!(text, "daemon      process {}, version {}", daemon.pid, daemon.version);
+        }
+        None => {
+            let _ = writeln!(text, "daemon      none");
+        }
+    }
+    let age = answer.config.age_seconds.map(|age| format!(", {} old", duration(age)));
+    let objects = answer.config.objects.map(|count| format!(", {count} objects"));
+    let _ = writeln!(
+        text,
+        "config      generation {}{}{}, epoch {}",
+        answer.generation,
+        age.unwrap_or_default(),
+        objects.unwrap_or_default(),
+        answer.epoch
+    );
+    let drift = match answer.drift.entries {
+        Some(0) => "none".to_owned(),
+        Some(entries) => format!("{entries} entries"),
+        None => "not known".to_owned(),
+    };
+    let _ = writeln!(text, "drift       {drift}, mended {} times", answer.drift.repaired);
+    let there = answer.features.iter().filter(|one| one.found == Found::Yes).count();
+    let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
+    let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
+    let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
+    let draining = answer.draining.endpoints.len();
+    if draining > 0 || answer.draining.reset > 0 {
+        let reset = answer.draining.reset;
+        let endpoints = if draining == 1 { "endpoint" } else { "endpoints" };
+        let _ = writeln!(text, "draining    {draining} {endpoints}, {reset} connections reset");
+    }
+    let _ = writeln!(text, "unknown     {} decisions", answer.unknown_source_decisions);
+    for problem in &answer.problems {
+        let _ = writeln!(text, "{}: {}", style.error("problem"), plain(problem));
+    }
+    for warning in &answer.warnings {
+        let _ = writeln!(text, "{}: {}", style.warning("warning"), plain(warning));
+    }
+    if !answer.programs.is_empty() {
+        let mut table = Table::left(&["CGROUP / HOOK", "RUNS", "ID", "PROGRAM", "OURS"]);
+        let mut of: Option<&Path> = None;
+        for program in &answer.programs {
+            let cgroup = program.cgroup.as_path();
+            if of.replace(cgroup) != Some(cgroup) {
+                table.over(program.cgroup.display().to_string());
+            }
+            table.row([
+                format!("  {}", program.hook),
+                program.order.to_string(),
+                program.id.to_string(),
+                program.name.clone(),
+                if program.ours { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+        let _ = write!(text, "\n{}", table.render());
+    }
+    text
+}
