@@ -61,7 +61,7 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     }
     let mut reading = Reading { complete: parsed.errors.is_empty(), ..Reading::default() };
     for document in parsed.documents {
-        let before = reading.objects.len();
+        let (before, found) = (reading.objects.len(), reading.diagnostics.len());
         document_into(&mut reading, document.root, file.as_ref(), 0);
         if document.duplicates.is_empty() {
             continue;
@@ -74,7 +74,20 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
             [only] => only.reference.as_ref().map(ObjectRef::to_string),
             _ => None,
         };
+        // Items without their dashes are one map, whose keys stand twice.
+        let no_lists: Vec<(u32, u32)> = (reading.diagnostics[found..].iter())
+            .filter(|one| {
+                one.code == syntax::WRONG_TYPE.id && one.message.starts_with("expected a list")
+            })
+            .map(|one| (one.line, one.column))
+            .collect();
+        let follows = |at: Position| {
+            no_lists.iter().any(|(line, column)| *line < at.line && *column == at.column)
+        };
         for duplicate in document.duplicates.into_iter().take(MAX_TOLD) {
+            if follows(duplicate.position) {
+                continue;
+            }
             let mut finding = syntax_finding(&syntax::DUPLICATE_KEY, duplicate);
             finding.object.clone_from(&object);
             reading.diagnostics.push(finding);

@@ -145,6 +145,19 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
             "RD1010@16:1 \"namespace\" stands beside metadata",
             1,
         ),
+        (
+            "      weight: 90\n",
+            "      weight: 90\n      weight: 10\n",
+            "RD1004@28:7 the key \"weight\" stands twice",
+            1,
+        ),
+        (
+            "    route:\n    - destination:\n        host: db.shop.internal\n      weight: 90",
+            "    route:\n      destination:\n        host: db.shop.internal\n      weight: 90\n      \
+             destination:\n        host: db.shop.internal\n      weight: 10",
+            "RD1009@25:7 expected a list, found a map",
+            1,
+        ),
         ("      weight: 90", "      wieght: 90", "RD1010@27:7 there is no field \"wieght\"", 1),
         (
             "  tcp:\n",
