@@ -1,6 +1,6 @@
 //! The clients of all classes, found by what they answer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use crate::client::{Client, Question};
 
@@ -48,11 +48,12 @@ impl<'a> Clients<'a> {
         self.all.get(class).copied()
     }
 
-    /// Adds the classes that answer a question with yes to `found`.
-    pub fn yes(&self, question: &Question<'_>, found: &mut BTreeSet<usize>) {
+    /// The classes that answer a question with yes, in their order.
+    pub fn yes(&self, question: &Question<'_>) -> Vec<usize> {
         let few: &[usize] = match question {
             Question::Namespace(namespace) => {
-                self.by_namespace.get(*namespace).map_or(&[], Vec::as_slice)
+                let all = self.by_namespace.get(*namespace);
+                return all.cloned().unwrap_or_default();
             }
             Question::Labels(labels) => {
                 let with = labels.iter().map(|(key, value)| {
@@ -66,6 +67,6 @@ impl<'a> Clients<'a> {
             Question::Bypassed => &self.bypassed,
         };
         let yes = |class: &&usize| self.get(**class).is_some_and(|one| one.answer(question));
-        found.extend(few.iter().filter(yes));
+        few.iter().filter(yes).copied().collect()
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn compile<'q>(
     }
     let walk = Walk::new(registry, book);
     let clients = Clients::new(clients, everywhere);
-    let mut compiler = Compiler { walk, clients, by_rules, destinations };
+    let mut compiler = Compiler { walk, clients, everywhere, by_rules, destinations };
     let mut frontends = BTreeMap::new();
     for (port, prefixes) in claims(registry) {
         compiler.port(port, &prefixes, &mut frontends);
@@ -56,6 +56,8 @@ pub(super) fn compile<'q>(
 struct Compiler<'a, 'q> {
     walk: Walk<'q>,
     clients: Clients<'a>,
+    /// So many of them dial everything; behind them are the probes.
+    everywhere: usize,
     /// The probes that dial where a VirtualService has rules.
     by_rules: HashMap<&'a ObjectRef, Vec<usize>>,
     destinations: &'a mut Destinations<'q>,
@@ -130,33 +132,58 @@ impl<'q> Compiler<'_, 'q> {
         let who = Asker::recording(self.clients.get(0)?);
         let default = self.verdict(port, point, claimed, &who);
         let record = who.into_record();
-        let mut others = BTreeSet::new();
-        for (question, _) in &record {
-            self.clients.yes(question, &mut others);
-        }
-        let mut answers = Answers::default();
-        answers.insert(record, default.clone());
-        if !answers.is_settled() {
-            others.extend(self.probes(claimed));
-        }
         let mut exceptions = BTreeMap::new();
-        for class in others {
-            let client = self.clients.get(class)?;
-            // Whoever answers the same questions alike gets the same verdict.
-            let verdict = match answers.find(&client) {
-                Some(verdict) => Verdict::clone(verdict),
-                None => {
-                    let who = Asker::recording(client);
-                    let verdict = self.verdict(port, point, claimed, &who);
-                    answers.insert(who.into_record(), verdict.clone());
-                    verdict
+        let mut seen = vec![false; if record.is_empty() { 0 } else { self.everywhere }];
+        for asked in 1..=record.len() {
+            // Those who answer all that is asked before as the unknown caller does.
+            let Some((question, _)) = record.get(asked - 1) else { break };
+            let mut group = self.clients.yes(question);
+            group.retain(|class| {
+                seen.get_mut(*class).is_some_and(|seen| !std::mem::replace(seen, true))
+            });
+            let mut answers = Answers::default();
+            for class in group {
+                let verdict = self.alike(port, point, claimed, class, asked, &mut answers)?;
+                if verdict != default {
+                    exceptions.insert(u32::try_from(class).ok()?, verdict);
+                } else if answers.is_settled() {
+                    break;
                 }
-            };
-            if verdict != default {
-                exceptions.insert(u32::try_from(class).ok()?, verdict);
+            }
+        }
+        if !record.is_empty() && !self.by_rules.is_empty() {
+            let mut answers = Answers::default();
+            answers.insert(record, default.clone());
+            for class in self.probes(claimed) {
+                let verdict = self.alike(port, point, claimed, class, 0, &mut answers)?;
+                if verdict != default {
+                    exceptions.insert(u32::try_from(class).ok()?, verdict);
+                }
             }
         }
         Some(Frontend { service: owner.service.object.clone(), default, exceptions })
+    }
+
+    /// The verdict for a class; of those who answered the first questions alike,
+    /// so many as were `asked`, whoever answers the others alike gets the same.
+    fn alike(
+        &mut self,
+        port: u16,
+        point: &IpNet,
+        claimed: &[(IpNet, &[Claim<'q>])],
+        class: usize,
+        asked: usize,
+        answers: &mut Answers<'q, Verdict>,
+    ) -> Option<Verdict> {
+        let client = self.clients.get(class)?;
+        if let Some(verdict) = answers.find(&client) {
+            return Some(verdict.clone());
+        }
+        let who = Asker::recording(client);
+        let verdict = self.verdict(port, point, claimed, &who);
+        let record = who.into_record();
+        answers.insert(record.get(asked..).unwrap_or_default().to_vec(), verdict.clone());
+        Some(verdict)
     }
 
     /// The probes that dial here.
