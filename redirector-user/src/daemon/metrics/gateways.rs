@@ -106,7 +106,9 @@ mod tests {
             received: 5,
         };
         let mut page = Page::default();
-        legs(&[leg], &mut Kept::default(), &mut page);
+        let mut kept = Kept::default();
+        kept.most = 1;
+        legs(&[leg], &mut kept, &mut page);
         let labels =
             r#"{destination="db.internal:5432",route="VirtualService/edge/db tcp[0]",subset="v1"}"#;
         for (name, value) in [("connections", 7), ("failures", 2), ("attempt_failures", 3)] {

@@ -64,6 +64,11 @@ impl<'de> Deserializer<'de> for &mut Random<'_> {
         visitor.visit_u8(self.0.u8(..=32))
     }
 
+    /// A share: one that decimals write exactly.
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_f64(f64::from(self.0.u8(..)) / 256.0)
+    }
+
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_char(self.0.alphanumeric())
     }
@@ -134,7 +139,7 @@ impl<'de> Deserializer<'de> for &mut Random<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        i128 u128 f32 f64 bytes byte_buf unit_struct tuple_struct identifier ignored_any
+        i128 u128 f32 bytes byte_buf unit_struct tuple_struct identifier ignored_any
     }
 }
 
