@@ -3,7 +3,7 @@
 //! rule and no more. What is refused, and for whom, is read off the [`Plan`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::refusals::{Refusal, refusals};
@@ -55,11 +55,7 @@ pub(super) enum Share {
 /// afterwards.
 pub fn examine(world: &World, registry: &mut Registry) -> Examined {
     let (probes, left_out) = probes(world, registry);
-    let examined = registry.workloads.examined(world.gateways().map(|(object, spec)| {
-        let bind = spec.servers.iter().find_map(|one| one.bind.as_deref()?.parse().ok());
-        let address = bind.filter(|bind: &IpAddr| !bind.is_unspecified());
-        (object, spec, address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
-    }));
+    let examined = registry.workloads.examined(world.gateways());
     let own = std::mem::replace(&mut registry.workloads, examined);
     let plan = compile_for(world, registry, &probes).plan;
     registry.workloads = own;

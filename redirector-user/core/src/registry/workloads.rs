@@ -11,7 +11,7 @@ use super::topology::Locality;
 use crate::client::contains;
 use crate::model::annotations;
 use crate::model::{
-    Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, SourceSelector, WorkloadEntry,
+    Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, Server, SourceSelector, WorkloadEntry,
 };
 use crate::world::World;
 
@@ -161,11 +161,11 @@ impl Workloads {
     }
 
     /// The same, as if all of them were here, and each Gateway were served by one
-    /// workload of each namespace that it selects, or else by one at an address
-    /// that was made up.
+    /// workload of each namespace that it selects, at each address that its servers
+    /// ask for, or else by one at an address that was made up.
     pub fn examined<'w>(
         &self,
-        gateways: impl Iterator<Item = (&'w Arc<Object>, &'w Gateway, IpAddr)>,
+        gateways: impl Iterator<Item = (&'w Arc<Object>, &'w Gateway)>,
     ) -> Self {
         let mut examined = self.clone();
         for workload in &mut examined.all {
@@ -175,11 +175,18 @@ impl Workloads {
             }
         }
         let mut done: BTreeSet<(&Labels, Option<IpAddr>)> = BTreeSet::new();
-        for (object, gateway, bind) in gateways {
+        let gateways = gateways.flat_map(|(object, gateway)| {
+            let asked = |server: &Server| {
+                let bind = server.bind.as_deref()?.parse().ok();
+                bind.filter(|bind: &IpAddr| !bind.is_unspecified())
+            };
+            let binds: BTreeSet<Option<IpAddr>> = gateway.servers.iter().map(asked).collect();
+            binds.into_iter().map(move |bound| (object, gateway, bound))
+        });
+        for (object, gateway, bound) in gateways {
             let none = Labels::new();
             let selector = gateway.selector.as_ref().unwrap_or(&none);
             let of_all = selector.is_empty();
-            let bound = (!bind.is_unspecified()).then_some(bind);
             if let Some(selector) = &gateway.selector
                 && !done.insert((selector, bound))
             {
