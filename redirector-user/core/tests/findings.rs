@@ -439,6 +439,38 @@ fn shares_at_gateways_are_examined_whether_or_not_something_serves_them() {
 }
 
 #[test]
+fn a_gateway_is_examined_at_each_address_that_its_servers_ask_for() {
+    let servers = "[{port: {number: 80, name: one, protocol: TCP}, hosts: ['*'], bind: 192.0.2.200}, \
+                   {port: {number: 81, name: two, protocol: TCP}, hosts: ['*']}]";
+    let gateway =
+        object("Gateway", "a/edge", &format!("{{selector: {{istio: edge}}, servers: {servers}}}"));
+    // Only workloads in a see the rule, and what is bound is in b.
+    let rule = virtual_service(
+        "a/v",
+        "{hosts: ['*'], gateways: [edge], exportTo: [.], tcp: [{route: [{destination: {host: \
+         shop, subset: one}}]}]}",
+    );
+    let served = |name, address| {
+        let spec = format!("{{address: {address}, labels: {{istio: edge}}}}");
+        object("WorkloadEntry", name, &spec)
+    };
+    let text = service("a/shop", "10.96.0.1", "")
+        + &gateway
+        + &rule
+        + &object(
+            "DestinationRule",
+            "b/shop",
+            "{host: shop.a.svc.cluster.local, subsets: [{name: one}]}",
+        )
+        + &served("b/bound", "192.0.2.200")
+        + &served("a/other", "192.0.2.201");
+    assert_eq!(
+        places(&report(&text), &["RD3019"]),
+        ["RD3019 VirtualService/a/v spec.tcp[0].route[0].destination.subset"]
+    );
+}
+
+#[test]
 fn that_an_object_was_refused_is_told_and_not_that_it_is_missing() {
     let text = |port: &str| {
         entry("a/db", "240.0.0.1", "").replace("number: 80", &format!("number: {port}"))
