@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
-use redirector_core::layout::Layout;
+use redirector_core::layout::{Layout, Table};
 use redirector_core::model::{Kind, Object, Spec};
 use redirector_core::world::World;
 
@@ -127,7 +127,7 @@ fn a_plan_survives_being_written_down() {
 fn what_does_not_fit_is_named_with_both_numbers() {
     let limits = redirector_common::abi::Limits { routes: 5, ..LIMITS };
     let full = Layout::default().place(&compile(&services(20)).plan, &limits).expect_err("5 < 20");
-    assert_eq!((full.table, full.capacity), ("routes", 5));
+    assert_eq!((full.table, full.capacity), (Table::Routes, 5));
     assert!(full.needed > 5);
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redirector_core::image::Image;
-use redirector_core::layout::Full;
+use redirector_core::layout::{Full, Table};
 
 use super::change::prepare;
 use super::control_loop::Daemon;
@@ -30,13 +30,14 @@ fn grown(size: u32, needed: u64) -> Option<u32> {
 pub(super) fn larger(sizes: &Sizes, full: &Full) -> Option<Sizes> {
     let mut larger = *sizes;
     let size = match full.table {
-        "routes" => &mut larger.routes,
-        "route legs" => &mut larger.legs,
-        "destinations" => &mut larger.destinations,
-        "endpoints" => &mut larger.backends,
-        "local workloads" => &mut larger.identities,
-        "class tables" => &mut larger.class_tables,
-        _ => return None,
+        Table::Routes => &mut larger.routes,
+        Table::Legs => &mut larger.legs,
+        Table::Destinations => &mut larger.destinations,
+        Table::Endpoints => &mut larger.backends,
+        Table::Workloads => &mut larger.identities,
+        Table::ClassTables => &mut larger.class_tables,
+        // Numbers without a table that has a size of its own.
+        Table::Classes | Table::Lives => return None,
     };
     *size = grown(*size, full.needed)?;
     Some(larger)
@@ -172,9 +173,14 @@ mod tests {
     #[test]
     fn every_table_that_can_be_full_has_a_larger_one() {
         let sizes = Sizes::default();
-        for table in
-            ["routes", "route legs", "destinations", "endpoints", "local workloads", "class tables"]
-        {
+        for table in [
+            Table::Routes,
+            Table::Legs,
+            Table::Destinations,
+            Table::Endpoints,
+            Table::Workloads,
+            Table::ClassTables,
+        ] {
             let full = Full { table, needed: 1 << 20, capacity: 0 };
             let larger = larger(&sizes, &full).unwrap_or_else(|| panic!("{table}"));
             assert!(!differences(&larger, &sizes).is_empty(), "{table}");

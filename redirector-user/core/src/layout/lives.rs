@@ -9,8 +9,8 @@ use redirector_common::abi::{LIVES, policy};
 use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
-use super::Full;
 use super::numbers::Numbers;
+use super::{Full, Table};
 use crate::pairs;
 use crate::plan::{Algorithm, Destination, DestinationId, Plan};
 
@@ -44,7 +44,6 @@ impl Lives {
 
     /// Gives an entry to whoever needs one and takes it from whoever does not.
     pub fn place(&mut self, plan: &Plan) -> Result<(), Full> {
-        const WHAT: &str = "destinations and endpoints that connections are counted on";
         let old = std::mem::take(&mut self.of);
         for (id, mut live) in old {
             let destination = plan.destinations.get(&id).filter(|one| needs(one).is_some());
@@ -68,13 +67,13 @@ impl Lives {
         for (id, destination) in &plan.destinations {
             let Some(counted) = needs(destination) else { continue };
             if !self.of.contains_key(id) {
-                let number = self.numbers.take(LIVES, WHAT)?;
+                let number = self.numbers.take(LIVES, Table::Lives)?;
                 self.of.insert(id.clone(), Live { number, endpoints: BTreeMap::new() });
             }
             let Some(live) = self.of.get_mut(id).filter(|_| counted) else { continue };
             for endpoint in &destination.endpoints {
                 if let Entry::Vacant(entry) = live.endpoints.entry(endpoint.address) {
-                    entry.insert(self.numbers.take(LIVES, WHAT)?);
+                    entry.insert(self.numbers.take(LIVES, Table::Lives)?);
                 }
             }
         }

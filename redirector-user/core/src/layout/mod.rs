@@ -102,11 +102,40 @@ struct Placed {
     count: u32,
 }
 
+/// What the kernel has numbers for, as many as its tables have entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "named as in a dump")]
+pub enum Table {
+    Routes,
+    Legs,
+    Destinations,
+    Endpoints,
+    Workloads,
+    Classes,
+    ClassTables,
+    Lives,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Routes => "routes",
+            Self::Legs => "route legs",
+            Self::Destinations => "destinations",
+            Self::Endpoints => "endpoints",
+            Self::Workloads => "local workloads",
+            Self::Classes => "source classes",
+            Self::ClassTables => "class tables",
+            Self::Lives => "destinations and endpoints that connections are counted on",
+        })
+    }
+}
+
 /// A table that the Plan does not fit into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full {
     /// Which table.
-    pub table: &'static str,
+    pub table: Table,
     /// How many entries the Plan needs.
     pub needed: u64,
     /// How many entries it has.
@@ -209,7 +238,8 @@ impl Layout {
         let sizes = plan.destinations.iter().map(|(id, one)| (id, len(balancing::slots(one))));
         let old = std::mem::take(&mut self.destinations);
         let (numbers, ranges) = (&mut self.destination_numbers, &mut self.backend_ranges);
-        let capacities = [("destinations", limits.destinations), ("endpoints", limits.backends)];
+        let capacities =
+            [(Table::Destinations, limits.destinations), (Table::Endpoints, limits.backends)];
         self.destinations = settle(old, sizes, (numbers, ranges), capacities)?;
         for (placed, (id, destination)) in self.destinations.values().zip(&plan.destinations) {
             let live = self.lives.get(id);
@@ -230,7 +260,7 @@ impl Layout {
         let sizes = plan.routes.iter().map(|(id, legs)| (id, len(legs.len())));
         let old = std::mem::take(&mut self.routes);
         let (numbers, ranges) = (&mut self.route_numbers, &mut self.leg_ranges);
-        let capacities = [("routes", limits.routes), ("route legs", limits.legs)];
+        let capacities = [(Table::Routes, limits.routes), (Table::Legs, limits.legs)];
         self.routes = settle(old, sizes, (numbers, ranges), capacities)?;
         let destinations: FxHashMap<&DestinationId, u32> =
             self.destinations.iter().map(|(id, placed)| (id, placed.number)).collect();
@@ -300,14 +330,14 @@ impl Layout {
             classes.push(match kept.get(&class) {
                 _ if class == abi::CLASS_UNKNOWN || example.is_none() => abi::CLASS_UNKNOWN,
                 Some(number) => *number,
-                None => self.class_numbers.take(u32::MAX, "source classes")?,
+                None => self.class_numbers.take(u32::MAX, Table::Classes)?,
             });
         }
         for (id, source) in &plan.sources {
             let number = match self.identities.get(id) {
                 Some(number) => *number,
                 None => {
-                    let number = numbers.take(limits.identities, "local workloads")?;
+                    let number = numbers.take(limits.identities, Table::Workloads)?;
                     self.identities.insert(id.clone(), number);
                     number
                 }
@@ -421,7 +451,8 @@ impl Layout {
         }
         gone.into_iter().for_each(|number| numbers.free(number));
         for table in new {
-            self.tables.insert(table.clone(), numbers.take(limits.class_tables, "class tables")?);
+            self.tables
+                .insert(table.clone(), numbers.take(limits.class_tables, Table::ClassTables)?);
         }
         Ok(())
     }
@@ -504,7 +535,7 @@ fn settle<'p, K: Ord + Clone + 'p>(
     old: BTreeMap<K, Placed>,
     new: impl Iterator<Item = (&'p K, u32)>,
     (numbers, ranges): (&mut Numbers, &mut Ranges),
-    [(numbers_of, most), (parts_of, most_parts)]: [(&'static str, u32); 2],
+    [(numbers_of, most), (parts_of, most_parts)]: [(Table, u32); 2],
 ) -> Result<BTreeMap<K, Placed>, Full> {
     let mut old = old.into_iter().peekable();
     let mut settled = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Full;
+use super::{Full, Table};
 
 /// Gives out numbers. One that comes back waits for the next step, and then
 /// behind all others that came back before.
@@ -30,7 +30,7 @@ impl Numbers {
     }
 
     /// Takes a number below `capacity`.
-    pub(super) fn take(&mut self, capacity: u32, table: &'static str) -> Result<u32, Full> {
+    pub(super) fn take(&mut self, capacity: u32, table: Table) -> Result<u32, Full> {
         // Never used ones come last, so that the tables stay dense.
         let number = match self.free.pop_front() {
             Some(number) => number,
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn a_number_comes_again_in_a_later_step_only() {
         let mut numbers = Numbers::from(0);
-        let take = |numbers: &mut Numbers| numbers.take(3, "things").ok();
+        let take = |numbers: &mut Numbers| numbers.take(3, Table::Routes).ok();
         assert_eq!([take(&mut numbers), take(&mut numbers)], [Some(0), Some(1)]);
         numbers.begin_step();
         numbers.free(0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Full;
+use super::{Full, Table};
 
 /// Gives out ranges. A range that comes back waits for the next step, so that
 /// nothing is ever overwritten in the step that frees it.
@@ -31,12 +31,7 @@ impl Ranges {
 
     /// Takes a range of `count` entries below `capacity`, out of the smallest
     /// gap that it fits into.
-    pub(super) fn take(
-        &mut self,
-        count: u32,
-        capacity: u32,
-        table: &'static str,
-    ) -> Result<u32, Full> {
+    pub(super) fn take(&mut self, count: u32, capacity: u32, table: Table) -> Result<u32, Full> {
         if count == 0 {
             return Ok(0);
         }
@@ -105,7 +100,7 @@ mod tests {
     #[test]
     fn a_range_comes_again_in_a_later_step_only_and_joins_its_neighbours() {
         let mut ranges = Ranges::default();
-        let take = |ranges: &mut Ranges, count| ranges.take(count, 10, "things").ok();
+        let take = |ranges: &mut Ranges, count| ranges.take(count, 10, Table::Legs).ok();
         let all = [take(&mut ranges, 3), take(&mut ranges, 3), take(&mut ranges, 2)];
         assert_eq!(all, [Some(0), Some(3), Some(6)]);
         ranges.begin_step();
@@ -139,7 +134,7 @@ mod tests {
                     ranges.free(*first, *count);
                 }
                 for count in sizes {
-                    let Ok(first) = ranges.take(count, 500, "things") else { continue };
+                    let Ok(first) = ranges.take(count, 500, Table::Legs) else { continue };
                     prop_assert!(first + count <= 500);
                     for (other, size) in used.iter().chain(&freed) {
                         prop_assert!(first + count <= *other || other + size <= first);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redirector_common::abi::{self, Limits};
 
-use super::Layout;
+use super::{Layout, Table};
 use crate::image::Image;
 use crate::model::SourceId;
 
@@ -62,7 +62,8 @@ impl Layout {
             if count * 2 > wanted {
                 continue;
             }
-            let more = (count..wanted).map_while(|_| numbers.take(limits.identities, "").ok());
+            let more = (count..wanted)
+                .map_while(|_| numbers.take(limits.identities, Table::Workloads).ok());
             self.spares.extend(more.map(|number| (number, class)));
         }
         let known = self.spares.iter().filter(|(_, class)| **class != abi::CLASS_UNKNOWN);
