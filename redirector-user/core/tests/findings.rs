@@ -392,6 +392,32 @@ fn a_policy_that_refuses_everything_says_how_much() {
 }
 
 #[test]
+fn a_rule_hides_the_subsets_of_others_where_the_lookup_finds_it_instead() {
+    let of_service = service("shop/web", "10.96.0.1", ", version: v1")
+        + &object(
+            "DestinationRule",
+            "shop/web",
+            "{host: web, subsets: [{name: v1, labels: {version: v1}}]}",
+        );
+    let hiding = |rules: &[(&str, &str)]| {
+        let rules: String = (rules.iter())
+            .map(|(name, spec)| object("DestinationRule", name, &format!("{{{spec}}}")))
+            .collect();
+        places(&report(&(of_service.clone() + &rules)), &["RD4021"])
+    };
+    let all = "host: '*.local', trafficPolicy: {loadBalancer: {simple: RANDOM}}";
+    let found = |name: &str| vec![format!("RD4021 DestinationRule/{name} spec.host")];
+    assert_eq!(hiding(&[("other/default", all)]), found("other/default"));
+    // Clients in the root namespace look at the private rules there alone.
+    assert_eq!(hiding(&[("istio-system/default", all)]), [""; 0]);
+    let private = format!("{all}, exportTo: ['.']");
+    assert_eq!(hiding(&[("istio-system/default", &private)]), found("istio-system/default"));
+    // One for a host that is nearer is found before it.
+    let nearer = "host: web.shop.svc.cluster.local, subsets: [{name: v1}]";
+    assert_eq!(hiding(&[("other/default", all), ("other/web", nearer)]), [""; 0]);
+}
+
+#[test]
 fn a_port_that_is_claimed_at_every_address_is_told_with_its_effect() {
     let spec = |resolution: &str| {
         format!(

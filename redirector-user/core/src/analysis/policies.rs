@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::facts::Facts;
 use super::{Finding, Report};
+use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::Resolution;
@@ -87,27 +88,34 @@ fn served(facts: &Facts<'_>, service: &Service) -> bool {
 
 /// Rules that hide others in the lookup of a client's DestinationRule.
 fn lookups(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let rules = facts.registry.rules.all();
+    let rules = &facts.registry.rules;
     let mut at_home: HashMap<&str, HostIndex<&MergedRule>> = HashMap::new();
-    for rule in rules {
+    for rule in rules.all() {
         let Some(object) = rule.objects.first() else { continue };
         at_home.entry(&object.namespace).or_default().insert(&rule.host, rule);
     }
-    for rule in rules {
+    for rule in rules.all() {
         let Some(object) = rule.objects.first() else { continue };
         let mut hidden: BTreeSet<&str> = BTreeSet::new();
         let mut falls_through = false;
+        let here = Client { namespace: Some(&object.namespace), ..Client::default() };
+        let who = Asker::new(here);
         for service in facts.services_of(&rule.host) {
             if *service.namespace() == object.namespace {
                 continue;
             }
             let Some(others) = at_home.get(&**service.namespace()) else { continue };
+            let in_force = rules.find(&who, service);
+            let replaces = in_force.is_some_and(|found| std::ptr::eq(found, rule));
             for other in others.matching(&service.host) {
-                if !other.export.leaves_home() {
+                if !other.export.leaves_home() || !other.export.visible(&who) {
                     continue;
                 }
                 if rule.selector.is_some() {
                     falls_through = true;
+                    continue;
+                }
+                if !replaces {
                     continue;
                 }
                 let missing = other.subsets.iter().map(|merged| merged.subset.name.as_str());
