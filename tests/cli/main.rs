@@ -271,6 +271,39 @@ fn a_path_that_is_missing_is_named() {
 }
 
 #[test]
+fn no_answer_is_given_from_documents_of_which_one_cannot_be_read() {
+    let (_directory, good) = file(&format!("{SERVICE}---\n{RULE}---\n{ENTRY}"));
+    let (_tests, tests) =
+        file("tests: [{name: any, to: 'echo:19000', expect: {passthrough: true}}]");
+    let explain = ["--from-namespace", "default", "--to", "10.96.0.10:19000"];
+    for (text, code, place) in [
+        ("kind: Service\n\tname: x\n", "RD1001", "2:1"),
+        ("kind: Servce\napiVersion: v1\nmetadata: {name: x}\n", "RD1008", "1:7"),
+    ] {
+        let (_bad, bad) = file(text);
+        for command in [
+            [&["explain", "--config", &good, &bad][..], &explain].concat(),
+            vec!["test", &tests, "--config", &good, &bad],
+            vec!["hosts", &good, &bad],
+        ] {
+            let answer = redirector(&command);
+            assert_eq!((answer.exit, answer.out.as_str()), (1, ""), "{command:?}: {answer:?}");
+            for words in [&format!("error[{code}"), &format!("{bad}:{place}")] {
+                assert!(answer.err.contains(words), "{words}: {answer:?}");
+            }
+        }
+        let answer = redirector(&["check", &good, "--with-cluster", &bad]);
+        assert_eq!(answer.exit, 1, "{answer:?}");
+        let said = answer.out.split_whitespace().collect::<String>();
+        assert!(said.contains(&format!("{bad}:{place}")), "{answer:?}");
+        let answer = redirector(&["check", "--output", "json", &good, "--with-cluster", &bad]);
+        let json = answer.json();
+        assert_eq!((&json["errors"], &json["documents"]), (&1.into(), &3.into()), "{json:#}");
+        assert_eq!(json["diagnostics"][0]["code"], code, "{json:#}");
+    }
+}
+
+#[test]
 fn a_share_without_endpoints_is_explained_as_refused() {
     let (_directory, path) = file(&format!("{SERVICE}---\n{RULE}"));
     let args = ["explain", "--config", &path, "--from-namespace", "default", "--to"];

@@ -49,8 +49,8 @@ impl Report {
 }
 
 /// Judges files together: each by itself, and what they say of each other and
-/// of what stands `around` them, which is not judged. `unreadable` are findings
-/// about files that could not be read.
+/// of what stands `around` them, which is not judged, but where documents of it
+/// cannot be read. `unreadable` are findings about files that could not be read.
 pub fn check(
     readings: &[Reading],
     around: &[Reading],
@@ -61,6 +61,7 @@ pub fn check(
     let mut world = World::new(settings.clone());
     let mut beside = Around::default();
     for reading in around {
+        diagnostics.extend(reading.hiding().into_iter().cloned());
         beside.templates.extend(reading.templates.iter().cloned());
         for object in reading.objects.iter().filter_map(|read| read.object.as_ref()) {
             world.insert(object.clone());

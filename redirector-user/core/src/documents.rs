@@ -3,13 +3,14 @@
 //! Whatever is wrong is said of the one object that it concerns; the others are
 //! read. Documents of other kinds are left alone, with a note.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::analysis::PodTemplate;
 use crate::analysis::deployments::{self, Deployment};
 use crate::decode;
 use crate::diag::codes::{differences, syntax};
-use crate::diag::{Diagnostic, nearest};
+use crate::diag::{Diagnostic, Severity, nearest};
 use crate::model::{Kind, Object, ObjectRef};
 use crate::yaml::{self, Node, Position, SyntaxError, Value};
 
@@ -49,6 +50,23 @@ pub struct Read {
     pub object: Option<Arc<Object>>,
     /// Its tree, for the positions of later findings. Cheap to drop.
     pub tree: Node,
+}
+
+impl Reading {
+    /// The errors that hide documents which the text means to have: all of a text
+    /// that is not complete, but those of objects that are known.
+    pub fn hiding(&self) -> Vec<&Diagnostic> {
+        if self.complete {
+            return Vec::new();
+        }
+        let known: HashSet<String> = (self.objects.iter())
+            .filter_map(|read| read.reference.as_ref().map(ObjectRef::to_string))
+            .collect();
+        let of_known =
+            |one: &Diagnostic| one.object.as_ref().is_some_and(|object| known.contains(object));
+        let errors = self.diagnostics.iter().filter(|one| one.severity == Severity::Error);
+        errors.filter(|one| !of_known(one)).collect()
+    }
 }
 
 /// Reads all documents of a file's text.

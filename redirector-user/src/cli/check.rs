@@ -51,7 +51,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     if [&args.paths, &args.with_cluster].iter().all(|paths| paths.iter().any(|path| path == "-")) {
         return Err(Failure::new(Exit::Usage, "standard input is read once: - stands twice"));
     }
-    let documents = Documents::read(&args.paths);
+    let mut documents = Documents::read(&args.paths);
     let around = Documents::read(&args.with_cluster);
     let unreadable = [&documents.diagnostics[..], &around.diagnostics[..]].concat();
     let mut report = check::check(
@@ -66,6 +66,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     if documents.texts.is_empty() && report.errors == 0 {
         context.note(&format!("note: there is no document in {}", places(&args.paths)));
     }
+    documents.texts.extend(around.texts);
     let exit = if report.errors > 0 { Exit::No } else { Exit::Fine };
     let written = match common.output {
         Format::Sarif => {

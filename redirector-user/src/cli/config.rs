@@ -13,7 +13,7 @@ use redirector_core::world::{ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
 use super::{Context, Exit, Failure};
-use crate::output::plain;
+use crate::output::{Lines, render};
 use crate::source::files::{Text, read_all};
 
 /// The shortest time after which something may be done again and again.
@@ -101,14 +101,24 @@ impl Documents {
         documents
     }
 
-    /// Fails when a PATH could not be read at all: an answer from half of the
-    /// documents would be a wrong one.
+    /// Fails when a PATH, or a document in it, could not be read at all: an answer
+    /// from half of the documents would be a wrong one.
     pub fn insist(&self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let Some((last, others)) = self.diagnostics.split_last() else { return Ok(()) };
-        for diagnostic in others {
-            context.note(&format!("error: {}", plain(&diagnostic.message)));
+        let hiding = self.readings.iter().flat_map(Reading::hiding);
+        let style = context.err_style();
+        let mut lines = Lines::new(&self.texts);
+        let mut failed = false;
+        for finding in self.diagnostics.iter().chain(hiding) {
+            context.note(render(finding, &mut lines, style).trim_end());
+            failed = true;
         }
-        Err(Failure::new(Exit::No, plain(&last.message)))
+        if !failed {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::No,
+            "not all documents can be read: there is no answer without them",
+        ))
     }
 
     /// Says so when objects are refused: the answer is without them.
