@@ -154,6 +154,8 @@ pub fn of_route<T: Tables>(tables: &T, side: Side, route: u32, known: &impl Know
             limited: 0.0,
         };
         match destination {
+            // What is never drawn has no endpoints that get something.
+            _ if share == 0.0 => {}
             Some(destination) if destination.count > 0 => match known.affinity() {
                 Some(affinity) if destination.policy & policy::ALGORITHM == policy::SOURCE_HASH => {
                     let mut caller = Decided { known, affinity };

@@ -352,3 +352,27 @@ fn a_source_whose_affinity_is_known_has_the_endpoint_that_its_connections_take()
         assert_eq!(told, outcome, "{small:?}");
     }
 }
+
+#[test]
+fn what_is_never_drawn_has_no_endpoint_of_a_source_that_is_known_either() {
+    let never = Leg { threshold: 0, alias: 1, destination: 0, ..Leg::default() };
+    let always = Leg { threshold: u32::MAX, alias: 1, destination: 1, ..Leg::default() };
+    let hashed = |first| Destination {
+        first,
+        count: 1,
+        policy: policy::SOURCE_HASH,
+        ..Destination::default()
+    };
+    let backend = Backend { threshold: u32::MAX, live: 1, ..Backend::default() };
+    let small = Small {
+        legs: vec![never, always],
+        destinations: vec![hashed(0), hashed(1)],
+        backends: vec![backend; 2],
+        ejected: vec![false],
+        active: vec![0],
+        full: false,
+    };
+    let parts = of_route(&small, SIDE, 0, &Keeps(&small, 7));
+    let endpoints: Vec<_> = parts.iter().map(|part| part.endpoints.len()).collect();
+    assert_eq!(endpoints, [0, 1], "{parts:?}");
+}

@@ -89,17 +89,17 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let mut renewed: Option<Instant> = None;
     loop {
         if renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
+            // First of all, so that how it ends is told of the first that is told, too.
+            let request = Request::Follow { seconds: LEASE.as_secs() };
+            if let Err(failure) = args.kernel.ask(&request, "so it is not told how they end")
+                && renewed.is_none()
+            {
+                context.note(&format!("note: {}", failure.message));
+            }
             // Opened again: after an upgrade there are other tables.
             let datapath = args.kernel.open()?;
             datapath.follow_flows(LEASE)?;
             stories.names.generation = datapath.active().generation;
-            let first = renewed.is_none();
-            let request = Request::Follow { seconds: LEASE.as_secs() };
-            if let Err(failure) = args.kernel.ask(&request, "so it is not told how they end")
-                && first
-            {
-                context.note(&format!("note: {}", failure.message));
-            }
             renewed = Some(Instant::now());
         }
         for told in read(&mut flows, &mut stories, &args.filter) {
