@@ -40,7 +40,12 @@ pub enum Question<'q> {
     Bypassed,
 }
 
-impl Client<'_> {
+impl<'c> Client<'c> {
+    /// Somebody in a namespace, of whom nothing else is known.
+    pub fn in_namespace(namespace: &'c str) -> Self {
+        Self { namespace: Some(namespace), ..Self::default() }
+    }
+
     /// Answers a question.
     pub fn answer(&self, question: &Question<'_>) -> bool {
         match question {

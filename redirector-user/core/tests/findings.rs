@@ -15,12 +15,12 @@ fn report_with(text: &str, settings: &Settings) -> Report {
 }
 
 /// On a plain machine, where the daemon serves the addresses of Services.
-fn report(text: &str) -> Report {
+pub(crate) fn report(text: &str) -> Report {
     report_with(text, &Settings { services: ServiceAddresses::Own, ..Settings::default() })
 }
 
 /// The findings of these codes: code, object and path, with the message.
-fn told<'r>(report: &'r Report, codes: &[&str]) -> Vec<(String, &'r str)> {
+pub(crate) fn told<'r>(report: &'r Report, codes: &[&str]) -> Vec<(String, &'r str)> {
     let ours = report.diagnostics.iter().filter(|d| codes.contains(&d.code));
     ours.map(|d| {
         let object = d.object.as_deref().unwrap_or_default();
@@ -30,12 +30,12 @@ fn told<'r>(report: &'r Report, codes: &[&str]) -> Vec<(String, &'r str)> {
 }
 
 /// Without messages.
-fn places(report: &Report, codes: &[&str]) -> Vec<String> {
+pub(crate) fn places(report: &Report, codes: &[&str]) -> Vec<String> {
     told(report, codes).into_iter().map(|(place, _)| place).collect()
 }
 
 /// An object of the networking API, its spec in flow style.
-fn object(kind: &str, name: &str, spec: &str) -> String {
+pub(crate) fn object(kind: &str, name: &str, spec: &str) -> String {
     let (namespace, name) = name.split_once('/').expect("namespace/name");
     let (api, spec) = match kind {
         "Service" => ("v1", format!("spec: {spec}")),
@@ -48,7 +48,7 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
 }
 
 /// A Service with one TCP port, 80, and its endpoint.
-fn service(name: &str, address: &str, labels: &str) -> String {
+pub(crate) fn service(name: &str, address: &str, labels: &str) -> String {
     let app = name.split('/').nth(1).expect("namespace/name");
     let spec = format!(
         "{{clusterIP: {address}, selector: {{app: {app}}}, ports: [{{name: tcp, port: 80}}]}}"
@@ -58,7 +58,7 @@ fn service(name: &str, address: &str, labels: &str) -> String {
     object("Service", name, &spec) + &object("WorkloadEntry", &format!("{name}-1"), &entry)
 }
 
-fn virtual_service(name: &str, spec: &str) -> String {
+pub(crate) fn virtual_service(name: &str, spec: &str) -> String {
     object("VirtualService", name, spec)
 }
 
@@ -235,7 +235,7 @@ fn what_no_document_is_of_is_said_once() {
 }
 
 /// An entry with an address, 80 and one endpoint.
-fn entry(name: &str, address: &str, more: &str) -> String {
+pub(crate) fn entry(name: &str, address: &str, more: &str) -> String {
     let host = name.replace('/', ".");
     let spec = format!(
         "{{hosts: [{host}.example.com], addresses: [{address}], resolution: STATIC, ports: [{{number: \
@@ -244,7 +244,7 @@ fn entry(name: &str, address: &str, more: &str) -> String {
     object("ServiceEntry", name, &spec)
 }
 
-fn routed(name: &str, host: &str, destination: &str) -> String {
+pub(crate) fn routed(name: &str, host: &str, destination: &str) -> String {
     let spec = format!("{{hosts: [{host}], tcp: [{{route: [{{destination: {destination}}}]}}]}}");
     virtual_service(name, &spec)
 }

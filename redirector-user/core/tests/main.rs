@@ -6,6 +6,7 @@ mod conformance_compiled;
 mod corpus;
 mod expect;
 mod findings;
+mod findings_reach;
 mod flattening;
 mod gateways;
 mod hostile;

@@ -13,7 +13,7 @@ use redirector_core::analysis::refusals::Refusal;
 use redirector_core::analysis::{Around, analyze};
 use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
-use redirector_core::model::{RuleId, RuleList};
+use redirector_core::model::{ObjectRef, Resolution, RuleId, RuleList, Spec};
 use redirector_core::plan::{ClassId, FrontendId, Lacks};
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
@@ -256,7 +256,13 @@ impl Checked<'_> {
             };
             let elsewhere = self.told.iter().find(of_view);
             let good = match refusal.lacks {
-                Some(Lacks::Endpoints) => here.iter().any(|one| one.severity == Severity::Info),
+                Some(Lacks::Endpoints) => {
+                    let severity = match refusal.id.view.first() {
+                        Some(service) if self.is_complete(service) => Severity::Warning,
+                        _ => Severity::Info,
+                    };
+                    here.iter().any(|one| one.severity == severity)
+                }
                 Some(Lacks::Family) => here.iter().any(|one| one.severity == Severity::Warning),
                 Some(Lacks::Resolution | Lacks::Sockets | Lacks::Bytes | Lacks::Labels) => {
                     elsewhere.is_some() || !here.is_empty()
@@ -268,6 +274,13 @@ impl Checked<'_> {
             }
             self.tells_for_whom(refusal, &here);
         }
+    }
+
+    /// Whether all endpoints of a service are written in its own document.
+    fn is_complete(&self, service: &ObjectRef) -> bool {
+        let spec = self.world.get(service).map(|object| &object.spec);
+        matches!(spec, Some(Spec::ServiceEntry(entry))
+            if entry.resolution == Resolution::Static && entry.workload_selector.is_none())
     }
 
     /// What is told of a share says for whom, where it is not for all who meet its

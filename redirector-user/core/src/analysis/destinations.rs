@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::facts::Facts;
+use super::policies::served;
 use super::virtual_services::{Target, targets};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::{Object, VirtualService};
+use crate::model::{Object, Resolution, VirtualService};
 use crate::names::MESH;
 use crate::registry::ServiceKind;
 
@@ -21,6 +22,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(object.reference(), findings);
         for target in targets(rule).into_iter().filter(|t| t.path.starts_with("spec.tcp")) {
             headless(facts, object, &target, &mut report);
+            passed_on(facts, object, rule, &target, &mut report);
             cycle(facts, &chain, object, rule, &target, &mut report);
         }
     }
@@ -39,6 +41,40 @@ fn headless(facts: &Facts<'_>, object: &Object, target: &Target<'_>, report: &mu
                      Istio on to the address that was dialled"
                 ),
             ),
+        );
+    }
+}
+
+/// A destination that is whatever was dialled, where that is an address which
+/// nothing but this project serves.
+fn passed_on(
+    facts: &Facts<'_>,
+    object: &Object,
+    rule: &VirtualService,
+    target: &Target<'_>,
+    report: &mut Report<'_>,
+) {
+    let namespace = &object.meta.namespace;
+    let to = facts.full_host(&target.destination.host, namespace);
+    let mut named = facts.registry.named(&to);
+    let passes = named.next().is_some_and(|it| it.kind == ServiceKind::Entry(Resolution::None));
+    if !passes || !(rule.gateways.is_empty() || rule.gateways.iter().any(|name| name == MESH)) {
+        return;
+    }
+    let mut dialled =
+        rule.hosts.iter().flat_map(|host| facts.services_of(&facts.full_host(host, namespace)));
+    if let Some(service) = dialled.find(|service| served(facts, service)) {
+        report.add(
+            format!("{}.host", target.path),
+            Diagnostic::new(
+                &differences::NOT_DIALLED,
+                format!(
+                    "{to} has resolution NONE: the connection goes on to the address that was \
+                     dialled, and behind that of {} is nothing but what is served here",
+                    service.object
+                ),
+            )
+            .help("name a destination that has endpoints"),
         );
     }
 }

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::refusals::{Refusal, refusals};
+use super::refusals::{Refusal, arrives, refusals};
 use crate::client::Question;
 use crate::compile::{Probe, compile_for};
 use crate::explain::QuerySource;
 use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
 use crate::names::{MESH, complete_host};
-use crate::plan::{ClassId, Plan};
+use crate::plan::{ClassId, Lacks, Plan};
 use crate::registry::{ExportTo, Registry, ServiceKind};
 use crate::rules::Block;
 use crate::world::World;
@@ -126,6 +126,15 @@ impl Examined {
         .collect()
     }
 
+    /// Whether a share lacks the port that was dialled, whoever meets its rule and
+    /// wherever.
+    pub(super) fn never_has_port(&self, rule: &RuleId, destination: usize) -> bool {
+        let refusals = self.of_share(rule, destination);
+        !refusals.is_empty()
+            && refusals.iter().all(|one| one.lacks == Some(Lacks::Port))
+            && !arrives(&self.plan, rule, destination)
+    }
+
     /// For whom a share is refused for one reason, in words; `None` when for
     /// everybody who meets the rule.
     pub(super) fn for_whom(&self, refusal: &Refusal) -> Option<String> {
@@ -194,7 +203,7 @@ impl Examined {
 }
 
 /// "the namespace a", "the namespaces a, b and 3 more".
-fn listed(what: &str, names: &[&str]) -> String {
+pub(super) fn listed(what: &str, names: &[&str]) -> String {
     let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     match names.len() {
         1 => format!("the {what} {shown}"),

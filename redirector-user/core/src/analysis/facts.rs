@@ -10,7 +10,7 @@ use super::examine::Examined;
 use super::{Around, PodTemplate, Refused};
 use crate::diag::nearest;
 use crate::model::annotations;
-use crate::model::{Labels, Object, ObjectRef, Spec};
+use crate::model::{Labels, Object, ObjectRef, Resolution, Spec};
 use crate::names::{HostIndex, complete_host, service_host};
 use crate::registry::Registry;
 use crate::world::World;
@@ -267,6 +267,14 @@ impl<'w> Facts<'w> {
                 .selected(&spec.selector)
                 .iter()
                 .any(|(namespace, _)| *namespace == service.namespace)
+    }
+
+    /// Whether no other document can add an endpoint: all of a STATIC ServiceEntry
+    /// without selector are written in it.
+    pub fn complete(&self, service: &ObjectRef) -> bool {
+        let Some(object) = self.world.get(service) else { return false };
+        let Spec::ServiceEntry(entry) = &object.spec else { return false };
+        entry.resolution == Resolution::Static && entry.workload_selector.is_none()
     }
 
     /// WorkloadEntries.

@@ -6,6 +6,7 @@
 //! configuration which they find clean is clean here; all others have codes of
 //! ours alone (sections 14, 19, 20).
 
+mod conflicts;
 pub mod deployments;
 mod destination_rules;
 mod destinations;
@@ -120,6 +121,7 @@ pub fn analyze(
     let facts = Facts::new(world, registry, around, &examined);
     let mut findings = Vec::new();
     virtual_services::analyze(&facts, &mut findings);
+    conflicts::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
     rules::analyze(&facts, &mut findings);
     destinations::analyze(&facts, &mut findings);

@@ -5,10 +5,12 @@
 //! and that is said once. Where something is, a name that is missing may be
 //! misspelt, and each is told.
 
+use super::virtual_services::targets;
 use super::{Around, Finding};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::Kind;
+use crate::model::{Kind, Spec};
+use crate::names::complete_host;
 use crate::registry::Registry;
 use crate::world::World;
 
@@ -52,6 +54,18 @@ const ALL: [Missing; 4] = [
     },
 ];
 
+/// Whether the service of the destination that a finding is at is among the
+/// documents: then its DestinationRule is likelier forgotten than elsewhere.
+fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
+    let Some(object) = world.get(&finding.object) else { return false };
+    let Spec::VirtualService(rule) = &object.spec else { return false };
+    targets(rule).iter().filter(|target| finding.path.starts_with(&target.path)).any(|target| {
+        let domain = &world.settings.cluster_domain;
+        let host = complete_host(&target.destination.host, &object.meta.namespace, domain);
+        registry.named(&host).next().is_some()
+    })
+}
+
 /// Takes out the findings that only say that something is not among the
 /// documents, and says what in one sentence.
 pub fn only_a_part(
@@ -71,7 +85,11 @@ pub fn only_a_part(
             continue;
         }
         let before = findings.len();
-        findings.retain(|finding| !codes.iter().any(|code| code.id == finding.diagnostic.code));
+        findings.retain(|finding| {
+            !codes.iter().any(|code| code.id == finding.diagnostic.code)
+                || finding.diagnostic.code == references::UNKNOWN_SUBSET.id
+                    && has_service(world, registry, finding)
+        });
         match before - findings.len() {
             0 => {}
             1 => missing.push(format!("{what} (named in 1 place)")),

@@ -74,7 +74,7 @@ fn nearest_first(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 
 /// Whether connections to the service's own addresses are routed here even
 /// when no rule matches.
-fn served(facts: &Facts<'_>, service: &Service) -> bool {
+pub(super) fn served(facts: &Facts<'_>, service: &Service) -> bool {
     match service.kind {
         ServiceKind::Entry(resolution) => {
             resolution == Resolution::Static && !service.addresses.is_empty()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::model::{ObjectRef, RuleId};
-use crate::plan::{ClassId, DestinationId, Lacks, Plan, RouteId, Verdict};
+use crate::plan::{ClassId, Destination, DestinationId, Lacks, Leg, Plan, RouteId, Verdict};
 
 /// A share of a rule that is refused, to all who meet the rule or to some.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,26 +149,55 @@ struct Empty<'p> {
 fn refused_by_route(plan: &Plan) -> HashMap<&Arc<RouteId>, Vec<Empty<'_>>> {
     let mut refused = HashMap::new();
     for (route, legs) in plan.routes.iter().filter(|(route, _)| route.rule.is_some()) {
-        let mut shares = Vec::new();
-        let mut next = 0;
-        for (id, leg) in route.destinations.iter().zip(legs) {
-            let Some(destination) = plan.destinations.get(id) else { continue };
-            let sockets = destination.lacks == Some(Lacks::Sockets);
-            // A part that was cut off stands behind the share that it is of.
-            let place = if sockets { next.max(1) - 1 } else { next };
-            next = place + 1;
-            if leg.weight > 0 && destination.endpoints.is_empty() {
-                shares.push(Empty {
-                    destination: place,
-                    id,
-                    lacks: destination.lacks,
-                    because: destination.empty_because.as_deref().unwrap_or("it has no endpoint"),
-                });
-            }
-        }
+        let empty = |share: &Share<'_>| share.weight > 0 && share.destination.endpoints.is_empty();
+        let shares: Vec<Empty<'_>> = shares(plan, route, legs)
+            .filter(empty)
+            .map(|Share { place, id, destination, .. }| Empty {
+                destination: place,
+                id,
+                lacks: destination.lacks,
+                because: destination.empty_because.as_deref().unwrap_or("it has no endpoint"),
+            })
+            .collect();
         if !shares.is_empty() {
             refused.insert(route, shares);
         }
     }
     refused
+}
+
+/// A leg of a route, or the part that was cut off from one.
+struct Share<'p> {
+    /// The place in the rule's `route`.
+    place: usize,
+    id: &'p DestinationId,
+    destination: &'p Destination,
+    weight: u64,
+}
+
+fn shares<'p>(
+    plan: &'p Plan,
+    route: &'p RouteId,
+    legs: &'p [Leg],
+) -> impl Iterator<Item = Share<'p>> {
+    let mut next = 0;
+    route.destinations.iter().zip(legs).filter_map(move |(id, leg)| {
+        let destination = plan.destinations.get(id)?;
+        let sockets = destination.lacks == Some(Lacks::Sockets);
+        // A part that was cut off stands behind the share that it is of.
+        let place = if sockets { next.max(1) - 1 } else { next };
+        next = place + 1;
+        Some(Share { place, id, destination, weight: leg.weight })
+    })
+}
+
+/// Whether a share of a rule arrives, for somebody at some address.
+pub(super) fn arrives(plan: &Plan, rule: &RuleId, destination: usize) -> bool {
+    let first = RouteId { rule: Some(rule.clone()), destinations: Vec::new() };
+    let routes = plan.routes.range(Arc::new(first)..);
+    let mut routes = routes.take_while(|(route, _)| route.rule.as_ref() == Some(rule));
+    routes.any(|(route, legs)| {
+        shares(plan, route, legs)
+            .any(|share| share.place == destination && !share.destination.endpoints.is_empty())
+    })
 }

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Finding;
-use super::examine::Examined;
 use super::facts::Facts;
 use super::refusals::Refusal;
 use super::virtual_services::destination_path;
@@ -38,7 +37,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if elsewhere {
             continue;
         }
-        let Some(mut finding) = finding(facts.world, refusal, facts.examined) else {
+        let Some(mut finding) = finding(facts, refusal) else {
             continue;
         };
         if refusal.lacks == Some(Lacks::Export)
@@ -51,6 +50,13 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
     findings.retain(|finding| finding.diagnostic.code != TAKEN);
 }
+
+/// What to do about endpoints that are there and cannot be used.
+pub(super) const NOT_USABLE: &str =
+    "endpoints are known and cannot be used: not ready, or without address";
+
+/// What to do about a ServiceEntry that nothing adds endpoints to.
+pub(super) const COMPLETE: &str = "add endpoints, or a workloadSelector, to the ServiceEntry";
 
 /// Stands in the place of a finding that another one says better.
 const TAKEN: &str = "";
@@ -72,7 +78,8 @@ fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestinati
     route.get(refusal.destination)
 }
 
-fn finding(world: &World, refusal: &Refusal, examined: &Examined) -> Option<Finding> {
+fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
+    let (world, examined) = (facts.world, facts.examined);
     let written = written(world, refusal)?;
     let place = path(refusal);
     let host = format!("{place}.host");
@@ -103,6 +110,11 @@ fn finding(world: &World, refusal: &Refusal, examined: &Examined) -> Option<Find
         ),
         Some(Lacks::Subset) => {
             (subset, &references::SUBSET_NOT_IN_FORCE, format!("{because}: {refused}"))
+        }
+        Some(Lacks::Endpoints)
+            if id.view.first().is_some_and(|service| facts.complete(service)) =>
+        {
+            (subset, &differences::NO_ENDPOINTS, format!("{because}: {refused}"))
         }
         Some(Lacks::Endpoints) => (
             subset,
@@ -135,8 +147,9 @@ fn finding(world: &World, refusal: &Refusal, examined: &Examined) -> Option<Find
     };
     let mut diagnostic = Diagnostic::new(code, message);
     diagnostic.help = match refusal.lacks {
-        Some(Lacks::Usable) => {
-            Some("endpoints are known and cannot be used: not ready, or without address".to_owned())
+        Some(Lacks::Usable) => Some(NOT_USABLE.to_owned()),
+        Some(Lacks::Endpoints) if code.id == differences::NO_ENDPOINTS.id => {
+            Some(COMPLETE.to_owned())
         }
         Some(Lacks::Export) => Some("export it, or choose another destination".to_owned()),
         Some(Lacks::Subset) => Some(

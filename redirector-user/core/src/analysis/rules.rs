@@ -1,15 +1,18 @@
 //! Rules of one VirtualService: matches that shadow one another, conditions
 //! that never hold.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::{Finding, Report};
+use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, L4Match, Object, Spec, TcpRule, VirtualService};
 use crate::names::{MESH, complete_gateway};
-use crate::registry::{Service, ServiceKind};
+use crate::registry::{ExportTo, Service, ServiceKind};
 use crate::rules::{Block, is_everything};
 use crate::validate::names::is_dns_label;
 
@@ -39,7 +42,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 
 /// What a VirtualService is bound to.
 struct Bound<'w> {
-    namespace: &'w str,
+    namespace: &'w Arc<str>,
+    export: ExportTo,
     mesh: bool,
     /// Full names of its gateways, `mesh` included.
     gateways: Vec<String>,
@@ -51,7 +55,8 @@ struct Bound<'w> {
 
 impl<'w> Bound<'w> {
     fn new(facts: &Facts<'w>, object: &'w Object, rule: &VirtualService) -> Self {
-        let namespace: &'w str = &object.meta.namespace;
+        let namespace = &object.meta.namespace;
+        let export = ExportTo::new(rule.export_to.iter().map(String::as_str), namespace);
         let mut gateways: Vec<String> = rule
             .gateways
             .iter()
@@ -80,7 +85,11 @@ impl<'w> Bound<'w> {
         }
         ports.sort_unstable();
         ports.dedup();
-        Self { namespace, mesh, gateways, services, ports }
+        Self { namespace, export, mesh, gateways, services, ports }
+    }
+
+    fn is_mesh_alone(&self) -> bool {
+        self.mesh && self.gateways.len() == 1
     }
 }
 
@@ -137,7 +146,7 @@ fn conditions(
         );
     }
     gateways(bound, block, path, report);
-    sources(facts, block, path, report);
+    sources(facts, bound, block, path, report);
     subnets(facts, bound, block, path, report);
 }
 
@@ -187,18 +196,33 @@ fn gateways(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<
     }
 }
 
-fn sources(facts: &Facts<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+fn sources(
+    facts: &Facts<'_>,
+    bound: &Bound<'_>,
+    block: &L4Match,
+    path: &str,
+    report: &mut Report<'_>,
+) {
     let namespace = block.source_namespace.as_str();
     let namespaces = facts.namespaces();
     if !namespace.is_empty() {
-        let message =
-            if !is_dns_label(namespace) || namespace.bytes().any(|b| b.is_ascii_uppercase()) {
-                Some(format!("\"{namespace}\" is not the name of a namespace: nobody can be in it"))
-            } else if !namespaces.is_empty() && !namespaces.contains(namespace) {
-                Some(format!("there is no namespace \"{namespace}\" in the documents"))
-            } else {
-                None
-            };
+        let export = &bound.export;
+        let sees = export.visible(&Asker::new(Client::in_namespace(namespace)));
+        let message = if !is_dns_label(namespace)
+            || namespace.bytes().any(|b| b.is_ascii_uppercase())
+        {
+            Some(format!("\"{namespace}\" is not the name of a namespace: nobody can be in it"))
+        } else if !namespaces.is_empty() && !namespaces.contains(namespace) {
+            Some(format!("there is no namespace \"{namespace}\" in the documents"))
+        } else if bound.is_mesh_alone() && !sees {
+            let export = export.describe();
+            Some(format!(
+                "clients in \"{namespace}\" do not see the object, which is {export}: the match \
+                     never holds"
+            ))
+        } else {
+            None
+        };
         if let Some(message) = message {
             let mut finding = Diagnostic::new(&differences::BAD_SOURCE_NAMESPACE, message);
             finding.help = nearest(namespace, namespaces.iter().map(|name| &**name))
@@ -239,7 +263,7 @@ fn subnets(
     path: &str,
     report: &mut Report<'_>,
 ) {
-    if block.destination_subnets.is_empty() || !bound.mesh || bound.gateways.len() > 1 {
+    if block.destination_subnets.is_empty() || !bound.is_mesh_alone() {
         return;
     }
     let mut addresses: Vec<IpNet> = Vec::new();

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::Facts;
+use super::refused::{COMPLETE, NOT_USABLE};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
@@ -84,6 +85,15 @@ fn without_endpoints(
                 "all endpoints are {other}: connections to the {family} address {at} are refused"
             );
             Some((addresses(service), Diagnostic::new(&differences::OTHER_FAMILY, message)))
+        }
+        Lacks::Usable => {
+            let because = destination.empty_because.as_deref().unwrap_or_default();
+            let message = format!("{because}: connections to {at} are refused");
+            Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(NOT_USABLE)))
+        }
+        Lacks::Endpoints if facts.complete(service) => {
+            let message = format!("it has no endpoint: connections to {at} are refused");
+            Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(COMPLETE)))
         }
         Lacks::Endpoints if !facts.promised(service) => {
             let message =

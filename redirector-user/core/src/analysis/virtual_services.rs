@@ -1,18 +1,20 @@
 //! VirtualServices: gateways, hosts and destinations that must exist.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::examine::Share;
+use super::examine::{Share, listed};
 use super::facts::Facts;
 use super::gateways::uses;
 use super::{Finding, Report};
+use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, references};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{
-    Kind, Object, ObjectRef, RouteDestination, RuleId, RuleList, Server, Spec, VirtualService,
+    Gateway, Kind, Object, ObjectRef, RouteDestination, RuleId, RuleList, Server, Spec,
+    VirtualService,
 };
 use crate::names::{MESH, complete_gateway, hosts_match};
+use crate::registry::ExportTo;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let subsets = Subsets::new(facts);
@@ -21,7 +23,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         gateways(facts, object, rule, &mut report);
         destinations(facts, &subsets, object, rule, &mut report);
     }
-    conflicts(facts, findings);
 }
 
 /// `gateways` that do not exist or do not serve any of the hosts.
@@ -82,6 +83,7 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
         };
         let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
         unused_rules(rule, &full, &servers, report);
+        hidden(facts, object, rule, (&full, spec), report);
         if servers.is_empty() {
             report.add(
                 path,
@@ -101,6 +103,45 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             );
         }
     }
+}
+
+/// Workloads of a Gateway that do not see the rules: what they serve, they refuse.
+fn hidden(
+    facts: &Facts<'_>,
+    object: &Object,
+    rule: &VirtualService,
+    (name, gateway): (&str, &Gateway),
+    report: &mut Report<'_>,
+) {
+    let export = ExportTo::new(rule.export_to.iter().map(String::as_str), &object.meta.namespace);
+    let Some(selector) = gateway.selector.as_ref().filter(|selector| !selector.is_empty()) else {
+        return;
+    };
+    if export.is_public() {
+        return;
+    }
+    let workloads = facts.pods().selected(selector).into_iter();
+    let workloads = workloads.chain(facts.entries().selected(selector));
+    let namespaces: BTreeSet<&str> = workloads.map(|(namespace, _)| &**namespace).collect();
+    let sees = |namespace: &&&str| export.visible(&Asker::new(Client::in_namespace(namespace)));
+    let hidden: Vec<&str> =
+        namespaces.iter().filter(|namespace| !sees(namespace)).copied().collect();
+    if hidden.is_empty() {
+        return;
+    }
+    report.add(
+        "spec.exportTo",
+        Diagnostic::new(
+            &differences::HIDDEN_FROM_GATEWAY,
+            format!(
+                "the Gateway {name} is served by workloads in {}, where the object, which is {}, \
+                 is not seen: its rules never match there, and what no rule matches is refused",
+                listed("namespace", &hidden),
+                export.describe()
+            ),
+        )
+        .help("export it to the namespace in which the gateway runs"),
+    );
 }
 
 /// Rules of a list that none of the servers which have the hosts uses.
@@ -207,6 +248,7 @@ fn destinations(
     let namespace = &object.meta.namespace;
     for target in targets(rule) {
         let refused = consequence(facts, object, &target);
+        let never = facts.examined.never_has_port(&rule_id(object, &target), target.place);
         let Target { destination, path, .. } = target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
@@ -237,8 +279,14 @@ fn destinations(
                         &references::PORT_REQUIRED,
                         format!(
                             "{host} has the ports {} and none is named: the port dialled is used, \
-                             and where it does not exist the share is refused",
-                            list(&known.ports)
+                             {}",
+                            list(&known.ports),
+                            match never {
+                                true => format!("which is none of these: {refused}"),
+                                false => {
+                                    "and where it does not exist the share is refused".to_owned()
+                                }
+                            }
                         ),
                     )
                     .help(format!("add port: {{number: {}}}", known.ports[0])),
@@ -270,11 +318,7 @@ fn destinations(
 
 /// What comes of a destination that does not exist for Istio's analysis.
 fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> String {
-    let rule = RuleId {
-        object: object.reference(),
-        list: target.list,
-        index: u32::try_from(target.rule).unwrap_or(u32::MAX),
-    };
+    let rule = rule_id(object, target);
     let said = match facts.examined.share(&rule, target.place) {
         Share::Refused => {
             let whom = facts.examined.for_whom_at_all(&rule, target.place);
@@ -286,6 +330,15 @@ fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> Strin
         Share::Untaken => "a share that goes to it is refused",
     };
     said.to_owned()
+}
+
+/// The rule that a destination stands in.
+fn rule_id(object: &Object, target: &Target<'_>) -> RuleId {
+    RuleId {
+        object: object.reference(),
+        list: target.list,
+        index: u32::try_from(target.rule).unwrap_or(u32::MAX),
+    }
 }
 
 fn list(ports: &[u16]) -> String {
@@ -374,63 +427,5 @@ fn resource_name(host: &str, namespace: &str) -> (String, String) {
     match split {
         Some((name, namespace)) => (name.to_owned(), namespace.to_owned()),
         None => (host.to_owned(), namespace.to_owned()),
-    }
-}
-
-/// Hosts that several VirtualServices claim in the mesh.
-fn conflicts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    // By scope and host; who, and which of its hosts.
-    type Claim<'w> = (&'w Arc<Object>, usize);
-    let mut claims: BTreeMap<(String, String), Vec<Claim<'_>>> = BTreeMap::new();
-    for (object, rule) in facts.world.virtual_services() {
-        if !rule.gateways.is_empty() && !rule.gateways.iter().any(|name| name == MESH) {
-            continue;
-        }
-        let namespace = &object.meta.namespace;
-        for scope in super::facts::scopes(rule.export_to.iter().map(String::as_str), namespace) {
-            for (index, host) in rule.hosts.iter().enumerate() {
-                let host = facts.full_host(host, namespace);
-                let there = claims.entry((scope.clone(), host)).or_default();
-                // Its short and its full name are no two claims.
-                if there.last().is_none_or(|(other, _)| !Arc::ptr_eq(other, object)) {
-                    there.push((object, index));
-                }
-            }
-        }
-    }
-    // Whatever is for everybody is for those of each scope, too.
-    let public = claims.clone();
-    let mut told = BTreeSet::new();
-    for ((scope, host), mut claims) in claims {
-        if scope != "*" {
-            let others = public.get(&("*".to_owned(), host.clone())).into_iter().flatten();
-            let mut others: Vec<_> = others.copied().collect();
-            others.retain(|(other, _)| !claims.iter().any(|(one, _)| Arc::ptr_eq(one, other)));
-            claims.extend(others);
-        }
-        if claims.len() < 2 {
-            continue;
-        }
-        let mut order: Vec<&Arc<Object>> = claims.iter().map(|(object, _)| *object).collect();
-        order.sort_by_key(|object| {
-            (object.meta.created, object.meta.name.clone(), object.meta.namespace.clone())
-        });
-        let shown: Vec<String> = order.iter().take(5).map(|o| o.reference().to_string()).collect();
-        let more = order.len().saturating_sub(shown.len());
-        let names = shown.join(", ");
-        let names = if more > 0 { format!("{names} and {more} more") } else { names };
-        for (object, index) in claims {
-            if !told.insert((object.reference(), index, names.clone())) {
-                continue;
-            }
-            Report::new(object.reference(), findings).add(
-                format!("spec.hosts[{index}]"),
-                Diagnostic::new(
-                    &references::HOST_CONFLICT,
-                    format!("several VirtualServices claim {host}; their rules apply in this order: {names}"),
-                )
-                .help("join their rules in one VirtualService"),
-            );
-        }
     }
 }

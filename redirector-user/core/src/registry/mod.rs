@@ -81,6 +81,8 @@ pub enum NoService {
     Alias {
         /// That host.
         host: Arc<str>,
+        /// Whether that is another name, too: only one step is followed.
+        again: bool,
     },
     /// The service was left out, for this reason.
     Rejected(String),
@@ -148,7 +150,7 @@ impl Registry {
         let ServiceKind::ExternalName(target) = &service.kind else { return Ok(service) };
         match self.visible(who, target) {
             Ok(service) if !matches!(service.kind, ServiceKind::ExternalName(_)) => Ok(service),
-            _ => Err(NoService::Alias { host: target.clone() }),
+            other => Err(NoService::Alias { host: target.clone(), again: other.is_ok() }),
         }
     }
 

@@ -106,7 +106,14 @@ fn no_service(host: &str, why: NoService) -> (Lacks, String) {
         NoService::Hidden { service, export } => {
             (Lacks::Export, format!("{service} has the host {host}, and is {export}"))
         }
-        NoService::Alias { host: target } => (
+        NoService::Alias { host: target, again: true } => (
+            Lacks::Alias,
+            format!(
+                "{host} is another name for {target}, which is another name itself, and only one \
+                 step is followed"
+            ),
+        ),
+        NoService::Alias { host: target, again: false } => (
             Lacks::Alias,
             format!("{host} is another name for {target}, which is no known service here"),
         ),

@@ -18,7 +18,7 @@ mod destination;
 mod servers;
 mod walk;
 
-pub(crate) use book::{Rule, RuleBook, RuleSet};
+pub(crate) use book::{Rule, RuleBook, RuleSet, in_order};
 pub(crate) use claims::{Claim, ClaimKind, NEVER_CLAIMED, claims};
 pub use condition::{Block, Condition};
 pub(crate) use condition::{Dial, is_everything};

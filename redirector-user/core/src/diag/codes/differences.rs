@@ -55,8 +55,8 @@ codes! {
         "sourceLabels: {app: telnet-cleint}"
     }
     BAD_SOURCE_NAMESPACE = "RD4011" Warning NONE "No workload can be in that namespace" {
-        "sourceNamespace is compared with the namespace of the client. This one cannot exist, or does not exist in the documents. Istio does not check it."
-        "Correct the name."
+        "sourceNamespace is compared with the namespace of the client. This one cannot exist, does not exist in the documents, or is one that the object is not exported to, whose clients never meet its rules. Istio does not check it."
+        "Correct the name, or export the object to that namespace."
         "sourceNamespace: Foo_Bar"
     }
     SUBNET_MISSES = "RD4012" Warning NONE "No address of the hosts is in the subnets" {
@@ -165,8 +165,8 @@ codes! {
         "targetRef: {kind: Pod, name: gone}"
     }
     NOT_DIALLED = "RD4033" Warning NONE "PASSTHROUGH ignores the endpoints" {
-        "The connection goes on to the address that was dialled, whatever the endpoints and subsets are."
-        "Choose another load balancer unless that is what was meant."
+        "The connection goes on to the address that was dialled, whatever the endpoints and subsets are. The same is so of a destination with resolution: NONE, which is told where nothing is behind the address dialled: that of a Service on a plain machine, or of a STATIC ServiceEntry."
+        "Choose another load balancer, or another destination, unless that is what was meant."
         "loadBalancer: {simple: PASSTHROUGH}"
     }
     DRAIN_TIME = "RD4034" Warning NONE "The drain time has no effect" {
@@ -233,5 +233,10 @@ codes! {
         "ServiceEntries of one namespace that have a host in common are one service for it, with the ports and addresses of all. Of two ports with one number the older ServiceEntry's counts; and where the two differ in resolution, in exportTo, or in having addresses at all, they stay apart, and the host means the older one."
         "Write the ports of a host in one ServiceEntry."
         "hosts: [mq.example]\nports: [{number: 446, name: tcp, protocol: TCP}]   # in two ServiceEntries, with different endpoints"
+    }
+    HIDDEN_FROM_GATEWAY = "RD4047" Warning NONE "The gateway does not see the VirtualService" {
+        "exportTo is judged, at a gateway, in the namespace of the workload that serves it, not in that of the Gateway object or of the client. Its workloads run where the VirtualService is not exported to, so they have none of its rules, and a gateway refuses what no rule matches. Istio's analyzers are silent."
+        "Export it to the namespace in which the gateway runs, or to all (leave exportTo out)."
+        "exportTo: ['.']   # in namespace shop, and the gateway's Pods are in istio-system"
     }
 }

@@ -73,8 +73,8 @@ codes! {
         "destination: {host: echo, subset: gray}"
     }
     HOST_CONFLICT = "RD3009" Warning HOSTS "Several VirtualServices claim one host in the mesh" {
-        "Their tcp rules are put one behind the other: those private to the client's namespace first, then by age, name and namespace; a rule that takes everything hides all that follow. Istio calls the result undefined."
-        "Join the rules in one VirtualService."
+        "Clients that see several have their tcp rules put one behind the other: those private to the client's namespace first, then those exported to it by name, then public ones; within each group by age, name and namespace. A rule that takes everything hides all that follow. Istio calls the result undefined."
+        "Join the rules in one VirtualService, unless one is meant to come first for clients of a namespace."
         "two VirtualServices with hosts: [echo]"
     }
     UNKNOWN_RULE_HOST = "RD3010" Warning RULE_HOST "The DestinationRule's host names no service" {

@@ -1,0 +1,88 @@
+//! Hosts that several VirtualServices claim, and in which order their rules apply.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::examine::listed;
+use super::facts::{Facts, scopes};
+use super::{Finding, Report};
+use crate::client::{Asker, Client};
+use crate::diag::Diagnostic;
+use crate::diag::codes::references;
+use crate::model::Spec;
+use crate::rules::{RuleBook, RuleSet, in_order};
+
+/// Hosts that several VirtualServices claim in the mesh, for clients that see
+/// both.
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let book = RuleBook::new(facts.world);
+    // By host and scope: places in the book, which are in order of age.
+    let mut claims: BTreeMap<&str, BTreeMap<String, BTreeSet<usize>>> = BTreeMap::new();
+    for (place, set) in book.sets.iter().enumerate().filter(|(_, set)| set.is_for_mesh()) {
+        let Spec::VirtualService(rule) = &set.object.spec else { continue };
+        for scope in scopes(rule.export_to.iter().map(String::as_str), set.namespace()) {
+            for host in &set.hosts {
+                claims.entry(host).or_default().entry(scope.clone()).or_default().insert(place);
+            }
+        }
+    }
+    // One host in one order, for all clients or for those of some namespaces.
+    type Conflict<'b> = (&'b str, Vec<usize>);
+    let mut conflicts: BTreeMap<Conflict<'_>, BTreeSet<String>> = BTreeMap::new();
+    for (host, mut scopes) in claims {
+        let public = scopes.remove("*").unwrap_or_default();
+        if public.len() > 1 {
+            let order = public.iter().copied().collect();
+            conflicts.entry((host, order)).or_default();
+        }
+        let namespaces = facts.namespaces();
+        for (scope, own) in scopes {
+            // Where nobody can be, nobody sees the two together.
+            let mut sets = own.iter().filter_map(|place| book.sets.get(*place));
+            let known = namespaces.is_empty() || namespaces.contains(&*scope);
+            if !known && !sets.any(|set| set.namespace() == scope) {
+                continue;
+            }
+            let places: Vec<usize> = own.union(&public).copied().collect();
+            let sets: Vec<&RuleSet> =
+                places.iter().filter_map(|place| book.sets.get(*place)).collect();
+            let who = Asker::new(Client::in_namespace(&scope));
+            let order = in_order(&sets, &who).into_iter();
+            let order: Vec<usize> = order.filter_map(|at| places.get(at).copied()).collect();
+            // What is so for everybody is not told again.
+            if order.len() > 1 && !order.iter().copied().eq(public.iter().copied()) {
+                conflicts.entry((host, order)).or_default().insert(scope);
+            }
+        }
+    }
+    for ((host, order), scopes) in conflicts {
+        let sets: Vec<&RuleSet> = order.iter().filter_map(|place| book.sets.get(*place)).collect();
+        let shown: Vec<String> = sets.iter().take(5).map(|set| set.reference.to_string()).collect();
+        let more = sets.len().saturating_sub(shown.len());
+        let names = shown.join(", ");
+        let names = if more > 0 { format!("{names} and {more} more") } else { names };
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let whose = match scopes.is_empty() {
+            true => String::new(),
+            false => format!(" for clients in {}", listed("namespace", &scopes)),
+        };
+        let message = format!(
+            "several VirtualServices claim {host}; their rules apply in this order{whose}: {names}"
+        );
+        // Objects of one reach are one list that was written in pieces; what is
+        // exported less widely comes first, which may be what it is there for.
+        let alike =
+            sets.windows(2).all(|pair| pair[0].export.is_public() == pair[1].export.is_public());
+        for set in sets {
+            let index = set.hosts.iter().position(|own| own == host).unwrap_or_default();
+            let mut finding = Diagnostic::new(&references::HOST_CONFLICT, message.clone());
+            finding.help = Some(match alike {
+                true => "join their rules in one VirtualService".to_owned(),
+                false => "those exported to fewer come first, and their clients meet the others \
+                          only where none of their rules matches"
+                    .to_owned(),
+            });
+            Report::new(set.reference.clone(), findings)
+                .add(format!("spec.hosts[{index}]"), finding);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What `check` says of rules that connections do not reach, and of
+//! destinations that they cannot go on from.
+
+use redirector_core::diag::Severity;
+
+use crate::findings::{entry, object, places, report, routed, service, told, virtual_service};
+
+fn gateway(name: &str) -> String {
+    let servers = "[{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}]";
+    object("Gateway", name, &format!("{{selector: {{istio: edge}}, servers: {servers}}}"))
+}
+
+fn edge(name: &str) -> String {
+    object("WorkloadEntry", name, "{address: 192.0.2.200, labels: {istio: edge}}")
+}
+
+#[test]
+fn rules_that_the_workloads_of_their_gateway_do_not_see_are_told() {
+    let rule = |export: &str| {
+        let route = "tcp: [{route: [{destination: {host: shop}}]}]";
+        let spec = format!("{{hosts: ['*'], gateways: [edge], exportTo: [{export}], {route}}}");
+        service("a/shop", "10.96.0.1", "") + &gateway("a/edge") + &virtual_service("a/v", &spec)
+    };
+    let code = ["RD4047"];
+    let away = report(&(rule("'.'") + &edge("system/edge-1")));
+    let found = told(&away, &code);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4047 VirtualService/a/v spec.exportTo");
+    assert!(message.contains("the namespace system"), "{message}");
+    for text in [
+        rule("'.'") + &edge("a/edge-1"),
+        rule("system") + &edge("system/edge-1"),
+        rule("'*'") + &edge("system/edge-1"),
+    ] {
+        assert_eq!(places(&report(&text), &code), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn a_served_service_whose_endpoints_are_all_unready_is_a_warning() {
+    let db = object(
+        "Service",
+        "a/db",
+        "{clusterIP: 10.96.0.11, selector: {app: db}, ports: [{name: tcp, port: 5432}]}",
+    );
+    let slice = |ready: bool| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: db-a, \
+             namespace: a, labels: {{kubernetes.io/service-name: db}}}}\naddressType: IPv4\nports: \
+             [{{name: tcp, port: 5432, protocol: TCP}}]\nendpoints: [{{addresses: [192.0.2.3], \
+             conditions: {{ready: {ready}}}}}]\n"
+        )
+    };
+    let unready = report(&(db.clone() + &slice(false)));
+    assert_eq!(places(&unready, &["RD4015", "RD4042"]), ["RD4015 Service/a/db spec"]);
+    assert_eq!(unready.warnings, 1, "{:#?}", unready.diagnostics);
+    assert_eq!(places(&report(&(db + &slice(true))), &["RD4015", "RD4042"]), [""; 0]);
+}
+
+#[test]
+fn a_static_entry_that_nothing_can_add_endpoints_to_is_a_warning() {
+    let bare = entry("a/st", "240.0.0.1", "").replace(", endpoints: [{address: 192.0.2.100}]", "");
+    let text = |entry: &str| {
+        service("a/shop", "10.96.0.1", "")
+            + entry
+            + &routed("a/v", "shop", "{host: a.st.example.com}")
+    };
+    let codes = ["RD4015", "RD4042"];
+    assert_eq!(
+        places(&report(&text(&bare)), &codes),
+        [
+            "RD4015 ServiceEntry/a/st spec",
+            "RD4015 VirtualService/a/v spec.tcp[0].route[0].destination.host"
+        ]
+    );
+    let selecting =
+        bare.replace("resolution", "workloadSelector: {labels: {app: none}}, resolution");
+    let selecting = report(&text(&selecting));
+    assert!(places(&selecting, &codes).iter().all(|place| place.starts_with("RD4042")));
+    assert_eq!(places(&selecting, &codes).len(), 2, "another document may add one");
+}
+
+#[test]
+fn a_share_without_the_port_dialled_is_said_to_be_refused_where_it_always_is() {
+    let two = |name: &str, address: &str, port: u16| {
+        service(name, address, "")
+            .replace("port: 80}", &format!("port: {port}}}, {{name: tcp-b, port: 91}}"))
+    };
+    let found = |ports: u16| {
+        let text = two("a/shop", "10.96.0.1", 80)
+            + &two("a/other", "10.96.0.2", ports)
+            + &virtual_service(
+                "a/v",
+                "{hosts: [shop], tcp: [{match: [{port: 80}], route: [{destination: {host: other}}]}]}",
+            );
+        let report = report(&text);
+        let found = told(&report, &["RD3007", "RD3006"]);
+        let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+        assert_eq!(place, "RD3007 VirtualService/a/v spec.tcp[0].route[0].destination.host");
+        (*message).to_owned()
+    };
+    assert!(found(90).ends_with("its share of the connections is refused"), "{}", found(90));
+    assert!(found(80).ends_with("where it does not exist the share is refused"), "{}", found(80));
+}
+
+#[test]
+fn the_order_of_several_virtual_services_is_that_of_the_clients_who_see_them() {
+    let host = "shop.a.svc.cluster.local";
+    let rules = |export: &str| {
+        let rule = |name: &str, export: &str| {
+            let route = "tcp: [{route: [{destination: {host: shop.a.svc.cluster.local}}]}]";
+            virtual_service(name, &format!("{{hosts: [{host}], exportTo: [{export}], {route}}}"))
+        };
+        let namespace =
+            |name| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        let text = service("a/shop", "10.96.0.1", "")
+            + &namespace("a")
+            + &namespace("b")
+            + &rule("a/a-public", "'*'")
+            + &rule("b/b-private", export);
+        report(&text)
+    };
+    let private = rules("'.'");
+    let found = told(&private, &["RD3009"]);
+    let [(_, first), (_, second)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(first, second);
+    assert!(
+        first.ends_with(
+            "in this order for clients in the namespace b: VirtualService/b/b-private, \
+             VirtualService/a/a-public"
+        ),
+        "{first}"
+    );
+    let helps = private.diagnostics.iter().filter(|d| d.code == "RD3009");
+    for help in helps.filter_map(|d| d.help.as_deref()) {
+        assert!(!help.contains("join"), "an override is no list in pieces: {help}");
+    }
+    assert_eq!(places(&rules("nowhere"), &["RD3009"]), [""; 0], "nobody sees both");
+    let public = rules("'*'");
+    let found = told(&public, &["RD3009"]);
+    let [(_, message), _] = &found[..] else { panic!("{found:#?}") };
+    assert!(
+        message.ends_with("in this order: VirtualService/a/a-public, VirtualService/b/b-private"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_subset_without_any_destination_rule_is_told_where_the_service_is_known() {
+    let rule = routed("a/v", "shop", "{host: other, subset: one}");
+    let shop = service("a/shop", "10.96.0.1", "");
+    let known = report(&(shop.clone() + &service("a/other", "10.96.0.2", "") + &rule));
+    assert_eq!(
+        places(&known, &["RD3008", "RD3019", "RD3024"]),
+        ["RD3008 VirtualService/a/v spec.tcp[0].route[0].destination.subset"]
+    );
+    let alone = report(&rule);
+    assert_eq!(places(&alone, &["RD3008", "RD3024"]).len(), 1, "rules alone are a part");
+    assert_eq!(alone.warnings, 0, "{:#?}", alone.diagnostics);
+}
+
+#[test]
+fn a_destination_that_passes_on_to_an_address_with_nothing_behind_it_is_told() {
+    let any = object(
+        "ServiceEntry",
+        "a/any",
+        "{hosts: [any.example.com], addresses: [198.51.100.0/24], resolution: NONE, ports: \
+         [{number: 80, name: tcp, protocol: TCP}]}",
+    );
+    let text = |host: &str| {
+        service("a/shop", "10.96.0.1", "") + &any + &routed("a/v", host, "{host: any.example.com}")
+    };
+    assert_eq!(
+        places(&report(&text("shop")), &["RD4033"]),
+        ["RD4033 VirtualService/a/v spec.tcp[0].route[0].destination.host"]
+    );
+    assert_eq!(places(&report(&text("any.example.com")), &["RD4033"]), [""; 0]);
+}
+
+#[test]
+fn names_for_one_another_are_said_to_be_names() {
+    let name = |name: &str, target: &str| {
+        let spec = format!("{{type: ExternalName, externalName: {target}.a.svc.cluster.local}}");
+        object("Service", name, &spec)
+    };
+    let text = service("a/shop", "10.96.0.1", "")
+        + &name("a/one", "two")
+        + &name("a/two", "one")
+        + &routed("a/v", "shop", "{host: one}");
+    let report = report(&text);
+    let found = told(&report, &["RD4030"]);
+    let [(_, message)] = &found[..] else { panic!("{found:#?}") };
+    assert!(message.contains("two.a.svc.cluster.local, which is another name itself"), "{message}");
+}
+
+#[test]
+fn a_source_namespace_that_the_object_is_not_exported_to_never_holds() {
+    let rules = |export: &str| {
+        let spec = format!(
+            "{{hosts: [shop.a.svc.cluster.local], exportTo: [{export}], tcp: [{{match: \
+             [{{sourceNamespace: a}}], route: [{{destination: {{host: shop.a.svc.cluster.local}}}}]}}]}}"
+        );
+        service("a/shop", "10.96.0.1", "") + &virtual_service("b/v", &spec)
+    };
+    let found = report(&rules("'.'"));
+    let place = "RD4011 VirtualService/b/v spec.tcp[0].match[0].sourceNamespace";
+    assert_eq!(places(&found, &["RD4011"]), [place]);
+    assert!(
+        found.diagnostics.iter().all(|d| d.code != "RD4011" || d.severity == Severity::Warning)
+    );
+    assert_eq!(places(&report(&rules("'*'")), &["RD4011"]), [""; 0]);
+}
