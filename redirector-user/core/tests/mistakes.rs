@@ -129,6 +129,18 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
             "RD2001@25:7 the destination is missing",
             1,
         ),
+        (
+            "        host: db.shop.internal\n      weight",
+            "      host: db.shop.internal\n      port: {number: 5432}\n      weight",
+            "RD2001@26:7 the destination is missing: \"host\" belongs below it",
+            1,
+        ),
+        (
+            "    - destination:\n        host: db.shop.internal\n      weight",
+            "    - host: db.shop.internal\n      weight",
+            "RD2001@25:7 the destination is missing: \"host\" belongs below it",
+            1,
+        ),
         ("kind: VirtualService", "kind: VirtualServices", "RD1008@13:7", 1),
         ("kind: VirtualService", "kind: HTTPProxy", "RD1008@13:7 networking.istio.io/v1 has no", 1),
         ("[10.0.0.10]", "[10.0.0.010]", "RD2008@6:15 \"10.0.0.010\" is not a subnet", 1),
@@ -220,6 +232,10 @@ fn help_names_what_was_meant() {
     assert_eq!(
         help("app: web\n    route", "app: web\n      route"),
         "indent route: by as much as match:"
+    );
+    assert_eq!(
+        help("  host: db.shop.internal\n      weight", "host: db.shop.internal\n      weight"),
+        "indent it further than destination:"
     );
     assert_eq!(help("weight: 90", "weight: 90%"), "write it without the percent sign: 90");
     let annotated = "shop, annotations: {redirector.io/drian: 5s}}\n";

@@ -235,6 +235,10 @@ impl<'a> At<'a> {
                         at.report(finding);
                         continue;
                     }
+                    Unknown::Sure(finding) => {
+                        at.report(finding);
+                        continue;
+                    }
                 }
                 let mut finding = Diagnostic::new(
                     &syntax::UNKNOWN_FIELD,

@@ -4,9 +4,10 @@
 //! makes its rule match more than was meant, so that is an error: a misspelt one, and
 //! one that stands outside of a match block.
 
-use super::cursor::Fields;
-use crate::diag::codes::syntax;
+use super::cursor::{At, Fields};
+use crate::diag::codes::{admission, syntax};
 use crate::diag::{Diagnostic, nearest};
+use crate::yaml::Value;
 
 /// The conditions of a match block of a tcp rule.
 pub(super) const TCP: &[&str] =
@@ -19,12 +20,17 @@ pub(super) const TLS: &[&str] =
 /// What stands in an item of a rule's route, or below it.
 const OF_ROUTES: [&str; 4] = ["destination", "weight", "host", "subset"];
 
+/// What stands below the destination of an item of a route.
+pub(super) const OF_DESTINATIONS: &[&str] = &["host", "subset", "port"];
+
 /// What an unknown field is.
 pub(super) enum Unknown {
     /// Without effect.
     Idle,
-    /// This.
+    /// This, unless it belongs to the empty field above it.
     Found(Diagnostic),
+    /// This, whatever stands above it.
+    Sure(Diagnostic),
     /// What follows from something that was told.
     Told,
 }
@@ -89,10 +95,33 @@ pub(super) fn outside_match(name: &str, known: &[&str]) -> Unknown {
     Unknown::Idle
 }
 
+/// Of an item of a route that says nothing below its destination: the first field that
+/// belongs there, and stands beside it.
+pub(super) fn beside_destination<'a>(item: &At<'a>) -> Option<&'a str> {
+    let Value::Map(entries) = &item.node.value else { return None };
+    if item.node.get("destination").is_some() {
+        return None;
+    }
+    entries.iter().map(|entry| &*entry.key).find(|name| OF_DESTINATIONS.contains(name))
+}
+
+/// The same field `name` of an item, told once for all of them: `first` is the first.
+pub(super) fn below_destination(name: &str, first: &str, item: &At<'_>) -> Unknown {
+    if name != first {
+        return Unknown::Told;
+    }
+    let message = format!("the destination is missing: \"{name}\" belongs below it");
+    let help = match item.node.entry("destination") {
+        Some(_) => "indent it further than destination:",
+        None => "write destination: above it, and indent it further than that",
+    };
+    Unknown::Sure(Diagnostic::new(&admission::REQUIRED, message).help(help))
+}
+
 /// Whether a rule's route is missing because what belongs to it stands elsewhere.
 pub(super) fn has_no_route_of_its_own(rule: &Fields<'_>) -> bool {
     let blocks = match rule.get("match").map(|at| &at.node.value) {
-        Some(crate::yaml::Value::List(blocks)) => &**blocks,
+        Some(Value::List(blocks)) => &**blocks,
         _ => &[],
     };
     let misplaced = |name: &str| rule.at.node.entry(name).is_some();

@@ -2,7 +2,7 @@
 
 use super::common::{check, required};
 use super::cursor::{At, Fields};
-use super::misplaced::{self, outside_match};
+use super::misplaced::{self, OF_DESTINATIONS, below_destination, outside_match};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
 use crate::model::RouteDestination;
@@ -49,7 +49,13 @@ pub(super) fn weighted(
     let destinations: Vec<RouteDestination> = items
         .iter()
         .filter_map(|at| {
-            let fields = at.fields_or(known, |name| outside_match(name, known))?;
+            let beside = misplaced::beside_destination(at);
+            let fields = at.fields_or(known, |name| match beside {
+                Some(first) if OF_DESTINATIONS.contains(&name) => {
+                    below_destination(name, first, at)
+                }
+                _ => outside_match(name, known),
+            })?;
             let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
                 None => 0,
                 Some((Some(weight), at)) => match u32::try_from(weight) {
@@ -70,7 +76,9 @@ pub(super) fn weighted(
             };
             total += i64::from(weight);
             let Some(target) = fields.get("destination") else {
-                required(&fields, "destination", "the destination");
+                if beside.is_none() {
+                    required(&fields, "destination", "the destination");
+                }
                 return None;
             };
             Some(RouteDestination { weight, ..destination(&target)? })
@@ -97,8 +105,7 @@ pub(super) fn weighted(
 
 /// `destination`: host, subset, port.
 pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
-    let known = &["host", "subset", "port"];
-    let fields = at.fields_or(known, |name| outside_match(name, known))?;
+    let fields = at.fields_or(OF_DESTINATIONS, |name| outside_match(name, OF_DESTINATIONS))?;
     let host = fields.text("host");
     match fields.get("host") {
         None => required(&fields, "host", "the host of the destination"),
