@@ -1,15 +1,16 @@
 //! Addresses that are served to everybody, and whom a policy refuses: read off
 //! the [`Plan`](crate::plan::Plan).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::facts::Facts;
 use super::refused::{COMPLETE, NOT_USABLE};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::{Kind, ObjectRef};
-use crate::plan::{Frontend, FrontendId, Lacks, RouteId, Verdict};
+use crate::model::{Kind, ObjectRef, Policy, Spec};
+use crate::plan::{DestinationId, Frontend, FrontendId, Lacks, RouteId, Verdict};
+use crate::registry::{MergedRule, MergedSubset};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let plan = &facts.examined.plan;
@@ -151,24 +152,28 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         hosts: BTreeSet<&'p str>,
         shares: BTreeSet<(&'p ObjectRef, usize)>,
     }
-    let mut by_rule: BTreeMap<&ObjectRef, Refused<'_>> = BTreeMap::new();
+    // Merged rules by the oldest of their objects.
+    let merged = facts.registry.rules.all().iter();
+    let merged: HashMap<&ObjectRef, &MergedRule> =
+        merged.filter_map(|rule| Some((rule.objects.first()?, rule))).collect();
+    let mut by_policy: BTreeMap<(&ObjectRef, String), Refused<'_>> = BTreeMap::new();
     for route in plan.routes.keys() {
         for (place, id) in route.destinations.iter().enumerate() {
             let Some(destination) = plan.destinations.get(id) else { continue };
             if destination.lacks != Some(Lacks::Bytes) {
                 continue;
             }
-            for rule in id.view.iter().skip(1) {
-                let refused = by_rule.entry(rule).or_default();
-                refused.why = destination.empty_because.as_deref().unwrap_or_default();
-                match &route.rule {
-                    Some(rule) => drop(refused.shares.insert((&rule.object, place))),
-                    None => drop(refused.hosts.insert(&id.host)),
-                }
+            let rule = id.view.get(1).and_then(|oldest| merged.get(oldest));
+            let Some(policy) = rule.and_then(|rule| asking(facts, rule, id)) else { continue };
+            let refused = by_policy.entry(policy).or_default();
+            refused.why = destination.empty_because.as_deref().unwrap_or_default();
+            match &route.rule {
+                Some(rule) => drop(refused.shares.insert((&rule.object, place))),
+                None => drop(refused.hosts.insert(&id.host)),
             }
         }
     }
-    for (rule, Refused { why, hosts, shares }) in by_rule {
+    for ((object, path), Refused { why, hosts, shares }) in by_policy {
         let mut what = Vec::new();
         if let Some(first) = hosts.first() {
             what.push(match hosts.len() {
@@ -182,12 +187,39 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 count => format!("{count} shares of rules, such as of {first}"),
             });
         }
-        Report::new(rule.clone(), findings).add(
-            "spec.trafficPolicy",
+        let are = if hosts.is_empty() && shares.len() == 1 { "is" } else { "are" };
+        Report::new(object.clone(), findings).add(
+            path,
             Diagnostic::new(
                 &differences::POLICY_REFUSES,
-                format!("{why}: refused here are {}", what.join(" and ")),
+                format!("{why}: {} {are} refused here", what.join(" and ")),
             ),
         );
     }
+}
+
+/// The policy of a merged rule that refuses a destination: in which object it
+/// stands, and where.
+fn asking<'r>(
+    facts: &Facts<'_>,
+    rule: &'r MergedRule,
+    id: &DestinationId,
+) -> Option<(&'r ObjectRef, String)> {
+    let asks = rule.policy(id.subset.as_deref(), id.port).changes_bytes();
+    let spec = |object: &ObjectRef| match &facts.world.get(object)?.spec {
+        Spec::DestinationRule(spec) => Some(spec),
+        _ => None,
+    };
+    let subset = rule.subsets.iter().find(|one| Some(&*one.subset.name) == id.subset.as_deref());
+    if let Some(MergedSubset { subset, object }) = subset
+        && Policy::effective(None, subset.traffic_policy.as_ref(), id.port).changes_bytes() == asks
+    {
+        let place = spec(object)?.subsets.iter().position(|one| one.name == subset.name)?;
+        return Some((object, format!("spec.subsets[{place}].trafficPolicy")));
+    }
+    let object = rule
+        .objects
+        .iter()
+        .find(|object| spec(object).is_some_and(|spec| spec.traffic_policy.is_some()))?;
+    Some((object, "spec.trafficPolicy".to_owned()))
 }
