@@ -418,6 +418,78 @@ fn a_rule_hides_the_subsets_of_others_where_the_lookup_finds_it_instead() {
 }
 
 #[test]
+fn the_policy_of_a_subset_that_refuses_is_told_where_it_stands() {
+    let rule = object(
+        "DestinationRule",
+        "a/shop",
+        "{host: shop, subsets: [{name: v1}, {name: v2, trafficPolicy: {tls: {mode: SIMPLE}}}]}",
+    );
+    let text = service("a/shop", "10.96.0.1", "")
+        + &routed("a/shop", "shop", "{host: shop, subset: v2}")
+        + &rule;
+    let report = report(&text);
+    let found = told(&report, &["RD4044"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4044 DestinationRule/a/shop spec.subsets[1].trafficPolicy");
+    assert!(message.ends_with(": a share of VirtualService/a/shop is refused here"), "{message}");
+}
+
+#[test]
+fn what_has_no_weight_gets_no_connections_whatever_is_wrong_with_it() {
+    let text = service("a/shop", "10.96.0.1", "")
+        + &object("DestinationRule", "a/shop", "{host: shop, subsets: [{name: v1}]}")
+        + &virtual_service(
+            "a/shop",
+            "{hosts: [shop], tcp: [{route: [{destination: {host: shop}, weight: 100}, {destination: \
+             {host: nix}, weight: 0}, {destination: {host: shop, subset: v9}, weight: 0}]}]}",
+        );
+    let report = report(&text);
+    let found = told(&report, &["RD3005", "RD3008", "RD3019"]);
+    let of = |code: &str, place: &str, message: &str| {
+        let message = format!("{message}: it gets no connections (weight 0)");
+        let path = format!("spec.tcp[0].route{place}");
+        (format!("{code} VirtualService/a/shop {path}"), message)
+    };
+    let no_rule = "no DestinationRule for shop.a.svc.cluster.local defines the subset \"v9\"";
+    let wanted = [
+        of("RD3005", "[1].destination.host", "no service has the host nix.a.svc.cluster.local"),
+        of("RD3008", "[2].destination.subset", no_rule),
+    ];
+    let found: Vec<_> = found.into_iter().map(|(place, text)| (place, text.to_owned())).collect();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_subset_that_is_not_defined_is_told_once_and_no_rule_of_another_host_is_blamed() {
+    let two = service("a/two", "10.96.0.2", "")
+        .replace("[{name: tcp, port: 80}]", "[{name: tcp, port: 80}, {name: tcp-b, port: 81}]");
+    let rule = |host: &str| {
+        object("DestinationRule", "a/db", &format!("{{host: {host}, subsets: [{{name: v1}}]}}"))
+    };
+    let codes = ["RD3005", "RD3007", "RD3008", "RD3019"];
+    let base = service("a/db", "10.96.0.1", "")
+        + &two
+        + &routed("a/two", "two", "{host: two, subset: v1}");
+    let of = |code: &str, field: &str| {
+        format!("{code} VirtualService/a/two spec.tcp[0].route[0].destination.{field}")
+    };
+    let help = |report: &Report| {
+        let found = report.diagnostics.iter().find(|d| d.code == "RD3008");
+        found.and_then(|d| d.help.clone()).unwrap_or_default()
+    };
+    let fine = report(&(base.clone() + &rule("db")));
+    assert_eq!(places(&fine, &codes), [of("RD3007", "host"), of("RD3008", "subset")]);
+    assert!(help(&fine).starts_with("add a DestinationRule with host: two.a."), "{fine:#?}");
+    let lost = report(&(base + &rule("tow")));
+    assert!(help(&lost).contains("its host must be two.a.svc.cluster.local"), "{lost:#?}");
+    // Of a host that is not there no subset can be.
+    let text = service("a/two", "10.96.0.2", "")
+        + &rule("two")
+        + &routed("a/two", "two", "{host: nix, subset: v1}");
+    assert_eq!(places(&report(&text), &codes), [of("RD3005", "host")]);
+}
+
+#[test]
 fn a_port_that_is_claimed_at_every_address_is_told_with_its_effect() {
     let spec = |resolution: &str| {
         format!(

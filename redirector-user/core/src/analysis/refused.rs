@@ -19,7 +19,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let Some(object) = facts.world.get(&refusal.rule.object) else { continue };
         let Spec::VirtualService(_) = &object.spec else { continue };
         let path = path(refusal);
-        let cause = causes.at(&refusal.rule.object, &path);
+        let told = causes.at(&refusal.rule.object, &path);
         let elsewhere = match refusal.lacks {
             // The entries say that they are to be resolved, and which endpoints
             // are sockets; the policy says what it refuses.
@@ -31,8 +31,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Some(Lacks::Service) if facts.refused_service(&refusal.id.host) => true,
             Some(Lacks::Subset) if facts.refused_rule(&refusal.id.host) => true,
             Some(Lacks::Export) => false,
-            Some(Lacks::Port) => cause.is_some(),
-            _ => cause.is_some_and(|code| code != references::PORT_REQUIRED.id),
+            Some(Lacks::Port) => !told.is_empty(),
+            _ => told.iter().any(|(code, _)| *code != references::PORT_REQUIRED.id),
         };
         if elsewhere {
             continue;
@@ -166,8 +166,8 @@ fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
 
 /// What was found that explains a refusal.
 struct Causes {
-    /// At a `destination`: the code, and which finding it is.
-    destinations: HashMap<(ObjectRef, String), (&'static str, usize)>,
+    /// At a `destination`: the codes, and which findings they are.
+    destinations: HashMap<(ObjectRef, String), Vec<(&'static str, usize)>>,
     /// DestinationRules with subsets that have nobody in them.
     empty_subsets: HashSet<ObjectRef>,
 }
@@ -187,7 +187,7 @@ impl Causes {
                 && let Some(end) = path.find(".destination")
             {
                 let place = path[..end + ".destination".len()].to_owned();
-                causes.destinations.entry((object.clone(), place)).or_insert((code, at));
+                causes.destinations.entry((object.clone(), place)).or_default().push((code, at));
             }
             if code == references::EMPTY_SUBSET.id
                 || code == references::SUBSET_WITHOUT_ENDPOINTS.id
@@ -198,20 +198,19 @@ impl Causes {
         causes
     }
 
-    /// The code of what was found at a `destination`.
-    fn at(&self, object: &ObjectRef, path: &str) -> Option<&'static str> {
-        self.destinations.get(&(object.clone(), path.to_owned())).map(|(code, _)| *code)
+    /// What was found at a `destination`.
+    fn at(&self, object: &ObjectRef, path: &str) -> &[(&'static str, usize)] {
+        let found = self.destinations.get(&(object.clone(), path.to_owned()));
+        found.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Takes away that the host of a `destination` is not known to Istio's
     /// analysis.
     fn take(&mut self, object: &ObjectRef, path: &str, findings: &mut [Finding]) -> bool {
-        let Some((code, at)) = self.destinations.get(&(object.clone(), path.to_owned())) else {
+        let mut told = self.at(object, path).iter();
+        let Some((_, at)) = told.find(|(code, _)| *code == references::UNKNOWN_HOST.id) else {
             return false;
         };
-        if *code != references::UNKNOWN_HOST.id {
-            return false;
-        }
         if let Some(finding) = findings.get_mut(*at) {
             finding.diagnostic.code = TAKEN;
         }

@@ -204,6 +204,8 @@ pub(super) struct Target<'r> {
     list: RuleList,
     rule: usize,
     place: usize,
+    /// Whether it gets any of the rule's connections.
+    drawn: bool,
 }
 
 /// Where a destination of a rule stands.
@@ -231,7 +233,8 @@ pub(super) fn targets(rule: &VirtualService) -> Vec<Target<'_>> {
         for (rule, route) in routes.into_iter().enumerate() {
             for (place, destination) in route.iter().enumerate() {
                 let path = destination_path(list, rule, place);
-                targets.push(Target { destination, path, list, rule, place });
+                let drawn = route.len() == 1 || destination.weight > 0;
+                targets.push(Target { destination, path, list, rule, place, drawn });
             }
         }
     }
@@ -252,6 +255,7 @@ fn destinations(
         let Target { destination, path, .. } = target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
+        let mut unknown = false;
         match known {
             None if facts.refused_service(&facts.full_host(host, namespace)) => {}
             None => {
@@ -271,6 +275,8 @@ fn destinations(
                 finding.help =
                     facts.suggest_host(host, namespace).map(|near| format!("did you mean {near}?"));
                 report.add(format!("{path}.host"), finding);
+                // Where there is no service at all, nothing is said of hosts.
+                unknown = !facts.registry.services().is_empty();
             }
             Some(known) => match destination.port {
                 None if known.ports.len() > 1 => report.add(
@@ -308,7 +314,8 @@ fn destinations(
                 _ => {}
             },
         }
-        if let Some(subset) = &destination.subset
+        // No subset can be defined of what does not exist.
+        if let Some(subset) = destination.subset.as_ref().filter(|_| !unknown)
             && let Some(finding) = subsets.finding(facts, object, host, subset, &refused)
         {
             report.add(format!("{path}.subset"), finding);
@@ -318,6 +325,9 @@ fn destinations(
 
 /// What comes of a destination that does not exist for Istio's analysis.
 fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> String {
+    if !target.drawn {
+        return "it gets no connections (weight 0)".to_owned();
+    }
     let rule = rule_id(object, target);
     let said = match facts.examined.share(&rule, target.place) {
         Share::Refused => {
@@ -350,7 +360,8 @@ struct Subsets {
     /// As Istio's analyzer finds them: host and namespace as it takes them out
     /// of a name, and subset.
     defined: HashSet<(String, String, String)>,
-    /// By subset name: a rule that defines it, and its host.
+    /// By subset name: a rule that defines it for a host that names no service, and
+    /// the host.
     by_name: HashMap<String, (ObjectRef, String)>,
 }
 
@@ -361,8 +372,12 @@ impl Subsets {
             let namespace = &object.meta.namespace;
             let host = facts.full_host(&rule.host, namespace);
             let (name, at) = resource_name(&host, namespace);
+            let lost = !rule.subsets.is_empty() && facts.services_of(&host).is_empty();
             for subset in &rule.subsets {
                 subsets.defined.insert((name.clone(), at.clone(), subset.name.clone()));
+                if !lost {
+                    continue;
+                }
                 subsets
                     .by_name
                     .entry(subset.name.clone())
@@ -395,8 +410,8 @@ impl Subsets {
         );
         finding.help = Some(match self.by_name.get(subset) {
             Some((rule, of)) => format!(
-                "{rule} defines it for the host {of}{}: its host must be {full}",
-                if facts.services_of(of).is_empty() { ", which names no service" } else { "" }
+                "{rule} defines it for the host {of}, which names no service: its host must be \
+                 {full}"
             ),
             None => {
                 let near = nearest(
