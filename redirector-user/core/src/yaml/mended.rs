@@ -14,8 +14,8 @@ const MOST: usize = 100;
 /// A text that is parsed by itself.
 pub(super) struct Mended<'t> {
     text: Cow<'t, str>,
-    /// How many lines stand before it.
-    lines_before: u32,
+    /// How many lines stand before it, and on its first line, how many characters.
+    before: (u32, u32),
     /// In the order in which they were made.
     changes: Vec<Change>,
 }
@@ -28,8 +28,8 @@ struct Change {
 }
 
 impl<'t> Mended<'t> {
-    pub fn new(text: Cow<'t, str>, lines_before: u32) -> Self {
-        Self { text, lines_before, changes: Vec::new() }
+    pub fn new(text: Cow<'t, str>, line: u32, column: u32) -> Self {
+        Self { text, before: (line, column), changes: Vec::new() }
     }
 
     pub fn as_str(&self) -> &str {
@@ -69,15 +69,20 @@ impl<'t> Mended<'t> {
                 _ => {}
             }
         }
-        position(self.lines_before, mark.line, column)
+        position(self.before, mark.line, column)
     }
 }
 
-/// The place of a line and column, both counted from 0, behind so many lines.
-pub(super) fn position(lines_before: u32, line: u64, column: u64) -> Position {
+/// The place of a line and column, both counted from 0, behind so many lines, and
+/// characters of the first line.
+pub(super) fn position(before: (u32, u32), line: u64, column: u64) -> Position {
     let clamp = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Position {
-        line: clamp(line).saturating_add(1).saturating_add(lines_before),
-        column: clamp(column).saturating_add(1),
+        line: clamp(line).saturating_add(1).saturating_add(before.0),
+        column: clamp(column).saturating_add(1).saturating_add(if line == 0 {
+            before.1
+        } else {
+            0
+        }),
     }
 }

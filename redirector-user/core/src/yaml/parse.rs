@@ -58,22 +58,19 @@ pub fn parse(text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     let mut budget = MAX_NODES;
     for chunk in split(text) {
-        let before = parsed.documents.len();
-        let Err(error) = parse_chunk(chunk.text, chunk.line, &mut budget, &mut parsed.documents)
-        else {
+        let (before, left) = (parsed.documents.len(), budget);
+        let Err(mut error) = parse_chunk(chunk, &mut budget, &mut parsed.documents) else {
             continue;
         };
-        // JSON has escapes that YAML lacks, and may stand one behind the other.
-        if !error.limit && is_json(chunk.text) {
-            let values: Result<Vec<serde_json::Value>, _> =
-                serde_json::Deserializer::from_str(chunk.text).into_iter().collect();
-            if let Ok(values) = values {
-                parsed.documents.truncate(before);
-                parsed.documents.extend(values.iter().map(|value| Document {
-                    root: Node::from_json(value),
-                    duplicates: Vec::new(),
-                }));
-                continue;
+        if !error.limit
+            && is_json(chunk.text)
+            && let Some(values) = json_values(chunk)
+        {
+            parsed.documents.truncate(before);
+            budget = left;
+            match json(values, &mut budget, &mut parsed.documents) {
+                Ok(()) => continue,
+                Err(limit) => error = limit,
             }
         }
         let limit = error.limit;
@@ -86,10 +83,74 @@ pub fn parse(text: &str) -> Parsed {
 }
 
 /// A part of the text that is parsed by itself.
+#[derive(Clone, Copy)]
 struct Chunk<'a> {
     text: &'a str,
     /// How many lines stand before it.
     line: u32,
+    /// How many characters stand before it on its first line.
+    column: u32,
+}
+
+/// The values of a text of JSON, which may stand one behind the other, and where each
+/// is written.
+fn json_values(chunk: Chunk<'_>) -> Option<Vec<(serde_json::Value, Chunk<'_>)>> {
+    let mut values = Vec::new();
+    let mut stream = serde_json::Deserializer::from_str(chunk.text).into_iter();
+    let Chunk { mut line, mut column, .. } = chunk;
+    let mut pass = |text: &str| match text.rsplit_once('\n') {
+        Some((before, last)) => {
+            line = line.saturating_add(clamp(before.matches('\n').count() + 1));
+            column = clamp(last.chars().count());
+            (line, column)
+        }
+        None => {
+            column = column.saturating_add(clamp(text.chars().count()));
+            (line, column)
+        }
+    };
+    let mut end = 0;
+    while let Some(value) = stream.next() {
+        let value = value.ok()?;
+        let rest = &chunk.text[end..];
+        let (gap, _) = rest.split_at(rest.len() - rest.trim_start().len());
+        let (line, column) = pass(gap);
+        let text = &chunk.text[end + gap.len()..stream.byte_offset()];
+        pass(text);
+        end = stream.byte_offset();
+        values.push((value, Chunk { text, line, column }));
+    }
+    Some(values)
+}
+
+fn clamp(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Reads values of JSON: as YAML, which has places, but where they have escapes that
+/// YAML lacks.
+///
+/// # Errors
+///
+/// A limit that they exceed.
+fn json(
+    values: Vec<(serde_json::Value, Chunk<'_>)>,
+    budget: &mut usize,
+    documents: &mut Vec<Document>,
+) -> Result<(), SyntaxError> {
+    for (value, chunk) in values {
+        let before = documents.len();
+        match parse_chunk(chunk, budget, documents) {
+            Ok(()) => {}
+            Err(error) if error.limit => return Err(error),
+            Err(_) => {
+                documents.truncate(before);
+                let root = Node::from_json(&value);
+                documents.push(Document { root, duplicates: Vec::new() });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Splits at lines that begin with `---`: YAML allows them nowhere inside of a
@@ -107,7 +168,7 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker {
             let (at, at_line) = directives.take().unwrap_or((offset, line));
-            chunks.push(Chunk { text: &text[start..at], line: start_line });
+            chunks.push(Chunk { text: &text[start..at], line: start_line, column: 0 });
             (start, start_line) = (at, at_line);
         } else if part.starts_with('%') {
             directives = directives.or(Some((offset, line)));
@@ -117,7 +178,7 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
         offset += part.len();
         line += 1;
     }
-    chunks.push(Chunk { text: &text[start..], line: start_line });
+    chunks.push(Chunk { text: &text[start..], line: start_line, column: 0 });
     chunks
 }
 
@@ -158,19 +219,19 @@ struct Builder<'a> {
 }
 
 fn parse_chunk(
-    text: &str,
-    lines_before: u32,
+    chunk: Chunk<'_>,
     budget: &mut usize,
     documents: &mut Vec<Document>,
 ) -> Result<(), SyntaxError> {
     // A tab may stand between JSON's tokens, and nowhere else in it.
+    let Chunk { text, line, column } = chunk;
     let text = if is_json(text) && text.contains('\t') {
         Cow::Owned(text.replace('\t', " "))
     } else {
         Cow::Borrowed(text)
     };
-    check_directives(&text, lines_before)?;
-    let mut mended = Mended::new(text, lines_before);
+    check_directives(&text, line)?;
+    let mut mended = Mended::new(text, line, column);
     loop {
         let (left, before) = (*budget, documents.len());
         match read(&mended, budget, documents) {
@@ -231,7 +292,7 @@ fn check_directives(text: &str, lines_before: u32) -> Result<(), SyntaxError> {
         Some((line, _)) => Err(SyntaxError {
             message: format!("a document has more than {MAX_DIRECTIVES} directives (%)"),
             help: None,
-            position: super::mended::position(lines_before, line as u64, 0),
+            position: super::mended::position((lines_before, 0), line as u64, 0),
             limit: true,
         }),
     }

@@ -59,6 +59,16 @@ fn what_kubectl_reads_is_read_with_its_places() {
             "a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}\n",
             "a@1:1 b@1:8 1@1:11 c@2:1 b@1:8 1@1:11 d@3:1 e@3:13 2@3:16 b@1:8 1@1:11",
         ),
+        // JSON may stand one behind the other.
+        (
+            "{\"a\":\n 1}\n\n {\"b\": \"ä\"} {\"c\": [2,\n3]}\n",
+            "a@1:2 1@2:2 b@4:3 \"ä\"@4:8 c@4:14 2@4:20 3@5:1",
+        ),
+        ("{\"a\": \"\\ud83d\\ude00\"}\n{\"b\": 1}", "a@0:0 \"😀\"@0:0 b@2:2 1@2:7"),
+        (
+            "{\"a\": 1}\n ]",
+            "a@1:2 1@1:7 this is not YAML: did not find expected <document start>@2:2",
+        ),
         // JSON with escapes that YAML lacks has no places.
         ("{\"a\": \"\\ud83d\\ude00\"}", "a@0:0 \"😀\"@0:0"),
     ] {
