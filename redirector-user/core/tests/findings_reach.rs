@@ -210,3 +210,112 @@ fn a_source_namespace_that_the_object_is_not_exported_to_never_holds() {
     );
     assert_eq!(places(&report(&rules("'*'")), &["RD4011"]), [""; 0]);
 }
+
+/// A rule that leads to the shop, with these matches.
+fn rule(matches: &str) -> String {
+    format!("{{match: [{matches}], route: [{{destination: {{host: shop.a.svc.cluster.local}}}}]}}")
+}
+
+/// The rules that are said to be never reached, with who takes what they match.
+fn unreached(text: &str) -> Vec<(String, String)> {
+    let report = report(text);
+    let found = told(&report, &["RD4048"]).into_iter();
+    let by = |message: &str| {
+        let from = message.find(": ").expect("by whom") + 2;
+        message[from..message.find(" is compared").expect("by whom")].to_owned()
+    };
+    found.map(|(place, message)| (place, by(message))).collect()
+}
+
+#[test]
+fn a_rule_that_an_older_object_at_the_gateway_takes_everything_from_is_told() {
+    let rules = |name: &str, rule: &str| {
+        virtual_service(
+            &format!("a/{name}"),
+            &format!("{{hosts: ['*'], gateways: [edge], tcp: [{rule}]}}"),
+        )
+    };
+    let text = |first: &str, second: &str| {
+        service("a/shop", "10.96.0.1", "")
+            + &gateway("a/edge")
+            + &rules("one", &rule(first))
+            + &rules("two", &rule(second))
+    };
+    let told = [(
+        "RD4048 VirtualService/a/two spec.tcp[0]".to_owned(),
+        "spec.tcp[0] of VirtualService/a/one".to_owned(),
+    )];
+    assert_eq!(unreached(&text("{port: 80}", "{}")), told);
+    assert_eq!(unreached(&text("{sourceNamespace: b}", "{sourceNamespace: b, port: 80}")), told);
+    assert_eq!(unreached(&text("{sourceNamespace: b}", "{port: 80}")), []);
+    assert_eq!(unreached(&text("{port: 81}", "{port: 80}")), []);
+}
+
+#[test]
+fn a_rule_that_others_in_the_mesh_take_everything_from_is_told() {
+    let rules = |name: &str, export: &str, rules: &str| {
+        let host = "shop.a.svc.cluster.local";
+        let spec = format!("{{hosts: [{host}], exportTo: [{export}], tcp: [{rules}]}}");
+        virtual_service(name, &spec)
+    };
+    let text = |first: (&str, &str), second: (&str, &str)| {
+        service("a/shop", "10.96.0.1", "")
+            + &rules("b/one", first.0, first.1)
+            + &rules("b/two", second.0, second.1)
+    };
+    let all = "{}";
+    let told = [(
+        "RD4048 VirtualService/b/two spec.tcp[0]".to_owned(),
+        "spec.tcp[0] of VirtualService/b/one".to_owned(),
+    )];
+    assert_eq!(unreached(&text(("'*'", &rule(all)), ("'*'", &rule("{port: 80}")))), told);
+    // What is private comes first, and the public rule is for all others.
+    assert_eq!(unreached(&text(("'.'", &rule(all)), ("'*'", &rule(all)))), []);
+    // In c the younger one is alone.
+    assert_eq!(unreached(&text(("b", &rule(all)), ("'b', 'c'", &rule(all)))), []);
+    let only_b = rule("{sourceNamespace: b}");
+    assert_eq!(unreached(&text(("'.'", &rule(all)), ("'*'", &only_b))), told);
+    assert_eq!(unreached(&text(("'*'", &rule("{port: 81}")), ("'*'", &rule(all)))), []);
+    // What its own object takes is told once, at the match.
+    let twice = format!("{}, {}", rule("{port: 80}"), rule("{port: 80, sourceNamespace: c}"));
+    let report = report(&text(("'*'", &twice), ("c", &rule(all))));
+    assert_eq!(
+        places(&report, &["RD4004", "RD4048"]),
+        ["RD4004 VirtualService/b/one spec.tcp[1].match[0]"]
+    );
+}
+
+#[test]
+fn a_rule_that_several_rules_above_it_take_everything_from_is_told() {
+    let two = service("a/shop", "10.96.0.1", "")
+        .replace("port: 80}", "port: 80}, {name: tcp-b, port: 81}");
+    let rules = |last: &str| {
+        let rules = [rule("{port: 80}"), rule("{port: 81}"), rule(last)].join(", ");
+        two.clone() + &virtual_service("a/v", &format!("{{hosts: [shop], tcp: [{rules}]}}"))
+    };
+    let found = unreached(&rules("{sourceLabels: {app: shop}}"));
+    let [(place, by)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4048 VirtualService/a/v spec.tcp[2]");
+    assert_eq!(by, "spec.tcp[0]");
+}
+
+#[test]
+fn a_server_name_that_an_older_object_has_is_never_reached_by_the_younger_one() {
+    let port = "port: {number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}";
+    let spec = format!("{{selector: {{istio: edge}}, servers: [{{{port}, hosts: ['*']}}]}}");
+    let rules = |name: &str, sni: &str| {
+        let route = "route: [{destination: {host: shop}}]";
+        let tls = format!("tls: [{{match: [{{sniHosts: [{sni}]}}], {route}}}]");
+        virtual_service(name, &format!("{{hosts: [{sni}], gateways: [edge], {tls}}}"))
+    };
+    let text = |second: &str| {
+        service("a/shop", "10.96.0.1", "")
+            + &object("Gateway", "a/edge", &spec)
+            + &rules("a/one", "'*.example.com'")
+            + &rules("a/two", second)
+    };
+    let found = unreached(&text("x.example.com"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].0, "RD4048 VirtualService/a/two spec.tls[0]");
+    assert_eq!(unreached(&text("x.example.org")), []);
+}

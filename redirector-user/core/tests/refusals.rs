@@ -44,15 +44,18 @@ fn key(rule: &RuleId) -> RuleKey {
 struct Met {
     rules: BTreeSet<RuleKey>,
     refused: BTreeSet<Share>,
+    /// The rules that decide, those too that pass a connection on.
+    deciding: BTreeSet<RuleKey>,
 }
 
 impl Met {
     fn add(&mut self, answer: &Explanation) {
         let Some(rule) = &answer.rule else { return };
+        let rule = (rule.object.clone(), rule.list.clone(), rule.index);
+        self.deciding.insert(rule.clone());
         if answer.verdict == VerdictWord::Passthrough {
             return;
         }
-        let rule = (rule.object.clone(), rule.list.clone(), rule.index);
         self.rules.insert(rule.clone());
         let mut next = 0_usize;
         for destination in &answer.destinations {
@@ -154,6 +157,7 @@ impl Checked<'_> {
         let mut refused = 0;
         for class in 0..plan.classes.len() as ClassId {
             let met = self.met(class, &dials);
+            self.none_is_unreached(&met);
             // Who is made up is made up for some of the rules; all others dial
             // everything.
             let concerns = |refusal: &&Refusal| {
@@ -210,8 +214,26 @@ impl Checked<'_> {
         }
         let said = self.examined.refusals.iter().filter(|one| !one.gateways.is_empty());
         let said: BTreeSet<Share> = said.map(|one| (key(&one.rule), one.destination)).collect();
+        self.none_is_unreached(&met);
         if !met.refused.is_subset(&said) {
             self.fail(&format!("at gateways: {said:?}, explain refuses {:?}", met.refused));
+        }
+    }
+
+    /// The rules that are said to be reached by nobody.
+    fn unreached(&self) -> impl Iterator<Item = &(String, String, Diagnostic)> {
+        self.told.iter().filter(|(_, _, diagnostic)| diagnostic.code == "RD4048")
+    }
+
+    /// No rule that decides is said to be reached by nobody.
+    fn none_is_unreached(&self, met: &Met) {
+        for (object, path, _) in self.unreached() {
+            let at = |(of, list, index): &RuleKey| {
+                of == object && *path == format!("spec.{list}[{index}]")
+            };
+            if met.deciding.iter().any(at) {
+                self.fail(&format!("{path} of {object} is reached"));
+            }
         }
     }
 
@@ -339,7 +361,7 @@ impl Checked<'_> {
 #[test]
 fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
     let (worlds, seed) = (number("REDIRECTOR_WORLDS", 500), number("REDIRECTOR_SEED", 0));
-    let mut refused = 0;
+    let (mut refused, mut unreached) = (0, 0);
     for index in seed..seed + worlds {
         let mut random = Random::of_world(index);
         let documents = Documents::random(&mut random);
@@ -368,7 +390,9 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
         refused += checked.refuses_whom_explain_refuses();
         checked.refuses_what_explain_refuses_at_gateways(&mut random);
         checked.tells_of_it();
+        unreached += checked.unreached().count() as u64;
     }
+    assert!(unreached > worlds / 50, "{unreached} rules that nobody reaches are few");
     assert!(refused > worlds, "{refused} refused shares in {worlds} worlds are few");
     eprintln!("figure: {worlds} worlds from seed {seed}: {refused} shares refused to a class");
 }

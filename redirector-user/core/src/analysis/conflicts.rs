@@ -9,12 +9,12 @@ use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::references;
 use crate::model::Spec;
-use crate::rules::{RuleBook, RuleSet, in_order};
+use crate::rules::{RuleSet, in_order};
 
 /// Hosts that several VirtualServices claim in the mesh, for clients that see
 /// both.
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let book = RuleBook::new(facts.world);
+    let book = &facts.book;
     // By host and scope: places in the book, which are in order of age.
     let mut claims: BTreeMap<&str, BTreeMap<String, BTreeSet<usize>>> = BTreeMap::new();
     for (place, set) in book.sets.iter().enumerate().filter(|(_, set)| set.is_for_mesh()) {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::refusals::{Refusal, arrives, refusals};
-use crate::client::Question;
-use crate::compile::{Probe, compile_for};
+use crate::client::{Client, Question};
+use crate::compile::{Probe, Seen, compile_for};
 use crate::explain::QuerySource;
 use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
 use crate::names::{MESH, complete_host};
@@ -38,6 +38,8 @@ pub struct Examined {
     pub left_out: usize,
     /// The rules that some connection takes.
     taken: BTreeSet<RuleId>,
+    /// Which rules decide about some connection, and which stand behind others.
+    seen: Seen,
 }
 
 /// What becomes of a share of a rule.
@@ -57,7 +59,7 @@ pub fn examine(world: &World, registry: &mut Registry) -> Examined {
     let (probes, left_out) = probes(world, registry);
     let examined = registry.workloads.examined(world.gateways());
     let own = std::mem::replace(&mut registry.workloads, examined);
-    let plan = compile_for(world, registry, &probes).plan;
+    let (plan, seen) = compile_for(world, registry, &probes);
     registry.workloads = own;
     let taken = plan.routes.keys().filter_map(|route| route.rule.clone()).collect();
     let first = plan.classes.len() - probes.len();
@@ -67,7 +69,7 @@ pub fn examine(world: &World, registry: &mut Registry) -> Examined {
             made_for.entry(rules.clone()).or_default().extend(ClassId::try_from(class));
         }
     }
-    Examined { refusals: refusals(&plan), plan, probes, made_for, left_out, taken }
+    Examined { refusals: refusals(&plan), plan, probes, made_for, left_out, taken, seen }
 }
 
 impl Examined {
@@ -77,6 +79,34 @@ impl Examined {
             [] => Share::Untaken,
             _ => Share::Refused,
         }
+    }
+
+    /// Whether a rule decides about some connection.
+    pub(super) fn meets(&self, rule: &RuleId) -> bool {
+        self.seen.met.contains(rule)
+    }
+
+    /// A rule that takes what another one would at a gateway.
+    pub(super) fn before(&self, rule: &RuleId) -> Option<&RuleId> {
+        self.seen.behind.get(rule)
+    }
+
+    /// The unknown caller and those who were made up for a VirtualService.
+    pub(super) fn made_for(&self, object: &ObjectRef) -> impl Iterator<Item = ClassId> {
+        std::iter::once(0).chain(self.made_for.get(object).into_iter().flatten().copied())
+    }
+
+    /// Somebody of a class.
+    pub(super) fn client(&self, class: ClassId) -> Client<'_> {
+        let class = self.plan.classes.get(class as usize);
+        let example = class.and_then(|class| class.example.as_ref());
+        let source = example.and_then(|id| Some((id, self.plan.sources.get(id)?)));
+        source.map_or_else(Client::default, |(id, source)| Client {
+            namespace: Some(&id.namespace),
+            labels: Some(&source.labels),
+            addresses: &source.addresses,
+            bypassed: false,
+        })
     }
 
     /// The refusals of a share, one for each reason.
@@ -353,7 +383,8 @@ impl<'w> About<'w> {
         if !self.export.is_public() {
             let seen: BTreeSet<&Arc<str>> = self.export.namespaces().collect();
             all.retain(|name| seen.contains(name));
-            all.extend(seen.into_iter().next().cloned());
+            // From each its rules may be taken by others.
+            all.extend(seen.into_iter().take(64).cloned());
         }
         let mut known = BTreeSet::new();
         all.retain(|name| known.insert(name.clone()));

@@ -13,6 +13,7 @@ use crate::model::annotations;
 use crate::model::{Labels, Object, ObjectRef, Resolution, Spec};
 use crate::names::{HostIndex, complete_host, service_host};
 use crate::registry::Registry;
+use crate::rules::RuleBook;
 use crate::world::World;
 
 /// How many names are compared in all to find what somebody may have meant.
@@ -39,6 +40,8 @@ pub(super) struct Facts<'w> {
     pub registry: &'w Registry,
     /// What connections meet.
     pub examined: &'w Examined,
+    /// The rules in their order.
+    pub book: RuleBook,
     /// By scope (a namespace, or `*`) and full host.
     scoped: HashMap<String, Arc<Known>>,
     /// Wildcard hosts of `scoped`: scope, suffix.
@@ -115,6 +118,7 @@ impl<'w> Facts<'w> {
             world,
             registry,
             examined,
+            book: RuleBook::new(world),
             scoped: HashMap::new(),
             wild: Vec::new(),
             hosts: BTreeSet::new(),

@@ -25,6 +25,7 @@ mod refused;
 mod rules;
 mod served;
 mod services;
+mod unreached;
 mod virtual_services;
 
 use std::collections::BTreeSet;
@@ -135,6 +136,7 @@ pub fn analyze(
     proxy_protocol::analyze(&facts, &mut findings);
     refused::analyze(&facts, &mut findings);
     served::analyze(&facts, &mut findings);
+    unreached::analyze(&facts, &mut findings);
     (findings, examined)
 }
 

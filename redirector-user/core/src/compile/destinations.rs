@@ -87,6 +87,11 @@ impl<'q> Destinations<'q> {
         self.routes.get(route).map_or(&[], |met| &met.legs)
     }
 
+    /// The rules that were met.
+    pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
+        self.routes.keys().filter_map(|route| route.rule.as_ref())
+    }
+
     /// A destination that was met.
     pub fn destination(&self, id: &DestinationId) -> Option<&Destination> {
         self.destinations.get(id)

@@ -1,12 +1,12 @@
 //! What this node's gateway workloads listen on, and with which rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 
 use super::destinations::{Destinations, Family};
 use crate::client::Asker;
-use crate::model::speaks_proxy_protocol;
+use crate::model::{RuleId, speaks_proxy_protocol};
 use crate::plan::Verdict;
 use crate::plan::gateway::{Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode};
 use crate::registry::{Registry, Workload};
@@ -15,12 +15,58 @@ use crate::rules::{
 };
 use crate::world::World;
 
-/// Compiles what this node serves.
+/// So many rules of a listener are compared with each that stands behind them;
+/// beyond, only blocks that are equal are found.
+const MAX_COMPARED: usize = 100;
+
+/// Rules that never decide at a listener, each with one that takes what it
+/// matches.
+type Behind = BTreeMap<RuleId, RuleId>;
+
+/// The rules of a listener so far.
+#[derive(Default)]
+struct Above {
+    always: Option<RuleId>,
+    equal: HashMap<Block, RuleId>,
+    first: Vec<(Block, RuleId)>,
+}
+
+impl Above {
+    /// A rule that takes what one with these conditions matches, when there are
+    /// such for all of its blocks.
+    fn taking(&self, conditions: &[Block]) -> Option<RuleId> {
+        if self.always.is_some() || conditions.is_empty() {
+            return self.always.clone();
+        }
+        let mut found = None;
+        for block in conditions {
+            let wider = || self.first.iter().find(|(other, _)| block.implies(other));
+            found = Some(self.equal.get(block).or_else(|| Some(&wider()?.1))?);
+        }
+        found.cloned()
+    }
+
+    fn add(&mut self, conditions: &[Block], rule: &RuleId) {
+        if conditions.is_empty() {
+            self.always.get_or_insert_with(|| rule.clone());
+        }
+        for block in conditions {
+            self.equal.entry(block.clone()).or_insert_with(|| rule.clone());
+            if self.first.len() < MAX_COMPARED {
+                self.first.push((block.clone(), rule.clone()));
+            }
+        }
+    }
+}
+
+/// Compiles what this node serves. Which rules never decide is found out where
+/// `behind` asks for it; they are left out then.
 pub(super) fn compile<'q>(
     world: &World,
     registry: &'q Registry,
     book: &'q RuleBook,
     destinations: &mut Destinations<'q>,
+    mut behind: Option<&mut Behind>,
 ) -> GatewayPlan {
     let mut plan = GatewayPlan::default();
     for workload in registry.workloads.all().iter().filter(|workload| workload.gateway) {
@@ -30,10 +76,9 @@ pub(super) fn compile<'q>(
             for (port, servers) in serving {
                 let at = SocketAddr::new(address, port);
                 let who = Asker::new(as_client(workload));
-                let Some(listener) = listener(at, workload, &servers, book, &who, destinations)
-                else {
-                    continue;
-                };
+                let behind = behind.as_deref_mut();
+                let listener = listener(at, workload, &servers, book, &who, destinations, behind);
+                let Some(listener) = listener else { continue };
                 if let Mode::Refuse(reason) = &listener.mode {
                     plan.dropped.push(Dropped {
                         gateway: listener.gateway.clone(),
@@ -91,7 +136,9 @@ fn listener<'q>(
     book: &'q RuleBook,
     who: &Asker<'_, 'q>,
     destinations: &mut Destinations<'q>,
+    behind: Option<&mut Behind>,
 ) -> Option<Listener> {
+    let mut behind = behind.map(|behind| (behind, Above::default()));
     let first = servers.first()?;
     let mut listener = Listener {
         workload: workload.object.clone(),
@@ -109,6 +156,13 @@ fn listener<'q>(
             let Some(conditions) = rule.left_over(&name, serving.port) else {
                 return ControlFlow::Continue(());
             };
+            if let Some((behind, above)) = &mut behind {
+                if let Some(taking) = above.taking(&conditions) {
+                    behind.entry(rule.id.clone()).or_insert(taking);
+                    return ControlFlow::Continue(());
+                }
+                above.add(&conditions, &rule.id);
+            }
             let family = Family::Preferred { v6: at.is_ipv6() };
             let (_, verdict) = destinations.rule(who, set, rule, serving.port, family);
             let always = conditions.is_empty();
@@ -122,7 +176,10 @@ fn listener<'q>(
                 proxy_protocol,
             });
             // Below a rule that always matches nothing is ever reached.
-            if always { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            match always && behind.is_none() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         });
         if done.is_break() {
             break;

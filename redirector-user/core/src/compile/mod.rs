@@ -21,7 +21,9 @@ mod gateways;
 mod localities;
 mod mesh;
 
-use crate::model::ObjectRef;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{ObjectRef, RuleId};
 use crate::plan::{Class, Plan};
 use crate::registry::Registry;
 use crate::rules::RuleBook;
@@ -39,6 +41,16 @@ pub struct Compiled {
     pub rejected: Vec<Rejected>,
     /// Which class a workload is in that comes from now on.
     pub classifier: Classifier,
+}
+
+/// What was seen of rules, beyond what the Plan holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    /// Those that decide about a connection, be it that it is passed on.
+    pub met: BTreeSet<RuleId>,
+    /// Those that never do at some gateway, and one that is asked before and
+    /// takes what they match.
+    pub behind: BTreeMap<RuleId, RuleId>,
 }
 
 /// An object that was left out.
@@ -63,17 +75,32 @@ pub fn classify(world: &World, registry: &Registry) -> (Vec<Class>, Classifier) 
 
 /// Compiles a World whose registry is at hand.
 pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
-    compile_for(world, registry, &[])
+    compile_all(world, registry, &[], None)
 }
 
 /// Compiles also what these would meet. Each makes a class of its own, the last
 /// ones of the Plan, in their order.
-pub fn compile_for(world: &World, registry: &Registry, probes: &[Probe]) -> Compiled {
+pub fn compile_for(world: &World, registry: &Registry, probes: &[Probe]) -> (Plan, Seen) {
+    let mut seen = Seen::default();
+    let plan = compile_all(world, registry, probes, Some(&mut seen)).plan;
+    (plan, seen)
+}
+
+fn compile_all(
+    world: &World,
+    registry: &Registry,
+    probes: &[Probe],
+    mut seen: Option<&mut Seen>,
+) -> Compiled {
     let book = RuleBook::new(world);
     let (classes, sources, classifier) = classes::group(registry, &book, probes);
     let mut destinations = Destinations::new(registry);
     let frontends = mesh::compile(registry, &book, &classes, &sources, probes, &mut destinations);
-    let gateways = gateways::compile(world, registry, &book, &mut destinations);
+    let behind = seen.as_deref_mut().map(|seen| &mut seen.behind);
+    let gateways = gateways::compile(world, registry, &book, &mut destinations, behind);
+    if let Some(seen) = seen {
+        seen.met = destinations.rules().cloned().collect();
+    }
     let (routes, destinations) = destinations.finish();
     let mut rejected: Vec<Rejected> =
         registry

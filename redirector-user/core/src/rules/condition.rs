@@ -16,7 +16,7 @@ use crate::model::{L4Match, Labels};
 use crate::names::{complete_gateway, hosts_match};
 
 /// A condition; one that always holds is not written down.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Condition {
     /// The connection comes by way of one of these gateways (full names, or
     /// `mesh`).
@@ -192,7 +192,7 @@ impl fmt::Display for Bare {
 
 /// A match block: all of its conditions must hold. What does not depend on the
 /// client stands first, so that no client is asked in vain.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Block {
     conditions: Vec<Condition>,
