@@ -73,6 +73,7 @@ fn a_static_entry_that_nothing_can_add_endpoints_to_is_a_warning() {
             "RD4015 VirtualService/a/v spec.tcp[0].route[0].destination.host"
         ]
     );
+    assert_eq!(places(&report(&bare), &codes), ["RD4015 ServiceEntry/a/st spec"], "a part, too");
     let selecting =
         bare.replace("resolution", "workloadSelector: {labels: {app: none}}, resolution");
     let selecting = report(&text(&selecting));

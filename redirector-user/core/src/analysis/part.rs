@@ -48,7 +48,6 @@ const ALL: [Missing; 4] = [
             &references::EMPTY_SUBSET,
             &differences::NO_KNOWN_ENDPOINT,
             &references::UNKNOWN_SELECTOR,
-            &differences::NO_ENDPOINTS,
             &differences::UNKNOWN_POD,
         ],
     },
