@@ -2,7 +2,7 @@
 
 use redirector_core::diag::{Diagnostic, Severity};
 
-use super::plain;
+use super::{plain, short};
 
 /// `file:line:column: severity[code]: message`, as compilers write it; what
 /// concerns a whole file is told of its beginning.
@@ -13,7 +13,7 @@ pub fn line(finding: &Diagnostic) -> String {
         }
         None => String::new(),
     };
-    format!("{place}{}[{}]: {}\n", finding.severity.as_str(), finding.code, plain(&finding.message))
+    format!("{place}{}[{}]: {}\n", finding.severity.as_str(), finding.code, short(&finding.message))
 }
 
 /// A workflow command of GitHub, which shows the finding at its line.

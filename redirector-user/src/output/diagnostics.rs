@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use redirector_core::diag::{Diagnostic, Severity};
 
-use super::{Style, WIDTH, plain};
+use super::{Style, WIDTH, plain, short};
 
 /// Where the text of a file comes from when one of its lines is shown.
 pub trait SourceLines {
@@ -41,7 +41,7 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
         Some(istio) => format!("[{} {istio}]", diagnostic.code),
         None => format!("[{}]", diagnostic.code),
     };
-    let mut text = format!("{severity}{}: {}\n", style.strong(code), plain(&diagnostic.message));
+    let mut text = format!("{severity}{}: {}\n", style.strong(code), short(&diagnostic.message));
     let mut place = String::new();
     if let Some(file) = &diagnostic.file {
         place.push_str(&plain(file));
@@ -54,7 +54,7 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
     }
     let what = [diagnostic.object.as_deref().unwrap_or(""), &diagnostic.path];
     let what = what.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
-    let what = plain(&what);
+    let what = short(&what);
     match (place.is_empty(), what.is_empty()) {
         (false, false) => {
             let _ = writeln!(text, "  {} {place} ({what})", style.faint("-->"));
@@ -85,7 +85,7 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
         }
     }
     if let Some(help) = &diagnostic.help {
-        let _ = writeln!(text, "  {}: {}", style.help("help"), plain(help));
+        let _ = writeln!(text, "  {}: {}", style.help("help"), short(help));
     }
     text.push('\n');
     text

@@ -14,6 +14,11 @@ pub fn width(text: &str) -> usize {
     visible(text).count()
 }
 
+/// Whether a text has more than so many columns. It is looked at no further.
+fn is_wider(text: &str, columns: usize) -> bool {
+    visible(text).nth(columns).is_some()
+}
+
 /// The characters that a terminal shows, with where they begin.
 fn visible(text: &str) -> impl Iterator<Item = (usize, char)> {
     let mut characters = text.char_indices();
@@ -63,15 +68,19 @@ pub fn hang_at(line: &str, columns: usize, indent: usize) -> Vec<String> {
     for mut word in text.split(' ') {
         let gap = usize::from(begun);
         let left = columns.saturating_sub(width(&now) + gap);
-        if width(word) > left {
+        if is_wider(word, left) {
             // What has to be broken anyway is, where much of the line is left.
-            if begun && (width(word) <= columns - indent || left < columns / 2) {
+            if begun && (!is_wider(word, columns - indent) || left < columns / 2) {
                 lines.push(std::mem::replace(&mut now, " ".repeat(indent)));
             } else if begun {
                 now.push(' ');
             }
-            while width(&now) + width(word) > columns {
-                let (head, tail) = word.split_at(cut(word, columns.saturating_sub(width(&now))));
+            loop {
+                let left = columns.saturating_sub(width(&now));
+                if !is_wider(word, left) {
+                    break;
+                }
+                let (head, tail) = word.split_at(cut(word, left));
                 now.push_str(head);
                 lines.push(std::mem::replace(&mut now, " ".repeat(indent)));
                 word = tail;
@@ -141,6 +150,17 @@ mod tests {
         let lines = hang(&format!("\x1b[1;31m{}\x1b[0m", "x".repeat(100)), WIDTH);
         assert_eq!(lines.iter().map(|line| width(line)).collect::<Vec<_>>(), [80, 22]);
         assert!(lines[1].ends_with("x\x1b[0m"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_word_of_megabytes_is_folded_in_time_that_grows_with_its_length() {
+        let long = "x".repeat(4_000_000);
+        let started = std::time::Instant::now();
+        let lines = hang(&long, WIDTH);
+        // Minutes, when each line looked at all that is left.
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+        assert!(lines.iter().all(|line| width(line) <= WIDTH));
+        assert_eq!(lines.iter().map(|line| line.trim().len()).sum::<usize>(), long.len());
     }
 
     #[test]

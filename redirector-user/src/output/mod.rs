@@ -17,7 +17,7 @@ pub use encode::Encoding;
 pub use fold::{WIDTH, folded, hang_at, width};
 pub use lines::Lines;
 pub use names::{destination_name, place_name, route_name, rule_name, source_name};
-pub use plain::plain;
+pub use plain::{plain, short};
 pub use style::Style;
 pub use table::{Align, Table};
 pub use time::time;
