@@ -229,7 +229,6 @@ impl From<Draft> for Decision {
 /// What the tables say to who dials `addr`:`port` (network byte order); `None` when no
 /// frontend has that. Never a class table: `class` is asked for the caller's class where
 /// the answer depends on it.
-#[inline(always)]
 pub fn verdict<T: Tables>(
     tables: &T,
     side: Side,
@@ -237,19 +236,41 @@ pub fn verdict<T: Tables>(
     port: u16,
     class: impl FnOnce() -> u32,
 ) -> Option<Verdict> {
+    let mut kind = DraftKind::Miss;
+    let found = verdict_into(tables, side, addr, port, class, &mut kind);
+    found.or((kind == DraftKind::Refuse).then_some(Verdict::REFUSE))
+}
+
+/// As [`verdict`]; a `kind` that was `Miss` is `Refuse` when a frontend has the address,
+/// also when there is no verdict because the tables do not hold together.
+///
+/// The programs leave where there is none. A verdict that stands for that would have the
+/// verifier of older kernels look at what follows once more for each way that leads there.
+#[inline(always)]
+fn verdict_into<T: Tables>(
+    tables: &T,
+    side: Side,
+    addr: &Addr,
+    port: u16,
+    class: impl FnOnce() -> u32,
+    kind: &mut DraftKind,
+) -> Option<Verdict> {
     let key = FrontendKey { addr: *addr, port, side: side.index() as u16 };
     let found = match tables.frontend(&key) {
-        Some(verdict) => verdict,
-        None => tables.prefix(&PrefixKey { side: side.index() as u16, port, addr: *addr })?,
-    };
-    let VerdictKind::Classes(table) = found.kind() else { return Some(found) };
-    let key = ClassKey { table, class: class(), side: side.index() };
-    match tables.class_verdict(&key) {
         Some(verdict) => Some(verdict),
-        None => match tables.class_default(side, table) {
-            Some(verdict) => Some(verdict),
-            None => Some(Verdict::REFUSE),
-        },
+        None => tables.prefix(&PrefixKey { side: side.index() as u16, port, addr: *addr }),
+    };
+    let verdict = found?;
+    *kind = DraftKind::Refuse;
+    match verdict.kind() {
+        VerdictKind::Classes(table) => {
+            let key = ClassKey { table, class: class(), side: side.index() };
+            match tables.class_verdict(&key) {
+                Some(verdict) => Some(verdict),
+                None => tables.class_default(side, table),
+            }
+        }
+        _ => Some(verdict),
     }
 }
 
@@ -276,9 +297,10 @@ pub fn draft_into<T: Tables, C: Caller>(
     caller: &mut C,
     draft: &mut Draft,
 ) {
-    let found = verdict(tables, side, addr, port, || caller.class(side));
-    let Some(verdict) = found else { return };
-    draft.kind = DraftKind::Refuse;
+    let class = || caller.class(side);
+    let Some(verdict) = verdict_into(tables, side, addr, port, class, &mut draft.kind) else {
+        return;
+    };
     match verdict.kind() {
         VerdictKind::Pass => draft.kind = DraftKind::Pass,
         VerdictKind::Route(route) => {
