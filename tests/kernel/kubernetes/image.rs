@@ -226,11 +226,6 @@ impl Container {
         podman
     }
 
-    /// What a command in the container prints.
-    fn exec(&self, command: &[&str]) -> String {
-        podman(["exec", &self.name].iter().chain(command))
-    }
-
     /// What `redirector status` says in it.
     fn status(&self, node: &Node) -> Value {
         let pins = format!("--bpffs={}", node.place.pins().display());
