@@ -32,6 +32,7 @@
 //!   between two; deciding over one.
 //! * [`difference`]: what makes a map another, to be written down.
 //! * [`layout`]: from the Plan to the Image, and back from numbers to names.
+//! * [`work`]: how much was made anew for a change.
 
 pub mod alias;
 pub mod analysis;
@@ -58,5 +59,6 @@ pub mod rules;
 pub mod store;
 pub mod stored;
 pub mod validate;
+pub mod work;
 pub mod world;
 pub mod yaml;

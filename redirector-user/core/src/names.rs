@@ -5,7 +5,7 @@
 //! has one and stays as it is (and so names no Kubernetes service).
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -66,19 +66,19 @@ pub fn hosts_match(a: &str, b: &str) -> bool {
 }
 
 /// Things by the host that they are for, found without looking at all of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct HostIndex<T> {
     /// By the reversed name, so that names with a common suffix lie together.
     exact: BTreeMap<String, Vec<T>>,
     /// By the reversed suffix.
     wild: BTreeMap<String, Vec<T>>,
-    /// The lengths that suffixes in `wild` have.
-    lengths: BTreeSet<usize>,
+    /// The lengths that suffixes in `wild` have, and how many have it.
+    lengths: BTreeMap<usize, usize>,
 }
 
 impl<T> Default for HostIndex<T> {
     fn default() -> Self {
-        Self { exact: BTreeMap::new(), wild: BTreeMap::new(), lengths: BTreeSet::new() }
+        Self { exact: BTreeMap::new(), wild: BTreeMap::new(), lengths: BTreeMap::new() }
     }
 }
 
@@ -89,13 +89,34 @@ fn reversed(name: &str) -> String {
 impl<T> HostIndex<T> {
     /// Adds a thing under a full host name, wildcard or not.
     pub fn insert(&mut self, host: &str, thing: T) {
-        match wildcard(host) {
-            None => self.exact.entry(reversed(host)).or_default().push(thing),
-            Some(suffix) => {
-                self.lengths.insert(suffix.len());
-                self.wild.entry(reversed(suffix)).or_default().push(thing);
+        self.edit(host, |things| things.push(thing));
+    }
+
+    /// Edits the things under exactly this host, wildcards taken literally. Where
+    /// none is left nothing is.
+    pub fn edit(&mut self, host: &str, edit: impl FnOnce(&mut Vec<T>)) {
+        let wild = wildcard(host);
+        let map = if wild.is_some() { &mut self.wild } else { &mut self.exact };
+        let name = wild.unwrap_or(host);
+        let things = map.entry(reversed(name)).or_default();
+        let before = !things.is_empty();
+        edit(things);
+        let after = !things.is_empty();
+        if !after {
+            map.remove(&reversed(name));
+        }
+        if wild.is_some() && before != after {
+            let having = self.lengths.entry(name.len()).or_default();
+            *having = if after { *having + 1 } else { having.saturating_sub(1) };
+            if *having == 0 {
+                self.lengths.remove(&name.len());
             }
         }
+    }
+
+    /// All things, in no order that means anything.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.wild.values()).flatten()
     }
 
     /// Things under exactly this host, wildcards taken literally.
@@ -140,7 +161,7 @@ impl<T> HostIndex<T> {
     pub fn most_specific<'a>(
         &'a self,
         host: &str,
-        mut accept: impl FnMut(&T) -> bool,
+        mut accept: impl FnMut(&'a T) -> bool,
     ) -> Vec<&'a T> {
         let name = reversed(wildcard(host).unwrap_or(host));
         let mut pick = |things: Option<&'a Vec<T>>| -> Vec<&'a T> {
@@ -151,7 +172,7 @@ impl<T> HostIndex<T> {
         if !found.is_empty() {
             return found;
         }
-        for &length in self.lengths.iter().rev() {
+        for &length in self.lengths.keys().rev() {
             let Some(suffix) = name.get(..length) else { continue };
             let found = pick(self.wild.get(suffix));
             if !found.is_empty() {
@@ -166,7 +187,7 @@ impl<T> HostIndex<T> {
     }
 
     fn shorter<'a>(&'a self, name: &str, below: usize, found: &mut Vec<&'a T>) {
-        for &length in self.lengths.range(..below) {
+        for &length in self.lengths.range(..below).map(|(length, _)| length) {
             if let Some(things) = name.get(..length).and_then(|suffix| self.wild.get(suffix)) {
                 found.extend(things);
             }
@@ -224,6 +245,18 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(found, expected, "{asked}");
         }
+        let fresh = index.clone();
+        for host in ["*.org", "*.com", "b.foo.com", "q.foo.com"] {
+            let before = index.literal(host).len();
+            index.insert(host, "added");
+            index.edit(host, |things| things.retain(|thing| *thing != "added"));
+            assert_eq!(index.literal(host).len(), before);
+        }
+        assert_eq!(index, fresh, "nothing is left of what went");
+        for host in hosts {
+            index.edit(host, Vec::clear);
+        }
+        assert_eq!(index, HostIndex::default());
     }
 
     #[test]

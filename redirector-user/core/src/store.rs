@@ -139,6 +139,15 @@ pub struct Rejected {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// An object that came, went or is another.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Replaced {
+    /// As it was; `None` when it was not there.
+    pub before: Option<Arc<Object>>,
+    /// As it is; `None` when it is gone.
+    pub after: Option<Arc<Object>>,
+}
+
 /// The last good version of every object. Keyed by file, in path order.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Store {

@@ -13,6 +13,7 @@ use crate::model::{
     Spec, VirtualService, WorkloadEntry,
 };
 use crate::names::MESH;
+use crate::store::Replaced;
 
 /// What is the same for all objects.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -64,15 +65,31 @@ pub struct World {
     resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
 }
 
+/// What makes one World another: each thing that changed, as it is from now on.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Changes {
+    /// Objects that came, went or are others.
+    pub objects: BTreeMap<ObjectRef, Replaced>,
+    /// Names that resolve to something else; `None` of those of which nothing is
+    /// known any more.
+    pub names: BTreeMap<Arc<str>, Option<Vec<IpAddr>>>,
+    /// The settings, when they are others.
+    pub settings: Option<Settings>,
+}
+
+impl Changes {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.names.is_empty() && self.settings.is_none()
+    }
+}
+
 /// One iterator per kind with a body.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident),* $(,)?) => {$(
+    ($($(#[$doc:meta])* $name:ident: $one:ident $kind:ident),* $(,)?) => {$(
         $(#[$doc])*
         pub fn $name(&self) -> impl Iterator<Item = (&Arc<Object>, &$kind)> {
-            self.of_kind(Kind::$kind).filter_map(|object| match &object.spec {
-                Spec::$kind(spec) => Some((object, spec)),
-                _ => None,
-            })
+            self.of_kind(Kind::$kind).filter_map(|object| Some((object, object.spec.$one()?)))
         }
     )*};
 }
@@ -109,6 +126,25 @@ impl World {
         self.objects.remove(object)
     }
 
+    /// Makes it the World that these changes lead to.
+    pub fn apply(&mut self, changes: &Changes) {
+        for (reference, Replaced { after, .. }) in &changes.objects {
+            match after {
+                Some(object) => _ = self.objects.insert(reference.clone(), object.clone()),
+                None => _ = self.objects.remove(reference),
+            }
+        }
+        for (name, addresses) in &changes.names {
+            match addresses {
+                Some(addresses) => _ = self.resolved.insert(name.clone(), addresses.clone()),
+                None => _ = self.resolved.remove(name),
+            }
+        }
+        if let Some(settings) = &changes.settings {
+            self.settings.clone_from(settings);
+        }
+    }
+
     /// An object.
     pub fn get(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
         self.objects.get(object)
@@ -122,6 +158,11 @@ impl World {
     /// All objects, ordered by kind, namespace, name.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.objects.values()
+    }
+
+    /// The same, each with what it is.
+    pub fn by_reference(&self) -> impl Iterator<Item = (&ObjectRef, &Arc<Object>)> {
+        self.objects.iter()
     }
 
     /// How many objects there are.
@@ -145,21 +186,21 @@ impl World {
 
     kinds! {
         /// The VirtualServices.
-        virtual_services: VirtualService,
+        virtual_services: virtual_service VirtualService,
         /// The DestinationRules.
-        destination_rules: DestinationRule,
+        destination_rules: destination_rule DestinationRule,
         /// The Gateways.
-        gateways: Gateway,
+        gateways: gateway Gateway,
         /// The ServiceEntries.
-        service_entries: ServiceEntry,
+        service_entries: service_entry ServiceEntry,
         /// The WorkloadEntries.
-        workload_entries: WorkloadEntry,
+        workload_entries: workload_entry WorkloadEntry,
         /// The Services.
-        services: Service,
+        services: service Service,
         /// The EndpointSlices.
-        endpoint_slices: EndpointSlice,
+        endpoint_slices: endpoint_slice EndpointSlice,
         /// The Pods.
-        pods: Pod,
+        pods: pod Pod,
     }
 
     /// Says what a name resolves to, in the resolver's order; asked for the

@@ -27,7 +27,7 @@ fn pod(random: &mut Random, node: &str) -> Object {
             created: None,
             origin: Origin::default(),
         },
-        spec: Spec::Pod(Pod { node: node.to_owned(), ready: true, ..Pod::default() }),
+        spec: Spec::Pod(Pod { node: node.into(), ready: true, ..Pod::default() }),
     }
 }
 

@@ -63,7 +63,7 @@ fn name(program: &Attached) -> &str {
 pub fn sidecars(world: &World) -> Option<String> {
     let node = world.settings.node_name.as_deref();
     let pods: Vec<String> = (world.pods())
-        .filter(|(_, pod)| node.is_none_or(|node| pod.node == node) && !pod.finished)
+        .filter(|(_, pod)| node.is_none_or(|node| *pod.node == *node) && !pod.finished)
         .filter(|(object, _)| is_captured(object))
         .map(|(object, _)| format!("{}/{}", object.meta.namespace, object.meta.name))
         .collect();

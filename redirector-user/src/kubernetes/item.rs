@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(object.reference(), item.reference);
         assert_eq!(object.meta.annotations.len(), 1, "{:?}", object.meta.annotations);
         let Spec::Pod(pod) = &object.spec else { panic!("{object:?}") };
-        assert_eq!((pod.node.as_str(), pod.ips.len()), ("worker", 1));
+        assert_eq!((&*pod.node, pod.ips.len()), ("worker", 1));
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
         for (i, endpoint) in slice.endpoints.iter().enumerate() {
             if let Some((at, name)) = &endpoint.pod
-                && !pods.contains(&(at.as_str(), name.as_str()))
+                && !pods.contains(&(&**at, &**name))
             {
                 report.add(
                     format!("endpoints[{i}].targetRef"),

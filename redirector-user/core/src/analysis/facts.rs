@@ -218,7 +218,7 @@ impl<'w> Facts<'w> {
                         labels.insert(key.to_owned(), value.clone());
                     }
                 }
-                labels.insert("kubernetes.io/hostname".to_owned(), pod.node.clone());
+                labels.insert("kubernetes.io/hostname".to_owned(), pod.node.to_string());
             }
             self.pods.add(object.meta.namespace.clone(), labels);
         }

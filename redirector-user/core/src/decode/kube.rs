@@ -1,6 +1,7 @@
 //! The Kubernetes kinds.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::cursor::{At, Fields};
 use crate::diag::Diagnostic;
@@ -170,7 +171,7 @@ pub(super) fn endpoint_slice(
     namespace: &str,
 ) -> EndpointSlice {
     let mut slice =
-        EndpointSlice { service: service.unwrap_or_default().to_owned(), ..Default::default() };
+        EndpointSlice { service: service.unwrap_or_default().into(), ..Default::default() };
     match root.get("addressType") {
         Some(at) => {
             at.one_of(&["IPv4", "IPv6", "FQDN"]);
@@ -232,7 +233,7 @@ fn slice_endpoint(fields: &Fields<'_>, address_type: &str, namespace: &str) -> S
             return None;
         }
         let name = target.string("name")?;
-        Some((target.string("namespace").unwrap_or(namespace).to_owned(), name.to_owned()))
+        Some((target.string("namespace").unwrap_or(namespace).into(), name.into()))
     });
     SliceEndpoint {
         addresses,
@@ -240,8 +241,8 @@ fn slice_endpoint(fields: &Fields<'_>, address_type: &str, namespace: &str) -> S
         serving: condition("serving").unwrap_or(ready),
         terminating: condition("terminating").unwrap_or(false),
         pod,
-        node: fields.string("nodeName").map(str::to_owned),
-        zone: fields.string("zone").map(str::to_owned),
+        node: fields.string("nodeName").map(Arc::from),
+        zone: fields.string("zone").map(Arc::from),
     }
 }
 
@@ -249,7 +250,7 @@ fn slice_endpoint(fields: &Fields<'_>, address_type: &str, namespace: &str) -> S
 pub(super) fn pod(root: &Fields<'_>, terminating: bool) -> Pod {
     let mut pod = Pod { terminating, ..Pod::default() };
     if let Some(spec) = root.get("spec").and_then(|at| at.any_fields()) {
-        pod.node = spec.text("nodeName");
+        pod.node = spec.text("nodeName").into();
         pod.host_network = spec.flag("hostNetwork");
         for list in ["containers", "initContainers"] {
             for container in spec.items(list).iter().filter_map(At::any_fields) {

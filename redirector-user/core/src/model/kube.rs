@@ -1,6 +1,7 @@
 //! The Kubernetes kinds.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,7 @@ impl Default for TargetPort {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// The label `kubernetes.io/service-name`; empty when absent.
-    pub service: String,
+    pub service: Arc<str>,
     /// `addressType`, as written.
     pub address_type: String,
     /// Its ports: name (empty when absent), number, protocol in upper case.
@@ -141,11 +142,11 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// `targetRef`, when it names a Pod: namespace (the slice's own when
     /// absent) and name.
-    pub pod: Option<(String, String)>,
+    pub pod: Option<(Arc<str>, Arc<str>)>,
     /// `nodeName`.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// `zone`.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
 }
 
 /// Core Pod.
@@ -154,7 +155,7 @@ pub struct Pod {
     /// `status.podIPs`, or `status.podIP` alone.
     pub ips: Vec<IpAddr>,
     /// `spec.nodeName`.
-    pub node: String,
+    pub node: Arc<str>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// The `Ready` condition.

@@ -189,6 +189,32 @@ impl Spec {
     }
 }
 
+/// One accessor per kind with a body.
+macro_rules! bodies {
+    ($($name:ident: $kind:ident),* $(,)?) => {
+        impl Spec {$(
+            /// What it says, when it is of this kind.
+            pub const fn $name(&self) -> Option<&$kind> {
+                match self {
+                    Self::$kind(body) => Some(body),
+                    _ => None,
+                }
+            }
+        )*}
+    };
+}
+
+bodies! {
+    virtual_service: VirtualService,
+    destination_rule: DestinationRule,
+    gateway: Gateway,
+    service_entry: ServiceEntry,
+    workload_entry: WorkloadEntry,
+    service: Service,
+    endpoint_slice: EndpointSlice,
+    pod: Pod,
+}
+
 /// An object: its metadata and what it says. What was written of it is read by
 /// [`crate::stored::object`].
 #[derive(Clone, PartialEq, Debug, Serialize)]

@@ -80,7 +80,7 @@ impl<'w> Backing<'w> {
         }
         for (object, slice) in world.endpoint_slices() {
             if !slice.service.is_empty() {
-                let key = (&*object.meta.namespace, slice.service.as_str());
+                let key = (&*object.meta.namespace, &*slice.service);
                 backing.slices.entry(key).or_default().push(slice);
             }
         }
@@ -147,7 +147,7 @@ impl<'w> Backing<'w> {
             (labels.into(), locality.text())
         };
         let known = Locality::of_workload(&pod.object.meta.labels)
-            .or_else(|| self.nodes.get(pod.pod.node.as_str()).cloned())
+            .or_else(|| self.nodes.get(&*pod.pod.node).cloned())
             .filter(|locality| !locality.is_unknown());
         match (known, zone) {
             (None, Some(zone)) => make(Locality { zone: zone.to_owned(), ..Locality::default() }),
@@ -215,9 +215,10 @@ impl<'w> Backing<'w> {
         unusable: &mut usize,
     ) {
         // A pod that is named must be known; without a name it may be.
-        let named = endpoint.pod.as_ref().map(|(namespace, name)| {
-            self.pods_by_name.get(&(namespace.as_str(), name.as_str())).copied()
-        });
+        let named = endpoint
+            .pod
+            .as_ref()
+            .map(|(namespace, name)| self.pods_by_name.get(&(&**namespace, &**name)).copied());
         let usable = if endpoint.terminating {
             // Ready and terminating at once are only the endpoints of services
             // that publish whatever state they are in.
@@ -234,7 +235,7 @@ impl<'w> Backing<'w> {
                 named.flatten().or_else(|| self.pods_by_address.get(&(namespace, ip)).copied());
             let pod = index.and_then(|index| self.pods.get(index));
             let place = pod.map(|pod| self.place(pod, endpoint.zone.as_deref()));
-            let node = endpoint.node.as_deref().or(pod.map(|pod| pod.pod.node.as_str()));
+            let node = endpoint.node.as_deref().or(pod.map(|pod| &*pod.pod.node));
             let (labels, locality) = match place {
                 Some((labels, locality)) => (Some(labels), locality),
                 None => (None, "".into()),

@@ -6,6 +6,7 @@
 //! [`compile`](crate::compile).
 
 mod builder;
+mod changed;
 mod destination_rules;
 mod endpoints;
 mod entries;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+pub use changed::{Changed, HostChange};
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};

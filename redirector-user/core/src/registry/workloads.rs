@@ -74,7 +74,7 @@ impl Workload {
     /// A pod, seen from this node.
     pub(crate) fn of_pod(object: &Object, pod: &Pod, node: Option<&str>) -> Self {
         let meta = &object.meta;
-        let local = node.is_some_and(|node| !node.is_empty() && node == pod.node);
+        let local = node.is_some_and(|node| !node.is_empty() && *node == *pod.node);
         let uid = pod_uid(meta);
         Self {
             object: object.reference(),

@@ -258,7 +258,7 @@ fn service_endpoints(
     let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
     for (slice_object, slice) in world.endpoint_slices() {
         let of_service =
-            &*slice_object.meta.namespace == home && slice.service == *object.meta.name;
+            &*slice_object.meta.namespace == home && *slice.service == *object.meta.name;
         let Some(number) = slice_port(slice, &port.name).filter(|_| of_service) else { continue };
         for endpoint in &slice.endpoints {
             let usable = if endpoint.terminating {
@@ -296,7 +296,8 @@ fn service_endpoints(
                         .node
                         .clone()
                         .or(pod.map(|(_, pod)| pod.node.clone()))
-                        .filter(|node| !node.is_empty()),
+                        .filter(|node| !node.is_empty())
+                        .map(|node| node.to_string()),
                     weight: 1,
                     place,
                     socket: false,
