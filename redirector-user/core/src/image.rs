@@ -14,6 +14,8 @@ use redirector_common::abi::{
 use redirector_common::addr::Addr;
 use redirector_common::decide::Tables;
 
+use crate::join;
+
 /// A prefix of the prefix table and its port: ordered by network address, then
 /// length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -236,21 +238,10 @@ fn changes<K: Ord + Copy, V: PartialEq + Copy>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
 ) -> Vec<Change<K, V>> {
-    let mut changes = Vec::new();
-    let (mut a, mut b) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        let key = match (a.peek(), b.peek()) {
-            (Some((x, _)), Some((y, _))) => **x.min(y),
-            (Some((x, _)), None) => **x,
-            (None, Some((y, _))) => **y,
-            (None, None) => return changes,
-        };
-        let old = a.next_if(|(k, _)| **k == key).map(|(_, v)| *v);
-        let new = b.next_if(|(k, _)| **k == key).map(|(_, v)| *v);
-        if old != new {
-            changes.push(Change { key, old, new });
-        }
-    }
+    let differing = join::outer(old, new).filter(|(_, old, new)| old != new);
+    differing
+        .map(|(key, old, new)| Change { key: *key, old: old.copied(), new: new.copied() })
+        .collect()
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ pub mod expect;
 pub mod explain;
 pub mod image;
 pub mod in_force;
+mod join;
 pub mod layout;
 pub mod model;
 pub mod names;

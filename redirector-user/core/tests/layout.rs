@@ -186,7 +186,8 @@ fn numbers_that_are_kept_say_to_every_workload_what_fresh_ones_do() {
         let plan = compile(&world).plan;
         let (next, image) = layout.place(&plan, &LIMITS).expect("there is room");
         let (fresh, other) = Layout::default().place(&plan, &LIMITS).expect("there is room");
-        let classes = next.classes_of(&plan).into_iter().zip(fresh.classes_of(&plan));
+        let classes =
+            next.classes_of(&plan).into_values().zip(fresh.classes_of(&plan).into_values());
         for (kept, fresh) in classes {
             for (ip, port) in dials().into_iter().flat_map(|ip| PORTS.map(|port| (ip, port))) {
                 let to = SocketAddr::new(ip, port);
@@ -197,10 +198,10 @@ fn numbers_that_are_kept_say_to_every_workload_what_fresh_ones_do() {
         }
         for (id, number) in next.identities() {
             let class = image.class_of.get(&number).copied().unwrap_or(0);
-            let wanted = plan.sources[id].class as usize;
-            assert_eq!(class, next.classes_of(&plan)[wanted], "step {step}: {id:?}");
+            let wanted = plan.sources[id].class;
+            assert_eq!(class, next.classes_of(&plan)[&wanted], "step {step}: {id:?}");
         }
-        let numbers: BTreeSet<u32> = next.classes_of(&plan).into_iter().collect();
+        let numbers: BTreeSet<u32> = next.classes_of(&plan).into_values().collect();
         assert_eq!(numbers.len(), plan.classes.len(), "step {step}: two classes share a number");
         let changed = before.diff(&image);
         in_place += changed.class_verdicts.iter().filter(|c| c.old.is_none()).count();

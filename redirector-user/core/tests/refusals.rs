@@ -155,7 +155,7 @@ impl Checked<'_> {
         let Examined { plan, refusals, .. } = &self.examined;
         let dials = addresses(plan.frontends.keys().copied());
         let mut refused = 0;
-        for class in 0..plan.classes.len() as ClassId {
+        for class in plan.classes.keys().copied() {
             let met = self.met(class, &dials);
             self.none_is_unreached(&met);
             // Who is made up is made up for some of the rules; all others dial

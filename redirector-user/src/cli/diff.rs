@@ -101,7 +101,7 @@ fn changes(before: &Plan, after: &Plan) -> Vec<Change> {
             let frontend = plan.frontends.get(id)?;
             let mut text = verdict(&frontend.default);
             for (class, exception) in &frontend.exceptions {
-                let who = plan.classes.get(*class as usize).and_then(|c| c.example.as_ref());
+                let who = plan.classes.get(class).and_then(|c| c.example.as_ref());
                 let who = who.map_or_else(|| "unknown callers".to_owned(), source_name);
                 text.push_str(&format!("; for {who} and its like {}", verdict(exception)));
             }

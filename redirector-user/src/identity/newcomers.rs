@@ -12,7 +12,7 @@ use std::sync::Arc;
 use redirector_core::compile::Classifier;
 use redirector_core::layout::{self, Layout};
 use redirector_core::model::{Object, SourceId, SourceSelector};
-use redirector_core::plan::Plan;
+use redirector_core::plan::{ClassId, Plan};
 use redirector_core::registry::pod_uid;
 
 use super::pods::PodUid;
@@ -23,7 +23,7 @@ pub struct View {
     /// Which class of the Plan a pod is in.
     classifier: Classifier,
     /// The kernel's number of each of these.
-    classes: Vec<u32>,
+    classes: BTreeMap<ClassId, u32>,
     /// The spare numbers, with their classes.
     spares: BTreeMap<u32, u32>,
     /// The workloads with their numbers; of pods, which pod and which class.
@@ -46,7 +46,7 @@ impl View {
         let known = plan.sources.iter().filter_map(|(id, source)| {
             let pod = match &source.selector {
                 SourceSelector::PodUid(uid) => {
-                    Some((PodUid::new(uid), *classes.get(source.class as usize)?))
+                    Some((PodUid::new(uid), *classes.get(&source.class)?))
                 }
                 _ => None,
             };
@@ -59,7 +59,7 @@ impl View {
     fn fitting(&self, pod: &Object) -> Option<(PodUid, Fitting)> {
         let (id, source) = self.classifier.source(pod)?;
         let SourceSelector::PodUid(uid) = source.selector else { return None };
-        let class = *self.classes.get(source.class as usize)?;
+        let class = *self.classes.get(&source.class)?;
         let fitting = match self.known.get(&id) {
             Some((number, Some((_, known)))) if *known == class => Fitting::Number(*number),
             Some(_) => return None,

@@ -98,7 +98,7 @@ impl Examined {
 
     /// Somebody of a class.
     pub(super) fn client(&self, class: ClassId) -> Client<'_> {
-        let class = self.plan.classes.get(class as usize);
+        let class = self.plan.classes.get(&class);
         let example = class.and_then(|class| class.example.as_ref());
         let source = example.and_then(|id| Some((id, self.plan.sources.get(id)?)));
         source.map_or_else(Client::default, |(id, source)| Client {
@@ -187,9 +187,8 @@ impl Examined {
         if reached.is_empty() || refused.is_empty() {
             return None;
         }
-        let example = |class: &ClassId| {
-            self.plan.classes.get(*class as usize).and_then(|class| class.example.as_ref())
-        };
+        let example =
+            |class: &ClassId| self.plan.classes.get(class).and_then(|class| class.example.as_ref());
         let namespaces = |classes: &[ClassId]| -> BTreeSet<Option<&str>> {
             let namespace = |class| example(class).map(|id: &SourceId| &*id.namespace);
             classes.iter().map(|class| namespace(class).filter(|name| *name != ELSEWHERE)).collect()

@@ -24,7 +24,7 @@ mod mesh;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{ObjectRef, RuleId};
-use crate::plan::{Class, Plan};
+use crate::plan::{Class, ClassId, Plan};
 use crate::registry::Registry;
 use crate::rules::RuleBook;
 use crate::world::World;
@@ -68,9 +68,9 @@ pub fn compile(world: &World) -> Compiled {
 }
 
 /// The source classes of a World, as in its Plan, and which one anybody is in.
-pub fn classify(world: &World, registry: &Registry) -> (Vec<Class>, Classifier) {
+pub fn classify(world: &World, registry: &Registry) -> (BTreeMap<ClassId, Class>, Classifier) {
     let (classes, _, classifier) = classes::group(registry, &RuleBook::new(world), &[]);
-    (classes, classifier)
+    ((0..).zip(classes).collect(), classifier)
 }
 
 /// Compiles a World whose registry is at hand.
@@ -118,7 +118,14 @@ fn compile_all(
     rejected.sort_unstable();
     rejected.dedup();
     Compiled {
-        plan: Plan { frontends, routes, destinations, classes, sources, gateways },
+        plan: Plan {
+            frontends,
+            routes,
+            destinations,
+            classes: (0..).zip(classes).collect(),
+            sources,
+            gateways,
+        },
         rejected,
         classifier,
     }

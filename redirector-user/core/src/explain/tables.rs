@@ -194,7 +194,7 @@ pub fn class_of(
     let source = Caller::of(registry, source)?;
     let (classes, classifier) = classify(world, registry);
     let class = classifier.class(&source.client());
-    Ok(class.and_then(|class| layout.class_of(classes.get(class as usize)?)))
+    Ok(class.and_then(|class| layout.class_of(classes.get(&class)?)))
 }
 
 /// The frontend as people know it. Among nested prefixes that say the same, the names

@@ -201,7 +201,7 @@ impl Layout {
         next.place_routes(plan, limits, &mut image)?;
         let classes = next.place_sources(plan, limits, newcomers, &mut image)?;
         let before: BTreeSet<u32> = self.classes.values().copied().collect();
-        let steady = classes.iter().copied().filter(|class| before.contains(class)).collect();
+        let steady = classes.values().copied().filter(|class| before.contains(class)).collect();
         next.place_frontends(plan, limits, (&classes, &steady), &mut image)?;
         Ok((next, image))
     }
@@ -292,7 +292,7 @@ impl Layout {
         limits: &Limits,
         newcomers: &Newcomers,
         image: &mut Image,
-    ) -> Result<Vec<u32>, Full> {
+    ) -> Result<BTreeMap<ClassId, u32>, Full> {
         for (id, number) in &newcomers.given {
             if plan.sources.contains_key(id)
                 && !self.identities.contains_key(id)
@@ -325,13 +325,14 @@ impl Layout {
         for number in before.difference(&in_use) {
             self.class_numbers.free(*number);
         }
-        let mut classes = Vec::with_capacity(plan.classes.len());
-        for (class, Class { example }) in (0..).zip(&plan.classes) {
-            classes.push(match kept.get(&class) {
-                _ if class == abi::CLASS_UNKNOWN || example.is_none() => abi::CLASS_UNKNOWN,
+        let mut classes = BTreeMap::new();
+        for (class, Class { example }) in &plan.classes {
+            let number = match kept.get(class) {
+                _ if *class == abi::CLASS_UNKNOWN || example.is_none() => abi::CLASS_UNKNOWN,
                 Some(number) => *number,
                 None => self.class_numbers.take(u32::MAX, Table::Classes)?,
-            });
+            };
+            classes.insert(*class, number);
         }
         for (id, source) in &plan.sources {
             let number = match self.identities.get(id) {
@@ -342,7 +343,7 @@ impl Layout {
                     number
                 }
             };
-            let class = classes.get(source.class as usize).copied().unwrap_or(abi::CLASS_UNKNOWN);
+            let class = classes.get(&source.class).copied().unwrap_or(abi::CLASS_UNKNOWN);
             if class != abi::CLASS_UNKNOWN {
                 image.class_of.insert(number, class);
                 self.classes.insert(id.clone(), class);
@@ -356,7 +357,7 @@ impl Layout {
         &mut self,
         plan: &Plan,
         limits: &Limits,
-        (classes, steady): (&[u32], &BTreeSet<u32>),
+        (classes, steady): (&BTreeMap<ClassId, u32>, &BTreeSet<u32>),
         image: &mut Image,
     ) -> Result<(), Full> {
         let routes: FxHashMap<&RouteId, u32> =
@@ -371,9 +372,7 @@ impl Layout {
         };
         let table_of = |frontend: &Frontend| {
             let mut exceptions: Vec<(u32, abi::Verdict)> = (frontend.exceptions.iter())
-                .filter_map(|(class, verdict)| {
-                    Some((*classes.get(*class as usize)?, number(verdict)))
-                })
+                .filter_map(|(class, verdict)| Some((*classes.get(class)?, number(verdict))))
                 .collect();
             exceptions.sort_unstable_by_key(|(class, _)| *class);
             ClassTable { default: number(&frontend.default), exceptions }
@@ -487,9 +486,9 @@ impl Layout {
     }
 
     /// The kernel's number of each class of the Plan that was placed.
-    pub fn classes_of(&self, plan: &Plan) -> Vec<u32> {
+    pub fn classes_of(&self, plan: &Plan) -> BTreeMap<ClassId, u32> {
         let number = |class| self.class_of(class).unwrap_or(abi::CLASS_UNKNOWN);
-        plan.classes.iter().map(number).collect()
+        plan.classes.iter().map(|(id, class)| (*id, number(class))).collect()
     }
 
     /// All identity numbers.

@@ -10,6 +10,7 @@ use redirector_common::abi::{self, Limits};
 use super::{Layout, Table};
 use crate::image::Image;
 use crate::model::SourceId;
+use crate::plan::ClassId;
 
 /// Spare numbers take no more than this part of the table.
 const SHARE: usize = 8;
@@ -40,12 +41,12 @@ impl Layout {
         &mut self,
         limits: &Limits,
         newcomers: &Newcomers,
-        classes: &[u32],
+        classes: &BTreeMap<ClassId, u32>,
         image: &mut Image,
     ) {
         let room = limits.identities as usize / SHARE / classes.len().max(1);
         let wanted = newcomers.spares.min(room);
-        let mut left: BTreeMap<u32, usize> = classes.iter().map(|class| (*class, 0)).collect();
+        let mut left: BTreeMap<u32, usize> = classes.values().map(|class| (*class, 0)).collect();
         let numbers = &mut self.identity_numbers;
         self.spares.retain(|number, class| {
             let count = left.get_mut(class).filter(|_| newcomers.left.contains(number));

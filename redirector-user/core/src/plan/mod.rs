@@ -5,6 +5,7 @@
 //! order in which they were met, so that a small change of the documents is a
 //! small change of the Plan.
 
+mod delta;
 pub mod gateway;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
 pub use crate::rules::Lacks;
+pub use delta::{Changes, Delta};
 use gateway::GatewayPlan;
 
 /// Everything that the kernel is to hold.
@@ -33,8 +35,8 @@ pub struct Plan {
     /// Endpoints of a destination; empty means that its share is refused.
     #[serde(with = "pairs")]
     pub destinations: BTreeMap<DestinationId, Destination>,
-    /// The source classes; the first is the class of unknown callers.
-    pub classes: Vec<Class>,
+    /// The source classes. That of unknown callers, 0, is among them.
+    pub classes: BTreeMap<ClassId, Class>,
     /// The local workloads that connections can come from.
     #[serde(with = "pairs")]
     pub sources: BTreeMap<SourceId, Source>,
@@ -73,7 +75,8 @@ pub enum Verdict {
     Refuse,
 }
 
-/// A source class: an index into [`Plan::classes`]; 0 is the unknown caller.
+/// A source class, in [`Plan::classes`]; 0 is the unknown caller. A class keeps its
+/// number as long as it lives; there may be gaps.
 pub type ClassId = u32;
 
 /// Which route: the rule, or the service itself where none matched, and the

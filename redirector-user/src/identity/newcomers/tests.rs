@@ -50,7 +50,7 @@ impl Tables {
 
     fn class_of(&self, pod: &Object) -> Option<u32> {
         let (_, source) = self.view.classifier.source(pod)?;
-        self.view.classes.get(source.class as usize).copied()
+        self.view.classes.get(&source.class).copied()
     }
 }
 
