@@ -25,6 +25,11 @@ use crate::documents::Reading;
 use crate::model::{Object, ObjectRef};
 use crate::stored::{self, Lost, Raw};
 
+mod change;
+
+use change::Index;
+pub use change::Replaced;
+
 /// A document as it was read: what object it is, as far as that could be told,
 /// the object if it is acceptable, and everything that was said about it.
 #[derive(Clone, Debug, Default)]
@@ -139,15 +144,6 @@ pub struct Rejected {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// An object that came, went or is another.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Replaced {
-    /// As it was; `None` when it was not there.
-    pub before: Option<Arc<Object>>,
-    /// As it is; `None` when it is gone.
-    pub after: Option<Arc<Object>>,
-}
-
 /// The last good version of every object. Keyed by file, in path order.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Store {
@@ -156,6 +152,8 @@ pub struct Store {
     /// are wrong.
     #[serde(serialize_with = "objects_as_list")]
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
+    #[serde(skip)]
+    index: Index,
 }
 
 /// What makes one Store another, as far as it is written down.
@@ -242,54 +240,78 @@ impl Store {
         // An object is written in its file and as in force: one loss, said once.
         lost.sort_by(|a, b| a.what.cmp(&b.what));
         lost.dedup();
-        Self { files, in_force }
+        Self::of(files, in_force)
+    }
+
+    fn of(files: BTreeMap<Arc<str>, File>, in_force: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
+        let mut index = Index::default();
+        for (name, file) in &files {
+            index.place(name, &[], &file.mentions);
+            index.note(name, file);
+        }
+        let all = files.values().flat_map(|file| &file.mentions);
+        let all = all.map(|mention| &mention.reference).chain(in_force.keys());
+        index.touched.extend(all.cloned());
+        Self { files, in_force, index }
     }
 
     /// What a file holds now.
-    pub fn put(&mut self, file: &Arc<str>, content: Content) {
-        let entry = self.files.entry(file.clone()).or_default();
+    pub fn put(&mut self, name: &Arc<str>, content: Content) {
+        let file = self.files.entry(name.clone()).or_default();
         let documents = match content {
             Content::Broken(diagnostics) => {
-                entry.diagnostics = diagnostics;
+                file.diagnostics = diagnostics;
+                self.index.note(name, file);
                 return;
             }
             Content::Whole(documents) => documents,
         };
-        let mut before = std::mem::take(&mut entry.mentions);
-        entry.diagnostics.clear();
+        let before = std::mem::take(&mut file.mentions);
+        let mut left: Vec<Option<&Mention>> = before.iter().map(Some).collect();
+        let mut first = 0;
+        file.diagnostics.clear();
         let mut unknown = false;
         for document in documents {
             let Some(reference) = document.reference else {
                 unknown |= document.diagnostics.iter().any(|d| d.severity == Severity::Error);
-                entry.diagnostics.extend(document.diagnostics);
+                file.diagnostics.extend(document.diagnostics);
                 continue;
             };
             // The versions before stand in the same order, so that an object
             // written twice in one file keeps both histories.
-            let accepted = before
-                .iter()
-                .position(|mention| mention.reference == reference)
-                .and_then(|at| before.remove(at).accepted);
-            entry.mentions.push(Mention {
-                reference,
-                accepted,
-                candidate: document.object,
-                diagnostics: document.diagnostics,
-            });
+            while left.get(first).is_some_and(Option::is_none) {
+                first += 1;
+            }
+            let known = left
+                .iter_mut()
+                .skip(first)
+                .find_map(|mention| mention.take_if(|mention| mention.reference == reference));
+            let accepted = known.and_then(|mention| mention.accepted.clone());
+            // What is accepted already is not judged again.
+            let candidate = document.object.filter(|object| accepted.as_ref() != Some(object));
+            let mention =
+                Mention { reference, accepted, candidate, diagnostics: document.diagnostics };
+            if known.is_none() || mention.candidate.is_some() || mention.is_refused() {
+                self.index.touched.insert(mention.reference.clone());
+            }
+            file.mentions.push(mention);
         }
+        let gone = left.into_iter().flatten();
+        self.index.touched.extend(gone.clone().map(|mention| mention.reference.clone()));
         if unknown {
             // A document that cannot be told may be any of those that are no
             // longer seen: they stay.
-            let seen: BTreeSet<_> = entry.mentions.iter().map(|m| m.reference.clone()).collect();
-            entry.mentions.extend(before.into_iter().filter_map(|mut mention| {
-                if seen.contains(&mention.reference) {
-                    return None;
-                }
-                mention.candidate = None;
-                mention.diagnostics.clear();
-                Some(mention)
-            }));
+            let seen: BTreeSet<_> = file.mentions.iter().map(|m| m.reference.clone()).collect();
+            file.mentions.extend(gone.filter(|mention| !seen.contains(&mention.reference)).map(
+                |mention| Mention {
+                    candidate: None,
+                    diagnostics: Vec::new(),
+                    ..Mention::clone(mention)
+                },
+            ));
         }
+        self.index.place(name, &before, &file.mentions);
+        self.index.note(name, file);
     }
 
     /// A file cannot be read at the moment: all of its objects stay.
@@ -298,8 +320,11 @@ impl Store {
     }
 
     /// A file is gone, and its objects with it.
-    pub fn remove(&mut self, file: &str) {
-        self.files.remove(file);
+    pub fn remove(&mut self, name: &str) {
+        let Some((name, File { mentions, .. })) = self.files.remove_entry(name) else { return };
+        self.index.place(&name, &mentions, &[]);
+        self.index.noted.remove(&name);
+        self.index.touched.extend(mentions.into_iter().map(|mention| mention.reference));
     }
 
     /// The files that are known, in path order.
@@ -325,82 +350,39 @@ impl Store {
         .collect()
     }
 
-    /// Refuses the version of an object that [`effective`](Self::effective)
-    /// gives. Returns whether that changed anything: `false` when that version
-    /// was in force before, or does not exist.
-    pub fn reject(&mut self, object: &ObjectRef, why: Vec<Diagnostic>) -> bool {
-        let newest = self
-            .files
-            .values_mut()
-            .flat_map(|file| &mut file.mentions)
-            .rfind(|mention| mention.reference == *object && mention.current().is_some());
-        let Some(mention) = newest else { return false };
-        let changed = mention.candidate.take().is_some();
-        for diagnostic in why {
-            if !mention.diagnostics.contains(&diagnostic) {
-                mention.diagnostics.push(diagnostic);
-            }
-        }
-        changed
-    }
-
-    /// Whether the version of an object that [`effective`](Self::effective)
-    /// gives was not in force yet.
-    pub fn is_new(&self, object: &ObjectRef) -> bool {
-        let mut mentions = self.mentions().filter(|mention| mention.reference == *object);
-        mentions.any(|mention| mention.candidate.is_some())
-    }
-
-    /// Whether what [`effective`](Self::effective) gives is what was accepted
-    /// last.
-    pub fn is_unchanged(&self) -> bool {
-        self.effective() == self.in_force
-    }
-
     /// A store of objects of which nothing more is known than that they were in
     /// force.
     pub fn of_objects(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
-        let mut store = Self::default();
+        let mut files: BTreeMap<Arc<str>, File> = BTreeMap::new();
+        let mut in_force = BTreeMap::new();
         for object in objects {
             let reference = object.reference();
             if let Some(file) = &object.meta.origin.file {
-                let file = store.files.entry(file.clone()).or_default();
-                file.mentions.push(Mention {
+                files.entry(file.clone()).or_default().mentions.push(Mention {
                     reference: reference.clone(),
                     accepted: Some(object.clone()),
                     candidate: None,
                     diagnostics: Vec::new(),
                 });
             }
-            store.in_force.insert(reference, object);
+            in_force.insert(reference, object);
         }
-        store
+        Self::of(files, in_force)
     }
 
     /// These are in force; what is known of them already stays.
     pub fn remember(&mut self, objects: impl IntoIterator<Item = Arc<Object>>) {
         for object in objects {
-            self.in_force.entry(object.reference()).or_insert(object);
-        }
-    }
-
-    /// What [`effective`](Self::effective) gave is in force now.
-    pub fn accept(&mut self) {
-        self.in_force = self.effective();
-        for mention in self.files.values_mut().flat_map(|file| &mut file.mentions) {
-            if let Some(object) = mention.candidate.take() {
-                mention.accepted = Some(object);
-            } else if mention.accepted.is_none() && mention.is_refused() {
-                // It came here from another file and was wrong on arrival.
-                mention.accepted = self.in_force.get(&mention.reference).cloned();
-            }
+            let reference = object.reference();
+            self.index.touched.insert(reference.clone());
+            self.in_force.entry(reference).or_insert(object);
         }
     }
 
     /// What was read and is not in force, and why.
     pub fn rejected(&self) -> Vec<Rejected> {
         let mut rejected = Vec::new();
-        for (name, file) in &self.files {
+        for (name, file) in self.noted() {
             if file.diagnostics.iter().any(|d| d.severity == Severity::Error) {
                 rejected.push(Rejected {
                     file: name.clone(),
@@ -424,13 +406,18 @@ impl Store {
 
     /// Everything that was said about what was read, warnings included.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.files.values().flat_map(|file| {
+        self.noted().flat_map(|(_, file)| {
             file.diagnostics.iter().chain(file.mentions.iter().flat_map(|m| &m.diagnostics))
         })
     }
 
     fn mentions(&self) -> impl Iterator<Item = &Mention> {
         self.files.values().flat_map(|file| &file.mentions)
+    }
+
+    /// The files of which anything was said.
+    fn noted(&self) -> impl Iterator<Item = (&Arc<str>, &File)> {
+        self.index.noted.iter().filter_map(|name| self.files.get_key_value(name))
     }
 }
 

@@ -224,3 +224,64 @@ fn the_last_good_versions_survive_the_daemon() {
     put(&mut store, "a", vec![bad("x"), good("y", "2")]);
     assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "2")]));
 }
+
+/// What may happen to a store, by number.
+fn something(store: &mut Store, next: &mut impl FnMut(u64) -> u64) {
+    let (file, name) = (["a", "b", "c"][next(3) as usize], |n| ["x", "y", "z"][n as usize]);
+    match next(10) {
+        0 => store.remove(file),
+        1 => broken(store, file),
+        2 => drop(store.reject(&reference(name(next(3))), vec![error()])),
+        3 => store.accept(),
+        4 => store.remember(good(name(next(3)), "remembered").object),
+        _ => {
+            let documents = (0..next(5)).map(|_| match next(8) {
+                0 => nameless(),
+                1 | 2 => bad(name(next(3))),
+                _ => good(name(next(3)), ["1", "2"][next(2) as usize]),
+            });
+            let documents = documents.collect();
+            put(store, file, documents);
+        }
+    }
+}
+
+#[test]
+fn what_was_touched_is_all_that_there_is_to_accept() {
+    for seed in 0..400_u64 {
+        let mut state = seed;
+        // An LCG; its high bits.
+        let mut next = |end: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % end
+        };
+        let mut store = Store::default();
+        for step in 0..40 {
+            something(&mut store, &mut next);
+            let effective = store.effective();
+            let all: BTreeSet<_> = effective.keys().chain(store.in_force.keys()).cloned().collect();
+            let mut expected = BTreeMap::new();
+            for one in all {
+                let (before, after) = (store.in_force.get(&one), effective.get(&one));
+                assert_eq!(store.effective_of(&one), after, "{seed} {step} {one}");
+                if before != after {
+                    let (before, after) = (before.cloned(), after.cloned());
+                    expected.insert(one, Replaced { before, after });
+                }
+            }
+            assert_eq!(store.changes(), expected, "{seed} {step}");
+            let mut fresh = Store::of(store.files.clone(), BTreeMap::new()).index;
+            fresh.touched.clone_from(store.touched());
+            assert_eq!(store.index, fresh, "{seed} {step}");
+            let mut accepted = store.clone();
+            accepted.accept();
+            assert_eq!(accepted.in_force, effective, "{seed} {step}");
+            assert!(accepted.touched().is_empty() && accepted.is_unchanged());
+            for mention in accepted.mentions() {
+                assert!(mention.candidate.is_none(), "{seed} {step}");
+                let lost = mention.is_refused() && mention.accepted.is_none();
+                assert!(!lost || !effective.contains_key(&mention.reference), "{seed} {step}");
+            }
+        }
+    }
+}

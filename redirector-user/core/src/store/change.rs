@@ -1,0 +1,165 @@
+//! What is to change, found among what was touched since the last change came in
+//! force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{File, Mention, Store};
+use crate::diag::Diagnostic;
+use crate::model::{Object, ObjectRef};
+
+/// An object that came, went or is another.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Replaced {
+    /// As it was; `None` when it was not there.
+    pub before: Option<Arc<Object>>,
+    /// As it is; `None` when it is gone.
+    pub after: Option<Arc<Object>>,
+}
+
+/// Where things are in the files.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Index {
+    /// Where objects are written, in the order of [`Store::files`].
+    places: FxHashMap<ObjectRef, Vec<Place>>,
+    /// Objects of which something was read, or taken back, since the last change
+    /// came in force. Of all others there is nothing to accept.
+    pub touched: BTreeSet<ObjectRef>,
+    /// Files of which anything was said.
+    pub noted: BTreeSet<Arc<str>>,
+}
+
+/// Which mention of which file.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    file: Arc<str>,
+    at: usize,
+}
+
+impl Index {
+    /// A file has other mentions.
+    pub fn place(&mut self, file: &Arc<str>, before: &[Mention], after: &[Mention]) {
+        let reference = |of: &[Mention], at: usize| of.get(at).map(|one| one.reference.clone());
+        for at in 0..before.len().max(after.len()) {
+            let (before, after) = (reference(before, at), reference(after, at));
+            if before == after {
+                continue;
+            }
+            let place = Place { file: file.clone(), at };
+            if let Some(before) = before
+                && let Some(places) = self.places.get_mut(&before)
+            {
+                places.retain(|other| *other != place);
+                if places.is_empty() {
+                    self.places.remove(&before);
+                }
+            }
+            if let Some(after) = after {
+                // Nearly all are written once.
+                let places = self.places.entry(after).or_insert_with(|| Vec::with_capacity(1));
+                places.insert(places.partition_point(|other| *other < place), place);
+            }
+        }
+    }
+
+    /// Something was said of a file, or is no longer.
+    pub fn note(&mut self, name: &Arc<str>, file: &File) {
+        let mut all = file.mentions.iter();
+        if file.diagnostics.is_empty() && all.all(|mention| mention.diagnostics.is_empty()) {
+            self.noted.remove(name);
+        } else {
+            self.noted.insert(name.clone());
+        }
+    }
+}
+
+impl Store {
+    /// All mentions of an object, the last one first: the first of these that has a
+    /// version counts.
+    fn mentions_of(&self, object: &ObjectRef) -> impl Iterator<Item = &Mention> {
+        let places = self.index.places.get(object).into_iter().flatten().rev();
+        places.filter_map(|place| self.files.get(&place.file)?.mentions.get(place.at))
+    }
+
+    /// The version of an object that should be in force: what
+    /// [`effective`](Self::effective) gives.
+    pub fn effective_of(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
+        let mut mentions = self.mentions_of(object).peekable();
+        mentions.peek()?;
+        mentions.find_map(Mention::current).or_else(|| self.in_force.get(object))
+    }
+
+    /// Objects that may have to be put in force: of all others, what
+    /// [`effective`](Self::effective) gives was accepted last.
+    pub fn touched(&self) -> &BTreeSet<ObjectRef> {
+        &self.index.touched
+    }
+
+    /// What [`effective`](Self::effective) gives against what was accepted last.
+    pub fn changes(&self) -> BTreeMap<ObjectRef, Replaced> {
+        let replaced = self.index.touched.iter().filter_map(|object| {
+            let (before, after) = (self.in_force.get(object), self.effective_of(object));
+            let replaced = || Replaced { before: before.cloned(), after: after.cloned() };
+            (before != after).then(|| (object.clone(), replaced()))
+        });
+        replaced.collect()
+    }
+
+    /// Whether what [`effective`](Self::effective) gives is what was accepted
+    /// last.
+    pub fn is_unchanged(&self) -> bool {
+        self.changes().is_empty()
+    }
+
+    /// Whether the version of an object that [`effective`](Self::effective)
+    /// gives was not in force yet.
+    pub fn is_new(&self, object: &ObjectRef) -> bool {
+        self.mentions_of(object).any(|mention| mention.candidate.is_some())
+    }
+
+    /// Refuses the version of an object that [`effective`](Self::effective)
+    /// gives. Returns whether that changed anything: `false` when that version
+    /// was in force before, or does not exist.
+    pub fn reject(&mut self, object: &ObjectRef, why: Vec<Diagnostic>) -> bool {
+        for Place { file: name, at } in self.index.places.get(object).into_iter().flatten().rev() {
+            let Some(file) = self.files.get_mut(name) else { continue };
+            let Some(mention) = file.mentions.get_mut(*at) else { continue };
+            if mention.current().is_none() {
+                continue;
+            }
+            let changed = mention.candidate.take().is_some();
+            for diagnostic in why {
+                if !mention.diagnostics.contains(&diagnostic) {
+                    mention.diagnostics.push(diagnostic);
+                }
+            }
+            self.index.touched.insert(object.clone());
+            self.index.noted.insert(name.clone());
+            return changed;
+        }
+        false
+    }
+
+    /// What [`effective`](Self::effective) gave is in force now.
+    pub fn accept(&mut self) {
+        for object in std::mem::take(&mut self.index.touched) {
+            let in_force = self.effective_of(&object).cloned();
+            for Place { file, at } in self.index.places.get(&object).into_iter().flatten() {
+                let Some(file) = self.files.get_mut(file) else { continue };
+                let Some(mention) = file.mentions.get_mut(*at) else { continue };
+                if let Some(object) = mention.candidate.take() {
+                    mention.accepted = Some(object);
+                } else if mention.accepted.is_none() && mention.is_refused() {
+                    // It came here from another file and was wrong on arrival.
+                    mention.accepted.clone_from(&in_force);
+                }
+            }
+            match in_force {
+                Some(version) => _ = self.in_force.insert(object, version),
+                None => _ = self.in_force.remove(&object),
+            }
+        }
+    }
+}
