@@ -301,6 +301,46 @@ fn a_rule_that_several_rules_above_it_take_everything_from_is_told() {
 }
 
 #[test]
+fn a_rule_that_is_reached_elsewhere_is_told_of_the_gateway_that_another_object_has_it_all_at() {
+    let rules = |name: &str, gateways: &str, rules: &str| {
+        let spec = format!("{{hosts: ['*'], gateways: [{gateways}], tcp: [{rules}]}}");
+        virtual_service(&format!("a/{name}"), &spec)
+    };
+    let gateways = service("a/shop", "10.96.0.1", "")
+        + &gateway("a/edge")
+        + &gateway("a/inner").replace("istio: edge", "istio: inner");
+    let own = [rule("{gateways: [edge]}"), rule("{}")].join(", ");
+    let text = gateways.clone() + &rules("one", "edge", &rule("{}"));
+    let found = report(&(text + &rules("two", "'edge', 'inner'", &own)));
+    let found = told(&found, &["RD4048"]);
+    let at = ["spec.tcp[0]", "spec.tcp[1]"];
+    assert_eq!(
+        found.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(),
+        at.map(|path| format!("RD4048 VirtualService/a/two {path}"))
+    );
+    // One is for the first gateway alone, the other comes to the second, too.
+    assert!(found[0].1.starts_with("no connection reaches"), "{found:#?}");
+    assert!(found[1].1.starts_with("no connection that comes to the Gateway a/edge reaches"));
+    // Within one object that is how it is meant.
+    let own = report(&(gateways + &rules("two", "'edge', 'inner'", &own)));
+    assert_eq!(places(&own, &["RD4048"]), [""; 0]);
+}
+
+#[test]
+fn a_rule_behind_one_that_passes_everything_on_is_told() {
+    let host = "shop.a.svc.cluster.local";
+    let entry = "{hosts: [out.example.com], resolution: NONE, ports: [{number: 80, name: tcp, protocol: TCP}]}";
+    let on = "{route: [{destination: {host: out.example.com}}]}";
+    let spec = |rule: &str| format!("{{hosts: [{host}], tcp: [{rule}]}}");
+    let text = service("a/shop", "10.96.0.1", "")
+        + &object("ServiceEntry", "a/out", entry)
+        + &virtual_service("a/one", &spec(on))
+        + &virtual_service("a/two", &spec(&rule("{port: 80}")));
+    let by = "spec.tcp[0] of VirtualService/a/one".to_owned();
+    assert_eq!(unreached(&text), [("RD4048 VirtualService/a/two spec.tcp[0]".to_owned(), by)]);
+}
+
+#[test]
 fn a_server_name_that_an_older_object_has_is_never_reached_by_the_younger_one() {
     let port = "port: {number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}";
     let spec = format!("{{selector: {{istio: edge}}, servers: [{{{port}, hosts: ['*']}}]}}");

@@ -13,7 +13,7 @@ use redirector_core::analysis::refusals::Refusal;
 use redirector_core::analysis::{Around, analyze};
 use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
-use redirector_core::model::{ObjectRef, Resolution, RuleId, RuleList, Spec};
+use redirector_core::model::{ObjectRef, Resolution, RuleId, Spec};
 use redirector_core::plan::{ClassId, FrontendId, Lacks};
 use redirector_core::registry::Registry;
 use redirector_core::world::World;
@@ -27,16 +27,8 @@ type Share = (RuleKey, usize);
 /// A rule, as `explain` names it.
 type RuleKey = (String, String, u32);
 
-fn list_word(list: RuleList) -> &'static str {
-    match list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    }
-}
-
 fn key(rule: &RuleId) -> RuleKey {
-    (rule.object.to_string(), list_word(rule.list).to_owned(), rule.index)
+    (rule.object.to_string(), rule.list.to_string(), rule.index)
 }
 
 /// What clients of a class meet, at one address or another.
@@ -157,7 +149,7 @@ impl Checked<'_> {
         let mut refused = 0;
         for class in plan.classes.keys().copied() {
             let met = self.met(class, &dials);
-            self.none_is_unreached(&met);
+            self.none_is_unreached(&met, None);
             // Who is made up is made up for some of the rules; all others dial
             // everything.
             let concerns = |refusal: &&Refusal| {
@@ -193,6 +185,7 @@ impl Checked<'_> {
     /// What `explain` refuses at a gateway is said to be refused at one.
     fn refuses_what_explain_refuses_at_gateways(&self, random: &mut Random) {
         let mut met = Met::default();
+        let mut met_at: BTreeMap<String, Met> = BTreeMap::new();
         let workloads = self.documents.gateways.iter();
         let addresses = workloads.flat_map(|workload| &workload.addresses);
         let dials = addresses.flat_map(|ip| PORTS.map(|port| SocketAddr::new(*ip, port)));
@@ -206,15 +199,18 @@ impl Checked<'_> {
                     name: source.name.clone(),
                 };
                 let (namespace, name) = (&gateway.meta.namespace, &gateway.meta.name);
+                let there = met_at.entry(format!("{namespace}/{name}")).or_default();
                 let gateway = Some((namespace.to_string(), name.to_string()));
                 let query = Query { source, destination, gateway, sni };
                 let answer = explain_with(self.world, &self.registry, &query);
-                met.add(&answer.expect("the source is known"));
+                let answer = answer.expect("the source is known");
+                there.add(&answer);
+                met.add(&answer);
             }
         }
         let said = self.examined.refusals.iter().filter(|one| !one.gateways.is_empty());
         let said: BTreeSet<Share> = said.map(|one| (key(&one.rule), one.destination)).collect();
-        self.none_is_unreached(&met);
+        met_at.iter().for_each(|(gateway, met)| self.none_is_unreached(met, Some(gateway)));
         if !met.refused.is_subset(&said) {
             self.fail(&format!("at gateways: {said:?}, explain refuses {:?}", met.refused));
         }
@@ -225,9 +221,15 @@ impl Checked<'_> {
         self.told.iter().filter(|(_, _, diagnostic)| diagnostic.code == "RD4048")
     }
 
-    /// No rule that decides is said to be reached by nobody.
-    fn none_is_unreached(&self, met: &Met) {
-        for (object, path, _) in self.unreached() {
+    /// No rule that decides, in the mesh or at a gateway, is said to be reached by
+    /// nobody there.
+    fn none_is_unreached(&self, met: &Met, gateway: Option<&str>) {
+        for (object, path, told) in self.unreached() {
+            let of = told.message.split_once("comes to the Gateway ");
+            let of = of.and_then(|(_, rest)| rest.split(' ').next());
+            if of.is_some() && of != gateway {
+                continue;
+            }
             let at = |(of, list, index): &RuleKey| {
                 of == object && *path == format!("spec.{list}[{index}]")
             };
@@ -252,7 +254,6 @@ impl Checked<'_> {
     fn tells_of_it(&self) {
         let place = |refusal: &Refusal| {
             let RuleId { object, list, index } = &refusal.rule;
-            let list = list_word(*list);
             let path = format!("spec.{list}[{index}].route[{}].dest", refusal.destination);
             (object.to_string(), path)
         };

@@ -16,12 +16,13 @@ use crate::state::EmptiedShare;
 const NOTE: usize = 1024;
 
 /// A part of the object never decides anything.
-const SHADOWED: [&Code; 9] = [
+const SHADOWED: [&Code; 10] = [
     &admission::UNREACHABLE_RULE,
     &admission::DUPLICATE_MATCH,
     &differences::SHADOWED_SUBNET,
     &differences::REPEATED_SUBNET,
     &differences::DEAD_RULE,
+    &differences::NEVER_REACHED,
     &differences::USELESS_SUBNETS,
     &differences::GATEWAY_PORT_TAKEN,
     &references::HOST_CONFLICT,

@@ -1,16 +1,11 @@
 //! How things that have numbers in the kernel are called.
 
-use redirector_core::model::{RuleId, RuleList, SourceId, SourceSelector};
+use redirector_core::model::{RuleId, SourceId, SourceSelector};
 use redirector_core::plan::{DestinationId, RouteId};
 
 /// `VirtualService/default/echo tcp[0]`, as `explain` shows a rule.
 pub fn rule_name(rule: &RuleId) -> String {
-    let list = match rule.list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    };
-    format!("{} {list}[{}]", rule.object, rule.index)
+    format!("{} {}[{}]", rule.object, rule.list, rule.index)
 }
 
 /// The rule of a route, or the service whose own endpoints it is.

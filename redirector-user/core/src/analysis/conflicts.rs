@@ -8,7 +8,6 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::references;
-use crate::model::Spec;
 use crate::rules::{RuleSet, in_order};
 
 /// Hosts that several VirtualServices claim in the mesh, for clients that see
@@ -16,18 +15,17 @@ use crate::rules::{RuleSet, in_order};
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let book = &facts.book;
     // By host and scope: places in the book, which are in order of age.
-    let mut claims: BTreeMap<&str, BTreeMap<String, BTreeSet<usize>>> = BTreeMap::new();
+    let mut claims: BTreeMap<&str, BTreeMap<&str, BTreeSet<usize>>> = BTreeMap::new();
     for (place, set) in book.sets.iter().enumerate().filter(|(_, set)| set.is_for_mesh()) {
-        let Spec::VirtualService(rule) = &set.object.spec else { continue };
-        for scope in scopes(rule.export_to.iter().map(String::as_str), set.namespace()) {
+        for scope in scopes(&set.export) {
             for host in &set.hosts {
-                claims.entry(host).or_default().entry(scope.clone()).or_default().insert(place);
+                claims.entry(host).or_default().entry(scope).or_default().insert(place);
             }
         }
     }
     // One host in one order, for all clients or for those of some namespaces.
     type Conflict<'b> = (&'b str, Vec<usize>);
-    let mut conflicts: BTreeMap<Conflict<'_>, BTreeSet<String>> = BTreeMap::new();
+    let mut conflicts: BTreeMap<Conflict<'_>, BTreeSet<&str>> = BTreeMap::new();
     for (host, mut scopes) in claims {
         let public = scopes.remove("*").unwrap_or_default();
         if public.len() > 1 {
@@ -38,14 +36,14 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         for (scope, own) in scopes {
             // Where nobody can be, nobody sees the two together.
             let mut sets = own.iter().filter_map(|place| book.sets.get(*place));
-            let known = namespaces.is_empty() || namespaces.contains(&*scope);
+            let known = namespaces.is_empty() || namespaces.contains(scope);
             if !known && !sets.any(|set| set.namespace() == scope) {
                 continue;
             }
             let places: Vec<usize> = own.union(&public).copied().collect();
             let sets: Vec<&RuleSet> =
                 places.iter().filter_map(|place| book.sets.get(*place)).collect();
-            let who = Asker::new(Client::in_namespace(&scope));
+            let who = Asker::new(Client::in_namespace(scope));
             let order = in_order(&sets, &who).into_iter();
             let order: Vec<usize> = order.filter_map(|at| places.get(at).copied()).collect();
             // What is so for everybody is not told again.
@@ -60,7 +58,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let more = sets.len().saturating_sub(shown.len());
         let names = shown.join(", ");
         let names = if more > 0 { format!("{names} and {more} more") } else { names };
-        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let scopes: Vec<&str> = scopes.into_iter().collect();
         let whose = match scopes.is_empty() {
             true => String::new(),
             false => format!(" for clients in {}", listed("namespace", &scopes)),

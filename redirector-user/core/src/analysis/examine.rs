@@ -86,9 +86,12 @@ impl Examined {
         self.seen.met.contains(rule)
     }
 
-    /// A rule that takes what another one would at a gateway.
-    pub(super) fn before(&self, rule: &RuleId) -> Option<&RuleId> {
-        self.seen.behind.get(rule)
+    /// The Gateways at which a rule never decides, with the rule that takes what it
+    /// would.
+    pub(super) fn before(&self, rule: &RuleId) -> impl Iterator<Item = (&str, &RuleId)> {
+        let from = self.seen.behind.range((rule.clone(), String::new())..);
+        from.take_while(move |((of, _), _)| of == rule)
+            .filter_map(|((_, gateway), by)| Some((&**gateway, by.as_ref()?)))
     }
 
     /// The unknown caller and those who were made up for a VirtualService.

@@ -10,10 +10,10 @@ use super::examine::Examined;
 use super::{Around, PodTemplate, Refused};
 use crate::diag::nearest;
 use crate::model::annotations;
-use crate::model::{Labels, Object, ObjectRef, Resolution, Spec};
-use crate::names::{HostIndex, complete_host, service_host};
-use crate::registry::Registry;
-use crate::rules::RuleBook;
+use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Resolution, Spec};
+use crate::names::{HostIndex, complete_host};
+use crate::registry::{ExportTo, Registry, Service};
+use crate::rules::{RuleBook, RuleSet};
 use crate::world::World;
 
 /// How many names are compared in all to find what somebody may have meant.
@@ -55,8 +55,6 @@ pub(super) struct Facts<'w> {
     pods: Carriers,
     templates: Carriers,
     entries: Carriers,
-    /// Subsets by name, then by the host of their DestinationRule.
-    subsets: HashMap<&'w str, HostIndex<(ObjectRef, &'w Labels)>>,
     /// Names of Namespace objects.
     namespaces: BTreeSet<Arc<str>>,
     /// Of objects that were refused, what others say of them.
@@ -126,9 +124,8 @@ impl<'w> Facts<'w> {
             pods: Carriers::default(),
             templates: Carriers::default(),
             entries: Carriers::default(),
-            subsets: HashMap::new(),
             namespaces: world
-                .of_kind(crate::model::Kind::Namespace)
+                .of_kind(Kind::Namespace)
                 .map(|object| object.meta.name.clone())
                 .collect(),
             refused: &around.refused,
@@ -143,13 +140,6 @@ impl<'w> Facts<'w> {
         for (index, service) in registry.services().iter().enumerate() {
             facts.services.insert(&service.host, index);
         }
-        for (object, rule) in world.destination_rules() {
-            let host = facts.full_host(&rule.host, &object.meta.namespace);
-            for subset in &rule.subsets {
-                let labels = (object.reference(), &subset.labels);
-                facts.subsets.entry(&subset.name).or_default().insert(&host, labels);
-            }
-        }
         facts.carriers(&around.templates);
         facts
     }
@@ -160,34 +150,17 @@ impl<'w> Facts<'w> {
 
     /// Services and ServiceEntries by the scopes that they are exported to.
     fn scopes(&mut self) {
-        for (object, entry) in self.world.service_entries() {
-            let namespace = &object.meta.namespace;
+        let (registry, domain) = (self.registry, self.domain());
+        for service in registry.services() {
+            let host = complete_host(&service.host, service.namespace(), domain);
             let known = Arc::new(Known {
-                object: object.reference(),
-                ports: entry.ports.iter().map(|port| port.number).collect(),
+                object: service.object.clone(),
+                ports: service.ports.iter().map(|port| port.number).collect(),
             });
-            for host in &entry.hosts {
-                let host = complete_host(host, namespace, self.domain()).into_owned();
-                for scope in scopes(entry.export_to.iter().map(String::as_str), namespace) {
-                    self.know(&scope, &host, &known);
-                }
-                self.hosts.insert(host);
+            for scope in scopes(&service.export) {
+                self.know(scope, &host, &known);
             }
-        }
-        for (object, service) in self.world.services() {
-            let namespace = &object.meta.namespace;
-            let known = Arc::new(Known {
-                object: object.reference(),
-                ports: service.ports.iter().map(|port| port.port).collect(),
-            });
-            let host = service_host(&object.meta.name, namespace, self.domain());
-            let export = object.meta.annotations.get(annotations::EXPORT_TO);
-            let entries = export.map(String::as_str).unwrap_or_default();
-            let entries = entries.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-            for scope in scopes(entries, namespace) {
-                self.know(&scope, &host, &known);
-            }
-            self.hosts.insert(host);
+            self.hosts.insert(host.into_owned());
         }
     }
 
@@ -207,7 +180,7 @@ impl<'w> Facts<'w> {
 
     fn carriers(&mut self, templates: &[PodTemplate]) {
         let mut nodes: HashMap<&str, &Object> = HashMap::new();
-        for object in self.world.of_kind(crate::model::Kind::Node) {
+        for object in self.world.of_kind(Kind::Node) {
             nodes.insert(&object.meta.name, object);
         }
         for (object, pod) in self.world.pods() {
@@ -284,11 +257,6 @@ impl<'w> Facts<'w> {
     /// WorkloadEntries.
     pub fn entries(&self) -> &Carriers {
         &self.entries
-    }
-
-    /// The subsets of that name whose DestinationRule is for the full host.
-    pub fn subsets(&self, name: &str, full: &str) -> Vec<&(ObjectRef, &'w Labels)> {
-        self.subsets.get(name).map(|hosts| hosts.matching(full)).unwrap_or_default()
     }
 
     /// The namespaces that have an object of their own; empty when none is said.
@@ -379,8 +347,21 @@ impl<'w> Facts<'w> {
         best.map(|(_, known)| known.clone())
     }
 
+    /// The services that have the hosts of a VirtualService.
+    pub fn having(&self, set: &RuleSet) -> Vec<&'w Service> {
+        set.hosts.iter().flat_map(|host| self.services_of(host)).collect()
+    }
+
+    /// A Gateway, by its full name.
+    pub fn gateway(&self, full: &str) -> Option<(&'w Object, &'w Gateway)> {
+        let (namespace, name) = full.split_once('/')?;
+        let object = self.world.find(Kind::Gateway, namespace, name)?;
+        let Spec::Gateway(spec) = &object.spec else { return None };
+        Some((object, spec))
+    }
+
     /// The registry's services whose host matches.
-    pub fn services_of(&self, host: &str) -> Vec<&'w crate::registry::Service> {
+    pub fn services_of(&self, host: &str) -> Vec<&'w Service> {
         let mut indices: Vec<usize> = self.services.matching(host).into_iter().copied().collect();
         indices.sort_unstable();
         indices.dedup();
@@ -404,20 +385,6 @@ fn differing<'n>(a: &'n str, b: &'n str) -> (&'n str, &'n str) {
 }
 
 /// The scopes of an `exportTo`: `*`, or namespaces.
-pub(super) fn scopes<'e>(
-    export_to: impl Iterator<Item = &'e str>,
-    namespace: &str,
-) -> BTreeSet<String> {
-    let mut scopes = BTreeSet::new();
-    for entry in export_to {
-        match entry {
-            "*" => return BTreeSet::from(["*".to_owned()]),
-            "." => scopes.insert(namespace.to_owned()),
-            other => scopes.insert(other.to_owned()),
-        };
-    }
-    if scopes.is_empty() {
-        scopes.insert("*".to_owned());
-    }
-    scopes
+pub(super) fn scopes(export: &ExportTo) -> impl Iterator<Item = &str> {
+    export.is_public().then_some("*").into_iter().chain(export.namespaces().map(|name| &**name))
 }

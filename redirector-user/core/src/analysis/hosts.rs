@@ -4,23 +4,16 @@ use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
-use crate::names::MESH;
-use crate::registry::ServiceKind;
+use crate::registry::{Service, ServiceKind};
 use crate::validate::names::is_ip;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for (object, rule) in facts.world.virtual_services() {
-        if !rule.gateways.is_empty() && !rule.gateways.iter().any(|name| name == MESH) {
-            continue;
-        }
-        let mut report = Report::new(object.reference(), findings);
-        let namespace = &object.meta.namespace;
-        for (i, host) in rule.hosts.iter().enumerate() {
-            let full = facts.full_host(host, namespace);
-            let services = facts.services_of(&full);
-            let alias = |service: &&crate::registry::Service| {
-                matches!(service.kind, ServiceKind::ExternalName(_))
-            };
+    for set in facts.book.sets.iter().filter(|set| set.is_for_mesh()) {
+        let mut report = Report::new(set.reference.clone(), findings);
+        let hosts = set.spec().map_or(&[][..], |spec| &spec.hosts);
+        for (i, (host, full)) in hosts.iter().zip(&set.hosts).enumerate() {
+            let services = facts.services_of(full);
+            let alias = |service: &&Service| matches!(service.kind, ServiceKind::ExternalName(_));
             if !services.is_empty() {
                 if services.iter().all(alias) {
                     report.add(
@@ -37,7 +30,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 }
                 continue;
             }
-            if facts.refused_service(&full) {
+            if facts.refused_service(full) {
                 continue;
             }
             let mut finding = Diagnostic::new(
@@ -51,8 +44,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     format!("no service has the host {full}: the rules never apply to it")
                 },
             );
-            finding.help =
-                facts.suggest_host(host, namespace).map(|near| format!("did you mean {near}?"));
+            finding.help = facts
+                .suggest_host(host, set.namespace())
+                .map(|near| format!("did you mean {near}?"));
             report.add(format!("spec.hosts[{i}]"), finding);
         }
     }

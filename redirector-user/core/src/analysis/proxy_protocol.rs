@@ -1,18 +1,13 @@
 //! The annotation of ours that has backends told the client of a Gateway.
 
-use std::sync::Arc;
-
 use super::facts::Facts;
 use super::gateways::both_select;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::annotations::PROXY_PROTOCOL;
-use crate::model::{
-    Gateway, Kind, Object, PROXY_PROTOCOL_V2, ServerTls, Spec, VirtualService,
-    speaks_proxy_protocol,
-};
-use crate::names::complete_gateway;
+use crate::model::{Gateway, Kind, Object, PROXY_PROTOCOL_V2, ServerTls, speaks_proxy_protocol};
+use crate::rules::RuleSet;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut annotated = false;
@@ -33,33 +28,18 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         );
     }
     if annotated {
-        for (object, rule) in facts.world.virtual_services() {
-            of_two_minds(facts, object, rule, findings);
+        for set in &facts.book.sets {
+            of_two_minds(facts, set, findings);
         }
     }
 }
 
 /// A VirtualService that two Gateways have at one port, of which one wants the
 /// backend to be told the client and the other does not.
-fn of_two_minds(
-    facts: &Facts<'_>,
-    object: &Arc<Object>,
-    rule: &VirtualService,
-    findings: &mut Vec<Finding>,
-) {
+fn of_two_minds(facts: &Facts<'_>, set: &RuleSet, findings: &mut Vec<Finding>) {
     let mut before: Vec<(&Object, &Gateway)> = Vec::new();
-    for (i, name) in rule.gateways.iter().enumerate() {
-        let full = complete_gateway(name, &object.meta.namespace);
-        let Some((gateway, spec)) = full
-            .split_once('/')
-            .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name))
-            .and_then(|gateway| match &gateway.spec {
-                Spec::Gateway(spec) => Some((&**gateway, spec)),
-                _ => None,
-            })
-        else {
-            continue;
-        };
+    for (i, name) in set.gateways.iter().enumerate() {
+        let Some((gateway, spec)) = facts.gateway(name) else { continue };
         if !facts.spend(before.len()) {
             return;
         }
@@ -79,7 +59,8 @@ fn of_two_minds(
             );
             let finding = Diagnostic::new(&differences::PROXY_PROTOCOL, problem)
                 .help("let both Gateways ask for it or neither, or bind the rules to one of them");
-            Report::new(object.reference(), findings).add(format!("spec.gateways[{i}]"), finding);
+            Report::new(set.reference.clone(), findings)
+                .add(format!("spec.gateways[{i}]"), finding);
             return;
         }
         before.push((gateway, spec));

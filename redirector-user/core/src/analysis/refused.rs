@@ -9,15 +9,13 @@ use super::refusals::Refusal;
 use super::virtual_services::destination_path;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::{ObjectRef, RouteDestination, RuleList, Spec};
+use crate::model::{ObjectRef, RouteDestination, Spec};
 use crate::plan::Lacks;
 use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut causes = Causes::new(findings);
     for refusal in &facts.examined.refusals {
-        let Some(object) = facts.world.get(&refusal.rule.object) else { continue };
-        let Spec::VirtualService(_) = &object.spec else { continue };
         let path = path(refusal);
         let told = causes.at(&refusal.rule.object, &path);
         let elsewhere = match refusal.lacks {
@@ -69,13 +67,7 @@ fn path(refusal: &Refusal) -> String {
 /// As it is written.
 fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestination> {
     let Spec::VirtualService(spec) = &world.get(&refusal.rule.object)?.spec else { return None };
-    let index = refusal.rule.index as usize;
-    let route = match refusal.rule.list {
-        RuleList::Tcp => &spec.tcp.get(index)?.route,
-        RuleList::Tls => &spec.tls.get(index)?.route,
-        RuleList::Http => &spec.http.get(index)?.route,
-    };
-    route.get(refusal.destination)
+    spec.route(refusal.rule.list, refusal.rule.index as usize).get(refusal.destination)
 }
 
 fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {

@@ -1,7 +1,7 @@
 //! Rules of one VirtualService: matches that shadow one another, conditions
 //! that never hold.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
@@ -10,86 +10,55 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
-use crate::model::{Kind, L4Match, Object, Spec, TcpRule, VirtualService};
+use crate::model::{L4Match, TcpRule};
 use crate::names::{MESH, complete_gateway};
-use crate::registry::{ExportTo, Service, ServiceKind};
-use crate::rules::{Block, is_everything};
+use crate::registry::{Service, ServiceKind};
+use crate::rules::{Block, Rule, RuleSet, is_everything};
 use crate::validate::names::is_dns_label;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for (object, rule) in facts.world.virtual_services() {
-        let mut report = Report::new(object.reference(), findings);
-        let bound = Bound::new(facts, object, rule);
-        let blocks: Vec<Vec<Block>> = rule
-            .tcp
-            .iter()
-            .map(|tcp| tcp.matches.iter().map(|l4| Block::new(l4, &[], bound.namespace)).collect())
-            .collect();
-        for (i, tcp) in rule.tcp.iter().enumerate() {
+    for set in &facts.book.sets {
+        let Some(spec) = set.spec() else { continue };
+        let mut report = Report::new(set.reference.clone(), findings);
+        let bound = Bound::new(facts, set);
+        for (i, (tcp, rule)) in spec.tcp.iter().zip(&set.tcp).enumerate() {
             for (j, block) in tcp.matches.iter().enumerate() {
                 let path = format!("spec.tcp[{i}].match[{j}]");
                 conditions(facts, &bound, block, &path, &mut report);
             }
-            useless_subnets(i, &blocks[i], &mut report);
+            useless_subnets(i, &rule.blocks, &mut report);
             weights(i, tcp, &mut report);
         }
-        shadows(facts, &blocks, &mut report);
-        if bound.mesh && !rule.tcp.is_empty() {
+        shadows(facts, &set.tcp, &mut report);
+        if set.is_for_mesh() && !spec.tcp.is_empty() {
             tcp_ports(&bound, &mut report);
         }
     }
 }
 
-/// What a VirtualService is bound to.
+/// What the rules of a VirtualService are for.
 struct Bound<'w> {
-    namespace: &'w Arc<str>,
-    export: ExportTo,
-    mesh: bool,
-    /// Full names of its gateways, `mesh` included.
-    gateways: Vec<String>,
+    set: &'w RuleSet,
     /// The services that have its hosts.
     services: Vec<&'w Service>,
     /// The ports that a match can name; empty when nothing is known.
-    ports: Vec<u16>,
+    ports: BTreeSet<u16>,
 }
 
 impl<'w> Bound<'w> {
-    fn new(facts: &Facts<'w>, object: &'w Object, rule: &VirtualService) -> Self {
-        let namespace = &object.meta.namespace;
-        let export = ExportTo::new(rule.export_to.iter().map(String::as_str), namespace);
-        let mut gateways: Vec<String> = rule
-            .gateways
-            .iter()
-            .map(|name| complete_gateway(name, namespace).into_owned())
-            .collect();
-        if gateways.is_empty() {
-            gateways.push(MESH.to_owned());
-        }
-        let mesh = gateways.iter().any(|name| name == MESH);
-        let services: Vec<&Service> = rule
-            .hosts
-            .iter()
-            .flat_map(|host| facts.services_of(&facts.full_host(host, namespace)))
-            .collect();
-        let mut ports: Vec<u16> = Vec::new();
-        if mesh {
+    fn new(facts: &'w Facts<'w>, set: &'w RuleSet) -> Self {
+        let services = facts.having(set);
+        let mut ports = BTreeSet::new();
+        if set.is_for_mesh() {
             ports.extend(services.iter().flat_map(|s| s.ports.iter().map(|port| port.number)));
         }
-        for name in &gateways {
-            let Some((namespace, name)) = name.split_once('/') else { continue };
-            if let Some(gateway) = facts.world.find(Kind::Gateway, namespace, name)
-                && let Spec::Gateway(spec) = &gateway.spec
-            {
-                ports.extend(spec.servers.iter().map(|server| server.port));
-            }
-        }
-        ports.sort_unstable();
-        ports.dedup();
-        Self { namespace, export, mesh, gateways, services, ports }
+        let gateways = set.gateways.iter().filter_map(|name| facts.gateway(name));
+        ports.extend(gateways.flat_map(|(_, spec)| &spec.servers).map(|server| server.port));
+        Self { set, services, ports }
     }
 
     fn is_mesh_alone(&self) -> bool {
-        self.mesh && self.gateways.len() == 1
+        self.set.is_for_mesh() && self.set.gateways.len() == 1
     }
 }
 
@@ -128,53 +97,49 @@ fn conditions(
         && !bound.ports.contains(&port)
     {
         let known: Vec<String> = bound.ports.iter().map(u16::to_string).collect();
+        let mesh = bound.set.is_for_mesh();
         report.add(
             format!("{path}.port"),
             Diagnostic::new(
                 &differences::UNKNOWN_MATCH_PORT,
                 format!(
                     "no {} has port {port}, only {}: the match never holds",
-                    if bound.mesh { "host" } else { "server of its Gateways" },
+                    if mesh { "host" } else { "server of its Gateways" },
                     known.join(", ")
                 ),
             )
-            .help(match (bound.mesh, bound.gateways.len()) {
+            .help(match (mesh, bound.set.gateways.len()) {
                 (false, _) => "write the number of a server's port",
                 (true, 1) => "write the port of the Service, not its targetPort",
                 (true, _) => "write the port of the Service, or of a Gateway's server",
             }),
         );
     }
-    gateways(bound, block, path, report);
+    gateways(bound.set, block, path, report);
     sources(facts, bound, block, path, report);
     subnets(facts, bound, block, path, report);
 }
 
-fn gateways(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
-    for (n, name) in block.gateways.iter().enumerate() {
-        let full = complete_gateway(name, bound.namespace);
-        if !bound.gateways.iter().any(|known| *known == full) {
-            let mut finding = Diagnostic::new(
-                &differences::GATEWAY_NOT_BOUND,
-                format!(
-                    "the object is not bound to {full} (it is bound to {}): nothing that comes \
-                     through it is compared",
-                    bound.gateways.join(", ")
-                ),
-            );
-            finding.help = nearest(&full, bound.gateways.iter().map(String::as_str))
-                .map(|near| format!("did you mean {near}?"));
-            report.add(format!("{path}.gateways[{n}]"), finding);
-        }
+fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    let names = block.gateways.iter().map(|name| complete_gateway(name, set.namespace()));
+    let names: Vec<_> = names.collect();
+    let is_bound = |name: &str| set.gateways.iter().any(|known| known == name);
+    for (n, full) in names.iter().enumerate().filter(|(_, name)| !is_bound(name)) {
+        let mut finding = Diagnostic::new(
+            &differences::GATEWAY_NOT_BOUND,
+            format!(
+                "the object is not bound to {full} (it is bound to {}): nothing that comes \
+                 through it is compared",
+                set.gateways.join(", ")
+            ),
+        );
+        finding.help = nearest(full, set.gateways.iter().map(String::as_str))
+            .map(|near| format!("did you mean {near}?"));
+        report.add(format!("{path}.gateways[{n}]"), finding);
     }
-    let at_gateway = |name: &str| {
-        let full = complete_gateway(name, bound.namespace);
-        full != MESH && bound.gateways.iter().any(|known| *known == full)
-    };
-    let reaches = if block.gateways.is_empty() {
-        bound.gateways.iter().any(|name| name != MESH)
-    } else {
-        block.gateways.iter().any(|name| at_gateway(name))
+    let reaches = match names.is_empty() {
+        true => set.gateways.iter().any(|name| name != MESH),
+        false => names.iter().any(|name| *name != MESH && is_bound(name)),
     };
     if !reaches {
         return;
@@ -206,7 +171,7 @@ fn sources(
     let namespace = block.source_namespace.as_str();
     let namespaces = facts.namespaces();
     if !namespace.is_empty() {
-        let export = &bound.export;
+        let export = &bound.set.export;
         let sees = export.visible(&Asker::new(Client::in_namespace(namespace)));
         let message = if !is_dns_label(namespace)
             || namespace.bytes().any(|b| b.is_ascii_uppercase())
@@ -334,45 +299,26 @@ fn useless_subnets(index: usize, blocks: &[Block], report: &mut Report<'_>) {
 }
 
 /// Matches that rules above take everything from.
-fn shadows(facts: &Facts<'_>, rules: &[Vec<Block>], report: &mut Report<'_>) {
-    let everything = Block::default();
+fn shadows(facts: &Facts<'_>, rules: &[Rule], report: &mut Report<'_>) {
     let mut above: Vec<(usize, &Block)> = Vec::new();
-    for (i, blocks) in rules.iter().enumerate() {
-        for (j, block) in blocks.iter().enumerate() {
+    for (i, rule) in rules.iter().enumerate() {
+        // What stands below a rule without match admission has told.
+        if rule.blocks.is_empty() {
+            return;
+        }
+        for (j, block) in rule.blocks.iter().enumerate() {
             if !facts.spend(above.len()) {
                 return;
             }
-            let path = format!("spec.tcp[{i}].match[{j}]");
-            shadowed(&above, |n| rules[n].is_empty(), block, &path, report);
+            shadowed(&above, block, &format!("spec.tcp[{i}].match[{j}]"), report);
         }
-        if blocks.is_empty() {
-            let taken =
-                |(n, other): &&(usize, &Block)| !rules[*n].is_empty() && everything.implies(other);
-            if let Some((n, _)) = above.iter().find(taken) {
-                report.add(
-                    format!("spec.tcp[{i}]"),
-                    Diagnostic::new(
-                        &differences::DEAD_RULE,
-                        format!("rule {n} of the list takes everything: this one is never reached"),
-                    ),
-                );
-            }
-            above.push((i, &everything));
-        }
-        above.extend(blocks.iter().map(|block| (i, block)));
+        above.extend(rule.blocks.iter().map(|block| (i, block)));
     }
 }
 
-fn shadowed(
-    above: &[(usize, &Block)],
-    has_no_match: impl Fn(usize) -> bool,
-    block: &Block,
-    path: &str,
-    report: &mut Report<'_>,
-) {
-    // What is written twice, or below a rule without match, is already reported by its
-    // own code.
-    if above.iter().any(|(n, other)| *other == block || has_no_match(*n)) {
+fn shadowed(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
+    // What is written twice is already reported by its own code.
+    if above.iter().any(|(_, other)| *other == block) {
         return;
     }
     let whole = above.iter().find(|(_, other)| other.subnets().is_empty() && block.implies(other));

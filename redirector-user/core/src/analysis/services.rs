@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 
-use super::facts::Facts;
+use super::facts::{Facts, scopes};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
 use crate::model::{ObjectRef, ServicePort, ServiceType};
-use crate::registry::{Protocol, Service, ServiceKind, of_service_port};
+use crate::registry::{ExportTo, Protocol, Service, ServiceKind, of_service_port};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, service) in facts.world.services() {
@@ -126,13 +126,13 @@ fn protocols(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut claims: Claims<'_> = BTreeMap::new();
     for (object, entry) in facts.world.service_entries() {
         let export = entry.export_to.iter().map(String::as_str);
-        for scope in super::facts::scopes(export, &object.meta.namespace) {
+        for scope in scopes(&ExportTo::new(export, &object.meta.namespace)) {
             for host in &entry.hosts {
                 for (i, port) in entry.ports.iter().enumerate() {
                     claims
                         .entry((host, port.number))
                         .or_default()
-                        .entry(scope.clone())
+                        .entry(scope.to_owned())
                         .or_default()
                         .push((
                             object.reference(),

@@ -1,7 +1,9 @@
-//! Rules that no connection reaches, because others take what they would match:
-//! read off the [`Plan`](crate::plan::Plan).
+//! Rules that no connection reaches, because others take what they would match.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write;
+
+use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::{Finding, Report};
@@ -10,11 +12,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{ObjectRef, RuleId, RuleList};
 use crate::names::MESH;
-use crate::plan::{Frontend, FrontendId, Verdict};
-use crate::rules::{Dial, Rule, RuleSet};
-
-/// The frontends of a service.
-type Frontends<'p> = HashMap<&'p ObjectRef, Vec<(&'p FrontendId, &'p Frontend)>>;
+use crate::rules::{Arrival, Claim, Claims, Dial, Rule, RuleSet, Unwatched, Walk, claims};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let examined = facts.examined;
@@ -22,27 +20,36 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     if examined.left_out > 0 {
         return;
     }
-    let mut frontends = Frontends::new();
-    for (id, frontend) in &examined.plan.frontends {
-        frontends.entry(&frontend.service).or_default().push((id, frontend));
-    }
+    let mut mesh = None;
     let told = told(findings);
     for set in &facts.book.sets {
-        for (list, rules) in [("tcp", &set.tcp), ("tls", &set.tls)] {
+        let mut report = Report::new(set.reference.clone(), findings);
+        for (list, rules) in [(RuleList::Tcp, &set.tcp), (RuleList::Tls, &set.tls)] {
             // What stands below a rule without match admission has told.
             let open = rules.iter().position(|rule| rule.blocks.is_empty());
             for (index, rule) in rules.iter().enumerate() {
                 let path = format!("spec.{list}[{index}]");
-                if examined.meets(&rule.id)
-                    || open.is_some_and(|open| open < index)
+                if open.is_some_and(|open| open < index)
                     || told.contains(&(set.reference.clone(), path.clone()))
                 {
                     continue;
                 }
-                let by = examined.before(&rule.id);
-                if let Some(by) = by.or_else(|| in_the_mesh(facts, &frontends, set, rule)) {
-                    let mut report = Report::new(set.reference.clone(), findings);
-                    report.add(path, unreached(set, by));
+                let mut before = examined.before(&rule.id);
+                if examined.meets(&rule.id) {
+                    // Within one object rules for one gateway stand above those for
+                    // all because that is meant.
+                    for (gateway, by) in before.filter(|(_, by)| by.object != set.reference) {
+                        let at = format!(" that comes to the Gateway {gateway}");
+                        report.add(path.clone(), unreached(set, &at, by));
+                    }
+                    continue;
+                }
+                let by = match before.next() {
+                    Some((_, by)) => Some(by),
+                    None => mesh.get_or_insert_with(|| Mesh::new(facts)).instead_of(set, rule),
+                };
+                if let Some(by) = by {
+                    report.add(path, unreached(set, "", by));
                 }
             }
         }
@@ -59,55 +66,90 @@ fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
     findings.map(|finding| (finding.object.clone(), rule(&finding.path))).collect()
 }
 
-/// The rule that one who meets the conditions of another one meets instead.
-fn in_the_mesh<'p>(
-    facts: &Facts<'p>,
-    frontends: &Frontends<'p>,
-    set: &RuleSet,
-    rule: &Rule,
-) -> Option<&'p RuleId> {
-    if !set.is_for_mesh() || rule.id.list != RuleList::Tcp {
-        return None;
-    }
-    let examined = facts.examined;
-    let services = set.hosts.iter().flat_map(|host| facts.services_of(host));
-    for (id, frontend) in services.filter_map(|one| frontends.get(&one.object)).flatten() {
-        let dial = Dial { address: id.prefix, port: id.port, gateway: MESH, sni: None };
-        for class in examined.made_for(&set.reference) {
-            if !facts.spend(1) {
-                return None;
-            }
-            let who = Asker::new(examined.client(class));
-            let Verdict::Route(route) =
-                frontend.exceptions.get(&class).unwrap_or(&frontend.default)
-            else {
-                continue;
-            };
-            if let Some(by) = route.rule.as_ref().filter(|by| **by != rule.id)
-                && set.export.visible(&who)
-                && rule.matches(&dial, &who)
-            {
-                return Some(by);
-            }
-        }
-    }
-    None
+/// What is dialled in the mesh.
+struct Mesh<'f> {
+    facts: &'f Facts<'f>,
+    claims: Claims<'f>,
+    /// By service: its ports and prefixes.
+    dialled: HashMap<&'f ObjectRef, Vec<(u16, IpNet)>>,
+    walk: Walk<'f>,
 }
 
-fn unreached(set: &RuleSet, by: &RuleId) -> Diagnostic {
-    let list = match by.list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    };
-    let other = match by.object == set.reference {
-        true => format!("spec.{list}[{}]", by.index),
-        false => format!("spec.{list}[{}] of {}", by.index, by.object),
-    };
+impl<'f> Mesh<'f> {
+    fn new(facts: &'f Facts<'f>) -> Self {
+        let claims = claims(facts.registry);
+        let mut dialled: HashMap<_, Vec<_>> = HashMap::new();
+        for (port, prefixes) in &claims {
+            for (prefix, claim) in
+                prefixes.iter().flat_map(|(at, all)| all.iter().map(move |one| (at, one)))
+            {
+                dialled.entry(&claim.service.object).or_default().push((*port, *prefix));
+            }
+        }
+        Self { facts, claims, dialled, walk: Walk::new(facts.registry, &facts.book) }
+    }
+
+    /// The rule that one who meets the conditions of another one meets instead.
+    fn instead_of(&mut self, set: &'f RuleSet, rule: &'f Rule) -> Option<&'f RuleId> {
+        if !set.is_for_mesh() || rule.id.list != RuleList::Tcp {
+            return None;
+        }
+        let Self { facts, claims, dialled, walk } = self;
+        for service in facts.having(set) {
+            for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
+                let claimed = covering(claims.get(port)?, prefix);
+                for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
+                    walk.rules(&claim.service.host);
+                }
+                let subnets = rule.blocks.iter().flat_map(|block| block.subnets());
+                let within = subnets.filter(|subnet| prefix.contains(*subnet));
+                for address in std::iter::once(prefix).chain(within).copied() {
+                    let dial = Dial { address, port: *port, gateway: MESH, sni: None };
+                    for class in facts.examined.made_for(&set.reference) {
+                        if !facts.spend(1) {
+                            return None;
+                        }
+                        let who = Asker::new(facts.examined.client(class));
+                        let met = set.export.visible(&who) && rule.matches(&dial, &who);
+                        let claimed = claimed.iter().copied();
+                        if met
+                            && let Arrival::Rule(_, claim, _, by) =
+                                walk.arrive(claimed, &dial, &who, &mut Unwatched)
+                            && claim.service.object == service.object
+                            && by.id != rule.id
+                        {
+                            return Some(&by.id);
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The claims to a prefix, the narrowest first.
+fn covering<'c, 'f>(
+    prefixes: &'c BTreeMap<IpNet, Vec<Claim<'f>>>,
+    of: &IpNet,
+) -> Vec<(&'c IpNet, &'c [Claim<'f>])> {
+    let wider = (0..=of.prefix_len()).rev();
+    let wider = wider.filter_map(|length| Some(IpNet::new(of.addr(), length).ok()?.trunc()));
+    wider
+        .filter_map(|prefix| prefixes.get_key_value(&prefix))
+        .map(|(prefix, claims)| (prefix, &claims[..]))
+        .collect()
+}
+
+fn unreached(set: &RuleSet, at: &str, by: &RuleId) -> Diagnostic {
+    let mut other = format!("spec.{}[{}]", by.list, by.index);
+    if by.object != set.reference {
+        _ = write!(other, " of {}", by.object);
+    }
     Diagnostic::new(
         &differences::NEVER_REACHED,
         format!(
-            "no connection reaches this rule: {other} is compared first, and takes what it would match"
+            "no connection{at} reaches this rule: {other} is compared first, and takes what it would match"
         ),
     )
     .help("the first rule that matches wins: narrow the other one, or put both in one object in the order that is meant")

@@ -10,8 +10,7 @@ use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, references};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{
-    Gateway, Kind, Object, ObjectRef, RouteDestination, RuleId, RuleList, Server, Spec,
-    VirtualService,
+    Gateway, Object, ObjectRef, RouteDestination, RuleId, RuleList, Server, VirtualService,
 };
 use crate::names::{MESH, complete_gateway, hosts_match};
 use crate::registry::ExportTo;
@@ -41,13 +40,10 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             continue;
         }
         let full = complete_gateway(name, namespace);
-        let gateway = full
-            .split_once('/')
-            .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name));
-        if gateway.is_none() && facts.refused_gateway(&full) {
-            continue;
-        }
-        let Some(gateway) = gateway else {
+        let Some((gateway, spec)) = facts.gateway(&full) else {
+            if facts.refused_gateway(&full) {
+                continue;
+            }
             let looked_at = if facts.spend(1000) { 1000 } else { 0 };
             let known: Vec<String> = facts
                 .world
@@ -68,7 +64,6 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             report.add(path, finding);
             continue;
         };
-        let Spec::Gateway(spec) = &gateway.spec else { continue };
         let hosts_of = |server: &'_ Server| -> Vec<String> {
             let hosts = server.hosts.iter();
             hosts
@@ -210,27 +205,19 @@ pub(super) struct Target<'r> {
 
 /// Where a destination of a rule stands.
 pub(super) fn destination_path(list: RuleList, rule: usize, place: usize) -> String {
-    let list = match list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    };
     format!("spec.{list}[{rule}].route[{place}].destination")
 }
 
 /// All destinations of a VirtualService.
-pub(super) fn targets(rule: &VirtualService) -> Vec<Target<'_>> {
+pub(super) fn targets(spec: &VirtualService) -> Vec<Target<'_>> {
     let mut targets = Vec::new();
-    // The three lists have different types and the same routes.
-    let tcp = rule.tcp.iter().map(|rule| &rule.route);
-    let tls = rule.tls.iter().map(|rule| &rule.route);
-    let http = rule.http.iter().map(|rule| &rule.route);
-    for (list, routes) in [
-        (RuleList::Tcp, tcp.collect::<Vec<_>>()),
-        (RuleList::Tls, tls.collect::<Vec<_>>()),
-        (RuleList::Http, http.collect::<Vec<_>>()),
+    for (list, rules) in [
+        (RuleList::Tcp, spec.tcp.len()),
+        (RuleList::Tls, spec.tls.len()),
+        (RuleList::Http, spec.http.len()),
     ] {
-        for (rule, route) in routes.into_iter().enumerate() {
+        for rule in 0..rules {
+            let route = spec.route(list, rule);
             for (place, destination) in route.iter().enumerate() {
                 let path = destination_path(list, rule, place);
                 let drawn = route.len() == 1 || destination.weight > 0;
@@ -399,9 +386,11 @@ impl Subsets {
         let namespace = &object.meta.namespace;
         let full = facts.full_host(host, namespace);
         let (name, at) = resource_name(&full, namespace);
-        let defined = self.defined.contains(&(name, at, subset.to_owned()));
         // Whether one that defines it is in force is read off the Plan.
-        if defined || facts.refused_rule(&full) || !facts.subsets(subset, &full).is_empty() {
+        if self.defined.contains(&(name, at, subset.to_owned()))
+            || facts.refused_rule(&full)
+            || facts.registry.rules.for_host(&full).any(|rule| rule.subset(subset).is_some())
+        {
             return None;
         }
         let mut finding = Diagnostic::new(

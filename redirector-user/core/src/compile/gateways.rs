@@ -19,9 +19,9 @@ use crate::world::World;
 /// beyond, only blocks that are equal are found.
 const MAX_COMPARED: usize = 100;
 
-/// Rules that never decide at a listener, each with one that takes what it
-/// matches.
-type Behind = BTreeMap<RuleId, RuleId>;
+/// Rules by the full name of a Gateway: one that takes what they match at all
+/// listeners; `None` where they decide.
+type Behind = BTreeMap<(RuleId, String), Option<RuleId>>;
 
 /// The rules of a listener so far.
 #[derive(Default)]
@@ -157,10 +157,12 @@ fn listener<'q>(
                 return ControlFlow::Continue(());
             };
             if let Some((behind, above)) = &mut behind {
+                let there = (rule.id.clone(), name.clone());
                 if let Some(taking) = above.taking(&conditions) {
-                    behind.entry(rule.id.clone()).or_insert(taking);
+                    behind.entry(there).or_insert(Some(taking));
                     return ControlFlow::Continue(());
                 }
+                behind.insert(there, None);
                 above.add(&conditions, &rule.id);
             }
             let family = Family::Preferred { v6: at.is_ipv6() };

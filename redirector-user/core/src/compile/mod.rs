@@ -48,9 +48,9 @@ pub struct Compiled {
 pub struct Seen {
     /// Those that decide about a connection, be it that it is passed on.
     pub met: BTreeSet<RuleId>,
-    /// Those that never do at some gateway, and one that is asked before and
-    /// takes what they match.
-    pub behind: BTreeMap<RuleId, RuleId>,
+    /// Of those at a Gateway, named in full: one that is asked before and takes all
+    /// that they match there; `None` where they decide.
+    pub behind: BTreeMap<(RuleId, String), Option<RuleId>>,
 }
 
 /// An object that was left out.

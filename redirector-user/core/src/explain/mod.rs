@@ -20,7 +20,7 @@ pub use dialled::Dialled;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Asker, Client};
-use crate::model::{Labels, RuleList};
+use crate::model::Labels;
 use crate::registry::Registry;
 use crate::rules::{Rule, RuleSet};
 use crate::world::World;
@@ -442,17 +442,9 @@ fn rule_view(set: &RuleSet, rule: &Rule) -> RuleView {
     let origin = &set.object.meta.origin;
     RuleView {
         object: set.reference.to_string(),
-        list: list_word(rule.id.list).to_owned(),
+        list: rule.id.list.to_string(),
         index: rule.id.index,
         file: origin.file.clone(),
         line: if rule.line == 0 { origin.line } else { rule.line },
-    }
-}
-
-const fn list_word(list: RuleList) -> &'static str {
-    match list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
     }
 }

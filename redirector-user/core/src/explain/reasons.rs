@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Considered, Explanation, list_word};
+use super::{Considered, Explanation};
 use crate::client::Asker;
 use crate::rules::{Claim, Rule, RuleSet, Witness};
 
@@ -44,7 +44,7 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
         let matched = because.is_ok();
         self.considered.push(Considered {
             object: set.reference.to_string(),
-            list: list_word(rule.id.list).to_owned(),
+            list: rule.id.list.to_string(),
             index: rule.id.index,
             matched,
             because: because.unwrap_or_else(|because| because),

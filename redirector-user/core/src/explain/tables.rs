@@ -15,7 +15,7 @@ use redirector_common::decide::{Endpoint, verdict};
 use super::shares::rounded;
 use super::{
     Caller, DestinationView, ExplainError, Explanation, FrontendView, NowView, QuerySource,
-    RuleView, VerdictWord, list_word,
+    RuleView, VerdictWord,
 };
 use crate::compile::classify;
 use crate::image::Prefixes;
@@ -341,7 +341,7 @@ fn rule_view(rule: &RuleId, documents: Option<&World>) -> RuleView {
     let origin = object.map(|object| object.meta.origin.clone()).unwrap_or_default();
     RuleView {
         object: rule.object.to_string(),
-        list: list_word(rule.list).to_owned(),
+        list: rule.list.to_string(),
         index: rule.index,
         file: origin.file,
         line: line.filter(|line| *line != 0).unwrap_or(origin.line),

@@ -1,5 +1,6 @@
 //! What rules and workloads are named by.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,23 @@ pub enum RuleList {
     Tcp,
     Tls,
     Http,
+}
+
+impl RuleList {
+    /// As it is written in the spec.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http => "http",
+        }
+    }
+}
+
+impl fmt::Display for RuleList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Which local workload: `namespace/name`.

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
+use super::{Labels, RuleList};
 
 /// `networking.istio.io` VirtualService (v1, v1beta1 and v1alpha3 are alike).
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +20,18 @@ pub struct VirtualService {
     pub tls: Vec<TlsRule>,
     /// What can be known of the HTTP rules at L4, in their written order.
     pub http: Vec<HttpRule>,
+}
+
+impl VirtualService {
+    /// The weighted destinations of a rule; empty where there is none.
+    pub fn route(&self, list: RuleList, index: usize) -> &[RouteDestination] {
+        let route = match list {
+            RuleList::Tcp => self.tcp.get(index).map(|rule| &rule.route),
+            RuleList::Tls => self.tls.get(index).map(|rule| &rule.route),
+            RuleList::Http => self.http.get(index).map(|rule| &rule.route),
+        };
+        route.map_or(&[], Vec::as_slice)
+    }
 }
 
 /// An entry of `tcp`.

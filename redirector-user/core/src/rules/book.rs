@@ -7,7 +7,9 @@ use redirector_common::abi::MAX_LEGS;
 
 use super::condition::{Block, Dial};
 use crate::client::Asker;
-use crate::model::{Object, ObjectRef, RouteDestination, RuleId, RuleList, Spec, VirtualService};
+use crate::model::{
+    HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, Spec, VirtualService,
+};
 use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
 use crate::registry::{ExportTo, Reach};
 use crate::world::World;
@@ -39,8 +41,8 @@ pub(crate) struct RuleSet {
     pub tcp: Vec<Rule>,
     /// The `tls` rules.
     pub tls: Vec<Rule>,
-    /// The first `http` rule, when it could be honoured at L4.
-    pub http: Option<Rule>,
+    /// The first `http` rule, when it could be honoured at L4, or else why not.
+    pub http: Result<Rule, String>,
 }
 
 /// A rule.
@@ -126,12 +128,6 @@ impl RuleSet {
                 tls.matches.iter().map(|tls| Block::new(&tls.l4, &tls.sni_hosts, namespace));
             rule(RuleList::Tls, index, tls.line, blocks.collect())
         });
-        let http = spec.http.first().filter(|http| {
-            spec.tcp.is_empty()
-                && !http.has_match
-                && http.l7_fields.is_empty()
-                && !http.route.is_empty()
-        });
         let mut gateways: Vec<String> = spec
             .gateways
             .iter()
@@ -149,7 +145,7 @@ impl RuleSet {
                 .collect(),
             tcp: tcp.collect(),
             tls: tls.collect(),
-            http: http.map(|http| rule(RuleList::Http, 0, http.line, Vec::new())),
+            http: http_at_l4(spec).map(|http| rule(RuleList::Http, 0, http.line, Vec::new())),
             gateways,
             object: object.clone(),
             reference,
@@ -168,27 +164,36 @@ impl RuleSet {
 
     /// The weighted destinations of one of its rules.
     pub fn route(&self, rule: &Rule) -> &[RouteDestination] {
-        let Some(spec) = self.spec() else { return &[] };
-        let index = rule.id.index as usize;
-        let route = match rule.id.list {
-            RuleList::Tcp => spec.tcp.get(index).map(|rule| &rule.route),
-            RuleList::Tls => spec.tls.get(index).map(|rule| &rule.route),
-            RuleList::Http => spec.http.get(index).map(|rule| &rule.route),
-        };
-        route.map_or(&[], Vec::as_slice)
+        self.spec().map_or(&[], |spec| spec.route(rule.id.list, rule.id.index as usize))
     }
 
     /// How many `http` rules it has that mean something at L7 only.
     pub fn http_at_l7_only(&self) -> std::ops::Range<usize> {
-        usize::from(self.http.is_some())..self.spec().map_or(0, |spec| spec.http.len())
+        usize::from(self.http.is_ok())..self.spec().map_or(0, |spec| spec.http.len())
     }
 
-    fn spec(&self) -> Option<&VirtualService> {
+    /// As it is written.
+    pub fn spec(&self) -> Option<&VirtualService> {
         match &self.object.spec {
             Spec::VirtualService(spec) => Some(spec),
             _ => None,
         }
     }
+}
+
+/// The first `http` rule, which is honoured at L4 when all that it does can be.
+fn http_at_l4(spec: &VirtualService) -> Result<&HttpRule, String> {
+    let why = match spec.http.first() {
+        _ if !spec.tcp.is_empty() => "the object has tcp rules, which count".to_owned(),
+        None => "there is none".to_owned(),
+        Some(first) if first.has_match => "the first rule has a match".to_owned(),
+        Some(HttpRule { l7_fields, .. }) if !l7_fields.is_empty() => {
+            format!("the first rule has {}, which needs a proxy", l7_fields[0])
+        }
+        Some(first) if first.route.is_empty() => "the first rule has no route".to_owned(),
+        Some(first) => return Ok(first),
+    };
+    Err(why)
 }
 
 /// Why a VirtualService has a route with more destinations than fit.

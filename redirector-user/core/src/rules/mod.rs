@@ -19,11 +19,11 @@ mod servers;
 mod walk;
 
 pub(crate) use book::{Rule, RuleBook, RuleSet, in_order};
-pub(crate) use claims::{Claim, ClaimKind, NEVER_CLAIMED, claims};
+pub(crate) use claims::{Claim, ClaimKind, Claims, NEVER_CLAIMED, claims};
 pub use condition::{Block, Condition};
 pub(crate) use condition::{Dial, is_everything};
 pub use destination::Lacks;
-pub(crate) use destination::{Named, named};
+pub(crate) use destination::{Named, named, subsets_resolve};
 pub use servers::{Mode, relays};
 pub(crate) use servers::{
     Outdone, Serving, as_client, bound_elsewhere, leads_to, selects, servers, services_of,

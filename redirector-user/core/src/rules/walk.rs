@@ -172,7 +172,7 @@ impl<'q> Walk<'q> {
                     return Some((set, rule));
                 }
             }
-            if let Some(rule) = &set.http {
+            if let Ok(rule) = &set.http {
                 let applies = self.http_applies(protocol, set, rule, who);
                 let matches = applies.is_ok();
                 witness.compared(set, rule, || applies);

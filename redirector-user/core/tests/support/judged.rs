@@ -10,7 +10,7 @@ use redirector_core::compile::{Compiled, compile_with};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Object, ObjectRef, RuleId, RuleList, Spec};
+use redirector_core::model::{Object, ObjectRef, RuleId, Spec};
 use redirector_core::plan::gateway::{GatewayVerdict, Incoming};
 use redirector_core::plan::{Algorithm, Plan, RouteId};
 use redirector_core::registry::Registry;
@@ -248,12 +248,7 @@ pub fn told(answer: &Explanation) -> Shares {
 
 /// As the reference names a rule.
 fn rule_name(rule: &RuleId) -> (ObjectRef, &'static str, usize) {
-    let list = match rule.list {
-        RuleList::Tcp => "tcp",
-        RuleList::Tls => "tls",
-        RuleList::Http => "http",
-    };
-    (rule.object.clone(), list, rule.index as usize)
+    (rule.object.clone(), rule.list.as_str(), rule.index as usize)
 }
 
 fn described(from: &Connection) -> QuerySource {

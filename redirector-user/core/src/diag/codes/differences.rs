@@ -240,7 +240,7 @@ codes! {
         "exportTo: ['.']   # in namespace shop, and the gateway's Pods are in istio-system"
     }
     NEVER_REACHED = "RD4048" Warning NONE "Other rules take all that this one would" {
-        "The first rule that matches wins, and rules of several VirtualServices for one host, or at one port of a gateway, are compared one object after the other: those exported to fewer first, then by age. Of all clients that were examined, and at all addresses, none ever comes to this rule; one that stands in its way is named."
+        "The first rule that matches wins, and rules of several VirtualServices for one host, or at one port of a gateway, are compared one object after the other: those exported to fewer first, then by age. Of all clients that were examined, and at all addresses, none ever comes to this rule; one that stands in its way is named. Where a Gateway is named, that is so for what comes there, and the rule is reached elsewhere."
         "Narrow the other rule, or put both in one VirtualService in the order that is meant."
         "two VirtualServices bound to one Gateway, the older with a rule that has no match"
     }
