@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod faults;
+mod load;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -54,9 +55,21 @@ impl Agent {
         Self::of_node(NODE, server, timing, token, store)
     }
 
+    /// Without TLS, and so without HTTP/2.
+    fn plain(server: &ApiServer) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        server.plain_kubeconfig(directory.path(), TOKEN);
+        Self::configured(directory, NODE, timing(), Store::default())
+    }
+
     fn of_node(node: &str, server: &ApiServer, timing: Timing, token: &str, store: Store) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = server.kubeconfig(directory.path(), token);
+        server.kubeconfig(directory.path(), token);
+        Self::configured(directory, node, timing, store)
+    }
+
+    fn configured(directory: tempfile::TempDir, node: &str, timing: Timing, store: Store) -> Self {
+        let path = directory.path().join("kubeconfig");
         let runtime = kubernetes::runtime().unwrap();
         let client = runtime.block_on(kubernetes::client::connect(Some(&path))).unwrap();
         let known: Vec<Arc<str>> = store.files().cloned().collect();

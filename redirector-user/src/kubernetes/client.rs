@@ -1,14 +1,27 @@
-//! How the API server is reached.
+//! How the API server is reached: over one connection, where it speaks HTTP/2, as
+//! every API server does over TLS. One that does not gets a connection for each
+//! watch.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response, StatusCode};
-use kube::client::Body;
+use http_body_util::BodyExt;
+use http_body_util::combinators::MapErr;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::service_fn;
+use tower::{ServiceBuilder, service_fn};
+
+/// How requests name their sender.
+const AGENT: &str = concat!("redirector/", env!("CARGO_PKG_VERSION"));
 
 /// Longest time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -16,6 +29,16 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence on a connection. A watch ends by itself, on the server's
 /// side, before that.
 const SILENCE: Duration = Duration::from_secs(310);
+
+/// After this silence a connection of HTTP/2 is asked whether it is still there, and
+/// given up when it has not answered for so long: all watches depend on it.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(15);
+
+/// What the server may send of one answer, and of all together, before it is read: so
+/// much that no answer that waits to be read holds up another.
+const ANSWER: u32 = 256 << 10;
+const CONNECTION: u32 = 8 << 20;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +79,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> 
     let renewing = Arc::new(Renewing {
         kubeconfig: kubeconfig.map(Path::to_owned),
         current: Mutex::new(client),
+        is_connected: AtomicBool::new(false),
+        attempts: AtomicU64::new(0),
+        attempt: tokio::sync::Mutex::new(String::new()),
     });
     let service = service_fn(move |request| renewing.clone().send(request));
     Ok(Client::new(service, namespace))
@@ -65,22 +91,63 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> 
 struct Renewing {
     kubeconfig: Option<PathBuf>,
     current: Mutex<Client>,
+    /// The last that was heard of the server was an answer.
+    is_connected: AtomicBool,
+    /// How many attempts to reach it have failed.
+    attempts: AtomicU64,
+    /// Held while one request tries whether it can be reached; why the last could not.
+    attempt: tokio::sync::Mutex<String>,
 }
 
+/// What an answer says, and that it was cut.
+type Answer = MapErr<Body, Box<dyn FnMut(kube::Error) -> kube::Error + Send + Sync>>;
+
 impl Renewing {
-    async fn send(self: Arc<Self>, request: Request<Body>) -> kube::Result<Response<Body>> {
+    /// Only when the server has answered is it known that one connection does for all
+    /// requests. So as long as none stands, one request is sent, and the others wait
+    /// for what becomes of it: eleven watches would make eleven connections.
+    async fn send(self: Arc<Self>, request: Request<Body>) -> kube::Result<Response<Answer>> {
+        if self.is_connected.load(Ordering::Acquire) {
+            return self.exchange(request).await;
+        }
+        let before = self.attempts.load(Ordering::Acquire);
+        let mut attempt = self.attempt.lock().await;
+        if self.is_connected.load(Ordering::Acquire) {
+            drop(attempt);
+            return self.exchange(request).await;
+        }
+        if self.attempts.load(Ordering::Acquire) != before {
+            return Err(kube::Error::Service(attempt.clone().into()));
+        }
+        let result = self.exchange(request).await;
+        if let Err(error) = &result {
+            *attempt = super::trouble::in_full(error);
+            self.attempts.fetch_add(1, Ordering::Release);
+        }
+        result
+    }
+
+    async fn exchange(self: &Arc<Self>, request: Request<Body>) -> kube::Result<Response<Answer>> {
         let client = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let response = client.send(request).await?;
+        let response = client.send(request).await;
+        self.is_connected.store(response.is_ok(), Ordering::Release);
+        let response = response?;
         if response.status() == StatusCode::UNAUTHORIZED {
             match configured(self.kubeconfig.as_deref()).await {
                 Ok(client) => {
                     *self.current.lock().unwrap_or_else(PoisonError::into_inner) = client;
+                    self.is_connected.store(false, Ordering::Release);
                 }
                 // It may be half written; the next refusal reads it again.
                 Err(error) => tracing::warn!("the credentials are refused, and {error}"),
             }
         }
-        Ok(response)
+        let renewing = self.clone();
+        let cut = move |error| {
+            renewing.is_connected.store(false, Ordering::Release);
+            error
+        };
+        Ok(response.map(|body| body.map_err(Box::new(cut) as Box<_>)))
     }
 }
 
@@ -98,12 +165,43 @@ async fn configured(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> {
             },
         },
     };
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(SILENCE);
-    config.reset_reader_on_write = true;
-    // Failures are shown and waited out here, not hidden in the client.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|error| Unconfigured::Client(error.to_string()))
+    config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
+    client_of(&config)
+}
+
+/// As `kube` makes its clients, and speaking HTTP/2 where the server does. Failures
+/// are shown and waited out here, not hidden in the client.
+fn client_of(config: &Config) -> Result<Client, Unconfigured> {
+    let refuse = |error: &dyn std::fmt::Display| Unconfigured::Client(error.to_string());
+    let tls = config.rustls_client_config().map_err(|error| refuse(&error))?;
+    let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into();
+        let name = name.map_err(|_| refuse(&"tls-server-name is not a name of a server"))?;
+        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    let https = https.enable_http1().enable_http2().wrap_connector(http);
+    let mut connector = TimeoutConnector::new(https);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_read_timeout(Some(SILENCE));
+    connector.set_reset_reader_on_write(true);
+    let service = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PONG)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(ANSWER)
+        .http2_initial_connection_window_size(CONNECTION)
+        .build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|error| refuse(&error))?)
+        .layer(config.extra_headers_layer().map_err(|error| refuse(&error))?)
+        .map_err(tower::BoxError::from)
+        .service(service);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
 async fn named(path: &Path) -> Result<Config, Unconfigured> {

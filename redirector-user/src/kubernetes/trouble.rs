@@ -5,6 +5,20 @@ use std::fmt;
 
 use super::resource::Resource;
 
+/// An error with what caused it.
+pub(super) fn in_full(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
 /// Why a watch does not work at the moment. What it brought before stays in
 /// force.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,16 +45,7 @@ impl Trouble {
         if let kube::Error::Api(status) = error {
             return Self::of_status(status.code, &status.message);
         }
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            source = error.source();
-        }
-        Self::Unreachable(text)
+        Self::Unreachable(in_full(error))
     }
 
     fn of_status(code: u16, message: &str) -> Self {

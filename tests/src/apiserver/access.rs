@@ -75,4 +75,6 @@ pub struct Used {
     pub target: String,
     /// The `Accept` header.
     pub accept: String,
+    /// The `User-Agent` header.
+    pub user_agent: String,
 }

@@ -11,10 +11,15 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::access::Used;
 use super::admit::refusal;
@@ -52,16 +57,22 @@ pub fn serve(
             }
         };
         let _ = ready.send(listener.local_addr());
+        let tls = tls();
         let accept = async {
             loop {
                 let Ok((connection, _)) = listener.accept().await else { continue };
-                let shared = shared.clone();
+                let (shared, tls) = (shared.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, shared.clone()));
+                    let _open = Connected::new(&shared);
                     // Cut connections are what some tests are about.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(connection), service)
-                        .await;
+                    let mut first = [0];
+                    if connection.peek(&mut first).await.is_ok() && first[0] == HANDSHAKE {
+                        if let Ok(connection) = tls.accept(connection).await {
+                            speak(connection, &shared).await;
+                        }
+                    } else {
+                        speak(connection, &shared).await;
+                    }
                 });
             }
         };
@@ -69,6 +80,55 @@ pub fn serve(
     });
     // Connections end with the runtime.
     runtime.shutdown_background();
+}
+
+/// What a connection begins with that speaks TLS.
+const HANDSHAKE: u8 = 0x16;
+
+/// The certificate that the server shows, which vouches for itself, and its name.
+pub const CERTIFICATE: &str = include_str!("certificate.pem");
+pub const SERVER_NAME: &str = "apiserver.tests";
+
+/// As a real server offers it: HTTP/2, and what came before.
+fn tls() -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("key.pem"));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("a certificate")], key.expect("a key"))
+        .expect("a certificate and its key");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Answers the requests of a connection until it ends.
+async fn speak(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, shared: &Arc<Shared>) {
+    let service = service_fn(|request| answer(request, shared.clone()));
+    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(connection), service)
+        .await;
+}
+
+/// An open connection: counted while it lives.
+struct Connected(Arc<Shared>);
+
+impl Connected {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let mut inner = shared.lock();
+        inner.connections += 1;
+        inner.most_connections = inner.most_connections.max(inner.connections);
+        drop(inner);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.lock().connections -= 1;
+    }
 }
 
 /// Ends the connection without an answer.
@@ -144,6 +204,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
             name: target.name.clone(),
             target: asked.target.clone(),
             accept: asked.accept.clone(),
+            user_agent: header(header::USER_AGENT).to_owned(),
         };
         let allowed =
             inner.rules.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.allows(&used)));

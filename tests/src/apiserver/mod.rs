@@ -23,6 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch as signal};
@@ -58,6 +60,9 @@ pub(crate) struct Inner {
     pub(crate) streaming_lists: bool,
     /// How many watches are open now.
     pub(crate) watches: usize,
+    /// How many connections are open now, and the most that were at once.
+    pub(crate) connections: usize,
+    pub(crate) most_connections: usize,
     /// Time between the BOOKMARK events of a quiet watch.
     pub(crate) bookmark_every: Duration,
 }
@@ -98,6 +103,8 @@ impl ApiServer {
             tokens: vec![TOKEN.to_owned()],
             streaming_lists: true,
             watches: 0,
+            connections: 0,
+            most_connections: 0,
             bookmark_every: Duration::from_secs(60),
         };
         let shared = Arc::new(Shared {
@@ -133,7 +140,7 @@ impl ApiServer {
         self.running = Some((stop, thread));
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`; TLS is spoken there as well.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -143,13 +150,31 @@ impl ApiServer {
         self.address
     }
 
-    /// Writes a kubeconfig with a token and returns its path.
+    /// Writes a kubeconfig with a token and returns its path. It asks for TLS, and by
+    /// that gets HTTP/2, as with a real server.
     pub fn kubeconfig(&self, directory: &Path, token: &str) -> PathBuf {
+        self.kubeconfig_for(
+            directory,
+            token,
+            &json!({
+                "server": format!("https://{}", self.address),
+                "tls-server-name": http::SERVER_NAME,
+                "certificate-authority-data": STANDARD.encode(http::CERTIFICATE),
+            }),
+        )
+    }
+
+    /// The same for a server that speaks HTTP/1.1 without TLS, as `kubectl proxy` does.
+    pub fn plain_kubeconfig(&self, directory: &Path, token: &str) -> PathBuf {
+        self.kubeconfig_for(directory, token, &json!({ "server": self.url() }))
+    }
+
+    fn kubeconfig_for(&self, directory: &Path, token: &str, cluster: &Value) -> PathBuf {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "tests",
-            "clusters": [{ "name": "tests", "cluster": { "server": self.url() } }],
+            "clusters": [{ "name": "tests", "cluster": cluster }],
             "users": [{ "name": "tests", "user": { "token": token } }],
             "contexts": [{ "name": "tests", "context": {
                 "cluster": "tests", "user": "tests", "namespace": "redirector-system",
@@ -333,6 +358,11 @@ impl ApiServer {
             .iter()
             .map(|used| (used.group.clone(), used.resource.clone(), used.verb.clone()));
         kinds.collect()
+    }
+
+    /// The most connections that were open at once.
+    pub fn most_connections(&self) -> usize {
+        self.shared.lock().most_connections
     }
 
     /// How many watches are open.
