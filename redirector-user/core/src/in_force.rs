@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::analysis::{self, Around};
 use crate::diag::{Diagnostic, Severity};
-use crate::model::Object;
+use crate::model::{Kind, Object, ObjectRef, ServiceEntry, Spec};
 use crate::registry::Registry;
-use crate::store::{Rejected, Store};
+use crate::store::{Rejected, Replaced, Store};
 use crate::world::{Settings, World};
 
 /// A configuration in force, and what was said of its documents one by one.
@@ -78,5 +78,63 @@ impl InForce {
             findings.push(diagnostic);
         }
         findings
+    }
+}
+
+/// Whether any of these changes is one of what people write: other than of endpoints,
+/// which come, go and move by themselves.
+pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
+    let entry = |object: &Option<Arc<Object>>| match &object.as_ref()?.spec {
+        Spec::ServiceEntry(entry) => Some(ServiceEntry { endpoints: Vec::new(), ..entry.clone() }),
+        _ => None,
+    };
+    changes.iter().any(|(object, Replaced { before, after })| match object.kind {
+        Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::WorkloadEntry => false,
+        Kind::ServiceEntry => before.is_none() || entry(before) != entry(after),
+        _ => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents;
+
+    #[test]
+    fn endpoints_that_move_are_not_what_people_write() {
+        let objects = |text: &str| -> BTreeMap<ObjectRef, Arc<Object>> {
+            let read = documents::read(None, text).objects.into_iter();
+            read.map(|one| one.object.expect("it is good")).map(|one| (one.reference(), one)).collect()
+        };
+        let changes = |before: &str, after: &str| {
+            let (before, after) = (objects(before), objects(after));
+            let all: Vec<_> = before.keys().chain(after.keys()).cloned().collect();
+            let replaced = |object: &ObjectRef| Replaced {
+                before: before.get(object).cloned(),
+                after: after.get(object).cloned(),
+            };
+            is_written(&all.into_iter().map(|one| (one.clone(), replaced(&one))).collect())
+        };
+        let workload = "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: w}
+spec: {address: 192.0.2.1}
+";
+        assert!(!changes(workload, ""));
+        assert!(!changes(workload, &workload.replace("2.1", "2.2")));
+        let entry = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: e}
+spec:
+  hosts: [db.example]
+  addresses: [192.0.2.9]
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.1}]
+";
+        assert!(!changes(entry, &entry.replace("2.1", "2.2")));
+        assert!(changes(entry, &entry.replace("number: 80", "number: 81")));
+        assert!(changes(entry, ""));
+        assert!(changes("", entry));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use redirector_core::in_force;
 use redirector_core::store::Rejected;
 
 use super::control_loop::Daemon;
@@ -80,6 +81,7 @@ impl Daemon {
 
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
+        let written = in_force::is_written(&self.engine.store.changes());
         let newcomers = self.newcomers();
         let step = match self.engine.step(newcomers) {
             Ok(step) => step,
@@ -114,8 +116,8 @@ impl Daemon {
                 "refused: {why}; {outcome}"
             );
         }
+        self.looker.want(written || self.report.rejected != refused);
         self.report.rejected = refused;
-        self.look_again = true;
         applied
     }
 
@@ -182,7 +184,7 @@ impl Daemon {
         }
         self.report.unserved = unserved;
         self.names.want(&step.names);
-        self.look_again = true;
+        self.looker.want(cause.of_generation.is_some() || cause.repeats.is_some());
         self.look();
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
         self.state.prune(self.options.history + 1, &needed);

@@ -70,8 +70,6 @@ pub(super) struct Daemon {
     pub(super) program_log: Option<ProgramLog>,
     /// Where the configuration comes from.
     pub(super) source: Box<dyn Source>,
-    /// What is in force, or what was refused, may be another since it was looked at.
-    pub(super) look_again: bool,
     /// What `/readyz` says.
     pub(super) readiness: Arc<metrics::Readiness>,
     /// Looks at what is in force.
@@ -283,7 +281,7 @@ impl Daemon {
                 (self.report.watching, self.report.watch_drift) = self.source.health();
             }
             Event::Names(resolved) => self.resolved(resolved),
-            Event::Found(found) => self.found(found),
+            Event::Looked(looked) => self.looked(looked),
             Event::Reread => {
                 tracing::info!("reading everything again");
                 self.source.reread();
@@ -408,9 +406,7 @@ impl Daemon {
 
     /// Publishes what changed.
     fn publish(&mut self) {
-        if std::mem::take(&mut self.look_again) {
-            self.look_for_findings();
-        }
+        self.look_for_findings();
         self.report.gateways = self.gateways.listeners();
         if self.published.as_ref() == Some(&self.report) {
             return;

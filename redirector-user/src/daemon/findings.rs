@@ -1,14 +1,20 @@
 //! What is said of the configuration in force: worked out in a thread of its own
-//! whenever another one has come in force, for `status`, the metrics, the log and
+//! when another one has come in force, for `status`, the metrics, the log and
 //! Events. No change waits for it.
+//!
+//! Looking takes time that grows with the configuration, and endpoints move all the
+//! time: after each look the thread rests, the longer the longer that took, and
+//! shorter when what people write has changed. Only then it is given what is in force
+//! by then, so that a change costs nothing but a note that there was one.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::io;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use redirector_core::analysis::refusals::{Share, shares};
 use redirector_core::diag::Diagnostic;
 use redirector_core::in_force::InForce;
 use redirector_core::layout::Emptied;
@@ -26,80 +32,137 @@ const SHOWN: usize = 100;
 /// So many new ones are logged at once.
 const LOGGED: usize = 20;
 
-/// After looking, the thread rests for so many times as long as it took: it takes no
-/// more than a tenth of one processor.
-const REST: u32 = 9;
+/// After looking, the thread rests for so many times as long as it took: it takes less
+/// than a hundredth of one processor.
+const REST: u32 = 199;
 
-/// What was found.
+/// When what people write has changed: no more than a tenth.
+const SHORT_REST: u32 = 9;
+
+/// What the thread that looks says.
 #[derive(Debug)]
-pub struct Found {
-    /// Of what.
-    in_force: InForce,
-    /// The warnings.
-    findings: Vec<Diagnostic>,
+pub enum Looked {
+    /// What it found, of what.
+    Found(Arc<InForce>, Vec<Diagnostic>),
+    /// It has rested.
+    Rested,
+}
+
+/// What it is told.
+#[derive(Debug)]
+enum Wake {
+    /// Look at this.
+    Look(Arc<InForce>),
+    /// A short rest is enough.
+    Hurry,
 }
 
 /// The thread that looks.
 #[derive(Debug)]
 pub struct Looker {
-    /// What is to be looked at next: the latest only.
-    next: Arc<Mutex<Option<InForce>>>,
-    wake: Sender<()>,
+    wake: Sender<Wake>,
+    /// It has nothing to do, and has rested.
+    idle: bool,
+    /// Something is another since it was given anything; whether it is to hurry.
+    wanted: Option<bool>,
     /// What it was given last.
-    given: Option<InForce>,
+    given: Option<Arc<InForce>>,
+    /// What is known of it already, by object, path and message.
+    known: HashSet<Key>,
 }
 
+type Key = (Option<String>, String, String);
+
 impl Looker {
-    /// Starts it; `send` gets what was found, and returns `false` to end it.
-    pub fn start(mut send: impl FnMut(Found) -> bool + Send + 'static) -> io::Result<Self> {
+    /// Starts it; `send` gets what it says, and returns `false` to end it.
+    pub fn start(mut send: impl FnMut(Looked) -> bool + Send + 'static) -> io::Result<Self> {
         let (wake, woken) = mpsc::channel();
-        let next: Arc<Mutex<Option<InForce>>> = Arc::default();
-        let slot = next.clone();
         thread::Builder::new().name("findings".into()).spawn(move || {
             give_way();
-            for () in woken {
-                let next = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let Some(in_force) = next else { continue };
+            while let Ok(wake) = woken.recv() {
+                let Wake::Look(in_force) = wake else { continue };
                 let begun = Instant::now();
                 let findings = in_force.findings();
-                if !send(Found { in_force, findings }) {
+                if !send(Looked::Found(in_force, findings)) {
                     return;
                 }
-                thread::sleep(begun.elapsed() * REST);
+                rest(&woken, begun.elapsed());
+                if !send(Looked::Rested) {
+                    return;
+                }
             }
         })?;
-        Ok(Self { next, wake, given: None })
+        Ok(Self { wake, idle: true, wanted: None, given: None, known: HashSet::new() })
     }
 
-    /// Has it look at what is in force now, unless it has.
-    fn look(&mut self, in_force: InForce) {
+    /// What is in force, or what was refused, may be another; `soon` when it is what
+    /// people write that is.
+    pub fn want(&mut self, soon: bool) {
+        self.wanted = Some(soon || self.wanted == Some(true));
+    }
+
+    /// Gives it what is in force, when that is wanted and it has rested.
+    fn look(&mut self, in_force: impl FnOnce() -> InForce) {
+        let Some(soon) = self.wanted else { return };
+        if !self.idle {
+            if soon {
+                self.wanted = Some(false);
+                let _ = self.wake.send(Wake::Hurry);
+            }
+            return;
+        }
+        self.wanted = None;
+        let in_force = Arc::new(in_force());
         if self.given.as_ref().is_some_and(|given| given.says_the_same(&in_force)) {
             return;
         }
         self.given = Some(in_force.clone());
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(in_force);
+        self.idle = false;
         // The thread lives as long as the control loop.
-        let _ = self.wake.send(());
+        let _ = self.wake.send(Wake::Look(in_force));
+    }
+}
+
+/// Rests after something that took so long.
+fn rest(woken: &Receiver<Wake>, took: Duration) {
+    let begun = Instant::now();
+    let mut rest = took * REST;
+    // It is given nothing to look at before it has said that it has rested.
+    while woken.recv_timeout(rest.saturating_sub(begun.elapsed())).is_ok() {
+        rest = took * SHORT_REST;
     }
 }
 
 impl Daemon {
-    /// Has what is in force looked at.
+    /// Has what is in force looked at, when that is wanted and the thread has rested.
     pub(super) fn look_for_findings(&mut self) {
         let engine = &self.engine;
-        let (settings, resolved) = (engine.settings.clone(), engine.resolved.clone());
-        let objects = engine.objects.clone();
-        self.looker.look(InForce::new(&engine.store, objects, settings, resolved));
+        self.looker.look(|| {
+            let (settings, resolved) = (engine.settings.clone(), engine.resolved.clone());
+            InForce::new(&engine.store, engine.objects.clone(), settings, resolved)
+        });
     }
 
-    /// Takes what was found.
-    pub(super) fn found(&mut self, found: Found) {
-        let Found { in_force, findings } = found;
+    /// Takes what the thread says.
+    pub(super) fn looked(&mut self, looked: Looked) {
+        match looked {
+            Looked::Found(in_force, findings) => self.found(&in_force, findings),
+            Looked::Rested => self.looker.idle = true,
+        }
+    }
+
+    fn found(&mut self, in_force: &InForce, mut findings: Vec<Diagnostic>) {
+        // That a share has lost its endpoints is said of it already.
+        let emptied = &self.report.emptied;
+        findings.retain(|one| !emptied.iter().any(|share| share.is_told_by(one)));
         self.report.warnings = findings.len();
         let shown: Vec<Finding> = findings.iter().take(SHOWN).map(Finding::from).collect();
-        let key = |one: &Finding| (one.object.clone(), one.path.clone(), one.message.clone());
-        let known: BTreeSet<_> = self.report.findings.iter().map(key).collect();
-        let new: Vec<_> = shown.iter().filter(|one| !known.contains(&key(one))).collect();
+        let key = |one: &Diagnostic| (one.object.clone(), one.path.clone(), one.message.clone());
+        let shown_before =
+            |one: &Finding| (one.object.clone(), one.path.clone(), one.message.clone());
+        let mut before = std::mem::take(&mut self.looker.known);
+        before.extend(self.report.findings.iter().map(shown_before));
+        let new: Vec<_> = findings.iter().filter(|one| !before.contains(&key(one))).collect();
         for one in new.iter().take(LOGGED) {
             tracing::warn!(
                 file = one.file.as_deref(),
@@ -115,8 +178,9 @@ impl Daemon {
             let more = new.len() - LOGGED;
             tracing::warn!("{more} more warnings about what is in force: redirector status");
         }
+        self.looker.known = findings.iter().map(key).collect();
         self.report.findings = shown;
-        self.source.judge(&in_force, findings, &self.report);
+        self.source.judge(in_force, findings, &self.report);
     }
 
     /// Notes which shares have lost their last endpoint by a Plan that is in force
@@ -137,25 +201,25 @@ impl Daemon {
 
 /// The shares of routes that lead to destinations which have lost their endpoints.
 fn emptied_shares(plan: &Plan, emptied: &Emptied) -> Vec<EmptiedShare> {
-    let mut shares = Vec::new();
+    let mut found = Vec::new();
     for (route, legs) in &plan.routes {
         let sum: u64 = legs.iter().map(|leg| leg.weight).sum();
-        let drawn = route.destinations.iter().zip(legs).filter(|(_, leg)| leg.weight > 0);
-        for (id, leg) in drawn {
-            let Some(since) = emptied.get(id) else { continue };
-            let because = plan.destinations.get(id).and_then(|one| one.empty_because.clone());
-            shares.push(EmptiedShare {
+        for Share { place, id, destination, weight } in shares(plan, route, legs) {
+            let Some(since) = emptied.get(id).filter(|_| weight > 0) else { continue };
+            let rule = route.rule.as_ref();
+            found.push(EmptiedShare {
                 route: route_name(route),
-                object: route.rule.as_ref().map(|rule| rule.object.to_string()),
-                share: leg.weight as f64 / sum as f64,
+                object: rule.map(|rule| rule.object.to_string()),
+                path: rule.map(|rule| rule.destination_path(place)).unwrap_or_default(),
+                share: weight as f64 / sum as f64,
                 destination: destination_name(id),
-                because,
+                because: destination.empty_because.clone(),
                 since_generation: *since,
                 id: id.clone(),
             });
         }
     }
-    shares
+    found
 }
 
 /// What had been emptied when an earlier daemon reported last.
@@ -163,4 +227,37 @@ pub(super) fn emptied_before(shares: &[EmptiedShare]) -> Emptied {
     let since =
         |one: &EmptiedShare| -> (DestinationId, u64) { (one.id.clone(), one.since_generation) };
     shares.iter().map(since).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use redirector_core::store::Store;
+    use redirector_core::world::Settings;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_force_is_asked_for_when_the_thread_has_rested_and_looked_at_once() {
+        let in_force = |node: &str| {
+            let settings = Settings { node_name: Some(node.into()), ..Settings::default() };
+            InForce::new(&Store::default(), Vec::new(), settings, Default::default())
+        };
+        let (said, heard) = mpsc::channel();
+        let mut looker = Looker::start(move |what| said.send(what).is_ok()).unwrap();
+        looker.look(|| unreachable!("nothing is wanted"));
+        looker.want(false);
+        looker.look(|| in_force("a"));
+        let Ok(Looked::Found(of, findings)) = heard.recv() else { panic!("it looks first") };
+        assert_eq!((of.settings.node_name.as_deref(), findings.len()), (Some("a"), 0));
+        looker.want(true);
+        looker.look(|| unreachable!("it rests"));
+        assert!(matches!(heard.recv(), Ok(Looked::Rested)));
+        looker.idle = true;
+        looker.look(|| in_force("a"));
+        assert!(looker.idle, "the same is not looked at again");
+        looker.want(false);
+        looker.look(|| in_force("b"));
+        let Ok(Looked::Found(of, _)) = heard.recv() else { panic!("it looks again") };
+        assert_eq!(of.settings.node_name.as_deref(), Some("b"));
+    }
 }

@@ -133,8 +133,8 @@ enum Event {
     Drained(drain::Drained),
     /// Names were resolved.
     Names(names::Resolved),
-    /// What is in force was looked at.
-    Found(findings::Found),
+    /// What is in force was looked at, or may be again.
+    Looked(findings::Looked),
     /// Another command asks for something.
     Request(control::Request, SyncSender<control::Answer>),
     /// A monitoring system asks for the metrics.

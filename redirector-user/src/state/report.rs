@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use redirector_common::hash::Fnv;
+use redirector_core::diag::codes::differences;
 use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::model::Object;
 use redirector_core::plan::DestinationId;
@@ -172,6 +173,9 @@ pub struct EmptiedShare {
     pub route: String,
     /// The rule's object.
     pub object: Option<String>,
+    /// Where in it the share stands; empty where it is no rule's.
+    #[serde(default)]
+    pub path: String,
     /// Its part of the connections.
     pub share: f64,
     /// Host, port and subset.
@@ -182,6 +186,16 @@ pub struct EmptiedShare {
     pub since_generation: u64,
     /// Which destination it is.
     pub id: DestinationId,
+}
+
+impl EmptiedShare {
+    /// Whether a finding says no more than that there is no endpoint.
+    pub fn is_told_by(&self, finding: &Diagnostic) -> bool {
+        let service = || self.id.view.first().map(ToString::to_string);
+        finding.code == differences::NO_ENDPOINTS.id
+            && finding.object == self.object.clone().or_else(service)
+            && finding.path.starts_with(&self.path)
+    }
 }
 
 impl fmt::Display for EmptiedShare {

@@ -20,7 +20,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let chain = chains(facts);
     for set in &facts.book.sets {
         let mut report = Report::new(set.reference.clone(), findings);
-        let targets = set.spec().map(targets).unwrap_or_default().into_iter();
+        let targets = set.spec().map(|spec| targets(&set.reference, spec)).unwrap_or_default();
+        let targets = targets.into_iter();
         for target in targets.filter(|target| target.path.starts_with("spec.tcp")) {
             let to = facts.full_host(&target.destination.host, set.namespace());
             let path = format!("{}.host", target.path);

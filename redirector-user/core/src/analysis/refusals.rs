@@ -167,15 +167,20 @@ fn refused_by_route(plan: &Plan) -> HashMap<&Arc<RouteId>, Vec<Empty<'_>>> {
 }
 
 /// A leg of a route, or the part that was cut off from one.
-struct Share<'p> {
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'p> {
     /// The place in the rule's `route`.
-    place: usize,
-    id: &'p DestinationId,
-    destination: &'p Destination,
-    weight: u64,
+    pub place: usize,
+    /// Which destination.
+    pub id: &'p DestinationId,
+    /// That destination.
+    pub destination: &'p Destination,
+    /// The leg's.
+    pub weight: u64,
 }
 
-fn shares<'p>(
+/// The shares of a route.
+pub fn shares<'p>(
     plan: &'p Plan,
     route: &'p RouteId,
     legs: &'p [Leg],

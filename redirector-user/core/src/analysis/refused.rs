@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use super::Finding;
 use super::facts::Facts;
 use super::refusals::Refusal;
-use super::virtual_services::destination_path;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
 use crate::model::{ObjectRef, RouteDestination, Spec};
@@ -16,7 +15,7 @@ use crate::world::World;
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut causes = Causes::new(findings);
     for refusal in &facts.examined.refusals {
-        let path = path(refusal);
+        let path = refusal.rule.destination_path(refusal.destination);
         let told = causes.at(&refusal.rule.object, &path);
         let elsewhere = match refusal.lacks {
             // The entries say that they are to be resolved, and which endpoints
@@ -59,11 +58,6 @@ pub(super) const COMPLETE: &str = "add endpoints, or a workloadSelector, to the 
 /// Stands in the place of a finding that another one says better.
 const TAKEN: &str = "";
 
-/// The path of the share's `destination`.
-fn path(refusal: &Refusal) -> String {
-    destination_path(refusal.rule.list, refusal.rule.index as usize, refusal.destination)
-}
-
 /// As it is written.
 fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestination> {
     let Spec::VirtualService(spec) = &world.get(&refusal.rule.object)?.spec else { return None };
@@ -73,7 +67,7 @@ fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestinati
 fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
     let (world, examined) = (facts.world, facts.examined);
     let written = written(world, refusal)?;
-    let place = path(refusal);
+    let place = refusal.rule.destination_path(refusal.destination);
     let host = format!("{place}.host");
     let subset = match &written.subset {
         Some(_) => format!("{place}.subset"),

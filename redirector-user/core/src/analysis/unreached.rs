@@ -24,11 +24,11 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let told = told(findings);
     for set in &facts.book.sets {
         let mut report = Report::new(set.reference.clone(), findings);
-        for (list, rules) in [(RuleList::Tcp, &set.tcp), (RuleList::Tls, &set.tls)] {
+        for rules in [&set.tcp, &set.tls] {
             // What stands below a rule without match admission has told.
             let open = rules.iter().position(|rule| rule.blocks.is_empty());
             for (index, rule) in rules.iter().enumerate() {
-                let path = format!("spec.{list}[{index}]");
+                let path = rule.id.path();
                 if open.is_some_and(|open| open < index)
                     || told.contains(&(set.reference.clone(), path.clone()))
                 {
@@ -142,7 +142,7 @@ fn covering<'c, 'f>(
 }
 
 fn unreached(set: &RuleSet, at: &str, by: &RuleId) -> Diagnostic {
-    let mut other = format!("spec.{}[{}]", by.list, by.index);
+    let mut other = by.path();
     if by.object != set.reference {
         _ = write!(other, " of {}", by.object);
     }

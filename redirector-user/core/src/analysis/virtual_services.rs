@@ -196,33 +196,31 @@ fn visible_host<'h>(host: &'h str, gateway: &str, namespace: &str) -> Option<&'h
 pub(super) struct Target<'r> {
     pub destination: &'r RouteDestination,
     pub path: String,
-    list: RuleList,
-    rule: usize,
+    rule: RuleId,
     place: usize,
     /// Whether it gets any of the rule's connections.
     drawn: bool,
 }
 
-/// Where a destination of a rule stands.
-pub(super) fn destination_path(list: RuleList, rule: usize, place: usize) -> String {
-    format!("spec.{list}[{rule}].route[{place}].destination")
-}
-
 /// All destinations of a VirtualService.
-pub(super) fn targets(spec: &VirtualService) -> Vec<Target<'_>> {
+pub(super) fn targets<'r>(object: &ObjectRef, spec: &'r VirtualService) -> Vec<Target<'r>> {
     let mut targets = Vec::new();
     for (list, rules) in [
         (RuleList::Tcp, spec.tcp.len()),
         (RuleList::Tls, spec.tls.len()),
         (RuleList::Http, spec.http.len()),
     ] {
-        for rule in 0..rules {
-            let route = spec.route(list, rule);
-            for (place, destination) in route.iter().enumerate() {
-                let path = destination_path(list, rule, place);
-                let drawn = route.len() == 1 || destination.weight > 0;
-                targets.push(Target { destination, path, list, rule, place, drawn });
-            }
+        for index in 0..rules {
+            let route = spec.route(list, index);
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let rule = RuleId { object: object.clone(), list, index };
+            targets.extend(route.iter().enumerate().map(|(place, destination)| Target {
+                destination,
+                path: rule.destination_path(place),
+                rule: rule.clone(),
+                place,
+                drawn: route.len() == 1 || destination.weight > 0,
+            }));
         }
     }
     targets
@@ -236,9 +234,9 @@ fn destinations(
     report: &mut Report<'_>,
 ) {
     let namespace = &object.meta.namespace;
-    for target in targets(rule) {
-        let refused = consequence(facts, object, &target);
-        let never = facts.examined.never_has_port(&rule_id(object, &target), target.place);
+    for target in targets(&report.object, rule) {
+        let refused = consequence(facts, &target);
+        let never = facts.examined.never_has_port(&target.rule, target.place);
         let Target { destination, path, .. } = target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
@@ -311,31 +309,21 @@ fn destinations(
 }
 
 /// What comes of a destination that does not exist for Istio's analysis.
-fn consequence(facts: &Facts<'_>, object: &Object, target: &Target<'_>) -> String {
+fn consequence(facts: &Facts<'_>, target: &Target<'_>) -> String {
     if !target.drawn {
         return "it gets no connections (weight 0)".to_owned();
     }
-    let rule = rule_id(object, target);
-    let said = match facts.examined.share(&rule, target.place) {
+    let said = match facts.examined.share(&target.rule, target.place) {
         Share::Refused => {
-            let whom = facts.examined.for_whom_at_all(&rule, target.place);
+            let whom = facts.examined.for_whom_at_all(&target.rule, target.place);
             let whom = whom.map(|whom| format!(" for {whom}")).unwrap_or_default();
             return format!("its share of the connections is refused{whom}");
         }
         Share::Arrives => "Istio's analysis says so; here its share of the connections arrives",
-        Share::Untaken if target.list == RuleList::Http => "the http rule cannot be applied at L4",
+        Share::Untaken if target.rule.list == RuleList::Http => "the http rule cannot be applied at L4",
         Share::Untaken => "a share that goes to it is refused",
     };
     said.to_owned()
-}
-
-/// The rule that a destination stands in.
-fn rule_id(object: &Object, target: &Target<'_>) -> RuleId {
-    RuleId {
-        object: object.reference(),
-        list: target.list,
-        index: u32::try_from(target.rule).unwrap_or(u32::MAX),
-    }
 }
 
 fn list(ports: &[u16]) -> String {

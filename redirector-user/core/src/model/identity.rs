@@ -19,6 +19,18 @@ pub struct RuleId {
     pub index: u32,
 }
 
+impl RuleId {
+    /// Where it stands in its object, `spec.tcp[0]`.
+    pub fn path(&self) -> String {
+        format!("spec.{}[{}]", self.list, self.index)
+    }
+
+    /// Where a destination of its route stands.
+    pub fn destination_path(&self, place: usize) -> String {
+        format!("{}.route[{place}].destination", self.path())
+    }
+}
+
 /// The list of a VirtualService that a rule stands in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named as in the API")]
