@@ -6,9 +6,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::analysis::PodTemplate;
-use crate::analysis::deployments::{self, Deployment};
 use crate::decode;
+use crate::decode::templates::{self, Deployment, PodTemplate};
 use crate::diag::codes::{differences, syntax};
 use crate::diag::{Diagnostic, Severity, nearest};
 use crate::model::{Kind, Object, ObjectRef};
@@ -168,6 +167,14 @@ fn something_else(file: Option<Arc<str>>, tool: &str) -> Reading {
     Reading { file, diagnostics: vec![finding], complete: true, ..Reading::default() }
 }
 
+/// Whether a document is of the form that `redirector test` reads.
+fn is_routing_tests(root: &Node) -> bool {
+    let Some(Value::List(tests)) = root.get("tests").map(|tests| &tests.value) else {
+        return false;
+    };
+    tests.iter().any(|test| test.get("to").is_some() || test.get("expect").is_some())
+}
+
 /// Reads an object that came as JSON, such as the API server's: no positions.
 pub fn read_json(json: &serde_json::Value) -> Reading {
     let mut reading = Reading { complete: true, ..Reading::default() };
@@ -235,6 +242,17 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
         reading.diagnostics.push(at_field(finding, &root, at));
         return;
     }
+    if root.get("kind").is_none() && root.get("apiVersion").is_none() && is_routing_tests(&root) {
+        let told = |one: &Diagnostic| one.code == syntax::SOMETHING_ELSE.id;
+        if !reading.diagnostics.iter().any(told) {
+            let message = "this file holds routing tests, and no configuration: skipped";
+            let finding = Diagnostic::new(&syntax::SOMETHING_ELSE, message);
+            let name = file.map_or("FILE", |file| file);
+            let finding = finding.help(format!("redirector test {name} runs them"));
+            reading.diagnostics.push(placed(finding, root.position));
+        }
+        return;
+    }
     let (Some(kind_name), Some(api)) = (kind, api) else {
         reading.complete = false;
         reading.strangers += 1;
@@ -295,8 +313,8 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
                 ),
             };
             reading.diagnostics.push(at_field(finding, &root, "kind"));
-            reading.templates.extend(pod_template(&root));
-            reading.deployments.extend(deployments::of_document(&root));
+            reading.templates.extend(templates::pod_template(&root));
+            reading.deployments.extend(templates::deployment(&root));
         }
         Judgement::WrongApiVersion(kind) => {
             let message = format!("{kind} is not of the apiVersion \"{api}\"");
@@ -441,12 +459,4 @@ fn is_other_kind(name: &str) -> bool {
             | "EnvoyFilter"
             | "ProxyConfig"
     )
-}
-
-/// The pod template of a Deployment, StatefulSet, DaemonSet or the like.
-fn pod_template(root: &Node) -> Option<PodTemplate> {
-    let metadata = root.get("spec")?.get("template")?.get("metadata")?;
-    let namespace = root.nearest("metadata.namespace").as_str().unwrap_or("default");
-    let labels = deployments::labels(metadata.get("labels")?)?;
-    Some(PodTemplate { namespace: namespace.into(), labels })
 }

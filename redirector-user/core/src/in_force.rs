@@ -104,7 +104,9 @@ mod tests {
     fn endpoints_that_move_are_not_what_people_write() {
         let objects = |text: &str| -> BTreeMap<ObjectRef, Arc<Object>> {
             let read = documents::read(None, text).objects.into_iter();
-            read.map(|one| one.object.expect("it is good")).map(|one| (one.reference(), one)).collect()
+            read.map(|one| one.object.expect("it is good"))
+                .map(|one| (one.reference(), one))
+                .collect()
         };
         let changes = |before: &str, after: &str| {
             let (before, after) = (objects(before), objects(after));

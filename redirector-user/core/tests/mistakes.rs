@@ -265,6 +265,12 @@ fn templates_and_files_of_other_tools_are_told_as_what_they_are() {
     ] {
         assert_eq!(first(file, text), ("RD1024", 1, 1, "info"), "{file}");
     }
+    let tests = "config: [rules.yaml]\ntests:\n  - {to: 'db:5432', expect: {rule: none}}\n";
+    let tests = judge("app/routing.yaml", &format!("---\n{tests}---\n{tests}"));
+    let told: Vec<_> = tests.diagnostics.iter().map(|one| (one.code, one.line)).collect();
+    assert_eq!(told, [("RD1024", 2)], "{:#?}", tests.diagnostics);
+    let help = tests.diagnostics[0].help.as_deref();
+    assert_eq!(help, Some("redirector test app/routing.yaml runs them"));
     // Its name does not make objects something else.
     assert_eq!(judge("values.yaml", GOOD).documents, 3);
 }

@@ -12,7 +12,7 @@ use super::Interrupt;
 use super::sections::Row;
 use super::stage::Stage;
 use crate::command;
-use crate::test::libtest::tail;
+use crate::test::libtest::{Outcome, tail};
 
 /// Longer than applying a change takes on an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +34,9 @@ pub struct Explanation {
     pub verdict: String,
     /// The rule that decided, or nothing.
     pub rule: Option<Rule>,
+    /// The share of all connections that is refused.
+    #[serde(rename = "refusedShare")]
+    pub refused_share: f64,
     /// The endpoints' shares of all connections.
     pub endpoints: std::collections::BTreeMap<String, f64>,
 }
@@ -65,6 +68,7 @@ impl Explanation {
         self.source.workload == other.source.workload
             && self.verdict == other.verdict
             && self.rule == other.rule
+            && (self.refused_share - other.refused_share).abs() < 1e-6
             && self.endpoints.len() == other.endpoints.len()
             && self.endpoints.iter().all(same_share)
     }
@@ -137,6 +141,19 @@ impl Redirector {
         let output = command::output(&mut command)?;
         let text = [output.stdout, output.stderr].concat();
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// What `redirector test` says about the routing tests of a directory.
+    pub fn test(&self, directory: &Path) -> Result<(String, Outcome)> {
+        let mut command = Command::new(&self.program);
+        command.args(["test", "routing-tests.yaml"]).current_dir(directory);
+        let output = command::output(&mut command)?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let outcome = match output.status.success() {
+            true => Outcome::Passed,
+            false => Outcome::Failed(text.clone()),
+        };
+        Ok((text, outcome))
     }
 
     /// Removes programs and pins.

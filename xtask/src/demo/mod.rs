@@ -22,10 +22,11 @@ use crate::command;
 use crate::play::Tally;
 use crate::setup::{self, Purpose};
 use crate::test::libtest::{Case, Outcome};
-use crate::vm::guest;
 use crate::workspace::{cargo, is_root, root, target};
 use daemon::{Daemon, Redirector};
-use sections::{CLIENTS, Expect, GATEWAY_ADDRESSES, Row, SECTIONS, SERVERS, Section};
+use sections::{
+    CLIENTS, ECHO_SERVER, ECHO_SERVER_2, Expect, GATEWAY_ADDRESSES, Row, SECTIONS, SERVERS, Section,
+};
 use stage::Stage;
 
 /// Options of `cargo xtask demo`.
@@ -33,20 +34,20 @@ use stage::Stage;
 pub struct Args {
     /// Stays up at the end with the sample configuration, until Ctrl-C
     #[arg(long)]
-    keep: bool,
+    pub keep: bool,
     /// Attaches at the root of the cgroup hierarchy, which affects all
     /// processes of this machine: for virtual machines
     #[arg(long)]
-    attach_to_root: bool,
+    pub attach_to_root: bool,
     /// This program instead of building one
     #[arg(long, value_name = "FILE")]
-    redirector: Option<PathBuf>,
+    pub redirector: Option<PathBuf>,
     /// Where the sample configuration is
     #[arg(long, value_name = "DIR", hide = true)]
-    documents: Option<PathBuf>,
+    pub documents: Option<PathBuf>,
     /// How many connections show a split
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS)]
-    connections: u32,
+    pub connections: u32,
 }
 
 /// How many connections show a split, unless told otherwise.
@@ -68,18 +69,6 @@ impl Args {
     /// With a program that is built already.
     pub fn of_program(program: &Path) -> Self {
         Self { redirector: Some(program.to_owned()), ..Self::default() }
-    }
-
-    /// For the virtual machine: as on a node, and fewer connections, because
-    /// emulated ones are slow.
-    pub fn in_guest() -> Self {
-        Self {
-            attach_to_root: true,
-            redirector: Some(guest::REDIRECTOR.into()),
-            documents: Some(guest::DOCUMENTS.into()),
-            connections: 500,
-            ..Self::default()
-        }
     }
 }
 
@@ -223,7 +212,15 @@ impl Demo {
                 print!("{text}");
                 tell(Case::since(begun, name, outcome))?;
             }
+            let begun = Instant::now();
+            let (text, outcome) = self.try_everybody()?;
+            print!("{text}");
+            tell(Case::since(begun, format!("{}: all clients", section.title), outcome))?;
         }
+        let begun = Instant::now();
+        let (text, outcome) = self.redirector.test(&self.documents.join("demo"))?;
+        print!("{}", report::routing_tests(SECTIONS.len() + 1, &text));
+        tell(Case::since(begun, "routing tests".to_owned(), outcome))?;
         if args.keep {
             self.keep()?;
         }
@@ -300,12 +297,30 @@ impl Demo {
 
     fn try_row(&self, section: &Section, row: &Row) -> Result<(String, String, Outcome)> {
         let count = match row.expect {
-            Expect::Greeting(_) => 1,
+            Expect::Greeting(_) | Expect::Explained => 1,
             Expect::Split(_) => self.connections,
         };
         let tally = self.dial(row, count)?;
         let explanation = self.redirector.explain(&self.stage, row)?;
         Ok(report::row(section, row, &tally, &explanation, &self.stage.config()))
+    }
+
+    /// Lets every client dial every service: what comes back is what the kernel's
+    /// tables are explained to give it.
+    fn try_everybody(&self) -> Result<(String, Outcome)> {
+        let mut wrong = Vec::new();
+        for from in CLIENTS {
+            for to in [ECHO_SERVER, ECHO_SERVER_2] {
+                self.interrupt.check()?;
+                let row = Row { from, to, gateway: None, expect: Expect::Explained };
+                let tally = self.dial(&row, 20)?;
+                let why = self.redirector.explain(&self.stage, &row)?;
+                let mut here = Vec::new();
+                report::disagreements(&tally, &why, &mut here);
+                wrong.extend(here.into_iter().map(|what| format!("{from} dials {to}: {what}")));
+            }
+        }
+        Ok(report::everybody(&wrong))
     }
 
     /// Waits until the gateway of a row listens, if it is one.

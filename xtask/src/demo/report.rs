@@ -42,6 +42,7 @@ pub fn row(
     let mut text = match row.expect {
         Expect::Greeting(greeting) => greeting_line(row, greeting, tally, &mut wrong),
         Expect::Split(parts) => split_lines(row, parts, tally, &mut wrong),
+        Expect::Explained => String::new(),
     };
     for (peer, _) in tally.peers.iter().filter(|(peer, _)| *peer != row.to) {
         wrong.push(format!("getpeername said {peer}, but {} was dialled", row.to));
@@ -107,8 +108,35 @@ fn split_lines(row: &Row, parts: &[(&str, u32)], tally: &Tally, wrong: &mut Vec<
     text
 }
 
+/// What all clients get, against what is explained.
+pub fn everybody(wrong: &[String]) -> (String, Outcome) {
+    if wrong.is_empty() {
+        let text = "   every client gets at every service what is explained to it\n";
+        return (text.to_owned(), Outcome::Passed);
+    }
+    let text: String = wrong.iter().map(|line| format!("       WRONG: {line}\n")).collect();
+    (text, Outcome::Failed(wrong.join("\n")))
+}
+
+/// What `redirector test` says of the routing tests.
+pub fn routing_tests(number: usize, text: &str) -> String {
+    let body: String = text.trim_end().lines().map(|line| format!("   | {line}\n")).collect();
+    format!(
+        "\n{number}. The same on the documents alone\n   redirector test \
+         deploy/demo/routing-tests.yaml says:\n{body}"
+    )
+}
+
 /// What came and what the explanation promises must be the same endpoints.
-fn disagreements(tally: &Tally, why: &Explanation, wrong: &mut Vec<String>) {
+pub fn disagreements(tally: &Tally, why: &Explanation, wrong: &mut Vec<String>) {
+    for (error, times) in tally.errors.iter().filter(|_| why.refused_share == 0.0) {
+        if why.verdict != "passthrough" {
+            wrong.push(format!("{times} times \"{error}\", and nothing is refused: {why:?}"));
+        }
+    }
+    if why.endpoints.len() == 1 && why.refused_share == 0.0 && tally.answers.is_empty() {
+        wrong.push(format!("nothing answered, where {:?} should", why.endpoints));
+    }
     for answer in tally.answers.keys() {
         let server = SERVERS.iter().find(|server| *answer == format!("{} test", server.greeting));
         let Some(server) = server else { continue };

@@ -54,6 +54,8 @@ pub enum Expect {
     Greeting(&'static str),
     /// Many connections, split by these weights.
     Split(&'static [(&'static str, u32)]),
+    /// What `explain` says of it.
+    Explained,
 }
 
 /// One thing to try.
@@ -228,6 +230,7 @@ mod tests {
             match &row.expect {
                 Expect::Greeting(greeting) => assert!(known(greeting), "{greeting}"),
                 Expect::Split(parts) => assert!(parts.iter().all(|part| known(part.0))),
+                Expect::Explained => {}
             }
         }
     }

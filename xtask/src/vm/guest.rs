@@ -136,10 +136,21 @@ fn load_modules() -> Result<()> {
     modules.iter().try_for_each(|module| run(Command::new("insmod").arg(module)))
 }
 
+/// The demo as on a node, with fewer connections, because emulated ones are slow.
+fn of_guest() -> demo::Args {
+    demo::Args {
+        attach_to_root: true,
+        redirector: Some(REDIRECTOR.into()),
+        documents: Some(DOCUMENTS.into()),
+        connections: 500,
+        ..demo::Args::default()
+    }
+}
+
 fn play_demo(host: &mut Host) -> Result<()> {
     host.tell(&Message::Begins { test: DEMO.into() })?;
     let begun = Instant::now();
-    let played = demo::play(&demo::Args::in_guest(), &mut |case| {
+    let played = demo::play(&of_guest(), &mut |case| {
         host.tell(&Message::Ended { suite: DEMO.into(), case })
     });
     if let Err(error) = played {

@@ -4,68 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::client::contains;
+use crate::decode::templates::Deployment;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, references};
-use crate::model::{Kind, Labels, TargetPort};
+use crate::model::{Kind, TargetPort};
 use crate::world::World;
-use crate::yaml::{Node, Position, Value};
-
-/// A Deployment of a file, as far as the Services of its Pods concern it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Deployment {
-    namespace: Arc<str>,
-    name: String,
-    /// The labels of its Pods.
-    labels: Labels,
-    /// Whether its Pods have a sidecar, when the Deployment itself says so.
-    sidecar: Option<bool>,
-    /// Where its name stands.
-    position: Position,
-}
-
-/// The Deployment of a document; `None` for other kinds, and for waypoints,
-/// which Istio makes itself.
-pub(crate) fn of_document(root: &Node) -> Option<Deployment> {
-    let is = |field: &str, value: &str| root.get(field).and_then(Node::as_str) == Some(value);
-    let managed = root.get("metadata").and_then(|metadata| metadata.get("labels"));
-    let managed = managed.and_then(|labels| labels.get("gateway.istio.io/managed")?.as_str());
-    if !is("apiVersion", "apps/v1")
-        || !is("kind", "Deployment")
-        || managed == Some("istio.io-mesh-controller")
-    {
-        return None;
-    }
-    let template = root.get("spec")?.get("template")?;
-    let metadata = template.get("metadata")?;
-    let containers = template.get("spec").and_then(|spec| spec.get("containers"));
-    let has_proxy = matches!(
-        containers.map(|containers| &containers.value),
-        Some(Value::List(all)) if all.iter().any(|one| {
-            one.get("name").and_then(Node::as_str) == Some("istio-proxy")
-                && one.get("image").is_some()
-        })
-    );
-    let said = ["labels", "annotations"].into_iter().find_map(|place| {
-        let said = metadata.get(place)?.get("sidecar.istio.io/inject")?;
-        Some(said.as_str() == Some("true"))
-    });
-    let name = root.get("metadata")?.get("name")?;
-    Some(Deployment {
-        namespace: root.nearest("metadata.namespace").as_str().unwrap_or("default").into(),
-        name: name.as_str()?.to_owned(),
-        labels: labels(metadata.get("labels")?)?,
-        sidecar: if has_proxy { Some(true) } else { said },
-        position: name.position,
-    })
-}
-
-/// The labels of a document that is not decoded: what are strings in a map.
-pub(crate) fn labels(node: &Node) -> Option<Labels> {
-    let Value::Map(entries) = &node.value else { return None };
-    let pairs = entries.iter();
-    let pairs = pairs.filter_map(|one| Some((one.key.to_string(), one.value.as_str()?.to_owned())));
-    Some(pairs.collect())
-}
 
 /// Of Deployments with a sidecar: Services that disagree on a port's protocol,
 /// or lead different ports to one targetPort. Each comes with its file, and the

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::examine::Examined;
-use super::{Around, PodTemplate, Refused};
+use super::{Around, Refused};
+use crate::decode::templates::PodTemplate;
 use crate::diag::nearest;
 use crate::model::annotations;
 use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Resolution, Spec};

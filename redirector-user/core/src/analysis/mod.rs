@@ -29,10 +29,10 @@ mod unreached;
 mod virtual_services;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
+use crate::decode::templates::PodTemplate;
 use crate::diag::Diagnostic;
-use crate::model::{Kind, Labels, ObjectRef};
+use crate::model::{Kind, ObjectRef};
 use crate::names::{complete_host, service_host};
 use crate::registry::Registry;
 use crate::world::World;
@@ -49,15 +49,6 @@ pub struct Finding {
     pub path: String,
     /// What it is; without object, path and place.
     pub diagnostic: Diagnostic,
-}
-
-/// A pod template of a Deployment or the like: a promise of Pods.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PodTemplate {
-    /// The namespace of the Pods.
-    pub namespace: Arc<str>,
-    /// Their labels.
-    pub labels: Labels,
 }
 
 /// What stands around the objects of a World and is none of them.

@@ -58,11 +58,14 @@ const ALL: [Missing; 4] = [
 fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
     let Some(object) = world.get(&finding.object) else { return false };
     let Spec::VirtualService(rule) = &object.spec else { return false };
-    targets(&finding.object, rule).iter().filter(|target| finding.path.starts_with(&target.path)).any(|target| {
-        let domain = &world.settings.cluster_domain;
-        let host = complete_host(&target.destination.host, &object.meta.namespace, domain);
-        registry.named(&host).next().is_some()
-    })
+    targets(&finding.object, rule)
+        .iter()
+        .filter(|target| finding.path.starts_with(&target.path))
+        .any(|target| {
+            let domain = &world.settings.cluster_domain;
+            let host = complete_host(&target.destination.host, &object.meta.namespace, domain);
+            registry.named(&host).next().is_some()
+        })
 }
 
 /// Takes out the findings that only say that something is not among the

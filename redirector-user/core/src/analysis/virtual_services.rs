@@ -320,7 +320,9 @@ fn consequence(facts: &Facts<'_>, target: &Target<'_>) -> String {
             return format!("its share of the connections is refused{whom}");
         }
         Share::Arrives => "Istio's analysis says so; here its share of the connections arrives",
-        Share::Untaken if target.rule.list == RuleList::Http => "the http rule cannot be applied at L4",
+        Share::Untaken if target.rule.list == RuleList::Http => {
+            "the http rule cannot be applied at L4"
+        }
         Share::Untaken => "a share that goes to it is refused",
     };
     said.to_owned()

@@ -14,6 +14,7 @@ mod meta;
 mod misplaced;
 mod route;
 mod service_entry;
+pub mod templates;
 mod virtual_service;
 
 use std::sync::Arc;

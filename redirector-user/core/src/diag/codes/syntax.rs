@@ -119,7 +119,7 @@ codes! {
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
     }
     SOMETHING_ELSE = "RD1024" Info NONE "The file is something else" {
-        "By its name and what is in it, the file belongs to another tool (kustomize, Helm, Compose), and is no configuration itself. It is skipped."
+        "By its name and what is in it, the file belongs to another tool (kustomize, Helm, Compose) or to another command (`redirector test`), and is no configuration itself. It is skipped."
         "Nothing needs mending. What the tool makes of it is what can be read here."
         "values.yaml"
     }
