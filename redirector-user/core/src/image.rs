@@ -94,6 +94,62 @@ macro_rules! each_table {
     };
 }
 
+/// Entries as they are to be; of two with the same key the later one counts. In arrays,
+/// entries that are all zeroes are absent: in the kernel's tables they are the same, and
+/// a dump leaves them out.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the tables of Image, by the same names")]
+pub struct Edits {
+    pub frontends: Vec<((Addr, u16), Option<Verdict>)>,
+    pub prefixes: Vec<(Prefix, Option<Verdict>)>,
+    pub class_verdicts: Vec<((u32, u32), Option<Verdict>)>,
+    pub class_defaults: Vec<(u32, Option<Verdict>)>,
+    pub class_of: Vec<(u32, Option<u32>)>,
+    pub routes: Vec<(u32, Option<Route>)>,
+    pub legs: Vec<(u32, Option<Leg>)>,
+    pub destinations: Vec<(u32, Option<Destination>)>,
+    pub backends: Vec<(u32, Option<Backend>)>,
+}
+
+impl Edits {
+    /// What they change about an Image.
+    pub fn of(mut self, image: &Image) -> Delta {
+        let mut delta = Delta::default();
+        without_zeroes(&mut self.class_defaults);
+        without_zeroes(&mut self.class_of);
+        without_zeroes(&mut self.routes);
+        without_zeroes(&mut self.legs);
+        without_zeroes(&mut self.destinations);
+        without_zeroes(&mut self.backends);
+        macro_rules! table {
+            ($name:ident) => {
+                delta.$name = differing(self.$name, &image.$name);
+            };
+        }
+        each_table!(table);
+        delta
+    }
+}
+
+fn without_zeroes<V: Default + PartialEq>(array: &mut [(u32, Option<V>)]) {
+    let zero = V::default();
+    for (_, value) in array {
+        *value = value.take().filter(|value| *value != zero);
+    }
+}
+
+/// What is another than it is in a table, in the order of keys.
+fn differing<K: Ord + Copy, V: PartialEq + Copy>(
+    mut edits: Vec<(K, Option<V>)>,
+    table: &BTreeMap<K, V>,
+) -> Vec<Change<K, V>> {
+    edits.sort_by_key(|(key, _)| *key);
+    let last = edits.chunk_by(|(a, _), (b, _)| a == b).filter_map(<[_]>::last);
+    last.map(|(key, new)| Change { key: *key, old: table.get(key).copied(), new: *new })
+        .filter(|change| change.old != change.new)
+        .collect()
+}
+
 impl Image {
     /// What has to change to turn `self` into `target`.
     pub fn diff(&self, target: &Self) -> Delta {
@@ -111,18 +167,6 @@ impl Image {
     /// connects are seen no other way.
     pub fn follows_connections(&self) -> bool {
         self.destinations.values().any(|one| one.policy & policy::EJECTING != 0)
-    }
-
-    /// Without the entries of arrays that are all zeroes: in the kernel's tables
-    /// they are the same as absent ones, and a dump leaves them out.
-    #[must_use]
-    pub fn without_zeroes(mut self) -> Self {
-        self.class_defaults.retain(|_, verdict| *verdict != Verdict::PASS);
-        self.class_of.retain(|_, class| *class != 0);
-        self.routes.retain(|_, route| *route != Route::default());
-        self.legs.retain(|_, leg| *leg != Leg::default());
-        self.destinations.retain(|_, destination| *destination != Destination::default());
-        self
     }
 
     /// Applies a Delta. What an entry was before is not checked.
@@ -303,9 +347,7 @@ mod tests {
             backends: [(5, backend)].into(),
             ..Image::default()
         };
-        let Decision::Route(choice, endpoint) =
-            decision(VerdictKind::Route(0), image.without_zeroes())
-        else {
+        let Decision::Route(choice, endpoint) = decision(VerdictKind::Route(0), image) else {
             panic!("it has an endpoint")
         };
         assert_eq!((choice.leg, endpoint.addr, endpoint.port), (3, backend.addr, backend.port));

@@ -13,6 +13,7 @@ mod hostile;
 mod layout;
 mod mistakes;
 mod newcomers;
+mod placement;
 mod reference_worlds;
 mod refusals;
 mod service_entries;

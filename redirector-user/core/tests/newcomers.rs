@@ -68,8 +68,8 @@ fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
         assert_eq!(image.class_of.get(&number).copied().unwrap_or(0), class);
         let given = Newcomers {
             given: BTreeMap::from([(id.clone(), number)]),
-            left: layout.spares().keys().copied().filter(|spare| *spare != number).collect(),
             spares: 3,
+            ..Newcomers::default()
         };
         let (next, compiled) =
             layout.place_with(&after.plan, &LIMITS, &given).expect("there is room");
@@ -143,21 +143,18 @@ fn every_class_has_spares_as_long_as_it_is_there_and_there_is_room() {
     assert_eq!(same.spares(), layout.spares());
     // Few gone: none are added. Half of them: they are.
     let class = layout.classes_of(&two)[&1];
-    let left = |gone: usize| {
-        let mut left: std::collections::BTreeSet<u32> = layout.spares().keys().copied().collect();
-        for number in numbers(&layout, class).iter().take(gone) {
-            assert!(left.remove(number));
-        }
-        Newcomers { left, spares: 4, ..Newcomers::default() }
+    let gone = |gone: usize| {
+        let spent = numbers(&layout, class).into_iter().take(gone).collect();
+        Newcomers { spent, spares: 4, ..Newcomers::default() }
     };
-    let (next, _) = layout.place_with(&two, &LIMITS, &left(1)).expect("room");
+    let (next, _) = layout.place_with(&two, &LIMITS, &gone(1)).expect("room");
     assert_eq!(numbers(&next, class).len(), 3);
-    let (next, _) = layout.place_with(&two, &LIMITS, &left(2)).expect("room");
+    let (next, _) = layout.place_with(&two, &LIMITS, &gone(2)).expect("room");
     assert_eq!(numbers(&next, class).len(), 4);
     let again = numbers(&layout, class).iter().take(2).any(|n| numbers(&next, class).contains(n));
     assert!(!again, "what is given up is not given out in the same step");
     // The class goes, and so do they.
-    let (next, image) = layout.place_with(&one, &LIMITS, &left(0)).expect("room");
+    let (next, image) = layout.place_with(&one, &LIMITS, &gone(0)).expect("room");
     assert_eq!(next.classes_of(&one).len(), 2);
     assert_eq!(next.spares().len(), 8);
     let classes = next.classes_of(&one);

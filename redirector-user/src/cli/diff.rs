@@ -77,7 +77,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let changes = changes(&compile(&in_force).plan, &after);
     let placed = snapshot.contents.layout.place(&after, &datapath.sizes().limits());
     let entries = match &placed {
-        Ok((_, wanted)) => Some(image.diff(&wanted.clone().without_zeroes()).len()),
+        Ok((_, wanted)) => Some(image.diff(wanted).len()),
         Err(full) => {
             context.note(&format!("note: it would not be applied: {full}"));
             None

@@ -6,8 +6,6 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use redirector_core::drain::{self, Draining};
-use redirector_core::layout::Layout;
-use redirector_core::plan::gateway::GatewayPlan;
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::stored::Lost;
@@ -103,7 +101,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
              none if none of its connects needs to be left alone",
         )
     })?;
-    datapath.set_accounting(options.accounting || engine.image.follows_connections())?;
+    datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
     datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
     let active = datapath.active();
@@ -244,24 +242,22 @@ fn engine(
         let world = snapshot.world();
         drain::endpoints(&world, &Registry::new(&world), false)
     });
-    Ok(Engine {
-        endpoints: endpoints.unwrap_or_default(),
-        follow_endpoints: false,
-        spares: if options.kubernetes.is_some() { SPARES } else { 0 },
-        settings: options.settings.clone(),
-        store,
-        resolved: snapshot.as_ref().map(|s| s.resolved.clone()).unwrap_or_default(),
-        objects: snapshot.as_ref().map(|s| s.contents.objects.clone()).unwrap_or_default(),
-        sizes: datapath.sizes(),
-        grows: !options.fixed_sizes,
-        layout: match (snapshot, active.generation) {
-            (Some(snapshot), 0) => snapshot.contents.layout.in_new_tables(),
-            (Some(snapshot), _) => snapshot.contents.layout,
-            (None, _) => Layout::default(),
-        },
-        image,
-        gateways: GatewayPlan::default(),
-    })
+    let (resolved, contents) = match snapshot {
+        Some(snapshot) => (snapshot.resolved, snapshot.contents),
+        None => Default::default(),
+    };
+    let layout = match active.generation {
+        0 => contents.layout.in_new_tables(),
+        _ => contents.layout,
+    };
+    let mut engine = Engine::new(options.settings.clone(), datapath.sizes(), layout, image);
+    engine.endpoints = endpoints.unwrap_or_default();
+    engine.spares = if options.kubernetes.is_some() { SPARES } else { 0 };
+    engine.store = store;
+    engine.resolved = resolved;
+    engine.objects = contents.objects;
+    engine.grows = !options.fixed_sizes;
+    Ok(engine)
 }
 
 /// The generation in force; where the tables are new, as after a change of

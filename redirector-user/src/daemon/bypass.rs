@@ -1,10 +1,6 @@
 //! What is left alone for a while: by the daemon, and without one.
 
-use redirector_core::drain::Endpoints;
-use redirector_core::layout;
 use redirector_core::model::bypass::Target;
-use redirector_core::plan::gateway::GatewayPlan;
-use redirector_core::store::Store;
 
 use super::change::Cause;
 use super::control_loop::Daemon;
@@ -82,7 +78,10 @@ impl Daemon {
         let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));
         let held = self.report.hold.as_ref().map(|hold| hold.of_generation);
         let step = match (held, &current) {
-            (Some(_), Some(snapshot)) => self.engine.step_back_to(snapshot, self.newcomers()),
+            (Some(_), Some(snapshot)) => {
+                let newcomers = self.newcomers();
+                self.engine.step_back_to(snapshot, newcomers)
+            }
             // What was read meanwhile comes in force with it, as a change.
             _ if self.changed => {
                 self.changed = false;
@@ -149,26 +148,13 @@ pub fn without_daemon(
         is_in_force(target, Some(&snapshot)).map_err(Failure::input)?;
     }
     let after = change.apply(&state.bypassed()?, now()).map_err(Failure::input)?;
-    let mut engine = Engine {
-        settings: snapshot.settings.clone(),
-        store: Store::default(),
-        resolved: snapshot.resolved.clone(),
-        objects: Vec::new(),
-        sizes: datapath.sizes(),
-        // That takes a daemon.
-        grows: false,
-        layout: snapshot.contents.layout.clone(),
-        image,
-        gateways: GatewayPlan::default(),
-        endpoints: Endpoints::new(),
-        follow_endpoints: false,
-        spares: 0,
-    };
-    engine.settings.bypass = bypass(&after);
+    // Tables that grow take a daemon.
+    let mut settings = snapshot.settings.clone();
+    settings.bypass = bypass(&after);
+    let layout = snapshot.contents.layout.clone();
+    let mut engine = Engine::new(settings, datapath.sizes(), layout, image);
     // Pods may have been given some of the spare numbers: they stay as they are.
-    let numbers = layout::Newcomers::keep(&engine.layout);
-    let newcomers = Newcomers { numbers, ..Newcomers::default() };
-    let step = engine.step_back_to(&snapshot, newcomers).map_err(|full| {
+    let step = engine.step_back_to(&snapshot, Newcomers::default()).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
     })?;
     state.save_bypassed(&after)?;
@@ -176,7 +162,7 @@ pub fn without_daemon(
         return Ok((active.generation, after));
     }
     let generation = active.generation + 1;
-    let mut next = step.snapshot(generation, snapshot.of_generation, now());
+    let mut next = engine.snapshot(&step, generation, snapshot.of_generation, now());
     next.repeats = Some(snapshot.repeats.unwrap_or(active.generation));
     Keeper::new(state.clone()).save_snapshot(&next)?;
     datapath.apply(&step.delta, generation)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
+use redirector_core::layout::Work;
 use redirector_core::store::Rejected;
 
 use super::control_loop::Daemon;
@@ -34,8 +35,13 @@ pub(super) fn prepare(
     step: &Step,
     datapath: &mut Datapath,
 ) -> Result<(), Error> {
-    tracker.foresee(step.view.clone(), datapath)?;
-    tracker.prepare(step.sources.clone(), datapath)
+    if let Some(view) = &step.view {
+        tracker.foresee(view.clone(), datapath)?;
+    }
+    match &step.sources {
+        Some(sources) => tracker.prepare(sources.clone(), datapath),
+        None => Ok(()),
+    }
 }
 
 impl Daemon {
@@ -48,7 +54,8 @@ impl Daemon {
             .filter_map(|generation| self.state.snapshot(generation).ok().flatten());
         // One of which nothing is lost, if there is.
         let Some(held) = held.min_by_key(|snapshot| snapshot.lost.len()) else { return false };
-        let held = self.engine.step_back_to(&held, self.newcomers());
+        let newcomers = self.newcomers();
+        let held = self.engine.step_back_to(&held, newcomers);
         let holds = held.is_ok_and(|step| {
             self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
         });
@@ -65,7 +72,8 @@ impl Daemon {
         let Some(last) = last.and_then(|last| self.state.snapshot(last).ok().flatten()) else {
             return;
         };
-        let step = match self.engine.step_back_to(&last, self.newcomers()) {
+        let newcomers = self.newcomers();
+        let step = match self.engine.step_back_to(&last, newcomers) {
             Ok(step) => step,
             Err(full) => return self.not_applied(&full.to_string()),
         };
@@ -132,10 +140,25 @@ impl Daemon {
     /// Puts a step in force, as a new generation when it changes anything.
     /// What could not be is said and changes nothing.
     pub(super) fn apply(&mut self, step: Step, cause: Cause) -> bool {
+        match self.try_to_apply(&step, cause) {
+            Ok(()) => self.engine.adopt(step),
+            Err(why) => {
+                self.engine.give_up();
+                self.not_applied(&why);
+                return false;
+            }
+        }
+        self.looker.want(cause.of_generation.is_some() || cause.repeats.is_some());
+        let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
+        self.state.prune(self.options.history + 1, &needed);
+        true
+    }
+
+    fn try_to_apply(&mut self, step: &Step, cause: Cause) -> Result<(), String> {
         // A daemon that has just started serves the gateways of the generation
         // that it found; that is no change.
         let first = self.report.applied == 0 && self.generation != 0;
-        let changed = if first { !step.delta.is_empty() } else { self.engine.is_changed_by(&step) };
+        let changed = if first { !step.delta.is_empty() } else { step.changes_something() };
         let fresh = self.generation == 0 || changed || cause.always;
         let generation = match (fresh, self.generation) {
             // New tables go on counting where the older ones were.
@@ -143,39 +166,43 @@ impl Daemon {
             (true, known) => known + 1,
             (false, known) => known,
         };
-        let mut snapshot = step.snapshot(generation, cause.of_generation, now());
+        let mut snapshot = self.engine.snapshot(step, generation, cause.of_generation, now());
         snapshot.repeats = cause.repeats;
         if !fresh {
             snapshot.repeats = self.keeper.still_repeats(&snapshot, cause.repeats);
         }
         // Before the flip, so that whoever sees the generation finds its names.
-        if let Err(error) = self.keeper.save_snapshot(&snapshot) {
-            self.not_applied(&error.to_string());
-            return false;
-        }
-        if let Err(error) = self.note_gone(&step) {
-            self.not_applied(&error.to_string());
-            return false;
-        }
+        self.keeper.save_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        self.note_gone(step).map_err(|error| error.to_string())?;
         if fresh {
-            if let Err(error) = self.put_in_force(&step, generation) {
+            if let Err(error) = self.put_in_force(step, generation) {
                 self.direct.settle(false);
-                self.not_applied(&error);
-                return false;
+                return Err(error);
             }
-            tracing::info!(generation, changes = step.delta.len(), "applied");
+            let Work { placed, written } = step.work;
+            tracing::info!(generation, placed, changes = written, "applied");
             self.report.applied = now();
-        } else if let Err(error) = prepare(&mut self.tracker, &step, &mut self.datapath) {
+        } else if let Err(error) = prepare(&mut self.tracker, step, &mut self.datapath) {
             tracing::error!("{error}");
         }
         self.direct.settle(true);
         self.generation = generation;
         self.report.apply_error = None;
         self.apply_again = None;
-        self.note_emptied(&step.plan, generation);
-        self.engine.adopt(&step);
-        self.gateways.update(&step.plan);
-        let unserved = step.plan.gateways.dropped.iter().map(|one| {
+        self.note_emptied(step, generation);
+        self.gateways.follow(step, self.engine.plan());
+        if step.is_first || step.changes.gateways.is_some() {
+            self.note_unserved();
+        }
+        self.names.want(&step.names);
+        if step.sources.is_some() || step.view.is_some() {
+            self.look();
+        }
+        Ok(())
+    }
+
+    fn note_unserved(&mut self) {
+        let unserved = self.engine.plan().gateways.dropped.iter().map(|one| {
             format!("{} servers[{}] is not served: {}", one.gateway, one.server, one.reason)
         });
         let unserved: Vec<String> = unserved.collect();
@@ -183,19 +210,13 @@ impl Daemon {
             tracing::warn!("{new}");
         }
         self.report.unserved = unserved;
-        self.names.want(&step.names);
-        self.looker.want(cause.of_generation.is_some() || cause.repeats.is_some());
-        self.look();
-        let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
-        self.state.prune(self.options.history + 1, &needed);
-        true
     }
 
     /// Has the kernel do it. On an error nothing has changed.
     fn put_in_force(&mut self, step: &Step, generation: u64) -> Result<(), String> {
         // Followed from before the first connection that has to be, until
         // after the last.
-        let follow = self.follows(&step.image);
+        let follow = self.follows(self.engine.next_follows_connections());
         if follow {
             self.datapath.set_accounting(true).map_err(|error| error.to_string())?;
         }

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_core::drain::Draining;
-use redirector_core::image::Image;
 use redirector_core::layout::Emptied;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -386,9 +385,10 @@ impl Daemon {
         self.datapath.set_accounting(true).map_err(|error| error.to_string())
     }
 
-    /// Whether connections have to be followed until they end for this image.
-    pub(super) fn follows(&self, image: &Image) -> bool {
-        self.options.accounting || self.watched.is_some() || image.follows_connections()
+    /// Whether connections have to be followed until they end, where the tables may need
+    /// it.
+    pub(super) fn follows(&self, tables: bool) -> bool {
+        self.options.accounting || self.watched.is_some() || tables
     }
 
     /// Lets connections be when nobody watches them any more.
@@ -397,7 +397,7 @@ impl Daemon {
             return;
         }
         self.watched = None;
-        if !self.follows(&self.engine.image)
+        if !self.follows(self.engine.follows_connections())
             && let Err(error) = self.datapath.set_accounting(false)
         {
             tracing::error!("connections are followed though nothing needs it: {error}");

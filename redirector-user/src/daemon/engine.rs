@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redirector_core::compile::{Compiled, compile_with};
+use redirector_core::compile::{Classifier, Compiled, compile_with};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
 use redirector_core::image::{Delta, Image};
-use redirector_core::layout::{self, Full, Layout};
+use redirector_core::layout::{self, Emptied, Full, Layout, Placement, Work};
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
-use redirector_core::plan::Plan;
-use redirector_core::plan::gateway::GatewayPlan;
+use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::world::{Settings, World};
@@ -38,18 +37,23 @@ pub struct Engine {
     pub sizes: Sizes,
     /// Whether they may become larger.
     pub grows: bool,
-    /// The numbers of everything in force.
-    pub layout: Layout,
-    /// What the kernel holds, if nobody else wrote there.
-    pub image: Image,
-    /// What the gateway proxy serves.
-    pub gateways: GatewayPlan,
     /// The endpoints in force, as far as they concern draining.
     pub endpoints: Endpoints,
     /// Some endpoint drains: whether it comes back has to be seen.
     pub follow_endpoints: bool,
     /// How many identity numbers each class keeps for pods that come.
     pub spares: usize,
+    /// The numbers of everything in force, and what the kernel holds, if nobody else wrote
+    /// there; from a step on until it is adopted or given up, what that makes of it.
+    placement: Placement,
+    /// What the kernel was found to hold, until something of ours is in force.
+    found: Option<Image>,
+    /// What was compiled last.
+    plan: Plan,
+    /// What makes what is in force that Plan.
+    pending: plan::Delta,
+    /// Which class a pod is in by that Plan.
+    classifier: Classifier,
 }
 
 /// Pods that have a number already, and are not in the store yet.
@@ -70,27 +74,90 @@ pub struct Step {
     pub settings: Settings,
     /// With names resolved to this.
     pub resolved: Answers,
-    /// The numbers of everything.
-    pub layout: Layout,
-    /// What the kernel is to hold.
-    pub image: Image,
-    /// What has to change for it.
+    /// What it changes about what is in force, by name.
+    pub changes: plan::Delta,
+    /// What has to change in the kernel for it.
     pub delta: Delta,
     /// How large the tables have to be for it.
     pub sizes: Sizes,
-    /// The local workloads.
-    pub sources: BTreeMap<SourceId, Wanted>,
+    /// The local workloads, when they are others.
+    pub sources: Option<BTreeMap<SourceId, Wanted>>,
     /// The names that DNS knows.
     pub names: BTreeSet<Arc<str>>,
-    /// The same by name, gateways included.
-    pub plan: Plan,
     /// The endpoints, as far as they concern draining.
     pub endpoints: Endpoints,
-    /// What the tables say of pods that are not in them.
-    pub view: View,
+    /// What the tables say of pods that are not in them, when that is something else.
+    pub view: Option<View>,
+    /// Nothing of this daemon was in force before.
+    pub is_first: bool,
+    /// What it took.
+    pub work: Work,
 }
 
 impl Engine {
+    /// With tables that were found to hold this, and the numbers of what is in them.
+    pub fn new(settings: Settings, sizes: Sizes, layout: Layout, found: Image) -> Self {
+        Self {
+            settings,
+            store: Store::default(),
+            resolved: Answers::new(),
+            objects: Vec::new(),
+            sizes,
+            grows: false,
+            endpoints: Endpoints::new(),
+            follow_endpoints: false,
+            spares: 0,
+            pending: layout.removal(),
+            placement: Placement::of(layout),
+            found: Some(found),
+            plan: Plan::default(),
+            classifier: Classifier::default(),
+        }
+    }
+
+    /// What is to be in force, by name.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The numbers of everything in force.
+    pub fn layout(&self) -> &Layout {
+        self.placement.layout()
+    }
+
+    /// The same, entry by entry: what the kernel holds, if nobody else wrote there.
+    pub fn image(&self) -> &Image {
+        self.found.as_ref().unwrap_or_else(|| self.placement.image())
+    }
+
+    /// What the kernel is to hold once a step that was made is in force.
+    pub fn next_image(&self) -> &Image {
+        self.placement.image()
+    }
+
+    /// Whether connections have to be followed until they end for the image.
+    pub fn follows_connections(&self) -> bool {
+        match &self.found {
+            Some(found) => found.follows_connections(),
+            None => self.placement.follows_connections(),
+        }
+    }
+
+    /// Whether they have to be once a step that was made is in force.
+    pub fn next_follows_connections(&self) -> bool {
+        self.placement.follows_connections()
+    }
+
+    /// What a step that was made changes about what is emptied.
+    pub fn emptied(
+        &self,
+        before: &Emptied,
+        step: &Step,
+        generation: u64,
+    ) -> BTreeMap<DestinationId, Option<u64>> {
+        self.placement.emptied(before, &step.changes, generation)
+    }
+
     /// What the store says, compiled. What the compiler refuses is given back
     /// to the store until nothing more changes.
     pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
@@ -115,7 +182,11 @@ impl Engine {
     }
 
     /// An earlier configuration, compiled, but with what is left alone now.
-    pub fn step_back_to(&self, snapshot: &Snapshot, newcomers: Newcomers) -> Result<Step, Full> {
+    pub fn step_back_to(
+        &mut self,
+        snapshot: &Snapshot,
+        newcomers: Newcomers,
+    ) -> Result<Step, Full> {
         let mut world = snapshot.world();
         for pod in newcomers.pods {
             world.insert(pod);
@@ -127,33 +198,42 @@ impl Engine {
     }
 
     fn finish(
-        &self,
+        &mut self,
         world: &World,
         registry: &Registry,
         compiled: Compiled,
         newcomers: layout::Newcomers,
     ) -> Result<Step, Full> {
-        let Compiled { plan, classifier, .. } = compiled;
+        let Compiled { mut plan, mut classifier, .. } = compiled;
+        classifier.renumber(&plan.renumber_as(&self.plan));
+        self.pending.then(self.plan.difference(&plan));
+        self.plan = plan;
         let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
-        let (layout, image) = loop {
-            match self.layout.place_with(&plan, &sizes.limits(), &newcomers) {
+        let (delta, mut work) = loop {
+            match self.placement.place(&self.pending, &sizes.limits(), &newcomers) {
                 Ok(placed) => break placed,
                 Err(full) if !self.grows => return Err(full),
                 Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,
             }
         };
-        // As a dump has it, so that a restart finds no difference.
-        let image = image.without_zeroes();
         if self.grows {
-            sizes = grow::with_room(&sizes, &image);
+            sizes = grow::with_room(&sizes, self.placement.image());
         }
-        let sources = plan.sources.iter().filter_map(|(id, source)| {
-            let identity = layout.identity(id)?;
-            Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
-        });
-        let sources = sources.collect();
-        let view = View::new(classifier, &plan, &layout);
+        let delta = match &self.found {
+            Some(found) => found.diff(self.placement.image()),
+            None => delta,
+        };
+        work.written = delta.len();
+        let of_pods = !self.pending.sources.is_empty() || self.found.is_some();
+        let sources = of_pods.then(|| self.wanted());
+        let of_classes = of_pods
+            || !self.pending.classes.is_empty()
+            || self.placement.changes_spares()
+            || classifier != self.classifier;
+        let view =
+            of_classes.then(|| View::new(classifier.clone(), &self.plan, self.placement.layout()));
+        self.classifier = classifier;
         let names = registry.names_to_resolve().clone();
         let resolved = names
             .iter()
@@ -165,15 +245,24 @@ impl Engine {
             objects: world.objects().cloned().collect(),
             settings: world.settings.clone(),
             resolved,
-            delta: self.image.diff(&image),
+            changes: self.pending.clone(),
+            delta,
             sizes,
-            layout,
-            image,
             sources,
             names,
-            plan,
             view,
+            is_first: self.found.is_some(),
+            work,
         })
+    }
+
+    /// The local workloads with their numbers.
+    fn wanted(&self) -> BTreeMap<SourceId, Wanted> {
+        let sources = self.plan.sources.iter().filter_map(|(id, source)| {
+            let identity = self.placement.layout().identity(id)?;
+            Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
+        });
+        sources.collect()
     }
 
     /// Takes the new version of an object back, and that of others that make it
@@ -210,34 +299,48 @@ impl Engine {
         changed
     }
 
-    /// The change is in force.
-    pub fn adopt(&mut self, step: &Step) {
-        self.objects.clone_from(&step.objects);
-        self.layout.clone_from(&step.layout);
-        self.image.clone_from(&step.image);
-        self.gateways.clone_from(&step.plan.gateways);
-        self.endpoints.clone_from(&step.endpoints);
+    /// A step that was made is in force.
+    pub fn adopt(&mut self, step: Step) {
+        self.placement.settle();
+        self.found = None;
+        self.pending = plan::Delta::default();
+        self.objects = step.objects;
+        self.endpoints = step.endpoints;
         self.sizes = step.sizes;
     }
 
-    /// Whether a change is one for connections.
-    pub fn is_changed_by(&self, step: &Step) -> bool {
-        !step.delta.is_empty() || self.gateways != step.plan.gateways
+    /// A step that was made does not come in force: what it is made of comes with the next
+    /// one.
+    pub fn give_up(&mut self) {
+        self.placement.take_back();
+        self.classifier = Classifier::default();
     }
-}
 
-impl Step {
-    /// What the state directory is to keep of it.
-    pub fn snapshot(&self, generation: u64, of_generation: Option<u64>, made: u64) -> Snapshot {
+    /// What the state directory is to keep of a step that was made.
+    pub fn snapshot(
+        &self,
+        step: &Step,
+        generation: u64,
+        of_generation: Option<u64>,
+        made: u64,
+    ) -> Snapshot {
+        let layout = self.placement.layout().clone();
         Snapshot {
             generation,
             of_generation,
             repeats: None,
             made,
-            settings: self.settings.clone(),
-            resolved: self.resolved.clone(),
-            contents: Contents { objects: self.objects.clone(), layout: self.layout.clone() },
+            settings: step.settings.clone(),
+            resolved: step.resolved.clone(),
+            contents: Contents { objects: step.objects.clone(), layout },
             lost: Vec::new(),
         }
+    }
+}
+
+impl Step {
+    /// Whether it is a change for connections.
+    pub fn changes_something(&self) -> bool {
+        !self.delta.is_empty() || self.changes.gateways.is_some()
     }
 }

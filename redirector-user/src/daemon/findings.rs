@@ -21,6 +21,7 @@ use redirector_core::layout::Emptied;
 use redirector_core::plan::{DestinationId, Plan};
 
 use super::control_loop::Daemon;
+use super::engine::Step;
 use crate::output::{destination_name, route_name};
 use crate::scheduling::give_way;
 use crate::state::{EmptiedShare, Finding};
@@ -183,19 +184,38 @@ impl Daemon {
         self.source.judge(in_force, findings, &self.report);
     }
 
-    /// Notes which shares have lost their last endpoint by a Plan that is in force
-    /// from this generation on. To be called while the engine still has the one before.
-    pub(super) fn note_emptied(&mut self, plan: &Plan, generation: u64) {
-        let emptied = self.engine.layout.emptied(&self.emptied, plan, generation);
-        let shares: Vec<EmptiedShare> = match emptied.is_empty() {
+    /// Notes which shares have lost their last endpoint by a step that is in force
+    /// from this generation on. To be called before the engine adopts it.
+    ///
+    /// The routes of the whole Plan are looked through only when a destination loses its
+    /// last endpoint or has one again, or a route to such a one changes.
+    pub(super) fn note_emptied(&mut self, step: &Step, generation: u64) {
+        let emptied = self.engine.emptied(&self.emptied, step, generation);
+        let plan = self.engine.plan();
+        let routes = step.changes.routes.keys().flat_map(|route| &route.destinations);
+        let mut concerned = routes.chain(step.changes.destinations.keys());
+        if emptied.is_empty()
+            && !step.is_first
+            && !concerned.any(|id| self.emptied.contains_key(id))
+        {
+            return;
+        }
+        for (id, since) in emptied {
+            match since {
+                Some(since) => self.emptied.insert(id, since),
+                None => self.emptied.remove(&id),
+            };
+        }
+        // An earlier daemon may have known others.
+        self.emptied.retain(|id, _| !step.is_first || plan.destinations.contains_key(id));
+        let shares: Vec<EmptiedShare> = match self.emptied.is_empty() {
             true => Vec::new(),
-            false => emptied_shares(plan, &emptied),
+            false => emptied_shares(plan, &self.emptied),
         };
         for one in shares.iter().filter(|one| !self.report.emptied.contains(one)) {
             tracing::error!("{one}");
         }
         self.report.emptied = shares;
-        self.emptied = emptied;
     }
 }
 

@@ -1,12 +1,15 @@
 //! The gateways that this node serves: the proxy, started when the first one
 //! appears.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redirector_core::plan::Plan;
+use redirector_core::plan::{DestinationId, Plan, RouteId};
 
 use super::descriptors;
+use super::engine::Step;
 use crate::proxy::{Config, ListenerState, Proxy, Settings, Status};
 use crate::state::GatewayListener;
 
@@ -17,17 +20,40 @@ pub struct Gateways {
     drain: Duration,
     /// Listening sockets of a predecessor, until the first plan.
     inherited: Vec<OwnedFd>,
+    /// What connections at gateways are sent along.
+    routes: BTreeSet<Arc<RouteId>>,
+    destinations: BTreeSet<DestinationId>,
 }
 
 impl Gateways {
     /// None yet. Connections of listeners that go have `drain` to finish;
     /// `inherited` are listening sockets of a predecessor.
     pub fn new(drain: Duration, inherited: Vec<OwnedFd>) -> Self {
-        Self { proxy: None, drain, inherited }
+        Self { drain, inherited, ..Self::default() }
     }
 
-    /// Serves what the plan says from now on.
-    pub fn update(&mut self, plan: &Plan) {
+    /// Serves what the plan says from now on, if a step changes anything about that.
+    pub fn follow(&mut self, step: &Step, plan: &Plan) {
+        if step.changes.gateways.is_some() {
+            let rules = plan.gateways.listeners.values().flat_map(|listener| &listener.rules);
+            self.routes = rules.filter_map(|rule| rule.route.clone()).collect();
+            let destinations = self.routes.iter().flat_map(|route| &route.destinations);
+            self.destinations = destinations.cloned().collect();
+        }
+        let changes = &step.changes;
+        // One that could not be started, or has ended, is tried again.
+        let is_down = self.proxy.is_none() && !plan.gateways.listeners.is_empty();
+        if step.is_first
+            || is_down
+            || changes.gateways.is_some()
+            || changes.routes.keys().any(|id| self.routes.contains(id))
+            || changes.destinations.keys().any(|id| self.destinations.contains(id))
+        {
+            self.update(plan);
+        }
+    }
+
+    fn update(&mut self, plan: &Plan) {
         if self.proxy.is_none() {
             let inherited = std::mem::take(&mut self.inherited);
             if plan.gateways.listeners.is_empty() {

@@ -72,11 +72,12 @@ impl Daemon {
         // Before the first attachment there is nothing to swap.
         let is_attached = !self.datapath.attachments()?.is_empty();
         let mut larger = self.datapath.beside(&step.sizes)?;
+        let whole = Image::default().diff(self.engine.next_image());
         let filled = larger
             .source_writer()
             .and_then(|writer| self.direct.beside(writer))
             .and_then(|()| prepare(&mut self.tracker, step, &mut larger))
-            .and_then(|()| larger.apply(&Image::default().diff(&step.image), generation))
+            .and_then(|()| larger.apply(&whole, generation))
             .and_then(|()| if is_attached { larger.attach() } else { Ok(()) });
         if let Err(error) = filled {
             // Some links may have moved already; what they moved to is whole.

@@ -96,8 +96,7 @@ impl Daemon {
     fn verify_tables(&mut self) -> Result<(), Error> {
         let active = self.datapath.active().side;
         for side in [active, active.other()] {
-            let wanted = self.engine.image.clone().without_zeroes();
-            let delta: Delta = self.datapath.dump(side)?.diff(&wanted);
+            let delta: Delta = self.datapath.dump(side)?.diff(self.engine.image());
             if delta.is_empty() {
                 continue;
             }

@@ -97,8 +97,6 @@ struct Given {
 pub(super) struct Newcomers {
     /// The tables in force, and those that are to follow: never none.
     views: Vec<View>,
-    /// Spare numbers that may be given.
-    left: BTreeSet<u32>,
     /// Numbers of pods that have gone: the kernel may know their cgroups still.
     spent: BTreeSet<u32>,
     given: BTreeMap<SourceId, Given>,
@@ -107,12 +105,7 @@ pub(super) struct Newcomers {
 impl Default for Newcomers {
     /// Before the first tables, which nothing is said of.
     fn default() -> Self {
-        Self {
-            views: vec![View::default()],
-            left: BTreeSet::new(),
-            spent: BTreeSet::new(),
-            given: BTreeMap::new(),
-        }
+        Self { views: vec![View::default()], spent: BTreeSet::new(), given: BTreeMap::new() }
     }
 }
 
@@ -121,7 +114,6 @@ impl Newcomers {
     /// the first tables are in force, and are not given before those after.
     pub fn resume(&mut self, numbers: impl IntoIterator<Item = u32>) {
         self.spent = numbers.into_iter().collect();
-        self.left.clone_from(&self.spent);
     }
 
     /// The API server tells of a pod that the tables do not have. Returns its
@@ -146,11 +138,17 @@ impl Newcomers {
         let (uid, first) = fitting.first()?;
         let number = match first {
             Fitting::Number(number) => fits(*number).then_some(*number),
-            Fitting::Spare(_) => self.left.iter().copied().find(|number| fits(*number)),
+            Fitting::Spare(_) => self.left().find(|number| fits(*number)),
         }?;
-        self.left.remove(&number);
         self.given.insert(id, Given { uid: uid.clone(), number, pod: pod.clone() });
         Some(number)
+    }
+
+    /// The spare numbers that may be given.
+    fn left(&self) -> impl Iterator<Item = u32> {
+        let given: BTreeSet<u32> = self.given.values().map(|given| given.number).collect();
+        let spares = self.views.iter().take(1).flat_map(|view| view.spares.keys().copied());
+        spares.filter(move |number| !self.spent.contains(number) && !given.contains(number))
     }
 
     /// A pod is gone.
@@ -169,14 +167,17 @@ impl Newcomers {
     pub fn at_hand(&self) -> (Vec<Arc<Object>>, layout::Newcomers) {
         let pods = self.given.values().map(|given| given.pod.clone()).collect();
         let given = self.given.iter().map(|(id, given)| (id.clone(), given.number)).collect();
-        (pods, layout::Newcomers { given, left: self.left.clone(), spares: 0 })
+        // Before the first tables are in force nothing is known to be spare.
+        let spares = self.views.first().map(|view| &view.spares);
+        let is_spare = |number: &u32| spares.is_some_and(|spares| spares.contains_key(number));
+        let spent = self.spent.iter().copied().filter(is_spare).collect();
+        (pods, layout::Newcomers { given, spent, spares: 0 })
     }
 
     /// These tables are to follow. Returns the pods whose number would be wrong
     /// in them: they have none any more.
     pub fn prepare(&mut self, next: View) -> Vec<PodUid> {
         self.views.truncate(1);
-        self.left.retain(|number| next.spares.contains_key(number));
         let is_right = |id: &SourceId, given: &Given| {
             next.has(id, given)
                 || next.fitting(&given.pod).is_some_and(|(uid, fitting)| {
@@ -206,11 +207,6 @@ impl Newcomers {
         // Those that were compiled are newcomers no more.
         self.given.retain(|id, given| !view.has(id, given));
         self.spent.retain(|number| view.spares.contains_key(number));
-        self.left = view.spares.keys().copied().collect();
-        self.left.retain(|number| !self.spent.contains(number));
-        for given in self.given.values() {
-            self.left.remove(&given.number);
-        }
     }
 }
 

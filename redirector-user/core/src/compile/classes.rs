@@ -64,6 +64,12 @@ impl Classifier {
         self.known.get(&self.questions.ask(client)).copied()
     }
 
+    /// The classes have these numbers from now on.
+    pub fn renumber(&mut self, became: &BTreeMap<ClassId, ClassId>) {
+        let numbers = self.known.values_mut();
+        numbers.for_each(|class| *class = became.get(class).copied().unwrap_or(*class));
+    }
+
     fn answers(&self, workload: &Workload) -> Traits {
         let (namespace, name) = (&workload.object.namespace, &workload.object.name);
         self.questions.ask(&Client {

@@ -1,7 +1,5 @@
 //! Class tables: what a frontend says to each source class.
 
-use std::collections::BTreeSet;
-
 use redirector_common::abi::{Verdict, VerdictKind};
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +16,8 @@ pub struct ClassTable {
 
 impl ClassTable {
     /// What it says to these classes only.
-    pub(super) fn of_classes(&self, classes: &BTreeSet<u32>) -> Self {
-        let exceptions = self.exceptions.iter().filter(|(class, _)| classes.contains(class));
+    pub(super) fn of_classes(&self, is_one: impl Fn(u32) -> bool) -> Self {
+        let exceptions = self.exceptions.iter().filter(|(class, _)| is_one(*class));
         Self { default: self.default, exceptions: exceptions.copied().collect() }
     }
 }

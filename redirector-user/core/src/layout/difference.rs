@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassTable, Layout, Placed};
+use super::{ClassTable, Layout, Placed, Stepped};
 use crate::difference;
 use crate::model::{ObjectRef, SourceId};
 use crate::plan::{DestinationId, FrontendId, RouteId};
@@ -15,7 +15,7 @@ use crate::plan::{DestinationId, FrontendId, RouteId};
 pub struct Difference {
     routes: difference::Difference<Arc<RouteId>, Placed>,
     destinations: difference::Difference<DestinationId, Placed>,
-    tables: difference::Difference<ClassTable, u32>,
+    tables: difference::Difference<Arc<ClassTable>, u32>,
     identities: difference::Difference<SourceId, u32>,
     classes: difference::Difference<SourceId, u32>,
     frontends: difference::Difference<FrontendId, ObjectRef>,
@@ -42,12 +42,12 @@ impl Layout {
             classes: difference::Difference::new(&self.classes, &to.classes, PartialEq::eq),
             frontends: difference::Difference::new(&self.frontends, &to.frontends, PartialEq::eq),
             rest: Self {
-                routes: BTreeMap::new(),
-                destinations: BTreeMap::new(),
-                tables: BTreeMap::new(),
-                identities: BTreeMap::new(),
-                classes: BTreeMap::new(),
-                frontends: BTreeMap::new(),
+                routes: Stepped::default(),
+                destinations: Stepped::default(),
+                tables: Stepped::default(),
+                identities: Stepped::default(),
+                classes: Stepped::default(),
+                frontends: Stepped::default(),
                 route_numbers: to.route_numbers.clone(),
                 leg_ranges: to.leg_ranges.clone(),
                 destination_numbers: to.destination_numbers.clone(),
@@ -64,22 +64,22 @@ impl Layout {
     /// This Layout, made what [`Layout::difference`] was told.
     #[must_use]
     pub fn with(self, difference: Difference) -> Self {
-        let Self { routes, destinations, tables, identities, classes, frontends, .. } = self;
-        let mut layout = Self {
-            routes,
-            destinations,
-            tables,
-            identities,
-            classes,
-            frontends,
+        fn with<K: Ord + Clone, V: Clone>(
+            map: Stepped<K, V>,
+            difference: difference::Difference<K, V>,
+        ) -> Stepped<K, V> {
+            let mut map = BTreeMap::from(map);
+            difference.apply(&mut map);
+            map.into()
+        }
+        Self {
+            routes: with(self.routes, difference.routes),
+            destinations: with(self.destinations, difference.destinations),
+            tables: with(self.tables, difference.tables),
+            identities: with(self.identities, difference.identities),
+            classes: with(self.classes, difference.classes),
+            frontends: with(self.frontends, difference.frontends),
             ..difference.rest
-        };
-        difference.routes.apply(&mut layout.routes);
-        difference.destinations.apply(&mut layout.destinations);
-        difference.tables.apply(&mut layout.tables);
-        difference.identities.apply(&mut layout.identities);
-        difference.classes.apply(&mut layout.classes);
-        difference.frontends.apply(&mut layout.frontends);
-        layout
+        }
     }
 }

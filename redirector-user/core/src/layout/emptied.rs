@@ -3,59 +3,69 @@
 
 use std::collections::BTreeMap;
 
-use super::Layout;
-use crate::plan::{DestinationId, Plan};
+use super::Placement;
+use crate::plan::{self, DestinationId};
 
 /// The destinations without an endpoint that had one, and the generation since which
 /// they have none.
 pub type Emptied = BTreeMap<DestinationId, u64>;
 
-impl Layout {
-    /// What is emptied once a Plan follows this Layout as a generation. `before` is
-    /// what was until then.
+impl Placement {
+    /// What a step that was placed, and that is not settled, changes about what is emptied
+    /// as it comes in force as a generation: since when, or `None` where nothing is any
+    /// more. `before` is what was until then.
     ///
     /// Where a destination is seen in another way than before, as when the name of a
     /// DestinationRule changes, it is another one; it then follows the one in whose
     /// place it stands.
-    pub fn emptied(&self, before: &Emptied, plan: &Plan, generation: u64) -> Emptied {
+    pub fn emptied(
+        &self,
+        before: &Emptied,
+        delta: &plan::Delta,
+        generation: u64,
+    ) -> BTreeMap<DestinationId, Option<u64>> {
+        let destinations = &self.layout.destinations;
         let since = |id: &DestinationId| {
-            let had = || self.destinations.get(id).is_some_and(|placed| placed.count > 0);
+            let had = || destinations.was(id).is_some_and(|placed| placed.count > 0);
             before.get(id).copied().or_else(|| had().then_some(generation))
         };
-        let empty = plan.destinations.iter().filter(|(_, one)| one.endpoints.is_empty());
-        let emptied = empty.filter_map(|(id, _)| {
-            let since = match self.destinations.contains_key(id) {
-                true => since(id),
-                false => self
-                    .same_but_for_view(id)
-                    .filter(|other| !plan.destinations.contains_key(other))
-                    .find_map(since),
+        let changed = delta.destinations.iter().map(|(id, destination)| {
+            let is_empty = destination.as_ref().is_some_and(|one| one.endpoints.is_empty());
+            let since = match (is_empty, destinations.was(id).is_some()) {
+                (false, _) => None,
+                (true, true) => since(id),
+                (true, false) => self.gone_in_place_of(id).find_map(since),
             };
-            Some((id.clone(), since?))
+            (id.clone(), since)
         });
-        emptied.collect()
+        changed.filter(|(id, since)| before.get(id) != since.as_ref()).collect()
     }
 
-    fn same_but_for_view<'l>(
+    /// The destinations that go with this step, and that are the same but for how they are
+    /// seen.
+    fn gone_in_place_of<'l>(
         &'l self,
         id: &DestinationId,
     ) -> impl Iterator<Item = &'l DestinationId> {
         // The view is what destinations are ordered by last.
         let least = DestinationId { view: Vec::new(), ..id.clone() };
-        let from = self.destinations.range(least.clone()..).map(|(other, _)| other);
-        from.take_while(move |other| {
+        let destinations = &self.layout.destinations;
+        let from = destinations.touched().range(least.clone()..);
+        let alike = from.take_while(move |(other, _)| {
             let same = (&other.host, &other.subset, other.port, other.v6);
             same == (&least.host, &least.subset, least.port, least.v6)
-        })
+        });
+        let gone = |id, before: &Option<_>| before.is_some() && !destinations.contains_key(id);
+        alike.filter(move |(other, before)| gone(other, before)).map(|(other, _)| other)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::ROOMY;
+    use crate::layout::{Layout, Newcomers, ROOMY};
     use crate::model::{Kind, ObjectRef};
-    use crate::plan::{Destination, Endpoint};
+    use crate::plan::{Destination, Endpoint, Plan};
 
     /// A destination, as clients see it by a DestinationRule of this name.
     fn id(host: &str, rule: &str) -> DestinationId {
@@ -87,10 +97,19 @@ mod tests {
 
     /// What is emptied after each of these Plans, one after another.
     fn after(plans: &[Plan]) -> Vec<Vec<(DestinationId, u64)>> {
-        let (mut layout, mut emptied) = (Layout::default(), Emptied::new());
+        let mut placement = Placement::of(Layout::default());
+        let (mut before, mut emptied) = (Plan::default(), Emptied::new());
         let steps = (1..).zip(plans).map(|(generation, plan)| {
-            emptied = layout.emptied(&emptied, plan, generation);
-            layout = layout.place(plan, &ROOMY).unwrap().0;
+            let delta = before.difference(plan);
+            placement.place(&delta, &ROOMY, &Newcomers::default()).unwrap();
+            for (id, since) in placement.emptied(&emptied, &delta, generation) {
+                match since {
+                    Some(since) => emptied.insert(id, since),
+                    None => emptied.remove(&id),
+                };
+            }
+            placement.settle();
+            before.clone_from(plan);
             emptied.clone().into_iter().collect()
         });
         steps.collect()

@@ -1,7 +1,7 @@
 //! Which destinations and endpoints have an entry of `LIVE`, and which.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,15 +10,15 @@ use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
 use super::numbers::Numbers;
+use super::stepped::Stepped;
 use super::{Full, Table};
 use crate::pairs;
-use crate::plan::{Algorithm, Destination, DestinationId, Plan};
+use crate::plan::{Algorithm, Destination, DestinationId};
 
 /// The numbers of all entries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Lives {
-    #[serde(with = "pairs")]
-    of: BTreeMap<DestinationId, Live>,
+    of: Stepped<DestinationId, Live>,
     numbers: Numbers,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Live {
 impl Default for Lives {
     fn default() -> Self {
         // Entry 0 is nobody's.
-        Self { of: BTreeMap::new(), numbers: Numbers::from(1) }
+        Self { of: Stepped::default(), numbers: Numbers::from(1) }
     }
 }
 
@@ -42,42 +42,64 @@ impl Lives {
         self.numbers.begin_step();
     }
 
-    /// Gives an entry to whoever needs one and takes it from whoever does not.
-    pub fn place(&mut self, plan: &Plan) -> Result<(), Full> {
-        let old = std::mem::take(&mut self.of);
-        for (id, mut live) in old {
-            let destination = plan.destinations.get(&id).filter(|one| needs(one).is_some());
-            let endpoints = destination.filter(|one| needs(one) == Some(true));
-            let stays = |address: &SocketAddr| {
-                endpoints.is_some_and(|one| one.endpoints.iter().any(|e| e.address == *address))
-            };
-            live.endpoints.retain(|address, number| {
-                let stays = stays(address);
-                if !stays {
-                    self.numbers.free(*number);
-                }
-                stays
-            });
-            if destination.is_some() {
-                self.of.insert(id, live);
-            } else {
+    /// The step is over.
+    pub fn settle(&mut self) {
+        self.of.settle();
+        self.numbers.settle();
+    }
+
+    /// They are as before the step began.
+    pub fn take_back(&mut self) {
+        self.of.take_back();
+        self.numbers.take_back();
+    }
+
+    /// Gives a destination and its endpoints entries if they need any, and takes them if
+    /// they do not.
+    pub fn place(
+        &mut self,
+        id: &DestinationId,
+        destination: Option<&Destination>,
+    ) -> Result<(), Full> {
+        let needed = destination.and_then(|one| Some((one, needs(one)?)));
+        let Some((destination, counted)) = needed else {
+            if let Some(live) = self.of.remove(id) {
                 self.numbers.free(live.number);
+                live.endpoints.values().for_each(|number| self.numbers.free(*number));
+            }
+            return Ok(());
+        };
+        let endpoints = destination.endpoints.iter().filter(|_| counted);
+        let addresses: BTreeSet<SocketAddr> = endpoints.map(|one| one.address).collect();
+        let before = self.of.get(id);
+        let mut live = match before {
+            Some(live) => live.clone(),
+            None => {
+                Live { number: self.numbers.take(LIVES, Table::Lives)?, endpoints: BTreeMap::new() }
+            }
+        };
+        let numbers = &mut self.numbers;
+        live.endpoints.retain(|address, number| {
+            let stays = addresses.contains(address);
+            if !stays {
+                numbers.free(*number);
+            }
+            stays
+        });
+        for address in addresses {
+            if let Entry::Vacant(entry) = live.endpoints.entry(address) {
+                entry.insert(numbers.take(LIVES, Table::Lives)?);
             }
         }
-        for (id, destination) in &plan.destinations {
-            let Some(counted) = needs(destination) else { continue };
-            if !self.of.contains_key(id) {
-                let number = self.numbers.take(LIVES, Table::Lives)?;
-                self.of.insert(id.clone(), Live { number, endpoints: BTreeMap::new() });
-            }
-            let Some(live) = self.of.get_mut(id).filter(|_| counted) else { continue };
-            for endpoint in &destination.endpoints {
-                if let Entry::Vacant(entry) = live.endpoints.entry(endpoint.address) {
-                    entry.insert(self.numbers.take(LIVES, Table::Lives)?);
-                }
-            }
+        if before != Some(&live) {
+            self.of.insert(id.clone(), live);
         }
         Ok(())
+    }
+
+    /// Whose entries there are.
+    pub fn owners(&self) -> impl Iterator<Item = &DestinationId> {
+        self.of.keys()
     }
 
     /// The entries of a destination.
@@ -151,7 +173,7 @@ mod tests {
     use super::*;
     use crate::layout::{Layout, ROOMY};
     use crate::model::{Kind, ObjectRef};
-    use crate::plan::Endpoint;
+    use crate::plan::{Endpoint, Plan};
 
     fn id(host: &str) -> DestinationId {
         DestinationId { host: host.into(), subset: None, port: 80, v6: false, view: Vec::new() }
@@ -167,6 +189,20 @@ mod tests {
         Plan { destinations: hosts.iter().map(destination).collect(), ..Plan::default() }
     }
 
+    /// A step: what is not in the Plan goes.
+    fn place(lives: &mut Lives, plan: &Plan) {
+        lives.begin_step();
+        let gone: Vec<_> =
+            lives.owners().filter(|id| !plan.destinations.contains_key(id)).cloned().collect();
+        for id in gone {
+            lives.place(&id, None).expect("it only goes");
+        }
+        for (id, one) in &plan.destinations {
+            lives.place(id, Some(one)).expect("room");
+        }
+        lives.settle();
+    }
+
     fn numbers(lives: &Lives) -> BTreeMap<(String, Option<SocketAddr>), u32> {
         lives.all().map(|(number, id, at)| ((id.host.to_string(), at), number)).collect()
     }
@@ -179,11 +215,10 @@ mod tests {
             ("b", Algorithm::RoundRobin, &[1, 2]),
             ("c", Algorithm::LeastRequest, &[1, 2]),
         ];
-        lives.place(&plan(&three)).expect("room");
+        place(&mut lives, &plan(&three));
         let before = numbers(&lives);
         assert_eq!(before.len(), 4, "{before:?}");
-        lives.begin_step();
-        lives.place(&plan(&[("c", Algorithm::LeastRequest, &[2, 3])])).expect("room");
+        place(&mut lives, &plan(&[("c", Algorithm::LeastRequest, &[2, 3])]));
         let after = numbers(&lives);
         assert_eq!(after.len(), 3);
         for (who, number) in &after {

@@ -51,7 +51,7 @@ impl Layout {
                 .collect(),
             backends: backends.collect(),
             lives: self.lives.all().map(|(number, id, at)| (number, (id, at))).collect(),
-            tables: self.tables.iter().map(|(table, number)| (*number, table)).collect(),
+            tables: self.tables.iter().map(|(table, number)| (*number, &**table)).collect(),
             identities: self.identities.iter().map(|(id, number)| (*number, id)).collect(),
             // The first of each stands for it.
             classes: self.classes.iter().rev().map(|(id, number)| (*number, id)).collect(),

@@ -18,23 +18,73 @@ pub(super) struct Numbers {
     waiting: Vec<u32>,
     /// How many are given out.
     used: u64,
+    /// What takes this step back, in its order.
+    #[serde(skip)]
+    done: Vec<Done>,
+}
+
+/// What was done in a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Done {
+    /// So many were put behind those that came back before.
+    Began(usize),
+    /// One of those that came back was taken.
+    Again(u32),
+    /// One that was never given out was taken.
+    New,
+    /// One came back.
+    Freed,
 }
 
 impl Numbers {
     pub(super) const fn from(first: u32) -> Self {
-        Self { next: first, free: VecDeque::new(), waiting: Vec::new(), used: 0 }
+        Self { next: first, free: VecDeque::new(), waiting: Vec::new(), used: 0, done: Vec::new() }
     }
 
     pub(super) fn begin_step(&mut self) {
+        self.done.push(Done::Began(self.waiting.len()));
         self.free.extend(self.waiting.drain(..));
+    }
+
+    /// The step is over.
+    pub(super) fn settle(&mut self) {
+        self.done.clear();
+    }
+
+    /// They are as before the step began.
+    pub(super) fn take_back(&mut self) {
+        while let Some(done) = self.done.pop() {
+            match done {
+                Done::Began(count) => {
+                    let rest = self.free.len().saturating_sub(count);
+                    self.waiting.extend(self.free.drain(rest..));
+                }
+                Done::Again(number) => {
+                    self.free.push_front(number);
+                    self.used = self.used.saturating_sub(1);
+                }
+                Done::New => {
+                    self.next -= 1;
+                    self.used = self.used.saturating_sub(1);
+                }
+                Done::Freed => {
+                    self.waiting.pop();
+                    self.used += 1;
+                }
+            }
+        }
     }
 
     /// Takes a number below `capacity`.
     pub(super) fn take(&mut self, capacity: u32, table: Table) -> Result<u32, Full> {
         // Never used ones come last, so that the tables stay dense.
         let number = match self.free.pop_front() {
-            Some(number) => number,
+            Some(number) => {
+                self.done.push(Done::Again(number));
+                number
+            }
             None if self.next < capacity => {
+                self.done.push(Done::New);
                 self.next += 1;
                 self.next - 1
             }
@@ -47,12 +97,14 @@ impl Numbers {
     pub(super) fn free(&mut self, number: u32) {
         self.used = self.used.saturating_sub(1);
         self.waiting.push(number);
+        self.done.push(Done::Freed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_number_comes_again_in_a_later_step_only() {
@@ -65,5 +117,34 @@ mod tests {
         assert_eq!(take(&mut numbers), None, "0 waits for the next step");
         numbers.begin_step();
         assert_eq!(take(&mut numbers), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_that_is_taken_back_leaves_nothing(
+            steps in prop::collection::vec(prop::collection::vec(any::<Option<u8>>(), 0..12), 1..20),
+        ) {
+            let mut numbers = Numbers::from(1);
+            let mut used = Vec::new();
+            let step = |numbers: &mut Numbers, edits: &[Option<u8>], used: &mut Vec<u32>| {
+                numbers.begin_step();
+                for edit in edits {
+                    match edit {
+                        Some(at) if !used.is_empty() => {
+                            numbers.free(used.swap_remove(usize::from(*at) % used.len()));
+                        }
+                        _ => used.extend(numbers.take(30, Table::Routes)),
+                    }
+                }
+            };
+            for edits in steps {
+                let before = numbers.clone();
+                step(&mut numbers, &edits, &mut used.clone());
+                numbers.take_back();
+                prop_assert_eq!(&numbers, &before);
+                step(&mut numbers, &edits, &mut used);
+                numbers.settle();
+            }
+        }
     }
 }

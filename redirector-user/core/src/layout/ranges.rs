@@ -20,13 +20,46 @@ pub(super) struct Ranges {
     waiting: Vec<(u32, u32)>,
     /// How many entries are given out.
     used: u64,
+    /// What takes this step back.
+    #[serde(skip)]
+    before: Option<Before>,
+}
+
+/// What there was when a step began.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Before {
+    end: u32,
+    waiting: Vec<(u32, u32)>,
+    used: u64,
+    /// The gaps that came (`true`) and went since, in their order: start and length.
+    gaps: Vec<(bool, u32, u32)>,
 }
 
 impl Ranges {
     pub(super) fn begin_step(&mut self) {
-        for (first, count) in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (end, used) = (self.end, self.used);
+        self.before = Some(Before { end, waiting: waiting.clone(), used, gaps: Vec::new() });
+        for (first, count) in waiting {
             self.release(first, count);
         }
+    }
+
+    /// The step is over.
+    pub(super) fn settle(&mut self) {
+        self.before = None;
+    }
+
+    /// They are as before the step began.
+    pub(super) fn take_back(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        for (came, first, size) in before.gaps.iter().rev().copied() {
+            match came {
+                true => self.forget(first, size),
+                false => self.keep(first, size),
+            }
+        }
+        (self.end, self.waiting, self.used) = (before.end, before.waiting, before.used);
     }
 
     /// Takes a range of `count` entries below `capacity`, out of the smallest
@@ -65,11 +98,19 @@ impl Ranges {
     fn keep(&mut self, first: u32, size: u32) {
         self.free.insert(first, size);
         self.by_size.insert((size, first));
+        self.note(true, first, size);
     }
 
     fn forget(&mut self, first: u32, size: u32) {
         self.free.remove(&first);
         self.by_size.remove(&(size, first));
+        self.note(false, first, size);
+    }
+
+    fn note(&mut self, came: bool, first: u32, size: u32) {
+        if let Some(before) = &mut self.before {
+            before.gaps.push((came, first, size));
+        }
     }
 
     /// Puts a range back, joining it with its neighbours.
@@ -119,6 +160,17 @@ mod tests {
             let mut ranges = Ranges::default();
             let mut used: Vec<(u32, u32)> = Vec::new();
             for (sizes, picks) in steps {
+                // A step that is taken back leaves nothing.
+                let before = ranges.clone();
+                ranges.begin_step();
+                for (first, count) in used.iter().step_by(2) {
+                    ranges.free(*first, *count);
+                }
+                for count in &sizes {
+                    let _ = ranges.take(*count, 500, Table::Legs);
+                }
+                ranges.take_back();
+                prop_assert_eq!(&ranges, &before);
                 ranges.begin_step();
                 let mut freed = Vec::new();
                 let mut bit = 0;
@@ -141,6 +193,7 @@ mod tests {
                     }
                     used.push((first, count));
                 }
+                ranges.settle();
             }
         }
     }

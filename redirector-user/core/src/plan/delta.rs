@@ -84,16 +84,21 @@ impl Delta {
         self.gateways = later.gateways.or(self.gateways.take());
     }
 
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        let mut empty = self.gateways.is_none();
+    /// How much changes: the parts of a Plan, gateways as one.
+    pub fn len(&self) -> usize {
+        let mut len = usize::from(self.gateways.is_some());
         macro_rules! map {
             ($name:ident) => {
-                empty &= self.$name.is_empty();
+                len += self.$name.len();
             };
         }
         each_map!(map);
-        empty
+        len
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod delta;
 pub mod gateway;
+mod renumber;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

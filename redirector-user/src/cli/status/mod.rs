@@ -173,7 +173,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                 let plan = compile(&snapshot.world()).plan;
                 let limits = datapath.sizes().limits();
                 let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
-                Some(image.diff(&wanted.without_zeroes()).len())
+                Some(image.diff(&wanted).len())
             });
             answer(&args.kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)?
         }

@@ -69,7 +69,7 @@ pub fn legs(
 /// The families of destinations, whatever rules lead to them.
 pub fn destinations(daemon: &Daemon, names: &Names<'_>, kept: &mut Kept, page: &mut Page) {
     const GROUP: &str = "destinations";
-    let image = &daemon.engine.image;
+    let image = daemon.engine.image();
     // Several destinations may carry the same labels, such as those that clients
     // of two namespaces see differently: the one with the fewest counts.
     let mut endpoints: BTreeMap<Labels, usize> = BTreeMap::new();

@@ -85,7 +85,7 @@ fn refused(rejected: &[Refused], kept: &mut Kept, page: &mut Page) {
 
 /// How full the tables are.
 fn fill(daemon: &Daemon, page: &mut Page) {
-    let (image, sizes) = (&daemon.engine.image, daemon.datapath.sizes());
+    let (image, sizes) = (daemon.engine.image(), daemon.datapath.sizes());
     page.family("map_fill_ratio");
     for (table, used, size) in [
         ("frontends", image.frontends.len(), sizes.frontends),
@@ -124,7 +124,7 @@ fn counters(daemon: &Daemon, kept: &mut Kept, page: &mut Page) {
         Ok(remembered) => page.single("remembered_connections", remembered),
         Err(error) => tracing::warn!("the memory of connections cannot be read: {error}"),
     }
-    let names = daemon.engine.layout.names();
+    let names = daemon.engine.layout().names();
     destinations::legs(&counters, &names, kept, daemon.options.accounting, page);
     destinations::destinations(daemon, &names, kept, page);
 }

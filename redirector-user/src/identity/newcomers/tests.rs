@@ -287,7 +287,7 @@ fn whatever_happens_when_a_number_is_of_one_pod_and_means_its_class() {
                 }
                 _ => {}
             }
-            let mut numbers: Vec<u32> = node.newcomers.left.iter().copied().collect();
+            let mut numbers: Vec<u32> = node.newcomers.left().collect();
             for (id, given) in &node.newcomers.given {
                 let mut sides = vec![&node.in_force];
                 sides.extend(compiled.as_ref().filter(|_| prepared));
