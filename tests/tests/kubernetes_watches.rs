@@ -328,7 +328,7 @@ fn a_pod_that_moves_between_nodes_under_one_name_is_never_lost() {
     let agent = Agent::start(&server);
     agent.wait_synced();
     let node_known = || match agent.spec(Kind::Pod, "default", "web-0") {
-        Some(Spec::Pod(pod)) => Some(pod.node == NODE),
+        Some(Spec::Pod(pod)) => Some(*pod.node == *NODE),
         _ => None,
     };
     for _ in 0..10 {

@@ -114,6 +114,11 @@ impl<T> HostIndex<T> {
         }
     }
 
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wild.is_empty()
+    }
+
     /// All things, in no order that means anything.
     pub fn all(&self) -> impl Iterator<Item = &T> {
         self.exact.values().chain(self.wild.values()).flatten()

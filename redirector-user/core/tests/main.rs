@@ -16,5 +16,6 @@ mod newcomers;
 mod placement;
 mod reference_worlds;
 mod refusals;
+mod registry;
 mod service_entries;
 mod support;

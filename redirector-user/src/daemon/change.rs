@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
-use redirector_core::layout::Work;
 use redirector_core::store::Rejected;
+use redirector_core::work::Work;
 
 use super::control_loop::Daemon;
 use super::engine::{Newcomers, Step};
@@ -179,8 +179,8 @@ impl Daemon {
                 self.direct.settle(false);
                 return Err(error);
             }
-            let Work { placed, written } = step.work;
-            tracing::info!(generation, placed, changes = written, "applied");
+            let Work { services, placed, written } = step.work;
+            tracing::info!(generation, services, placed, changes = written, "applied");
             self.report.applied = now();
         } else if let Err(error) = prepare(&mut self.tracker, step, &mut self.datapath) {
             tracing::error!("{error}");

@@ -313,8 +313,7 @@ impl Daemon {
 
     fn resolved(&mut self, resolved: Resolved) {
         for (name, addresses) in resolved.answers {
-            self.changed |= self.engine.resolved.get(&name) != Some(&addresses);
-            self.engine.resolved.insert(name, addresses);
+            self.changed |= self.engine.resolve(name, addresses);
         }
         let before = std::mem::take(&mut self.report.unresolved);
         for (name, because) in resolved.failed {

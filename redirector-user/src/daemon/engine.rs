@@ -2,6 +2,7 @@
 //! writing things down.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use redirector_core::compile::{Classifier, Compiled, compile_with};
@@ -9,14 +10,16 @@ use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
 use redirector_core::image::{Delta, Image};
-use redirector_core::layout::{self, Emptied, Full, Layout, Placement, Work};
+use redirector_core::layout::{self, Emptied, Full, Layout, Placement};
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
 use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
+use redirector_core::work::Work;
 use redirector_core::world::{Settings, World};
 
 use super::grow;
+use super::kept::Kept;
 use super::names::Answers;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
@@ -48,6 +51,10 @@ pub struct Engine {
     placement: Placement,
     /// What the kernel was found to hold, until something of ours is in force.
     found: Option<Image>,
+    /// Names whose addresses are others since the last step.
+    told: BTreeSet<Arc<str>>,
+    /// What the store and the names came to in the last step; `None` before the first.
+    kept: Option<Kept>,
     /// What was compiled last.
     plan: Plan,
     /// What makes what is in force that Plan.
@@ -110,6 +117,8 @@ impl Engine {
             pending: layout.removal(),
             placement: Placement::of(layout),
             found: Some(found),
+            told: BTreeSet::new(),
+            kept: None,
             plan: Plan::default(),
             classifier: Classifier::default(),
         }
@@ -161,24 +170,38 @@ impl Engine {
     /// What the store says, compiled. What the compiler refuses is given back
     /// to the store until nothing more changes.
     pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
-        loop {
-            let mut world = World::of(self.settings.clone(), self.store.effective());
-            for pod in &newcomers.pods {
-                world.insert(pod.clone());
-            }
-            for (name, addresses) in &self.resolved {
-                world.set_resolved(name, addresses.clone());
-            }
-            let registry = Registry::new(&world);
-            let compiled = compile_with(&world, &registry);
+        let kept = self.kept.take();
+        let mut kept =
+            kept.unwrap_or_else(|| Kept::new(&self.settings, &self.store, &self.resolved));
+        let mut work = Work::default();
+        let compiled = loop {
+            let names = (&self.resolved, std::mem::take(&mut self.told));
+            work += kept.follow(&self.settings, &self.store, names, &newcomers.pods);
+            let compiled = compile_with(&kept.world, &kept.registry);
             let mut changed = false;
             for rejected in &compiled.rejected {
-                changed |= self.refuse(&world, &rejected.object, &rejected.reason);
+                changed |= self.refuse(&kept.world, &rejected.object, &rejected.reason);
             }
             if !changed {
-                return self.finish(&world, &registry, compiled, newcomers.numbers);
+                break compiled;
             }
+        };
+        let step = self.finish(&kept.world, &kept.registry, compiled, newcomers.numbers);
+        self.kept = Some(kept);
+        step.map(|mut step| {
+            step.work += work;
+            step
+        })
+    }
+
+    /// A name resolves to this. Returns whether that is news.
+    pub fn resolve(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) -> bool {
+        if self.resolved.get(&name) == Some(&addresses) {
+            return false;
         }
+        self.resolved.insert(name.clone(), addresses);
+        self.told.insert(name);
+        true
     }
 
     /// An earlier configuration, compiled, but with what is left alone now.
@@ -234,7 +257,7 @@ impl Engine {
         let view =
             of_classes.then(|| View::new(classifier.clone(), &self.plan, self.placement.layout()));
         self.classifier = classifier;
-        let names = registry.names_to_resolve().clone();
+        let names: BTreeSet<Arc<str>> = registry.names_to_resolve().cloned().collect();
         let resolved = names
             .iter()
             .filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())))

@@ -14,6 +14,7 @@
 //! * [`begin`]: what is in force already, and what the loop holds.
 //! * [`change`]: a change, from the store to the kernel.
 //! * [`engine`]: what the kernel is to hold.
+//! * [`kept`]: what the store says, as it was compiled last.
 //! * [`control_loop`]: what happens when.
 //! * [`verify`]: the kernel against what it should be.
 //! * [`bypass`]: what is left alone for a while.
@@ -42,6 +43,7 @@ mod findings;
 mod gateways;
 mod grow;
 mod handover;
+mod kept;
 pub mod leaf;
 pub mod log;
 mod memory;

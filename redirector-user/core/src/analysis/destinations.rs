@@ -25,7 +25,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         for target in targets.filter(|target| target.path.starts_with("spec.tcp")) {
             let to = facts.full_host(&target.destination.host, set.namespace());
             let path = format!("{}.host", target.path);
-            if let Some(service) = facts.registry.named(&to).next() {
+            if let Some(service) = facts.registry.named(&to).first() {
                 headless(service, &path, &mut report);
                 passed_on(facts, set, service, &path, &mut report);
             }

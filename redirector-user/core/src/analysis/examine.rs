@@ -347,7 +347,8 @@ impl<'w> About<'w> {
         let mut about = Self { world, registry, namespace, export, own: vec![namespace.clone()] };
         for host in &spec.hosts {
             let host = complete_host(host, namespace, &world.settings.cluster_domain);
-            for service in registry.named(&host).filter(|service| !service.export.is_public()) {
+            let services = registry.named(&host).iter();
+            for service in services.filter(|service| !service.export.is_public()) {
                 about.own.push(service.namespace().clone());
                 about.own.extend(service.export.namespaces().cloned());
             }

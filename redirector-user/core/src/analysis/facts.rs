@@ -50,7 +50,7 @@ pub(super) struct Facts<'w> {
     /// Hosts of all services, for suggestions and for visibility.
     pub hosts: BTreeSet<String>,
     /// The registry's services by host.
-    pub services: HostIndex<usize>,
+    services: HostIndex<&'w Service>,
     /// Labels of Pods, with those of their nodes; of templates; of
     /// WorkloadEntries.
     pods: Carriers,
@@ -130,7 +130,7 @@ impl<'w> Facts<'w> {
                 .map(|object| object.meta.name.clone())
                 .collect(),
             refused: &around.refused,
-            addresses: (registry.workloads.all().iter())
+            addresses: (registry.workloads.all())
                 .flat_map(|workload| &workload.addresses)
                 .copied()
                 .collect(),
@@ -138,8 +138,8 @@ impl<'w> Facts<'w> {
             comparisons: Cell::new(COMPARISON_BUDGET),
         };
         facts.scopes();
-        for (index, service) in registry.services().iter().enumerate() {
-            facts.services.insert(&service.host, index);
+        for service in registry.services() {
+            facts.services.insert(&service.host, service);
         }
         facts.carriers(&around.templates);
         facts
@@ -361,13 +361,13 @@ impl<'w> Facts<'w> {
         Some((object, spec))
     }
 
-    /// The registry's services whose host matches.
+    /// The registry's services whose host matches, the oldest first.
     pub fn services_of(&self, host: &str) -> Vec<&'w Service> {
-        let mut indices: Vec<usize> = self.services.matching(host).into_iter().copied().collect();
-        indices.sort_unstable();
-        indices.dedup();
-        let all = self.registry.services();
-        indices.into_iter().filter_map(|index| all.get(index)).collect()
+        let mut services: Vec<&Service> =
+            self.services.matching(host).into_iter().copied().collect();
+        services.sort_unstable_by_key(|service| service.age());
+        services.dedup_by_key(|service| service.age());
+        services
     }
 }
 

@@ -64,7 +64,7 @@ fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
         .any(|target| {
             let domain = &world.settings.cluster_domain;
             let host = complete_host(&target.destination.host, &object.meta.namespace, domain);
-            registry.named(&host).next().is_some()
+            !registry.named(&host).is_empty()
         })
 }
 
@@ -79,7 +79,7 @@ pub fn only_a_part(
     let mut missing = Vec::new();
     for Missing { what, kinds, codes } in &ALL {
         let endpoints = || {
-            let mut ports = registry.services().iter().flat_map(|service| &service.ports);
+            let mut ports = registry.services().flat_map(|service| &service.ports);
             ports.any(|port| !port.endpoints.is_empty())
         };
         let workloads = kinds.contains(&Kind::Pod) && (!around.templates.is_empty() || endpoints());

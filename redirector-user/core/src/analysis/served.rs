@@ -153,7 +153,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         shares: BTreeSet<(&'p ObjectRef, usize)>,
     }
     // Merged rules by the oldest of their objects.
-    let merged = facts.registry.rules.all().iter();
+    let merged = facts.registry.rules.all().into_iter();
     let merged: HashMap<&ObjectRef, &MergedRule> =
         merged.filter_map(|rule| Some((rule.objects.first()?, rule))).collect();
     let mut by_policy: BTreeMap<(&ObjectRef, String), Refused<'_>> = BTreeMap::new();

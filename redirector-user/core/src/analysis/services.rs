@@ -52,7 +52,7 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     let mut owners: HashMap<(IpNet, u16), &Service> = HashMap::new();
-    for service in facts.registry.services() {
+    for service in facts.registry.by_age() {
         if service.kind == ServiceKind::Headless {
             continue;
         }

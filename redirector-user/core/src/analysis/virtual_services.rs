@@ -261,7 +261,7 @@ fn destinations(
                     facts.suggest_host(host, namespace).map(|near| format!("did you mean {near}?"));
                 report.add(format!("{path}.host"), finding);
                 // Where there is no service at all, nothing is said of hosts.
-                unknown = !facts.registry.services().is_empty();
+                unknown = facts.registry.services().next().is_some();
             }
             Some(known) => match destination.port {
                 None if known.ports.len() > 1 => report.add(

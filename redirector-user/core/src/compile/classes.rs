@@ -163,12 +163,12 @@ impl Questions {
         }
         // Of services that share a host, a client's own namespace's is meant.
         for service in registry.services() {
-            if registry.named(&service.host).nth(1).is_some() {
+            if registry.named(&service.host).len() > 1 {
                 names(&mut std::iter::once(service.namespace()));
             }
         }
         let rules = registry.rules.all();
-        for rule in rules {
+        for rule in &rules {
             names(&mut rule.export.namespaces());
             names(&mut rule.objects.iter().map(|object| &object.namespace));
         }
@@ -182,10 +182,9 @@ impl Questions {
         // else has that address: only where there is something to meet, and
         // something to miss, does it matter who has it.
         let others: BTreeSet<IpNet> =
-            registry.services().iter().flat_map(|service| &service.addresses).copied().collect();
+            registry.services().flat_map(|service| &service.addresses).copied().collect();
         let everywhere = registry
             .services()
-            .iter()
             .any(|service| service.claims_everywhere() && service.rejected.is_none());
         let wide: Vec<&IpNet> =
             others.iter().filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()).collect();

@@ -69,7 +69,7 @@ pub(super) fn compile<'q>(
     mut behind: Option<&mut Behind>,
 ) -> GatewayPlan {
     let mut plan = GatewayPlan::default();
-    for workload in registry.workloads.all().iter().filter(|workload| workload.gateway) {
+    for workload in registry.workloads.all().filter(|workload| workload.gateway) {
         for &address in &workload.addresses {
             let (serving, outdone) = servers(world, workload, Some(address));
             plan.dropped.extend(outdone.into_iter().map(dropped));
@@ -118,7 +118,7 @@ fn number(index: usize) -> u32 {
 fn clients(registry: &Registry) -> BTreeMap<IpAddr, KnownClient> {
     let mut having: BTreeMap<IpAddr, Option<KnownClient>> = BTreeMap::new();
     // What listens for another address has that of its node, which is not its own.
-    let all = registry.workloads.all().iter().filter(|workload| workload.stands_for.is_none());
+    let all = registry.workloads.all().filter(|workload| workload.stands_for.is_none());
     for workload in all {
         for address in &workload.addresses {
             let client =

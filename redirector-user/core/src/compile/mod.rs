@@ -105,7 +105,6 @@ fn compile_all(
     let mut rejected: Vec<Rejected> =
         registry
             .services()
-            .iter()
             .filter_map(|service| {
                 let reason = service.rejected.clone()?;
                 Some(Rejected { object: service.object.clone(), reason })

@@ -95,14 +95,14 @@ fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
         format!("{host}.{domain}"),
         host.to_owned(),
     ];
-    let known = candidates.iter().find(|name| registry.named(name).next().is_some());
+    let known = candidates.iter().find(|name| !registry.named(name).is_empty());
     let Some(known) = known else { return Vec::new() };
     let mut addresses: Vec<IpAddr> = Vec::new();
     for service in registry.named(known) {
         match &service.kind {
             // One step, as everywhere.
             ServiceKind::ExternalName(target) => {
-                addresses.extend(registry.named(target).flat_map(|other| other.answers()));
+                addresses.extend(registry.named(target).iter().flat_map(|other| other.answers()));
             }
             _ => addresses.extend(service.answers()),
         }

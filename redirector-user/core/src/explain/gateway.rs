@@ -174,7 +174,7 @@ fn reach(
     (object, gateway): (ObjectRef, &Gateway),
     ip: IpAddr,
 ) -> Result<Reached, ObjectRef> {
-    let all = || registry.workloads.all().iter();
+    let all = || registry.workloads.all();
     let says_so = |one: &Workload| selects(gateway, &one.labels, one.gateway);
     let selected: Vec<&Workload> = all().filter(|one| says_so(one)).collect();
     // Without selector the one that is dialled may be a gateway workload that
@@ -199,7 +199,7 @@ fn reach(
         let service = Some(service);
         return Ok(Reached { workload, says_so, service, own_address: false, listens_at });
     }
-    let owner = registry.workloads.all().iter().find(|workload| {
+    let owner = registry.workloads.all().find(|workload| {
         workload.addresses.contains(&ip) || service_with(world, workload, ip).is_some()
     });
     if let Some(owner) = owner {

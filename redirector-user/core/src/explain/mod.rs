@@ -343,14 +343,15 @@ fn names(world: &World, registry: &Registry, source: &Caller, host: &str) -> Vec
     let Ok(service) = registry.destination(&Asker::new(source.client()), host) else {
         return Vec::new();
     };
-    let pooled = registry.pooled().iter();
+    let pooled = registry.pooled().into_iter();
     let pooled = pooled
         .filter(|with| !with.separate && with.older == service.object && with.host == service.host);
     let entries = std::iter::once(&service.object).chain(pooled.map(|with| &with.younger));
     let names: BTreeSet<&Arc<str>> = entries.flat_map(|entry| registry.names_of(entry)).collect();
     // Not those that other hosts of the same entry are resolved by.
     let is_other = |name: &Arc<str>| {
-        *name != service.host && registry.named(name).any(|other| other.object == service.object)
+        *name != service.host
+            && registry.named(name).iter().any(|other| other.object == service.object)
     };
     let of = |name: &Arc<str>| NameView {
         name: name.to_string(),

@@ -43,7 +43,7 @@ pub use emptied::Emptied;
 use lives::Lives;
 pub use names::Names;
 use numbers::Numbers;
-pub use placement::{Placement, Work};
+pub use placement::Placement;
 use ranges::Ranges;
 pub use spares::Newcomers;
 use stepped::Stepped;

@@ -14,6 +14,7 @@ use super::{Full, Layout, Newcomers, Numbers, Placed, Ranges, Table, balancing, 
 use crate::alias;
 use crate::image::{self, Edits, Image};
 use crate::plan::{self, ClassId, Destination, DestinationId, Leg, RouteId};
+use crate::work::Work;
 
 /// A Layout with the tables that it makes, and what it takes to change both.
 #[derive(Clone, Debug)]
@@ -43,15 +44,6 @@ pub(super) struct Step {
     spares: Option<BTreeMap<u32, u32>>,
     /// The numbers of classes that earlier tables had.
     pub earlier: BTreeSet<u32>,
-}
-
-/// What a step took: it grows with the change, and not with the configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Work {
-    /// How many frontends, routes, destinations, classes and workloads were placed.
-    pub placed: usize,
-    /// How many entries of a side's tables are written.
-    pub written: usize,
 }
 
 impl Placement {
@@ -124,7 +116,7 @@ impl Placement {
         }
         let changes = edits.of(&self.image);
         self.apply(&changes);
-        let work = Work { placed: delta.len(), written: changes.len() };
+        let work = Work { placed: delta.len(), written: changes.len(), ..Work::default() };
         if let Some(step) = &mut self.step {
             step.changes.clone_from(&changes);
         }

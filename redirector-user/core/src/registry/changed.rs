@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Registry;
+use super::hosts::change;
 use crate::model::ObjectRef;
 use crate::work::Work;
 
@@ -22,6 +24,33 @@ pub struct Changed {
     pub whole: bool,
     /// What it took.
     pub work: Work,
+}
+
+impl Changed {
+    /// What is different between two registries, found by looking at everything.
+    pub fn between(before: &Registry, after: &Registry) -> Self {
+        let (mut hosts, mut workloads) = (BTreeMap::new(), BTreeSet::new());
+        for host in before.hosts.keys().chain(after.hosts.keys()) {
+            let rules = before.rules.for_host(host).eq(after.rules.for_host(host));
+            let services = change(before.named(host), after.named(host));
+            if let Some(change) = if rules { services } else { Some(HostChange::Everything) } {
+                hosts.insert(host.clone(), change);
+            }
+        }
+        for (one, other) in [(before, after), (after, before)] {
+            let others: BTreeMap<_, _> =
+                other.workloads.all().map(|workload| (&workload.object, workload)).collect();
+            let differ = one.workloads.all().filter(|one| others.get(&one.object) != Some(one));
+            workloads.extend(differ.map(|workload| workload.object.clone()));
+        }
+        Self {
+            hosts,
+            workloads,
+            names: !before.names_to_resolve().eq(after.names_to_resolve()),
+            whole: before.settings != after.settings || before.locality != after.locality,
+            work: Work::default(),
+        }
+    }
 }
 
 /// What is different about a host.

@@ -5,29 +5,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::service::Service;
+use super::update::Edit;
 use super::visibility::ExportTo;
 use crate::client::Asker;
-use crate::model::{Labels, Meta, ObjectRef, Policy, Subset, TrafficPolicy};
+use crate::model::{Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy};
 use crate::names::{HostIndex, complete_host};
-use crate::world::World;
+use crate::world::{Settings, World};
 
 /// All DestinationRules, merged.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct DestinationRules {
-    merged: Vec<MergedRule>,
-    /// Per namespace, by host; indices into `merged`, the oldest first.
-    by_namespace: BTreeMap<Arc<str>, HostIndex<usize>>,
-    /// Over all namespaces, by host.
-    by_host: HostIndex<usize>,
+    /// Per namespace, by host; those of one host with the oldest first.
+    by_namespace: BTreeMap<Arc<str>, HostIndex<Arc<MergedRule>>>,
+    /// Over all namespaces, by host, likewise.
+    by_host: HostIndex<Arc<MergedRule>>,
     root: Arc<str>,
 }
 
 /// DestinationRules of one namespace for one host, with the same exportTo and
 /// the same workloadSelector: they count as one.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct MergedRule {
     /// The objects, the oldest first.
     pub objects: Vec<ObjectRef>,
+    /// When the oldest was made.
+    created: Option<i64>,
     /// The full host, or wildcard.
     pub host: String,
     /// Who sees it.
@@ -41,7 +43,7 @@ pub struct MergedRule {
 }
 
 /// A subset, and the object that defines it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct MergedSubset {
     /// The subset.
     pub subset: Subset,
@@ -50,6 +52,12 @@ pub struct MergedSubset {
 }
 
 impl MergedRule {
+    /// By this they are ordered: that of the oldest object.
+    fn age(&self) -> (Option<i64>, Option<(&str, &str)>) {
+        let oldest = self.objects.first().map(|object| (&*object.name, &*object.namespace));
+        (self.created, oldest)
+    }
+
     /// A subset.
     pub fn subset(&self, name: &str) -> Option<&Subset> {
         self.subsets.iter().map(|merged| &merged.subset).find(|subset| subset.name == name)
@@ -71,39 +79,47 @@ pub(crate) fn age(meta: &Meta) -> (Option<i64>, Arc<str>, Arc<str>) {
     (meta.created, meta.name.clone(), meta.namespace.clone())
 }
 
-impl DestinationRules {
-    /// Merges the DestinationRules of a World.
-    pub fn new(world: &World) -> Self {
-        let mut rules: Vec<_> = world.destination_rules().collect();
-        rules.sort_by_cached_key(|(object, _)| age(&object.meta));
-        let mut all =
-            Self { root: world.settings.root_namespace.as_str().into(), ..Self::default() };
-        let mut known = BTreeMap::new();
-        for (object, rule) in rules {
-            let namespace = &object.meta.namespace;
-            let host =
-                complete_host(&rule.host, namespace, &world.settings.cluster_domain).into_owned();
-            let export = match rule.workload_selector {
-                Some(_) => ExportTo::private(namespace),
-                None => ExportTo::new(rule.export_to.iter().map(String::as_str), namespace),
-            };
-            let key =
-                (namespace.clone(), host.clone(), export.clone(), rule.workload_selector.clone());
-            let index = *known.entry(key).or_insert_with(|| {
-                let index = all.merged.len();
-                all.by_namespace.entry(namespace.clone()).or_default().insert(&host, index);
-                all.by_host.insert(&host, index);
-                all.merged.push(MergedRule {
-                    objects: Vec::new(),
-                    host,
-                    export,
-                    selector: rule.workload_selector.clone(),
-                    policy: None,
-                    subsets: Vec::new(),
-                });
-                index
-            });
-            let Some(merged) = all.merged.get_mut(index) else { continue };
+/// What DestinationRules of a namespace have in common that are merged.
+#[derive(PartialEq)]
+struct Key {
+    host: String,
+    export: ExportTo,
+    selector: Option<Labels>,
+}
+
+impl Key {
+    fn of(object: &Object, cluster_domain: &str) -> Option<Self> {
+        let rule = object.spec.destination_rule()?;
+        let namespace = &object.meta.namespace;
+        let export = match rule.workload_selector {
+            Some(_) => ExportTo::private(namespace),
+            None => ExportTo::new(rule.export_to.iter().map(String::as_str), namespace),
+        };
+        Some(Self {
+            host: complete_host(&rule.host, namespace, cluster_domain).into_owned(),
+            export,
+            selector: rule.workload_selector.clone(),
+        })
+    }
+
+    fn is_of(&self, rule: &MergedRule) -> bool {
+        self.export == rule.export && self.selector == rule.selector
+    }
+
+    /// Of objects of one namespace; `None` when there is none.
+    fn merge(self, mut objects: Vec<&Arc<Object>>) -> Option<MergedRule> {
+        objects.sort_by_cached_key(|object| age(&object.meta));
+        let mut merged = MergedRule {
+            objects: Vec::with_capacity(objects.len()),
+            created: objects.first()?.meta.created,
+            host: self.host,
+            export: self.export,
+            selector: self.selector,
+            policy: None,
+            subsets: Vec::new(),
+        };
+        for object in objects {
+            let Some(rule) = object.spec.destination_rule() else { continue };
             if merged.policy.is_none() {
                 merged.policy = rule.traffic_policy.clone();
             }
@@ -117,35 +133,97 @@ impl DestinationRules {
             }
             merged.objects.push(object);
         }
-        all
+        Some(merged)
+    }
+}
+
+impl DestinationRules {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self { root: settings.root_namespace.as_str().into(), ..Self::default() }
+    }
+
+    /// Objects are others in this World. Returns the hosts, wildcards among them, for
+    /// which the rules differ.
+    pub(super) fn update(&mut self, world: &World, edits: &[Edit<'_>]) -> BTreeSet<String> {
+        let domain = &world.settings.cluster_domain;
+        let mut changed = BTreeSet::new();
+        for edit in edits {
+            let key = |object: Option<&Arc<Object>>| object.and_then(|one| Key::of(one, domain));
+            let (from, to) = (key(edit.before), key(edit.after));
+            if from != to
+                && let Some(from) = from
+            {
+                self.merge_again(world, from, edit.reference, false, &mut changed);
+            }
+            if let Some(to) = to {
+                self.merge_again(world, to, edit.reference, true, &mut changed);
+            }
+        }
+        changed
+    }
+
+    /// Makes the rule of a key again, which an object is in or not.
+    fn merge_again(
+        &mut self,
+        world: &World,
+        key: Key,
+        object: &ObjectRef,
+        within: bool,
+        changed: &mut BTreeSet<String>,
+    ) {
+        let (namespace, host) = (&object.namespace, key.host.clone());
+        let known = self.by_namespace.get(namespace).map_or(&[][..], |rules| rules.literal(&host));
+        let before = known.iter().find(|rule| key.is_of(rule)).cloned();
+        let others = before.iter().flat_map(|rule| &rule.objects).filter(|other| *other != object);
+        let objects = others.chain(within.then_some(object));
+        // Of several that are others at once, each is as it is in the end.
+        let domain = &world.settings.cluster_domain;
+        let still = |one: &&Arc<Object>| Key::of(one, domain).as_ref() == Some(&key);
+        let objects = objects.filter_map(|object| world.get(object)).filter(still).collect();
+        let after = key.merge(objects).map(Arc::new);
+        if before == after {
+            return;
+        }
+        let edit = |rules: &mut Vec<Arc<MergedRule>>| {
+            rules.retain(|rule| before.as_ref().is_none_or(|before| !Arc::ptr_eq(rule, before)));
+            if let Some(after) = &after {
+                let at = rules.partition_point(|rule| rule.age() < after.age());
+                rules.insert(at, after.clone());
+            }
+        };
+        let of_namespace = self.by_namespace.entry(namespace.clone()).or_default();
+        of_namespace.edit(&host, edit);
+        if of_namespace.is_empty() {
+            self.by_namespace.remove(namespace);
+        }
+        self.by_host.edit(&host, edit);
+        changed.insert(host);
     }
 
     /// All of them, merged, the oldest first.
-    pub fn all(&self) -> &[MergedRule] {
-        &self.merged
+    pub fn all(&self) -> Vec<&MergedRule> {
+        let mut all: Vec<&MergedRule> = self.by_host.all().map(|rule| &**rule).collect();
+        all.sort_unstable_by_key(|rule| rule.age());
+        all
     }
 
-    /// Those that may be in force for a service with this host.
+    /// Those that may be in force for a service with this host; of those for one host
+    /// the oldest first.
     pub fn for_host(&self, host: &str) -> impl Iterator<Item = &MergedRule> {
-        self.by_host.matching(host).into_iter().filter_map(|&index| self.merged.get(index))
+        self.by_host.matching(host).into_iter().map(|rule| &**rule)
     }
 
     /// The one in force for a client and a service: the client's namespace is
     /// looked at first, then the service's, then the root namespace; the first
     /// that has any wins whole.
     pub fn find<'q>(&'q self, who: &Asker<'_, 'q>, service: &'q Service) -> Option<&'q MergedRule> {
-        if self.merged.is_empty() {
-            return None;
-        }
-        let matching = self.by_host.matching(&service.host);
-        if matching.is_empty() {
-            return None;
-        }
-        let namespaces: BTreeSet<&Arc<str>> = matching
-            .iter()
-            .filter_map(|&&index| self.merged.get(index)?.objects.first())
+        let namespaces: BTreeSet<&Arc<str>> = (self.for_host(&service.host))
+            .filter_map(|rule| rule.objects.first())
             .map(|object| &object.namespace)
             .collect();
+        if namespaces.is_empty() {
+            return None;
+        }
         let from_root = namespaces.contains(&self.root) && who.in_namespace(&self.root);
         let own = if from_root {
             self.step(&self.root, service, |rule| {
@@ -179,9 +257,9 @@ impl DestinationRules {
         let found: Vec<&'q MergedRule> = self
             .by_namespace
             .get(namespace)?
-            .most_specific(&service.host, |&index| self.merged.get(index).is_some_and(&accept))
+            .most_specific(&service.host, |rule| accept(rule))
             .into_iter()
-            .filter_map(|&index| self.merged.get(index))
+            .map(|rule| &**rule)
             .collect();
         found.iter().find(|rule| rule.selector.is_some()).or(found.last()).copied()
     }

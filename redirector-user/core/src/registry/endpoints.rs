@@ -1,116 +1,254 @@
 //! What can be an endpoint: Pods by name, address and label, WorkloadEntries by
-//! label, and the endpoints of Services out of their slices.
+//! label, and the endpoints of Services out of their slices; and of which services
+//! each may be one.
 
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+mod slices;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use rustc_hash::FxHashMap;
+
+use super::selection::Selection;
 use super::service::{Endpoint, Port, ServiceKind};
 use super::topology::{self, Locality};
+use super::update::Edit;
 use super::workloads::{entry_labels, entry_locality};
 use crate::client::contains;
 use crate::model::annotations;
 use crate::model::{
-    EndpointSlice, Kind, Labels, Object, Pod, Service, ServicePort, SliceEndpoint, TargetPort,
+    Labels, Object, ObjectRef, Pod, Service, ServicePort, SliceEndpoint, Spec, TargetPort,
     WorkloadEntry,
 };
 use crate::world::World;
+use slices::Slices;
+
+/// A workload's labels with those of its place, and its locality.
+pub(super) type Place = (Arc<Labels>, Arc<str>);
 
 /// A Pod, as an endpoint.
-pub(super) struct KnownPod<'w> {
-    pub object: &'w Arc<Object>,
-    pub pod: &'w Pod,
-    place: OnceCell<(Arc<Labels>, Arc<str>)>,
+#[derive(Debug)]
+pub(super) struct KnownPod {
+    pub object: Arc<Object>,
+    place: OnceLock<Place>,
+}
+
+/// Where it is follows from the rest, and is only worked out when somebody asks.
+impl PartialEq for KnownPod {
+    fn eq(&self, other: &Self) -> bool {
+        self.object == other.object
+    }
 }
 
 /// A WorkloadEntry, as an endpoint.
-pub(super) struct KnownEntry<'w> {
-    pub entry: &'w WorkloadEntry,
-    pub labels: Labels,
-    pub place: (Arc<Labels>, Arc<str>),
+#[derive(Debug, PartialEq)]
+pub(super) struct KnownEntry {
+    pub object: Arc<Object>,
+    labels: Arc<Labels>,
+    pub place: Place,
+}
+
+/// Workloads by namespace and name.
+type Named<T> = FxHashMap<Arc<str>, FxHashMap<Arc<str>, T>>;
+
+fn put<T>(named: &mut Named<T>, object: &ObjectRef, one: T) {
+    named.entry(object.namespace.clone()).or_default().insert(object.name.clone(), one);
+}
+
+fn take<T>(named: &mut Named<T>, object: &ObjectRef) -> Option<T> {
+    let of_namespace = named.get_mut(&object.namespace)?;
+    let taken = of_namespace.remove(&object.name);
+    if of_namespace.is_empty() {
+        named.remove(&object.namespace);
+    }
+    taken
 }
 
 /// Everything that can be an endpoint.
-pub(super) struct Backing<'w> {
-    pods: Vec<KnownPod<'w>>,
-    entries: Vec<KnownEntry<'w>>,
-    pods_by_name: HashMap<(&'w str, &'w str), usize>,
-    pods_by_address: HashMap<(&'w str, IpAddr), usize>,
-    pods_by_label: ByLabel<'w>,
-    entries_by_label: ByLabel<'w>,
-    slices: HashMap<(&'w str, &'w str), Vec<&'w EndpointSlice>>,
-    nodes: HashMap<&'w str, Locality>,
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Backing {
+    nodes: FxHashMap<Arc<str>, Locality>,
+    pods: Named<KnownPod>,
+    /// Namespace, address and name of each pod.
+    addresses: BTreeSet<(Arc<str>, IpAddr, Arc<str>)>,
+    /// For the selectors of ServiceEntries.
+    pod_selection: Selection,
+    entries: Named<KnownEntry>,
+    /// For the selectors of Services and ServiceEntries.
+    entry_selection: Selection,
+    slices: Slices,
 }
 
-/// By namespace, then by the key and the value of one of the labels.
-type ByLabel<'w> = HashMap<&'w str, HashMap<String, HashMap<String, Vec<usize>>>>;
-
-fn add_label<'w>(index: &mut ByLabel<'w>, namespace: &'w str, label: (&str, &str), which: usize) {
-    let keys = index.entry(namespace).or_default();
-    let values = keys.entry(label.0.to_owned()).or_default();
-    values.entry(label.1.to_owned()).or_default().push(which);
+/// A pod that can be an endpoint.
+fn endpoint_pod(object: &Arc<Object>) -> Option<&Pod> {
+    object.spec.pod().filter(|pod| !pod.finished)
 }
 
-impl<'w> Backing<'w> {
-    pub(super) fn new(world: &'w World) -> Self {
-        let mut backing = Self {
-            pods: Vec::new(),
-            entries: Vec::new(),
-            pods_by_name: HashMap::new(),
-            pods_by_address: HashMap::new(),
-            pods_by_label: HashMap::new(),
-            entries_by_label: HashMap::new(),
-            slices: HashMap::new(),
-            nodes: world
-                .of_kind(Kind::Node)
-                .map(|node| (&*node.meta.name, Locality::of_node(&node.meta.labels)))
-                .collect(),
+/// A WorkloadEntry that can be one: what listens for another address is nobody's
+/// endpoint.
+fn endpoint_entry(object: &Arc<Object>) -> Option<&WorkloadEntry> {
+    let entry = object.spec.workload_entry()?;
+    (!object.meta.annotations.contains_key(annotations::GATEWAY_FOR)).then_some(entry)
+}
+
+/// The selector of an object, over WorkloadEntries, and, when `pods`, over Pods.
+fn selector(object: &Object, pods: bool) -> Option<&Labels> {
+    match &object.spec {
+        Spec::Service(service) if !pods => Some(&service.selector),
+        Spec::ServiceEntry(entry) => entry.workload_selector.as_ref(),
+        _ => None,
+    }
+}
+
+impl Backing {
+    /// Nodes are others: those that are elsewhere now are returned.
+    pub(super) fn change_nodes(&mut self, edits: &[Edit<'_>]) -> BTreeSet<Arc<str>> {
+        let mut moved = BTreeSet::new();
+        for edit in edits {
+            let name = &edit.reference.name;
+            let after = edit.after.map(|node| Locality::of_node(&node.meta.labels));
+            if self.nodes.get(name) != after.as_ref() {
+                moved.insert(name.clone());
+            }
+            match after {
+                Some(locality) => _ = self.nodes.insert(name.clone(), locality),
+                None => _ = self.nodes.remove(name),
+            }
+        }
+        moved
+    }
+
+    /// A Service or ServiceEntry selects otherwise.
+    pub(super) fn change_selector(&mut self, edit: &Edit<'_>) {
+        let Edit { reference, before, after } = *edit;
+        let namespace = &reference.namespace;
+        for pods in [false, true] {
+            let of = |object: Option<&'_ Arc<Object>>| {
+                object.and_then(|object| selector(object, pods)).cloned()
+            };
+            let (before, after) = (of(before), of(after));
+            if before == after {
+                continue;
+            }
+            let selection = if pods { &mut self.pod_selection } else { &mut self.entry_selection };
+            if let Some(selector) = &before {
+                selection.forget(reference, selector);
+            }
+            let Some(selector) = &after else { continue };
+            if pods {
+                let known = self.pods.get(namespace).into_iter().flatten();
+                let known = known.map(|(name, pod)| (name, &pod.object.meta.labels));
+                selection.ask(reference, selector, known);
+            } else {
+                let known = self.entries.get(namespace).into_iter().flatten();
+                let known = known.map(|(name, entry)| (name, &*entry.labels));
+                selection.ask(reference, selector, known);
+            }
+        }
+    }
+
+    /// A pod is another. Those of which it may be an endpoint are `found`.
+    pub(super) fn change_pod(
+        &mut self,
+        world: &World,
+        edit: &Edit<'_>,
+        found: &mut BTreeSet<ObjectRef>,
+    ) {
+        let Edit { reference, before, after } = *edit;
+        let [before, after] =
+            [before, after].map(|pod| pod.and_then(|pod| Some((pod, endpoint_pod(pod)?))));
+        let ObjectRef { namespace, name, .. } = reference;
+        if let Some((object, pod)) = before {
+            self.find_users(world, object, found);
+            take(&mut self.pods, reference);
+            for ip in &pod.ips {
+                self.addresses.remove(&(namespace.clone(), *ip, name.clone()));
+            }
+            self.pod_selection.remove(namespace, name, &object.meta.labels);
+        }
+        if let Some((object, pod)) = after {
+            for ip in &pod.ips {
+                self.addresses.insert((namespace.clone(), *ip, name.clone()));
+            }
+            self.pod_selection.add(namespace, name, &object.meta.labels);
+            let known = KnownPod { object: object.clone(), place: OnceLock::new() };
+            put(&mut self.pods, reference, known);
+            self.find_users(world, object, found);
+        }
+        // A pod that becomes ready is told of by its slices.
+        let as_named = |(object, pod): (&Arc<Object>, &Pod)| {
+            (object.meta.labels.clone(), pod.ips.clone(), pod.node.clone())
         };
-        for (object, pod) in world.pods() {
-            backing.add_pod(object, pod);
-        }
-        // What listens for another address is nobody's endpoint.
-        let stands_in =
-            |object: &Object| object.meta.annotations.contains_key(annotations::GATEWAY_FOR);
-        for (object, entry) in world.workload_entries() {
-            if !stands_in(object) {
-                backing.add_entry(object, entry);
+        if before.map(as_named) != after.map(as_named) {
+            for (_, pod) in before.into_iter().chain(after) {
+                found.extend(self.slices.naming(reference, &pod.ips));
             }
         }
-        for (object, slice) in world.endpoint_slices() {
-            if !slice.service.is_empty() {
-                let key = (&*object.meta.namespace, &*slice.service);
-                backing.slices.entry(key).or_default().push(slice);
+    }
+
+    /// The ServiceEntries that select a pod.
+    fn find_users(&self, world: &World, pod: &Object, found: &mut BTreeSet<ObjectRef>) {
+        let labels = &pod.meta.labels;
+        let users = self.pod_selection.selecting(&pod.meta.namespace, labels);
+        found.extend(users.filter(|user| selects(world, user, true, labels)).cloned());
+    }
+
+    /// Nodes are elsewhere: so are the pods on them.
+    pub(super) fn move_pods(
+        &mut self,
+        world: &World,
+        nodes: &BTreeSet<Arc<str>>,
+        found: &mut BTreeSet<ObjectRef>,
+    ) {
+        let mut moved = Vec::new();
+        for known in self.pods.values_mut().flat_map(FxHashMap::values_mut) {
+            let Some(pod) = known.object.spec.pod() else { continue };
+            if nodes.contains(&pod.node) {
+                known.place = OnceLock::new();
+                moved.push(known.object.clone());
             }
         }
-        backing
+        for object in moved {
+            self.find_users(world, &object, found);
+            let ips = object.spec.pod().map_or(&[][..], |pod| &pod.ips);
+            found.extend(self.slices.naming(&object.reference(), ips));
+        }
     }
 
-    fn add_pod(&mut self, object: &'w Arc<Object>, pod: &'w Pod) {
-        if pod.finished {
-            return;
+    /// A WorkloadEntry is another. Those of which it may be an endpoint are `found`.
+    pub(super) fn change_entry(
+        &mut self,
+        world: &World,
+        edit: &Edit<'_>,
+        found: &mut BTreeSet<ObjectRef>,
+    ) {
+        let Edit { reference, before, after } = *edit;
+        let ObjectRef { namespace, name, .. } = reference;
+        let mut find = |selection: &Selection, labels: &Labels| {
+            let users = selection.selecting(namespace, labels);
+            found.extend(users.filter(|user| selects(world, user, false, labels)).cloned());
+        };
+        if before.and_then(endpoint_entry).is_some()
+            && let Some(known) = take(&mut self.entries, reference)
+        {
+            find(&self.entry_selection, &known.labels);
+            self.entry_selection.remove(namespace, name, &known.labels);
         }
-        let (index, meta) = (self.pods.len(), &object.meta);
-        self.pods_by_name.insert((&meta.namespace, &meta.name), index);
-        for ip in &pod.ips {
-            self.pods_by_address.entry((&meta.namespace, *ip)).or_insert(index);
+        if let Some(object) = after
+            && let Some(entry) = endpoint_entry(object)
+        {
+            let labels = Arc::new(entry_labels(&object.meta, entry));
+            find(&self.entry_selection, &labels);
+            self.entry_selection.add(namespace, name, &labels);
+            let place = entry_place(&labels, entry);
+            put(&mut self.entries, reference, KnownEntry { object: object.clone(), labels, place });
         }
-        for (key, value) in &meta.labels {
-            add_label(&mut self.pods_by_label, &meta.namespace, (key, value), index);
-        }
-        self.pods.push(KnownPod { object, pod, place: OnceCell::new() });
     }
 
-    fn add_entry(&mut self, object: &'w Arc<Object>, entry: &'w WorkloadEntry) {
-        let meta = &object.meta;
-        let labels = entry_labels(meta, entry);
-        for (key, value) in &labels {
-            let index = self.entries.len();
-            add_label(&mut self.entries_by_label, &meta.namespace, (key, value), index);
-        }
-        let place = entry_place(&labels, entry);
-        self.entries.push(KnownEntry { entry, labels, place });
+    /// A slice is another. Its services are `found`.
+    pub(super) fn change_slice(&mut self, edit: &Edit<'_>, found: &mut BTreeSet<ObjectRef>) {
+        self.slices.change(edit, found);
     }
 
     /// The WorkloadEntries of a namespace that carry all labels of a selector;
@@ -119,10 +257,10 @@ impl<'w> Backing<'w> {
         &self,
         namespace: &str,
         selector: &Labels,
-    ) -> impl Iterator<Item = &KnownEntry<'w>> {
-        candidates(&self.entries_by_label, namespace, selector)
-            .iter()
-            .filter_map(|&index| self.entries.get(index))
+    ) -> impl Iterator<Item = &KnownEntry> {
+        let known = self.entries.get(namespace);
+        (self.entry_selection.candidates(namespace, selector).iter())
+            .filter_map(move |name| known?.get(name))
             .filter(|entry| contains(&entry.labels, selector))
     }
 
@@ -131,27 +269,27 @@ impl<'w> Backing<'w> {
         &self,
         namespace: &str,
         selector: &Labels,
-    ) -> impl Iterator<Item = &KnownPod<'w>> {
-        candidates(&self.pods_by_label, namespace, selector)
-            .iter()
-            .filter_map(|&index| self.pods.get(index))
+    ) -> impl Iterator<Item = &KnownPod> {
+        let known = self.pods.get(namespace);
+        (self.pod_selection.candidates(namespace, selector).iter())
+            .filter_map(move |name| known?.get(name))
             .filter(|pod| contains(&pod.object.meta.labels, selector))
     }
 
     /// The labels and the locality of a Pod. `zone` is what an EndpointSlice
     /// says, for a node that is not known.
-    pub(super) fn place(&self, pod: &KnownPod<'w>, zone: Option<&str>) -> (Arc<Labels>, Arc<str>) {
+    pub(super) fn place(&self, known: &KnownPod, zone: Option<&str>) -> Place {
+        let labels = &known.object.meta.labels;
+        let node = known.object.spec.pod().map_or("", |pod| &pod.node);
         let make = |locality: Locality| {
-            let labels =
-                topology::labels(&pod.object.meta.labels, &locality, Some(&pod.pod.node), None);
-            (labels.into(), locality.text())
+            (topology::labels(labels, &locality, Some(node), None).into(), locality.text())
         };
-        let known = Locality::of_workload(&pod.object.meta.labels)
-            .or_else(|| self.nodes.get(&*pod.pod.node).cloned())
+        let locality = Locality::of_workload(labels)
+            .or_else(|| self.nodes.get(node).cloned())
             .filter(|locality| !locality.is_unknown());
-        match (known, zone) {
+        match (locality, zone) {
             (None, Some(zone)) => make(Locality { zone: zone.to_owned(), ..Locality::default() }),
-            (known, _) => pod.place.get_or_init(|| make(known.unwrap_or_default())).clone(),
+            (locality, _) => known.place.get_or_init(|| make(locality.unwrap_or_default())).clone(),
         }
     }
 
@@ -164,8 +302,7 @@ impl<'w> Backing<'w> {
     /// the WorkloadEntries that it selects.
     pub(super) fn fill(
         &self,
-        namespace: &'w str,
-        name: &'w str,
+        object: &Object,
         service: &Service,
         kind: &ServiceKind,
         ports: &mut [Port],
@@ -173,10 +310,10 @@ impl<'w> Backing<'w> {
         if matches!(kind, ServiceKind::ExternalName(_)) {
             return;
         }
-        let slices = self.slices.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
+        let namespace = &object.meta.namespace;
         for (port, declared) in ports.iter_mut().zip(&service.ports) {
             let mut found = BTreeMap::new();
-            for slice in slices {
+            for slice in self.slices.of(&object.reference()) {
                 let number = slice.ports.iter().find_map(|slice_port| {
                     (slice_port.name == declared.name).then_some(slice_port.port).flatten()
                 });
@@ -192,11 +329,13 @@ impl<'w> Backing<'w> {
                     );
                 }
             }
-            for entry in self.entries(namespace, &service.selector) {
-                let Some(number) = entry_port(declared, entry.entry) else { continue };
-                match entry.entry.address.parse() {
+            for known in self.entries(namespace, &service.selector) {
+                let Some(entry) = known.object.spec.workload_entry() else { continue };
+                let Some(number) = entry_port(declared, entry) else { continue };
+                match entry.address.parse() {
                     Ok(ip) => {
-                        found.entry(ip).or_insert_with(|| entry.endpoint(ip, number));
+                        let endpoint = || entry_endpoint(entry, &known.place, ip, number);
+                        found.entry(ip).or_insert_with(endpoint);
                     }
                     Err(_) => port.unusable += 1,
                 }
@@ -207,18 +346,17 @@ impl<'w> Backing<'w> {
 
     fn add_slice_endpoint(
         &self,
-        namespace: &'w str,
+        namespace: &Arc<str>,
         service: &Service,
-        endpoint: &'w SliceEndpoint,
+        endpoint: &SliceEndpoint,
         number: u16,
         found: &mut BTreeMap<IpAddr, Endpoint>,
         unusable: &mut usize,
     ) {
         // A pod that is named must be known; without a name it may be.
-        let named = endpoint
-            .pod
-            .as_ref()
-            .map(|(namespace, name)| self.pods_by_name.get(&(&**namespace, &**name)).copied());
+        let named = endpoint.pod.as_ref().map(|(namespace, name)| {
+            self.pods.get(namespace).and_then(|of_namespace| of_namespace.get(name))
+        });
         let usable = if endpoint.terminating {
             // Ready and terminating at once are only the endpoints of services
             // that publish whatever state they are in.
@@ -226,16 +364,15 @@ impl<'w> Backing<'w> {
         } else {
             endpoint.ready || service.publish_not_ready
         };
-        if !usable || named == Some(None) {
+        if !usable || matches!(named, Some(None)) {
             *unusable += endpoint.addresses.len();
             return;
         }
         for &ip in &endpoint.addresses {
-            let index =
-                named.flatten().or_else(|| self.pods_by_address.get(&(namespace, ip)).copied());
-            let pod = index.and_then(|index| self.pods.get(index));
-            let place = pod.map(|pod| self.place(pod, endpoint.zone.as_deref()));
-            let node = endpoint.node.as_deref().or(pod.map(|pod| &*pod.pod.node));
+            let known = named.flatten().or_else(|| self.pod_with_address(namespace, ip));
+            let place = known.map(|known| self.place(known, endpoint.zone.as_deref()));
+            let pod = known.and_then(|known| known.object.spec.pod());
+            let node = endpoint.node.as_ref().or(pod.map(|pod| &pod.node));
             let (labels, locality) = match place {
                 Some((labels, locality)) => (Some(labels), locality),
                 None => (None, "".into()),
@@ -244,24 +381,34 @@ impl<'w> Backing<'w> {
                 ip,
                 port: number,
                 labels,
-                node: node.filter(|node| !node.is_empty()).map(Arc::from),
+                node: node.filter(|node| !node.is_empty()).cloned(),
                 locality,
                 weight: 1,
             });
         }
     }
+
+    /// The first by name of the pods of a namespace that have an address.
+    fn pod_with_address(&self, namespace: &Arc<str>, ip: IpAddr) -> Option<&KnownPod> {
+        let from = (namespace.clone(), ip, "".into());
+        let (there, at, name) = self.addresses.range(from..).next()?;
+        if (there, *at) != (namespace, ip) {
+            return None;
+        }
+        self.pods.get(namespace)?.get(name)
+    }
 }
 
-impl KnownEntry<'_> {
-    pub(super) fn endpoint(&self, ip: IpAddr, port: u16) -> Endpoint {
-        entry_endpoint(self.entry, &self.place, ip, port)
-    }
+/// Whether an object selects a workload with these labels.
+fn selects(world: &World, user: &ObjectRef, pods: bool, labels: &Labels) -> bool {
+    let selector = world.get(user).and_then(|object| selector(object, pods));
+    selector.is_some_and(|selector| contains(labels, selector))
 }
 
 /// A WorkloadEntry (or an endpoint of a ServiceEntry) at an address.
 pub(super) fn entry_endpoint(
     entry: &WorkloadEntry,
-    place: &(Arc<Labels>, Arc<str>),
+    place: &Place,
     ip: IpAddr,
     port: u16,
 ) -> Endpoint {
@@ -276,8 +423,11 @@ pub(super) fn entry_endpoint(
 }
 
 /// The labels with those of its place, and the locality.
-pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> (Arc<Labels>, Arc<str>) {
+pub(super) fn entry_place(labels: &Arc<Labels>, entry: &WorkloadEntry) -> Place {
     let locality = entry_locality(labels, &entry.locality);
+    if locality.is_unknown() && entry.network.is_empty() {
+        return (labels.clone(), locality.text());
+    }
     let labels = topology::labels(labels, &locality, None, Some(&entry.network));
     (labels.into(), locality.text())
 }
@@ -294,16 +444,4 @@ fn entry_port(declared: &ServicePort, entry: &WorkloadEntry) -> Option<u16> {
             }))
         }
     }
-}
-
-fn candidates<'a>(index: &'a ByLabel<'_>, namespace: &str, selector: &Labels) -> &'a [usize] {
-    let keys = index.get(namespace);
-    selector
-        .iter()
-        .map(|(key, value)| {
-            let found = keys.and_then(|keys| keys.get(key)).and_then(|values| values.get(value));
-            found.map_or(&[][..], Vec::as_slice)
-        })
-        .min_by_key(|found| found.len())
-        .unwrap_or_default()
 }

@@ -15,14 +15,14 @@ use crate::world::World;
 /// The services of a ServiceEntry: one for each host.
 pub(super) fn services(
     world: &World,
-    backing: &Backing<'_>,
+    backing: &Backing,
     object: &Object,
     entry: &ServiceEntry,
     names: &mut BTreeSet<Arc<str>>,
 ) -> Vec<Service> {
     let namespace = &object.meta.namespace;
     let found: Vec<Candidate> = candidates(world, backing, namespace, entry, names);
-    let service = |host: &String| {
+    let service = |(place, host): (usize, &String)| {
         let mut found = found.clone();
         if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
             let addresses = resolve(world, names, host, entry.resolution);
@@ -35,6 +35,7 @@ pub(super) fn services(
         }
         Service {
             object: object.reference(),
+            place,
             host: host.as_str().into(),
             created: object.meta.created,
             export: ExportTo::new(entry.export_to.iter().map(String::as_str), namespace),
@@ -48,7 +49,7 @@ pub(super) fn services(
             rejected: None,
         }
     };
-    entry.hosts.iter().map(service).collect()
+    entry.hosts.iter().enumerate().map(service).collect()
 }
 
 type Place = (Arc<Labels>, Arc<str>);
@@ -72,7 +73,7 @@ const fn resolves(entry: &ServiceEntry) -> bool {
 /// The endpoints that are written down or selected.
 fn candidates(
     world: &World,
-    backing: &Backing<'_>,
+    backing: &Backing,
     namespace: &str,
     entry: &ServiceEntry,
     names: &mut BTreeSet<Arc<str>>,
@@ -106,19 +107,22 @@ fn candidates(
         }
     };
     for endpoint in &entry.endpoints {
-        add(endpoint, &entry_place(&endpoint.labels, endpoint), entry.resolution, true);
+        let place = entry_place(&endpoint.labels.clone().into(), endpoint);
+        add(endpoint, &place, entry.resolution, true);
     }
     if let Some(selector) = &entry.workload_selector {
         for known in backing.entries(namespace, selector) {
-            add(known.entry, &known.place, entry.resolution, false);
+            let Some(entry_of) = known.object.spec.workload_entry() else { continue };
+            add(entry_of, &known.place, entry.resolution, false);
         }
-        for pod in backing.pods(namespace, selector) {
-            let place = backing.place(pod, None);
-            if !pod.pod.ready || pod.pod.terminating {
+        for known in backing.pods(namespace, selector) {
+            let Some(pod) = known.object.spec.pod() else { continue };
+            let place = backing.place(known, None);
+            if !pod.ready || pod.terminating {
                 found.push(Candidate { place, ..Candidate::default() });
                 continue;
             }
-            for ip in &pod.pod.ips {
+            for ip in &pod.ips {
                 found.push(Candidate {
                     at: Some(*ip),
                     place: place.clone(),

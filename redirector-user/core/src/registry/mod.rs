@@ -10,19 +10,24 @@ mod changed;
 mod destination_rules;
 mod endpoints;
 mod entries;
+mod hosts;
+mod names;
 mod protocol;
+mod selection;
 mod service;
 mod topology;
+mod update;
 mod visibility;
 mod workloads;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 pub use changed::{Changed, HostChange};
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
+pub use hosts::Pooled;
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};
@@ -31,40 +36,25 @@ pub use workloads::{StandsFor, Workload, Workloads, is_known_by_hash, pod_uid};
 
 use crate::client::Asker;
 use crate::model::ObjectRef;
-use crate::world::{Settings, World};
+use crate::names::hosts_match;
+use crate::world::Settings;
+use endpoints::Backing;
+use hosts::Host;
+use names::Names;
 
 /// Everything that the objects of a World say about services and workloads.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Registry {
     /// The settings of the World.
     pub settings: Settings,
-    services: Vec<Service>,
-    by_host: FxHashMap<Arc<str>, Vec<usize>>,
+    hosts: FxHashMap<Arc<str>, Host>,
     /// The DestinationRules.
     pub rules: DestinationRules,
     /// The workloads.
     pub workloads: Workloads,
-    names: BTreeSet<Arc<str>>,
-    /// Those of each ServiceEntry.
-    names_of: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
-    pooled: Vec<Pooled>,
+    backing: Backing,
+    names: Names,
     locality: Locality,
-}
-
-/// Two ServiceEntries of one namespace that have a host in common.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pooled {
-    /// The host.
-    pub host: Arc<str>,
-    /// The one that counts.
-    pub older: ObjectRef,
-    /// The other.
-    pub younger: ObjectRef,
-    /// They cannot be one service, and the host means the older one: they differ
-    /// in resolution, in who sees them, or in what they claim.
-    pub separate: bool,
-    /// Ports of the younger one that the host does not have.
-    pub lost: Vec<u16>,
 }
 
 /// Why a host is no destination for a client.
@@ -91,38 +81,53 @@ pub enum NoService {
 }
 
 impl Registry {
-    /// Builds the registry of a World.
-    pub fn new(world: &World) -> Self {
-        builder::build(world)
+    /// All services, in no order that means anything.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.hosts.values().flat_map(Host::services)
     }
 
     /// All services, the oldest first, then by name and namespace: the order
     /// in which two of them own one address.
-    pub fn services(&self) -> &[Service] {
-        &self.services
+    pub fn by_age(&self) -> Vec<&Arc<Service>> {
+        let mut services: Vec<_> = self.services().collect();
+        services.sort_unstable_by_key(|service| service.age());
+        services
     }
 
-    /// The services with this full host name, in their order. There may be one
+    /// The services with this full host name, in the order of age. There may be one
     /// in several namespaces.
-    pub fn named(&self, host: &str) -> impl Iterator<Item = &Service> {
-        self.by_host.get(host).into_iter().flatten().filter_map(|&index| self.services.get(index))
+    pub fn named(&self, host: &str) -> &[Arc<Service>] {
+        self.hosts.get(host).map_or(&[], Host::services)
+    }
+
+    /// The hosts of services that a host, wildcard or not, [matches](hosts_match).
+    /// For a wildcard all are looked at.
+    pub fn hosts_matching(&self, host: &str) -> Vec<&Arc<str>> {
+        if host.starts_with('*') {
+            return self.hosts.keys().filter(|known| hosts_match(host, known)).collect();
+        }
+        let ends = host.char_indices().map(|(at, _)| at).chain([host.len()]);
+        let wild = ends.filter_map(|at| host.get(at..)).map(|suffix| format!("*{suffix}"));
+        let all = std::iter::once(host.to_owned()).chain(wild);
+        all.filter_map(|host| Some(self.hosts.get_key_value(&*host)?.0)).collect()
     }
 
     /// Names that must be resolved for the endpoints of DNS ServiceEntries; what
-    /// they resolve to is told to [`World::set_resolved`].
-    pub fn names_to_resolve(&self) -> &BTreeSet<Arc<str>> {
-        &self.names
+    /// they resolve to is told to [`World::set_resolved`](crate::world::World::set_resolved).
+    pub fn names_to_resolve(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.all()
     }
 
     /// Those of one ServiceEntry; empty when all of its endpoints are addresses.
     pub fn names_of(&self, entry: &ObjectRef) -> &BTreeSet<Arc<str>> {
-        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
-        self.names_of.get(entry).unwrap_or(&NONE)
+        self.names.of(entry)
     }
 
-    /// ServiceEntries that have a host in common.
-    pub fn pooled(&self) -> &[Pooled] {
-        &self.pooled
+    /// ServiceEntries that have a host in common, by the age of the younger one.
+    pub fn pooled(&self) -> Vec<&Pooled> {
+        let mut pooled: Vec<_> = self.hosts.values().flat_map(Host::pooled).collect();
+        pooled.sort_unstable_by_key(|one| (&one.younger, &one.host));
+        pooled
     }
 
     /// Where the node is.
@@ -162,25 +167,24 @@ impl Registry {
         who: &Asker<'_, 'q>,
         host: &str,
     ) -> Result<&'q Service, NoService> {
-        let Some(candidates) = self.by_host.get(host) else { return Err(NoService::Unknown) };
+        let candidates = self.named(host);
         let reaches = |service: &'q Service| {
             service.export.visible(who)
                 || (service.export.leaves_home() && who.in_namespace(service.namespace()))
         };
-        let first = candidates.first().and_then(|&index| self.services.get(index));
+        let first = candidates.first().map(|service| &**service);
         let found = if candidates.len() == 1 {
             first.filter(|only| reaches(only))
         } else {
-            let candidates: Vec<&Service> =
-                candidates.iter().filter_map(|&index| self.services.get(index)).collect();
-            let own = candidates
-                .iter()
+            let all = candidates.iter().map(|service| &**service);
+            let own = all
+                .clone()
                 .filter(|service| who.in_namespace(service.namespace()))
                 .find(|service| reaches(service));
-            own.copied().or_else(|| {
+            own.or_else(|| {
                 let of_kind = |entry| {
-                    let mut those = candidates.iter().filter(move |one| one.is_entry() == entry);
-                    those.find(|service| reaches(service)).copied()
+                    let mut those = all.clone().filter(move |one| one.is_entry() == entry);
+                    those.find(|service| reaches(service))
                 };
                 of_kind(false).or_else(|| of_kind(true))
             })

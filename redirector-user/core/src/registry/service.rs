@@ -8,13 +8,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::visibility::ExportTo;
-use crate::model::{Labels, ObjectRef, Resolution, TrafficDistribution};
+use crate::model::{Kind, Labels, ObjectRef, Resolution, TrafficDistribution};
 
 /// A service, as rules and clients know it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
     /// The Service or ServiceEntry.
     pub object: ObjectRef,
+    /// Which of its hosts this is, counted from 0.
+    pub place: usize,
     /// Its full host name; a ServiceEntry with several hosts is several
     /// services.
     pub host: Arc<str>,
@@ -142,6 +144,60 @@ impl Service {
     /// The namespace that it lives in.
     pub fn namespace(&self) -> &Arc<str> {
         &self.object.namespace
+    }
+
+    /// By this services are ordered, the oldest first, then by name and namespace: so
+    /// two of them own one address. No two have the same.
+    pub fn age(&self) -> (Option<i64>, &str, &str, Kind, usize) {
+        let ObjectRef { kind, namespace, name } = &self.object;
+        (self.created, name, namespace, *kind, self.place)
+    }
+
+    /// Whether another one is the same but for its endpoints.
+    pub(super) fn is_but_for_endpoints(&self, other: &Self) -> bool {
+        let Self {
+            object,
+            place,
+            host,
+            created,
+            export,
+            kind,
+            ports,
+            addresses,
+            claims_port,
+            local_only,
+            distribution,
+            rejected,
+        } = self;
+        let alike = |(one, other): (&Port, &Port)| {
+            let Port {
+                number,
+                name,
+                protocol,
+                target,
+                endpoints: _,
+                unusable: _,
+                unresolved: _,
+                sockets: _,
+            } = one;
+            *number == other.number
+                && *name == other.name
+                && *protocol == other.protocol
+                && *target == other.target
+        };
+        *object == other.object
+            && *place == other.place
+            && *host == other.host
+            && *created == other.created
+            && *export == other.export
+            && *kind == other.kind
+            && ports.len() == other.ports.len()
+            && ports.iter().zip(&other.ports).all(alike)
+            && *addresses == other.addresses
+            && *claims_port == other.claims_port
+            && *local_only == other.local_only
+            && *distribution == other.distribution
+            && *rejected == other.rejected
     }
 
     /// The TCP port of this number.

@@ -1,6 +1,5 @@
 //! Workloads: Pods and WorkloadEntries, as clients and as gateways.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,15 +7,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::topology::Locality;
+use super::update::Edit;
 use crate::client::contains;
 use crate::model::annotations;
 use crate::model::{
-    Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, Server, SourceSelector, WorkloadEntry,
+    Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, Server, SourceId, SourceSelector, Spec,
+    WorkloadEntry,
 };
 use crate::world::World;
 
 /// A Pod or a WorkloadEntry.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Which.
     pub object: ObjectRef,
@@ -74,7 +75,7 @@ impl Workload {
     /// A pod, seen from this node.
     pub(crate) fn of_pod(object: &Object, pod: &Pod, node: Option<&str>) -> Self {
         let meta = &object.meta;
-        let local = node.is_some_and(|node| !node.is_empty() && *node == *pod.node);
+        let local = is_local(pod, node);
         let uid = pod_uid(meta);
         Self {
             object: object.reference(),
@@ -90,74 +91,103 @@ impl Workload {
 }
 
 /// What a pod's cgroup is claimed by; less goes before more.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Precedence {
     by_hash: bool,
     created: Option<i64>,
 }
 
 /// All workloads that are alive.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workloads {
-    all: Vec<Workload>,
-    by_name: BTreeMap<(Arc<str>, Arc<str>), usize>,
+    /// WorkloadEntries are ordered before Pods.
+    all: BTreeMap<ObjectRef, Arc<Workload>>,
+    /// Those whose processes are local: one for each name.
+    sources: BTreeMap<SourceId, Arc<Workload>>,
+    /// The local pods that claim a cgroup, under the name that it has there.
+    claims: BTreeMap<String, BTreeSet<(Precedence, ObjectRef)>>,
 }
 
 impl Workloads {
-    /// The workloads of a World.
-    pub fn new(world: &World) -> Self {
-        let mut workloads = Self::default();
-        for (object, entry) in world.workload_entries() {
-            workloads.add(of_entry(object, entry));
-        }
-        let mut claims = BTreeMap::new();
-        for (object, pod) in world.pods() {
-            if !pod.finished {
-                let node = world.settings.node_name.as_deref();
-                workloads.add(Workload::of_pod(object, pod, node));
-                workloads.claim(&mut claims, &object.meta);
-            }
-        }
-        workloads
-    }
-
-    fn add(&mut self, workload: Workload) {
-        let key = (workload.object.namespace.clone(), workload.object.name.clone());
-        match self.by_name.entry(key) {
-            Entry::Vacant(place) => _ = place.insert(self.all.len()),
-            // A WorkloadEntry that says which processes it is goes before a Pod of
-            // the same name: it was written by hand for this machine.
-            Entry::Occupied(mut place) => {
-                if self.all.get(*place.get()).is_none_or(|before| before.source.is_none()) {
-                    place.insert(self.all.len());
+    /// Objects are others in this World. Returns the workloads that differ.
+    pub(super) fn update<'e>(
+        &mut self,
+        world: &World,
+        edits: impl Iterator<Item = &'e Edit<'e>> + Clone,
+    ) -> BTreeSet<ObjectRef> {
+        let node = world.settings.node_name.as_deref();
+        // Besides those that are others, pods whose claim is now or no longer outdone.
+        let mut concerned = BTreeSet::new();
+        for edit in edits {
+            let mut stand = |object: Option<&Arc<Object>>, stands: bool| {
+                let Some((name, claim)) = object.and_then(|pod| claim(pod, node)) else { return };
+                let claims = self.claims.entry(name.clone()).or_default();
+                concerned.extend(claims.first().map(|(_, winner)| winner.clone()));
+                if stands {
+                    claims.insert((claim, edit.reference.clone()));
+                } else {
+                    claims.remove(&(claim, edit.reference.clone()));
                 }
+                concerned.extend(claims.first().map(|(_, winner)| winner.clone()));
+                if claims.is_empty() {
+                    self.claims.remove(&name);
+                }
+            };
+            stand(edit.before, false);
+            stand(edit.after, true);
+            concerned.insert(edit.reference.clone());
+        }
+        concerned.retain(|reference| {
+            let workload = world.get(reference).and_then(|object| self.make(object, node));
+            if self.all.get(reference).map(|known| &**known) == workload.as_ref() {
+                return false;
+            }
+            match workload {
+                Some(workload) => _ = self.all.insert(reference.clone(), workload.into()),
+                None => _ = self.all.remove(reference),
+            }
+            true
+        });
+        for ObjectRef { namespace, name, .. } in &concerned {
+            let id = SourceId { namespace: namespace.clone(), name: name.clone() };
+            match self.find(namespace, name).filter(|workload| workload.source.is_some()).cloned() {
+                Some(source) => _ = self.sources.insert(id, source),
+                None => _ = self.sources.remove(&id),
             }
         }
-        self.all.push(workload);
+        concerned
     }
 
-    /// Leaves the cgroup that the last workload, a pod, claims to one pod. A uid
-    /// is given by the API server, but whoever writes a pod can have it name the
-    /// uid of another as its hash: so the pod that has the uid goes before those
-    /// that name it, and of these the oldest.
-    fn claim(&mut self, claims: &mut BTreeMap<String, (Precedence, usize)>, meta: &Meta) {
-        let index = self.all.len() - 1;
-        let Some(SourceSelector::PodUid(uid)) = self.all.get(index).and_then(|w| w.source.as_ref())
-        else {
-            return;
-        };
-        let claim = Precedence { by_hash: is_known_by_hash(meta), created: meta.created };
-        let loser = match claims.entry(uid.replace('_', "-")) {
-            Entry::Vacant(place) => {
-                place.insert((claim, index));
-                return;
+    /// The workload that an object is. A uid is given by the API server, but whoever
+    /// writes a pod can have it name the uid of another as its hash: so the pod that
+    /// has the uid goes before those that name it, and of these the oldest. The others
+    /// get nothing.
+    fn make(&self, object: &Arc<Object>, node: Option<&str>) -> Option<Workload> {
+        match &object.spec {
+            Spec::WorkloadEntry(entry) => Some(of_entry(object, entry)),
+            Spec::Pod(pod) if !pod.finished => {
+                let mut workload = Workload::of_pod(object, pod, node);
+                if let Some((name, claim)) = claim(object, node) {
+                    let first = self.claims.get(&name).and_then(BTreeSet::first);
+                    if first.is_some_and(|first| (first.0, &first.1) != (claim, &workload.object)) {
+                        workload.source = None;
+                    }
+                }
+                Some(workload)
             }
-            Entry::Occupied(place) if place.get().0 <= claim => index,
-            Entry::Occupied(mut place) => place.insert((claim, index)).1,
-        };
-        if let Some(loser) = self.all.get_mut(loser) {
-            loser.source = None;
+            _ => None,
         }
+    }
+
+    /// A WorkloadEntry that says which processes it is goes before a Pod of the same
+    /// name: it was written by hand for this machine.
+    fn find(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Workload>> {
+        let of_kind = |kind| {
+            let reference = ObjectRef { kind, namespace: namespace.clone(), name: name.clone() };
+            self.all.get(&reference)
+        };
+        let entry = of_kind(Kind::WorkloadEntry);
+        entry.filter(|entry| entry.source.is_some()).or_else(|| of_kind(Kind::Pod)).or(entry)
     }
 
     /// The same, as if all of them were here, and each Gateway were served by one
@@ -168,7 +198,7 @@ impl Workloads {
         gateways: impl Iterator<Item = (&'w Arc<Object>, &'w Gateway)>,
     ) -> Self {
         let mut examined = self.clone();
-        for workload in &mut examined.all {
+        for workload in examined.all.values_mut().map(Arc::make_mut) {
             workload.gateway = false;
             if workload.source.is_none() && workload.stands_for.is_none() {
                 workload.source = Some(SourceSelector::PodUid("".into()));
@@ -193,15 +223,16 @@ impl Workloads {
                 continue;
             }
             let mut namespaces = BTreeSet::new();
-            for (workload, own) in examined.all.iter_mut().zip(&self.all) {
+            for (reference, own) in &self.all {
                 let selected = if of_all { own.gateway } else { contains(&own.labels, selector) };
                 let there = bound.is_none_or(|bind| own.addresses.contains(&bind));
                 if selected
                     && there
                     && !own.addresses.is_empty()
                     && namespaces.insert(own.object.namespace.clone())
+                    && let Some(workload) = examined.all.get_mut(reference)
                 {
-                    workload.gateway = true;
+                    Arc::make_mut(workload).gateway = true;
                 }
             }
             if namespaces.is_empty() {
@@ -211,8 +242,8 @@ impl Workloads {
                     namespace: object.meta.namespace.clone(),
                     name: format!("?{number}").into(),
                 };
-                examined.all.push(Workload {
-                    object,
+                let workload = Workload {
+                    object: object.clone(),
                     labels: Arc::new(selector.clone()),
                     // None that a machine could have.
                     addresses: vec![
@@ -223,35 +254,54 @@ impl Workloads {
                     gateway: true,
                     stands_for: None,
                     host_network: false,
-                });
+                };
+                examined.all.insert(object, workload.into());
+            }
+        }
+        for ObjectRef { namespace, name, .. } in self.all.keys() {
+            let meant = self.find(namespace, name);
+            let source = meant.and_then(|workload| examined.all.get(&workload.object));
+            if let Some(source) = source.filter(|workload| workload.source.is_some()) {
+                let id = SourceId { namespace: namespace.clone(), name: name.clone() };
+                examined.sources.insert(id, source.clone());
             }
         }
         examined
     }
 
     /// All of them: WorkloadEntries first, each kind by namespace and name.
-    pub fn all(&self) -> &[Workload] {
-        &self.all
+    pub fn all(&self) -> impl Iterator<Item = &Workload> + Clone {
+        self.all.values().map(|workload| &**workload)
     }
 
     /// A workload by namespace and name.
     pub fn named(&self, namespace: &str, name: &str) -> Option<&Workload> {
-        self.by_name.get(&(namespace.into(), name.into())).and_then(|&index| self.all.get(index))
+        self.find(&namespace.into(), &name.into()).map(|workload| &**workload)
     }
 
     /// The one workload that has this address; `None` when several have it.
     pub fn with_address(&self, address: IpAddr) -> Option<&Workload> {
-        let mut having = self.all.iter().filter(|workload| workload.addresses.contains(&address));
+        let mut having = self.all().filter(|workload| workload.addresses.contains(&address));
         having.next().filter(|_| having.next().is_none())
     }
 
     /// Those whose processes are local: one for each name.
     pub fn sources(&self) -> impl Iterator<Item = &Workload> {
-        self.by_name
-            .values()
-            .filter_map(|&index| self.all.get(index))
-            .filter(|workload| workload.source.is_some())
+        self.sources.values().map(|workload| &**workload)
     }
+}
+
+/// The cgroup that a pod of this node claims, and by what.
+fn claim(object: &Object, node: Option<&str>) -> Option<(String, Precedence)> {
+    let pod = object.spec.pod().filter(|pod| !pod.finished)?;
+    let meta = &object.meta;
+    let uid = is_local(pod, node).then(|| pod_uid(meta)).filter(|uid| !uid.is_empty())?;
+    let claim = Precedence { by_hash: is_known_by_hash(meta), created: meta.created };
+    Some((uid.replace('_', "-"), claim))
+}
+
+fn is_local(pod: &Pod, node: Option<&str>) -> bool {
+    node.is_some_and(|node| !node.is_empty() && *node == *pod.node)
 }
 
 /// The labels of a WorkloadEntry: those of its metadata over those of its spec.
@@ -309,6 +359,7 @@ fn is_gateway(meta: &Meta) -> bool {
 mod tests {
     use super::*;
     use crate::documents;
+    use crate::registry::Registry;
     use crate::world::Settings;
 
     /// The sources of a node, as `name uid`.
@@ -318,7 +369,7 @@ mod tests {
         for read in documents::read(None, text).objects {
             world.insert(read.object.unwrap_or_else(|| panic!("{text}")));
         }
-        let workloads = Workloads::new(&world);
+        let workloads = Registry::new(&world).workloads;
         let source = |workload: &Workload| match &workload.source {
             Some(SourceSelector::PodUid(uid)) => format!("{} {uid}", workload.object.name),
             other => format!("{} {other:?}", workload.object.name),

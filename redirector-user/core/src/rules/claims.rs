@@ -45,7 +45,7 @@ pub(crate) const NEVER_CLAIMED: [IpNet; 6] = [
 /// What all services claim.
 pub(crate) fn claims(registry: &Registry) -> Claims<'_> {
     let mut claims = Claims::new();
-    for service in registry.services() {
+    for service in registry.by_age() {
         if service.rejected.is_some() {
             continue;
         }

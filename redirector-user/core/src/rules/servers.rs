@@ -276,7 +276,7 @@ pub(crate) fn servers(
 /// their Gateway.
 pub(crate) fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Outdone> {
     let workloads: Vec<&Workload> =
-        registry.workloads.all().iter().filter(|workload| workload.gateway).collect();
+        registry.workloads.all().filter(|workload| workload.gateway).collect();
     let mut dropped = Vec::new();
     for (gateway, spec) in by_age(world) {
         let serving: Vec<&&Workload> =

@@ -158,7 +158,7 @@ impl<'w> Judged<'w> {
 
     /// The WorkloadEntries that serve Gateways of this node at their own address.
     pub fn gateways(&self) -> Vec<(&'w Object, SocketAddr)> {
-        let workloads = self.registry.workloads.all().iter();
+        let workloads = self.registry.workloads.all();
         let served = workloads.filter(|one| one.gateway && one.stands_for.is_none());
         let found = served.filter_map(|one| {
             let object = self.world.get(&one.object)?;

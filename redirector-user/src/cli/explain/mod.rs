@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use redirector_core::explain::{Dialled, Explanation, Query, QuerySource, explain_with};
 use redirector_core::model::{Labels, SourceSelector};
 use redirector_core::registry::Registry;
+use redirector_core::world::Changes;
 
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
@@ -128,15 +129,16 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     let mut world = documents.world(args.settings.settings(false));
     documents.note_refused(context);
     let mut registry = Registry::new(&world);
-    if args.resolve && !registry.names_to_resolve().is_empty() {
-        let Resolved { answers, failed } = names::resolve(registry.names_to_resolve());
-        for (name, addresses) in answers {
-            world.set_resolved(&name, addresses);
-        }
+    if args.resolve {
+        let asked = registry.names_to_resolve().cloned().collect();
+        let Resolved { answers, failed } = names::resolve(&asked);
+        let names = answers.into_iter().map(|(name, addresses)| (name, Some(addresses)));
+        let changes = Changes { names: names.collect(), ..Changes::default() };
+        world.apply(&changes);
+        registry.update(&world, &changes);
         for (name, error) in failed {
             context.note(&format!("note: {name} is not resolved: {error}"));
         }
-        registry = Registry::new(&world);
     }
     let source = match &args.source {
         SourceArgs { from_workload: Some(workload), .. } => of_workload(workload),

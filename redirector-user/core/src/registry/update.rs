@@ -1,0 +1,212 @@
+//! From one registry to the next: what changed goes through the stages in their order
+//! (what can be an endpoint, services, hosts, DestinationRules, workloads), and none of
+//! them looks at what it does not concern. A registry is built by the same, from none.
+//!
+//! More than what changed is looked at where a node comes, goes or moves (all pods),
+//! where a DestinationRule with a wildcard changes (all hosts), where a selector asks
+//! for a key of labels that none of its namespace asked for (the workloads of the
+//! namespace), and where the settings change (everything).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::builder;
+use super::hosts::change;
+use super::service::Service;
+use super::{Changed, DestinationRules, HostChange, Locality, Registry, Workloads};
+use crate::model::bypass::Bypass;
+use crate::model::{Kind, Object, ObjectRef};
+use crate::store::Replaced;
+use crate::world::{Changes, ServiceAddresses, Settings, World};
+
+/// An object that is another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Edit<'e> {
+    pub reference: &'e ObjectRef,
+    pub before: Option<&'e Arc<Object>>,
+    pub after: Option<&'e Arc<Object>>,
+}
+
+/// Those of a kind; they are sorted by what they are.
+fn of_kind<'a, 'e>(edits: &'a [Edit<'e>], kind: Kind) -> &'a [Edit<'e>] {
+    let from = edits.partition_point(|edit| edit.reference.kind < kind);
+    let to = edits.partition_point(|edit| edit.reference.kind <= kind);
+    edits.get(from..to).unwrap_or_default()
+}
+
+/// The services of a host before, of hosts that may have others now.
+type Before = BTreeMap<Arc<str>, Vec<Arc<Service>>>;
+
+impl Registry {
+    /// Builds the registry of a World.
+    pub fn new(world: &World) -> Self {
+        Self::build(world).0
+    }
+
+    fn build(world: &World) -> (Self, Changed) {
+        let mut registry = Self {
+            settings: world.settings.clone(),
+            hosts: Default::default(),
+            rules: DestinationRules::new(&world.settings),
+            workloads: Workloads::default(),
+            backing: Default::default(),
+            names: Default::default(),
+            locality: Locality::default(),
+        };
+        let all = world.by_reference();
+        let all: Vec<Edit<'_>> = all
+            .map(|(reference, object)| Edit { reference, before: None, after: Some(object) })
+            .collect();
+        let changed = registry.advance(world, &all, std::iter::empty());
+        (registry, changed)
+    }
+
+    /// Makes it the registry of this World, which is that of before with these changes.
+    pub fn update(&mut self, world: &World, changes: &Changes) -> Changed {
+        let others = changes.settings.as_ref().is_some_and(|settings| {
+            // These concern what is made of services, and no service.
+            let without = |settings: &Settings| Settings {
+                bypass: Bypass::default(),
+                services: ServiceAddresses::default(),
+                ..settings.clone()
+            };
+            without(settings) != without(&self.settings)
+        });
+        if others {
+            let (after, Changed { work, .. }) = Self::build(world);
+            let before = std::mem::replace(self, after);
+            return Changed { work, ..Changed::between(&before, self) };
+        }
+        let edits = changes.objects.iter().map(|(reference, Replaced { before, after })| Edit {
+            reference,
+            before: before.as_ref(),
+            after: after.as_ref(),
+        });
+        let edits: Vec<Edit<'_>> = edits.collect();
+        let mut changed = self.advance(world, &edits, changes.names.keys());
+        if let Some(settings) = &changes.settings {
+            changed.whole |= self.settings != *settings;
+            self.settings.clone_from(settings);
+        }
+        changed
+    }
+
+    fn advance<'e>(
+        &mut self,
+        world: &World,
+        edits: &[Edit<'_>],
+        names: impl Iterator<Item = &'e Arc<str>>,
+    ) -> Changed {
+        let mut changed = Changed::default();
+        let owners = || {
+            let entries = of_kind(edits, Kind::ServiceEntry).iter();
+            entries.chain(of_kind(edits, Kind::Service))
+        };
+        // What can be an endpoint, and of whom.
+        let moved = self.backing.change_nodes(of_kind(edits, Kind::Node));
+        let mut concerned: BTreeSet<ObjectRef> =
+            names.flat_map(|name| self.names.with(name)).cloned().collect();
+        if !moved.is_empty() {
+            self.backing.move_pods(world, &moved, &mut concerned);
+        }
+        for edit in owners() {
+            self.backing.change_selector(edit);
+            concerned.insert(edit.reference.clone());
+        }
+        for edit in of_kind(edits, Kind::WorkloadEntry) {
+            self.backing.change_entry(world, edit, &mut concerned);
+        }
+        for edit in of_kind(edits, Kind::Pod) {
+            self.backing.change_pod(world, edit, &mut concerned);
+        }
+        for edit in of_kind(edits, Kind::EndpointSlice) {
+            self.backing.change_slice(edit, &mut concerned);
+        }
+        // Their services, and what they come to by host.
+        let mut before = Before::new();
+        let mut names = BTreeMap::new();
+        for owner in &concerned {
+            let edit = edits.binary_search_by(|edit| edit.reference.cmp(owner)).ok();
+            let edit = edit.and_then(|at| edits.get(at));
+            let was = edit.map_or_else(|| world.get(owner), |edit| edit.before);
+            changed.work.services += self.make(world, owner, was, &mut before, &mut names);
+        }
+        changed.names = names.iter().any(|(name, was)| self.names.has(name) != *was);
+        for (host, before) in before {
+            if let Some(change) = change(&before, self.named(&host)) {
+                changed.hosts.insert(host, change);
+            }
+        }
+        for host in self.rules.update(world, of_kind(edits, Kind::DestinationRule)) {
+            let hosts = self.hosts_matching(&host).into_iter();
+            changed.hosts.extend(hosts.map(|host| (host.clone(), HostChange::Everything)));
+        }
+        let workloads = of_kind(edits, Kind::WorkloadEntry).iter();
+        let workloads = workloads.chain(of_kind(edits, Kind::Pod));
+        changed.workloads = self.workloads.update(world, workloads);
+        if !moved.is_empty() || !changed.workloads.is_empty() {
+            let locality = self.locate(world);
+            changed.whole = self.locality != locality;
+            self.locality = locality;
+        }
+        changed
+    }
+
+    /// Makes the services of an object again, and returns how many there are. It `was`
+    /// this before. Of hosts that have other services by it those `before` are kept,
+    /// and likewise which `names` there were.
+    fn make(
+        &mut self,
+        world: &World,
+        owner: &ObjectRef,
+        was: Option<&Arc<Object>>,
+        before: &mut Before,
+        names: &mut BTreeMap<Arc<str>, bool>,
+    ) -> usize {
+        let domain = &world.settings.cluster_domain;
+        let hosts = was.map(|object| builder::hosts(object, domain)).unwrap_or_default();
+        let mut by_host: BTreeMap<Arc<str>, Vec<Service>> =
+            hosts.into_iter().map(|host| (host, Vec::new())).collect();
+        let mut own_names = BTreeSet::new();
+        let services = world
+            .get(owner)
+            .map(|object| builder::services(world, &self.backing, object, &mut own_names));
+        self.names.set(owner, own_names, names);
+        let mut made = 0;
+        for service in services.into_iter().flatten() {
+            made += 1;
+            by_host.entry(service.host.clone()).or_default().push(service);
+        }
+        for (mut host, mut services) in by_host {
+            if let Some((known, of_host)) = self.hosts.get_key_value(&host) {
+                if of_host.has(owner, &services) {
+                    continue;
+                }
+                // Its name is kept once.
+                host = known.clone();
+                services.iter_mut().for_each(|service| service.host = host.clone());
+            } else if services.is_empty() {
+                continue;
+            }
+            let of_host = self.hosts.entry(host.clone()).or_default();
+            before.entry(host.clone()).or_insert_with(|| of_host.services().to_vec());
+            of_host.replace(owner, services);
+            if of_host.is_empty() {
+                self.hosts.remove(&host);
+            }
+        }
+        made
+    }
+
+    /// Where the node is, or else where the local workloads say that they are, when
+    /// they all say the same: a plain machine has no Node to ask.
+    fn locate(&self, world: &World) -> Locality {
+        let node = world.settings.node_name.as_deref();
+        if let Some(locality) = node.and_then(|node| self.backing.node(node)) {
+            return locality.clone();
+        }
+        let mut said = self.workloads.sources().map(|workload| &workload.locality);
+        let Some(first) = said.next() else { return Locality::default() };
+        if said.all(|other| other == first) { first.clone() } else { Locality::default() }
+    }
+}
