@@ -78,6 +78,19 @@ fn at_db(cgroup: &Path) -> String {
     child::run(cgroup, || dial(DB.parse().expect("an address")))
 }
 
+/// A DestinationRule for the entry, with this policy.
+fn policy(settings: &str) -> String {
+    format!(
+        "
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: db, namespace: shop}}
+spec: {{host: db.shop.internal, trafficPolicy: {{{settings}}}}}
+"
+    )
+}
+
 #[test]
 fn a_caller_that_no_rule_is_for_passes_and_is_said_to() {
     let Some(scene) = Scene::new("stranger") else { return };
@@ -224,16 +237,9 @@ fn an_ejected_endpoint_is_shown_beside_the_shares_that_are_configured() {
     let server = Server::start("up", SocketAddr::from(([127, 0, 0, 11], 0)));
     let port = server.address().port();
     let endpoint = |host: u32| format!("{{address: 127.0.0.{host}, ports: {{tcp: {port}}}}}");
-    let policy = "
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: db, namespace: shop}
-spec:
-  host: db.shop.internal
-  trafficPolicy:
-    outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 600s, maxEjectionPercent: 50}
-";
+    let policy = policy(
+        "outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 600s, maxEjectionPercent: 50}",
+    );
     let all = entry(&format!("{}, {}", endpoint(11), endpoint(12)));
     redirector.write("all.yaml", &format!("{all}{policy}"));
     let daemon = redirector.start();
@@ -276,15 +282,7 @@ fn a_destination_that_is_full_is_said_to_refuse_now() {
     let Some(scene) = Scene::new("full") else { return };
     let server = Server::start("db", SocketAddr::from(([127, 0, 0, 1], 0)));
     let endpoint = format!("{{address: 127.0.0.1, ports: {{tcp: {}}}}}", server.address().port());
-    let policy = "
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: db, namespace: shop}
-spec:
-  host: db.shop.internal
-  trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}}}
-";
+    let policy = policy("connectionPool: {tcp: {maxConnections: 2}}");
     scene.redirector.write("all.yaml", &format!("{}{policy}", entry(&endpoint)));
     let _daemon = scene.redirector.start();
     let (client, from) = (scene.child("client"), ["--from-namespace", "x", "--to", DB]);

@@ -27,16 +27,25 @@ pub use choose::{Chosen, affinity, choose, mix};
 /// Indices of arrays are relative to the side. A `None` of an array lookup
 /// means "beyond the table", which a consistent side never contains.
 pub trait Tables {
-    /// The exact table.
-    fn frontend(&self, key: &FrontendKey) -> Option<Verdict>;
+    /// The exact table. Who takes routes alone has none, and no other table of
+    /// verdicts.
+    fn frontend(&self, _key: &FrontendKey) -> Option<Verdict> {
+        None
+    }
     /// The longest prefix of the prefix table that contains the key; `None`
     /// at no cost while the table of that side is empty.
-    fn prefix(&self, key: &PrefixKey) -> Option<Verdict>;
+    fn prefix(&self, _key: &PrefixKey) -> Option<Verdict> {
+        None
+    }
     /// The verdict of a class table for this class, where it differs from the
     /// table's default.
-    fn class_verdict(&self, key: &ClassKey) -> Option<Verdict>;
+    fn class_verdict(&self, _key: &ClassKey) -> Option<Verdict> {
+        None
+    }
     /// The verdict of a class table for all other classes.
-    fn class_default(&self, side: Side, table: u32) -> Option<Verdict>;
+    fn class_default(&self, _side: Side, _table: u32) -> Option<Verdict> {
+        None
+    }
     /// A route.
     fn route(&self, side: Side, index: u32) -> Option<Route>;
     /// A leg of a route.

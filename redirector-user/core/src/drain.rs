@@ -82,7 +82,7 @@ pub fn after(draining: &Draining, old: &Endpoints, new: &Endpoints, now: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::documents;
+    use crate::testing;
     use crate::world::Settings;
 
     const SERVICES: &str = "
@@ -116,10 +116,7 @@ spec: {host: echo}
 ";
 
     fn of(text: &str) -> Endpoints {
-        let mut world = World::new(Settings::default());
-        for read in documents::read(None, text).objects {
-            world.insert(read.object.expect("the documents are good"));
-        }
+        let world = testing::world(Settings::default(), text);
         endpoints(&world, &Registry::new(&world), false)
     }
 

@@ -98,15 +98,13 @@ pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::documents;
+    use crate::testing;
 
     #[test]
     fn endpoints_that_move_are_not_what_people_write() {
         let objects = |text: &str| -> BTreeMap<ObjectRef, Arc<Object>> {
-            let read = documents::read(None, text).objects.into_iter();
-            read.map(|one| one.object.expect("it is good"))
-                .map(|one| (one.reference(), one))
-                .collect()
+            let world = testing::world(Settings::default(), text);
+            world.objects().map(|one| (one.reference(), one.clone())).collect()
         };
         let changes = |before: &str, after: &str| {
             let (before, after) = (objects(before), objects(after));

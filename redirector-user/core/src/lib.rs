@@ -59,6 +59,8 @@ pub mod rendezvous;
 pub mod rules;
 pub mod store;
 pub mod stored;
+#[cfg(test)]
+mod testing;
 pub mod validate;
 pub mod work;
 pub mod world;

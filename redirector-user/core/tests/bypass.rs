@@ -1,12 +1,13 @@
 //! What is left alone for a while goes as if no rule matched.
 
 use redirector_core::compile::compile;
-use redirector_core::documents;
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::SourceId;
 use redirector_core::model::bypass::Target;
 use redirector_core::plan::{FrontendId, Verdict};
 use redirector_core::world::{ServiceAddresses, Settings, World};
+
+use crate::support::world_with;
 
 const DOCUMENTS: &str = "
 apiVersion: v1
@@ -57,12 +58,7 @@ spec: {hosts: [echo], gateways: [edge], tcp: [{route: [{destination: {host: echo
 
 fn world(services: ServiceAddresses, targets: &[Target]) -> World {
     let settings = Settings { services, bypass: targets.iter().collect(), ..Settings::default() };
-    let objects = documents::read(None, DOCUMENTS).objects;
-    let mut world = World::new(settings);
-    for read in objects {
-        world.insert(read.object.expect("the documents are good"));
-    }
-    world
+    world_with(DOCUMENTS, settings)
 }
 
 fn ask(world: &World, name: &str, to: &str) -> Explanation {

@@ -7,9 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use redirector_common::abi::{
-    Backend, ClassKey, Destination, FrontendKey, Leg, PrefixKey, Route, Side, Verdict, policy,
-};
+use redirector_common::abi::{Backend, Destination, Leg, Route, Side, policy};
 use redirector_common::addr::Addr;
 use redirector_common::decide::{self, Caller, Decision};
 use redirector_common::hash::Fnv;
@@ -167,22 +165,6 @@ impl Tables {
 }
 
 impl decide::Tables for Tables {
-    fn frontend(&self, _: &FrontendKey) -> Option<Verdict> {
-        None
-    }
-
-    fn prefix(&self, _: &PrefixKey) -> Option<Verdict> {
-        None
-    }
-
-    fn class_verdict(&self, _: &ClassKey) -> Option<Verdict> {
-        None
-    }
-
-    fn class_default(&self, _: Side, _: u32) -> Option<Verdict> {
-        None
-    }
-
     fn route(&self, _: Side, index: u32) -> Option<Route> {
         self.routes.get(index as usize).copied()
     }

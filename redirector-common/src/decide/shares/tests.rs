@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::abi::{ClassKey, FrontendKey, Leg, PrefixKey, Verdict};
+use crate::abi::Leg;
 use crate::decide::{Caller, Decision, take};
 
 const SIDE: Side = Side::of_epoch(0);
@@ -19,18 +19,6 @@ struct Small {
 }
 
 impl Tables for Small {
-    fn frontend(&self, _: &FrontendKey) -> Option<Verdict> {
-        None
-    }
-    fn prefix(&self, _: &PrefixKey) -> Option<Verdict> {
-        None
-    }
-    fn class_verdict(&self, _: &ClassKey) -> Option<Verdict> {
-        None
-    }
-    fn class_default(&self, _: Side, _: u32) -> Option<Verdict> {
-        None
-    }
     fn route(&self, _: Side, _: u32) -> Option<Route> {
         Some(Route { first: 0, count: self.legs.len() as u32 })
     }

@@ -1,8 +1,9 @@
 use super::*;
 use crate::compile::compile;
-use crate::documents;
 use crate::explain::{Query, explain};
+use crate::image::Image;
 use crate::layout::ROOMY;
+use crate::testing;
 use crate::world::{ServiceAddresses, Settings};
 
 const DOCUMENTS: &str = "
@@ -55,14 +56,16 @@ const SIDE: Side = Side::of_epoch(0);
 /// Nobody has connections, and nothing has failed.
 const IDLE: At<fn(u32) -> Live> = At { live: |_| Live::default(), now: 0, affinity: None };
 
+fn own() -> Settings {
+    Settings { services: ServiceAddresses::Own, ..Settings::default() }
+}
+
 fn world() -> World {
-    let reading = documents::read(Some("rules.yaml".into()), DOCUMENTS);
-    let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
-    let mut world = World::new(settings);
-    for read in reading.objects {
-        world.insert(read.object.expect("the documents are good"));
-    }
-    world
+    testing::world(own(), DOCUMENTS)
+}
+
+fn placed(world: &World) -> (Layout, Image) {
+    Layout::default().place(&compile(world).plan, &ROOMY).unwrap()
 }
 
 fn query(source: QuerySource, to: &str) -> Query {
@@ -76,7 +79,7 @@ fn client() -> QuerySource {
 #[test]
 fn the_tables_say_what_the_documents_say() {
     let world = world();
-    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, image) = placed(&world);
     let names = layout.names();
     for (source, to) in [
         (client(), "10.96.0.10:19000"),
@@ -103,7 +106,7 @@ fn the_tables_say_what_the_documents_say() {
 #[test]
 fn where_the_tables_differ_they_are_believed_and_it_is_said() {
     let world = world();
-    let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, mut image) = placed(&world);
     image.frontends.clear();
     let query = query(client(), "10.96.0.10:19000");
     let mut answered = explain(&world, &query).unwrap();
@@ -119,7 +122,7 @@ fn where_the_tables_differ_they_are_believed_and_it_is_said() {
 fn a_source_that_no_rule_is_for_is_in_a_class_and_another_that_nobody_is_like_in_none() {
     let world = world();
     let registry = Registry::new(&world);
-    let (layout, _) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, _) = placed(&world);
     let class = |namespace: &str, app: &str| {
         let labels = [("app".to_owned(), app.to_owned())].into();
         let source =
@@ -145,10 +148,8 @@ spec:
     outlierDetection: {maxEjectionPercent: 100}
 ";
     let mut world = world();
-    for read in documents::read(None, policy).objects {
-        world.insert(read.object.expect("the document is good"));
-    }
-    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    testing::add(&mut world, policy);
+    let (layout, image) = placed(&world);
     let names = layout.names();
     let query = query(QuerySource::Unknown, "10.96.0.10:19000");
     let said = explain(&world, &query).unwrap();
@@ -200,15 +201,12 @@ spec:
   resolution: STATIC
 ---
 ";
-    let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
-    let mut world = World::new(settings);
+    let mut world = World::new(own());
     for (name, network) in [("wide", "10.0.0.0/8"), ("narrow", "10.1.0.0/16")] {
         let text = nested.replace("NAME", name).replace("NETWORK", network);
-        for read in documents::read(None, &text).objects {
-            world.insert(read.object.expect("the document is good"));
-        }
+        testing::add(&mut world, &text);
     }
-    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, image) = placed(&world);
     for (to, prefix, service) in [
         ("10.1.2.3:443", "10.1.0.0/16", "default/narrow"),
         ("10.2.2.3:443", "10.0.0.0/8", "default/wide"),
@@ -225,7 +223,7 @@ spec:
 #[test]
 fn who_stood_by_is_used_and_told_while_all_before_it_are_ejected() {
     let world = world();
-    let (layout, mut image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, mut image) = placed(&world);
     let names = layout.names();
     let query = query(QuerySource::Unknown, "10.96.0.10:19000");
     let mut answered = explain(&world, &query).unwrap();
@@ -268,11 +266,9 @@ spec:
   endpoints: [{address: one.example.com}, {address: two.example.com}]
 ";
     let mut world = world();
-    for read in documents::read(None, entry).objects {
-        world.insert(read.object.expect("the document is good"));
-    }
+    testing::add(&mut world, entry);
     world.set_resolved("one.example.com", vec!["10.0.0.7".parse().unwrap()]);
-    let (layout, image) = Layout::default().place(&compile(&world).plan, &ROOMY).unwrap();
+    let (layout, image) = placed(&world);
     let query = query(QuerySource::Unknown, "10.96.0.30:443");
     let mut answered = explain(&world, &query).unwrap();
     let said = answered.destinations[0].names.clone();

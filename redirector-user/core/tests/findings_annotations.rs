@@ -1,0 +1,89 @@
+//! What `check` says of this project's own annotations.
+
+use crate::findings::{report, told};
+
+/// The findings in these documents: object and path, and message.
+fn found(text: &str) -> Vec<String> {
+    let report = report(text);
+    let found = told(&report, &["RD4038"]).into_iter();
+    let ours = found.map(|(place, message)| format!("{} {message}", &place["RD4038 ".len()..]));
+    ours.collect()
+}
+
+/// A Gateway with a server, and an annotation with this value.
+fn gateway(name: &str, value: Option<&str>, server: &str) -> String {
+    let annotation = value.map(|value| format!("redirector.io/proxy-protocol: {value}"));
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: {name}, annotations: {{{}}}}}
+spec: {{selector: {{istio: edge}}, servers: [{{hosts: ['*'], {server}}}]}}
+---
+",
+        annotation.unwrap_or_default()
+    )
+}
+
+const TLS: &str = "port: {name: tls, number: 443, protocol: TLS}, tls: {mode: PASSTHROUGH}";
+const TCP: &str = "port: {name: tcp, number: 443, protocol: TCP}";
+const OTHER: &str = "port: {name: tls, number: 444, protocol: TLS}, tls: {mode: PASSTHROUGH}";
+
+fn rules(gateways: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: rules}}
+spec:
+  hosts: ['*']
+  gateways: [{gateways}]
+  tls: [{{match: [{{sniHosts: ['*']}}], route: [{{destination: {{host: a}}}}]}}]
+"
+    )
+}
+
+#[test]
+fn another_version_or_another_kind_is_told() {
+    assert_eq!(found(&gateway("one", Some("v2"), TCP)), Vec::<String>::new());
+    let wrong = found(&gateway("one", Some("v1"), TCP));
+    assert!(matches!(&wrong[..], [one] if one.contains("\"v1\" is not v2")), "{wrong:?}");
+    let elsewhere = rules("one")
+        .replace("{name: rules}", "{name: rules, annotations: {redirector.io/proxy-protocol: v2}}");
+    let wrong = found(&elsewhere);
+    assert!(
+        matches!(&wrong[..], [one] if one.contains("no meaning for a VirtualService")),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn gateways_of_two_minds_about_a_rule_that_both_have_at_one_port_are_told() {
+    let of = |first: &str, second: Option<&str>, server: &str, bound: &str| {
+        found(&(gateway("one", Some(first), TLS) + &gateway("two", second, server) + &rules(bound)))
+    };
+    let told = of("v2", None, TLS, "one, two");
+    assert!(
+        matches!(&told[..], [one] if one.starts_with("VirtualService/default/rules spec.gateways[1]")
+            && one.contains("Gateway/default/one asks") && one.contains("Gateway/default/two does not")),
+        "{told:?}"
+    );
+    let nothing = Vec::<String>::new();
+    assert_eq!(of("v2", Some("v2"), TLS, "one, two"), nothing, "they agree");
+    assert_eq!(of("v2", None, OTHER, "one, two"), nothing, "another port");
+    assert_eq!(of("v2", None, TCP, "one, two"), nothing, "a TCP server shares no port");
+    assert_eq!(of("v2", None, TLS, "one"), nothing, "rules of one of them");
+}
+
+#[test]
+fn a_drain_time_that_is_none_or_elsewhere_is_told() {
+    let found = |kind: &str, time: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, \
+             annotations: {{redirector.io/drain: '{time}'}}}}\nspec: {{host: a, address: 10.0.0.1}}\n"
+        );
+        told(&report(&text), &["RD4034"]).first().map(|(_, message)| (*message).to_owned())
+    };
+    assert_eq!(found("DestinationRule", "30s"), None);
+    assert_eq!(found("DestinationRule", "0s"), None);
+    assert!(found("DestinationRule", "30").is_some_and(|text| text.contains("not a duration")));
+    assert!(found("WorkloadEntry", "30s").is_some_and(|text| text.contains("no meaning")));
+}
