@@ -10,6 +10,7 @@ use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::stored::Lost;
 
+use super::audit::Auditor;
 use super::callbacks::{sending, tell};
 use super::control_loop::{Daemon, Over, started};
 use super::drain::Drainer;
@@ -145,6 +146,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         source,
         readiness: Arc::default(),
         looker: Looker::start(sending(&sender, Event::Looked)).map_err(started)?,
+        auditor: Auditor::start(sending(&sender, |anew| Event::Audited(Box::new(anew))))
+            .map_err(started)?,
         emptied: findings::emptied_before(&report.emptied),
         missed: BTreeMap::new(),
         apply_again: None,

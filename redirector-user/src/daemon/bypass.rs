@@ -72,7 +72,7 @@ impl Daemon {
     }
 
     /// The same configuration again, with what is left alone now.
-    fn reapply(&mut self) -> bool {
+    pub(super) fn reapply(&mut self) -> bool {
         let current = self.state.snapshot(self.generation).ok().flatten();
         let repeats = current.as_ref().map(|snapshot| snapshot.repeats);
         let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));

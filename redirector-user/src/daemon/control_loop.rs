@@ -12,6 +12,7 @@ use redirector_core::layout::Emptied;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::audit::Auditor;
 use super::control::{self, Answer, Request, Response};
 use super::drain::Drainer;
 use super::engine::Engine;
@@ -73,6 +74,8 @@ pub(super) struct Daemon {
     pub(super) readiness: Arc<metrics::Readiness>,
     /// Looks at what is in force.
     pub(super) looker: Looker,
+    /// Makes what is kept anew.
+    pub(super) auditor: Auditor,
     /// Destinations in force that have lost their endpoints.
     pub(super) emptied: Emptied,
     /// How many attempts of gateways have failed, and when that grew last.
@@ -209,6 +212,7 @@ impl Daemon {
             self.end_bypasses();
             self.drain();
             self.check();
+            self.audit();
             self.publish();
         }
     }
@@ -281,6 +285,7 @@ impl Daemon {
             }
             Event::Names(resolved) => self.resolved(resolved),
             Event::Looked(looked) => self.looked(looked),
+            Event::Audited(anew) => self.audited(*anew),
             Event::Reread => {
                 tracing::info!("reading everything again");
                 self.source.reread();

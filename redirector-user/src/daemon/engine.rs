@@ -18,6 +18,7 @@ use redirector_core::store::Store;
 use redirector_core::work::Work;
 use redirector_core::world::{Settings, World};
 
+use super::audit::{Anew, Given};
 use super::grow;
 use super::kept::Kept;
 use super::names::Answers;
@@ -61,6 +62,19 @@ pub struct Engine {
     pending: plan::Delta,
     /// Which class a pod is in by that Plan.
     classifier: Classifier,
+    /// What the objects in force mean, and what names resolve to there.
+    under: (Settings, Answers),
+    /// What was placed since what is kept was given to be audited; `None` when it was not.
+    since: Option<Since>,
+    /// How often what was kept differed from the same made anew.
+    pub drifts: u64,
+}
+
+/// What an audit has not seen.
+#[derive(Debug, Default)]
+struct Since {
+    changes: plan::Delta,
+    steps: u64,
 }
 
 /// Pods that have a number already, and are not in the store yet.
@@ -105,7 +119,6 @@ impl Engine {
     /// With tables that were found to hold this, and the numbers of what is in them.
     pub fn new(settings: Settings, sizes: Sizes, layout: Layout, found: Image) -> Self {
         Self {
-            settings,
             store: Store::default(),
             resolved: Answers::new(),
             objects: Vec::new(),
@@ -121,6 +134,10 @@ impl Engine {
             kept: None,
             plan: Plan::default(),
             classifier: Classifier::default(),
+            under: (settings.clone(), Answers::new()),
+            since: None,
+            drifts: 0,
+            settings,
         }
     }
 
@@ -229,7 +246,12 @@ impl Engine {
     ) -> Result<Step, Full> {
         let Compiled { mut plan, mut classifier, .. } = compiled;
         classifier.renumber(&plan.renumber_as(&self.plan));
-        self.pending.then(self.plan.difference(&plan));
+        let changes = self.plan.difference(&plan);
+        if let Some(since) = &mut self.since {
+            since.changes.then(changes.clone());
+            since.steps += 1;
+        }
+        self.pending.then(changes);
         self.plan = plan;
         let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
@@ -328,6 +350,7 @@ impl Engine {
         self.found = None;
         self.pending = plan::Delta::default();
         self.objects = step.objects;
+        self.under = (step.settings, step.resolved);
         self.endpoints = step.endpoints;
         self.sizes = step.sizes;
     }
@@ -337,6 +360,50 @@ impl Engine {
     pub fn give_up(&mut self) {
         self.placement.take_back();
         self.classifier = Classifier::default();
+    }
+
+    /// What is in force, to be made anew; `None` while that is something else than what was
+    /// compiled.
+    pub fn to_audit(&mut self) -> Option<Given> {
+        if self.found.is_some() || !self.pending.is_empty() {
+            return None;
+        }
+        self.since = Some(Since::default());
+        let (settings, resolved) = self.under.clone();
+        Some(Given {
+            objects: self.objects.clone(),
+            settings,
+            resolved,
+            layout: self.placement.layout().clone(),
+            limits: self.sizes.limits(),
+        })
+    }
+
+    /// Compares what is kept with what was made anew, but for what has changed meanwhile, and
+    /// returns which parts of it differ. If there are any, the next step takes nothing for
+    /// granted, but for what the kernel holds.
+    pub fn audit(&mut self, anew: Anew) -> Vec<&'static str> {
+        let Some(since) = self.since.take() else { return Vec::new() };
+        let Anew { mut plan, image } = anew;
+        plan.renumber_as(&self.plan);
+        let mut drift = self.plan.difference(&plan);
+        drift.leave_out(&since.changes);
+        let mut parts = drift.parts();
+        let is_of_now = since.steps == 0 && self.found.is_none() && self.pending.is_empty();
+        if parts.is_empty() && is_of_now && image.as_ref() != Some(self.placement.image()) {
+            parts.push("tables");
+        }
+        if parts.is_empty() {
+            return parts;
+        }
+        self.drifts += 1;
+        let nothing = Placement::of(Layout::default());
+        let (layout, image) = std::mem::replace(&mut self.placement, nothing).into_parts();
+        self.found.get_or_insert(image);
+        self.pending = layout.removal();
+        self.placement = Placement::of(layout);
+        self.plan = Plan::default();
+        parts
     }
 
     /// What the state directory is to keep of a step that was made.
@@ -367,3 +434,6 @@ impl Step {
         !self.delta.is_empty() || self.changes.gateways.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

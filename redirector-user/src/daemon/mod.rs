@@ -30,6 +30,7 @@
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
+mod audit;
 mod begin;
 mod bypass;
 mod callbacks;
@@ -135,6 +136,8 @@ enum Event {
     Drained(drain::Drained),
     /// Names were resolved.
     Names(names::Resolved),
+    /// What is kept was made anew.
+    Audited(Box<audit::Anew>),
     /// What is in force was looked at, or may be again.
     Looked(findings::Looked),
     /// Another command asks for something.

@@ -84,6 +84,30 @@ impl Delta {
         self.gateways = later.gateways.or(self.gateways.take());
     }
 
+    /// Leaves out what another one is about, too.
+    pub fn leave_out(&mut self, other: &Self) {
+        macro_rules! map {
+            ($name:ident) => {
+                self.$name.retain(|key, _| !other.$name.contains_key(key));
+            };
+        }
+        each_map!(map);
+        self.gateways.take_if(|_| other.gateways.is_some());
+    }
+
+    /// Which parts of a Plan it is about.
+    pub fn parts(&self) -> Vec<&'static str> {
+        let mut parts = Vec::new();
+        macro_rules! map {
+            ($name:ident) => {
+                parts.extend((!self.$name.is_empty()).then_some(stringify!($name)));
+            };
+        }
+        each_map!(map);
+        parts.extend(self.gateways.is_some().then_some("gateways"));
+        parts
+    }
+
     /// How much changes: the parts of a Plan, gateways as one.
     pub fn len(&self) -> usize {
         let mut len = usize::from(self.gateways.is_some());

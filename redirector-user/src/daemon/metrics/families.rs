@@ -81,6 +81,8 @@ families! {
     Gauge "apply_failed" NONE, "1 while the newest configuration could not be put in force";
     Gauge "state_failed" NONE, "1 while the state directory cannot be written";
     Counter "drift_total" NONE, "Times that the kernel differed and was mended";
+    Counter "compile_drift_total" NONE,
+        "Times that what is kept from change to change differed from the same compiled anew, and was mended";
     Gauge "draining_endpoints" NONE, "Endpoints that have gone and drain";
     Counter "connections_reset_total" NONE,
         "Connections to endpoints that have gone, reset when their time was over";

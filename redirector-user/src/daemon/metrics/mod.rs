@@ -48,6 +48,7 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     let unwritten = report.keep_error.is_some() || report.report_error.is_some();
     page.single("state_failed", u8::from(unwritten));
     page.single("drift_total", report.drift_repaired);
+    page.single("compile_drift_total", daemon.engine.drifts);
     page.single("draining_endpoints", daemon.draining.len());
     page.single("connections_reset_total", report.connections_reset);
     page.single("drain_failed", u8::from(report.drain_error.is_some()));

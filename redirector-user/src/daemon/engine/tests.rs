@@ -1,0 +1,149 @@
+use redirector_core::documents;
+use redirector_core::store::Content;
+
+use super::*;
+
+/// Services with two endpoints each, in an EndpointSlice each, and a rule each that splits
+/// between itself and the first one; `first` is the weight of the first one's rule.
+fn text(rules: usize, first: u32) -> [String; 2] {
+    let mut texts = [String::new(), String::new()];
+    for index in 0..rules {
+        let (high, low) = (index / 250, index % 250);
+        let weight = if index == 0 { first } else { 50 };
+        texts[0].push_str(&format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{index}}}\nspec: {{clusterIP: \
+             10.96.{high}.{low}, ports: [{{name: tcp, port: 80}}]}}\n---\napiVersion: \
+             discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{index}, labels: \
+             {{kubernetes.io/service-name: s{index}}}}}\naddressType: IPv4\nports: [{{name: tcp, \
+             port: 80}}]\nendpoints: [{{addresses: [10.1.{high}.{low}]}}, {{addresses: \
+             [10.2.{high}.{low}]}}]\n"
+        ));
+        texts[1].push_str(&format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: \
+             s{index}}}\nspec: {{hosts: [s{index}], tcp: [{{route: [{{destination: {{host: \
+             s{index}}}, weight: {weight}}}, {{destination: {{host: s0}}, weight: {}}}]}}]}}\n",
+            100 - weight
+        ));
+    }
+    texts
+}
+
+fn engine() -> Engine {
+    let mut engine =
+        Engine::new(Settings::default(), Sizes::default(), Layout::default(), Image::default());
+    engine.grows = true;
+    engine
+}
+
+fn put(engine: &mut Engine, name: &str, text: &str) {
+    engine.store.put(&name.into(), Content::from(documents::read(None, text)));
+}
+
+/// Has it all in force.
+fn take(engine: &mut Engine, rules: usize, first: u32) -> (Delta, Work) {
+    let [services, virtual_services] = text(rules, first);
+    put(engine, "services.yaml", &services);
+    put(engine, "rules.yaml", &virtual_services);
+    in_force(engine)
+}
+
+fn in_force(engine: &mut Engine) -> (Delta, Work) {
+    let step = engine.step(Newcomers::default()).expect("there is room");
+    let result = (step.delta.clone(), step.work);
+    engine.adopt(step);
+    engine.store.accept();
+    result
+}
+
+#[test]
+fn the_work_of_a_change_is_that_of_the_change_however_much_there_is_beside_it() {
+    let work = |rules| {
+        let mut engine = engine();
+        take(&mut engine, rules, 50);
+        let (delta, weight) = take(&mut engine, rules, 70);
+        // A leg of each destination; the alias table has room for one threshold.
+        assert!(weight.written > 0 && weight.written <= 2, "{delta:?}");
+        assert_eq!(weight.placed, 1, "one route");
+        let [services, _] = text(rules, 70);
+        put(&mut engine, "services.yaml", &services.replace("10.2.0.3]", "10.3.0.3]"));
+        let (delta, endpoint) = in_force(&mut engine);
+        assert_eq!((endpoint.placed, endpoint.written), (1, 1), "{delta:?}");
+        let nothing = take(&mut engine, rules, 70).1;
+        assert_eq!(nothing.placed, 1, "the endpoint is what it was");
+        let nothing = in_force(&mut engine).1;
+        assert_eq!(nothing, Work::default());
+        (weight, endpoint)
+    };
+    assert_eq!(work(1000), work(10));
+}
+
+#[test]
+fn what_does_not_come_in_force_comes_with_the_next_step() {
+    let mut engine = engine();
+    take(&mut engine, 10, 50);
+    let before = engine.image().clone();
+    let layout = engine.layout().clone();
+    let [services, rules] = text(10, 90);
+    put(&mut engine, "rules.yaml", &rules);
+    let step = engine.step(Newcomers::default()).expect("there is room");
+    let weight = step.delta;
+    engine.give_up();
+    assert_eq!((engine.image(), engine.layout()), (&before, &layout));
+    // Meanwhile an endpoint has moved.
+    put(&mut engine, "services.yaml", &services.replace("10.2.0.3]", "10.3.0.3]"));
+    let (both, _) = in_force(&mut engine);
+    assert_eq!(both.legs, weight.legs);
+    assert_eq!(both.backends.len(), 1, "{both:?}");
+    let mut image = before;
+    image.apply(&both);
+    assert_eq!(engine.image(), &image);
+}
+
+/// Audits what is kept, as the daemon does.
+fn audit(engine: &mut Engine) -> Vec<&'static str> {
+    let anew = engine.to_audit().expect("it is in force").anew();
+    engine.audit(anew)
+}
+
+#[test]
+fn a_spoilt_memo_is_found_and_named_and_mended() {
+    let mut engine = engine();
+    take(&mut engine, 10, 50);
+    let whole = engine.image().clone();
+    assert_eq!(audit(&mut engine), [""; 0]);
+
+    // A part of the Plan was forgotten, and is in the tables still.
+    let forgotten = engine.plan.routes.pop_first().expect("there are routes");
+    assert_eq!(audit(&mut engine), ["routes"]);
+    let (delta, _) = in_force(&mut engine);
+    assert!(delta.is_empty(), "{delta:?}");
+    assert_eq!(engine.plan.routes.get(&forgotten.0), Some(&forgotten.1));
+    assert_eq!(audit(&mut engine), [""; 0]);
+
+    // A step has left the tables other than the Plan.
+    let (id, _) = engine.plan.frontends.first_key_value().expect("there are frontends");
+    let delta = plan::Delta { frontends: [(*id, None)].into(), ..plan::Delta::default() };
+    let limits = engine.sizes.limits();
+    engine.placement.place(&delta, &limits, &layout::Newcomers::default()).expect("room");
+    engine.placement.settle();
+    assert_eq!(audit(&mut engine), ["tables"]);
+    let (delta, _) = in_force(&mut engine);
+    assert_eq!(delta.frontends.len(), delta.len(), "{delta:?}");
+    assert_eq!(engine.image(), &whole);
+    assert_eq!(audit(&mut engine), [""; 0]);
+    assert_eq!(engine.drifts, 2);
+}
+
+#[test]
+fn what_changes_during_an_audit_is_no_drift() {
+    let mut engine = engine();
+    take(&mut engine, 10, 50);
+    let anew = engine.to_audit().expect("it is in force").anew();
+    take(&mut engine, 10, 70);
+    assert_eq!(engine.audit(anew), [""; 0]);
+    // What did not change is compared all the same.
+    let anew = engine.to_audit().expect("it is in force").anew();
+    take(&mut engine, 10, 50);
+    engine.plan.destinations.pop_first();
+    assert_eq!(engine.audit(anew), ["destinations"]);
+}
