@@ -15,11 +15,31 @@ mod parse;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::sync::Arc;
 
 pub use bytes::{EncodingError, MAX_FILE_BYTES, decode_bytes};
-pub use parse::{Document, MAX_DEPTH, MAX_NODES, Parsed, SyntaxError, parse};
+pub use parse::{Document, Parsed, parse};
+
+/// The most nodes that a file may hold, every alias counted as what it repeats.
+pub const MAX_NODES: usize = 1_000_000;
+/// The deepest nesting of lists and maps.
+pub const MAX_DEPTH: usize = 200;
+
+/// Why a document could not be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SyntaxError {
+    /// What is wrong.
+    pub message: String,
+    /// How to mend it, where that can be told.
+    pub help: Option<String>,
+    /// Where.
+    pub position: Position,
+    /// Whether the text exceeds a limit ([`MAX_NODES`], [`MAX_DEPTH`]) rather
+    /// than a rule of the language. Nothing behind it was read.
+    pub limit: bool,
+}
 
 /// A place in a text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
