@@ -43,6 +43,7 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let last_good = state.last_good();
     let known = last_good.iter().flatten().flat_map(|(store, _)| store.files());
     startup::paths(&files_to_follow(&options.config), known)?;
+    startup::announce(&options, &cgroups);
     startup::bpffs(&options)?;
     state.create()?;
     let predecessor = if options.replace { Predecessor::ask(&state)? } else { None };

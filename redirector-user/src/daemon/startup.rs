@@ -70,6 +70,25 @@ pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failur
     Ok(cgroups)
 }
 
+/// Says what is about to be attached to, and who is served there: nobody is to find out
+/// afterwards that it was the whole machine.
+pub fn announce(options: &Options, cgroups: &[PathBuf]) {
+    let whole = options.kubernetes.is_none() && options.cgroups.is_empty();
+    tracing::info!("{}", announcement(whole, cgroups));
+}
+
+fn announcement(whole: bool, cgroups: &[PathBuf]) -> String {
+    let all: Vec<_> = cgroups.iter().map(|cgroup| cgroup.display().to_string()).collect();
+    let all = all.join(", ");
+    match whole {
+        true => format!(
+            "attaching to {all}, the root of the hierarchy: every process of this machine is \
+             served; --cgroup names a part of it"
+        ),
+        false => format!("attaching to {all}: every process below is served"),
+    }
+}
+
 /// The trees in which the kubelet makes the cgroups of pods. One that starts
 /// with the machine may be there before the kubelet has made them.
 fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -209,6 +228,18 @@ pub fn paths<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_the_whole_machine_is_served_is_said_where_no_cgroup_was_named() {
+        let cgroup = [PathBuf::from("/sys/fs/cgroup")];
+        let whole = announcement(true, &cgroup);
+        assert!(
+            whole.contains("/sys/fs/cgroup") && whole.contains("every process of this machine")
+        );
+        assert!(whole.contains("--cgroup"), "{whole}");
+        let part = announcement(false, &["/cg/a".into(), "/cg/b".into()]);
+        assert_eq!(part, "attaching to /cg/a, /cg/b: every process below is served");
+    }
 
     #[test]
     fn a_missing_path_is_refused_unless_it_was_there_before() {
