@@ -175,7 +175,7 @@ impl Daemon {
         self.publish();
         self.readiness.in_force();
         self.source.ready();
-        notify_supervisor();
+        notify_supervisor(self.predecessor.is_some());
         tracing::info!(generation = self.generation, "in force");
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.dismiss();
@@ -477,8 +477,9 @@ impl Daemon {
     }
 }
 
-/// Tells a supervisor that speaks systemd's protocol that the daemon is ready.
-fn notify_supervisor() {
+/// Tells a supervisor that speaks systemd's protocol that the daemon is ready; and that
+/// this is the process to look after now, when it follows one that is about to end.
+fn notify_supervisor(follows: bool) {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -487,8 +488,10 @@ fn notify_supervisor() {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let sent =
-        address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    let main = if follows { format!("\nMAINPID={}", std::process::id()) } else { String::new() };
+    let ready = format!("READY=1{main}");
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(ready.as_bytes(), &address));
     if let Err(error) = sent {
         tracing::warn!(%error, "the supervisor cannot be told that the daemon is ready");
     }
