@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 use crate::command::{run, shown};
-use crate::workspace::{cargo, root, target};
+use crate::static_binary::{self, Arch};
+use crate::workspace::{root, target};
 
 /// What the image is for.
 #[derive(clap::Args)]
@@ -15,6 +16,9 @@ pub struct Args {
     /// Name and tag of the image
     #[arg(long, default_value = "localhost/redirector:latest", value_name = "NAME")]
     tag: String,
+    /// What processors it is for [default: those of this machine]
+    #[arg(long, value_enum, value_name = "ARCH")]
+    arch: Option<Arch>,
     /// Puts this binary in, instead of building one; it must be static
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -23,32 +27,14 @@ pub struct Args {
     buildah: Vec<String>,
 }
 
-/// The target that std of every stable toolchain links statically for.
-fn triple() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
-}
-
-/// The static binary, built if none was given.
-fn binary(args: &Args) -> Result<PathBuf> {
-    if let Some(binary) = &args.binary {
-        return Ok(binary.clone());
-    }
-    // A directory of its own: the flags would rebuild everything else.
-    let directory = target().join("image");
-    let mut build = cargo();
-    build
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_TARGET_DIR", &directory)
-        .args(["build", "--release", "-p", "redirector-user", "--bin", "redirector"])
-        // Named, so that the flags do not reach build scripts and macros.
-        .args(["--target", &triple()]);
-    run(&mut build)?;
-    Ok(directory.join(triple()).join("release/redirector"))
-}
-
 /// Builds the image.
 pub fn build(args: &Args) -> Result<ExitCode> {
-    let mut build = buildah(&binary(args)?, &args.tag, &args.buildah)?;
+    let arch = args.arch.map_or_else(Arch::host, Ok)?;
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => static_binary::build(arch, false)?,
+    };
+    let mut build = buildah(&binary, arch, &args.tag, &args.buildah)?;
     run(&mut build)
         .with_context(|| format!("`{}` made no image (apt-get install buildah)", shown(&build)))?;
     println!("{}", args.tag);
@@ -56,7 +42,7 @@ pub fn build(args: &Args) -> Result<ExitCode> {
 }
 
 /// The command that puts a static binary into an image of that name.
-pub fn buildah(binary: &Path, tag: &str, arguments: &[String]) -> Result<Command> {
+pub fn buildah(binary: &Path, arch: Arch, tag: &str, arguments: &[String]) -> Result<Command> {
     let context = target().join("image-context");
     std::fs::create_dir_all(&context)?;
     std::fs::copy(binary, context.join("redirector"))
@@ -64,7 +50,7 @@ pub fn buildah(binary: &Path, tag: &str, arguments: &[String]) -> Result<Command
     let mut build = Command::new("buildah");
     build
         .args(arguments)
-        .args(["bud", "--tag", tag, "--file"])
+        .args(["bud", "--arch", arch.debian(), "--tag", tag, "--file"])
         .arg(root().join("deploy/Containerfile"))
         .arg(&context);
     Ok(build)

@@ -2,16 +2,21 @@
 //!
 //! `setup` installs what is needed, `demo` plays the reference document
 //! against the running kernel, `test` runs every layer of tests, `vm` runs
-//! demo and kernel tests on other kernels, `image` builds the container image.
+//! demo and kernel tests on other kernels, `image` builds the container image and
+//! `package` the packages.
 
 mod bench;
 mod command;
+mod cross;
 mod demo;
 mod fuzz;
 mod image;
+mod package;
+mod pictures;
 mod play;
 mod setup;
 mod soak;
+mod static_binary;
 mod test;
 mod vm;
 mod workspace;
@@ -48,6 +53,12 @@ enum Task {
     Bench(bench::Args),
     /// Builds the container image: a static binary and nothing else
     Image(image::Args),
+    /// Builds packages: .deb, .rpm and an archive, with checksums and bills of materials
+    Package(package::Args),
+    /// Prints what the changelog says of a version, for the page of its release
+    Notes(package::notes::Args),
+    /// Draws the pictures of the README
+    Pictures,
     /// Runs inside the virtual machine, as its first process
     #[command(hide = true)]
     Guest,
@@ -80,7 +91,39 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Soak(args) => soak::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::build(&args),
+        Task::Package(args) => package::run(&args),
+        Task::Notes(args) => package::notes::run(&args),
+        Task::Pictures => pictures::run(),
         Task::Guest => Ok(vm::guest::main()),
         Task::Play(part) => play::run(part),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    /// What continuous integration and releases call is there.
+    #[test]
+    fn what_the_release_workflow_calls_is_understood() {
+        let workflow = include_str!("../../.github/workflows/release.yml");
+        let mut calls = 0;
+        for (_, call) in workflow.lines().filter_map(|line| line.split_once("cargo xtask ")) {
+            let words = call.split([')', '>']).next().unwrap_or_default().split_whitespace();
+            let words: Vec<_> = words.map(|word| word.trim_matches('"')).collect();
+            if words == ["--version"] {
+                continue;
+            }
+            let words = words.into_iter().map(|word| match word {
+                "$arch" => "aarch64",
+                other => other,
+            });
+            if let Err(error) = super::Cli::try_parse_from(["cargo xtask"].into_iter().chain(words))
+            {
+                panic!("{call}: {error}");
+            }
+            calls += 1;
+        }
+        assert!(calls >= 3, "{calls}");
     }
 }

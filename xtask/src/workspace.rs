@@ -1,8 +1,13 @@
 //! Where things are in this checkout.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use crate::command::stdout;
 
 /// The top directory of the checkout that this xtask was built from.
 pub fn root() -> &'static Path {
@@ -19,7 +24,11 @@ pub fn target() -> PathBuf {
 
 /// The cargo that started this xtask, run in the top directory.
 pub fn cargo() -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    cargo_at(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// That cargo, run in the top directory.
+pub fn cargo_at(cargo: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(cargo);
     command.current_dir(root());
     // What `cargo install` installs is found also by users who never put its
@@ -37,6 +46,23 @@ pub fn cargo() -> Command {
         }
     }
     command
+}
+
+/// The directories of the packages of the workspace.
+pub fn members() -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        manifest_path: PathBuf,
+    }
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Metadata = serde_json::from_str(&stdout(&mut metadata)?)?;
+    let manifests = metadata.packages.into_iter().map(|package| package.manifest_path);
+    Ok(manifests.filter_map(|path| path.parent().map(Path::to_owned)).collect())
 }
 
 /// Whether this runs as a continuous integration job.

@@ -20,7 +20,7 @@ pub fn needs() -> Vec<Need> {
         Ok(_) => vec![Need {
             name: "BPF toolchain",
             why: "building the BPF programs",
-            purpose: Purpose::Build,
+            purposes: &[Purpose::Build],
             found: || redirector_toolchain::find().ok().map(|found| found.to_string()),
             remedies: Vec::new(),
         }],
@@ -30,7 +30,7 @@ pub fn needs() -> Vec<Need> {
         needs.push(Need {
             name: "clippy for BPF",
             why: "the lint layer",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || nightly_with_source().or_else(|| debian_program("/usr/bin/cargo-clippy")),
             remedies: vec![Remedy::Package("rust-web-clippy")],
         });
@@ -44,14 +44,14 @@ fn parts() -> Vec<Need> {
         Need {
             name: "C++ compiler",
             why: "building bpf-linker",
-            purpose: Purpose::Build,
+            purposes: &[Purpose::Build],
             found: || program("bpf-linker").or_else(|| program("c++")),
             remedies: vec![Remedy::Package("g++")],
         },
         Need {
             name: "rustc for BPF",
             why: "compiling the BPF programs",
-            purpose: Purpose::Build,
+            purposes: &[Purpose::Build],
             found: compiler,
             remedies: vec![
                 Remedy::Package("rustc-web"),
@@ -65,21 +65,21 @@ fn parts() -> Vec<Need> {
             Need {
                 name: "cargo for BPF",
                 why: "compiling the BPF programs",
-                purpose: Purpose::Build,
+                purposes: &[Purpose::Build],
                 found: || nightly_with_source().or_else(|| debian_program("/usr/bin/cargo")),
                 remedies: vec![Remedy::Package("cargo-web")],
             },
             Need {
                 name: "core for BPF",
                 why: "compiling the BPF programs",
-                purpose: Purpose::Build,
+                purposes: &[Purpose::Build],
                 found: || nightly_with_source().or_else(debian_core),
                 remedies: vec![Remedy::Package("libstd-rust-web-dev-bpf")],
             },
             Need {
                 name: "LLVM 22",
                 why: "building bpf-linker",
-                purpose: Purpose::Build,
+                purposes: &[Purpose::Build],
                 found: || program("bpf-linker").or_else(debian_llvm),
                 remedies: vec![Remedy::Package("llvm-22-dev")],
             },
@@ -88,7 +88,7 @@ fn parts() -> Vec<Need> {
     needs.push(Need {
         name: "bpf-linker",
         why: "linking the BPF programs",
-        purpose: Purpose::Build,
+        purposes: &[Purpose::Build],
         found: || program("bpf-linker"),
         remedies: vec![Remedy::Run(install_linker)],
     });

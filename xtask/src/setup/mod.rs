@@ -5,6 +5,7 @@
 
 mod bpf;
 pub mod debian;
+mod packages;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -22,7 +23,7 @@ pub struct Args {
     check: bool,
 }
 
-/// What a need is needed for. Later ones include the earlier ones.
+/// What a need is needed for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     /// Building the daemon and its programs.
@@ -33,6 +34,23 @@ pub enum Purpose {
     Test,
     /// Running all of them.
     All,
+    /// Making packages of programs that are there.
+    Package,
+    /// Making all that a release consists of.
+    Release,
+}
+
+impl Purpose {
+    /// Whether who wants this wants that, too. Tests include the demo, and all of them
+    /// those that are run by default; making packages includes building only.
+    fn includes(self, other: Self) -> bool {
+        match self {
+            Self::Package | Self::Release => {
+                other == Self::Build || (other > Self::All && other <= self)
+            }
+            _ => other <= self,
+        }
+    }
 }
 
 /// How a need can be met.
@@ -49,10 +67,17 @@ enum Remedy {
 struct Need {
     name: &'static str,
     why: &'static str,
-    purpose: Purpose,
+    /// Any of these is enough to want it.
+    purposes: &'static [Purpose],
     /// Where it was found, or nothing.
     found: fn() -> Option<String>,
     remedies: Vec<Remedy>,
+}
+
+impl Need {
+    fn serves(&self, purpose: Purpose) -> bool {
+        self.purposes.iter().any(|one| purpose.includes(*one))
+    }
 }
 
 fn program(name: &str) -> Option<String> {
@@ -65,14 +90,14 @@ fn needs() -> Vec<Need> {
         Need {
             name: "ip",
             why: "network namespaces of demo and tests",
-            purpose: Purpose::Demo,
+            purposes: &[Purpose::Demo],
             found: || program("ip"),
             remedies: vec![Remedy::Package("iproute2")],
         },
         Need {
             name: "rustfmt",
             why: "the lint layer",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("cargo-fmt"),
             remedies: vec![
                 Remedy::Run(|| rustup_component("rustfmt")),
@@ -82,7 +107,7 @@ fn needs() -> Vec<Need> {
         Need {
             name: "clippy",
             why: "the lint layer",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("cargo-clippy"),
             remedies: vec![
                 Remedy::Run(|| rustup_component("clippy")),
@@ -91,15 +116,15 @@ fn needs() -> Vec<Need> {
         },
         Need {
             name: "aarch64-linux-gnu-gcc",
-            why: "C code of libraries, when the build for aarch64 is checked",
-            purpose: Purpose::Test,
+            why: "C code of libraries, and linking, for aarch64",
+            purposes: &[Purpose::Test, Purpose::Release],
             found: || program("aarch64-linux-gnu-gcc"),
             remedies: vec![Remedy::Package("gcc-aarch64-linux-gnu")],
         },
         Need {
             name: "libc for aarch64",
-            why: "C code of libraries, when the build for aarch64 is checked",
-            purpose: Purpose::Test,
+            why: "C code of libraries, and linking, for aarch64",
+            purposes: &[Purpose::Test, Purpose::Release],
             found: || {
                 let header = "/usr/aarch64-linux-gnu/include/stdlib.h";
                 Path::new(header).exists().then(|| header.to_owned())
@@ -109,63 +134,63 @@ fn needs() -> Vec<Need> {
         Need {
             name: "c++",
             why: "the engine of the fuzz targets",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("c++"),
             remedies: vec![Remedy::Package("g++")],
         },
         Need {
             name: "curl",
             why: "a real client of the gateway proxy",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("curl"),
             remedies: vec![Remedy::Package("curl")],
         },
         Need {
             name: "socat",
             why: "a real client of the gateway proxy",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("socat"),
             remedies: vec![Remedy::Package("socat")],
         },
         Need {
             name: "redis-server",
             why: "a real server behind the gateway proxy, with its client",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || program("redis-cli").and_then(|_| program("redis-server")),
             remedies: vec![Remedy::Package("redis-server")],
         },
         Need {
             name: "postgresql",
             why: "a real server behind the gateway proxy, with its client",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: postgresql,
             remedies: vec![Remedy::Package("postgresql")],
         },
         Need {
             name: "buildah",
             why: "the container image",
-            purpose: Purpose::All,
+            purposes: &[Purpose::All],
             found: || program("buildah"),
             remedies: vec![Remedy::Package("buildah")],
         },
         Need {
             name: "podman",
             why: "running the container image as a DaemonSet would",
-            purpose: Purpose::All,
+            purposes: &[Purpose::All],
             found: || program("podman"),
             remedies: vec![Remedy::Package("podman")],
         },
         Need {
             name: "runc",
             why: "the containers of podman, with either version of cgroups",
-            purpose: Purpose::All,
+            purposes: &[Purpose::All],
             found: || program("runc"),
             remedies: vec![Remedy::Package("runc")],
         },
         Need {
             name: "CA certificates",
             why: "TLS clients in the container and the virtual machines",
-            purpose: Purpose::Test,
+            purposes: &[Purpose::Test],
             found: || {
                 let bundle = "/etc/ssl/certs/ca-certificates.crt";
                 Path::new(bundle).exists().then(|| bundle.to_owned())
@@ -175,25 +200,26 @@ fn needs() -> Vec<Need> {
         Need {
             name: "qemu-system-x86_64",
             why: "virtual machines with other kernels",
-            purpose: Purpose::All,
+            purposes: &[Purpose::All],
             found: || program("qemu-system-x86_64"),
             remedies: vec![Remedy::Package("qemu-system-x86")],
         },
         Need {
             name: "busybox (static)",
             why: "the userland of the virtual machines",
-            purpose: Purpose::All,
+            purposes: &[Purpose::All],
             found: static_busybox,
             remedies: vec![Remedy::Package("busybox-static")],
         },
         Need {
             name: "libc.a",
-            why: "static binaries for the virtual machines",
-            purpose: Purpose::All,
+            why: "static binaries",
+            purposes: &[Purpose::All, Purpose::Release],
             found: static_libc,
             remedies: vec![Remedy::Package("libc6-dev")],
         },
     ]);
+    needs.extend(packages::needs());
     needs
 }
 
@@ -229,7 +255,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         for need in needs() {
             match (need.found)() {
                 Some(place) => println!("  ok       {:<22} {place}", need.name),
-                None => println!("  MISSING  {:<22} {}", need.name, need.why),
+                None if need.serves(Purpose::All) => {
+                    println!("  MISSING  {:<22} {}", need.name, need.why);
+                }
+                None => println!("  absent   {:<22} {}", need.name, need.why),
             }
         }
         if missing.is_empty() {
@@ -251,7 +280,8 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
 }
 
 fn missing(purpose: Purpose) -> Vec<Need> {
-    needs().into_iter().filter(|need| need.purpose <= purpose && (need.found)().is_none()).collect()
+    let wanted = needs().into_iter().filter(|need| need.serves(purpose));
+    wanted.filter(|need| (need.found)().is_none()).collect()
 }
 
 /// What has to be done, in order.

@@ -12,6 +12,7 @@ use super::layers;
 use super::libtest::{Case, Outcome};
 use super::table::Layer;
 use crate::command;
+use crate::static_binary::Arch;
 use crate::vm::initramfs;
 use crate::workspace::{is_root, target};
 
@@ -29,7 +30,7 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let binary = initramfs::binaries()?.join("redirector");
     let engine = Engine::new()?;
     let begun = Instant::now();
-    let mut build = crate::image::buildah(&binary, IMAGE, &[])?;
+    let mut build = crate::image::buildah(&binary, Arch::host()?, IMAGE, &[])?;
     command::stdout(build.envs(engine.env()))?;
     layer.single(Case::since(begun, "the image is built", Outcome::Passed));
     let mut environment = vec![("REDIRECTOR_TESTS_IMAGE".to_owned(), IMAGE.to_owned())];

@@ -18,6 +18,8 @@ use crate::workspace::{cargo, is_root, root, target};
 pub const KERNEL: &str = "kernel";
 /// Those of them that need the container image.
 pub const OF_IMAGE: &str = "kubernetes::image::";
+/// Those of them that need the packages.
+pub const OF_PACKAGES: &str = "package::";
 /// The suite of those that need a second version of the daemon, and no other kernel.
 pub const UPGRADE: &str = "upgrade";
 /// The check that takes the build.
@@ -127,8 +129,7 @@ pub fn conformance(selection: &Selection, layer: &mut Layer) -> Result<()> {
 /// The programs in this kernel. A test that skips itself here has failed.
 pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let tests = kernel_tests(build::all()?)?;
-    let tests: Vec<_> = tests.into_iter().filter(|test| !test.name.starts_with(OF_IMAGE)).collect();
-    let tests = selection.of(tests);
+    let tests = selection.of(tests.into_iter().filter(|test| !is_made_for(test)).collect());
     if !is_root() {
         for test in tests {
             let outcome = Outcome::Skipped("needs root".to_owned());
@@ -170,6 +171,22 @@ pub fn of_image(environment: Vec<(String, String)>, layer: &mut Layer) -> Result
     let tests = kernel_tests(build::all()?)?;
     let tests: Vec<_> = tests.into_iter().filter(|test| test.name.starts_with(OF_IMAGE)).collect();
     run(&kernel_pool(cores(), "image", environment), &tests, layer)
+}
+
+/// The tests of the packages.
+pub fn of_packages(
+    environment: Vec<(String, String)>,
+    selection: &Selection,
+    layer: &mut Layer,
+) -> Result<()> {
+    let tests = kernel_tests(build::all()?)?;
+    let tests = tests.into_iter().filter(|test| test.name.starts_with(OF_PACKAGES)).collect();
+    run(&kernel_pool(cores(), "package", environment), &selection.of(tests), layer)
+}
+
+/// Whether a test is of something that is made for it alone: the image, or the packages.
+pub fn is_made_for(test: &Test<'_>) -> bool {
+    test.name.starts_with(OF_IMAGE) || test.name.starts_with(OF_PACKAGES)
 }
 
 fn kernel_tests(build: &Build) -> Result<Vec<Test<'_>>> {

@@ -5,6 +5,7 @@ pub mod build;
 mod image;
 pub mod layers;
 pub mod libtest;
+mod package;
 pub mod pool;
 mod purity;
 pub mod table;
@@ -24,10 +25,10 @@ use table::{Layer, Report};
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The layers to run, in the order given [default: all but image and vm]
+    /// The layers to run, in the order given [default: all but image, package and vm]
     #[arg(value_enum)]
     layers: Vec<Name>,
-    /// Everything, as continuous integration does: the image and the virtual machines,
+    /// Everything, as continuous integration does: the image, the packages and the virtual machines,
     /// and minutes of fuzzing instead of seconds
     #[arg(long)]
     all: bool,
@@ -56,12 +57,14 @@ enum Name {
     Fuzz,
     /// The container image, run by podman as the DaemonSet would have it
     Image,
+    /// The packages, installed on a fresh Debian with systemd
+    Package,
     /// Kernel tests and demo on other kernels, in virtual machines
     Vm,
 }
 
 /// The layers that only `--all` has.
-const LONG: [Name; 2] = [Name::Image, Name::Vm];
+const LONG: [Name; 3] = [Name::Image, Name::Package, Name::Vm];
 
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
 const FUZZING: [u64; 2] = [90, 10];
@@ -79,6 +82,7 @@ impl Name {
                 crate::fuzz::layer(selection, if selection.all { long } else { short }, layer)
             }
             Self::Image => image::layer(selection, layer),
+            Self::Package => package::layer(selection, layer),
             Self::Vm => crate::vm::layer(selection, layer),
         }
     }
@@ -138,6 +142,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let purpose =
         if chosen.iter().any(|name| LONG.contains(name)) { Purpose::All } else { Purpose::Test };
     setup::ensure(purpose)?;
+    if chosen.contains(&Name::Package) {
+        setup::ensure(Purpose::Package)?;
+    }
     let selection = Selection { all: args.all, only: args.only.clone() };
     let mut report = Report::default();
     if chosen.iter().any(|name| name.takes_build(&selection)) {
@@ -170,8 +177,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.layers.is_empty() && !args.all {
         let [long, short] = FUZZING;
         println!(
-            "--all adds: the container image under podman, kernel tests and demo on Debian's 6.1 \
-             and 6.12 kernels, {long} s of fuzzing each target instead of {short} s"
+            "--all adds: the container image under podman, the packages on a fresh Debian, kernel \
+             tests and demo on Debian's 6.1 and 6.12 kernels, {long} s of fuzzing each target \
+             instead of {short} s"
         );
     }
     println!("{}", report.summary());

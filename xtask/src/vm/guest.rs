@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
-use crate::test::layers::{OF_IMAGE, UPGRADE, of_modules};
+use crate::test::layers::{UPGRADE, is_made_for, of_modules};
 use crate::test::libtest::{Binary, Case, Outcome};
 use crate::test::pool::{Event, Pool, Test};
 
@@ -165,7 +165,7 @@ fn run_tests(host: &mut Host, words: &str) -> Result<()> {
     let binary = Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() };
     let wanted = |test: &Test<'_>| {
         test.suite != UPGRADE
-            && !test.name.starts_with(OF_IMAGE)
+            && !is_made_for(test)
             && words.split(',').any(|word| test.name.contains(word))
     };
     let tests: Vec<_> = of_modules(&binary)?.into_iter().filter(wanted).collect();
