@@ -4,9 +4,11 @@ mod routing_tests;
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use redirector_tests::page::steps;
 use redirector_tests::redirector::Answer;
 use tempfile::TempDir;
 
@@ -427,6 +429,28 @@ fn nothing_loaded_has_its_own_exit_code() {
     for command in ["status", "maps"] {
         let answer = redirector(&[command, "--bpffs", &pins.to_string_lossy()]);
         assert_eq!(answer.exit, 4, "{command}: {answer:?}");
+    }
+}
+
+/// What of the tour needs root is played by `cargo xtask test package`.
+#[test]
+fn the_tour_of_the_readme_answers_as_printed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).expect("it is there");
+    let clone = tempfile::tempdir().expect("a temporary directory");
+    let program = clone.path().join("target/debug/redirector");
+    fs::create_dir_all(clone.path().join("target/debug")).expect("a directory");
+    symlink(env!("CARGO_BIN_EXE_redirector-under-test"), program).expect("a link");
+    symlink(root.join("deploy/examples"), clone.path().join("examples")).expect("a link");
+    let steps = steps(&readme, "## A quick tour");
+    let steps: Vec<_> = steps.iter().take_while(|one| !one.command.contains("sudo")).collect();
+    assert!(steps.len() > 1, "{steps:?}");
+    for step in steps {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", &step.command]).current_dir(clone.path());
+        let answer = Answer::from(shell.output().expect("a shell"));
+        assert_eq!(answer.exit, 0, "{}: {answer:?}", step.command);
+        step.compare(&answer.out).unwrap_or_else(|why| panic!("{why}"));
     }
 }
 

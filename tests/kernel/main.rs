@@ -18,6 +18,7 @@ mod kubernetes_document;
 mod life;
 mod memory;
 mod metrics;
+mod package;
 mod policies;
 mod program_log;
 mod refusals;

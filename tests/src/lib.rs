@@ -12,9 +12,11 @@ pub mod gate;
 pub mod image;
 pub mod kernel;
 pub mod load;
+pub mod machine;
 pub mod mount;
 pub mod netns;
 pub mod node;
+pub mod page;
 pub mod program;
 #[path = "../../redirector-user/core/tests/support/random.rs"]
 pub mod random;
