@@ -73,6 +73,9 @@ impl Cgroup {
         while meta_at.ino() != ROOT {
             let parent = at.parent().map(|parent| (parent, fs::metadata(parent)));
             match parent {
+                Some((parent, Err(error))) => {
+                    return Err(Error::from_io(format!("reading {}", parent.display()), error));
+                }
                 Some((parent, Ok(above))) if above.dev() == meta.dev() => {
                     (at, meta_at) = (parent, above);
                     level += 1;

@@ -35,6 +35,7 @@ mod maps;
 mod mending;
 mod netns;
 mod observe;
+mod peer;
 mod pins;
 mod places;
 pub mod reset;
@@ -48,7 +49,8 @@ mod types;
 pub use error::Error;
 pub use flows::{Flows, now};
 pub use lookup::Lookup;
-pub use netns::netns_cookie;
+pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
+pub use peer::cgroup_of_socket;
 pub use types::*;
 
 use crate::boot;

@@ -18,7 +18,9 @@ use netlink_packet_core::{
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -238,11 +240,14 @@ fn cookie(id: &SocketId) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// `INET_DIAG_NOCOOKIE`: whichever socket it is.
+const ANY: [u8; 8] = [0xff; 8];
+
 /// A socket to sock_diag, in the namespace it was opened in.
-struct Diag(Socket);
+pub(super) struct Diag(Socket);
 
 impl Diag {
-    fn open() -> io::Result<Self> {
+    pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
@@ -263,6 +268,30 @@ impl Diag {
                 found(response.header.socket_id);
             }
         })
+    }
+
+    /// The socket with this address and peer, if there is one; `None` when it belongs to
+    /// nobody any more.
+    pub fn socket(&self, own: SocketAddr, peer: SocketAddr) -> io::Result<Option<InetResponse>> {
+        let family = if own.is_ipv4() { AF_INET } else { AF_INET6 };
+        let mut wanted = id(family);
+        wanted.cookie = ANY;
+        (wanted.source_address, wanted.source_port) = (own.ip(), own.port());
+        (wanted.destination_address, wanted.destination_port) = (peer.ip(), peer.port());
+        let message = SockDiagMessage::InetRequest(request(family, StateFlags::all(), wanted));
+        self.send(NLM_F_ACK, message)?;
+        let mut found = None;
+        let received = self.receive(|message: SockDiagMessage| {
+            if let SockDiagMessage::InetResponse(response) = message {
+                found = Some(*response);
+            }
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // One that listens at that address is another.
+            received => received
+                .map(|()| found.filter(|one| one.header.socket_id.destination_port == peer.port())),
+        }
     }
 
     fn destroy(&self, family: u8, id: SocketId) -> io::Result<()> {

@@ -9,12 +9,14 @@
 //! * [`Tracker`]: what is wanted, what is there, what is missing.
 //! * [`Direct`]: the short way of a pod into the table.
 //! * [`View`]: what the tables say of pods that they do not know yet.
+//! * [`Locals`]: which workload a socket of this machine is.
 //! * [`Arrivals`]: how long pods take to be known.
 //! * [`watch`]: says when to look again.
 //! * [`pods`]: the cgroups of pods, in every layout that kubelets make.
 
 mod arrivals;
 mod direct;
+mod locals;
 mod newcomers;
 pub mod pods;
 pub mod resolve;
@@ -23,6 +25,7 @@ pub mod watch;
 
 pub use arrivals::{Arrivals, Histogram};
 pub use direct::{Direct, Table};
+pub use locals::{Local, Locals};
 pub use newcomers::View;
 pub use resolve::{Missing, Resolver};
 pub use tracker::{Gap, Kernel, Tracker, Wanted};

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use redirector_core::model::SourceSelector;
 
 use super::pods::{PodEvent, PodUid};
 use crate::datapath::cgroup::Cgroup;
-use crate::datapath::{SourceKey, netns_cookie};
+use crate::datapath::{Error, Netns, NotOpened, SourceKey};
 
 /// Why a selector stands for nothing at the moment.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -42,6 +42,19 @@ pub enum Missing {
     /// The kubelet has not made the pod's cgroup yet, or has removed it.
     #[error("the kubelet has no cgroup for it at the moment")]
     NoPod,
+    /// The system does not say whether it is there: what is known of it stays.
+    #[error("whether {} is there cannot be told: {why}", .path.display())]
+    Unknown {
+        /// Where it would be.
+        path: PathBuf,
+        /// The system's answer: descriptors, memory or permission are lacking.
+        why: String,
+    },
+}
+
+/// Whether an error says that a file is not there, rather than that it cannot be told.
+pub(super) fn says_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Resolves selectors, remembering what costs a thread to find out.
@@ -106,6 +119,18 @@ impl Resolver {
         self.pods.values().any(|keys| keys.values().any(|known| known == key))
     }
 
+    /// The cgroups that a selector stands for, with their directories.
+    pub fn directories(&self, selector: &SourceSelector) -> Vec<PathBuf> {
+        match selector {
+            SourceSelector::PodUid(uid) => {
+                let keys = self.pods.get(&PodUid::new(uid));
+                keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+            }
+            SourceSelector::Cgroup(_) => self.place(selector).into_iter().collect(),
+            SourceSelector::Netns(_) => Vec::new(),
+        }
+    }
+
     /// Where the thing itself would be found.
     pub fn place(&self, selector: &SourceSelector) -> Option<PathBuf> {
         match selector {
@@ -124,31 +149,38 @@ impl Resolver {
             let why = "it must be a path below the mount, without . and ..".to_owned();
             return Err(Missing::NotCgroup { path, why });
         }
-        if !path.exists() {
-            return Err(Missing::NoCgroup(path));
-        }
+        let is_gone = |path: &Path| fs::metadata(path).is_err_and(|error| says_gone(&error));
         match Cgroup::open(&path) {
             Ok(cgroup) => Ok(SourceKey::Cgroup { id: cgroup.id, level: cgroup.level }),
-            Err(_) if !path.exists() => Err(Missing::NoCgroup(path)),
-            Err(error) => Err(Missing::NotCgroup { path, why: error.to_string() }),
+            Err(_) if is_gone(&path) => Err(Missing::NoCgroup(path)),
+            Err(error @ Error::Path { .. }) => {
+                Err(Missing::NotCgroup { path, why: error.to_string() })
+            }
+            Err(error) => Err(Missing::Unknown { path, why: error.to_string() }),
         }
     }
 
     fn netns(&mut self, path: &Path) -> Result<SourceKey, Missing> {
-        let Ok(metadata) = fs::metadata(path) else {
-            return Err(Missing::NoNetns(path.to_owned()));
+        let unknown = |error: io::Error| {
+            let (path, why) = (path.to_owned(), error.to_string());
+            Missing::Unknown { path, why }
         };
-        let file = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        let not_netns = |why: String| Missing::NotNetns { path: path.to_owned(), why };
+        let netns = Netns::trusted(path).map_err(|why| match why {
+            NotOpened::Gone => Missing::NoNetns(path.to_owned()),
+            NotOpened::Refused(why) => not_netns(why),
+            NotOpened::Unknown(error) => unknown(error),
+        })?;
+        let file = netns.key().map_err(unknown)?;
         if let Some(cookie) = self.cookies.get(&file) {
             return Ok(SourceKey::Netns { cookie: *cookie });
         }
-        match netns_cookie(path) {
-            Ok(cookie) => {
-                self.cookies.insert(file, cookie);
-                Ok(SourceKey::Netns { cookie })
-            }
-            Err(error) => Err(Missing::NotNetns { path: path.to_owned(), why: error.to_string() }),
-        }
+        let cookie = netns.cookie().map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => not_netns("it is a namespace of another kind".to_owned()),
+            _ => unknown(error),
+        })?;
+        self.cookies.insert(file, cookie);
+        Ok(SourceKey::Netns { cookie })
     }
 
     /// Forgets what was remembered, so that it does not pile up.

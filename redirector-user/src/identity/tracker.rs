@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use redirector_core::model::{SourceId, SourceSelector};
 
 use super::direct::Direct;
+use super::locals::Local;
 use super::newcomers::View;
 use super::pods::{PodEvent, PodUid};
 use super::resolve::{Missing, Resolver};
@@ -66,6 +67,8 @@ pub struct Tracker {
     adopted: BTreeMap<SourceKey, u32>,
     direct: Direct,
     gaps: Vec<Gap>,
+    /// What each workload was found to be last, for when that cannot be told.
+    found: BTreeMap<SourceId, (SourceSelector, Vec<SourceKey>)>,
 }
 
 impl Tracker {
@@ -199,6 +202,21 @@ impl Tracker {
         self.resolver.pod(event);
     }
 
+    /// The workloads that are there, by what the kernel compares.
+    pub fn locals(&self) -> Vec<Local> {
+        let found = self.found.iter().flat_map(|(source, (selector, keys))| {
+            keys.iter().map(move |key| (source, selector, *key))
+        });
+        // What belongs to two is the first one's.
+        let mut locals: BTreeMap<SourceKey, Local> = BTreeMap::new();
+        for (source, selector, key) in found {
+            let directories = self.resolver.directories(selector);
+            let source = source.clone();
+            locals.entry(key).or_insert(Local { key, directories, source });
+        }
+        locals.into_values().collect()
+    }
+
     /// Workloads whose processes cannot be told.
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
@@ -214,14 +232,32 @@ impl Tracker {
         let mut owners: BTreeMap<SourceKey, &SourceId> = BTreeMap::new();
         let mut resolved = BTreeMap::new();
         let mut gaps = Vec::new();
-        for (source, wanted) in &self.wanted {
+        let (wanted, found) = (&self.wanted, &mut self.found);
+        found.retain(|source, (selector, _)| {
+            wanted.get(source).is_some_and(|wanted| wanted.selector == *selector)
+        });
+        for (source, wanted) in wanted {
             let mut gap = |why| {
                 let (source, selector) = (source.clone(), wanted.selector.clone());
                 gaps.push(Gap { source, selector, why });
             };
             let keys = match self.resolver.resolve(&wanted.selector) {
-                Ok(keys) => keys,
+                Ok(keys) => {
+                    found.insert(source.clone(), (wanted.selector.clone(), keys.clone()));
+                    keys
+                }
+                // Nothing is taken out of the kernel for a lack of descriptors.
+                Err(why @ Missing::Unknown { .. }) => {
+                    gap(why);
+                    let held = || (self.held.iter()).filter(|(_, held)| **held == wanted.identity);
+                    match found.get(source) {
+                        Some((_, keys)) => keys.clone(),
+                        // An earlier daemon found it.
+                        None => held().map(|(key, _)| *key).collect(),
+                    }
+                }
                 Err(why) => {
+                    found.remove(source);
                     gap(why);
                     continue;
                 }

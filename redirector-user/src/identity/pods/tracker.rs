@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::layout::{Directory, PodUid, classify};
 use super::trees::subdirectories;
+use crate::identity::resolve::says_gone;
 
 /// How far below a root other directories than the kubelet's are followed.
 const MAX_DEPTH: usize = 6;
@@ -99,7 +100,7 @@ impl PodCgroups {
     pub fn rescan(&mut self) -> io::Result<Vec<PodEvent>> {
         let mut events = Vec::new();
         let gone: Vec<PathBuf> = (self.known.iter())
-            .filter(|(path, pod)| inode(path) != Some(pod.id))
+            .filter(|(path, pod)| is_gone(path, pod.id))
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
@@ -225,6 +226,14 @@ impl PodCgroups {
 impl AsFd for PodCgroups {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
+    }
+}
+
+/// Whether a directory, or the one that it was, is known not to be there.
+fn is_gone(path: &Path, id: u64) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(data) => !data.is_dir() || data.ino() != id,
+        Err(error) => says_gone(&error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where on this node the kubelet keeps its pods.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Directory, classify, is_container};
@@ -13,12 +14,14 @@ const MAX_DEPTH: usize = 6;
 /// The topmost directories below a cgroup2 mount that hold pods. Those of nodes
 /// that are themselves containers on this machine count only when there are no
 /// others: then this is such a node's machine, and the node's own agent sees
-/// them at the top.
+/// them at the top. What lies in a directory that is not root's, to whom the mount
+/// belongs, was made by who has it.
 pub fn trees(mount: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     // An unreadable mount is an error; what vanishes below it is not.
     std::fs::read_dir(mount)?;
-    search(mount, Path::new(""), false, &mut found);
+    let root = std::fs::metadata(mount)?.uid();
+    search(mount, root, Path::new(""), false, &mut found);
     if found.iter().any(|(_, nested)| !nested) {
         found.retain(|(_, nested)| !nested);
     }
@@ -28,16 +31,20 @@ pub fn trees(mount: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(trees)
 }
 
-fn search(mount: &Path, below: &Path, nested: bool, found: &mut Vec<(PathBuf, bool)>) {
+fn search(mount: &Path, root: u32, below: &Path, nested: bool, found: &mut Vec<(PathBuf, bool)>) {
     for name in subdirectories(&mount.join(below)) {
         let path = below.join(name);
+        let owner = std::fs::symlink_metadata(mount.join(&path)).map(|of| of.uid());
+        if !owner.is_ok_and(|owner| owner == root) {
+            continue;
+        }
         match classify(&path) {
             Directory::Pods => found.push((mount.join(path), nested)),
             // The odd leaf: its pods lie in the runtime's own cgroup.
             Directory::Pod(_) => found.push((mount.join(below), nested)),
             Directory::Other if path.components().count() < MAX_DEPTH => {
                 let nested = nested || is_container(&path);
-                search(mount, &path, nested, found);
+                search(mount, root, &path, nested, found);
             }
             Directory::Other => {}
         }
@@ -94,6 +101,21 @@ mod tests {
             found(&[odd, "kubepods.slice"]),
             ["kubepods.slice", "system.slice/containerd.service"]
         );
+    }
+
+    #[test]
+    fn what_is_made_in_a_directory_of_a_user_is_no_kubelets() {
+        let mount = tempfile::tempdir().unwrap();
+        let made = mount.path().join("user.slice/kubepods");
+        std::fs::create_dir_all(made.join("pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")).unwrap();
+        assert_eq!(trees(mount.path()).unwrap(), std::slice::from_ref(&made));
+        let user = Some(65534);
+        if std::os::unix::fs::chown(made.parent().unwrap(), user, user).is_ok() {
+            assert!(trees(mount.path()).unwrap().is_empty());
+            std::os::unix::fs::chown(made.parent().unwrap(), Some(0), Some(0)).unwrap();
+            std::os::unix::fs::chown(&made, user, user).unwrap();
+            assert!(trees(mount.path()).unwrap().is_empty());
+        }
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! Which workload a process of this machine is, for who has its socket's cgroup: the
+//! rule of the kernel's table, the deepest known cgroup above, else the network
+//! namespace.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redirector_core::model::SourceId;
+
+use crate::datapath::SourceKey;
+
+/// Most answers that are remembered.
+const MOST: usize = 4096;
+
+/// A workload's place in the hierarchy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// What the kernel compares.
+    pub key: SourceKey,
+    /// The directories, of a cgroup's.
+    pub directories: Vec<PathBuf>,
+    /// Who that is.
+    pub source: SourceId,
+}
+
+/// The workloads of this machine, shared by the control loop, which knows them, and by
+/// who asks.
+#[derive(Clone, Default, Debug)]
+pub struct Locals(Arc<Mutex<Inner>>);
+
+#[derive(Default, Debug)]
+struct Inner {
+    all: Vec<Local>,
+    /// What was found for cgroups: none moves.
+    found: HashMap<u64, Option<SourceId>>,
+}
+
+impl Locals {
+    /// These are there from now on.
+    pub fn set(&self, all: Vec<Local>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.all != all {
+            *inner = Inner { all, found: HashMap::new() };
+        }
+    }
+
+    /// The workload whose processes are in the cgroup with this id, or below it, in the
+    /// network namespace with this cookie.
+    pub fn of(&self, cgroup: u64, netns: Option<u64>) -> Option<SourceId> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = inner.found.get(&cgroup) {
+            return found.clone();
+        }
+        let found = find(&inner.all, cgroup, netns).cloned();
+        if inner.found.len() >= MOST {
+            inner.found.clear();
+        }
+        inner.found.insert(cgroup, found.clone());
+        found
+    }
+}
+
+fn find(all: &[Local], cgroup: u64, netns: Option<u64>) -> Option<&SourceId> {
+    let level = |local: &&Local| match local.key {
+        SourceKey::Cgroup { level, .. } => level,
+        SourceKey::Netns { .. } => 0,
+    };
+    let above = all.iter().filter(|local| match local.key {
+        SourceKey::Cgroup { id, .. } if id == cgroup => true,
+        SourceKey::Cgroup { .. } => local.directories.iter().any(|at| holds(at, cgroup)),
+        SourceKey::Netns { .. } => false,
+    });
+    let named = || {
+        all.iter()
+            .find(|local| matches!(local.key, SourceKey::Netns { cookie } if Some(cookie) == netns))
+    };
+    above.max_by_key(level).or_else(named).map(|local| &local.source)
+}
+
+/// Whether the cgroup with this id is the one at a directory, or below it.
+fn holds(directory: &Path, id: u64) -> bool {
+    fs::metadata(directory).is_ok_and(|at| at.ino() == id) || below(directory, id)
+}
+
+fn below(directory: &Path, id: u64) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    let children = entries.flatten().filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
+    children.into_iter().any(|child| child.ino() == id || below(&child.path(), id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_known_cgroup_above_says_who_it_is_and_else_the_namespace() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |below: &str| {
+            let path = root.path().join(below);
+            fs::create_dir_all(&path).unwrap();
+            let id = fs::metadata(&path).unwrap().ino();
+            (path, id)
+        };
+        let source = |name: &str| SourceId { namespace: "n".into(), name: name.into() };
+        let local = |name: &str, (path, id): (PathBuf, u64), level: u32| Local {
+            key: SourceKey::Cgroup { id, level },
+            directories: vec![path],
+            source: source(name),
+        };
+        let (outer, inner) = (make("a"), make("a/b/c"));
+        let netns = SourceKey::Netns { cookie: 7 };
+        let locals = Locals::default();
+        locals.set(vec![
+            local("inner", inner.clone(), 3),
+            local("outer", outer.clone(), 1),
+            Local { key: netns, directories: Vec::new(), source: source("net") },
+        ]);
+        let of = |id, netns| locals.of(id, netns).map(|source| source.name.to_string());
+        assert_eq!(of(make("a/b/c/d").1, None).as_deref(), Some("inner"));
+        assert_eq!(of(inner.1, None).as_deref(), Some("inner"));
+        assert_eq!(of(make("a/b").1, Some(7)).as_deref(), Some("outer"));
+        assert_eq!(of(make("other").1, Some(7)).as_deref(), Some("net"));
+        assert_eq!(of(make("another").1, Some(8)), None);
+        locals.set(vec![local("outer", outer, 1)]);
+        assert_eq!(of(inner.1, None).as_deref(), Some("outer"), "what was found is asked anew");
+    }
+}
