@@ -270,6 +270,7 @@ impl Daemon {
                 break;
             }
         }
+        self.gateways.know(self.tracker.locals());
         let gaps = self.tracker.gaps().iter().map(|gap| UnknownWorkload {
             workload: format!("{}/{}", gap.source.namespace, gap.source.name),
             because: gap.why.to_string(),

@@ -297,7 +297,7 @@ impl Daemon {
                 if let Some(address) = self.options.metrics {
                     metrics::stop(address);
                 }
-                let sockets = self.gateways.share();
+                let sockets = self.gateways.share().unwrap_or_default();
                 let generation = self.generation;
                 let response =
                     Response { generation, sockets: sockets.len(), ..Response::default() };

@@ -2,6 +2,7 @@
 //! appears.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 
 use super::descriptors;
 use super::engine::Step;
+use crate::identity::{Local, Locals};
 use crate::proxy::{Config, ListenerState, Proxy, Settings, Status};
 use crate::state::GatewayListener;
 
@@ -23,6 +25,8 @@ pub struct Gateways {
     /// What connections at gateways are sent along.
     routes: BTreeSet<Arc<RouteId>>,
     destinations: BTreeSet<DestinationId>,
+    /// Whom clients of this machine are.
+    locals: Locals,
 }
 
 impl Gateways {
@@ -30,6 +34,11 @@ impl Gateways {
     /// `inherited` are listening sockets of a predecessor.
     pub fn new(drain: Duration, inherited: Vec<OwnedFd>) -> Self {
         Self { drain, inherited, ..Self::default() }
+    }
+
+    /// These workloads are there from now on.
+    pub fn know(&self, locals: Vec<Local>) {
+        self.locals.set(locals);
     }
 
     /// Serves what the plan says from now on, if a step changes anything about that.
@@ -72,7 +81,7 @@ impl Gateways {
             }
         }
         let Some(proxy) = &self.proxy else { return };
-        match proxy.update(Config::of_plan(plan)) {
+        match proxy.update(Config::of_plan(plan, &self.locals)) {
             Ok(status) => {
                 for listener in &status.listeners {
                     if let ListenerState::Failed { error, .. } = &listener.state {
@@ -111,8 +120,13 @@ impl Gateways {
     }
 
     /// Copies of all listening sockets, for a successor.
-    pub fn share(&self) -> Vec<OwnedFd> {
-        self.proxy.as_ref().and_then(|proxy| proxy.share().ok()).unwrap_or_default()
+    ///
+    /// # Errors
+    ///
+    /// When descriptors have run out.
+    pub fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let Some(proxy) = &self.proxy else { return Ok(Vec::new()) };
+        proxy.share().map_err(io::Error::other)?
     }
 
     /// Lets connections finish, for as long as they may, and ends.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::descriptors::Descriptors;
 use super::loops::Loops;
 use super::pipes::Pipes;
 use super::snapshot::Snapshot;
@@ -18,6 +19,7 @@ pub(super) struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub loops: Loops,
     pub hello_timeout: Duration,
+    pub descriptors: Descriptors,
 }
 
 /// What a worker's connections use.

@@ -54,6 +54,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     }
     // Accepted sockets inherit it, which saves a system call for each.
     sockopt::set_tcp_nodelay(&socket, true)?;
+    urgent_in_place(&socket)?;
     bind(&socket, &address)?;
     if !shared {
         // It counts from listening on.
@@ -61,6 +62,12 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     }
     listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// Leaves urgent bytes in the stream, of which none is lost then. Accepted sockets
+/// inherit it.
+pub(super) fn urgent_in_place(socket: &OwnedFd) -> io::Result<()> {
+    sockopt::set_socket_oobinline(socket, true)
 }
 
 /// The address that the client of an accepted socket has dialled.

@@ -7,7 +7,7 @@
 //! * [`set`]: brings the running listeners into line with a new snapshot.
 //! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
 //!   one connection, [`relay`] one direction of it, [`timer`] all deadlines.
-//! * [`select`], [`upstream`], [`sni`], [`loops`], [`drain`], [`stats`]: one
+//! * [`select`], [`upstream`], [`sni`], [`loops`], [`drain`], [`stats`], [`descriptors`]: one
 //!   concern each.
 //!
 //! There is one worker for each core, and nothing that two workers have to
@@ -26,6 +26,7 @@ use arc_swap::ArcSwap;
 
 mod config;
 mod conn;
+mod descriptors;
 mod drain;
 mod io;
 mod listener;
@@ -49,6 +50,7 @@ pub use config::{
 };
 pub use stats::{EndpointCounts, LegCounts, ListenerCounts};
 
+use descriptors::Descriptors;
 use io::Shared;
 use set::{Ask, Set};
 use snapshot::Snapshot;
@@ -152,6 +154,7 @@ impl Proxy {
             snapshot: ArcSwap::from_pointee(Snapshot::new(nothing, &mut Registry::default())),
             loops: loops::Loops::default(),
             hello_timeout: settings.hello_timeout,
+            descriptors: Descriptors::of_process(),
         });
         let mut mailboxes = Vec::new();
         let mut threads = Vec::new();
@@ -195,8 +198,8 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// When the proxy has stopped.
-    pub fn share(&self) -> Result<Vec<OwnedFd>, Stopped> {
+    /// When the proxy has stopped; within, when descriptors have run out.
+    pub fn share(&self) -> Result<std::io::Result<Vec<OwnedFd>>, Stopped> {
         self.ask(Ask::Share)
     }
 

@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use rustix::io;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
+use super::descriptors::Descriptors;
+
 /// How much a pipe is asked to hold, in bytes. The kernel grants less once the
 /// user's pipes exceed `fs.pipe-user-pages-soft`; any size works.
 const CAPACITY: usize = 256 << 10;
@@ -25,12 +27,17 @@ pub(super) struct Pipe {
 }
 
 /// The empty pipes of a worker.
-#[derive(Default)]
 pub(super) struct Pipes {
     free: Vec<Pipe>,
+    descriptors: Descriptors,
 }
 
 impl Pipes {
+    /// None yet.
+    pub fn new(descriptors: Descriptors) -> Self {
+        Self { free: Vec::new(), descriptors }
+    }
+
     /// An empty pipe.
     ///
     /// # Errors
@@ -41,6 +48,7 @@ impl Pipes {
             return Ok(pipe);
         }
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let (reader, writer) = (self.descriptors.take(reader)?, self.descriptors.take(writer)?);
         // Refused beyond the user's limit: the pipe then keeps its size.
         let _ = fcntl_setpipe_size(&writer, CAPACITY);
         Ok(Pipe { reader, writer, held: 0 })

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use redirector_core::model::TcpPool;
-use redirector_core::plan::gateway::{GatewayPlan, Incoming, Mode};
+use redirector_core::plan::gateway::{GatewayPlan, Incoming, KnownClient, Mode};
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
 
 use super::config::{
     Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
 };
+use super::upstream::is_local;
+use crate::datapath::{cgroup_of_socket, own_cookie};
+use crate::identity::Locals;
 use crate::output::route_name;
 
 /// Where no DestinationRule says otherwise, as in Istio.
@@ -18,8 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Config {
-    /// What the gateways of this plan serve.
-    pub fn of_plan(plan: &Plan) -> Self {
+    /// What the gateways of this plan serve. `locals` are the workloads of this machine.
+    pub fn of_plan(plan: &Plan, locals: &Locals) -> Self {
         let mut parts = Parts { plan, routes: BTreeMap::new(), destinations: BTreeMap::new() };
         let mut config = Self {
             listeners: Vec::new(),
@@ -44,6 +47,7 @@ impl Config {
             router.listeners.push((*address, routes.collect()));
         }
         router.plan = plan.gateways.clone();
+        router.locals = locals.clone();
         config.router = Box::new(router);
         config
     }
@@ -125,6 +129,33 @@ struct PlanRouter {
     plan: GatewayPlan,
     /// As in the configuration: their addresses, and the routes of their rules.
     listeners: Vec<(SocketAddr, Vec<Option<usize>>)>,
+    locals: Locals,
+}
+
+impl PlanRouter {
+    /// The workload that connects, if it is a known one. A socket of this machine and
+    /// network namespace is known by its cgroup: it could have any address of this
+    /// namespace. All others are known by theirs.
+    fn client(&self, request: &Request<'_>) -> Option<&KnownClient> {
+        let clients = &self.plan.clients;
+        if clients.is_empty() {
+            return None;
+        }
+        let address = request.client.ip().to_canonical();
+        let here = cgroup_of_socket(request.client, request.dialled).unwrap_or_else(|error| {
+            tracing::debug!(%error, "whose a socket of this machine is cannot be asked");
+            None
+        });
+        let Some(cgroup) = here else {
+            // What is over already says nothing, wherever it came from.
+            let is_ours = is_local(SocketAddr::new(address, 0));
+            return if is_ours { None } else { self.plan.client(&address) };
+        };
+        let source = self.locals.of(cgroup, own_cookie().ok())?;
+        clients.values().find(|known| {
+            known.workload.namespace == source.namespace && known.workload.name == source.name
+        })
+    }
 }
 
 impl Router for PlanRouter {
@@ -132,7 +163,7 @@ impl Router for PlanRouter {
         let Some((address, routes)) = self.listeners.get(listener) else { return Verdict::Refuse };
         let Some(listener) = self.plan.listeners.get(address) else { return Verdict::Refuse };
         let client = request.client.ip().to_canonical();
-        let known = self.plan.client(&client);
+        let known = self.client(request);
         let incoming = Incoming {
             client: known.map(|known| known.as_client(&client)).unwrap_or_default(),
             sni: request.sni,

@@ -5,8 +5,12 @@
 //! have come back full for a while it moves to `splice(2)` through a pooled
 //! pipe, and back when its portions become small. Both sockets are watched
 //! edge-triggered, so an [`End`] remembers what it was last seen to be.
+//!
+//! Urgent data stays in its place: our sockets have it in the stream (`SO_OOBINLINE`),
+//! reads stop before it, and the byte at the mark is sent on as an urgent one. So the
+//! receiver has it as it wants it, as without us.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
@@ -39,6 +43,9 @@ const TURN: u32 = 16;
 /// How pipes are filled and emptied.
 const MOVE: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
+/// Bytes that are not urgent.
+const IN_BAND: SendFlags = SendFlags::empty();
+
 /// One of the two sockets of a connection.
 pub(super) struct End {
     pub fd: OwnedFd,
@@ -51,6 +58,9 @@ pub(super) struct End {
     /// The connection was reset, or failed otherwise: behind what can still be
     /// read is an error, not the end.
     pub failed: bool,
+    /// There may be urgent data: reads stop at its mark, and a short one tells
+    /// nothing.
+    pub urgent: bool,
     /// Whether epoll tells when it becomes writable.
     pub watched_for_room: bool,
     /// Whether Nagle's delay is off.
@@ -65,6 +75,7 @@ impl End {
             writable: true,
             ended: false,
             failed: false,
+            urgent: false,
             watched_for_room: false,
             immediate: false,
         }
@@ -85,6 +96,8 @@ pub(super) struct Flow {
     pub held: Vec<u8>,
     /// The pipe, while there is something in it.
     pipe: Option<Pipe>,
+    /// An urgent byte that comes behind all of that.
+    urgent: Option<u8>,
     /// Whether it splices rather than copies.
     bulky: bool,
     /// Full reads with no small one between them; while bulky, small portions
@@ -123,7 +136,7 @@ pub(super) enum Broken {
 impl Flow {
     /// Whether bytes wait for the receiver.
     pub fn holds(&self) -> bool {
-        !self.held.is_empty() || self.pipe.is_some()
+        !self.held.is_empty() || self.pipe.is_some() || self.urgent.is_some()
     }
 
     /// Moves what can be moved now. `other_done` says that the other direction
@@ -156,8 +169,10 @@ impl Flow {
             if !from.readable {
                 return Ok(Rest::Empty);
             }
-            // Without a pipe (descriptors have run out) it goes on as a copy.
-            match if self.bulky { pipes.take().ok() } else { None } {
+            // Without a pipe (descriptors have run out) it goes on as a copy, and where
+            // there is a mark, at which splicing tells neither the end nor that there
+            // is more.
+            match if self.bulky && !from.urgent { pipes.take().ok() } else { None } {
                 Some(pipe) => self.fill(pipe, from, pipes)?,
                 None => self.copy(from, to, buffer)?,
             }
@@ -169,10 +184,15 @@ impl Flow {
     /// Reads what the sender has said already, before there is a receiver: how
     /// many bytes of the buffer it is.
     pub fn first(&mut self, from: &mut End, buffer: &mut [u8]) -> Result<usize, Broken> {
+        if at_mark(from) {
+            // It goes its own way once there is a receiver.
+            from.urgent = true;
+            return Ok(0);
+        }
         match recv(&from.fd, &mut *buffer, RecvFlags::empty()) {
             Ok((_, 0)) => self.ended = true,
             Ok((_, count)) => {
-                from.readable = count == buffer.len() || from.over();
+                from.readable = count == buffer.len() || from.over() || from.urgent;
                 return Ok(count);
             }
             Err(Errno::AGAIN) => from.readable = false,
@@ -187,14 +207,14 @@ impl Flow {
     /// does not take is held.
     pub fn offer(&mut self, to: &mut End, bytes: &[u8]) -> Result<(), Broken> {
         if self.held.is_empty() {
-            let written = if bytes.is_empty() { Ok(0) } else { write(to, bytes, false) };
+            let written = if bytes.is_empty() { Ok(0) } else { write(to, bytes, false, IN_BAND) };
             let sent = written.unwrap_or(0);
             self.bytes += sent as u64;
             self.held.extend_from_slice(&bytes[sent..]);
             return written.map(drop);
         }
         self.held.extend_from_slice(bytes);
-        let sent = write(to, &self.held, false)?;
+        let sent = write(to, &self.held, false, IN_BAND)?;
         self.bytes += sent as u64;
         self.held.drain(..sent);
         if self.held.is_empty() {
@@ -205,7 +225,9 @@ impl Flow {
 
     /// Reads once and writes once; what the receiver does not take is held.
     fn copy(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> Result<(), Broken> {
-        let count = match recv(&from.fd, &mut *buffer, RecvFlags::empty()) {
+        let urgent = from.urgent && at_mark(from);
+        let most = if urgent { 1 } else { buffer.len() };
+        let count = match recv(&from.fd, &mut buffer[..most], RecvFlags::empty()) {
             Ok((_, 0)) => {
                 self.ended = true;
                 return Ok(());
@@ -218,14 +240,20 @@ impl Flow {
             Err(Errno::INTR) => return Ok(()),
             Err(_) => return Err(Broken::Sender),
         };
+        if urgent {
+            self.urgent = Some(buffer[0]);
+            return Ok(());
+        }
         if count < buffer.len() {
-            // A short read has emptied the socket; if its peer had finished
-            // before the read, then this was everything.
             if count < SMALL {
                 self.run = 0;
             }
-            self.ended = from.ended;
-            from.readable = from.over();
+            // A short read has emptied the socket, but where there was a mark; if its
+            // peer had finished before the read, then this was everything.
+            if !from.urgent {
+                self.ended = from.ended;
+                from.readable = from.over();
+            }
         } else {
             self.run += 1;
             if self.run >= FULL_READS {
@@ -233,7 +261,7 @@ impl Flow {
                 near::bound_send_buffer(&to.fd);
             }
         }
-        let written = write(to, &buffer[..count], self.bytes > 0);
+        let written = write(to, &buffer[..count], self.bytes > 0, IN_BAND);
         let sent = written.unwrap_or(0);
         self.bytes += sent as u64;
         if sent < count {
@@ -248,7 +276,7 @@ impl Flow {
             if !to.writable {
                 return Ok(false);
             }
-            let sent = write(to, &self.held, self.bytes > 0)?;
+            let sent = write(to, &self.held, self.bytes > 0, IN_BAND)?;
             self.bytes += sent as u64;
             if sent < self.held.len() {
                 self.held.drain(..sent);
@@ -274,13 +302,23 @@ impl Flow {
                 Err(_) => return Err(Broken::Receiver),
             }
         }
+        while let Some(byte) = self.urgent {
+            if !to.writable {
+                return Ok(false);
+            }
+            if write(to, &[byte], self.bytes > 0, SendFlags::OOB)? == 1 {
+                self.bytes += 1;
+                self.urgent = None;
+            }
+        }
         Ok(true)
     }
 
     /// Moves one portion from the sender into an empty pipe.
     fn fill(&mut self, mut pipe: Pipe, from: &mut End, pipes: &mut Pipes) -> Result<(), Broken> {
         match splice(&from.fd, None, &pipe.writer, None, PORTION, MOVE) {
-            Ok(0) => self.ended = true,
+            // The end, or a mark that was not told of yet: reading tells.
+            Ok(0) => (self.bulky, self.run) = (false, 0),
             Ok(count) => {
                 pipe.held = count;
                 self.pipe = Some(pipe);
@@ -300,14 +338,14 @@ impl Flow {
 }
 
 /// Writes; how many bytes were taken, and `to.writable` accordingly.
-fn write(to: &mut End, bytes: &[u8], again: bool) -> Result<usize, Broken> {
+fn write(to: &mut End, bytes: &[u8], again: bool, how: SendFlags) -> Result<usize, Broken> {
     if again && !to.immediate {
         // Nagle's delay concerns only what follows an unacknowledged segment:
         // a connection that writes once is spared the system call.
         to.immediate = true;
         let _ = sockopt::set_tcp_nodelay(&to.fd, true);
     }
-    match send(&to.fd, bytes, SendFlags::NOSIGNAL) {
+    match send(&to.fd, bytes, how | SendFlags::NOSIGNAL) {
         Ok(count) => {
             to.writable = count == bytes.len();
             Ok(count)
@@ -321,6 +359,17 @@ fn write(to: &mut End, bytes: &[u8], again: bool) -> Result<usize, Broken> {
     }
 }
 
+/// Whether the next byte is an urgent one.
+fn at_mark(from: &End) -> bool {
+    let mut at: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one number.
+    let told = unsafe { libc::ioctl(from.fd.as_raw_fd(), SIOCATMARK, &raw mut at) };
+    told == 0 && at != 0
+}
+
+/// Of `sockios.h`; not in libc on every architecture.
+const SIOCATMARK: libc::Ioctl = 0x8905;
+
 /// Tells the receiver that no more bytes will come.
 fn finish(to: &End) -> Result<(), Broken> {
     match shutdown(to.fd.as_fd(), Shutdown::Write) {
@@ -333,6 +382,7 @@ fn finish(to: &End) -> Result<(), Broken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::descriptors::Descriptors;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     /// A socket to write to (or read from), and the end that a direction has.
@@ -346,7 +396,7 @@ mod tests {
     #[test]
     fn whatever_the_portions_nothing_is_lost_and_nothing_held_at_rest() {
         let mut buffer = vec![0; BUFFER];
-        let mut pipes = Pipes::default();
+        let mut pipes = Pipes::new(Descriptors::of_process());
         for seed in 0..12 {
             let mut random = fastrand::Rng::with_seed(seed);
             let ((source, mut from), (sink, mut to)) = (pair(), pair());

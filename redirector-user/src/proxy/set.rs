@@ -3,6 +3,7 @@
 //! bound.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::drain::Drains;
 use super::io::Shared;
-use super::listener::{bind_all, dialled};
+use super::listener::{bind_all, dialled, urgent_in_place};
 use super::snapshot::Snapshot;
 use super::stats::Registry;
 use super::worker::{Command, Mailbox};
@@ -29,7 +30,7 @@ pub(super) enum Ask {
     Update(Config, Sender<Status>),
     Status(Sender<Status>),
     /// Copies of all listening sockets.
-    Share(Sender<Vec<OwnedFd>>),
+    Share(Sender<io::Result<Vec<OwnedFd>>>),
     Stop,
 }
 
@@ -148,20 +149,25 @@ impl Set {
         }
     }
 
-    fn share(&self) -> Vec<OwnedFd> {
+    fn share(&self) -> io::Result<Vec<OwnedFd>> {
         let (reply, answers) = channel();
         for worker in &self.workers {
             worker.send(Command::Share(reply.clone()));
         }
         drop(reply);
-        let answers = self.workers.iter().map_while(|_| answers.recv_timeout(PATIENCE).ok());
-        answers.flatten().collect()
+        let mut sockets = Vec::new();
+        for _ in &self.workers {
+            sockets.extend(answers.recv_timeout(PATIENCE).map_err(io::Error::other)??);
+        }
+        Ok(sockets)
     }
 
     /// The listening sockets of an address: those of a predecessor, in whose
     /// queues clients may wait, and new ones for the workers that have none.
     fn sockets(&mut self, address: SocketAddr) -> rustix::io::Result<Vec<OwnedFd>> {
         let mut sockets = self.inherited.remove(&address).unwrap_or_default();
+        // An earlier version may have made them.
+        sockets.iter().try_for_each(urgent_in_place)?;
         sockets.extend(bind_all(address, sockets.len(), self.workers.len())?);
         Ok(sockets)
     }
@@ -175,7 +181,7 @@ impl Set {
                 Bound::Listening
             }
             Err(error) => {
-                let error = std::io::Error::from(error).to_string();
+                let error = io::Error::from(error).to_string();
                 if tries == 0 {
                     tracing::warn!(%address, error, "cannot listen; will try again");
                 }

@@ -20,6 +20,7 @@ pub(super) fn socket(endpoint: SocketAddr, keepalive: Option<&Keepalive>) -> io:
     let family = if endpoint.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    super::listener::urgent_in_place(&socket)?;
     if let Some(keepalive) = keepalive {
         keep_alive(&socket, keepalive)?;
     }

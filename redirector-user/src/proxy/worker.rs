@@ -48,7 +48,7 @@ pub(super) enum Command {
     /// give its connections this long.
     Unlisten(SocketAddr, Duration, Sender<()>),
     /// Give copies of all listening sockets.
-    Share(Sender<Vec<OwnedFd>>),
+    Share(Sender<std::io::Result<Vec<OwnedFd>>>),
     /// End once all connections are closed, at the latest after this long.
     Stop(Duration),
 }
@@ -102,6 +102,9 @@ pub(super) struct Worker {
     /// When it fires.
     timer_at: u64,
     round: u64,
+    /// The connection that was accepted last has one of the descriptors that are kept
+    /// back.
+    scarce: bool,
     /// When it ends, once it was told to.
     stop: Option<u64>,
 }
@@ -127,7 +130,7 @@ impl Worker {
             io: Io {
                 epoll,
                 buffer: vec![0; BUFFER],
-                pipes: Pipes::default(),
+                pipes: Pipes::new(shared.descriptors),
                 random: fastrand::Rng::new(),
                 now: 0,
                 shared,
@@ -141,6 +144,7 @@ impl Worker {
             timer,
             timer_at: NEVER,
             round: 1,
+            scarce: false,
             stop: None,
         })
     }
@@ -275,8 +279,14 @@ impl Worker {
     /// Accepts one connection; `false` when there is no point in trying again.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(listening) = self.listeners.get_mut(index) else { return false };
-        match accept(&listening.socket) {
+        let descriptors = self.io.shared.descriptors;
+        let accepted = match self.scarce && !descriptors.has_another(&listening.socket) {
+            true => Accepted::Exhausted(io::Errno::MFILE),
+            false => accept(&listening.socket),
+        };
+        match accepted {
             Accepted::Connection(fd, peer) => {
+                self.scarce = !descriptors.has(&fd);
                 let address = listening.address;
                 self.admit(fd, peer, address);
                 if std::mem::take(&mut self.io.exhausted) {
@@ -365,7 +375,7 @@ impl Worker {
                 let _ = done.send(());
             }
             Command::Share(reply) => {
-                let copies = self.listeners.iter().filter_map(|(_, l)| l.socket.try_clone().ok());
+                let copies = self.listeners.iter().map(|(_, l)| l.socket.try_clone());
                 let _ = reply.send(copies.collect());
             }
             Command::Stop(drain) => {

@@ -5,8 +5,11 @@ use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use redirector::proxy::{Config, Proxy};
+use redirector::datapath::{SourceKey, cgroup_of_socket};
+use redirector::identity::{Local, Locals};
+use redirector::proxy::{Config, Proxy, Request, Verdict};
 use redirector_core::compile::compile;
+use redirector_core::model::SourceId;
 use redirector_core::world::{Settings, World};
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
@@ -83,7 +86,7 @@ spec:
     )
 }
 
-fn configuration(yaml: &str) -> Config {
+fn configuration(yaml: &str, locals: &Locals) -> Config {
     let reading = redirector_core::documents::read(None, yaml);
     let mut world = World::new(Settings::default());
     for read in &reading.objects {
@@ -91,12 +94,12 @@ fn configuration(yaml: &str) -> Config {
         let object = object.unwrap_or_else(|| panic!("refused: {:#?}", reading.diagnostics));
         world.insert(object);
     }
-    Config::of_plan(&compile(&world).plan)
+    Config::of_plan(&compile(&world).plan, locals)
 }
 
 fn serve(yaml: &str) -> Proxy {
     let proxy = Setup::new(&[]).start();
-    let status = proxy.update(configuration(yaml)).expect("in force");
+    let status = proxy.update(configuration(yaml, &Locals::default())).expect("in force");
     assert!(!status.listeners.is_empty(), "something is served");
     proxy
 }
@@ -185,8 +188,8 @@ fn destination_subnets_are_compared_with_the_address_dialled() {
 }
 
 #[test]
-fn rules_with_source_conditions_match_known_clients_only() {
-    let [gateway_address, shop, bank] = own_addresses();
+fn clients_of_this_namespace_are_known_by_their_cgroup_and_others_by_their_address() {
+    let [gateway_address, shop] = own_addresses();
     let (a, b) = (Backend::named("a"), Backend::named("b"));
     let client = |name: &str, namespace: &str, address: Ipv4Addr| {
         format!(
@@ -198,9 +201,12 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
 "
         )
     };
+    let (bank, twice) = (Ipv4Addr::new(192, 0, 2, 7), Ipv4Addr::new(192, 0, 2, 8));
     let yaml = gateway("ingressgateway-1", gateway_address, "")
         + &client("shop", "default", shop)
         + &client("bank", "money", bank)
+        + &client("one", "money", twice)
+        + &client("other", "money", twice)
         + &host("first", &[&a])
         + &host("second", &[&b])
         + &rules(
@@ -211,17 +217,41 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
   - match: [{sourceNamespace: money}]
     route: [{destination: {host: second.example}}]",
         );
-    let _proxy = serve(&yaml);
+    let locals = Locals::default();
+    let proxy = Setup::new(&[]).start();
+    proxy.update(configuration(&yaml, &locals)).expect("in force");
     let gateway = SocketAddr::from((gateway_address, 19000));
-    for (client, name) in [(shop, *b"a"), (bank, *b"b")] {
+    let from = |address: Ipv4Addr| {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&socket, &SocketAddr::from((client, 0))).expect("the client's address");
+        bind(&socket, &SocketAddr::from((address, 0))).expect("the client's address");
         rustix::net::connect(&socket, &gateway).expect("connected");
+        TcpStream::from(socket)
+    };
+    let said = |mut stream: TcpStream| {
         let mut said = [0];
-        TcpStream::from(socket).read_exact(&mut said).expect("a name");
-        assert_eq!(said, name);
+        stream.read_exact(&mut said).map(|()| said[0]).ok()
+    };
+    // Whoever is here can have any address of this namespace.
+    assert_eq!(said(from(shop)), None, "its address makes it no other");
+    // What the kernel says of any socket of this process.
+    let any = connect(a.address);
+    let [own, peer] = [any.local_addr(), any.peer_addr()].map(|address| address.expect("one"));
+    let id = cgroup_of_socket(own, peer).expect("sock_diag").expect("its cgroup");
+    let key = SourceKey::Cgroup { id, level: 1 };
+    let source = SourceId { namespace: "default".into(), name: "shop".into() };
+    locals.set(vec![Local { key, directories: Vec::new(), source }]);
+    for address in [shop, gateway_address] {
+        assert_eq!(said(from(address)), Some(b'a'));
     }
-    assert!(is_refused(gateway), "an unknown client");
+    // From elsewhere there is nothing but the address, where it says who it is.
+    let router = configuration(&yaml, &locals).router;
+    let decide = |client: Ipv4Addr| {
+        let client = SocketAddr::from((client, 4711));
+        router.decide(0, &Request { client, dialled: gateway, sni: None })
+    };
+    assert_eq!(decide(bank), Verdict::Route(1));
+    assert_eq!(decide(twice), Verdict::Refuse, "it is of two");
+    assert_eq!(decide(shop), Verdict::Refuse, "whose socket is gone");
 }
 
 #[test]
@@ -252,7 +282,7 @@ spec:
         maxConnectionDuration: 90s
         tcpKeepalive: {probes: 4, time: 60s, interval: 5s}
 ";
-    let config = configuration(&yaml);
+    let config = configuration(&yaml, &Locals::default());
     let first = &config.destinations[0];
     assert_eq!(first.max_connections, Some(7));
     assert_eq!(first.connect_timeout.as_secs(), 3);

@@ -6,6 +6,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
+
 use crate::kit::*;
 use crate::scale::Apart;
 
@@ -315,4 +318,81 @@ fn a_connection_is_closed_after_its_longest_duration_however_busy() {
     let mut alive = || stream.write_all(b"x").is_err() || stream.read_exact(&mut [0]).is_err();
     eventually("closed", &mut alive);
     status_when(&proxy, "gone", |status| status.active == 0);
+}
+
+#[test]
+fn whatever_is_urgent_and_however_it_ends_nothing_is_lost_or_out_of_order() {
+    let port = reserve();
+    let (tell, told) = channel();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
+    // The urgent bytes where they were sent, so that their place can be seen.
+    sockopt::set_socket_oobinline(&backend, true).expect("SO_OOBINLINE");
+    let _proxy = Setup::to(port.address, &[backend.local_addr().expect("its address")]).start();
+    thread::spawn(move || {
+        for stream in backend.incoming() {
+            let mut bytes = Vec::new();
+            let end = stream.and_then(|mut stream| stream.read_to_end(&mut bytes)).map(drop);
+            if tell.send((bytes, end)).is_err() {
+                return;
+            }
+        }
+    });
+    for seed in 0..400 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut stream = connect(port.address);
+        let mut sent = Vec::new();
+        for _ in 0..random.usize(1..16) {
+            let bytes = noise(random.u64(..), 1 << random.u32(0..17));
+            if random.u8(..3) == 0 {
+                rustix::net::send(&stream, &bytes[..1], SendFlags::OOB).expect("an urgent byte");
+                sent.push(bytes[0]);
+            } else {
+                stream.write_all(&bytes).expect("written");
+                sent.extend(bytes);
+            }
+            // Alone, or with what follows.
+            if random.bool() {
+                thread::yield_now();
+            }
+        }
+        let resets = seed % 4 == 3;
+        if resets {
+            sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("SO_LINGER");
+            drop(stream);
+        } else {
+            stream.shutdown(Shutdown::Write).expect("shut down");
+        }
+        let (bytes, end) = told.recv_timeout(SOON).expect("its end");
+        if resets {
+            assert!(sent.starts_with(&bytes), "seed {seed}");
+            assert!(end.is_err(), "seed {seed}: a reset is no end");
+        } else {
+            assert!(end.is_ok() && bytes == sent, "seed {seed}: {} of {}", bytes.len(), sent.len());
+        }
+    }
+}
+
+#[test]
+fn an_urgent_byte_is_urgent_to_the_backend_too_and_no_part_of_the_stream() {
+    let port = reserve();
+    let (tell, told) = channel();
+    let backend = Backend::new(move |stream| {
+        let mut fds = [PollFd::new(&stream, PollFlags::PRI)];
+        poll(&mut fds, None).expect("urgent data");
+        let mut byte = [0];
+        rustix::net::recv(&stream, &mut byte[..], RecvFlags::OOB).expect("the urgent byte");
+        tell.send((byte[0], read_all(&stream).expect("the stream"))).expect("somebody listens");
+    });
+    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    // At the beginning, too, before there is a connection to the backend.
+    for before in ["hello", ""] {
+        let mut stream = connect(port.address);
+        stream.write_all(before.as_bytes()).expect("written");
+        rustix::net::send(&stream, b"X", SendFlags::OOB).expect("an urgent byte");
+        stream.write_all(&[b'.'; 700]).expect("written");
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        let (urgent, stream) = told.recv_timeout(SOON).expect("its end");
+        let expected = [before.as_bytes(), &[b'.'; 700]].concat();
+        assert!(urgent == b'X' && stream == expected, "{urgent} in {stream:?}");
+    }
 }

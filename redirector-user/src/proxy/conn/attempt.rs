@@ -97,7 +97,7 @@ impl Conn {
     fn opened(&mut self, mut setup: Setup, mut upstream: End, io: &mut Io) -> Step {
         // Bytes are only taken once the handshake is over.
         let established = self.up.bytes > 0;
-        let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        let mut flags = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         if !established || self.up.holds() {
             flags |= EventFlags::OUT;
             upstream.watched_for_room = true;
@@ -167,10 +167,12 @@ impl Conn {
             if upstream::is_exhaustion(error) { Refusal::Exhausted } else { Refusal::Unreachable }
         };
         let keepalive = spec.keepalive.as_ref();
-        let socket = match upstream::socket(endpoint, keepalive) {
+        let descriptors = io.shared.descriptors;
+        let make = || descriptors.take(upstream::socket(endpoint, keepalive)?);
+        let socket = match make() {
             Err(error) if upstream::is_exhaustion(error) => {
                 io.pipes.release();
-                upstream::socket(endpoint, keepalive)
+                make()
             }
             socket => socket,
         }

@@ -140,6 +140,8 @@ impl Conn {
         // A reset ends a connection too, and is not an end of what it said.
         end.ended |= over && !failed;
         end.failed |= failed;
+        // All that has come by now is told of: whether a mark is before it, too.
+        end.urgent = flags.contains(EventFlags::PRI);
         if let Some(setup) = self.setup.take() {
             return self.setup_event(*setup, side, flags, io);
         }

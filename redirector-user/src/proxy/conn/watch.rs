@@ -11,7 +11,7 @@ impl Conn {
     /// Watches the client's socket, which has not been watched so far.
     pub(super) fn watch_client(&mut self, io: &Io) -> io::Result<()> {
         self.watched = true;
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        let flags = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&io.epoll, &self.client.fd, token_of(self.token, Side::Client), flags)
     }
 }
@@ -23,7 +23,8 @@ pub(super) fn watch_for_room(end: &mut End, token: u64, side: Side, io: &Io) -> 
         return Ok(());
     }
     end.watched_for_room = true;
-    let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    let flags =
+        EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
     epoll::modify(&io.epoll, &end.fd, token_of(token, side), flags)
 }
 
