@@ -1,6 +1,7 @@
 //! What has to be right before anything is touched, and what is said when it is
 //! not.
 
+use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,9 @@ const KUBELET: Duration = Duration::from_millis(500);
 
 /// The usual place of the bpffs.
 const USUAL: &str = "/sys/fs/bpf";
+
+/// How it is mounted: without this, everybody may make directories in it.
+const MODE: &str = "mode=0700";
 
 /// Where cgroup2 is mounted.
 pub fn cgroup2() -> Result<PathBuf, Failure> {
@@ -134,9 +138,9 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
     // Anywhere else it is mounted on the directory itself: on one above it would hide
     // what lies there.
     let command = if options.bpffs.starts_with(usual) {
-        format!("mount -t bpf bpf {USUAL}")
+        format!("mount -t bpf -o {MODE} bpf {USUAL}")
     } else {
-        format!("mkdir -p {0} && mount -t bpf bpf {0}", options.bpffs.display())
+        format!("mkdir -p {0} && mount -t bpf -o {MODE} bpf {0}", options.bpffs.display())
     };
     let failure = |why: &str| {
         Failure::new(
@@ -148,7 +152,9 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
     if !options.bpffs_is_default || nearest != usual {
         return Err(failure(""));
     }
-    mount("bpf", usual, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let mode = CString::new(MODE).unwrap_or_default();
+    mount("bpf", usual, "bpf", flags, &*mode)
         .map_err(|error| failure(&format!("; mounting it: {}", io::Error::from(error))))?;
     tracing::info!("mounted a bpffs at {USUAL}");
     Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redirector_core::image::Delta;
 
 use super::control_loop::Daemon;
-use super::now;
+use super::{now, startup};
 use crate::datapath::{Error, Hook};
 use crate::state::FailingEndpoint;
 
@@ -41,6 +41,7 @@ impl Daemon {
         self.stop_following();
         let (before, mended) = (Instant::now(), self.report.drift_repaired);
         let mut checked = self.verify_programs();
+        self.note_pins(checked.as_ref().err());
         if checked.is_ok() && self.compared.elapsed() >= self.compare_took * SHARE {
             checked = self.compare();
             // Mending takes long and is rare: what has been mended is looked at again
@@ -112,7 +113,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// Without pins everything ends with this process.
+    fn note_pins(&mut self, error: Option<&Error>) {
+        let error = error.map(ToString::to_string);
+        if error.is_some() && self.report.pin_error != error {
+            tracing::error!(
+                "what is in force is not pinned, or cannot be looked at: it may end with this \
+                 process"
+            );
+        }
+        self.report.pin_error = error;
+    }
+
     fn verify_programs(&mut self) -> Result<(), Error> {
+        // The usual place is mounted again; another one is its owner's to mount.
+        if let Err(failure) = startup::bpffs(&self.options) {
+            tracing::debug!("{failure}");
+        }
         let pinned = self.datapath.pin_again()?;
         if pinned > 0 {
             tracing::warn!(pinned, "pins were removed: they are made again");

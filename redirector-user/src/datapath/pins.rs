@@ -29,6 +29,9 @@ use super::layout::{Part, TABLES};
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// As [`file_system`] says it.
+const BPFFS: Option<i64> = Some(BPF_FS_MAGIC);
+
 const CURRENT: &str = "current";
 const LINKS: &str = "links";
 const USED_MEMORY: &str = "memory";
@@ -66,6 +69,7 @@ impl Pins {
         check_file_system(root, existing)?;
         let pins = Self { root: root.to_owned() };
         pins.make(&pins.links())?;
+        pins.check_owners()?;
         Ok(pins)
     }
 
@@ -82,7 +86,43 @@ impl Pins {
         if pins.own_names()?.is_empty() {
             return Err(Error::NotLoaded { pins: root.to_owned() });
         }
+        pins.check_owners()?;
         Ok(pins)
+    }
+
+    /// Refuses what others have made, or could put in place of what is made here: who
+    /// owns a directory removes the pins in it, and so detaches everything.
+    fn check_owners(&self) -> Result<(), Error> {
+        let wrong = |path: &Path, problem: String| Error::Path {
+            path: path.to_owned(),
+            problem,
+            help: "Remove it as root (rm -r) and start again, or name another pin directory with \
+                   --bpffs, on a bpffs that is mounted with mode=0700"
+                .into(),
+        };
+        let own = rustix::process::geteuid().as_raw();
+        let is_bpffs = |path: &&Path| File::open(path).is_ok_and(|f| file_system(&f) == BPFFS);
+        let directories = self.root.ancestors().take_while(is_bpffs).map(Path::to_owned);
+        let made = self.own_names()?.into_iter().map(|name| self.join(&name));
+        for path in directories.chain(made) {
+            let meta = match fs::symlink_metadata(&path) {
+                // Whoever is in charge has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                meta => meta.map_err(|error| {
+                    Error::from_io(format!("reading {}", path.display()), error)
+                })?,
+            };
+            if ![0, own].contains(&meta.uid()) {
+                let user = meta.uid();
+                return Err(wrong(&path, format!("it belongs to user {user}, who could undo it")));
+            }
+            // In one that is sticky, nobody removes what is another's.
+            let open_to_all = meta.mode() & libc::S_IWOTH != 0 && meta.mode() & libc::S_ISVTX == 0;
+            if meta.is_dir() && open_to_all {
+                return Err(wrong(&path, "everybody may remove what is in it".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -276,6 +316,16 @@ impl Pins {
 #[derive(Debug)]
 pub struct Lock(File);
 
+impl Lock {
+    /// Whether it is of the directory that is at this path now: not when that was
+    /// removed, or something was mounted or unmounted there.
+    pub fn is_of(&self, root: &Path) -> bool {
+        let key = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let there = fs::metadata(root).map(key).ok();
+        there.is_some() && self.0.metadata().map(key).ok() == there
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Closing would not do while a child process has a copy of the
@@ -295,13 +345,13 @@ fn hidden(path: &Path, source: io::Error) -> Error {
 
 fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
     let file = File::open(existing).map_err(|error| hidden(existing, error))?;
-    if file_system(&file) == Some(BPF_FS_MAGIC) {
+    if file_system(&file) == BPFFS {
         return Ok(());
     }
     Err(Error::Path {
         path: root.to_owned(),
         problem: "no BPF file system is mounted there".into(),
-        help: "Mount one (`mount -t bpf bpf /sys/fs/bpf`), or name a pin directory below one"
+        help: "Mount one (`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`), or name a pin directory below one"
             .into(),
     })
 }

@@ -64,8 +64,8 @@ impl Datapath {
     pub fn pin_again(&mut self) -> Result<usize, Error> {
         self.writing()?;
         let Some(held) = &self.held else { return Ok(0) };
-        if !self.pins.root().exists() {
-            // The lock was that of the directory that is gone.
+        if !self.lock.as_ref().is_some_and(|lock| lock.is_of(self.pins.root())) {
+            // It was that of a directory that is gone, or on a bpffs that is.
             self.pins = Pins::create(self.pins.root())?;
             self.lock = Some(Arc::new(self.pins.lock()?));
         }

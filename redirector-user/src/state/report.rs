@@ -55,6 +55,10 @@ pub struct Report {
     pub unresolved: Vec<UnresolvedName>,
     /// Why the newest configuration could not be put in force, when that is so.
     pub apply_error: Option<String>,
+    /// Why programs and tables could not be compared with their pins, or pinned again,
+    /// when that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_error: Option<String>,
     /// Why what is in force could not be written down for the next daemon, when that
     /// is so.
     pub keep_error: Option<String>,

@@ -90,6 +90,9 @@ struct ConfigRow {
     /// Names that do not resolve.
     unresolved: Vec<crate::state::UnresolvedName>,
     apply_error: Option<String>,
+    /// Why it cannot be pinned, or looked at, when that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin_error: Option<String>,
     /// Why what is in force cannot be written down, when that is so.
     keep_error: Option<String>,
     /// Why what the daemon knows cannot be, when that is so.
@@ -151,6 +154,7 @@ impl ConfigRow {
             emptied: report.emptied.clone(),
             unresolved: report.unresolved.clone(),
             apply_error: report.apply_error.clone(),
+            pin_error: report.pin_error.clone(),
             keep_error: report.keep_error.clone(),
             report_error: report.report_error.clone(),
             hold: report.hold.clone(),
@@ -341,6 +345,12 @@ fn reported(
 ) {
     if let Some(error) = &report.apply_error {
         problems.push(format!("the newest configuration is not in force: {error}"));
+    }
+    if let Some(error) = &report.pin_error {
+        problems.push(format!(
+            "what is in force cannot be pinned, or not be looked at, and may end with the daemon: \
+             {error}"
+        ));
     }
     if let Some(error) = &report.keep_error {
         problems.push(format!(
