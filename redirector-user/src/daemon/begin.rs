@@ -17,9 +17,10 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::{self, Looker};
 use super::gateways::Gateways;
-use super::handover::{self, Predecessor};
+use super::handover::{self, Kept, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
+use super::server::Server;
 use super::sources::{files_to_follow, source};
 use super::{Event, Options, memory, metrics, now, startup};
 use crate::datapath::{self, Datapath, Sizes};
@@ -33,33 +34,72 @@ use crate::state::{Hold, Keeper, Pinned, Report, StateDir, StateError, bypass};
 /// while a change is compiled.
 const SPARES: usize = 16;
 
-/// Runs until a signal says otherwise.
-pub fn run(options: Options) -> Result<Exit, Failure> {
+/// Has the whole process end with whatever thread panics: nobody would miss one that
+/// watches, and the rest would look well without it. The kernel goes on, and whoever
+/// supervises the daemon starts the next one.
+fn end_with_any_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        tracing::error!("{panic}; ending: everything stays in force without this process");
+        std::process::abort();
+    }));
+}
+
+/// Runs until a signal says otherwise, or a successor is in force.
+pub fn run(mut options: Options) -> Result<Exit, Failure> {
+    end_with_any_panic();
+    let mut kept = None;
+    loop {
+        let (sender, events) = mpsc::channel();
+        match take_charge(&options, kept, &sender, &events)? {
+            Over::Ended(exit) => return Ok(exit),
+            Over::HandedOver(handed_over) => match handed_over.linger(&events) {
+                None => return Ok(Exit::Fine),
+                again => kept = again,
+            },
+        }
+        options.replace = false;
+        // It has been read, and ends but once; what it said is in the state.
+        options.config = files_to_follow(&options.config);
+    }
+}
+
+/// Takes over what is in force, or begins. `kept` is what this daemon had when it was in
+/// charge before.
+fn take_charge(
+    options: &Options,
+    kept: Option<Kept>,
+    sender: &mpsc::Sender<Event>,
+    events: &mpsc::Receiver<Event>,
+) -> Result<Over, Failure> {
     let state = StateDir::new(&options.state_dir);
     // What can be known to be wrong is said before anything is touched.
-    let source = source(&options)?;
+    let source = source(options)?;
     let cgroup2 = startup::cgroup2()?;
-    let cgroups = startup::cgroups(&options, &cgroup2)?;
+    let cgroups = startup::cgroups(options, &cgroup2)?;
     let last_good = state.last_good();
     let known = last_good.iter().flatten().flat_map(|(store, _)| store.files());
     startup::paths(&files_to_follow(&options.config), known)?;
-    startup::announce(&options, &cgroups);
-    startup::bpffs(&options)?;
+    startup::announce(options, &cgroups);
+    startup::bpffs(options)?;
     state.create()?;
-    let predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
-    let lock = handover::lock(&state, predecessor.is_some())?;
+    let mut predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
+    // What the one before, or after, this daemon lets go of is free in a moment.
+    let follows = predecessor.is_some() || kept.is_some();
+    let lock = handover::lock(&state, follows)?;
     // A writer that waits for us to have read its file is no reason to die.
     // SAFETY: `SIG_IGN` runs no code of ours.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let setup = datapath::Options {
         pins: options.bpffs.clone(),
         cgroups: cgroups.clone(),
-        sizes: grown(&state, &options),
+        sizes: grown(&state, options),
         log_level: options.program_log,
         object: None,
     };
     let mut datapath = handover::patiently(
-        predecessor.is_some(),
+        follows,
         || Datapath::take_over(&setup),
         |error| matches!(error, datapath::Error::Busy { .. }),
     )?;
@@ -74,16 +114,15 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     for what in datapath.found() {
         tracing::warn!("{what}: mended");
     }
-    let (sender, events) = mpsc::channel();
     let mut not_read = Vec::new();
-    let mut engine = engine(&options, &state, &datapath, last_good, &mut not_read)?;
+    let mut engine = engine(options, &state, &datapath, last_good, &mut not_read)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
         tracing::error!("{error}; nothing is bypassed");
         Vec::new()
     });
-    let kept = bypassed.len();
+    let all = bypassed.len();
     bypassed.retain(|one| one.until > now());
-    if bypassed.len() != kept {
+    if bypassed.len() != all {
         state.save_bypassed(&bypassed)?;
     }
     let draining = state.draining().unwrap_or_else(|error| {
@@ -95,8 +134,14 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let replaced = predecessor.as_ref().map(|one| one.pid);
     let before = state.report().ok().flatten().unwrap_or_default();
     leftovers::sweep(cgroups.iter().map(PathBuf::as_path));
-    let leaf =
-        Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before.daemon_cgroup.as_deref());
+    let kept = kept.unwrap_or_default();
+    let leaf = match kept.leaf {
+        Some(leaf) => Ok(Some(leaf)),
+        None => {
+            let before = before.daemon_cgroup.as_deref();
+            Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before)
+        }
+    };
     let leaf = leaf.map_err(|why| {
         Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
             "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
@@ -123,7 +168,8 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         emptied: before.emptied,
         ..Report::default()
     };
-    let mut predecessor = predecessor;
+    let passed_on = predecessor.as_mut().zip(options.metrics);
+    let passed_on = passed_on.and_then(|(one, address)| one.listener(address));
     let inherited = predecessor.as_mut().map(|one| std::mem::take(&mut one.sockets));
     let inherited = inherited.unwrap_or_default();
     let sources = datapath.sources()?;
@@ -132,22 +178,24 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
     let daemon = Daemon {
         tracker: Tracker::new(Resolver::new(cgroup2), sources, direct.clone()),
         direct,
-        watch: Watch::start(tell(&sender, || Event::Identity)).map_err(started)?,
-        names: NameResolver::start(options.resolve, sending(&sender, Event::Names))
+        watch: Watch::start(tell(sender, || Event::Identity)).map_err(started)?,
+        names: NameResolver::start(options.resolve, sending(sender, Event::Names))
             .map_err(started)?,
         grow_again: None,
         memory_full: 0,
-        drainer: Drainer::start(sending(&sender, Event::Drained)).map_err(started)?,
+        drainer: Drainer::start(sending(sender, Event::Drained)).map_err(started)?,
         draining,
-        gateways: Gateways::new(options.drain, inherited),
-        handed_over: Arc::default(),
+        gateways: kept.gateways.unwrap_or_else(|| Gateways::new(options.drain, inherited)),
+        leaf,
+        server: Server::start().map_err(started)?,
+        metrics: kept.metrics.or(passed_on),
         predecessor,
         program_log: None,
         watched: None,
         source,
         readiness: Arc::default(),
-        looker: Looker::start(sending(&sender, Event::Looked)).map_err(started)?,
-        auditor: Auditor::start(sending(&sender, |anew| Event::Audited(Box::new(anew))))
+        looker: Looker::start(sending(sender, Event::Looked)).map_err(started)?,
+        auditor: Auditor::start(sending(sender, |anew| Event::Audited(Box::new(anew))))
             .map_err(started)?,
         emptied: findings::emptied_before(&report.emptied),
         missed: BTreeMap::new(),
@@ -164,25 +212,15 @@ pub fn run(options: Options) -> Result<Exit, Failure> {
         compare_took: Duration::ZERO,
         spare: memory::Spare::default(),
         tested: None,
-        options,
+        options: options.clone(),
         keeper: Keeper::new(state.clone()),
         state,
         datapath,
         engine,
     };
-    let result = daemon.serve(&sender, &events);
+    let over = daemon.serve(sender, events);
     drop(lock);
-    let result = result.map(|over| match over {
-        Over::Ended(exit) => exit,
-        Over::HandedOver(gateways) => {
-            handover::linger(gateways, &events);
-            Exit::Fine
-        }
-    });
-    if let Some(leaf) = leaf {
-        leaf.leave();
-    }
-    result
+    over
 }
 
 /// How large the tables are to be: as they were asked for, or as they have grown
@@ -276,4 +314,27 @@ fn last_generation(state: &StateDir, active: u64) -> u64 {
 fn hold_of(state: &StateDir, generation: u64) -> Option<Hold> {
     let snapshot = state.snapshot(generation).ok()??;
     Some(Hold { of_generation: snapshot.of_generation?, since: snapshot.made })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Set in the process that is to end.
+    const PANICS: &str = "REDIRECTOR_TEST_PANICS";
+
+    #[test]
+    fn a_panic_of_any_thread_ends_the_process() {
+        if std::env::var_os(PANICS).is_some() {
+            super::end_with_any_panic();
+            let thread = std::thread::spawn(|| panic!("nobody would miss me"));
+            let _ = thread.join();
+            return;
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = std::thread::current().name().unwrap().to_owned();
+        let output = Command::new(this).args(["--exact", &name]).env(PANICS, "").output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    }
 }

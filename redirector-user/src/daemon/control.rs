@@ -1,13 +1,13 @@
 //! Requests to a living daemon: one line of JSON on a socket in the state
 //! directory, one line back.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use rustix::net::{
@@ -15,14 +15,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream as Stream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
+use super::server::{Asked, PATIENCE, Server};
 use crate::state::{BypassChange, Report};
 
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 64 << 10;
-
-/// Longest time that a client may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is asked of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -50,8 +52,12 @@ pub enum Request {
         seconds: u64,
     },
     /// Let a successor take over; the answer comes with the listening sockets of
-    /// gateways.
-    HandOver,
+    /// gateways and metrics.
+    HandOver {
+        /// Whether it says on the same connection that it is in force: [`confirm`].
+        #[serde(default)]
+        confirms: bool,
+    },
     /// Log at this level from now on.
     LogLevel {
         /// As `--log-level`.
@@ -78,57 +84,99 @@ pub struct Response {
 }
 
 /// An answer, with what cannot be written down.
-#[derive(Debug)]
 pub struct Answer {
     /// What is written.
     pub response: Response,
     /// Sockets for the one who asks.
     pub sockets: Vec<OwnedFd>,
+    /// What is to be told when the one who asks has closed the connection: whether it
+    /// has confirmed before.
+    pub afterwards: Option<Box<dyn FnOnce(bool) + Send>>,
 }
 
-/// Takes requests in a thread of its own; `answer` returns `None` to end it.
+impl Answer {
+    /// One without sockets.
+    pub fn plain(response: Response) -> Self {
+        Self { response, sockets: Vec::new(), afterwards: None }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { response, sockets, .. } = self;
+        f.debug_struct("Answer").field("response", response).field("sockets", sockets).finish()
+    }
+}
+
+/// Takes requests; `ask` has one answered, and returns `false` when nobody answers any
+/// more.
+///
+/// # Errors
+///
+/// When the system gives no such socket.
 pub fn serve(
+    server: &mut Server,
     path: &Path,
-    mut answer: impl FnMut(Request) -> Option<Answer> + Send + 'static,
+    ask: impl Fn(Request, oneshot::Sender<Answer>) -> bool + Clone + Send + Sync + 'static,
 ) -> io::Result<()> {
     // The lock of the state directory says that whoever listened here is gone.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    thread::Builder::new().name("control".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            match take(&stream) {
-                Ok(request) => {
-                    let Some(answer) = answer(request) else { return };
-                    reply(&stream, &answer.response);
-                    // A client that does not wait for them does not get them.
-                    let _ = send(&stream, &answer.sockets);
-                }
-                Err(error) => {
-                    let error = Some(format!("the request was not understood: {error}"));
-                    reply(&stream, &Response { error, ..Response::default() });
-                }
-            }
-        }
-    })?;
-    Ok(())
+    server.clients(UnixListener::bind(path)?, move |stream, asked| {
+        let ask = ask.clone();
+        // A client that went away needs no answer.
+        async move { drop(converse(stream, &asked, ask).await) }
+    })
 }
 
-fn take(stream: &UnixStream) -> io::Result<Request> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+async fn converse(
+    stream: Stream,
+    asked: &Asked,
+    ask: impl Fn(Request, oneshot::Sender<Answer>) -> bool,
+) -> io::Result<()> {
+    let mut stream = tokio::io::BufReader::new(stream);
+    let request = match timeout(PATIENCE, take(&mut stream)).await {
+        Ok(Ok(request)) => request,
+        failed => {
+            let why = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => "it did not come in time".to_owned(),
+            };
+            let error = Some(format!("the request was not understood: {why}"));
+            return reply(&mut stream, &Response { error, ..Response::default() }).await;
+        }
+    };
+    asked.now();
+    let (sender, answer) = oneshot::channel();
+    if !ask(request, sender) {
+        return Ok(());
+    }
+    let Ok(Answer { response, sockets, afterwards }) = answer.await else { return Ok(()) };
+    let told = async {
+        reply(&mut stream, &response).await?;
+        // A client that does not wait for them does not get them.
+        timeout(PATIENCE, send(stream.get_ref(), &sockets)).await?
+    };
+    let told = told.await;
+    if let Some(afterwards) = afterwards {
+        let mut word = [0; CONFIRMED.len()];
+        let confirmed = told.is_ok() && stream.read_exact(&mut word).await.is_ok();
+        afterwards(confirmed && word == *CONFIRMED);
+    }
+    told
+}
+
+async fn take(stream: &mut tokio::io::BufReader<Stream>) -> io::Result<Request> {
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_REQUEST)).read_line(&mut line)?;
+    stream.take(MAX_REQUEST).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line)?)
 }
 
-fn reply(mut stream: &UnixStream, response: &Response) {
-    if let Ok(json) = serde_json::to_string(response) {
-        // A client that does not wait for the answer does not get it.
-        let _ = writeln!(stream, "{json}");
-    }
+async fn reply(stream: &mut tokio::io::BufReader<Stream>, response: &Response) -> io::Result<()> {
+    let line = format!("{}\n", serde_json::to_string(response)?);
+    timeout(PATIENCE, stream.write_all(line.as_bytes())).await?
 }
 
 /// Asks the daemon that listens at `path`, and waits so long for its answer.
@@ -141,8 +189,11 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> io::Result<Res
     Ok(serde_json::from_str(&line)?)
 }
 
-/// As [`ask`], for an answer with sockets.
-pub fn ask_for_sockets(path: &Path, request: &Request) -> io::Result<(Response, Vec<OwnedFd>)> {
+/// As [`ask`], for an answer with sockets; and the connection, to [`confirm`].
+pub fn ask_for_sockets(
+    path: &Path,
+    request: &Request,
+) -> io::Result<(Response, Vec<OwnedFd>, UnixStream)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
@@ -154,19 +205,31 @@ pub fn ask_for_sockets(path: &Path, request: &Request) -> io::Result<(Response, 
     }
     let response: Response = serde_json::from_slice(&line)?;
     let sockets = receive(&stream, response.sockets)?;
-    Ok((response, sockets))
+    Ok((response, sockets, stream))
+}
+
+/// What confirms.
+const CONFIRMED: &[u8; 1] = b".";
+
+/// Says that what was asked for has had its effect.
+pub fn confirm(mut stream: &UnixStream) -> io::Result<()> {
+    stream.write_all(CONFIRMED)
 }
 
 /// So many sockets go with one byte; the kernel takes up to 253.
 const AT_ONCE: usize = 64;
 
-fn send(stream: &UnixStream, sockets: &[OwnedFd]) -> io::Result<()> {
+async fn send(stream: &Stream, sockets: &[OwnedFd]) -> io::Result<()> {
     for chunk in sockets.chunks(AT_ONCE) {
-        let borrowed: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
-        let mut rights = SendAncillaryBuffer::new(&mut space);
-        rights.push(SendAncillaryMessage::ScmRights(&borrowed));
-        sendmsg(stream, &[IoSlice::new(b"s")], &mut rights, SendFlags::empty())?;
+        let attempt = || {
+            let borrowed: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+            let mut rights = SendAncillaryBuffer::new(&mut space);
+            rights.push(SendAncillaryMessage::ScmRights(&borrowed));
+            let flags = SendFlags::NOSIGNAL;
+            Ok(sendmsg(stream, &[IoSlice::new(b"s")], &mut rights, flags)?)
+        };
+        stream.async_io(Interest::WRITABLE, attempt).await?;
     }
     Ok(())
 }
@@ -194,19 +257,22 @@ fn receive(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
 
     #[test]
-    fn a_request_is_answered_and_nonsense_refused() {
+    fn a_request_is_answered_and_nonsense_refused_whoever_else_is_silent() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("control.sock");
         fs::write(&path, "left behind").unwrap();
-        serve(&path, |request| {
-            let Request::Rollback { steps } = request else { return None };
+        let mut server = Server::start().unwrap();
+        serve(&mut server, &path, |request, reply| {
+            let Request::Rollback { steps } = request else { return false };
             let of_generation = Some(7 - steps as u64);
             let response = Response { generation: 7, of_generation, ..Response::default() };
-            Some(Answer { response, sockets: Vec::new() })
+            reply.send(Answer::plain(response)).is_ok()
         })
         .unwrap();
+        let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let request = Request::Rollback { steps: 2 };
         let response = ask(&path, &request, Duration::from_secs(60)).unwrap();
         assert_eq!(response.of_generation, Some(5));
@@ -215,26 +281,53 @@ mod tests {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         assert!(line.contains("not understood"), "{line}");
+        drop(silent);
     }
 
     #[test]
-    fn sockets_come_with_an_answer_however_many() {
+    fn sockets_come_with_an_answer_however_many_and_who_asked_may_confirm() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("control.sock");
-        serve(&path, |_| {
+        let (told, heard) = mpsc::channel();
+        let mut server = Server::start().unwrap();
+        serve(&mut server, &path, move |_, reply| {
             let sockets: Vec<OwnedFd> = (0..150)
                 .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().into())
                 .collect();
             let response = Response { sockets: sockets.len(), ..Response::default() };
-            Some(Answer { response, sockets })
+            let told = told.clone();
+            let afterwards: Box<dyn FnOnce(bool) + Send> =
+                Box::new(move |confirmed| told.send(confirmed).unwrap());
+            reply.send(Answer { response, sockets, afterwards: Some(afterwards) }).is_ok()
         })
         .unwrap();
-        let (response, sockets) = ask_for_sockets(&path, &Request::HandOver).unwrap();
+        let request = Request::HandOver { confirms: true };
+        let (response, sockets, connection) = ask_for_sockets(&path, &request).unwrap();
         assert_eq!((response.sockets, sockets.len()), (150, 150));
         let ports: std::collections::BTreeSet<u16> = sockets
             .into_iter()
             .map(|socket| std::net::TcpListener::from(socket).local_addr().unwrap().port())
             .collect();
         assert_eq!(ports.len(), 150, "each of its own");
+        assert!(heard.try_recv().is_err(), "it is not over");
+        confirm(&connection).unwrap();
+        assert!(heard.recv().unwrap());
+        drop(ask_for_sockets(&path, &request).unwrap());
+        assert!(!heard.recv().unwrap());
+    }
+
+    #[test]
+    fn versions_without_confirmation_are_understood_and_understand() {
+        let earlier = r#"{"do":"hand-over"}"#;
+        let request: Request = serde_json::from_str(earlier).unwrap();
+        assert_eq!(request, Request::HandOver { confirms: false });
+
+        #[derive(PartialEq, Debug, Deserialize)]
+        #[serde(tag = "do", rename_all = "kebab-case")]
+        enum Earlier {
+            HandOver,
+        }
+        let now = serde_json::to_string(&Request::HandOver { confirms: true }).unwrap();
+        assert_eq!(serde_json::from_str::<Earlier>(&now).unwrap(), Earlier::HandOver);
     }
 }

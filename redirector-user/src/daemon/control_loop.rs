@@ -1,9 +1,10 @@
 //! What happens when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use redirector_core::drain::Draining;
 use redirector_core::layout::Emptied;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tokio::sync::oneshot;
 
 use super::audit::Auditor;
 use super::control::{self, Answer, Request, Response};
@@ -18,9 +20,11 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
 use super::gateways::Gateways;
-use super::handover::Predecessor;
+use super::handover::{HandedOver, Kept, Predecessor, SUCCESSION};
+use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
 use super::program_log::ProgramLog;
+use super::server::Server;
 use super::sources::{Follow, Source};
 use super::{Event, Options, log, memory, metrics, now, startup};
 use crate::datapath::Datapath;
@@ -36,15 +40,19 @@ use crate::state::{
 pub(super) enum Over {
     /// The daemon has done all that it has to.
     Ended(Exit),
-    /// A successor takes over; until it is in force these go on.
-    HandedOver(Gateways),
+    /// A successor takes over; until it is in force this stays.
+    HandedOver(Box<HandedOver>),
 }
 
 /// Why it ends.
 enum End {
     Signal(i32),
-    HandOver,
+    /// Whether the successor says when it is in force.
+    HandOver(bool),
 }
+
+/// Most events that are taken in one round.
+const TOGETHER: usize = 10_000;
 
 /// Everything that the loop holds.
 pub(super) struct Daemon {
@@ -60,8 +68,12 @@ pub(super) struct Daemon {
     pub(super) watch: Watch,
     pub(super) names: NameResolver,
     pub(super) gateways: Gateways,
-    /// A successor has taken over; metrics are its business.
-    pub(super) handed_over: Arc<AtomicBool>,
+    /// The cgroup that the daemon is alone in.
+    pub(super) leaf: Option<Leaf>,
+    /// Metrics, health and requests.
+    pub(super) server: Server,
+    /// The listening socket of metrics, from whom this daemon follows, or its own.
+    pub(super) metrics: Option<TcpListener>,
     /// To be dismissed once this daemon is in force.
     pub(super) predecessor: Option<Predecessor>,
     /// Until when somebody watches connections.
@@ -127,8 +139,14 @@ impl Daemon {
         self.source.follow(&mut Follow { store, report, direct, sender })?;
         // Nothing is attached before what is there was read: no connection
         // meets an empty configuration.
+        let until = self.predecessor.as_ref().map(|_| Instant::now() + SUCCESSION);
         loop {
-            match events.recv() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let event = match left {
+                Some(left) => events.recv_timeout(left),
+                None => events.recv().map_err(RecvTimeoutError::from),
+            };
+            match event {
                 Ok(Event::Stop(_)) => return Ok(Over::Ended(Exit::Fine)),
                 Ok(Event::Batch(batch)) => {
                     self.take(batch);
@@ -144,10 +162,18 @@ impl Daemon {
                     }
                 }
                 Ok(event) => {
-                    let _ = self.handle(event);
+                    if let Some(End::HandOver(confirms)) = self.handle(event, sender) {
+                        return self.hand_over(confirms);
+                    }
                     self.publish();
                 }
-                Err(_) => return Ok(Over::Ended(Exit::Fine)),
+                Err(RecvTimeoutError::Timeout) => {
+                    let why = "the configuration was not read in a minute";
+                    return Err(Failure::new(Exit::No, why).help(
+                        "the daemon before is in charge again; its log, and this one, say more",
+                    ));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(Over::Ended(Exit::Fine)),
             }
         }
         self.changed = false;
@@ -181,19 +207,19 @@ impl Daemon {
             predecessor.dismiss();
         }
         self.spare.give_back();
-        self.run(events)
+        self.run(sender, events)
     }
 
-    fn run(mut self, events: &Receiver<Event>) -> Result<Over, Failure> {
+    fn run(mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Over, Failure> {
         loop {
             let stop = match events.recv_timeout(self.until_next_check()) {
                 Ok(event) => {
-                    let mut stop = self.handle(event);
-                    // What is there already comes in force together.
-                    while stop.is_none()
-                        && let Ok(event) = events.try_recv()
-                    {
-                        stop = self.handle(event);
+                    let mut stop = self.handle(event, sender);
+                    // What is there already comes in force together; but no flood of
+                    // events keeps it from that.
+                    for _ in 0..TOGETHER {
+                        let Ok(event) = events.try_recv() else { break };
+                        stop = stop.or_else(|| self.handle(event, sender));
                     }
                     stop
                 }
@@ -202,7 +228,7 @@ impl Daemon {
             };
             match stop {
                 Some(End::Signal(signal)) => return self.end(signal).map(Over::Ended),
-                Some(End::HandOver) => return Ok(self.hand_over()),
+                Some(End::HandOver(confirms)) => return self.hand_over(confirms),
                 None => {}
             }
             if std::mem::take(&mut self.changed) && self.report.hold.is_none() {
@@ -228,7 +254,7 @@ impl Daemon {
         }
     }
 
-    fn listen(&self, sender: &Sender<Event>) -> Result<(), Failure> {
+    fn listen(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(started)?;
         let to = sender.clone();
         thread::Builder::new()
@@ -243,35 +269,28 @@ impl Daemon {
             })
             .map_err(started)?;
         let to = sender.clone();
-        control::serve(&self.state.control_socket(), move |request| {
-            let (reply, answer) = mpsc::sync_channel(1);
-            to.send(Event::Request(request, reply)).ok()?;
-            answer.recv().ok()
+        let path = self.state.control_socket();
+        control::serve(&mut self.server, &path, move |request, reply| {
+            to.send(Event::Request(request, reply)).is_ok()
         })
-        .map_err(|error| {
-            Failure::new(Exit::No, format!("{}: {error}", self.state.control_socket().display()))
-        })?;
-        if let Some(address) = self.options.metrics {
-            let to = sender.clone();
-            let (readiness, handed_over) = (self.readiness.clone(), self.handed_over.clone());
-            metrics::serve(address, readiness, move || {
-                if handed_over.load(Ordering::Acquire) {
-                    return None;
-                }
-                let (reply, answer) = mpsc::sync_channel(1);
-                to.send(Event::Metrics(reply)).ok()?;
-                answer.recv().ok()
-            })
-            .map_err(|error| {
-                Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
-                    .help("name another address with --metrics-address, or none")
-            })?;
-        }
-        Ok(())
+        .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))?;
+        let Some(address) = self.options.metrics else { return Ok(()) };
+        let to = sender.clone();
+        let inherited = self.metrics.take();
+        let listener = inherited.map_or_else(|| TcpListener::bind(address), Ok);
+        let served = listener.and_then(|listener| {
+            self.metrics = Some(listener.try_clone()?);
+            let ask = move |reply| to.send(Event::Metrics(reply)).is_ok();
+            metrics::serve(&mut self.server, listener, self.readiness.clone(), ask)
+        });
+        served.map_err(|error| {
+            Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
+                .help("name another address with --metrics-address, or none")
+        })
     }
 
     /// Says how to end, if it is time to.
-    fn handle(&mut self, event: Event) -> Option<End> {
+    fn handle(&mut self, event: Event, sender: &Sender<Event>) -> Option<End> {
         match event {
             Event::Stop(signal) => return Some(End::Signal(signal)),
             Event::Batch(batch) => self.take(batch),
@@ -291,20 +310,32 @@ impl Daemon {
                 self.source.reread();
             }
             Event::Drained(drained) => self.drained(drained),
-            Event::Request(Request::HandOver, reply) => {
-                // Its address is free before the successor wants it.
-                self.handed_over.store(true, Ordering::Release);
-                if let Some(address) = self.options.metrics {
-                    metrics::stop(address);
-                }
-                let sockets = self.gateways.share().unwrap_or_default();
+            Event::Request(Request::HandOver { confirms }, reply) => {
+                let sockets = match self.sockets() {
+                    Ok(sockets) => sockets,
+                    Err(error) => {
+                        let error = Some(format!("its sockets cannot be passed on: {error}"));
+                        let _ =
+                            reply.send(Answer::plain(Response { error, ..Response::default() }));
+                        return None;
+                    }
+                };
+                // The successor accepts from the same sockets.
+                self.server.stop_accepting();
                 let generation = self.generation;
                 let response =
                     Response { generation, sockets: sockets.len(), ..Response::default() };
-                let _ = reply.send(Answer { response, sockets });
-                return Some(End::HandOver);
+                let to = sender.clone();
+                let afterwards: Box<dyn FnOnce(bool) + Send> = Box::new(move |confirmed| {
+                    let _ = to.send(Event::Succeeded(confirmed));
+                });
+                let afterwards = confirms.then_some(afterwards);
+                let _ = reply.send(Answer { response, sockets, afterwards });
+                return Some(End::HandOver(confirms));
             }
-            Event::Request(request, reply) => self.answer(request, &reply),
+            // Of a successor that this daemon has taken over from again.
+            Event::Succeeded(_) => {}
+            Event::Request(request, reply) => self.answer(request, reply),
             Event::Metrics(reply) => {
                 let mut kept = std::mem::take(&mut self.kept);
                 let text = metrics::text(self, &mut kept);
@@ -317,20 +348,26 @@ impl Daemon {
     }
 
     fn resolved(&mut self, resolved: Resolved) {
+        let answered: BTreeSet<_> = resolved.answers.keys().cloned().collect();
         for (name, addresses) in resolved.answers {
             self.changed |= self.engine.resolve(name, addresses);
         }
-        let before = std::mem::take(&mut self.report.unresolved);
+        let mut unresolved = std::mem::take(&mut self.report.unresolved);
+        unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
         for (name, because) in resolved.failed {
-            let known = before.iter().find(|one| *one.name == *name);
             let kept = self.engine.resolved.get(&name).cloned().unwrap_or_default();
-            let since = known.map_or_else(now, |one| one.since);
-            let one = UnresolvedName { name: name.to_string(), because, since, kept };
-            if known.is_none() {
-                tracing::warn!("{one}");
+            match unresolved.iter_mut().find(|one| *one.name == *name) {
+                Some(known) => (known.because, known.kept) = (because, kept),
+                None => {
+                    let (name, since) = (name.to_string(), now());
+                    let one = UnresolvedName { name, because, since, kept };
+                    tracing::warn!("{one}");
+                    unresolved.push(one);
+                }
             }
-            self.report.unresolved.push(one);
         }
+        unresolved.sort_by(|one, other| one.name.cmp(&other.name));
+        self.report.unresolved = unresolved;
     }
 
     fn take(&mut self, batch: crate::source::Batch) {
@@ -352,7 +389,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, request: Request, reply: &SyncSender<Answer>) {
+    fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let reports = request == Request::Report;
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
@@ -368,7 +405,7 @@ impl Daemon {
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.
-            Request::HandOver => Ok(None),
+            Request::HandOver { .. } => Ok(None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {
@@ -379,7 +416,7 @@ impl Daemon {
         let report = reports.then(|| Box::new(self.report.clone()));
         let response =
             Response { error, generation: self.generation, of_generation, report, sockets: 0 };
-        let _ = reply.send(Answer { response, sockets: Vec::new() });
+        let _ = reply.send(Answer::plain(response));
     }
 
     /// Somebody watches connections: they are followed until they end.
@@ -455,11 +492,22 @@ impl Daemon {
         }
     }
 
-    /// Lets go of everything but the gateways.
-    fn hand_over(mut self) -> Over {
+    /// Copies of all listening sockets.
+    fn sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let mut sockets = self.gateways.share()?;
+        if let Some(listener) = &self.metrics {
+            sockets.push(listener.try_clone()?.into());
+        }
+        Ok(sockets)
+    }
+
+    /// Lets go of the tables and the state.
+    fn hand_over(mut self, confirms: bool) -> Result<Over, Failure> {
         self.direct.close();
         self.publish();
-        Over::HandedOver(self.gateways)
+        let Self { gateways, leaf, metrics, server, .. } = self;
+        let kept = Kept { gateways: Some(gateways), leaf, metrics };
+        Ok(Over::HandedOver(Box::new(HandedOver { kept, server, confirms })))
     }
 
     fn end(mut self, signal: i32) -> Result<Exit, Failure> {

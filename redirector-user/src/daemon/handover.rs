@@ -3,32 +3,39 @@
 //! ```text
 //! successor                          predecessor
 //!   hand-over?            --->         goes on serving gateways, lets go of
-//!   listening sockets     <---         the tables, the state and the metrics
+//!   listening sockets     <---         the tables and the state
 //!   takes over, in force
-//!   SIGTERM               --->         stops accepting, its connections
+//!   confirms              --->         stops accepting, its connections
 //!                                      finish, and it ends
+//!   (or is gone)          --->         takes over again
 //! ```
 //!
 //! The successor accepts from the very same sockets, so that no client that
 //! waits in one is lost. The kernel goes on by itself all the while.
 
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustix::net::getsockname;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Event;
 use super::control::{self, Request};
 use super::gateways::Gateways;
+use super::leaf::Leaf;
+use super::server::Server;
 use crate::failure::{Exit, Failure};
 use crate::state::{Lock, StateDir, StateError};
 
 /// How long a predecessor may take to let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a predecessor waits to hear that its successor is in force.
-const SUCCESSION: Duration = Duration::from_secs(60);
+/// How long a successor may take to be in force: then the predecessor is in charge
+/// again.
+pub const SUCCESSION: Duration = Duration::from_secs(60);
 
 /// The daemon that this one follows.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub struct Predecessor {
     pub pid: u32,
     /// Its listening sockets.
     pub sockets: Vec<OwnedFd>,
+    /// As long as this is open, it waits.
+    connection: UnixStream,
 }
 
 impl Predecessor {
@@ -44,8 +53,9 @@ impl Predecessor {
     pub fn ask(state: &StateDir) -> Result<Option<Self>, Failure> {
         let Some(pid) = state.daemon() else { return Ok(None) };
         let socket = state.control_socket();
-        let (response, sockets) =
-            control::ask_for_sockets(&socket, &Request::HandOver).map_err(|error| {
+        let request = Request::HandOver { confirms: true };
+        let (response, sockets, connection) =
+            control::ask_for_sockets(&socket, &request).map_err(|error| {
                 let socket = socket.display();
                 let why = format!("process {pid} does not hand over: {socket}: {error}");
                 Failure::new(Exit::No, why).help("stop it first")
@@ -55,11 +65,23 @@ impl Predecessor {
             return Err(Failure::new(Exit::No, why).help("stop it first"));
         }
         tracing::info!(pid, sockets = sockets.len(), "taking over from the daemon in charge");
-        Ok(Some(Self { pid, sockets }))
+        Ok(Some(Self { pid, sockets, connection }))
+    }
+
+    /// The listening socket that it has at this address.
+    pub fn listener(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let is_at = |socket: &OwnedFd| {
+            getsockname(socket).is_ok_and(|own| SocketAddr::try_from(own) == Ok(address))
+        };
+        let at = self.sockets.iter().position(is_at)?;
+        Some(self.sockets.swap_remove(at).into())
     }
 
     /// This daemon is in force: the other one may go.
     pub fn dismiss(&self) {
+        // One of an earlier version does not listen to that, and one that has gone
+        // needs not.
+        let _ = control::confirm(&self.connection);
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid
             && let Err(error) = kill_process(pid, Signal::TERM)
@@ -92,22 +114,57 @@ pub fn patiently<T, E>(
     }
 }
 
-/// Goes on serving gateways until the successor is in force, and then lets their
-/// connections finish.
-pub fn linger(mut gateways: Gateways, events: &Receiver<Event>) {
-    let until = Instant::now() + SUCCESSION;
-    tracing::info!("handed over; gateways go on until the successor is in force");
-    loop {
-        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Event::Stop(_)) => break,
-            // All else is the successor's business.
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                tracing::warn!("no successor came in force");
-                break;
+/// What stays with a daemon that hands over: all of it is there for its connections,
+/// and for the case that it takes over again.
+#[derive(Default)]
+pub struct Kept {
+    /// Its gateways go on.
+    pub gateways: Option<Gateways>,
+    /// It is in there.
+    pub leaf: Option<Leaf>,
+    /// The socket of its metrics: nobody else can take the address.
+    pub metrics: Option<TcpListener>,
+}
+
+/// A daemon that has handed over.
+pub struct HandedOver {
+    /// What stays with it.
+    pub kept: Kept,
+    /// Tells when the successor has gone.
+    pub server: Server,
+    /// Whether the successor says when it is in force.
+    pub confirms: bool,
+}
+
+impl HandedOver {
+    /// Goes on serving gateways until the successor is in force, and then lets their
+    /// connections finish. If it never comes to that, what is needed to take over
+    /// again.
+    pub fn linger(self, events: &Receiver<Event>) -> Option<Kept> {
+        let until = Instant::now() + SUCCESSION;
+        tracing::info!("handed over; gateways go on until the successor is in force");
+        let because = loop {
+            let event = match self.confirms {
+                true => events.recv().map_err(RecvTimeoutError::from),
+                false => events.recv_timeout(until.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(Event::Stop(_) | Event::Succeeded(true)) => {
+                    drop(self.server);
+                    tracing::info!("connections of gateways finish");
+                    let Kept { gateways, leaf, .. } = self.kept;
+                    gateways.into_iter().for_each(|mut gateways| gateways.shutdown());
+                    drop(leaf);
+                    return None;
+                }
+                Ok(Event::Succeeded(false)) => break "it has ended",
+                // All else is the successor's business.
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => break "it takes too long",
+                Err(RecvTimeoutError::Disconnected) => break "nothing is heard of it",
             }
-        }
+        };
+        tracing::warn!("the successor is not in force: {because}; taking over again");
+        Some(self.kept)
     }
-    tracing::info!("connections of gateways finish");
-    gateways.shutdown();
 }

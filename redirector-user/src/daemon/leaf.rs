@@ -94,12 +94,15 @@ impl Leaf {
     pub fn made(&self) -> Option<&Path> {
         self.moved.as_ref().filter(|(_, made)| *made).map(|_| &*self.cgroup.path)
     }
+}
 
-    /// Goes back to where the daemon came from, and removes the cgroup if it
-    /// was made for it.
-    pub fn leave(self) {
-        let Some((from, made)) = self.moved else { return };
-        if fs::write(from.join("cgroup.procs"), std::process::id().to_string()).is_ok() && made {
+/// Goes back to where the daemon came from, and removes the cgroup if it was made for
+/// it.
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        let Some((from, made)) = &self.moved else { return };
+        let gone = fs::write(from.join("cgroup.procs"), std::process::id().to_string());
+        if gone.is_ok() && *made {
             let _ = fs::remove_dir(&self.cgroup.path);
         }
     }

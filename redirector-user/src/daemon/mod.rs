@@ -22,7 +22,7 @@
 //! * [`drain`]: endpoints that have gone.
 //! * [`grow`]: tables that grow.
 //! * [`leaf`]: the daemon's own cgroup.
-//! * [`control`]: requests of other commands.
+//! * [`server`]: who asks over a socket; [`control`]: requests of other commands.
 //! * [`findings`]: what is said of what is in force.
 //! * [`gateways`]: the proxy.
 //! * [`handover`]: one daemon after another.
@@ -51,16 +51,17 @@ mod memory;
 pub mod metrics;
 pub(crate) mod names;
 mod program_log;
+mod server;
 mod sources;
 mod startup;
 mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::world::Settings;
+use tokio::sync::oneshot;
 
 use crate::datapath::Sizes;
 use crate::identity::pods::PodEvent;
@@ -141,9 +142,11 @@ enum Event {
     /// What is in force was looked at, or may be again.
     Looked(findings::Looked),
     /// Another command asks for something.
-    Request(control::Request, SyncSender<control::Answer>),
+    Request(control::Request, oneshot::Sender<control::Answer>),
+    /// The successor is in force, or (`false`) it has ended before.
+    Succeeded(bool),
     /// A monitoring system asks for the metrics.
-    Metrics(SyncSender<String>),
+    Metrics(oneshot::Sender<String>),
     /// Read everything again.
     Reread,
     /// End; the number of the signal.

@@ -21,7 +21,7 @@ use crate::state::Refused;
 use page::{Page, labels};
 
 pub use kept::{Kept, OTHER};
-pub use server::{Readiness, serve, stop};
+pub use server::{Readiness, serve};
 
 /// The text of one scrape.
 pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
@@ -134,8 +134,12 @@ fn counters(daemon: &Daemon, kept: &mut Kept, page: &mut Page) {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::TcpStream;
-    use std::sync::Arc;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::{Arc, mpsc};
+
+    use tokio::sync::oneshot;
+
+    use crate::daemon::server::Server;
 
     #[test]
     fn a_page_is_served_and_labels_are_escaped() {
@@ -149,19 +153,12 @@ mod tests {
         );
         assert_eq!(page.text, expected);
         let readiness = Arc::new(Readiness::default());
-        let address =
-            serve(([127, 0, 0, 1], 0).into(), readiness.clone(), move || Some(page.text.clone()))
-                .unwrap();
-        let ask = |request: &str| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        };
+        let (_server, address) =
+            served(&readiness, move |reply| reply.send(page.text.clone()).is_ok());
+        let ask = |request: &str| ask(address, request);
         let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&expected), "{answer}");
-        assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(ask("GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         let watch = crate::state::Watching {
             resource: "services".to_owned(),
             state: "troubled".to_owned(),
@@ -171,11 +168,72 @@ mod tests {
         };
         readiness.says(&crate::state::Report { watching: vec![watch], ..Default::default() });
         let waits = "services is not watched: the API server refuses (403), since 1970-01-02T00";
-        let ready = || ask("GET /readyz HTTP/1.0\r\n\r\n");
+        let ready = || ask("GET /readyz HTTP/1.1\r\n\r\n");
         assert!(ready().starts_with("HTTP/1.1 503") && ready().contains(waits), "{}", ready());
         readiness.in_force();
         assert!(ready().starts_with("HTTP/1.1 200") && ready().contains(waits), "{}", ready());
         assert!(ask("HELO\r\n\r\n").starts_with("HTTP/1.1 400"));
+    }
+
+    /// A server of pages that somebody makes.
+    fn served(
+        readiness: &Arc<Readiness>,
+        make: impl FnMut(oneshot::Sender<String>) -> bool + Send + 'static,
+    ) -> (Server, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = Server::start().unwrap();
+        serve(&mut server, listener, readiness.clone(), make).unwrap();
+        (server, address)
+    }
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn silent_slow_and_waiting_clients_block_nobody() {
+        let (makers, wanted) = mpsc::channel();
+        let readiness = Arc::new(Readiness::default());
+        let (_server, address) = served(&readiness, move |reply| makers.send(reply).is_ok());
+        // More than are served at a time: some say nothing, some a little.
+        let idle: Vec<TcpStream> = (0..200)
+            .map(|number| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                if number % 2 == 0 {
+                    stream.write_all(b"GET /healthz HTTP/1.1\r\nX").unwrap();
+                }
+                stream
+            })
+            .collect();
+        // Readers wait for a page that is not made yet, as in a long change.
+        let readers: Vec<_> = (0..8)
+            .map(|_| std::thread::spawn(move || ask(address, "GET /metrics HTTP/1.1\r\n\r\n")))
+            .collect();
+        let first = wanted.recv().unwrap();
+        let health = ask(address, "GET /healthz HTTP/1.1\r\n\r\n");
+        assert!(health.starts_with("HTTP/1.1 200") && health.ends_with("ok\n"), "{health}");
+        let maker = std::thread::spawn(move || {
+            let mut made = 0;
+            for reply in std::iter::once(first).chain(wanted) {
+                made += 1;
+                reply.send(format!("page {made}\n")).unwrap();
+            }
+            made
+        });
+        for reader in readers {
+            let answer = reader.join().unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("page "), "{answer}");
+        }
+        // The oldest of the silent ones had to go for those that came after them.
+        let mut oldest = &idle[1];
+        assert_eq!(oldest.read(&mut [0]).unwrap(), 0);
+        drop(_server);
+        assert!(maker.join().unwrap() <= 8);
     }
 
     #[test]

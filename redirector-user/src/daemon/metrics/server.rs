@@ -1,19 +1,36 @@
-//! The server: HTTP as far as a scrape needs it.
+//! What is answered over HTTP: `/metrics`, `/readyz`, `/healthz`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use crate::daemon::server::{PATIENCE, Server};
 use crate::state::Report;
 
-/// Longer requests are nonsense.
-const MAX_REQUEST: u64 = 16 << 10;
+/// Longer heads of requests are nonsense, in bytes.
+const MAX_REQUEST: usize = 16 << 10;
 
-/// Longest time that a client may take for its request.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that a page may take: the control loop may be busy with a change.
+const PAGE: Duration = Duration::from_secs(30);
+
+/// Prometheus' text format.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What `/readyz` says.
 #[derive(Debug, Default)]
@@ -37,85 +54,107 @@ impl Readiness {
         *self.amiss.lock().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 
-    fn answer(&self) -> (bool, String) {
+    fn answer(&self) -> (StatusCode, String) {
         let amiss = self.amiss.lock().unwrap_or_else(PoisonError::into_inner);
         match self.in_force.load(Ordering::Acquire) {
-            true => (true, format!("ready\n{amiss}")),
-            false => (false, format!("not in force yet\n{amiss}")),
+            true => (StatusCode::OK, format!("ready\n{amiss}")),
+            false => (StatusCode::SERVICE_UNAVAILABLE, format!("not in force yet\n{amiss}")),
         }
     }
 }
 
-/// Serves in a thread of its own; `text` returns `None` to end it.
-pub fn serve(
-    address: SocketAddr,
+/// Somebody who waits for a page.
+type Reader = oneshot::Sender<Bytes>;
+
+/// Those who may wait for a page beside those whose page is made.
+const READERS: usize = 64;
+
+/// What all requests share.
+#[derive(Clone)]
+struct Shared {
     readiness: Arc<Readiness>,
-    mut text: impl FnMut() -> Option<String> + Send + 'static,
-) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)?;
-    let address = listener.local_addr()?;
-    thread::Builder::new().name("metrics".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // One at a time: a scrape is short, and a slow client is cut off.
-            match path(&stream) {
-                Ok(path) if path == "/metrics" => {
-                    let Some(body) = text() else { return };
-                    respond(&stream, "200 OK", &body);
-                }
-                Ok(path) if path == "/readyz" => match readiness.answer() {
-                    (true, words) => respond(&stream, "200 OK", &words),
-                    (false, words) => respond(&stream, "503 Service Unavailable", &words),
-                },
-                Ok(path) if path == "/healthz" => respond(&stream, "200 OK", "ok\n"),
-                Ok(_) => respond(&stream, "404 Not Found", "see /metrics\n"),
-                Err(_) => respond(&stream, "400 Bad Request", "GET /metrics\n"),
-            }
+    readers: mpsc::Sender<Reader>,
+}
+
+/// Serves the clients of a listening socket; `ask` has the text of a page made and
+/// sent, and returns `false` when nobody makes any more.
+///
+/// # Errors
+///
+/// When the socket cannot be watched.
+pub fn serve(
+    server: &mut Server,
+    listener: TcpListener,
+    readiness: Arc<Readiness>,
+    ask: impl FnMut(oneshot::Sender<String>) -> bool + Send + 'static,
+) -> io::Result<()> {
+    let (readers, waiting) = mpsc::channel(READERS);
+    server.spawn(pages(waiting, ask));
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/readyz", get(readyz))
+        .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
+        .fallback(|| async { text(StatusCode::NOT_FOUND, "see /metrics\n") })
+        .with_state(Shared { readiness, readers });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_REQUEST);
+    // A connection is a request: its whole time is known. A client that says no more
+    // may wait for its answer.
+    http.keep_alive(false).half_close(true);
+    server.clients(listener, move |stream, asked| {
+        let router = router.clone();
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            asked.now();
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // A client that went away, or said nothing, needs no answer.
+        async move { drop(timeout(PAGE + PATIENCE, connection).await) }
+    })
+}
+
+/// Makes pages one at a time: who asks while one is made waits for the next, which is
+/// for all of them.
+async fn pages(
+    mut waiting: mpsc::Receiver<Reader>,
+    mut ask: impl FnMut(oneshot::Sender<String>) -> bool,
+) {
+    while let Some(first) = waiting.recv().await {
+        let mut readers = vec![first];
+        while let Ok(another) = waiting.try_recv() {
+            readers.push(another);
         }
-    })?;
-    Ok(address)
+        let (reply, page) = oneshot::channel();
+        if !ask(reply) {
+            return;
+        }
+        let Ok(page) = page.await else { continue };
+        let page = Bytes::from(page);
+        for reader in readers {
+            // One that has gone is none of our business.
+            let _ = reader.send(page.clone());
+        }
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    let (reader, page) = oneshot::channel();
+    let asked = shared.readers.send(reader).await;
+    match (asked, timeout(PAGE, page).await) {
+        (Ok(()), Ok(Ok(page))) => text(StatusCode::OK, page),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is busy, or about to end\n"),
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let (status, words) = shared.readiness.answer();
+    text(status, words)
+}
+
+fn text(status: StatusCode, words: impl Into<Body>) -> Response {
+    (status, [(CONTENT_TYPE, TEXT)], words.into()).into_response()
 }
 
 fn when(since: u64) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since))
-}
-
-/// Has a server at this address end whose `text` does: it looks at the next
-/// request only.
-pub fn stop(address: SocketAddr) {
-    if let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) {
-        let _ = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
-        // When it has closed this, it has ended.
-        let _ = stream.set_read_timeout(Some(PATIENCE));
-        let _ = stream.read_to_end(&mut Vec::new());
-    }
-}
-
-fn path(stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut lines = BufReader::new(stream.take(MAX_REQUEST)).lines();
-    let first = lines.next().transpose()?.unwrap_or_default();
-    // The rest of the head has to be read, or closing would reset.
-    for line in lines {
-        if line?.is_empty() {
-            break;
-        }
-    }
-    let mut words = first.split(' ');
-    match (words.next(), words.next()) {
-        (Some("GET" | "HEAD"), Some(target)) => {
-            Ok(target.split('?').next().unwrap_or(target).to_owned())
-        }
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-fn respond(mut stream: &TcpStream, status: &str, body: &str) {
-    // A client that went away needs no answer.
-    let _ = write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
 }

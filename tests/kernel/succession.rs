@@ -1,0 +1,100 @@
+//! `run --replace` is a transaction: whatever happens to the successor, somebody is in
+//! charge.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redirector_tests::redirector::Daemon;
+use redirector_tests::scene::{Scene, dial, free, gateway, scrape, to};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// Waits until something is so.
+fn eventually(what: &str, so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what} does not happen");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A daemon with a gateway and metrics, whose address is given.
+fn in_charge(scene: &Scene, metrics: &str) -> (Daemon, std::net::SocketAddr) {
+    let address = free([127, 0, 0, 3]);
+    scene.redirector.write("edge.yaml", &gateway(address, "one"));
+    let daemon = scene.redirector.start_with(&["--metrics-address", metrics, "--drain", "20s"]);
+    scene.redirector.wait("its answer", |_| dial(address) == "one");
+    (daemon, address)
+}
+
+/// It reads, decides and answers again.
+fn is_in_charge_again(scene: &Scene, daemon: &Daemon, metrics: std::net::SocketAddr) {
+    let redirector = &scene.redirector;
+    eventually("it takes over again", || daemon.log().matches("INFO in force").count() > 1);
+    redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(redirector.status().json()["daemon"]["pid"], daemon.pid());
+    assert!(scrape(metrics).contains("redirector_config_generation"));
+}
+
+#[test]
+fn a_successor_that_is_killed_before_it_is_in_force_leaves_its_predecessor_in_charge() {
+    let Some(scene) = Scene::new("killed-successor", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let (daemon, address) = in_charge(&scene, &metrics.to_string());
+    let redirector = &scene.redirector;
+    for round in 1..=2 {
+        // It has been handed everything, and waits for the end of its input.
+        let args = ["--replace", "--config", "-", "--metrics-address", &metrics.to_string()];
+        let successor = redirector.launch(&args, Stdio::piped());
+        eventually("it hands over", || daemon.log().matches("handed over").count() == round);
+        assert_eq!(dial(address), "one", "gateways go on");
+        successor.kill();
+        is_in_charge_again(&scene, &daemon, metrics);
+        redirector.change("back", || redirector.write("rules.yaml", &to("one")));
+        assert_eq!(dial(address), "one");
+    }
+    let successor = redirector.start_with(&["--replace", "--metrics-address", "none"]);
+    assert_eq!(daemon.wait(), 0);
+    assert_eq!(dial(address), "one");
+    assert_eq!(successor.stop(), 0);
+}
+
+#[test]
+fn a_successor_that_cannot_listen_leaves_its_predecessor_in_charge() {
+    let Some(scene) = Scene::new("deaf-successor", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let (daemon, address) = in_charge(&scene, &metrics.to_string());
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address_taken = taken.local_addr().expect("its address").to_string();
+    let args = ["--replace", "--metrics-address", &address_taken];
+    let other = scene.redirector.launch(&args, Stdio::null());
+    assert_ne!(other.wait(), 0);
+    is_in_charge_again(&scene, &daemon, metrics);
+    assert_eq!(dial(address), "one");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn silent_clients_of_metrics_and_control_hold_up_neither_a_change_nor_a_successor() {
+    let Some(scene) = Scene::new("silent-clients", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let (daemon, _) = in_charge(&scene, &metrics.to_string());
+    let redirector = &scene.redirector;
+    let control = redirector.directory().join("state/control.sock");
+    let mut silent: Vec<TcpStream> =
+        (0..80).map(|_| TcpStream::connect(metrics).expect("a connection")).collect();
+    silent[79].write_all(b"GET /metrics HTTP/1.1\r\nX-").expect("half a request");
+    let _others: Vec<UnixStream> =
+        (0..80).map(|_| UnixStream::connect(&control).expect("a connection")).collect();
+    assert!(scrape(metrics).contains("redirector_config_generation"));
+    redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
+    let args = ["--replace", "--metrics-address", &metrics.to_string()];
+    let successor = redirector.start_with(&args);
+    assert_eq!(daemon.wait(), 0);
+    assert!(scrape(metrics).contains("redirector_config_generation"));
+    assert_eq!(successor.stop(), 0);
+}
