@@ -211,7 +211,7 @@ fn what_is_missing_is_named_with_the_way_to_mend_it() {
 
 /// The program, run by somebody without privilege who may use the directories.
 fn stranger(redirector: &Redirector) -> Command {
-    let open = fs::Permissions::from_mode(0o777);
+    let open = fs::Permissions::from_mode(0o1777);
     fs::set_permissions(redirector.directory(), open.clone()).expect("a mode");
     fs::set_permissions(redirector.place.bpffs.path(), open).expect("a mode");
     let copy = redirector.directory().join("program");
