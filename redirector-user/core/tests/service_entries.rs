@@ -181,3 +181,39 @@ fn entries_of_one_host_are_one_service_with_the_ports_and_addresses_of_all() {
     let world = two(&entry("192.0.2.1", 446, "192.0.2.11"), &entry("192.0.2.1", 446, "192.0.2.12"));
     assert_eq!(goes(&world, "192.0.2.1:446"), "192.0.2.11:446", "the older one's port counts");
 }
+
+#[test]
+fn an_address_that_a_service_was_given_is_not_an_older_entrys_that_names_it() {
+    let world = world(
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: new, namespace: default, creationTimestamp: '2026-06-01T00:00:00Z'}
+spec:
+  clusterIP: 10.96.7.7
+  selector: {app: new}
+  ports: [{name: tcp, port: 443, protocol: TCP, targetPort: 6443}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: new, namespace: default}
+spec: {address: 192.0.2.5, labels: {app: new}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: new, namespace: default}
+spec: {hosts: [new], tcp: [{route: [{destination: {host: new}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: grab, namespace: other, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec:
+  hosts: [grab.other.example]
+  addresses: [10.96.7.7]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.66}]
+",
+    );
+    assert_eq!(goes(&world, "10.96.7.7:443"), "192.0.2.5:6443");
+}

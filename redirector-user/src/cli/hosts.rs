@@ -51,7 +51,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
 
 fn lines(registry: &Registry, domain: &str) -> Vec<Line> {
     let mut by_address: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for service in registry.by_age() {
+    for service in registry.by_precedence() {
         let names = names(&service.host, domain);
         for address in service.answers() {
             let known = by_address.entry(address).or_default();

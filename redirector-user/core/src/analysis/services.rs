@@ -52,7 +52,7 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     let mut owners: HashMap<(IpNet, u16), &Service> = HashMap::new();
-    for service in facts.registry.by_age() {
+    for service in facts.registry.by_precedence() {
         if service.kind == ServiceKind::Headless {
             continue;
         }
@@ -65,13 +65,16 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 if owner.object == service.object {
                     continue;
                 }
+                let because = match owner.is_allocated() && !service.is_allocated() {
+                    true => "was given it",
+                    false => "is older or comes first by name",
+                };
                 Report::new(service.object.clone(), findings).add(
                     if service.is_entry() { "spec.addresses" } else { "spec.clusterIP" },
                     Diagnostic::new(
                         &differences::SHARED_FRONTEND,
                         format!(
-                            "{}:{} belongs to {} too, which is older or comes first by name and \
-                             keeps it",
+                            "{}:{} belongs to {} too, which {because} and keeps it",
                             address.addr(),
                             port.number,
                             owner.object

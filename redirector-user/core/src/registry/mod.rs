@@ -86,11 +86,12 @@ impl Registry {
         self.hosts.values().flat_map(Host::services)
     }
 
-    /// All services, the oldest first, then by name and namespace: the order
-    /// in which two of them own one address.
-    pub fn by_age(&self) -> Vec<&Arc<Service>> {
+    /// All services in the order in which two of them own one address: first those that
+    /// the API server has given theirs, which nobody takes from them by naming it, then
+    /// the oldest, then by name and namespace.
+    pub fn by_precedence(&self) -> Vec<&Arc<Service>> {
         let mut services: Vec<_> = self.services().collect();
-        services.sort_unstable_by_key(|service| service.age());
+        services.sort_unstable_by_key(|service| (!service.is_allocated(), service.age()));
         services
     }
 

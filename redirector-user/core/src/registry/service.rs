@@ -146,8 +146,13 @@ impl Service {
         &self.object.namespace
     }
 
-    /// By this services are ordered, the oldest first, then by name and namespace: so
-    /// two of them own one address. No two have the same.
+    /// Whether its addresses were given to it, rather than named by whoever wrote it.
+    pub fn is_allocated(&self) -> bool {
+        self.kind == ServiceKind::Cluster
+    }
+
+    /// By this services are ordered, the oldest first, then by name and namespace. No two
+    /// have the same.
     pub fn age(&self) -> (Option<i64>, &str, &str, Kind, usize) {
         let ObjectRef { kind, namespace, name } = &self.object;
         (self.created, name, namespace, *kind, self.place)

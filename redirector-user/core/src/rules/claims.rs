@@ -29,7 +29,8 @@ pub(crate) enum ClaimKind {
     Anywhere,
 }
 
-/// All claims, by port and prefix; those to one prefix in the order of age.
+/// All claims, by port and prefix; those to one prefix in the order of
+/// [`Registry::by_precedence`].
 pub(crate) type Claims<'q> = BTreeMap<u16, BTreeMap<IpNet, Vec<Claim<'q>>>>;
 
 /// What a claim to every address leaves out: the machine itself and its link.
@@ -45,7 +46,7 @@ pub(crate) const NEVER_CLAIMED: [IpNet; 6] = [
 /// What all services claim.
 pub(crate) fn claims(registry: &Registry) -> Claims<'_> {
     let mut claims = Claims::new();
-    for service in registry.by_age() {
+    for service in registry.by_precedence() {
         if service.rejected.is_some() {
             continue;
         }

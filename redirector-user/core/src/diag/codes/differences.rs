@@ -95,7 +95,7 @@ codes! {
         "kind: Service\nspec:\n  selector: {app: echo}\n  ports: [{port: 19000}]"
     }
     SHARED_FRONTEND = "RD4019" Warning NONE "Two services own one address and port" {
-        "The older one keeps it, then the one that comes first by name; the other has no frontend there."
+        "A Service that was given it by the API server keeps it, whatever ServiceEntries name it; of two alike the older one does, then the one that comes first by name. The other has no frontend there."
         "Give one of them another address."
         "two Services with clusterIP 10.96.0.10 and port 80"
     }

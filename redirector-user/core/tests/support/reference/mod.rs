@@ -96,9 +96,14 @@ impl<'w> Reference<'w> {
     }
 }
 
+/// What was given to a Service is not a ServiceEntry's, however old that is.
+fn precedence<'s>(service: &'s Service<'_>) -> (bool, (Option<i64>, &'s str, &'s str, Kind)) {
+    (service.kind != Kindness::Cluster, age(service.object))
+}
+
 fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: SocketAddr) -> Outcome {
     // Which service owns the address, for this client: the longest prefix that
-    // it sees; of several the oldest.
+    // it sees; of several one that was given it, and the oldest.
     let mut best: Option<(IpNet, &Service<'_>, &Port)> = None;
     for service in services {
         if !sees(from, &service.export_to, &service.object.meta.namespace) {
@@ -118,7 +123,7 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
                 let better = best.as_ref().is_none_or(|(other, older, _)| {
                     prefix.prefix_len() > other.prefix_len()
                         || (prefix.prefix_len() == other.prefix_len()
-                            && age(service.object) < age(older.object))
+                            && precedence(service) < precedence(older))
                 });
                 if better {
                     best = Some((prefix, service, port));
