@@ -327,6 +327,25 @@ fn a_rule_that_is_reached_elsewhere_is_told_of_the_gateway_that_another_object_h
 }
 
 #[test]
+fn a_server_that_is_refused_at_the_gateway_is_told_with_the_same_reason() {
+    let gateway = |server: &str| {
+        let spec = format!("{{selector: {{istio: edge}}, servers: [{{{server}, hosts: ['*']}}]}}");
+        object("Gateway", "a/edge", &spec) + &edge("a/edge-1")
+    };
+    let tls = "tls: {mode: SIMPLE, credentialName: cert}";
+    let of = |protocol: &str, tls: &str| {
+        let port = format!("port: {{number: 443, name: db, protocol: {protocol}}}");
+        let found = report(&gateway(&format!("{port}{tls}")));
+        told(&found, &["RD5004"]).first().map(|(_, message)| (*message).to_owned())
+    };
+    let ends = of("TLS", &format!(", {tls}")).expect("it is told");
+    assert!(ends.contains("a TLS server with tls mode SIMPLE would have to end TLS itself"));
+    assert!(of("HTTP", "").is_some_and(|told| told.contains("would have to speak HTTP")));
+    assert_eq!(of("MONGO", ""), None);
+    assert_eq!(of("TLS", ", tls: {mode: PASSTHROUGH}"), None);
+}
+
+#[test]
 fn a_rule_behind_one_that_passes_everything_on_is_told() {
     let host = "shop.a.svc.cluster.local";
     let entry = "{hosts: [out.example.com], resolution: NONE, ports: [{number: 80, name: tcp, protocol: TCP}]}";

@@ -8,9 +8,9 @@ use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, Server, ServerTls, Service, Spec, TargetPort};
+use crate::model::{Gateway, Labels, Object, Server, Service, Spec, TargetPort};
 use crate::names::hosts_match;
-use crate::rules::{Outdone, bound_elsewhere};
+use crate::rules::{Mode, Outdone, bound_elsewhere, mode};
 
 /// Servers by Gateway, for each selector and port.
 type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;
@@ -160,6 +160,7 @@ fn conflicts(
             .collect();
         if !conflicting.is_empty() {
             let names: Vec<&str> = conflicting.iter().map(|(name, _)| name.as_str()).collect();
+            let passes_on = |server: &Server| mode(server) == Mode::Sni;
             let shared = passes_on(server) && conflicting.iter().all(|(_, other)| passes_on(other));
             report.add(
                 format!("spec.servers[{i}]"),
@@ -179,7 +180,7 @@ fn conflicts(
                 ),
             );
         } else if let Some(other) = others.keys().next()
-            && is_tcp(server)
+            && mode(server) == Mode::Tcp
         {
             report.add(
                 format!("spec.servers[{i}].port.number"),
@@ -193,7 +194,7 @@ fn conflicts(
                 )
                 .help("use another port"),
             );
-        } else if is_tcp(server)
+        } else if mode(server) == Mode::Tcp
             && let Some(other) = rival(facts, servers, selector, server, &own)
         {
             report.add(
@@ -272,39 +273,22 @@ fn binds_meet(a: &Server, b: &Server) -> bool {
 /// Which rules a server uses, as they are written in a VirtualService; `None`
 /// when it cannot be served here.
 pub(super) fn uses(server: &Server) -> Option<&'static str> {
-    match () {
-        () if is_unix(server) => None,
-        () if is_tcp(server) => Some("tcp"),
-        () if passes_on(server) => Some("tls"),
-        () => None,
+    match mode(server) {
+        _ if is_unix(server) => None,
+        Mode::Tcp => Some("tcp"),
+        Mode::Sni => Some("tls"),
+        Mode::Refuse(_) => None,
     }
-}
-
-fn is_tcp(server: &Server) -> bool {
-    matches!(server.protocol.as_str(), "TCP" | "MONGO" | "REDIS" | "MYSQL")
-}
-
-/// Whether its connections are told apart by their server names.
-fn passes_on(server: &Server) -> bool {
-    server.tls == Some(ServerTls::Passthrough)
 }
 
 /// Servers that a relay of bytes cannot be.
 fn l7_server(index: usize, server: &Server, report: &mut Report<'_>) {
-    let what = match server.protocol.as_str() {
-        "TCP" | "MONGO" | "REDIS" | "MYSQL" => return,
-        "TLS" | "HTTPS" if passes_on(server) => return,
-        "TLS" | "HTTPS" if server.tls == Some(ServerTls::AutoPassthrough) => {
-            "takes its destinations from the server names that Istio's gateways write".to_owned()
-        }
-        "TLS" | "HTTPS" => "ends TLS".to_owned(),
-        protocol => format!("speaks {protocol}"),
-    };
+    let Mode::Refuse(why) = mode(server) else { return };
     report.add(
         format!("spec.servers[{index}].port.protocol"),
         Diagnostic::new(
             &l7::L7_SERVER,
-            format!("the server {what}: connections to port {} are refused here", server.port),
+            format!("{why}: connections to port {} are refused here", server.port),
         )
         .help("declare the port TCP, or leave it to a gateway that speaks the protocol"),
     );

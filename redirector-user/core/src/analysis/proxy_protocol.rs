@@ -6,8 +6,8 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::annotations::PROXY_PROTOCOL;
-use crate::model::{Gateway, Kind, Object, PROXY_PROTOCOL_V2, ServerTls, speaks_proxy_protocol};
-use crate::rules::RuleSet;
+use crate::model::{Gateway, Kind, Object, PROXY_PROTOCOL_V2, speaks_proxy_protocol};
+use crate::rules::{Mode, RuleSet, mode};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut annotated = false;
@@ -70,7 +70,7 @@ fn of_two_minds(facts: &Facts<'_>, set: &RuleSet, findings: &mut Vec<Finding>) {
 /// A port on which both have a passthrough server: only these share one.
 fn shared_port(a: &Gateway, b: &Gateway) -> Option<u16> {
     let ports = |gateway: &Gateway| -> Vec<u16> {
-        let passes = gateway.servers.iter().filter(|s| s.tls == Some(ServerTls::Passthrough));
+        let passes = gateway.servers.iter().filter(|server| mode(server) == Mode::Sni);
         passes.map(|server| server.port).collect()
     };
     let theirs = ports(b);

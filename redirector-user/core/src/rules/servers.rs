@@ -155,7 +155,7 @@ pub(crate) fn selects(gateway: &Gateway, labels: &Labels, is_gateway: bool) -> b
 }
 
 /// What is done with the connections of a server.
-fn mode(server: &Server) -> Mode {
+pub(crate) fn mode(server: &Server) -> Mode {
     let refuse = |why: String| Mode::Refuse(why);
     match (server.protocol.as_str(), server.tls) {
         ("TCP" | "MONGO" | "REDIS" | "MYSQL", None) => Mode::Tcp,
