@@ -45,6 +45,18 @@ impl<K: Ord + Clone, V: Clone> Difference<K, V> {
         Self { put, gone }
     }
 
+    /// What is there from now on at each of some keys; `None`: nothing.
+    pub fn of(changes: impl Iterator<Item = (K, Option<V>)>) -> Self {
+        let (mut put, mut gone) = (BTreeMap::new(), BTreeSet::new());
+        for (key, value) in changes {
+            match value {
+                Some(value) => _ = put.insert(key, value),
+                None => _ = gone.insert(key),
+            }
+        }
+        Self { put, gone }
+    }
+
     /// With other values.
     pub fn map<W>(self, mut value: impl FnMut(V) -> W) -> Difference<K, W> {
         let put = self.put.into_iter().map(|(key, old)| (key, value(old))).collect();

@@ -36,13 +36,14 @@ pub fn time(object: &Object) -> Result<Option<u64>, String> {
     }
 }
 
-/// The endpoints of a World. When `always`, also those of one that says nothing
-/// about draining.
-pub fn endpoints(world: &World, registry: &Registry, always: bool) -> Endpoints {
+/// Whether an object says how long connections may go on.
+pub fn says(object: &Object) -> bool {
+    time(object).is_ok_and(|time| time.is_some())
+}
+
+/// The endpoints of a World: wanted where some object says anything about draining.
+pub fn endpoints(world: &World, registry: &Registry) -> Endpoints {
     let said = |object: &Arc<Object>| time(object).ok().flatten();
-    if !always && !world.objects().any(|object| said(object).is_some()) {
-        return Endpoints::new();
-    }
     let mut rules: HostIndex<u64> = HostIndex::default();
     for (object, rule) in world.destination_rules() {
         if let Some(time) = said(object) {
@@ -117,7 +118,7 @@ spec: {host: echo}
 
     fn of(text: &str) -> Endpoints {
         let world = testing::world(Settings::default(), text);
-        endpoints(&world, &Registry::new(&world), false)
+        endpoints(&world, &Registry::new(&world))
     }
 
     fn address(last: u8) -> SocketAddr {
@@ -130,7 +131,13 @@ spec: {host: echo}
         assert_eq!(endpoints[&address(1)], Some(30_000));
         assert_eq!(endpoints[&address(2)], Some(5_000), "the shortest of its services");
         assert_eq!(of(SERVICES)[&address(1)], None);
-        assert!(of(&SERVICES.replace("redirector.io/drain", "other")).is_empty());
+        let nothing = SERVICES.replace("redirector.io/drain", "other");
+        assert!(of(&nothing).values().all(Option::is_none));
+        let says = |text: &str| {
+            let world = testing::world(Settings::default(), text);
+            world.objects().filter(|object| says(object)).count()
+        };
+        assert_eq!([SERVICES, RULE, &nothing].map(says), [1, 1, 0]);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! they mean here. Whatever is compiled or explained is a function of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::join;
 use crate::model::bypass::{Bypass, Target};
 use crate::model::{
     DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
@@ -82,6 +84,21 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.objects.is_empty() && self.names.is_empty() && self.settings.is_none()
     }
+
+    /// Adds what comes after these: both are one change then.
+    pub fn then(&mut self, later: Self) {
+        for (reference, Replaced { before, after }) in later.objects {
+            match self.objects.entry(reference) {
+                Entry::Vacant(entry) => _ = entry.insert(Replaced { before, after }),
+                Entry::Occupied(mut entry) if entry.get().before != after => {
+                    entry.get_mut().after = after;
+                }
+                Entry::Occupied(entry) => _ = entry.remove(),
+            }
+        }
+        self.names.extend(later.names);
+        self.settings = later.settings.or(self.settings.take());
+    }
 }
 
 /// One iterator per kind with a body.
@@ -124,6 +141,25 @@ impl World {
     /// Takes an object out of force.
     pub fn remove(&mut self, object: &ObjectRef) -> Option<Arc<Object>> {
         self.objects.remove(object)
+    }
+
+    /// What makes this World be `to`. Objects are compared where they are not the very same.
+    pub fn difference(&self, to: &Self) -> Changes {
+        let objects = join::outer(&self.objects, &to.objects).filter(|(_, from, to)| {
+            let same = from.zip(*to).is_some_and(|(from, to)| Arc::ptr_eq(from, to));
+            !same && from != to
+        });
+        let names = join::outer(&self.resolved, &to.resolved).filter(|(_, from, to)| from != to);
+        Changes {
+            objects: objects
+                .map(|(reference, before, after)| {
+                    let (before, after) = (before.cloned(), after.cloned());
+                    (reference.clone(), Replaced { before, after })
+                })
+                .collect(),
+            names: names.map(|(name, _, to)| (name.clone(), to.cloned())).collect(),
+            settings: (self.settings != to.settings).then(|| to.settings.clone()),
+        }
     }
 
     /// Makes it the World that these changes lead to.

@@ -191,7 +191,11 @@ fn what_changes_placed_step_by_step_is_what_the_whole_is_but_for_numbers_that_ar
             assert!(image.legs.keys().all(|leg| of_routes.contains(leg)), "{at}: nobody's legs");
             let ejects = |one: &abi::Destination| one.policy & policy::EJECTING != 0;
             assert_eq!(placement.follows_connections(), image.destinations.values().any(ejects));
+            let written = serde_json::to_string(&placement.difference()).expect("written");
+            let difference = serde_json::from_str(&written).expect("read");
             placement.settle();
+            let followed = was.layout().clone().with(difference);
+            assert_eq!(&followed, placement.layout(), "{at}");
 
             let (layout, whole) = Layout::default().place(&plan, &LIMITS).expect("there is room");
             assert_eq!(named(placement.layout(), &image), named(&layout, &whole), "{at}");

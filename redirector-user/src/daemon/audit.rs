@@ -2,7 +2,6 @@
 //! and then. What differs is counted, said and mended.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,12 +10,10 @@ use redirector_common::abi::Limits;
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::Object;
 use redirector_core::plan::Plan;
-use redirector_core::world::{Settings, World};
+use redirector_core::world::World;
 
 use super::control_loop::Daemon;
-use super::names::Answers;
 use crate::scheduling::give_way;
 
 /// Time between two audits.
@@ -29,12 +26,8 @@ const REST: u32 = 99;
 /// What is in force, to be made anew.
 #[derive(Debug)]
 pub struct Given {
-    /// The objects.
-    pub objects: Vec<Arc<Object>>,
-    /// What they mean here.
-    pub settings: Settings,
-    /// What names resolve to.
-    pub resolved: Answers,
+    /// What it is made of.
+    pub world: World,
     /// The numbers of everything.
     pub layout: Layout,
     /// How large the tables are.
@@ -54,14 +47,7 @@ pub struct Anew {
 impl Given {
     /// Makes it anew. Takes time that grows with the configuration.
     pub fn anew(self) -> Anew {
-        let mut world = World::new(self.settings);
-        for object in self.objects {
-            world.insert(object);
-        }
-        for (name, addresses) in &self.resolved {
-            world.set_resolved(name, addresses.clone());
-        }
-        let plan = compile(&world).plan;
+        let plan = compile(&self.world).plan;
         let placed = self.layout.place(&plan, &self.limits);
         Anew { plan, image: placed.ok().map(|(_, image)| image) }
     }
@@ -101,7 +87,7 @@ impl Daemon {
         if self.auditor.busy || self.auditor.next > Instant::now() {
             return;
         }
-        let Some(given) = self.engine.to_audit() else { return };
+        let Some(given) = self.engine.begin_audit() else { return };
         self.auditor.busy = true;
         // The thread lives as long as the control loop.
         let _ = self.auditor.wake.send(given);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use redirector_core::drain::{self, Draining};
+use redirector_core::drain::{self, Draining, Endpoints};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 use redirector_core::stored::Lost;
@@ -282,7 +282,10 @@ fn engine(
     }
     let endpoints = snapshot.as_ref().map(|snapshot| {
         let world = snapshot.world();
-        drain::endpoints(&world, &Registry::new(&world), false)
+        match world.objects().any(|object| drain::says(object)) {
+            true => drain::endpoints(&world, &Registry::new(&world)),
+            false => Endpoints::new(),
+        }
     });
     let (resolved, contents) = match snapshot {
         Some(snapshot) => (snapshot.resolved, snapshot.contents),
@@ -296,8 +299,9 @@ fn engine(
     engine.endpoints = endpoints.unwrap_or_default();
     engine.spares = if options.kubernetes.is_some() { SPARES } else { 0 };
     engine.store = store;
-    engine.resolved = resolved;
-    engine.objects = contents.objects;
+    for (name, addresses) in resolved {
+        engine.resolve(name, addresses);
+    }
     engine.grows = !options.fixed_sizes;
     Ok(engine)
 }

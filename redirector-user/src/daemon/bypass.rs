@@ -162,7 +162,7 @@ pub fn without_daemon(
         return Ok((active.generation, after));
     }
     let generation = active.generation + 1;
-    let mut next = engine.snapshot(&step, generation, snapshot.of_generation, now());
+    let mut next = engine.snapshot(generation, snapshot.of_generation, now());
     next.repeats = Some(snapshot.repeats.unwrap_or(active.generation));
     Keeper::new(state.clone()).save_snapshot(&next)?;
     datapath.apply(&step.delta, generation)?;

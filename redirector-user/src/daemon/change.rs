@@ -89,7 +89,6 @@ impl Daemon {
 
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
-        let written = in_force::is_written(&self.engine.store.changes());
         let newcomers = self.newcomers();
         let step = match self.engine.step(newcomers) {
             Ok(step) => step,
@@ -124,7 +123,7 @@ impl Daemon {
                 "refused: {why}; {outcome}"
             );
         }
-        self.looker.want(written || self.report.rejected != refused);
+        self.looker.want(self.report.rejected != refused);
         self.report.rejected = refused;
         applied
     }
@@ -132,14 +131,13 @@ impl Daemon {
     /// Which version of an object is in force whose newest one is not.
     fn version_in_force(&self, rejected: &Rejected) -> Option<String> {
         let reference = rejected.object.as_ref().filter(|_| rejected.kept)?;
-        // They are ordered by what they are.
-        let at = self.engine.objects.binary_search_by_key(reference, |one| one.reference()).ok()?;
-        Some(digest(&self.engine.objects[at]))
+        self.engine.in_force(reference).map(|object| digest(object))
     }
 
     /// Puts a step in force, as a new generation when it changes anything.
     /// What could not be is said and changes nothing.
     pub(super) fn apply(&mut self, step: Step, cause: Cause) -> bool {
+        let written = in_force::is_written(&step.made_of.objects);
         match self.try_to_apply(&step, cause) {
             Ok(()) => self.engine.adopt(step),
             Err(why) => {
@@ -148,7 +146,7 @@ impl Daemon {
                 return false;
             }
         }
-        self.looker.want(cause.of_generation.is_some() || cause.repeats.is_some());
+        self.looker.want(written || cause.of_generation.is_some() || cause.repeats.is_some());
         let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
         self.state.prune(self.options.history + 1, &needed);
         true
@@ -166,7 +164,7 @@ impl Daemon {
             (true, known) => known + 1,
             (false, known) => known,
         };
-        let mut snapshot = self.engine.snapshot(step, generation, cause.of_generation, now());
+        let mut snapshot = self.engine.snapshot(generation, cause.of_generation, now());
         snapshot.repeats = cause.repeats;
         if !fresh {
             snapshot.repeats = self.keeper.still_repeats(&snapshot, cause.repeats);
@@ -194,7 +192,9 @@ impl Daemon {
         if step.is_first || step.changes.gateways.is_some() {
             self.note_unserved();
         }
-        self.names.want(&step.names);
+        if let Some(names) = &step.names {
+            self.names.want(names);
+        }
         if step.sources.is_some() || step.view.is_some() {
             self.look();
         }

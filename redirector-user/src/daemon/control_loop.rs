@@ -355,7 +355,7 @@ impl Daemon {
         let mut unresolved = std::mem::take(&mut self.report.unresolved);
         unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
         for (name, because) in resolved.failed {
-            let kept = self.engine.resolved.get(&name).cloned().unwrap_or_default();
+            let kept = self.engine.resolved().get(&name).cloned().unwrap_or_default();
             match unresolved.iter_mut().find(|one| *one.name == *name) {
                 Some(known) => (known.because, known.kept) = (because, kept),
                 None => {

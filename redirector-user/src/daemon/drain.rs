@@ -65,7 +65,8 @@ impl Drainer {
 impl Daemon {
     /// Notes which endpoints go with a step that is about to come in force.
     pub(super) fn note_gone(&mut self, step: &Step) -> Result<(), StateError> {
-        let draining = after(&self.draining, &self.engine.endpoints, &step.endpoints, now_ms());
+        let Some(endpoints) = &step.endpoints else { return Ok(()) };
+        let draining = after(&self.draining, &self.engine.endpoints, endpoints, now_ms());
         if draining != self.draining {
             self.state.save_draining(&draining)?;
             for (address, over) in draining.iter().filter(|(a, _)| !self.draining.contains_key(a)) {

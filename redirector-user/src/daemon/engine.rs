@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use redirector_core::compile::{Classifier, Compiled, compile_with};
@@ -13,10 +14,10 @@ use redirector_core::image::{Delta, Image};
 use redirector_core::layout::{self, Emptied, Full, Layout, Placement};
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
 use redirector_core::plan::{self, DestinationId, Plan};
-use redirector_core::registry::Registry;
-use redirector_core::store::Store;
+use redirector_core::registry::{Changed, Registry};
+use redirector_core::store::{Replaced, Store};
 use redirector_core::work::Work;
-use redirector_core::world::{Settings, World};
+use redirector_core::world::{self, Settings, World};
 
 use super::audit::{Anew, Given};
 use super::grow;
@@ -34,9 +35,7 @@ pub struct Engine {
     /// What the sources said.
     pub store: Store,
     /// What names resolve to.
-    pub resolved: Answers,
-    /// The objects in force.
-    pub objects: Vec<Arc<Object>>,
+    resolved: Answers,
     /// How large the tables are.
     pub sizes: Sizes,
     /// Whether they may become larger.
@@ -62,8 +61,15 @@ pub struct Engine {
     pending: plan::Delta,
     /// Which class a pod is in by that Plan.
     classifier: Classifier,
-    /// What the objects in force mean, and what names resolve to there.
-    under: (Settings, Answers),
+    /// What was compiled last, where that is not what is kept: an earlier configuration; and
+    /// nothing before the first step.
+    aside: Option<World>,
+    /// What makes what is in force what was compiled last.
+    made_of: world::Changes,
+    /// The names that have to be resolved for it.
+    names: BTreeSet<Arc<str>>,
+    /// The objects of it that say how long connections may go on.
+    drains: BTreeSet<ObjectRef>,
     /// What was placed since what is kept was given to be audited; `None` when it was not.
     since: Option<Since>,
     /// How often what was kept differed from the same made anew.
@@ -75,6 +81,27 @@ pub struct Engine {
 struct Since {
     changes: plan::Delta,
     steps: u64,
+}
+
+/// What may be another than after the step before.
+#[derive(Clone, Copy, Debug, Default)]
+struct News {
+    /// The names that have to be resolved.
+    names: bool,
+    /// What it took.
+    work: Work,
+}
+
+impl News {
+    const EVERYTHING: Self =
+        Self { names: true, work: Work { services: 0, placed: 0, written: 0 } };
+}
+
+impl AddAssign<&Changed> for News {
+    fn add_assign(&mut self, changed: &Changed) {
+        self.names |= changed.names;
+        self.work += changed.work;
+    }
 }
 
 /// Pods that have a number already, and are not in the store yet.
@@ -89,12 +116,8 @@ pub struct Newcomers {
 /// A change that is ready to come in force.
 #[derive(Debug)]
 pub struct Step {
-    /// What it is made of.
-    pub objects: Vec<Arc<Object>>,
-    /// Under these settings.
-    pub settings: Settings,
-    /// With names resolved to this.
-    pub resolved: Answers,
+    /// What it changes about what is in force: objects, names and settings.
+    pub made_of: world::Changes,
     /// What it changes about what is in force, by name.
     pub changes: plan::Delta,
     /// What has to change in the kernel for it.
@@ -103,10 +126,10 @@ pub struct Step {
     pub sizes: Sizes,
     /// The local workloads, when they are others.
     pub sources: Option<BTreeMap<SourceId, Wanted>>,
-    /// The names that DNS knows.
-    pub names: BTreeSet<Arc<str>>,
-    /// The endpoints, as far as they concern draining.
-    pub endpoints: Endpoints,
+    /// The names that DNS knows, when they are others.
+    pub names: Option<BTreeSet<Arc<str>>>,
+    /// The endpoints, as far as they concern draining, when they may be others.
+    pub endpoints: Option<Endpoints>,
     /// What the tables say of pods that are not in them, when that is something else.
     pub view: Option<View>,
     /// Nothing of this daemon was in force before.
@@ -121,7 +144,6 @@ impl Engine {
         Self {
             store: Store::default(),
             resolved: Answers::new(),
-            objects: Vec::new(),
             sizes,
             grows: false,
             endpoints: Endpoints::new(),
@@ -134,7 +156,10 @@ impl Engine {
             kept: None,
             plan: Plan::default(),
             classifier: Classifier::default(),
-            under: (settings.clone(), Answers::new()),
+            aside: Some(World::new(settings.clone())),
+            made_of: world::Changes::default(),
+            names: BTreeSet::new(),
+            drains: BTreeSet::new(),
             since: None,
             drifts: 0,
             settings,
@@ -184,16 +209,39 @@ impl Engine {
         self.placement.emptied(before, &step.changes, generation)
     }
 
+    /// What was compiled last.
+    pub fn world(&self) -> Option<&World> {
+        self.aside.as_ref().or(self.kept.as_ref().map(|kept| &kept.world))
+    }
+
+    /// The version of an object that is in force.
+    pub fn in_force(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
+        match self.made_of.objects.get(object) {
+            Some(replaced) => replaced.before.as_ref(),
+            None => self.world()?.get(object),
+        }
+    }
+
+    /// What names resolve to.
+    pub fn resolved(&self) -> &Answers {
+        &self.resolved
+    }
+
     /// What the store says, compiled. What the compiler refuses is given back
     /// to the store until nothing more changes.
     pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
         let kept = self.kept.take();
         let mut kept =
             kept.unwrap_or_else(|| Kept::new(&self.settings, &self.store, &self.resolved));
-        let mut work = Work::default();
+        let mut news = News::default();
         let compiled = loop {
             let names = (&self.resolved, std::mem::take(&mut self.told));
-            work += kept.follow(&self.settings, &self.store, names, &newcomers.pods);
+            let (changes, changed) =
+                kept.follow(&self.settings, &self.store, names, &newcomers.pods);
+            if self.aside.is_none() {
+                self.is_made_of(changes);
+            }
+            news += &changed;
             let compiled = compile_with(&kept.world, &kept.registry);
             let mut changed = false;
             for rejected in &compiled.rejected {
@@ -203,12 +251,24 @@ impl Engine {
                 break compiled;
             }
         };
-        let step = self.finish(&kept.world, &kept.registry, compiled, newcomers.numbers);
+        if let Some(aside) = self.aside.take() {
+            self.is_made_of(aside.difference(&kept.world));
+            news = News { work: news.work, ..News::EVERYTHING };
+        }
+        let step = self.finish((&kept.world, &kept.registry), compiled, newcomers.numbers, news);
         self.kept = Some(kept);
-        step.map(|mut step| {
-            step.work += work;
-            step
-        })
+        step
+    }
+
+    /// What is to be in force is made of something else.
+    fn is_made_of(&mut self, changes: world::Changes) {
+        for (object, Replaced { after, .. }) in &changes.objects {
+            match after.as_ref().is_some_and(|after| drain::says(after)) {
+                true => _ = self.drains.insert(object.clone()),
+                false => _ = self.drains.remove(object),
+            }
+        }
+        self.made_of.then(changes);
     }
 
     /// A name resolves to this. Returns whether that is news.
@@ -232,17 +292,21 @@ impl Engine {
             world.insert(pod);
         }
         world.settings.bypass.clone_from(&self.settings.bypass);
+        let before = self.world().map(|before| before.difference(&world));
+        self.is_made_of(before.unwrap_or_default());
         let registry = Registry::new(&world);
         let compiled = compile_with(&world, &registry);
-        self.finish(&world, &registry, compiled, newcomers.numbers)
+        let step = self.finish((&world, &registry), compiled, newcomers.numbers, News::EVERYTHING);
+        self.aside = Some(world);
+        step
     }
 
     fn finish(
         &mut self,
-        world: &World,
-        registry: &Registry,
+        (world, registry): (&World, &Registry),
         compiled: Compiled,
         newcomers: layout::Newcomers,
+        news: News,
     ) -> Result<Step, Full> {
         let Compiled { mut plan, mut classifier, .. } = compiled;
         classifier.renumber(&plan.renumber_as(&self.plan));
@@ -279,22 +343,20 @@ impl Engine {
         let view =
             of_classes.then(|| View::new(classifier.clone(), &self.plan, self.placement.layout()));
         self.classifier = classifier;
-        let names: BTreeSet<Arc<str>> = registry.names_to_resolve().cloned().collect();
-        let resolved = names
-            .iter()
-            .filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())))
-            .collect();
-        let follow = self.follow_endpoints || !self.endpoints.is_empty();
+        if news.names {
+            self.names = registry.names_to_resolve().cloned().collect();
+        }
+        let follows_endpoints =
+            self.follow_endpoints || !self.endpoints.is_empty() || !self.drains.is_empty();
+        work += news.work;
         Ok(Step {
-            endpoints: drain::endpoints(world, registry, follow),
-            objects: world.objects().cloned().collect(),
-            settings: world.settings.clone(),
-            resolved,
+            endpoints: follows_endpoints.then(|| drain::endpoints(world, registry)),
+            made_of: self.made_of.clone(),
             changes: self.pending.clone(),
             delta,
             sizes,
             sources,
-            names,
+            names: news.names.then(|| self.names.clone()),
             view,
             is_first: self.found.is_some(),
             work,
@@ -349,9 +411,10 @@ impl Engine {
         self.placement.settle();
         self.found = None;
         self.pending = plan::Delta::default();
-        self.objects = step.objects;
-        self.under = (step.settings, step.resolved);
-        self.endpoints = step.endpoints;
+        self.made_of = world::Changes::default();
+        if let Some(endpoints) = step.endpoints {
+            self.endpoints = endpoints;
+        }
         self.sizes = step.sizes;
     }
 
@@ -364,19 +427,13 @@ impl Engine {
 
     /// What is in force, to be made anew; `None` while that is something else than what was
     /// compiled.
-    pub fn to_audit(&mut self) -> Option<Given> {
+    pub fn begin_audit(&mut self) -> Option<Given> {
         if self.found.is_some() || !self.pending.is_empty() {
             return None;
         }
+        let world = self.world()?.clone();
         self.since = Some(Since::default());
-        let (settings, resolved) = self.under.clone();
-        Some(Given {
-            objects: self.objects.clone(),
-            settings,
-            resolved,
-            layout: self.placement.layout().clone(),
-            limits: self.sizes.limits(),
-        })
+        Some(Given { world, layout: self.placement.layout().clone(), limits: self.sizes.limits() })
     }
 
     /// Compares what is kept with what was made anew, but for what has changed meanwhile, and
@@ -407,22 +464,20 @@ impl Engine {
     }
 
     /// What the state directory is to keep of a step that was made.
-    pub fn snapshot(
-        &self,
-        step: &Step,
-        generation: u64,
-        of_generation: Option<u64>,
-        made: u64,
-    ) -> Snapshot {
+    pub fn snapshot(&self, generation: u64, of_generation: Option<u64>, made: u64) -> Snapshot {
         let layout = self.placement.layout().clone();
+        let world = self.world().cloned().unwrap_or_default();
+        let resolved = self.names.iter();
+        let resolved =
+            resolved.filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())));
         Snapshot {
             generation,
             of_generation,
             repeats: None,
             made,
-            settings: step.settings.clone(),
-            resolved: step.resolved.clone(),
-            contents: Contents { objects: step.objects.clone(), layout },
+            resolved: resolved.collect(),
+            contents: Contents { objects: world.objects().cloned().collect(), layout },
+            settings: world.settings,
             lost: Vec::new(),
         }
     }

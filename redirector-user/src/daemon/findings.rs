@@ -19,6 +19,7 @@ use redirector_core::diag::Diagnostic;
 use redirector_core::in_force::InForce;
 use redirector_core::layout::Emptied;
 use redirector_core::plan::{DestinationId, Plan};
+use redirector_core::world::World;
 
 use super::control_loop::Daemon;
 use super::engine::Step;
@@ -139,8 +140,9 @@ impl Daemon {
     pub(super) fn look_for_findings(&mut self) {
         let engine = &self.engine;
         self.looker.look(|| {
-            let (settings, resolved) = (engine.settings.clone(), engine.resolved.clone());
-            InForce::new(&engine.store, engine.objects.clone(), settings, resolved)
+            let (settings, resolved) = (engine.settings.clone(), engine.resolved().clone());
+            let objects = engine.world().into_iter().flat_map(World::objects).cloned().collect();
+            InForce::new(&engine.store, objects, settings, resolved)
         });
     }
 

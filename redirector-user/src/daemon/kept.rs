@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redirector_core::model::{Object, ObjectRef};
-use redirector_core::registry::Registry;
+use redirector_core::registry::{Changed, Registry};
 use redirector_core::store::{Replaced, Store};
-use redirector_core::work::Work;
 use redirector_core::world::{Changes, Settings, World};
 
 use super::names::Answers;
@@ -48,7 +47,7 @@ impl Kept {
         store: &Store,
         (resolved, names): (&Answers, BTreeSet<Arc<str>>),
         newcomers: &[Arc<Object>],
-    ) -> Work {
+    ) -> (Changes, Changed) {
         let newcomers: BTreeMap<ObjectRef, &Arc<Object>> =
             newcomers.iter().map(|pod| (pod.reference(), pod)).collect();
         let before = std::mem::replace(&mut self.newcomers, newcomers.keys().cloned().collect());
@@ -69,10 +68,11 @@ impl Kept {
         changes.names = names.into_iter().map(addresses).collect();
         changes.settings = (self.world.settings != *settings).then(|| settings.clone());
         if changes.is_empty() {
-            return Work::default();
+            return Default::default();
         }
         self.world.apply(&changes);
-        self.registry.update(&self.world, &changes).work
+        let changed = self.registry.update(&self.world, &changes);
+        (changes, changed)
     }
 }
 

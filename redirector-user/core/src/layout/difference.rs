@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassTable, Layout, Placed, Stepped};
+use super::{ClassTable, Layout, Placed, Placement, Stepped, lives, numbers, ranges};
 use crate::difference;
 use crate::model::{ObjectRef, SourceId};
 use crate::plan::{DestinationId, FrontendId, RouteId};
@@ -19,29 +19,67 @@ pub struct Difference {
     identities: difference::Difference<SourceId, u32>,
     classes: difference::Difference<SourceId, u32>,
     frontends: difference::Difference<FrontendId, ObjectRef>,
-    /// Everything that does not grow with the configuration.
-    rest: Layout,
+    /// Of a step: the rest of what it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<Rest>,
+    /// Between any two Layouts: all the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rest: Option<Layout>,
+}
+
+/// What a step changes beside names.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Rest {
+    numbers: [numbers::Change; 5],
+    ranges: [ranges::Change; 2],
+    lives: lives::Change,
+    /// All of them, when they may be others.
+    spares: Option<BTreeMap<u32, u32>>,
+}
+
+impl Placement {
+    /// What the last step, which is not settled, makes of the Layout that was there before:
+    /// it grows with the step.
+    pub fn difference(&mut self) -> Difference {
+        let spares = self.changes_spares().then(|| self.layout.spares.clone());
+        let layout = &mut self.layout;
+        let rest = Rest {
+            numbers: layout.numbers().map(|numbers| numbers.change()),
+            ranges: layout.ranges().map(|ranges| ranges.change()),
+            lives: layout.lives.change(),
+            spares,
+        };
+        Difference {
+            routes: layout.routes.difference(),
+            destinations: layout.destinations.difference(),
+            tables: layout.tables.difference(),
+            identities: layout.identities.difference(),
+            classes: layout.classes.difference(),
+            frontends: layout.frontends.difference(),
+            step: Some(rest),
+            rest: None,
+        }
+    }
 }
 
 impl Layout {
     /// What makes this Layout be `to`.
     pub fn difference(&self, to: &Self) -> Difference {
+        fn between<K: Ord + Clone, V: Clone + PartialEq>(
+            from: &Stepped<K, V>,
+            to: &Stepped<K, V>,
+        ) -> difference::Difference<K, V> {
+            difference::Difference::new(from, to, PartialEq::eq)
+        }
         Difference {
-            routes: difference::Difference::new(&self.routes, &to.routes, PartialEq::eq),
-            destinations: difference::Difference::new(
-                &self.destinations,
-                &to.destinations,
-                PartialEq::eq,
-            ),
-            tables: difference::Difference::new(&self.tables, &to.tables, PartialEq::eq),
-            identities: difference::Difference::new(
-                &self.identities,
-                &to.identities,
-                PartialEq::eq,
-            ),
-            classes: difference::Difference::new(&self.classes, &to.classes, PartialEq::eq),
-            frontends: difference::Difference::new(&self.frontends, &to.frontends, PartialEq::eq),
-            rest: Self {
+            routes: between(&self.routes, &to.routes),
+            destinations: between(&self.destinations, &to.destinations),
+            tables: between(&self.tables, &to.tables),
+            identities: between(&self.identities, &to.identities),
+            classes: between(&self.classes, &to.classes),
+            frontends: between(&self.frontends, &to.frontends),
+            step: None,
+            rest: Some(Self {
                 routes: Stepped::default(),
                 destinations: Stepped::default(),
                 tables: Stepped::default(),
@@ -57,29 +95,30 @@ impl Layout {
                 class_numbers: to.class_numbers.clone(),
                 lives: to.lives.clone(),
                 spares: to.spares.clone(),
-            },
+            }),
         }
     }
 
-    /// This Layout, made what [`Layout::difference`] was told.
+    /// This Layout, made what [`Layout::difference`] was told, or what it was after the step
+    /// of [`Placement::difference`].
     #[must_use]
-    pub fn with(self, difference: Difference) -> Self {
-        fn with<K: Ord + Clone, V: Clone>(
-            map: Stepped<K, V>,
-            difference: difference::Difference<K, V>,
-        ) -> Stepped<K, V> {
-            let mut map = BTreeMap::from(map);
-            difference.apply(&mut map);
-            map.into()
+    pub fn with(mut self, difference: Difference) -> Self {
+        self.routes.follow(difference.routes);
+        self.destinations.follow(difference.destinations);
+        self.tables.follow(difference.tables);
+        self.identities.follow(difference.identities);
+        self.classes.follow(difference.classes);
+        self.frontends.follow(difference.frontends);
+        if let Some(step) = difference.step {
+            let numbers = self.numbers().into_iter().zip(step.numbers);
+            numbers.for_each(|(numbers, change)| numbers.follow(change));
+            let ranges = self.ranges().into_iter().zip(step.ranges);
+            ranges.for_each(|(ranges, change)| ranges.follow(change));
+            self.lives.follow(step.lives);
+            self.spares = step.spares.unwrap_or(self.spares);
         }
-        Self {
-            routes: with(self.routes, difference.routes),
-            destinations: with(self.destinations, difference.destinations),
-            tables: with(self.tables, difference.tables),
-            identities: with(self.identities, difference.identities),
-            classes: with(self.classes, difference.classes),
-            frontends: with(self.frontends, difference.frontends),
-            ..difference.rest
-        }
+        let Some(rest) = difference.rest else { return self };
+        let Self { routes, destinations, tables, identities, classes, frontends, .. } = self;
+        Self { routes, destinations, tables, identities, classes, frontends, ..rest }
     }
 }

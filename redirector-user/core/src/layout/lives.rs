@@ -9,9 +9,10 @@ use redirector_common::abi::{LIVES, policy};
 use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
-use super::numbers::Numbers;
+use super::numbers::{self, Numbers};
 use super::stepped::Stepped;
 use super::{Full, Table};
+use crate::difference::Difference;
 use crate::pairs;
 use crate::plan::{Algorithm, Destination, DestinationId};
 
@@ -20,6 +21,13 @@ use crate::plan::{Algorithm, Destination, DestinationId};
 pub(super) struct Lives {
     of: Stepped<DestinationId, Live>,
     numbers: Numbers,
+}
+
+/// What a step changes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Change {
+    of: Difference<DestinationId, Live>,
+    numbers: numbers::Change,
 }
 
 /// The entries of a destination and its endpoints.
@@ -40,6 +48,17 @@ impl Default for Lives {
 impl Lives {
     pub fn begin_step(&mut self) {
         self.numbers.begin_step();
+    }
+
+    /// What this step changes.
+    pub fn change(&self) -> Change {
+        Change { of: self.of.difference(), numbers: self.numbers.change() }
+    }
+
+    /// Makes them what they were after a step that changed this.
+    pub fn follow(&mut self, change: Change) {
+        self.of.follow(change.of);
+        self.numbers.follow(change.numbers);
     }
 
     /// The step is over.

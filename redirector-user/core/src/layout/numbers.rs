@@ -23,6 +23,16 @@ pub(super) struct Numbers {
     done: Vec<Done>,
 }
 
+/// What a step changes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Change {
+    next: u32,
+    /// So many of those that had come back were taken.
+    taken: usize,
+    waiting: Vec<u32>,
+    used: u64,
+}
+
 /// What was done in a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Done {
@@ -73,6 +83,19 @@ impl Numbers {
                 }
             }
         }
+    }
+
+    /// What this step changes.
+    pub(super) fn change(&self) -> Change {
+        let taken = self.done.iter().filter(|done| matches!(done, Done::Again(_))).count();
+        Change { next: self.next, taken, waiting: self.waiting.clone(), used: self.used }
+    }
+
+    /// Makes them what they were after a step that changed this.
+    pub(super) fn follow(&mut self, change: Change) {
+        self.free.extend(self.waiting.drain(..));
+        self.free.drain(..change.taken.min(self.free.len()));
+        (self.next, self.waiting, self.used) = (change.next, change.waiting, change.used);
     }
 
     /// Takes a number below `capacity`.

@@ -214,7 +214,7 @@ impl Placement {
 }
 
 impl Layout {
-    fn numbers(&mut self) -> [&mut Numbers; 5] {
+    pub(super) fn numbers(&mut self) -> [&mut Numbers; 5] {
         [
             &mut self.route_numbers,
             &mut self.destination_numbers,
@@ -224,7 +224,7 @@ impl Layout {
         ]
     }
 
-    fn ranges(&mut self) -> [&mut Ranges; 2] {
+    pub(super) fn ranges(&mut self) -> [&mut Ranges; 2] {
         [&mut self.leg_ranges, &mut self.backend_ranges]
     }
 

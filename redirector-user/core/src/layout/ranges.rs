@@ -25,6 +25,16 @@ pub(super) struct Ranges {
     before: Option<Before>,
 }
 
+/// What a step changes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Change {
+    end: u32,
+    /// As [`Before::gaps`].
+    gaps: Vec<(bool, u32, u32)>,
+    waiting: Vec<(u32, u32)>,
+    used: u64,
+}
+
 /// What there was when a step began.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Before {
@@ -43,6 +53,23 @@ impl Ranges {
         for (first, count) in waiting {
             self.release(first, count);
         }
+    }
+
+    /// What this step changes.
+    pub(super) fn change(&self) -> Change {
+        let gaps = self.before.as_ref().map(|before| before.gaps.clone()).unwrap_or_default();
+        Change { end: self.end, gaps, waiting: self.waiting.clone(), used: self.used }
+    }
+
+    /// Makes them what they were after a step that changed this.
+    pub(super) fn follow(&mut self, change: Change) {
+        for (came, first, size) in change.gaps {
+            match came {
+                true => self.keep(first, size),
+                false => self.forget(first, size),
+            }
+        }
+        (self.end, self.waiting, self.used) = (change.end, change.waiting, change.used);
     }
 
     /// The step is over.

@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::difference::Difference;
 use crate::pairs;
 
 /// A map in a step: until that is settled it can be taken back. It is written down as
@@ -58,6 +59,16 @@ impl<K: Ord + Clone, V: Clone> Stepped<K, V> {
         &self.before
     }
 
+    /// What the step changes.
+    pub fn difference(&self) -> Difference<K, V> {
+        Difference::of(self.before.keys().map(|key| (key.clone(), self.now.get(key).cloned())))
+    }
+
+    /// Makes it what it was after a step that changed this.
+    pub fn follow(&mut self, difference: Difference<K, V>) {
+        difference.apply(&mut self.now);
+    }
+
     /// The step is over: this is how it is.
     pub fn settle(&mut self) {
         self.before.clear();
@@ -71,12 +82,6 @@ impl<K: Ord + Clone, V: Clone> Stepped<K, V> {
                 None => self.now.remove(&key),
             };
         }
-    }
-}
-
-impl<K, V> From<Stepped<K, V>> for BTreeMap<K, V> {
-    fn from(map: Stepped<K, V>) -> Self {
-        map.now
     }
 }
 

@@ -101,7 +101,7 @@ fn what_does_not_come_in_force_comes_with_the_next_step() {
 
 /// Audits what is kept, as the daemon does.
 fn audit(engine: &mut Engine) -> Vec<&'static str> {
-    let anew = engine.to_audit().expect("it is in force").anew();
+    let anew = engine.begin_audit().expect("it is in force").anew();
     engine.audit(anew)
 }
 
@@ -138,11 +138,11 @@ fn a_spoilt_memo_is_found_and_named_and_mended() {
 fn what_changes_during_an_audit_is_no_drift() {
     let mut engine = engine();
     take(&mut engine, 10, 50);
-    let anew = engine.to_audit().expect("it is in force").anew();
+    let anew = engine.begin_audit().expect("it is in force").anew();
     take(&mut engine, 10, 70);
     assert_eq!(engine.audit(anew), [""; 0]);
     // What did not change is compared all the same.
-    let anew = engine.to_audit().expect("it is in force").anew();
+    let anew = engine.begin_audit().expect("it is in force").anew();
     take(&mut engine, 10, 50);
     engine.plan.destinations.pop_first();
     assert_eq!(engine.audit(anew), ["destinations"]);
