@@ -125,7 +125,8 @@ fn bill(arch: Arch, output: &Path) -> Result<()> {
     const NAME: &str = "redirector-bill";
     let mut tool = cargo();
     tool.args(["cyclonedx", "--quiet", "--format", "json", "--target", arch.triple()])
-        .args(["--override-filename", NAME])
+        .args(["--spec-version", "1.5", "--override-filename", NAME])
+        .env("SOURCE_DATE_EPOCH", epoch()?)
         .arg("--manifest-path")
         .arg(root().join("redirector-user/Cargo.toml"));
     call(&mut tool)?;
@@ -133,7 +134,10 @@ fn bill(arch: Arch, output: &Path) -> Result<()> {
     let name = format!("{NAME}.json");
     let made = root().join("redirector-user").join(&name);
     let ours = output.join(format!("redirector-{}-linux-{}.cdx.json", version(), arch.name()));
-    std::fs::copy(&made, &ours).with_context(|| format!("no bill at {}", made.display()))?;
+    let bill =
+        std::fs::read_to_string(&made).with_context(|| format!("no bill at {}", made.display()))?;
+    // Where it was built is nobody's business, and no part of it.
+    std::fs::write(&ours, bill.replace(&*root().to_string_lossy(), ""))?;
     for member in crate::workspace::members()? {
         let _ = std::fs::remove_file(member.join(&name));
     }
