@@ -45,7 +45,8 @@ fn edit(world: &mut World, other: &World, random: &mut Random, changes: &mut Cha
         // What a resolver says.
         0 => {
             let name = *random.pick(&["db.example.com", "x.example.com", "nowhere.example.com"]);
-            let addresses = ["192.0.2.1", "192.0.2.9", "fd00:192::7"].map(|ip| ip.parse().unwrap());
+            let addresses =
+                ["192.0.2.1", "192.0.2.9", "fd00:192::7"].map(|ip| ip.parse().expect("an address"));
             let answer = (!random.once_in(3)).then(|| random.some(&addresses, 3));
             changes.names.insert(name.into(), answer);
         }
