@@ -3,6 +3,7 @@
 //! first rule, in written order, that contains the address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::support::random::Random;
 use crate::support::{LIMITS, shares};
@@ -45,7 +46,7 @@ fn object(name: String, spec: Spec) -> Object {
         name: name.into(),
         namespace: "default".into(),
         uid: String::new(),
-        labels: Labels::new(),
+        labels: Arc::default(),
         annotations: Labels::new(),
         created: None,
         origin: Origin::default(),

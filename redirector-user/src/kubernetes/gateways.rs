@@ -169,7 +169,7 @@ fn labels(object: &Object, service: &Service, pods: &[&Arc<Object>]) -> Labels {
             continue;
         }
         match &mut common {
-            None => common = Some(pod.meta.labels.clone()),
+            None => common = Some(Labels::clone(&pod.meta.labels)),
             Some(common) => {
                 common.retain(|name, value| pod.meta.labels.get(name) == Some(value));
             }
@@ -186,7 +186,7 @@ fn meta(service: &Object, address: IpAddr) -> Meta {
         name: format!("{}:{address}", service.meta.name).into(),
         namespace: service.meta.namespace.clone(),
         uid: String::new(),
-        labels: Labels::new(),
+        labels: Arc::default(),
         annotations: Labels::new(),
         created: service.meta.created,
         origin: Origin::default(),

@@ -185,7 +185,7 @@ impl<'w> Facts<'w> {
             nodes.insert(&object.meta.name, object);
         }
         for (object, pod) in self.world.pods() {
-            let mut labels = object.meta.labels.clone();
+            let mut labels = Labels::clone(&object.meta.labels);
             if let Some(node) = nodes.get(&*pod.node) {
                 for key in TOPOLOGY {
                     if let Some(value) = node.meta.labels.get(key) {
@@ -203,7 +203,7 @@ impl<'w> Facts<'w> {
         for object in self.world.objects() {
             if let Spec::WorkloadEntry(entry) = &object.spec {
                 let mut labels = entry.labels.clone();
-                labels.extend(object.meta.labels.clone());
+                labels.extend(Labels::clone(&object.meta.labels));
                 self.entries.add(object.meta.namespace.clone(), labels);
             }
         }

@@ -143,7 +143,7 @@ pub struct Meta {
     /// `metadata.uid`, empty when absent.
     pub uid: String,
     /// `metadata.labels`.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// `metadata.annotations`.
     pub annotations: Labels,
     /// `metadata.creationTimestamp` in seconds since 1970; `None` (absent)

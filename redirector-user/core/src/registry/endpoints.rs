@@ -138,7 +138,7 @@ impl Backing {
             let Some(selector) = &after else { continue };
             if pods {
                 let known = self.pods.get(namespace).into_iter().flatten();
-                let known = known.map(|(name, pod)| (name, &pod.object.meta.labels));
+                let known = known.map(|(name, pod)| (name, &*pod.object.meta.labels));
                 selection.ask(reference, selector, known);
             } else {
                 let known = self.entries.get(namespace).into_iter().flatten();

@@ -202,11 +202,7 @@ impl Registry {
     /// they all say the same: a plain machine has no Node to ask.
     fn locate(&self, world: &World) -> Locality {
         let node = world.settings.node_name.as_deref();
-        if let Some(locality) = node.and_then(|node| self.backing.node(node)) {
-            return locality.clone();
-        }
-        let mut said = self.workloads.sources().map(|workload| &workload.locality);
-        let Some(first) = said.next() else { return Locality::default() };
-        if said.all(|other| other == first) { first.clone() } else { Locality::default() }
+        let node = node.and_then(|node| self.backing.node(node));
+        node.or_else(|| self.workloads.locality()).cloned().unwrap_or_default()
     }
 }

@@ -79,7 +79,7 @@ impl Workload {
         let uid = pod_uid(meta);
         Self {
             object: object.reference(),
-            labels: meta.labels.clone().into(),
+            labels: meta.labels.clone(),
             addresses: pod.ips.clone(),
             locality: Locality::of_workload(&meta.labels).unwrap_or_default(),
             source: (local && !uid.is_empty()).then(|| SourceSelector::PodUid(uid.into())),
@@ -104,6 +104,8 @@ pub struct Workloads {
     all: BTreeMap<ObjectRef, Arc<Workload>>,
     /// Those whose processes are local: one for each name.
     sources: BTreeMap<SourceId, Arc<Workload>>,
+    /// Where they say that they are, and how many do.
+    localities: BTreeMap<Locality, usize>,
     /// The local pods that claim a cgroup, under the name that it has there.
     claims: BTreeMap<String, BTreeSet<(Precedence, ObjectRef)>>,
 }
@@ -150,9 +152,22 @@ impl Workloads {
         });
         for ObjectRef { namespace, name, .. } in &concerned {
             let id = SourceId { namespace: namespace.clone(), name: name.clone() };
-            match self.find(namespace, name).filter(|workload| workload.source.is_some()).cloned() {
-                Some(source) => _ = self.sources.insert(id, source),
-                None => _ = self.sources.remove(&id),
+            let source = self.find(namespace, name).filter(|workload| workload.source.is_some());
+            let source = source.cloned();
+            if let Some(source) = &source {
+                *self.localities.entry(source.locality.clone()).or_default() += 1;
+            }
+            let before = match source {
+                Some(source) => self.sources.insert(id, source),
+                None => self.sources.remove(&id),
+            };
+            if let Some(before) = before
+                && let Some(count) = self.localities.get_mut(&before.locality)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.localities.remove(&before.locality);
+                }
             }
         }
         concerned
@@ -285,6 +300,12 @@ impl Workloads {
         having.next().filter(|_| having.next().is_none())
     }
 
+    /// Where those are whose processes are local, when they all say the same.
+    pub(super) fn locality(&self) -> Option<&Locality> {
+        let mut said = self.localities.keys();
+        said.next().filter(|_| said.next().is_none())
+    }
+
     /// Those whose processes are local: one for each name.
     pub fn sources(&self) -> impl Iterator<Item = &Workload> {
         self.sources.values().map(|workload| &**workload)
@@ -307,7 +328,7 @@ fn is_local(pod: &Pod, node: Option<&str>) -> bool {
 /// The labels of a WorkloadEntry: those of its metadata over those of its spec.
 pub(crate) fn entry_labels(meta: &Meta, entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.labels.clone();
-    labels.extend(meta.labels.clone());
+    labels.extend(Labels::clone(&meta.labels));
     labels
 }
 

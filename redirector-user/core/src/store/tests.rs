@@ -13,7 +13,7 @@ fn good(name: &str, host: &str) -> Document {
         name: name.into(),
         namespace: "default".into(),
         uid: String::new(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         annotations: BTreeMap::new(),
         created: None,
         origin: Origin::default(),

@@ -8,6 +8,7 @@ pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use redirector_common::abi::{Limits, Side, VerdictKind};
 use redirector_common::addr::Addr;
@@ -120,7 +121,7 @@ pub fn client(
             name: name.into(),
             namespace: namespace.into(),
             uid: String::new(),
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
             annotations,
             created: None,
             origin: Origin::default(),

@@ -213,7 +213,7 @@ fn said_place(labels: &Labels) -> Option<[String; 3]> {
 
 pub(super) fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.labels.clone();
-    labels.extend(object.meta.labels.clone());
+    labels.extend((*object.meta.labels).clone());
     labels
 }
 
