@@ -142,7 +142,7 @@ impl HandedOver {
     /// again.
     pub fn linger(self, events: &Receiver<Event>) -> Option<Kept> {
         let until = Instant::now() + SUCCESSION;
-        tracing::info!("handed over; gateways go on until the successor is in force");
+        tracing::info!("handed over; gateways go on until the successor is in charge");
         let because = loop {
             let event = match self.confirms {
                 true => events.recv().map_err(RecvTimeoutError::from),
@@ -164,7 +164,7 @@ impl HandedOver {
                 Err(RecvTimeoutError::Disconnected) => break "nothing is heard of it",
             }
         };
-        tracing::warn!("the successor is not in force: {because}; taking over again");
+        tracing::warn!("the successor is not in charge: {because}; taking over again");
         Some(self.kept)
     }
 }
