@@ -33,7 +33,7 @@ cp -a "$3/." root/
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
-mount -t bpf bpf sys/fs/bpf
+mount -t bpf -o mode=700 bpf sys/fs/bpf
 for directory in dev run tmp; do mount -t tmpfs machine "$directory"; done
 for device in null zero full random urandom tty; do
     touch "dev/$device"
