@@ -141,7 +141,7 @@ impl Daemon {
         match self.try_to_apply(&step, cause) {
             Ok(()) => self.engine.adopt(step),
             Err(why) => {
-                self.engine.give_up();
+                self.engine.give_up(step);
                 self.not_applied(&why);
                 return false;
             }

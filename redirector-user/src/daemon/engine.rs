@@ -66,8 +66,10 @@ pub struct Engine {
     aside: Option<World>,
     /// What makes what is in force what was compiled last.
     made_of: world::Changes,
-    /// The names that have to be resolved for it.
+    /// The names that have to be resolved for it, and whether they are others than for what
+    /// is in force.
     names: BTreeSet<Arc<str>>,
+    other_names: bool,
     /// The objects of it that say how long connections may go on.
     drains: BTreeSet<ObjectRef>,
     /// What was placed since what is kept was given to be audited; `None` when it was not.
@@ -159,6 +161,7 @@ impl Engine {
             aside: Some(World::new(settings.clone())),
             made_of: world::Changes::default(),
             names: BTreeSet::new(),
+            other_names: false,
             drains: BTreeSet::new(),
             since: None,
             drifts: 0,
@@ -345,18 +348,19 @@ impl Engine {
         self.classifier = classifier;
         if news.names {
             self.names = registry.names_to_resolve().cloned().collect();
+            self.other_names = true;
         }
         let follows_endpoints =
             self.follow_endpoints || !self.endpoints.is_empty() || !self.drains.is_empty();
         work += news.work;
         Ok(Step {
             endpoints: follows_endpoints.then(|| drain::endpoints(world, registry)),
-            made_of: self.made_of.clone(),
-            changes: self.pending.clone(),
+            made_of: std::mem::take(&mut self.made_of),
+            changes: std::mem::take(&mut self.pending),
             delta,
             sizes,
             sources,
-            names: news.names.then(|| self.names.clone()),
+            names: self.other_names.then(|| self.names.clone()),
             view,
             is_first: self.found.is_some(),
             work,
@@ -410,8 +414,7 @@ impl Engine {
     pub fn adopt(&mut self, step: Step) {
         self.placement.settle();
         self.found = None;
-        self.pending = plan::Delta::default();
-        self.made_of = world::Changes::default();
+        self.other_names = false;
         if let Some(endpoints) = step.endpoints {
             self.endpoints = endpoints;
         }
@@ -420,8 +423,9 @@ impl Engine {
 
     /// A step that was made does not come in force: what it is made of comes with the next
     /// one.
-    pub fn give_up(&mut self) {
+    pub fn give_up(&mut self, step: Step) {
         self.placement.take_back();
+        (self.made_of, self.pending) = (step.made_of, step.changes);
         self.classifier = Classifier::default();
     }
 

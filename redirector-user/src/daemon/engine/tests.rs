@@ -35,6 +35,31 @@ fn engine() -> Engine {
     engine
 }
 
+/// A ServiceEntry whose endpoint is a name.
+const NAMED: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: \
+                     e}\nspec:\n  hosts: [db.example]\n  ports: [{number: 80, name: tcp, \
+                     protocol: TCP}]\n  resolution: DNS\n";
+
+#[test]
+fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_come_in_force() {
+    let mut engine = engine();
+    take(&mut engine, 2, 50);
+    put(&mut engine, "entry.yaml", NAMED);
+    let names = Some(["db.example".into()].into());
+    for _ in 0..2 {
+        let step = engine.step(Newcomers::default()).expect("there is room");
+        assert_eq!(step.names, names);
+        assert_eq!(step.made_of.objects.len(), 1, "{:?}", step.made_of);
+        engine.give_up(step);
+    }
+    let step = engine.step(Newcomers::default()).expect("there is room");
+    assert_eq!(step.names, names);
+    engine.adopt(step);
+    engine.store.accept();
+    let step = engine.step(Newcomers::default()).expect("there is room");
+    assert!(step.names.is_none() && step.made_of.is_empty() && step.changes.is_empty());
+}
+
 fn put(engine: &mut Engine, name: &str, text: &str) {
     engine.store.put(&name.into(), Content::from(documents::read(None, text)));
 }
@@ -86,8 +111,8 @@ fn what_does_not_come_in_force_comes_with_the_next_step() {
     let [services, rules] = text(10, 90);
     put(&mut engine, "rules.yaml", &rules);
     let step = engine.step(Newcomers::default()).expect("there is room");
-    let weight = step.delta;
-    engine.give_up();
+    let weight = step.delta.clone();
+    engine.give_up(step);
     assert_eq!((engine.image(), engine.layout()), (&before, &layout));
     // Meanwhile an endpoint has moved.
     put(&mut engine, "services.yaml", &services.replace("10.2.0.3]", "10.3.0.3]"));
