@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -40,6 +41,29 @@ pub enum Question<'q> {
     Bypassed,
 }
 
+/// A question that stays when what asked it has gone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[expect(missing_docs, reason = "those of Question, by the same names")]
+pub enum Asked {
+    Namespace(Arc<str>),
+    Labels(Arc<Labels>),
+    Within(IpNet),
+    Address(IpAddr),
+    Bypassed,
+}
+
+impl From<&Question<'_>> for Asked {
+    fn from(question: &Question<'_>) -> Self {
+        match question {
+            Question::Namespace(namespace) => Self::Namespace((*namespace).into()),
+            Question::Labels(labels) => Self::Labels(Arc::new(Labels::clone(labels))),
+            Question::Within(prefix) => Self::Within(*prefix),
+            Question::Address(address) => Self::Address(*address),
+            Question::Bypassed => Self::Bypassed,
+        }
+    }
+}
+
 impl<'c> Client<'c> {
     /// Somebody in a namespace, of whom nothing else is known.
     pub fn in_namespace(namespace: &'c str) -> Self {
@@ -69,7 +93,16 @@ pub fn contains(labels: &Labels, wanted: &Labels) -> bool {
 #[derive(Debug)]
 pub struct Asker<'c, 'q> {
     client: Client<'c>,
-    record: Option<RefCell<Vec<(Question<'q>, bool)>>>,
+    record: Option<RefCell<Record<'q>>>,
+}
+
+/// What an answer was made from.
+#[derive(Debug, Default)]
+pub struct Record<'q> {
+    /// What the client was asked, and said.
+    pub answers: Vec<(Question<'q>, bool)>,
+    /// The full names of the hosts that were looked up for it.
+    pub hosts: Vec<Arc<str>>,
 }
 
 impl<'c, 'q> Asker<'c, 'q> {
@@ -88,8 +121,8 @@ impl<'c, 'q> Asker<'c, 'q> {
         self.client
     }
 
-    /// The questions and answers so far.
-    pub fn into_record(self) -> Vec<(Question<'q>, bool)> {
+    /// What was asked and looked up so far.
+    pub fn into_record(self) -> Record<'q> {
         self.record.map(RefCell::into_inner).unwrap_or_default()
     }
 
@@ -97,9 +130,16 @@ impl<'c, 'q> Asker<'c, 'q> {
     pub fn ask(&self, question: Question<'q>) -> bool {
         let answer = self.client.answer(&question);
         if let Some(record) = &self.record {
-            record.borrow_mut().push((question, answer));
+            record.borrow_mut().answers.push((question, answer));
         }
         answer
+    }
+
+    /// Says that services of this host, or DestinationRules for it, are looked up.
+    pub fn looks_up(&self, host: &Arc<str>) {
+        if let Some(record) = &self.record {
+            record.borrow_mut().hosts.push(host.clone());
+        }
     }
 
     /// Is this its namespace?
@@ -203,7 +243,7 @@ mod tests {
                 true => who.has_labels(&labels).to_string(),
                 false => "elsewhere".to_owned(),
             };
-            (who.into_record(), result)
+            (who.into_record().answers, result)
         };
         let mut answers = Answers::default();
         let (record, result) = evaluate(of("bar"));

@@ -8,6 +8,18 @@ use std::ops::AddAssign;
 pub struct Work {
     /// Services, with their endpoints: each host of a ServiceEntry is one.
     pub services: usize,
+    /// VirtualServices that were read.
+    pub rules: usize,
+    /// Hosts whose services were read.
+    pub hosts: usize,
+    /// Islands of frontends that were made.
+    pub islands: usize,
+    /// Whether what is served as a gateway was made.
+    pub gateways: usize,
+    /// Routes that came, went or are others.
+    pub routes: usize,
+    /// Destinations that were made.
+    pub destinations: usize,
     /// Frontends, routes, destinations, classes and workloads that were placed.
     pub placed: usize,
     /// Entries of a side's tables that are written.
@@ -16,8 +28,24 @@ pub struct Work {
 
 impl AddAssign for Work {
     fn add_assign(&mut self, other: Self) {
-        let Self { services, placed, written } = other;
+        let Self {
+            services,
+            rules,
+            hosts,
+            islands,
+            gateways,
+            routes,
+            destinations,
+            placed,
+            written,
+        } = other;
         self.services += services;
+        self.rules += rules;
+        self.hosts += hosts;
+        self.islands += islands;
+        self.gateways += gateways;
+        self.routes += routes;
+        self.destinations += destinations;
         self.placed += placed;
         self.written += written;
     }

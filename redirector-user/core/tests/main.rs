@@ -4,6 +4,7 @@ mod bypass;
 mod check;
 mod conformance_compiled;
 mod corpus;
+mod edits;
 mod expect;
 mod findings;
 mod findings_annotations;

@@ -177,8 +177,8 @@ impl Daemon {
                 self.direct.settle(false);
                 return Err(error);
             }
-            let Work { services, placed, written } = step.work;
-            tracing::info!(generation, services, placed, changes = written, "applied");
+            let Work { services, islands, placed, written, .. } = step.work;
+            tracing::info!(generation, services, islands, placed, changes = written, "applied");
             self.report.applied = now();
         } else if let Err(error) = prepare(&mut self.tracker, step, &mut self.datapath) {
             tracing::error!("{error}");

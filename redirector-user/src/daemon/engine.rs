@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use redirector_core::compile::{Classifier, Compiled, compile_with};
+use redirector_core::compile::{Classifier, Stages};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
@@ -56,10 +56,10 @@ pub struct Engine {
     /// What the store and the names came to in the last step; `None` before the first.
     kept: Option<Kept>,
     /// What was compiled last.
-    plan: Plan,
-    /// What makes what is in force that Plan.
+    stages: Stages,
+    /// What makes what is in force its Plan.
     pending: plan::Delta,
-    /// Which class a pod is in by that Plan.
+    /// Which class a pod is in, as it was last told.
     classifier: Classifier,
     /// What was compiled last, where that is not what is kept: an earlier configuration; and
     /// nothing before the first step.
@@ -92,11 +92,6 @@ struct News {
     names: bool,
     /// What it took.
     work: Work,
-}
-
-impl News {
-    const EVERYTHING: Self =
-        Self { names: true, work: Work { services: 0, placed: 0, written: 0 } };
 }
 
 impl AddAssign<&Changed> for News {
@@ -144,6 +139,7 @@ impl Engine {
     /// With tables that were found to hold this, and the numbers of what is in them.
     pub fn new(settings: Settings, sizes: Sizes, layout: Layout, found: Image) -> Self {
         Self {
+            stages: Stages::new(&settings),
             store: Store::default(),
             resolved: Answers::new(),
             sizes,
@@ -156,7 +152,6 @@ impl Engine {
             found: Some(found),
             told: BTreeSet::new(),
             kept: None,
-            plan: Plan::default(),
             classifier: Classifier::default(),
             aside: Some(World::new(settings.clone())),
             made_of: world::Changes::default(),
@@ -171,7 +166,7 @@ impl Engine {
 
     /// What is to be in force, by name.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.stages.plan()
     }
 
     /// The numbers of everything in force.
@@ -237,28 +232,36 @@ impl Engine {
         let mut kept =
             kept.unwrap_or_else(|| Kept::new(&self.settings, &self.store, &self.resolved));
         let mut news = News::default();
-        let compiled = loop {
+        // What was compiled last may have nothing to do with what is kept.
+        let mut whole = self.aside.is_some() || self.stages.is_empty();
+        loop {
             let names = (&self.resolved, std::mem::take(&mut self.told));
             let (changes, changed) =
                 kept.follow(&self.settings, &self.store, names, &newcomers.pods);
+            news += &changed;
+            let Kept { world, registry, .. } = &kept;
+            if std::mem::take(&mut whole) {
+                news.work += self.compile(|stages| stages.replace(world, registry));
+            } else if !changes.is_empty() {
+                news.work +=
+                    self.compile(|stages| stages.update(world, registry, &changes, &changed));
+            }
             if self.aside.is_none() {
                 self.is_made_of(changes);
             }
-            news += &changed;
-            let compiled = compile_with(&kept.world, &kept.registry);
             let mut changed = false;
-            for rejected in &compiled.rejected {
+            for rejected in self.stages.rejected() {
                 changed |= self.refuse(&kept.world, &rejected.object, &rejected.reason);
             }
             if !changed {
-                break compiled;
+                break;
             }
-        };
+        }
         if let Some(aside) = self.aside.take() {
             self.is_made_of(aside.difference(&kept.world));
-            news = News { work: news.work, ..News::EVERYTHING };
+            news.names = true;
         }
-        let step = self.finish((&kept.world, &kept.registry), compiled, newcomers.numbers, news);
+        let step = self.finish((&kept.world, &kept.registry), newcomers.numbers, news);
         self.kept = Some(kept);
         step
     }
@@ -272,6 +275,16 @@ impl Engine {
             }
         }
         self.made_of.then(changes);
+    }
+
+    /// Compiles; what that changes is to come in force.
+    fn compile(&mut self, step: impl FnOnce(&mut Stages) -> (plan::Delta, Work)) -> Work {
+        let (delta, work) = step(&mut self.stages);
+        if let Some(since) = &mut self.since {
+            since.changes.then(delta.clone());
+        }
+        self.pending.then(delta);
+        work
     }
 
     /// A name resolves to this. Returns whether that is news.
@@ -298,8 +311,9 @@ impl Engine {
         let before = self.world().map(|before| before.difference(&world));
         self.is_made_of(before.unwrap_or_default());
         let registry = Registry::new(&world);
-        let compiled = compile_with(&world, &registry);
-        let step = self.finish((&world, &registry), compiled, newcomers.numbers, News::EVERYTHING);
+        let work = self.compile(|stages| stages.replace(&world, &registry));
+        let everything = News { names: true, work };
+        let step = self.finish((&world, &registry), newcomers.numbers, everything);
         self.aside = Some(world);
         step
     }
@@ -307,19 +321,12 @@ impl Engine {
     fn finish(
         &mut self,
         (world, registry): (&World, &Registry),
-        compiled: Compiled,
         newcomers: layout::Newcomers,
         news: News,
     ) -> Result<Step, Full> {
-        let Compiled { mut plan, mut classifier, .. } = compiled;
-        classifier.renumber(&plan.renumber_as(&self.plan));
-        let changes = self.plan.difference(&plan);
         if let Some(since) = &mut self.since {
-            since.changes.then(changes.clone());
             since.steps += 1;
         }
-        self.pending.then(changes);
-        self.plan = plan;
         let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
         let (delta, mut work) = loop {
@@ -342,10 +349,10 @@ impl Engine {
         let of_classes = of_pods
             || !self.pending.classes.is_empty()
             || self.placement.changes_spares()
-            || classifier != self.classifier;
-        let view =
-            of_classes.then(|| View::new(classifier.clone(), &self.plan, self.placement.layout()));
-        self.classifier = classifier;
+            || *self.stages.classifier() != self.classifier;
+        self.classifier = self.stages.classifier().clone();
+        let view = of_classes
+            .then(|| View::new(self.classifier.clone(), self.plan(), self.placement.layout()));
         if news.names {
             self.names = registry.names_to_resolve().cloned().collect();
             self.other_names = true;
@@ -369,7 +376,7 @@ impl Engine {
 
     /// The local workloads with their numbers.
     fn wanted(&self) -> BTreeMap<SourceId, Wanted> {
-        let sources = self.plan.sources.iter().filter_map(|(id, source)| {
+        let sources = self.plan().sources.iter().filter_map(|(id, source)| {
             let identity = self.placement.layout().identity(id)?;
             Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
         });
@@ -446,8 +453,8 @@ impl Engine {
     pub fn audit(&mut self, anew: Anew) -> Vec<&'static str> {
         let Some(since) = self.since.take() else { return Vec::new() };
         let Anew { mut plan, image } = anew;
-        plan.renumber_as(&self.plan);
-        let mut drift = self.plan.difference(&plan);
+        plan.renumber_as(self.plan());
+        let mut drift = self.plan().difference(&plan);
         drift.leave_out(&since.changes);
         let mut parts = drift.parts();
         let is_of_now = since.steps == 0 && self.found.is_none() && self.pending.is_empty();
@@ -463,7 +470,10 @@ impl Engine {
         self.found.get_or_insert(image);
         self.pending = layout.removal();
         self.placement = Placement::of(layout);
-        self.plan = Plan::default();
+        self.stages = Stages::new(&self.settings);
+        if let Some(kept) = &mut self.kept {
+            kept.registry = Registry::new(&kept.world);
+        }
         parts
     }
 

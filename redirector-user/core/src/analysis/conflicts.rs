@@ -13,10 +13,10 @@ use crate::rules::{RuleSet, in_order};
 /// Hosts that several VirtualServices claim in the mesh, for clients that see
 /// both.
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let book = &facts.book;
-    // By host and scope: places in the book, which are in order of age.
+    let all: Vec<&RuleSet> = facts.book.sets().collect();
+    // By host and scope: places among all, which are in order of age.
     let mut claims: BTreeMap<&str, BTreeMap<&str, BTreeSet<usize>>> = BTreeMap::new();
-    for (place, set) in book.sets.iter().enumerate().filter(|(_, set)| set.is_for_mesh()) {
+    for (place, set) in all.iter().enumerate().filter(|(_, set)| set.is_for_mesh()) {
         for scope in scopes(&set.export) {
             for host in &set.hosts {
                 claims.entry(host).or_default().entry(scope).or_default().insert(place);
@@ -35,14 +35,14 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let namespaces = facts.namespaces();
         for (scope, own) in scopes {
             // Where nobody can be, nobody sees the two together.
-            let mut sets = own.iter().filter_map(|place| book.sets.get(*place));
+            let mut sets = own.iter().filter_map(|place| all.get(*place).copied());
             let known = namespaces.is_empty() || namespaces.contains(scope);
             if !known && !sets.any(|set| set.namespace() == scope) {
                 continue;
             }
             let places: Vec<usize> = own.union(&public).copied().collect();
             let sets: Vec<&RuleSet> =
-                places.iter().filter_map(|place| book.sets.get(*place)).collect();
+                places.iter().filter_map(|place| all.get(*place).copied()).collect();
             let who = Asker::new(Client::in_namespace(scope));
             let order = in_order(&sets, &who).into_iter();
             let order: Vec<usize> = order.filter_map(|at| places.get(at).copied()).collect();
@@ -53,7 +53,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for ((host, order), scopes) in conflicts {
-        let sets: Vec<&RuleSet> = order.iter().filter_map(|place| book.sets.get(*place)).collect();
+        let sets: Vec<&RuleSet> =
+            order.iter().filter_map(|place| all.get(*place).copied()).collect();
         let shown: Vec<String> = sets.iter().take(5).map(|set| set.reference.to_string()).collect();
         let more = sets.len().saturating_sub(shown.len());
         let names = shown.join(", ");

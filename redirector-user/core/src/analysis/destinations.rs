@@ -18,7 +18,7 @@ const MAX_CHAIN: usize = 200;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let chain = chains(facts);
-    for set in &facts.book.sets {
+    for set in facts.book.sets() {
         let mut report = Report::new(set.reference.clone(), findings);
         let targets = set.spec().map(|spec| targets(&set.reference, spec)).unwrap_or_default();
         let targets = targets.into_iter();
@@ -78,7 +78,7 @@ type Chains<'b> = BTreeMap<&'b str, BTreeSet<String>>;
 
 fn chains<'b>(facts: &'b Facts<'_>) -> Chains<'b> {
     let mut chains = Chains::new();
-    for set in facts.book.sets.iter().filter(|set| set.is_for_mesh()) {
+    for set in facts.book.sets().filter(|set| set.is_for_mesh()) {
         let routes = set.tcp.iter().flat_map(|rule| set.route(rule));
         let to = routes.map(|entry| facts.full_host(&entry.host, set.namespace()));
         let to: BTreeSet<String> = to.collect();

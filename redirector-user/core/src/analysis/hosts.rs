@@ -8,7 +8,7 @@ use crate::registry::{Service, ServiceKind};
 use crate::validate::names::is_ip;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for set in facts.book.sets.iter().filter(|set| set.is_for_mesh()) {
+    for set in facts.book.sets().filter(|set| set.is_for_mesh()) {
         let mut report = Report::new(set.reference.clone(), findings);
         let hosts = set.spec().map_or(&[][..], |spec| &spec.hosts);
         for (i, (host, full)) in hosts.iter().zip(&set.hosts).enumerate() {

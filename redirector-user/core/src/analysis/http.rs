@@ -9,7 +9,7 @@ use crate::registry::Protocol;
 use crate::rules::{RuleSet, subsets_resolve};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for set in facts.book.sets.iter().filter(|set| set.is_for_mesh()) {
+    for set in facts.book.sets().filter(|set| set.is_for_mesh()) {
         let Some(spec) = set.spec() else { continue };
         let mut report = Report::new(set.reference.clone(), findings);
         if !spec.http.is_empty() {

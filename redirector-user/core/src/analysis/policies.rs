@@ -14,7 +14,7 @@ use crate::world::ServiceAddresses;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut routed: HostIndex<()> = HostIndex::default();
-    for set in &facts.book.sets {
+    for set in facts.book.sets() {
         let Some(spec) = set.spec() else { continue };
         let http = spec.http.first().into_iter().flat_map(|rule| &rule.route);
         let tls = spec.tls.iter().filter(|_| set.gateways.iter().any(|name| name != MESH));

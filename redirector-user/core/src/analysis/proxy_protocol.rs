@@ -28,7 +28,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         );
     }
     if annotated {
-        for set in &facts.book.sets {
+        for set in facts.book.sets() {
             of_two_minds(facts, set, findings);
         }
     }

@@ -17,7 +17,7 @@ use crate::rules::{Block, Rule, RuleSet, is_everything};
 use crate::validate::names::is_dns_label;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for set in &facts.book.sets {
+    for set in facts.book.sets() {
         let Some(spec) = set.spec() else { continue };
         let mut report = Report::new(set.reference.clone(), findings);
         let bound = Bound::new(facts, set);

@@ -1,6 +1,7 @@
 //! Rules that no connection reaches, because others take what they would match.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{ObjectRef, RuleId, RuleList};
 use crate::names::MESH;
-use crate::rules::{Arrival, Claim, Claims, Dial, Rule, RuleSet, Unwatched, Walk, claims};
+use crate::rules::{Arrival, Claims, Dial, Rule, RuleSet, Unwatched, Walk, places};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let examined = facts.examined;
@@ -20,9 +21,10 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     if examined.left_out > 0 {
         return;
     }
+    let claims = OnceCell::new();
     let mut mesh = None;
     let told = told(findings);
-    for set in &facts.book.sets {
+    for set in facts.book.sets() {
         let mut report = Report::new(set.reference.clone(), findings);
         for rules in [&set.tcp, &set.tls] {
             // What stands below a rule without match admission has told.
@@ -46,7 +48,11 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 }
                 let by = match before.next() {
                     Some((_, by)) => Some(by),
-                    None => mesh.get_or_insert_with(|| Mesh::new(facts)).instead_of(set, rule),
+                    None => mesh
+                        .get_or_insert_with(|| {
+                            Mesh::new(facts, claims.get_or_init(|| Claims::new(facts.registry)))
+                        })
+                        .instead_of(set, rule),
                 };
                 if let Some(by) = by {
                     report.add(path, unreached(set, "", by));
@@ -69,22 +75,17 @@ fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
 /// What is dialled in the mesh.
 struct Mesh<'f> {
     facts: &'f Facts<'f>,
-    claims: Claims<'f>,
+    claims: &'f Claims,
     /// By service: its ports and prefixes.
     dialled: HashMap<&'f ObjectRef, Vec<(u16, IpNet)>>,
     walk: Walk<'f>,
 }
 
 impl<'f> Mesh<'f> {
-    fn new(facts: &'f Facts<'f>) -> Self {
-        let claims = claims(facts.registry);
+    fn new(facts: &'f Facts<'f>, claims: &'f Claims) -> Self {
         let mut dialled: HashMap<_, Vec<_>> = HashMap::new();
-        for (port, prefixes) in &claims {
-            for (prefix, claim) in
-                prefixes.iter().flat_map(|(at, all)| all.iter().map(move |one| (at, one)))
-            {
-                dialled.entry(&claim.service.object).or_default().push((*port, *prefix));
-            }
+        for service in facts.registry.services() {
+            dialled.entry(&service.object).or_default().extend(places(service));
         }
         Self { facts, claims, dialled, walk: Walk::new(facts.registry, &facts.book) }
     }
@@ -97,8 +98,8 @@ impl<'f> Mesh<'f> {
         let Self { facts, claims, dialled, walk } = self;
         for service in facts.having(set) {
             for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
-                let claimed = covering(claims.get(port)?, prefix);
-                for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
+                let claimed = claims.to(*port, prefix);
+                for claim in claimed.iter().flat_map(|(_, claims)| claims) {
                     walk.rules(&claim.service.host);
                 }
                 let subnets = rule.blocks.iter().flat_map(|block| block.subnets());
@@ -111,7 +112,7 @@ impl<'f> Mesh<'f> {
                         }
                         let who = Asker::new(facts.examined.client(class));
                         let met = set.export.visible(&who) && rule.matches(&dial, &who);
-                        let claimed = claimed.iter().copied();
+                        let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));
                         if met
                             && let Arrival::Rule(_, claim, _, by) =
                                 walk.arrive(claimed, &dial, &who, &mut Unwatched)
@@ -126,19 +127,6 @@ impl<'f> Mesh<'f> {
         }
         None
     }
-}
-
-/// The claims to a prefix, the narrowest first.
-fn covering<'c, 'f>(
-    prefixes: &'c BTreeMap<IpNet, Vec<Claim<'f>>>,
-    of: &IpNet,
-) -> Vec<(&'c IpNet, &'c [Claim<'f>])> {
-    let wider = (0..=of.prefix_len()).rev();
-    let wider = wider.filter_map(|length| Some(IpNet::new(of.addr(), length).ok()?.trunc()));
-    wider
-        .filter_map(|prefix| prefixes.get_key_value(&prefix))
-        .map(|(prefix, claims)| (prefix, &claims[..]))
-        .collect()
 }
 
 fn unreached(set: &RuleSet, at: &str, by: &RuleId) -> Diagnostic {

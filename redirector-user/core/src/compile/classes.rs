@@ -5,43 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use crate::client::{Client, Question, contains};
+use super::met::set;
+use super::questions::{Questions, Traits};
+use crate::client::{Asked, Client};
 use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector, Spec};
-use crate::plan::{Class, ClassId, Source};
-use crate::registry::{Registry, ServiceKind, Workload};
-use crate::rules::{Block, RuleBook};
+use crate::plan::{Class, ClassId, Delta, Plan, Source};
+use crate::registry::Workload;
 use crate::world::Settings;
-
-/// Everything that is ever asked about a source.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Questions {
-    namespaces: BTreeSet<Arc<str>>,
-    /// Under their first pair, which whoever has all of them has.
-    labels: BTreeMap<String, BTreeMap<String, BTreeSet<Labels>>>,
-    subnets: BTreeSet<IpNet>,
-    addresses: BTreeSet<IpAddr>,
-}
-
-/// The answers, as far as they are not "no".
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-struct Traits {
-    namespace: Option<Arc<str>>,
-    labels: Vec<Labels>,
-    subnets: Vec<usize>,
-    addresses: Vec<IpAddr>,
-    bypassed: bool,
-}
 
 /// Says which class a workload is in; also one that came after the Plan was
 /// made, as long as a workload that answers all questions alike, or answers all
 /// of them with no, was there.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Classifier {
-    settings: Settings,
-    questions: Questions,
-    known: BTreeMap<Traits, ClassId>,
+    settings: Arc<Settings>,
+    questions: Arc<Questions>,
+    known: Arc<BTreeMap<Traits, ClassId>>,
 }
 
 impl Classifier {
@@ -54,34 +33,19 @@ impl Classifier {
             return None;
         }
         let workload = Workload::of_pod(object, pod, self.settings.node_name.as_deref());
-        let selector = workload.source.clone()?;
-        let class = *self.known.get(&self.answers(&workload))?;
-        Some(source(&workload, selector, class))
+        let (id, mut source) = source(&workload)?;
+        source.class = self.class(&client(&self.settings, &id, &source))?;
+        Some((id, source))
     }
 
     /// The class of whoever connects so; `None` when nobody like that was there.
     pub fn class(&self, client: &Client<'_>) -> Option<ClassId> {
         self.known.get(&self.questions.ask(client)).copied()
     }
-
-    /// The classes have these numbers from now on.
-    pub fn renumber(&mut self, became: &BTreeMap<ClassId, ClassId>) {
-        let numbers = self.known.values_mut();
-        numbers.for_each(|class| *class = became.get(class).copied().unwrap_or(*class));
-    }
-
-    fn answers(&self, workload: &Workload) -> Traits {
-        let (namespace, name) = (&workload.object.namespace, &workload.object.name);
-        self.questions.ask(&Client {
-            namespace: Some(namespace),
-            labels: Some(&workload.labels),
-            addresses: &workload.addresses,
-            bypassed: self.settings.bypass.has_workload(namespace, name),
-        })
-    }
 }
 
-fn source(workload: &Workload, selector: SourceSelector, class: ClassId) -> (SourceId, Source) {
+/// A local workload as a source, its class to be found.
+pub(super) fn source(workload: &Workload) -> Option<(SourceId, Source)> {
     let id = SourceId {
         namespace: workload.object.namespace.clone(),
         name: workload.object.name.clone(),
@@ -89,10 +53,20 @@ fn source(workload: &Workload, selector: SourceSelector, class: ClassId) -> (Sou
     let source = Source {
         labels: Labels::clone(&workload.labels),
         addresses: workload.addresses.clone(),
-        selector,
-        class,
+        selector: workload.source.clone()?,
+        class: 0,
     };
-    (id, source)
+    Some((id, source))
+}
+
+/// A source as rules see it.
+pub(super) fn client<'c>(settings: &Settings, id: &'c SourceId, source: &'c Source) -> Client<'c> {
+    Client {
+        namespace: Some(&id.namespace),
+        labels: Some(&source.labels),
+        addresses: &source.addresses,
+        bypassed: settings.bypass.has_workload(&id.namespace, &id.name),
+    }
 }
 
 /// A source that is in no document, to see what it would meet.
@@ -108,146 +82,142 @@ pub struct Probe {
     pub rules: BTreeSet<ObjectRef>,
 }
 
-/// Groups the local workloads into classes, and gives every probe one behind
-/// them. Class 0 is that of unknown callers, and of every workload that answers
-/// all questions as they do: with no.
-pub(super) fn group(
-    registry: &Registry,
-    book: &RuleBook,
-    probes: &[Probe],
-) -> (Vec<Class>, BTreeMap<SourceId, Source>, Classifier) {
-    let mut classifier = Classifier {
-        settings: registry.settings.clone(),
-        questions: Questions::new(registry, book),
-        known: BTreeMap::from([(Traits::default(), 0)]),
-    };
-    let mut classes = vec![Class { example: None }];
-    let mut sources = BTreeMap::new();
-    for workload in registry.workloads.sources() {
-        let Some(selector) = workload.source.clone() else { continue };
-        let answers = classifier.answers(workload);
-        let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
-        let class = *classifier.known.entry(answers).or_insert(next);
-        let (id, source) = source(workload, selector, class);
-        if class == next {
-            classes.push(Class { example: Some(id.clone()) });
-        }
-        sources.insert(id, source);
-    }
-    for probe in probes {
-        let source = Source {
-            labels: probe.labels.clone(),
-            addresses: probe.addresses.clone(),
-            // It has no processes.
-            selector: SourceSelector::Cgroup("".into()),
-            class: u32::try_from(classes.len()).unwrap_or(u32::MAX),
-        };
-        classes.push(Class { example: Some(probe.id.clone()) });
-        sources.insert(probe.id.clone(), source);
-    }
-    (classes, sources, classifier)
+/// The classes: a class keeps its number as long as its first member answers as
+/// before, or is in no other class that was there. Class 0 is that of unknown
+/// callers, and of every workload that answers all questions as they do: with no.
+#[derive(Debug)]
+pub(super) struct Classes {
+    classifier: Classifier,
+    traits: BTreeMap<ClassId, Traits>,
 }
 
-impl Questions {
-    fn new(registry: &Registry, book: &RuleBook) -> Self {
-        let mut questions = Self::default();
-        let mut names = |namespaces: &mut dyn Iterator<Item = &Arc<str>>| {
-            questions.namespaces.extend(namespaces.cloned());
-        };
-        for service in registry.services() {
-            names(&mut service.export.namespaces());
-            // In its own namespace it is seen by those who route to it.
-            if !service.export.is_public() {
-                names(&mut std::iter::once(service.namespace()));
+impl Classes {
+    /// Class 0 alone.
+    pub fn new(settings: &Settings) -> Self {
+        let mut classes = Self { classifier: Classifier::default(), traits: BTreeMap::new() };
+        classes.classifier.settings = Arc::new(settings.clone());
+        classes
+    }
+
+    /// Takes over the numbers of classes of other settings.
+    pub fn keep_numbers_of(&mut self, before: &Self) {
+        self.classifier.known = before.classifier.known.clone();
+        self.traits.clone_from(&before.traits);
+    }
+
+    /// Which class anybody is in.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// Puts the sources, of which some came, went or are others, in classes by what
+    /// is asked from now on. Returns the questions that some class answers otherwise
+    /// than before.
+    pub fn group(
+        &mut self,
+        asked: &[(Asked, bool)],
+        others: BTreeMap<SourceId, Option<Source>>,
+        plan: &mut Plan,
+        delta: &mut Delta,
+    ) -> BTreeSet<Asked> {
+        if asked.is_empty() && others.is_empty() && !plan.classes.is_empty() {
+            return BTreeSet::new();
+        }
+        if !asked.is_empty() {
+            let questions = Arc::make_mut(&mut self.classifier.questions);
+            asked.iter().for_each(|(question, asked)| questions.set(question, *asked));
+        }
+        let settings = self.classifier.settings.clone();
+        let classes: BTreeMap<SourceId, ClassId> =
+            plan.sources.iter().map(|(id, source)| (id.clone(), source.class)).collect();
+        for (id, source) in others {
+            set(&mut plan.sources, &mut delta.sources, id, source);
+        }
+        let traits_of =
+            |(id, source)| (id, self.classifier.questions.ask(&client(&settings, id, source)));
+        let members: Vec<(&SourceId, Traits)> = plan.sources.iter().map(traits_of).collect();
+        let known = self.number(&members, &classes);
+        let classified: Vec<(SourceId, ClassId)> = (members.iter())
+            .filter_map(|(id, traits)| Some(((*id).clone(), *known.get(traits)?)))
+            .collect();
+        let mut wanted = BTreeMap::from([(0, Class { example: None })]);
+        for (id, class) in classified {
+            wanted.entry(class).or_insert_with(|| Class { example: Some(id.clone()) });
+            let Some(source) = plan.sources.get(&id).filter(|source| source.class != class) else {
+                continue;
+            };
+            let source = Source { class, ..source.clone() };
+            set(&mut plan.sources, &mut delta.sources, id, Some(source));
+        }
+        let gone: Vec<ClassId> =
+            plan.classes.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            set(&mut plan.classes, &mut delta.classes, id, None);
+        }
+        for (id, class) in wanted {
+            if plan.classes.get(&id) != Some(&class) {
+                set(&mut plan.classes, &mut delta.classes, id, Some(class));
             }
         }
-        // Of services that share a host, a client's own namespace's is meant.
-        for service in registry.services() {
-            if registry.named(&service.host).len() > 1 {
-                names(&mut std::iter::once(service.namespace()));
+        let traits: BTreeMap<ClassId, Traits> =
+            known.iter().map(|(traits, id)| (*id, traits.clone())).collect();
+        let before = std::mem::replace(&mut self.traits, traits);
+        self.classifier.known = Arc::new(known);
+        let none = Traits::new();
+        let ids: BTreeSet<&ClassId> = before.keys().chain(self.traits.keys()).collect();
+        let differing = ids.into_iter().flat_map(|id| {
+            let (before, after) =
+                (before.get(id).unwrap_or(&none), self.traits.get(id).unwrap_or(&none));
+            before.symmetric_difference(after).cloned()
+        });
+        differing.collect()
+    }
+
+    /// The number of each class.
+    fn number(
+        &self,
+        members: &[(&SourceId, Traits)],
+        classes: &BTreeMap<SourceId, ClassId>,
+    ) -> BTreeMap<Traits, ClassId> {
+        let mut numbers = BTreeMap::from([(Traits::new(), 0)]);
+        let mut taken = BTreeSet::from([0]);
+        for (_, traits) in members {
+            if let Some(id) = self.classifier.known.get(traits) {
+                numbers.insert(traits.clone(), *id);
+                taken.insert(*id);
             }
         }
-        let rules = registry.rules.all();
-        for rule in &rules {
-            names(&mut rule.export.namespaces());
-            names(&mut rule.objects.iter().map(|object| &object.namespace));
-        }
-        for selector in rules.iter().filter_map(|rule| rule.selector.as_ref()) {
-            questions.ask_for(selector);
-        }
-        if !rules.is_empty() {
-            questions.namespaces.insert(registry.settings.root_namespace.as_str().into());
-        }
-        // A client to whom a headless service's address is its own meets what
-        // else has that address: only where there is something to meet, and
-        // something to miss, does it matter who has it.
-        let others: BTreeSet<IpNet> =
-            registry.services().flat_map(|service| &service.addresses).copied().collect();
-        let everywhere = registry
-            .services()
-            .any(|service| service.claims_everywhere() && service.rejected.is_none());
-        let wide: Vec<&IpNet> =
-            others.iter().filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()).collect();
-        for service in registry.services() {
-            if service.kind != ServiceKind::Headless {
+        for (member, traits) in members {
+            if numbers.contains_key(traits) {
                 continue;
             }
-            let ruled = everywhere || !book.for_host(&service.host).is_empty();
-            for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
-                let ip = endpoint.ip;
-                if ruled
-                    || others.contains(&IpNet::from(ip))
-                    || wide.iter().any(|prefix| prefix.contains(&ip))
-                {
-                    questions.addresses.insert(ip);
-                }
-            }
+            let own = classes.get(*member).filter(|id| !taken.contains(id)).copied();
+            let free = |id: &ClassId| !taken.contains(id) && !self.traits.contains_key(id);
+            let Some(id) = own.or_else(|| (1..=ClassId::MAX).find(free)) else { continue };
+            numbers.insert(traits.clone(), id);
+            taken.insert(id);
         }
-        for set in book.sets.iter().filter(|set| set.is_for_mesh()) {
-            questions.namespaces.extend(set.export.namespaces().cloned());
-            let blocks = set.tcp.iter().flat_map(|rule| &rule.blocks);
-            for question in blocks.flat_map(Block::questions) {
-                match question {
-                    Question::Namespace(name) => _ = questions.namespaces.insert(name.into()),
-                    Question::Labels(labels) => questions.ask_for(labels),
-                    Question::Within(subnet) => _ = questions.subnets.insert(subnet),
-                    Question::Address(ip) => _ = questions.addresses.insert(ip),
-                    Question::Bypassed => {}
-                }
-            }
-        }
-        questions
+        numbers
     }
 
-    fn ask_for(&mut self, labels: &Labels) {
-        let Some((key, value)) = labels.first_key_value() else { return };
-        let values = self.labels.entry(key.clone()).or_default();
-        let those = values.entry(value.clone()).or_default();
-        if !those.contains(labels) {
-            those.insert(labels.clone());
+    /// Adds a class of its own for each of these, behind all others.
+    pub fn add_probes(&self, probes: &[Probe], plan: &mut Plan) {
+        let first = plan.classes.last_key_value().map_or(0, |(last, _)| last + 1);
+        for (class, probe) in (first..).zip(probes) {
+            let source = Source {
+                labels: probe.labels.clone(),
+                addresses: probe.addresses.clone(),
+                // It has no processes.
+                selector: SourceSelector::Cgroup("".into()),
+                class,
+            };
+            plan.classes.insert(class, Class { example: Some(probe.id.clone()) });
+            plan.sources.insert(probe.id.clone(), source);
         }
     }
 
-    fn ask(&self, client: &Client<'_>) -> Traits {
-        let labels = client.labels;
-        Traits {
-            namespace: client
-                .namespace
-                .and_then(|namespace| self.namespaces.get(namespace).cloned()),
-            labels: (labels.into_iter().flatten())
-                .filter_map(|(key, value)| self.labels.get(key)?.get(value))
-                .flatten()
-                .filter(|wanted| labels.is_some_and(|labels| contains(labels, wanted)))
-                .cloned()
-                .collect(),
-            subnets: (self.subnets.iter().enumerate())
-                .filter(|(_, subnet)| client.answer(&Question::Within(**subnet)))
-                .map(|(index, _)| index)
-                .collect(),
-            addresses: (client.addresses.iter().copied())
-                .filter(|address| self.addresses.contains(address))
-                .collect(),
-            bypassed: client.bypassed,
-        }
+    /// How many classes are known.
+    pub fn count(&self) -> usize {
+        self.traits.len()
     }
 }

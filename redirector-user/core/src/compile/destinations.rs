@@ -1,20 +1,21 @@
 //! What the destinations of a rule mean to a client: which service, which port,
 //! which DestinationRule, which endpoints.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use redirector_common::abi::MAX_LEGS;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::localities::{Home, common_multiple, weigh};
-use crate::client::{Asker, contains};
-use crate::model::{Labels, LbAlgorithm, ObjectRef, Policy, Resolution, RouteDestination, RuleId};
-use crate::plan::{
-    Algorithm, Destination, DestinationId, Endpoint, Lacks, Leg, Lost, RouteId, Verdict,
-};
-use crate::registry::{self, MergedRule, Port, Registry, Service, ServiceKind};
+use super::backed::{Backed, list};
+use super::localities::{Home, common_multiple};
+use super::met::{Met, Reason};
+use super::readers::{Trace, first_of};
+use crate::client::Asker;
+use crate::model::{RouteDestination, RuleId};
+use crate::plan::{Algorithm, Destination, DestinationId, Lacks, Leg, Lost, RouteId, Verdict};
+use crate::registry::{MergedRule, Port, Registry, Service};
 use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 
 /// The routes and destinations met so far.
@@ -22,15 +23,57 @@ use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 pub(crate) struct Destinations<'q> {
     registry: &'q Registry,
     home: Home,
-    routes: FxHashMap<Arc<RouteId>, KnownRoute>,
-    destinations: FxHashMap<DestinationId, Destination>,
+    met: Met,
+    /// What was made in this step.
+    made: FxHashMap<DestinationId, Destination>,
+    /// What was made before it.
+    before: Option<Before<'q>>,
+    log: Log,
 }
 
-/// A route that was met.
-#[derive(Debug)]
-struct KnownRoute {
-    legs: Vec<Leg>,
-    verdict: Verdict,
+/// What was made before this step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'q> {
+    pub destinations: &'q BTreeMap<DestinationId, Destination>,
+    /// Hosts whose destinations are to be made again.
+    pub stale: &'q FxHashSet<Arc<str>>,
+}
+
+/// What was met since it was last taken.
+#[derive(Debug, Default)]
+struct Log {
+    routes: Vec<Arc<RouteId>>,
+    beside: FxHashSet<DestinationId>,
+    lacking: FxHashSet<(DestinationId, Reason)>,
+    peeked: RefCell<FxHashMap<DestinationId, bool>>,
+}
+
+/// What a destination means to the routes that it is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    empty: bool,
+    goes_on: bool,
+    untouched: bool,
+    lost: Lost,
+}
+
+/// What a destination loses; of nothing, nothing.
+fn lost(destination: &Destination) -> Lost {
+    Some(destination.lost).filter(|lost| lost.weight > 0).unwrap_or_default()
+}
+
+impl Shape {
+    fn of(destination: &Destination) -> Self {
+        let original = destination.algorithm == Algorithm::Original;
+        let endpoints = &destination.endpoints;
+        let goes_on = original && !endpoints.is_empty();
+        Self {
+            empty: endpoints.is_empty(),
+            goes_on,
+            untouched: goes_on && endpoints.iter().all(|endpoint| endpoint.address.port() == 0),
+            lost: lost(destination),
+        }
+    }
 }
 
 /// Which endpoints may be used, by address family.
@@ -52,49 +95,128 @@ pub(crate) enum Family {
 /// What is known of a destination before its endpoints.
 struct Resolved<'q> {
     id: DestinationId,
-    found: Result<Backed<'q>, (Lacks, String)>,
-}
-
-struct Backed<'q> {
-    service: &'q Service,
-    port: &'q Port,
-    rule: Option<&'q MergedRule>,
+    found: Result<Backed<'q>, Reason>,
 }
 
 impl<'q> Destinations<'q> {
     /// Nothing met yet.
     pub fn new(registry: &'q Registry) -> Self {
+        Self::resume(registry, Met::default(), None)
+    }
+
+    /// The next step.
+    pub(super) fn resume(registry: &'q Registry, mut met: Met, before: Option<Before<'q>>) -> Self {
+        met.begin_step();
         Self {
             registry,
             home: Home::new(registry.locality(), registry.settings.node_name.as_deref()),
-            routes: FxHashMap::default(),
-            destinations: FxHashMap::default(),
+            met,
+            made: FxHashMap::default(),
+            before,
+            log: Log::default(),
         }
     }
 
-    /// The routes and destinations met.
-    pub fn finish(
-        self,
-    ) -> (BTreeMap<Arc<RouteId>, Vec<Leg>>, BTreeMap<DestinationId, Destination>) {
-        let taken =
-            self.routes.into_iter().filter(|(_, met)| matches!(met.verdict, Verdict::Route(_)));
-        let routes = taken.map(|(route, met)| (route, met.legs)).collect();
-        (routes, self.destinations.into_iter().collect())
+    /// What is met, and the destinations that were made in this step.
+    pub(super) fn finish(self) -> (Met, FxHashMap<DestinationId, Destination>) {
+        (self.met, self.made)
+    }
+
+    /// What is met.
+    pub(super) fn met(&mut self) -> &mut Met {
+        &mut self.met
+    }
+
+    /// What was met since this was last asked.
+    pub(super) fn trace(&mut self) -> Trace {
+        let Log { mut routes, beside, lacking, peeked } = std::mem::take(&mut self.log);
+        routes.sort_unstable_by_key(Arc::as_ptr);
+        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        Trace {
+            routes: routes.into(),
+            beside: beside.into_iter().collect(),
+            lacking: lacking.into_iter().collect(),
+            peeked: peeked.into_inner().into_iter().collect(),
+            ..Trace::default()
+        }
     }
 
     /// The legs of a route that was met.
     pub fn legs(&self, route: &RouteId) -> &[Leg] {
-        self.routes.get(route).map_or(&[], |met| &met.legs)
-    }
-
-    /// The rules that were met.
-    pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
-        self.routes.keys().filter_map(|route| route.rule.as_ref())
+        self.met.legs(route)
     }
 
     /// A destination that was met.
     pub fn destination(&self, id: &DestinationId) -> Option<&Destination> {
-        self.destinations.get(id)
+        self.made.get(id).or_else(|| {
+            let before = self.before.filter(|before| !before.stale.contains(&id.host))?;
+            before.destinations.get(id)
+        })
+    }
+
+    /// Makes the destinations of a host again, of whose services only endpoints
+    /// differ. Returns whether what is made from them may be another.
+    pub(super) fn remake(&mut self, host: &Arc<str>) -> bool {
+        let Some(before) = self.before else { return false };
+        let those = before.destinations.range(first_of(host)..);
+        let mut other = false;
+        for (id, old) in those.take_while(|(id, _)| id.host == *host) {
+            if self.met.lacks(id) {
+                // Whatever its service has.
+                self.made.insert(id.clone(), old.clone());
+                continue;
+            }
+            let Some(found) = self.again(id) else {
+                other = true;
+                continue;
+            };
+            let new = found.destination(id, &self.registry.settings, &self.home);
+            other |= Shape::of(&new) != Shape::of(old);
+            self.made.insert(id.clone(), new);
+        }
+        other
+    }
+
+    /// Whether a destination has endpoints.
+    pub(super) fn has_endpoints(&self, id: &DestinationId) -> bool {
+        self.again(id).is_some_and(|found| {
+            !found.destination(id, &self.registry.settings, &self.home).endpoints.is_empty()
+        })
+    }
+
+    /// What was found for a destination.
+    fn again(&self, id: &DestinationId) -> Option<Backed<'q>> {
+        let (object, rules) = id.view.split_first()?;
+        let service =
+            self.registry.named(&id.host).iter().find(|service| service.object == *object)?;
+        let rule = match rules {
+            [] => None,
+            rules => {
+                Some(self.registry.rules.for_host(&id.host).find(|rule| rule.objects == rules)?)
+            }
+        };
+        Some(Backed { service, port: service.port(id.port)?, rule })
+    }
+
+    /// Weighs the route of a rule again, of which only weights differ, and which of
+    /// them are zero does not.
+    pub(super) fn reweigh(&mut self, set: &RuleSet, rule: &Rule, route: &Arc<RouteId>) {
+        // Behind what loses a part stands where that goes.
+        let beside = |place: usize| {
+            let before = place.checked_sub(1).and_then(|before| route.destinations.get(before));
+            before.is_some_and(|before| route.destinations.get(place) == Some(&nowhere(before)))
+        };
+        let own = route.destinations.iter().enumerate().filter(|(place, _)| !beside(*place));
+        let parts = own.map(|(_, id)| id.clone()).zip(Self::weights(set, rule)).collect();
+        let legs = self.without_lost(parts).into_iter().map(|(_, weight)| Leg { weight });
+        let legs = legs.collect();
+        self.met.reweigh(route, legs);
+    }
+
+    fn weights<'r>(set: &'r RuleSet, rule: &Rule) -> impl Iterator<Item = u64> + use<'r> {
+        let entries = set.route(rule);
+        let sole = entries.len() == 1;
+        entries.iter().map(move |entry| if sole { 1 } else { u64::from(entry.weight) })
     }
 
     /// The verdict of a rule: its route, met from now on, or "pass" where all
@@ -108,10 +230,8 @@ impl<'q> Destinations<'q> {
         family: Family,
     ) -> (Arc<RouteId>, Verdict) {
         let entries = set.route(rule);
-        let sole = entries.len() == 1;
         let mut parts = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let weight = if sole { 1 } else { u64::from(entry.weight) };
+        for (entry, weight) in entries.iter().zip(Self::weights(set, rule)) {
             parts.push((self.entry(who, set.namespace(), entry, port, family), weight));
         }
         self.route(Some(rule.id.clone()), parts)
@@ -174,7 +294,14 @@ impl<'q> Destinations<'q> {
             let mut drawn = entries.iter().filter(|one| entries.len() == 1 || one.weight > 0);
             drawn.any(|entry| {
                 let Resolved { id, found } = self.resolve(who, set.namespace(), entry, port, v6);
-                found.is_ok_and(|found| !self.endpoints(&id, &found).endpoints.is_empty())
+                found.is_ok_and(|found| {
+                    let has = !found
+                        .destination(&id, &self.registry.settings, &self.home)
+                        .endpoints
+                        .is_empty();
+                    self.log.peeked.borrow_mut().insert(id, has);
+                    has
+                })
             })
         };
         !any(v6) && any(!v6)
@@ -188,37 +315,32 @@ impl<'q> Destinations<'q> {
         let (destinations, legs): (_, Vec<Leg>) =
             (self.without_lost(parts).into_iter()).map(|(id, weight)| (id, Leg { weight })).unzip();
         let route = RouteId { rule, destinations };
-        if let Some((known, met)) = self.routes.get_key_value(&route) {
-            return (known.clone(), met.verdict.clone());
+        if let Some((route, verdict)) = self.met.route(&route) {
+            let known = (route.clone(), verdict.clone());
+            self.log.routes.push(known.0.clone());
+            return known;
         }
-        let drawn: Vec<&DestinationId> = (route.destinations.iter().zip(&legs))
+        let mut drawn = (route.destinations.iter().zip(&legs))
             .filter(|(_, leg)| leg.weight > 0)
             .map(|(id, _)| id)
-            .collect();
-        let untouched = drawn.iter().all(|id| {
-            self.destinations.get(*id).is_some_and(|destination| {
-                destination.algorithm == Algorithm::Original
-                    && !destination.endpoints.is_empty()
-                    && destination.endpoints.iter().all(|endpoint| endpoint.address.port() == 0)
-            })
-        });
-        let nothing = drawn.is_empty();
-        let route = Arc::new(route);
-        let verdict = match (nothing, untouched) {
+            .peekable();
+        let nothing = drawn.peek().is_none();
+        let untouched =
+            drawn.all(|id| self.destination(id).is_some_and(|one| Shape::of(one).untouched));
+        let met = self.met.put(route, legs, |route| match (nothing, untouched) {
             (true, _) => Verdict::Refuse,
             (false, true) => Verdict::Pass,
             (false, false) => Verdict::Route(route.clone()),
-        };
-        self.routes.insert(route.clone(), KnownRoute { legs, verdict: verdict.clone() });
-        (route, verdict)
+        });
+        self.log.routes.push(met.0.clone());
+        met
     }
 
     /// Beside each destination that loses a part of its connections, a leg
     /// with this part that leads nowhere.
     fn without_lost(&mut self, parts: Vec<(DestinationId, u64)>) -> Vec<(DestinationId, u64)> {
-        let lost = |(id, _): &(DestinationId, u64)| {
-            self.destination(id).map(|one| one.lost).unwrap_or_default()
-        };
+        let lost =
+            |(id, _): &(DestinationId, u64)| self.destination(id).map(lost).unwrap_or_default();
         let losing = parts.iter().filter(|part| lost(part).weight > 0).count();
         if losing == 0 || parts.len() + losing > MAX_LEGS as usize {
             return parts;
@@ -243,16 +365,21 @@ impl<'q> Destinations<'q> {
     }
 
     /// Where connections go that are a destination's, and cannot go there.
-    fn nowhere(&mut self, id: &DestinationId, (lacks, why): (Lacks, String)) -> DestinationId {
-        let mut nowhere = id.clone();
-        // The service twice: no other destination is seen like that.
-        nowhere.view.extend(id.view.first().cloned());
-        self.destinations.entry(nowhere.clone()).or_insert_with(|| Destination {
-            empty_because: Some(why),
-            lacks: Some(lacks),
-            ..Destination::default()
-        });
+    fn nowhere(&mut self, id: &DestinationId, reason: Reason) -> DestinationId {
+        let nowhere = nowhere(id);
+        self.lacks(nowhere.clone(), reason);
         nowhere
+    }
+
+    /// A destination without endpoints, whatever its service has.
+    fn lacks(&mut self, id: DestinationId, reason: Reason) {
+        let known = self.made.get(&id).is_some_and(|known| {
+            (known.lacks, known.empty_because.as_ref()) <= (Some(reason.0), Some(&reason.1))
+        });
+        if !known {
+            self.made.insert(id.clone(), Destination::lacking(&reason));
+        }
+        self.log.lacking.insert((id, reason));
     }
 
     fn entry(
@@ -276,14 +403,16 @@ impl<'q> Destinations<'q> {
             let other = self.resolve(who, namespace, entry, dialled, !v6);
             let crossed = self.meet(other);
             if !empty(self, &crossed) {
+                self.log.beside.insert(id);
                 return crossed;
             }
+            self.log.beside.insert(crossed);
         }
-        let goes_on =
-            |one: &Destination| one.algorithm == Algorithm::Original && !one.endpoints.is_empty();
-        if relayed && self.destination(&id).is_some_and(goes_on) {
+        if relayed && self.destination(&id).is_some_and(|one| Shape::of(one).goes_on) {
             let why = format!("{} is the address dialled, which is the gateway itself", id.host);
-            return self.nowhere(&id, (Lacks::Way, why));
+            let nowhere = self.nowhere(&id, (Lacks::Way, why));
+            self.log.beside.insert(id);
+            return nowhere;
         }
         id
     }
@@ -333,139 +462,24 @@ impl<'q> Destinations<'q> {
 
     fn meet(&mut self, meant: Resolved<'q>) -> DestinationId {
         let Resolved { id, found } = meant;
-        if !self.destinations.contains_key(&id) {
-            let destination = match found {
-                Err((lacks, why)) => Destination {
-                    empty_because: Some(why),
-                    lacks: Some(lacks),
-                    ..Destination::default()
-                },
-                Ok(found) => self.endpoints(&id, &found),
-            };
-            self.destinations.insert(id.clone(), destination);
+        match found {
+            Err(reason) => self.lacks(id.clone(), reason),
+            Ok(found) if self.destination(&id).is_none() => {
+                let destination = found.destination(&id, &self.registry.settings, &self.home);
+                self.made.insert(id.clone(), destination);
+            }
+            Ok(_) => {}
         }
         id
     }
-
-    fn endpoints(&self, id: &DestinationId, found: &Backed<'q>) -> Destination {
-        let Backed { service, port, rule } = found;
-        let policy = rule
-            .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
-        let (algorithm, original) = algorithm(service, &policy);
-        let unresolved = port.unresolved.clone();
-        let mut destination =
-            Destination { algorithm, policy, unresolved, ..Destination::default() };
-        if let Some(what) = destination.policy.changes_bytes() {
-            destination.lacks = Some(Lacks::Bytes);
-            destination.empty_because = Some(format!(
-                "{} asks for {what}, which would change bytes on the wire",
-                rule.map(|rule| list(&rule.objects)).unwrap_or_default()
-            ));
-            return destination;
-        }
-        if original {
-            let any: IpAddr =
-                if id.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let address = SocketAddr::new(any, port.target.unwrap_or(0));
-            destination.endpoints.push(Endpoint { address, weight: 1 });
-            return destination;
-        }
-        let wanted = id.subset.as_deref().and_then(|subset| rule.as_ref()?.subset(subset));
-        let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
-        let node = self.registry.settings.node_name.as_deref();
-        let usable: Vec<&registry::Endpoint> = port
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
-            .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
-            .filter(|endpoint| is_labelled(endpoint, wanted))
-            .collect();
-        if usable.is_empty() {
-            let (lacks, why) = self.why_empty(id, found, wanted);
-            (destination.lacks, destination.empty_because) = (Some(lacks), Some(why));
-            return destination;
-        }
-        let weights = weigh(&usable, &destination.policy, service.distribution, &self.home);
-        destination.endpoints = (usable.iter().zip(weights))
-            .filter_map(|(endpoint, weight)| {
-                let address = SocketAddr::new(endpoint.ip, endpoint.port);
-                Some(Endpoint { address, weight: weight? })
-            })
-            .collect();
-        if destination.endpoints.is_empty() {
-            destination.lacks = Some(Lacks::Locality);
-            destination.empty_because = Some(format!(
-                "{} has no endpoint in the localities that its DestinationRule distributes to",
-                service.host
-            ));
-            return destination;
-        }
-        let lost: u64 = (port.sockets.iter())
-            .filter(|socket| wanted.is_none_or(|wanted| contains(&socket.labels, wanted)))
-            .map(|socket| u64::from(socket.weight))
-            .sum();
-        let usable: u64 = usable.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
-        destination.lost = Lost { weight: lost, of: usable + lost };
-        destination
-    }
-
-    fn why_empty(
-        &self,
-        id: &DestinationId,
-        found: &Backed<'q>,
-        wanted: Option<&Labels>,
-    ) -> (Lacks, String) {
-        let Backed { service, port, rule } = found;
-        let host = &service.host;
-        let family = if id.v6 { "IPv6" } else { "IPv4" };
-        if !port.unresolved.is_empty() {
-            let names = port.unresolved.join(", ");
-            return (Lacks::Resolution, format!("decided when its names are resolved: {names}"));
-        }
-        if port.endpoints.is_empty() {
-            return match port.unusable {
-                0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
-                count => (
-                    Lacks::Usable,
-                    format!(
-                        "{host} has no endpoint on port {} that is ready and reachable, of {count}",
-                        port.number
-                    ),
-                ),
-            };
-        }
-        if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
-            return (
-                Lacks::Family,
-                format!("{host} has no {family} endpoint, and the address dialled is {family}"),
-            );
-        }
-        if service.local_only && wanted.is_none() {
-            let why = match self.registry.settings.node_name.as_deref() {
-                Some(node) => format!(
-                    "{host} has no endpoint on node {node}, and its internalTrafficPolicy is Local"
-                ),
-                None => format!(
-                    "{host} has internalTrafficPolicy Local, and the node's name is not known"
-                ),
-            };
-            return (Lacks::Node, why);
-        }
-        let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
-        let subset = id.subset.as_deref().unwrap_or_default();
-        let elsewhere = port.endpoints.iter().any(|endpoint| is_labelled(endpoint, wanted));
-        (
-            if elsewhere { Lacks::Family } else { Lacks::Labels },
-            format!("no {family} endpoint of {host} has the labels of subset {subset} ({rule})"),
-        )
-    }
 }
 
-/// Whether a subset with these labels has the endpoint.
-fn is_labelled(endpoint: &registry::Endpoint, wanted: Option<&Labels>) -> bool {
-    wanted.is_none_or(|wanted| {
-        endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
-    })
+/// Where connections go that are a destination's, and cannot go there.
+fn nowhere(id: &DestinationId) -> DestinationId {
+    let mut nowhere = id.clone();
+    // The service twice: no other destination is seen like that.
+    nowhere.view.extend(id.view.first().cloned());
+    nowhere
 }
 
 fn id(
@@ -483,26 +497,6 @@ fn id(
         v6,
         view: std::iter::once(&service.object).chain(rules).cloned().collect(),
     }
-}
-
-/// How an endpoint is chosen, and whether it is the original destination.
-fn algorithm(service: &Service, policy: &Policy) -> (Algorithm, bool) {
-    if service.kind == ServiceKind::Entry(Resolution::None) {
-        return (Algorithm::Original, true);
-    }
-    match policy.algorithm() {
-        Some(LbAlgorithm::Passthrough) => (Algorithm::Original, true),
-        Some(LbAlgorithm::RoundRobin) => (Algorithm::RoundRobin, false),
-        Some(LbAlgorithm::LeastRequest) => (Algorithm::LeastRequest, false),
-        Some(LbAlgorithm::SourceIp { .. }) => (Algorithm::SourceHash, false),
-        Some(LbAlgorithm::Random | LbAlgorithm::Unspecified | LbAlgorithm::L7Hash(_)) | None => {
-            (Algorithm::Random, false)
-        }
-    }
-}
-
-fn list(objects: &[ObjectRef]) -> String {
-    objects.iter().map(ObjectRef::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn no_port(service: &Service, port: u16, said: bool) -> String {

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 
+use rustc_hash::FxHashSet;
+
 use super::destinations::{Destinations, Family};
+use super::readers::Trace;
 use crate::client::Asker;
 use crate::model::{RuleId, speaks_proxy_protocol};
 use crate::plan::Verdict;
@@ -21,7 +24,7 @@ const MAX_COMPARED: usize = 100;
 
 /// Rules by the full name of a Gateway: one that takes what they match at all
 /// listeners; `None` where they decide.
-type Behind = BTreeMap<(RuleId, String), Option<RuleId>>;
+pub(super) type Behind = BTreeMap<(RuleId, String), Option<RuleId>>;
 
 /// The rules of a listener so far.
 #[derive(Default)]
@@ -59,25 +62,27 @@ impl Above {
     }
 }
 
-/// Compiles what this node serves. Which rules never decide is found out where
-/// `behind` asks for it; they are left out then.
+/// Compiles what this node serves, and says what that was made from. Which rules
+/// never decide is found out where `behind` asks for it; they are left out then.
 pub(super) fn compile<'q>(
     world: &World,
     registry: &'q Registry,
     book: &'q RuleBook,
     destinations: &mut Destinations<'q>,
     mut behind: Option<&mut Behind>,
-) -> GatewayPlan {
+) -> (GatewayPlan, Trace) {
     let mut plan = GatewayPlan::default();
+    let mut hosts = FxHashSet::default();
     for workload in registry.workloads.all().filter(|workload| workload.gateway) {
         for &address in &workload.addresses {
             let (serving, outdone) = servers(world, workload, Some(address));
             plan.dropped.extend(outdone.into_iter().map(dropped));
             for (port, servers) in serving {
                 let at = SocketAddr::new(address, port);
-                let who = Asker::new(as_client(workload));
+                let who = Asker::recording(as_client(workload));
                 let behind = behind.as_deref_mut();
                 let listener = listener(at, workload, &servers, book, &who, destinations, behind);
+                hosts.extend(who.into_record().hosts);
                 let Some(listener) = listener else { continue };
                 if let Mode::Refuse(reason) = &listener.mode {
                     plan.dropped.push(Dropped {
@@ -93,16 +98,18 @@ pub(super) fn compile<'q>(
     }
     plan.dropped.extend(bound_elsewhere(world, registry).into_iter().map(dropped));
     plan.dropped.dedup();
-    let asks = plan
-        .listeners
-        .values()
-        .flat_map(|listener| &listener.rules)
-        .flat_map(|rule| &rule.conditions)
-        .any(Block::asks_client);
-    if asks {
+    if plan.asks_clients() {
         plan.clients = clients(registry);
     }
-    plan
+    (plan, Trace { hosts: hosts.into_iter().collect(), ..destinations.trace() })
+}
+
+impl GatewayPlan {
+    /// Whether any rule asks who the client is.
+    pub(super) fn asks_clients(&self) -> bool {
+        let rules = self.listeners.values().flat_map(|listener| &listener.rules);
+        rules.flat_map(|rule| &rule.conditions).any(Block::asks_client)
+    }
 }
 
 fn dropped(server: Outdone) -> Dropped {

@@ -1,81 +1,110 @@
 //! Which verdict every prefix and port has for every source class.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use rustc_hash::FxHashSet;
 
-use super::classes::Probe;
+use super::classes::{self, Probe};
 use super::clients::Clients;
 use super::destinations::Destinations;
-use crate::client::{Answers, Asker, Client};
+use super::readers::Trace;
+use crate::client::{Answers, Asked, Asker, Client, Question};
 use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
-use crate::plan::{Class, Frontend, FrontendId, Source, Verdict};
+use crate::plan::{Class, ClassId, Frontend, FrontendId, Source, Verdict};
 use crate::registry::Registry;
-use crate::rules::{Claim, ClaimKind, Dial, NEVER_CLAIMED, RuleBook, Unwatched, Walk, claims};
+use crate::rules::{Claim, ClaimKind, Claims, Dial, NEVER_CLAIMED, RuleBook, Unwatched, Walk};
 
-/// Compiles the frontends.
-pub(super) fn compile<'q>(
-    registry: &'q Registry,
-    book: &'q RuleBook,
-    classes: &[Class],
-    sources: &BTreeMap<SourceId, Source>,
-    probes: &[Probe],
-    destinations: &mut Destinations<'q>,
-) -> BTreeMap<FrontendId, Frontend> {
-    let clients: Vec<Client<'_>> = classes
-        .iter()
-        .map(|class| {
-            let example = class.example.as_ref();
-            let source = example.and_then(|id| Some((id, sources.get(id)?)));
-            source.map_or_else(Client::default, |(id, source)| Client {
-                namespace: Some(&id.namespace),
-                labels: Some(&source.labels),
-                addresses: &source.addresses,
-                bypassed: registry.settings.bypass.has_workload(&id.namespace, &id.name),
-            })
-        })
-        .collect();
-    let everywhere = classes.len() - probes.len();
-    let mut by_rules: HashMap<&ObjectRef, Vec<usize>> = HashMap::new();
-    for (class, probe) in (everywhere..).zip(probes) {
-        for rules in &probe.rules {
-            by_rules.entry(rules).or_default().push(class);
-        }
-    }
-    let walk = Walk::new(registry, book);
-    let clients = Clients::new(clients, everywhere);
-    let mut compiler = Compiler { walk, clients, everywhere, by_rules, destinations };
-    let mut frontends = BTreeMap::new();
-    for (port, prefixes) in claims(registry) {
-        compiler.port(port, &prefixes, &mut frontends);
-    }
-    frontends
-}
-
-struct Compiler<'a, 'q> {
+/// Makes the frontends of islands.
+pub(super) struct Mesh<'a, 'q> {
     walk: Walk<'q>,
+    claims: &'q Claims,
     clients: Clients<'a>,
+    /// Their classes, in the same order.
+    classes: Vec<ClassId>,
     /// So many of them dial everything; behind them are the probes.
     everywhere: usize,
     /// The probes that dial where a VirtualService has rules.
     by_rules: HashMap<&'a ObjectRef, Vec<usize>>,
-    destinations: &'a mut Destinations<'q>,
+    /// The hosts that were looked up in the island at hand.
+    hosts: FxHashSet<Arc<str>>,
+    /// What clients were asked there.
+    asked: FxHashSet<Question<'q>>,
 }
 
-impl<'q> Compiler<'_, 'q> {
-    fn port(
+/// The claims to what encloses a point, the widest prefix first.
+type Claimed<'i, 'q> = [(IpNet, &'i [Claim<'q>])];
+
+impl<'a, 'q> Mesh<'a, 'q> {
+    /// For these classes; the last ones are those of the probes.
+    pub fn new(
+        registry: &'q Registry,
+        book: &'q RuleBook,
+        claims: &'q Claims,
+        (classes, sources): (&'a BTreeMap<ClassId, Class>, &'a BTreeMap<SourceId, Source>),
+        probes: &'a [Probe],
+    ) -> Self {
+        let clients = classes.values().map(|class| {
+            let example = class.example.as_ref();
+            let source = example.and_then(|id| Some((id, sources.get(id)?)));
+            source.map_or_else(Client::default, |(id, source)| {
+                classes::client(&registry.settings, id, source)
+            })
+        });
+        let everywhere = classes.len() - probes.len();
+        let mut by_rules: HashMap<&ObjectRef, Vec<usize>> = HashMap::new();
+        for (class, probe) in (everywhere..).zip(probes) {
+            for rules in &probe.rules {
+                by_rules.entry(rules).or_default().push(class);
+            }
+        }
+        Self {
+            walk: Walk::new(registry, book),
+            claims,
+            clients: Clients::new(clients.collect(), everywhere),
+            classes: classes.keys().copied().collect(),
+            everywhere,
+            by_rules,
+            hosts: FxHashSet::default(),
+            asked: FxHashSet::default(),
+        }
+    }
+
+    /// The frontends of an island, and what they were made from.
+    pub fn island(
+        &mut self,
+        port: u16,
+        root: &IpNet,
+        destinations: &mut Destinations<'q>,
+    ) -> (Vec<(FrontendId, Frontend)>, Trace) {
+        let prefixes = self.claims.within(port, root);
+        let frontends = self.frontends(port, &prefixes, destinations);
+        let asked = std::mem::take(&mut self.asked);
+        let trace = Trace {
+            hosts: std::mem::take(&mut self.hosts).into_iter().collect(),
+            asked: asked.iter().map(Asked::from).collect(),
+            ..destinations.trace()
+        };
+        (frontends, trace)
+    }
+
+    fn frontends(
         &mut self,
         port: u16,
         prefixes: &BTreeMap<IpNet, Vec<Claim<'q>>>,
-        frontends: &mut BTreeMap<FrontendId, Frontend>,
-    ) {
+        destinations: &mut Destinations<'q>,
+    ) -> Vec<(FrontendId, Frontend)> {
         // Where a prefix begins, the answer may change: at every claim, inside a
         // claimed CIDR at every subnet of its rules, and inside of everything at
         // what is never taken.
         let mut points: BTreeSet<IpNet> = prefixes.keys().copied().collect();
         for (prefix, claims) in prefixes {
             for claim in claims {
+                if !self.hosts.contains(&claim.service.host) {
+                    self.hosts.insert(claim.service.host.clone());
+                }
                 let rules = self.walk.rules(&claim.service.host);
                 if claim.kind == ClaimKind::Anywhere {
                     points.extend(NEVER_CLAIMED.iter().filter(|never| prefix.contains(*never)));
@@ -85,6 +114,7 @@ impl<'q> Compiler<'_, 'q> {
                 }
             }
         }
+        let mut frontends = Vec::new();
         // Parents come before what lies in them. The stacks hold what encloses
         // the point at hand: claimed prefixes, and the values that stand at
         // the enclosing points.
@@ -100,7 +130,7 @@ impl<'q> Compiler<'_, 'q> {
             if let Some(claims) = prefixes.get(&point) {
                 claimed.push((point, claims));
             }
-            let Some(value) = self.point(port, &point, &claimed) else { continue };
+            let Some(value) = self.point(port, &point, &claimed, destinations) else { continue };
             // What says the same as what encloses it, or nothing where nothing
             // encloses it, need not be there.
             let needed = match values.last() {
@@ -108,10 +138,11 @@ impl<'q> Compiler<'_, 'q> {
                 None => value.default != Verdict::Pass || !value.exceptions.is_empty(),
             };
             if needed {
-                frontends.insert(FrontendId { prefix: point, port }, value.clone());
+                frontends.push((FrontendId { prefix: point, port }, value.clone()));
                 values.push((point, value));
             }
         }
+        frontends
     }
 
     /// What holds at a point for every class.
@@ -119,19 +150,14 @@ impl<'q> Compiler<'_, 'q> {
         &mut self,
         port: u16,
         point: &IpNet,
-        claimed: &[(IpNet, &[Claim<'q>])],
+        claimed: &Claimed<'_, 'q>,
+        destinations: &mut Destinations<'q>,
     ) -> Option<Frontend> {
         let owner = claimed.last()?.1.first()?;
-        for (_, claims) in claimed {
-            for claim in *claims {
-                self.walk.rules(&claim.service.host);
-            }
-        }
+        let mut dialling = Dialling { port, point, claimed, destinations };
         // Whoever answers what the unknown caller is asked with no, as that does,
         // gets the same verdict, and is not looked at.
-        let who = Asker::recording(self.clients.get(0)?);
-        let default = self.verdict(port, point, claimed, &who);
-        let record = who.into_record();
+        let (default, record) = self.verdict(&mut dialling, self.clients.get(0)?);
         let mut exceptions = BTreeMap::new();
         let mut seen = vec![false; if record.is_empty() { 0 } else { self.everywhere }];
         for asked in 1..=record.len() {
@@ -143,9 +169,9 @@ impl<'q> Compiler<'_, 'q> {
             });
             let mut answers = Answers::default();
             for class in group {
-                let verdict = self.alike(port, point, claimed, class, asked, &mut answers)?;
+                let verdict = self.alike(&mut dialling, class, asked, &mut answers)?;
                 if verdict != default {
-                    exceptions.insert(u32::try_from(class).ok()?, verdict);
+                    exceptions.insert(*self.classes.get(class)?, verdict);
                 } else if answers.is_settled() {
                     break;
                 }
@@ -155,9 +181,9 @@ impl<'q> Compiler<'_, 'q> {
             let mut answers = Answers::default();
             answers.insert(record, default.clone());
             for class in self.probes(claimed) {
-                let verdict = self.alike(port, point, claimed, class, 0, &mut answers)?;
+                let verdict = self.alike(&mut dialling, class, 0, &mut answers)?;
                 if verdict != default {
-                    exceptions.insert(u32::try_from(class).ok()?, verdict);
+                    exceptions.insert(*self.classes.get(class)?, verdict);
                 }
             }
         }
@@ -168,9 +194,7 @@ impl<'q> Compiler<'_, 'q> {
     /// so many as were `asked`, whoever answers the others alike gets the same.
     fn alike(
         &mut self,
-        port: u16,
-        point: &IpNet,
-        claimed: &[(IpNet, &[Claim<'q>])],
+        dialling: &mut Dialling<'_, 'q>,
         class: usize,
         asked: usize,
         answers: &mut Answers<'q, Verdict>,
@@ -179,18 +203,13 @@ impl<'q> Compiler<'_, 'q> {
         if let Some(verdict) = answers.find(&client) {
             return Some(verdict.clone());
         }
-        let who = Asker::recording(client);
-        let verdict = self.verdict(port, point, claimed, &who);
-        let record = who.into_record();
+        let (verdict, record) = self.verdict(dialling, client);
         answers.insert(record.get(asked..).unwrap_or_default().to_vec(), verdict.clone());
         Some(verdict)
     }
 
     /// The probes that dial here.
-    fn probes(&mut self, claimed: &[(IpNet, &[Claim<'q>])]) -> BTreeSet<usize> {
-        if self.by_rules.is_empty() {
-            return BTreeSet::new();
-        }
+    fn probes(&mut self, claimed: &Claimed<'_, 'q>) -> BTreeSet<usize> {
         let mut probes = BTreeSet::new();
         for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
             for set in &self.walk.rules(&claim.service.host).sets {
@@ -200,19 +219,32 @@ impl<'q> Compiler<'_, 'q> {
         probes
     }
 
+    /// The verdict for a client, and what it was asked for that.
     fn verdict(
         &mut self,
-        port: u16,
-        point: &IpNet,
-        claimed: &[(IpNet, &[Claim<'q>])],
-        who: &Asker<'_, 'q>,
-    ) -> Verdict {
-        let dial = Dial { address: *point, port, gateway: MESH, sni: None };
+        dialling: &mut Dialling<'_, 'q>,
+        client: Client<'a>,
+    ) -> (Verdict, Vec<(Question<'q>, bool)>) {
+        let Dialling { port, point, claimed, destinations } = dialling;
+        let who = Asker::recording(client);
+        let dial = Dial { address: **point, port: *port, gateway: MESH, sni: None };
         let narrowest_first = claimed.iter().rev().map(|(prefix, claims)| (prefix, *claims));
-        let arrival = self.walk.arrive(narrowest_first, &dial, who, &mut Unwatched);
+        let arrival = self.walk.arrive(narrowest_first, &dial, &who, &mut Unwatched);
         let v6 = matches!(point, IpNet::V6(_));
-        self.destinations
-            .arrival(who, &arrival, port, v6)
-            .map_or(Verdict::Pass, |(_, verdict)| verdict)
+        let verdict = destinations
+            .arrival(&who, &arrival, *port, v6)
+            .map_or(Verdict::Pass, |(_, verdict)| verdict);
+        let record = who.into_record();
+        self.hosts.extend(record.hosts);
+        self.asked.extend(record.answers.iter().map(|(question, _)| *question));
+        (verdict, record.answers)
     }
+}
+
+/// A point that is dialled, and who claims it.
+struct Dialling<'d, 'q> {
+    port: u16,
+    point: &'d IpNet,
+    claimed: &'d Claimed<'d, 'q>,
+    destinations: &'d mut Destinations<'q>,
 }

@@ -4,9 +4,15 @@
 //! among those that the client can see; *rules* inside a frontend by their
 //! written order. A rule's destinationSubnets only splits a frontend.
 //!
+//! * [`stages`]: what changed, and what is to be made again because of it.
+//! * [`make`]: makes that again.
+//! * [`questions`]: everything that is ever asked about a source, counted.
 //! * [`classes`]: workloads that answer all questions alike.
 //! * [`clients`]: which classes answer a question with yes.
 //! * [`destinations`]: what a rule's destinations mean to a client.
+//! * [`backed`]: out of which endpoints one of a destination is chosen, and how.
+//! * [`met`]: which routes and destinations are met, and how often.
+//! * [`readers`]: what each part of the Plan was made from.
 //! * [`localities`]: which of its endpoints go first, and how often.
 //! * [`gateways`]: what gateway workloads listen on, with which rules.
 //! * [`mesh`]: which verdict every prefix and port has for every class.
@@ -14,23 +20,28 @@
 //! Everything is compiled per service and per frontend from indexes: no step
 //! looks at all rules for each service, or at all services for each rule.
 
+mod backed;
 mod classes;
 mod clients;
 pub(crate) mod destinations;
 mod gateways;
 mod localities;
+mod make;
 mod mesh;
+mod met;
+mod questions;
+mod readers;
+mod stages;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{ObjectRef, RuleId};
 use crate::plan::{Class, ClassId, Plan};
 use crate::registry::Registry;
-use crate::rules::RuleBook;
 use crate::world::World;
 
 pub use classes::{Classifier, Probe};
-use destinations::Destinations;
+pub use stages::Stages;
 
 /// What came out of compiling.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -69,63 +80,22 @@ pub fn compile(world: &World) -> Compiled {
 
 /// The source classes of a World, as in its Plan, and which one anybody is in.
 pub fn classify(world: &World, registry: &Registry) -> (BTreeMap<ClassId, Class>, Classifier) {
-    let (classes, _, classifier) = classes::group(registry, &RuleBook::new(world), &[]);
-    ((0..).zip(classes).collect(), classifier)
+    let stages = Stages::classified(world, registry);
+    (stages.plan.classes, stages.classes.classifier().clone())
 }
 
 /// Compiles a World whose registry is at hand.
 pub fn compile_with(world: &World, registry: &Registry) -> Compiled {
-    compile_all(world, registry, &[], None)
+    Stages::of(world, registry).into_compiled()
 }
 
 /// Compiles also what these would meet. Each makes a class of its own, the last
 /// ones of the Plan, in their order.
 pub fn compile_for(world: &World, registry: &Registry, probes: &[Probe]) -> (Plan, Seen) {
-    let mut seen = Seen::default();
-    let plan = compile_all(world, registry, probes, Some(&mut seen)).plan;
-    (plan, seen)
-}
-
-fn compile_all(
-    world: &World,
-    registry: &Registry,
-    probes: &[Probe],
-    mut seen: Option<&mut Seen>,
-) -> Compiled {
-    let book = RuleBook::new(world);
-    let (classes, sources, classifier) = classes::group(registry, &book, probes);
-    let mut destinations = Destinations::new(registry);
-    let frontends = mesh::compile(registry, &book, &classes, &sources, probes, &mut destinations);
-    let behind = seen.as_deref_mut().map(|seen| &mut seen.behind);
-    let gateways = gateways::compile(world, registry, &book, &mut destinations, behind);
-    if let Some(seen) = seen {
-        seen.met = destinations.rules().cloned().collect();
-    }
-    let (routes, destinations) = destinations.finish();
-    let mut rejected: Vec<Rejected> =
-        registry
-            .services()
-            .filter_map(|service| {
-                let reason = service.rejected.clone()?;
-                Some(Rejected { object: service.object.clone(), reason })
-            })
-            .chain(book.rejected.iter().map(|(object, reason)| Rejected {
-                object: object.clone(),
-                reason: reason.clone(),
-            }))
-            .collect();
-    rejected.sort_unstable();
-    rejected.dedup();
-    Compiled {
-        plan: Plan {
-            frontends,
-            routes,
-            destinations,
-            classes: (0..).zip(classes).collect(),
-            sources,
-            gateways,
-        },
-        rejected,
-        classifier,
-    }
+    let mut stages = Stages::new(&registry.settings);
+    stages.probes = probes.to_vec();
+    stages.behind = Some(BTreeMap::new());
+    stages.add_all(world, registry);
+    let seen = Seen { met: stages.rules_met(), behind: stages.behind.unwrap_or_default() };
+    (stages.plan, seen)
 }

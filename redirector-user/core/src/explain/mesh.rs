@@ -12,7 +12,7 @@ use crate::client::Asker;
 use crate::compile::destinations::Destinations;
 use crate::names::MESH;
 use crate::registry::Registry;
-use crate::rules::{Arrival, Claim, ClaimKind, Dial, RuleBook, Walk, Witness, claims};
+use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, Walk, Witness};
 use crate::world::World;
 
 pub(super) fn explain(
@@ -29,20 +29,15 @@ pub(super) fn explain(
     let port = query.destination.port();
     let dial = Dial { address: IpNet::from(dialled), port, gateway: MESH, sni: None };
 
-    let all = claims(registry);
+    let all = Claims::new(registry);
     let mut walk = Walk::new(registry, &book);
-    let none = Default::default();
-    let prefixes = all.get(&port).unwrap_or(&none);
-    // Wider prefixes come before what lies in them.
-    let claimed: Vec<(&IpNet, &[Claim<'_>])> = (prefixes.iter().rev())
-        .filter(|(prefix, _)| prefix.contains(&dialled))
-        .map(|(prefix, claims)| (prefix, &claims[..]))
-        .collect();
-    for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
+    let claimed = all.to(port, &dial.address);
+    for claim in claimed.iter().flat_map(|(_, claims)| claims) {
         walk.rules(&claim.service.host);
     }
     let mut reasons = Reasons::new(&who, dialled);
-    let arrival = walk.arrive(claimed, &dial, &who, &mut reasons);
+    let narrowest_first = claimed.iter().map(|(prefix, claims)| (prefix, &claims[..]));
+    let arrival = walk.arrive(narrowest_first, &dial, &who, &mut reasons);
     let (prefix, claim) = match &arrival {
         Arrival::Unclaimed => {
             reasons.tell(&mut answer);

@@ -8,7 +8,9 @@ use super::service::Service;
 use super::update::Edit;
 use super::visibility::ExportTo;
 use crate::client::Asker;
-use crate::model::{Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy};
+use crate::model::{
+    DestinationRule, Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy,
+};
 use crate::names::{HostIndex, complete_host};
 use crate::world::{Settings, World};
 
@@ -79,6 +81,15 @@ pub(crate) fn age(meta: &Meta) -> (Option<i64>, Arc<str>, Arc<str>) {
     (meta.created, meta.name.clone(), meta.namespace.clone())
 }
 
+/// Who sees a DestinationRule.
+pub(crate) fn export_of(object: &Object, rule: &DestinationRule) -> ExportTo {
+    let namespace = &object.meta.namespace;
+    match rule.workload_selector {
+        Some(_) => ExportTo::private(namespace),
+        None => ExportTo::new(rule.export_to.iter().map(String::as_str), namespace),
+    }
+}
+
 /// What DestinationRules of a namespace have in common that are merged.
 #[derive(PartialEq)]
 struct Key {
@@ -91,13 +102,9 @@ impl Key {
     fn of(object: &Object, cluster_domain: &str) -> Option<Self> {
         let rule = object.spec.destination_rule()?;
         let namespace = &object.meta.namespace;
-        let export = match rule.workload_selector {
-            Some(_) => ExportTo::private(namespace),
-            None => ExportTo::new(rule.export_to.iter().map(String::as_str), namespace),
-        };
         Some(Self {
             host: complete_host(&rule.host, namespace, cluster_domain).into_owned(),
-            export,
+            export: export_of(object, rule),
             selector: rule.workload_selector.clone(),
         })
     }

@@ -27,6 +27,7 @@ use rustc_hash::FxHashMap;
 
 pub use changed::{Changed, HostChange};
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
+pub(crate) use destination_rules::{age, export_of};
 pub use hosts::Pooled;
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
@@ -86,12 +87,10 @@ impl Registry {
         self.hosts.values().flat_map(Host::services)
     }
 
-    /// All services in the order in which two of them own one address: first those that
-    /// the API server has given theirs, which nobody takes from them by naming it, then
-    /// the oldest, then by name and namespace.
+    /// All services in the order of [`Service::precedence`].
     pub fn by_precedence(&self) -> Vec<&Arc<Service>> {
         let mut services: Vec<_> = self.services().collect();
-        services.sort_unstable_by_key(|service| (!service.is_allocated(), service.age()));
+        services.sort_unstable_by(|one, other| one.precedence().cmp(&other.precedence()));
         services
     }
 
@@ -156,6 +155,7 @@ impl Registry {
         service: &'q Service,
     ) -> Result<&'q Service, NoService> {
         let ServiceKind::ExternalName(target) = &service.kind else { return Ok(service) };
+        who.looks_up(target);
         match self.visible(who, target) {
             Ok(service) if !matches!(service.kind, ServiceKind::ExternalName(_)) => Ok(service),
             other => Err(NoService::Alias { host: target.clone(), again: other.is_ok() }),

@@ -158,6 +158,12 @@ impl Service {
         (self.created, name, namespace, *kind, self.place)
     }
 
+    /// The order in which two of them own one address: first those that the API server has
+    /// given theirs, which nobody takes from them by naming it, then by age.
+    pub fn precedence(&self) -> impl Ord + '_ {
+        (!self.is_allocated(), self.age())
+    }
+
     /// Whether another one is the same but for its endpoints.
     pub(super) fn is_but_for_endpoints(&self, other: &Self) -> bool {
         let Self {

@@ -1,6 +1,6 @@
 //! The rules of VirtualServices, in their total order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use redirector_common::abi::MAX_LEGS;
@@ -11,21 +11,25 @@ use crate::model::{
     HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, Spec, VirtualService,
 };
 use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
-use crate::registry::{ExportTo, Reach};
+use crate::registry::{ExportTo, Reach, age};
 use crate::world::World;
 
 /// All rules, found by host or by gateway.
 #[derive(Debug, Default)]
 pub(crate) struct RuleBook {
-    /// The oldest first, then by name and namespace.
-    pub sets: Vec<RuleSet>,
+    sets: BTreeMap<Age, RuleSet>,
+    /// What each VirtualService is found under.
+    ages: HashMap<ObjectRef, Age>,
     /// Those bound to the mesh, by host.
-    mesh: HostIndex<usize>,
+    mesh: HostIndex<Age>,
     /// By the full name of a gateway.
-    gateways: HashMap<String, Vec<usize>>,
+    gateways: HashMap<String, BTreeSet<Age>>,
     /// VirtualServices that go beyond a limit, and why.
-    pub rejected: Vec<(ObjectRef, String)>,
+    pub rejected: BTreeMap<ObjectRef, String>,
 }
+
+/// The total order of VirtualServices: the oldest first, then by name and namespace.
+type Age = (Option<i64>, Arc<str>, Arc<str>);
 
 /// The rules of one VirtualService.
 #[derive(Debug)]
@@ -58,51 +62,84 @@ pub(crate) struct Rule {
 impl RuleBook {
     /// The rules of a World.
     pub fn new(world: &World) -> Self {
-        let mut all: Vec<_> = world.virtual_services().collect();
-        all.sort_by(|(a, _), (b, _)| {
-            let (a, b) = (&a.meta, &b.meta);
-            (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
-        });
         let mut book = Self::default();
-        for (object, spec) in all {
-            match beyond_limit(spec) {
-                Some(reason) => book.rejected.push((object.reference(), reason)),
-                None => book.add(RuleSet::new(object, spec, &world.settings.cluster_domain)),
-            }
+        for (object, _) in world.virtual_services() {
+            book.put(object, &world.settings.cluster_domain);
         }
         book
     }
 
-    fn add(&mut self, set: RuleSet) {
-        let index = self.sets.len();
+    /// Puts a VirtualService in, or leaves it out where it goes beyond a limit.
+    /// Returns what it said before.
+    pub fn put(&mut self, object: &Arc<Object>, cluster_domain: &str) -> Option<RuleSet> {
+        let reference = object.reference();
+        let before = self.remove(&reference);
+        let Spec::VirtualService(spec) = &object.spec else { return before };
+        if let Some(reason) = beyond_limit(spec) {
+            self.rejected.insert(reference, reason);
+            return before;
+        }
+        let set = RuleSet::new(object, spec, cluster_domain);
+        let age = age(&object.meta);
         if set.is_for_mesh() {
             for host in &set.hosts {
-                self.mesh.insert(host, index);
+                self.mesh.insert(host, age.clone());
             }
         }
         for gateway in &set.gateways {
-            let bound = self.gateways.entry(gateway.clone()).or_default();
-            if bound.last() != Some(&index) {
-                bound.push(index);
-            }
+            self.gateways.entry(gateway.clone()).or_default().insert(age.clone());
         }
-        self.sets.push(set);
+        self.ages.insert(reference, age.clone());
+        self.sets.insert(age, set);
+        before
     }
 
-    fn get(&self, mut found: Vec<usize>) -> Vec<&RuleSet> {
-        found.sort_unstable();
-        found.dedup();
-        found.into_iter().filter_map(|index| self.sets.get(index)).collect()
+    /// Takes a VirtualService out. Returns what it said.
+    pub fn remove(&mut self, object: &ObjectRef) -> Option<RuleSet> {
+        self.rejected.remove(object);
+        let age = self.ages.remove(object)?;
+        let set = self.sets.remove(&age)?;
+        if set.is_for_mesh() {
+            for host in &set.hosts {
+                self.mesh.edit(host, |ages| ages.retain(|one| *one != age));
+            }
+        }
+        for gateway in &set.gateways {
+            if let Some(bound) = self.gateways.get_mut(gateway) {
+                bound.remove(&age);
+                if bound.is_empty() {
+                    self.gateways.remove(gateway);
+                }
+            }
+        }
+        Some(set)
+    }
+
+    /// What a VirtualService says.
+    pub fn get(&self, object: &ObjectRef) -> Option<&RuleSet> {
+        self.sets.get(self.ages.get(object)?)
+    }
+
+    /// All of them, the oldest first.
+    pub fn sets(&self) -> impl Iterator<Item = &RuleSet> {
+        self.sets.values()
     }
 
     /// Those bound to the mesh that are for a host, in order of age.
     pub fn for_host(&self, host: &str) -> Vec<&RuleSet> {
-        self.get(self.mesh.matching(host).into_iter().copied().collect())
+        let found: BTreeSet<&Age> = self.mesh.matching(host).into_iter().collect();
+        found.into_iter().filter_map(|age| self.sets.get(age)).collect()
+    }
+
+    /// Whether some bound to the mesh are for a host.
+    pub fn is_for_host(&self, host: &str) -> bool {
+        !self.mesh.matching(host).is_empty()
     }
 
     /// Those bound to a gateway, in order of age.
     pub fn for_gateway(&self, gateway: &str) -> Vec<&RuleSet> {
-        self.get(self.gateways.get(gateway).cloned().unwrap_or_default())
+        let bound = self.gateways.get(gateway).into_iter().flatten();
+        bound.filter_map(|age| self.sets.get(age)).collect()
     }
 }
 
@@ -157,6 +194,11 @@ impl RuleSet {
         &self.object.meta.namespace
     }
 
+    /// Whether it is bound to a gateway.
+    pub fn is_for_gateways(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway != MESH)
+    }
+
     /// Whether it is bound to the mesh.
     pub fn is_for_mesh(&self) -> bool {
         self.gateways.iter().any(|gateway| gateway == MESH)
@@ -170,6 +212,49 @@ impl RuleSet {
     /// How many `http` rules it has that mean something at L7 only.
     pub fn http_at_l7_only(&self) -> std::ops::Range<usize> {
         usize::from(self.http.is_ok())..self.spec().map_or(0, |spec| spec.http.len())
+    }
+
+    /// The rules whose weights alone make it another; `None` when something else
+    /// differs, or which destinations are drawn at all. Where it is written does
+    /// not count.
+    pub fn reweighted<'s>(&'s self, before: &Self) -> Option<Vec<&'s Rule>> {
+        let alike = self.object.meta.created == before.object.meta.created
+            && self.export == before.export
+            && self.gateways == before.gateways
+            && self.hosts == before.hosts;
+        let (these, others) = (self.all(), before.all());
+        if !alike || these.len() != others.len() {
+            return None;
+        }
+        let mut reweighted = Vec::new();
+        for (rule, other) in these.into_iter().zip(others) {
+            let (route, old) = (self.route(rule), before.route(other));
+            let drawn = |entry: &RouteDestination| entry.weight > 0;
+            let same = rule.id == other.id
+                && rule.blocks == other.blocks
+                && route.len() == old.len()
+                && route.iter().zip(old).all(|(entry, old)| {
+                    (&entry.host, &entry.subset, entry.port, drawn(entry))
+                        == (&old.host, &old.subset, old.port, drawn(old))
+                });
+            if !same {
+                return None;
+            }
+            if route.iter().zip(old).any(|(entry, old)| entry.weight != old.weight) {
+                reweighted.push(rule);
+            }
+        }
+        Some(reweighted)
+    }
+
+    /// One of its rules.
+    pub fn rule(&self, id: &RuleId) -> Option<&Rule> {
+        self.all().into_iter().find(|rule| rule.id == *id)
+    }
+
+    /// Its rules that mean something here.
+    fn all(&self) -> Vec<&Rule> {
+        self.tcp.iter().chain(&self.tls).chain(&self.http).collect()
     }
 
     /// As it is written.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -19,7 +20,7 @@ pub(crate) struct Claim<'q> {
 }
 
 /// Why a service has a prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum ClaimKind {
     /// It is one of its addresses.
     Address,
@@ -30,8 +31,20 @@ pub(crate) enum ClaimKind {
 }
 
 /// All claims, by port and prefix; those to one prefix in the order of
-/// [`Registry::by_precedence`].
-pub(crate) type Claims<'q> = BTreeMap<u16, BTreeMap<IpNet, Vec<Claim<'q>>>>;
+/// [`Service::precedence`].
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    ports: BTreeMap<u16, BTreeMap<IpNet, Vec<Owner>>>,
+}
+
+/// A [`Claim`] that is kept.
+#[derive(Debug)]
+struct Owner {
+    service: Arc<Service>,
+    /// The place of the port among the service's.
+    port: usize,
+    kind: ClaimKind,
+}
 
 /// What a claim to every address leaves out: the machine itself and its link.
 pub(crate) const NEVER_CLAIMED: [IpNet; 6] = [
@@ -43,33 +56,133 @@ pub(crate) const NEVER_CLAIMED: [IpNet; 6] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
 ];
 
-/// What all services claim.
-pub(crate) fn claims(registry: &Registry) -> Claims<'_> {
-    let mut claims = Claims::new();
-    for service in registry.by_precedence() {
-        if service.rejected.is_some() {
-            continue;
+/// What a service claims: places of its ports, and prefixes.
+pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
+    let mut claimed = Vec::new();
+    if service.rejected.is_some() {
+        return claimed;
+    }
+    let ports = service.ports.iter().enumerate();
+    for (place, port) in ports.filter(|(_, port)| port.protocol != Protocol::Other) {
+        let addresses = service.addresses.iter();
+        claimed.extend(addresses.map(|prefix| (place, *prefix, ClaimKind::Address)));
+        if service.kind == ServiceKind::Headless {
+            let addresses = port.endpoints.iter().map(|endpoint| endpoint.ip.into());
+            claimed.extend(addresses.map(|prefix| (place, prefix, ClaimKind::HeadlessEndpoint)));
         }
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Other) {
-            let mut claim = |prefix: IpNet, kind| {
-                let owners = claims.entry(port.number).or_default().entry(prefix).or_default();
-                owners.push(Claim { service, port, kind });
-            };
-            for prefix in &service.addresses {
-                claim(*prefix, ClaimKind::Address);
-            }
-            if service.kind == ServiceKind::Headless {
-                for endpoint in &port.endpoints {
-                    claim(endpoint.ip.into(), ClaimKind::HeadlessEndpoint);
+        if service.claims_everywhere() {
+            let all = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+            claimed.extend(all.map(|prefix| (place, prefix, ClaimKind::Anywhere)));
+        }
+    }
+    claimed
+}
+
+/// Where a service claims something: port and prefix.
+pub(crate) fn places(service: &Service) -> impl Iterator<Item = (u16, IpNet)> + '_ {
+    claimed(service)
+        .into_iter()
+        .filter_map(|(place, prefix, _)| Some((service.ports.get(place)?.number, prefix)))
+}
+
+impl Claims {
+    /// What all services claim.
+    pub fn new(registry: &Registry) -> Self {
+        let mut claims = Self::default();
+        for service in registry.services() {
+            claims.add(service);
+        }
+        claims
+    }
+
+    /// Adds what a service claims.
+    pub fn add(&mut self, service: &Arc<Service>) {
+        for (place, prefix, kind) in claimed(service) {
+            let Some(port) = service.ports.get(place) else { continue };
+            let owners = self.ports.entry(port.number).or_default().entry(prefix).or_default();
+            let owner = Owner { service: service.clone(), port: place, kind };
+            let at = owners.partition_point(|other| other.order() <= owner.order());
+            owners.insert(at, owner);
+        }
+    }
+
+    /// Takes out what a service claims that was added.
+    pub fn remove(&mut self, service: &Arc<Service>) {
+        for (place, prefix, _) in claimed(service) {
+            let Some(port) = service.ports.get(place) else { continue };
+            let Some(prefixes) = self.ports.get_mut(&port.number) else { continue };
+            if let Some(owners) = prefixes.get_mut(&prefix) {
+                owners.retain(|owner| !Arc::ptr_eq(&owner.service, service));
+                if owners.is_empty() {
+                    prefixes.remove(&prefix);
                 }
             }
-            if service.claims_everywhere() {
-                claim(IpNet::V4(Ipv4Net::default()), ClaimKind::Anywhere);
-                claim(IpNet::V6(Ipv6Net::default()), ClaimKind::Anywhere);
+            if prefixes.is_empty() {
+                self.ports.remove(&port.number);
             }
         }
     }
-    claims
+
+    /// The claims to a port of a prefix and of what lies in it, wider prefixes
+    /// before what lies in them.
+    pub fn within(&self, port: u16, region: &IpNet) -> BTreeMap<IpNet, Vec<Claim<'_>>> {
+        self.range(port, region)
+            .map(|(prefix, owners)| (*prefix, owners.iter().filter_map(Owner::claim).collect()))
+            .collect()
+    }
+
+    /// The claims to a port of an address, or of a whole prefix, the narrowest first.
+    pub fn to(&self, port: u16, dialled: &IpNet) -> Vec<(IpNet, Vec<Claim<'_>>)> {
+        let Some(prefixes) = self.ports.get(&port) else { return Vec::new() };
+        let wider = (0..=dialled.prefix_len()).rev();
+        let wider =
+            wider.filter_map(|length| Some(IpNet::new(dialled.addr(), length).ok()?.trunc()));
+        wider
+            .filter_map(|prefix| prefixes.get_key_value(&prefix))
+            .map(|(prefix, owners)| (*prefix, owners.iter().filter_map(Owner::claim).collect()))
+            .collect()
+    }
+
+    /// The claimed prefixes within a region that lie in no other there.
+    pub fn outermost(&self, port: u16, region: &IpNet) -> Vec<IpNet> {
+        let mut found: Vec<IpNet> = Vec::new();
+        for (prefix, _) in self.range(port, region) {
+            if found.last().is_none_or(|outer| !outer.contains(prefix)) {
+                found.push(*prefix);
+            }
+        }
+        found
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ports.values().flat_map(BTreeMap::values).map(Vec::len).sum()
+    }
+
+    /// In their order what lies in a prefix follows it.
+    fn range<'c>(
+        &'c self,
+        port: u16,
+        region: &IpNet,
+    ) -> impl Iterator<Item = (&'c IpNet, &'c Vec<Owner>)> + use<'c> {
+        let region = *region;
+        let prefixes = self.ports.get(&port).into_iter();
+        prefixes
+            .flat_map(move |prefixes| prefixes.range(region..))
+            .take_while(move |(prefix, _)| region.contains(*prefix))
+    }
+}
+
+impl Owner {
+    fn claim(&self) -> Option<Claim<'_>> {
+        let port = self.service.ports.get(self.port)?;
+        Some(Claim { service: &self.service, port, kind: self.kind })
+    }
+
+    /// Of one service, as it writes its ports.
+    fn order(&self) -> impl Ord + '_ {
+        (self.service.precedence(), self.port)
+    }
 }
 
 impl<'q> Claim<'q> {

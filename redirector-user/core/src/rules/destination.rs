@@ -68,6 +68,8 @@ pub(crate) fn named<'q>(
     dialled: u16,
 ) -> Named<'q> {
     let host = complete_host(&entry.host, namespace, &registry.settings.cluster_domain);
+    let host: Arc<str> = host.as_ref().into();
+    who.looks_up(&host);
     let named = registry.visible(who, &host);
     // The port is that of the service named, not of what it is another name for.
     let port = entry.port.unwrap_or_else(|| match &named {
@@ -76,7 +78,7 @@ pub(crate) fn named<'q>(
     });
     let service = named.and_then(|service| registry.follow(who, service));
     let service = service.map_err(|why| no_service(&host, why));
-    Named { host: host.as_ref().into(), service, port }
+    Named { host, service, port }
 }
 
 /// Whether the subsets that a rule names are all defined.

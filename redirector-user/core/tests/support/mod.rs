@@ -1,6 +1,7 @@
 //! What the tests share: Worlds out of YAML, and the shares of a decision.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod edits;
 pub mod judged;
 pub mod random;
 pub mod reference;

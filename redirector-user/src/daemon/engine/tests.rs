@@ -124,6 +124,17 @@ fn what_does_not_come_in_force_comes_with_the_next_step() {
     assert_eq!(engine.image(), &image);
 }
 
+/// Spoils what is kept: another weight was compiled, and has not come in force.
+fn spoil(engine: &mut Engine) {
+    let kept = engine.kept.as_ref().expect("a step was made");
+    let mut world = kept.world.clone();
+    let [_, rules] = text(10, 60);
+    for read in documents::read(None, &rules).objects {
+        world.insert(read.object.expect("it is admitted"));
+    }
+    engine.stages.replace(&world, &Registry::new(&world));
+}
+
 /// Audits what is kept, as the daemon does.
 fn audit(engine: &mut Engine) -> Vec<&'static str> {
     let anew = engine.begin_audit().expect("it is in force").anew();
@@ -137,16 +148,16 @@ fn a_spoilt_memo_is_found_and_named_and_mended() {
     let whole = engine.image().clone();
     assert_eq!(audit(&mut engine), [""; 0]);
 
-    // A part of the Plan was forgotten, and is in the tables still.
-    let forgotten = engine.plan.routes.pop_first().expect("there are routes");
+    let plan = engine.plan().clone();
+    spoil(&mut engine);
     assert_eq!(audit(&mut engine), ["routes"]);
     let (delta, _) = in_force(&mut engine);
     assert!(delta.is_empty(), "{delta:?}");
-    assert_eq!(engine.plan.routes.get(&forgotten.0), Some(&forgotten.1));
+    assert_eq!(engine.plan(), &plan);
     assert_eq!(audit(&mut engine), [""; 0]);
 
     // A step has left the tables other than the Plan.
-    let (id, _) = engine.plan.frontends.first_key_value().expect("there are frontends");
+    let (id, _) = engine.plan().frontends.first_key_value().expect("there are frontends");
     let delta = plan::Delta { frontends: [(*id, None)].into(), ..plan::Delta::default() };
     let limits = engine.sizes.limits();
     engine.placement.place(&delta, &limits, &layout::Newcomers::default()).expect("room");
@@ -168,7 +179,8 @@ fn what_changes_during_an_audit_is_no_drift() {
     assert_eq!(engine.audit(anew), [""; 0]);
     // What did not change is compared all the same.
     let anew = engine.begin_audit().expect("it is in force").anew();
-    take(&mut engine, 10, 50);
-    engine.plan.destinations.pop_first();
-    assert_eq!(engine.audit(anew), ["destinations"]);
+    put(&mut engine, "services.yaml", &text(10, 70)[0].replace("10.2.0.3]", "10.3.0.3]"));
+    in_force(&mut engine);
+    spoil(&mut engine);
+    assert_eq!(engine.audit(anew), ["routes"]);
 }

@@ -1,0 +1,163 @@
+//! What is behind a destination: how an endpoint is chosen, and out of which.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::localities::{Home, weigh};
+use super::met::Reason;
+use crate::client::contains;
+use crate::model::{Labels, LbAlgorithm, ObjectRef, Policy, Resolution};
+use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Lacks, Lost};
+use crate::registry::{self, MergedRule, Port, Service, ServiceKind};
+use crate::world::Settings;
+
+/// What was found for a destination.
+pub(super) struct Backed<'q> {
+    pub service: &'q Service,
+    pub port: &'q Port,
+    /// The DestinationRules in force.
+    pub rule: Option<&'q MergedRule>,
+}
+
+impl Backed<'_> {
+    /// The destination that it is.
+    pub fn destination(&self, id: &DestinationId, settings: &Settings, home: &Home) -> Destination {
+        let Self { service, port, rule } = self;
+        let policy = rule
+            .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
+        let (algorithm, original) = algorithm(service, &policy);
+        let unresolved = port.unresolved.clone();
+        let mut destination =
+            Destination { algorithm, policy, unresolved, ..Destination::default() };
+        if let Some(what) = destination.policy.changes_bytes() {
+            destination.lacks = Some(Lacks::Bytes);
+            destination.empty_because = Some(format!(
+                "{} asks for {what}, which would change bytes on the wire",
+                rule.map(|rule| list(&rule.objects)).unwrap_or_default()
+            ));
+            return destination;
+        }
+        if original {
+            let any: IpAddr =
+                if id.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let address = SocketAddr::new(any, port.target.unwrap_or(0));
+            destination.endpoints.push(Endpoint { address, weight: 1 });
+            return destination;
+        }
+        let wanted = id.subset.as_deref().and_then(|subset| rule.as_ref()?.subset(subset));
+        let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let node = settings.node_name.as_deref();
+        let usable: Vec<&registry::Endpoint> = port
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
+            .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
+            .filter(|endpoint| is_labelled(endpoint, wanted))
+            .collect();
+        if usable.is_empty() {
+            let (lacks, why) = self.why_empty(id, wanted, settings);
+            (destination.lacks, destination.empty_because) = (Some(lacks), Some(why));
+            return destination;
+        }
+        let weights = weigh(&usable, &destination.policy, service.distribution, home);
+        destination.endpoints = (usable.iter().zip(weights))
+            .filter_map(|(endpoint, weight)| {
+                let address = SocketAddr::new(endpoint.ip, endpoint.port);
+                Some(Endpoint { address, weight: weight? })
+            })
+            .collect();
+        if destination.endpoints.is_empty() {
+            destination.lacks = Some(Lacks::Locality);
+            destination.empty_because = Some(format!(
+                "{} has no endpoint in the localities that its DestinationRule distributes to",
+                service.host
+            ));
+            return destination;
+        }
+        let lost: u64 = (port.sockets.iter())
+            .filter(|socket| wanted.is_none_or(|wanted| contains(&socket.labels, wanted)))
+            .map(|socket| u64::from(socket.weight))
+            .sum();
+        let usable: u64 = usable.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        destination.lost = Lost { weight: lost, of: usable + lost };
+        destination
+    }
+
+    fn why_empty(
+        &self,
+        id: &DestinationId,
+        wanted: Option<&Labels>,
+        settings: &Settings,
+    ) -> Reason {
+        let Self { service, port, rule } = self;
+        let host = &service.host;
+        let family = if id.v6 { "IPv6" } else { "IPv4" };
+        if !port.unresolved.is_empty() {
+            let names = port.unresolved.join(", ");
+            return (Lacks::Resolution, format!("decided when its names are resolved: {names}"));
+        }
+        if port.endpoints.is_empty() {
+            return match port.unusable {
+                0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
+                count => (
+                    Lacks::Usable,
+                    format!(
+                        "{host} has no endpoint on port {} that is ready and reachable, of {count}",
+                        port.number
+                    ),
+                ),
+            };
+        }
+        if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
+            return (
+                Lacks::Family,
+                format!("{host} has no {family} endpoint, and the address dialled is {family}"),
+            );
+        }
+        if service.local_only && wanted.is_none() {
+            let why = match settings.node_name.as_deref() {
+                Some(node) => format!(
+                    "{host} has no endpoint on node {node}, and its internalTrafficPolicy is Local"
+                ),
+                None => format!(
+                    "{host} has internalTrafficPolicy Local, and the node's name is not known"
+                ),
+            };
+            return (Lacks::Node, why);
+        }
+        let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
+        let subset = id.subset.as_deref().unwrap_or_default();
+        let elsewhere = port.endpoints.iter().any(|endpoint| is_labelled(endpoint, wanted));
+        (
+            if elsewhere { Lacks::Family } else { Lacks::Labels },
+            format!("no {family} endpoint of {host} has the labels of subset {subset} ({rule})"),
+        )
+    }
+}
+
+/// Whether a subset with these labels has the endpoint.
+fn is_labelled(endpoint: &registry::Endpoint, wanted: Option<&Labels>) -> bool {
+    wanted.is_none_or(|wanted| {
+        endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
+    })
+}
+
+/// How an endpoint is chosen, and whether it is the original destination.
+fn algorithm(service: &Service, policy: &Policy) -> (Algorithm, bool) {
+    if service.kind == ServiceKind::Entry(Resolution::None) {
+        return (Algorithm::Original, true);
+    }
+    match policy.algorithm() {
+        Some(LbAlgorithm::Passthrough) => (Algorithm::Original, true),
+        Some(LbAlgorithm::RoundRobin) => (Algorithm::RoundRobin, false),
+        Some(LbAlgorithm::LeastRequest) => (Algorithm::LeastRequest, false),
+        Some(LbAlgorithm::SourceIp { .. }) => (Algorithm::SourceHash, false),
+        Some(LbAlgorithm::Random | LbAlgorithm::Unspecified | LbAlgorithm::L7Hash(_)) | None => {
+            (Algorithm::Random, false)
+        }
+    }
+}
+
+/// Objects, one behind the other.
+pub(super) fn list(objects: &[ObjectRef]) -> String {
+    objects.iter().map(ObjectRef::to_string).collect::<Vec<_>>().join(", ")
+}

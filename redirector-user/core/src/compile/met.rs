@@ -1,0 +1,230 @@
+//! Which routes and destinations are met, and by how many parts of the Plan: what
+//! nobody meets any more goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::readers::Trace;
+use crate::model::RuleId;
+use crate::plan::{Delta, Destination, DestinationId, Lacks, Leg, Plan, RouteId, Verdict};
+use crate::work::Work;
+
+/// What a destination lacks, and why in words.
+pub(super) type Reason = (Lacks, String);
+
+/// What is met, from step to step.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    routes: FxHashMap<Arc<RouteId>, KnownRoute>,
+    destinations: FxHashMap<DestinationId, Known>,
+    /// Routes that were met or left in this step.
+    touched: Vec<Arc<RouteId>>,
+    /// Destinations that were left, or lack something else, in this step.
+    left: FxHashSet<DestinationId>,
+    step: u64,
+}
+
+/// A route.
+#[derive(Debug)]
+struct KnownRoute {
+    legs: Vec<Leg>,
+    verdict: Verdict,
+    /// How many parts of the Plan meet it.
+    users: usize,
+    /// When this was made.
+    step: u64,
+}
+
+/// A destination.
+#[derive(Debug, Default)]
+struct Known {
+    /// How often it is in a route, or met beside one.
+    users: usize,
+    /// What those who meet it find it lacks. They may find different things; the
+    /// first one in their order is told.
+    reasons: BTreeMap<Reason, usize>,
+}
+
+impl Destination {
+    pub(super) fn lacking((lacks, why): &Reason) -> Self {
+        let (lacks, empty_because) = (Some(*lacks), Some(why.clone()));
+        Self { lacks, empty_because, ..Self::default() }
+    }
+}
+
+impl Met {
+    /// From now on nothing is known to be as it was.
+    pub fn begin_step(&mut self) {
+        self.step += 1;
+    }
+
+    /// A route as it is in this step.
+    pub fn route(&self, route: &RouteId) -> Option<(&Arc<RouteId>, &Verdict)> {
+        let (route, known) = self.routes.get_key_value(route)?;
+        (known.step == self.step).then_some((route, &known.verdict))
+    }
+
+    /// The legs of a route that is known.
+    pub fn legs(&self, route: &RouteId) -> &[Leg] {
+        self.routes.get(route).map_or(&[], |known| &known.legs)
+    }
+
+    /// The rules of routes, in no order.
+    pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
+        self.routes.keys().filter_map(|route| route.rule.as_ref())
+    }
+
+    /// Says what a route is in this step.
+    pub fn put(
+        &mut self,
+        route: RouteId,
+        legs: Vec<Leg>,
+        verdict: impl FnOnce(&Arc<RouteId>) -> Verdict,
+    ) -> (Arc<RouteId>, Verdict) {
+        let id = match self.routes.get_key_value(&route) {
+            Some((id, _)) => id.clone(),
+            None => {
+                for destination in &route.destinations {
+                    self.destinations.entry(destination.clone()).or_default().users += 1;
+                }
+                Arc::new(route)
+            }
+        };
+        let verdict = verdict(&id);
+        let known = self.routes.entry(id.clone()).or_insert_with(|| KnownRoute {
+            legs: Vec::new(),
+            verdict: Verdict::Refuse,
+            users: 0,
+            step: 0,
+        });
+        (known.legs, known.verdict, known.step) = (legs, verdict.clone(), self.step);
+        self.touched.push(id.clone());
+        (id, verdict)
+    }
+
+    /// Gives a route other weights that lead to the same verdict.
+    pub fn reweigh(&mut self, route: &Arc<RouteId>, legs: Vec<Leg>) {
+        if let Some(known) = self.routes.get_mut(route) {
+            known.legs = legs;
+            self.touched.push(route.clone());
+        }
+    }
+
+    /// A part of the Plan was made, and has met this.
+    pub fn hold(&mut self, trace: &Trace) {
+        for route in &trace.routes {
+            if let Some(known) = self.routes.get_mut(route) {
+                known.users += 1;
+            }
+        }
+        for destination in &trace.beside {
+            self.destinations.entry(destination.clone()).or_default().users += 1;
+        }
+        for (destination, reason) in &trace.lacking {
+            let known = self.destinations.entry(destination.clone()).or_default();
+            *known.reasons.entry(reason.clone()).or_default() += 1;
+            self.left.insert(destination.clone());
+        }
+    }
+
+    /// The same part is no more.
+    pub fn release(&mut self, trace: &Trace) {
+        for route in &trace.routes {
+            if let Some(known) = self.routes.get_mut(route) {
+                known.users -= 1;
+                self.touched.push(route.clone());
+            }
+        }
+        for destination in &trace.beside {
+            self.leave(destination);
+        }
+        for (destination, reason) in &trace.lacking {
+            let Some(known) = self.destinations.get_mut(destination) else { continue };
+            if let Some(count) = known.reasons.get_mut(reason) {
+                *count -= 1;
+                if *count == 0 {
+                    known.reasons.remove(reason);
+                }
+            }
+            self.left.insert(destination.clone());
+        }
+    }
+
+    fn leave(&mut self, destination: &DestinationId) {
+        if let Some(known) = self.destinations.get_mut(destination) {
+            known.users -= 1;
+            self.left.insert(destination.clone());
+        }
+    }
+
+    /// Whether a destination has no endpoints whatever its service has.
+    pub fn lacks(&self, destination: &DestinationId) -> bool {
+        self.destinations.get(destination).is_some_and(|known| !known.reasons.is_empty())
+    }
+
+    /// Brings what was met in this step into the Plan, with the destinations that
+    /// were made in it, and forgets what nobody meets.
+    pub fn settle(
+        &mut self,
+        mut made: FxHashMap<DestinationId, Destination>,
+        plan: &mut Plan,
+        delta: &mut Delta,
+        work: &mut Work,
+    ) {
+        for route in std::mem::take(&mut self.touched) {
+            let unused = self.routes.get(&route).is_some_and(|known| known.users == 0);
+            if unused {
+                self.routes.remove(&route);
+                for destination in &route.destinations {
+                    self.leave(destination);
+                }
+            }
+            let known = self.routes.get(&route);
+            let taken = known.filter(|known| matches!(known.verdict, Verdict::Route(_)));
+            let legs = taken.map(|known| &known.legs);
+            if plan.routes.get(&route) != legs {
+                work.routes += 1;
+                set(&mut plan.routes, &mut delta.routes, route, legs.cloned());
+            }
+        }
+        let mut wanted = BTreeMap::new();
+        for destination in std::mem::take(&mut self.left) {
+            let Some(known) = self.destinations.get(&destination) else { continue };
+            if known.users == 0 {
+                self.destinations.remove(&destination);
+                made.remove(&destination);
+                wanted.insert(destination, None);
+            } else if let Some((reason, _)) = known.reasons.first_key_value() {
+                made.remove(&destination);
+                wanted.insert(destination, Some(Destination::lacking(reason)));
+            }
+        }
+        wanted.extend(made.into_iter().map(|(id, destination)| (id, Some(destination))));
+        for (id, destination) in wanted {
+            if plan.destinations.get(&id) != destination.as_ref() {
+                set(&mut plan.destinations, &mut delta.destinations, id, destination);
+            }
+        }
+    }
+
+    /// How many routes and destinations are known.
+    pub fn count(&self) -> (usize, usize) {
+        (self.routes.len(), self.destinations.len())
+    }
+}
+
+/// Puts a value in a part of the Plan, or takes it out, and says so.
+pub(super) fn set<K: Ord + Clone, V: Clone>(
+    map: &mut BTreeMap<K, V>,
+    changes: &mut BTreeMap<K, Option<V>>,
+    key: K,
+    value: Option<V>,
+) {
+    match &value {
+        Some(value) => _ = map.insert(key.clone(), value.clone()),
+        None => _ = map.remove(&key),
+    }
+    changes.insert(key, value);
+}

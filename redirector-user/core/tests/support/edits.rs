@@ -1,0 +1,235 @@
+//! Random edits of random Worlds: objects that come, go and change in any field, names
+//! that are resolved, and settings.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use redirector_core::documents;
+use redirector_core::model::bypass::Bypass;
+use redirector_core::model::{Kind, Object, ObjectRef};
+use redirector_core::store::Replaced;
+use redirector_core::world::{Changes, ServiceAddresses, World};
+use serde_json::Value;
+
+use super::random::Random;
+use super::worlds::Documents;
+
+const NAMES: [&str; 3] = ["db.example.com", "x.example.com", "nowhere.example.com"];
+const ADDRESSES: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "fd00:192::1"];
+
+/// A World that is edited.
+pub struct Edited {
+    /// What each object was read from.
+    documents: BTreeMap<ObjectRef, Value>,
+    /// Objects there are no more than this.
+    most: usize,
+    /// The World as it is.
+    pub world: World,
+}
+
+impl Edited {
+    /// A random World of at most so many objects.
+    pub fn random(random: &mut Random, most: usize) -> Self {
+        let made = Documents::random(random);
+        let mut world = World::new(made.settings.clone());
+        let mut documents = BTreeMap::new();
+        for document in made.documents.into_iter().take(most) {
+            let Some(object) = read(&document) else { continue };
+            documents.insert(object.reference(), document);
+            world.insert(object);
+        }
+        super::worlds::resolve(&mut world);
+        Self { documents, most, world }
+    }
+
+    /// Makes up to so many edits at once, and says what they change.
+    pub fn edit(&mut self, random: &mut Random, most: u64) -> Changes {
+        let mut changes = Changes::default();
+        for _ in 0..=random.below(most) {
+            match random.below(24) {
+                0 => self.resolve(random, &mut changes),
+                1 => self.set(random, &mut changes),
+                2..=5 => self.remove(random, &mut changes),
+                6..=10 => self.add(random, &mut changes),
+                _ => self.mutate(random, &mut changes),
+            }
+        }
+        changes.objects.retain(|_, replaced| replaced.before != replaced.after);
+        self.world.apply(&changes);
+        changes
+    }
+
+    fn replace(&mut self, changes: &mut Changes, reference: ObjectRef, after: Option<Arc<Object>>) {
+        let before = || self.world.get(&reference).cloned();
+        let entry = changes.objects.entry(reference.clone());
+        entry.or_insert_with(|| Replaced { before: before(), after: None }).after = after;
+    }
+
+    fn some(&self, random: &mut Random) -> Option<ObjectRef> {
+        let all: Vec<&ObjectRef> = self.documents.keys().collect();
+        // A kind first: of some there are many objects.
+        let kind = *random.pick(&Kind::ALL);
+        let of_kind: Vec<&ObjectRef> = all.iter().filter(|one| one.kind == kind).copied().collect();
+        let from = if of_kind.is_empty() { all } else { of_kind };
+        (!from.is_empty()).then(|| (*random.pick(&from)).clone())
+    }
+
+    fn remove(&mut self, random: &mut Random, changes: &mut Changes) {
+        let Some(reference) = self.some(random) else { return };
+        self.documents.remove(&reference);
+        self.replace(changes, reference, None);
+    }
+
+    /// An object of another random World, new or instead of one of its name.
+    fn add(&mut self, random: &mut Random, changes: &mut Changes) {
+        let others = Documents::random(random).documents;
+        let document = random.pick(&others).clone();
+        self.put(document, changes);
+    }
+
+    fn put(&mut self, document: Value, changes: &mut Changes) {
+        let Some(object) = read(&document) else { return };
+        let reference = object.reference();
+        if self.documents.len() >= self.most && !self.documents.contains_key(&reference) {
+            return;
+        }
+        self.documents.insert(reference.clone(), document);
+        self.replace(changes, reference, Some(object));
+    }
+
+    /// An object in which one thing is another: what some other object of its kind
+    /// says there, another number, or nothing.
+    fn mutate(&mut self, random: &mut Random, changes: &mut Changes) {
+        let Some(reference) = self.some(random) else { return };
+        let Some(mut document) = self.documents.get(&reference).cloned() else { return };
+        let others = Documents::random(random).documents;
+        let own = &document["kind"];
+        let donors: Vec<&Value> = others.iter().filter(|other| other["kind"] == *own).collect();
+        let donor = if donors.is_empty() { None } else { Some(*random.pick(&donors)) };
+        let mut paths = Vec::new();
+        places(&document, String::new(), &mut paths);
+        paths.retain(|path| !FIXED.contains(&path.as_str()));
+        if paths.is_empty() {
+            return;
+        }
+        let path = random.pick(&paths).clone();
+        change(random, &mut document, &path, donor);
+        self.put(document, changes);
+    }
+
+    fn resolve(&mut self, random: &mut Random, changes: &mut Changes) {
+        let name: Arc<str> = (*random.pick(&NAMES)).into();
+        let addresses: Vec<IpAddr> =
+            random.some(&ADDRESSES, 3).iter().map(|one| one.parse().expect("one")).collect();
+        let addresses = (!random.once_in(5)).then_some(addresses);
+        if self.world.resolved(&name).map(<[_]>::to_vec) == addresses {
+            changes.names.remove(&name);
+        } else {
+            changes.names.insert(name, addresses);
+        }
+    }
+
+    fn set(&mut self, random: &mut Random, changes: &mut Changes) {
+        let settings = changes.settings.get_or_insert_with(|| self.world.settings.clone());
+        match random.below(5) {
+            0 => {
+                let node = random.pick(&[None, Some("n1"), Some("n2")]);
+                settings.node_name = node.map(str::to_owned);
+            }
+            1 => {
+                let all = [ServiceAddresses::Own, ServiceAddresses::Leave];
+                settings.services = *random.pick(&all);
+            }
+            2 => {
+                settings.root_namespace = (*random.pick(&["istio-system", "foo"])).to_owned();
+            }
+            _ => {
+                let of_kind = |kind| self.documents.keys().filter(move |one| one.kind == kind);
+                let mut bypass = Bypass::default();
+                for one in of_kind(Kind::VirtualService).filter(|_| random.once_in(3)) {
+                    bypass.rules.insert(one.clone());
+                }
+                for one in of_kind(Kind::WorkloadEntry).filter(|_| random.once_in(3)) {
+                    bypass.workloads.insert(redirector_core::model::SourceId {
+                        namespace: one.namespace.clone(),
+                        name: one.name.clone(),
+                    });
+                }
+                settings.bypass = bypass;
+            }
+        }
+        if *settings == self.world.settings {
+            changes.settings = None;
+        }
+    }
+}
+
+/// What makes an object another one.
+const FIXED: [&str; 5] =
+    ["/apiVersion", "/kind", "/metadata", "/metadata/name", "/metadata/namespace"];
+
+fn read(document: &Value) -> Option<Arc<Object>> {
+    documents::read(None, &document.to_string()).objects.into_iter().find_map(|read| read.object)
+}
+
+/// Where there is something, as pointers.
+fn places(value: &Value, path: String, found: &mut Vec<String>) {
+    if !path.is_empty() {
+        found.push(path.clone());
+    }
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                places(
+                    value,
+                    format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")),
+                    found,
+                );
+            }
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                places(value, format!("{path}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn change(random: &mut Random, document: &mut Value, path: &str, donor: Option<&Value>) {
+    let given = donor.and_then(|donor| donor.pointer(path)).cloned();
+    if let Some(given) = given.filter(|_| !random.once_in(4)) {
+        if let Some(value) = document.pointer_mut(path) {
+            *value = given;
+        }
+        return;
+    }
+    let Some((parent, last)) = path.rsplit_once('/') else { return };
+    let Some(value) = document.pointer_mut(path) else { return };
+    match value {
+        Value::Number(number) if !random.once_in(4) => {
+            let near = number.as_u64().unwrap_or_default() + random.below(3);
+            *value = Value::from(near);
+        }
+        Value::Bool(flag) => *flag = !*flag,
+        Value::Array(items) if items.len() > 1 && random.once_in(2) => {
+            let at = random.below(items.len() as u64) as usize;
+            let item = items.remove(at);
+            items.push(item);
+        }
+        _ => match document.pointer_mut(parent) {
+            Some(Value::Object(fields)) => {
+                fields.remove(&last.replace("~1", "/").replace("~0", "~"));
+            }
+            Some(Value::Array(items)) => {
+                if let Ok(index) = last.parse::<usize>()
+                    && index < items.len()
+                {
+                    items.remove(index);
+                }
+            }
+            _ => {}
+        },
+    }
+}
