@@ -331,7 +331,7 @@ fn among_a_thousand_services_only_those_that_a_change_concerns_are_made_again() 
 
     // Labels decide to which subset it belongs, and who selects it.
     let label = |pod: &mut Object| {
-        drop(Arc::make_mut(&mut pod.meta.labels).insert("version".into(), "v2".into()))
+        Arc::make_mut(&mut pod.meta.labels).insert("version".into(), "v2".into());
     };
     let changed = followed.edit((Kind::Pod, "s6-0"), label);
     assert_eq!((changed.work, hosts(&changed)), (made(1), vec![of("s6", "Endpoints")]));
