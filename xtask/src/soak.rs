@@ -49,7 +49,7 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     Part {
         name: "changes",
         what: "200 changes a second of 1,000 rules at once, under 20,000 connections a second",
@@ -139,6 +139,14 @@ const PARTS: [Part; 11] = [
         target: "core",
         how: How::Counted { count: ("REDIRECTOR_WORLDS", 20_000), seed: "REDIRECTOR_SEED" },
         arguments: &["reference_worlds::", "refusals::"],
+    },
+    Part {
+        name: "edits",
+        what: "100,000 steps of edits: what is compiled step by step against the whole",
+        package: "redirector-core",
+        target: "core",
+        how: How::Counted { count: ("REDIRECTOR_EDITS", 100_000), seed: "REDIRECTOR_SEED" },
+        arguments: &["edits::"],
     },
 ];
 
