@@ -28,7 +28,6 @@ fn timing() -> Timing {
         compare: Duration::from_secs(3600),
         settle: Duration::from_millis(100),
         lease: LEASE,
-        debounce: Duration::from_millis(20),
     }
 }
 

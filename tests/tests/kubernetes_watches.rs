@@ -6,6 +6,7 @@ mod faults;
 mod load;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use redirector::kubernetes::gateways::Near;
 use redirector::kubernetes::trouble::Trouble as Why;
 use redirector::kubernetes::{self, Health, Options, Resource as Watched, Timing, Watches};
 use redirector::source::Batch;
+use redirector::source::waiting::Waiting;
 use redirector_core::model::{Kind, ObjectRef, Spec};
 use redirector_core::store::Store;
 use redirector_tests::apiserver::{ApiServer, Resource, TOKEN, Trouble};
@@ -33,7 +35,6 @@ fn timing() -> Timing {
         compare: Duration::from_secs(3600),
         settle: Duration::from_millis(100),
         lease: Duration::from_secs(3600),
-        debounce: Duration::from_millis(20),
     }
 }
 
@@ -41,6 +42,9 @@ fn timing() -> Timing {
 struct Agent {
     store: Arc<Mutex<(Store, usize)>>,
     watches: Receiver<Watches>,
+    /// What came while it is held.
+    waiting: Waiting,
+    is_held: Arc<AtomicBool>,
     _runtime: tokio::runtime::Runtime,
     /// Where its kubeconfig is.
     directory: tempfile::TempDir,
@@ -75,7 +79,14 @@ impl Agent {
         let known: Vec<Arc<str>> = store.files().cloned().collect();
         let store = Arc::new(Mutex::new((store, 0)));
         let into = store.clone();
+        let waiting = Waiting::default();
+        let (held, is_held) = (waiting.clone(), Arc::new(AtomicBool::new(false)));
+        let holds = is_held.clone();
         let send = move |batch: Batch| {
+            if holds.load(Ordering::Acquire) {
+                held.put(batch);
+                return true;
+            }
             let mut store = into.lock().unwrap();
             batch.put_into(&mut store.0);
             store.0.accept();
@@ -93,7 +104,12 @@ impl Agent {
             Incarnations::default(),
             send,
         );
-        Self { store, watches, _runtime: runtime, directory }
+        Self { store, watches, waiting, is_held, _runtime: runtime, directory }
+    }
+
+    /// From now on what comes waits, as while something else is put in force.
+    fn hold(&self) {
+        self.is_held.store(true, Ordering::Release);
     }
 
     /// The names of the objects in force, by kind.
@@ -192,7 +208,7 @@ fn destination(agent: &Agent, name: &str) -> Option<String> {
 fn nothing_comes_before_every_watch_has_its_first_full_list() {
     let server = cluster();
     server.apply(service("a", "10.96.0.1"));
-    server.order("list", "endpointslices", 1, Trouble::Slow(Duration::from_millis(700)));
+    server.order("", "endpointslices", 1, Trouble::Slow(Duration::from_millis(700)));
     let agent = Agent::start(&server);
     wait("the other lists", || {
         Watched::ALL.iter().filter(|r| agent.health(**r) == Health::Fine).count() == 10
@@ -225,18 +241,6 @@ fn changes_are_followed_and_those_that_say_nothing_are_dropped() {
     server.apply(route("last", "one"));
     agent.wait_names(Kind::VirtualService, &["last", "more"]);
     assert_eq!(agent.batches(), batches + 1);
-}
-
-#[test]
-fn a_pod_of_the_node_that_has_to_be_compiled_waits_for_no_quiet() {
-    let server = cluster();
-    server.apply(pod("first", NODE));
-    // Longer than this test waits.
-    let timing = Timing { debounce: Duration::from_secs(3600), ..timing() };
-    let agent = Agent::with(&server, timing, TOKEN, Store::default());
-    agent.wait_synced();
-    server.apply(pod("second", NODE));
-    agent.wait_names(Kind::Pod, &["first", "second"]);
 }
 
 #[test]
@@ -408,43 +412,4 @@ fn what_vanished_while_no_agent_ran_is_removed_by_the_first_batch() {
     assert_eq!(agent.names(Kind::VirtualService), ["echo"], "in force until then");
     agent.wait_synced();
     assert_eq!(agent.names(Kind::VirtualService), ["new"]);
-}
-
-#[test]
-fn a_big_cluster_is_listed_in_pages() {
-    let server = cluster();
-    for i in 0..5000 {
-        server.apply(pod(&format!("p{i}"), if i % 50 == 0 { NODE } else { "node-b" }));
-    }
-    for i in 0..1000 {
-        server.apply(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 250, i % 250 + 1)));
-    }
-    let agent = Agent::start(&server);
-    agent.wait_synced();
-    assert_eq!(agent.names(Kind::Pod).len(), 5000);
-    assert_eq!(agent.names(Kind::Service).len(), 1000);
-    let used = server.take_used();
-    let pages = used.iter().filter(|u| u.verb == "list" && u.resource == "pods").count();
-    assert!(pages >= 11, "{pages} pages of at most 500");
-    assert!(used.iter().all(|u| u.verb != "list" || u.target.contains("limit=500")));
-}
-
-#[test]
-fn a_list_whose_pages_expire_is_begun_anew() {
-    let server = cluster();
-    for i in 0..1200 {
-        server.apply(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 250, i % 250 + 1)));
-    }
-    let second = "services?&limit=500&continue=";
-    server.order("list", second, 1, Trouble::Status(410));
-    let agent = Agent::start(&server);
-    agent.wait_synced();
-    assert_eq!(agent.names(Kind::Service).len(), 1200);
-    let used = server.take_used();
-    let pages: Vec<bool> = (used.iter())
-        .filter(|used| used.verb == "list" && used.resource == "services")
-        .map(|used| used.target.contains("continue="))
-        .collect();
-    // The refused page is not among them.
-    assert_eq!(pages, [false, false, true, true]);
 }

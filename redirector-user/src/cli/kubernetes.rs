@@ -41,8 +41,8 @@ pub struct KubernetesArgs {
 
 impl KubernetesArgs {
     /// The setup, when it is asked for.
-    pub fn setup(&self, debounce: Duration) -> Option<Setup> {
-        let timing = Timing { compare: self.compare, debounce, ..Timing::default() };
+    pub fn setup(&self) -> Option<Setup> {
+        let timing = Timing { compare: self.compare, ..Timing::default() };
         self.kubernetes.then(|| Setup {
             kubeconfig: self.kubeconfig.clone(),
             gateways: self.gateways.then(|| Near {

@@ -84,8 +84,8 @@ pub struct Args {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Times")]
 struct Times {
-    /// Quiet time before changes are put in force; those that come without a pause wait for four
-    /// times as long at most; 0s: at once
+    /// How long a file that vanished is waited for before its objects go, as editors write files
+    /// anew under their names; nothing else waits
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
     debounce: Duration,
     /// Time between looks at all files that no event caused
@@ -184,7 +184,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
     }
     daemon::run(Options {
         config: args.config.clone(),
-        kubernetes: args.kubernetes.setup(args.times.debounce),
+        kubernetes: args.kubernetes.setup(),
         settings: args.settings.settings(args.kubernetes.kubernetes),
         bpffs: args.kernel.bpffs.clone(),
         bpffs_is_default: args.kernel.bpffs == Path::new("/sys/fs/bpf/redirector"),
@@ -193,7 +193,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         daemon_cgroup: args.daemon_cgroup.clone(),
         replace: args.replace,
         detach_on_exit: args.detach_on_exit,
-        timing: Timing { debounce: args.times.debounce, rescan: args.times.rescan },
+        timing: Timing { absence: args.times.debounce, rescan: args.times.rescan },
         verify: args.times.verify,
         self_test: args.times.self_test,
         resolve: args.times.resolve,

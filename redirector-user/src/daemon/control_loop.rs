@@ -23,18 +23,24 @@ use super::gateways::Gateways;
 use super::handover::{HandedOver, Kept, Predecessor, SUCCESSION};
 use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
+use super::pace::Pace;
 use super::program_log::ProgramLog;
 use super::server::Server;
 use super::sources::{Follow, Source};
+use super::times::Times;
 use super::{Event, Options, log, memory, metrics, now, startup};
 use crate::datapath::Datapath;
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
-use crate::source::Change;
+use crate::source::{self, Change};
 use crate::state::{
     Bypassed, FailingEndpoint, Keeper, Pinned, Report, StateDir, Tested, UnresolvedName,
+    WaitingChanges,
 };
+
+/// What waits for less is not written down: it is over before anybody reads it.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// How the loop ends.
 pub(super) enum Over {
@@ -108,6 +114,12 @@ pub(super) struct Daemon {
     pub(super) lost: bool,
     /// Something was read since the last step.
     pub(super) changed: bool,
+    /// What was read and is not in force.
+    pub(super) waiting: source::waiting::Waiting,
+    /// How much of it is taken at once.
+    pub(super) pace: Pace,
+    /// How long changes take to be in force.
+    pub(super) times: Times,
     /// How many connections had had no place in memory when that was asked last.
     pub(super) memory_full: u64,
     /// What has metrics of its own.
@@ -136,7 +148,8 @@ impl Daemon {
             self.restore();
         }
         let (store, report, direct) = (&mut self.engine.store, &self.report, &self.direct);
-        self.source.follow(&mut Follow { store, report, direct, sender })?;
+        let waiting = &self.waiting;
+        self.source.follow(&mut Follow { store, report, direct, waiting, sender })?;
         // Nothing is attached before what is there was read: no connection
         // meets an empty configuration.
         let until = self.predecessor.as_ref().map(|_| Instant::now() + SUCCESSION);
@@ -148,8 +161,8 @@ impl Daemon {
             };
             match event {
                 Ok(Event::Stop(_)) => return Ok(Over::Ended(Exit::Fine)),
-                Ok(Event::Batch(batch)) => {
-                    self.take(batch);
+                Ok(Event::Changes) => {
+                    self.take(usize::MAX);
                     break;
                 }
                 // What is known of an earlier run stays until there is better.
@@ -185,6 +198,7 @@ impl Daemon {
                 return Err(Failure::new(Exit::No, why));
             }
         }
+        self.times.forget();
         self.look();
         let fresh = self.datapath.attachments()?.is_empty();
         self.datapath.attach()?;
@@ -212,10 +226,14 @@ impl Daemon {
 
     fn run(mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Over, Failure> {
         loop {
-            let stop = match events.recv_timeout(self.until_next_check()) {
+            let wait = match self.waiting.is_empty() {
+                true => self.until_next_check(),
+                false => Duration::ZERO,
+            };
+            let stop = match events.recv_timeout(wait) {
                 Ok(event) => {
                     let mut stop = self.handle(event, sender);
-                    // What is there already comes in force together; but no flood of
+                    // What is there already is seen to together; but no flood of
                     // events keeps it from that.
                     for _ in 0..TOGETHER {
                         let Ok(event) = events.try_recv() else { break };
@@ -231,9 +249,19 @@ impl Daemon {
                 Some(End::HandOver(confirms)) => return self.hand_over(confirms),
                 None => {}
             }
-            if std::mem::take(&mut self.changed) && self.report.hold.is_none() {
-                self.step();
+            let slice = self.take(self.pace.slice());
+            let changed = std::mem::take(&mut self.changed);
+            if changed && self.report.hold.is_none() {
+                let begun = Instant::now();
+                match self.step() {
+                    true => self.times.in_force(),
+                    false => self.times.refused(),
+                }
+                self.pace.took(slice.max(1), begun.elapsed());
                 self.spare.give_back();
+            } else if changed {
+                // An earlier configuration is held, and the sources say what they said.
+                self.times.in_force();
             }
             self.end_bypasses();
             self.drain();
@@ -293,7 +321,8 @@ impl Daemon {
     fn handle(&mut self, event: Event, sender: &Sender<Event>) -> Option<End> {
         match event {
             Event::Stop(signal) => return Some(End::Signal(signal)),
-            Event::Batch(batch) => self.take(batch),
+            // It is taken when all that happened is known.
+            Event::Changes => {}
             Event::Identity => self.look(),
             Event::Pods(events) => {
                 events.into_iter().for_each(|event| self.tracker.pod(event));
@@ -370,9 +399,12 @@ impl Daemon {
         self.report.unresolved = unresolved;
     }
 
-    fn take(&mut self, batch: crate::source::Batch) {
-        for change in &batch.changes {
-            match change {
+    /// Takes about so many of the changes that wait; says how many.
+    fn take(&mut self, about: usize) -> usize {
+        let Some(batch) = self.waiting.take(about) else { return 0 };
+        let count = batch.arrivals.len();
+        for arrival in &batch.arrivals {
+            match &arrival.change {
                 Change::Put(name, _) => tracing::debug!(file = %name, "read"),
                 Change::Unreadable(name, why) => {
                     tracing::warn!(file = %name, "{}; what it held stays", why.message);
@@ -380,6 +412,7 @@ impl Daemon {
                 Change::Removed(name) => tracing::info!(file = %name, "removed"),
             }
         }
+        self.times.taken(&batch);
         batch.put_into(&mut self.engine.store);
         self.report.read = now();
         self.changed = true;
@@ -387,6 +420,22 @@ impl Daemon {
             tracing::info!("the sources changed: no longer holding an earlier configuration");
             self.report.hold = None;
         }
+        count
+    }
+
+    /// How many changes are not in force, and since when the oldest waits.
+    pub(super) fn oldest(&self) -> Option<(usize, Instant)> {
+        let all = [self.waiting.oldest(), self.times.oldest()].into_iter().flatten();
+        all.reduce(|(one, since), (other, first)| (one + other, since.min(first)))
+    }
+
+    /// Notes what waits. `least`: not what comes in force in a moment.
+    fn note_waiting(&mut self, least: Duration) {
+        let oldest = self.oldest().filter(|(_, since)| since.elapsed() >= least);
+        self.report.waiting = oldest.map(|(changes, since)| {
+            let since = now().saturating_sub(since.elapsed().as_secs());
+            WaitingChanges { changes, since }
+        });
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
@@ -413,7 +462,10 @@ impl Daemon {
             Err(error) => (Some(error), None),
         };
         self.publish();
-        let report = reports.then(|| Box::new(self.report.clone()));
+        let report = reports.then(|| {
+            self.note_waiting(Duration::ZERO);
+            Box::new(self.report.clone())
+        });
         let response =
             Response { error, generation: self.generation, of_generation, report, sockets: 0 };
         let _ = reply.send(Answer::plain(response));
@@ -449,6 +501,7 @@ impl Daemon {
     fn publish(&mut self) {
         self.look_for_findings();
         self.report.gateways = self.gateways.listeners();
+        self.note_waiting(TOLD_AFTER);
         if self.published.as_ref() == Some(&self.report) {
             return;
         }

@@ -4,7 +4,7 @@
 //! and requests are threads that send it [`Event`]s.
 //!
 //! ```text
-//! source -> Batch -> store -> World -> Plan -> Image -> Delta
+//! source -> Waiting -> store -> World -> Plan -> Image -> Delta
 //!                                                         |
 //!             snapshot of the generation, synced  <-------+-------> kernel
 //! ```
@@ -16,6 +16,7 @@
 //! * [`engine`]: what the kernel is to hold.
 //! * [`kept`]: what the store says, as it was compiled last.
 //! * [`control_loop`]: what happens when.
+//! * [`times`]: how long changes take to be in force.
 //! * [`verify`]: the kernel against what it should be.
 //! * [`bypass`]: what is left alone for a while.
 //! * [`descriptors`]: how many files may be open.
@@ -27,6 +28,7 @@
 //! * [`gateways`]: the proxy.
 //! * [`handover`]: one daemon after another.
 //! * [`names`]: names that DNS knows.
+//! * [`pace`]: how many changes are put in force at once.
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
@@ -50,10 +52,12 @@ pub mod log;
 mod memory;
 pub mod metrics;
 pub(crate) mod names;
+mod pace;
 mod program_log;
 mod server;
 mod sources;
 mod startup;
+mod times;
 mod verify;
 
 use std::net::SocketAddr;
@@ -66,7 +70,7 @@ use tokio::sync::oneshot;
 use crate::datapath::Sizes;
 use crate::identity::pods::PodEvent;
 use crate::kubernetes::agent::Setup;
-use crate::source::{Batch, watch::Timing};
+use crate::source::watch::Timing;
 
 pub use begin::run;
 pub use bypass::without_daemon as bypass_without_daemon;
@@ -125,8 +129,8 @@ pub struct Options {
 /// What the control loop is told.
 #[derive(Debug)]
 enum Event {
-    /// A source has read something.
-    Batch(Batch),
+    /// A source has read something, which waits.
+    Changes,
     /// A workload's cgroup or namespace may have come or gone.
     Identity,
     /// Cgroups of pods came or went.

@@ -16,8 +16,9 @@ use crate::identity::pods::{self, PodCgroups, PodEvent};
 use crate::kubernetes::agent::Agent;
 use crate::kubernetes::findings::Judged;
 use crate::source::files::{Files, read_all};
-use crate::source::parse;
+use crate::source::waiting::Waiting;
 use crate::source::watch::{Reread, Timing, follow};
+use crate::source::{Batch, parse};
 use crate::state::{Report, Watching};
 
 /// What a source is followed with.
@@ -28,8 +29,18 @@ pub(super) struct Follow<'d> {
     pub report: &'d Report,
     /// The short way of pods into the kernel.
     pub direct: &'d Direct,
-    /// Where what it brings goes.
+    /// Where what it brings waits.
+    pub waiting: &'d Waiting,
+    /// Who is told of it.
     pub sender: &'d Sender<Event>,
+}
+
+impl Follow<'_> {
+    /// Takes what is read: it waits, and whoever puts it in force is told.
+    fn taking(&self) -> impl FnMut(Batch) -> bool + Send + 'static {
+        let (waiting, mut changes) = (self.waiting.clone(), tell(self.sender, || Event::Changes));
+        move |batch| !waiting.put(batch) || changes()
+    }
 }
 
 /// A source of the configuration.
@@ -102,8 +113,8 @@ impl Source for FileSource {
         }
         let known = with.store.files().filter(|name| &***name != "<stdin>").cloned();
         let known: Vec<_> = known.collect();
-        let files = Files::new(paths, parse, known.into_iter());
-        let reread = follow(files, self.timing, sending(with.sender, Event::Batch));
+        let files = Files::new(paths, parse, self.timing.absence, known.into_iter());
+        let reread = follow(files, self.timing.rescan, with.taking());
         self.reread = Some(reread.map_err(|error| {
             Failure::new(Exit::No, format!("files cannot be watched: {error}"))
                 .help("raise fs.inotify.max_user_instances")
@@ -140,8 +151,7 @@ impl Source for Agent {
         })?;
         let known = with.store.files().cloned().collect();
         let changed = tell(with.sender, || Event::Watches);
-        let batches = sending(with.sender, Event::Batch);
-        Agent::follow(self, known, with.direct.clone(), batches, changed);
+        Agent::follow(self, known, with.direct.clone(), with.taking(), changed);
         Ok(())
     }
 

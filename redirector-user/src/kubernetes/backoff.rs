@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::source::watch::MOST_WAITS;
-
 /// How long things take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
@@ -26,15 +24,6 @@ pub struct Timing {
     pub settle: Duration,
     /// How long the right to write Events lasts when it is not renewed.
     pub lease: Duration,
-    /// Quiet time before changes are put in force.
-    pub debounce: Duration,
-}
-
-impl Timing {
-    /// The longest that changes are held back by waiting for quiet.
-    pub fn debounce_most(&self) -> Duration {
-        self.debounce * MOST_WAITS
-    }
 }
 
 impl Default for Timing {
@@ -47,7 +36,6 @@ impl Default for Timing {
             compare: Duration::from_secs(600),
             settle: Duration::from_secs(10),
             lease: Duration::from_secs(60),
-            debounce: Duration::from_millis(50),
         }
     }
 }

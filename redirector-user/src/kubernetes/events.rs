@@ -32,6 +32,9 @@ use super::trouble::Trouble;
 const AT_ONCE: u32 = 20;
 const ONE_PER: Duration = Duration::from_secs(1);
 
+/// What is found is looked at this long after the first change of a flock.
+const FLOCK: Duration = Duration::from_millis(200);
+
 /// After this a finding that lasts is told again: API servers forget Events,
 /// most of them after an hour. One that is still there is not made anew.
 const AGAIN: Duration = Duration::from_secs(15 * 60);
@@ -164,7 +167,7 @@ impl Teller {
                     }
                     looked = false;
                     // Changes come in flocks.
-                    next = next.min(Instant::now() + self.timing.debounce_most());
+                    next = next.min(Instant::now() + FLOCK);
                     judged.mark_unchanged();
                     sleep_until(next).await;
                 }

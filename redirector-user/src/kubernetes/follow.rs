@@ -4,30 +4,30 @@
 //! is open again; the health of each watch is what an operator looks at first,
 //! so the loop is written out here, on the client's list and watch requests.
 
-use std::fmt::Debug;
+use std::collections::BTreeMap;
+use std::hash::RandomState;
 use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Client;
-use kube::api::{Api, DynamicObject, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
 use kube::core::ApiResource;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::api::{Api, Event, Events, Fresh, Streams, WATCH_SECONDS};
 use super::backoff::{Backoff, Recovery, Timing, jitter};
 use super::discover::served;
 use super::held::{Drift, Held, Name, precedes};
-use super::item::{Item, name_of, version_of};
+use super::item::{self, Item, Reader};
 use super::resource::{Detail, Needs, Resource};
 use super::trouble::Trouble;
 
-/// Objects per request of a list.
-const PAGE: u32 = 500;
+/// A list that is streamed goes on within this time.
+const STALLED: Duration = Duration::from_secs(30);
 
-/// How long the server is asked to keep a watch open.
-const WATCH_SECONDS: u32 = 290;
+/// So many comparisons are of counts; the one after them is of all versions.
+const COUNTED: u32 = 11;
 
 /// A watch that ends sooner than this counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
@@ -48,10 +48,16 @@ pub enum Health {
 /// What a watch brings.
 #[derive(Debug)]
 pub enum Update {
-    /// All objects that there are.
-    Listed(Vec<Item>),
-    /// One object came or changed.
-    Put(Box<Item>),
+    /// All objects that there are were seen: those that came or changed, and whether
+    /// they were there before; those that are gone.
+    Listed {
+        /// The first.
+        items: Vec<(Item, bool)>,
+        /// The second.
+        gone: Vec<Name>,
+    },
+    /// One object came or changed, and whether it was there before.
+    Put(Box<Item>, bool),
     /// One object is gone.
     Gone(Name),
     /// It does better or worse.
@@ -78,7 +84,16 @@ pub struct Follower {
     recovery: Recovery,
     /// Another watch works again.
     recovered: watch::Receiver<()>,
+    /// Whether lists are streamed.
+    streams: Streams,
     held: Held,
+    /// Of the digests in what is held.
+    hasher: RandomState,
+    /// The version to go on from; empty before the first list.
+    at: String,
+    /// What the server has in memory will not do for the next list.
+    afresh: bool,
+    comparisons: u32,
     /// There was a Node of this node's name.
     node_was_seen: bool,
     detail: Detail,
@@ -95,6 +110,56 @@ enum End {
     Restart,
     /// The server knows no such kind.
     NotServed,
+}
+
+/// A list while it is read.
+struct Listing<'a> {
+    before: &'a Held,
+    held: Held,
+    items: Vec<(Item, bool)>,
+}
+
+impl<'a> Listing<'a> {
+    fn new(before: &'a Held) -> Self {
+        Self { before, held: Held::new(), items: Vec::new() }
+    }
+
+    /// Takes one object; what says the same as before is not decoded.
+    fn take(&mut self, reader: &mut Reader, text: &str) -> serde_json::Result<()> {
+        let seen = reader.look(text)?;
+        let before = self.before.get(&seen.name);
+        self.held.insert(seen.name.clone(), (seen.version.clone(), seen.digest));
+        if before.is_none_or(|(_, digest)| *digest != seen.digest) {
+            self.items.push((reader.decode(seen)?, before.is_some()));
+        }
+        Ok(())
+    }
+}
+
+/// What a list came to.
+struct Listed {
+    held: Held,
+    items: Vec<(Item, bool)>,
+    at: String,
+    /// What follows it, when it was streamed.
+    events: Option<Events>,
+}
+
+/// Why a list was not streamed.
+enum NoStream {
+    /// The server does not do it.
+    Refused(String),
+    /// It did not work.
+    Failed(kube::Error),
+}
+
+impl From<kube::Error> for NoStream {
+    fn from(error: kube::Error) -> Self {
+        match Trouble::of(&error) {
+            Trouble::Refused(400 | 405 | 422, why) => Self::Refused(why),
+            _ => Self::Failed(error),
+        }
+    }
 }
 
 /// Whether the version to go on from is gone, so that only a new list helps.
@@ -121,6 +186,7 @@ impl Follower {
         updates: mpsc::Sender<(Resource, Update)>,
         needs: watch::Receiver<Needs>,
         recovery: Recovery,
+        streams: Streams,
     ) -> Self {
         Self {
             recovered: recovery.told(),
@@ -132,7 +198,12 @@ impl Follower {
             timing,
             updates,
             needs,
+            streams,
             held: Held::new(),
+            hasher: RandomState::new(),
+            at: String::new(),
+            afresh: false,
+            comparisons: 0,
             detail: resource.detail(Needs::default()),
             health: Health::Starting,
             backoff: Backoff::new(timing),
@@ -188,81 +259,72 @@ impl Follower {
             return Ok(self.backoff.wait());
         }
         if self.health != Health::Absent {
-            self.held.clear();
-            self.send(Update::Listed(Vec::new())).await?;
+            let gone = std::mem::take(&mut self.held).into_keys().collect();
+            self.send(Update::Listed { items: Vec::new(), gone }).await?;
             self.set_health(Health::Absent).await?;
         }
         Ok(jitter(self.timing.recheck))
     }
 
-    async fn follow(&mut self, api: &ApiResource) -> End {
-        let version = api.api_version.clone();
-        let resource = self.resource;
-        let client = self.client.clone();
+    async fn follow(&mut self, kind: &ApiResource) -> End {
         let needs = *self.needs.borrow_and_update();
-        self.detail = resource.detail(needs);
-        let result = match self.detail {
-            Detail::Full => {
-                let read = |object: DynamicObject| Item::full(resource, &version, object);
-                self.list_and_watch(Api::all_with(client, api), api, read).await
-            }
-            Detail::Metadata => {
-                let read = |object: PartialObjectMeta<DynamicObject>| {
-                    Item::metadata(resource, &version, object)
-                };
-                self.list_and_watch(Api::all_with(client, api), api, read).await
-            }
-        };
-        match result {
+        self.detail = self.resource.detail(needs);
+        let fields = self.resource.fields(&self.node);
+        let api = Api::new(&self.client, kind, fields, self.detail);
+        let mut reader = Reader::new(self.resource, &kind.api_version, self.hasher.clone());
+        match self.list_and_watch(&api, &mut reader).await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn list_and_watch<K>(
-        &mut self,
-        api: Api<K>,
-        kind: &ApiResource,
-        read: impl Fn(K) -> Item,
-    ) -> Result<End, End>
-    where
-        K: Clone + DeserializeOwned + Debug + 'static,
-    {
-        let (items, mut at) = match self.list(&api, &read).await {
+    async fn list_and_watch(&mut self, api: &Api, reader: &mut Reader) -> Result<End, End> {
+        let listed = match self.list(api, reader).await {
             Ok(listed) => listed,
-            Err(error) => return self.failed(&error).await,
+            Err(error) => {
+                // Perhaps a version that is to come.
+                self.afresh |= matches!(Trouble::of(&error), Trouble::Refused(504, _));
+                return self.failed(&error).await;
+            }
         };
-        self.held = items.iter().map(|item| (item.name.clone(), item.version.clone())).collect();
+        let Listed { held, items, at, events: mut streamed } = listed;
+        let before = std::mem::replace(&mut self.held, held);
+        let gone = before.into_keys().filter(|name| !self.held.contains_key(name)).collect();
+        (self.at, self.afresh) = (at, false);
         // Under a name that no Node ever had, no pod of this node is found: what an
         // earlier agent knew of them stays until there is one.
-        let is_nobody = self.resource == Resource::OwnNode && items.is_empty();
+        let is_nobody = self.resource == Resource::OwnNode && self.held.is_empty();
         self.node_was_seen |= self.resource == Resource::OwnNode && !is_nobody;
         if !is_nobody || self.node_was_seen {
-            self.send(Update::Listed(items)).await?;
+            self.send(Update::Listed { items, gone }).await?;
         }
         let health = match is_nobody {
             true => Health::Troubled(Trouble::NoSuchNode(self.node.clone())),
             false => Health::Fine,
         };
         self.set_health(health).await?;
-        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
-        params.field_selector = self.resource.fields(&self.node);
         // Whether something may have happened to the server.
         let mut doubtful = false;
         loop {
             let opened = Instant::now();
-            let mut events = match api.watch(&params, &at).await {
-                Ok(events) => events.boxed(),
-                Err(error) => match self.failed(&error).await? {
-                    // The server may be away: go on where it was left.
-                    End::Restart if !expired(&error) => {
-                        doubtful = true;
-                        continue;
-                    }
-                    end => return Ok(end),
+            let mut events = match streamed.take() {
+                Some(events) => events,
+                None => match api.watch(&self.at).await {
+                    Ok(events) => events,
+                    Err(error) => match self.failed(&error).await? {
+                        // The server may be away: go on where it was left.
+                        End::Restart if !expired(&error) => {
+                            doubtful = true;
+                            continue;
+                        }
+                        end => return Ok(end),
+                    },
                 },
             };
-            if std::mem::take(&mut doubtful) && self.went_back(kind, &at).await {
-                return Ok(End::Restart);
+            if std::mem::take(&mut doubtful) {
+                let counted = self.count(api).await;
+                if counted.is_some_and(|(now, _)| self.went_back(&now)) {
+                    return Ok(End::Restart);
+                }
             }
             if self.resource != Resource::OwnNode || !self.held.is_empty() {
                 self.set_health(Health::Fine).await?;
@@ -274,7 +336,7 @@ impl Follower {
                     event = timeout(silence, events.next()) => event,
                     () = sleep_until(self.compare_at) => {
                         self.compare_at = Instant::now() + jitter(self.timing.compare * 2);
-                        if self.has_drifted(kind, &mut events, &mut at, &read).await? {
+                        if self.has_drifted(api, &mut events, reader).await? {
                             return Ok(End::Restart);
                         }
                         continue;
@@ -291,7 +353,7 @@ impl Follower {
                     }
                 };
                 let Ok(Some(event)) = event else { break };
-                if !self.take(event, &mut at, &read).await? {
+                if !self.take(event, reader).await? {
                     break;
                 }
             }
@@ -306,54 +368,67 @@ impl Follower {
     }
 
     /// Takes one event; `false` when the watch has to be opened again.
-    async fn take<K>(
-        &mut self,
-        event: kube::Result<WatchEvent<K>>,
-        at: &mut String,
-        read: &impl Fn(K) -> Item,
-    ) -> Result<bool, End> {
+    async fn take(&mut self, event: kube::Result<Event>, reader: &mut Reader) -> Result<bool, End> {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => return Ok(self.cut(&error)),
+        };
         match event {
-            Ok(WatchEvent::Added(_) | WatchEvent::Modified(_))
-                if self.resource == Resource::OwnNode && !self.node_was_seen =>
-            {
+            Event::Put(_) if self.resource == Resource::OwnNode && !self.node_was_seen => {
                 Err(End::Restart)
             }
-            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                let item = read(object);
-                at.clone_from(&item.version.version);
-                self.held.insert(item.name.clone(), item.version.clone());
+            Event::Put(object) => {
+                let seen = match reader.look(object.get()) {
+                    Ok(seen) => seen,
+                    Err(error) => return Ok(self.cut(&error)),
+                };
+                self.at = seen.version.0.to_string();
+                let digest = seen.digest;
+                let before = self.held.insert(seen.name.clone(), (seen.version.clone(), digest));
                 self.backoff.reset();
-                self.send(Update::Put(Box::new(item))).await?;
+                // Most changes, such as a status, say nothing new here.
+                if before.as_ref().is_none_or(|(_, before)| *before != digest) {
+                    match reader.decode(seen) {
+                        Ok(item) => self.send(Update::Put(item.into(), before.is_some())).await?,
+                        Err(error) => return Ok(self.cut(&error)),
+                    }
+                }
                 self.set_health(Health::Fine).await?;
                 Ok(true)
             }
-            Ok(WatchEvent::Deleted(object)) => {
-                let item = read(object);
-                at.clone_from(&item.version.version);
-                self.held.remove(&item.name);
-                self.send(Update::Gone(item.name)).await?;
+            Event::Gone(object) => {
+                let (name, version) = match item::version(object.get()) {
+                    Ok(seen) => seen,
+                    Err(error) => return Ok(self.cut(&error)),
+                };
+                self.at = version.0.into_string();
+                if self.held.remove(&name).is_some() {
+                    self.send(Update::Gone(name)).await?;
+                }
                 if self.resource == Resource::OwnNode {
                     let trouble = Trouble::NoSuchNode(self.node.clone());
                     self.set_health(Health::Troubled(trouble)).await?;
                 }
                 Ok(true)
             }
-            Ok(WatchEvent::Bookmark(bookmark)) => {
-                at.clone_from(&bookmark.metadata.resource_version);
+            Event::Bookmark { version, .. } => {
+                self.at = version;
                 Ok(true)
             }
-            Ok(WatchEvent::Error(status)) => {
+            Event::Error(status) => {
                 let error = kube::Error::Api(status);
                 match self.failed(&error).await? {
                     End::Restart if !expired(&error) => Ok(false),
                     end => Err(end),
                 }
             }
-            Err(error) => {
-                debug!(resource = %self.resource.describe(), %error, "the watch was cut");
-                Ok(false)
-            }
         }
+    }
+
+    /// The watch was cut: it goes on where it was left.
+    fn cut(&self, error: &dyn std::fmt::Display) -> bool {
+        debug!(resource = %self.resource.describe(), %error, "the watch was cut");
+        false
     }
 
     /// A request failed: what to do next, after the wait that it costs.
@@ -373,86 +448,123 @@ impl Follower {
         }
     }
 
+    /// The version of now, and how many objects of the kind there are, those included
+    /// that are not followed here.
+    async fn count(&self, api: &Api) -> Option<(String, Option<u64>)> {
+        let counted = api.metadata().selecting(None).count().await;
+        // The next comparison will tell.
+        let unknown = |error| debug!(resource = %self.resource.describe(), %error, "not counted");
+        counted.map_err(unknown).ok()
+    }
+
     /// Whether the server is at an earlier version than the watch was, as after
     /// its storage was restored from a backup: a watch from a version that is to
     /// come is silent, and what it brought may not exist.
-    async fn went_back(&self, kind: &ApiResource, at: &str) -> bool {
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), kind);
-        let resource = self.resource.describe();
-        match api.list(&ListParams::default().limit(1)).await {
-            Ok(list) => {
-                let now = list.metadata.resource_version.unwrap_or_default();
-                let back = precedes(&now, at);
-                if back {
-                    warn!(
-                        %resource, now, at,
-                        "the API server went back to an earlier state: listing anew"
-                    );
+    fn went_back(&mut self, now: &str) -> bool {
+        let back = precedes(now, &self.at);
+        if back {
+            warn!(
+                resource = %self.resource.describe(), now, at = self.at,
+                "the API server went back to an earlier state: listing anew"
+            );
+            self.at.clear();
+            self.afresh = true;
+        }
+        back
+    }
+
+    /// All objects. Where the server streams them, that costs it and us no memory, and
+    /// what changes from then on follows.
+    async fn list(&self, api: &Api, reader: &mut Reader) -> kube::Result<Listed> {
+        if self.streams.are_expected() {
+            match self.stream(api, reader).await {
+                Ok(listed) => return Ok(listed),
+                Err(NoStream::Failed(error)) => return Err(error),
+                Err(NoStream::Refused(why)) => {
+                    debug!(resource = %self.resource.describe(), why, "no streamed list");
+                    self.streams.refused();
                 }
-                back
-            }
-            // Comparisons will tell.
-            Err(error) => {
-                debug!(%resource, %error, "not known whether the server went back");
-                false
             }
         }
+        let fresh = match self.at.as_str() {
+            _ if self.afresh => Fresh::Newest,
+            "" => Fresh::Any,
+            at => Fresh::Since(at),
+        };
+        let mut listing = Listing::new(&self.held);
+        let at = api.list(fresh, |text| listing.take(reader, text)).await?;
+        Ok(Listed { held: listing.held, items: listing.items, at, events: None })
     }
 
-    /// All objects, page by page, and the version that they are of.
-    async fn list<K>(
-        &self,
-        api: &Api<K>,
-        read: &impl Fn(K) -> Item,
-    ) -> Result<(Vec<Item>, String), kube::Error>
-    where
-        K: Clone + DeserializeOwned + Debug,
-    {
-        let mut params = ListParams::default().limit(PAGE);
-        params.field_selector = self.resource.fields(&self.node);
-        let mut items = Vec::new();
+    async fn stream(&self, api: &Api, reader: &mut Reader) -> Result<Listed, NoStream> {
+        let at = if self.afresh { "" } else { &self.at };
+        let mut events = api.stream(at).await?;
+        let mut listing = Listing::new(&self.held);
+        let ended = || std::io::Error::other("the list ended before its end");
         loop {
-            let page = api.list(&params).await?;
-            // Read at once: the page's JSON is much larger than what is kept.
-            items.extend(page.items.into_iter().map(read));
-            match page.metadata.continue_ {
-                Some(token) if !token.is_empty() => params.continue_token = Some(token),
-                _ => return Ok((items, page.metadata.resource_version.unwrap_or_default())),
+            let Ok(event) = timeout(STALLED, events.next()).await else {
+                return Err(NoStream::Refused("it does not come to its end".to_owned()));
+            };
+            match event.ok_or_else(|| kube::Error::ReadEvents(ended()))?? {
+                Event::Put(object) => {
+                    listing.take(reader, object.get()).map_err(kube::Error::SerdeError)?;
+                }
+                Event::Gone(object) => {
+                    let gone = item::version(object.get());
+                    let (name, _) = gone.map_err(kube::Error::SerdeError)?;
+                    listing.held.remove(&name);
+                    listing.items.retain(|(item, _)| item.name != name);
+                }
+                Event::Bookmark { version: at, is_all: true } => {
+                    let (held, items) = (listing.held, listing.items);
+                    return Ok(Listed { held, items, at, events: Some(events) });
+                }
+                Event::Bookmark { .. } => {}
+                Event::Error(status) if status.code == 410 => {
+                    return Err(NoStream::Failed(kube::Error::Api(status)));
+                }
+                // Servers whose storage cannot say so by an event.
+                Event::Error(status) => return Err(NoStream::Refused(status.message)),
             }
         }
     }
 
-    /// Compares what is held with a fresh list, and when something differs,
-    /// with another one after the watch had time to bring it.
-    async fn has_drifted<K>(
+    /// Compares what is held with what the server has: how many there are, and now and
+    /// then, or when that differs for longer than the watch needs to bring it, which
+    /// versions.
+    async fn has_drifted(
         &mut self,
-        kind: &ApiResource,
-        events: &mut (impl futures::Stream<Item = kube::Result<WatchEvent<K>>> + Unpin),
-        at: &mut String,
-        read: &impl Fn(K) -> Item,
+        api: &Api,
+        events: &mut Events,
+        reader: &mut Reader,
     ) -> Result<bool, End> {
-        // Versions that are to come are no yardstick.
-        if self.went_back(kind, at).await {
-            return Ok(true);
+        self.comparisons += 1;
+        let is_whole = self.comparisons.is_multiple_of(COUNTED + 1);
+        for _ in 0..2 {
+            let Some((now, count)) = self.count(api).await else { return Ok(false) };
+            // Versions that are to come are no yardstick.
+            if self.went_back(&now) {
+                return Ok(true);
+            }
+            let count = self.followed(api, count).await;
+            if !is_whole && count == Some(self.held.len() as u64) {
+                return Ok(false);
+            }
+            if is_whole || count.is_none() {
+                break;
+            }
+            if !self.settle(events, reader).await? {
+                return Ok(false);
+            }
         }
-        let Some(first) = self.drift(kind).await else { return Ok(false) };
+        let Some(first) = self.drift(api).await else { return Ok(false) };
         if first.is_empty() {
             return Ok(false);
         }
-        let until = Instant::now() + self.timing.settle;
-        loop {
-            tokio::select! {
-                event = events.next() => {
-                    // A watch that ends is opened again, which settles it too.
-                    let Some(event) = event else { return Ok(false) };
-                    if !self.take(event, at, read).await? {
-                        return Ok(false);
-                    }
-                }
-                () = sleep_until(until) => break,
-            }
+        if !self.settle(events, reader).await? {
+            return Ok(false);
         }
-        let Some(second) = self.drift(kind).await else { return Ok(false) };
+        let Some(second) = self.drift(api).await else { return Ok(false) };
         let lasting = first.lasting(&second);
         if lasting.is_empty() {
             return Ok(false);
@@ -466,28 +578,54 @@ impl Follower {
         Ok(true)
     }
 
-    async fn drift(&self, kind: &ApiResource) -> Option<Drift> {
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), kind);
-        let mut params = ListParams::default().limit(PAGE);
-        params.field_selector = self.resource.fields(&self.node);
-        let mut listed = Held::new();
-        loop {
-            let page = match api.list(&params).await {
-                Ok(page) => page,
-                Err(error) => {
-                    debug!(resource = %self.resource.describe(), %error, "no comparison");
-                    return None;
-                }
+    /// How many objects of the kind's there should be here. The server counts no
+    /// selection: those of this node are few, and are listed.
+    async fn followed(&self, api: &Api, all: Option<u64>) -> Option<u64> {
+        let listed = async |resource: Resource| {
+            let api = api.metadata().selecting(resource.fields(&self.node));
+            let mut count = 0;
+            let each = |_: &str| {
+                count += 1;
+                Ok(())
             };
-            let versions =
-                page.items.iter().map(|o| (name_of(&o.metadata), version_of(&o.metadata)));
-            listed.extend(versions);
-            match page.metadata.continue_ {
-                Some(token) if !token.is_empty() => params.continue_token = Some(token),
-                _ => {
-                    let at = page.metadata.resource_version.unwrap_or_default();
-                    return Some(Drift::between(&self.held, &listed, &at));
+            api.list(Fresh::Since(&self.at), each).await.ok().map(|_| count)
+        };
+        match self.resource {
+            Resource::OwnNode | Resource::OwnPods => None,
+            Resource::OtherPods => all?.checked_sub(listed(Resource::OwnPods).await?),
+            _ => all,
+        }
+    }
+
+    /// Gives the watch the time to bring what is under way. `false` when it ended, and
+    /// is to be opened again, which settles differences, too.
+    async fn settle(&mut self, events: &mut Events, reader: &mut Reader) -> Result<bool, End> {
+        let until = Instant::now() + self.timing.settle;
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    let Some(event) = event else { return Ok(false) };
+                    if !self.take(event, reader).await? {
+                        return Ok(false);
+                    }
                 }
+                () = sleep_until(until) => return Ok(true),
+            }
+        }
+    }
+
+    async fn drift(&self, api: &Api) -> Option<Drift> {
+        let mut listed = BTreeMap::new();
+        let each = |text: &str| {
+            item::version(text).map(|(name, version)| {
+                listed.insert(name, version);
+            })
+        };
+        match api.metadata().list(Fresh::Since(&self.at), each).await {
+            Ok(at) => Some(Drift::between(&self.held, &listed, &at)),
+            Err(error) => {
+                debug!(resource = %self.resource.describe(), %error, "no comparison");
+                None
             }
         }
     }

@@ -88,6 +88,18 @@ fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
+/// The Service that an object is, if it asks for this node's proxy. One without
+/// selector says nothing of a workload.
+pub fn asking(object: &Object) -> Option<&Service> {
+    let Spec::Service(service) = &object.spec else { return None };
+    let asks = says(object, GATEWAY) && !service.selector.is_empty();
+    asks.then_some(service)
+}
+
+fn says(object: &Object, annotation: &str) -> bool {
+    object.meta.annotations.get(annotation).is_some_and(|value| value == "true")
+}
+
 /// What the Services ask for, in their order: gateways as WorkloadEntries, and
 /// ServiceEntries that lead clients on this node to them.
 pub fn served<'a>(
@@ -99,14 +111,7 @@ pub fn served<'a>(
     let mut objects = Vec::new();
     let mut asked = Vec::new();
     for object in services {
-        let Spec::Service(service) = &object.spec else { continue };
-        let says =
-            |name: &str| object.meta.annotations.get(name).is_some_and(|value| value == "true");
-        let asks = says(GATEWAY);
-        // A Service without selector says nothing of a workload.
-        if !asks || service.selector.is_empty() {
-            continue;
-        }
+        let Some(service) = asking(object) else { continue };
         let labels = labels(object, service, pods);
         for address in addresses(service) {
             let near = ports.address(address).filter(|_| service.cluster_ips.contains(&address));
@@ -124,7 +129,7 @@ pub fn served<'a>(
                 objects.push(stand_in(object, labels.clone(), near, &stands_for));
             }
         }
-        if says(GATEWAY_NODE_PORTS) {
+        if says(object, GATEWAY_NODE_PORTS) {
             let node_ports: BTreeMap<u16, u16> = relayed_ports(service, &labels, gateways)
                 .filter_map(|port| Some((port.port, port.node_port?)))
                 .collect();

@@ -1,19 +1,20 @@
 //! From what the API server sends to what the core reads.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use kube::api::{DynamicObject, PartialObjectMeta};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::differences;
 use redirector_core::documents;
 use redirector_core::model::annotations;
 use redirector_core::model::{Kind, Object, ObjectRef};
 use redirector_core::store::Content;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::events::Incarnation;
 use super::held::{Name, Version};
+use super::prune;
 use super::resource::Resource;
 
 /// An object of the API server, read.
@@ -21,22 +22,12 @@ use super::resource::Resource;
 pub struct Item {
     /// Which.
     pub name: Name,
-    /// Which version.
-    pub version: Version,
     /// Which object it is to the core.
     pub reference: ObjectRef,
     /// Which of the objects that had its name, and in which version.
     pub incarnation: Incarnation,
     /// What the core makes of it: the object, or why it is refused.
     pub content: Content,
-}
-
-/// Annotations that decide nothing here make up most of the metadata of many
-/// objects, and are not kept.
-fn is_read(annotation: &str) -> bool {
-    annotation.contains(annotations::OURS)
-        || annotation.contains("istio.io/")
-        || annotation.starts_with("kubernetes.io/config.")
 }
 
 /// What workloads say of the machine that they are on. It is for machines whose
@@ -46,51 +37,104 @@ const OF_PLAIN_MACHINES: [&str; 4] =
     [annotations::CGROUP, annotations::NETNS, annotations::GATEWAY, annotations::GATEWAY_FOR];
 
 /// Takes out what is not honoured in a cluster.
-fn disregarded(kind: Kind, annotations: &mut BTreeMap<String, String>) -> Vec<&'static str> {
+fn disregarded(kind: Kind, annotations: &mut Map<String, Value>) -> Vec<&'static str> {
     if !matches!(kind, Kind::Pod | Kind::WorkloadEntry) {
         return Vec::new();
     }
     OF_PLAIN_MACHINES.into_iter().filter(|name| annotations.remove(*name).is_some()).collect()
 }
 
-impl Item {
-    /// A whole object.
-    pub fn full(resource: Resource, api_version: &str, object: DynamicObject) -> Self {
-        Self::new(resource, api_version, object.metadata, object.data)
+/// What tells an object, and a version of it, from another.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Which object.
+    pub name: Name,
+    /// Which version.
+    pub version: Version,
+    /// Of what is read of it: two versions of which this is equal say the same.
+    pub digest: u64,
+    uid: String,
+    generation: i64,
+}
+
+/// As much of an object as tells what it is.
+#[derive(Deserialize)]
+struct Head {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    namespace: String,
+    name: String,
+    uid: String,
+    resource_version: String,
+    generation: i64,
+}
+
+/// Which object, and which version of it, as the server sends it.
+///
+/// # Errors
+/// When it is not JSON, or has no metadata.
+pub fn version(text: &str) -> serde_json::Result<(Name, Version)> {
+    let Head { metadata } = serde_json::from_str(text)?;
+    Ok(((metadata.namespace, metadata.name), Version(metadata.resource_version.into())))
+}
+
+/// Reads the objects of a resource.
+#[derive(Debug)]
+pub struct Reader {
+    resource: Resource,
+    api_version: String,
+    /// What is kept of the object that was looked at last.
+    kept: Vec<u8>,
+    hasher: RandomState,
+}
+
+impl Reader {
+    /// Of the objects of a resource. Digests of one hasher are no other's.
+    pub fn new(resource: Resource, api_version: &str, hasher: RandomState) -> Self {
+        Self { resource, api_version: api_version.to_owned(), kept: Vec::new(), hasher }
     }
 
-    /// The metadata of an object.
-    pub fn metadata(
-        resource: Resource,
-        api_version: &str,
-        object: PartialObjectMeta<DynamicObject>,
-    ) -> Self {
-        Self::new(resource, api_version, object.metadata, json!({}))
+    /// Looks at an object, as the server sends it, without decoding it.
+    ///
+    /// # Errors
+    /// When it is not JSON, or has no metadata.
+    pub fn look(&mut self, text: &str) -> serde_json::Result<Seen> {
+        let Head { metadata } = serde_json::from_str(text)?;
+        let name = (metadata.namespace, metadata.name);
+        self.kept.clear();
+        prune::copy(text, prune::of(self.resource.kind()), &mut self.kept)?;
+        Ok(Seen {
+            name,
+            version: Version(metadata.resource_version.into()),
+            digest: self.hasher.hash_one((&self.api_version, &self.kept)),
+            uid: metadata.uid,
+            generation: metadata.generation,
+        })
     }
 
-    fn new(
-        resource: Resource,
-        api_version: &str,
-        mut meta: kube::core::ObjectMeta,
-        mut data: Value,
-    ) -> Self {
-        let name = name_of(&meta);
-        let version = version_of(&meta);
-        meta.managed_fields = None;
-        let mut without = Vec::new();
-        if let Some(annotations) = &mut meta.annotations {
-            annotations.retain(|annotation, _| is_read(annotation));
-            without = disregarded(resource.kind(), annotations);
-        }
+    /// Decodes the object that was looked at last.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub fn decode(&self, seen: Seen) -> serde_json::Result<Item> {
+        let mut data: Value = serde_json::from_slice(&self.kept)?;
+        let kind = self.resource.kind();
         // In lists, the items of built-in kinds have no kind.
-        data["apiVersion"] = json!(api_version);
-        data["kind"] = json!(resource.kind().as_str());
-        data["metadata"] = serde_json::to_value(&meta).unwrap_or_default();
-        let reference = reference(resource, &name);
+        data["apiVersion"] = json!(self.api_version);
+        data["kind"] = json!(kind.as_str());
+        let without = match &mut data["metadata"]["annotations"] {
+            Value::Object(annotations) => disregarded(kind, annotations),
+            _ => Vec::new(),
+        };
+        let reference = reference(self.resource, &seen.name);
         let incarnation = Incarnation {
-            api_version: api_version.into(),
-            uid: version.uid.clone(),
-            generation: meta.generation.unwrap_or_default(),
+            api_version: self.api_version.as_str().into(),
+            uid: seen.uid,
+            generation: seen.generation,
         };
         let mut content = documents::read_json(&data).into();
         if let Content::Whole(documents) = &mut content
@@ -106,28 +150,17 @@ impl Item {
             });
             document.diagnostics.extend(findings);
         }
-        Self { name, version, reference, incarnation, content }
+        Ok(Item { name: seen.name, reference, incarnation, content })
     }
+}
 
+impl Item {
     /// The object, if it is acceptable.
     pub fn object(&self) -> Option<&Arc<Object>> {
         match &self.content {
             Content::Whole(documents) => documents.first()?.object.as_ref(),
             Content::Broken(_) => None,
         }
-    }
-}
-
-/// Which object of a resource.
-pub fn name_of(meta: &kube::core::ObjectMeta) -> Name {
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
-/// Which version of an object.
-pub fn version_of(meta: &kube::core::ObjectMeta) -> Version {
-    Version {
-        uid: meta.uid.clone().unwrap_or_default(),
-        version: meta.resource_version.clone().unwrap_or_default(),
     }
 }
 
@@ -145,16 +178,18 @@ mod tests {
     use super::*;
     use redirector_core::model::Spec;
 
-    fn object(value: Value) -> DynamicObject {
-        serde_json::from_value(value).unwrap()
+    fn read(resource: Resource, api_version: &str, value: &Value) -> Item {
+        let mut reader = Reader::new(resource, api_version, RandomState::new());
+        let seen = reader.look(&value.to_string()).unwrap();
+        reader.decode(seen).unwrap()
     }
 
     #[test]
     fn an_item_of_a_list_gets_its_kind_and_loses_what_is_not_read() {
-        let item = Item::full(
+        let item = read(
             Resource::OwnPods,
             "v1",
-            object(json!({
+            &json!({
                 "metadata": {
                     "name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7",
                     "labels": { "app": "x" },
@@ -162,10 +197,10 @@ mod tests {
                 },
                 "spec": { "nodeName": "worker", "containers": [] },
                 "status": { "podIP": "10.0.0.1", "phase": "Running" },
-            })),
+            }),
         );
         assert_eq!(item.name, ("n".to_owned(), "a".to_owned()));
-        assert_eq!(item.version, Version { uid: "u".into(), version: "7".into() });
+        assert_eq!(item.incarnation.uid, "u");
         let object = item.object().unwrap_or_else(|| panic!("{item:?}"));
         assert_eq!(object.reference(), item.reference);
         assert_eq!(object.meta.annotations.len(), 1, "{:?}", object.meta.annotations);
@@ -193,7 +228,7 @@ mod tests {
             if resource == Resource::OwnPods {
                 value["spec"] = json!({ "nodeName": "worker" });
             }
-            let item = Item::full(resource, api_version, object(value));
+            let item = read(resource, api_version, &value);
             let kept = &item.object().unwrap_or_else(|| panic!("{item:?}")).meta.annotations;
             assert_eq!(kept.keys().collect::<Vec<_>>(), ["redirector.io/drain"]);
             let Content::Whole(documents) = &item.content else { panic!("{item:?}") };
@@ -207,19 +242,18 @@ mod tests {
             },
             "spec": { "ports": [{ "port": 19000 }] },
         });
-        let item = Item::full(Resource::Services, "v1", object(service));
+        let item = read(Resource::Services, "v1", &service);
         assert_eq!(item.object().unwrap().meta.annotations.len(), 1);
     }
 
     #[test]
     fn metadata_alone_is_a_pod_with_labels() {
-        let meta: PartialObjectMeta<DynamicObject> = serde_json::from_value(json!({
+        let meta = json!({
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": { "name": "a", "namespace": "n", "labels": { "app": "x" } },
-        }))
-        .unwrap();
-        let item = Item::metadata(Resource::OtherPods, "v1", meta);
+        });
+        let item = read(Resource::OtherPods, "v1", &meta);
         let object = item.object().unwrap_or_else(|| panic!("{item:?}"));
         assert_eq!(object.meta.labels["app"], "x");
         assert!(matches!(&object.spec, Spec::Pod(pod) if pod.ips.is_empty()));
@@ -227,15 +261,15 @@ mod tests {
 
     #[test]
     fn what_the_api_server_admits_and_istio_would_not_is_refused_by_itself() {
-        let item = Item::full(
+        let item = read(
             Resource::VirtualServices,
             "networking.istio.io/v1",
-            object(json!({
+            &json!({
                 "metadata": { "name": "bad", "namespace": "n" },
                 "spec": { "hosts": ["a"], "tcp": [
                     { "match": [{ "port": 70000 }], "route": [{ "destination": { "host": "x" } }] },
                 ] },
-            })),
+            }),
         );
         assert!(item.object().is_none());
         let Content::Whole(documents) = &item.content else { panic!("{item:?}") };

@@ -1,18 +1,16 @@
-//! All watches together: nothing before each of them has listed once, then what
-//! changed, when it has been quiet for a moment.
+//! All watches together: nothing before each of them has listed once, then each change
+//! as it comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use redirector_core::model::{Gateway, Object, Spec};
+use redirector_core::model::{Gateway, Object, ObjectRef, Spec};
 use redirector_core::store::Content;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::Options;
-use super::backoff::Timing;
 use super::events::Incarnations;
 use super::follow::{Health, Update};
 use super::gateways;
@@ -20,7 +18,7 @@ use super::held::Name;
 use super::item::{Item, reference};
 use super::resource::{Needs, Resource};
 use crate::identity::Direct;
-use crate::source::{Batch, Change};
+use crate::source::{Arrival, Batch, Change, Turn};
 
 /// How the watches are doing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -35,27 +33,36 @@ pub struct Watches {
     pub drifted: u64,
 }
 
-/// What is known, of all watches.
+/// What is known, of all watches: as much as it takes to say what changed.
 pub struct Join {
-    timing: Timing,
-    /// The ports of gateways, when they are served here.
-    gateways: Option<gateways::Ports>,
+    /// What gateways are served, when they are here.
+    gateways: Option<Served>,
     /// By watch: the pods of this node and those elsewhere may overlap for a
     /// moment, when a StatefulSet's pod moves.
-    objects: BTreeMap<Resource, BTreeMap<Name, Content>>,
+    own_pods: BTreeMap<Name, Content>,
+    other_pods: BTreeMap<Name, Content>,
+    /// The ServiceEntries that select pods.
+    selecting: BTreeSet<Name>,
     listed: BTreeSet<Resource>,
-    changed: BTreeMap<Arc<str>, Change>,
-    /// What stands for gateways of this node, as sent.
-    served: BTreeMap<Arc<str>, Arc<Object>>,
+    changed: BTreeMap<Arc<str>, Arrival>,
     /// For Events.
     incarnations: Incarnations,
     watches: watch::Sender<Watches>,
     needs: watch::Sender<Needs>,
     /// Knows some of this node's pods at once.
     pods: Direct,
-    /// Since the last batch, this node got a pod that has to be compiled to be
-    /// known.
-    awaited: bool,
+}
+
+/// The gateways of this node.
+struct Served {
+    ports: gateways::Ports,
+    /// The Services that ask, and the Gateways.
+    asking: BTreeMap<Name, Arc<Object>>,
+    gateways: BTreeMap<Name, Arc<Object>>,
+    /// What stands for them, as sent.
+    sent: BTreeMap<Arc<str>, Arc<Object>>,
+    /// Something of that may be another.
+    changed: bool,
 }
 
 impl Join {
@@ -72,21 +79,30 @@ impl Join {
             watches.health = Resource::ALL.map(|resource| (resource, Health::Starting)).into();
             watches.since = Resource::ALL.map(|resource| (resource, now())).into();
         });
-        // What is listed goes over this; the rest is gone since.
-        let changed = known.into_iter().map(|name| (name.clone(), Change::Removed(name))).collect();
-        Self {
-            timing: options.timing,
-            gateways: options.gateways.clone().map(gateways::Ports::new),
+        let gateways = options.gateways.clone().map(|near| Served {
+            ports: gateways::Ports::new(near),
+            asking: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            changed: false,
+        });
+        let mut join = Self {
+            gateways,
             pods: options.pods.clone(),
-            awaited: false,
-            objects: BTreeMap::new(),
+            own_pods: BTreeMap::new(),
+            other_pods: BTreeMap::new(),
+            selecting: BTreeSet::new(),
             listed: BTreeSet::new(),
-            changed,
-            served: BTreeMap::new(),
+            changed: BTreeMap::new(),
             incarnations,
             watches,
             needs,
+        };
+        // What is listed goes over this; the rest is gone since.
+        for name in known {
+            join.change(Change::Removed(name), None, Turn::New);
         }
+        join
     }
 
     /// Takes updates, and sends what they come to, until either end closes.
@@ -95,72 +111,47 @@ impl Join {
         mut updates: mpsc::Receiver<(Resource, Update)>,
         mut send: impl FnMut(Batch) -> bool,
     ) {
-        let mut due: Option<(Instant, Instant)> = None;
-        loop {
-            let wait = due.map_or_else(far_away, |(quiet, latest)| quiet.min(latest));
-            tokio::select! {
-                update = updates.recv() => {
-                    let Some((resource, update)) = update else { return };
-                    self.take(resource, update);
-                    if self.is_synced() && !self.changed.is_empty() {
-                        let now = Instant::now();
-                        let latest = due.map_or(now + self.timing.debounce_most(), |(_, l)| l);
-                        let latest = self.hurry(now, latest);
-                        due = Some((now + self.timing.debounce, latest));
-                    }
-                }
-                () = sleep_until(wait) => {
-                    due = None;
-                    // What is there already comes with it.
-                    for _ in 0..super::IN_FLIGHT {
-                        let Ok((resource, update)) = updates.try_recv() else { break };
-                        self.take(resource, update);
-                    }
-                    let batch = self.batch();
-                    let first = !self.watches.borrow().synced;
-                    if !send(batch) {
-                        return;
-                    }
-                    if first {
-                        info!("every watch has its first list");
-                        self.watches.send_modify(|watches| watches.synced = true);
-                    }
-                }
+        let mut first = true;
+        while let Some((resource, update)) = updates.recv().await {
+            self.take(resource, update);
+            // What is there already comes with it.
+            for _ in 0..super::IN_FLIGHT {
+                let Ok((resource, update)) = updates.try_recv() else { break };
+                self.take(resource, update);
+            }
+            if self.listed.len() < Resource::ALL.len() {
+                continue;
+            }
+            self.serve();
+            let needs = self.needs();
+            self.needs.send_if_modified(|before| std::mem::replace(before, needs) != needs);
+            let changed = std::mem::take(&mut self.changed);
+            // Also when there is nothing at all: the first batch is what says so.
+            if changed.is_empty() && !first {
+                continue;
+            }
+            if !send(Batch { arrivals: changed.into_values().collect(), together: first }) {
+                return;
+            }
+            if std::mem::take(&mut first) {
+                info!("every watch has its first list");
+                self.watches.send_modify(|watches| watches.synced = true);
             }
         }
     }
 
-    /// A pod of this node has to be known before it runs; its kubelet is told at
-    /// the same time as we are. So nothing else is waited for then.
-    fn hurry(&self, now: Instant, latest: Instant) -> Instant {
-        if self.awaited { latest.min(now) } else { latest }
-    }
-
-    fn is_synced(&self) -> bool {
-        self.listed.len() == Resource::ALL.len()
-    }
-
     fn take(&mut self, resource: Resource, update: Update) {
         match update {
-            Update::Listed(items) => {
-                let first = self.listed.insert(resource);
-                let before = std::mem::take(self.objects.entry(resource).or_default());
-                let mut gone: BTreeSet<Name> = before.keys().cloned().collect();
-                *self.objects.entry(resource).or_default() = before;
-                for item in items {
-                    gone.remove(&item.name);
-                    self.put(resource, item);
+            Update::Listed { items, gone } => {
+                self.listed.insert(resource);
+                for (item, known) in items {
+                    self.put(resource, item, known);
                 }
                 for name in gone {
                     self.gone(resource, &name);
                 }
-                if first && self.is_synced() {
-                    // Also when there is nothing at all: the first batch is
-                    // what says so.
-                    self.changed.entry("".into()).or_insert_with(|| Change::Removed("".into()));
-                }
             }
-            Update::Put(item) => self.put(resource, *item),
+            Update::Put(item, known) => self.put(resource, *item, known),
             Update::Gone(name) => self.gone(resource, &name),
             Update::Health(health) => self.watches.send_modify(|watches| {
                 watches.health.insert(resource, health);
@@ -172,105 +163,141 @@ impl Join {
         }
     }
 
-    fn put(&mut self, resource: Resource, item: Item) {
-        let file: Arc<str> = item.reference.to_string().into();
-        let own = item.object().filter(|_| resource == Resource::OwnPods).cloned();
+    fn change(&mut self, change: Change, of: Option<ObjectRef>, turn: Turn) {
+        let name = change.name().clone();
+        self.changed.insert(name, Arrival { change, of, turn, since: Instant::now() });
+    }
+
+    fn put(&mut self, resource: Resource, item: Item, known: bool) {
+        let object = item.object().cloned();
         if resource.has_events() {
-            self.incarnations.put(item.reference, item.incarnation);
+            self.incarnations.put(item.reference.clone(), item.incarnation);
         }
-        let objects = self.objects.entry(resource).or_default();
-        let same = objects.get(&item.name).is_some_and(|before| agree(before, &item.content));
-        objects.insert(item.name.clone(), item.content);
-        // Most changes, such as a status, say nothing new here.
-        if !same {
-            self.awaited |= own.is_some_and(|pod| !self.pods.put(&pod));
-            self.touch(resource, &item.name, file);
+        self.note(resource, &item.name, object.as_ref());
+        let mut turn = if known { Turn::Changed } else { Turn::New };
+        match resource {
+            Resource::OwnPods => {
+                // A pod of this node has to be known before it runs; its kubelet is
+                // told at the same time as we are.
+                if object.is_some_and(|pod| !self.pods.put(&pod)) {
+                    turn = Turn::Awaited;
+                }
+                self.own_pods.insert(item.name, item.content.clone());
+            }
+            Resource::OtherPods => {
+                let is_own = self.own_pods.contains_key(&item.name);
+                self.other_pods.insert(item.name, item.content.clone());
+                if is_own {
+                    return;
+                }
+            }
+            _ => {}
         }
+        let file = item.reference.to_string().into();
+        self.change(Change::Put(file, item.content), Some(item.reference), turn);
     }
 
     fn gone(&mut self, resource: Resource, name: &Name) {
-        let Some(objects) = self.objects.get_mut(&resource) else { return };
-        if objects.remove(name).is_some() {
-            let reference = reference(resource, name);
-            self.incarnations.remove(&reference);
-            let file = reference.to_string().into();
-            if resource == Resource::OwnPods {
+        let reference = reference(resource, name);
+        let file: Arc<str> = reference.to_string().into();
+        let left = match resource {
+            Resource::OwnPods => {
                 self.pods.gone(&name.0, &name.1);
+                self.own_pods.remove(name);
+                self.other_pods.get(name)
             }
-            self.touch(resource, name, file);
-        }
+            Resource::OtherPods => {
+                self.other_pods.remove(name);
+                if self.own_pods.contains_key(name) {
+                    return;
+                }
+                None
+            }
+            _ => None,
+        };
+        let change = match left {
+            Some(content) => Change::Put(file, content.clone()),
+            None => {
+                self.incarnations.remove(&reference);
+                Change::Removed(file)
+            }
+        };
+        self.note(resource, name, None);
+        self.change(change, Some(reference), Turn::New);
     }
 
-    /// An object may be another now.
-    fn touch(&mut self, resource: Resource, name: &Name, file: Arc<str>) {
-        let of = |resource| self.objects.get(&resource).and_then(|objects| objects.get(name));
-        let content = match resource {
-            Resource::OwnPods | Resource::OtherPods => {
-                of(Resource::OwnPods).or_else(|| of(Resource::OtherPods))
-            }
-            resource => of(resource),
-        };
-        let change = match content {
-            Some(content) => Change::Put(file.clone(), content.clone()),
-            None => Change::Removed(file.clone()),
-        };
-        self.changed.insert(file, change);
-    }
-
-    /// Everything that changed since the last batch.
-    fn batch(&mut self) -> Batch {
-        self.awaited = false;
-        let mut changed = std::mem::take(&mut self.changed);
-        changed.remove("");
-        let mut ports = self.gateways.take();
-        let served = match &mut ports {
-            Some(ports) => gateways::served(
-                self.good(Resource::Services),
-                &self.good(Resource::OwnPods).collect::<Vec<_>>(),
-                &self.good(Resource::Gateways).filter_map(gateway).collect::<Vec<_>>(),
-                ports,
-            ),
-            None => Vec::new(),
-        };
-        self.gateways = ports;
-        let served: BTreeMap<Arc<str>, Arc<Object>> = served
-            .into_iter()
-            .map(|object| (format!("gateway {}", object.reference()).into(), Arc::new(object)))
-            .collect();
-        for (name, object) in &served {
-            if self.served.get(name) != Some(object) {
-                let content = gateways::content(object.clone());
-                changed.insert(name.clone(), Change::Put(name.clone(), content));
+    /// Keeps of an object what other things depend on.
+    fn note(&mut self, resource: Resource, name: &Name, object: Option<&Arc<Object>>) {
+        if resource == Resource::ServiceEntries {
+            let selects = |object: &&Arc<Object>| match &object.spec {
+                Spec::ServiceEntry(entry) => entry.workload_selector.is_some(),
+                _ => false,
+            };
+            match object.filter(selects) {
+                Some(_) => _ = self.selecting.insert(name.clone()),
+                None => _ = self.selecting.remove(name),
             }
         }
-        for name in self.served.keys().filter(|name| !served.contains_key(*name)) {
-            changed.insert(name.clone(), Change::Removed(name.clone()));
-        }
-        self.served = served;
-        let needs = self.needs();
-        self.needs.send_if_modified(|before| std::mem::replace(before, needs) != needs);
-        Batch { changes: changed.into_values().collect() }
+        let Some(served) = &mut self.gateways else { return };
+        let all = match resource {
+            Resource::Services => &mut served.asking,
+            Resource::Gateways => &mut served.gateways,
+            Resource::OwnPods => {
+                served.changed = true;
+                return;
+            }
+            _ => return,
+        };
+        let object = object
+            .filter(|object| resource != Resource::Services || gateways::asking(object).is_some());
+        let before = match object {
+            Some(object) => all.insert(name.clone(), object.clone()),
+            None => all.remove(name),
+        };
+        served.changed |= before.as_ref() != object;
     }
 
-    /// The acceptable objects of a watch.
-    fn good(&self, resource: Resource) -> impl Iterator<Item = &Arc<Object>> {
-        self.objects.get(&resource).into_iter().flat_map(|objects| objects.values()).filter_map(
-            |content| match content {
-                Content::Whole(documents) => documents.first()?.object.as_ref(),
-                Content::Broken(_) => None,
-            },
-        )
+    /// What stands for the gateways of this node, where that is another now.
+    fn serve(&mut self) {
+        let Some(mut served) = self.gateways.take() else { return };
+        let is_idle = served.asking.is_empty() && served.sent.is_empty();
+        if std::mem::take(&mut served.changed) && !is_idle {
+            let pods: Vec<_> = self.own_pods.values().filter_map(object).collect();
+            let gateways: Vec<_> = served.gateways.values().filter_map(gateway).collect();
+            let services = served.asking.values();
+            let now: BTreeMap<Arc<str>, Arc<Object>> =
+                gateways::served(services, &pods, &gateways, &mut served.ports)
+                    .into_iter()
+                    .map(|object| (format!("gateway {}", object.reference()).into(), object.into()))
+                    .collect();
+            for (name, object) in &now {
+                let before = served.sent.get(name);
+                if before != Some(object) {
+                    let turn = if before.is_some() { Turn::Changed } else { Turn::New };
+                    let content = gateways::content(object.clone());
+                    let change = Change::Put(name.clone(), content);
+                    self.change(change, Some(object.reference()), turn);
+                }
+            }
+            for (name, object) in served.sent.iter().filter(|(name, _)| !now.contains_key(*name)) {
+                self.change(Change::Removed(name.clone()), Some(object.reference()), Turn::New);
+            }
+            served.sent = now;
+        }
+        self.gateways = Some(served);
     }
 
     fn needs(&self) -> Needs {
-        let selects = |object: &Arc<Object>| match &object.spec {
-            Spec::ServiceEntry(entry) => entry.workload_selector.is_some(),
-            _ => false,
-        };
-        Needs {
-            pod_addresses: !self.served.is_empty()
-                || self.good(Resource::ServiceEntries).any(selects),
-        }
+        let serves = self.gateways.as_ref().is_some_and(|served| !served.sent.is_empty());
+        Needs { pod_addresses: serves || !self.selecting.is_empty() }
+    }
+}
+
+/// The object of what was read, if it is acceptable.
+fn object(content: &Content) -> Option<&Arc<Object>> {
+    match content {
+        Content::Whole(documents) => documents.first()?.object.as_ref(),
+        Content::Broken(_) => None,
     }
 }
 
@@ -281,28 +308,7 @@ fn gateway(object: &Arc<Object>) -> Option<&Gateway> {
     }
 }
 
-/// Whether two readings come to the same.
-fn agree(a: &Content, b: &Content) -> bool {
-    match (a, b) {
-        (Content::Whole(a), Content::Whole(b)) => {
-            a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| {
-                    a.reference == b.reference
-                        && a.object == b.object
-                        && a.diagnostics == b.diagnostics
-                })
-        }
-        (Content::Broken(a), Content::Broken(b)) => a == b,
-        _ => false,
-    }
-}
-
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// Never, as far as timers go.
-fn far_away() -> Instant {
-    Instant::now() + Duration::from_secs(24 * 3600)
 }

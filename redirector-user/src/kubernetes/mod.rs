@@ -9,8 +9,11 @@
 //! * [`agent`]: the daemon's side: connection, watches, what it tells the cluster.
 //! * [`client`]: how the API server is reached.
 //! * [`discover`]: in which version a kind is served, if at all.
+//! * [`api`]: what is asked of it about one resource.
 //! * [`follow`]: one watch, which comes back from whatever happens.
 //! * [`held`]: what is held, compared with a fresh list.
+//! * [`split`]: a list, taken apart while it arrives.
+//! * [`prune`]: what of an object is read.
 //! * [`item`]: from what the server sends to what the core reads.
 //! * [`join`]: all watches together; nothing before each has listed once.
 //! * [`gateways`]: Services that ask for this node's proxy.
@@ -24,6 +27,7 @@
 //! here ever takes an object for gone unless the server said so.
 
 pub mod agent;
+mod api;
 pub mod backoff;
 pub mod client;
 pub mod discover;
@@ -35,7 +39,9 @@ pub mod held;
 pub mod item;
 pub mod join;
 pub mod lease;
+mod prune;
 pub mod resource;
+mod split;
 pub mod taint;
 pub mod trouble;
 
@@ -53,6 +59,7 @@ pub use resource::Resource;
 use crate::identity::Direct;
 use crate::scheduling::take_short_turns;
 use crate::source::Batch;
+use api::Streams;
 use backoff::Recovery;
 use events::Incarnations;
 use follow::Follower;
@@ -93,7 +100,7 @@ pub fn follow(
     let (updates, receiver) = mpsc::channel(IN_FLIGHT);
     let (needs, needed) = watch::channel(Needs::default());
     let (health, watches) = watch::channel(Watches::default());
-    let recovery = Recovery::default();
+    let (recovery, streams) = (Recovery::default(), Streams::default());
     for resource in Resource::ALL {
         let follower = Follower::new(
             client.clone(),
@@ -103,6 +110,7 @@ pub fn follow(
             updates.clone(),
             needed.clone(),
             recovery.clone(),
+            streams.clone(),
         );
         runtime.spawn(follower.run());
     }

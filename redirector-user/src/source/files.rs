@@ -13,11 +13,14 @@ use redirector_core::store::Content;
 
 use super::read::{Fingerprint, ReadError, read_any, read_limited, read_settled};
 use super::walk::{Walk, walk};
-use super::{Batch, Change, Parse};
+use super::{Change, Parse};
 
 /// How long a file that is held open for writing, and does not change, is
 /// waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often to look while a file is being written.
+const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// A change within this time of a look may have the same time stamp as what the
 /// look saw, so the next look reads the file again.
@@ -28,6 +31,9 @@ const CLOCK_GRAIN: Duration = Duration::from_millis(100);
 pub struct Files {
     paths: Vec<PathBuf>,
     parse: Parse,
+    /// How long a file that vanished is waited for. Editors, and `git`, move or remove
+    /// a file and then write the new one under its name: in between nothing is gone.
+    absence: Duration,
     known: BTreeMap<Arc<str>, Known>,
 }
 
@@ -42,6 +48,8 @@ struct Known {
     unreadable: Option<String>,
     /// Since when it is being written without a change.
     writing: Option<(Fingerprint, Instant)>,
+    /// Since when it is not there.
+    missing: Option<Instant>,
 }
 
 /// Which files to read even when they look the same as before.
@@ -57,25 +65,34 @@ pub enum Dirty {
 #[derive(Debug)]
 pub struct Look {
     /// What changed.
-    pub batch: Batch,
+    pub changes: Vec<Change>,
     /// The directories in which something can change.
     pub directories: Vec<PathBuf>,
-    /// Some file is being written: look again soon.
-    pub unsettled: bool,
+    /// When to look again without being told: some file is being written, or has
+    /// vanished a moment ago.
+    pub again: Option<Duration>,
 }
 
 impl Files {
-    /// The files below `paths`. `known` are those of an earlier run whose
-    /// objects are in force: what is no longer there is reported as removed.
-    pub fn new(paths: Vec<PathBuf>, parse: Parse, known: impl Iterator<Item = Arc<str>>) -> Self {
-        Self { paths, parse, known: known.map(|name| (name, Known::default())).collect() }
+    /// The files below `paths`, which count as removed when they are away for longer
+    /// than `absence`. `known` are those of an earlier run whose objects are in force:
+    /// what of them is not there at the first look is reported as removed.
+    pub fn new(
+        paths: Vec<PathBuf>,
+        parse: Parse,
+        absence: Duration,
+        known: impl Iterator<Item = Arc<str>>,
+    ) -> Self {
+        let begin = Instant::now().checked_sub(absence);
+        let known = known.map(|name| (name, Known { missing: begin, ..Known::default() }));
+        Self { paths, parse, absence, known: known.collect() }
     }
 
     /// Looks at all of them, and reads what changed.
     pub fn look(&mut self, dirty: &Dirty) -> Look {
         let found = walk(&self.paths);
         let mut changes = Vec::new();
-        let mut unsettled = false;
+        let mut again = None;
         for (name, file) in &found.files {
             let now = Fingerprint::of(&file.metadata);
             let dirty = match dirty {
@@ -83,6 +100,7 @@ impl Files {
                 Dirty::Paths(paths) => paths.contains(&file.path),
             };
             let known = self.known.entry(name.clone()).or_default();
+            known.missing = None;
             if !dirty && known.fingerprint == Some(now) && known.unreadable.is_none() {
                 continue;
             }
@@ -111,14 +129,14 @@ impl Files {
                     changes.push(Change::Put(name.clone(), content(self.parse, name, &text)));
                 }
                 Err(ReadError::BeingWritten) => {
-                    unsettled = true;
+                    again = Some(UNSETTLED);
                     if known.writing.is_none_or(|(before, _)| before != now) {
                         known.writing = Some((now, Instant::now()));
                     }
                 }
                 // It vanished since it was listed.
                 Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                    unsettled = true;
+                    again = Some(UNSETTLED);
                 }
                 Err(error) => {
                     known.fingerprint = Some(now);
@@ -127,13 +145,16 @@ impl Files {
                 }
             }
         }
-        changes.extend(self.missing(&found));
-        Look { batch: Batch { changes }, directories: found.directories, unsettled }
+        let (missing, soonest) = self.missing(&found);
+        changes.extend(missing);
+        let again = again.into_iter().chain(soonest).min();
+        Look { changes, directories: found.directories, again }
     }
 
-    /// What was there and is no longer seen: removed, or merely out of sight.
-    fn missing(&mut self, found: &Walk) -> Vec<Change> {
-        let mut changes = Vec::new();
+    /// What was there and is no longer seen: removed, or merely out of sight. Also
+    /// when the next of those that vanished counts as removed.
+    fn missing(&mut self, found: &Walk) -> (Vec<Change>, Option<Duration>) {
+        let (mut changes, mut soonest) = (Vec::new(), None);
         // What cannot be looked into is itself worth a word, also when nothing
         // is known of what lies below it.
         for place in &found.unreadable {
@@ -151,10 +172,15 @@ impl Files {
                 changes.extend(known.report(name, &why, || unreadable(name, &why)));
                 return true;
             }
+            let since = known.missing.get_or_insert_with(Instant::now).elapsed();
+            if let Some(left) = self.absence.checked_sub(since).filter(|left| !left.is_zero()) {
+                soonest = soonest.into_iter().chain([left]).min();
+                return true;
+            }
             changes.push(Change::Removed(name.clone()));
             false
         });
-        changes
+        (changes, soonest)
     }
 }
 
@@ -260,7 +286,7 @@ mod tests {
     }
 
     fn files(root: &Path) -> Files {
-        Files::new(vec![root.to_owned()], parse, std::iter::empty())
+        Files::new(vec![root.to_owned()], parse, Duration::ZERO, std::iter::empty())
     }
 
     /// The changes, one word each.
@@ -268,7 +294,7 @@ mod tests {
         let prefix = format!("{}/", root.display());
         let look = files.look(&Dirty::Paths(BTreeSet::new()));
         let short = |name: &str| name.trim_start_matches(&prefix).to_owned();
-        let words = look.batch.changes.iter().map(|change| match change {
+        let words = look.changes.iter().map(|change| match change {
             Change::Put(name, Content::Whole(_)) => format!("put {}", short(name)),
             Change::Put(name, Content::Broken(_)) => format!("broken {}", short(name)),
             Change::Unreadable(name, _) => format!("unreadable {}", short(name)),
@@ -309,6 +335,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_moved_away_and_written_anew_was_never_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::write(root.join("a.yaml"), "1").unwrap();
+        fs::write(root.join("b.yaml"), "1").unwrap();
+        let absence = Duration::from_secs(3600);
+        let mut files = Files::new(vec![root.to_owned()], parse, absence, std::iter::empty());
+        seen(&mut files, root);
+        fs::rename(root.join("a.yaml"), root.join("a.yaml~")).unwrap();
+        let look = files.look(&Dirty::Paths(BTreeSet::new()));
+        assert!(look.changes.is_empty(), "{look:?}");
+        assert!(look.again.is_some_and(|again| again <= absence), "{look:?}");
+        // What happens elsewhere waits for nothing.
+        fs::write(root.join("b.yaml"), "2").unwrap();
+        assert_eq!(seen(&mut files, root), ["put b.yaml"]);
+        fs::write(root.join("a.yaml"), "2").unwrap();
+        assert_eq!(seen(&mut files, root), ["put a.yaml"]);
+        assert_eq!(files.look(&Dirty::Paths(BTreeSet::new())).again, None);
+    }
+
+    #[test]
     fn a_directory_that_vanishes_keeps_its_files_until_it_is_back() {
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("rules");
@@ -335,7 +382,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let known = format!("{}/gone.yaml", root.display());
-        let mut files = Files::new(vec![root.to_owned()], parse, std::iter::once(known.into()));
+        let known = std::iter::once(known.into());
+        let absence = Duration::from_secs(3600);
+        let mut files = Files::new(vec![root.to_owned()], parse, absence, known);
         assert_eq!(seen(&mut files, root), ["removed gone.yaml"]);
     }
 
@@ -351,11 +400,11 @@ mod tests {
         writer.write_all(b"2").unwrap();
         let look = files.look(&Dirty::All);
         // A file system without leases cannot tell.
-        if look.batch.changes.is_empty() {
-            assert!(look.unsettled);
+        if look.changes.is_empty() {
+            assert!(look.again.is_some());
         }
         drop(writer);
         let look = files.look(&Dirty::All);
-        assert!(!look.unsettled);
+        assert_eq!(look.again, None);
     }
 }

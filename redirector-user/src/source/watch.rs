@@ -1,5 +1,7 @@
-//! When to look at the files: the kernel says where something happened, looks
-//! wait until it has been quiet for a moment, and a slow round goes on anyway.
+//! When to look at the files: at once when the kernel says that something happened,
+//! and in a slow round anyway. After a look nothing is looked at for as long as it took,
+//! so that a tree of many files that is written all the time takes half of a processor
+//! at most; what happens meanwhile gathers.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,21 +13,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::Batch;
-use super::files::{Dirty, Files};
+use super::files::{Dirty, Files, Look};
 use crate::inotify::Watches;
-
-/// How often to look while a file is being written.
-const UNSETTLED: Duration = Duration::from_millis(100);
-
-/// Changes that come without a pause are put off for no longer than this many
-/// times the debounce; so are those of an API server.
-pub const MOST_WAITS: u32 = 4;
 
 /// When to look.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Quiet time before a look.
-    pub debounce: Duration,
+    /// How long a file that vanished is waited for.
+    pub absence: Duration,
     /// Time between looks that nothing caused.
     pub rescan: Duration,
 }
@@ -46,23 +41,25 @@ impl Reread {
 /// empty, is what is there now; `send` returns `false` to end the thread.
 pub fn follow(
     mut files: Files,
-    timing: Timing,
+    rescan: Duration,
     mut send: impl FnMut(Batch) -> bool + Send + 'static,
 ) -> io::Result<Reread> {
     let mut watches = Watches::new()?;
     let reread = Reread(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
     let asked = reread.clone();
     thread::Builder::new().name("files".into()).spawn(move || {
-        let mut dirty = Dirty::All;
+        let (mut dirty, mut since) = (Dirty::All, Instant::now());
         let mut first = true;
         loop {
-            let (batch, unsettled) = look(&mut files, &mut watches, &dirty);
-            if (first || !batch.changes.is_empty()) && !send(batch) {
+            let begun = Instant::now();
+            let look = look(&mut files, &mut watches, &dirty);
+            let rest = Instant::now() + begun.elapsed();
+            if (first || !look.changes.is_empty()) && !send(Batch::of_files(look.changes, since)) {
                 return;
             }
             first = false;
-            let wait = if unsettled { UNSETTLED.min(timing.rescan) } else { timing.rescan };
-            dirty = self::wait(&watches, &asked.0, wait, timing.debounce);
+            let wait = look.again.map_or(rescan, |again| again.min(rescan));
+            (dirty, since) = self::wait(&watches, &asked.0, wait, rest);
         }
     })?;
     Ok(reread)
@@ -70,43 +67,27 @@ pub fn follow(
 
 /// Looks, and looks again while there are directories that were not watched
 /// during the look: what happened there in between caused no event.
-fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> (Batch, bool) {
+fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> Look {
     let mut look = files.look(dirty);
     for _ in 0..8 {
         if !watches.set(&look.directories) {
             break;
         }
         let again = files.look(&Dirty::Paths(BTreeSet::new()));
-        look.batch.changes.extend(again.batch.changes);
-        look.directories = again.directories;
-        look.unsettled = again.unsettled;
+        look.changes.extend(again.changes);
+        (look.directories, look.again) = (again.directories, again.again);
     }
-    (look.batch, look.unsettled)
+    look
 }
 
-/// When to look, once something happened.
-struct Due {
-    debounce: Duration,
-    /// At the latest, from the first event on.
-    latest: Option<Instant>,
-}
-
-impl Due {
-    /// After an event at this time.
-    fn after(&mut self, now: Instant) -> Instant {
-        let latest = *self.latest.get_or_insert(now + self.debounce * MOST_WAITS);
-        (now + self.debounce).min(latest)
-    }
-}
-
-/// Waits for something to happen and then for quiet, or for the time to pass.
-/// Returns what to read again.
-fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) -> Dirty {
+/// Waits for something to happen, or for the time to pass, and not before `rest`.
+/// Returns what to read again, and since when it may be another.
+fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (Dirty, Instant) {
     let inotify = watches.fd();
     let mut paths = BTreeSet::new();
     let mut all = false;
-    let mut until = Instant::now() + most;
-    let mut due = Due { debounce, latest: None };
+    let mut until = (Instant::now() + most).max(rest);
+    let mut since = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec {
@@ -114,22 +95,23 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, debounce: Duration) 
             tv_nsec: left.subsec_nanos().into(),
         };
         let mut fds = [PollFd::new(&inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
+        // What happens while it rests gathers in the kernel.
+        let fds = if since.is_some() { &mut fds[..0] } else { &mut fds[..] };
         // An interruption is a wait of no length.
-        let _ = poll(&mut fds, Some(&timeout));
+        let _ = poll(fds, Some(&timeout));
         let mut counter = [0; 8];
-        if rustix::io::read(asked, &mut counter).is_ok() {
-            all = true;
-            until = Instant::now();
-        }
+        let reread = rustix::io::read(asked, &mut counter).is_ok();
         let happened = watches.drain();
         paths.extend(happened.paths);
-        all |= happened.overflow;
+        all |= happened.overflow || reread;
         let now = Instant::now();
-        if happened.anything {
-            until = due.after(now);
+        if (happened.anything || reread) && since.is_none() {
+            since = Some(now);
+            until = rest;
         }
         if now >= until {
-            return if all { Dirty::All } else { Dirty::Paths(paths) };
+            let dirty = if all { Dirty::All } else { Dirty::Paths(paths) };
+            return (dirty, since.unwrap_or(now));
         }
     }
 }
@@ -148,15 +130,12 @@ mod tests {
     }
 
     fn followed(path: PathBuf) -> (Receiver<Batch>, Reread) {
-        followed_after(Duration::from_millis(5), path)
-    }
-
-    fn followed_after(debounce: Duration, path: PathBuf) -> (Receiver<Batch>, Reread) {
         let (sender, receiver) = channel();
         // So slow that only events can be the reason of a look.
-        let timing = Timing { debounce, rescan: Duration::from_secs(3600) };
-        let files = Files::new(vec![path], parse, std::iter::empty());
-        let reread = follow(files, timing, move |batch| sender.send(batch).is_ok()).unwrap();
+        let rescan = Duration::from_secs(3600);
+        let absence = Duration::from_millis(5);
+        let files = Files::new(vec![path], parse, absence, std::iter::empty());
+        let reread = follow(files, rescan, move |batch| sender.send(batch).is_ok()).unwrap();
         (receiver, reread)
     }
 
@@ -164,7 +143,7 @@ mod tests {
     fn wait_for(receiver: &Receiver<Batch>, wanted: impl Fn(&Change) -> bool) {
         loop {
             let batch = receiver.recv_timeout(Duration::from_secs(60)).expect("the change is seen");
-            if batch.changes.iter().any(&wanted) {
+            if batch.arrivals.iter().any(|arrival| wanted(&arrival.change)) {
                 return;
             }
         }
@@ -178,7 +157,7 @@ mod tests {
     fn files_that_appear_change_and_vanish_are_seen() {
         let root = tempfile::tempdir().unwrap();
         let (receiver, _reread) = followed(root.path().to_owned());
-        assert!(receiver.recv().unwrap().changes.is_empty(), "the first look finds nothing");
+        assert!(receiver.recv().unwrap().arrivals.is_empty(), "the first look finds nothing");
         fs::write(root.path().join("a.yaml"), "1").unwrap();
         wait_for(&receiver, put("a.yaml"));
         fs::create_dir(root.path().join("deep")).unwrap();
@@ -223,25 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn events_without_a_pause_put_off_a_look_for_four_times_the_debounce() {
-        let (begin, debounce) = (Instant::now(), Duration::from_millis(50));
-        let at = |milliseconds: u64| begin + Duration::from_millis(milliseconds);
-        let mut due = Due { debounce, latest: None };
-        assert_eq!(due.after(at(0)), at(50));
-        for quiet in (40..=150).step_by(10) {
-            assert_eq!(due.after(at(quiet)), at(quiet + 50));
-        }
-        for late in (160..=190).step_by(10) {
-            assert_eq!(due.after(at(late)), at(200));
-        }
-    }
-
-    #[test]
     fn a_change_is_seen_while_others_go_on_without_a_pause() {
         let root = tempfile::tempdir().unwrap();
-        // Longer than any pause between two writes.
-        let (receiver, _reread) = followed_after(Duration::from_secs(1), root.path().to_owned());
-        assert!(receiver.recv().unwrap().changes.is_empty(), "the first look finds nothing");
+        let (receiver, _reread) = followed(root.path().to_owned());
+        assert!(receiver.recv().unwrap().arrivals.is_empty(), "the first look finds nothing");
         let path = root.path().to_owned();
         let (stop, stopped) = channel::<()>();
         let writer = std::thread::spawn(move || {
@@ -265,7 +229,7 @@ mod tests {
     fn everything_is_read_again_when_asked() {
         let root = tempfile::tempdir().unwrap();
         let (receiver, reread) = followed(root.path().to_owned());
-        assert!(receiver.recv().unwrap().changes.is_empty());
+        assert!(receiver.recv().unwrap().arrivals.is_empty());
         reread.ask();
         // Nothing changed, so nothing is sent; a change after it still is.
         fs::write(root.path().join("a.yaml"), "1").unwrap();

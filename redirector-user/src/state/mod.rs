@@ -41,7 +41,7 @@ pub use bypass::{BypassChange, Bypassed, bypass};
 pub use keeper::Keeper;
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested,
-    UnknownWorkload, UnresolvedName, Watching, digest,
+    UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
 };
 pub use snapshot::{Contents, Snapshot};
 

@@ -87,6 +87,8 @@ pub struct Report {
     pub drain_error: Option<String>,
     /// When an earlier configuration is held by `rollback`.
     pub hold: Option<Hold>,
+    /// What was read and is not in force, when there is such a thing.
+    pub waiting: Option<WaitingChanges>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
     /// Endpoints to which gateways failed to connect in the last minute; others were
@@ -97,6 +99,16 @@ pub struct Report {
     /// How many objects differed from fresh lists of the API server, since the
     /// daemon started.
     pub watch_drift: u64,
+}
+
+/// Changes that were read and are not in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingChanges {
+    /// How many.
+    pub changes: usize,
+    /// Since when the oldest waits.
+    pub since: u64,
 }
 
 /// Where everything is pinned that is in force. It goes with its pins, and with the

@@ -65,6 +65,7 @@ fn cut_watches_and_expired_versions_lose_nothing() {
     let agent = Agent::start(&server);
     agent.wait_synced();
     for round in 0..10 {
+        server.set_streaming_lists(round < 5);
         let name = format!("r{round}");
         server.cut_watches();
         server.apply(route(&name, "one"));
@@ -98,7 +99,7 @@ fn a_watch_goes_on_from_a_bookmark_where_its_last_event_has_expired() {
         let host = format!("round-{round}");
         server.apply(route("echo", &host));
         wait("the change", || destination(&agent, "echo").as_deref() == Some(&*host));
-        let list = |used: &Used| used.verb == "list" && used.target.contains("limit=500");
+        let list = |used: &Used| used.target.contains("sendInitialEvents");
         !server.take_used().iter().any(list)
     });
     assert!(resumed, "a list was needed every time");
@@ -224,10 +225,28 @@ fn what_a_watch_lost_is_found_by_the_comparison() {
 }
 
 #[test]
+fn what_was_written_behind_the_watches_back_is_found_by_a_comparison_of_versions() {
+    let server = cluster();
+    let (compare, settle) = (Duration::from_millis(30), Duration::from_millis(30));
+    let agent =
+        Agent::with(&server, Timing { compare, settle, ..timing() }, TOKEN, Store::default());
+    agent.wait_synced();
+    // There are as many as before.
+    let mut other = server.get("VirtualService", "default", "echo").unwrap();
+    other["spec"]["tcp"][0]["route"][0]["destination"]["host"] = json!("two");
+    other["metadata"]["resourceVersion"] = json!("3");
+    server.restore(other);
+    wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
+    wait("the count", || agent.watches.borrow().drifted >= 1);
+}
+
+#[test]
 fn a_server_that_was_restored_from_a_backup_is_listed_anew() {
     // Whether the connection was lost for a moment, for longer, or not at all.
-    for how in ["cut", "away", "compared"] {
+    let all = ["cut", "away", "compared"].map(|how| [(how, true), (how, false)]);
+    for (how, streams) in all.into_iter().flatten() {
         let mut server = cluster();
+        server.set_streaming_lists(streams);
         let compare = match how {
             "compared" => Duration::from_millis(300),
             _ => timing().compare,

@@ -1,8 +1,15 @@
 //! What the watches cost the API server: connections, requests, and who asks.
 
-use redirector::kubernetes::Resource as Watched;
+use std::time::Duration;
 
-use super::{Agent, cluster, destination, route, wait};
+use redirector::kubernetes::{Resource as Watched, Timing};
+use redirector::source::Change;
+use redirector_core::model::Kind;
+use redirector_core::store::Store;
+use redirector_tests::apiserver::{TOKEN, Trouble, Used, objects};
+use serde_json::{Value, json};
+
+use super::{Agent, NODE, cluster, destination, pod, route, service, timing, wait};
 
 #[test]
 fn all_watches_share_one_connection_and_say_who_asks() {
@@ -30,4 +37,123 @@ fn a_server_that_speaks_no_http2_is_watched_all_the_same() {
     agent.wait_synced();
     server.apply(route("echo", "two"));
     wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
+}
+
+/// The requests of a verb.
+fn of(used: &[Used], verb: &str) -> Vec<String> {
+    used.iter().filter(|used| used.verb == verb).map(|used| used.target.clone()).collect()
+}
+
+#[test]
+fn a_start_takes_one_request_for_each_watch_where_the_server_streams_lists() {
+    let server = cluster();
+    for i in 0..3000 {
+        server.apply(pod(&format!("p{i}"), if i % 50 == 0 { NODE } else { "node-b" }));
+    }
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::Pod).len(), 3000);
+    let used = server.take_used();
+    assert_eq!(of(&used, "list"), Vec::<String>::new());
+    assert_eq!(of(&used, "watch").len(), Watched::ALL.len());
+}
+
+#[test]
+fn elsewhere_lists_are_of_what_the_server_has_in_memory() {
+    let server = cluster();
+    server.set_streaming_lists(false);
+    for i in 0..1000 {
+        server.apply(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 250, i % 250 + 1)));
+    }
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    assert_eq!(agent.names(Kind::Service).len(), 1000);
+    let used = server.take_used();
+    let lists = of(&used, "list");
+    assert_eq!(lists.len(), Watched::ALL.len(), "{lists:?}");
+    assert!(lists.iter().all(|list| list.contains("resourceVersion=0")), "{lists:?}");
+    assert!(lists.iter().all(|list| !list.contains("limit=")), "{lists:?}");
+    // A list that is needed again is none of an earlier time than the watch was at.
+    server.compact();
+    server.order("watch", "services", 1, Trouble::ErrorEvent(410));
+    server.cut_watches();
+    server.apply(service("last", "10.96.9.9"));
+    wait("the Service", || agent.names(Kind::Service).len() == 1001);
+    let lists = of(&server.take_used(), "list");
+    let again = |list: &String| list.contains("services") && list.contains("NotOlderThan");
+    assert!(lists.iter().any(again), "{lists:?}");
+    assert!(lists.iter().all(|list| !list.contains("resourceVersion=0")), "{lists:?}");
+}
+
+#[test]
+fn a_comparison_counts_and_lists_nothing_but_what_is_of_this_node() {
+    let server = cluster();
+    server.apply(pod("mine", NODE));
+    server.apply(pod("other", "node-b"));
+    let timing = Timing { compare: Duration::from_millis(500), ..timing() };
+    let agent = Agent::with(&server, timing, TOKEN, Store::default());
+    agent.wait_synced();
+    server.take_used();
+    let mut lists = Vec::new();
+    // Of each watch one comparison at least, and none of all versions.
+    let counted = |lists: &[String], resource: Watched| {
+        let path = format!("/{}?", resource.plural());
+        lists.iter().any(|list| list.contains(&path) && list.contains("limit=1"))
+    };
+    while !Watched::ALL.into_iter().all(|resource| counted(&lists, resource)) {
+        lists.extend(of(&server.take_used(), "list"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let own = ["metadata.name%3D", "spec.nodeName%3D"];
+    let is_cheap =
+        |list: &String| list.contains("limit=1") || own.iter().any(|own| list.contains(own));
+    assert!(lists.iter().all(is_cheap), "{lists:?}");
+    assert_eq!(agent.watches.borrow().drifted, 0);
+}
+
+#[test]
+fn what_says_nothing_new_is_no_change() {
+    let server = cluster();
+    server.apply(objects::endpoint_slice("a", "x", &[objects::endpoint("10.0.0.1")]));
+    server.apply(pod("mine", NODE));
+    server.apply(pod("other", "node-b"));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    agent.hold();
+    for (kind, name) in [("EndpointSlice", "a-x"), ("Pod", "mine"), ("Pod", "other")] {
+        let mut same: Value = server.get(kind, "default", name).unwrap();
+        same["metadata"]["annotations"] = json!({ "somebody.else/wrote": "this" });
+        same["metadata"]["managedFields"] = json!([{ "manager": "somebody" }]);
+        if kind == "Pod" {
+            same["status"]["containerStatuses"] = json!([{ "restartCount": 1 }]);
+        }
+        server.apply(same);
+    }
+    server.apply(objects::endpoint_slice("a", "x", &[objects::endpoint("10.0.0.2")]));
+    server.apply(route("echo", "two"));
+    wait("two changes", || agent.waiting.oldest().is_some_and(|(count, _)| count == 2));
+    let batch = agent.waiting.take(10).unwrap();
+    let names: Vec<&str> = batch.arrivals.iter().map(|one| &**one.change.name()).collect();
+    assert!(names.contains(&"EndpointSlice/default/a-x"), "{names:?}");
+    assert!(names.contains(&"VirtualService/default/echo"), "{names:?}");
+}
+
+#[test]
+fn a_single_change_is_made_before_a_bulk_load_that_came_earlier_is_finished() {
+    let server = cluster();
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    agent.hold();
+    for i in 0..500 {
+        server.apply(route(&format!("bulk-{i}"), "one"));
+        server.apply(service(&format!("bulk-{i}"), "10.96.0.1"));
+    }
+    wait("all of it", || agent.waiting.oldest().is_some_and(|(count, _)| count == 1000));
+    agent.waiting.take(16);
+    server.apply(route("echo", "two"));
+    wait("the change", || agent.waiting.oldest().is_some_and(|(count, _)| count > 1000 - 16));
+    let slice = agent.waiting.take(16).unwrap();
+    let is_single = |change: &Change| &**change.name() == "VirtualService/default/echo";
+    assert!(slice.arrivals.iter().any(|arrival| is_single(&arrival.change)), "{slice:?}");
+    assert!(agent.waiting.oldest().is_some_and(|(count, _)| count > 900));
 }

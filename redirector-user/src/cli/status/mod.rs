@@ -98,6 +98,17 @@ struct ConfigRow {
     /// Why what the daemon knows cannot be, when that is so.
     report_error: Option<String>,
     hold: Option<crate::state::Hold>,
+    /// What was read and is not in force yet, when there is a daemon to see to it.
+    waiting: Option<WaitingRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WaitingRow {
+    /// How many changes.
+    changes: usize,
+    /// For how long the oldest of them waits.
+    oldest_seconds: u64,
 }
 
 #[derive(Serialize)]
@@ -158,6 +169,10 @@ impl ConfigRow {
             keep_error: report.keep_error.clone(),
             report_error: report.report_error.clone(),
             hold: report.hold.clone(),
+            waiting: report.waiting.map(|waiting| WaitingRow {
+                changes: waiting.changes,
+                oldest_seconds: now.saturating_sub(waiting.since),
+            }),
         }
     }
 }

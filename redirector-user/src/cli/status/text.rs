@@ -31,6 +31,12 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         objects.unwrap_or_default(),
         answer.epoch
     );
+    if let Some(waiting) = &answer.config.waiting {
+        let changes = if waiting.changes == 1 { "change" } else { "changes" };
+        let oldest = duration(waiting.oldest_seconds);
+        let _ =
+            writeln!(text, "waiting     {} {changes}, the oldest for {oldest}", waiting.changes);
+    }
     let drift = match answer.drift.entries {
         Some(0) => "none".to_owned(),
         Some(entries) => format!("{entries} entries"),

@@ -75,6 +75,10 @@ families! {
          server had told of the pod before";
     Counter "pods_foreseen_total" NONE,
         "Pods that were known by what the rules ask of them, before they were compiled";
+    Gauge "waiting_changes" NONE, "Changes that were seen and are not in force";
+    Gauge "oldest_waiting_change_seconds" NONE, "For how long the oldest of them has waited";
+    Histogram "change_seconds" &["kind"],
+        "Time from seeing a change to its being in force, by kind of object; File where files are read";
     Gauge "rollback_held" NONE, "1 while an earlier configuration is held";
     Gauge "bypassed" NONE, "Workloads and rules that are left alone";
     Gauge "self_test_failures" NONE, "Self-tests that found programs not effective";

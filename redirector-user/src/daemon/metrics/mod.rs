@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 use super::control_loop::Daemon;
 use super::now;
 use crate::state::Refused;
-use page::{Page, labels};
+use page::labels;
 
 pub use kept::{Kept, OTHER};
+pub(super) use page::Page;
 pub use server::{Readiness, serve};
 
 /// The text of one scrape.
@@ -40,6 +41,11 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     page.single("unresolved_names", report.unresolved.len());
     page.single("identity_gaps", report.gaps.len());
     pods::family(&daemon.direct.arrivals(), &mut page);
+    let oldest = daemon.oldest();
+    page.single("waiting_changes", oldest.map_or(0, |(changes, _)| changes));
+    let waits = oldest.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
+    page.single("oldest_waiting_change_seconds", waits);
+    daemon.times.family(&mut page);
     page.single("rollback_held", u8::from(report.hold.is_some()));
     page.single("bypassed", daemon.bypassed.len());
     let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
@@ -242,6 +248,7 @@ mod tests {
         let labels = [
             "version",
             "expected",
+            "kind",
             "resource",
             "map",
             "outcome",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use super::families::{PREFIX, family};
+use crate::identity::Histogram;
 
 /// Names and values of one sample.
 pub type Labels = BTreeMap<&'static str, String>;
@@ -49,6 +50,18 @@ impl Page {
     pub fn single(&mut self, name: &str, value: impl Display) {
         self.family(name);
         self.sample(name, &Labels::new(), value);
+    }
+
+    /// The samples of one histogram of times.
+    pub fn times<const N: usize>(
+        &mut self,
+        name: &str,
+        pairs: [(&'static str, String); N],
+        times: &Histogram,
+    ) {
+        let buckets = times.cumulative();
+        let buckets = buckets.map(|(bound, count)| (bound.map(|bound| bound.as_secs_f64()), count));
+        self.histogram(name, &labels(pairs), buckets, times.sum().as_secs_f64());
     }
 
     /// The samples of one histogram: upper bounds with cumulative counts, the last

@@ -1,6 +1,6 @@
 //! How soon pods are known.
 
-use super::page::{Page, labels};
+use super::page::Page;
 use crate::identity::Arrivals;
 
 /// The family of arrivals.
@@ -9,10 +9,7 @@ pub fn family(arrivals: &Arrivals, page: &mut Page) {
     for (expected, times) in
         [("true", arrivals.expected_times()), ("false", arrivals.other_times())]
     {
-        let labels = labels([("expected", expected.to_owned())]);
-        let buckets = times.cumulative();
-        let buckets = buckets.map(|(bound, count)| (bound.map(|bound| bound.as_secs_f64()), count));
-        page.histogram("pod_known_seconds", &labels, buckets, times.sum().as_secs_f64());
+        page.times("pod_known_seconds", [("expected", expected.to_owned())], times);
     }
     page.single("pods_foreseen_total", arrivals.foreseen_pods());
 }
