@@ -92,6 +92,28 @@ impl Cluster {
     }
 }
 
+#[test]
+fn how_long_changes_take_is_counted_by_kind_of_object() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let node = Node::new(&cluster.server, "node-a", &["kubepods"]);
+    let mut agent = node.ready();
+    let count = "redirector_change_seconds_count{kind=\"VirtualService\"}";
+    assert_eq!(agent.metric(count), None, "what was there at the start is no change");
+    let mut rules = cluster.server.get("VirtualService", "default", "by-label").expect("rules");
+    rules["spec"]["tcp"] = json!([
+        { "route": [{ "destination": { "host": "two.default.svc.cluster.local" } }] },
+    ]);
+    cluster.server.apply(rules);
+    agent.wait("the change", |agent| agent.metric(count) == Some(1.0));
+    assert_eq!(agent.metric("redirector_waiting_changes"), Some(0.0));
+    assert_eq!(agent.metric("redirector_oldest_waiting_change_seconds"), Some(0.0));
+    let pod = node.cgroup("kubepods/pod5d0c6b1e");
+    assert_eq!(answered(&pod, cluster.service()), "two");
+}
+
 /// An agent that is killed when it enters a network namespace goes on, whatever
 /// a WorkloadEntry names; one that is told by a file does enter it, and is killed.
 #[test]

@@ -34,7 +34,8 @@ pub struct KubernetesArgs {
     /// Key of a taint to remove from this node when its connections are decided
     #[arg(long, value_name = "KEY")]
     startup_taint: Option<String>,
-    /// Time between comparisons of what is held with a fresh list of the API server
+    /// Time between comparisons of what is held with what the API server has: as many objects,
+    /// and now and then the same versions
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = interval)]
     compare: Duration,
 }

@@ -173,6 +173,11 @@ async fn configured(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> {
 /// are shown and waited out here, not hidden in the client.
 fn client_of(config: &Config) -> Result<Client, Unconfigured> {
     let refuse = |error: &dyn std::fmt::Display| Unconfigured::Client(error.to_string());
+    if let Some(proxy) = &config.proxy_url {
+        return Err(refuse(&format_args!(
+            "it names the proxy {proxy} (proxy-url, or HTTPS_PROXY), and the agent goes through none"
+        )));
+    }
     let tls = config.rustls_client_config().map_err(|error| refuse(&error))?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
