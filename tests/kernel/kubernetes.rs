@@ -463,7 +463,7 @@ fn it_is_ready_only_when_all_is_in_force() {
             { "key": TAINT, "effect": "NoExecute" },
         ] },
     }));
-    cluster.server.order("list", "endpointslices", usize::MAX, Trouble::Status(503));
+    cluster.server.order("", "endpointslices", usize::MAX, Trouble::Status(503));
     let mut agent = node.start_with(&[&format!("--startup-taint={TAINT}")]);
     agent.wait("it to be refused", |agent| agent.log().contains("503"));
     assert!(!agent.is_ready());

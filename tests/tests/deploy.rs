@@ -283,6 +283,8 @@ fn the_role_allows_exactly_what_the_agent_does() {
             }
         }
         let server = ApiServer::start();
+        // One that streams them is asked for lists by comparisons only.
+        server.set_streaming_lists(false);
         server.apply(json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" },
             "spec": { "taints": [{ "key": taint, "effect": "NoSchedule" }] },

@@ -53,8 +53,11 @@ const WORDS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// them once, with what they were about and how to mend it.
 const CLIENT: &str = "kube_client";
 
+/// Every frame of the connection to the API server.
+const FRAMES: &str = "h2";
+
 /// What the programs in the kernel are asked to log is said, and what the
-/// Kubernetes client says is not, unless the level says otherwise of them by
+/// Kubernetes client and its connection say is not, unless the level says otherwise of them by
 /// name.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     // To the library any word is a part of the program, and one that does not
@@ -73,7 +76,7 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         }
     }
     let mut whole = level.to_owned();
-    for (name, unless_named) in [(TARGET, "trace"), (CLIENT, "off")] {
+    for (name, unless_named) in [(TARGET, "trace"), (CLIENT, "off"), (FRAMES, "off")] {
         if !level.contains(name) {
             whole = format!("{whole},{name}={unless_named}");
         }

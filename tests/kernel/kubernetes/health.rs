@@ -77,7 +77,7 @@ fn a_first_start_says_what_it_waits_for() {
     const RULES: &str = "virtualservices.networking.istio.io";
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
-    cluster.server.order("list", "virtualservices", usize::MAX, Trouble::Status(403));
+    cluster.server.order("", "virtualservices", usize::MAX, Trouble::Status(403));
     let mut agent = node.start();
     agent.wait("it to be refused", |agent| agent.log().contains("(403)"));
     let words = format!("{RULES} is not watched: the API server refuses (403)");
