@@ -75,12 +75,12 @@ fn elsewhere_lists_are_of_what_the_server_has_in_memory() {
     assert!(lists.iter().all(|list| !list.contains("limit=")), "{lists:?}");
     // A list that is needed again is none of an earlier time than the watch was at.
     server.compact();
-    server.order("watch", "services", 1, Trouble::ErrorEvent(410));
+    server.order("watch", "/services?", 1, Trouble::ErrorEvent(410));
     server.cut_watches();
     server.apply(service("last", "10.96.9.9"));
     wait("the Service", || agent.names(Kind::Service).len() == 1001);
     let lists = of(&server.take_used(), "list");
-    let again = |list: &String| list.contains("services") && list.contains("NotOlderThan");
+    let again = |list: &String| list.contains("/services?") && list.contains("NotOlderThan");
     assert!(lists.iter().any(again), "{lists:?}");
     assert!(lists.iter().all(|list| !list.contains("resourceVersion=0")), "{lists:?}");
 }
