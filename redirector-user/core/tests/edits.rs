@@ -89,8 +89,6 @@ const RULES: usize = 900;
 
 impl Cluster {
     fn new() -> Self {
-        let settings = Settings { node_name: Some("n1".to_owned()), ..Settings::default() };
-        let mut world = World::new(settings);
         let mut text = String::new();
         for index in 0..SERVICES {
             let ip = format!("10.{}.{}.1", 96 + index / 250, index % 250);
@@ -106,7 +104,13 @@ impl Cluster {
         }
         text += &pod("p0", "n1", "web");
         text += &pod("p1", "n2", "web");
-        for read in documents::read(None, &text).objects {
+        Self::of(&text)
+    }
+
+    fn of(text: &str) -> Self {
+        let settings = Settings { node_name: Some("n1".to_owned()), ..Settings::default() };
+        let mut world = World::new(settings);
+        for read in documents::read(None, text).objects {
             world.insert(read.object.expect("it is admitted"));
         }
         let registry = Registry::new(&world);
@@ -219,4 +223,26 @@ fn a_service_that_comes_makes_what_named_it_before() {
     let (delta, work) = cluster.put(&text);
     assert_eq!((work.islands, work.hosts), (2, 1));
     assert_eq!(delta.frontends.len(), 1);
+}
+
+#[test]
+fn what_a_claim_to_every_address_has_nowhere_to_send_is_seen_again_when_it_has() {
+    let entry = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{name}.example.com], ports: [{{number: 80, name: tcp, protocol: TCP}}], \
+             {more}}}\n"
+        )
+    };
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n\
+                spec: {hosts: [any.example.com], tcp: [{route: [{destination: {host: \
+                db.example.com}}]}]}\n";
+    let db = |endpoints| entry("db", &format!("resolution: STATIC, endpoints: [{endpoints}]"));
+    let text = [&entry("any", "resolution: NONE"), rule, &db("{address: 10.0.0.1}")].concat();
+    let mut cluster = Cluster::of(&text);
+    let (delta, work) = cluster.put(&db("{address: 10.0.0.1}, {address: 'fd00::1'}"));
+    assert_eq!((work.islands, delta.routes.len()), (1, 1), "of IPv6");
+    let fresh = Stages::of(&cluster.world, &Registry::new(&cluster.world));
+    assert!(cluster.stages.plan() == fresh.plan());
+    assert_eq!(cluster.stages.memory(), fresh.memory());
 }
