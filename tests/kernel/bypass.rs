@@ -1,6 +1,7 @@
 //! Break-glass: what is left alone goes as if no rule matched, with a daemon and
 //! without one.
 
+use redirector::state::StateDir;
 use redirector_tests::scene::{ECHO, Scene, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -121,10 +122,11 @@ fn a_bypass_outlives_a_change_and_is_no_change_to_roll_back() {
     bypass(&scene, &RULE, &["--for", "1h"]);
     // A third, which changes no table while it is bypassed.
     redirector.write("rules.yaml", &to("none"));
-    let generation = format!("state/generations/{}.json", redirector.generation());
-    let snapshot = redirector.directory().join(generation);
+    let state = StateDir::new(redirector.directory().join("state"));
+    let generation = redirector.generation();
     redirector.wait("the word about the third", |_| {
-        std::fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("\"none\""))
+        let kept = state.snapshot(generation).expect("the journal").expect("what is in force");
+        format!("{:?}", kept.contents.objects).contains("\"none\"")
     });
     assert!(is_left_alone(&scene));
     bypass(&scene, &[], &["--end"]);

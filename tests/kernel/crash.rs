@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use redirector::datapath::{Active, Datapath};
+use redirector::state::StateDir;
 use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::scaled;
@@ -75,7 +76,7 @@ fn answers(scene: &Scene) -> Vec<String> {
 #[derive(Clone, Copy, Debug)]
 enum At {
     /// It has written down what the next generation is made of.
-    Snapshot,
+    Record,
     /// It has begun to write the idle side.
     IdleSide,
     /// The next generation has come in force.
@@ -85,12 +86,12 @@ enum At {
 }
 
 /// Waits, as closely as possible, until a daemon is there.
-fn reaches(at: At, before: Active, datapath: &Datapath, snapshot: &Path) {
+fn reaches(at: At, before: Active, datapath: &Datapath, state: &StateDir) {
     let begun = Instant::now();
     loop {
         let now = datapath.active();
         let there = match at {
-            At::Snapshot => snapshot.exists(),
+            At::Record => state.generations().last() > Some(&before.generation),
             At::IdleSide => !now.in_step || now.epoch != before.epoch,
             At::Flip => now.epoch != before.epoch,
             At::BothSides => now.epoch != before.epoch && now.in_step,
@@ -111,14 +112,13 @@ fn a_daemon_that_dies_at_any_point_of_a_change_leaves_all_of_one_configuration()
     let mut daemon = redirector.start();
     let load = scene.load(&stop);
     let datapath = Datapath::open_read_only(&redirector.place.pins()).expect("the tables");
+    let state = StateDir::new(redirector.directory().join("state"));
     let mut next = "two";
     for round in 0..scaled(2) {
-        for at in [At::Snapshot, At::IdleSide, At::Flip, At::BothSides] {
+        for at in [At::Record, At::IdleSide, At::Flip, At::BothSides] {
             let before = datapath.active();
-            let snapshot = format!("state/generations/{}.json", before.generation + 1);
-            let snapshot = redirector.directory().join(snapshot);
             redirector.write("services.yaml", &services(&scene, next));
-            reaches(at, before, &datapath, &snapshot);
+            reaches(at, before, &datapath, &state);
             daemon.kill();
             // All of the old one or all of the new one, whoever looks.
             let found = answers(&scene);

@@ -249,7 +249,8 @@ fn a_full_disk_under_the_state_directory() {
     let daemon = watched.start();
     watched.is_healthy();
     disk.fill();
-    watched.write("rules.yaml", &to("two"));
+    // In what is left of a page a small change has room.
+    watched.write("rules.yaml", &(to("two") + &many_services(400)));
     watched.shows(&Shown {
         problems: &[
             "the newest configuration is not in force",
@@ -322,7 +323,7 @@ fn names_that_are_lost() {
     let Some(watched) = Watched::new("names") else { return };
     let state = watched.scene.redirector.directory().join("state");
     let daemon = watched.start();
-    fs::remove_dir_all(state.join("generations")).expect("removed");
+    fs::remove_dir_all(state.join("journal")).expect("removed");
     watched.shows(&Shown { problems: &["knows nothing of generation 1"], ..Shown::default() });
     daemon.kill();
     fs::remove_dir_all(&state).expect("removed");

@@ -3,12 +3,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Object, ObjectRef};
 use crate::pairs;
 
 /// What makes one map another.
@@ -21,6 +18,13 @@ pub struct Difference<K: Ord, V> {
     #[serde(with = "pairs")]
     put: BTreeMap<K, V>,
     gone: BTreeSet<K>,
+}
+
+impl<K: Ord, V> Difference<K, V> {
+    /// Whether both maps are the same.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.gone.is_empty()
+    }
 }
 
 impl<K: Ord + Clone, V: Clone> Difference<K, V> {
@@ -69,25 +73,6 @@ impl<K: Ord + Clone, V: Clone> Difference<K, V> {
             map.remove(key);
         }
         map.extend(self.put);
-    }
-}
-
-impl Difference<ObjectRef, Arc<Object>> {
-    /// What makes some objects others. Most are the very same ones: those are not
-    /// looked at.
-    pub fn of_objects<'a>(
-        from: impl Iterator<Item = &'a Arc<Object>> + Clone,
-        to: impl Iterator<Item = &'a Arc<Object>> + Clone,
-    ) -> Self {
-        let without = |all: &mut dyn Iterator<Item = &'a Arc<Object>>,
-                       others: &mut dyn Iterator<Item = &'a Arc<Object>>| {
-            let others: FxHashSet<_> = others.map(Arc::as_ptr).collect();
-            let rest = all.filter(|object| !others.contains(&Arc::as_ptr(object)));
-            rest.map(|object| (object.reference(), object.clone())).collect::<BTreeMap<_, _>>()
-        };
-        let before = without(&mut from.clone(), &mut to.clone());
-        let after = without(&mut to.clone(), &mut from.clone());
-        Self::new(&before, &after, |a, b| a == b)
     }
 }
 

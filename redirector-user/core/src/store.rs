@@ -16,19 +16,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Serialize;
 
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
-use crate::difference;
 use crate::documents::Reading;
 use crate::model::{Object, ObjectRef};
-use crate::stored::{self, Lost, Raw};
 
 mod change;
+mod kept;
 
 use change::Index;
 pub use change::Replaced;
+pub use kept::{Accepted, Kept, KeptChange, KeptMention, StoredDifference, StoredStore};
 
 /// A document as it was read: what object it is, as far as that could be told,
 /// the object if it is acceptable, and everything that was said about it.
@@ -79,16 +79,14 @@ impl From<Reading> for Content {
 }
 
 /// One place where an object is written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 struct Mention {
     reference: ObjectRef,
     /// The last version that was in force, or was good and outdone by another
     /// mention of the same object.
     accepted: Option<Arc<Object>>,
     /// The version that was read last, until it is accepted or refused.
-    #[serde(skip)]
     candidate: Option<Arc<Object>>,
-    #[serde(skip)]
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -103,30 +101,12 @@ impl Mention {
 }
 
 /// A file and what is written in it, in its order.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 struct File {
     mentions: Vec<Mention>,
     /// What concerns the file as a whole: why it could not be read, and
     /// documents whose object could not be made out.
-    #[serde(skip)]
     diagnostics: Vec<Diagnostic>,
-}
-
-impl File {
-    /// Whether it would be written down alike.
-    fn is_written_alike(&self, other: &Self) -> bool {
-        let accepted = |a: &Option<Arc<Object>>, b: &Option<Arc<Object>>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
-            (None, None) => true,
-            _ => false,
-        };
-        self.mentions.len() == other.mentions.len()
-            && self
-                .mentions
-                .iter()
-                .zip(&other.mentions)
-                .all(|(a, b)| a.reference == b.reference && accepted(&a.accepted, &b.accepted))
-    }
 }
 
 /// Something that was read and is not in force.
@@ -145,104 +125,16 @@ pub struct Rejected {
 }
 
 /// The last good version of every object. Keyed by file, in path order.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     files: BTreeMap<Arc<str>, File>,
     /// What was accepted last, for objects that moved to a file in which they
     /// are wrong.
-    #[serde(serialize_with = "objects_as_list")]
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
-    #[serde(skip)]
     index: Index,
 }
 
-/// What makes one Store another, as far as it is written down.
-#[derive(Clone, Debug, Serialize)]
-pub struct Difference {
-    files: difference::Difference<Arc<str>, File>,
-    in_force: difference::Difference<ObjectRef, Arc<Object>>,
-}
-
-/// JSON has no maps with structured keys; the objects carry their keys.
-fn objects_as_list<S: Serializer>(
-    map: &BTreeMap<ObjectRef, Arc<Object>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(map.values())
-}
-
-/// A [`Store`] as it was written down.
-#[derive(Debug, Deserialize)]
-pub struct StoredStore {
-    files: BTreeMap<Arc<str>, Raw>,
-    in_force: Vec<Raw>,
-}
-
-/// A [`Difference`] as it was written down.
-#[derive(Debug, Deserialize)]
-pub struct StoredDifference {
-    files: difference::Difference<Arc<str>, Raw>,
-    in_force: difference::Difference<ObjectRef, Raw>,
-}
-
-/// A [`File`] as it was written down.
-#[derive(Deserialize)]
-struct StoredFile {
-    mentions: Vec<StoredMention>,
-}
-
-/// A [`Mention`] as it was written down.
-#[derive(Deserialize)]
-struct StoredMention {
-    reference: ObjectRef,
-    accepted: Option<Raw>,
-}
-
-impl File {
-    /// What was written down; what of it cannot be read is left out.
-    fn read(stored: StoredFile, lost: &mut Vec<Lost>) -> Self {
-        let mentions = stored.mentions.into_iter().map(|mention| Mention {
-            reference: mention.reference,
-            accepted: mention
-                .accepted
-                .and_then(|raw| stored::object(&raw).map_err(|(_, why)| lost.push(why)).ok()),
-            candidate: None,
-            diagnostics: Vec::new(),
-        });
-        Self { mentions: mentions.collect(), diagnostics: Vec::new() }
-    }
-}
-
 impl Store {
-    /// What makes this Store be `to`.
-    pub fn difference(&self, to: &Self) -> Difference {
-        Difference {
-            files: difference::Difference::new(&self.files, &to.files, File::is_written_alike),
-            in_force: difference::Difference::of_objects(
-                self.in_force.values(),
-                to.in_force.values(),
-            ),
-        }
-    }
-
-    /// The Store that was written as this and what is different since. What of it
-    /// cannot be read is left out, and told.
-    pub fn read(written: StoredStore, difference: StoredDifference, lost: &mut Vec<Lost>) -> Self {
-        let mut files = written.files;
-        difference.files.apply(&mut files);
-        let files = files.into_iter().filter_map(|(name, raw)| {
-            let file = stored::part(&raw, format_args!("what is known of the file {name}"));
-            let file = file.map_err(|why| lost.push(why)).ok()?;
-            Some((name, File::read(file, lost)))
-        });
-        let files = files.collect();
-        let in_force = stored::objects(written.in_force, difference.in_force, lost);
-        // An object is written in its file and as in force: one loss, said once.
-        lost.sort_by(|a, b| a.what.cmp(&b.what));
-        lost.dedup();
-        Self::of(files, in_force)
-    }
-
     fn of(files: BTreeMap<Arc<str>, File>, in_force: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
         let mut index = Index::default();
         for (name, file) in &files {
@@ -261,6 +153,7 @@ impl Store {
         let documents = match content {
             Content::Broken(diagnostics) => {
                 file.diagnostics = diagnostics;
+                self.index.files.insert(name.clone());
                 self.index.note(name, file);
                 return;
             }

@@ -24,6 +24,8 @@ pub struct Work {
     pub placed: usize,
     /// Entries of a side's tables that are written.
     pub written: usize,
+    /// Bytes that are appended to the journal of the state directory.
+    pub journal: usize,
 }
 
 impl AddAssign for Work {
@@ -38,6 +40,7 @@ impl AddAssign for Work {
             destinations,
             placed,
             written,
+            journal,
         } = other;
         self.services += services;
         self.rules += rules;
@@ -48,5 +51,6 @@ impl AddAssign for Work {
         self.destinations += destinations;
         self.placed += placed;
         self.written += written;
+        self.journal += journal;
     }
 }

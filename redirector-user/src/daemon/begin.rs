@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use redirector_core::drain::{self, Draining, Endpoints};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
-use redirector_core::stored::Lost;
 
 use super::audit::Auditor;
 use super::callbacks::{sending, tell};
@@ -28,7 +27,7 @@ use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
 use crate::leftovers;
-use crate::state::{Hold, Keeper, Pinned, Report, StateDir, StateError, bypass};
+use crate::state::{Hold, Keeper, Left, Pinned, Report, Snapshot, StateDir, bypass};
 
 /// Identity numbers that each class keeps for pods that come: as many as may come
 /// while a change is compiled.
@@ -78,9 +77,7 @@ fn take_charge(
     let source = source(options)?;
     let cgroup2 = startup::cgroup2()?;
     let cgroups = startup::cgroups(options, &cgroup2)?;
-    let last_good = state.last_good();
-    let known = last_good.iter().flatten().flat_map(|(store, _)| store.files());
-    startup::paths(&files_to_follow(&options.config), known)?;
+    startup::paths(&files_to_follow(&options.config), state.files().iter())?;
     startup::announce(options, &cgroups);
     startup::bpffs(options)?;
     state.create()?;
@@ -114,8 +111,11 @@ fn take_charge(
     for what in datapath.found() {
         tracing::warn!("{what}: mended");
     }
-    let mut not_read = Vec::new();
-    let mut engine = engine(options, &state, &datapath, last_good, &mut not_read)?;
+    let active = datapath.active();
+    let (keeper, left) = Keeper::open(&state, active.generation)?;
+    let mut not_read = left.not_read.clone();
+    let hold = left.snapshot.as_ref().and_then(hold_of);
+    let mut engine = engine(options, &datapath, left, &mut not_read)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
         tracing::error!("{error}; nothing is bypassed");
         Vec::new()
@@ -151,7 +151,6 @@ fn take_charge(
     datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
     datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
-    let active = datapath.active();
     let report = Report {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -160,7 +159,7 @@ fn take_charge(
         cgroups,
         cgroup2: cgroup2.clone(),
         daemon_cgroup: leaf.as_ref().and_then(|leaf| leaf.made().map(Path::to_owned)),
-        hold: hold_of(&state, last_generation(&state, active.generation)),
+        hold,
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
         not_read,
@@ -216,7 +215,7 @@ fn take_charge(
         spare: memory::Spare::default(),
         tested: None,
         options: options.clone(),
-        keeper: Keeper::new(state.clone()),
+        keeper,
         state,
         datapath,
         engine,
@@ -239,43 +238,20 @@ fn grown(state: &StateDir, options: &Options) -> Sizes {
     grown.unwrap_or(options.sizes)
 }
 
-/// The store of an earlier daemon, and what of it cannot be read.
-type LastGood = Result<Option<(Store, Vec<Lost>)>, StateError>;
-
 /// What is in force already, as far as it is known, and what was good before. What of
 /// both `not_read` is told.
 fn engine(
     options: &Options,
-    state: &StateDir,
     datapath: &Datapath,
-    last_good: LastGood,
+    left: Left,
     not_read: &mut Vec<String>,
 ) -> Result<Engine, Failure> {
     let (active, image) = datapath.dump_active()?;
-    let snapshot = match last_generation(state, active.generation) {
-        0 => None,
-        last => state.snapshot(last).unwrap_or_else(|error| {
-            not_read.push(format!("{error}; the kernel's tables are made anew"));
-            None
-        }),
-    };
+    let Left { snapshot, store, .. } = left;
     let lost = snapshot.iter().flat_map(|snapshot| &snapshot.lost);
     not_read.extend(lost.map(|lost| format!("of what is in force, {lost}")));
     let in_force = || snapshot.iter().flat_map(|s| s.contents.objects.iter().cloned());
-    let store = match last_good {
-        Ok(Some((mut store, lost))) => {
-            not_read.extend(lost.iter().map(|lost| format!("of what was good, {lost}")));
-            if !lost.is_empty() {
-                store.remember(in_force());
-            }
-            store
-        }
-        Ok(None) => Store::of_objects(in_force()),
-        Err(error) => {
-            not_read.push(format!("{error}; the last good versions are those in force"));
-            Store::of_objects(in_force())
-        }
-    };
+    let store = store.unwrap_or_else(|| Store::of_objects(in_force()));
     for what in &*not_read {
         tracing::warn!("{what}");
     }
@@ -290,8 +266,9 @@ fn engine(
             false => Endpoints::new(),
         }
     });
+    let world = snapshot.as_ref().map(Snapshot::world);
     let (resolved, contents) = match snapshot {
-        Some(snapshot) => (snapshot.resolved, snapshot.contents),
+        Some(snapshot) => (snapshot.answers(), snapshot.contents),
         None => Default::default(),
     };
     let layout = match active.generation {
@@ -302,6 +279,9 @@ fn engine(
     engine.endpoints = endpoints.unwrap_or_default();
     engine.spares = if options.kubernetes.is_some() { SPARES } else { 0 };
     engine.store = store;
+    if let Some(world) = world {
+        engine.begin_with(world);
+    }
     for (name, addresses) in resolved {
         engine.resolve(name, addresses);
     }
@@ -309,17 +289,7 @@ fn engine(
     Ok(engine)
 }
 
-/// The generation in force; where the tables are new, as after a change of
-/// version, the last one that older tables had.
-fn last_generation(state: &StateDir, active: u64) -> u64 {
-    match active {
-        0 => state.generations().last().copied().unwrap_or(0),
-        known => known,
-    }
-}
-
-fn hold_of(state: &StateDir, generation: u64) -> Option<Hold> {
-    let snapshot = state.snapshot(generation).ok()??;
+fn hold_of(snapshot: &Snapshot) -> Option<Hold> {
     Some(Hold { of_generation: snapshot.of_generation?, since: snapshot.made })
 }
 

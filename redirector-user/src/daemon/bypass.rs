@@ -8,7 +8,7 @@ use super::engine::{Engine, Newcomers};
 use super::now;
 use crate::datapath::Datapath;
 use crate::failure::{Exit, Failure};
-use crate::state::{BypassChange, Bypassed, Keeper, Snapshot, StateDir, bypass};
+use crate::state::{BypassChange, Bypassed, Head, Keeper, Snapshot, StateDir, bypass};
 
 impl Daemon {
     /// Changes what is left alone. On an error nothing is changed.
@@ -93,7 +93,9 @@ impl Daemon {
             }
         };
         match step {
-            Ok(step) => self.apply(step, Cause { of_generation: held, repeats, always: false }),
+            Ok(step) => {
+                self.apply(step, Cause { of_generation: held, repeats, ..Cause::default() })
+            }
             Err(full) => {
                 self.not_applied(&full.to_string());
                 false
@@ -136,8 +138,8 @@ pub fn without_daemon(
     }
     let _lock = state.lock()?;
     let (active, image) = datapath.dump_active()?;
-    let snapshot = state.snapshot(active.generation)?;
-    let snapshot = snapshot.ok_or_else(|| {
+    let (mut keeper, left) = Keeper::open(state, active.generation)?;
+    let snapshot = left.snapshot.ok_or_else(|| {
         unnamed(format!(
             "the state directory {} does not know generation {}, which is in force, by name",
             state.path().display(),
@@ -153,6 +155,8 @@ pub fn without_daemon(
     settings.bypass = bypass(&after);
     let layout = snapshot.contents.layout.clone();
     let mut engine = Engine::new(settings, datapath.sizes(), layout, image);
+    engine.begin_with(snapshot.world());
+    engine.store = left.store.unwrap_or_default();
     // Pods may have been given some of the spare numbers: they stay as they are.
     let step = engine.step_back_to(&snapshot, Newcomers::default()).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
@@ -162,9 +166,10 @@ pub fn without_daemon(
         return Ok((active.generation, after));
     }
     let generation = active.generation + 1;
-    let mut next = engine.snapshot(generation, snapshot.of_generation, now());
-    next.repeats = Some(snapshot.repeats.unwrap_or(active.generation));
-    Keeper::new(state.clone()).save_snapshot(&next)?;
-    datapath.apply(&step.delta, generation)?;
+    let repeats = Some(snapshot.repeats.unwrap_or(active.generation));
+    let head = Head { generation, of_generation: snapshot.of_generation, repeats, made: now() };
+    let change = engine.change(&step, &keeper, head, false);
+    keeper.append(change, || engine.whole(false))?;
+    datapath.apply(&step.delta, generation).inspect_err(|_| keeper.take_back())?;
     Ok((generation, after))
 }

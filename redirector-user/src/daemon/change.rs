@@ -12,7 +12,7 @@ use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
-use crate::state::{Hold, Refused, UnknownWorkload, digest};
+use crate::state::{Head, Hold, Refused, UnknownWorkload, digest};
 
 /// Time before another attempt to put something in force, as when a disk was full.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -26,6 +26,8 @@ pub(super) struct Cause {
     pub repeats: Option<u64>,
     /// Make it a generation of its own, also when it changes nothing.
     pub always: bool,
+    /// It is what the store says, and good once it is in force.
+    pub accepts: bool,
 }
 
 /// Makes ready for a step to come in force: what the kernel has to know of its
@@ -68,8 +70,8 @@ impl Daemon {
     /// Puts in force again what was when its pins were removed: sources may take
     /// their time, and until then nothing would be redirected.
     pub(super) fn restore(&mut self) {
-        let last = self.state.generations().into_iter().next_back();
-        let Some(last) = last.and_then(|last| self.state.snapshot(last).ok().flatten()) else {
+        let last = self.keeper.head().generation;
+        let Some(last) = self.state.snapshot(last).ok().flatten() else {
             return;
         };
         let newcomers = self.newcomers();
@@ -99,15 +101,9 @@ impl Daemon {
                 return false;
             }
         };
-        let applied = self.apply(step, Cause::default());
+        let applied = self.apply(step, Cause { accepts: true, ..Cause::default() });
         if applied {
-            self.engine.store.accept();
-            let kept = self.keeper.save_last_good(&self.engine.store);
-            let error = kept.err().map(|error| error.to_string());
-            if let Some(new) = error.as_ref().filter(|_| self.report.keep_error != error) {
-                tracing::error!("a restart would not know what was good: {new}");
-            }
-            self.report.keep_error = error;
+            self.engine.forget_names();
         }
         let rejected = self.engine.store.rejected();
         let refused = rejected
@@ -141,14 +137,19 @@ impl Daemon {
         match self.try_to_apply(&step, cause) {
             Ok(()) => self.engine.adopt(step),
             Err(why) => {
+                self.keeper.take_back();
                 self.engine.give_up(step);
                 self.not_applied(&why);
                 return false;
             }
         }
         self.looker.want(written || cause.of_generation.is_some() || cause.repeats.is_some());
-        let needed: Vec<u64> = self.report.hold.iter().map(|hold| hold.of_generation).collect();
-        self.state.prune(self.options.history + 1, &needed);
+        if cause.accepts {
+            self.engine.store.accept();
+        }
+        let needed = self.report.hold.as_ref().map(|hold| hold.of_generation);
+        let engine = &self.engine;
+        self.keeper.tend(self.options.history + 1, needed, || engine.whole(false));
         true
     }
 
@@ -160,25 +161,29 @@ impl Daemon {
         let fresh = self.generation == 0 || changed || cause.always;
         let generation = match (fresh, self.generation) {
             // New tables go on counting where the older ones were.
-            (true, 0) => self.state.generations().last().copied().unwrap_or(0) + 1,
+            (true, 0) => self.keeper.head().generation + 1,
             (true, known) => known + 1,
             (false, known) => known,
         };
-        let mut snapshot = self.engine.snapshot(generation, cause.of_generation, now());
-        snapshot.repeats = cause.repeats;
+        let (of_generation, repeats) = (cause.of_generation, cause.repeats);
+        let head = Head { generation, of_generation, repeats, made: now() };
+        let mut change = self.engine.change(step, &self.keeper, head, cause.accepts);
         if !fresh {
-            snapshot.repeats = self.keeper.still_repeats(&snapshot, cause.repeats);
+            change.head.repeats = self.keeper.still_repeats(&change, repeats);
         }
         // Before the flip, so that whoever sees the generation finds its names.
-        self.keeper.save_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        let whole = || self.engine.whole(cause.accepts);
+        let journal = self.keeper.append(change, whole).map_err(|error| error.to_string())?;
         self.note_gone(step).map_err(|error| error.to_string())?;
         if fresh {
             if let Err(error) = self.put_in_force(step, generation) {
                 self.direct.settle(false);
                 return Err(error);
             }
-            let Work { services, islands, placed, written, .. } = step.work;
-            tracing::info!(generation, services, islands, placed, changes = written, "applied");
+            let work = Work { journal, ..step.work };
+            let Work { services, islands, placed, written, journal, .. } = work;
+            let changes = written;
+            tracing::info!(generation, services, islands, placed, changes, journal, "applied");
             self.report.applied = now();
         } else if let Err(error) = prepare(&mut self.tracker, step, &mut self.datapath) {
             tracing::error!("{error}");
@@ -245,11 +250,6 @@ impl Daemon {
         Newcomers { pods, numbers }
     }
 
-    /// The generation that the one in force repeats but for what is left alone.
-    fn repeats(&self) -> Option<u64> {
-        self.state.snapshot(self.generation).ok()??.repeats
-    }
-
     pub(super) fn not_applied(&mut self, why: &str) {
         if self.report.apply_error.as_deref() != Some(why) {
             tracing::error!("not applied, what was in force stays: {why}");
@@ -290,37 +290,31 @@ impl Daemon {
 
     /// Returns to the configuration `steps` changes before the one in force.
     pub(super) fn roll_back(&mut self, steps: usize) -> Result<u64, String> {
-        let current = self.repeats().unwrap_or(self.generation);
+        let current = self.keeper.head().repeats.unwrap_or(self.generation);
         let from = self.report.hold.as_ref().map_or(current, |hold| hold.of_generation);
         // What counts is what was in force, one after another: a generation that says
-        // the same as the one after it is no change.
-        let mut after = self.state.snapshot(from).map_err(|error| error.to_string())?;
+        // the same as the one before it is no change.
+        let history = self.state.history().map_err(|error| error.to_string())?;
+        let known = history.iter().rev().skip_while(|entry| entry.head.generation > from);
         let mut changes = 0;
         let mut earlier = None;
-        for generation in self.state.generations().into_iter().rev().filter(|g| *g < from) {
-            match self.state.snapshot(generation) {
-                Ok(Some(one)) if after.as_ref().is_some_and(|after| after.says_the_same(&one)) => {}
-                Ok(Some(one)) => {
-                    changes += 1;
-                    if changes == steps {
-                        earlier = Some(one);
-                        break;
-                    }
-                    after = Some(one);
-                }
-                Ok(None) => {}
-                Err(error) => tracing::warn!("{error}"),
+        for (after, before) in known.clone().zip(known.skip(1)) {
+            changes += usize::from(after.is_change());
+            if changes == steps {
+                earlier = Some(before.head.generation);
+                break;
             }
         }
-        let Some(snapshot) = earlier else {
+        let Some(earlier) = earlier else {
             return Err(format!(
                 "there is no configuration {steps} changes ago: {changes} earlier ones are kept \
                  (see --history)"
             ));
         };
+        let snapshot = self.state.snapshot(earlier).map_err(|error| error.to_string())?;
+        let snapshot = snapshot.ok_or_else(|| format!("generation {earlier} is not kept"))?;
         if let Some(lost) = snapshot.lost.first() {
-            let generation = snapshot.generation;
-            return Err(format!("generation {generation} cannot be made again: {lost}"));
+            return Err(format!("generation {earlier} cannot be made again: {lost}"));
         }
         let newcomers = self.newcomers();
         let step =

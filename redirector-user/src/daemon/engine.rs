@@ -15,7 +15,7 @@ use redirector_core::layout::{self, Emptied, Full, Layout, Placement};
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
 use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::{Changed, Registry};
-use redirector_core::store::{Replaced, Store};
+use redirector_core::store::{KeptChange, Replaced, Store};
 use redirector_core::work::Work;
 use redirector_core::world::{self, Settings, World};
 
@@ -25,7 +25,7 @@ use super::kept::Kept;
 use super::names::Answers;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
-use crate::state::{Contents, Snapshot};
+use crate::state::{Change, Contents, Head, Keeper, Resolved, Snapshot, Whole};
 
 /// What is in force, and what it was made of.
 #[derive(Debug)]
@@ -477,23 +477,56 @@ impl Engine {
         parts
     }
 
-    /// What the state directory is to keep of a step that was made.
-    pub fn snapshot(&self, generation: u64, of_generation: Option<u64>, made: u64) -> Snapshot {
-        let layout = self.placement.layout().clone();
-        let world = self.world().cloned().unwrap_or_default();
-        let resolved = self.names.iter();
-        let resolved =
-            resolved.filter_map(|name| Some((name.clone(), world.resolved(name)?.to_vec())));
-        Snapshot {
-            generation,
-            of_generation,
-            repeats: None,
-            made,
+    /// What is to be written down of a step that was made. `accepts` says that it is what
+    /// the store says, which is good by that.
+    pub fn change(&mut self, step: &Step, keeper: &Keeper, head: Head, accepts: bool) -> Change {
+        let layout = keeper.numbers(&mut self.placement);
+        let since = |addresses: &[IpAddr]| Resolved {
+            addresses: addresses.to_vec(),
+            at: head.made,
+            ttl: None,
+        };
+        let world = self.world();
+        let resolved = self.names.iter().filter_map(|name| {
+            let addresses = world.and_then(|world| world.resolved(name))?;
+            Some((name.clone(), since(addresses)))
+        });
+        Change {
+            head,
+            settings: world.map_or_else(Settings::default, |world| world.settings.clone()),
             resolved: resolved.collect(),
-            contents: Contents { objects: world.objects().cloned().collect(), layout },
-            settings: world.settings,
-            lost: Vec::new(),
+            objects: step.made_of.objects.clone(),
+            layout,
+            store: if accepts { self.store.kept_since() } else { KeptChange::default() },
         }
+    }
+
+    /// All that is in force and good once a step that was made is; `accepts` as there.
+    pub fn whole(&self, accepts: bool) -> Whole {
+        let good = match accepts {
+            true => self.store.effective().into_values().collect(),
+            false => self.store.good().cloned().collect(),
+        };
+        let layout = self.placement.layout().clone();
+        let objects = self.world().into_iter().flat_map(World::objects).cloned().collect();
+        Whole { contents: Contents { objects, layout }, good }
+    }
+
+    /// Forgets what names resolve to that nobody names any more.
+    pub fn forget_names(&mut self) {
+        let (names, told) = (&self.names, &mut self.told);
+        self.resolved.retain(|name, _| {
+            let is_named = names.contains(name);
+            told.extend((!is_named).then(|| name.clone()));
+            is_named
+        });
+    }
+
+    /// This was found to be in force.
+    pub fn begin_with(&mut self, world: World) {
+        let drain = world.objects().filter(|object| drain::says(object));
+        self.drains = drain.map(|object| object.reference()).collect();
+        self.aside = Some(world);
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! source -> Waiting -> store -> World -> Plan -> Image -> Delta
 //!                                                         |
-//!             snapshot of the generation, synced  <-------+-------> kernel
+//!         record of the generation, synced  <---------+-------> kernel
 //! ```
 //!
 //! * [`sources`]: files or an API server.

@@ -1,229 +1,492 @@
-//! Writing down what is in force, and what was good.
+//! Writing a journal.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
-use redirector_core::model::Object;
-use redirector_core::store::{self, Store};
-use redirector_core::stored::Lost;
+use redirector_core::layout::{self, Layout, Placement};
+use redirector_core::store::Store;
 
-use super::bases::{self, Bases, Basis};
-use super::snapshot::{Contents, Snapshot};
-use super::{LAST_GOOD, StateDir, StateError, snapshot_name};
+use super::journal::{self, Journal};
+use super::record::{Change, Head, Step, Told};
+use super::snapshot::{Snapshot, Whole};
+use super::{StateDir, StateError, io_error, old};
+use crate::scheduling::give_way;
 
-impl Basis for Store {
-    type Difference = store::Difference;
-    type Stored = store::StoredStore;
-    type StoredDifference = store::StoredDifference;
-    const DIRECTORY: &'static str = "last-good";
-
-    fn difference(&self, to: &Self) -> Self::Difference {
-        Self::difference(self, to)
-    }
-
-    fn read(base: Self::Stored, difference: Self::StoredDifference, lost: &mut Vec<Lost>) -> Self {
-        Self::read(base, difference, lost)
-    }
-}
+/// A journal is begun anew when what was appended has come to as much as its first
+/// record takes, and to no less than this.
+const SMALL: u64 = 64 * 1024;
 
 /// Who writes down each generation. Nobody else does so while it lives.
 #[derive(Debug)]
 pub struct Keeper {
     state: StateDir,
-    contents: Bases<Contents>,
-    stores: Bases<Store>,
-    told: Option<Told>,
+    told: Told,
+    /// Nothing in the tables has the number that was told.
+    anew: bool,
+    /// The way back to both before the last change, as long as that may be taken back.
+    before: Option<Box<(Step, bool)>>,
+    files: Arc<Mutex<Files>>,
+    compacting: Option<JoinHandle<()>>,
 }
 
-/// What was told of a generation last.
+/// The journals.
+#[derive(Debug, Default)]
+struct Files {
+    /// The one that is written to.
+    current: Option<Current>,
+    /// Those before it, the oldest first.
+    older: Vec<Older>,
+    /// Nothing is to be put in the place of anything any more.
+    is_over: bool,
+}
+
+/// A journal that another one goes on from.
 #[derive(Debug)]
-struct Told {
-    generation: u64,
-    repeats: Option<u64>,
-    objects: Vec<Arc<Object>>,
-    resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+struct Older {
+    number: u64,
+    /// The generations in it; none where they were not looked at.
+    generations: Vec<u64>,
 }
 
-impl From<&Snapshot> for Told {
-    fn from(snapshot: &Snapshot) -> Self {
-        Self {
-            generation: snapshot.generation,
-            repeats: snapshot.repeats,
-            objects: snapshot.contents.objects.clone(),
-            resolved: snapshot.resolved.clone(),
-        }
-    }
+/// The journal that is written to.
+#[derive(Debug)]
+struct Current {
+    number: u64,
+    file: File,
+    /// Where the next record belongs.
+    end: u64,
+    /// Where the last one begins.
+    last: u64,
+    /// Whether it is the only one of its generation.
+    is_sole: bool,
+    /// What the first record takes, and when to begin anew.
+    checkpoint: u64,
+    until: u64,
+    generations: Vec<u64>,
+}
+
+/// What an earlier daemon has left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The generation in force; `None` where it is not known.
+    pub snapshot: Option<Snapshot>,
+    /// What was good; `None` where nothing is known of that.
+    pub store: Option<Store>,
+    /// What cannot be read.
+    pub not_read: Vec<String>,
 }
 
 impl Keeper {
-    /// For this directory.
-    pub fn new(state: StateDir) -> Self {
-        Self { state, contents: Bases::default(), stores: Bases::default(), told: None }
-    }
-
-    /// Keeps a snapshot; it has reached the disk when this returns. What is written
-    /// is proportional to what is different from an earlier one.
+    /// For this directory, of which the caller has the lock, and the generation in
+    /// force: what was written of later ones never was. 0 where nothing is in force:
+    /// what was written last counts then. Also says what was left.
     ///
     /// # Errors
     ///
-    /// The system's refusal, as of a full disk.
-    pub fn save_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StateError> {
-        let contents = self.contents.write(&self.state, &snapshot.contents)?;
-        let name = snapshot_name(snapshot.generation);
-        let bytes = self.state.save(&name, &snapshot.keep(contents))?;
-        self.contents.written(bytes);
-        self.told = Some(snapshot.into());
-        Ok(())
-    }
-
-    /// What a snapshot `repeats` whose generation is told of anew: what it did,
-    /// unless its documents changed without changing the tables. `otherwise` where
-    /// that generation is not known.
-    pub fn still_repeats(&mut self, snapshot: &Snapshot, otherwise: Option<u64>) -> Option<u64> {
-        if self.told.as_ref().is_none_or(|told| told.generation != snapshot.generation) {
-            let kept = self.state.snapshot(snapshot.generation).ok().flatten();
-            self.told = kept.as_ref().map(Into::into);
+    /// The system's refusal to have what an earlier version wrote carried over. What
+    /// cannot be read is no error.
+    pub fn open(state: &StateDir, active: u64) -> Result<(Self, Left), StateError> {
+        state.create()?;
+        let mut left = Left::default();
+        old::carry_over(state, &mut left.not_read)?;
+        let mut keeper = Self::new(state.clone());
+        if let Err(error) = keeper.find(active, &mut left) {
+            left.not_read.push(error.to_string());
         }
-        let Some(told) = &self.told else { return otherwise };
-        let objects = &snapshot.contents.objects;
-        let same = told.resolved == snapshot.resolved
-            && told.objects.len() == objects.len()
-            && told.objects.iter().zip(objects).all(|(a, b)| Arc::ptr_eq(a, b) || a == b);
-        told.repeats.filter(|_| same)
+        Ok((keeper, left))
     }
 
-    /// Keeps the store, in the same way.
+    pub(super) fn new(state: StateDir) -> Self {
+        let (told, files) = (Told::default(), Arc::default());
+        Self { state, told, anew: true, before: None, files, compacting: None }
+    }
+
+    fn find(&mut self, active: u64, left: &mut Left) -> Result<(), StateError> {
+        for name in journal::leftovers(&self.state) {
+            self.state.remove_file(&name)?;
+        }
+        let to = if active == 0 { u64::MAX } else { active };
+        let (mut found, damage) = journal::read(&self.state, to)?;
+        left.not_read.extend(damage.iter().map(ToString::to_string));
+        if found.is_none() {
+            // What was good is good, also where all that is known is younger.
+            found = journal::read(&self.state, u64::MAX)?.0;
+        }
+        match found {
+            Some(journal) => self.go_on(journal, active, left),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes on with a journal, if it is whole.
+    fn go_on(&mut self, journal: Journal, active: u64, left: &mut Left) -> Result<(), StateError> {
+        let snapshot = journal.snapshot();
+        let (kept, lost) = journal.kept();
+        self.told = journal.told(&snapshot, &kept);
+        let is_active = active == 0 || snapshot.generation == active;
+        left.not_read.extend(journal.damage.iter().map(ToString::to_string));
+        left.not_read.extend(lost.iter().map(|lost| format!("of what was good, {lost}")));
+        if let Some(cut) = &journal.cut {
+            tracing::warn!("{cut}: what was being written there never came in force");
+        }
+        let mut store = Store::of_kept(&kept);
+        if !lost.is_empty() {
+            store.remember(snapshot.contents.objects.iter().cloned());
+        }
+        left.store = Some(store);
+        let is_whole = snapshot.lost.is_empty() && lost.is_empty() && journal.damage.is_empty();
+        let goes_on = is_active && is_whole;
+        let mut files = lock(&self.files);
+        for number in journal::numbers(&self.state)? {
+            if is_active && number > journal.file {
+                // It was begun by a generation that never came in force.
+                self.state.remove_file(&journal::name(number))?;
+            } else if !goes_on || number != journal.file {
+                files.older.push(Older { number, generations: Vec::new() });
+            }
+        }
+        if goes_on {
+            self.anew = active == 0;
+            files.current = Some(Current::go_on(&self.state, journal)?);
+        }
+        drop(files);
+        left.snapshot = Some(snapshot).filter(|one| is_active && one.generation != 0);
+        Ok(())
+    }
+
+    /// What was told last.
+    pub fn head(&self) -> Head {
+        self.told.head
+    }
+
+    /// What to tell of the numbers in the tables, once the last step is in force.
+    pub fn numbers(&self, placement: &mut Placement) -> layout::Difference {
+        match self.anew {
+            true => Layout::default().difference(placement.layout()),
+            false => placement.difference(),
+        }
+    }
+
+    /// What a generation `repeats` that is told of anew: what it did, unless its
+    /// documents change without changing the tables. `otherwise` where that generation
+    /// was not told of.
+    pub fn still_repeats(&self, change: &Change, otherwise: Option<u64>) -> Option<u64> {
+        if self.told.head.generation != change.head.generation {
+            return otherwise;
+        }
+        let known = self.told.resolved.iter().map(|(name, one)| (name, &one.addresses));
+        let resolved = change.resolved.iter().map(|(name, one)| (name, &one.addresses));
+        self.told.head.repeats.filter(|_| change.objects.is_empty() && known.eq(resolved))
+    }
+
+    /// Keeps a change; it has reached the disk when this returns. `whole` says what is
+    /// in force and good then, for a journal that begins with it. What is written is
+    /// proportional to what is different, and nothing when nothing is. Returns how many
+    /// bytes that was.
     ///
     /// # Errors
     ///
-    /// The system's refusal, as of a full disk.
-    pub fn save_last_good(&mut self, store: &Store) -> Result<(), StateError> {
-        let written = self.stores.write(&self.state, store)?;
-        let bytes = self.state.save(LAST_GOOD, &written)?;
-        self.stores.written(bytes);
-        bases::prune::<Store>(&self.state, || vec![written.base]);
+    /// The system's refusal, as of a full disk. Nothing is kept then.
+    pub fn append(
+        &mut self,
+        mut change: Change,
+        whole: impl FnOnce() -> Whole,
+    ) -> Result<usize, StateError> {
+        self.before = None;
+        let next = self.told.next(&mut change);
+        let mut files = lock(&self.files);
+        let (written, back) = match &mut files.current {
+            Some(current) => {
+                let path = journal::path(&self.state, current.number);
+                let failed = |source| io_error("cannot write", &path, source);
+                let frames = self.told.frames(&next, &change, self.anew).map_err(failed)?;
+                if frames.is_empty() {
+                    return Ok(0);
+                }
+                current.append(&frames, change.head.generation).map_err(failed)?;
+                (frames.len(), self.told.go(next))
+            }
+            none => {
+                let number = journal::numbers(&self.state)?.last().map_or(1, |last| last + 1);
+                let back = self.told.go(next);
+                match Current::begin(&self.state, number, &self.told, &whole()) {
+                    Ok(current) => {
+                        (usize::try_from(none.insert(current).end).unwrap_or(usize::MAX), back)
+                    }
+                    Err(error) => {
+                        self.told.go(back);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        drop(files);
+        self.before = Some(Box::new((back, std::mem::replace(&mut self.anew, false))));
+        Ok(written)
+    }
+
+    /// Takes the last change back: it did not come in force.
+    pub fn take_back(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        let (back, anew) = *before;
+        self.told.go(back);
+        self.anew = anew;
+        let mut files = lock(&self.files);
+        let Some(current) = &mut files.current else { return };
+        if current.last > 0 {
+            current.take_back();
+            return;
+        }
+        let name = journal::name(current.number);
+        files.current = None;
+        if let Err(error) = self.state.remove_file(&name) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// What was kept is in force. Begins a journal anew, in a thread of its own, when it
+    /// has grown, and forgets those in which nothing is that may be wanted: the youngest
+    /// generations, so many of them, and that which is `needed`. `whole` says what is in
+    /// force and good.
+    pub fn tend(&mut self, generations: usize, needed: Option<u64>, whole: impl FnOnce() -> Whole) {
+        self.before = None;
+        let mut files = lock(&self.files);
+        files.prune(&self.state, generations, needed);
+        let Some(current) = &mut files.current else { return };
+        let runs = self.compacting.as_ref().is_some_and(|thread| !thread.is_finished());
+        if current.end < current.until || runs {
+            return;
+        }
+        let compaction = Compaction {
+            state: self.state.clone(),
+            told: self.told.clone(),
+            whole: whole(),
+            files: self.files.clone(),
+            number: current.number,
+            from: current.end,
+        };
+        let thread = thread::Builder::new().name("journal".into());
+        let started = thread.spawn(move || {
+            give_way();
+            if let Err(error) = compaction.run() {
+                tracing::warn!("a journal cannot be begun anew, and goes on: {error}");
+            }
+        });
+        match started {
+            Ok(thread) => self.compacting = Some(thread),
+            Err(error) => tracing::warn!("a journal cannot be begun anew: {error}"),
+        }
+        current.put_off();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Who has the lock next writes alone.
+        lock(&self.files).is_over = true;
+    }
+}
+
+/// A journal that is begun anew while another one goes on.
+struct Compaction {
+    state: StateDir,
+    told: Told,
+    whole: Whole,
+    files: Arc<Mutex<Files>>,
+    /// The other one, and where it ended.
+    number: u64,
+    from: u64,
+}
+
+impl Compaction {
+    fn run(self) -> Result<(), StateError> {
+        let number = self.number + 1;
+        let new = New::create(&self.state, number, &self.told, &self.whole)?;
+        drop(self.whole);
+        let mut files = lock(&self.files);
+        let Files { current, older, is_over } = &mut *files;
+        let Some(current) = current.as_mut().filter(|one| one.number == self.number && !*is_over)
+        else {
+            return Ok(());
+        };
+        let generation = self.told.head.generation;
+        let of_older = std::mem::take(&mut current.generations);
+        let generations = of_older.iter().copied().filter(|one| *one >= generation).collect();
+        let put = new.put_in_place(|file| current.copy(self.from, file));
+        let (file, checkpoint) = match put {
+            Ok(new) => new,
+            Err(error) => {
+                current.generations = of_older;
+                return Err(error);
+            }
+        };
+        let moved = |at: u64| at - self.from + checkpoint;
+        let next = Current {
+            number,
+            file,
+            end: moved(current.end),
+            // It may still be taken back, if it was written meanwhile.
+            last: moved(current.last.max(self.from)),
+            is_sole: current.is_sole,
+            checkpoint,
+            until: checkpoint + checkpoint.max(SMALL),
+            generations,
+        };
+        *current = next;
+        older.push(Older { number: self.number, generations: of_older });
         Ok(())
     }
+}
+
+impl Files {
+    /// Forgets journals that nobody wants any more.
+    fn prune(&mut self, state: &StateDir, generations: usize, needed: Option<u64>) {
+        let Some(current) = &self.current else { return };
+        let mut known = current.generations.len();
+        let mut first = current.generations.first().copied();
+        let mut kept = self.older.len();
+        while kept > 0 && !(known >= generations && needed.is_none_or(|one| first <= Some(one))) {
+            kept -= 1;
+            let older = &self.older[kept].generations;
+            known += older.len();
+            first = older.first().copied().or(first);
+        }
+        for older in self.older.drain(..kept) {
+            // It is tried again by the next daemon.
+            let _ = state.remove_file(&journal::name(older.number));
+        }
+    }
+}
+
+impl Current {
+    /// Goes on with one that is there.
+    fn go_on(state: &StateDir, journal: Journal) -> Result<Self, StateError> {
+        let Journal { file: number, end, checkpoint, generations, .. } = journal;
+        let path = journal::path(state, number);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|source| io_error("cannot open", &path, source))?;
+        let until = checkpoint + checkpoint.max(SMALL);
+        Ok(Self { number, file, end, last: end, is_sole: false, checkpoint, until, generations })
+    }
+
+    /// Begins one.
+    fn begin(
+        state: &StateDir,
+        number: u64,
+        told: &Told,
+        whole: &Whole,
+    ) -> Result<Self, StateError> {
+        let new = New::create(state, number, told, whole)?;
+        let (file, end) = new.put_in_place(|_| Ok(()))?;
+        Ok(Self {
+            number,
+            file,
+            end,
+            last: 0,
+            is_sole: true,
+            checkpoint: end,
+            until: end + end.max(SMALL),
+            generations: vec![told.head.generation],
+        })
+    }
+
+    fn append(&mut self, frames: &[u8], generation: u64) -> io::Result<()> {
+        // What was taken back, or could not be written as a whole, is to go.
+        if self.file.metadata()?.len() != self.end {
+            self.file.set_len(self.end)?;
+        }
+        let written = self.file.write_all_at(frames, self.end);
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            let _ = self.file.set_len(self.end);
+            return Err(error);
+        }
+        (self.last, self.end) = (self.end, self.end + frames.len() as u64);
+        self.is_sole = self.generations.last() != Some(&generation);
+        if self.is_sole {
+            self.generations.push(generation);
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self) {
+        self.end = self.last;
+        if self.is_sole {
+            self.generations.pop();
+        }
+        // Where that fails, the next record stands in its place.
+        let _ = self.file.set_len(self.end);
+    }
+
+    /// Copies what was appended since.
+    fn copy(&self, from: u64, to: &mut File) -> io::Result<()> {
+        let mut frames = vec![0; usize::try_from(self.end - from).unwrap_or_default()];
+        self.file.read_exact_at(&mut frames, from)?;
+        to.write_all(&frames)
+    }
+
+    /// Another attempt to begin anew is due after as much again.
+    fn put_off(&mut self) {
+        self.until = self.end + self.checkpoint.max(SMALL);
+    }
+}
+
+/// A journal that is not in its place yet.
+struct New {
+    state: StateDir,
+    beside: Beside,
+    path: PathBuf,
+    file: File,
+    /// How much its first record takes.
+    checkpoint: u64,
+}
+
+/// A file that goes, unless it gets another name.
+struct Beside(PathBuf);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl New {
+    /// Writes one with everything; it has reached the disk when this returns.
+    fn create(
+        state: &StateDir,
+        number: u64,
+        told: &Told,
+        whole: &Whole,
+    ) -> Result<Self, StateError> {
+        let path = journal::path(state, number);
+        let beside = Beside(path.with_extension("new"));
+        let failed = |source| io_error("cannot write", &path, source);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside.0).map_err(failed)?;
+        told.write_whole(whole, &mut file).and_then(|()| file.sync_all()).map_err(failed)?;
+        let checkpoint = file.metadata().map_err(failed)?.len();
+        Ok(Self { state: state.clone(), beside, path, file, checkpoint })
+    }
+
+    /// Puts it in its place, with what `more` adds to it.
+    fn put_in_place(
+        mut self,
+        more: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(File, u64), StateError> {
+        let failed = |source| io_error("cannot write", &self.path, source);
+        more(&mut self.file).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        self.state.put_in_place(&self.beside.0, &self.path)?;
+        Ok((self.file, self.checkpoint))
+    }
+}
+
+fn lock(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
+    files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::tests::directory;
-    use redirector_core::documents;
-    use redirector_core::layout::Layout;
-    use redirector_core::store::Content;
-    use redirector_core::world::{Settings, World};
-
-    /// Some hundred services, each with a rule; the first one's sends `weight` of a
-    /// hundred elsewhere.
-    fn text(weight: u32) -> String {
-        let services = (0..300).map(|i| {
-            let weight = if i == 0 { weight } else { 50 };
-            format!(
-                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{i}}}\nspec: {{clusterIP: \
-                 10.0.{}.{}, ports: [{{port: 80}}]}}\n---\napiVersion: networking.istio.io/v1\n\
-                 kind: VirtualService\nmetadata: {{name: s{i}}}\nspec: {{hosts: [s{i}], tcp: \
-                 [{{route: [{{destination: {{host: s{i}}}, weight: {weight}}}, {{destination: \
-                 {{host: s0}}, weight: {}}}]}}]}}\n",
-                i / 250,
-                i % 250,
-                100 - weight,
-            )
-        });
-        services.collect()
-    }
-
-    /// The store of such a text, as after it has come in force, and a snapshot.
-    fn in_force(store: &mut Store, weight: u32, before: &Layout, generation: u64) -> Snapshot {
-        store.put(&"rules.yaml".into(), Content::from(documents::read(None, &text(weight))));
-        store.accept();
-        let mut world = World::new(Settings::default());
-        for object in store.effective().into_values() {
-            world.insert(object);
-        }
-        let plan = redirector_core::compile::compile(&world).plan;
-        let (layout, _) = before.place(&plan, &crate::datapath::Sizes::default().limits()).unwrap();
-        let contents = Contents { objects: world.objects().cloned().collect(), layout };
-        Snapshot { generation, contents, ..Snapshot::default() }
-    }
-
-    fn size(state: &StateDir, name: &str) -> u64 {
-        std::fs::metadata(state.path().join(name)).unwrap().len()
-    }
-
-    #[test]
-    fn a_small_change_of_much_is_written_in_little_and_read_whole() {
-        let (_root, state) = directory();
-        let mut keeper = Keeper::new(state.clone());
-        let mut store = Store::default();
-        let mut layout = Layout::default();
-        let mut snapshots = Vec::new();
-        for generation in 1..=20 {
-            let weight = u32::try_from(generation).unwrap();
-            let snapshot = in_force(&mut store, weight, &layout, generation);
-            layout = snapshot.contents.layout.clone();
-            keeper.save_snapshot(&snapshot).unwrap();
-            keeper.save_last_good(&store).unwrap();
-            state.prune(10, &[3]);
-            snapshots.push(snapshot);
-        }
-        assert_eq!(state.generations(), [&[3][..], &(11..=20).collect::<Vec<_>>()].concat());
-        let whole = size(&state, "generations/bases/1.json");
-        assert!(size(&state, "generations/20.json") < whole / 50, "of {whole}");
-        for snapshot in snapshots {
-            let read = state.snapshot(snapshot.generation).unwrap();
-            let kept = state.generations().contains(&snapshot.generation);
-            assert_eq!(read, kept.then_some(snapshot));
-        }
-        let (read, lost) = state.last_good().unwrap().unwrap();
-        assert_eq!(lost, []);
-        assert_eq!(read.effective(), store.effective());
-        assert!(read.is_unchanged());
-    }
-
-    #[test]
-    fn bases_are_made_anew_in_time_and_forgotten_with_the_last_that_needs_them() {
-        let (_root, state) = directory();
-        let mut store = Store::default();
-        let bases = || bases::numbers_in(&state.path().join("generations/bases")).unwrap();
-        let snapshot = in_force(&mut store, 1, &Layout::default(), 1);
-        for generation in 1..=30 {
-            // Each of a daemon of its own, which cannot know what lies there.
-            let mut keeper = Keeper::new(state.clone());
-            keeper.save_snapshot(&in_force(&mut store, 1, &Layout::default(), generation)).unwrap();
-            keeper.save_last_good(&store).unwrap();
-            state.prune(3, &[]);
-            assert!(bases().len() <= 4, "{:?}", bases());
-        }
-        assert_eq!(bases(), [28, 29, 30]);
-        let stores = bases::numbers_in(&state.path().join("last-good")).unwrap();
-        assert_eq!(stores.len(), 1, "{stores:?}");
-        let mut keeper = Keeper::new(state.clone());
-        for generation in 31..=600 {
-            // Everything is another each time.
-            let mut snapshot = Snapshot { generation, ..snapshot.clone() };
-            snapshot.contents.objects.drain(..usize::try_from(generation % 99).unwrap());
-            keeper.save_snapshot(&snapshot).unwrap();
-            state.prune(3, &[]);
-            if generation > 34 {
-                assert!(bases().len() <= 3, "{:?}", bases());
-            }
-            if bases().last() > Some(&32) {
-                return;
-            }
-        }
-        panic!("never a new base: {:?}", bases());
-    }
-
-    #[test]
-    fn a_snapshot_whose_base_is_lost_is_damaged() {
-        let (_root, state) = directory();
-        let snapshot = in_force(&mut Store::default(), 1, &Layout::default(), 1);
-        Keeper::new(state.clone()).save_snapshot(&snapshot).unwrap();
-        std::fs::remove_file(state.path().join("generations/bases/1.json")).unwrap();
-        let error = state.snapshot(1).unwrap_err().to_string();
-        assert!(error.contains("bases/1.json is damaged"), "{error}");
-    }
-}
+mod tests;

@@ -1,15 +1,13 @@
 //! The state directory: what the kernel's tables cannot say.
 //!
 //! The tables hold numbers; names, files and lines lie here, and so does what
-//! must outlive the daemon. Everything is JSON, written beside its place,
-//! synced and then renamed, so that a reader never sees half of it.
+//! must outlive the daemon. What grows with the configuration lies in a journal,
+//! which is appended to and synced; all else is JSON, written beside its place,
+//! synced and then renamed. A reader never sees half of anything.
 //!
 //! | file | what |
 //! |---|---|
-//! | `generations/N.json` | [`Snapshot`]: what generation N was made of, ... |
-//! | `generations/bases/N.json` | ... but for what is the same as in one of these |
-//! | `last-good.json` | the store: the last good version of every object, ... |
-//! | `last-good/N.json` | ... but for what is the same as in one of these |
+//! | `journal/N` | what each generation was made of, and what was good: [`Keeper`], [`Snapshot`], [`Entry`] |
 //! | `bypass.json` | what is left alone, and until when |
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `grown.json` | the sizes that the tables have grown to |
@@ -17,10 +15,17 @@
 //! | `report-stale.json` | the same, when what it knows since could not be written |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id and host |
 //! | `control.sock` | where a living daemon takes requests |
+//!
+//! A journal consists of frames ([`frame`]), which make up records ([`record`]); the
+//! files that earlier versions wrote in its place are told in [`old`].
 
-mod bases;
 mod bypass;
+mod frame;
+mod history;
+mod journal;
 mod keeper;
+mod old;
+mod record;
 mod report;
 mod snapshot;
 
@@ -28,29 +33,24 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::datapath::Sizes;
 use redirector_core::drain::Draining;
-use redirector_core::store::Store;
 use rustix::fs::FlockOperation;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 pub use bypass::{BypassChange, Bypassed, bypass};
-pub use keeper::Keeper;
+pub use history::{Entry, Replacement};
+pub use keeper::{Keeper, Left};
+pub use record::{Change, Head, Resolved, replaced};
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested,
     UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
 };
-pub use snapshot::{Contents, Snapshot};
-
-use bases::{Basis, Written};
-use redirector_core::stored::Lost;
-use snapshot::StoredSnapshot;
-
-/// The file of the store.
-const LAST_GOOD: &str = "last-good.json";
+pub use snapshot::{Contents, Snapshot, Whole};
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";
@@ -146,15 +146,12 @@ impl StateDir {
     /// Makes what is missing of it, for its owner only: it names every service
     /// and workload of the node.
     pub fn create(&self) -> Result<(), StateError> {
-        for directory in [Contents::DIRECTORY, Store::DIRECTORY] {
-            let path = self.path.join(directory);
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|source| io_error("cannot make the directory", &path, source))?;
-        }
-        Ok(())
+        let path = self.path.join(journal::DIRECTORY);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| io_error("cannot make the directory", &path, source))
     }
 
     /// Keeps other daemons away for as long as the result lives.
@@ -219,53 +216,60 @@ impl StateDir {
         self.path.join("control.sock")
     }
 
-    /// The snapshot of a generation; `None` when it is not kept.
+    /// What a generation was made of; `None` when it is not kept.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or may be in what cannot be read.
     pub fn snapshot(&self, generation: u64) -> Result<Option<Snapshot>, StateError> {
-        // A daemon may forget the base between the two readings, with the
-        // generation that needed it.
-        for last in [false, true] {
-            let name = snapshot_name(generation);
-            let Some(stored) = self.load::<StoredSnapshot>(&name)? else { break };
-            let contents = |written, lost: &mut _| bases::read::<Contents>(self, written, lost);
-            match Snapshot::read(stored, contents) {
-                Ok(snapshot) => return Ok(Some(snapshot)),
-                Err(error) if last => return Err(error),
-                Err(_) => {}
-            }
+        let (found, mut damage) = journal::read(self, generation)?;
+        let Some(mut found) = found else {
+            return match damage.pop() {
+                Some(error) => Err(error),
+                None => old::snapshot(self, generation),
+            };
+        };
+        let snapshot = found.snapshot();
+        if snapshot.generation == generation {
+            return Ok(Some(snapshot));
         }
-        Ok(None)
+        damage.append(&mut found.damage);
+        damage.extend(found.cut);
+        damage.pop().map_or(Ok(None), Err)
+    }
+
+    /// The generations that are kept, the oldest first, and what each changed. Those
+    /// that an earlier version wrote are not told before a daemon has carried them over.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read. What is damaged in it is left out.
+    pub fn history(&self) -> Result<Vec<Entry>, StateError> {
+        history::history(self)
     }
 
     /// The generations that are kept, oldest first.
     pub fn generations(&self) -> Vec<u64> {
-        bases::numbers_in(&self.path.join(GENERATIONS)).unwrap_or_default()
-    }
-
-    /// Forgets all snapshots but the `keep` youngest and those of `needed`.
-    pub fn prune(&self, keep: usize, needed: &[u64]) {
-        let generations = self.generations();
-        let old = generations.len().saturating_sub(keep);
-        for generation in generations[..old].iter().filter(|g| !needed.contains(g)) {
-            let _ = fs::remove_file(self.path.join(snapshot_name(*generation)));
+        let entries = self.history().unwrap_or_default();
+        if entries.is_empty() {
+            return old::generations(self);
         }
-        bases::prune::<Contents>(self, || {
-            let kept = self.generations().into_iter();
-            let bases = kept.filter_map(|one| self.load::<BaseOf>(&snapshot_name(one)).ok()?);
-            bases.map(|of| of.contents.base).collect()
-        });
+        entries.iter().map(|entry| entry.head.generation).filter(|one| *one != 0).collect()
     }
 
-    /// The store of an earlier daemon, and what of it cannot be read.
-    pub fn last_good(&self) -> Result<Option<(Store, Vec<Lost>)>, StateError> {
-        let Some(written) = self.load::<Written<_>>(LAST_GOOD)? else { return Ok(None) };
-        let mut lost = Vec::new();
-        let store = bases::read::<Store>(self, written, &mut lost)?;
-        Ok(Some((store, lost)))
+    /// The files that were read last, those that are gone since included.
+    pub fn files(&self) -> Vec<Arc<str>> {
+        let files = journal::files(self).unwrap_or_default();
+        if !files.is_empty() {
+            return files;
+        }
+        let store = old::last_good(self).ok().flatten();
+        store.iter().flat_map(|(store, _)| store.files().cloned()).collect()
     }
 
     /// Keeps what is left alone.
     pub fn save_bypassed(&self, bypassed: &[Bypassed]) -> Result<(), StateError> {
-        self.save(BYPASS, &bypassed).map(drop)
+        self.save(BYPASS, &bypassed)
     }
 
     /// What is left alone; what is over, too, until somebody ends it.
@@ -275,7 +279,7 @@ impl StateDir {
 
     /// Keeps which endpoints drain.
     pub fn save_draining(&self, draining: &Draining) -> Result<(), StateError> {
-        self.save(DRAINING, draining).map(drop)
+        self.save(DRAINING, draining)
     }
 
     /// Which endpoints drain.
@@ -286,7 +290,7 @@ impl StateDir {
     /// Keeps the sizes that the tables have grown to, and those that were asked
     /// for.
     pub fn save_grown(&self, asked: &Sizes, grown: &Sizes) -> Result<(), StateError> {
-        self.save(GROWN, &(asked, grown)).map(drop)
+        self.save(GROWN, &(asked, grown))
     }
 
     /// The sizes that the tables have grown to, if these were asked for then.
@@ -298,7 +302,7 @@ impl StateDir {
     /// Publishes what the daemon knows. Where that cannot be written, what was
     /// published before is marked as stale.
     pub fn save_report(&self, report: &Report) -> Result<(), StateError> {
-        let saved = self.save(REPORT, report).map(drop);
+        let saved = self.save(REPORT, report);
         let (fresh, stale) = (self.path.join(REPORT), self.path.join(STALE_REPORT));
         // A name takes no room on a full disk. Neither is there as a rule.
         let _ = match saved {
@@ -328,25 +332,18 @@ impl StateDir {
     /// Removes everything that belongs here, and the directory when nothing
     /// else is in it.
     pub fn remove(&self) -> Result<(), StateError> {
-        for generation in self.generations() {
-            self.remove_file(&snapshot_name(generation))?;
+        for number in journal::numbers(self)? {
+            self.remove_file(&journal::name(number))?;
         }
-        bases::remove::<Contents>(self)?;
-        bases::remove::<Store>(self)?;
-        for name in [
-            LAST_GOOD,
-            BYPASS,
-            DRAINING,
-            GROWN,
-            REPORT,
-            STALE_REPORT,
-            "control.sock",
-            "daemon.lock",
-        ] {
+        for name in journal::leftovers(self) {
+            self.remove_file(&name)?;
+        }
+        old::remove(self)?;
+        for name in [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT, "control.sock", "daemon.lock"] {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.
-        let _ = fs::remove_dir(self.path.join(GENERATIONS));
+        let _ = fs::remove_dir(self.path.join(journal::DIRECTORY));
         let _ = fs::remove_dir(&self.path);
         Ok(())
     }
@@ -361,8 +358,7 @@ impl StateDir {
         }
     }
 
-    /// Returns how many bytes that took.
-    fn save(&self, name: &str, value: &impl Serialize) -> Result<u64, StateError> {
+    fn save(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
         let path = self.path.join(name);
         let beside = path.with_extension("json.new");
         let failed = |source| io_error("cannot write", &path, source);
@@ -376,11 +372,17 @@ impl StateDir {
             .open(&beside)
             .map_err(failed)?;
         file.write_all(&json).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&beside, &path).map_err(failed)?;
+        self.put_in_place(&beside, &path)
+    }
+
+    /// Gives what was written beside it the place of something. That has reached the
+    /// disk when this returns.
+    fn put_in_place(&self, beside: &Path, path: &Path) -> Result<(), StateError> {
+        let failed = |source| io_error("cannot write", path, source);
+        fs::rename(beside, path).map_err(failed)?;
         // The rename, too, has to reach the disk.
         let directory = path.parent().unwrap_or(&self.path);
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(json.len() as u64)
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
@@ -394,25 +396,6 @@ impl StateDir {
             .map(Some)
             .map_err(|error| StateError::Damaged { path, why: error.to_string() })
     }
-}
-
-/// The base that a generation was written by, as its file tells.
-#[derive(Deserialize)]
-struct BaseOf {
-    contents: NumberOf,
-}
-
-/// Of a [`Written`], the first half.
-#[derive(Deserialize)]
-struct NumberOf {
-    base: u64,
-}
-
-/// Where the snapshots lie.
-const GENERATIONS: &str = "generations";
-
-fn snapshot_name(generation: u64) -> String {
-    format!("{GENERATIONS}/{generation}.json")
 }
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
@@ -467,19 +450,6 @@ mod tests {
         });
         state.lock().unwrap();
         ends.join().unwrap();
-    }
-
-    #[test]
-    fn old_generations_are_forgotten_and_the_needed_ones_kept() {
-        let (_root, state) = directory();
-        for generation in 1..=12 {
-            let snapshot = Snapshot { generation, ..Snapshot::default() };
-            Keeper::new(state.clone()).save_snapshot(&snapshot).unwrap();
-        }
-        state.prune(3, &[2]);
-        assert_eq!(state.generations(), [2, 10, 11, 12]);
-        assert_eq!(state.snapshot(11).unwrap().unwrap().generation, 11);
-        assert!(state.snapshot(9).unwrap().is_none());
     }
 
     #[test]

@@ -59,9 +59,6 @@ pub struct Report {
     /// when that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin_error: Option<String>,
-    /// Why what is in force could not be written down for the next daemon, when that
-    /// is so.
-    pub keep_error: Option<String>,
     /// Why this report could not be written, when that is so: then only the daemon
     /// itself can tell.
     pub report_error: Option<String>,

@@ -11,8 +11,10 @@ use redirector_core::store::{Content, Document, Store};
 use redirector_core::stored::Lost;
 use serde_json::{Value, json};
 
+use super::frame::{self, Found, Frames, Kind as Frame};
+use super::record::{Change, Resolved};
 use super::tests::directory;
-use super::{Contents, Keeper, LAST_GOOD, Report, Snapshot, StateDir};
+use super::{Contents, Keeper, Report, Snapshot, StateDir, Whole, journal};
 use random::random;
 
 /// As many of each kind make it unlikely that a field is absent in all of them.
@@ -64,21 +66,28 @@ fn changed(
 fn snapshot(
     generation: u64,
     objects: &BTreeMap<ObjectRef, Arc<Object>>,
+    before: &Snapshot,
     rng: &mut fastrand::Rng,
 ) -> Snapshot {
+    let mut resolved: BTreeMap<Arc<str>, Resolved> = random(rng);
+    for (name, one) in &mut resolved {
+        // Since when it is so is known from there.
+        let known = before.resolved.get(name).filter(|known| known.addresses == one.addresses);
+        one.clone_from(known.unwrap_or(&one.clone()));
+    }
     Snapshot {
         generation,
         of_generation: random(rng),
         repeats: random(rng),
         made: random(rng),
         settings: random(rng),
-        resolved: random(rng),
+        resolved,
         contents: Contents { objects: objects.values().cloned().collect(), layout: random(rng) },
         lost: Vec::new(),
     }
 }
 
-/// A store in which each object is written in one of some files and was good once.
+/// Writes each object in one of some files; not each is good.
 fn put(store: &mut Store, objects: &BTreeMap<ObjectRef, Arc<Object>>, rng: &mut fastrand::Rng) {
     let mut files: [Vec<Document>; 5] = Default::default();
     for (reference, object) in objects {
@@ -89,11 +98,14 @@ fn put(store: &mut Store, objects: &BTreeMap<ObjectRef, Arc<Object>>, rng: &mut 
     for (number, documents) in files.into_iter().enumerate() {
         store.put(&format!("{number}.yaml").into(), Content::Whole(documents));
     }
-    store.accept();
 }
 
-fn json(value: &impl serde::Serialize) -> Value {
-    serde_json::to_value(value).unwrap()
+/// Keeps what follows another snapshot, and the store.
+fn keep(keeper: &mut Keeper, before: &Snapshot, after: &Snapshot, store: &mut Store) {
+    let change = Change { store: store.kept_since(), ..Change::between(before, after) };
+    let good = store.effective().into_values().collect();
+    keeper.append(change, || Whole { contents: after.contents.clone(), good }).unwrap();
+    store.accept();
 }
 
 #[test]
@@ -103,19 +115,19 @@ fn every_kind_of_object_with_every_field_set_is_read_as_it_was_written() {
         let (_root, state) = directory();
         let mut keeper = Keeper::new(state.clone());
         let (mut objects, mut store) = (objects(rng), Store::default());
-        let mut snapshots = Vec::new();
+        let mut snapshots = vec![Snapshot::default()];
         for generation in 1..=4 {
             put(&mut store, &objects, rng);
-            let snapshot = snapshot(generation, &objects, rng);
-            keeper.save_snapshot(&snapshot).unwrap();
-            keeper.save_last_good(&store).unwrap();
+            let before = snapshots.last().unwrap();
+            let snapshot = snapshot(generation, &objects, before, rng);
+            keep(&mut keeper, before, &snapshot, &mut store);
             snapshots.push(snapshot);
             objects = changed(&objects, rng);
-            let (read, lost) = state.last_good().unwrap().unwrap();
-            assert_eq!((json(&read), lost), (json(&store), vec![]), "seed {seed}");
-            assert_eq!(read.effective(), store.effective(), "seed {seed}");
+            let (found, damage) = journal::read(&state, generation).unwrap();
+            assert!(damage.is_empty());
+            assert_eq!(found.unwrap().kept(), (store.kept(), vec![]), "seed {seed}");
         }
-        for snapshot in snapshots {
+        for snapshot in snapshots.drain(1..) {
             assert_eq!(state.snapshot(snapshot.generation).unwrap(), Some(snapshot), "seed {seed}");
         }
     }
@@ -138,12 +150,22 @@ fn what_else_is_written_is_read_as_it_was() {
     }
 }
 
-/// Changes what a file holds.
-fn damage(state: &StateDir, name: &str, how: impl Fn(&mut Value)) {
-    let path = state.path().join(name);
-    let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    how(&mut value);
-    fs::write(&path, serde_json::to_vec(&value).unwrap()).unwrap();
+/// Changes what the frames of one kind hold.
+fn damage(state: &StateDir, kind: Frame, how: impl Fn(&mut Value)) {
+    let path = journal::path(state, 1);
+    let bytes = fs::read(&path).unwrap();
+    let mut damaged = Vec::new();
+    for (found, at) in Frames::of(&bytes) {
+        match found {
+            Found::Frame(frame) if frame.kind == kind => {
+                let mut value = frame.read().unwrap();
+                how(&mut value);
+                frame::put(&mut damaged, kind, &value).unwrap();
+            }
+            _ => damaged.extend(&bytes[at]),
+        }
+    }
+    fs::write(&path, damaged).unwrap();
 }
 
 #[test]
@@ -164,32 +186,22 @@ fn a_part_that_cannot_be_read_costs_that_part_and_is_named() {
         diagnostics: Vec::new(),
     });
     store.put(&"a.yaml".into(), Content::Whole(all.collect()));
-    store.accept();
-    let snapshot = snapshot(1, &objects, rng);
-    let mut keeper = Keeper::new(state.clone());
-    keeper.save_snapshot(&snapshot).unwrap();
-    keeper.save_last_good(&store).unwrap();
+    let snapshot = snapshot(1, &objects, &Snapshot::default(), rng);
+    keep(&mut Keeper::new(state.clone()), &Snapshot::default(), &snapshot, &mut store);
 
-    let spoil = |object: &mut Value| {
-        if object["meta"]["name"] == "echo" {
-            object["spec"]["ports"] = json!("of another kind");
-        }
-    };
-    let spoil_all = |objects: &mut Value| {
-        objects.as_array_mut().unwrap().iter_mut().for_each(spoil);
-    };
-    damage(&state, "last-good/1.json", |store| {
-        spoil_all(&mut store["in_force"]);
-        for mention in store["files"]["a.yaml"]["mentions"].as_array_mut().unwrap() {
-            spoil(&mut mention["accepted"]);
+    damage(&state, Frame::Contents, |contents| {
+        for object in contents["objects"].as_array_mut().unwrap() {
+            if object["meta"]["name"] == "echo" {
+                object["spec"]["ports"] = json!("of another kind");
+            }
         }
     });
-    damage(&state, "generations/bases/1.json", |contents| spoil_all(&mut contents["objects"]));
     let names = |lost: &[Lost]| lost.iter().map(|lost| lost.what.clone()).collect::<Vec<_>>();
-    let (mut read, lost) = state.last_good().unwrap().unwrap();
+    let (kept, lost) = journal::read(&state, 1).unwrap().0.unwrap().kept();
     assert_eq!(names(&lost), [reference.to_string()]);
     let mut rest = objects.clone();
     rest.remove(&reference);
+    let mut read = Store::of_kept(&kept);
     assert_eq!(read.effective(), rest);
     read.remember(objects.values().cloned());
     assert_eq!(read.effective(), objects, "what is in force elsewhere is known from there");
@@ -200,10 +212,10 @@ fn a_part_that_cannot_be_read_costs_that_part_and_is_named() {
     assert_eq!(names(&std::mem::take(&mut read.lost)), [reference.to_string()]);
     assert_eq!(read, expected);
 
-    damage(&state, "generations/bases/1.json", |contents| contents["layout"] = json!(7));
-    damage(&state, "generations/1.json", |snapshot| {
-        snapshot["settings"] = json!([]);
-        snapshot["resolved"] = json!(null);
+    damage(&state, Frame::Layout, |layout| layout["difference"] = json!(7));
+    damage(&state, Frame::Record, |record| {
+        record["settings"] = json!([]);
+        record["resolved"] = json!([["away.example", [null]]]);
     });
     let mut read = state.snapshot(1).unwrap().unwrap();
     assert_eq!(read.lost.len(), 4, "{:?}", read.lost);
@@ -212,28 +224,31 @@ fn a_part_that_cannot_be_read_costs_that_part_and_is_named() {
     (expected.settings, expected.resolved) = Default::default();
     assert_eq!(read, expected);
 
-    damage(&state, LAST_GOOD, |written| written["difference"]["in_force"] = json!({}));
-    let error = state.last_good().unwrap_err().to_string();
-    assert!(error.contains("last-good.json is damaged"), "{error}");
+    damage(&state, Frame::Record, |record| record["objects"] = json!({}));
+    let error = state.snapshot(1).unwrap_err().to_string();
+    assert!(error.contains("journal/1 is damaged"), "{error}");
 }
 
-#[test]
-fn the_state_of_an_earlier_version_is_read() {
-    let (_root, state) = directory();
+/// What an earlier version wrote.
+fn of_an_earlier_version(state: &StateDir) {
     let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/round_trip/of_0_1");
     for name in [
         "generations/1.json",
         "generations/2.json",
         "generations/bases/1.json",
         "last-good/1.json",
-        LAST_GOOD,
+        "last-good.json",
     ] {
-        fs::copy(old.join(name), state.path().join(name)).unwrap();
+        let to = state.path().join(name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(old.join(name), to).unwrap();
     }
-    let of = |objects: &mut dyn Iterator<Item = &Arc<Object>>| {
-        objects.map(|object| object.reference().to_string()).collect::<Vec<_>>()
-    };
-    let expected: Vec<_> = [
+}
+
+/// The same, read.
+fn is_of_an_earlier_version(snapshot: &Snapshot) {
+    let names = snapshot.contents.objects.iter().map(|object| object.reference().to_string());
+    let expected = [
         "VirtualService/shop/web",
         "DestinationRule/shop/web",
         "Gateway/shop/edge",
@@ -244,21 +259,78 @@ fn the_state_of_an_earlier_version_is_read() {
         "Pod/shop/web-0",
         "Namespace/shop",
         "Node/n1",
-    ]
-    .map(str::to_owned)
-    .into();
-    for generation in [1, 2] {
-        let snapshot = state.snapshot(generation).unwrap().unwrap();
-        assert_eq!(snapshot.lost, []);
-        assert_eq!(of(&mut snapshot.contents.objects.iter()), expected);
-        assert!(!snapshot.contents.layout.names().routes.is_empty());
-        let rule = snapshot.contents.objects.iter().find_map(|object| match &object.spec {
-            Spec::DestinationRule(rule) => rule.traffic_policy.clone(),
-            _ => None,
-        });
-        assert_eq!(rule.unwrap().port_level.into_keys().collect::<Vec<_>>(), [443, 19000]);
+    ];
+    assert_eq!(names.collect::<Vec<_>>(), expected);
+    assert_eq!(snapshot.lost, []);
+    assert!(!snapshot.contents.layout.names().routes.is_empty());
+    let rule = snapshot.contents.objects.iter().find_map(|object| match &object.spec {
+        Spec::DestinationRule(rule) => rule.traffic_policy.clone(),
+        _ => None,
+    });
+    assert_eq!(rule.unwrap().port_level.into_keys().collect::<Vec<_>>(), [443, 19000]);
+}
+
+#[test]
+fn the_state_of_an_earlier_version_is_read_and_carried_over() {
+    let (_root, state) = directory();
+    of_an_earlier_version(&state);
+    assert_eq!(state.generations(), [1, 2]);
+    let files = state.files();
+    assert!(!files.is_empty());
+    let mut before = [1, 2].map(|generation| state.snapshot(generation).unwrap().unwrap());
+    before.iter().for_each(is_of_an_earlier_version);
+    // Since when it is so is known by both.
+    before[1].resolved = before[0].resolved.clone();
+
+    let (keeper, left) = Keeper::open(&state, 2).unwrap();
+    assert_eq!(left.not_read, Vec::<String>::new());
+    let read = left.snapshot.unwrap();
+    let of_objects = |all: &Snapshot| all.contents.objects.clone();
+    let store = left.store.unwrap();
+    assert_eq!(store.effective().into_values().collect::<Vec<_>>(), of_objects(&read));
+    assert!(store.is_unchanged());
+    assert_eq!((read, keeper.head().generation), (before[1].clone(), 2));
+    drop(keeper);
+    assert_eq!((state.generations(), state.files()), (vec![1, 2], files));
+    for snapshot in before {
+        assert_eq!(state.snapshot(snapshot.generation).unwrap(), Some(snapshot));
     }
-    let (store, lost) = state.last_good().unwrap().unwrap();
-    assert_eq!(lost, []);
-    assert_eq!(of(&mut store.effective().values()), expected);
+    let mut left: Vec<_> = fs::read_dir(state.path()).unwrap().flatten().collect();
+    left.retain(|entry| entry.file_name() != journal::DIRECTORY);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn carrying_over_is_done_again_when_it_was_broken_off() {
+    let (_root, state) = directory();
+    of_an_earlier_version(&state);
+    // In the middle of it: of what is there a part is written.
+    let carried = StateDir::new(state.path().join("carried"));
+    carried.create().unwrap();
+    fs::write(carried.path().join("journal/1"), "a part").unwrap();
+    fs::write(carried.path().join("journal/1.new"), "a part").unwrap();
+    let (_, left) = Keeper::open(&state, 2).unwrap();
+    is_of_an_earlier_version(&left.snapshot.unwrap());
+    assert!(!carried.path().exists());
+    // At its end: it is done, and what was there is there still.
+    of_an_earlier_version(&state);
+    let (_, left) = Keeper::open(&state, 2).unwrap();
+    is_of_an_earlier_version(&left.snapshot.unwrap());
+    assert!(!state.path().join("generations").exists());
+    assert_eq!(left.not_read, Vec::<String>::new());
+    state.remove().unwrap();
+    assert!(!state.path().exists());
+}
+
+#[test]
+fn of_an_earlier_version_what_cannot_be_read_costs_itself() {
+    let (_root, state) = directory();
+    of_an_earlier_version(&state);
+    fs::remove_file(state.path().join("generations/bases/1.json")).unwrap();
+    let error = state.snapshot(1).unwrap_err().to_string();
+    assert!(error.contains("bases/1.json is damaged"), "{error}");
+    let (_, left) = Keeper::open(&state, 2).unwrap();
+    assert!(left.snapshot.is_none());
+    assert_eq!(left.not_read.len(), 2, "{:?}", left.not_read);
+    assert_eq!(left.store.unwrap().effective().len(), 10, "what was good is known");
 }

@@ -37,6 +37,22 @@ struct Rest {
     spares: Option<BTreeMap<u32, u32>>,
 }
 
+impl Difference {
+    /// Whether nothing has another number, and what is free is where it was. A step of
+    /// which that is so need not be followed.
+    pub fn is_empty(&self) -> bool {
+        let Self { routes, destinations, tables, identities, classes, frontends, step, rest } =
+            self;
+        let step = step.as_ref().is_none_or(|step| {
+            let Rest { numbers: _, ranges, lives, spares } = step;
+            ranges.iter().all(ranges::Change::is_empty) && lives.is_empty() && spares.is_none()
+        });
+        let names = routes.is_empty() && destinations.is_empty() && tables.is_empty();
+        let others = identities.is_empty() && classes.is_empty() && frontends.is_empty();
+        names && others && step && rest.is_none()
+    }
+}
+
 impl Placement {
     /// What the last step, which is not settled, makes of the Layout that was there before:
     /// it grows with the step.

@@ -30,6 +30,13 @@ pub(super) struct Change {
     numbers: numbers::Change,
 }
 
+impl Change {
+    /// Whether everybody has the entries that they had.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+}
+
 /// The entries of a destination and its endpoints.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Live {

@@ -9,12 +9,14 @@ use super::{Full, Table};
 /// Gives out ranges. A range that comes back waits for the next step, so that
 /// nothing is ever overwritten in the step that frees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub(super) struct Ranges {
     /// Everything from here on was never given out.
     end: u32,
     /// Free ranges below: length by start. No two touch.
     free: BTreeMap<u32, u32>,
     /// The same, by length and start.
+    #[serde(skip)]
     by_size: BTreeSet<(u32, u32)>,
     /// Came back in this step: start and length.
     waiting: Vec<(u32, u32)>,
@@ -33,6 +35,29 @@ pub(super) struct Change {
     gaps: Vec<(bool, u32, u32)>,
     waiting: Vec<(u32, u32)>,
     used: u64,
+}
+
+/// [`Ranges`] as they are written down.
+#[derive(Deserialize)]
+struct Stored {
+    end: u32,
+    free: BTreeMap<u32, u32>,
+    waiting: Vec<(u32, u32)>,
+    used: u64,
+}
+
+impl From<Stored> for Ranges {
+    fn from(Stored { end, free, waiting, used }: Stored) -> Self {
+        let by_size = free.iter().map(|(first, size)| (*size, *first)).collect();
+        Self { end, free, by_size, waiting, used, before: None }
+    }
+}
+
+impl Change {
+    /// Whether no gap came or went.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gaps.is_empty()
+    }
 }
 
 /// What there was when a step began.

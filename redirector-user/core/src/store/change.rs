@@ -27,6 +27,8 @@ pub(super) struct Index {
     /// Objects of which something was read, or taken back, since the last change
     /// came in force. Of all others there is nothing to accept.
     pub touched: BTreeSet<ObjectRef>,
+    /// Files that mention other things since then, or are gone.
+    pub files: BTreeSet<Arc<str>>,
     /// Files of which anything was said.
     pub noted: BTreeSet<Arc<str>>,
 }
@@ -41,6 +43,7 @@ struct Place {
 impl Index {
     /// A file has other mentions.
     pub fn place(&mut self, file: &Arc<str>, before: &[Mention], after: &[Mention]) {
+        self.files.insert(file.clone());
         let reference = |of: &[Mention], at: usize| of.get(at).map(|one| one.reference.clone());
         for at in 0..before.len().max(after.len()) {
             let (before, after) = (reference(before, at), reference(after, at));
@@ -62,6 +65,11 @@ impl Index {
                 places.insert(places.partition_point(|other| *other < place), place);
             }
         }
+    }
+
+    /// The files in which an object is written.
+    pub fn files_of(&self, object: &ObjectRef) -> impl Iterator<Item = &Arc<str>> {
+        self.places.get(object).into_iter().flatten().map(|place| &place.file)
     }
 
     /// Something was said of a file, or is no longer.
@@ -144,17 +152,14 @@ impl Store {
 
     /// What [`effective`](Self::effective) gave is in force now.
     pub fn accept(&mut self) {
+        self.index.files.clear();
         for object in std::mem::take(&mut self.index.touched) {
             let in_force = self.effective_of(&object).cloned();
             for Place { file, at } in self.index.places.get(&object).into_iter().flatten() {
                 let Some(file) = self.files.get_mut(file) else { continue };
                 let Some(mention) = file.mentions.get_mut(*at) else { continue };
-                if let Some(object) = mention.candidate.take() {
-                    mention.accepted = Some(object);
-                } else if mention.accepted.is_none() && mention.is_refused() {
-                    // It came here from another file and was wrong on arrival.
-                    mention.accepted.clone_from(&in_force);
-                }
+                mention.accepted = mention.to_accept(in_force.as_ref()).cloned();
+                mention.candidate = None;
             }
             match in_force {
                 Some(version) => _ = self.in_force.insert(object, version),

@@ -211,14 +211,16 @@ fn a_text_is_broken_when_it_does_not_parse_and_judged_by_object_when_it_does() {
 fn the_last_good_versions_survive_the_daemon() {
     let mut store = Store::default();
     put(&mut store, "a", vec![good("x", "1"), good("y", "1")]);
+    put(&mut store, "b", vec![good("x", "0")]);
     store.accept();
-    let written = serde_json::to_string(&store).unwrap();
-    let difference = serde_json::to_string(&store.difference(&store)).unwrap();
-    let mut lost = Vec::new();
-    let (written, difference) =
-        (serde_json::from_str(&written).unwrap(), serde_json::from_str(&difference).unwrap());
-    let mut store = Store::read(written, difference, &mut lost);
-    assert_eq!(lost, []);
+    put(&mut store, "b", vec![good("x", "2"), bad("z")]);
+    let kept = store.kept();
+    store.accept();
+    assert_eq!(store.kept(), kept, "it is written down before it is in force");
+    let mut store = Store::of_kept(&kept);
+    assert_eq!(store.kept(), kept);
+    assert!(store.is_unchanged());
+    put(&mut store, "b", Vec::new());
     broken(&mut store, "a");
     assert_eq!(hosts(&store), pairs(&[("x", "1"), ("y", "1")]));
     put(&mut store, "a", vec![bad("x"), good("y", "2")]);
@@ -256,8 +258,19 @@ fn what_was_touched_is_all_that_there_is_to_accept() {
             (state >> 33) % end
         };
         let mut store = Store::default();
+        let mut kept = Kept::default();
         for step in 0..40 {
+            let since = store.kept_since();
             something(&mut store, &mut next);
+            if store.touched().is_empty() && store.index.files.is_empty() {
+                kept.apply(since);
+            } else {
+                // Something may have been remembered.
+                kept.good.clone_from(&store.in_force);
+            }
+            let mut now = kept.clone();
+            now.apply(store.kept_since());
+            assert_eq!(now, store.kept(), "{seed} {step}");
             let effective = store.effective();
             let all: BTreeSet<_> = effective.keys().chain(store.in_force.keys()).cloned().collect();
             let mut expected = BTreeMap::new();
@@ -272,6 +285,7 @@ fn what_was_touched_is_all_that_there_is_to_accept() {
             assert_eq!(store.changes(), expected, "{seed} {step}");
             let mut fresh = Store::of(store.files.clone(), BTreeMap::new()).index;
             fresh.touched.clone_from(store.touched());
+            fresh.files.clone_from(&store.index.files);
             assert_eq!(store.index, fresh, "{seed} {step}");
             let mut accepted = store.clone();
             accepted.accept();

@@ -93,8 +93,6 @@ struct ConfigRow {
     /// Why it cannot be pinned, or looked at, when that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pin_error: Option<String>,
-    /// Why what is in force cannot be written down, when that is so.
-    keep_error: Option<String>,
     /// Why what the daemon knows cannot be, when that is so.
     report_error: Option<String>,
     hold: Option<crate::state::Hold>,
@@ -166,7 +164,6 @@ impl ConfigRow {
             unresolved: report.unresolved.clone(),
             apply_error: report.apply_error.clone(),
             pin_error: report.pin_error.clone(),
-            keep_error: report.keep_error.clone(),
             report_error: report.report_error.clone(),
             hold: report.hold.clone(),
             waiting: report.waiting.map(|waiting| WaitingRow {
@@ -364,12 +361,6 @@ fn reported(
     if let Some(error) = &report.pin_error {
         problems.push(format!(
             "what is in force cannot be pinned, or not be looked at, and may end with the daemon: \
-             {error}"
-        ));
-    }
-    if let Some(error) = &report.keep_error {
-        problems.push(format!(
-            "what is in force cannot be written down, and a restart would not know what was good: \
              {error}"
         ));
     }

@@ -51,8 +51,7 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     let failed = report.self_test.iter().filter(|test| test.error.is_some()).count();
     page.single("self_test_failures", failed);
     page.single("apply_failed", u8::from(report.apply_error.is_some()));
-    let unwritten = report.keep_error.is_some() || report.report_error.is_some();
-    page.single("state_failed", u8::from(unwritten));
+    page.single("state_failed", u8::from(report.report_error.is_some()));
     page.single("drift_total", report.drift_repaired);
     page.single("compile_drift_total", daemon.engine.drifts);
     page.single("draining_endpoints", daemon.draining.len());

@@ -1,0 +1,165 @@
+//! What happened, as a journal tells it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redirector_core::model::ObjectRef;
+use redirector_core::model::bypass::Bypass;
+use redirector_core::stored::{self, Raw};
+use redirector_core::world::Settings;
+use serde::Serialize;
+
+use super::journal::{ATTEMPTS, Part, load, numbers, parts};
+use super::record::{Head, Record};
+use super::{StateDir, StateError};
+
+/// A generation, and what it changed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Which, and when it was made.
+    #[serde(flatten)]
+    pub head: Head,
+    /// The objects that came, went or are others since the generation before.
+    pub objects: Vec<Replacement>,
+    /// The names that resolve to something else.
+    pub names: Vec<Arc<str>>,
+    /// Whether the settings are others, but for what is left alone.
+    pub settings: bool,
+    /// The generation before is not known, as there is none or it cannot be read.
+    pub is_first: bool,
+}
+
+/// An object that came, went or is another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// Which, as `VirtualService/default/echo`.
+    pub object: String,
+    /// The digest of what it was; nothing when it was not there.
+    pub before: Option<String>,
+    /// The digest of what it is; nothing when it is gone.
+    pub after: Option<String>,
+    /// Where it is written: the file; of one that is gone, where it was. Nothing of an
+    /// object of the Kubernetes API.
+    pub by: Option<Arc<str>>,
+}
+
+impl Entry {
+    /// Whether it says something else than the generation before, whatever is left
+    /// alone in one of them.
+    pub fn is_change(&self) -> bool {
+        self.is_first || self.settings || !self.objects.is_empty() || !self.names.is_empty()
+    }
+}
+
+/// A generation that is being put together.
+#[derive(Default)]
+struct Gathered {
+    head: Head,
+    objects: BTreeMap<ObjectRef, Replacement>,
+    names: Vec<Arc<str>>,
+    settings: bool,
+    is_first: bool,
+}
+
+impl Gathered {
+    fn take(&mut self, record: Record) {
+        self.head = record.head;
+        for changed in record.objects {
+            let object = changed.object.to_string();
+            let (before, after, by) = (changed.before, changed.after, changed.by);
+            match self.objects.get_mut(&changed.object) {
+                // It was told several times of one generation.
+                Some(known) => (known.after, known.by) = (after, by),
+                None => {
+                    let one = Replacement { object, before, after, by };
+                    self.objects.insert(changed.object, one);
+                    continue;
+                }
+            }
+            self.objects.retain(|_, one| one.before != one.after);
+        }
+        let names = record.resolved.into_iter().map(|(name, _)| name);
+        self.names.extend(names.filter(|_| !record.whole));
+        self.names.sort();
+        self.names.dedup();
+    }
+
+    fn entry(self) -> Entry {
+        let Self { head, objects, names, settings, is_first } = self;
+        Entry { head, objects: objects.into_values().collect(), names, settings, is_first }
+    }
+}
+
+/// All records that there are, the oldest first, and whether nothing but them is there.
+fn records(state: &StateDir) -> Result<(Vec<Record>, bool), StateError> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut is_whole = true;
+    for number in numbers(state)? {
+        let Some(bytes) = load(state, number)? else { continue };
+        for part in parts(&bytes) {
+            let Part::Group(group) = part else {
+                is_whole = false;
+                continue;
+            };
+            let mut record = group.record;
+            if record.whole {
+                // A younger journal begins with what an older one says up to there; what
+                // that has beyond it stands in the younger one, or was taken back.
+                while records.last().is_some_and(|last| last.number > record.number) {
+                    records.pop();
+                }
+                if records.last().is_some_and(|last| last.number == record.number) {
+                    continue;
+                }
+                record.objects.clear();
+            }
+            records.push(record);
+        }
+    }
+    Ok((records, is_whole))
+}
+
+/// What happened, the oldest first.
+pub(super) fn history(state: &StateDir) -> Result<Vec<Entry>, StateError> {
+    let mut attempt = 1;
+    let records = loop {
+        let (records, is_whole) = records(state)?;
+        if is_whole || attempt == ATTEMPTS {
+            break records;
+        }
+        attempt += 1;
+    };
+    let mut entries = Vec::new();
+    let mut gathered: Option<Gathered> = None;
+    // The number of the last record, and the settings then.
+    let mut last: Option<u64> = None;
+    let mut settings: Option<Settings> = None;
+    for record in records {
+        let follows = !record.whole && last.is_some_and(|last| record.number == last + 1);
+        last = Some(record.number);
+        let now = record.settings.as_ref().and_then(settings_of);
+        let settings_differ = now.is_some() && settings.is_some() && now != settings;
+        settings = now.or(settings);
+        let generation = record.head.generation;
+        let mut next = match gathered.take() {
+            Some(known) if follows && known.head.generation == generation => known,
+            known => {
+                entries.extend(known.map(Gathered::entry));
+                Gathered { is_first: !follows, ..Gathered::default() }
+            }
+        };
+        next.settings |= settings_differ && follows;
+        next.take(record);
+        gathered = Some(next);
+    }
+    entries.extend(gathered.map(Gathered::entry));
+    Ok(entries)
+}
+
+/// Settings without what is left alone.
+fn settings_of(raw: &Raw) -> Option<Settings> {
+    let settings: Settings = stored::part(raw, "").ok()?;
+    Some(Settings { bypass: Bypass::default(), ..settings })
+}
