@@ -4,7 +4,9 @@
 //! is open again; the health of each watch is what an operator looks at first,
 //! so the loop is written out here, on the client's list and watch requests.
 
-use std::collections::BTreeMap;
+mod compare;
+mod list;
+
 use std::hash::RandomState;
 use std::time::Duration;
 
@@ -15,19 +17,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::api::{Api, Event, Events, Fresh, Streams, WATCH_SECONDS};
+use super::api::{Api, Event, Streams, WATCH_SECONDS};
 use super::backoff::{Backoff, Recovery, Timing, jitter};
 use super::discover::served;
-use super::held::{Drift, Held, Name, precedes};
+use super::held::{Held, Name};
 use super::item::{self, Item, Reader};
 use super::resource::{Detail, Needs, Resource};
 use super::trouble::Trouble;
-
-/// A list that is streamed goes on within this time.
-const STALLED: Duration = Duration::from_secs(30);
-
-/// So many comparisons are of counts; the one after them is of all versions.
-const COUNTED: u32 = 11;
+use list::Listed;
 
 /// A watch that ends sooner than this counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
@@ -64,6 +61,15 @@ pub enum Update {
     Health(Health),
     /// This many objects differed from a fresh list; one follows.
     Drifted(usize),
+}
+
+/// What the watches of an agent tell one another of the server.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// It works again.
+    recovery: Recovery,
+    /// Whether it streams lists.
+    streams: Streams,
 }
 
 /// Follows one resource.
@@ -112,56 +118,6 @@ enum End {
     NotServed,
 }
 
-/// A list while it is read.
-struct Listing<'a> {
-    before: &'a Held,
-    held: Held,
-    items: Vec<(Item, bool)>,
-}
-
-impl<'a> Listing<'a> {
-    fn new(before: &'a Held) -> Self {
-        Self { before, held: Held::new(), items: Vec::new() }
-    }
-
-    /// Takes one object; what says the same as before is not decoded.
-    fn take(&mut self, reader: &mut Reader, text: &str) -> serde_json::Result<()> {
-        let seen = reader.look(text)?;
-        let before = self.before.get(&seen.name);
-        self.held.insert(seen.name.clone(), (seen.version.clone(), seen.digest));
-        if before.is_none_or(|(_, digest)| *digest != seen.digest) {
-            self.items.push((reader.decode(seen)?, before.is_some()));
-        }
-        Ok(())
-    }
-}
-
-/// What a list came to.
-struct Listed {
-    held: Held,
-    items: Vec<(Item, bool)>,
-    at: String,
-    /// What follows it, when it was streamed.
-    events: Option<Events>,
-}
-
-/// Why a list was not streamed.
-enum NoStream {
-    /// The server does not do it.
-    Refused(String),
-    /// It did not work.
-    Failed(kube::Error),
-}
-
-impl From<kube::Error> for NoStream {
-    fn from(error: kube::Error) -> Self {
-        match Trouble::of(&error) {
-            Trouble::Refused(400 | 405 | 422, why) => Self::Refused(why),
-            _ => Self::Failed(error),
-        }
-    }
-}
-
 /// Whether the version to go on from is gone, so that only a new list helps.
 fn expired(error: &kube::Error) -> bool {
     Trouble::of(error) == Trouble::Expired
@@ -185,8 +141,7 @@ impl Follower {
         timing: Timing,
         updates: mpsc::Sender<(Resource, Update)>,
         needs: watch::Receiver<Needs>,
-        recovery: Recovery,
-        streams: Streams,
+        Shared { recovery, streams }: Shared,
     ) -> Self {
         Self {
             recovered: recovery.told(),
@@ -444,188 +399,6 @@ impl Follower {
                 self.trouble(trouble).await?;
                 self.rest().await;
                 Ok(End::Restart)
-            }
-        }
-    }
-
-    /// The version of now, and how many objects of the kind there are, those included
-    /// that are not followed here.
-    async fn count(&self, api: &Api) -> Option<(String, Option<u64>)> {
-        let counted = api.metadata().selecting(None).count().await;
-        // The next comparison will tell.
-        let unknown = |error| debug!(resource = %self.resource.describe(), %error, "not counted");
-        counted.map_err(unknown).ok()
-    }
-
-    /// Whether the server is at an earlier version than the watch was, as after
-    /// its storage was restored from a backup: a watch from a version that is to
-    /// come is silent, and what it brought may not exist.
-    fn went_back(&mut self, now: &str) -> bool {
-        let back = precedes(now, &self.at);
-        if back {
-            warn!(
-                resource = %self.resource.describe(), now, at = self.at,
-                "the API server went back to an earlier state: listing anew"
-            );
-            self.at.clear();
-            self.afresh = true;
-        }
-        back
-    }
-
-    /// All objects. Where the server streams them, that costs it and us no memory, and
-    /// what changes from then on follows.
-    async fn list(&self, api: &Api, reader: &mut Reader) -> kube::Result<Listed> {
-        if self.streams.are_expected() {
-            match self.stream(api, reader).await {
-                Ok(listed) => return Ok(listed),
-                Err(NoStream::Failed(error)) => return Err(error),
-                Err(NoStream::Refused(why)) => {
-                    debug!(resource = %self.resource.describe(), why, "no streamed list");
-                    self.streams.refused();
-                }
-            }
-        }
-        let fresh = match self.at.as_str() {
-            _ if self.afresh => Fresh::Newest,
-            "" => Fresh::Any,
-            at => Fresh::Since(at),
-        };
-        let mut listing = Listing::new(&self.held);
-        let at = api.list(fresh, |text| listing.take(reader, text)).await?;
-        Ok(Listed { held: listing.held, items: listing.items, at, events: None })
-    }
-
-    async fn stream(&self, api: &Api, reader: &mut Reader) -> Result<Listed, NoStream> {
-        let at = if self.afresh { "" } else { &self.at };
-        let mut events = api.stream(at).await?;
-        let mut listing = Listing::new(&self.held);
-        let ended = || std::io::Error::other("the list ended before its end");
-        loop {
-            let Ok(event) = timeout(STALLED, events.next()).await else {
-                return Err(NoStream::Refused("it does not come to its end".to_owned()));
-            };
-            match event.ok_or_else(|| kube::Error::ReadEvents(ended()))?? {
-                Event::Put(object) => {
-                    listing.take(reader, object.get()).map_err(kube::Error::SerdeError)?;
-                }
-                Event::Gone(object) => {
-                    let gone = item::version(object.get());
-                    let (name, _) = gone.map_err(kube::Error::SerdeError)?;
-                    listing.held.remove(&name);
-                    listing.items.retain(|(item, _)| item.name != name);
-                }
-                Event::Bookmark { version: at, is_all: true } => {
-                    let (held, items) = (listing.held, listing.items);
-                    return Ok(Listed { held, items, at, events: Some(events) });
-                }
-                Event::Bookmark { .. } => {}
-                Event::Error(status) if status.code == 410 => {
-                    return Err(NoStream::Failed(kube::Error::Api(status)));
-                }
-                // Servers whose storage cannot say so by an event.
-                Event::Error(status) => return Err(NoStream::Refused(status.message)),
-            }
-        }
-    }
-
-    /// Compares what is held with what the server has: how many there are, and now and
-    /// then, or when that differs for longer than the watch needs to bring it, which
-    /// versions.
-    async fn has_drifted(
-        &mut self,
-        api: &Api,
-        events: &mut Events,
-        reader: &mut Reader,
-    ) -> Result<bool, End> {
-        self.comparisons += 1;
-        let is_whole = self.comparisons.is_multiple_of(COUNTED + 1);
-        for _ in 0..2 {
-            let Some((now, count)) = self.count(api).await else { return Ok(false) };
-            // Versions that are to come are no yardstick.
-            if self.went_back(&now) {
-                return Ok(true);
-            }
-            let count = self.followed(api, count).await;
-            if !is_whole && count == Some(self.held.len() as u64) {
-                return Ok(false);
-            }
-            if is_whole || count.is_none() {
-                break;
-            }
-            if !self.settle(events, reader).await? {
-                return Ok(false);
-            }
-        }
-        let Some(first) = self.drift(api).await else { return Ok(false) };
-        if first.is_empty() {
-            return Ok(false);
-        }
-        if !self.settle(events, reader).await? {
-            return Ok(false);
-        }
-        let Some(second) = self.drift(api).await else { return Ok(false) };
-        let lasting = first.lasting(&second);
-        if lasting.is_empty() {
-            return Ok(false);
-        }
-        warn!(
-            resource = %self.resource.describe(),
-            objects = lasting.len(),
-            "what is held differs from the API server: listing anew"
-        );
-        self.send(Update::Drifted(lasting.len())).await?;
-        Ok(true)
-    }
-
-    /// How many objects of the kind's there should be here. The server counts no
-    /// selection: those of this node are few, and are listed.
-    async fn followed(&self, api: &Api, all: Option<u64>) -> Option<u64> {
-        let listed = async |resource: Resource| {
-            let api = api.metadata().selecting(resource.fields(&self.node));
-            let mut count = 0;
-            let each = |_: &str| {
-                count += 1;
-                Ok(())
-            };
-            api.list(Fresh::Since(&self.at), each).await.ok().map(|_| count)
-        };
-        match self.resource {
-            Resource::OwnNode | Resource::OwnPods => None,
-            Resource::OtherPods => all?.checked_sub(listed(Resource::OwnPods).await?),
-            _ => all,
-        }
-    }
-
-    /// Gives the watch the time to bring what is under way. `false` when it ended, and
-    /// is to be opened again, which settles differences, too.
-    async fn settle(&mut self, events: &mut Events, reader: &mut Reader) -> Result<bool, End> {
-        let until = Instant::now() + self.timing.settle;
-        loop {
-            tokio::select! {
-                event = events.next() => {
-                    let Some(event) = event else { return Ok(false) };
-                    if !self.take(event, reader).await? {
-                        return Ok(false);
-                    }
-                }
-                () = sleep_until(until) => return Ok(true),
-            }
-        }
-    }
-
-    async fn drift(&self, api: &Api) -> Option<Drift> {
-        let mut listed = BTreeMap::new();
-        let each = |text: &str| {
-            item::version(text).map(|(name, version)| {
-                listed.insert(name, version);
-            })
-        };
-        match api.metadata().list(Fresh::Since(&self.at), each).await {
-            Ok(at) => Some(Drift::between(&self.held, &listed, &at)),
-            Err(error) => {
-                debug!(resource = %self.resource.describe(), %error, "no comparison");
-                None
             }
         }
     }

@@ -59,10 +59,8 @@ pub use resource::Resource;
 use crate::identity::Direct;
 use crate::scheduling::take_short_turns;
 use crate::source::Batch;
-use api::Streams;
-use backoff::Recovery;
 use events::Incarnations;
-use follow::Follower;
+use follow::{Follower, Shared};
 use gateways::Near;
 use join::Join;
 use resource::Needs;
@@ -100,7 +98,7 @@ pub fn follow(
     let (updates, receiver) = mpsc::channel(IN_FLIGHT);
     let (needs, needed) = watch::channel(Needs::default());
     let (health, watches) = watch::channel(Watches::default());
-    let (recovery, streams) = (Recovery::default(), Streams::default());
+    let shared = Shared::default();
     for resource in Resource::ALL {
         let follower = Follower::new(
             client.clone(),
@@ -109,8 +107,7 @@ pub fn follow(
             options.timing,
             updates.clone(),
             needed.clone(),
-            recovery.clone(),
-            streams.clone(),
+            shared.clone(),
         );
         runtime.spawn(follower.run());
     }
