@@ -222,9 +222,7 @@ fn stand_in(service: &Object, labels: Labels, near: IpAddr, stands_for: &StandsF
 
 /// Leads clients there.
 fn way(service: &Object, near: IpAddr, stands_for: &StandsFor) -> Object {
-    // Of two that have an address and port the older one keeps it: without a time
-    // this is the oldest.
-    let meta = Meta { created: None, ..meta(service, stands_for.address) };
+    let meta = meta(service, stands_for.address);
     let address = stands_for.address.to_string().replace(['.', ':'], "-");
     let name = |port: u16| format!("tcp-{port}");
     let port = |(&number, _): (&u16, &u16)| EntryPort {
@@ -238,6 +236,7 @@ fn way(service: &Object, near: IpAddr, stands_for: &StandsFor) -> Object {
         addresses: vec![stands_for.address.into()],
         ports: stands_for.ports.iter().map(port).collect(),
         resolution: Resolution::Static,
+        leads_to_gateway: true,
         endpoints: vec![WorkloadEntry {
             address: near.to_string(),
             ports: stands_for.ports.iter().map(|(port, listen)| (name(*port), *listen)).collect(),
@@ -376,6 +375,7 @@ mod tests {
             _ => None,
         });
         let way = way.expect("a way there");
+        assert!(way.leads_to_gateway, "it goes before the Service itself");
         assert_eq!(way.endpoints[0].ports["tcp-19000"], listen);
         // The proxy has the port by now: it is not somebody else's.
         let _ours = TcpListener::bind(("127.0.0.1", listen));

@@ -62,7 +62,8 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     owners.insert((*address, port.number), service);
                     continue;
                 };
-                if owner.object == service.object {
+                // A Service that asks for a gateway is meant to be reached there.
+                if owner.object == service.object || owner.leads_to_gateway {
                     continue;
                 }
                 let because = match owner.is_allocated() && !service.is_allocated() {

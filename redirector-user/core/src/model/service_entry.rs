@@ -24,6 +24,10 @@ pub struct ServiceEntry {
     pub workload_selector: Option<Labels>,
     /// As written; empty means `["*"]`.
     pub export_to: Vec<String>,
+    /// It leads those who dial the address of a Service to the gateway that this node
+    /// serves for it. No document says so: an agent makes such entries itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leads_to_gateway: bool,
 }
 
 /// A port of a ServiceEntry.

@@ -93,6 +93,7 @@ fn of_service(
         ports,
         addresses,
         claims_port: false,
+        leads_to_gateway: false,
         local_only: service.internal_local,
         distribution: service.distribution(&meta.annotations),
         rejected: None,

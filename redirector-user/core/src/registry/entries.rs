@@ -44,6 +44,7 @@ pub(super) fn services(
             addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
             claims_port: (object.meta.annotations.get(annotations::CLAIM_PORT))
                 .is_some_and(|value| value == "true"),
+            leads_to_gateway: entry.leads_to_gateway,
             local_only: false,
             distribution: None,
             rejected: None,

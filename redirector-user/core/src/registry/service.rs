@@ -34,6 +34,8 @@ pub struct Service {
     /// A ServiceEntry that says by an annotation that its ports are its own at
     /// every address, when it has no addresses.
     pub claims_port: bool,
+    /// A ServiceEntry that leads to this node's gateway what dials a Service's address.
+    pub leads_to_gateway: bool,
     /// Only endpoints on the client's node may be used.
     pub local_only: bool,
     /// Which endpoints go first, when no DestinationRule says it.
@@ -158,10 +160,11 @@ impl Service {
         (self.created, name, namespace, *kind, self.place)
     }
 
-    /// The order in which two of them own one address: first those that the API server has
-    /// given theirs, which nobody takes from them by naming it, then by age.
+    /// The order in which two of them own one address: first the way to this node's
+    /// gateway, which stands before the Service that asks for it; then those that the API
+    /// server has given theirs, which nobody takes from them by naming it; then by age.
     pub fn precedence(&self) -> impl Ord + '_ {
-        (!self.is_allocated(), self.age())
+        (!self.leads_to_gateway, !self.is_allocated(), self.age())
     }
 
     /// Whether another one is the same but for its endpoints.
@@ -176,6 +179,7 @@ impl Service {
             ports,
             addresses,
             claims_port,
+            leads_to_gateway,
             local_only,
             distribution,
             rejected,
@@ -206,6 +210,7 @@ impl Service {
             && ports.iter().zip(&other.ports).all(alike)
             && *addresses == other.addresses
             && *claims_port == other.claims_port
+            && *leads_to_gateway == other.leads_to_gateway
             && *local_only == other.local_only
             && *distribution == other.distribution
             && *rejected == other.rejected
