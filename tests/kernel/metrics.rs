@@ -64,6 +64,9 @@ fn what_is_exported_is_what_the_list_says() {
     let _daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
     assert_eq!(scene.answer(&scene.client()), "one");
     assert_eq!(dial(edge), "one");
+    // So does a change.
+    let change = || scene.redirector.write("edge.yaml", &gateway(edge, "two"));
+    scene.redirector.change("the gateway's rule", change);
     let page = scrape(address);
     let types: Vec<String> =
         (page.lines()).filter_map(|line| Some(line.strip_prefix("# TYPE ")?.to_owned())).collect();
