@@ -253,7 +253,7 @@ impl Stages {
     ) -> Dirty {
         let mut dirty = Dirty::default();
         for (reference, Replaced { before, after }) in &changes.objects {
-            dirty.gateways |= self.gateways.contains(reference);
+            dirty.gateways |= self.serves_by_name(reference);
             match reference.kind {
                 Kind::VirtualService => {
                     work.rules += 1;
@@ -377,6 +377,15 @@ impl Stages {
         }
     }
 
+    /// Whether this is one of the workloads that are served as gateways, or has the name of
+    /// one: ports that a gateway names are looked up by name, in whatever kind has them.
+    fn serves_by_name(&self, object: &ObjectRef) -> bool {
+        let named = |other: &ObjectRef| {
+            (&other.namespace, &other.name) == (&object.namespace, &object.name)
+        };
+        matches!(object.kind, Kind::Pod | Kind::WorkloadEntry) && self.gateways.iter().any(named)
+    }
+
     /// The local workloads that came, went or are others.
     fn read_workloads(
         &mut self,
@@ -388,12 +397,14 @@ impl Stages {
         if changed.workloads.is_empty() {
             return others;
         }
-        let gateways: BTreeSet<ObjectRef> = (registry.workloads.all())
-            .filter(|workload| workload.gateway)
-            .map(|workload| workload.object.clone())
-            .collect();
         for object in &changed.workloads {
-            dirty.gateways |= self.gateways.contains(object) || gateways.contains(object);
+            let serves = registry.workloads.of(object).is_some_and(|workload| workload.gateway);
+            dirty.gateways |= serves || self.gateways.contains(object);
+            if serves {
+                self.gateways.insert(object.clone());
+            } else {
+                self.gateways.remove(object);
+            }
             let (namespace, name) = (&object.namespace, &object.name);
             let id = SourceId { namespace: namespace.clone(), name: name.clone() };
             let now = registry.workloads.named(namespace, name).and_then(source);
@@ -411,7 +422,6 @@ impl Stages {
                 others.insert(id, now);
             }
         }
-        self.gateways = gateways;
         dirty.gateways |= !self.gateways.is_empty() && self.plan.gateways.asks_clients();
         others
     }

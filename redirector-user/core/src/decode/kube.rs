@@ -10,6 +10,7 @@ use crate::model::{
     EndpointSlice, Pod, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort,
     TrafficDistribution,
 };
+use crate::validate::subnets;
 
 /// The most endpoints of one object.
 pub(super) const MAX_ENDPOINTS: usize = 65_536;
@@ -17,13 +18,11 @@ pub(super) const MAX_ENDPOINTS: usize = 65_536;
 /// An IP address; complains of anything else.
 pub(super) fn address(at: &At<'_>) -> Option<IpAddr> {
     let text = at.string()?;
-    match text.parse() {
-        Ok(address) => Some(address),
-        Err(_) => {
-            at.complain(&syntax::BAD_ADDRESS, format!("\"{text}\" is not an IP address"));
-            None
-        }
+    let address = subnets::address(text);
+    if address.is_none() {
+        at.complain(&syntax::BAD_ADDRESS, format!("\"{text}\" is not an IP address"));
     }
+    address
 }
 
 /// Reports a missing field.

@@ -10,6 +10,7 @@ use super::service::{Endpoint, Port, Service, ServiceKind, Socket};
 use super::visibility::ExportTo;
 use crate::model::annotations;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
+use crate::validate::subnets;
 use crate::world::World;
 
 /// The services of a ServiceEntry: one for each host.
@@ -85,12 +86,12 @@ fn candidates(
     }
     // WorkloadEntries with the path of a socket are selected under DNS only.
     let mut add = |entry: &WorkloadEntry, place: &Place, resolution: Resolution, own: bool| {
-        let addresses = match entry.address.parse() {
-            Ok(ip) => vec![ip],
-            Err(_) if resolution == Resolution::Static => Vec::new(),
+        let addresses = match subnets::address(&entry.address) {
+            Some(ip) => vec![ip],
+            None if resolution == Resolution::Static => Vec::new(),
             // A path of a socket is nothing that a connection could be sent to.
-            Err(_) if entry.address.starts_with("unix:") => Vec::new(),
-            Err(_) => resolve(world, names, &entry.address, resolution),
+            None if entry.address.starts_with("unix:") => Vec::new(),
+            None => resolve(world, names, &entry.address, resolution),
         };
         let all = addresses.iter().map(|ip| Some(*ip));
         let none = addresses.is_empty().then_some(None);
@@ -147,7 +148,7 @@ fn resolve(
     names.insert(name.into());
     let addresses = world.resolved(name).unwrap_or_default();
     let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };
-    addresses.iter().take(count).copied().collect()
+    addresses.iter().take(count).map(IpAddr::to_canonical).collect()
 }
 
 fn port(declared: &EntryPort, found: &[Candidate]) -> Port {

@@ -14,6 +14,7 @@ use crate::model::{
     Gateway, Kind, Labels, Meta, Object, ObjectRef, Pod, Server, SourceId, SourceSelector, Spec,
     WorkloadEntry,
 };
+use crate::validate::subnets;
 use crate::world::World;
 
 /// A Pod or a WorkloadEntry.
@@ -289,6 +290,11 @@ impl Workloads {
         self.all.values().map(|workload| &**workload)
     }
 
+    /// The workload of an object.
+    pub fn of(&self, object: &ObjectRef) -> Option<&Workload> {
+        self.all.get(object).map(|workload| &**workload)
+    }
+
     /// A workload by namespace and name.
     pub fn named(&self, namespace: &str, name: &str) -> Option<&Workload> {
         self.find(&namespace.into(), &name.into()).map(|workload| &**workload)
@@ -342,7 +348,7 @@ fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
     let labels = entry_labels(meta, entry);
     Workload {
         object: object.reference(),
-        addresses: entry.address.parse().into_iter().collect(),
+        addresses: subnets::address(&entry.address).into_iter().collect(),
         locality: entry_locality(&labels, &entry.locality),
         source: cgroup.or(netns),
         gateway: is_gateway(meta),

@@ -2,7 +2,22 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+
+/// An address. One of IPv4 that is written as one of IPv6 (`::ffff:10.0.0.1`) is the
+/// same address to the kernel, and is so here.
+pub fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Subnets likewise.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(v4), Some(length)) => Ipv4Net::new(v4, length).map_or(net, IpNet::V4),
+        _ => net,
+    }
+}
 
 /// A subnet as Go's `netip` reads it: no leading zeros, no zone in a prefix; a
 /// bare address is a prefix of full length, and host bits are masked. The error
@@ -22,7 +37,7 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
     };
     let most = if parsed.is_ipv4() { 32 } else { 128 };
     let Some(length) = length else {
-        return IpNet::new(parsed, most).map_err(|error| error.to_string());
+        return IpNet::new(parsed, most).map(canonical).map_err(|error| error.to_string());
     };
     let digits = !length.is_empty()
         && length.bytes().all(|b| b.is_ascii_digit())
@@ -35,7 +50,7 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
             format!("\"{text}\" is not a subnet: the length behind the '/' must be 0 to {most}")
         })?;
     let net = IpNet::new(parsed, length).map_err(|error| error.to_string())?;
-    Ok(net.trunc())
+    Ok(canonical(net.trunc()))
 }
 
 fn not_an_address(text: &str, address: &str) -> String {
@@ -65,6 +80,9 @@ mod tests {
             ("fd00::1", "fd00::1/128"),
             ("0.0.0.0/0", "0.0.0.0/0"),
             ("fe80::1%eth0", "fe80::1/128"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:10.0.5.1/120", "10.0.5.0/24"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
         ] {
             assert_eq!(parse(text).map(|net| net.to_string()), Ok(net.to_owned()), "{text}");
         }
