@@ -79,10 +79,12 @@ pub struct Engine {
 }
 
 /// What an audit has not seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Since {
     changes: plan::Delta,
     steps: u64,
+    /// The workloads and classes of what it was given: the numbers of classes.
+    numbers: Plan,
 }
 
 /// What may be another than after the step before.
@@ -231,9 +233,9 @@ impl Engine {
         let kept = self.kept.take();
         let mut kept =
             kept.unwrap_or_else(|| Kept::new(&self.settings, &self.store, &self.resolved));
-        let mut news = News::default();
         // What was compiled last may have nothing to do with what is kept.
         let mut whole = self.aside.is_some() || self.stages.is_empty();
+        let mut news = News { names: whole, ..News::default() };
         loop {
             let names = (&self.resolved, std::mem::take(&mut self.told));
             let (changes, changed) =
@@ -259,7 +261,6 @@ impl Engine {
         }
         if let Some(aside) = self.aside.take() {
             self.is_made_of(aside.difference(&kept.world));
-            news.names = true;
         }
         let step = self.finish((&kept.world, &kept.registry), newcomers.numbers, news);
         self.kept = Some(kept);
@@ -327,6 +328,11 @@ impl Engine {
         if let Some(since) = &mut self.since {
             since.steps += 1;
         }
+        // Also when it does not fit: what brings them is compiled but once.
+        if news.names {
+            self.names = registry.names_to_resolve().cloned().collect();
+            self.other_names = true;
+        }
         let newcomers = layout::Newcomers { spares: self.spares, ..newcomers };
         let mut sizes = self.sizes;
         let (delta, mut work) = loop {
@@ -353,10 +359,6 @@ impl Engine {
         self.classifier = self.stages.classifier().clone();
         let view = of_classes
             .then(|| View::new(self.classifier.clone(), self.plan(), self.placement.layout()));
-        if news.names {
-            self.names = registry.names_to_resolve().cloned().collect();
-            self.other_names = true;
-        }
         let follows_endpoints =
             self.follow_endpoints || !self.endpoints.is_empty() || !self.drains.is_empty();
         work += news.work;
@@ -443,7 +445,10 @@ impl Engine {
             return None;
         }
         let world = self.world()?.clone();
-        self.since = Some(Since::default());
+        let Plan { sources, classes, .. } = self.plan();
+        let (sources, classes) = (sources.clone(), classes.clone());
+        let numbers = Plan { sources, classes, ..Plan::default() };
+        self.since = Some(Since { changes: plan::Delta::default(), steps: 0, numbers });
         Some(Given { world, layout: self.placement.layout().clone(), limits: self.sizes.limits() })
     }
 
@@ -453,7 +458,8 @@ impl Engine {
     pub fn audit(&mut self, anew: Anew) -> Vec<&'static str> {
         let Some(since) = self.since.take() else { return Vec::new() };
         let Anew { mut plan, image } = anew;
-        plan.renumber_as(self.plan());
+        // As it was then: workloads may be in other classes since.
+        plan.renumber_as(&since.numbers);
         let mut drift = self.plan().difference(&plan);
         drift.leave_out(&since.changes);
         let mut parts = drift.parts();

@@ -60,6 +60,39 @@ fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_come_in_forc
     assert!(step.names.is_none() && step.made_of.is_empty() && step.changes.is_empty());
 }
 
+#[test]
+fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_fit() {
+    let mut engine = engine();
+    take(&mut engine, 2, 50);
+    (engine.grows, engine.sizes.routes) = (false, 0);
+    put(&mut engine, "entry.yaml", NAMED);
+    let [services, rules] = text(3, 50);
+    put(&mut engine, "services.yaml", &services);
+    put(&mut engine, "rules.yaml", &rules);
+    engine.step(Newcomers::default()).expect_err("there is no room");
+    engine.sizes = Sizes::default();
+    put(&mut engine, "rules.yaml", &text(2, 50)[1]);
+    let step = engine.step(Newcomers::default()).expect("there is room");
+    assert_eq!(step.names, Some(["db.example".into()].into()));
+}
+
+#[test]
+fn answers_stay_when_the_first_step_does_not_fit() {
+    let mut engine = engine();
+    let address = vec!["192.0.2.1".parse().expect("an address")];
+    engine.resolve("db.example".into(), address.clone());
+    let [services, rules] = text(2, 50);
+    put(&mut engine, "services.yaml", &format!("{services}---\n{NAMED}"));
+    engine.begin_with(World::of(engine.settings.clone(), engine.store.effective()));
+    (engine.grows, engine.sizes.routes) = (false, 0);
+    put(&mut engine, "rules.yaml", &rules);
+    engine.step(Newcomers::default()).expect_err("there is no room");
+    engine.sizes = Sizes::default();
+    in_force(&mut engine);
+    engine.forget_names();
+    assert_eq!(engine.resolved().get("db.example"), Some(&address));
+}
+
 fn put(engine: &mut Engine, name: &str, text: &str) {
     engine.store.put(&name.into(), Content::from(documents::read(None, text)));
 }
@@ -183,4 +216,45 @@ fn what_changes_during_an_audit_is_no_drift() {
     in_force(&mut engine);
     spoil(&mut engine);
     assert_eq!(engine.audit(anew), ["routes"]);
+}
+
+/// Pods of this node, by the rule for callers that they fall under.
+fn pods(of: &[(&str, &str)]) -> String {
+    let pod = |(index, (name, app)): (usize, &(&str, &str))| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, uid: {name}, labels: {{app: \
+             {app}}}}}\nspec: {{nodeName: here, containers: []}}\nstatus: {{podIP: 10.9.0.{index}}}\n"
+        )
+    };
+    of.iter().enumerate().map(pod).collect()
+}
+
+#[test]
+fn a_class_that_loses_its_workloads_to_others_during_an_audit_is_no_drift() {
+    let mut engine = engine();
+    engine.settings.node_name = Some("here".to_owned());
+    let rules = text(2, 50)[1].replacen(
+        "tcp: [{",
+        "tcp: [{match: [{sourceLabels: {app: a}}], route: [{destination: {host: s1}}]}, {match: \
+         [{sourceLabels: {app: b}}], route: [{destination: {host: s0}}]}, {",
+        1,
+    );
+    put(&mut engine, "services.yaml", &text(2, 50)[0]);
+    put(&mut engine, "rules.yaml", &rules);
+    put(&mut engine, "pods.yaml", &pods(&[("p", "a"), ("q", "b"), ("r", "a")]));
+    in_force(&mut engine);
+    assert_eq!(engine.plan().classes.len(), 3, "{:?}", engine.plan().classes);
+    let exceptions = |plan: &Plan| plan.frontends.values().any(|one| one.exceptions.len() == 2);
+    assert!(exceptions(engine.plan()), "{:?}", engine.plan().frontends);
+    for now in [
+        [("p", "b"), ("q", "b"), ("r", "a")],
+        [("p", "a"), ("q", "a"), ("r", "b")],
+        [("s", "b"), ("t", "b"), ("u", "a")],
+    ] {
+        let anew = engine.begin_audit().expect("it is in force").anew();
+        put(&mut engine, "pods.yaml", &pods(&now));
+        in_force(&mut engine);
+        assert_eq!(engine.audit(anew), [""; 0], "{now:?}");
+        assert_eq!(audit(&mut engine), [""; 0], "{now:?}");
+    }
 }
