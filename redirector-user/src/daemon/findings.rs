@@ -4,8 +4,9 @@
 //!
 //! Looking takes time that grows with the configuration, and endpoints move all the
 //! time: after each look the thread rests, the longer the longer that took, and
-//! shorter when what people write has changed. Only then it is given what is in force
-//! by then, so that a change costs nothing but a note that there was one.
+//! shorter when what people write has changed, or when connections are refused that
+//! were not. Only then it is given what is in force by then, so that a change costs
+//! nothing but a note that there was one.
 
 use std::collections::HashSet;
 use std::io;
@@ -98,7 +99,7 @@ impl Looker {
     }
 
     /// What is in force, or what was refused, may be another; `soon` when it is what
-    /// people write that is.
+    /// people write that is, or what they have to know of.
     pub fn want(&mut self, soon: bool) {
         self.wanted = Some(soon || self.wanted == Some(true));
     }
@@ -216,6 +217,10 @@ impl Daemon {
         };
         for one in shares.iter().filter(|one| !self.report.emptied.contains(one)) {
             tracing::error!("{one}");
+        }
+        if self.report.emptied != shares {
+            // Events tell it, and whoever is called by one does not wait for a long rest.
+            self.looker.want(true);
         }
         self.report.emptied = shares;
     }
