@@ -30,6 +30,40 @@ fn deploy(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+#[test]
+fn what_is_removed_with_a_package_is_where_the_flags_say_and_they_are_no_shell() {
+    let root = tempfile::tempdir().unwrap();
+    let below = |name: &str| root.path().join(name);
+    let flags = below("default");
+    std::fs::write(
+        &flags,
+        "# A comment\nREDIRECTOR_BPFFS=\"/sys/fs/bpf/my place\"\nREDIRECTOR_CGROUP=a.slice b.slice\n\
+         PATH=/nowhere\nexit 7\nREDIRECTOR_STATE=$(touch hacked)",
+    )
+    .unwrap();
+    let script = deploy("package/prerm").replace("/etc/default/redirector", "./default");
+    // Nothing of this machine is touched.
+    let script = script.replace("/run/systemd/system", "./systemd");
+    let answer = std::process::Command::new("sh")
+        .args(["-c", &format!("redirector() {{ env >environment; }}\n{script}"), "prerm", "remove"])
+        .current_dir(root.path())
+        .output()
+        .unwrap();
+    assert!(answer.status.success() && answer.stderr.is_empty(), "{answer:?}");
+    let environment = std::fs::read_to_string(below("environment")).unwrap();
+    let mut given: Vec<_> =
+        environment.lines().filter(|line| line.starts_with("REDIRECTOR_")).collect();
+    given.retain(|line| !line.starts_with("REDIRECTOR_TESTS_"));
+    given.sort_unstable();
+    let expected = [
+        "REDIRECTOR_BPFFS=/sys/fs/bpf/my place",
+        "REDIRECTOR_CGROUP=a.slice b.slice",
+        "REDIRECTOR_STATE=$(touch hacked)",
+    ];
+    assert_eq!(given, expected);
+    assert!(!below("hacked").exists());
+}
+
 /// Every value that switches something on.
 fn everything() -> Value {
     json!({

@@ -11,16 +11,13 @@ use redirector_core::diag::codes::syntax;
 use redirector_core::documents;
 use redirector_core::store::Content;
 
-use super::read::{Fingerprint, ReadError, read_any, read_limited, read_settled};
+use super::read::{Fingerprint, ReadError, UNSETTLED, read_any, read_limited, read_settled};
 use super::walk::{Walk, walk};
 use super::{Change, Parse};
 
 /// How long a file that is held open for writing, and does not change, is
 /// waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often to look while a file is being written.
-const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// A change within this time of a look may have the same time stamp as what the
 /// look saw, so the next look reads the file again.

@@ -5,8 +5,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use redirector_core::yaml::MAX_FILE_BYTES;
+
+/// A file of which the system does not say whether somebody writes it is read when it
+/// has been the same for this long.
+pub const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,14 @@ pub fn read_limited(from: impl Read, expected: u64) -> Result<Vec<u8>, ReadError
 /// The process must ignore `SIGIO`: a writer that arrives while the file is
 /// being read waits for its end, and the kernel says so by that signal.
 pub fn read_settled(path: &Path, patient: bool) -> Result<(Vec<u8>, Fingerprint), ReadError> {
+    read_leased(path, patient, Lease::take)
+}
+
+fn read_leased(
+    path: &Path,
+    patient: bool,
+    take: impl FnOnce(RawFd) -> Result<Option<Lease>, ReadError>,
+) -> Result<(Vec<u8>, Fingerprint), ReadError> {
     // Not to hang on a pipe that took the file's place.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let before = file.metadata()?;
@@ -89,7 +102,10 @@ pub fn read_settled(path: &Path, patient: bool) -> Result<(Vec<u8>, Fingerprint)
         let what = "it is neither a file nor a directory";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what).into());
     }
-    let lease = if patient { Some(Lease::take(file.as_raw_fd())?) } else { None };
+    let lease = if patient { take(file.as_raw_fd())? } else { None };
+    if patient && lease.is_none() && changed_just_now(&before) {
+        return Err(ReadError::BeingWritten);
+    }
     let text = read_limited(&file, before.len())?;
     let after = file.metadata()?;
     drop(lease);
@@ -100,30 +116,34 @@ pub fn read_settled(path: &Path, patient: bool) -> Result<(Vec<u8>, Fingerprint)
     Ok((text, fingerprint))
 }
 
+/// Whether somebody may be in the middle of writing it; of a time to come, too.
+fn changed_just_now(metadata: &std::fs::Metadata) -> bool {
+    let is_young = |at: SystemTime| at.elapsed().map_or(true, |age| age < UNSETTLED);
+    metadata.modified().is_ok_and(is_young)
+}
+
 /// A read lease: there is no writer while it is held.
-struct Lease(Option<RawFd>);
+struct Lease(RawFd);
 
 impl Lease {
-    fn take(fd: RawFd) -> Result<Self, ReadError> {
+    fn take(fd: RawFd) -> Result<Option<Self>, ReadError> {
         // SAFETY: `fcntl` with an integer argument touches no memory.
         if unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) } == 0 {
-            return Ok(Self(Some(fd)));
+            return Ok(Some(Self(fd)));
         }
         match io::Error::last_os_error().raw_os_error() {
             Some(libc::EAGAIN) => Err(ReadError::BeingWritten),
-            // Not on this file system, or not our file: then the comparison of
-            // before and after has to do.
-            _ => Ok(Self(None)),
+            // Not on this file system, or not our file and no CAP_LEASE: then its age,
+            // and the comparison of before and after, have to do.
+            _ => Ok(None),
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(fd) = self.0 {
-            // SAFETY: as above.
-            unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
-        }
+        // SAFETY: as above.
+        unsafe { libc::fcntl(self.0, libc::F_SETLEASE, libc::F_UNLCK) };
     }
 }
 
@@ -148,6 +168,21 @@ mod tests {
         writer.write_all(b" and half").unwrap();
         drop(writer);
         assert_eq!(read_settled(&path, true).unwrap().0, b"half and half");
+    }
+
+    #[test]
+    fn without_a_lease_a_file_is_read_when_it_has_been_the_same_for_a_while() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        std::fs::write(&path, "half").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let hour = Duration::from_secs(3600);
+        file.set_modified(SystemTime::now() + hour).unwrap();
+        let read = |patient| read_leased(&path, patient, |_| Ok(None));
+        assert!(matches!(read(true), Err(ReadError::BeingWritten)));
+        assert_eq!(read(false).unwrap().0, b"half", "held open for ever");
+        file.set_modified(SystemTime::now() - hour).unwrap();
+        assert_eq!(read(true).unwrap().0, b"half");
     }
 
     #[test]

@@ -10,11 +10,12 @@ use serde_json::json;
 use super::{Cluster, answered, node, uid};
 
 /// Numbers of capabilities, as in `linux/capability.h`.
-const CAPABILITIES: [(&str, u64); 6] = [
+const CAPABILITIES: [(&str, u64); 7] = [
     ("DAC_OVERRIDE", 1),
     ("NET_BIND_SERVICE", 10),
     ("NET_ADMIN", 12),
     ("SYS_ADMIN", 21),
+    ("LEASE", 28),
     ("PERFMON", 38),
     ("BPF", 39),
 ];
