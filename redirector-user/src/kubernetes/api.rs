@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::client::{SILENT, in_time};
 use super::resource::Detail;
 use super::split::Split;
 
@@ -163,7 +164,8 @@ impl Api {
         let mut body = pin!(self.client.request_stream(request).await?);
         let mut split = Split::default();
         loop {
-            let bytes = body.fill_buf().await.map_err(Error::ReadEvents)?;
+            let bytes = in_time(SILENT, body.fill_buf()).await;
+            let bytes = bytes.and_then(|bytes| bytes).map_err(Error::ReadEvents)?;
             if bytes.is_empty() {
                 break;
             }

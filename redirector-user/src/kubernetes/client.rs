@@ -2,6 +2,7 @@
 //! every API server does over TLS. One that does not gets a connection for each
 //! watch.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence on a connection. A watch ends by itself, on the server's
 /// side, before that.
 const SILENCE: Duration = Duration::from_secs(310);
+
+/// Longest time until an answer begins, and between the parts of one that is no watch.
+/// The server itself gives up what takes longer.
+pub(super) const SILENT: Duration = Duration::from_secs(60);
 
 /// After this silence a connection of HTTP/2 is asked whether it is still there, and
 /// given up when it has not answered for so long: all watches depend on it.
@@ -129,7 +134,8 @@ impl Renewing {
 
     async fn exchange(self: &Arc<Self>, request: Request<Body>) -> kube::Result<Response<Answer>> {
         let client = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let response = client.send(request).await;
+        let response = in_time(SILENT, client.send(request)).await;
+        let response = response.unwrap_or_else(|silent| Err(kube::Error::Service(silent.into())));
         self.is_connected.store(response.is_ok(), Ordering::Release);
         let response = response?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -149,6 +155,14 @@ impl Renewing {
         };
         Ok(response.map(|body| body.map_err(Box::new(cut) as Box<_>)))
     }
+}
+
+/// What comes of a request, if it does so in this time.
+pub(super) async fn in_time<T>(limit: Duration, comes: impl Future<Output = T>) -> io::Result<T> {
+    tokio::time::timeout(limit, comes).await.map_err(|_| {
+        let why = format!("it has been silent for {} s", limit.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, why)
+    })
 }
 
 async fn configured(kubeconfig: Option<&Path>) -> Result<Client, Unconfigured> {
@@ -220,4 +234,19 @@ async fn named(path: &Path) -> Result<Config, Unconfigured> {
     let kubeconfig = Kubeconfig::read_from(path).map_err(refuse)?;
     let options = KubeConfigOptions::default();
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trouble::Trouble;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_gives_no_answer() {
+        let silent = in_time(Duration::ZERO, std::future::pending::<()>()).await.unwrap_err();
+        let trouble = Trouble::of(&kube::Error::Service(silent.into()));
+        assert!(matches!(trouble, Trouble::Unreachable(_)), "{trouble:?}");
+        assert!(trouble.to_string().contains("silent for 0 s"), "{trouble}");
+        assert_eq!(in_time(SILENT, async { 1 }).await.unwrap(), 1);
+    }
 }
