@@ -104,7 +104,7 @@ struct Times {
     /// 0s: they are reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
-    /// How many earlier configurations are kept for `rollback`
+    /// How many changes of what people write are kept for `rollback`
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     history: usize,
 }

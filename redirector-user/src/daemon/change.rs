@@ -149,7 +149,7 @@ impl Daemon {
         }
         let needed = self.report.hold.as_ref().map(|hold| hold.of_generation);
         let engine = &self.engine;
-        self.keeper.tend(self.options.history + 1, needed, || engine.whole(false));
+        self.keeper.tend(self.options.history, needed, || engine.whole(false));
         true
     }
 
@@ -292,14 +292,13 @@ impl Daemon {
     pub(super) fn roll_back(&mut self, steps: usize) -> Result<u64, String> {
         let current = self.keeper.head().repeats.unwrap_or(self.generation);
         let from = self.report.hold.as_ref().map_or(current, |hold| hold.of_generation);
-        // What counts is what was in force, one after another: a generation that says
-        // the same as the one before it is no change.
+        // What counts is what people changed: endpoints come and go by themselves.
         let history = self.state.history().map_err(|error| error.to_string())?;
         let known = history.iter().rev().skip_while(|entry| entry.head.generation > from);
         let mut changes = 0;
         let mut earlier = None;
         for (after, before) in known.clone().zip(known.skip(1)) {
-            changes += usize::from(after.is_change());
+            changes += usize::from(after.is_change);
             if changes == steps {
                 earlier = Some(before.head.generation);
                 break;

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redirector_core::model::ObjectRef;
-use redirector_core::model::bypass::Bypass;
 use redirector_core::stored::{self, Raw};
 use redirector_core::world::Settings;
 use serde::Serialize;
 
 use super::journal::{ATTEMPTS, Part, load, numbers, parts};
-use super::record::{Head, Record};
+use super::record::{Head, Record, Written, but_for_bypass};
 use super::{StateDir, StateError};
 
 /// A generation, and what it changed.
@@ -28,6 +27,10 @@ pub struct Entry {
     pub settings: bool,
     /// The generation before is not known, as there is none or it cannot be read.
     pub is_first: bool,
+    /// What people write is another than in the entry before, whatever else is: left
+    /// alone, resolved, or an endpoint.
+    #[serde(skip)]
+    pub is_change: bool,
 }
 
 /// An object that came, went or is another.
@@ -45,18 +48,13 @@ pub struct Replacement {
     pub by: Option<Arc<str>>,
 }
 
-impl Entry {
-    /// Whether it says something else than the generation before, whatever is left
-    /// alone in one of them.
-    pub fn is_change(&self) -> bool {
-        self.is_first || self.settings || !self.objects.is_empty() || !self.names.is_empty()
-    }
-}
-
 /// A generation that is being put together.
 #[derive(Default)]
 struct Gathered {
     head: Head,
+    written: Written,
+    /// In how many generations what people write had become another before.
+    before: Option<u64>,
     objects: BTreeMap<ObjectRef, Replacement>,
     names: Vec<Arc<str>>,
     settings: bool,
@@ -65,7 +63,7 @@ struct Gathered {
 
 impl Gathered {
     fn take(&mut self, record: Record) {
-        self.head = record.head;
+        (self.head, self.written) = (record.head, record.written);
         for changed in record.objects {
             let object = changed.object.to_string();
             let (before, after, by) = (changed.before, changed.after, changed.by);
@@ -87,8 +85,10 @@ impl Gathered {
     }
 
     fn entry(self) -> Entry {
-        let Self { head, objects, names, settings, is_first } = self;
-        Entry { head, objects: objects.into_values().collect(), names, settings, is_first }
+        let Self { head, written, before, objects, names, settings, is_first } = self;
+        let is_change = before != Some(written.count);
+        let objects = objects.into_values().collect();
+        Entry { head, objects, names, settings, is_first, is_change }
     }
 }
 
@@ -146,8 +146,9 @@ pub(super) fn history(state: &StateDir) -> Result<Vec<Entry>, StateError> {
         let mut next = match gathered.take() {
             Some(known) if follows && known.head.generation == generation => known,
             known => {
+                let before = known.as_ref().map(|one| one.written.count);
                 entries.extend(known.map(Gathered::entry));
-                Gathered { is_first: !follows, ..Gathered::default() }
+                Gathered { before, is_first: !follows, ..Gathered::default() }
             }
         };
         next.settings |= settings_differ && follows;
@@ -160,6 +161,5 @@ pub(super) fn history(state: &StateDir) -> Result<Vec<Entry>, StateError> {
 
 /// Settings without what is left alone.
 fn settings_of(raw: &Raw) -> Option<Settings> {
-    let settings: Settings = stored::part(raw, "").ok()?;
-    Some(Settings { bypass: Bypass::default(), ..settings })
+    stored::part(raw, "").ok().map(|settings| but_for_bypass(&settings))
 }

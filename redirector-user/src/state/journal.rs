@@ -20,7 +20,7 @@ use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::Settings;
 
 use super::frame::{Found, Frame, Frames, Kind};
-use super::record::{Head, Numbers, Objects, Record, Resolved, Told, Version};
+use super::record::{Begin, Head, Numbers, Objects, Record, Resolved, Told, Version, Written};
 use super::snapshot::{self, Snapshot};
 use super::{StateDir, StateError, io_error};
 
@@ -104,6 +104,7 @@ pub(super) struct Known {
     /// The number of the last record.
     number: u64,
     head: Head,
+    written: Written,
     settings: Result<Settings, Lost>,
     resolved: BTreeMap<Arc<str>, Result<Resolved, Lost>>,
     objects: BTreeMap<ObjectRef, Read>,
@@ -122,6 +123,7 @@ impl Known {
         let mut known = Self {
             number: group.record.number.wrapping_sub(1),
             head: Head::default(),
+            written: Written::default(),
             settings: Ok(Settings::default()),
             resolved: BTreeMap::new(),
             objects: BTreeMap::new(),
@@ -147,7 +149,7 @@ impl Known {
             });
             self.layout = Err(lost(LAYOUT));
         }
-        (self.number, self.head) = (of, record.head);
+        (self.number, self.head, self.written) = (of, record.head, record.written);
         if let Some(settings) = &record.settings {
             self.settings = stored::part(settings, "which settings it was made with");
         }
@@ -315,8 +317,8 @@ pub(super) struct Journal {
     /// Where the next record belongs, and how much of it the first one takes.
     pub end: u64,
     pub checkpoint: u64,
-    /// The generations in it.
-    pub generations: Vec<u64>,
+    /// What it begins with.
+    pub begin: Begin,
     /// What of it cannot be read.
     pub damage: Vec<StateError>,
     /// A record at its end that was not written to its own end.
@@ -339,6 +341,7 @@ impl Journal {
         Told {
             number: self.known.number,
             head: self.known.head,
+            written: self.known.written,
             settings: snapshot.settings.clone(),
             resolved: snapshot.resolved.clone(),
             files: kept.files.clone(),
@@ -413,6 +416,7 @@ pub(super) fn read_one(
             }
         };
         let (generation, end) = (group.record.head.generation, group.end);
+        let begin = Begin { generation, written: group.record.written.count };
         if generation > to {
             break;
         }
@@ -428,15 +432,12 @@ pub(super) fn read_one(
                 known: Known::begin(group),
                 end,
                 checkpoint: end,
-                generations: Vec::new(),
+                begin,
                 damage: Vec::new(),
                 cut: None,
             }),
         };
         journal.end = end;
-        if journal.generations.last() != Some(&generation) {
-            journal.generations.push(generation);
-        }
     }
     match journal {
         Some(journal) => Ok(Journal { damage, cut, ..journal }),

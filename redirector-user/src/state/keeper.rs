@@ -6,12 +6,13 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use redirector_core::layout::{self, Layout, Placement};
 use redirector_core::store::Store;
 
 use super::journal::{self, Journal};
-use super::record::{Change, Head, Step, Told};
+use super::record::{Begin, Change, Head, Step, Told};
 use super::snapshot::{Snapshot, Whole};
 use super::{StateDir, StateError, io_error, old};
 use crate::scheduling::give_way;
@@ -48,8 +49,8 @@ struct Files {
 #[derive(Debug)]
 struct Older {
     number: u64,
-    /// The generations in it; none where they were not looked at.
-    generations: Vec<u64>,
+    /// What it begins with; nothing where that was not looked at.
+    begin: Option<Begin>,
 }
 
 /// The journal that is written to.
@@ -61,12 +62,10 @@ struct Current {
     end: u64,
     /// Where the last one begins.
     last: u64,
-    /// Whether it is the only one of its generation.
-    is_sole: bool,
     /// What the first record takes, and when to begin anew.
     checkpoint: u64,
     until: u64,
-    generations: Vec<u64>,
+    begin: Begin,
 }
 
 /// What an earlier daemon has left.
@@ -146,7 +145,7 @@ impl Keeper {
                 // It was begun by a generation that never came in force.
                 self.state.remove_file(&journal::name(number))?;
             } else if !goes_on || number != journal.file {
-                files.older.push(Older { number, generations: Vec::new() });
+                files.older.push(Older { number, begin: None });
             }
         }
         if goes_on {
@@ -207,7 +206,7 @@ impl Keeper {
                 if frames.is_empty() {
                     return Ok(0);
                 }
-                current.append(&frames, change.head.generation).map_err(failed)?;
+                current.append(&frames).map_err(failed)?;
                 (frames.len(), self.told.go(next))
             }
             none => {
@@ -249,13 +248,13 @@ impl Keeper {
     }
 
     /// What was kept is in force. Begins a journal anew, in a thread of its own, when it
-    /// has grown, and forgets those in which nothing is that may be wanted: the youngest
-    /// generations, so many of them, and that which is `needed`. `whole` says what is in
-    /// force and good.
-    pub fn tend(&mut self, generations: usize, needed: Option<u64>, whole: impl FnOnce() -> Whole) {
+    /// has grown, and forgets those in which nothing is that may be wanted: the last
+    /// changes of what people write, so many of them, and the generation that is `needed`.
+    /// `whole` says what is in force and good.
+    pub fn tend(&mut self, changes: usize, needed: Option<u64>, whole: impl FnOnce() -> Whole) {
         self.before = None;
         let mut files = lock(&self.files);
-        files.prune(&self.state, generations, needed);
+        files.prune(&self.state, self.told.written.count, changes as u64, needed);
         let Some(current) = &mut files.current else { return };
         let runs = self.compacting.as_ref().is_some_and(|thread| !thread.is_finished());
         if current.end < current.until || runs {
@@ -313,17 +312,7 @@ impl Compaction {
         else {
             return Ok(());
         };
-        let generation = self.told.head.generation;
-        let of_older = std::mem::take(&mut current.generations);
-        let generations = of_older.iter().copied().filter(|one| *one >= generation).collect();
-        let put = new.put_in_place(|file| current.copy(self.from, file));
-        let (file, checkpoint) = match put {
-            Ok(new) => new,
-            Err(error) => {
-                current.generations = of_older;
-                return Err(error);
-            }
-        };
+        let (file, checkpoint) = new.put_in_place(|file| current.copy(self.from, file))?;
         let moved = |at: u64| at - self.from + checkpoint;
         let next = Current {
             number,
@@ -331,46 +320,57 @@ impl Compaction {
             end: moved(current.end),
             // It may still be taken back, if it was written meanwhile.
             last: moved(current.last.max(self.from)),
-            is_sole: current.is_sole,
             checkpoint,
             until: checkpoint + checkpoint.max(SMALL),
-            generations,
+            begin: self.told.begin(),
         };
+        older.push(Older { number: self.number, begin: Some(current.begin) });
         *current = next;
-        older.push(Older { number: self.number, generations: of_older });
         Ok(())
     }
 }
 
 impl Files {
-    /// Forgets journals that nobody wants any more.
-    fn prune(&mut self, state: &StateDir, generations: usize, needed: Option<u64>) {
+    /// Forgets journals that nobody wants any more, of which some may lie between others:
+    /// in those nothing changed but what comes and goes by itself. `until_now`: how many
+    /// changes there were.
+    fn prune(&mut self, state: &StateDir, until_now: u64, changes: u64, needed: Option<u64>) {
         let Some(current) = &self.current else { return };
-        let mut known = current.generations.len();
-        let mut first = current.generations.first().copied();
-        let mut kept = self.older.len();
-        while kept > 0 && !(known >= generations && needed.is_none_or(|one| first <= Some(one))) {
-            kept -= 1;
-            let older = &self.older[kept].generations;
-            known += older.len();
-            first = older.first().copied().or(first);
+        let mut next = current.begin;
+        let mut is_wanted = |older: &Older| {
+            let lacks = until_now.saturating_sub(next.written) < changes;
+            let Some(begin) = older.begin else {
+                return lacks || needed.is_some_and(|one| one < next.generation);
+            };
+            let holds = begin.generation..next.generation;
+            let is_needed = needed.is_some_and(|one| holds.contains(&one));
+            let is_wanted = is_needed || lacks && begin.written < next.written;
+            next = begin;
+            is_wanted
+        };
+        let mut kept: Vec<Older> = Vec::new();
+        for older in std::mem::take(&mut self.older).into_iter().rev() {
+            if is_wanted(&older) {
+                kept.push(older);
+            } else {
+                // It is tried again by the next daemon.
+                let _ = state.remove_file(&journal::name(older.number));
+            }
         }
-        for older in self.older.drain(..kept) {
-            // It is tried again by the next daemon.
-            let _ = state.remove_file(&journal::name(older.number));
-        }
+        kept.reverse();
+        self.older = kept;
     }
 }
 
 impl Current {
     /// Goes on with one that is there.
     fn go_on(state: &StateDir, journal: Journal) -> Result<Self, StateError> {
-        let Journal { file: number, end, checkpoint, generations, .. } = journal;
+        let Journal { file: number, end, checkpoint, begin, .. } = journal;
         let path = journal::path(state, number);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|source| io_error("cannot open", &path, source))?;
         let until = checkpoint + checkpoint.max(SMALL);
-        Ok(Self { number, file, end, last: end, is_sole: false, checkpoint, until, generations })
+        Ok(Self { number, file, end, last: end, checkpoint, until, begin })
     }
 
     /// Begins one.
@@ -387,14 +387,13 @@ impl Current {
             file,
             end,
             last: 0,
-            is_sole: true,
             checkpoint: end,
             until: end + end.max(SMALL),
-            generations: vec![told.head.generation],
+            begin: told.begin(),
         })
     }
 
-    fn append(&mut self, frames: &[u8], generation: u64) -> io::Result<()> {
+    fn append(&mut self, frames: &[u8]) -> io::Result<()> {
         // What was taken back, or could not be written as a whole, is to go.
         if self.file.metadata()?.len() != self.end {
             self.file.set_len(self.end)?;
@@ -405,18 +404,11 @@ impl Current {
             return Err(error);
         }
         (self.last, self.end) = (self.end, self.end + frames.len() as u64);
-        self.is_sole = self.generations.last() != Some(&generation);
-        if self.is_sole {
-            self.generations.push(generation);
-        }
         Ok(())
     }
 
     fn take_back(&mut self) {
         self.end = self.last;
-        if self.is_sole {
-            self.generations.pop();
-        }
         // Where that fails, the next record stands in its place.
         let _ = self.file.set_len(self.end);
     }
@@ -462,11 +454,15 @@ impl New {
         whole: &Whole,
     ) -> Result<Self, StateError> {
         let path = journal::path(state, number);
-        let beside = Beside(path.with_extension("new"));
         let failed = |source| io_error("cannot write", &path, source);
+        // A name of its own: a daemon that has handed over may be writing one still, and
+        // may be a process of the same number in another container.
+        let at = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+        let beside = path.with_extension(format!("{}-{at}.new", std::process::id()));
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&beside.0).map_err(failed)?;
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let mut file = options.open(&beside).map_err(failed)?;
+        let beside = Beside(beside);
         told.write_whole(whole, &mut file).and_then(|()| file.sync_all()).map_err(failed)?;
         let checkpoint = file.metadata().map_err(failed)?.len();
         Ok(Self { state: state.clone(), beside, path, file, checkpoint })

@@ -376,13 +376,18 @@ impl StateDir {
     }
 
     /// Gives what was written beside it the place of something. That has reached the
-    /// disk when this returns.
+    /// disk when this returns, or a warning says that it has not; an error says that the
+    /// place is as it was.
     fn put_in_place(&self, beside: &Path, path: &Path) -> Result<(), StateError> {
         let failed = |source| io_error("cannot write", path, source);
+        let directory = File::open(path.parent().unwrap_or(&self.path)).map_err(failed)?;
         fs::rename(beside, path).map_err(failed)?;
-        // The rename, too, has to reach the disk.
-        let directory = path.parent().unwrap_or(&self.path);
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        // The rename, too, has to reach the disk; it is done in any case.
+        if let Err(error) = directory.sync_all() {
+            let path = path.display();
+            tracing::warn!("{path}: a crash of the machine may take back what is written: {error}");
+        }
+        Ok(())
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {

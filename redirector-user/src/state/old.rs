@@ -16,6 +16,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use redirector_core::difference::Difference;
 use redirector_core::layout::{self, Layout};
@@ -154,17 +155,36 @@ fn numbers_in(directory: &Path) -> Vec<u64> {
     numbers
 }
 
-/// Makes a journal of what is there, where there is none, and removes it. What cannot
-/// be read is told.
+/// When one of these was written last.
+fn written_last(files: impl Iterator<Item = String>, state: &StateDir) -> Option<SystemTime> {
+    files.filter_map(|name| fs::metadata(state.path().join(name)).ok()?.modified().ok()).max()
+}
+
+/// Whether an earlier version has been in force again since the journals were written.
+fn is_younger(state: &StateDir, journals: &[u64]) -> bool {
+    let snapshots = generations(state).into_iter().map(|one| format!("{GENERATIONS}/{one}.json"));
+    let ours = written_last(snapshots.chain([LAST_GOOD.to_owned()]), state);
+    ours > written_last(journals.iter().copied().map(journal::name), state)
+}
+
+/// Makes a journal of what is there, where there is none or one that is older, and
+/// removes it. What cannot be read is told.
 pub(super) fn carry_over(state: &StateDir, not_read: &mut Vec<String>) -> Result<(), StateError> {
     let failed = |path: &Path, source| io_error("cannot carry over what is in", path, source);
     let carried = StateDir::new(state.path().join(CARRIED));
     let is_there = state.path().join(GENERATIONS).exists() || state.path().join(LAST_GOOD).exists();
-    if is_there && journal::numbers(state)?.is_empty() {
+    let journals = journal::numbers(state)?;
+    if is_there && (journals.is_empty() || is_younger(state, &journals)) {
         // What an attempt that was broken off has left.
         carried.remove()?;
         carried.create()?;
         append_all(state, &carried, not_read)?;
+        for number in journals {
+            state.remove_file(&journal::name(number))?;
+        }
+        for name in journal::leftovers(state) {
+            state.remove_file(&name)?;
+        }
         // As a whole or not at all.
         let [from, to] = [&carried, state].map(|one| one.path().join(journal::DIRECTORY));
         state.put_in_place(&from, &to).map_err(|error| match error {

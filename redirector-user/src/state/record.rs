@@ -10,7 +10,9 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use redirector_core::in_force::is_written;
 use redirector_core::layout::{self, Layout};
+use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Object, ObjectRef};
 use redirector_core::store::{Accepted, KeptChange, KeptMention, Replaced};
 use redirector_core::stored::Raw;
@@ -36,6 +38,24 @@ pub struct Head {
     pub repeats: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub made: u64,
+}
+
+/// How often what people write became another: endpoints come, go and move by
+/// themselves, and names resolve to what they do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Written {
+    /// In so many generations, those that are forgotten included.
+    pub count: u64,
+    /// In this one last.
+    pub last: u64,
+}
+
+/// What a journal begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    pub generation: u64,
+    /// In how many generations what people write had become another.
+    pub written: u64,
 }
 
 /// What a name resolved to.
@@ -109,6 +129,8 @@ pub(super) struct Record {
     /// It is no change of what there was: it says everything.
     pub whole: bool,
     pub head: Head,
+    #[serde(default)]
+    pub written: Written,
     pub settings: Option<Raw>,
     /// [`Resolved`], or nothing for a name that is forgotten.
     pub resolved: Vec<(Arc<str>, Option<Raw>)>,
@@ -236,6 +258,7 @@ pub(super) struct Told {
     /// The number of the record.
     pub number: u64,
     pub head: Head,
+    pub written: Written,
     pub settings: Settings,
     pub resolved: BTreeMap<Arc<str>, Resolved>,
     pub files: BTreeMap<Arc<str>, Vec<KeptMention>>,
@@ -246,13 +269,36 @@ pub(super) struct Told {
 pub(super) struct Step {
     number: u64,
     head: Head,
+    written: Written,
     settings: Settings,
     resolved: BTreeMap<Arc<str>, Resolved>,
     /// What files mention that mention something else.
     files: Vec<(Arc<str>, Option<Vec<KeptMention>>)>,
 }
 
+/// Settings without what is left alone.
+pub(super) fn but_for_bypass(settings: &Settings) -> Settings {
+    Settings { bypass: Bypass::default(), ..settings.clone() }
+}
+
 impl Told {
+    /// What a journal begins with that says it.
+    pub fn begin(&self) -> Begin {
+        Begin { generation: self.head.generation, written: self.written.count }
+    }
+
+    /// How often what people write became another, with this change.
+    fn written(&self, change: &Change) -> Written {
+        let Head { generation, .. } = change.head;
+        let is_written = is_written(&change.objects)
+            || self.settings != change.settings
+                && but_for_bypass(&self.settings) != but_for_bypass(&change.settings);
+        match is_written && self.written.last != generation {
+            true => Written { count: self.written.count + 1, last: generation },
+            false => self.written,
+        }
+    }
+
     /// What is told next.
     pub fn next(&self, change: &mut Change) -> Step {
         let resolved = std::mem::take(&mut change.resolved).into_iter().map(|(name, new)| {
@@ -265,6 +311,7 @@ impl Told {
         Step {
             number: self.number + 1,
             head: change.head,
+            written: self.written(change),
             settings: change.settings.clone(),
             resolved,
             files: files.filter(|(name, now)| self.files.get(name) != now.as_ref()).collect(),
@@ -273,7 +320,7 @@ impl Told {
 
     /// Makes it that; returns the way back.
     pub fn go(&mut self, step: Step) -> Step {
-        let Step { number, head, settings, resolved, files } = step;
+        let Step { number, head, written, settings, resolved, files } = step;
         let files = files.into_iter().map(|(name, mentions)| {
             let before = match mentions {
                 Some(mentions) => self.files.insert(name.clone(), mentions),
@@ -285,6 +332,7 @@ impl Told {
             files: files.collect(),
             number: std::mem::replace(&mut self.number, number),
             head: std::mem::replace(&mut self.head, head),
+            written: std::mem::replace(&mut self.written, written),
             settings: std::mem::replace(&mut self.settings, settings),
             resolved: std::mem::replace(&mut self.resolved, resolved),
         }
@@ -325,9 +373,18 @@ impl Told {
         if same_head && nothing && change.layout.is_empty() && !anew {
             return Ok(Vec::new());
         }
-        let (number, head) = (next.number, next.head);
-        let record =
-            Record { number, whole: false, head, settings, resolved, objects, good, files };
+        let Step { number, head, written, .. } = *next;
+        let record = Record {
+            number,
+            whole: false,
+            head,
+            written,
+            settings,
+            resolved,
+            objects,
+            good,
+            files,
+        };
         let mut out = Out { frames: Vec::new(), file: None };
         out.record(&pool.objects, (anew, &change.layout), &record)?;
         Ok(out.frames)
@@ -359,6 +416,7 @@ impl Told {
             number: self.number,
             whole: true,
             head: self.head,
+            written: self.written,
             settings: Some(to_raw_value(&self.settings)?),
             resolved: resolved.collect::<io::Result<_>>()?,
             objects,

@@ -323,6 +323,36 @@ fn carrying_over_is_done_again_when_it_was_broken_off() {
 }
 
 #[test]
+fn what_an_earlier_version_wrote_after_a_journal_takes_its_place() {
+    let (_root, state) = directory();
+    let journal =
+        |number: u64| fs::File::options().write(true).open(journal::path(&state, number)).unwrap();
+    let wrote = || fs::metadata(state.path().join("last-good.json")).unwrap().modified().unwrap();
+    let second = std::time::Duration::from_secs(1);
+    of_an_earlier_version(&state);
+    drop(Keeper::open(&state, 2).unwrap());
+    // This version, and the earlier one again: it knows nothing of the journal.
+    fs::write(journal::path(&state, 1), "of long ago").unwrap();
+    fs::write(journal::path(&state, 2), "of long ago, too").unwrap();
+    of_an_earlier_version(&state);
+    for number in [1, 2] {
+        journal(number).set_modified(wrote() - second).unwrap();
+    }
+    let (_, left) = Keeper::open(&state, 2).unwrap();
+    assert_eq!(left.not_read, Vec::<String>::new());
+    is_of_an_earlier_version(&left.snapshot.unwrap());
+    assert_eq!((journal::numbers(&state).unwrap(), state.generations()), (vec![1], vec![1, 2]));
+    assert!(!state.path().join("last-good.json").exists());
+    // Of before the journal: it has been carried over.
+    of_an_earlier_version(&state);
+    fs::remove_file(state.path().join("generations/bases/1.json")).unwrap();
+    journal(1).set_modified(wrote() + second).unwrap();
+    let (_, left) = Keeper::open(&state, 2).unwrap();
+    is_of_an_earlier_version(&left.snapshot.unwrap());
+    assert!(!state.path().join("last-good.json").exists());
+}
+
+#[test]
 fn of_an_earlier_version_what_cannot_be_read_costs_itself() {
     let (_root, state) = directory();
     of_an_earlier_version(&state);
