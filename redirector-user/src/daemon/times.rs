@@ -76,7 +76,7 @@ mod tests {
     fn batch(of: Option<Kind>, since: Instant) -> Batch {
         let of = of.map(|kind| ObjectRef { kind, namespace: "n".into(), name: "a".into() });
         let change = Change::Removed("a".into());
-        Batch { arrivals: vec![Arrival { change, of, turn: Turn::New, since }], together: false }
+        Batch { arrivals: vec![Arrival { change, of, turn: Turn::New, since }] }
     }
 
     #[test]

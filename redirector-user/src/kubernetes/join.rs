@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redirector_core::model::{Gateway, Object, ObjectRef, Spec};
 use redirector_core::store::Content;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
 use tracing::info;
 
 use super::Options;
@@ -18,7 +19,10 @@ use super::held::Name;
 use super::item::{Item, reference};
 use super::resource::{Needs, Resource};
 use crate::identity::Direct;
-use crate::source::{Arrival, Batch, Change, Turn};
+use crate::source::{self, Arrival, Batch, Change, Turn};
+
+/// What comes without a pause is passed on after this time.
+const GATHERED: Duration = Duration::from_millis(20);
 
 /// How the watches are doing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -114,9 +118,15 @@ impl Join {
         let mut first = true;
         while let Some((resource, update)) = updates.recv().await {
             self.take(resource, update);
-            // What is there already comes with it.
+            let until = Instant::now() + GATHERED;
             for _ in 0..super::IN_FLIGHT {
-                let Ok((resource, update)) = updates.try_recv() else { break };
+                let next = if self.may_wait() {
+                    let quiet = until.min(Instant::now() + source::QUIET);
+                    timeout_at(quiet.into(), updates.recv()).await.ok().flatten()
+                } else {
+                    updates.try_recv().ok()
+                };
+                let Some((resource, update)) = next else { break };
                 self.take(resource, update);
             }
             if self.listed.len() < Resource::ALL.len() {
@@ -130,7 +140,7 @@ impl Join {
             if changed.is_empty() && !first {
                 continue;
             }
-            if !send(Batch { arrivals: changed.into_values().collect(), together: first }) {
+            if !send(Batch { arrivals: changed.into_values().collect() }) {
                 return;
             }
             if std::mem::take(&mut first) {
@@ -138,6 +148,12 @@ impl Join {
                 self.watches.send_modify(|watches| watches.synced = true);
             }
         }
+    }
+
+    /// Whether what is known waits for what belongs to it. A pod of this node does not.
+    fn may_wait(&self) -> bool {
+        let is_awaited = |arrival: &Arrival| arrival.turn == Turn::Awaited;
+        !self.changed.is_empty() && !self.changed.values().any(is_awaited)
     }
 
     fn take(&mut self, resource: Resource, update: Update) {

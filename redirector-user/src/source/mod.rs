@@ -8,7 +8,7 @@
 //! * [`read`]: the text of one file, once nobody is writing it.
 //! * [`files`]: what changed since the last look.
 //! * [`watch`]: when to look.
-//! * [`waiting`]: what was read and is not in force yet, and whose turn comes when.
+//! * [`waiting`]: what was read and is not in force yet, and what of it is next.
 
 pub mod files;
 pub mod read;
@@ -17,12 +17,18 @@ pub mod walk;
 pub mod watch;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::model::ObjectRef;
 use redirector_core::store::{Content, Store};
 use redirector_core::{documents, yaml};
+
+/// What changes so soon after another change is read with it. Whoever writes several
+/// things one after the other, as `kubectl apply` and `git` do, needs less for each, and
+/// what the API server tells of on two watches is not in order: this is more than they
+/// are apart, and less than anybody waits for.
+pub const QUIET: Duration = Duration::from_millis(5);
 
 /// One thing that changed.
 #[derive(Clone, Debug)]
@@ -44,14 +50,14 @@ impl Change {
     }
 }
 
-/// When a change has its turn, where others wait: the first goes first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// Whether a change may go before others that came earlier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
-    /// A pod of this node: it waits to be known.
+    /// A pod of this node, which waits to be known: it does.
     Awaited,
-    /// Something comes into being, or goes.
+    /// Something comes into being, or goes: it does not.
     New,
-    /// What is there is another by now.
+    /// What is there is another by now: it does where it concerns nothing that waits.
     Changed,
 }
 
@@ -68,21 +74,19 @@ pub struct Arrival {
     pub since: Instant,
 }
 
-/// Changes that were read at once.
+/// Changes that were read at once: they come in force at one instant, but for what may
+/// go first.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The changes.
     pub arrivals: Vec<Arrival>,
-    /// They belong together and come in force at one instant; others do so one by one
-    /// where that is sooner.
-    pub together: bool,
 }
 
 impl Batch {
     /// What one look at files found.
     pub fn of_files(changes: Vec<Change>, since: Instant) -> Self {
-        let arrival = |change| Arrival { change, of: None, turn: Turn::Changed, since };
-        Self { arrivals: changes.into_iter().map(arrival).collect(), together: true }
+        let arrival = |change| Arrival { change, of: None, turn: Turn::New, since };
+        Self { arrivals: changes.into_iter().map(arrival).collect() }
     }
 
     /// Puts the changes into the store.

@@ -1,28 +1,28 @@
-//! What was read and is not in force yet, and whose turn comes when.
+//! What was read and is not in force yet, and what of it is next.
 //!
 //! A change is put in force as soon as nothing else is being put there; what comes
-//! meanwhile gathers here, the newest version of each thing only. Where more waits than
-//! is made at once it is taken in slices:
+//! meanwhile gathers here. Whoever writes objects relies on their order: the subset
+//! comes before the rule that sends to it, and goes after the rule that did. So what
+//! waits is put in force in the order of its arrival, what was read at once at one
+//! instant, and in slices where much waits: each goes on where the last one ended.
+//! Only two things are in the next slice, whatever else waits:
 //!
-//! * what belongs together, such as the first lists or what one look at the files
-//!   found, is one slice;
-//! * pods of this node are in the next slice, whatever else waits;
-//! * namespaces take turns, so that what floods one holds up no other;
-//! * within a namespace, changes of what is there go before what comes or goes, and of
-//!   each in turn the oldest and the newest: the oldest is reached soon, and so is what
-//!   comes after a flood;
-//! * an object takes along what came before it and defines a host that it sends to:
-//!   whoever writes the subset first and the rule after that never sees the rule alone.
-//!   What is removed never goes before what came earlier in its namespace.
+//! * pods of this node, which wait to be known;
+//! * a few changed rules that have no host in common with anything that waits: an edit
+//!   is in force before a bulk load of other things is finished.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use redirector_core::model::{Object, ObjectRef, RuleList, Spec, VirtualService};
+use redirector_core::model::{Object, RuleList, Spec, VirtualService};
 use redirector_core::store::Content;
 
 use super::{Arrival, Batch, Change, Turn};
+
+/// The most changed rules that go before what came earlier. More are no edit of
+/// somebody's, but a load themselves.
+const EDITS: usize = 8;
 
 /// The changes that wait, shared by who reads and who puts in force.
 #[derive(Clone, Debug, Default)]
@@ -59,206 +59,156 @@ impl Waiting {
     }
 }
 
-/// What a change is among the others: growing numbers, in the order of arrival.
-type Number = u64;
-
 /// Changes that wait.
 #[derive(Debug, Default)]
 struct Queue {
-    together: VecDeque<Vec<Arrival>>,
-    next: Number,
-    single: BTreeMap<Number, Arrival>,
-    numbers: HashMap<Arc<str>, Number>,
-    awaited: BTreeSet<Number>,
-    namespaces: BTreeMap<Arc<str>, Lane>,
-    /// The namespace that had its turn last.
-    last: Option<Arc<str>>,
-    /// Which define a host, by the first part of its name.
-    defined: HashMap<Arc<str>, BTreeSet<Number>>,
+    /// Pods of this node.
+    awaited: Vec<Arrival>,
+    /// Changed rules that concern nothing of what is in order.
+    edits: Vec<Arrival>,
+    /// All else, in the order of arrival. What was read at once stays together.
+    order: VecDeque<Vec<Arrival>>,
+    /// How many of those concern a host.
+    concerned: HashMap<Arc<str>, usize>,
+    /// How many of those may concern anything.
+    unknown: usize,
     /// Whoever takes knows that something waits.
     told: bool,
 }
 
-/// What waits in one namespace.
-#[derive(Debug, Default)]
-struct Lane {
-    changed: BTreeSet<Number>,
-    /// What comes or goes.
-    new: BTreeSet<Number>,
-    /// The newest is next, and not the oldest.
-    newest: bool,
-}
-
-impl Lane {
-    fn of(&mut self, turn: Turn) -> &mut BTreeSet<Number> {
-        match turn {
-            Turn::Changed => &mut self.changed,
-            Turn::Awaited | Turn::New => &mut self.new,
-        }
-    }
-
-    /// The next, which stays.
-    fn next(&mut self, single: &BTreeMap<Number, Arrival>) -> Option<Number> {
-        let all = if self.changed.is_empty() { &self.new } else { &self.changed };
-        self.newest = !self.newest;
-        let newest = *all.last()?;
-        let goes = |arrival: &Arrival| matches!(arrival.change, Change::Removed(_));
-        if self.newest && !single.get(&newest).is_some_and(goes) {
-            return Some(newest);
-        }
-        all.first().copied()
-    }
-}
-
 impl Queue {
     fn is_empty(&self) -> bool {
-        self.together.is_empty() && self.single.is_empty()
+        self.awaited.is_empty() && self.edits.is_empty() && self.order.is_empty()
     }
 
     fn oldest(&self) -> Option<(usize, Instant)> {
-        let all = || self.together.iter().flatten().chain(self.single.values());
+        let first = || self.awaited.iter().chain(&self.edits);
+        let all = || first().chain(self.order.iter().flatten());
         Some((all().count(), all().map(|arrival| arrival.since).min()?))
     }
 
     fn put(&mut self, batch: Batch) {
-        if batch.together {
-            self.together.push_back(batch.arrivals);
-            return;
-        }
+        // Also one of nothing is taken: it says that all was read.
+        let says_all = batch.arrivals.is_empty();
+        let (mut edits, mut others) = (Vec::new(), Vec::new());
         for arrival in batch.arrivals {
-            self.put_one(arrival);
+            match arrival.turn {
+                Turn::Awaited => self.put_awaited(arrival),
+                Turn::Changed if is_rule(&arrival.change) => edits.push(arrival),
+                Turn::Changed | Turn::New => others.push(arrival),
+            }
+        }
+        others.iter().for_each(|arrival| self.count(arrival));
+        let have_room = self.edits.len() + edits.len() <= EDITS;
+        if have_room && !edits.iter().any(|arrival| self.concerns_what_waits(arrival)) {
+            self.edits.append(&mut edits);
+        } else {
+            edits.iter().for_each(|arrival| self.count(arrival));
+            others.append(&mut edits);
+        }
+        if says_all || !others.is_empty() {
+            self.order.push_back(others);
         }
     }
 
-    fn put_one(&mut self, mut arrival: Arrival) {
-        let name = arrival.change.name().clone();
-        let number = match self.numbers.get(&name).copied() {
-            Some(number) => {
-                // It has waited for as long as its earlier version, and what came
-                // into being since what is in force is still new.
-                if let Some(before) = self.remove(number) {
-                    arrival.since = before.since;
-                    arrival.turn = arrival.turn.min(before.turn);
-                }
-                number
-            }
-            None => {
-                self.next += 1;
-                self.next
-            }
-        };
-        for label in defines(&arrival.change) {
-            self.defined.entry(label).or_default().insert(number);
+    /// Of a pod that goes first nothing older may come after it, such as that one of its
+    /// name was removed.
+    fn put_awaited(&mut self, pod: Arrival) {
+        let is_older = |other: &mut Arrival| other.change.name() == pod.change.name();
+        let older = self.order.iter_mut().flat_map(|unit| unit.extract_if(.., is_older));
+        for arrival in older.collect::<Vec<_>>() {
+            self.discount(&arrival);
         }
-        match arrival.turn {
-            Turn::Awaited => _ = self.awaited.insert(number),
-            turn => _ = self.lane(&arrival).of(turn).insert(number),
-        }
-        self.numbers.insert(name, number);
-        self.single.insert(number, arrival);
-    }
-
-    fn lane(&mut self, arrival: &Arrival) -> &mut Lane {
-        self.namespaces.entry(namespace(arrival)).or_default()
-    }
-
-    fn remove(&mut self, number: Number) -> Option<Arrival> {
-        let arrival = self.single.remove(&number)?;
-        self.numbers.remove(arrival.change.name());
-        self.awaited.remove(&number);
-        let namespace = namespace(&arrival);
-        if let Some(lane) = self.namespaces.get_mut(&namespace) {
-            lane.of(arrival.turn).remove(&number);
-            if lane.changed.is_empty() && lane.new.is_empty() {
-                self.namespaces.remove(&namespace);
-            }
-        }
-        for label in defines(&arrival.change) {
-            if let Some(numbers) = self.defined.get_mut(&label) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    self.defined.remove(&label);
-                }
-            }
-        }
-        Some(arrival)
+        self.awaited.push(pod);
     }
 
     fn take(&mut self, about: usize) -> Option<Batch> {
         if self.is_empty() {
             return None;
         }
-        // Single changes are newer than what belongs together.
-        let mut arrivals: Vec<Arrival> = self.together.drain(..).flatten().collect();
-        let together = !arrivals.is_empty();
-        for number in std::mem::take(&mut self.awaited) {
-            arrivals.extend(self.remove(number));
+        let mut arrivals = std::mem::take(&mut self.awaited);
+        arrivals.append(&mut self.edits);
+        // However many go first: what came before them has its share of each slice.
+        let most = arrivals.len().saturating_add(about);
+        while arrivals.len() < most
+            && let Some(unit) = self.order.pop_front()
+        {
+            unit.iter().for_each(|arrival| self.discount(arrival));
+            arrivals.extend(unit);
         }
-        while !together && arrivals.len() < about {
-            let Some(number) = self.next_turn() else { break };
-            let Some(arrival) = self.remove(number) else { break };
-            for label in refers(&arrival.change) {
-                let earlier: Vec<_> = match self.defined.get(label) {
-                    Some(numbers) => numbers.range(..number).copied().collect(),
-                    None => Vec::new(),
-                };
-                arrivals.extend(earlier.into_iter().filter_map(|number| self.remove(number)));
+        Some(Batch { arrivals })
+    }
+
+    fn concerns_what_waits(&self, arrival: &Arrival) -> bool {
+        self.unknown > 0
+            || concerns(&arrival.change)
+                .is_none_or(|all| all.iter().any(|one| self.concerned.contains_key(*one)))
+    }
+
+    fn count(&mut self, arrival: &Arrival) {
+        match concerns(&arrival.change) {
+            Some(all) => {
+                all.into_iter().for_each(|one| *self.concerned.entry(one.into()).or_default() += 1);
             }
-            arrivals.push(arrival);
+            None => self.unknown += 1,
         }
-        Some(Batch { arrivals, together })
     }
 
-    /// Whose turn it is.
-    fn next_turn(&mut self) -> Option<Number> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let after = self.last.take().and_then(|last| {
-            let mut rest = self.namespaces.range::<Arc<str>, _>((Excluded(&last), Unbounded));
-            rest.next().map(|(name, _)| name.clone())
-        });
-        let namespace = after.or_else(|| self.namespaces.keys().next().cloned())?;
-        let number = self.namespaces.get_mut(&namespace)?.next(&self.single);
-        self.last = Some(namespace);
-        number
+    fn discount(&mut self, arrival: &Arrival) {
+        let Some(all) = concerns(&arrival.change) else {
+            self.unknown -= 1;
+            return;
+        };
+        for one in all {
+            if let Some(count) = self.concerned.get_mut(one) {
+                *count -= 1;
+                if *count == 0 {
+                    self.concerned.remove(one);
+                }
+            }
+        }
     }
-}
-
-fn namespace(arrival: &Arrival) -> Arc<str> {
-    let of = |object: &ObjectRef| object.namespace.clone();
-    arrival.of.as_ref().map_or_else(|| "".into(), of)
 }
 
 fn object(change: &Change) -> Option<&Arc<Object>> {
     match change {
-        Change::Put(_, Content::Whole(documents)) => documents.first()?.object.as_ref(),
+        Change::Put(_, Content::Whole(documents)) => match documents.as_slice() {
+            [document] => document.object.as_ref(),
+            _ => None,
+        },
         _ => None,
     }
 }
 
-/// The first part of a host's name, which short names and full ones share.
-fn label(host: &str) -> &str {
-    host.split_once('.').map_or(host, |(first, _)| first)
+fn is_rule(change: &Change) -> bool {
+    let spec = object(change).map(|object| &object.spec);
+    matches!(spec, Some(Spec::VirtualService(_) | Spec::DestinationRule(_)))
 }
 
-/// The hosts that a change says something of, by their first parts.
-fn defines(change: &Change) -> Vec<Arc<str>> {
-    let Some(object) = object(change) else { return Vec::new() };
-    match &object.spec {
-        Spec::Service(_) => vec![object.meta.name.clone()],
-        Spec::EndpointSlice(slice) => vec![(&*slice.service).into()],
-        Spec::DestinationRule(rule) => vec![label(&rule.host).into()],
-        Spec::ServiceEntry(entry) => entry.hosts.iter().map(|host| label(host).into()).collect(),
-        _ => Vec::new(),
+/// What a change is about: the object itself, and the first parts of the hosts that it
+/// defines or sends to, which short names and full ones share. `None` where that may be
+/// anything: of what is gone or cannot be read nothing is known, and labels of pods,
+/// WorkloadEntries and Gateways are asked for by whatever likes to.
+fn concerns(change: &Change) -> Option<Vec<&str>> {
+    let object = object(change)?;
+    let hosts: Vec<&str> = match &object.spec {
+        Spec::Service(_) => vec![&object.meta.name],
+        Spec::EndpointSlice(slice) => vec![&slice.service],
+        Spec::DestinationRule(rule) => vec![&rule.host],
+        Spec::ServiceEntry(entry) => entry.hosts.iter().map(|host| &**host).collect(),
+        Spec::VirtualService(rules) => {
+            rules.hosts.iter().map(String::as_str).chain(destinations(rules)).collect()
+        }
+        _ => return None,
+    };
+    let mut all = vec![&**change.name()];
+    for host in hosts {
+        match host.split('.').next() {
+            Some("*") => return None,
+            first => all.extend(first),
+        }
     }
-}
-
-/// The hosts that a change sends connections to, by their first parts.
-fn refers(change: &Change) -> impl Iterator<Item = &str> {
-    let rules = object(change).and_then(|object| match &object.spec {
-        Spec::VirtualService(rules) => Some(rules),
-        _ => None,
-    });
-    rules.into_iter().flat_map(destinations).map(label).chain(rules.map(|_| "*"))
+    Some(all)
 }
 
 fn destinations(rules: &VirtualService) -> impl Iterator<Item = &str> {

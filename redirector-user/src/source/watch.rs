@@ -1,5 +1,6 @@
-//! When to look at the files: at once when the kernel says that something happened,
-//! and in a slow round anyway. After a look nothing is looked at for as long as it took,
+//! When to look at the files: when the kernel says that something happened, once nothing
+//! more does, so that files that are written one after the other are read together; and
+//! in a slow round anyway. After a look nothing is looked at for as long as it took,
 //! so that a tree of many files that is written all the time takes half of a processor
 //! at most; what happens meanwhile gathers.
 
@@ -12,9 +13,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::Batch;
 use super::files::{Dirty, Files, Look};
+use super::{Batch, QUIET};
 use crate::inotify::Watches;
+
+/// What goes on without a pause is looked at after this time.
+const GATHERED: Duration = Duration::from_millis(100);
 
 /// When to look.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +84,8 @@ fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> Look {
     look
 }
 
-/// Waits for something to happen, or for the time to pass, and not before `rest`.
-/// Returns what to read again, and since when it may be another.
+/// Waits for something to happen and to have an end, or for the time to pass, and not
+/// before `rest`. Returns what to read again, and since when it may be another.
 fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (Dirty, Instant) {
     let inotify = watches.fd();
     let mut paths = BTreeSet::new();
@@ -89,14 +93,16 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
     let mut until = (Instant::now() + most).max(rest);
     let mut since = None;
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let mut fds = [PollFd::new(&inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
+        // What happens while it rests gathers in the kernel.
+        let rests = since.is_some() && now < rest;
+        let (fds, end) = if rests { (&mut fds[..0], rest) } else { (&mut fds[..], until) };
+        let left = end.saturating_duration_since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
-        let mut fds = [PollFd::new(&inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
-        // What happens while it rests gathers in the kernel.
-        let fds = if since.is_some() { &mut fds[..0] } else { &mut fds[..] };
         // An interruption is a wait of no length.
         let _ = poll(fds, Some(&timeout));
         let mut counter = [0; 8];
@@ -105,9 +111,9 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
         paths.extend(happened.paths);
         all |= happened.overflow || reread;
         let now = Instant::now();
-        if (happened.anything || reread) && since.is_none() {
-            since = Some(now);
-            until = rest;
+        if happened.anything || reread {
+            let first = *since.get_or_insert(now);
+            until = (now + QUIET).min(first + GATHERED).max(rest);
         }
         if now >= until {
             let dirty = if all { Dirty::All } else { Dirty::Paths(paths) };

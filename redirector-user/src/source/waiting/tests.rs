@@ -16,7 +16,7 @@ fn rule(namespace: &str, name: &str, host: &str) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": { "name": name, "namespace": namespace },
-        "spec": { "hosts": ["a"], "tcp": [{ "route": [{ "destination": { "host": host } }] }] },
+        "spec": { "hosts": [name], "tcp": [{ "route": [{ "destination": { "host": host } }] }] },
     })
 }
 
@@ -27,14 +27,40 @@ fn subsets(namespace: &str, name: &str, host: &str) -> Value {
     })
 }
 
-fn gone(namespace: &str, name: &str) -> Arrival {
-    let mut arrival = arrival(Turn::New, &rule(namespace, name, "x"));
+fn service(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": { "clusterIP": "10.96.0.1", "ports": [{ "name": "tcp", "port": 80 }] },
+    })
+}
+
+fn endpoints(name: &str, service: &str) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": name, "namespace": "default",
+            "labels": { "kubernetes.io/service-name": service },
+        },
+        "endpoints": [{ "addresses": ["10.0.0.1"] }], "ports": [{ "port": 80 }],
+    })
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default" }, "spec": { "nodeName": "n" },
+    })
+}
+
+fn gone(value: &Value) -> Arrival {
+    let mut arrival = arrival(Turn::New, value);
     arrival.change = Change::Removed(arrival.change.name().clone());
     arrival
 }
 
 fn put(waiting: &Waiting, arrival: Arrival) {
-    waiting.put(Batch { arrivals: vec![arrival], together: false });
+    waiting.put(Batch { arrivals: vec![arrival] });
 }
 
 /// The names of a slice.
@@ -57,124 +83,184 @@ fn flooded() -> Waiting {
     waiting
 }
 
+/// All that waits, in the order in which it is taken one by one.
+fn order(waiting: &Waiting) -> Vec<String> {
+    std::iter::from_fn(|| (!waiting.is_empty()).then(|| take(waiting, 1))).flatten().collect()
+}
+
 #[test]
-fn a_single_change_is_in_the_next_slice_after_a_flood_came() {
-    for (turn, namespace) in
-        [(Turn::Changed, "default"), (Turn::New, "default"), (Turn::New, "other")]
-    {
+fn what_waits_is_taken_in_the_order_of_its_arrival() {
+    let waiting = flooded();
+    put(&waiting, arrival(Turn::New, &rule("other", "last", "x")));
+    assert_eq!(take(&waiting, 16).len(), 16);
+    let mut wanted: Vec<_> = (16..1000).map(|number| format!("new-{number:03}")).collect();
+    wanted.push("last".to_owned());
+    assert_eq!(order(&waiting), wanted);
+}
+
+#[test]
+fn a_changed_rule_is_in_the_next_slice_after_a_bulk_load_of_others_came() {
+    for edit in [rule("default", "edit", "echo"), subsets("other", "edit", "echo")] {
         let waiting = flooded();
+        put(&waiting, arrival(Turn::New, &service("default", "another")));
+        put(&waiting, arrival(Turn::New, &endpoints("slice", "another")));
         take(&waiting, 16);
-        put(&waiting, arrival(turn, &rule(namespace, "single", "x")));
-        assert!(take(&waiting, 16).contains(&"single".to_owned()), "{turn:?} {namespace}");
+        put(&waiting, arrival(Turn::Changed, &edit));
+        let slice = take(&waiting, 16);
+        assert_eq!(slice[..2], ["edit", "new-016"], "{slice:?}");
     }
 }
 
 #[test]
-fn a_change_of_what_is_there_is_in_the_next_slice_while_a_flood_comes() {
-    let waiting = flooded();
-    put(&waiting, arrival(Turn::Changed, &rule("default", "single", "x")));
-    for number in 0..100 {
-        let name = format!("more-{number:03}");
-        put(&waiting, arrival(Turn::New, &rule("default", &name, "x")));
+fn a_changed_rule_goes_before_nothing_that_it_may_have_to_do_with() {
+    let edit = rule("default", "edit", "echo.default.svc.cluster.local");
+    for earlier in [
+        arrival(Turn::New, &subsets("other", "earlier", "echo")),
+        arrival(Turn::New, &service("default", "echo")),
+        arrival(Turn::New, &endpoints("earlier", "echo")),
+        arrival(Turn::New, &rule("default", "earlier", "echo")),
+        arrival(Turn::New, &rule("default", "earlier", "edit")),
+        arrival(Turn::New, &edit),
+        arrival(Turn::New, &subsets("default", "earlier", "*.example.com")),
+        arrival(Turn::New, &pod("earlier")),
+        gone(&service("other", "earlier")),
+    ] {
+        let waiting = flooded();
+        let name = earlier.change.name().rsplit_once('/').unwrap().1.to_owned();
+        put(&waiting, earlier);
+        put(&waiting, arrival(Turn::Changed, &edit));
+        let order = order(&waiting);
+        assert_eq!(order[1000..], [name, "edit".to_owned()]);
     }
-    assert!(take(&waiting, 16).contains(&"single".to_owned()));
 }
 
 #[test]
-fn what_came_first_is_reached_whatever_comes_after_it() {
-    let waiting = flooded();
-    let slice = take(&waiting, 16);
-    assert!(slice.contains(&"new-000".to_owned()), "{slice:?}");
-    assert!(slice.contains(&"new-999".to_owned()), "{slice:?}");
-    assert_eq!(slice.len(), 16);
-    let mut all = slice;
-    while !waiting.is_empty() {
-        all.extend(take(&waiting, 100));
-    }
-    all.sort();
-    assert_eq!(all, (0..1000).map(|number| format!("new-{number:03}")).collect::<Vec<_>>());
+fn what_is_taken_holds_back_nothing_any_more() {
+    let waiting = Waiting::default();
+    put(&waiting, arrival(Turn::New, &service("default", "echo")));
+    put(&waiting, gone(&service("default", "gone")));
+    take(&waiting, 2);
+    put(&waiting, arrival(Turn::New, &service("default", "another")));
+    put(&waiting, arrival(Turn::Changed, &rule("default", "edit", "echo")));
+    assert_eq!(take(&waiting, 1), ["edit", "another"]);
 }
 
 #[test]
-fn a_flood_of_one_namespace_leaves_half_of_each_slice_to_another() {
+fn changes_without_end_leave_its_turn_to_what_came_before_them() {
     let waiting = flooded();
-    for number in 0..20 {
-        let name = format!("other-{number:02}");
-        put(&waiting, arrival(Turn::New, &rule("other", &name, "x")));
+    let mut taken = Vec::new();
+    for round in 0..50 {
+        for number in 0..20 {
+            let name = format!("changed-{round}-{number}");
+            put(&waiting, arrival(Turn::Changed, &rule("default", &name, "y")));
+        }
+        taken.extend(take(&waiting, 1).into_iter().filter(|name| name.starts_with("new")));
     }
-    let slice = take(&waiting, 16);
-    assert_eq!(slice.iter().filter(|name| name.starts_with("other")).count(), 8, "{slice:?}");
+    assert_eq!(taken, (0..50).map(|number| format!("new-{number:03}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn subsets_lose_one_after_the_rule_that_sent_to_it_was_changed() {
+    let waiting = flooded();
+    put(&waiting, arrival(Turn::New, &service("default", "echo")));
+    put(&waiting, arrival(Turn::Changed, &rule("default", "rule", "echo")));
+    put(&waiting, arrival(Turn::Changed, &subsets("default", "subsets", "echo")));
+    assert_eq!(order(&waiting)[1001..], ["rule", "subsets"]);
+}
+
+#[test]
+fn what_goes_does_so_after_what_came_before_it_in_any_namespace() {
+    let waiting = flooded();
+    put(&waiting, arrival(Turn::New, &rule("default", "successor", "x")));
+    put(&waiting, arrival(Turn::Changed, &rule("b", "new-001", "x")));
+    put(&waiting, gone(&service("a", "predecessor")));
+    assert_eq!(order(&waiting)[1000..], ["successor", "new-001", "predecessor"]);
+}
+
+#[test]
+fn endpoints_that_move_to_another_slice_are_there_before_they_leave_the_first() {
+    let waiting = flooded();
+    put(&waiting, arrival(Turn::New, &endpoints("second", "echo")));
+    put(&waiting, arrival(Turn::Changed, &endpoints("first", "echo")));
+    assert_eq!(order(&waiting)[1000..], ["second", "first"]);
 }
 
 #[test]
 fn pods_of_the_node_are_in_the_next_slice_all_of_them() {
     let waiting = flooded();
     for name in ["one", "two", "three"] {
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "namespace": "default" }, "spec": { "nodeName": "n" },
-        });
-        put(&waiting, arrival(Turn::Awaited, &pod));
+        put(&waiting, arrival(Turn::Awaited, &pod(name)));
     }
-    assert_eq!(take(&waiting, 1), ["one", "two", "three"]);
+    assert_eq!(take(&waiting, 1), ["one", "two", "three", "new-000"]);
 }
 
 #[test]
-fn a_rule_takes_along_what_came_before_it_and_defines_where_it_sends() {
+fn a_pod_that_is_there_again_is_not_removed_after_it() {
     let waiting = flooded();
-    put(&waiting, arrival(Turn::New, &subsets("default", "subsets", "echo.default.svc.local")));
-    put(&waiting, arrival(Turn::New, &subsets("default", "others", "another")));
-    for number in 0..100 {
-        let name = format!("more-{number:03}");
-        put(&waiting, arrival(Turn::New, &rule("default", &name, "x")));
-    }
-    put(&waiting, arrival(Turn::Changed, &rule("default", "single", "echo")));
-    assert_eq!(take(&waiting, 1), ["subsets", "single"]);
+    put(&waiting, gone(&pod("again")));
+    put(&waiting, arrival(Turn::Awaited, &pod("again")));
+    put(&waiting, arrival(Turn::Changed, &rule("default", "edit", "echo")));
+    let order = order(&waiting);
+    assert_eq!(order[..2], ["again", "edit"]);
+    assert_eq!(order.iter().filter(|name| *name == "again").count(), 1);
 }
 
 #[test]
-fn what_goes_does_so_after_what_came_before_it() {
-    let waiting = Waiting::default();
-    put(&waiting, arrival(Turn::New, &rule("default", "successor", "x")));
-    put(&waiting, arrival(Turn::New, &rule("default", "another", "x")));
-    put(&waiting, gone("default", "predecessor"));
-    let order: Vec<_> = (0..3).map(|_| take(&waiting, 1).remove(0)).collect();
-    assert_eq!(order, ["successor", "another", "predecessor"]);
-}
-
-#[test]
-fn of_one_object_only_the_newest_version_waits_since_the_first_came() {
+fn each_version_of_an_object_comes_after_what_was_there_before_it() {
     let waiting = flooded();
-    let mut first = arrival(Turn::New, &rule("default", "again", "one"));
-    first.since -= Duration::from_secs(60);
-    let since = first.since;
-    put(&waiting, first);
-    put(&waiting, arrival(Turn::Changed, &rule("default", "again", "two")));
-    assert_eq!(waiting.oldest(), Some((1001, since)));
-    let mut batches = std::iter::from_fn(|| waiting.take(100));
-    let all: Vec<_> = batches.by_ref().flat_map(|batch| batch.arrivals).collect();
-    let again: Vec<_> = all
-        .iter()
-        .filter(|one| one.change.name().ends_with("again"))
-        .map(|one| &one.change)
-        .collect();
-    let [Change::Put(_, content)] = again.as_slice() else { panic!("{again:?}") };
-    assert!(format!("{content:?}").contains("\"two\""), "{content:?}");
-    assert_eq!(waiting.oldest(), None);
+    put(&waiting, arrival(Turn::New, &rule("default", "rule", "one")));
+    put(&waiting, arrival(Turn::New, &subsets("default", "subsets", "two")));
+    put(&waiting, arrival(Turn::Changed, &rule("default", "rule", "two")));
+    let all = waiting.take(2000).expect("something waits").arrivals;
+    let last: Vec<_> = all[1000..].iter().map(|arrival| format!("{:?}", arrival.change)).collect();
+    assert!(last[0].contains("\"one\""), "{last:?}");
+    assert!(last[1].contains("subsets"), "{last:?}");
+    assert!(last[2].contains("host: \"two\""), "{last:?}");
+    assert_eq!(last.len(), 3);
 }
 
 #[test]
-fn what_belongs_together_is_one_slice_and_comes_before_what_is_newer() {
+fn what_was_read_at_once_is_taken_at_once() {
     let waiting = Waiting::default();
     let all = |names: [&str; 3]| Batch {
         arrivals: names.map(|name| arrival(Turn::New, &rule("default", name, "x"))).into(),
-        together: true,
     };
     assert!(waiting.put(all(["a", "b", "c"])), "nobody was told yet");
     put(&waiting, arrival(Turn::New, &rule("default", "single", "x")));
     assert!(!waiting.put(all(["d", "e", "f"])), "it was said already");
-    assert_eq!(take(&waiting, 1), ["a", "b", "c", "d", "e", "f"]);
-    assert_eq!(take(&waiting, 1), ["single"]);
+    assert_eq!(take(&waiting, 1), ["a", "b", "c"]);
+    assert_eq!(take(&waiting, 2), ["single", "d", "e", "f"]);
     assert!(waiting.take(1).is_none());
     assert!(waiting.put(all(["g", "h", "i"])));
+}
+
+#[test]
+fn rules_that_were_changed_at_once_go_before_others_only_all_together() {
+    let rules = |names: &[&str]| Batch {
+        arrivals: names
+            .iter()
+            .map(|name| arrival(Turn::Changed, &rule("default", name, "y")))
+            .collect(),
+    };
+    let waiting = flooded();
+    waiting.put(rules(&["a", "b"]));
+    // One of them has to do with what waits.
+    waiting.put(rules(&["c", "new-999"]));
+    assert_eq!(take(&waiting, 1), ["a", "b", "new-000"]);
+    let order = order(&waiting);
+    assert_eq!(order[999..], ["c", "new-999"]);
+}
+
+#[test]
+fn the_oldest_waits_since_it_came_and_nothing_is_a_batch_too() {
+    let waiting = flooded();
+    let mut first = arrival(Turn::New, &rule("default", "first", "x"));
+    first.since -= Duration::from_secs(60);
+    let since = first.since;
+    put(&waiting, first);
+    assert_eq!(waiting.oldest(), Some((1001, since)));
+    waiting.take(usize::MAX);
+    assert_eq!(waiting.oldest(), None);
+    waiting.put(Batch::default());
+    assert!(waiting.take(1).is_some_and(|batch| batch.arrivals.is_empty()));
 }
