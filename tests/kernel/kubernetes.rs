@@ -467,7 +467,9 @@ fn it_is_ready_only_when_all_is_in_force() {
     let mut agent = node.start_with(&[&format!("--startup-taint={TAINT}")]);
     agent.wait("it to be refused", |agent| agent.log().contains("503"));
     assert!(!agent.is_ready());
-    assert_eq!(agent.page("/readyz").map(|(status, _)| status), Some(503));
+    agent.wait("it to say so", |agent| {
+        agent.page("/readyz").is_some_and(|(status, _)| status == 503)
+    });
     let taints = || {
         let node = cluster.server.get("Node", "", "node-a").expect("it is there");
         node["spec"]["taints"].as_array().map_or(0, Vec::len)

@@ -1,6 +1,6 @@
 //! What is written down of a store, and what is made of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -107,8 +107,9 @@ impl Store {
             let mentions = file.mentions.iter();
             mentions.map(|one| one.kept(self.effective_of(&one.reference))).collect()
         };
-        let files = of_touched.chain(&self.index.files);
-        let files = files.map(|name| (name.clone(), self.files.get(name).map(file)));
+        // A file with many objects that were touched is looked at once.
+        let files: BTreeSet<_> = of_touched.chain(&self.index.files).collect();
+        let files = files.into_iter().map(|name| (name.clone(), self.files.get(name).map(file)));
         let good = self.changes().into_iter().map(|(object, change)| (object, change.after));
         KeptChange { files: files.collect(), good: good.collect() }
     }
