@@ -176,6 +176,54 @@ fn a_configuration_beyond_the_tables_leaves_what_was_in_force() {
 }
 
 #[test]
+fn a_configuration_beyond_the_tables_that_a_daemon_begins_with_leaves_what_was_in_force() {
+    let Some(scene) = scene("fullfirst") else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 5]);
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    // Whoever is not known as the client is sent to the first.
+    let client = "  - match: [{sourceLabels: {app: client}}]\n    route";
+    let others = "  - route: [{destination: {host: echo, subset: one}}]\n";
+    redirector.write("rules.yaml", &(to("nowhere").replace("  - route", client) + others));
+    let mut daemon = redirector.start_with(&["--fixed-sizes"]);
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    let generation = redirector.generation();
+    redirector.write("services.yaml", &many_services(1200));
+    redirector.wait("the word", |status| !status["config"]["applyError"].is_null());
+
+    let stays = || {
+        let status = redirector.status().json();
+        assert!(status["config"]["applyError"].is_string(), "{status:#}");
+        assert_eq!(status["generation"], generation, "{status:#}");
+        assert!(scene.answer(&scene.client()).contains("refused"), "it is known");
+        assert_eq!(dial(address), "one");
+    };
+    assert_eq!(daemon.stop(), 0);
+    daemon = redirector.start_with(&["--fixed-sizes"]);
+    stays();
+    let successor = redirector.start_with(&["--fixed-sizes", "--replace"]);
+    assert_eq!(daemon.wait(), 0);
+    stays();
+
+    // What is in force can be left alone all the same.
+    let bypass = |args: &[&str]| {
+        let answer = redirector.ask("bypass", args);
+        assert_eq!(answer.exit, 0, "{answer:?}");
+        assert!(redirector.status().json()["config"]["applyError"].is_string());
+        scene.answer(&scene.client())
+    };
+    let answer = bypass(&["--workload", "default/client"]);
+    assert!(["one", "two"].contains(&&*answer), "{answer}");
+    assert!(bypass(&["--end"]).contains("refused"));
+
+    fs::remove_file(redirector.rules().join("services.yaml")).unwrap();
+    redirector.wait("health", |status| status["healthy"] == true);
+    redirector.change("the next change", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+    assert_eq!(successor.stop(), 0);
+}
+
+#[test]
 fn workloads_are_followed_by_cgroup_and_namespace_the_deepest_known_first() {
     let Some(scene) = scene("identity") else { return };
     let redirector = &scene.redirector;
@@ -298,12 +346,15 @@ fn a_gateway_is_served_and_follows_its_documents() {
     let Some(scene) = scene("gateway") else { return };
     let redirector = &scene.redirector;
     let address = free([127, 0, 0, 3]);
-    let _daemon = redirector.start();
+    let mut daemon = redirector.start();
     for subset in ["one", "two"] {
         redirector
             .change("the gateway", || redirector.write("edge.yaml", &gateway(address, subset)));
         // The proxy follows the tables.
         redirector.wait("its answer", |_| dial(address) == subset);
+        // Also when it is the first change after a restart.
+        assert_eq!(daemon.stop(), 0);
+        daemon = redirector.start();
     }
     let maps = redirector.ask("maps", &["gateways", "--output", "json"]).json();
     assert_eq!(maps["gateways"][0]["gateway"], "Gateway/default/edge", "{maps:#}");

@@ -201,6 +201,7 @@ fn take_charge(
         apply_again: None,
         generation: active.generation,
         bypassed,
+        end_again: None,
         report,
         published: None,
         lost,

@@ -1,8 +1,10 @@
 //! What is left alone for a while: by the daemon, and without one.
 
+use std::time::{Duration, Instant};
+
 use redirector_core::model::bypass::Target;
 
-use super::change::Cause;
+use super::change::{AGAIN, Cause};
 use super::control_loop::Daemon;
 use super::engine::{Engine, Newcomers};
 use super::now;
@@ -32,26 +34,32 @@ impl Daemon {
 
     /// Ends what has been left alone for long enough.
     pub(super) fn end_bypasses(&mut self) {
+        if self.until_bypass_over() != Some(Duration::ZERO) {
+            return;
+        }
         let now = now();
         let (over, left): (Vec<_>, Vec<_>) =
             self.bypassed.iter().cloned().partition(|one| one.until <= now);
-        if over.is_empty() {
-            return;
-        }
+        self.end_again = None;
         match self.leave_alone(left) {
             Ok(()) => {
                 for one in over {
                     tracing::info!("no longer bypassed, its time is over: {}", one.target);
                 }
             }
-            // The next turn of the loop tries again.
-            Err(error) => tracing::error!("a bypass that is over cannot be ended: {error}"),
+            Err(error) => {
+                tracing::error!("a bypass that is over cannot be ended: {error}");
+                self.end_again = Some(Instant::now() + AGAIN);
+            }
         }
     }
 
-    /// When the first one is over, in seconds since 1970.
-    pub(super) fn first_bypass_over(&self) -> Option<u64> {
-        self.bypassed.iter().map(|one| one.until).min()
+    /// How long until one is to be ended.
+    pub(super) fn until_bypass_over(&self) -> Option<Duration> {
+        let over = self.bypassed.iter().map(|one| one.until).min()?;
+        let over = Duration::from_secs(over.saturating_sub(now()));
+        let again = self.end_again.map(|again| again.saturating_duration_since(Instant::now()));
+        Some(over.max(again.unwrap_or_default()))
     }
 
     fn leave_alone(&mut self, after: Vec<Bypassed>) -> Result<(), String> {
@@ -77,25 +85,25 @@ impl Daemon {
         let repeats = current.as_ref().map(|snapshot| snapshot.repeats);
         let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));
         let held = self.report.hold.as_ref().map(|hold| hold.of_generation);
-        let step = match (held, &current) {
-            (Some(_), Some(snapshot)) => {
-                let newcomers = self.newcomers();
-                self.engine.step_back_to(snapshot, newcomers)
+        let cause = Cause { of_generation: held, repeats, ..Cause::default() };
+        match (held, &current) {
+            (Some(_), Some(snapshot)) => return self.put_back(snapshot, cause),
+            (Some(held), None) => {
+                self.not_applied(&format!("generation {held}, which is held, is not kept"));
+                return false;
             }
+            // What does not come in force keeps nothing from being left alone.
+            (None, _) if self.report.apply_error.is_some() => return self.stay(),
             // What was read meanwhile comes in force with it, as a change.
-            _ if self.changed => {
+            (None, _) if self.changed => {
                 self.changed = false;
                 return self.step();
             }
-            _ => {
-                let newcomers = self.newcomers();
-                self.engine.step(newcomers)
-            }
-        };
-        match step {
-            Ok(step) => {
-                self.apply(step, Cause { of_generation: held, repeats, ..Cause::default() })
-            }
+            (None, _) => {}
+        }
+        let newcomers = self.newcomers();
+        match self.engine.step(newcomers) {
+            Ok(step) => self.apply(step, cause),
             Err(full) => {
                 self.not_applied(&full.to_string());
                 false

@@ -12,10 +12,10 @@ use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
-use crate::state::{Head, Hold, Refused, UnknownWorkload, digest};
+use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, digest};
 
 /// Time before another attempt to put something in force, as when a disk was full.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why something is put in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,12 +55,12 @@ impl Daemon {
             .into_iter()
             .filter_map(|generation| self.state.snapshot(generation).ok().flatten());
         // One of which nothing is lost, if there is.
-        let Some(held) = held.min_by_key(|snapshot| snapshot.lost.len()) else { return false };
-        let newcomers = self.newcomers();
-        let held = self.engine.step_back_to(&held, newcomers);
-        let holds = held.is_ok_and(|step| {
-            self.apply(step, Cause { of_generation: Some(of_generation), ..Cause::default() })
-        });
+        let Some(held) = held.min_by_key(|snapshot| snapshot.lost.len()) else {
+            self.not_applied(&format!("generation {of_generation}, which is held, is not kept"));
+            return false;
+        };
+        let cause = Cause { of_generation: Some(of_generation), ..Cause::default() };
+        let holds = self.put_back(&held, cause);
         if holds {
             tracing::info!("an earlier configuration is held (redirector rollback --release)");
         }
@@ -71,16 +71,9 @@ impl Daemon {
     /// their time, and until then nothing would be redirected.
     pub(super) fn restore(&mut self) {
         let last = self.keeper.head().generation;
-        let Some(last) = self.state.snapshot(last).ok().flatten() else {
-            return;
-        };
-        let newcomers = self.newcomers();
-        let step = match self.engine.step_back_to(&last, newcomers) {
-            Ok(step) => step,
-            Err(full) => return self.not_applied(&full.to_string()),
-        };
+        let Some(last) = self.state.snapshot(last).ok().flatten() else { return };
         let (of_generation, repeats) = (last.of_generation, last.repeats);
-        if !self.apply(step, Cause { of_generation, repeats, ..Cause::default() }) {
+        if !self.put_back(&last, Cause { of_generation, repeats, ..Cause::default() }) {
             return;
         }
         match self.datapath.attach() {
@@ -89,19 +82,43 @@ impl Daemon {
         }
     }
 
+    /// Has what is in force as this daemon's own, with its workloads and gateways, when
+    /// what is to be in force instead is not. That is still to be said, and tried again.
+    pub(super) fn stay(&mut self) -> bool {
+        let Some(last) = self.state.snapshot(self.generation).ok().flatten() else { return false };
+        let (of_generation, repeats) = (last.of_generation, last.repeats.or(Some(last.generation)));
+        let (why, again) = (self.report.apply_error.clone(), self.apply_again);
+        let stays = self.put_back(&last, Cause { of_generation, repeats, ..Cause::default() });
+        if stays {
+            (self.report.apply_error, self.apply_again) = (why, again);
+        }
+        stays
+    }
+
+    /// Puts an earlier configuration in force, with what is left alone now.
+    pub(super) fn put_back(&mut self, snapshot: &Snapshot, cause: Cause) -> bool {
+        let newcomers = self.newcomers();
+        match self.engine.step_back_to(snapshot, newcomers) {
+            Ok(step) => self.apply(step, cause),
+            Err(full) => {
+                self.not_applied(&full.to_string());
+                false
+            }
+        }
+    }
+
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
         let newcomers = self.newcomers();
-        let step = match self.engine.step(newcomers) {
-            Ok(step) => step,
+        let applied = match self.engine.step(newcomers) {
+            Ok(step) => self.apply(step, Cause { accepts: true, ..Cause::default() }),
             // The same would come of it, until something changes.
             Err(full) => {
                 self.not_applied(&full.to_string());
                 self.apply_again = None;
-                return false;
+                false
             }
         };
-        let applied = self.apply(step, Cause { accepts: true, ..Cause::default() });
         if applied {
             self.engine.forget_names();
         }
@@ -156,7 +173,7 @@ impl Daemon {
     fn try_to_apply(&mut self, step: &Step, cause: Cause) -> Result<(), String> {
         // A daemon that has just started serves the gateways of the generation
         // that it found; that is no change.
-        let first = self.report.applied == 0 && self.generation != 0;
+        let first = step.is_first && self.generation != 0;
         let changed = if first { !step.delta.is_empty() } else { step.changes_something() };
         let fresh = self.generation == 0 || changed || cause.always;
         let generation = match (fresh, self.generation) {

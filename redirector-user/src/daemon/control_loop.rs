@@ -108,6 +108,8 @@ pub(super) struct Daemon {
     pub(super) grow_again: Option<Instant>,
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
+    /// When to try again to end what is over.
+    pub(super) end_again: Option<Instant>,
     pub(super) report: Report,
     pub(super) published: Option<Report>,
     /// What the last daemon had in force had gone when this one came.
@@ -190,14 +192,7 @@ impl Daemon {
             }
         }
         self.changed = false;
-        if !(self.engine.store.is_unchanged() && self.hold_on()) {
-            self.report.hold = None;
-            self.step();
-            if self.generation == 0 {
-                let why = self.report.apply_error.take().unwrap_or_default();
-                return Err(Failure::new(Exit::No, why));
-            }
-        }
+        self.begin_with_it()?;
         self.times.forget();
         self.look();
         let fresh = self.datapath.attachments()?.is_empty();
@@ -222,6 +217,27 @@ impl Daemon {
         }
         self.spare.give_back();
         self.run(sender, events)
+    }
+
+    /// Puts in force what is to be at first. Where that cannot be, what was in force stays,
+    /// as this daemon's, or else as it is; but one that has that in hand goes on instead.
+    fn begin_with_it(&mut self) -> Result<(), Failure> {
+        self.report.hold.take_if(|_| !self.engine.store.is_unchanged());
+        if self.report.hold.is_some() {
+            if self.hold_on() || (self.generation != 0 && self.stay()) {
+                return Ok(());
+            }
+            // There is nothing to hold.
+            self.report.hold.take_if(|_| self.generation == 0);
+        }
+        if self.report.hold.is_none() && (self.step() || (self.generation != 0 && self.stay())) {
+            return Ok(());
+        }
+        if self.generation != 0 && self.predecessor.is_none() {
+            return Ok(());
+        }
+        let why = self.report.apply_error.take().unwrap_or_default();
+        Err(Failure::new(Exit::No, why))
     }
 
     fn run(mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Over, Failure> {
@@ -261,6 +277,9 @@ impl Daemon {
                 self.spare.give_back();
             } else if changed {
                 // An earlier configuration is held, and the sources say what they said.
+                if self.report.apply_error.is_some() {
+                    self.hold_on();
+                }
                 self.times.in_force();
             }
             self.end_bypasses();

@@ -79,10 +79,17 @@ impl Daemon {
         Ok(())
     }
 
+    /// What drains, and until when: one that is in force after all does not, as when the
+    /// step that it went with was not applied.
+    fn waiting(&self) -> impl Iterator<Item = (&SocketAddr, &u64)> {
+        self.draining.iter().filter(|(address, _)| {
+            !self.drainer.busy.contains(address) && !self.engine.endpoints.contains_key(address)
+        })
+    }
+
     /// Milliseconds until something is to be reset.
     pub(super) fn until_drained(&self) -> Option<u64> {
-        let waiting = self.draining.iter().filter(|(a, _)| !self.drainer.busy.contains(a));
-        waiting.map(|(_, over)| over.saturating_sub(now_ms())).min()
+        self.waiting().map(|(_, over)| over.saturating_sub(now_ms())).min()
     }
 
     /// Has connections reset to endpoints whose time is over.
@@ -91,13 +98,8 @@ impl Daemon {
             return;
         }
         let now = now_ms();
-        // One that came back in a step that was not applied is none.
-        let gone = |address: &SocketAddr| !self.engine.endpoints.contains_key(address);
-        let over: BTreeSet<SocketAddr> = (self.draining.iter())
-            .filter(|(address, over)| **over <= now && gone(address))
-            .map(|(address, _)| *address)
-            .filter(|address| !self.drainer.busy.contains(address))
-            .collect();
+        let over = self.waiting().filter(|(_, over)| **over <= now);
+        let over: BTreeSet<SocketAddr> = over.map(|(address, _)| *address).collect();
         let connections = self.datapath.connections();
         let read = connections.and_then(|all| Ok((all, self.datapath.cookies_of_others()?)));
         let (connections, others) = match read {

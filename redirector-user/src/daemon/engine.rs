@@ -214,6 +214,11 @@ impl Engine {
         self.aside.as_ref().or(self.kept.as_ref().map(|kept| &kept.world))
     }
 
+    /// Whether what was compiled last is made of something else than what is in force.
+    pub fn is_ahead(&self) -> bool {
+        !self.made_of.is_empty()
+    }
+
     /// The version of an object that is in force.
     pub fn in_force(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
         match self.made_of.objects.get(object) {

@@ -140,6 +140,10 @@ impl Daemon {
     /// Has what is in force looked at, when that is wanted and the thread has rested.
     pub(super) fn look_for_findings(&mut self) {
         let engine = &self.engine;
+        // What was compiled last is something else until that is put in force.
+        if engine.is_ahead() {
+            return;
+        }
         self.looker.look(|| {
             let (settings, resolved) = (engine.settings.clone(), engine.resolved().clone());
             let objects = engine.world().into_iter().flat_map(World::objects).cloned().collect();

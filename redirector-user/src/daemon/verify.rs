@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redirector_core::image::Delta;
 
 use super::control_loop::Daemon;
-use super::{now, startup};
+use super::startup;
 use crate::datapath::{Error, Hook};
 use crate::state::FailingEndpoint;
 
@@ -21,8 +21,7 @@ impl Daemon {
     /// How long the loop may sleep.
     pub(super) fn until_next_check(&self) -> Duration {
         let check = self.options.verify.saturating_sub(self.verified.elapsed());
-        let over = self.first_bypass_over().map(|over| over.saturating_sub(now()));
-        let check = over.map_or(check, |over| check.min(Duration::from_secs(over)));
+        let check = self.until_bypass_over().map_or(check, |over| check.min(over));
         self.until_drained().map_or(check, |over| check.min(Duration::from_millis(over)))
     }
 

@@ -61,6 +61,8 @@ impl Kernel for Datapath {
 pub struct Tracker {
     resolver: Resolver,
     wanted: BTreeMap<SourceId, Wanted>,
+    /// That was said: until then, what an earlier run made known stays.
+    is_told: bool,
     /// What the kernel holds.
     held: BTreeMap<SourceKey, u32>,
     /// Made known by the short way, and to be taken over.
@@ -91,6 +93,7 @@ impl Tracker {
         wanted: BTreeMap<SourceId, Wanted>,
         kernel: &mut impl Kernel,
     ) -> Result<(), Error> {
+        self.is_told = true;
         let before = std::mem::replace(&mut self.wanted, wanted);
         let numbers: Vec<u32> = before.values().map(|wanted| wanted.identity).collect();
         // Until the change is in force, the short way gives only the numbers
@@ -147,6 +150,9 @@ impl Tracker {
     /// Makes the kernel's table equal to what is wanted and there. Returns
     /// whether anything changed, gaps included.
     pub fn look(&mut self, kernel: &mut impl Kernel) -> Result<bool, Error> {
+        if !self.is_told {
+            return Ok(false);
+        }
         self.take_over(kernel);
         self.direct.set_identities(pods(&self.wanted));
         let (resolved, gaps) = self.resolve();
