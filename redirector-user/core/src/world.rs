@@ -146,8 +146,7 @@ impl World {
     /// What makes this World be `to`. Objects are compared where they are not the very same.
     pub fn difference(&self, to: &Self) -> Changes {
         let objects = join::outer(&self.objects, &to.objects).filter(|(_, from, to)| {
-            let same = from.zip(*to).is_some_and(|(from, to)| Arc::ptr_eq(from, to));
-            !same && from != to
+            !from.zip(*to).is_some_and(|(from, to)| Object::is_same(from, to))
         });
         let names = join::outer(&self.resolved, &to.resolved).filter(|(_, from, to)| from != to);
         Changes {

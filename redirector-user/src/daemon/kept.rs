@@ -20,10 +20,10 @@ pub struct Kept {
     newcomers: BTreeSet<ObjectRef>,
 }
 
-/// Whether it is the same version; mostly it is the very same object.
+/// Whether nothing is another.
 fn is_same(one: Option<&Arc<Object>>, other: Option<&Arc<Object>>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+        (Some(one), Some(other)) => Object::is_same(one, other),
         (one, other) => one.is_none() && other.is_none(),
     }
 }

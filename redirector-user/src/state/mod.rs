@@ -45,7 +45,7 @@ use serde::de::DeserializeOwned;
 pub use bypass::{BypassChange, Bypassed, bypass};
 pub use history::{Entry, Replacement};
 pub use keeper::{Keeper, Left};
-pub use record::{Change, Head, Resolved, replaced};
+pub use record::{Change, Head, Resolved};
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested,
     UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,

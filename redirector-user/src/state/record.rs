@@ -96,29 +96,11 @@ impl Change {
             head: Head { generation, of_generation, repeats, made },
             settings: after.settings.clone(),
             resolved: after.resolved.clone(),
-            objects: replaced(&before.contents.objects, &after.contents.objects),
+            objects: before.world().difference(&after.world()).objects,
             layout: before.contents.layout.difference(&after.contents.layout),
             store: KeptChange::default(),
         }
     }
-}
-
-/// The objects that came, went or are others.
-pub fn replaced(before: &[Arc<Object>], after: &[Arc<Object>]) -> BTreeMap<ObjectRef, Replaced> {
-    let mut known: FxHashMap<*const Object, ()> = FxHashMap::default();
-    known.extend(before.iter().map(|object| (Arc::as_ptr(object), ())));
-    let mut replaced: BTreeMap<ObjectRef, Replaced> = BTreeMap::new();
-    // Most are the very same ones: those are not looked at.
-    for object in after {
-        if known.remove(&Arc::as_ptr(object)).is_none() {
-            replaced.entry(object.reference()).or_default().after = Some(object.clone());
-        }
-    }
-    for object in before.iter().filter(|object| known.contains_key(&Arc::as_ptr(object))) {
-        replaced.entry(object.reference()).or_default().before = Some(object.clone());
-    }
-    replaced.retain(|_, one| one.before != one.after);
-    replaced
 }
 
 /// A record, as it is written.

@@ -227,6 +227,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Whether both are one version; mostly they are the very same object.
+    pub fn is_same(one: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(one, other) || one == other
+    }
+
     /// Which object this is.
     pub fn reference(&self) -> ObjectRef {
         ObjectRef {

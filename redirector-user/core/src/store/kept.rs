@@ -62,7 +62,7 @@ impl Mention {
     fn kept(&self, good: Option<&Arc<Object>>) -> KeptMention {
         let accepted = match (self.to_accept(good), good) {
             (None, _) => Accepted::Never,
-            (Some(one), Some(good)) if Arc::ptr_eq(one, good) || one == good => Accepted::Good,
+            (Some(one), Some(good)) if Object::is_same(one, good) => Accepted::Good,
             (Some(one), _) => Accepted::Other(one.clone()),
         };
         KeptMention { object: self.reference.clone(), accepted }
