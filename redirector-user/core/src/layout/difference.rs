@@ -96,12 +96,6 @@ impl Layout {
             frontends: between(&self.frontends, &to.frontends),
             step: None,
             rest: Some(Self {
-                routes: Stepped::default(),
-                destinations: Stepped::default(),
-                tables: Stepped::default(),
-                identities: Stepped::default(),
-                classes: Stepped::default(),
-                frontends: Stepped::default(),
                 route_numbers: to.route_numbers.clone(),
                 leg_ranges: to.leg_ranges.clone(),
                 destination_numbers: to.destination_numbers.clone(),
@@ -111,6 +105,7 @@ impl Layout {
                 class_numbers: to.class_numbers.clone(),
                 lives: to.lives.clone(),
                 spares: to.spares.clone(),
+                ..Self::default()
             }),
         }
     }

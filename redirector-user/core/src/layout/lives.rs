@@ -10,7 +10,7 @@ use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
 use super::numbers::{self, Numbers};
-use super::stepped::Stepped;
+use super::stepped::{Stepped, Stepping};
 use super::{Full, Table};
 use crate::difference::Difference;
 use crate::pairs;
@@ -53,10 +53,6 @@ impl Default for Lives {
 }
 
 impl Lives {
-    pub fn begin_step(&mut self) {
-        self.numbers.begin_step();
-    }
-
     /// What this step changes.
     pub fn change(&self) -> Change {
         Change { of: self.of.difference(), numbers: self.numbers.change() }
@@ -66,18 +62,6 @@ impl Lives {
     pub fn follow(&mut self, change: Change) {
         self.of.follow(change.of);
         self.numbers.follow(change.numbers);
-    }
-
-    /// The step is over.
-    pub fn settle(&mut self) {
-        self.of.settle();
-        self.numbers.settle();
-    }
-
-    /// They are as before the step began.
-    pub fn take_back(&mut self) {
-        self.of.take_back();
-        self.numbers.take_back();
     }
 
     /// Gives a destination and its endpoints entries if they need any, and takes them if
@@ -191,6 +175,22 @@ impl Owner {
         }
         self.0.write(&address.port().to_be_bytes());
         self.destination()
+    }
+}
+
+impl Stepping for Lives {
+    fn begin_step(&mut self) {
+        self.numbers.begin_step();
+    }
+
+    fn settle(&mut self) {
+        self.of.settle();
+        self.numbers.settle();
+    }
+
+    fn take_back(&mut self) {
+        self.of.take_back();
+        self.numbers.take_back();
     }
 }
 

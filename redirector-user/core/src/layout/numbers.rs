@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::stepped::Stepping;
 use super::{Full, Table};
 
 /// Gives out numbers. One that comes back waits for the next step, and then
@@ -51,40 +52,6 @@ impl Numbers {
         Self { next: first, free: VecDeque::new(), waiting: Vec::new(), used: 0, done: Vec::new() }
     }
 
-    pub(super) fn begin_step(&mut self) {
-        self.done.push(Done::Began(self.waiting.len()));
-        self.free.extend(self.waiting.drain(..));
-    }
-
-    /// The step is over.
-    pub(super) fn settle(&mut self) {
-        self.done.clear();
-    }
-
-    /// They are as before the step began.
-    pub(super) fn take_back(&mut self) {
-        while let Some(done) = self.done.pop() {
-            match done {
-                Done::Began(count) => {
-                    let rest = self.free.len().saturating_sub(count);
-                    self.waiting.extend(self.free.drain(rest..));
-                }
-                Done::Again(number) => {
-                    self.free.push_front(number);
-                    self.used = self.used.saturating_sub(1);
-                }
-                Done::New => {
-                    self.next -= 1;
-                    self.used = self.used.saturating_sub(1);
-                }
-                Done::Freed => {
-                    self.waiting.pop();
-                    self.used += 1;
-                }
-            }
-        }
-    }
-
     /// What this step changes.
     pub(super) fn change(&self) -> Change {
         let taken = self.done.iter().filter(|done| matches!(done, Done::Again(_))).count();
@@ -121,6 +88,40 @@ impl Numbers {
         self.used = self.used.saturating_sub(1);
         self.waiting.push(number);
         self.done.push(Done::Freed);
+    }
+}
+
+impl Stepping for Numbers {
+    fn begin_step(&mut self) {
+        self.done.push(Done::Began(self.waiting.len()));
+        self.free.extend(self.waiting.drain(..));
+    }
+
+    fn settle(&mut self) {
+        self.done.clear();
+    }
+
+    fn take_back(&mut self) {
+        while let Some(done) = self.done.pop() {
+            match done {
+                Done::Began(count) => {
+                    let rest = self.free.len().saturating_sub(count);
+                    self.waiting.extend(self.free.drain(rest..));
+                }
+                Done::Again(number) => {
+                    self.free.push_front(number);
+                    self.used = self.used.saturating_sub(1);
+                }
+                Done::New => {
+                    self.next -= 1;
+                    self.used = self.used.saturating_sub(1);
+                }
+                Done::Freed => {
+                    self.waiting.pop();
+                    self.used += 1;
+                }
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redirector_common::abi::{self, Limits, policy};
 
 use super::frontends::Users;
-use super::stepped::Stepped;
+use super::stepped::{Stepped, Stepping};
 use super::{Full, Layout, Newcomers, Numbers, Placed, Ranges, Table, balancing, len};
 use crate::alias;
 use crate::image::{self, Edits, Image};
@@ -129,19 +129,7 @@ impl Placement {
             return;
         }
         self.is_fresh = false;
-        let layout = &mut self.layout;
-        layout.numbers().into_iter().for_each(Numbers::settle);
-        layout.ranges().into_iter().for_each(Ranges::settle);
-        layout.lives.settle();
-        layout.routes.settle();
-        layout.destinations.settle();
-        layout.tables.settle();
-        layout.identities.settle();
-        layout.classes.settle();
-        layout.frontends.settle();
-        self.class_numbers.settle();
-        self.class_ids.settle();
-        self.users.settle();
+        self.stepping().into_iter().for_each(Stepping::settle);
     }
 
     /// The last step never was.
@@ -152,28 +140,54 @@ impl Placement {
             self.layout.spares = spares;
             self.spares_for = None;
         }
-        let layout = &mut self.layout;
-        layout.numbers().into_iter().for_each(Numbers::take_back);
-        layout.ranges().into_iter().for_each(Ranges::take_back);
-        layout.lives.take_back();
-        layout.routes.take_back();
-        layout.destinations.take_back();
-        layout.tables.take_back();
-        layout.identities.take_back();
-        layout.classes.take_back();
-        layout.frontends.take_back();
-        self.class_numbers.take_back();
-        self.class_ids.take_back();
-        self.users.take_back();
+        self.stepping().into_iter().for_each(Stepping::take_back);
     }
 
     fn begin_step(&mut self) {
-        let layout = &mut self.layout;
-        let earlier = layout.classes.values().filter(|_| self.is_fresh).copied().collect();
+        let classes = self.layout.classes.values();
+        let earlier = classes.filter(|_| self.is_fresh).copied().collect();
         self.step = Some(Step { earlier, ..Step::default() });
-        layout.numbers().into_iter().for_each(Numbers::begin_step);
-        layout.ranges().into_iter().for_each(Ranges::begin_step);
-        layout.lives.begin_step();
+        self.stepping().into_iter().for_each(Stepping::begin_step);
+    }
+
+    /// All that a step changes, but for what [`Step`] knows.
+    fn stepping(&mut self) -> [&mut dyn Stepping; 17] {
+        let Layout {
+            routes,
+            destinations,
+            tables,
+            identities,
+            classes,
+            frontends,
+            route_numbers,
+            leg_ranges,
+            destination_numbers,
+            backend_ranges,
+            table_numbers,
+            identity_numbers,
+            class_numbers,
+            lives,
+            spares: _,
+        } = &mut self.layout;
+        [
+            routes,
+            destinations,
+            tables,
+            identities,
+            classes,
+            frontends,
+            route_numbers,
+            leg_ranges,
+            destination_numbers,
+            backend_ranges,
+            table_numbers,
+            identity_numbers,
+            class_numbers,
+            lives,
+            &mut self.class_numbers,
+            &mut self.class_ids,
+            &mut self.users,
+        ]
     }
 
     fn apply(&mut self, changes: &image::Delta) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::stepped::Stepping;
 use super::{Full, Table};
 
 /// Gives out ranges. A range that comes back waits for the next step, so that
@@ -71,15 +72,6 @@ struct Before {
 }
 
 impl Ranges {
-    pub(super) fn begin_step(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (end, used) = (self.end, self.used);
-        self.before = Some(Before { end, waiting: waiting.clone(), used, gaps: Vec::new() });
-        for (first, count) in waiting {
-            self.release(first, count);
-        }
-    }
-
     /// What this step changes.
     pub(super) fn change(&self) -> Change {
         let gaps = self.before.as_ref().map(|before| before.gaps.clone()).unwrap_or_default();
@@ -95,23 +87,6 @@ impl Ranges {
             }
         }
         (self.end, self.waiting, self.used) = (change.end, change.waiting, change.used);
-    }
-
-    /// The step is over.
-    pub(super) fn settle(&mut self) {
-        self.before = None;
-    }
-
-    /// They are as before the step began.
-    pub(super) fn take_back(&mut self) {
-        let Some(before) = self.before.take() else { return };
-        for (came, first, size) in before.gaps.iter().rev().copied() {
-            match came {
-                true => self.forget(first, size),
-                false => self.keep(first, size),
-            }
-        }
-        (self.end, self.waiting, self.used) = (before.end, before.waiting, before.used);
     }
 
     /// Takes a range of `count` entries below `capacity`, out of the smallest
@@ -182,6 +157,32 @@ impl Ranges {
         } else {
             self.keep(first, count);
         }
+    }
+}
+
+impl Stepping for Ranges {
+    fn begin_step(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (end, used) = (self.end, self.used);
+        self.before = Some(Before { end, waiting: waiting.clone(), used, gaps: Vec::new() });
+        for (first, count) in waiting {
+            self.release(first, count);
+        }
+    }
+
+    fn settle(&mut self) {
+        self.before = None;
+    }
+
+    fn take_back(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        for (came, first, size) in before.gaps.iter().rev().copied() {
+            match came {
+                true => self.forget(first, size),
+                false => self.keep(first, size),
+            }
+        }
+        (self.end, self.waiting, self.used) = (before.end, before.waiting, before.used);
     }
 }
 

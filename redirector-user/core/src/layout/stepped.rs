@@ -8,6 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::difference::Difference;
 use crate::pairs;
 
+/// What can be as it was before a step, until that is settled.
+pub(super) trait Stepping {
+    /// A step begins. Maps note what it touches without being told.
+    fn begin_step(&mut self) {}
+
+    /// The step is over: this is how it is.
+    fn settle(&mut self);
+
+    /// It is as it was when the step began.
+    fn take_back(&mut self);
+}
+
 /// A map in a step: until that is settled it can be taken back. It is written down as
 /// what it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,14 +80,14 @@ impl<K: Ord + Clone, V: Clone> Stepped<K, V> {
     pub fn follow(&mut self, difference: Difference<K, V>) {
         difference.apply(&mut self.now);
     }
+}
 
-    /// The step is over: this is how it is.
-    pub fn settle(&mut self) {
+impl<K: Ord + Clone, V: Clone> Stepping for Stepped<K, V> {
+    fn settle(&mut self) {
         self.before.clear();
     }
 
-    /// It is as it was when the step began.
-    pub fn take_back(&mut self) {
+    fn take_back(&mut self) {
         for (key, before) in std::mem::take(&mut self.before) {
             match before {
                 Some(value) => self.now.insert(key, value),
