@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use redirector_core::model::{Object, RuleList, Spec, VirtualService};
+use redirector_core::model::{Object, Spec};
 use redirector_core::store::Content;
 
 use super::{Arrival, Batch, Change, Turn};
@@ -197,7 +197,9 @@ fn concerns(change: &Change) -> Option<Vec<&str>> {
         Spec::DestinationRule(rule) => vec![&rule.host],
         Spec::ServiceEntry(entry) => entry.hosts.iter().map(|host| &**host).collect(),
         Spec::VirtualService(rules) => {
-            rules.hosts.iter().map(String::as_str).chain(destinations(rules)).collect()
+            let routed = rules.routes().flat_map(|(_, _, route)| route);
+            let routed = routed.map(|destination| &*destination.host);
+            rules.hosts.iter().map(String::as_str).chain(routed).collect()
         }
         _ => return None,
     };
@@ -209,16 +211,6 @@ fn concerns(change: &Change) -> Option<Vec<&str>> {
         }
     }
     Some(all)
-}
-
-fn destinations(rules: &VirtualService) -> impl Iterator<Item = &str> {
-    let lists = [
-        (RuleList::Tcp, rules.tcp.len()),
-        (RuleList::Tls, rules.tls.len()),
-        (RuleList::Http, rules.http.len()),
-    ];
-    let each = lists.into_iter().flat_map(|(list, length)| (0..length).map(move |at| (list, at)));
-    each.flat_map(|(list, at)| rules.route(list, at)).map(|route| route.host.as_str())
 }
 
 #[cfg(test)]

@@ -205,23 +205,16 @@ pub(super) struct Target<'r> {
 /// All destinations of a VirtualService.
 pub(super) fn targets<'r>(object: &ObjectRef, spec: &'r VirtualService) -> Vec<Target<'r>> {
     let mut targets = Vec::new();
-    for (list, rules) in [
-        (RuleList::Tcp, spec.tcp.len()),
-        (RuleList::Tls, spec.tls.len()),
-        (RuleList::Http, spec.http.len()),
-    ] {
-        for index in 0..rules {
-            let route = spec.route(list, index);
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let rule = RuleId { object: object.clone(), list, index };
-            targets.extend(route.iter().enumerate().map(|(place, destination)| Target {
-                destination,
-                path: rule.destination_path(place),
-                rule: rule.clone(),
-                place,
-                drawn: route.len() == 1 || destination.weight > 0,
-            }));
-        }
+    for (list, index, route) in spec.routes() {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        let rule = RuleId { object: object.clone(), list, index };
+        targets.extend(route.iter().enumerate().map(|(place, destination)| Target {
+            destination,
+            path: rule.destination_path(place),
+            rule: rule.clone(),
+            place,
+            drawn: route.len() == 1 || destination.weight > 0,
+        }));
     }
     targets
 }

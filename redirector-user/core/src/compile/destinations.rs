@@ -170,7 +170,7 @@ impl<'q> Destinations<'q> {
                 other = true;
                 continue;
             };
-            let new = found.destination(id, &self.registry.settings, &self.home);
+            let new = self.make(id, &found);
             other |= Shape::of(&new) != Shape::of(old);
             self.made.insert(id.clone(), new);
         }
@@ -179,9 +179,11 @@ impl<'q> Destinations<'q> {
 
     /// Whether a destination has endpoints.
     pub(super) fn has_endpoints(&self, id: &DestinationId) -> bool {
-        self.again(id).is_some_and(|found| {
-            !found.destination(id, &self.registry.settings, &self.home).endpoints.is_empty()
-        })
+        self.again(id).is_some_and(|found| !self.make(id, &found).endpoints.is_empty())
+    }
+
+    fn make(&self, id: &DestinationId, found: &Backed<'q>) -> Destination {
+        found.destination(id, &self.registry.settings, &self.home)
     }
 
     /// What was found for a destination.
@@ -295,10 +297,7 @@ impl<'q> Destinations<'q> {
             drawn.any(|entry| {
                 let Resolved { id, found } = self.resolve(who, set.namespace(), entry, port, v6);
                 found.is_ok_and(|found| {
-                    let has = !found
-                        .destination(&id, &self.registry.settings, &self.home)
-                        .endpoints
-                        .is_empty();
+                    let has = !self.make(&id, &found).endpoints.is_empty();
                     self.log.peeked.borrow_mut().insert(id, has);
                     has
                 })
@@ -465,7 +464,7 @@ impl<'q> Destinations<'q> {
         match found {
             Err(reason) => self.lacks(id.clone(), reason),
             Ok(found) if self.destination(&id).is_none() => {
-                let destination = found.destination(&id, &self.registry.settings, &self.home);
+                let destination = self.make(&id, &found);
                 self.made.insert(id.clone(), destination);
             }
             Ok(_) => {}

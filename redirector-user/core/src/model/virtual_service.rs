@@ -32,6 +32,18 @@ impl VirtualService {
         };
         route.map_or(&[], Vec::as_slice)
     }
+
+    /// The weighted destinations of each rule, list by list in their written order.
+    pub fn routes(&self) -> impl Iterator<Item = (RuleList, usize, &[RouteDestination])> {
+        let lists = [
+            (RuleList::Tcp, self.tcp.len()),
+            (RuleList::Tls, self.tls.len()),
+            (RuleList::Http, self.http.len()),
+        ];
+        let rules =
+            lists.into_iter().flat_map(|(list, len)| (0..len).map(move |index| (list, index)));
+        rules.map(|(list, index)| (list, index, self.route(list, index)))
+    }
 }
 
 /// An entry of `tcp`.

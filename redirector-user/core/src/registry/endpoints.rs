@@ -160,7 +160,7 @@ impl Backing {
             [before, after].map(|pod| pod.and_then(|pod| Some((pod, endpoint_pod(pod)?))));
         let ObjectRef { namespace, name, .. } = reference;
         if let Some((object, pod)) = before {
-            self.find_users(world, object, found);
+            self.find_users(world, true, (namespace, &object.meta.labels), found);
             take(&mut self.pods, reference);
             for ip in &pod.ips {
                 self.addresses.remove(&(namespace.clone(), *ip, name.clone()));
@@ -174,7 +174,7 @@ impl Backing {
             self.pod_selection.add(namespace, name, &object.meta.labels);
             let known = KnownPod { object: object.clone(), place: OnceLock::new() };
             put(&mut self.pods, reference, known);
-            self.find_users(world, object, found);
+            self.find_users(world, true, (namespace, &object.meta.labels), found);
         }
         // A pod that becomes ready is told of by its slices.
         let as_named = |(object, pod): (&Arc<Object>, &Pod)| {
@@ -187,11 +187,17 @@ impl Backing {
         }
     }
 
-    /// The ServiceEntries that select a pod.
-    fn find_users(&self, world: &World, pod: &Object, found: &mut BTreeSet<ObjectRef>) {
-        let labels = &pod.meta.labels;
-        let users = self.pod_selection.selecting(&pod.meta.namespace, labels);
-        found.extend(users.filter(|user| selects(world, user, true, labels)).cloned());
+    /// Those that select a pod, or a WorkloadEntry, of a namespace with these labels.
+    fn find_users(
+        &self,
+        world: &World,
+        pods: bool,
+        (namespace, labels): (&str, &Labels),
+        found: &mut BTreeSet<ObjectRef>,
+    ) {
+        let selection = if pods { &self.pod_selection } else { &self.entry_selection };
+        let users = selection.selecting(namespace, labels);
+        found.extend(users.filter(|user| selects(world, user, pods, labels)).cloned());
     }
 
     /// Nodes are elsewhere: so are the pods on them.
@@ -210,7 +216,8 @@ impl Backing {
             }
         }
         for object in moved {
-            self.find_users(world, &object, found);
+            let meta = &object.meta;
+            self.find_users(world, true, (&meta.namespace, &meta.labels), found);
             let ips = object.spec.pod().map_or(&[][..], |pod| &pod.ips);
             found.extend(self.slices.naming(&object.reference(), ips));
         }
@@ -225,21 +232,17 @@ impl Backing {
     ) {
         let Edit { reference, before, after } = *edit;
         let ObjectRef { namespace, name, .. } = reference;
-        let mut find = |selection: &Selection, labels: &Labels| {
-            let users = selection.selecting(namespace, labels);
-            found.extend(users.filter(|user| selects(world, user, false, labels)).cloned());
-        };
         if before.and_then(endpoint_entry).is_some()
             && let Some(known) = take(&mut self.entries, reference)
         {
-            find(&self.entry_selection, &known.labels);
+            self.find_users(world, false, (namespace, &known.labels), found);
             self.entry_selection.remove(namespace, name, &known.labels);
         }
         if let Some(object) = after
             && let Some(entry) = endpoint_entry(object)
         {
             let labels = Arc::new(entry_labels(&object.meta, entry));
-            find(&self.entry_selection, &labels);
+            self.find_users(world, false, (namespace, &labels), found);
             self.entry_selection.add(namespace, name, &labels);
             let place = entry_place(&labels, entry);
             put(&mut self.entries, reference, KnownEntry { object: object.clone(), labels, place });
