@@ -157,10 +157,15 @@ impl Reader {
 impl Item {
     /// The object, if it is acceptable.
     pub fn object(&self) -> Option<&Arc<Object>> {
-        match &self.content {
-            Content::Whole(documents) => documents.first()?.object.as_ref(),
-            Content::Broken(_) => None,
-        }
+        object(&self.content)
+    }
+}
+
+/// The object of what was read, if it is acceptable.
+pub fn object(content: &Content) -> Option<&Arc<Object>> {
+    match content {
+        Content::Whole(documents) => documents.first()?.object.as_ref(),
+        Content::Broken(_) => None,
     }
 }
 

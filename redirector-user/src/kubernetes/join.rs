@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redirector_core::model::{Gateway, Object, ObjectRef, Spec};
+use redirector_core::model::{Object, ObjectRef};
 use redirector_core::store::Content;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
@@ -16,7 +16,7 @@ use super::events::Incarnations;
 use super::follow::{Health, Update};
 use super::gateways;
 use super::held::Name;
-use super::item::{Item, reference};
+use super::item::{self, Item, reference};
 use super::resource::{Needs, Resource};
 use crate::identity::Direct;
 use crate::source::{self, Arrival, Batch, Change, Turn};
@@ -245,13 +245,10 @@ impl Join {
     /// Keeps of an object what other things depend on.
     fn note(&mut self, resource: Resource, name: &Name, object: Option<&Arc<Object>>) {
         if resource == Resource::ServiceEntries {
-            let selects = |object: &&Arc<Object>| match &object.spec {
-                Spec::ServiceEntry(entry) => entry.workload_selector.is_some(),
-                _ => false,
-            };
-            match object.filter(selects) {
-                Some(_) => _ = self.selecting.insert(name.clone()),
-                None => _ = self.selecting.remove(name),
+            let entry = object.and_then(|object| object.spec.service_entry());
+            match entry.is_some_and(|entry| entry.workload_selector.is_some()) {
+                true => _ = self.selecting.insert(name.clone()),
+                false => _ = self.selecting.remove(name),
             }
         }
         let Some(served) = &mut self.gateways else { return };
@@ -278,8 +275,9 @@ impl Join {
         let Some(mut served) = self.gateways.take() else { return };
         let is_idle = served.asking.is_empty() && served.sent.is_empty();
         if std::mem::take(&mut served.changed) && !is_idle {
-            let pods: Vec<_> = self.own_pods.values().filter_map(object).collect();
-            let gateways: Vec<_> = served.gateways.values().filter_map(gateway).collect();
+            let pods: Vec<_> = self.own_pods.values().filter_map(item::object).collect();
+            let gateways = served.gateways.values().filter_map(|object| object.spec.gateway());
+            let gateways: Vec<_> = gateways.collect();
             let services = served.asking.values();
             let now: BTreeMap<Arc<str>, Arc<Object>> =
                 gateways::served(services, &pods, &gateways, &mut served.ports)
@@ -306,21 +304,6 @@ impl Join {
     fn needs(&self) -> Needs {
         let serves = self.gateways.as_ref().is_some_and(|served| !served.sent.is_empty());
         Needs { pod_addresses: serves || !self.selecting.is_empty() }
-    }
-}
-
-/// The object of what was read, if it is acceptable.
-fn object(content: &Content) -> Option<&Arc<Object>> {
-    match content {
-        Content::Whole(documents) => documents.first()?.object.as_ref(),
-        Content::Broken(_) => None,
-    }
-}
-
-fn gateway(object: &Arc<Object>) -> Option<&Gateway> {
-    match &object.spec {
-        Spec::Gateway(gateway) => Some(gateway),
-        _ => None,
     }
 }
 
