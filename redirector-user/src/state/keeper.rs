@@ -21,6 +21,12 @@ use crate::scheduling::give_way;
 /// record takes, and to no less than this.
 const SMALL: u64 = 64 * 1024;
 
+/// Where a journal is to begin anew that ends there, and whose first record takes so
+/// much.
+fn until(end: u64, checkpoint: u64) -> u64 {
+    end + checkpoint.max(SMALL)
+}
+
 /// Who writes down each generation. Nobody else does so while it lives.
 #[derive(Debug)]
 pub struct Keeper {
@@ -321,7 +327,7 @@ impl Compaction {
             // It may still be taken back, if it was written meanwhile.
             last: moved(current.last.max(self.from)),
             checkpoint,
-            until: checkpoint + checkpoint.max(SMALL),
+            until: until(checkpoint, checkpoint),
             begin: self.told.begin(),
         };
         older.push(Older { number: self.number, begin: Some(current.begin) });
@@ -369,7 +375,7 @@ impl Current {
         let path = journal::path(state, number);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|source| io_error("cannot open", &path, source))?;
-        let until = checkpoint + checkpoint.max(SMALL);
+        let until = until(checkpoint, checkpoint);
         Ok(Self { number, file, end, last: end, checkpoint, until, begin })
     }
 
@@ -388,7 +394,7 @@ impl Current {
             end,
             last: 0,
             checkpoint: end,
-            until: end + end.max(SMALL),
+            until: until(end, end),
             begin: told.begin(),
         })
     }
@@ -422,7 +428,7 @@ impl Current {
 
     /// Another attempt to begin anew is due after as much again.
     fn put_off(&mut self) {
-        self.until = self.end + self.checkpoint.max(SMALL);
+        self.until = until(self.end, self.checkpoint);
     }
 }
 
