@@ -88,10 +88,7 @@ impl Daemon {
         let cause = Cause { of_generation: held, repeats, ..Cause::default() };
         match (held, &current) {
             (Some(_), Some(snapshot)) => return self.put_back(snapshot, cause),
-            (Some(held), None) => {
-                self.not_applied(&format!("generation {held}, which is held, is not kept"));
-                return false;
-            }
+            (Some(held), None) => return self.hold_is_lost(held),
             // What does not come in force keeps nothing from being left alone.
             (None, _) if self.report.apply_error.is_some() => return self.stay(),
             // What was read meanwhile comes in force with it, as a change.
@@ -102,13 +99,8 @@ impl Daemon {
             (None, _) => {}
         }
         let newcomers = self.newcomers();
-        match self.engine.step(newcomers) {
-            Ok(step) => self.apply(step, cause),
-            Err(full) => {
-                self.not_applied(&full.to_string());
-                false
-            }
-        }
+        let step = self.engine.step(newcomers);
+        self.apply_if_it_fits(step, cause)
     }
 }
 

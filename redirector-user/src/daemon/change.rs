@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
+use redirector_core::layout::Full;
 use redirector_core::store::Rejected;
 use redirector_core::work::Work;
 
@@ -56,8 +57,7 @@ impl Daemon {
             .filter_map(|generation| self.state.snapshot(generation).ok().flatten());
         // One of which nothing is lost, if there is.
         let Some(held) = held.min_by_key(|snapshot| snapshot.lost.len()) else {
-            self.not_applied(&format!("generation {of_generation}, which is held, is not kept"));
-            return false;
+            return self.hold_is_lost(of_generation);
         };
         let cause = Cause { of_generation: Some(of_generation), ..Cause::default() };
         let holds = self.put_back(&held, cause);
@@ -98,7 +98,19 @@ impl Daemon {
     /// Puts an earlier configuration in force, with what is left alone now.
     pub(super) fn put_back(&mut self, snapshot: &Snapshot, cause: Cause) -> bool {
         let newcomers = self.newcomers();
-        match self.engine.step_back_to(snapshot, newcomers) {
+        let step = self.engine.step_back_to(snapshot, newcomers);
+        self.apply_if_it_fits(step, cause)
+    }
+
+    /// What is held cannot be put in force again. Returns that it is not.
+    pub(super) fn hold_is_lost(&mut self, held: u64) -> bool {
+        self.not_applied(&format!("generation {held}, which is held, is not kept"));
+        false
+    }
+
+    /// Puts in force what has a place in the tables; of all else is said that it has not.
+    pub(super) fn apply_if_it_fits(&mut self, step: Result<Step, Full>, cause: Cause) -> bool {
+        match step {
             Ok(step) => self.apply(step, cause),
             Err(full) => {
                 self.not_applied(&full.to_string());
@@ -110,15 +122,13 @@ impl Daemon {
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
         let newcomers = self.newcomers();
-        let applied = match self.engine.step(newcomers) {
-            Ok(step) => self.apply(step, Cause { accepts: true, ..Cause::default() }),
+        let step = self.engine.step(newcomers);
+        let fits = step.is_ok();
+        let applied = self.apply_if_it_fits(step, Cause { accepts: true, ..Cause::default() });
+        if !fits {
             // The same would come of it, until something changes.
-            Err(full) => {
-                self.not_applied(&full.to_string());
-                self.apply_again = None;
-                false
-            }
-        };
+            self.apply_again = None;
+        }
         if applied {
             self.engine.forget_names();
         }

@@ -5,38 +5,34 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_core::drain::Draining;
 use redirector_core::layout::Emptied;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tokio::sync::oneshot;
 
 use super::audit::Auditor;
-use super::control::{self, Answer, Request, Response};
+use super::control::{Answer, Request, Response};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
 use super::gateways::Gateways;
-use super::handover::{HandedOver, Kept, Predecessor, SUCCESSION};
+use super::handover::{HandedOver, Kept, Predecessor};
 use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
 use super::pace::Pace;
 use super::program_log::ProgramLog;
 use super::server::Server;
-use super::sources::{Follow, Source};
+use super::sources::Source;
 use super::times::Times;
-use super::{Event, Options, log, memory, metrics, now, startup};
+use super::{Event, Options, log, memory, metrics, now};
 use crate::datapath::Datapath;
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
 use crate::state::{
-    Bypassed, FailingEndpoint, Keeper, Pinned, Report, StateDir, Tested, UnresolvedName,
-    WaitingChanges,
+    Bypassed, FailingEndpoint, Keeper, Report, StateDir, Tested, UnresolvedName, WaitingChanges,
 };
 
 /// What waits for less is not written down: it is over before anybody reads it.
@@ -51,7 +47,7 @@ pub(super) enum Over {
 }
 
 /// Why it ends.
-enum End {
+pub(super) enum End {
     Signal(i32),
     /// Whether the successor says when it is in force.
     HandOver(bool),
@@ -139,108 +135,11 @@ pub(super) fn started(error: std::io::Error) -> Failure {
 }
 
 impl Daemon {
-    pub(super) fn serve(
+    pub(super) fn run(
         mut self,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
     ) -> Result<Over, Failure> {
-        self.listen(sender)?;
-        self.follow_program_log();
-        if self.lost {
-            self.restore();
-        }
-        let (store, report, direct) = (&mut self.engine.store, &self.report, &self.direct);
-        let waiting = &self.waiting;
-        self.source.follow(&mut Follow { store, report, direct, waiting, sender })?;
-        // Nothing is attached before what is there was read: no connection
-        // meets an empty configuration.
-        let until = self.predecessor.as_ref().map(|_| Instant::now() + SUCCESSION);
-        loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let event = match left {
-                Some(left) => events.recv_timeout(left),
-                None => events.recv().map_err(RecvTimeoutError::from),
-            };
-            match event {
-                Ok(Event::Stop(_)) => return Ok(Over::Ended(Exit::Fine)),
-                Ok(Event::Changes) => {
-                    self.take(usize::MAX);
-                    break;
-                }
-                // What is known of an earlier run stays until there is better.
-                Ok(Event::Identity) => {}
-                Ok(Event::Pods(events)) => {
-                    events.into_iter().for_each(|event| self.tracker.pod(event));
-                    // Of what was lost nothing is known that could stay.
-                    if self.lost {
-                        self.look();
-                    }
-                }
-                Ok(event) => {
-                    if let Some(End::HandOver(confirms)) = self.handle(event, sender) {
-                        return self.hand_over(confirms);
-                    }
-                    self.publish();
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let why = "the configuration was not read in a minute";
-                    return Err(Failure::new(Exit::No, why).help(
-                        "the daemon before is in charge again; its log, and this one, say more",
-                    ));
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(Over::Ended(Exit::Fine)),
-            }
-        }
-        self.changed = false;
-        self.begin_with_it()?;
-        self.times.forget();
-        self.look();
-        let fresh = self.datapath.attachments()?.is_empty();
-        self.datapath.attach()?;
-        if fresh
-            && let Err(failure) = startup::nobody_else(&self.options, &self.datapath.attachments()?)
-        {
-            // The kernel is left as it was found.
-            self.datapath.remove()?;
-            self.state.remove()?;
-            return Err(failure);
-        }
-        self.report.pinned = Some(Pinned::now(&self.options.bpffs));
-        self.self_test();
-        self.publish();
-        self.readiness.in_force();
-        self.source.ready();
-        notify_supervisor(self.predecessor.is_some());
-        tracing::info!(generation = self.generation, "in force");
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.dismiss();
-        }
-        self.spare.give_back();
-        self.run(sender, events)
-    }
-
-    /// Puts in force what is to be at first. Where that cannot be, what was in force stays,
-    /// as this daemon's, or else as it is; but one that has that in hand goes on instead.
-    fn begin_with_it(&mut self) -> Result<(), Failure> {
-        self.report.hold.take_if(|_| !self.engine.store.is_unchanged());
-        if self.report.hold.is_some() {
-            if self.hold_on() || (self.generation != 0 && self.stay()) {
-                return Ok(());
-            }
-            // There is nothing to hold.
-            self.report.hold.take_if(|_| self.generation == 0);
-        }
-        if self.report.hold.is_none() && (self.step() || (self.generation != 0 && self.stay())) {
-            return Ok(());
-        }
-        if self.generation != 0 && self.predecessor.is_none() {
-            return Ok(());
-        }
-        let why = self.report.apply_error.take().unwrap_or_default();
-        Err(Failure::new(Exit::No, why))
-    }
-
-    fn run(mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> Result<Over, Failure> {
         loop {
             let wait = match self.waiting.is_empty() {
                 true => self.until_next_check(),
@@ -301,43 +200,8 @@ impl Daemon {
         }
     }
 
-    fn listen(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(started)?;
-        let to = sender.clone();
-        thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    let event = if signal == SIGHUP { Event::Reread } else { Event::Stop(signal) };
-                    if to.send(event).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(started)?;
-        let to = sender.clone();
-        let path = self.state.control_socket();
-        control::serve(&mut self.server, &path, move |request, reply| {
-            to.send(Event::Request(request, reply)).is_ok()
-        })
-        .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))?;
-        let Some(address) = self.options.metrics else { return Ok(()) };
-        let to = sender.clone();
-        let inherited = self.metrics.take();
-        let listener = inherited.map_or_else(|| TcpListener::bind(address), Ok);
-        let served = listener.and_then(|listener| {
-            self.metrics = Some(listener.try_clone()?);
-            let ask = move |reply| to.send(Event::Metrics(reply)).is_ok();
-            metrics::serve(&mut self.server, listener, self.readiness.clone(), ask)
-        });
-        served.map_err(|error| {
-            Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
-                .help("name another address with --metrics-address, or none")
-        })
-    }
-
     /// Says how to end, if it is time to.
-    fn handle(&mut self, event: Event, sender: &Sender<Event>) -> Option<End> {
+    pub(super) fn handle(&mut self, event: Event, sender: &Sender<Event>) -> Option<End> {
         match event {
             Event::Stop(signal) => return Some(End::Signal(signal)),
             // It is taken when all that happened is known.
@@ -419,7 +283,7 @@ impl Daemon {
     }
 
     /// Takes about so many of the changes that wait; says how many.
-    fn take(&mut self, about: usize) -> usize {
+    pub(super) fn take(&mut self, about: usize) -> usize {
         let Some(batch) = self.waiting.take(about) else { return 0 };
         let count = batch.arrivals.len();
         for arrival in &batch.arrivals {
@@ -517,7 +381,7 @@ impl Daemon {
     }
 
     /// Publishes what changed.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.look_for_findings();
         self.report.gateways = self.gateways.listeners();
         self.note_waiting(TOLD_AFTER);
@@ -574,7 +438,7 @@ impl Daemon {
     }
 
     /// Lets go of the tables and the state.
-    fn hand_over(mut self, confirms: bool) -> Result<Over, Failure> {
+    pub(super) fn hand_over(mut self, confirms: bool) -> Result<Over, Failure> {
         self.direct.close();
         self.publish();
         let Self { gateways, leaf, metrics, server, .. } = self;
@@ -594,25 +458,5 @@ impl Daemon {
         self.datapath.remove()?;
         self.state.remove()?;
         Ok(Exit::Fine)
-    }
-}
-
-/// Tells a supervisor that speaks systemd's protocol that the daemon is ready; and that
-/// this is the process to look after now, when it follows one that is about to end.
-fn notify_supervisor(follows: bool) {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match path.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let main = if follows { format!("\nMAINPID={}", std::process::id()) } else { String::new() };
-    let ready = format!("READY=1{main}");
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(ready.as_bytes(), &address));
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the supervisor cannot be told that the daemon is ready");
     }
 }

@@ -12,6 +12,7 @@
 //! * [`sources`]: files or an API server.
 //! * [`startup`]: what has to be right before anything is touched.
 //! * [`begin`]: what is in force already, and what the loop holds.
+//! * [`first`]: until the first configuration is in force.
 //! * [`change`]: a change, from the store to the kernel.
 //! * [`engine`]: what the kernel is to hold.
 //! * [`kept`]: what the store says, as it was compiled last.
@@ -43,6 +44,7 @@ mod descriptors;
 mod drain;
 mod engine;
 mod findings;
+mod first;
 mod gateways;
 mod grow;
 mod handover;
