@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use redirector_tests::page::steps;
 use redirector_tests::redirector::Answer;
+use redirector_tests::terminal::Terminal;
 use tempfile::TempDir;
 
 fn redirector(args: &[&str]) -> Answer {
@@ -447,11 +448,47 @@ fn the_tour_of_the_readme_answers_as_printed() {
     assert!(steps.len() > 1, "{steps:?}");
     for step in steps {
         let mut shell = Command::new("sh");
-        shell.args(["-ec", &step.command]).current_dir(clone.path());
+        shell.args(["-ec", &step.command]).current_dir(clone.path()).env("COLUMNS", "80");
         let answer = Answer::from(shell.output().expect("a shell"));
         assert_eq!(answer.exit, 0, "{}: {answer:?}", step.command);
         step.compare(&answer.out).unwrap_or_else(|why| panic!("{why}"));
     }
+}
+
+#[test]
+fn a_line_is_as_long_as_the_terminal_is_wide_and_a_record_in_a_pipe() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    let examples = root.to_string_lossy();
+    let long = format!("metadata: {{name: {}}}", "echo-".repeat(12) + "1");
+    let (_directory, refused) = file(
+        &SERVICE.replace("metadata: {name: echo}", &long).replace("port: 19000", "port: 190000"),
+    );
+    let from = ["--from-workload", "default/telnet-client-2", "--to", "10.96.0.10:19000"];
+    let explain = [&["explain", "--config", &*examples][..], &from].concat();
+    let programs = [&explain[..], &["check", &refused], &["explain", "--to", "x"]];
+    let program = env!("CARGO_BIN_EXE_redirector-under-test");
+    for args in programs {
+        let piped = redirector(args);
+        let words = |text: &str| text.split_whitespace().collect::<String>();
+        let lines = |answer: &Answer| answer.out.lines().count() + answer.err.lines().count();
+        let mut before = usize::MAX;
+        for columns in [60, 80, 120, 200] {
+            let mut command = Command::new(program);
+            command.env_clear().env("NO_COLOR", "1").args(args);
+            let answer = Terminal::answer(command, columns);
+            assert_eq!(answer.exit, piped.exit, "{args:?}: {answer:?}");
+            let widest = answer.out.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(columns.into()), "{args:?}: {columns}: {}", answer.out);
+            assert!(lines(&answer) <= before, "{args:?}: {columns}: {}", answer.out);
+            before = lines(&answer);
+            let shown = words(&answer.out);
+            for line in piped.out.lines().filter(|line| !line.contains('^')) {
+                assert!(shown.contains(&words(line)), "{columns}: {line} in {}", answer.out);
+            }
+        }
+        assert!(lines(&piped) <= before, "{args:?}: {piped:?}");
+    }
+    assert!(redirector(&explain).out.lines().any(|line| line.len() > 120), "not folded");
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! What people read fits 80 columns, whatever is called how, and names are whole
-//! all the same.
+//! What people read fits their terminal, whatever is called how, and names are whole
+//! all the same; without a terminal, a record is a line.
 
 use std::net::SocketAddr;
 
 use redirector_tests::program::{Foreign, Leave};
 use redirector_tests::redirector::{Answer, Redirector};
 use redirector_tests::socket::Socket;
+use redirector_tests::terminal::Terminal;
 use redirector_tests::{child, kernel};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -116,10 +117,14 @@ spec:
     )
 }
 
-fn fits(command: &str, text: &str) {
-    for line in text.lines() {
-        let columns = line.chars().count();
-        assert!(columns <= 80, "{command}: {columns} columns: {line}\n{text}");
+/// How wide terminals are.
+const COLUMNS: [u16; 4] = [60, 80, 120, 200];
+
+fn fits(command: &[&str], text: &str, columns: u16) {
+    // What clears the screen has no width.
+    for line in text.replace("\u{1b}[H\u{1b}[2J", "").lines() {
+        let width = line.chars().count();
+        assert!(width <= columns.into(), "{command:?}: {width} > {columns}: {line}\n{text}");
     }
 }
 
@@ -129,21 +134,24 @@ fn has(text: &str, whole: &str) -> bool {
     squeezed(text).contains(&squeezed(whole))
 }
 
-/// A command that looks at no tables.
-fn plain(redirector: &Redirector, command: &[&str]) -> Answer {
-    let mut program = std::process::Command::new(&redirector.program);
-    program.env_clear().args(command).output().expect("the program starts").into()
-}
-
 fn ask(redirector: &Redirector, command: &[&str]) -> Answer {
     let answer = redirector.ask(command[0], &command[1..]);
     assert!(answer.exit <= 1, "{command:?}: {answer:?}");
-    fits(&command.join(" "), &answer.out);
     answer
 }
 
+/// What a command answers in a terminal.
+fn shown(redirector: &Redirector, command: &[&str], columns: u16) -> String {
+    let mut program = redirector.command(command[0]);
+    program.args(&command[1..]).env("NO_COLOR", "1");
+    let answer = Terminal::answer(program, columns);
+    assert!(answer.exit <= 1, "{command:?}: {answer:?}");
+    fits(command, &answer.out, columns);
+    answer.out
+}
+
 #[test]
-fn no_line_is_wider_than_a_terminal_and_long_names_are_whole() {
+fn no_line_is_wider_than_its_terminal_and_long_names_are_whole() {
     if !kernel::privileged() {
         return;
     }
@@ -172,27 +180,37 @@ fn no_line_is_wider_than_a_terminal_and_long_names_are_whole() {
     let workload = format!("{}/{}", names.namespace, names.workload);
     let dialled = format!("[{SERVICE}]:19000");
     let shows = |command: &[&str], all: &[&str]| {
-        let answer = ask(&redirector, command);
+        let terminals = COLUMNS.map(|columns| shown(&redirector, command, columns));
+        let piped = ask(&redirector, command).out;
         for whole in all {
-            assert!(has(&answer.out, whole), "{whole} is not in {}", answer.out);
+            assert!(piped.lines().any(|line| line.contains(whole)), "{whole} in {piped}");
+            for text in &terminals {
+                assert!(has(text, whole), "{whole} is not in {text}");
+            }
         }
+        piped
     };
     shows(&["status"], &[&container(), &rule, "weight -80 is out of range"]);
     shows(&["maps", "all"], &[&destination, &container(), &rule, SERVICE, "[2001:db8:aaaa"]);
     let explain = ["explain", "--from-workload", &workload, "--to", &dialled];
     shows(&explain, &[&workload, &rule, &format!("{destination}:19000/{}", names.subset)]);
-    shows(&["flows"], &[&workload, &rule, &dialled]);
-    let top = ask(&redirector, &["top", "--interval", "100ms", "--count", "1"]);
-    assert!(top.out.contains("80.0%"), "{}", top.out);
+    let flows = shows(&["flows"], &[&workload, &rule, &dialled]);
+    assert!(flows.lines().all(|line| line.as_bytes()[2] == b':'), "a line is a record: {flows}");
+    let backends = shows(&["maps", "backends"], &[&destination]);
+    let rows = ask(&redirector, &["maps", "backends", "-o", "json"]).json();
+    let rows = ["destinations", "backends"].map(|part| rows[part].as_array().map_or(0, Vec::len));
+    // What it is of, two headings, and what stands between them.
+    assert_eq!(backends.lines().count(), rows[0] + rows[1] + 4, "{backends}");
+    let names = ask(&redirector, &["maps", "sources", "-o", "name"]).out;
+    assert_eq!(names, format!("{workload}\n"));
+    let names = ask(&redirector, &["maps", "-o", "name"]).out;
+    assert!(names.contains(&format!("sources/{workload}\n")), "{names}");
+    shows(&["top", "--interval", "100ms", "--count", "1"], &["80.0%"]);
     let file = redirector.directory().join("other.yaml");
     let other = documents.replace("weight: 80", "weight: 30").replace("[2001", "[2002");
     std::fs::write(&file, other.replace("fff1", "fff9")).expect("a file is written");
     let file = file.to_string_lossy();
-    let diff = ask(&redirector, &["diff", &file]);
-    assert!(diff.out.contains("+ 60.00%"), "{}", diff.out);
-    std::fs::write(&*file, bad).expect("a file is written");
-    fits("check", &plain(&redirector, &["check", &file]).out);
+    shows(&["diff", &file], &["+ 60.00%"]);
     ask(&redirector, &["bypass", "--workload", &workload]);
     shows(&["status"], &[&format!("{workload} is bypassed")]);
-    fits("version", &plain(&redirector, &["version"]).out);
 }

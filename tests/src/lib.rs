@@ -25,3 +25,4 @@ pub mod redirector;
 pub mod scene;
 pub mod server;
 pub mod socket;
+pub mod terminal;

@@ -109,7 +109,8 @@ impl Machine {
             .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"])
             .arg(format!("--wd=/proc/{}/root{GIVEN}", self.init))
             .args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"])
-            .args(["LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "sh", "-ec", script])
+            .args(["LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "COLUMNS=80"])
+            .args(["sh", "-ec", script])
             .stdin(Stdio::null());
         let shell = self.cgroup.child("shell");
         enter(&mut command, &shell);

@@ -1,5 +1,6 @@
 //! `redirector check`
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use redirector_core::check::{self, Report};
@@ -79,7 +80,11 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             // Beside what programs read, for the people who start them.
             context.print(&lines).inspect(|()| context.note(&summary(&report)))
         }
-        _ => context.answer(common, &report, |style| text(&report, &documents, style)),
+        _ => {
+            let objects = report.diagnostics.iter().filter_map(|one| one.object.as_deref());
+            let objects: BTreeSet<&str> = objects.collect();
+            context.answer_list(common, &report, objects, |style| text(&report, &documents, style))
+        }
     };
     context.answered(written, exit)
 }

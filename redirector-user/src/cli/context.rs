@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read, Write};
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
+use super::Format;
 use super::{Common, Exit, Failure};
-use crate::output::{Encoding, Style, folded};
+use crate::output::{Encoding, Style, UNLIMITED, WIDTH, folded, plain};
 
 /// The environment that a command runs in.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +22,12 @@ pub struct Env {
     pub err_is_terminal: bool,
     /// Whether standard input is a terminal, so that a question can be asked.
     pub in_is_terminal: bool,
+    /// How many columns the terminal has, where there is one that says so.
+    pub terminal_columns: Option<usize>,
 }
+
+/// No terminal is taken for narrower.
+const NARROWEST: usize = 20;
 
 impl Env {
     /// That of this process.
@@ -30,7 +37,20 @@ impl Env {
             out_is_terminal,
             err_is_terminal,
             in_is_terminal: io::stdin().is_terminal(),
+            terminal_columns: terminal_size().map(|(columns, _)| columns),
         }
+    }
+
+    /// How many columns a line may take: those that COLUMNS says, or those of the
+    /// terminal. Where there is none, a line is a record, however long.
+    pub fn columns(&self, terminal: bool) -> usize {
+        let said = self.var("COLUMNS").and_then(OsStr::to_str).and_then(|text| text.parse().ok());
+        let columns = said.filter(|columns| *columns > 0);
+        let columns = match terminal {
+            true => columns.or(self.terminal_columns).unwrap_or(WIDTH),
+            false => columns.unwrap_or(UNLIMITED),
+        };
+        columns.max(NARROWEST)
     }
 
     /// A variable that is set and not empty.
@@ -38,11 +58,20 @@ impl Env {
         self.vars.get(name.as_ref()).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
-    fn colour(&self, terminal: bool) -> Style {
+    fn style(&self, terminal: bool) -> Style {
         // https://no-color.org: set and not empty.
         let dumb = self.var("TERM").is_some_and(|term| term == "dumb");
-        Style::new(terminal && self.var("NO_COLOR").is_none() && !dumb)
+        let colours = terminal && self.var("NO_COLOR").is_none() && !dumb;
+        Style::new(colours, self.columns(terminal))
     }
+}
+
+/// The columns and rows of the terminal that standard output is, or else standard
+/// error.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    let sizes = [tcgetwinsize(io::stdout()), tcgetwinsize(io::stderr())];
+    let size = sizes.into_iter().flatten().find(|size| size.ws_col > 0)?;
+    Some((size.ws_col.into(), size.ws_row.into()))
 }
 
 /// Everything that a command may touch of its surroundings, apart from what
@@ -57,19 +86,20 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Colours for standard output.
-    pub fn style(&self) -> Style {
-        self.env.colour(self.env.out_is_terminal)
+    /// Colours and width of standard output.
+    pub fn style(&self, common: &Common) -> Style {
+        let style = self.env.style(self.env.out_is_terminal);
+        if common.output == Format::Wide { style.unlimited() } else { style }
     }
 
-    /// Colours for standard error.
+    /// Colours and width of standard error.
     pub fn err_style(&self) -> Style {
-        self.env.colour(self.env.err_is_terminal)
+        self.env.style(self.env.err_is_terminal)
     }
 
     /// Writes an answer for people: no line is wider than a terminal.
-    pub fn print_text(&mut self, text: &str) -> Result<(), Failure> {
-        self.print(&folded(text))
+    pub fn print_text(&mut self, text: &str, style: Style) -> Result<(), Failure> {
+        self.print(&folded(text, style.columns()))
     }
 
     /// Writes an answer as it is.
@@ -92,8 +122,26 @@ impl Context<'_> {
     ) -> Result<(), Failure> {
         match common.output.encoding() {
             Some(encoding) => self.print_value(encoding, value),
-            None => self.print_text(&text(self.style())),
+            None => {
+                let style = self.style(common);
+                self.print_text(&text(style), style)
+            }
         }
+    }
+
+    /// The same of what is a list of things with `names`.
+    pub fn answer_list<S: AsRef<str>>(
+        &mut self,
+        common: &Common,
+        value: &impl Serialize,
+        names: impl IntoIterator<Item = S>,
+        text: impl FnOnce(Style) -> String,
+    ) -> Result<(), Failure> {
+        if common.output != Format::Name {
+            return self.answer(common, value, text);
+        }
+        let lines = names.into_iter().map(|name| format!("{}\n", plain(name.as_ref())));
+        self.print(&lines.collect::<String>())
     }
 
     /// Writes an answer for scripts.
@@ -127,10 +175,9 @@ impl Context<'_> {
     }
 
     /// Writes a note to standard error; nobody is there to be told when that
-    /// fails. It is folded on a terminal only: elsewhere, as in a journal, a line
-    /// is a record.
+    /// fails.
     pub fn note(&mut self, text: &str) {
-        let text = if self.env.err_is_terminal { folded(text) } else { text.to_owned() };
+        let text = folded(text, self.err_style().columns());
         let _ = writeln!(self.err, "{text}");
     }
 

@@ -84,7 +84,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
     };
     let answer = Answer { generation: active.generation, changes, entries };
-    context.answer(common, &answer, |style| text(&answer, style))?;
+    let names = answer.changes.iter().map(|change| format!("{} {}", change.kind, change.name));
+    context.answer_list(common, &answer, names, |style| text(&answer, style))?;
     Ok(Exit::Fine)
 }
 

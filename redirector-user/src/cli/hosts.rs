@@ -9,7 +9,7 @@ use redirector_core::registry::Registry;
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
-use super::{Common, Context, Exit, Failure};
+use super::{Common, Context, Exit, Failure, Format};
 
 /// Prints lines for /etc/hosts: the names of the services and their addresses
 #[derive(clap::Args, Debug)]
@@ -37,15 +37,16 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let domain = settings.cluster_domain.clone();
     let world = documents.world(settings);
     let lines = lines(&Registry::new(&world), &domain);
-    match common.output.encoding() {
-        Some(encoding) => context.print_value(encoding, &lines)?,
-        // Never folded: a line is an entry of /etc/hosts.
-        None => {
-            for line in &lines {
-                context.print(&format!("{}\t{}\n", line.address, line.names.join(" ")))?;
-            }
-        }
-    }
+    // Never folded: a line is an entry of /etc/hosts.
+    let common = match common.output {
+        Format::Text => &Common { output: Format::Wide },
+        _ => common,
+    };
+    let names = lines.iter().flat_map(|line| &line.names);
+    context.answer_list(common, &lines, names, |_| {
+        let lines = lines.iter();
+        lines.map(|line| format!("{}\t{}\n", line.address, line.names.join(" "))).collect()
+    })?;
     Ok(Exit::Fine)
 }
 

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValue;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::output::{Encoding, plain};
+use crate::output::{Encoding, UNLIMITED, WIDTH, plain};
 
 use crate::failure::{Exit, Failure};
 pub use context::{Context, Env};
@@ -45,7 +45,6 @@ pub use context::{Context, Env};
 #[command(
     name = "redirector",
     version,
-    max_term_width = 80,
     arg_required_else_help = true,
     after_help = "\
 Examples:
@@ -66,6 +65,10 @@ struct Cli {
 pub enum Format {
     /// For people.
     Text,
+    /// The same with a record a line, however wide the terminal.
+    Wide,
+    /// Only the names of what is listed, a line each.
+    Name,
     /// For scripts.
     Json,
     /// For scripts: the same in YAML.
@@ -87,19 +90,29 @@ impl Format {
         match self {
             Self::Json => Some(Encoding::Json),
             Self::Yaml => Some(Encoding::Yaml),
-            Self::Text | Self::Sarif | Self::Line | Self::Github | Self::Junit => None,
+            Self::Text
+            | Self::Wide
+            | Self::Name
+            | Self::Sarif
+            | Self::Line
+            | Self::Github
+            | Self::Junit => None,
         }
     }
 
-    /// The one command that answers like this; `None` when all do.
-    const fn only(self) -> Option<&'static str> {
+    /// The commands that answer like this, when not all do.
+    const fn only(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Text | Self::Json | Self::Yaml => None,
-            Self::Sarif | Self::Line | Self::Github => Some("check"),
-            Self::Junit => Some("test"),
+            Self::Text | Self::Wide | Self::Json | Self::Yaml => None,
+            Self::Name => Some(&LISTS),
+            Self::Sarif | Self::Line | Self::Github => Some(&["check"]),
+            Self::Junit => Some(&["test"]),
         }
     }
 }
+
+/// The commands that list things with names.
+const LISTS: [&str; 8] = ["check", "diff", "flows", "hosts", "maps", "status", "top", "version"];
 
 /// What every command is told.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +144,12 @@ enum Command {
 
 /// The whole command, with an environment variable for every flag.
 fn command(env: &Env) -> clap::Command {
-    env::with_variables(Cli::command(), env)
+    // Help is no list: it is as wide as a terminal also where none is.
+    let columns = match env.columns(env.out_is_terminal) {
+        UNLIMITED => WIDTH,
+        columns => columns,
+    };
+    env::with_variables(Cli::command().term_width(columns), env)
 }
 
 /// The `redirector` command: runs what this process was started with.
@@ -165,11 +183,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) 
 fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let common = Common { output: cli.output };
     if let Some(only) = cli.output.only()
-        && only != name
+        && !only.contains(&name)
     {
         let format = cli.output.to_possible_value();
         let format = format.as_ref().map_or("", PossibleValue::get_name);
-        let message = format!("only {only} answers with --output {format}");
+        let message = match only {
+            [one] => format!("only {one} answers with --output {format}"),
+            all => {
+                format!("{name} lists nothing by name: --output {format} is of {}", all.join(", "))
+            }
+        };
         return Err(Failure::new(Exit::Usage, message));
     }
     match &cli.command {
@@ -196,7 +219,8 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
 /// Writes help to standard output and a complaint to standard error.
 fn usage(error: &clap::Error, context: &mut Context<'_>) -> Exit {
     let asked = !error.use_stderr();
-    let style = if asked { context.style() } else { context.err_style() };
+    let style =
+        if asked { context.style(&Common { output: Format::Text }) } else { context.err_style() };
     let rendered = error.render();
     let text = if style.enabled() { rendered.ansi().to_string() } else { rendered.to_string() };
     if asked {
@@ -225,7 +249,7 @@ fn report(failure: &Failure, context: &mut Context<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{WIDTH, width};
+    use crate::output::width;
 
     /// What a command answers: exit code, standard output, standard error.
     fn answer(args: &[&str], vars: &[(&str, &str)]) -> (u8, String, String) {
@@ -255,16 +279,37 @@ mod tests {
 
     #[test]
     fn no_help_is_wider_than_a_terminal() {
+        let answer =
+            |args: &[&str], columns: usize| answer(args, &[("COLUMNS", &columns.to_string())]);
         let commands: Vec<String> = (command(&Env::default()).get_subcommands())
             .map(|sub| sub.get_name().to_owned())
             .collect();
         let all = commands.iter().map(|name| vec![name.as_str(), "--help"]);
         for args in all.chain([vec!["--help"], vec!["status", "-h"], vec!["run"], vec!["chekc"]]) {
-            let (_, out, err) = answer(&args, &[]);
-            for line in out.lines().chain(err.lines()) {
-                assert!(width(line) <= WIDTH, "{args:?}: {line}");
+            for columns in [80, 120, 200] {
+                let (_, out, err) = answer(&args, columns);
+                for line in out.lines().chain(err.lines()) {
+                    assert!(width(line) <= columns, "{args:?}: {line}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_record_is_a_line_where_no_terminal_is_and_folded_where_columns_are_given() {
+        let longest = |args: &[&str], vars: &[(&str, &str)]| {
+            let out = answer(args, vars).1;
+            (out.lines().map(width).max().unwrap_or_default(), out.lines().count())
+        };
+        let (wide, lines) = longest(&["version"], &[]);
+        assert!(wide > 60, "{wide}");
+        assert_eq!(longest(&["version", "-o", "wide"], &[("COLUMNS", "60")]), (wide, lines));
+        let (narrow, more) = longest(&["version"], &[("COLUMNS", "60")]);
+        assert!(narrow <= 60 && more > lines, "{narrow}");
+        let (exit, names, _) = answer(&["version", "-o", "name"], &[]);
+        assert!(exit == 0 && names.lines().any(|name| name == "accounting"), "{names}");
+        let (exit, _, err) = answer(&["log-level", "info", "-o", "name"], &[]);
+        assert!(exit == 2 && err.contains("lists nothing by name"), "{err}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
 use crate::datapath::LegCount;
-use crate::output::{Align, Table, destination_name, route_name, time};
+use crate::output::{Align, Style, Table, destination_name, route_name, time};
 
 /// Shows where connections go now, route by route
 #[derive(clap::Args, Debug)]
@@ -58,9 +58,12 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             match common.output.encoding() {
                 Some(encoding) => context.print_record(encoding, &answer)?,
                 None => {
+                    let names = answer.routes.iter().map(|route| &route.route);
                     let screen = context.env.out_is_terminal;
                     let (clear, end) = if screen { ("\x1b[H\x1b[2J", "") } else { ("", "\n") };
-                    context.print_text(&format!("{clear}{}{end}", answer.text()))?;
+                    context.answer_list(common, &answer, names, |style| {
+                        format!("{clear}{}{end}", answer.text(style))
+                    })?;
                 }
             }
             shown += 1;
@@ -200,21 +203,24 @@ impl Look {
 }
 
 impl Answer {
-    fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("ROUTE / DESTINATION", Align::Left),
-            ("WEIGHT", Align::Right),
-            ("SHARE", Align::Right),
-            ("RATE", Align::Right),
-            ("OPEN", Align::Right),
-            ("FAILED", Align::Right),
-            ("HANDSHAKE", Align::Right),
-        ]);
+    fn text(&self, style: Style) -> String {
+        let mut table = Table::grouped(
+            "ROUTE",
+            &[
+                ("DESTINATION", Align::Left),
+                ("WEIGHT", Align::Right),
+                ("SHARE", Align::Right),
+                ("RATE", Align::Right),
+                ("OPEN", Align::Right),
+                ("FAILED", Align::Right),
+                ("HANDSHAKE", Align::Right),
+            ],
+        );
         for route in &self.routes {
-            table.over(short(&route.route));
+            table.group(short(&route.route));
             for leg in &route.destinations {
                 table.row([
-                    format!("  {}", short(&leg.destination)),
+                    short(&leg.destination),
                     percent(leg.weight),
                     leg.share.map_or_else(|| "-".to_owned(), percent),
                     format!("{:.0}/s", leg.rate),
@@ -230,7 +236,7 @@ impl Answer {
             self.generation,
             self.routed,
             self.refused,
-            table.render()
+            table.render(style.columns())
         )
     }
 }
@@ -272,7 +278,7 @@ mod tests {
             refused: 123_456.0,
             routes: vec![route],
         };
-        let text = answer.text();
+        let text = answer.text(Style::new(false, WIDTH));
         for line in text.lines() {
             assert!(width(line) <= WIDTH, "{line}\n{text}");
         }

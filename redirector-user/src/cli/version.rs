@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, Context, Exit, Failure};
 use crate::datapath::features::{self, Feature, Found};
-use crate::output::Table;
+use crate::output::{Style, Table};
 
 /// What this binary is, and what of its needs this kernel has
 #[derive(clap::Args, Debug)]
@@ -34,11 +34,12 @@ pub fn run(_: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit,
         oldest_kernel: features::OLDEST,
         features: features::probe(),
     };
-    context.answer(common, &version, |_| text(&version))?;
+    let names = version.features.iter().map(|feature| feature.name);
+    context.answer_list(common, &version, names, |style| text(&version, style))?;
     Ok(Exit::Fine)
 }
 
-fn text(version: &Version) -> String {
+fn text(version: &Version, style: Style) -> String {
     let mut table = Table::left(&["FEATURE", "KERNEL", "SINCE", "HERE"]);
     for feature in &version.features {
         table.row([
@@ -60,6 +61,6 @@ fn text(version: &Version) -> String {
         version.connection_layout,
         version.kernel,
         version.oldest_kernel,
-        table.render()
+        table.render(style.columns())
     )
 }

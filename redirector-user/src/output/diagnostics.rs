@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use redirector_core::diag::{Diagnostic, Severity};
 
-use super::{Style, WIDTH, plain, short};
+use super::{Style, plain, short};
 
 /// Where the text of a file comes from when one of its lines is shown.
 pub trait SourceLines {
@@ -26,6 +26,9 @@ pub struct Excerpt {
     /// The column, as the number of characters of `shown` that stand before it.
     pub caret: Option<usize>,
 }
+
+/// More of a line than this is not shown, however wide the terminal.
+const MOST: usize = 240;
 
 /// What stands beside a line that is shown: " | " and two marks where it is cut.
 const BESIDE: usize = 5;
@@ -69,7 +72,8 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
     }
     let excerpt = match (&diagnostic.file, diagnostic.line) {
         (Some(file), line) if line > 0 => {
-            let room = WIDTH.saturating_sub(line.to_string().len() + BESIDE);
+            let room = style.columns().min(MOST);
+            let room = room.saturating_sub(line.to_string().len() + BESIDE);
             sources.excerpt(file, line, diagnostic.column, room)
         }
         _ => None,
@@ -109,7 +113,7 @@ fn drawn(excerpt: &Excerpt) -> (String, Option<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Lines;
+    use crate::output::{Lines, WIDTH};
 
     fn diagnostic(column: u32) -> Diagnostic {
         Diagnostic {
@@ -129,7 +133,7 @@ mod tests {
     #[test]
     fn the_caret_stands_under_the_column() {
         let texts = [("rules.yaml".into(), format!("{}\t weight: -1", "\n".repeat(16)).into())];
-        let text = render(&diagnostic(11), &mut Lines::new(&texts), Style::new(false));
+        let text = render(&diagnostic(11), &mut Lines::new(&texts), Style::PLAIN);
         assert_eq!(
             text,
             "error[RD1001]: weight is negative\n  \
@@ -144,7 +148,7 @@ mod tests {
     fn a_very_long_line_is_shown_around_its_column() {
         let long = format!("{}{}^{}", "\n".repeat(16), "x".repeat(50_000), "x".repeat(50_000));
         let texts = [("rules.yaml".into(), long.into())];
-        let text = render(&diagnostic(50_001), &mut Lines::new(&texts), Style::new(false));
+        let text = render(&diagnostic(50_001), &mut Lines::new(&texts), Style::new(false, WIDTH));
         let lines: Vec<&str> = text.lines().collect();
         let caret = lines[3].chars().position(|c| c == '^').expect("a caret");
         assert_eq!(lines[2].chars().nth(caret), Some('^'), "{text}");
@@ -158,7 +162,7 @@ mod tests {
         finding.message = "found \"\u{1b}[2J\"".into();
         finding.file = Some("a\u{1b}[31m\n.yaml".into());
         finding.help = Some("\u{1b}]0;title\u{7}".into());
-        let text = render(&finding, &mut Lines::new(&[]), Style::new(false));
+        let text = render(&finding, &mut Lines::new(&[]), Style::PLAIN);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
         assert_eq!(text.lines().count(), 4, "{text}");
     }

@@ -1,8 +1,11 @@
 //! Lines that fit a terminal, whatever names stand in them: one way for all
 //! texts. What scripts read is JSON, which is never folded.
 
-/// The columns of a terminal that everything is made for.
+/// The columns of a terminal that does not say how many it has.
 pub const WIDTH: usize = 80;
+
+/// As many columns as a line takes: where no terminal is, a line is a record.
+pub const UNLIMITED: usize = usize::MAX;
 
 /// How much further the rest of a folded line stands than its beginning.
 const FURTHER: usize = 2;
@@ -16,7 +19,8 @@ pub fn width(text: &str) -> usize {
 
 /// Whether a text has more than so many columns. It is looked at no further.
 fn is_wider(text: &str, columns: usize) -> bool {
-    visible(text).nth(columns).is_some()
+    // A character takes a byte at least.
+    text.len() > columns && visible(text).nth(columns).is_some()
 }
 
 /// The characters that a terminal shows, with where they begin.
@@ -35,15 +39,15 @@ fn visible(text: &str) -> impl Iterator<Item = (usize, char)> {
     })
 }
 
-/// The text with every line that is too wide folded.
-pub fn folded(text: &str) -> String {
-    if text.lines().all(|line| width(line) <= WIDTH) {
+/// The text with every line that has more than so many columns folded.
+pub fn folded(text: &str, columns: usize) -> String {
+    if text.lines().all(|line| !is_wider(line, columns)) {
         return text.to_owned();
     }
     let mut folded = String::with_capacity(text.len() + text.len() / 8);
     for line in text.split_inclusive('\n') {
         let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
-        folded.push_str(&hang(line, WIDTH).join("\n"));
+        folded.push_str(&hang(line, columns).join("\n"));
         folded.push_str(end);
     }
     folded
@@ -57,7 +61,7 @@ pub fn hang(line: &str, columns: usize) -> Vec<String> {
 
 /// The same with the later lines this far to the right.
 pub fn hang_at(line: &str, columns: usize, indent: usize) -> Vec<String> {
-    if width(line) <= columns {
+    if !is_wider(line, columns) {
         return vec![line.to_owned()];
     }
     let (lead, text) = line.split_at(indentation(line));
@@ -146,7 +150,7 @@ mod tests {
     fn colours_take_no_room_and_are_not_broken() {
         let red = format!("\x1b[1;31m{}\x1b[0m", "x".repeat(80));
         assert_eq!(width(&red), 80);
-        assert_eq!(folded(&red), red);
+        assert_eq!(folded(&red, WIDTH), red);
         let lines = hang(&format!("\x1b[1;31m{}\x1b[0m", "x".repeat(100)), WIDTH);
         assert_eq!(lines.iter().map(|line| width(line)).collect::<Vec<_>>(), [80, 22]);
         assert!(lines[1].ends_with("x\x1b[0m"), "{lines:?}");
@@ -166,8 +170,10 @@ mod tests {
     #[test]
     fn what_fits_stays_as_it_is() {
         let text = format!("a\n\n{}\n  b  c\n", "x".repeat(80));
-        assert_eq!(folded(&text), text);
-        assert_eq!(folded(""), "");
+        assert_eq!(folded(&text, WIDTH), text);
+        assert_eq!(folded("", WIDTH), "");
+        let long = "word ".repeat(1000);
+        assert_eq!(folded(&long, UNLIMITED), long, "no terminal is there");
         assert_eq!(hang("ä".repeat(30).as_str(), 10).len(), 4, "characters, not bytes");
     }
 }

@@ -14,7 +14,7 @@ mod time;
 
 pub use diagnostics::{Excerpt, SourceLines, render};
 pub use encode::Encoding;
-pub use fold::{WIDTH, folded, hang_at, width};
+pub use fold::{UNLIMITED, WIDTH, folded, width};
 pub use lines::Lines;
 pub use names::{destination_name, place_name, route_name, rule_name, source_name};
 pub use plain::{plain, short};

@@ -1,17 +1,33 @@
-//! Colours.
+//! What a text for people is written on: colours, and how wide it is.
 
 use std::fmt::Display;
 
-/// How to colour a piece of text, or not to.
+use super::fold::UNLIMITED;
+
+/// How to colour a piece of text, or not to, and how many columns there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Style {
     enabled: bool,
+    columns: usize,
 }
 
 impl Style {
-    /// With colours or without.
-    pub const fn new(enabled: bool) -> Self {
-        Self { enabled }
+    /// Without colours, and as wide as a line is.
+    pub const PLAIN: Self = Self::new(false, UNLIMITED);
+
+    /// With colours or without, and so many columns.
+    pub const fn new(enabled: bool, columns: usize) -> Self {
+        Self { enabled, columns }
+    }
+
+    /// The same, however wide.
+    pub const fn unlimited(self) -> Self {
+        Self { columns: UNLIMITED, ..self }
+    }
+
+    /// How many columns a line may take.
+    pub const fn columns(self) -> usize {
+        self.columns
     }
 
     /// Whether there are colours.

@@ -1,8 +1,9 @@
 //! Tables that read well in a terminal: columns as wide as their widest cell,
 //! two spaces between them, nothing else. Where that is too wide, long cells are
-//! folded, and a last one that has little room stands below its row.
+//! folded, and a last one that has little room stands below its row. Where there is
+//! no terminal, a row is a line.
 
-use super::fold::{WIDTH, hang, width};
+use super::fold::{UNLIMITED, hang, width};
 use super::plain::plain;
 
 /// Between columns.
@@ -13,6 +14,9 @@ const LEAST: usize = 36;
 
 /// How far to the right of the row it stands.
 const BELOW: &str = "    ";
+
+/// How far to the right of what a group of rows has in common they stand.
+const INDENT: &str = "  ";
 
 /// No column that is folded gets narrower.
 const NARROWEST: usize = 8;
@@ -32,14 +36,16 @@ pub enum Align {
 #[derive(Clone, Debug)]
 pub struct Table {
     columns: Vec<(String, Align)>,
+    /// What groups of rows are by, where they are.
+    group: Option<&'static str>,
     rows: Vec<Row>,
 }
 
 #[derive(Clone, Debug)]
 enum Row {
     Cells(Vec<String>),
-    /// Over all columns.
-    Over(String),
+    /// What the rows below have in common.
+    Group(String),
 }
 
 /// How a table fits.
@@ -47,13 +53,21 @@ struct Fit {
     /// Of the columns, or of those before one that stands below where it has to.
     widths: Vec<usize>,
     below: bool,
+    /// Of the terminal.
+    columns: usize,
 }
 
 impl Table {
     /// A table with these columns and no rows.
     pub fn new(columns: &[(&str, Align)]) -> Self {
         let columns = columns.iter().map(|(name, align)| ((*name).to_owned(), *align)).collect();
-        Self { columns, rows: Vec::new() }
+        Self { columns, group: None, rows: Vec::new() }
+    }
+
+    /// A table whose rows are in groups by something of this name. In a terminal that
+    /// stands over the rows of each, elsewhere in a column of its own before them.
+    pub fn grouped(group: &'static str, columns: &[(&str, Align)]) -> Self {
+        Self { group: Some(group), ..Self::new(columns) }
     }
 
     /// A table whose columns stand at the left.
@@ -67,9 +81,9 @@ impl Table {
         self.rows.push(Row::Cells(cells.collect()));
     }
 
-    /// Adds a line over all columns: what the rows below it have in common.
-    pub fn over(&mut self, text: impl Into<String>) {
-        self.rows.push(Row::Over(plain(&text.into()).into_owned()));
+    /// Begins a group: what the rows from here on have in common.
+    pub fn group(&mut self, text: impl Into<String>) {
+        self.rows.push(Row::Group(plain(&text.into()).into_owned()));
     }
 
     /// Whether there is no row.
@@ -77,22 +91,65 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The text, heading first, each line ended.
-    pub fn render(&self) -> String {
-        let fit = self.fit();
+    /// The text for so many columns, heading first, each line ended.
+    pub fn render(mut self, columns: usize) -> String {
+        match (self.group.take(), columns) {
+            (Some(group), UNLIMITED) => self.spread(group),
+            (Some(group), _) => self.indent(group),
+            (None, _) => {}
+        }
+        let fit = self.fit(columns);
         let mut text = String::new();
         self.line(self.columns.iter().map(|(name, _)| name.as_str()), &fit, &mut text);
         for row in &self.rows {
             match row {
                 Row::Cells(cells) => self.line(cells.iter().map(String::as_str), &fit, &mut text),
-                Row::Over(over) => hang(over, WIDTH).iter().for_each(|line| end(line, &mut text)),
+                Row::Group(group) => {
+                    hang(group, columns).iter().for_each(|line| end(line, &mut text));
+                }
             }
         }
         text
     }
 
+    /// Gives each row what its group has in common as its first cell.
+    fn spread(&mut self, name: &str) {
+        self.columns.insert(0, (name.to_owned(), Align::Left));
+        let mut group = String::new();
+        self.rows = std::mem::take(&mut self.rows)
+            .into_iter()
+            .filter_map(|row| match row {
+                Row::Group(text) => {
+                    group = text;
+                    None
+                }
+                Row::Cells(mut cells) => {
+                    cells.insert(0, group.clone());
+                    Some(Row::Cells(cells))
+                }
+            })
+            .collect();
+    }
+
+    /// Has rows stand a little to the right of what their group has in common.
+    fn indent(&mut self, name: &str) {
+        let Some((first, align)) = self.columns.first_mut() else { return };
+        // Numbers stand to the right as it is.
+        if *align == Align::Right {
+            return;
+        }
+        *first = format!("{name} / {first}");
+        for row in &mut self.rows {
+            if let Row::Cells(cells) = row
+                && let Some(cell) = cells.first_mut()
+            {
+                cell.insert_str(0, INDENT);
+            }
+        }
+    }
+
     /// The widths of the columns.
-    fn fit(&self) -> Fit {
+    fn fit(&self, columns: usize) -> Fit {
         let mut widths: Vec<usize> = self.columns.iter().map(|(name, _)| width(name)).collect();
         for row in &self.rows {
             let Row::Cells(cells) = row else { continue };
@@ -101,8 +158,8 @@ impl Table {
             }
         }
         let gaps = GAP.len() * widths.len().saturating_sub(1);
-        if widths.iter().sum::<usize>() + gaps <= WIDTH {
-            return Fit { widths, below: false };
+        if widths.iter().sum::<usize>() + gaps <= columns {
+            return Fit { widths, below: false, columns };
         }
         if let Some((_, Align::Left)) = self.columns.last()
             && let [before @ .., last] = widths.as_mut_slice()
@@ -110,23 +167,23 @@ impl Table {
             && *last > LEAST
         {
             let before: usize = before.iter().sum();
-            *last = WIDTH.saturating_sub(before + gaps);
+            *last = columns.saturating_sub(before + gaps);
             if *last >= LEAST {
-                return Fit { widths, below: false };
+                return Fit { widths, below: false, columns };
             }
             widths.pop();
-            self.narrow(&mut widths);
-            return Fit { widths, below: true };
+            self.narrow(&mut widths, columns);
+            return Fit { widths, below: true, columns };
         }
-        self.narrow(&mut widths);
-        Fit { widths, below: false }
+        self.narrow(&mut widths, columns);
+        Fit { widths, below: false, columns }
     }
 
     /// Takes from the widest columns of text until all fit.
-    fn narrow(&self, widths: &mut [usize]) {
+    fn narrow(&self, widths: &mut [usize], columns: usize) {
         let gaps = GAP.len() * widths.len().saturating_sub(1);
         let text = |at: &usize| self.columns[*at].1 == Align::Left;
-        while widths.iter().sum::<usize>() + gaps > WIDTH {
+        while widths.iter().sum::<usize>() + gaps > columns {
             let widest = (0..widths.len()).filter(text).max_by_key(|at| widths[*at]);
             match widest {
                 Some(at) if widths[at] > NARROWEST => widths[at] -= 1,
@@ -143,10 +200,10 @@ impl Table {
         if fit.below && cells.len() > fit.widths.len() {
             let last = cells.pop().unwrap_or_default();
             let before = fit.widths.iter().map(|width| width + GAP.len()).sum::<usize>();
-            if before + width(last) <= WIDTH { cells.push(last) } else { below = Some(last) }
+            if before + width(last) <= fit.columns { cells.push(last) } else { below = Some(last) }
         }
         let folded: Vec<Vec<String>> = (cells.iter().enumerate())
-            .map(|(at, cell)| hang(cell, fit.widths.get(at).copied().unwrap_or(WIDTH)))
+            .map(|(at, cell)| hang(cell, fit.widths.get(at).copied().unwrap_or(fit.columns)))
             .collect();
         for number in 0..folded.iter().map(Vec::len).max().unwrap_or(0) {
             let mut line = String::new();
@@ -164,7 +221,7 @@ impl Table {
             }
             end(&line, text);
         }
-        for line in below.iter().flat_map(|last| hang(&format!("{BELOW}{last}"), WIDTH)) {
+        for line in below.iter().flat_map(|last| hang(&format!("{BELOW}{last}"), fit.columns)) {
             end(&line, text);
         }
     }
@@ -179,6 +236,7 @@ fn end(line: &str, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::WIDTH;
 
     #[test]
     fn columns_line_up_and_lines_have_no_trailing_space() {
@@ -187,7 +245,7 @@ mod tests {
         table.row(["echo", "1", "x"]);
         table.row(["longer-name", "100", ""]);
         assert_eq!(
-            table.render(),
+            table.render(WIDTH),
             "NAME           N  TO\n\
              echo           1  x\n\
              longer-name  100\n"
@@ -205,7 +263,7 @@ mod tests {
         let mut table = Table::new(&[("CLASS", Align::Right), ("WORKLOADS", Align::Left)]);
         table.row(["1".to_owned(), ["shop/web"; 20].join(", ")]);
         table.row(["2", "shop/db"]);
-        let text = table.render();
+        let text = table.render(WIDTH);
         fits(&text);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("    1  shop/web, shop/web"), "{text}");
@@ -221,7 +279,7 @@ mod tests {
         let rule = "route 12: VirtualService/a-namespace/a-service tcp[0]";
         table.row([address, "443", rule]);
         table.row([address, "80", "refuse"]);
-        let text = table.render();
+        let text = table.render(WIDTH);
         fits(&text);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[2], format!("    {rule}"), "{text}");
@@ -230,15 +288,35 @@ mod tests {
 
     #[test]
     fn long_names_share_the_room_with_numbers_that_stay_whole() {
-        let mut table =
-            Table::new(&[("NAME", Align::Left), ("OF", Align::Left), ("COUNT", Align::Right)]);
-        table.over(format!("over {}", "all/columns/".repeat(12)));
+        let mut table = Table::grouped(
+            "PATH",
+            &[("NAME", Align::Left), ("OF", Align::Left), ("COUNT", Align::Right)],
+        );
+        table.group(format!("over {}", "all/columns/".repeat(12)));
         table.row(["q".repeat(63) + "/" + &"z".repeat(63), "o".repeat(100), "1234567".to_owned()]);
-        let text = table.render();
-        fits(&text);
-        assert!(text.contains(" 1234567\n"), "{text}");
-        assert!(text.contains("over all/columns/"), "{text}");
-        let count = |letter| text.matches(letter).count();
-        assert_eq!((count('q'), count('z')), (63, 63), "{text}");
+        for columns in [60, 80, 120, 200] {
+            let text = table.clone().render(columns);
+            assert!(text.lines().all(|line| width(line) <= columns), "{columns}:\n{text}");
+            assert!(text.starts_with("PATH / NAME"), "{text}");
+            assert!(text.contains(" 1234567\n"), "{text}");
+            assert!(text.contains("over all/columns/"), "{text}");
+            let count = |letter| text.matches(letter).count();
+            assert_eq!((count('q'), count('z')), (63, 63), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_a_row_is_a_line_and_names_its_group() {
+        let mut table = Table::grouped("ROUTE", &[("TO", Align::Left), ("N", Align::Right)]);
+        table.group("a route");
+        table.row(["x".repeat(300), "1".to_owned()]);
+        table.row(["y", "2"]);
+        table.group("another");
+        table.row(["z", "3"]);
+        let text = table.render(UNLIMITED);
+        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split("  ").collect()).collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert!(lines[0][0] == "ROUTE" && lines[2][0] == "a route", "{text}");
+        assert!(text.ends_with("  3\n") && text.contains("another  z"), "{text}");
     }
 }

@@ -11,7 +11,7 @@ use redirector_core::layout::Layout;
 use serde::Serialize;
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure};
+use super::{Common, Context, Exit, Failure, Format};
 use crate::daemon::control::Request;
 use crate::datapath::{self, Flows};
 use crate::output::{Style, source_name};
@@ -60,7 +60,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let mut flows = datapath.flows()?;
     let follow = args.follow || args.r#for.is_some();
     let mut stories = Stories::new(Names::new(args.kernel.state(), datapath.active().generation));
-    let style = context.style();
+    let style = context.style(common);
     let mut out = Out { common: *common, style, follow, told: Vec::new(), lost: 0 };
 
     // Everything that is there makes the stories whole, also of those shown.
@@ -142,7 +142,10 @@ struct Lost {
 impl Out {
     fn tell(&mut self, told: Told, context: &mut Context<'_>) -> Result<(), Failure> {
         match (self.common.output.encoding(), self.follow) {
-            (None, _) => context.print_text(&told.text(self.style))?,
+            (None, _) if self.common.output == Format::Name => {
+                context.print(&format!("{}\n", told.cookie))?;
+            }
+            (None, _) => context.print_text(&told.text(self.style), self.style)?,
             (Some(encoding), true) => context.print_record(encoding, &told)?,
             (Some(_), false) => {}
         }

@@ -10,7 +10,7 @@ use redirector_common::addr::Addr;
 use serde::Serialize;
 
 use super::{Names, wall};
-use crate::output::{Style, WIDTH, destination_name, hang_at, plain, route_name, time, width};
+use crate::output::{Style, destination_name, plain, route_name, time};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -173,7 +173,7 @@ impl Stories {
 }
 
 impl Told {
-    /// A few lines for people.
+    /// A line for people.
     pub fn text(&self, style: Style) -> String {
         let clock = self.time.get(11..23).unwrap_or(&self.time);
         let outcome = format!("{:<8}", self.outcome);
@@ -201,24 +201,9 @@ impl Told {
         if let (Some(sent), Some(received)) = (self.sent, self.received) {
             parts.push(format!("{sent} B sent, {received} B received"));
         }
-        let mut lines = hang_at(&text, WIDTH, INDENT);
-        // As many to a line as there is room for.
-        let mut line = String::new();
-        for part in parts {
-            if !line.is_empty() && width(&line) + 2 + width(&part) <= WIDTH {
-                line = format!("{line}, {part}");
-                continue;
-            }
-            lines.extend(hang_at(&line, WIDTH, INDENT).into_iter().filter(|line| !line.is_empty()));
-            line = format!("{}{part}", " ".repeat(INDENT));
-        }
-        lines.extend(hang_at(&line, WIDTH, INDENT));
-        lines.join("\n") + "\n"
+        format!("{text}  {}\n", parts.join(", "))
     }
 }
-
-/// Below the time of the first line stands nothing else.
-const INDENT: usize = 13;
 
 fn seconds(nanoseconds: u64) -> Option<f64> {
     (nanoseconds != 0).then(|| nanoseconds as f64 / 1e9)

@@ -23,7 +23,7 @@ use rows::{
     Answer, BackendRow, ClassRow, ClassTableRow, CountersRow, DestinationRow, ExceptionRow,
     FrontendRow, GatewayRow, LegCounterRow, LegRow, RouteRow, SlotRow, SourceRow, VerdictRow,
 };
-use text::text;
+use text::{names, text};
 
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
@@ -82,7 +82,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let view =
         View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
     let answer = view.answer(args.part, &datapath, snapshot.is_some())?;
-    context.answer(common, &answer, |_| text(&answer, args.part == Part::All))?;
+    let all = args.part == Part::All;
+    context.answer_list(common, &answer, names(&answer, all), |style| text(&answer, all, style))?;
     Ok(Exit::Fine)
 }
 

@@ -4,9 +4,9 @@ use super::rows::{
     Answer, BackendRow, ClassRow, ClassTableRow, CountersRow, DestinationRow, FrontendRow,
     GatewayRow, LegCounterRow, RouteRow, SlotRow, SourceRow, VerdictRow,
 };
-use crate::output::{Align, Table};
+use crate::output::{Align, Style, Table};
 
-pub(super) fn text(answer: &Answer, headings: bool) -> String {
+pub(super) fn text(answer: &Answer, headings: bool, style: Style) -> String {
     let mut text = format!(
         "generation {}, epoch {}, side {}{}\n",
         answer.generation,
@@ -33,9 +33,42 @@ pub(super) fn text(answer: &Answer, headings: bool) -> String {
         } else if at > 0 {
             text.push('\n');
         }
-        text.push_str(&if table.is_empty() { "  none\n".to_owned() } else { table.render() });
+        text.push_str(&match table.is_empty() {
+            true => "  none\n".to_owned(),
+            false => table.render(style.columns()),
+        });
     }
     text
+}
+
+/// What each part lists, by name; of several parts each with the name of its own.
+pub(super) fn names(answer: &Answer, headings: bool) -> Vec<String> {
+    let named =
+        |name: &Option<String>, number: u32| name.clone().unwrap_or_else(|| number.to_string());
+    let parts: [(&str, Vec<String>); 8] = [
+        ("sources", of(&answer.sources, |row| named(&row.workload, row.identity))),
+        ("frontends", of(&answer.frontends, |row| format!("{} {}", row.prefix, row.port))),
+        ("classes", of(&answer.classes, |row| row.class.to_string())),
+        ("routes", of(&answer.routes, |row| named(&row.rule, row.route))),
+        ("slots", of(&answer.slots, |row| row.slot.to_string())),
+        ("destinations", of(&answer.destinations, |row| named(&row.name, row.destination))),
+        (
+            "counters",
+            answer.counters.iter().flat_map(counted).map(|(name, _)| name.to_owned()).collect(),
+        ),
+        ("gateways", of(&answer.gateways, |row| row.address.to_string())),
+    ];
+    let all = parts.into_iter().flat_map(|(part, names)| {
+        names.into_iter().map(move |name| match headings {
+            true => format!("{part}/{name}"),
+            false => name,
+        })
+    });
+    all.collect()
+}
+
+fn of<R>(rows: &Option<Vec<R>>, name: impl Fn(&R) -> String) -> Vec<String> {
+    rows.iter().flatten().map(name).collect()
 }
 
 fn sources(rows: &[SourceRow]) -> Table {
@@ -102,13 +135,12 @@ fn class_tables(rows: &[ClassTableRow]) -> Table {
 }
 
 fn routes(rows: &[RouteRow]) -> Table {
-    let mut table = Table::new(&[
-        ("ROUTE", Align::Right),
-        ("SHARE", Align::Right),
-        ("DESTINATION", Align::Left),
-    ]);
+    let mut table = Table::grouped(
+        "RULE",
+        &[("ROUTE", Align::Right), ("SHARE", Align::Right), ("DESTINATION", Align::Left)],
+    );
     for row in rows {
-        table.over(or_dash(&row.rule));
+        table.group(or_dash(&row.rule));
         for leg in &row.legs {
             let name = leg.name.clone().unwrap_or_else(|| leg.destination.to_string());
             table.row([row.route.to_string(), percent(leg.share), name]);
@@ -159,29 +191,39 @@ fn destinations(rows: &[DestinationRow]) -> Table {
 }
 
 fn backends(rows: &[BackendRow]) -> Table {
-    let mut table = Table::new(&[
-        ("DESTINATION / ENDPOINT", Align::Left),
-        ("SHARE", Align::Right),
-        ("OPEN", Align::Right),
-        ("", Align::Left),
-    ]);
+    let mut table = Table::grouped(
+        "DESTINATION",
+        &[
+            ("ENDPOINT", Align::Left),
+            ("SHARE", Align::Right),
+            ("OPEN", Align::Right),
+            ("", Align::Left),
+        ],
+    );
     let mut of = None;
     for row in rows {
         if of.replace(row.destination) != Some(row.destination) {
             let name = row.name.clone().unwrap_or_else(|| row.destination.to_string());
-            table.over(name);
+            table.group(name);
         }
         let open = row.connections.map_or_else(String::new, |open| open.to_string());
         let ejected = row.ejected_seconds;
         let ejected = ejected.map_or_else(String::new, |s| format!("ejected for {s:.0} s"));
-        table.row([format!("  {}", row.address), percent(row.share), open, ejected]);
+        table.row([row.address.clone(), percent(row.share), open, ejected]);
     }
     table
 }
 
 fn totals(counters: &CountersRow) -> Table {
     let mut table = Table::new(&[("COUNTER", Align::Left), ("VALUE", Align::Right)]);
-    for (name, value) in [
+    for (name, value) in counted(counters) {
+        table.row([name.to_owned(), value.to_string()]);
+    }
+    table
+}
+
+const fn counted(counters: &CountersRow) -> [(&'static str, u64); 9] {
+    [
         ("routed", counters.routed),
         ("passed through", counters.passed),
         ("refused", counters.refused),
@@ -191,22 +233,18 @@ fn totals(counters: &CountersRow) -> Table {
         ("remembered in the overflow", counters.overflowed),
         ("not remembered: MPTCP subflow", counters.mptcp),
         ("connections remembered now", counters.remembered),
-    ] {
-        table.row([name.to_owned(), value.to_string()]);
-    }
-    table
+    ]
 }
 
 fn by_destination(rows: &[LegCounterRow]) -> Table {
-    let mut table = Table::new(&[
-        ("CHOSEN", Align::Right),
-        ("REFUSED", Align::Right),
-        ("DESTINATION", Align::Left),
-    ]);
+    let mut table = Table::grouped(
+        "RULE",
+        &[("CHOSEN", Align::Right), ("REFUSED", Align::Right), ("DESTINATION", Align::Left)],
+    );
     let mut of = None;
     for row in rows {
         if of.replace(&row.rule) != Some(&row.rule) {
-            table.over(or_dash(&row.rule));
+            table.group(or_dash(&row.rule));
         }
         table.row([
             row.chosen.to_string(),
@@ -218,10 +256,12 @@ fn by_destination(rows: &[LegCounterRow]) -> Table {
 }
 
 fn gateways(rows: &[GatewayRow]) -> Table {
-    let mut table =
-        Table::new(&[("ADDRESS", Align::Whole), ("MODE", Align::Left), ("RULES", Align::Left)]);
+    let mut table = Table::grouped(
+        "GATEWAY",
+        &[("ADDRESS", Align::Whole), ("MODE", Align::Left), ("RULES", Align::Left)],
+    );
     for row in rows {
-        table.over(format!("{} servers[{}]", row.gateway, row.server));
+        table.group(format!("{} servers[{}]", row.gateway, row.server));
         table.row([row.address.to_string(), row.mode.clone(), row.rules.join(", ")]);
     }
     table

@@ -194,7 +194,11 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             answer(&args.kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)?
         }
     };
-    let written = context.answer(common, &answer, |style| text::text(&answer, style));
+    let written = {
+        let programs = answer.programs.iter();
+        let names = programs.map(|one| format!("{}/{}", one.cgroup.display(), one.hook));
+        context.answer_list(common, &answer, names, |style| text::text(&answer, style))
+    };
     context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Answer, duration};
 use crate::datapath::features::Found;
-use crate::output::{Style, Table, plain};
+use crate::output::{Align, Style, Table, plain};
 
 /// Health in a word, some lines of figures, what is wrong, and the programs.
 pub(super) fn text(answer: &Answer, style: Style) -> String {
@@ -61,22 +61,25 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         let _ = writeln!(text, "{}: {}", style.warning("warning"), plain(warning));
     }
     if !answer.programs.is_empty() {
-        let mut table = Table::left(&["CGROUP / HOOK", "RUNS", "ID", "PROGRAM", "OURS"]);
+        let mut table = Table::grouped(
+            "CGROUP",
+            &["HOOK", "RUNS", "ID", "PROGRAM", "OURS"].map(|name| (name, Align::Left)),
+        );
         let mut of: Option<&Path> = None;
         for program in &answer.programs {
             let cgroup = program.cgroup.as_path();
             if of.replace(cgroup) != Some(cgroup) {
-                table.over(program.cgroup.display().to_string());
+                table.group(program.cgroup.display().to_string());
             }
             table.row([
-                format!("  {}", program.hook),
+                program.hook.clone(),
                 program.order.to_string(),
                 program.id.to_string(),
                 program.name.clone(),
                 if program.ours { "yes" } else { "no" }.to_owned(),
             ]);
         }
-        let _ = write!(text, "\n{}", table.render());
+        let _ = write!(text, "\n{}", table.render(style.columns()));
     }
     text
 }

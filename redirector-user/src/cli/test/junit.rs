@@ -27,7 +27,7 @@ fn case(outcome: &Outcome) -> TestCase {
     if !outcome.passed {
         let told: Vec<String> =
             outcome.differences.iter().map(|difference| told(difference, outcome)).collect();
-        let texts = outcome.explanations.iter().map(|one| explain::text(one, Style::new(false)));
+        let texts = outcome.explanations.iter().map(|one| explain::text(one, Style::PLAIN));
         let description = format!("{}\n\n{}", told.join("\n"), texts.collect::<String>());
         status = TestCaseStatus::non_success(NonSuccessKind::Failure);
         status.set_message(told.join("; ")).set_description(description);
