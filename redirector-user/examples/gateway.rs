@@ -9,35 +9,27 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use redirector::identity::Locals;
 use redirector::proxy::{
-    Config, DestinationSpec, ListenerSpec, Proxy, Request, RouteSpec, Router, Settings, Verdict,
+    Config, DestinationSpec, ListenerSpec, Proxy, RouteSpec, RuleSpec, Settings,
 };
 use redirector_core::plan::Algorithm;
-
-/// Listener n takes route n.
-struct Fixed;
-
-impl Router for Fixed {
-    fn decide(&self, listener: usize, _: &Request<'_>) -> Verdict {
-        Verdict::Route(listener)
-    }
-}
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let workers = arguments.next().context("how many workers?")?.parse()?;
-    let mut config = Config {
-        listeners: Vec::new(),
-        routes: Vec::new(),
-        destinations: Vec::new(),
-        router: Box::new(Fixed),
-    };
+    let mut config = Config::default();
     for argument in arguments {
         let (listen, endpoint) = argument.split_once('=').context("LISTEN=ENDPOINT")?;
+        let address: std::net::SocketAddr = listen.parse()?;
+        let route = Some(config.routes.len());
         config.listeners.push(ListenerSpec {
-            address: listen.parse()?,
+            address,
             name: listen.into(),
             sni: false,
+            port: address.port(),
+            dialled: None,
+            rules: vec![RuleSpec { route, ..RuleSpec::default() }],
         });
         config.routes.push(RouteSpec {
             name: listen.into(),
@@ -54,7 +46,8 @@ fn main() -> Result<()> {
             max_connections: None,
         });
     }
-    let proxy = Proxy::start(Settings { workers, ..Settings::default() }, Vec::new())?;
+    let settings = Settings { workers, ..Settings::default() };
+    let proxy = Proxy::start(settings, Box::new(Locals::default()), Vec::new())?;
     let status = proxy.update(config)?;
     eprintln!("{status:?}");
     let _ = std::io::stdin().read(&mut [0]);

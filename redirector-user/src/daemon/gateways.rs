@@ -72,7 +72,7 @@ impl Gateways {
                 tracing::warn!(%error, "the limit of open files stays as it is");
             }
             let settings = Settings { drain: self.drain, ..Settings::default() };
-            match Proxy::start(settings, inherited) {
+            match Proxy::start(settings, Box::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {
                     tracing::error!(%error, "the gateway proxy cannot be started");
@@ -81,7 +81,7 @@ impl Gateways {
             }
         }
         let Some(proxy) = &self.proxy else { return };
-        match proxy.update(Config::of_plan(plan, &self.locals)) {
+        match proxy.update(Config::of_plan(plan)) {
             Ok(status) => {
                 for listener in &status.listeners {
                     if let ListenerState::Failed { error, .. } = &listener.state {

@@ -1,38 +1,62 @@
-//! What the gateways of this node serve: the proxy's input, which the daemon
-//! makes out of the compiled gateway plan.
+//! What the gateways of this node serve: what the daemon tells the proxy, made out of
+//! the compiled gateway plan. It is data: it crosses to where connections are relayed.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use redirector_core::plan::gateway::KnownClient;
 use redirector_core::plan::{Algorithm, DestinationId};
+use redirector_core::rules::Block;
+use serde::{Deserialize, Serialize};
 
 /// Everything that the gateways of this node serve.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Config {
     /// The addresses to listen on; each at most once.
     pub listeners: Vec<ListenerSpec>,
-    /// The routes that a [`Verdict::Route`] names by index.
+    /// The routes that rules name by index.
     pub routes: Vec<RouteSpec>,
     /// The destinations that the legs of routes name by index.
     pub destinations: Vec<DestinationSpec>,
-    /// Which route a connection takes.
-    pub router: Box<dyn Router>,
+    /// Who has which address, where a rule asks about the client.
+    pub clients: BTreeMap<IpAddr, KnownClient>,
 }
 
 /// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerSpec {
     /// Address and port. A wildcard address never covers the other family.
     pub address: SocketAddr,
     /// The Gateway objects and servers it stands for, for people.
     pub name: Arc<str>,
-    /// Whether the ClientHello is read before the router is asked.
+    /// Whether the ClientHello is read before it is decided.
     pub sni: bool,
+    /// The server's port, as rules see it.
+    pub port: u16,
+    /// The address that clients have dialled, as rules see it, when it is not the one
+    /// that their connections were made to.
+    pub dialled: Option<IpAddr>,
+    /// The rules, in order. Where none holds, connections are reset.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// A rule of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RuleSpec {
+    /// Any of these must hold; none: it always holds.
+    pub conditions: Vec<Block>,
+    /// The route, by index into [`Config::routes`]; `None` when it refuses.
+    pub route: Option<usize>,
+    /// Whether the endpoint is told the client first, by a PROXY protocol header,
+    /// version 2.
+    pub announced: bool,
 }
 
 /// A weighted set of destinations.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// Names the route across snapshots: counters are kept by it.
     pub name: Arc<str>,
@@ -46,7 +70,7 @@ pub struct RouteSpec {
 }
 
 /// Names a destination across snapshots: counters are kept by it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DestinationName {
     /// Host and port: `db.shop.svc.cluster.local:5432`.
     pub to: Arc<str>,
@@ -78,7 +102,7 @@ impl fmt::Display for DestinationName {
 }
 
 /// A set of endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationSpec {
     /// Names the destination across snapshots.
     pub name: DestinationName,
@@ -96,7 +120,7 @@ pub struct DestinationSpec {
 }
 
 /// Keepalive probes; what is not set is the system's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keepalive {
     /// Unanswered probes before the connection is given up.
     pub probes: Option<u32>,
@@ -104,35 +128,4 @@ pub struct Keepalive {
     pub time: Option<Duration>,
     /// Time between probes.
     pub interval: Option<Duration>,
-}
-
-/// What is known of a connection when the router is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Who connects.
-    pub client: SocketAddr,
-    /// The address dialled.
-    pub dialled: SocketAddr,
-    /// The server name of the ClientHello, in lower case: only on listeners
-    /// that read it, and only when the client sent one.
-    pub sni: Option<&'a str>,
-}
-
-/// Which route a connection takes.
-pub trait Router: Send + Sync {
-    /// Decides for a connection on the listener with this index in
-    /// [`Config::listeners`].
-    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict;
-}
-
-/// What happens to a connection at a gateway.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It takes this route: an index into [`Config::routes`].
-    Route(usize),
-    /// Likewise, and the endpoint is told the client first, by a PROXY protocol
-    /// header, version 2.
-    Announced(usize),
-    /// No rule matches, or its traffic cannot be honoured: it is reset.
-    Refuse,
 }

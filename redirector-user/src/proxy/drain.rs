@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::message::{ListenerState, ListenerStatus};
 use super::stats::ListenerStats;
-use super::{ListenerState, ListenerStatus};
 
 /// A removed listener.
 struct Drain {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::decide::Whose;
 use super::descriptors::Descriptors;
 use super::loops::Loops;
 use super::pipes::Pipes;
@@ -20,6 +21,7 @@ pub(super) struct Shared {
     pub loops: Loops,
     pub hello_timeout: Duration,
     pub descriptors: Descriptors,
+    pub whose: Box<dyn Whose>,
 }
 
 /// What a worker's connections use.

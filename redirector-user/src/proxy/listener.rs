@@ -1,68 +1,18 @@
-//! Listening sockets: how they are bound, and how accepting waits when
+//! Listening sockets: how they are accepted from, and how that waits when
 //! descriptors have run out.
-//!
-//! Each worker has a socket of its own for each address (`SO_REUSEPORT`): the
-//! kernel spreads connections over them, and no worker wakes for another's.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::{self, Errno};
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, ipproto, listen,
-    socket_with, sockopt,
-};
-
-/// Length of the accept queue asked for; `net.core.somaxconn` bounds it.
-const BACKLOG: i32 = 4096;
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname, sockopt};
 
 /// The first and the longest wait after descriptors have run out.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
 /// Most connections accepted in one round of the event loop.
 const MOST_AT_ONCE: u32 = 32;
-
-/// Binds one socket for each of `workers`, of whom some `have` one already.
-///
-/// # Errors
-///
-/// The kernel's, as they come: address in use, not on this machine, or a port
-/// that needs `CAP_NET_BIND_SERVICE`.
-pub(super) fn bind_all(
-    address: SocketAddr,
-    have: usize,
-    workers: usize,
-) -> io::Result<Vec<OwnedFd>> {
-    (have..workers).map(|number| bind_one(address, number > 0)).collect()
-}
-
-/// `shared` says that a socket of ours has the address already. The first one
-/// is bound without `SO_REUSEPORT`: with it, another program of the same user
-/// that sets it too would get a part of the connections, and nobody an error.
-fn bind_one(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    // Not to wait for connections of a former process in TIME_WAIT.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if shared {
-        sockopt::set_socket_reuseport(&socket, true)?;
-    }
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    // Accepted sockets inherit it, which saves a system call for each.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    urgent_in_place(&socket)?;
-    bind(&socket, &address)?;
-    if !shared {
-        // It counts from listening on.
-        sockopt::set_socket_reuseport(&socket, true)?;
-    }
-    listen(&socket, BACKLOG)?;
-    Ok(socket)
-}
 
 /// Leaves urgent bytes in the stream, of which none is lost then. Accepted sockets
 /// inherit it.

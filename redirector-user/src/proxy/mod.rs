@@ -1,10 +1,18 @@
 //! The gateway proxy: relays what a connect hook cannot see, connections that
 //! arrive at a gateway from elsewhere.
 //!
+//! What the daemon does, with its privilege:
+//!
 //! * [`plan`]: the compiled gateway plan as the proxy's configuration.
-//! * [`config`]: the input: listeners, routes, destinations, and the [`Router`]
-//!   that says which route a connection takes; [`snapshot`]: the same in force.
-//! * [`set`]: brings the running listeners into line with a new snapshot.
+//! * [`config`]: the input: listeners with their rules, routes, destinations.
+//! * [`opened`]: the listening sockets.
+//! * [`control`]: has the relay do what the configuration says; [`message`]: in which
+//!   words.
+//!
+//! What the relay does:
+//!
+//! * [`set`]: brings the running listeners into line with a new [`snapshot`] of the
+//!   configuration; [`decide`] says which route a connection takes.
 //! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
 //!   one connection, [`relay`] one direction of it, [`timer`] all deadlines.
 //! * [`select`], [`upstream`], [`sni`], [`loops`], [`drain`], [`stats`], [`descriptors`]: one
@@ -14,7 +22,6 @@
 //! agree on while they serve. The event loop is written here rather than taken
 //! from an async runtime; docs/decisions says why, with measurements.
 
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
@@ -26,12 +33,16 @@ use arc_swap::ArcSwap;
 
 mod config;
 mod conn;
+mod control;
+mod decide;
 mod descriptors;
 mod drain;
 mod io;
 mod listener;
 mod loops;
+mod message;
 mod near;
+mod opened;
 mod pipes;
 mod plan;
 mod relay;
@@ -45,14 +56,18 @@ mod upstream;
 mod worker;
 
 pub use config::{
-    Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router,
-    Verdict,
+    Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec,
 };
-pub use stats::{EndpointCounts, LegCounts, ListenerCounts};
+pub use decide::{Request, Verdict, Whose, decide};
+pub use message::{
+    EndpointCounts, LegCounts, ListenerCounts, ListenerState, ListenerStatus, Status,
+};
 
+use control::{Ask, Control};
 use descriptors::Descriptors;
 use io::Shared;
-use set::{Ask, Set};
+use opened::Opened;
+use set::Set;
 use snapshot::Snapshot;
 use stats::Registry;
 use worker::{Mailbox, Worker};
@@ -79,51 +94,6 @@ impl Default for Settings {
     }
 }
 
-/// How the proxy is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The listeners, by address; among them those that drain.
-    pub listeners: Vec<ListenerStatus>,
-    /// The legs of all routes, by name.
-    pub legs: Vec<LegCounts>,
-    /// The endpoints to which some attempt has failed, by name.
-    pub failing: Vec<EndpointCounts>,
-    /// Connections open now.
-    pub active: u64,
-}
-
-/// How a listener is doing.
-#[derive(Clone, Debug)]
-pub struct ListenerStatus {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// [`ListenerSpec::name`].
-    pub name: Arc<str>,
-    /// Whether it does.
-    pub state: ListenerState,
-    /// Its counters.
-    pub counts: ListenerCounts,
-}
-
-/// Whether a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenerState {
-    /// It does.
-    Listening,
-    /// It could not be bound, and is tried again.
-    Failed {
-        /// The kernel's reason.
-        error: String,
-        /// How often it was tried.
-        tries: u32,
-    },
-    /// It was removed, and its connections have this long to finish.
-    Draining {
-        /// What is left of that time.
-        left: Duration,
-    },
-}
-
 /// A running proxy. Dropping it stops it, as [`shutdown`](Self::shutdown) does.
 pub struct Proxy {
     asks: Mutex<Sender<Ask>>,
@@ -136,25 +106,25 @@ pub struct Proxy {
 pub struct Stopped;
 
 impl Proxy {
-    /// Starts the workers; they listen nowhere yet. `inherited` are listening
-    /// sockets of a predecessor, which a first configuration with the same
-    /// addresses goes on with.
+    /// Starts the workers; they listen nowhere yet. `whose` says who clients of this
+    /// machine are. `inherited` are listening sockets of a predecessor, which a first
+    /// configuration with the same addresses goes on with.
     ///
     /// # Errors
     ///
     /// When descriptors or threads have run out.
-    pub fn start(settings: Settings, inherited: Vec<OwnedFd>) -> std::io::Result<Self> {
-        let nothing = Config {
-            listeners: Vec::new(),
-            routes: Vec::new(),
-            destinations: Vec::new(),
-            router: Box::new(Nowhere),
-        };
+    pub fn start(
+        settings: Settings,
+        whose: Box<dyn Whose>,
+        inherited: Vec<OwnedFd>,
+    ) -> std::io::Result<Self> {
+        let nothing = Snapshot::new(Config::default(), &mut Registry::default());
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(nothing, &mut Registry::default())),
+            snapshot: ArcSwap::from_pointee(nothing),
             loops: loops::Loops::default(),
             hello_timeout: settings.hello_timeout,
             descriptors: Descriptors::of_process(),
+            whose,
         });
         let mut mailboxes = Vec::new();
         let mut threads = Vec::new();
@@ -166,9 +136,10 @@ impl Proxy {
             threads.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
             mailboxes.push(mailbox);
         }
-        let set = Set::new(settings, shared, mailboxes, inherited);
-        let control = std::thread::Builder::new().name("gateway".into());
-        threads.push(control.spawn(move || set.run(&questions))?);
+        let set = Set::new(settings.drain, shared, mailboxes);
+        let control = Control::new(Opened::new(settings.workers.get(), inherited), set);
+        let thread = std::thread::Builder::new().name("gateway".into());
+        threads.push(thread.spawn(move || control.run(&questions))?);
         Ok(Self { asks: Mutex::new(asks), threads })
     }
 
@@ -228,14 +199,5 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// The router of a proxy that has no configuration yet.
-struct Nowhere;
-
-impl Router for Nowhere {
-    fn decide(&self, _: usize, _: &Request<'_>) -> Verdict {
-        Verdict::Refuse
     }
 }

@@ -1,19 +1,13 @@
 //! The proxy's configuration out of the compiled plan.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use redirector_core::model::TcpPool;
-use redirector_core::plan::gateway::{GatewayPlan, Incoming, KnownClient, Mode};
+use redirector_core::plan::gateway::Mode;
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
 
-use super::config::{
-    Config, DestinationSpec, Keepalive, ListenerSpec, Request, RouteSpec, Router, Verdict,
-};
-use super::upstream::is_local;
-use crate::datapath::{cgroup_of_socket, own_cookie};
-use crate::identity::Locals;
+use super::config::{Config, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec};
 use crate::output::route_name;
 
 /// Where no DestinationRule says otherwise, as in Istio.
@@ -21,34 +15,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Config {
-    /// What the gateways of this plan serve. `locals` are the workloads of this machine.
-    pub fn of_plan(plan: &Plan, locals: &Locals) -> Self {
+    /// What the gateways of this plan serve.
+    pub fn of_plan(plan: &Plan) -> Self {
         let mut parts = Parts { plan, routes: BTreeMap::new(), destinations: BTreeMap::new() };
-        let mut config = Self {
-            listeners: Vec::new(),
-            routes: Vec::new(),
-            destinations: Vec::new(),
-            router: Box::new(PlanRouter::default()),
-        };
-        let mut router = PlanRouter::default();
+        let mut config = Self { clients: plan.gateways.clients.clone(), ..Self::default() };
         for (address, listener) in &plan.gateways.listeners {
             if !listener.serves() {
                 continue;
             }
+            let rules = listener.rules.iter().map(|rule| RuleSpec {
+                conditions: rule.conditions.clone(),
+                route: rule.route.as_ref().map(|route| parts.route(route, &mut config)),
+                announced: rule.proxy_protocol,
+            });
+            let rules = rules.collect();
             config.listeners.push(ListenerSpec {
                 address: *address,
                 name: format!("{} servers[{}]", listener.gateway, listener.server).into(),
                 sni: listener.mode == Mode::Sni,
+                port: listener.port,
+                dialled: listener.dialled,
+                rules,
             });
-            let routes = listener.rules.iter().map(|rule| {
-                let route = rule.route.as_ref()?;
-                Some(parts.route(route, &mut config))
-            });
-            router.listeners.push((*address, routes.collect()));
         }
-        router.plan = plan.gateways.clone();
-        router.locals = locals.clone();
-        config.router = Box::new(router);
         config
     }
 }
@@ -121,60 +110,4 @@ impl<'p> Parts<'p> {
 
 fn pool(destination: &Destination) -> Option<&TcpPool> {
     destination.policy.settings.tcp_pool.as_ref()
-}
-
-/// Decides by the gateway plan.
-#[derive(Default)]
-struct PlanRouter {
-    plan: GatewayPlan,
-    /// As in the configuration: their addresses, and the routes of their rules.
-    listeners: Vec<(SocketAddr, Vec<Option<usize>>)>,
-    locals: Locals,
-}
-
-impl PlanRouter {
-    /// The workload that connects, if it is a known one. A socket of this machine and
-    /// network namespace is known by its cgroup: it could have any address of this
-    /// namespace. All others are known by theirs.
-    fn client(&self, request: &Request<'_>) -> Option<&KnownClient> {
-        let clients = &self.plan.clients;
-        if clients.is_empty() {
-            return None;
-        }
-        let address = request.client.ip().to_canonical();
-        let here = cgroup_of_socket(request.client, request.dialled).unwrap_or_else(|error| {
-            tracing::debug!(%error, "whose a socket of this machine is cannot be asked");
-            None
-        });
-        let Some(cgroup) = here else {
-            // What is over already says nothing, wherever it came from.
-            let is_ours = is_local(SocketAddr::new(address, 0));
-            return if is_ours { None } else { self.plan.client(&address) };
-        };
-        let source = self.locals.of(cgroup, own_cookie().ok())?;
-        clients.values().find(|known| {
-            known.workload.namespace == source.namespace && known.workload.name == source.name
-        })
-    }
-}
-
-impl Router for PlanRouter {
-    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict {
-        let Some((address, routes)) = self.listeners.get(listener) else { return Verdict::Refuse };
-        let Some(listener) = self.plan.listeners.get(address) else { return Verdict::Refuse };
-        let client = request.client.ip().to_canonical();
-        let known = self.client(request);
-        let incoming = Incoming {
-            client: known.map(|known| known.as_client(&client)).unwrap_or_default(),
-            sni: request.sni,
-        };
-        let Some(place) = listener.matching(&incoming, request.dialled.ip()) else {
-            return Verdict::Refuse;
-        };
-        match routes.get(place).copied().flatten() {
-            Some(route) if listener.rules[place].proxy_protocol => Verdict::Announced(route),
-            Some(route) => Verdict::Route(route),
-            None => Verdict::Refuse,
-        }
-    }
 }

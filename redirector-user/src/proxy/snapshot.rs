@@ -2,12 +2,14 @@
 //! selection tables built and joined to the counters, which live on from one
 //! snapshot to the next by name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Config, ListenerSpec, Router};
+use redirector_core::plan::gateway::KnownClient;
+
+use super::config::{Config, ListenerSpec};
 use super::select::Tables;
 use super::stats::{DestinationState, ListenerStats, Registry, RouteStats};
 use super::upstream::is_local;
@@ -20,7 +22,7 @@ pub(super) struct Snapshot {
     pub legs: Vec<Leg>,
     pub destinations: Vec<Arc<DestinationState>>,
     pub tables: Tables,
-    pub router: Box<dyn Router>,
+    pub clients: BTreeMap<IpAddr, KnownClient>,
 }
 
 pub(super) struct Listener {
@@ -45,7 +47,7 @@ impl Snapshot {
     /// Builds the tables; counters come from `registry`, which forgets what no
     /// longer has a name.
     pub fn new(config: Config, registry: &mut Registry) -> Self {
-        let Config { listeners, routes, destinations, router } = config;
+        let Config { listeners, routes, destinations, clients } = config;
         let tables = Tables::new(&routes, &destinations);
         let legs = routes
             .iter()
@@ -71,16 +73,15 @@ impl Snapshot {
                 .map(|spec| Listener { stats: registry.listener(&spec), spec })
                 .collect(),
             tables,
-            router,
+            clients,
         };
         registry.sweep();
         snapshot
     }
 
-    /// The listener with this address, and its index.
-    pub fn listener(&self, address: SocketAddr) -> Option<(usize, &Listener)> {
-        let index = *self.by_address.get(&address)?;
-        Some((index, &self.listeners[index]))
+    /// The listener with this address.
+    pub fn listener(&self, address: SocketAddr) -> Option<&Listener> {
+        self.listeners.get(*self.by_address.get(&address)?)
     }
 
     /// The listener that a connection to `endpoint` arrives at, if any.

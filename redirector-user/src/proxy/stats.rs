@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::config::{DestinationName, DestinationSpec, ListenerSpec, RouteSpec};
+use super::message::{EndpointCounts, LegCounts, ListenerCounts};
 
 /// Counters of a listener.
 #[derive(Default, Debug)]
@@ -64,66 +65,6 @@ pub(super) struct EndpointStats {
     pub active: AtomicU32,
     /// Attempts that failed.
     pub missed: AtomicU64,
-}
-
-/// Counters of a listener, read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListenerCounts {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Connections open now.
-    pub active: u64,
-    /// Refused: no rule matched, or the share has no endpoint or no room.
-    pub refused: u64,
-    /// No endpoint could be reached.
-    pub failed: u64,
-    /// Refused, because the route led back to the listener.
-    pub looped: u64,
-    /// Times that accepting paused because descriptors or memory had run out.
-    pub starved: u64,
-}
-
-impl std::ops::AddAssign for ListenerCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.accepted += other.accepted;
-        self.active += other.active;
-        self.refused += other.refused;
-        self.failed += other.failed;
-        self.looped += other.looped;
-        self.starved += other.starved;
-    }
-}
-
-/// Counters of a route's leg, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegCounts {
-    /// [`RouteSpec::name`].
-    pub route: Arc<str>,
-    /// [`DestinationSpec::name`].
-    pub destination: DestinationName,
-    /// Connections that the draw gave to it.
-    pub taken: u64,
-    /// Connections open now.
-    pub active: u64,
-    /// Connections for which no endpoint could be reached.
-    pub failed: u64,
-    /// Attempts at one endpoint that failed, whether or not another was reached.
-    pub missed: u64,
-    /// Bytes from clients.
-    pub sent: u64,
-    /// Bytes to clients.
-    pub received: u64,
-}
-
-/// What became of the attempts at one endpoint, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointCounts {
-    /// [`DestinationSpec::name`].
-    pub destination: DestinationName,
-    /// The endpoint.
-    pub endpoint: SocketAddr,
-    /// Attempts that failed.
-    pub missed: u64,
 }
 
 impl ListenerStats {

@@ -47,8 +47,6 @@ pub(super) enum Command {
     /// Serve what waits in the socket of this address, close it, say so, and
     /// give its connections this long.
     Unlisten(SocketAddr, Duration, Sender<()>),
-    /// Give copies of all listening sockets.
-    Share(Sender<std::io::Result<Vec<OwnedFd>>>),
     /// End once all connections are closed, at the latest after this long.
     Stop(Duration),
 }
@@ -314,7 +312,7 @@ impl Worker {
     fn admit(&mut self, fd: OwnedFd, peer: SocketAddr, address: SocketAddr) {
         let stats = {
             let snapshot = self.io.shared.snapshot.load();
-            snapshot.listener(address).map(|(_, listener)| Arc::clone(&listener.stats))
+            snapshot.listener(address).map(|listener| Arc::clone(&listener.stats))
         };
         let entry = self.conns.vacant_entry();
         let key = entry.key();
@@ -332,7 +330,7 @@ impl Worker {
     fn pause(&mut self, index: usize, error: io::Errno) {
         let Some(listening) = self.listeners.get_mut(index) else { return };
         let (pause, first) = listening.pace.exhausted();
-        if let Some((_, listener)) = self.io.shared.snapshot.load().listener(listening.address) {
+        if let Some(listener) = self.io.shared.snapshot.load().listener(listening.address) {
             listener.stats.starved.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         if first {
@@ -373,10 +371,6 @@ impl Worker {
                     }
                 }
                 let _ = done.send(());
-            }
-            Command::Share(reply) => {
-                let copies = self.listeners.iter().map(|(_, l)| l.socket.try_clone());
-                let _ = reply.send(copies.collect());
             }
             Command::Stop(drain) => {
                 self.unlisten(|_| true);

@@ -6,12 +6,13 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use redirector::proxy::{Keepalive, ListenerState, Verdict};
+use redirector::proxy::{Keepalive, ListenerState, RuleSpec};
 use redirector_core::plan::Algorithm;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket, socket_with, sockopt,
 };
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use serde_json::json;
 
 use crate::kit::*;
 
@@ -108,10 +109,7 @@ fn a_connection_without_a_rule_or_an_endpoint_is_reset() {
     let proxy = Setup::new(&addresses)
         .route(&[(&[backend.address], 1)])
         .route(&[(&[], 1)])
-        .rule(|listener, _| match listener {
-            2 => Verdict::Refuse,
-            route => Verdict::Route(route),
-        })
+        .with(|config| config.listeners[2].rules.clear())
         .start();
     assert!(is_refused(addresses[1]), "no endpoint");
     assert!(is_refused(addresses[2]), "no rule");
@@ -214,18 +212,15 @@ fn more_connections_than_allowed_are_refused() {
 }
 
 #[test]
-fn the_router_sees_the_client_and_the_address_dialled() {
+fn rules_see_the_address_dialled() {
     let port = reserve_on(Ipv4Addr::UNSPECIFIED.into());
     let (a, b) = (Backend::named("a"), Backend::named("b"));
     let gateway = port.address.port();
+    let second = json!({"destination_subnets": ["127.0.0.2/32"], "port": gateway});
     let _proxy = Setup::new(&[port.address])
         .route(&[(&[a.address], 1)])
         .route(&[(&[b.address], 1)])
-        .rule(move |_, request| {
-            assert_eq!(request.dialled.port(), gateway);
-            assert!(request.client.ip().is_loopback());
-            Verdict::Route((request.dialled.ip() == Ipv4Addr::new(127, 0, 0, 2)).into())
-        })
+        .with(|config| config.listeners[0].rules = vec![rule(second, Some(1)), always(0)])
         .start();
     assert_eq!(name(([127, 0, 0, 1], gateway).into()).expect("served"), "a");
     assert_eq!(name(([127, 0, 0, 2], gateway).into()).expect("served"), "b");
@@ -261,7 +256,7 @@ fn the_backend_is_told_the_client_by_the_proxy_protocol_before_anything_else() {
     });
     let refusing = reserve();
     let _proxy = Setup::to(port.address, &[refusing.address, backend.address])
-        .rule(|_, _| Verdict::Announced(0))
+        .rule(RuleSpec { announced: true, ..always(0) })
         .with(|config| config.destinations[0].algorithm = Algorithm::RoundRobin)
         .start();
     for _ in 0..4 {
@@ -353,7 +348,7 @@ fn a_port_is_not_shared_with_another_program_that_would_share_it() {
     let backend = Backend::named("a");
     let proxy = Setup::new(&[address, port.address])
         .route(&[(&[backend.address], 1)])
-        .rule(|_, _| Verdict::Route(0))
+        .rule(always(0))
         .start();
     let status = proxy.status().expect("a status");
     let there = status.listeners.iter().find(|l| l.address == address).expect("the listener");
@@ -374,7 +369,7 @@ fn a_port_that_cannot_be_bound_is_reported_and_taken_when_it_is_free() {
     let backend = Backend::named("a");
     let proxy = Setup::new(&[address, port.address])
         .route(&[(&[backend.address], 1)])
-        .rule(|_, _| Verdict::Route(0))
+        .rule(always(0))
         .start();
     let status = proxy.status().expect("a status");
     let state = |status: &redirector::proxy::Status| {
@@ -405,10 +400,7 @@ fn ports_below_1024_are_served_in_both_families_with_the_privilege_and_reported_
         let high = SocketAddr::from(([127, 0, 0, 1], 8443));
         let backend = Backend::named("a");
         let serve = || {
-            Setup::new(&[low, low6, high])
-                .route(&[(&[backend.address], 1)])
-                .rule(|_, _| Verdict::Route(0))
-                .start()
+            Setup::new(&[low, low6, high]).route(&[(&[backend.address], 1)]).rule(always(0)).start()
         };
         let proxy = serve();
         for address in [low, low6, high] {

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use redirector::datapath::{SourceKey, cgroup_of_socket};
 use redirector::identity::{Local, Locals};
-use redirector::proxy::{Config, Proxy, Request, Verdict};
+use redirector::proxy::{Config, Proxy, Request, Verdict, decide};
 use redirector_core::compile::compile;
 use redirector_core::model::SourceId;
 use redirector_core::world::{Settings, World};
@@ -86,7 +87,7 @@ spec:
     )
 }
 
-fn configuration(yaml: &str, locals: &Locals) -> Config {
+fn configuration(yaml: &str) -> Config {
     let reading = redirector_core::documents::read(None, yaml);
     let mut world = World::new(Settings::default());
     for read in &reading.objects {
@@ -94,12 +95,12 @@ fn configuration(yaml: &str, locals: &Locals) -> Config {
         let object = object.unwrap_or_else(|| panic!("refused: {:#?}", reading.diagnostics));
         world.insert(object);
     }
-    Config::of_plan(&compile(&world).plan, locals)
+    Config::of_plan(&compile(&world).plan)
 }
 
 fn serve(yaml: &str) -> Proxy {
     let proxy = Setup::new(&[]).start();
-    let status = proxy.update(configuration(yaml, &Locals::default())).expect("in force");
+    let status = proxy.update(configuration(yaml)).expect("in force");
     assert!(!status.listeners.is_empty(), "something is served");
     proxy
 }
@@ -218,8 +219,8 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
     route: [{destination: {host: second.example}}]",
         );
     let locals = Locals::default();
-    let proxy = Setup::new(&[]).start();
-    proxy.update(configuration(&yaml, &locals)).expect("in force");
+    let proxy = Setup::new(&[]).start_knowing(Duration::from_millis(200), &locals);
+    proxy.update(configuration(&yaml)).expect("in force");
     let gateway = SocketAddr::from((gateway_address, 19000));
     let from = |address: Ipv4Addr| {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
@@ -244,14 +245,15 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
         assert_eq!(said(from(address)), Some(b'a'));
     }
     // From elsewhere there is nothing but the address, where it says who it is.
-    let router = configuration(&yaml, &locals).router;
-    let decide = |client: Ipv4Addr| {
+    let config = configuration(&yaml);
+    let decided = |client: Ipv4Addr| {
         let client = SocketAddr::from((client, 4711));
-        router.decide(0, &Request { client, dialled: gateway, sni: None })
+        let request = Request { client, dialled: gateway, sni: None };
+        decide(&config.listeners[0], &config.clients, &request, &locals)
     };
-    assert_eq!(decide(bank), Verdict::Route(1));
-    assert_eq!(decide(twice), Verdict::Refuse, "it is of two");
-    assert_eq!(decide(shop), Verdict::Refuse, "whose socket is gone");
+    assert_eq!(decided(bank), Verdict::Route(1));
+    assert_eq!(decided(twice), Verdict::Refuse, "it is of two");
+    assert_eq!(decided(shop), Verdict::Refuse, "whose socket is gone");
 }
 
 #[test]
@@ -282,7 +284,7 @@ spec:
         maxConnectionDuration: 90s
         tcpKeepalive: {probes: 4, time: 60s, interval: 5s}
 ";
-    let config = configuration(&yaml, &Locals::default());
+    let config = configuration(&yaml);
     let first = &config.destinations[0];
     assert_eq!(first.max_connections, Some(7));
     assert_eq!(first.connect_timeout.as_secs(), 3);
@@ -291,6 +293,8 @@ spec:
     assert_eq!(config.routes[0].idle_timeout, None);
     assert_eq!(config.routes[0].max_duration.map(|t| t.as_secs()), Some(90));
     assert_eq!(config.destinations[1].connect_timeout.as_secs(), 10);
+    let written = serde_json::to_string(&config).expect("data");
+    assert_eq!(serde_json::from_str::<Config>(&written).expect("the same"), config);
     let proxy = serve(&yaml);
     let named_a = (0..400).filter(|_| name(one) == "a").count();
     assert!((280..=360).contains(&named_a), "about 320 of 400, got {named_a}");

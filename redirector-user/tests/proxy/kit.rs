@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redirector::identity::Locals;
 use redirector::proxy::{
-    Config, DestinationSpec, ListenerSpec, Proxy, Request, RouteSpec, Router, Settings, Status,
-    Verdict,
+    Config, DestinationSpec, ListenerSpec, Proxy, RouteSpec, RuleSpec, Settings, Status,
 };
 use redirector_core::plan::Algorithm;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
@@ -49,13 +49,15 @@ pub fn reserve() -> Reserved {
     reserve_on(Ipv4Addr::LOCALHOST.into())
 }
 
-/// A router out of a closure.
-struct Rule<F>(F);
+/// A rule with this match block, as it is stored, that leads to this route.
+pub fn rule(block: serde_json::Value, route: Option<usize>) -> RuleSpec {
+    let conditions = vec![serde_json::from_value(block).expect("a match block")];
+    RuleSpec { conditions, route, announced: false }
+}
 
-impl<F: Fn(usize, &Request<'_>) -> Verdict + Send + Sync> Router for Rule<F> {
-    fn decide(&self, listener: usize, request: &Request<'_>) -> Verdict {
-        (self.0)(listener, request)
-    }
+/// A rule for every connection.
+pub fn always(route: usize) -> RuleSpec {
+    RuleSpec { route: Some(route), ..RuleSpec::default() }
 }
 
 /// A configuration under construction.
@@ -67,15 +69,17 @@ impl Setup {
         Self(Config {
             listeners: listeners
                 .iter()
-                .map(|&address| ListenerSpec {
+                .enumerate()
+                .map(|(number, &address)| ListenerSpec {
                     address,
                     name: "default/gateway".into(),
                     sni: false,
+                    port: address.port(),
+                    dialled: None,
+                    rules: vec![always(number)],
                 })
                 .collect(),
-            routes: Vec::new(),
-            destinations: Vec::new(),
-            router: Box::new(Rule(|listener, _: &Request<'_>| Verdict::Route(listener))),
+            ..Config::default()
         })
     }
 
@@ -108,12 +112,11 @@ impl Setup {
         self
     }
 
-    /// Replaces the rule that listener n takes route n.
-    pub fn rule(
-        mut self,
-        rule: impl Fn(usize, &Request<'_>) -> Verdict + Send + Sync + 'static,
-    ) -> Self {
-        self.0.router = Box::new(Rule(rule));
+    /// All listeners have this rule.
+    pub fn rule(mut self, rule: RuleSpec) -> Self {
+        for listener in &mut self.0.listeners {
+            listener.rules = vec![rule.clone()];
+        }
         self
     }
 
@@ -130,9 +133,14 @@ impl Setup {
 
     /// Starts a proxy with two workers that drains for this long.
     pub fn start_with(self, drain: Duration) -> Proxy {
+        self.start_knowing(drain, &Locals::default())
+    }
+
+    /// As [`start_with`](Self::start_with), where these workloads are.
+    pub fn start_knowing(self, drain: Duration, locals: &Locals) -> Proxy {
         let workers = NonZero::new(2).expect("two");
         let settings = Settings { workers, drain, hello_timeout: Duration::from_millis(600) };
-        let proxy = Proxy::start(settings, Vec::new()).expect("a proxy");
+        let proxy = Proxy::start(settings, Box::new(locals.clone()), Vec::new()).expect("a proxy");
         proxy.update(self.0).expect("the configuration in force");
         proxy
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use redirector::proxy::{ListenerState, Verdict};
+use redirector::proxy::ListenerState;
 
 use crate::kit::*;
 
@@ -26,7 +26,7 @@ fn no_connection_fails_or_goes_astray_while_the_configuration_changes() {
         let listeners = if g.is_multiple_of(3) { &at[..] } else { &at[..2] };
         let ends = [ends[g % 2], ends[(g + 1) % 2]];
         let legs = [(&ends[..1], 1), (&ends[1..], 0)];
-        Setup::new(listeners).route(&legs[..]).rule(|_, _| Verdict::Route(0))
+        Setup::new(listeners).route(&legs[..]).rule(always(0))
     };
     let proxy = generation(0).start_with(Duration::from_secs(30));
     let (begun, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -84,7 +84,7 @@ fn a_removed_gateway_accepts_no_more_and_its_connections_have_their_time() {
     let backend = Backend::echo();
     let proxy = Setup::new(&at)
         .route(&[(&[backend.address], 1)])
-        .rule(|_, _| Verdict::Route(0))
+        .rule(always(0))
         .start_with(Duration::from_millis(700));
     let mut kept = connect(at[0]);
     let mut drained = connect(at[1]);

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redirector::proxy::{ListenerState, ListenerStatus, Verdict};
+use redirector::proxy::{ListenerState, ListenerStatus};
+use serde_json::json;
 
 use crate::kit::*;
 use crate::tls::client_hello;
@@ -220,11 +221,11 @@ fn whatever_clients_and_backends_do_the_others_are_served_while_the_configuratio
             .route(&[(&[dying.address], 1)])
             .route(&[(&[flooding.address], 1)])
             .route(&[(&[crowded], 1)])
-            .rule(|listener, request| match request.sni {
-                None if listener == NAMED => Verdict::Refuse,
-                _ => Verdict::Route(listener),
+            .with(|config| {
+                config.listeners[NAMED].sni = true;
+                let any = json!({"sni_hosts": ["*"]});
+                config.listeners[NAMED].rules = vec![rule(any, Some(NAMED))];
             })
-            .with(|config| config.listeners[NAMED].sni = true)
     };
     let proxy = generation(0).start_with(Duration::from_secs(30));
     let (generations, figures) = (Generations::default(), Figures::default());

@@ -6,7 +6,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use redirector::proxy::{Proxy, Verdict};
+use redirector::proxy::Proxy;
+use serde_json::json;
 
 use crate::kit::*;
 
@@ -34,12 +35,13 @@ fn gateway(address: SocketAddr) -> (Proxy, [Backend; 2]) {
     let proxy = Setup::new(&[address])
         .route(&[(&[backends[0].address], 1)])
         .route(&[(&[backends[1].address], 1)])
-        .rule(|_, request| match request.sni {
-            Some("a.example") => Verdict::Route(0),
-            Some("b.example") => Verdict::Route(1),
-            _ => Verdict::Refuse,
+        .with(|config| {
+            config.listeners[0].sni = true;
+            let named = |name| json!({"sni_hosts": [name]});
+            let rules = [("a.example", 0), ("b.example", 1)];
+            let rules = rules.map(|(name, route)| rule(named(name), Some(route)));
+            config.listeners[0].rules = rules.into();
         })
-        .with(|config| config.listeners[0].sni = true)
         .start();
     (proxy, backends)
 }

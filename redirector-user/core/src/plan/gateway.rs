@@ -114,14 +114,6 @@ pub struct Incoming<'c> {
     pub sni: Option<&'c str>,
 }
 
-impl GatewayPlan {
-    /// The client with this address, for [`Incoming`].
-    pub fn client(&self, address: &IpAddr) -> Option<&KnownClient> {
-        // A dual-stack socket shows IPv4 clients in their mapped form.
-        self.clients.get(&address.to_canonical())
-    }
-}
-
 impl KnownClient {
     /// As rules see it.
     pub fn as_client<'c>(&'c self, address: &'c IpAddr) -> Client<'c> {
@@ -147,18 +139,8 @@ impl Listener {
         if matches!(self.mode, Mode::Refuse(_)) {
             return None;
         }
-        let dial = Dial {
-            address: IpNet::from(self.dialled.unwrap_or(dialled).to_canonical()),
-            port: self.port,
-            // What depends on it is settled.
-            gateway: "",
-            sni: incoming.sni,
-        };
-        let who = Asker::new(incoming.client);
-        self.rules.iter().position(|rule| {
-            let mut blocks = rule.conditions.iter();
-            rule.conditions.is_empty() || blocks.any(|block| block.failing(&dial, &who).is_none())
-        })
+        let rules = self.rules.iter().map(|rule| &*rule.conditions);
+        first_match(rules, self.port, self.dialled.unwrap_or(dialled), incoming)
     }
 
     /// Decides where a connection to `dialled` goes.
@@ -171,4 +153,26 @@ impl Listener {
             None => GatewayVerdict::Refuse(None),
         }
     }
+}
+
+/// The place of the first rule that a connection to this address, and the server's
+/// `port`, meets: of each its conditions, of which any must hold.
+pub fn first_match<'r>(
+    mut rules: impl Iterator<Item = &'r [Block]>,
+    port: u16,
+    address: IpAddr,
+    incoming: &Incoming<'_>,
+) -> Option<usize> {
+    let dial = Dial {
+        address: IpNet::from(address.to_canonical()),
+        port,
+        // What depends on it is settled.
+        gateway: "",
+        sni: incoming.sni,
+    };
+    let who = Asker::new(incoming.client);
+    rules.position(|conditions| {
+        let mut blocks = conditions.iter();
+        conditions.is_empty() || blocks.any(|block| block.failing(&dial, &who).is_none())
+    })
 }

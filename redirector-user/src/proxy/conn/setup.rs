@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::{Conn, NEVER, Side, Step, milliseconds};
-use crate::proxy::config::{Request, Verdict};
+use crate::proxy::decide::{Request, Verdict, decide};
 use crate::proxy::io::Io;
 use crate::proxy::loops::Trail;
 use crate::proxy::snapshot::Snapshot;
@@ -62,7 +62,7 @@ impl Conn {
             }
         }
         let snapshot = io.shared.snapshot.load_full();
-        let Some((_, listener)) = snapshot.listener(self.listener) else {
+        let Some(listener) = snapshot.listener(self.listener) else {
             return self.refuse();
         };
         let hello = listener.spec.sni;
@@ -135,14 +135,16 @@ impl Conn {
         self.decide(setup, name.as_deref(), io)
     }
 
-    /// Asks the router, and draws.
+    /// Decides, and draws.
     fn decide(&mut self, setup: Setup, sni: Option<&str>, io: &mut Io) -> Step {
         let snapshot = Arc::clone(&setup.snapshot);
-        let Some((index, _)) = snapshot.listener(self.listener) else {
+        let Some(listener) = snapshot.listener(self.listener) else {
             return self.refuse();
         };
         let request = Request { client: self.peer, dialled: self.dialled, sni };
-        let (route, announced) = match snapshot.router.decide(index, &request) {
+        let whose = &*io.shared.whose;
+        let verdict = decide(&listener.spec, &snapshot.clients, &request, whose);
+        let (route, announced) = match verdict {
             Verdict::Route(route) => (route, false),
             Verdict::Announced(route) => (route, true),
             Verdict::Refuse => return self.refuse(),

@@ -1,0 +1,136 @@
+//! What the daemon and the relay of its gateways say to each other. It is data, and
+//! all that crosses: the bytes of connections do not.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Config, DestinationName};
+
+/// What the daemon asks of the relay.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// Serve this from now on. Once it is answered, every connection that is accepted
+    /// is decided by it; existing ones stay as they are.
+    Update(Box<Config>),
+    /// Accept from these listening sockets too, which come along in this order.
+    Listen(Vec<SocketAddr>),
+    /// How is it going?
+    Status,
+}
+
+/// What the relay answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// It is done.
+    Done,
+    /// How it is going.
+    Status(Box<Status>),
+}
+
+/// How the proxy is doing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The listeners, by address; among them those that drain.
+    pub listeners: Vec<ListenerStatus>,
+    /// The legs of all routes, by name.
+    pub legs: Vec<LegCounts>,
+    /// The endpoints to which some attempt has failed, by name.
+    pub failing: Vec<EndpointCounts>,
+    /// Connections open now.
+    pub active: u64,
+}
+
+/// How a listener is doing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// [`ListenerSpec::name`](super::ListenerSpec::name).
+    pub name: Arc<str>,
+    /// Whether it does.
+    pub state: ListenerState,
+    /// Its counters.
+    pub counts: ListenerCounts,
+}
+
+/// Whether a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ListenerState {
+    /// It does.
+    Listening,
+    /// It could not be bound, and is tried again.
+    Failed {
+        /// The kernel's reason.
+        error: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// It was removed, and its connections have this long to finish.
+    Draining {
+        /// What is left of that time.
+        left: Duration,
+    },
+}
+
+/// Counters of a listener, read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerCounts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub active: u64,
+    /// Refused: no rule matched, or the share has no endpoint or no room.
+    pub refused: u64,
+    /// No endpoint could be reached.
+    pub failed: u64,
+    /// Refused, because the route led back to the listener.
+    pub looped: u64,
+    /// Times that accepting paused because descriptors or memory had run out.
+    pub starved: u64,
+}
+
+impl std::ops::AddAssign for ListenerCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.active += other.active;
+        self.refused += other.refused;
+        self.failed += other.failed;
+        self.looped += other.looped;
+        self.starved += other.starved;
+    }
+}
+
+/// Counters of a route's leg, read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegCounts {
+    /// [`RouteSpec::name`](super::RouteSpec::name).
+    pub route: Arc<str>,
+    /// [`DestinationSpec::name`](super::DestinationSpec::name).
+    pub destination: DestinationName,
+    /// Connections that the draw gave to it.
+    pub taken: u64,
+    /// Connections open now.
+    pub active: u64,
+    /// Connections for which no endpoint could be reached.
+    pub failed: u64,
+    /// Attempts at one endpoint that failed, whether or not another was reached.
+    pub missed: u64,
+    /// Bytes from clients.
+    pub sent: u64,
+    /// Bytes to clients.
+    pub received: u64,
+}
+
+/// What became of the attempts at one endpoint, read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointCounts {
+    /// [`DestinationSpec::name`](super::DestinationSpec::name).
+    pub destination: DestinationName,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// Attempts that failed.
+    pub missed: u64,
+}
