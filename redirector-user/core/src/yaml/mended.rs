@@ -18,6 +18,8 @@ pub(super) struct Mended<'t> {
     before: (u32, u32),
     /// In the order in which they were made.
     changes: Vec<Change>,
+    /// How often it was mended.
+    times: usize,
 }
 
 /// A character more, or less, from a column of a line on.
@@ -29,7 +31,7 @@ struct Change {
 
 impl<'t> Mended<'t> {
     pub fn new(text: Cow<'t, str>, line: u32, column: u32) -> Self {
-        Self { text, before: (line, column), changes: Vec::new() }
+        Self { text, before: (line, column), changes: Vec::new(), times: 0 }
     }
 
     pub fn as_str(&self) -> &str {
@@ -39,7 +41,7 @@ impl<'t> Mended<'t> {
     /// Writes another way what it was refused for. Returns whether it did.
     pub fn mend(&mut self, why: &Refusal) -> bool {
         let Ok(at) = usize::try_from(why.at.byte) else { return false };
-        let Some(rest) = self.text.get(at..).filter(|_| self.changes.len() < MOST) else {
+        let Some(rest) = self.text.get(at..).filter(|_| self.times < MOST) else {
             return false;
         };
         let Mark { line, column, .. } = why.at;
@@ -54,8 +56,13 @@ impl<'t> Mended<'t> {
                 self.text.to_mut().remove(at);
                 self.changes.push(Change { line, column, more: false });
             }
+            // `!!str, x`: to Go a comma is part of a tag, as a semicolon is to both.
+            "did not find expected whitespace or line break" if rest.starts_with(',') => {
+                self.text.to_mut().replace_range(at..=at, ";");
+            }
             _ => return false,
         }
+        self.times += 1;
         true
     }
 

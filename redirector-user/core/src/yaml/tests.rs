@@ -49,6 +49,7 @@ fn what_kubectl_reads_is_read_with_its_places() {
         // What only the parser of Go takes, and twice on a line.
         (r#"{a: "b\'c\'", d: e}"#, "a@1:2 \"b'c'\"@1:5 d@1:15 \"e\"@1:18"),
         ("{a:, b:}\n---\n[a:, c]", "a@1:2 ~ b@1:6 ~ a@3:2 ~ \"c\"@3:6"),
+        ("- !!str, 1\n- !!int 2\n", "\"1\"@1:3 2@2:3"),
         ("{? , b: 1}", "null@1:4 ~ b@1:6 1@1:9"),
         // Directives belong to what follows.
         (
@@ -115,6 +116,7 @@ fn hostile_texts_cost_no_more_than_their_length() {
         deep("%TAG !a! b\n"),
         format!("\"{}\"", deep("\\'")),
         format!("[{}]", deep("a:,")),
+        deep("- !!str, x\n"),
     ] {
         assert!(!parse(&text).errors.is_empty(), "{}", &text[..20]);
     }
