@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::layout::Part;
 use super::mapped::{Access, Mapped};
 use super::maps::Maps;
-use super::{Datapath, Error, maps};
+use super::{Datapath, Error, maps, names};
 
 /// Reads records in their order. Any number of readers do so at a time, also
 /// without a daemon.
@@ -88,8 +88,8 @@ pub fn take_lease(maps: &Maps, before: &Path) {
         return;
     }
     // Where the tables before cannot be read any more, nobody follows.
-    let control = maps::open(&before.join("CONTROL"))
-        .and_then(|map| Mapped::<Control>::new("CONTROL", &map, 1, Access::Read));
+    let control = maps::open(&before.join(names::CONTROL))
+        .and_then(|map| Mapped::<Control>::new(names::CONTROL, &map, 1, Access::Read));
     if let Ok(control) = control {
         let until = control.word(0, offset_of!(Control, flows_until)).load(SeqCst);
         maps.control.word(0, offset_of!(Control, flows_until)).fetch_max(until, SeqCst);
@@ -103,8 +103,8 @@ impl Datapath {
     ///
     /// The kernel's refusal.
     pub fn flows(&self) -> Result<Flows, Error> {
-        let head = maps::mapped(&self.places, &self.layout, "FLOW_HEAD", Access::Read)?;
-        let ring = maps::mapped(&self.places, &self.layout, "FLOWS", Access::Read)?;
+        let head = maps::mapped(&self.places, &self.layout, names::FLOW_HEAD, Access::Read)?;
+        let ring = maps::mapped(&self.places, &self.layout, names::FLOWS, Access::Read)?;
         let mut flows = Flows { head, ring, next: 0, lost: 0 };
         flows.next = flows.begun() + 1;
         Ok(flows)
@@ -118,7 +118,7 @@ impl Datapath {
     /// The kernel's refusal.
     pub fn follow_flows(&self, time: Duration) -> Result<(), Error> {
         let control: Mapped<Control> =
-            maps::mapped(&self.places, &self.layout, "CONTROL", Access::Write)?;
+            maps::mapped(&self.places, &self.layout, names::CONTROL, Access::Write)?;
         let until = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         control.word(0, offset_of!(Control, flows_until)).fetch_max(until, SeqCst);
         Ok(())

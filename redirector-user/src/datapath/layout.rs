@@ -13,7 +13,7 @@ use redirector_common::abi::{
 };
 use redirector_common::hash::Fnv;
 
-use super::{Error, Sizes, sys};
+use super::{Error, Sizes, names, sys};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
@@ -138,12 +138,12 @@ impl Layout {
         let of = |part, shape: Shape| Shape { part, ..shape };
         let memory = |shape| of(Part::Memory, shape);
         let maps = vec![
-            array("CONTROL", size_of::<Control>(), 1),
-            array("READERS", size_of::<Readers>(), cpus),
+            array(names::CONTROL, size_of::<Control>(), 1),
+            array(names::READERS, size_of::<Readers>(), cpus),
             // One more on each side for the self-test.
-            hash("FRONTENDS", size_of::<FrontendKey>(), 4, 2 * (sizes.frontends + 1)),
+            hash(names::FRONTENDS, size_of::<FrontendKey>(), 4, 2 * (sizes.frontends + 1)),
             Shape {
-                name: "PREFIXES",
+                name: names::PREFIXES,
                 part: Part::Tables,
                 kind: MapType::LpmTrie,
                 key: 4 + size_of::<PrefixKey>(),
@@ -151,29 +151,29 @@ impl Layout {
                 entries: 2 * sizes.prefixes,
                 flags: NO_PREALLOC,
             },
-            hash("CLASS_VERDICTS", size_of::<ClassKey>(), 4, 2 * sizes.class_verdicts),
-            array("CLASS_DEFAULTS", size_of::<Verdict>(), 2 * sizes.class_tables),
-            array("CLASS_OF", size_of::<u32>(), 2 * sizes.identities),
-            array("ROUTES", size_of::<Route>(), 2 * sizes.routes),
-            array("LEGS", size_of::<Leg>(), 2 * sizes.legs),
-            array("DESTINATIONS", size_of::<Destination>(), 2 * sizes.destinations),
-            array("BACKENDS", size_of::<Backend>(), 2 * sizes.backends),
+            hash(names::CLASS_VERDICTS, size_of::<ClassKey>(), 4, 2 * sizes.class_verdicts),
+            array(names::CLASS_DEFAULTS, size_of::<Verdict>(), 2 * sizes.class_tables),
+            array(names::CLASS_OF, size_of::<u32>(), 2 * sizes.identities),
+            array(names::ROUTES, size_of::<Route>(), 2 * sizes.routes),
+            array(names::LEGS, size_of::<Leg>(), 2 * sizes.legs),
+            array(names::DESTINATIONS, size_of::<Destination>(), 2 * sizes.destinations),
+            array(names::BACKENDS, size_of::<Backend>(), 2 * sizes.backends),
             // A workload may have several cgroups.
-            hash("CGROUP_SOURCES", 8, size_of::<Source>(), 2 * sizes.identities),
-            hash("NETNS_SOURCES", 8, size_of::<Source>(), 2 * sizes.identities),
-            array("TOTALS", size_of::<Totals>(), limits.stripes),
-            array("LEG_COUNTERS", size_of::<LegCounters>(), limits.stripes * sizes.legs),
-            array("FLOW_COUNTERS", size_of::<FlowCounters>(), sizes.legs),
-            memory(array("CONNECTIONS", size_of::<Connection>(), sizes.connections)),
+            hash(names::CGROUP_SOURCES, 8, size_of::<Source>(), 2 * sizes.identities),
+            hash(names::NETNS_SOURCES, 8, size_of::<Source>(), 2 * sizes.identities),
+            array(names::TOTALS, size_of::<Totals>(), limits.stripes),
+            array(names::LEG_COUNTERS, size_of::<LegCounters>(), limits.stripes * sizes.legs),
+            array(names::FLOW_COUNTERS, size_of::<FlowCounters>(), sizes.legs),
+            memory(array(names::CONNECTIONS, size_of::<Connection>(), sizes.connections)),
             memory(Shape {
                 flags: 0,
-                ..hash("OVERFLOW", 8, size_of::<Connection>(), sizes.overflow)
+                ..hash(names::OVERFLOW, 8, size_of::<Connection>(), sizes.overflow)
             }),
-            memory(array("OVERFLOW_STATE", size_of::<OverflowState>(), 1)),
-            memory(array("OVERFLOW_SHARES", 8, OVERFLOW_SHARES)),
-            of(Part::Counts, array("LIVE", size_of::<Live>(), LIVES)),
-            of(Part::Flows, array("FLOW_HEAD", size_of::<FlowHead>(), 1)),
-            of(Part::Flows, array("FLOWS", size_of::<Flow>(), FLOWS)),
+            memory(array(names::OVERFLOW_STATE, size_of::<OverflowState>(), 1)),
+            memory(array(names::OVERFLOW_SHARES, 8, OVERFLOW_SHARES)),
+            of(Part::Counts, array(names::LIVE, size_of::<Live>(), LIVES)),
+            of(Part::Flows, array(names::FLOW_HEAD, size_of::<FlowHead>(), 1)),
+            of(Part::Flows, array(names::FLOWS, size_of::<Flow>(), FLOWS)),
         ];
         Ok(Self { maps, limits, sizes })
     }

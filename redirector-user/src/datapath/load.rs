@@ -12,7 +12,7 @@ use redirector_common::hash::Fnv;
 use super::layout::{Layout, Part};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
 use super::places::Places;
-use super::{Error, Hook, Options, Sizes, features};
+use super::{Error, Hook, Options, Sizes, features, names};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
 /// when there was no toolchain.
@@ -141,7 +141,7 @@ pub fn with_memory(pins: &Pins, sizes: &Sizes) -> Result<Sizes, Error> {
     let Some(directory) = largest_memory(pins)? else { return Ok(*sizes) };
     let entries =
         |name: &str| MapInfo::from_pin(directory.join(name)).map_or(0, |info| info.max_entries());
-    let (connections, overflow) = (entries("CONNECTIONS"), entries("OVERFLOW"));
+    let (connections, overflow) = (entries(names::CONNECTIONS), entries(names::OVERFLOW));
     if sizes.connections > connections {
         return Ok(Sizes { overflow: sizes.overflow.max(overflow), ..*sizes });
     }

@@ -15,7 +15,7 @@ use redirector_common::abi::{
 use super::layout::Layout;
 use super::mapped::{Access, Mapped};
 use super::places::Places;
-use super::{Error, Sizes, sys};
+use super::{Error, Sizes, names, sys};
 
 /// Everything that user space reads or writes.
 pub struct Maps {
@@ -46,28 +46,28 @@ impl Maps {
             map(data).and_then(|map| LpmTrie::try_from(map).map_err(|error| typed(&error)))
         }
         macro_rules! table {
-            ($name:literal) => {
+            ($name:expr) => {
                 Table::new($name, &at($name)?, layout.shape($name)?.entries, access)?
             };
         }
         Ok(Self {
-            control: mapped(places, layout, "CONTROL", access)?,
-            readers: mapped(places, layout, "READERS", Access::Read)?,
-            frontends: hash(at("FRONTENDS")?)?,
-            prefixes: trie(at("PREFIXES")?)?,
-            class_verdicts: hash(at("CLASS_VERDICTS")?)?,
-            class_defaults: table!("CLASS_DEFAULTS"),
-            class_of: table!("CLASS_OF"),
-            routes: table!("ROUTES"),
-            legs: table!("LEGS"),
-            destinations: table!("DESTINATIONS"),
-            backends: table!("BACKENDS"),
-            cgroup_sources: hash(at("CGROUP_SOURCES")?)?,
-            netns_sources: hash(at("NETNS_SOURCES")?)?,
-            totals: mapped(places, layout, "TOTALS", Access::Read)?,
-            leg_counters: mapped(places, layout, "LEG_COUNTERS", Access::Read)?,
-            flow_counters: mapped(places, layout, "FLOW_COUNTERS", Access::Read)?,
-            lives: mapped(places, layout, "LIVE", access)?,
+            control: mapped(places, layout, names::CONTROL, access)?,
+            readers: mapped(places, layout, names::READERS, Access::Read)?,
+            frontends: hash(at(names::FRONTENDS)?)?,
+            prefixes: trie(at(names::PREFIXES)?)?,
+            class_verdicts: hash(at(names::CLASS_VERDICTS)?)?,
+            class_defaults: table!(names::CLASS_DEFAULTS),
+            class_of: table!(names::CLASS_OF),
+            routes: table!(names::ROUTES),
+            legs: table!(names::LEGS),
+            destinations: table!(names::DESTINATIONS),
+            backends: table!(names::BACKENDS),
+            cgroup_sources: hash(at(names::CGROUP_SOURCES)?)?,
+            netns_sources: hash(at(names::NETNS_SOURCES)?)?,
+            totals: mapped(places, layout, names::TOTALS, Access::Read)?,
+            leg_counters: mapped(places, layout, names::LEG_COUNTERS, Access::Read)?,
+            flow_counters: mapped(places, layout, names::FLOW_COUNTERS, Access::Read)?,
+            lives: mapped(places, layout, names::LIVE, access)?,
         })
     }
 }
@@ -213,16 +213,16 @@ pub fn sizes(places: &Places) -> Result<Sizes, Error> {
     };
     let table = |name| entries(&places.tables, name);
     Ok(Sizes {
-        frontends: (table("FRONTENDS")? / 2).saturating_sub(1),
-        prefixes: table("PREFIXES")? / 2,
-        class_tables: table("CLASS_DEFAULTS")? / 2,
-        class_verdicts: table("CLASS_VERDICTS")? / 2,
-        identities: table("CLASS_OF")? / 2,
-        routes: table("ROUTES")? / 2,
-        legs: table("LEGS")? / 2,
-        destinations: table("DESTINATIONS")? / 2,
-        backends: table("BACKENDS")? / 2,
-        connections: entries(&places.memory, "CONNECTIONS")?,
-        overflow: entries(&places.memory, "OVERFLOW")?,
+        frontends: (table(names::FRONTENDS)? / 2).saturating_sub(1),
+        prefixes: table(names::PREFIXES)? / 2,
+        class_tables: table(names::CLASS_DEFAULTS)? / 2,
+        class_verdicts: table(names::CLASS_VERDICTS)? / 2,
+        identities: table(names::CLASS_OF)? / 2,
+        routes: table(names::ROUTES)? / 2,
+        legs: table(names::LEGS)? / 2,
+        destinations: table(names::DESTINATIONS)? / 2,
+        backends: table(names::BACKENDS)? / 2,
+        connections: entries(&places.memory, names::CONNECTIONS)?,
+        overflow: entries(&places.memory, names::OVERFLOW)?,
     })
 }

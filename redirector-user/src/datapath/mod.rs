@@ -33,6 +33,7 @@ mod lookup;
 mod mapped;
 mod maps;
 mod mending;
+mod names;
 mod netns;
 mod observe;
 mod peer;

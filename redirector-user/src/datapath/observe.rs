@@ -11,7 +11,7 @@ use redirector_common::abi::{Connection, LegCounters, Totals, connection_state a
 use super::layout::Layout;
 use super::mapped::{Access, Mapped};
 use super::maps::{Maps, hash, open};
-use super::{Counters, Error, LegCount, Remembered, sys};
+use super::{Counters, Error, LegCount, Remembered, names, sys};
 
 /// Sums up all counters.
 pub fn counters(maps: &Maps, layout: &Layout) -> Counters {
@@ -64,7 +64,7 @@ pub fn count(memory: &Path) -> Result<u64, Error> {
 pub fn cookies(memory: &Path) -> Result<Vec<u64>, Error> {
     let mut cookies = own_cookies(memory)?;
     if overflowed(memory)? > 0 {
-        let (map, _) = opened(memory, "OVERFLOW")?;
+        let (map, _) = opened(memory, names::OVERFLOW)?;
         let keys = sys::keys(map.fd().as_fd());
         cookies.extend(keys.map_err(|error| Error::from_io("reading OVERFLOW", error))?);
     }
@@ -73,14 +73,14 @@ pub fn cookies(memory: &Path) -> Result<Vec<u64>, Error> {
 
 /// Those in their own places: see `abi::CONNECTION_LAYOUT`, as below.
 fn own_cookies(memory: &Path) -> Result<Vec<u64>, Error> {
-    let (own, stride) = words(memory, "CONNECTIONS")?;
+    let (own, stride) = words(memory, names::CONNECTIONS)?;
     let firsts = (0..own.len()).step_by(stride).filter_map(|index| own.get(index));
     Ok(firsts.filter(|cookie| *cookie != 0).collect())
 }
 
 /// How many lie in the overflow table.
 fn overflowed(memory: &Path) -> Result<u64, Error> {
-    let (state, _) = words(memory, "OVERFLOW_STATE")?;
+    let (state, _) = words(memory, names::OVERFLOW_STATE)?;
     Ok(state.get(0).unwrap_or(0))
 }
 
@@ -102,13 +102,14 @@ fn opened(memory: &Path, name: &str) -> Result<(MapData, MapInfo), Error> {
 /// All connections that this directory, of this version, remembers, with their
 /// state.
 pub fn connections(memory: &Path) -> Result<Vec<(Remembered, u32)>, Error> {
-    let (map, info) = opened(memory, "CONNECTIONS")?;
+    let (map, info) = opened(memory, names::CONNECTIONS)?;
     let (found_size, size) = (info.value_size() as usize, size_of::<Connection>());
     if found_size != size {
         let differences = vec![format!("CONNECTIONS: a value is {found_size} long, not {size}")];
         return Err(Error::Incompatible { pins: memory.to_owned(), differences });
     }
-    let own = Mapped::<Connection>::new("CONNECTIONS", &map, info.max_entries(), Access::Read)?;
+    let own =
+        Mapped::<Connection>::new(names::CONNECTIONS, &map, info.max_entries(), Access::Read)?;
     let mut found = Vec::new();
     for index in 0..own.len() {
         let Some(connection) = own.get(index) else { break };
@@ -121,7 +122,7 @@ pub fn connections(memory: &Path) -> Result<Vec<(Remembered, u32)>, Error> {
             found.push((remembered(&connection, false), connection.state));
         }
     }
-    let overflow: HashMap<MapData, u64, Connection> = hash(open(&memory.join("OVERFLOW"))?)?;
+    let overflow: HashMap<MapData, u64, Connection> = hash(open(&memory.join(names::OVERFLOW))?)?;
     for entry in overflow.iter() {
         let (_, connection) =
             entry.map_err(|error| Error::from_library("reading OVERFLOW", &error))?;

@@ -9,7 +9,7 @@ use redirector_common::abi::{Control, Source, control_flags};
 use super::mapped::{Access, Mapped};
 use super::maps::{Maps, hash, open};
 use super::places::Places;
-use super::{Error, SourceKey};
+use super::{Error, SourceKey, names};
 
 /// Levels that the programs' bit mask has room for.
 const LEVELS: usize = 32;
@@ -168,9 +168,9 @@ impl SourceWriter {
     /// Opens the table of cgroups once more, and the control words, for identity
     /// numbers below `identities`.
     pub(super) fn open(places: &Places, identities: u32) -> Result<Self, Error> {
-        let table = hash(open(&places.tables.join("CGROUP_SOURCES"))?)?;
-        let control = open(&places.tables.join("CONTROL"))?;
-        let control = Mapped::new("CONTROL", &control, 1, Access::Write)?;
+        let table = hash(open(&places.tables.join(names::CGROUP_SOURCES))?)?;
+        let control = open(&places.tables.join(names::CONTROL))?;
+        let control = Mapped::new(names::CONTROL, &control, 1, Access::Write)?;
         Ok(Self { table, control, identities })
     }
 

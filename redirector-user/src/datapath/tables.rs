@@ -13,7 +13,7 @@ use redirector_common::abi::{
 use redirector_core::image::{Delta, Image, Prefix};
 
 use super::maps::Maps;
-use super::{Active, Error, Sizes};
+use super::{Active, Error, Sizes, names};
 
 /// How long a program may take over its lookups, and over what it counts by their
 /// numbers, before the daemon stops waiting; that takes less than a microsecond,
@@ -157,30 +157,33 @@ impl Maps {
     /// that there is room for what comes.
     fn write(&mut self, side: Side, delta: &Delta) -> Result<(), Error> {
         for change in delta.frontends.iter().filter(|change| change.new.is_none()) {
-            removed(self.frontends.remove(&frontend_key(side, change.key)), "FRONTENDS")?;
+            removed(self.frontends.remove(&frontend_key(side, change.key)), names::FRONTENDS)?;
         }
         for change in delta.prefixes.iter().filter(|change| change.new.is_none()) {
-            removed(self.prefixes.remove(&prefix_key(side, &change.key)), "PREFIXES")?;
+            removed(self.prefixes.remove(&prefix_key(side, &change.key)), names::PREFIXES)?;
         }
         for change in delta.class_verdicts.iter().filter(|change| change.new.is_none()) {
-            removed(self.class_verdicts.remove(&class_key(side, change.key)), "CLASS_VERDICTS")?;
+            removed(
+                self.class_verdicts.remove(&class_key(side, change.key)),
+                names::CLASS_VERDICTS,
+            )?;
         }
         for change in &delta.frontends {
             if let Some(verdict) = change.new {
                 let key = frontend_key(side, change.key);
-                written(self.frontends.insert(key, verdict, 0), "FRONTENDS")?;
+                written(self.frontends.insert(key, verdict, 0), names::FRONTENDS)?;
             }
         }
         for change in &delta.prefixes {
             if let Some(verdict) = change.new {
                 let key = prefix_key(side, &change.key);
-                written(self.prefixes.insert(&key, verdict, 0), "PREFIXES")?;
+                written(self.prefixes.insert(&key, verdict, 0), names::PREFIXES)?;
             }
         }
         for change in &delta.class_verdicts {
             if let Some(verdict) = change.new {
                 let key = class_key(side, change.key);
-                written(self.class_verdicts.insert(key, verdict, 0), "CLASS_VERDICTS")?;
+                written(self.class_verdicts.insert(key, verdict, 0), names::CLASS_VERDICTS)?;
             }
         }
         macro_rules! array {
@@ -282,13 +285,13 @@ impl Maps {
         };
         let mut image = Image::default();
         for entry in self.frontends.iter() {
-            let (key, verdict) = entry.map_err(|error| reading("FRONTENDS", error))?;
+            let (key, verdict) = entry.map_err(|error| reading(names::FRONTENDS, error))?;
             if u32::from(key.side) == side.index() && key.addr != SELF_TEST_ADDR {
                 image.frontends.insert((key.addr, u16::from_be(key.port)), verdict);
             }
         }
         for entry in self.prefixes.iter() {
-            let (key, verdict) = entry.map_err(|error| reading("PREFIXES", error))?;
+            let (key, verdict) = entry.map_err(|error| reading(names::PREFIXES, error))?;
             let data = key.data();
             if u32::from(data.side) == side.index() {
                 let len = key.prefix_len().saturating_sub(PrefixKey::FIXED_BITS);
@@ -301,7 +304,7 @@ impl Maps {
             }
         }
         for entry in self.class_verdicts.iter() {
-            let (key, verdict) = entry.map_err(|error| reading("CLASS_VERDICTS", error))?;
+            let (key, verdict) = entry.map_err(|error| reading(names::CLASS_VERDICTS, error))?;
             if key.side == side.index() {
                 image.class_verdicts.insert((key.table, key.class), verdict);
             }
@@ -336,7 +339,7 @@ impl Maps {
         let port = 1 + (random % 65_535) as u16;
         for side in [Side::of_epoch(0), Side::of_epoch(1)] {
             let key = frontend_key(side, (SELF_TEST_ADDR, port));
-            written(self.frontends.insert(key, Verdict::REFUSE, 0), "FRONTENDS")?;
+            written(self.frontends.insert(key, Verdict::REFUSE, 0), names::FRONTENDS)?;
         }
         self.control
             .half(0, offset_of!(Control, self_test_port))
