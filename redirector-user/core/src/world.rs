@@ -12,7 +12,7 @@ use crate::join;
 use crate::model::bypass::{Bypass, Target};
 use crate::model::{
     DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
-    Spec, VirtualService, WorkloadEntry,
+    VirtualService, WorkloadEntry,
 };
 use crate::names::MESH;
 use crate::store::Replaced;
@@ -120,16 +120,6 @@ impl World {
     /// A World of these objects, each by what it is.
     pub fn of(settings: Settings, objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
         Self { settings, objects, resolved: BTreeMap::new() }
-    }
-
-    /// A World of these objects; of two with the same kind, namespace and name
-    /// the later one counts.
-    pub fn with_objects(settings: Settings, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut world = Self::new(settings);
-        for object in objects {
-            world.insert(object);
-        }
-        world
     }
 
     /// Puts an object in force, and returns the one that it replaces.
@@ -280,10 +270,8 @@ impl World {
                 ))
             }
             Target::Rule(object) => {
-                let Some(Spec::VirtualService(spec)) = self.get(object).map(|found| &found.spec)
-                else {
-                    return Err(format!("there is no {object} in force"));
-                };
+                let spec = self.get(object).and_then(|found| found.spec.virtual_service());
+                let spec = spec.ok_or_else(|| format!("there is no {object} in force"))?;
                 if spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == MESH) {
                     return Ok(());
                 }

@@ -12,6 +12,7 @@ mod findings_reach;
 mod findings_shares;
 mod flattening;
 mod gateways;
+mod handbook;
 mod hostile;
 mod layout;
 mod mistakes;

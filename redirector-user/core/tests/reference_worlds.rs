@@ -130,10 +130,12 @@ fn the_samples_are_decided_as_the_reference_says() {
     let (mut compared, mut routed) = (0, 0);
     for (name, text) in samples() {
         for services in [ServiceAddresses::Own, ServiceAddresses::Leave] {
-            let settings = Settings { services, ..Settings::default() };
-            let read = documents::read(None, &text).objects.into_iter();
-            let objects = read.filter_map(|read| read.object.as_deref().cloned());
-            let world = World::with_objects(settings, objects);
+            let mut world = World::new(Settings { services, ..Settings::default() });
+            for object in
+                documents::read(None, &text).objects.into_iter().filter_map(|read| read.object)
+            {
+                world.insert(object);
+            }
             let (of_world, of_these) = Judged::new(&name, &world).compare(usize::MAX);
             compared += of_world;
             routed += of_these;

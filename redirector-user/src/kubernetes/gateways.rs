@@ -91,7 +91,7 @@ fn is_local(address: IpAddr) -> bool {
 /// The Service that an object is, if it asks for this node's proxy. One without
 /// selector says nothing of a workload.
 pub fn asking(object: &Object) -> Option<&Service> {
-    let Spec::Service(service) = &object.spec else { return None };
+    let service = object.spec.service()?;
     let asks = says(object, GATEWAY) && !service.selector.is_empty();
     asks.then_some(service)
 }

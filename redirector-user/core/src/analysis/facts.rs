@@ -11,7 +11,7 @@ use super::{Around, Refused};
 use crate::decode::templates::PodTemplate;
 use crate::diag::nearest;
 use crate::model::annotations;
-use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Resolution, Spec};
+use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Resolution};
 use crate::names::{HostIndex, complete_host};
 use crate::registry::{ExportTo, Registry, Service};
 use crate::rules::{RuleBook, RuleSet};
@@ -192,7 +192,7 @@ impl<'w> Facts<'w> {
                         labels.insert(key.to_owned(), value.clone());
                     }
                 }
-                labels.insert("kubernetes.io/hostname".to_owned(), pod.node.to_string());
+                labels.insert(annotations::HOSTNAME.to_owned(), pod.node.to_string());
             }
             self.pods.add(object.meta.namespace.clone(), labels);
         }
@@ -200,12 +200,10 @@ impl<'w> Facts<'w> {
             self.pods.add(template.namespace.clone(), template.labels.clone());
             self.templates.add(template.namespace.clone(), template.labels.clone());
         }
-        for object in self.world.objects() {
-            if let Spec::WorkloadEntry(entry) = &object.spec {
-                let mut labels = entry.labels.clone();
-                labels.extend(Labels::clone(&object.meta.labels));
-                self.entries.add(object.meta.namespace.clone(), labels);
-            }
+        for (object, entry) in self.world.workload_entries() {
+            let mut labels = entry.labels.clone();
+            labels.extend(Labels::clone(&object.meta.labels));
+            self.entries.add(object.meta.namespace.clone(), labels);
         }
     }
 
@@ -237,8 +235,8 @@ impl<'w> Facts<'w> {
     /// Whether a Deployment or the like promises Pods that a Service will
     /// select.
     pub fn promised(&self, service: &ObjectRef) -> bool {
-        let Some(object) = self.world.get(service) else { return false };
-        let Spec::Service(spec) = &object.spec else { return false };
+        let spec = self.world.get(service).and_then(|object| object.spec.service());
+        let Some(spec) = spec else { return false };
         !spec.selector.is_empty()
             && self
                 .templates
@@ -250,9 +248,10 @@ impl<'w> Facts<'w> {
     /// Whether no other document can add an endpoint: all of a STATIC ServiceEntry
     /// without selector are written in it.
     pub fn complete(&self, service: &ObjectRef) -> bool {
-        let Some(object) = self.world.get(service) else { return false };
-        let Spec::ServiceEntry(entry) = &object.spec else { return false };
-        entry.resolution == Resolution::Static && entry.workload_selector.is_none()
+        let entry = self.world.get(service).and_then(|object| object.spec.service_entry());
+        entry.is_some_and(|entry| {
+            entry.resolution == Resolution::Static && entry.workload_selector.is_none()
+        })
     }
 
     /// WorkloadEntries.
@@ -357,8 +356,7 @@ impl<'w> Facts<'w> {
     pub fn gateway(&self, full: &str) -> Option<(&'w Object, &'w Gateway)> {
         let (namespace, name) = full.split_once('/')?;
         let object = self.world.find(Kind::Gateway, namespace, name)?;
-        let Spec::Gateway(spec) = &object.spec else { return None };
-        Some((object, spec))
+        Some((object, object.spec.gateway()?))
     }
 
     /// The registry's services whose host matches, the oldest first.

@@ -8,7 +8,7 @@ use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, Server, Service, Spec, TargetPort};
+use crate::model::{Gateway, Labels, Object, Server, Service, TargetPort};
 use crate::names::hosts_match;
 use crate::rules::{Mode, Outdone, bound_elsewhere, mode};
 
@@ -49,10 +49,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
-        let Some(Spec::Gateway(spec)) = facts.world.get(&gateway).map(|object| &object.spec) else {
-            continue;
-        };
-        if spec.servers.get(index).is_some_and(|server| !is_unix(server)) {
+        let spec = facts.world.get(&gateway).and_then(|object| object.spec.gateway());
+        let server = spec.and_then(|spec| spec.servers.get(index));
+        if server.is_some_and(|server| !is_unix(server)) {
             Report::new(gateway, findings).add(
                 format!("spec.servers[{index}].bind"),
                 Diagnostic::new(&differences::GATEWAY_BIND, reason),

@@ -9,7 +9,7 @@ use super::virtual_services::targets;
 use super::{Around, Finding};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::{Kind, Spec};
+use crate::model::Kind;
 use crate::names::complete_host;
 use crate::registry::Registry;
 use crate::world::World;
@@ -56,14 +56,14 @@ const ALL: [Missing; 4] = [
 /// Whether the service of the destination that a finding is at is among the
 /// documents: then its DestinationRule is likelier forgotten than elsewhere.
 fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
-    let Some(object) = world.get(&finding.object) else { return false };
-    let Spec::VirtualService(rule) = &object.spec else { return false };
+    let rule = world.get(&finding.object).and_then(|object| object.spec.virtual_service());
+    let Some(rule) = rule else { return false };
     targets(&finding.object, rule)
         .iter()
         .filter(|target| finding.path.starts_with(&target.path))
         .any(|target| {
             let domain = &world.settings.cluster_domain;
-            let host = complete_host(&target.destination.host, &object.meta.namespace, domain);
+            let host = complete_host(&target.destination.host, &finding.object.namespace, domain);
             !registry.named(&host).is_empty()
         })
 }

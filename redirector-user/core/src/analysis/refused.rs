@@ -8,7 +8,7 @@ use super::facts::Facts;
 use super::refusals::Refusal;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::{ObjectRef, RouteDestination, Spec};
+use crate::model::{ObjectRef, RouteDestination};
 use crate::plan::Lacks;
 use crate::world::World;
 
@@ -60,7 +60,7 @@ const TAKEN: &str = "";
 
 /// As it is written.
 fn written<'w>(world: &'w World, refusal: &Refusal) -> Option<&'w RouteDestination> {
-    let Spec::VirtualService(spec) = &world.get(&refusal.rule.object)?.spec else { return None };
+    let spec = world.get(&refusal.rule.object)?.spec.virtual_service()?;
     spec.route(refusal.rule.list, refusal.rule.index as usize).get(refusal.destination)
 }
 

@@ -8,7 +8,7 @@ use super::refused::{COMPLETE, NOT_USABLE};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::{Kind, ObjectRef, Policy, Spec};
+use crate::model::{Kind, ObjectRef, Policy};
 use crate::plan::{DestinationId, Frontend, FrontendId, Lacks, RouteId, Verdict};
 use crate::registry::{MergedRule, MergedSubset};
 
@@ -206,10 +206,7 @@ fn asking<'r>(
     id: &DestinationId,
 ) -> Option<(&'r ObjectRef, String)> {
     let asks = rule.policy(id.subset.as_deref(), id.port).changes_bytes();
-    let spec = |object: &ObjectRef| match &facts.world.get(object)?.spec {
-        Spec::DestinationRule(spec) => Some(spec),
-        _ => None,
-    };
+    let spec = |object: &ObjectRef| facts.world.get(object)?.spec.destination_rule();
     let subset = rule.subsets.iter().find(|one| Some(&*one.subset.name) == id.subset.as_deref());
     if let Some(MergedSubset { subset, object }) = subset
         && Policy::effective(None, subset.traffic_policy.as_ref(), id.port).changes_bytes() == asks

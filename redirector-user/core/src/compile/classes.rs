@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::met::set;
 use super::questions::{Questions, Traits};
 use crate::client::{Asked, Client};
-use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector, Spec};
+use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector};
 use crate::plan::{Class, ClassId, Delta, Plan, Source};
 use crate::registry::Workload;
 use crate::world::Settings;
@@ -28,7 +28,7 @@ impl Classifier {
     /// when it is not a running pod of this node, and when it would have made
     /// another class.
     pub fn source(&self, object: &Object) -> Option<(SourceId, Source)> {
-        let Spec::Pod(pod) = &object.spec else { return None };
+        let pod = object.spec.pod()?;
         if pod.finished {
             return None;
         }

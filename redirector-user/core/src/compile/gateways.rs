@@ -202,9 +202,9 @@ mod tests {
     use super::*;
     use crate::client::Client;
     use crate::compile::compile;
-    use crate::documents;
     use crate::plan::gateway::Incoming;
-    use crate::world::{Settings, World};
+    use crate::testing;
+    use crate::world::Settings;
 
     const DOCUMENTS: &str = "
 apiVersion: networking.istio.io/v1
@@ -236,9 +236,7 @@ spec:
 
     #[test]
     fn a_stand_in_listens_on_its_own_ports_and_rules_see_what_was_dialled() {
-        let reading = documents::read(None, DOCUMENTS);
-        let objects = reading.objects.iter().filter_map(|one| one.object.as_deref().cloned());
-        let world = World::with_objects(Settings::default(), objects);
+        let world = testing::world(Settings::default(), DOCUMENTS);
         let plan = compile(&world).plan.gateways;
         let listens: Vec<String> = plan.listeners.keys().map(SocketAddr::to_string).collect();
         assert_eq!(listens, ["192.0.2.1:15400"]);

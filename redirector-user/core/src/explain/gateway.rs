@@ -12,7 +12,7 @@ use super::{
 };
 use crate::client::Asker;
 use crate::compile::destinations::{Destinations, Family};
-use crate::model::{Gateway, Kind, ObjectRef, Service, Spec};
+use crate::model::{Gateway, Kind, ObjectRef, Service};
 use crate::registry::{Locality, Registry, Workload};
 use crate::rules::{
     Dial, Mode, RuleBook, Witness, as_client, leads_to, selects, servers, services_of,
@@ -29,7 +29,7 @@ pub(super) fn explain(
 ) -> Result<Explanation, ExplainError> {
     let missing = || ExplainError::NoGateway(namespace.to_owned(), name.to_owned());
     let object = world.find(Kind::Gateway, namespace, name).ok_or_else(missing)?;
-    let Spec::Gateway(gateway) = &object.spec else { return Err(missing()) };
+    let gateway = object.spec.gateway().ok_or_else(missing)?;
     let mut answer = unanswered(source, query, HandledBy::Proxy);
     answer.verdict = VerdictWord::Refuse;
     answer.refused_share = 1.0;

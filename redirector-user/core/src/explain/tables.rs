@@ -20,7 +20,7 @@ use super::{
 use crate::compile::classify;
 use crate::image::Prefixes;
 use crate::layout::{Layout, Names};
-use crate::model::{RuleId, RuleList, Spec};
+use crate::model::{RuleId, RuleList};
 use crate::plan::FrontendId;
 use crate::registry::Registry;
 use crate::world::World;
@@ -332,11 +332,11 @@ fn address(endpoint: &Endpoint, dialled: SocketAddr) -> SocketAddr {
 fn rule_view(rule: &RuleId, documents: Option<&World>) -> RuleView {
     let object = documents.and_then(|world| world.get(&rule.object));
     let at = rule.index as usize;
-    let line = object.and_then(|object| match (&object.spec, rule.list) {
-        (Spec::VirtualService(spec), RuleList::Tcp) => spec.tcp.get(at).map(|rule| rule.line),
-        (Spec::VirtualService(spec), RuleList::Tls) => spec.tls.get(at).map(|rule| rule.line),
-        (Spec::VirtualService(spec), RuleList::Http) => spec.http.get(at).map(|rule| rule.line),
-        _ => None,
+    let spec = object.and_then(|object| object.spec.virtual_service());
+    let line = spec.and_then(|spec| match rule.list {
+        RuleList::Tcp => spec.tcp.get(at).map(|rule| rule.line),
+        RuleList::Tls => spec.tls.get(at).map(|rule| rule.line),
+        RuleList::Http => spec.http.get(at).map(|rule| rule.line),
     });
     let origin = object.map(|object| object.meta.origin.clone()).unwrap_or_default();
     RuleView {

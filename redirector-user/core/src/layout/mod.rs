@@ -237,11 +237,6 @@ impl Layout {
         self.destinations.get(id).map(|placed| placed.number)
     }
 
-    /// How many routes have a number.
-    pub fn route_count(&self) -> usize {
-        self.routes.len()
-    }
-
     /// The identity number of a local workload.
     pub fn identity(&self, id: &SourceId) -> Option<u32> {
         self.identities.get(id).copied()

@@ -300,12 +300,6 @@ impl Workloads {
         self.find(&namespace.into(), &name.into()).map(|workload| &**workload)
     }
 
-    /// The one workload that has this address; `None` when several have it.
-    pub fn with_address(&self, address: IpAddr) -> Option<&Workload> {
-        let mut having = self.all().filter(|workload| workload.addresses.contains(&address));
-        having.next().filter(|_| having.next().is_none())
-    }
-
     /// Where those are whose processes are local, when they all say the same.
     pub(super) fn locality(&self) -> Option<&Locality> {
         let mut said = self.localities.keys();

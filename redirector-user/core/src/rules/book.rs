@@ -8,7 +8,7 @@ use redirector_common::abi::MAX_LEGS;
 use super::condition::{Block, Dial};
 use crate::client::Asker;
 use crate::model::{
-    HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, Spec, VirtualService,
+    HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, VirtualService,
 };
 use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
 use crate::registry::{ExportTo, Reach, age};
@@ -74,7 +74,7 @@ impl RuleBook {
     pub fn put(&mut self, object: &Arc<Object>, cluster_domain: &str) -> Option<RuleSet> {
         let reference = object.reference();
         let before = self.remove(&reference);
-        let Spec::VirtualService(spec) = &object.spec else { return before };
+        let Some(spec) = object.spec.virtual_service() else { return before };
         if let Some(reason) = beyond_limit(spec) {
             self.rejected.insert(reference, reason);
             return before;
@@ -259,10 +259,7 @@ impl RuleSet {
 
     /// As it is written.
     pub fn spec(&self) -> Option<&VirtualService> {
-        match &self.object.spec {
-            Spec::VirtualService(spec) => Some(spec),
-            _ => None,
-        }
+        self.object.spec.virtual_service()
     }
 }
 

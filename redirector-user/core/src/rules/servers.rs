@@ -12,7 +12,7 @@ use super::book::{Rule, RuleBook, RuleSet, in_order};
 use super::walk::Witness;
 use crate::client::{Asker, Client, contains};
 use crate::model::{
-    Gateway, Kind, Labels, Object, ObjectRef, Server, ServerTls, Service, Spec, TargetPort,
+    Gateway, Kind, Labels, Object, ObjectRef, Server, ServerTls, Service, TargetPort,
 };
 use crate::names::hosts_match;
 use crate::registry::{Registry, Workload};
@@ -64,10 +64,8 @@ impl Serving {
 
     /// As written: names with an optional `namespace/` before them.
     pub fn hosts(&self) -> &[String] {
-        match &self.gateway.spec {
-            Spec::Gateway(spec) => spec.servers.get(self.index).map_or(&[], |one| &one.hosts[..]),
-            _ => &[],
-        }
+        let server = self.gateway.spec.gateway().and_then(|spec| spec.servers.get(self.index));
+        server.map_or(&[], |server| &server.hosts)
     }
 
     /// Whether one of a set's hosts matches one of the server's, each of which
@@ -218,12 +216,10 @@ pub(crate) fn leads_to(
 }
 
 fn named_port(world: &World, namespace: &str, name: &str, wanted: &str) -> Option<u16> {
-    if let Some(object) = world.find(Kind::WorkloadEntry, namespace, name)
-        && let Spec::WorkloadEntry(entry) = &object.spec
-    {
-        return entry.ports.get(wanted).copied();
+    if let Some(object) = world.find(Kind::WorkloadEntry, namespace, name) {
+        return object.spec.workload_entry()?.ports.get(wanted).copied();
     }
-    let Spec::Pod(pod) = &world.find(Kind::Pod, namespace, name)?.spec else { return None };
+    let pod = world.find(Kind::Pod, namespace, name)?.spec.pod()?;
     pod.ports.iter().find(|(name, _)| name == wanted).map(|(_, port)| *port)
 }
 

@@ -163,9 +163,11 @@ impl<'w> Judged<'w> {
         let found = served.filter_map(|one| {
             let object = self.world.get(&one.object)?;
             let address = *one.addresses.first()?;
-            let sole = self.registry.workloads.with_address(address).is_some();
+            let mut others =
+                self.registry.workloads.all().filter(|other| other.object != one.object);
+            let shared = others.any(|other| other.addresses.contains(&address));
             let entry = matches!(object.spec, Spec::WorkloadEntry(_));
-            (entry && sole).then_some((&**object, SocketAddr::new(address, 0)))
+            (entry && !shared).then_some((&**object, SocketAddr::new(address, 0)))
         });
         found.collect()
     }

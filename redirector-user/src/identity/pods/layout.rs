@@ -19,7 +19,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A pod's uid, in the one spelling that directory names and the API can be
@@ -120,19 +120,6 @@ fn is_uid(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// The pod that a cgroup at any depth belongs to: the pod's own directory and
-/// its uid. Pods of a cluster that runs inside a pod belong to that pod.
-pub fn pod_of(path: &Path) -> Option<(PathBuf, PodUid)> {
-    let mut directory = PathBuf::new();
-    for component in path.components() {
-        directory.push(component);
-        if let Directory::Pod(uid) = classify(&directory) {
-            return Some((directory, uid));
-        }
-    }
-    None
-}
-
 /// Whether a directory is a container of a container engine, so that a kubepods
 /// tree below it is that of another node: one of kind's or k3d's, seen from the
 /// machine that carries it.
@@ -148,6 +135,8 @@ pub fn is_container(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
@@ -165,9 +154,17 @@ mod tests {
             .into()
     }
 
+    /// The pod that a cgroup at any depth belongs to: the pod's own directory and
+    /// its uid. Pods of a cluster that runs inside a pod belong to that pod.
     fn pod(path: &str) -> Option<(String, String)> {
-        pod_of(&fill(path))
-            .map(|(directory, uid)| (directory.display().to_string(), uid.to_string()))
+        let mut directory = PathBuf::new();
+        fill(path).components().find_map(|component| {
+            directory.push(component);
+            match classify(&directory) {
+                Directory::Pod(uid) => Some((directory.display().to_string(), uid.to_string())),
+                _ => None,
+            }
+        })
     }
 
     /// The pod's directory in every layout, without a leading slash.

@@ -90,7 +90,7 @@ const SCHEMA: Option<&str> = Some("IST0106");
 const WARNED: Option<&str> = Some("IST0133");
 
 /// The groups, with what they are about.
-const GROUPS: [(&str, &[&Code]); 5] = [
+pub const GROUPS: [(&str, &[&Code]); 5] = [
     ("The text and its types", syntax::ALL),
     ("What Istio's admission refuses, and what it warns of", admission::ALL),
     ("What objects say of each other", references::ALL),
@@ -100,55 +100,6 @@ const GROUPS: [(&str, &[&Code]); 5] = [
     ),
     ("What only works at L7", l7::ALL),
 ];
-
-/// All pages, as docs/diagnostics.md.
-pub fn handbook() -> String {
-    let mut text = "\
-# Diagnostics
-
-Every finding of `redirector check`, and every reason for which the daemon leaves an object out,
-has a code. A code never changes its meaning. `redirector check --code RD3008` prints one of these
-pages.
-
-*error*: the object is refused; Istio's admission would refuse it too, or it cannot be honoured
-here. *warning*: the object is taken, and something about it will surprise. *info*: worth knowing.
-
-This file is generated from the catalogue in the code; a test keeps the two equal.
-
-| code | severity | Istio | title |
-|---|---|---|---|
-"
-    .to_owned();
-    for code in all() {
-        let row = format!(
-            "| [{id}](#{anchor}) | {severity} | {istio} | {title} |\n",
-            id = code.id,
-            anchor = anchor(code),
-            severity = code.severity.as_str(),
-            istio = code.istio.unwrap_or(""),
-            title = code.title.replace('|', "\\|"),
-        );
-        text.push_str(&row);
-    }
-    for (title, group) in GROUPS {
-        text.push_str(&format!("\n## {title}\n"));
-        for code in group {
-            text.push('\n');
-            text.push_str(&code.page());
-        }
-    }
-    text
-}
-
-/// The anchor that Markdown gives to a page's heading.
-fn anchor(code: &Code) -> String {
-    format!("{} {}", code.id, code.title)
-        .to_lowercase()
-        .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-'))
-        .map(|c| if c == ' ' { '-' } else { c })
-        .collect()
-}
 
 /// All codes, in order.
 pub fn all() -> impl Iterator<Item = &'static Code> {
@@ -171,21 +122,6 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(ids, sorted);
-    }
-
-    /// Run with REDIRECTOR_BLESS=1 to write the file.
-    #[test]
-    fn the_handbook_in_docs_is_the_one_in_the_code() {
-        let file =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/diagnostics.md");
-        if std::env::var_os("REDIRECTOR_BLESS").is_some() {
-            std::fs::write(&file, handbook()).unwrap();
-        }
-        let written = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(
-            written == handbook(),
-            "docs/diagnostics.md is out of date: run this test with REDIRECTOR_BLESS=1"
-        );
     }
 
     #[test]
