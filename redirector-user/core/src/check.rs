@@ -115,11 +115,11 @@ pub fn check(
             ),
             Ordering::Greater => continue,
         };
-        diagnostic.object = Some(finding.object.to_string());
         diagnostic.path = finding.path;
         if let Some(place) = places.get(&finding.object) {
             place.fill(&mut diagnostic);
         }
+        diagnostic.object = Some(finding.object.into());
         diagnostics.push(diagnostic);
     }
     let deployments = readings.iter().flat_map(|reading| {
@@ -162,7 +162,7 @@ fn repeated(reference: &ObjectRef, earlier: &Place<'_>, later: &Place<'_>) -> Di
         format!("{reference} stands again {whereabouts}: only the last one counts"),
     )
     .help("remove one of the two, or give it another name");
-    finding.object = Some(reference.to_string());
+    finding.object = Some(reference.clone().into());
     finding.path = "metadata.name".to_owned();
     earlier.fill(&mut finding);
     finding

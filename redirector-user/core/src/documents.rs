@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::decode;
 use crate::decode::templates::{self, Deployment, PodTemplate};
 use crate::diag::codes::{differences, syntax};
-use crate::diag::{Diagnostic, Severity, nearest};
+use crate::diag::{Diagnostic, Severity, Subject, nearest};
 use crate::model::{Kind, Object, ObjectRef};
 use crate::yaml::{self, Node, Position, SyntaxError, Value};
 
@@ -58,11 +58,10 @@ impl Reading {
         if self.complete {
             return Vec::new();
         }
-        let known: HashSet<String> = (self.objects.iter())
-            .filter_map(|read| read.reference.as_ref().map(ObjectRef::to_string))
-            .collect();
+        let known: HashSet<&ObjectRef> =
+            self.objects.iter().filter_map(|read| read.reference.as_ref()).collect();
         let of_known =
-            |one: &Diagnostic| one.object.as_ref().is_some_and(|object| known.contains(object));
+            |one: &Diagnostic| one.reference().is_some_and(|object| known.contains(object));
         let errors = self.diagnostics.iter().filter(|one| one.severity == Severity::Error);
         errors.filter(|one| !of_known(one)).collect()
     }
@@ -88,7 +87,7 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
             read.object = None;
         }
         let object = match &reading.objects[before..] {
-            [only] => only.reference.as_ref().map(ObjectRef::to_string),
+            [only] => only.reference.clone().map(Subject::from),
             _ => None,
         };
         // Items without their dashes are one map, whose keys stand twice.
@@ -347,12 +346,13 @@ fn placed(mut finding: Diagnostic, position: Position) -> Diagnostic {
 
 fn at_field(mut finding: Diagnostic, root: &Node, field: &str) -> Diagnostic {
     finding.path = field.to_owned();
-    finding.object = Some(format!(
-        "{}/{}/{}",
-        root.get("kind").and_then(Node::as_str).unwrap_or_default(),
-        root.nearest("metadata.namespace").as_str().unwrap_or("default"),
-        root.nearest("metadata.name").as_str().unwrap_or_default(),
-    ));
+    let kind = root.get("kind").and_then(Node::as_str).unwrap_or_default();
+    let namespace = root.nearest("metadata.namespace").as_str().unwrap_or("default");
+    let name = root.nearest("metadata.name").as_str().unwrap_or_default();
+    finding.object = Some(match Kind::named(kind).filter(|kind| !kind.is_cluster_scoped()) {
+        Some(kind) => ObjectRef { kind, namespace: namespace.into(), name: name.into() }.into(),
+        None => Subject::Other(format!("{kind}/{namespace}/{name}").into()),
+    });
     placed(finding, root.get(field).map_or(root.position, |node| node.position))
 }
 
@@ -385,10 +385,9 @@ fn api_versions(kind: Kind) -> &'static [&'static str] {
 }
 
 fn judge(api: &str, name: &str) -> Judgement {
-    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
-    let Some(kind) = kind else {
+    let Some(kind) = Kind::named(name) else {
         let near = nearest(name, Kind::ALL.iter().map(|kind| kind.as_str()));
-        let near = Kind::ALL.into_iter().find(|kind| Some(kind.as_str()) == near);
+        let near = near.and_then(Kind::named);
         let slip = |kind: Kind| {
             let distance = strsim::levenshtein(&kind.as_str().to_lowercase(), &name.to_lowercase());
             distance <= 2 && api_versions(kind).contains(&api)

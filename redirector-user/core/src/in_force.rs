@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::analysis::{self, Around};
 use crate::diag::{Diagnostic, Severity};
-use crate::model::{Kind, Object, ObjectRef, ServiceEntry, Spec};
+use crate::model::{Kind, Object, ObjectRef, ServiceEntry};
 use crate::registry::Registry;
 use crate::store::{Rejected, Replaced, Store};
 use crate::world::{Settings, World};
@@ -73,7 +73,7 @@ impl InForce {
                 diagnostic.file.clone_from(&object.meta.origin.file);
                 diagnostic.line = object.meta.origin.line;
             }
-            diagnostic.object = Some(finding.object.to_string());
+            diagnostic.object = Some(finding.object.into());
             diagnostic.path = finding.path;
             findings.push(diagnostic);
         }
@@ -84,9 +84,9 @@ impl InForce {
 /// Whether any of these changes is one of what people write: other than of endpoints,
 /// which come, go and move by themselves.
 pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
-    let entry = |object: &Option<Arc<Object>>| match &object.as_ref()?.spec {
-        Spec::ServiceEntry(entry) => Some(ServiceEntry { endpoints: Vec::new(), ..entry.clone() }),
-        _ => None,
+    let entry = |object: &Option<Arc<Object>>| {
+        let entry = object.as_ref()?.spec.service_entry()?;
+        Some(ServiceEntry { endpoints: Vec::new(), ..entry.clone() })
     };
     changes.iter().any(|(object, Replaced { before, after })| match object.kind {
         Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::WorkloadEntry => false,

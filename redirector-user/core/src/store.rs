@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
-use crate::documents::Reading;
+use crate::documents::{Read, Reading};
 use crate::model::{Object, ObjectRef};
 
 mod change;
@@ -59,16 +59,15 @@ impl From<Reading> for Content {
         if reading.diagnostics.iter().any(|d| d.object.is_none() && unparsed.contains(&d.code)) {
             return Self::Broken(reading.diagnostics);
         }
-        let mut by_object: BTreeMap<Option<String>, Vec<Diagnostic>> = BTreeMap::new();
+        let mut by_object: BTreeMap<Option<ObjectRef>, Vec<Diagnostic>> = BTreeMap::new();
         for diagnostic in reading.diagnostics {
-            by_object.entry(diagnostic.object.clone()).or_default().push(diagnostic);
+            by_object.entry(diagnostic.reference().cloned()).or_default().push(diagnostic);
         }
         let mut documents = Vec::with_capacity(reading.objects.len() + 1);
         for read in reading.objects {
-            let Some(reference) = read.reference else { continue };
-            let diagnostics = by_object.remove(&Some(reference.to_string())).unwrap_or_default();
-            let object = read.object;
-            documents.push(Document { reference: Some(reference), object, diagnostics });
+            let Read { reference: reference @ Some(_), object, .. } = read else { continue };
+            let diagnostics = by_object.remove(&reference).unwrap_or_default();
+            documents.push(Document { reference, object, diagnostics });
         }
         let diagnostics: Vec<_> = by_object.into_values().flatten().collect();
         if !diagnostics.is_empty() {

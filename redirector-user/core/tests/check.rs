@@ -67,7 +67,7 @@ fn judge(case: &Case<'_>) -> Result<(), String> {
     let object = format!("{kind}/default/case");
     let report = report(&[("surroundings.yaml", SURROUNDINGS), ("case.yaml", &document)]);
     let own: Vec<&Diagnostic> =
-        report.diagnostics.iter().filter(|d| d.object.as_deref() == Some(&*object)).collect();
+        report.diagnostics.iter().filter(|d| d.object_name().as_ref() == Some(&object)).collect();
     let said = || {
         own.iter()
             .map(|d| {
@@ -162,7 +162,7 @@ fn deployment(sidecar: &str, second: &str, ports: &str) -> Report {
 fn services_of_one_deployment_that_disagree_are_told_at_its_name() {
     let told = |report: &Report| {
         let ours = report.diagnostics.iter().filter(|d| matches!(d.code, "RD3022" | "RD3023"));
-        ours.map(|d| (d.istio.unwrap(), d.object.clone().unwrap(), d.line, d.column))
+        ours.map(|d| (d.istio.unwrap(), d.object_name().unwrap(), d.line, d.column))
             .collect::<Vec<_>>()
     };
     let at = |istio| vec![(istio, "Deployment/a/echo".to_owned(), 8, 9)];

@@ -23,7 +23,7 @@ pub(crate) fn report(text: &str) -> Report {
 pub(crate) fn told<'r>(report: &'r Report, codes: &[&str]) -> Vec<(String, &'r str)> {
     let ours = report.diagnostics.iter().filter(|d| codes.contains(&d.code));
     ours.map(|d| {
-        let object = d.object.as_deref().unwrap_or_default();
+        let object = d.object_name().unwrap_or_default();
         (format!("{} {object} {}", d.code, d.path), d.message.as_str())
     })
     .collect()

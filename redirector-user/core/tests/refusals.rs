@@ -204,7 +204,10 @@ impl Checked<'_> {
                 let query = Query { source, destination, gateway, sni };
                 let answer = explain_with(self.world, &self.registry, &query);
                 let answer = answer.expect("the source is known");
-                there.add(&answer);
+                // Where another Gateway has the port, it is that one's rules that decide.
+                if !answer.notes.iter().any(|note| note.contains(" is served by ")) {
+                    there.add(&answer);
+                }
                 met.add(&answer);
             }
         }
@@ -234,7 +237,7 @@ impl Checked<'_> {
                 of == object && *path == format!("spec.{list}[{index}]")
             };
             if met.deciding.iter().any(at) {
-                self.fail(&format!("{path} of {object} is reached"));
+                self.fail(&format!("{path} of {object} is reached, at {gateway:?}: {told:?}"));
             }
         }
     }
@@ -380,7 +383,7 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
         let of_reading = reading
             .diagnostics
             .iter()
-            .filter_map(|one| Some((one.object.clone()?, one.path.clone(), one.clone())));
+            .filter_map(|one| Some((one.object_name()?, one.path.clone(), one.clone())));
         let told = findings
             .into_iter()
             .map(|one| (one.object.to_string(), one.path, one.diagnostic))

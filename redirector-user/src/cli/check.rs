@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use redirector_core::check::{self, Report};
-use redirector_core::diag::{Code, Severity, codes, nearest, sarif};
+use redirector_core::diag::{Code, Diagnostic, Severity, codes, nearest, sarif};
 use serde::Serialize;
 
 use super::config::{Documents, SettingsArgs};
@@ -81,8 +81,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             context.print(&lines).inspect(|()| context.note(&summary(&report)))
         }
         _ => {
-            let objects = report.diagnostics.iter().filter_map(|one| one.object.as_deref());
-            let objects: BTreeSet<&str> = objects.collect();
+            let objects: BTreeSet<String> =
+                report.diagnostics.iter().filter_map(Diagnostic::object_name).collect();
             context.answer_list(common, &report, objects, |style| text(&report, &documents, style))
         }
     };

@@ -393,8 +393,8 @@ impl Engine {
     /// Takes the new version of an object back, and that of others that make it
     /// exceed a limit. Returns whether anything is different by that.
     fn refuse(&mut self, world: &World, object: &ObjectRef, reason: &str) -> bool {
-        let mut finding = Diagnostic::new(&syntax::OVER_LIMIT, format!("{object}: {reason}"));
-        finding.object = Some(object.to_string());
+        let finding = Diagnostic::new(&syntax::OVER_LIMIT, format!("{object}: {reason}"));
+        let mut finding = finding.about(object);
         if let Some(origin) = world.get(object).map(|object| &object.meta.origin) {
             finding.file.clone_from(&origin.file);
             finding.line = origin.line;

@@ -165,7 +165,7 @@ impl Daemon {
         findings.retain(|one| !emptied.iter().any(|share| share.is_told_by(one)));
         self.report.warnings = findings.len();
         let shown: Vec<Finding> = findings.iter().take(SHOWN).map(Finding::from).collect();
-        let key = |one: &Diagnostic| (one.object.clone(), one.path.clone(), one.message.clone());
+        let key = |one: &Diagnostic| (one.object_name(), one.path.clone(), one.message.clone());
         let shown_before =
             |one: &Finding| (one.object.clone(), one.path.clone(), one.message.clone());
         let mut before = std::mem::take(&mut self.looker.known);
@@ -175,7 +175,7 @@ impl Daemon {
             tracing::warn!(
                 file = one.file.as_deref(),
                 line = one.line,
-                object = one.object.as_deref(),
+                object = one.object_name(),
                 path = one.path,
                 "{} ({})",
                 one.message,

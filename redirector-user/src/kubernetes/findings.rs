@@ -1,7 +1,7 @@
 //! What is worth an Event: objects that are refused, that have no effect or not
 //! all of it, or that send connections nowhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use redirector_core::diag::Diagnostic;
@@ -46,18 +46,24 @@ pub struct Judged {
     /// The warnings about what is.
     pub findings: Vec<Diagnostic>,
     /// Rules of which a share has lost its last endpoint, and what is said of that.
-    pub emptied: Vec<(String, String)>,
-    /// The objects in force, by the names that findings have for them.
-    pub known: BTreeMap<String, ObjectRef>,
+    pub emptied: Vec<(ObjectRef, String)>,
 }
 
 impl Judged {
     /// Of what is in force.
-    pub fn new(in_force: &InForce, findings: Vec<Diagnostic>, emptied: &[EmptiedShare]) -> Self {
-        let emptied = emptied.iter().filter_map(|one| Some((one.object.clone()?, one.to_string())));
-        let known = in_force.objects.iter().map(|object| object.reference());
-        let known = known.map(|reference| (reference.to_string(), reference)).collect();
-        Self { rejected: in_force.rejected.clone(), findings, emptied: emptied.collect(), known }
+    pub fn new(
+        in_force: &InForce,
+        mut findings: Vec<Diagnostic>,
+        emptied: &[EmptiedShare],
+    ) -> Self {
+        let known: BTreeSet<ObjectRef> =
+            in_force.objects.iter().map(|object| object.reference()).collect();
+        findings.retain(|one| one.reference().is_some_and(|object| known.contains(object)));
+        let emptied = emptied.iter().filter_map(|one| {
+            let of_it = |object: &&ObjectRef| Some(object.to_string()) == one.object;
+            Some((known.iter().find(of_it)?.clone(), one.to_string()))
+        });
+        Self { rejected: in_force.rejected.clone(), findings, emptied: emptied.collect() }
     }
 }
 
@@ -121,16 +127,13 @@ pub fn findings(judged: &Judged) -> Findings {
         }
     }
     for finding in &judged.findings {
-        let object = finding.object.as_ref().and_then(|object| judged.known.get(object));
-        if let (Some(object), Some(reason)) = (object, Reason::of(finding.code)) {
+        if let (Some(object), Some(reason)) = (finding.reference(), Reason::of(finding.code)) {
             let notes = notes.entry((object.clone(), reason)).or_default();
             notes.push(sentence(finding, &finding.path));
         }
     }
     for (object, note) in &judged.emptied {
-        if let Some(object) = judged.known.get(object) {
-            notes.entry((object.clone(), Reason::Unresolved)).or_default().push(note.clone());
-        }
+        notes.entry((object.clone(), Reason::Unresolved)).or_default().push(note.clone());
     }
     notes.into_iter().map(|(about, notes)| (about, joined(&notes))).collect()
 }

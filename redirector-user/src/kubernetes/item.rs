@@ -141,12 +141,12 @@ impl Reader {
             && let Some(document) = documents.first_mut()
         {
             let findings = without.into_iter().map(|annotation| Diagnostic {
-                object: Some(reference.to_string()),
                 path: format!("metadata.annotations[{annotation}]"),
                 ..Diagnostic::new(
                     &differences::PLAIN_MACHINE,
                     "this annotation is read on plain machines only, and has no effect",
                 )
+                .about(&reference)
             });
             document.diagnostics.extend(findings);
         }

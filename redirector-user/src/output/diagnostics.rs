@@ -55,7 +55,8 @@ pub fn render(diagnostic: &Diagnostic, sources: &mut dyn SourceLines, style: Sty
             }
         }
     }
-    let what = [diagnostic.object.as_deref().unwrap_or(""), &diagnostic.path];
+    let object = diagnostic.object_name().unwrap_or_default();
+    let what = [object.as_str(), &diagnostic.path];
     let what = what.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
     let what = short(&what);
     match (place.is_empty(), what.is_empty()) {
@@ -112,6 +113,8 @@ fn drawn(excerpt: &Excerpt) -> (String, Option<usize>) {
 
 #[cfg(test)]
 mod tests {
+    use redirector_core::diag::Subject;
+
     use super::*;
     use crate::output::{Lines, WIDTH};
 
@@ -122,7 +125,7 @@ mod tests {
             istio: None,
             message: "weight is negative".into(),
             help: Some("write a number from 0".into()),
-            object: Some("VirtualService/default/echo".into()),
+            object: Some(Subject::Other("VirtualService/default/echo".into())),
             path: "spec.tcp[0].route[1].weight".into(),
             file: Some("rules.yaml".into()),
             line: 17,

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use redirector_common::hash::Fnv;
+use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::differences;
-use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::model::Object;
 use redirector_core::plan::DestinationId;
 use redirector_core::store::Rejected;
@@ -206,7 +206,7 @@ impl EmptiedShare {
     pub fn is_told_by(&self, finding: &Diagnostic) -> bool {
         let service = || self.id.view.first().map(ToString::to_string);
         finding.code == differences::NO_ENDPOINTS.id
-            && finding.object == self.object.clone().or_else(service)
+            && finding.object_name() == self.object.clone().or_else(service)
             && finding.path.starts_with(&self.path)
     }
 }
@@ -341,17 +341,12 @@ pub struct Tested {
 impl From<&Diagnostic> for Finding {
     fn from(diagnostic: &Diagnostic) -> Self {
         Self {
-            severity: match diagnostic.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-                Severity::Info => "info",
-            }
-            .to_owned(),
+            severity: diagnostic.severity.as_str().to_owned(),
             code: diagnostic.code.to_owned(),
             istio: diagnostic.istio.map(str::to_owned),
             message: diagnostic.message.clone(),
             help: diagnostic.help.clone(),
-            object: diagnostic.object.clone(),
+            object: diagnostic.object_name(),
             path: diagnostic.path.clone(),
             file: diagnostic.file.as_deref().map(str::to_owned),
             line: diagnostic.line,

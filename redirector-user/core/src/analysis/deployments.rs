@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::client::contains;
 use crate::decode::templates::Deployment;
-use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, references};
+use crate::diag::{Diagnostic, Subject};
 use crate::model::{Kind, TargetPort};
 use crate::world::World;
 
@@ -53,8 +53,8 @@ pub fn analyze<'d>(
         }
         let mut add = |code: &'static Code, message: String| {
             let mut finding = Diagnostic::new(code, message);
-            finding.object =
-                Some(format!("Deployment/{}/{}", deployment.namespace, deployment.name));
+            let name = format!("Deployment/{}/{}", deployment.namespace, deployment.name);
+            finding.object = Some(Subject::Other(name.into()));
             finding.path = "metadata.name".to_owned();
             (finding.line, finding.column) = (deployment.position.line, deployment.position.column);
             finding.file = file.cloned();

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use super::misplaced::Unknown;
 use crate::diag::codes::syntax;
-use crate::diag::{Code, Diagnostic, Severity, nearest};
-use crate::model::Labels;
+use crate::diag::{Code, Diagnostic, Severity, Subject, nearest};
+use crate::model::{Labels, ObjectRef};
 use crate::yaml::{Entry, Node, Position, Value};
 
 /// The fields of every object.
@@ -22,18 +22,19 @@ const MAX_FINDINGS: usize = 1000;
 /// Collects the findings of one object.
 #[derive(Default)]
 pub struct Sink {
-    object: RefCell<Option<String>>,
+    object: RefCell<Option<Subject>>,
     findings: RefCell<Vec<Diagnostic>>,
     errors: Cell<usize>,
 }
 
 impl Sink {
     /// Names the object that all findings concern, those before included.
-    pub fn name(&self, object: String) {
+    pub fn name(&self, object: &ObjectRef) {
+        let object = Some(Subject::from(object.clone()));
         for finding in self.findings.borrow_mut().iter_mut() {
-            finding.object = Some(object.clone());
+            finding.object.clone_from(&object);
         }
-        *self.object.borrow_mut() = Some(object);
+        *self.object.borrow_mut() = object;
     }
 
     /// Whether an error was found.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::cursor::Fields;
 use super::misplaced::Unknown;
-use crate::diag::Diagnostic;
 use crate::diag::codes::syntax;
-use crate::model::{Kind, Meta, Origin, annotations};
+use crate::diag::{Diagnostic, nearest};
+use crate::model::annotations::{self, OURS};
+use crate::model::{Kind, Meta, Origin};
 use crate::yaml::Value;
 
 /// Reads `metadata`. `None` when there is no usable name.
@@ -89,12 +90,7 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
     });
     if let Some(at) = fields.get("annotations").filter(|at| matches!(at.node.value, Value::Map(_)))
     {
-        at.fields_or(&[], |name| match annotations::unknown(name) {
-            Some((message, help)) => {
-                Unknown::Found(Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(help))
-            }
-            None => Unknown::Told,
-        });
+        at.fields_or(&[], |name| unknown_annotation(name).map_or(Unknown::Told, Unknown::Found));
     }
     Some(Meta {
         name: name.into(),
@@ -105,6 +101,17 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         created,
         origin: Origin { file: file.cloned(), line: root.at.line() },
     })
+}
+
+/// What is wrong with an annotation that begins as ours do and is none of them.
+fn unknown_annotation(name: &str) -> Option<Diagnostic> {
+    let word = name.strip_prefix(OURS).filter(|_| !annotations::ALL.contains(&name))?;
+    let known = || annotations::ALL.into_iter().filter_map(|name| name.strip_prefix(OURS));
+    let message = format!("there is no annotation {name}");
+    Some(Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(match nearest(word, known()) {
+        Some(near) => format!("did you mean {OURS}{near}?"),
+        None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
+    }))
 }
 
 /// Whether a string is a DNS-1123 label, or with `dots` a subdomain, in lower

@@ -53,7 +53,7 @@ fn read(
     let Some(root) = At::root(node, sink).any_fields() else { return (None, None) };
     let Some(meta) = meta::meta(&root, kind, file) else { return (None, None) };
     let reference = ObjectRef { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
-    sink.name(reference.to_string());
+    sink.name(&reference);
     let spec = match kind {
         Kind::VirtualService => {
             Spec::VirtualService(virtual_service::virtual_service(&root, &meta.namespace))

@@ -7,9 +7,12 @@
 pub mod codes;
 pub mod sarif;
 
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::model::ObjectRef;
 
 pub use codes::Code;
 
@@ -36,6 +39,37 @@ impl Severity {
     }
 }
 
+/// The object that a finding is about. Printed and serialized as
+/// `VirtualService/default/echo`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Subject {
+    /// One of a kind that is read here.
+    Object(ObjectRef),
+    /// Another one, as its document says: `Deployment/default/shop`.
+    Other(Arc<str>),
+}
+
+impl From<ObjectRef> for Subject {
+    fn from(object: ObjectRef) -> Self {
+        Self::Object(object)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(object) => object.fmt(f),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A finding: what is wrong, where, and how to mend it. Field names are those
 /// of `check --output json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -50,9 +84,8 @@ pub struct Diagnostic {
     pub message: String,
     /// How to mend it.
     pub help: Option<String>,
-    /// The object, `VirtualService/default/echo`; `None` for what concerns a
-    /// whole file.
-    pub object: Option<String>,
+    /// The object; `None` for what concerns a whole file.
+    pub object: Option<Subject>,
     /// The field, `spec.tcp[0].route[1].weight`; empty for the whole object.
     pub path: String,
     /// The file, as the user named it.
@@ -78,6 +111,26 @@ impl Diagnostic {
             line: 0,
             column: 0,
         }
+    }
+
+    /// The same about an object.
+    #[must_use]
+    pub fn about(mut self, object: &ObjectRef) -> Self {
+        self.object = Some(object.clone().into());
+        self
+    }
+
+    /// Which object of a kind that is read here it is about, if about any.
+    pub fn reference(&self) -> Option<&ObjectRef> {
+        match self.object.as_ref()? {
+            Subject::Object(object) => Some(object),
+            Subject::Other(_) => None,
+        }
+    }
+
+    /// The object that it is about, as it is printed.
+    pub fn object_name(&self) -> Option<String> {
+        self.object.as_ref().map(Subject::to_string)
     }
 
     /// The same with help.

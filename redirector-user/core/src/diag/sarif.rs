@@ -74,7 +74,7 @@ fn result(finding: &Diagnostic, rule: Option<usize>) -> Value {
     }
     if let Some(object) = &finding.object {
         let name = if finding.path.is_empty() {
-            object.clone()
+            object.to_string()
         } else {
             format!("{object} {}", finding.path)
         };
@@ -105,6 +105,7 @@ fn uri(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Subject;
     use super::*;
 
     #[test]
@@ -113,7 +114,7 @@ mod tests {
             Diagnostic::new(&codes::admission::BAD_PORT, "port 70000").help("write a port");
         finding.file = Some("rules/a b.yaml".into());
         (finding.line, finding.column) = (3, 7);
-        finding.object = Some("VirtualService/default/echo".into());
+        finding.object = Some(Subject::Other("VirtualService/default/echo".into()));
         finding.path = "spec.tcp[0]".to_owned();
         let log = log(&[finding], "1.2.3");
         let run = &log["runs"][0];

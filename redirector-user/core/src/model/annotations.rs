@@ -1,7 +1,5 @@
 //! The annotations and labels that mean something here: each name is written once.
 
-use crate::diag::nearest;
-
 /// What the names of this project's own annotations begin with.
 pub const OURS: &str = "redirector.io/";
 
@@ -66,15 +64,3 @@ pub const NETWORK: &str = "topology.istio.io/network";
 
 /// Label of a Node, and of its endpoints: the node's name.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
-
-/// Why an annotation is none of ours though it begins as ours do, and which may be
-/// meant.
-pub fn unknown(name: &str) -> Option<(String, String)> {
-    let word = name.strip_prefix(OURS).filter(|_| !ALL.contains(&name))?;
-    let known = || ALL.into_iter().filter_map(|name| name.strip_prefix(OURS));
-    let help = match nearest(word, known()) {
-        Some(near) => format!("did you mean {OURS}{near}?"),
-        None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
-    };
-    Some((format!("there is no annotation {name}"), help))
-}

@@ -89,6 +89,11 @@ impl Kind {
         }
     }
 
+    /// The kind that is so named.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// Whether objects of this kind live in no namespace.
     pub const fn is_cluster_scoped(self) -> bool {
         matches!(self, Self::Namespace | Self::Node)
