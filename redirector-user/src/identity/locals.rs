@@ -2,7 +2,7 @@
 //! rule of the kernel's table, the deepest known cgroup above, else the network
 //! namespace.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redirector_core::model::SourceId;
 
 use crate::datapath::SourceKey;
+
+/// Most cgroups of a workload that are looked through: who makes more of them is unknown in
+/// those that lie deepest, and holds up nobody else.
+const MOST_BELOW: usize = 1024;
 
 /// Most answers that are remembered.
 const MOST: usize = 4096;
@@ -33,7 +37,7 @@ pub struct Locals(Arc<Mutex<Inner>>);
 
 #[derive(Default, Debug)]
 struct Inner {
-    all: Vec<Local>,
+    all: Arc<Vec<Local>>,
     /// What was found for cgroups: none moves.
     found: HashMap<u64, Option<SourceId>>,
 }
@@ -42,19 +46,28 @@ impl Locals {
     /// These are there from now on.
     pub fn set(&self, all: Vec<Local>) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.all != all {
-            *inner = Inner { all, found: HashMap::new() };
+        if *inner.all != all {
+            *inner = Inner { all: Arc::new(all), found: HashMap::new() };
         }
     }
 
     /// The workload whose processes are in the cgroup with this id, or below it, in the
     /// network namespace with this cookie.
     pub fn of(&self, cgroup: u64, netns: Option<u64>) -> Option<SourceId> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = inner.found.get(&cgroup) {
-            return found.clone();
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = {
+            let inner = lock();
+            if let Some(found) = inner.found.get(&cgroup) {
+                return found.clone();
+            }
+            inner.all.clone()
+        };
+        // Directories are looked through while nobody waits for it.
+        let found = find(&all, cgroup, netns).cloned();
+        let mut inner = lock();
+        if !Arc::ptr_eq(&inner.all, &all) {
+            return found;
         }
-        let found = find(&inner.all, cgroup, netns).cloned();
         if inner.found.len() >= MOST {
             inner.found.clear();
         }
@@ -80,15 +93,29 @@ fn find(all: &[Local], cgroup: u64, netns: Option<u64>) -> Option<&SourceId> {
     above.max_by_key(level).or_else(named).map(|local| &local.source)
 }
 
-/// Whether the cgroup with this id is the one at a directory, or below it.
+/// Whether the cgroup with this id is the one at a directory, or below it. The uppermost
+/// [`MOST_BELOW`] are looked at.
 fn holds(directory: &Path, id: u64) -> bool {
-    fs::metadata(directory).is_ok_and(|at| at.ino() == id) || below(directory, id)
-}
-
-fn below(directory: &Path, id: u64) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else { return false };
-    let children = entries.flatten().filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
-    children.into_iter().any(|child| child.ino() == id || below(&child.path(), id))
+    if fs::metadata(directory).is_ok_and(|at| at.ino() == id) {
+        return true;
+    }
+    let mut left = MOST_BELOW;
+    let mut next = VecDeque::from([directory.to_owned()]);
+    while let Some(directory) = next.pop_front() {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        let is_directory = |one: &fs::DirEntry| one.file_type().is_ok_and(|kind| kind.is_dir());
+        for child in entries.flatten().filter(is_directory) {
+            if child.ino() == id {
+                return true;
+            }
+            left -= 1;
+            if left == 0 {
+                return false;
+            }
+            next.push_back(child.path());
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -124,6 +151,9 @@ mod tests {
         assert_eq!(of(make("a/b").1, Some(7)).as_deref(), Some("outer"));
         assert_eq!(of(make("other").1, Some(7)).as_deref(), Some("net"));
         assert_eq!(of(make("another").1, Some(8)), None);
+        // Of very many those that lie deepest are not looked for.
+        (0..MOST_BELOW).for_each(|at| _ = make(&format!("a/b/c/{at}")));
+        assert_eq!(of(make("a/b/c/0/deep").1, None).as_deref(), None);
         locals.set(vec![local("outer", outer, 1)]);
         assert_eq!(of(inner.1, None).as_deref(), Some("outer"), "what was found is asked anew");
     }
