@@ -58,6 +58,23 @@ fn a_start_takes_one_request_for_each_watch_where_the_server_streams_lists() {
 }
 
 #[test]
+fn a_streamed_list_that_breaks_is_listed_whole_and_all_others_are_streamed_on() {
+    let server = cluster();
+    server.order("watch", "/services?", 1, Trouble::ErrorEvent(500));
+    let agent = Agent::start(&server);
+    agent.wait_synced();
+    let lists = of(&server.take_used(), "list");
+    assert!(lists.len() == 1 && lists[0].contains("/services?"), "{lists:?}");
+    // The next one of those that broke is streamed again.
+    server.compact();
+    server.order("watch", "/services?", 1, Trouble::ErrorEvent(410));
+    server.cut_watches();
+    server.apply(service("last", "10.96.9.9"));
+    wait("the Service", || agent.names(Kind::Service).contains(&"last".to_owned()));
+    assert_eq!(of(&server.take_used(), "list"), Vec::<String>::new());
+}
+
+#[test]
 fn elsewhere_lists_are_of_what_the_server_has_in_memory() {
     let server = cluster();
     server.set_streaming_lists(false);

@@ -15,6 +15,9 @@ use crate::kubernetes::trouble::Trouble;
 /// A list that is streamed goes on within this time.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// What servers whose storage cannot stream lists say that it lacks, by an event.
+const STORAGE: &str = "RequestWatchProgress";
+
 /// A list while it is read.
 struct Listing<'a> {
     before: &'a Held,
@@ -55,6 +58,8 @@ pub(super) struct Listed {
 enum NoStream {
     /// The server does not do it.
     Refused(String),
+    /// It broke this one off: it may stream others, and this one another time.
+    Broken(String),
     /// It did not work.
     Failed(kube::Error),
 }
@@ -80,6 +85,9 @@ impl Follower {
                     debug!(resource = %self.resource.describe(), why, "no streamed list");
                     self.streams.refused();
                 }
+                Err(NoStream::Broken(why)) => {
+                    debug!(resource = %self.resource.describe(), why, "listed whole for once");
+                }
             }
         }
         let fresh = match self.at.as_str() {
@@ -99,7 +107,7 @@ impl Follower {
         let ended = || std::io::Error::other("the list ended before its end");
         loop {
             let Ok(event) = timeout(STALLED, events.next()).await else {
-                return Err(NoStream::Refused("it does not come to its end".to_owned()));
+                return Err(NoStream::Broken("it does not come to its end".to_owned()));
             };
             match event.ok_or_else(|| kube::Error::ReadEvents(ended()))?? {
                 Event::Put(object) => {
@@ -119,8 +127,10 @@ impl Follower {
                 Event::Error(status) if status.code == 410 => {
                     return Err(NoStream::Failed(kube::Error::Api(status)));
                 }
-                // Servers whose storage cannot say so by an event.
-                Event::Error(status) => return Err(NoStream::Refused(status.message)),
+                Event::Error(status) if status.message.contains(STORAGE) => {
+                    return Err(NoStream::Refused(status.message));
+                }
+                Event::Error(status) => return Err(NoStream::Broken(status.message)),
             }
         }
     }
