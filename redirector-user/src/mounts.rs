@@ -22,6 +22,18 @@ pub fn mounts() -> std::io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// Whether the machine's first process sees a file system of this kind there, too; `true`
+/// where that cannot be told, or it has the mounts of this process.
+pub fn machine_has(kind: &str, point: &Path) -> bool {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let (own, first) = (namespace("self"), namespace("1"));
+    if first.is_none() || own == first {
+        return true;
+    }
+    let Ok(shown) = std::fs::read("/proc/1/mountinfo") else { return true };
+    parse(&shown).iter().any(|mount| mount.kind == kind && mount.point == point)
+}
+
 /// The id of the root of the cgroup2 hierarchy.
 const CGROUP2_ROOT: u64 = 1;
 

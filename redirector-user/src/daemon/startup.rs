@@ -156,6 +156,11 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
     let mode = CString::new(MODE).unwrap_or_default();
     mount("bpf", usual, "bpf", flags, &*mode)
         .map_err(|error| failure(&format!("; mounting it: {}", io::Error::from(error))))?;
+    if !mounts::machine_has("bpf", usual) {
+        // It would end with this process, and everything that is pinned there.
+        let _ = rustix::mount::unmount(usual, rustix::mount::UnmountFlags::empty());
+        return Err(failure(", and mounted by this process it would be there for nobody else"));
+    }
     tracing::info!("mounted a bpffs at {USUAL}");
     Ok(())
 }
