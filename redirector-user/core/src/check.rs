@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::analysis::{self, Around, deployments, part};
+use crate::analysis::{self, Around, Finding, deployments, part};
 use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
@@ -101,6 +101,7 @@ pub fn check(
             ),
         ));
     }
+    findings.extend(budgets(&registry));
     findings.retain(|finding| places.contains_key(&finding.object));
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
@@ -134,6 +135,15 @@ pub fn check(
         documents: readings.iter().map(|reading| reading.documents).sum(),
         diagnostics,
     }
+}
+
+/// What is left out because it asks for too much.
+fn budgets(registry: &Registry) -> impl Iterator<Item = Finding> + '_ {
+    registry.all_over().map(|(object, over)| Finding {
+        object: object.clone(),
+        path: String::new(),
+        diagnostic: Diagnostic::new(over.code(), over.to_string()),
+    })
 }
 
 /// Where an object is written.

@@ -16,6 +16,7 @@
 //! * [`store`]: the last good version of every object, and what is refused.
 //! * [`stored`]: reading objects that an earlier daemon wrote down.
 //! * [`world`]: the objects in force, and the settings.
+//! * [`budget`]: how much one object, and one namespace, may ask for.
 //! * [`names`]: completing and matching names of hosts and gateways.
 //! * [`registry`]: services, endpoints, DestinationRules and workloads, resolved.
 //! * [`client`]: the one that connects, as rules see it.
@@ -36,6 +37,7 @@
 
 pub mod alias;
 pub mod analysis;
+pub mod budget;
 pub mod check;
 pub mod client;
 pub mod compile;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Budgets;
 use crate::join;
 use crate::model::bypass::{Bypass, Target};
 use crate::model::{
@@ -33,6 +34,9 @@ pub struct Settings {
     /// What is left alone for a while.
     #[serde(default)]
     pub bypass: Bypass,
+    /// How much objects and namespaces may ask for.
+    #[serde(default)]
+    pub budgets: Budgets,
 }
 
 impl Default for Settings {
@@ -43,6 +47,7 @@ impl Default for Settings {
             node_name: None,
             services: ServiceAddresses::Leave,
             bypass: Bypass::default(),
+            budgets: Budgets::default(),
         }
     }
 }
@@ -207,6 +212,19 @@ impl World {
             .range(first..)
             .take_while(move |(reference, _)| reference.kind == kind)
             .map(|(_, object)| object)
+    }
+
+    /// The objects of a kind in a namespace, ordered by name.
+    pub fn of_namespace<'w>(
+        &'w self,
+        kind: Kind,
+        namespace: &Arc<str>,
+    ) -> impl Iterator<Item = (&'w ObjectRef, &'w Arc<Object>)> {
+        let first = ObjectRef { kind, namespace: namespace.clone(), name: "".into() };
+        let those = self.objects.range(&first..);
+        those.take_while(move |(reference, _)| {
+            reference.kind == kind && reference.namespace == first.namespace
+        })
     }
 
     kinds! {

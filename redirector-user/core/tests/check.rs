@@ -4,13 +4,46 @@
 
 use std::path::{Path, PathBuf};
 
+use redirector_core::budget::{Amounts, Budgets};
 use redirector_core::check::{Report, check};
-use redirector_core::diag::Diagnostic;
+use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::documents;
 use redirector_core::world::{ServiceAddresses, Settings};
 
 /// What stands around every case: services with endpoints, gateways, rules.
 const SURROUNDINGS: &str = include_str!("corpus/surroundings.yaml");
+
+fn with_limits(text: &str, object: Amounts, namespace: Amounts) -> Vec<String> {
+    let settings = Settings { budgets: Budgets { object, namespace }, ..Settings::default() };
+    let readings = [documents::read(None, text)];
+    let report = check(&readings, &[], &[], &settings);
+    let errors = report.diagnostics.into_iter().filter(|one| one.severity == Severity::Error);
+    errors.map(|one| format!("{} {}", one.code, one.object.unwrap_or_default())).collect()
+}
+
+#[test]
+fn what_asks_for_more_than_its_budget_is_named() {
+    let entry = |name: &str, created: u32, addresses: &str, ports: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, \
+             creationTimestamp: '2026-01-0{created}T00:00:00Z'}}\nspec: {{hosts: \
+             [{name}.example.com], addresses: [{addresses}], ports: [{ports}], resolution: STATIC, \
+             endpoints: [{{address: 10.0.0.1}}]}}\n"
+        )
+    };
+    let port = |number: u32| format!("{{number: {number}, name: tcp-{number}, protocol: TCP}}");
+    let two = [port(80), port(81)].join(", ");
+    let text =
+        [entry("a", 2, "10.1.0.1, 10.1.0.2", &port(80)), entry("b", 1, "10.1.0.3, 10.1.0.4", &two)]
+            .concat();
+    let Budgets { object, namespace } = Budgets::default();
+    let most = |frontends| Amounts { frontends, ..namespace };
+    let none: [&str; 0] = [];
+    assert_eq!(with_limits(&text, most(4), most(6)), none);
+    assert_eq!(with_limits(&text, most(3), most(6)), ["RD1018 ServiceEntry/default/b"]);
+    // The newest is the one that was made last, whatever its name.
+    assert_eq!(with_limits(&text, object, most(5)), ["RD1026 ServiceEntry/default/a"]);
+}
 
 fn report(texts: &[(&str, &str)]) -> Report {
     let readings: Vec<_> =

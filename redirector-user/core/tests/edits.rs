@@ -29,6 +29,7 @@ fn what_is_compiled_step_by_step_is_what_the_whole_gives_and_remembers_no_more()
     let (edits, seed) = (number("REDIRECTOR_EDITS", 2_000), number("REDIRECTOR_SEED", 0));
     let most = number("REDIRECTOR_OBJECTS", 40) as usize;
     let (mut steps, mut changed, mut islands, mut all_islands) = (0, 0, 0, 0);
+    let mut crowded = 0;
     for index in seed..seed + edits.div_ceil(OF_ONE) {
         let mut random = Random::of_world(index);
         let mut edited = Edited::random(&mut random, most);
@@ -64,16 +65,18 @@ fn what_is_compiled_step_by_step_is_what_the_whole_gives_and_remembers_no_more()
                 assert_eq!(stages.classifier().class(&client), Some(source.class), "{}", told());
             }
             steps += 1;
+            crowded += u64::from(registry.all_over().any(|(_, over)| over.of_namespace));
             changed += u64::from(!delta.is_empty());
             islands += work.islands as u64;
             all_islands += stages.memory()["islands"] as u64;
         }
     }
     assert!(steps < 1_000 || changed * 5 > steps, "{changed} of {steps} changed something");
+    assert!(steps < 1_000 || crowded * 20 > steps, "{crowded} of {steps} beyond a budget");
     assert!(islands * 2 < all_islands, "{islands} of {all_islands} islands were made again");
     eprintln!(
-        "figure: {steps} steps of up to three edits, of which {changed} changed the Plan; \
-         {islands} of {all_islands} islands were made again"
+        "figure: {steps} steps of up to three edits, of which {changed} changed the Plan, \
+         and in {crowded} some namespace was beyond its budget; {islands} of {all_islands} islands were made again"
     );
 }
 

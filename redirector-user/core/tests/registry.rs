@@ -13,6 +13,7 @@ use redirector_core::store::Replaced;
 use redirector_core::work::Work;
 use redirector_core::world::{Changes, ServiceAddresses, Settings, World};
 
+use crate::support::edits::budgets;
 use crate::support::random::Random;
 use crate::support::worlds::random_world;
 use crate::support::{self, number};
@@ -52,11 +53,12 @@ fn edit(world: &mut World, other: &World, random: &mut Random, changes: &mut Cha
         }
         1 => {
             let settings = Settings { ..other.settings.clone() };
-            let settings = match random.below(6) {
+            let settings = match random.below(7) {
                 0 => Settings { bypass: Bypass::default(), ..world.settings.clone() },
                 1 => Settings { services: ServiceAddresses::Own, ..world.settings.clone() },
                 2 => Settings { root_namespace: "foo".to_owned(), ..world.settings.clone() },
                 3 => Settings { cluster_domain: "here".to_owned(), ..settings },
+                4 => Settings { budgets: budgets(random), ..world.settings.clone() },
                 _ => settings,
             };
             changes.settings = Some(settings);

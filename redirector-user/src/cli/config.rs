@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
@@ -45,6 +46,14 @@ pub struct SettingsArgs {
     /// Namespace whose DestinationRules are for all
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     root_namespace: String,
+    /// How much one object may ask for: frontends, endpoints, names, rules, conditions or legs; one
+    /// that asks for more is refused
+    #[arg(long, value_name = "WHAT=COUNT", action = clap::ArgAction::Append, value_parser = limit)]
+    object_limit: Vec<(Quantity, u64)>,
+    /// How much all objects of a namespace may ask for together; the newest that do not fit are
+    /// left out
+    #[arg(long, value_name = "WHAT=COUNT", action = clap::ArgAction::Append, value_parser = limit)]
+    namespace_limit: Vec<(Quantity, u64)>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,8 +78,28 @@ impl SettingsArgs {
             node_name: Some(self.node_name.clone().unwrap_or_else(host_name)),
             services,
             bypass: Bypass::default(),
+            budgets: self.budgets(),
         }
     }
+
+    fn budgets(&self) -> Budgets {
+        let mut budgets = Budgets::default();
+        for (limits, set) in [
+            (&mut budgets.object, &self.object_limit),
+            (&mut budgets.namespace, &self.namespace_limit),
+        ] {
+            set.iter().for_each(|(quantity, most)| *limits.of(*quantity) = *most);
+        }
+        budgets
+    }
+}
+
+/// How much there may be of something.
+fn limit(text: &str) -> Result<(Quantity, u64), String> {
+    let (what, count) =
+        text.split_once('=').ok_or("expected WHAT=COUNT, such as endpoints=100000")?;
+    let count = count.parse().map_err(|_| format!("{count:?} is no count"))?;
+    Ok((what.parse()?, count))
 }
 
 /// Documents that were read for a command that only looks.

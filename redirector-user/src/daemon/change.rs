@@ -132,7 +132,7 @@ impl Daemon {
         if applied {
             self.engine.forget_names();
         }
-        let rejected = self.engine.store.rejected();
+        let rejected = self.engine.rejected();
         let refused = rejected
             .iter()
             .map(|one| Refused { in_force: self.version_in_force(one), ..one.into() });
@@ -162,8 +162,12 @@ impl Daemon {
     pub(super) fn apply(&mut self, step: Step, cause: Cause) -> bool {
         let written = in_force::is_written(&step.made_of.objects);
         match self.try_to_apply(&step, cause) {
-            Ok(()) => self.engine.adopt(step),
+            Ok(()) => {
+                self.tracker.settle(true);
+                self.engine.adopt(step);
+            }
             Err(why) => {
+                self.tracker.settle(false);
                 self.keeper.take_back();
                 self.engine.give_up(step);
                 self.not_applied(&why);
@@ -174,6 +178,8 @@ impl Daemon {
         if cause.accepts {
             self.engine.store.accept();
         }
+        // What came free by it is given out by another one.
+        self.changed |= self.engine.is_unfinished();
         let needed = self.report.hold.as_ref().map(|hold| hold.of_generation);
         let engine = &self.engine;
         self.keeper.tend(self.options.history, needed, || engine.whole(false));

@@ -7,7 +7,6 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use redirector_core::compile::{Classifier, Stages};
-use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
 use redirector_core::image::{Delta, Image};
@@ -15,13 +14,14 @@ use redirector_core::layout::{self, Emptied, Full, Layout, Placement};
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
 use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::{Changed, Registry};
-use redirector_core::store::{KeptChange, Replaced, Store};
+use redirector_core::store::{KeptChange, Rejected, Replaced, Store};
 use redirector_core::work::Work;
 use redirector_core::world::{self, Settings, World};
 
 use super::audit::{Anew, Given};
 use super::grow;
 use super::kept::Kept;
+use super::left_out::{self, Crowded};
 use super::names::Answers;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
@@ -72,6 +72,10 @@ pub struct Engine {
     other_names: bool,
     /// The objects of it that say how long connections may go on.
     drains: BTreeSet<ObjectRef>,
+    /// What the tables have no room for.
+    crowded: Crowded,
+    /// What the store says and is left out, as of the last step.
+    left_out: Vec<Rejected>,
     /// What was placed since what is kept was given to be audited; `None` when it was not.
     since: Option<Since>,
     /// How often what was kept differed from the same made anew.
@@ -160,6 +164,8 @@ impl Engine {
             names: BTreeSet::new(),
             other_names: false,
             drains: BTreeSet::new(),
+            crowded: Crowded::default(),
+            left_out: Vec::new(),
             since: None,
             drifts: 0,
             settings,
@@ -233,7 +239,8 @@ impl Engine {
     }
 
     /// What the store says, compiled. What the compiler refuses is given back
-    /// to the store until nothing more changes.
+    /// to the store until nothing more changes; what makes it more than the tables hold is
+    /// left out, and the rest comes in force.
     pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
         let kept = self.kept.take();
         let mut kept =
@@ -241,10 +248,12 @@ impl Engine {
         // What was compiled last may have nothing to do with what is kept.
         let mut whole = self.aside.is_some() || self.stages.is_empty();
         let mut news = News { names: whole, ..News::default() };
-        loop {
+        self.crowded.retry(&self.store, &self.placement);
+        let step = loop {
             let names = (&self.resolved, std::mem::take(&mut self.told));
+            let out = self.crowded.objects();
             let (changes, changed) =
-                kept.follow(&self.settings, &self.store, names, &newcomers.pods);
+                kept.follow(&self.settings, &self.store, names, &newcomers.pods, out);
             news += &changed;
             let Kept { world, registry, .. } = &kept;
             if std::mem::take(&mut whole) {
@@ -256,20 +265,46 @@ impl Engine {
             if self.aside.is_none() {
                 self.is_made_of(changes);
             }
-            let mut changed = false;
-            for rejected in self.stages.rejected() {
-                changed |= self.refuse(&kept.world, &rejected.object, &rejected.reason);
+            if self.give_back(&kept) {
+                continue;
             }
-            if !changed {
-                break;
+            if let Some(aside) = self.aside.take() {
+                self.is_made_of(aside.difference(&kept.world));
             }
-        }
-        if let Some(aside) = self.aside.take() {
-            self.is_made_of(aside.difference(&kept.world));
-        }
-        let step = self.finish((&kept.world, &kept.registry), newcomers.numbers, news);
+            let (world, registry) = (&kept.world, &kept.registry);
+            match self.finish((world, registry), newcomers.numbers.clone(), news) {
+                Err(full) if self.crowded.leave_out(self.stages.plan(), world, &full) => {}
+                step => break step,
+            }
+        };
+        let beyond = self.stages.rejected();
+        self.left_out = self.crowded.all(&kept.world, &kept.registry, beyond);
         self.kept = Some(kept);
         step
+    }
+
+    /// Gives back to the store what is beyond a limit by itself. Returns whether anything
+    /// is different by that.
+    fn give_back(&mut self, kept: &Kept) -> bool {
+        let Kept { world, registry, .. } = kept;
+        let over = registry.all_over().filter(|(_, over)| !over.of_namespace);
+        let mut all: Vec<_> =
+            over.map(|(object, over)| (object.clone(), over.to_string())).collect();
+        let beyond = self.stages.rejected().into_iter();
+        let beyond = beyond.filter(|one| registry.over(&one.object).is_none());
+        all.extend(beyond.map(|one| (one.object, one.reason)));
+        let mut changed = false;
+        for (object, reason) in all {
+            changed |= self.refuse(world, &object, &reason);
+        }
+        changed
+    }
+
+    /// What was read and is not in force: what was refused, and what is left out.
+    pub fn rejected(&self) -> Vec<Rejected> {
+        let mut all = self.store.rejected();
+        all.extend(self.left_out.iter().cloned());
+        all
     }
 
     /// What is to be in force is made of something else.
@@ -347,9 +382,8 @@ impl Engine {
                 Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,
             }
         };
-        if self.grows {
-            sizes = grow::with_room(&sizes, self.placement.image());
-        }
+        let fits = grow::with_room(&sizes, self.placement.image(), self.grows);
+        let sizes = fits.inspect_err(|_| self.placement.take_back())?;
         let delta = match &self.found {
             Some(found) => found.diff(self.placement.image()),
             None => delta,
@@ -393,13 +427,9 @@ impl Engine {
     /// Takes the new version of an object back, and that of others that make it
     /// exceed a limit. Returns whether anything is different by that.
     fn refuse(&mut self, world: &World, object: &ObjectRef, reason: &str) -> bool {
-        let finding = Diagnostic::new(&syntax::OVER_LIMIT, format!("{object}: {reason}"));
-        let mut finding = finding.about(object);
-        if let Some(origin) = world.get(object).map(|object| &object.meta.origin) {
-            finding.file.clone_from(&origin.file);
-            finding.line = origin.line;
-        }
-        let mut changed = self.store.reject(object, vec![finding.clone()]);
+        let finding = left_out::finding(world, object, &syntax::OVER_LIMIT, reason);
+        let mut changed =
+            self.store.is_new(object) && self.store.reject(object, vec![finding.clone()]);
         if object.kind == Kind::Service {
             // Its endpoints are written in other objects.
             for (slice, spec) in world.endpoint_slices() {
@@ -433,6 +463,15 @@ impl Engine {
             self.endpoints = endpoints;
         }
         self.sizes = step.sizes;
+        for id in self.placement.lacking() {
+            let destination = self.stages.plan().destinations.get(id).cloned();
+            self.pending.destinations.insert(id.clone(), destination);
+        }
+    }
+
+    /// Whether another step is needed for what is in force to be all that it is to be.
+    pub fn is_unfinished(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// A step that was made does not come in force: what it is made of comes with the next

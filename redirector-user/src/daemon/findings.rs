@@ -147,7 +147,10 @@ impl Daemon {
         self.looker.look(|| {
             let (settings, resolved) = (engine.settings.clone(), engine.resolved().clone());
             let objects = engine.world().into_iter().flat_map(World::objects).cloned().collect();
-            InForce::new(&engine.store, objects, settings, resolved)
+            InForce {
+                rejected: engine.rejected(),
+                ..InForce::new(&engine.store, objects, settings, resolved)
+            }
         });
     }
 

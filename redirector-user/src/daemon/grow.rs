@@ -36,6 +36,9 @@ pub(super) fn larger(sizes: &Sizes, full: &Full) -> Option<Sizes> {
         Table::Endpoints => &mut larger.backends,
         Table::Workloads => &mut larger.identities,
         Table::ClassTables => &mut larger.class_tables,
+        Table::Frontends => &mut larger.frontends,
+        Table::Prefixes => &mut larger.prefixes,
+        Table::ClassVerdicts => &mut larger.class_verdicts,
         // Numbers without a table that has a size of its own.
         Table::Classes | Table::Lives => return None,
     };
@@ -43,20 +46,25 @@ pub(super) fn larger(sizes: &Sizes, full: &Full) -> Option<Sizes> {
     Some(larger)
 }
 
-/// Sizes in which an image's hash tables have room, too; as they are where
-/// there are none.
-pub(super) fn with_room(sizes: &Sizes, image: &Image) -> Sizes {
+/// Sizes in which an image's hash tables have room, too.
+///
+/// # Errors
+///
+/// A table that cannot be as large as that, or may not grow.
+pub(super) fn with_room(sizes: &Sizes, image: &Image, grows: bool) -> Result<Sizes, Full> {
     let mut larger = *sizes;
-    for (size, needed) in [
-        (&mut larger.frontends, image.frontends.len()),
-        (&mut larger.prefixes, image.prefixes.len()),
-        (&mut larger.class_verdicts, image.class_verdicts.len()),
+    for (table, size, needed) in [
+        (Table::Frontends, &mut larger.frontends, image.frontends.len()),
+        (Table::Prefixes, &mut larger.prefixes, image.prefixes.len()),
+        (Table::ClassVerdicts, &mut larger.class_verdicts, image.class_verdicts.len()),
     ] {
-        if needed > *size as usize {
-            *size = grown(*size, needed as u64).unwrap_or(*size);
+        let (needed, capacity) = (needed as u64, *size);
+        if needed > capacity.into() {
+            let grown = grown(capacity, needed).filter(|_| grows);
+            *size = grown.ok_or(Full { table, needed, capacity })?;
         }
     }
-    larger
+    Ok(larger)
 }
 
 impl Daemon {

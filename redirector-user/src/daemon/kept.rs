@@ -18,6 +18,8 @@ pub struct Kept {
     pub registry: Registry,
     /// Pods that were not in the store yet.
     newcomers: BTreeSet<ObjectRef>,
+    /// What the store says and the World is without.
+    left_out: BTreeSet<ObjectRef>,
 }
 
 /// Whether nothing is another.
@@ -36,25 +38,31 @@ impl Kept {
             world.set_resolved(name, addresses.clone());
         }
         let registry = Registry::new(&world);
-        Self { world, registry, newcomers: BTreeSet::new() }
+        Self { world, registry, newcomers: BTreeSet::new(), left_out: BTreeSet::new() }
     }
 
     /// What is different since. These `names` may be, of those that are resolved; pods
-    /// that are not in the store yet go before what is there under their name.
+    /// that are not in the store yet go before what is there under their name, and the
+    /// World is without what is left out.
     pub fn follow(
         &mut self,
         settings: &Settings,
         store: &Store,
         (resolved, names): (&Answers, BTreeSet<Arc<str>>),
         newcomers: &[Arc<Object>],
+        left_out: BTreeSet<ObjectRef>,
     ) -> (Changes, Changed) {
         let newcomers: BTreeMap<ObjectRef, &Arc<Object>> =
             newcomers.iter().map(|pod| (pod.reference(), pod)).collect();
         let before = std::mem::replace(&mut self.newcomers, newcomers.keys().cloned().collect());
+        let out_before = std::mem::replace(&mut self.left_out, left_out);
+        let moved = out_before.symmetric_difference(&self.left_out);
         let mut changes = Changes::default();
-        for object in store.touched().iter().chain(&before).chain(newcomers.keys()) {
+        let touched = store.touched().iter().chain(&before).chain(newcomers.keys());
+        for object in touched.chain(moved) {
             let newcomer = newcomers.get(object).copied();
             let after = newcomer.or_else(|| store.effective_of(object));
+            let after = after.filter(|_| !self.left_out.contains(object));
             let before = self.world.get(object);
             if !is_same(before, after) {
                 let (before, after) = (before.cloned(), after.cloned());
@@ -104,9 +112,10 @@ mod tests {
         let mut kept = Kept::new(&settings, &store, &resolved);
         let mut follow = |settings: &Settings, store: &Store, resolved: &Answers, pods: &[_]| {
             let names = resolved.keys().cloned().collect();
-            kept.follow(settings, store, (resolved, names), pods);
+            kept.follow(settings, store, (resolved, names), pods, BTreeSet::new());
             let mut fresh = Kept::new(settings, store, resolved);
-            fresh.follow(settings, store, (resolved, BTreeSet::new()), pods);
+            let nothing = (resolved, BTreeSet::new());
+            fresh.follow(settings, store, nothing, pods, BTreeSet::new());
             assert_eq!(kept.world, fresh.world);
             assert!(kept.registry == fresh.registry);
             (kept.world.len(), kept.registry.workloads.sources().count())

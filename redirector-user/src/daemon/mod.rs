@@ -50,6 +50,7 @@ mod grow;
 mod handover;
 mod kept;
 pub mod leaf;
+mod left_out;
 pub mod log;
 mod memory;
 pub mod metrics;

@@ -63,6 +63,8 @@ pub struct Tracker {
     wanted: BTreeMap<SourceId, Wanted>,
     /// That was said: until then, what an earlier run made known stays.
     is_told: bool,
+    /// The same two before a change that is not in force yet.
+    earlier: Option<(BTreeMap<SourceId, Wanted>, bool)>,
     /// What the kernel holds.
     held: BTreeMap<SourceKey, u32>,
     /// Made known by the short way, and to be taken over.
@@ -87,13 +89,13 @@ impl Tracker {
     /// Says which workloads there are from now on, and makes known those that
     /// are new: to be called before their configuration comes in force, which
     /// gives their numbers a meaning at one instant. Follow with
-    /// [`look`](Self::look) when it is.
+    /// [`look`](Self::look) when it is, and [`settle`](Self::settle).
     pub fn prepare(
         &mut self,
         wanted: BTreeMap<SourceId, Wanted>,
         kernel: &mut impl Kernel,
     ) -> Result<(), Error> {
-        self.is_told = true;
+        let was_told = std::mem::replace(&mut self.is_told, true);
         let before = std::mem::replace(&mut self.wanted, wanted);
         let numbers: Vec<u32> = before.values().map(|wanted| wanted.identity).collect();
         // Until the change is in force, the short way gives only the numbers
@@ -105,6 +107,7 @@ impl Tracker {
             None => !numbers.contains(number),
         });
         self.direct.set_identities(steady);
+        self.earlier.get_or_insert((before, was_told));
         self.take_over(kernel);
         let (resolved, _) = self.resolve();
         for (key, identity) in resolved {
@@ -116,6 +119,16 @@ impl Tracker {
             }
         }
         Ok(())
+    }
+
+    /// What was prepared is in force, or (`false`) is not: the numbers that were given for it
+    /// mean nothing then, and those before are wanted again.
+    pub fn settle(&mut self, over: bool) {
+        if let Some((wanted, is_told)) = self.earlier.take()
+            && !over
+        {
+            (self.wanted, self.is_told) = (wanted, is_told);
+        }
     }
 
     /// Says what the tables that are to follow know of pods that are not among

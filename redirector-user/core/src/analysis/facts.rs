@@ -117,7 +117,7 @@ impl<'w> Facts<'w> {
             world,
             registry,
             examined,
-            book: RuleBook::new(world),
+            book: RuleBook::new(world, registry),
             scoped: HashMap::new(),
             wild: Vec::new(),
             hosts: BTreeSet::new(),

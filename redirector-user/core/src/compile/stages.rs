@@ -144,7 +144,7 @@ impl Stages {
         let (changes, changed) = everything(world, registry);
         let mut work = Work::default();
         let mut delta = Delta::default();
-        let dirty = self.read(registry, &changes, &changed, &mut delta, &mut work);
+        let dirty = self.read(world, registry, (&changes, &changed), &mut delta, &mut work);
         self.make(world, registry, dirty, &mut delta, &mut work);
         work
     }
@@ -162,7 +162,7 @@ impl Stages {
             return self.replace(world, registry);
         }
         let (mut delta, mut work) = (Delta::default(), Work::default());
-        let dirty = self.read(registry, changes, changed, &mut delta, &mut work);
+        let dirty = self.read(world, registry, (changes, changed), &mut delta, &mut work);
         self.make(world, registry, dirty, &mut delta, &mut work);
         (delta, work)
     }
@@ -245,9 +245,9 @@ impl Stages {
     /// Reads what changed, and finds out what is to be made again.
     pub(super) fn read(
         &mut self,
+        world: &World,
         registry: &Registry,
-        changes: &Changes,
-        changed: &Changed,
+        (changes, changed): (&Changes, &Changed),
         delta: &mut Delta,
         work: &mut Work,
     ) -> Dirty {
@@ -270,6 +270,12 @@ impl Stages {
                 // Gateways listen where Services lead.
                 Kind::Gateway | Kind::Service => dirty.gateways = true,
                 _ => {}
+            }
+        }
+        for reference in &changed.rules {
+            if !changes.objects.contains_key(reference) {
+                work.rules += 1;
+                self.read_rules(registry, reference, world.get(reference), &mut dirty);
             }
         }
         for (host, change) in &changed.hosts {
@@ -308,7 +314,7 @@ impl Stages {
         dirty: &mut Dirty,
     ) {
         let before = match after {
-            Some(object) => self.book.put(object, &registry.settings.cluster_domain),
+            Some(object) => self.book.put(object, registry),
             None => self.book.remove(reference),
         };
         let now = self.book.get(reference);
@@ -465,7 +471,7 @@ impl Stages {
         let mut stages = Self::new(&registry.settings);
         let (changes, changed) = everything(world, registry);
         let (mut delta, mut work) = (Delta::default(), Work::default());
-        stages.read(registry, &changes, &changed, &mut delta, &mut work);
+        stages.read(world, registry, (&changes, &changed), &mut delta, &mut work);
         stages
     }
 }

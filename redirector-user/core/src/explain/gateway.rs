@@ -87,7 +87,7 @@ pub(super) fn explain(
         ));
         return Ok(answer);
     }
-    let book = RuleBook::new(world);
+    let book = RuleBook::new(world, registry);
     let mut destinations = Destinations::new(registry);
     // The gateway workload, for what it sees, and the client, for conditions on the
     // source.

@@ -21,7 +21,7 @@ pub(super) fn explain(
     source: &Caller,
     query: &Query,
 ) -> Explanation {
-    let book = RuleBook::new(world);
+    let book = RuleBook::new(world, registry);
     let mut destinations = Destinations::new(registry);
     let who = Asker::new(source.client());
     let mut answer = unanswered(source, query, HandledBy::Kernel);

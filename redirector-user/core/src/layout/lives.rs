@@ -21,6 +21,10 @@ use crate::plan::{Algorithm, Destination, DestinationId};
 pub(super) struct Lives {
     of: Stepped<DestinationId, Live>,
     numbers: Numbers,
+    /// Destinations that lack entries, because those that come free in this step can only
+    /// be given out in the next one.
+    #[serde(skip)]
+    lacking: BTreeSet<DestinationId>,
 }
 
 /// What a step changes.
@@ -48,7 +52,7 @@ pub(super) struct Live {
 impl Default for Lives {
     fn default() -> Self {
         // Entry 0 is nobody's.
-        Self { of: Stepped::default(), numbers: Numbers::from(1) }
+        Self { of: Stepped::default(), numbers: Numbers::from(1), lacking: BTreeSet::new() }
     }
 }
 
@@ -65,46 +69,77 @@ impl Lives {
     }
 
     /// Gives a destination and its endpoints entries if they need any, and takes them if
-    /// they do not.
+    /// they do not. Where the last ones are taken and others come free in this step, it is
+    /// [lacking](Self::lacking).
     pub fn place(
         &mut self,
         id: &DestinationId,
         destination: Option<&Destination>,
     ) -> Result<(), Full> {
-        let needed = destination.and_then(|one| Some((one, needs(one)?)));
-        let Some((destination, counted)) = needed else {
-            if let Some(live) = self.of.remove(id) {
-                self.numbers.free(live.number);
-                live.endpoints.values().for_each(|number| self.numbers.free(*number));
-            }
-            return Ok(());
-        };
-        let endpoints = destination.endpoints.iter().filter(|_| counted);
-        let addresses: BTreeSet<SocketAddr> = endpoints.map(|one| one.address).collect();
+        self.release(id, destination);
+        let Some((destination, counted)) = needed(destination) else { return Ok(()) };
         let before = self.of.get(id);
         let mut live = match before {
             Some(live) => live.clone(),
-            None => {
-                Live { number: self.numbers.take(LIVES, Table::Lives)?, endpoints: BTreeMap::new() }
-            }
+            None => match self.numbers.take(LIVES, Table::Lives) {
+                Ok(number) => Live { number, endpoints: BTreeMap::new() },
+                Err(_) if self.numbers.has_waiting() => {
+                    self.lacking.insert(id.clone());
+                    return Ok(());
+                }
+                Err(full) => return Err(full),
+            },
         };
-        let numbers = &mut self.numbers;
-        live.endpoints.retain(|address, number| {
-            let stays = addresses.contains(address);
-            if !stays {
-                numbers.free(*number);
-            }
-            stays
-        });
+        let (numbers, lacking) = (&mut self.numbers, &mut self.lacking);
+        let addresses = destination.endpoints.iter().filter(|_| counted).map(|one| one.address);
         for address in addresses {
             if let Entry::Vacant(entry) = live.endpoints.entry(address) {
-                entry.insert(numbers.take(LIVES, Table::Lives)?);
+                match numbers.take(LIVES, Table::Lives) {
+                    Ok(number) => _ = entry.insert(number),
+                    Err(_) if numbers.has_waiting() => _ = lacking.insert(id.clone()),
+                    Err(full) => return Err(full),
+                }
             }
         }
         if before != Some(&live) {
             self.of.insert(id.clone(), live);
         }
         Ok(())
+    }
+
+    /// Takes the entries that a destination and its endpoints need no more.
+    pub fn release(&mut self, id: &DestinationId, destination: Option<&Destination>) {
+        let Some(live) = self.of.get(id) else { return };
+        let Some((destination, counted)) = needed(destination) else {
+            self.numbers.free(live.number);
+            live.endpoints.values().for_each(|number| self.numbers.free(*number));
+            self.of.remove(id);
+            return;
+        };
+        let endpoints = destination.endpoints.iter().filter(|_| counted);
+        let addresses: BTreeSet<SocketAddr> = endpoints.map(|one| one.address).collect();
+        if live.endpoints.keys().all(|address| addresses.contains(address)) {
+            return;
+        }
+        let mut live = live.clone();
+        live.endpoints.retain(|address, number| {
+            let stays = addresses.contains(address);
+            if !stays {
+                self.numbers.free(*number);
+            }
+            stays
+        });
+        self.of.insert(id.clone(), live);
+    }
+
+    /// Those that got less entries in this step than they need: they are to be placed again.
+    pub fn lacking(&self) -> &BTreeSet<DestinationId> {
+        &self.lacking
+    }
+
+    /// How many entries are given out.
+    pub fn used(&self) -> u64 {
+        self.numbers.used()
     }
 
     /// Whose entries there are.
@@ -127,8 +162,13 @@ impl Lives {
     }
 }
 
+/// A destination that needs an entry, and whether its endpoints do, too.
+fn needed(destination: Option<&Destination>) -> Option<(&Destination, bool)> {
+    destination.and_then(|one| Some((one, needs(one)?)))
+}
+
 /// Whether a destination needs an entry, and whether its endpoints do, too.
-fn needs(destination: &Destination) -> Option<bool> {
+pub(super) fn needs(destination: &Destination) -> Option<bool> {
     let policy = super::policy(destination);
     let counted = policy & (policy::LIMITED | policy::EJECTING) != 0
         || policy & policy::ALGORITHM == policy::LEAST_REQUEST;
@@ -180,6 +220,7 @@ impl Owner {
 
 impl Stepping for Lives {
     fn begin_step(&mut self) {
+        self.lacking.clear();
         self.numbers.begin_step();
     }
 
@@ -189,6 +230,7 @@ impl Stepping for Lives {
     }
 
     fn take_back(&mut self) {
+        self.lacking.clear();
         self.of.take_back();
         self.numbers.take_back();
     }

@@ -19,6 +19,7 @@ mod numbers;
 mod placement;
 mod ranges;
 mod ring;
+mod shares;
 mod sources;
 mod spares;
 mod stepped;
@@ -45,6 +46,7 @@ pub use names::Names;
 use numbers::Numbers;
 pub use placement::Placement;
 use ranges::Ranges;
+pub use shares::heaviest;
 pub use spares::Newcomers;
 use stepped::Stepped;
 
@@ -99,7 +101,7 @@ struct Placed {
     count: u32,
 }
 
-/// What the kernel has numbers for, as many as its tables have entries.
+/// What the kernel has a table of, with so many entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "named as in a dump")]
 pub enum Table {
@@ -111,6 +113,9 @@ pub enum Table {
     Classes,
     ClassTables,
     Lives,
+    Frontends,
+    Prefixes,
+    ClassVerdicts,
 }
 
 impl fmt::Display for Table {
@@ -124,6 +129,9 @@ impl fmt::Display for Table {
             Self::Classes => "source classes",
             Self::ClassTables => "class tables",
             Self::Lives => "destinations and endpoints that connections are counted on",
+            Self::Frontends => "addresses with a port",
+            Self::Prefixes => "networks with a port",
+            Self::ClassVerdicts => "verdicts of source classes",
         })
     }
 }

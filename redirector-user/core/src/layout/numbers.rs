@@ -84,6 +84,16 @@ impl Numbers {
         Ok(number)
     }
 
+    /// How many are given out.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Whether some came back in this step, and can be taken in the next one.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub(super) fn free(&mut self, number: u32) {
         self.used = self.used.saturating_sub(1);
         self.waiting.push(number);

@@ -80,6 +80,13 @@ impl Placement {
         (self.layout, self.image)
     }
 
+    /// Destinations that the last step could not give all entries that connections are
+    /// counted on: those that come free by it can be given out by the next one only, in
+    /// which these are to be placed again.
+    pub fn lacking(&self) -> &BTreeSet<DestinationId> {
+        self.layout.lives.lacking()
+    }
+
     /// Whether the last step may have changed spare numbers.
     pub fn changes_spares(&self) -> bool {
         self.step.as_ref().is_some_and(|step| step.spares.is_some())
@@ -208,6 +215,10 @@ impl Placement {
         newcomers: &Newcomers,
         edits: &mut Edits,
     ) -> Result<(), Full> {
+        // What comes free is known before anybody lacks it.
+        for (id, destination) in &delta.destinations {
+            self.layout.lives.release(id, destination.as_ref());
+        }
         for (id, destination) in &delta.destinations {
             self.layout.place_destination(id, destination.as_ref(), limits, edits)?;
         }

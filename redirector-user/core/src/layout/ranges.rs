@@ -91,6 +91,10 @@ impl Ranges {
 
     /// Takes a range of `count` entries below `capacity`, out of the smallest
     /// gap that it fits into.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
     pub(super) fn take(&mut self, count: u32, capacity: u32, table: Table) -> Result<u32, Full> {
         if count == 0 {
             return Ok(0);

@@ -10,6 +10,7 @@ use super::endpoints::Backing;
 use super::service::{Port, Service, ServiceKind};
 use super::visibility::ExportTo;
 use super::{entries, protocol};
+use crate::budget::Over;
 use crate::model::annotations;
 use crate::model::{self, Object, ServiceType, Spec};
 use crate::names::service_host;
@@ -42,6 +43,43 @@ pub(super) fn services(
         service.rejected = beyond_limit(service);
     }
     services
+}
+
+/// The services of an object that is left out: only that they would be there.
+pub(super) fn left_out(world: &World, object: &Object, over: &Over) -> Vec<Service> {
+    let export = match &object.spec {
+        Spec::ServiceEntry(entry) => {
+            ExportTo::new(entry.export_to.iter().map(String::as_str), &object.meta.namespace)
+        }
+        _ => service_export(object),
+    };
+    let kind = match &object.spec {
+        Spec::ServiceEntry(entry) => ServiceKind::Entry(entry.resolution),
+        _ => ServiceKind::Cluster,
+    };
+    let hosts = hosts(object, &world.settings.cluster_domain).into_iter().enumerate();
+    let service = |(place, host)| Service {
+        object: object.reference(),
+        place,
+        host,
+        created: object.meta.created,
+        export: export.clone(),
+        kind: kind.clone(),
+        ports: Vec::new(),
+        addresses: Vec::new(),
+        claims_port: false,
+        leads_to_gateway: false,
+        local_only: false,
+        distribution: None,
+        rejected: Some(over.to_string()),
+    };
+    hosts.map(service).collect()
+}
+
+/// Who sees a Service.
+fn service_export(object: &Object) -> ExportTo {
+    let export = object.meta.annotations.get(annotations::EXPORT_TO).map_or("", String::as_str);
+    ExportTo::new(export.split(','), &object.meta.namespace)
 }
 
 fn of_service(
@@ -78,7 +116,6 @@ fn of_service(
         })
         .collect();
     backing.fill(object, service, &kind, &mut ports);
-    let export = meta.annotations.get(annotations::EXPORT_TO).map_or("", String::as_str);
     let addresses = match kind {
         ServiceKind::Cluster => service.cluster_ips.iter().copied().map(IpNet::from).collect(),
         _ => Vec::new(),
@@ -88,7 +125,7 @@ fn of_service(
         place: 0,
         host: service_host(&meta.name, &meta.namespace, &world.settings.cluster_domain).into(),
         created: meta.created,
-        export: ExportTo::new(export.split(','), &meta.namespace),
+        export: service_export(object),
         kind,
         ports,
         addresses,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Registry;
 use super::hosts::change;
-use crate::model::ObjectRef;
+use crate::model::{Kind, ObjectRef};
 use crate::work::Work;
 
 /// What is different in a [`Registry`](super::Registry) that was updated, and nothing
@@ -17,6 +17,9 @@ pub struct Changed {
     pub hosts: BTreeMap<Arc<str>, HostChange>,
     /// Pods and WorkloadEntries that came, went or are others as workloads.
     pub workloads: BTreeSet<ObjectRef>,
+    /// VirtualServices that are [left out](Registry::over) and were not, or not for this, and
+    /// those that were.
+    pub rules: BTreeSet<ObjectRef>,
     /// Other names have to be resolved.
     pub names: bool,
     /// The settings are others, or where the node is: everything may mean something
@@ -43,9 +46,16 @@ impl Changed {
             let differ = one.workloads.all().filter(|one| others.get(&one.object) != Some(one));
             workloads.extend(differ.map(|workload| workload.object.clone()));
         }
+        let mut rules = BTreeSet::new();
+        for (one, other) in [(before, after), (after, before)] {
+            let differ = one.all_over().filter(|(object, over)| other.over(object) != Some(over));
+            let differ = differ.filter(|(object, _)| object.kind == Kind::VirtualService);
+            rules.extend(differ.map(|(object, _)| object.clone()));
+        }
         Self {
             hosts,
             workloads,
+            rules,
             names: !before.names_to_resolve().eq(after.names_to_resolve()),
             whole: before.settings != after.settings || before.locality != after.locality,
             work: Work::default(),

@@ -347,6 +347,14 @@ impl Backing {
         }
     }
 
+    /// How many endpoints a Service has for each of its ports, at most.
+    pub(super) fn count(&self, object: &Object, service: &Service) -> usize {
+        let reference = object.reference();
+        let slices = self.slices.of(&reference).flat_map(|slice| &slice.endpoints);
+        let of_slices: usize = slices.map(|endpoint| endpoint.addresses.len()).sum();
+        of_slices + self.entries(&object.meta.namespace, &service.selector).count()
+    }
+
     fn add_slice_endpoint(
         &self,
         namespace: &Arc<str>,

@@ -78,7 +78,12 @@ impl Host {
 /// one's counts. (Istio pools them likewise.) Those that differ in resolution or
 /// in who sees them cannot be pooled; the older one is then meant by the host.
 fn pool(own: &[Arc<Service>]) -> Option<Pool> {
-    let mut all: Vec<Arc<Service>> = Vec::with_capacity(own.len());
+    // One that is left out is not there, unless there is no other.
+    let is_there = |service: &&Arc<Service>| service.rejected.is_none();
+    let there = own.iter().filter(is_there).count();
+    let lacks = there > 0 && there < own.len();
+    let own = own.iter().filter(|service| !lacks || is_there(service));
+    let mut all: Vec<Arc<Service>> = Vec::with_capacity(there);
     let mut by_namespace: FxHashMap<&Arc<str>, Vec<usize>> = FxHashMap::default();
     let mut pooled = Vec::new();
     for service in own {
@@ -113,7 +118,7 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
             all.push(service.clone());
         }
     }
-    (!pooled.is_empty()).then_some(Pool { services: all, pooled })
+    (lacks || !pooled.is_empty()).then_some(Pool { services: all, pooled })
 }
 
 /// What is different between the services of a host.

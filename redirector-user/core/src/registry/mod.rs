@@ -11,6 +11,7 @@ mod destination_rules;
 mod endpoints;
 mod entries;
 mod hosts;
+mod ledger;
 mod names;
 mod protocol;
 mod selection;
@@ -35,12 +36,14 @@ pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{StandsFor, Workload, Workloads, is_known_by_hash, pod_uid};
 
+use crate::budget::Over;
 use crate::client::Asker;
 use crate::model::ObjectRef;
 use crate::names::hosts_match;
 use crate::world::Settings;
 use endpoints::Backing;
 use hosts::Host;
+use ledger::Ledger;
 use names::Names;
 
 /// Everything that the objects of a World say about services and workloads.
@@ -54,6 +57,7 @@ pub struct Registry {
     /// The workloads.
     pub workloads: Workloads,
     backing: Backing,
+    ledger: Ledger,
     names: Names,
     locality: Locality,
 }
@@ -121,6 +125,18 @@ impl Registry {
     /// Those of one ServiceEntry; empty when all of its endpoints are addresses.
     pub fn names_of(&self, entry: &ObjectRef) -> &BTreeSet<Arc<str>> {
         self.names.of(entry)
+    }
+
+    /// Why a VirtualService, Service or ServiceEntry is left out, as if it were not there:
+    /// it, or its namespace, asks for more than it may. Others can still name the host of a
+    /// service that is, and are told why they do not reach it.
+    pub fn over(&self, object: &ObjectRef) -> Option<&Over> {
+        self.ledger.over(object)
+    }
+
+    /// All that are left out.
+    pub fn all_over(&self) -> impl Iterator<Item = (&ObjectRef, &Over)> {
+        self.ledger.all_over()
     }
 
     /// ServiceEntries that have a host in common, by the age of the younger one.

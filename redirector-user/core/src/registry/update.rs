@@ -50,6 +50,7 @@ impl Registry {
             rules: DestinationRules::new(&world.settings),
             workloads: Workloads::default(),
             backing: Default::default(),
+            ledger: Default::default(),
             names: Default::default(),
             locality: Locality::default(),
         };
@@ -122,6 +123,16 @@ impl Registry {
         for edit in of_kind(edits, Kind::EndpointSlice) {
             self.backing.change_slice(edit, &mut concerned);
         }
+        // What they ask for, and who is left out by that.
+        let mut entry = self.ledger.enter(&world.settings.budgets);
+        of_kind(edits, Kind::VirtualService).iter().for_each(|edit| entry.rules(edit));
+        concerned.iter().for_each(|owner| entry.services(world, &self.backing, owner));
+        for object in entry.settle(world) {
+            match object.kind {
+                Kind::VirtualService => _ = changed.rules.insert(object),
+                _ => _ = concerned.insert(object),
+            }
+        }
         // Their services, and what they come to by host.
         let mut before = Before::new();
         let mut names = BTreeMap::new();
@@ -168,9 +179,10 @@ impl Registry {
         let mut by_host: BTreeMap<Arc<str>, Vec<Service>> =
             hosts.into_iter().map(|host| (host, Vec::new())).collect();
         let mut own_names = BTreeSet::new();
-        let services = world
-            .get(owner)
-            .map(|object| builder::services(world, &self.backing, object, &mut own_names));
+        let services = world.get(owner).map(|object| match self.ledger.over(owner) {
+            Some(over) => builder::left_out(world, object, over),
+            None => builder::services(world, &self.backing, object, &mut own_names),
+        });
         self.names.set(owner, own_names, names);
         let mut made = 0;
         for service in services.into_iter().flatten() {

@@ -11,7 +11,7 @@ use crate::model::{
     HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, VirtualService,
 };
 use crate::names::{HostIndex, MESH, complete_gateway, complete_host};
-use crate::registry::{ExportTo, Reach, age};
+use crate::registry::{ExportTo, Reach, Registry, age};
 use crate::world::World;
 
 /// All rules, found by host or by gateway.
@@ -61,25 +61,26 @@ pub(crate) struct Rule {
 
 impl RuleBook {
     /// The rules of a World.
-    pub fn new(world: &World) -> Self {
+    pub fn new(world: &World, registry: &Registry) -> Self {
         let mut book = Self::default();
         for (object, _) in world.virtual_services() {
-            book.put(object, &world.settings.cluster_domain);
+            book.put(object, registry);
         }
         book
     }
 
-    /// Puts a VirtualService in, or leaves it out where it goes beyond a limit.
+    /// Puts a VirtualService in, or leaves it out where it goes beyond a limit or a budget.
     /// Returns what it said before.
-    pub fn put(&mut self, object: &Arc<Object>, cluster_domain: &str) -> Option<RuleSet> {
+    pub fn put(&mut self, object: &Arc<Object>, registry: &Registry) -> Option<RuleSet> {
         let reference = object.reference();
         let before = self.remove(&reference);
         let Some(spec) = object.spec.virtual_service() else { return before };
-        if let Some(reason) = beyond_limit(spec) {
+        let over = registry.over(&reference).map(ToString::to_string);
+        if let Some(reason) = over.or_else(|| beyond_limit(spec)) {
             self.rejected.insert(reference, reason);
             return before;
         }
-        let set = RuleSet::new(object, spec, cluster_domain);
+        let set = RuleSet::new(object, spec, &registry.settings.cluster_domain);
         let age = age(&object.meta);
         if set.is_for_mesh() {
             for host in &set.hosts {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::documents;
 use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Kind, Object, ObjectRef};
@@ -33,6 +34,7 @@ impl Edited {
     pub fn random(random: &mut Random, most: usize) -> Self {
         let made = Documents::random(random);
         let mut world = World::new(made.settings.clone());
+        world.settings.budgets = budgets(random);
         let mut documents = BTreeMap::new();
         for document in made.documents.into_iter().take(most) {
             let Some(object) = read(&document) else { continue };
@@ -132,7 +134,8 @@ impl Edited {
 
     fn set(&mut self, random: &mut Random, changes: &mut Changes) {
         let settings = changes.settings.get_or_insert_with(|| self.world.settings.clone());
-        match random.below(5) {
+        match random.below(6) {
+            5 => settings.budgets = budgets(random),
             0 => {
                 let node = random.pick(&[None, Some("n1"), Some("n2")]);
                 settings.node_name = node.map(str::to_owned);
@@ -163,6 +166,20 @@ impl Edited {
             changes.settings = None;
         }
     }
+}
+
+/// Nothing that anybody reaches, or so little that many go beyond it.
+pub fn budgets(random: &mut Random) -> Budgets {
+    let mut budgets = Budgets::default();
+    if random.once_in(2) {
+        for _ in 0..random.below(3) {
+            *budgets.object.of(*random.pick(&Quantity::ALL)) = random.below(8);
+        }
+        for _ in 0..random.below(3) {
+            *budgets.namespace.of(*random.pick(&Quantity::ALL)) = random.below(16);
+        }
+    }
+    budgets
 }
 
 /// What makes an object another one.

@@ -64,16 +64,98 @@ fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_come_in_forc
 fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_fit() {
     let mut engine = engine();
     take(&mut engine, 2, 50);
-    (engine.grows, engine.sizes.routes) = (false, 0);
+    (engine.grows, engine.sizes.routes) = (false, 2);
     put(&mut engine, "entry.yaml", NAMED);
     let [services, rules] = text(3, 50);
     put(&mut engine, "services.yaml", &services);
     put(&mut engine, "rules.yaml", &rules);
-    engine.step(Newcomers::default()).expect_err("there is no room");
-    engine.sizes = Sizes::default();
-    put(&mut engine, "rules.yaml", &text(2, 50)[1]);
-    let step = engine.step(Newcomers::default()).expect("there is room");
+    let step = engine.step(Newcomers::default()).expect("the rest has room");
     assert_eq!(step.names, Some(["db.example".into()].into()));
+}
+
+fn left_out(engine: &Engine) -> Vec<String> {
+    let objects = engine.rejected().into_iter().filter_map(|one| one.object);
+    objects.map(|object| object.name.to_string()).collect()
+}
+
+#[test]
+fn what_the_tables_have_no_room_for_is_left_out_of_the_namespace_with_the_most() {
+    let mut engine = engine();
+    let [services, rules] = text(3, 50);
+    let other = text(1, 50).concat().replace("{name: s0", "{namespace: other, name: t0");
+    let other = other.replace("service-name: s0", "service-name: t0").replace("10.96.", "10.97.");
+    let other = other.replace("hosts: [s0]", "hosts: [t0]").replace("host: s0", "host: t0");
+    put(&mut engine, "services.yaml", &services);
+    put(&mut engine, "rules.yaml", &rules);
+    put(&mut engine, "other.yaml", &other);
+    (engine.grows, engine.sizes.routes) = (false, 2);
+    in_force(&mut engine);
+    assert_eq!(left_out(&engine), ["s1", "s2"], "those of the other stay");
+    // What changes for others comes in force, and these stay away.
+    put(&mut engine, "other.yaml", &other.replace("10.1.0.0", "10.1.0.9"));
+    let (delta, _) = in_force(&mut engine);
+    assert!(!delta.is_empty());
+    assert_eq!(left_out(&engine), ["s1", "s2"]);
+    // With room they come by themselves.
+    engine.store.remove("other.yaml");
+    in_force(&mut engine);
+    in_force(&mut engine);
+    assert_eq!(left_out(&engine), ["s2"]);
+}
+
+#[test]
+fn a_new_version_beyond_the_budget_of_one_object_leaves_the_last_good_one_in_force() {
+    let mut engine = engine();
+    engine.settings.budgets.object.rules = 1;
+    take(&mut engine, 2, 50);
+    let more = "hosts: [s1, s0], tcp";
+    put(&mut engine, "rules.yaml", &text(2, 50)[1].replace("hosts: [s1], tcp", more));
+    let (delta, _) = in_force(&mut engine);
+    assert!(delta.is_empty());
+    let rejected = engine.rejected();
+    assert_eq!((rejected.len(), rejected[0].kept), (1, true), "{rejected:?}");
+}
+
+#[test]
+fn what_is_beyond_the_budget_of_its_namespace_comes_by_itself_when_there_is_room() {
+    let mut engine = engine();
+    engine.settings.budgets.namespace.rules = 2;
+    take(&mut engine, 3, 50);
+    assert_eq!(left_out(&engine), ["s2"]);
+    assert_eq!(engine.plan().routes.len(), 2);
+    put(&mut engine, "rules.yaml", &text(3, 50)[1].replace("name: s1}", "name: s1, namespace: x}"));
+    in_force(&mut engine);
+    assert!(left_out(&engine).is_empty());
+}
+
+#[test]
+fn all_that_connections_are_counted_on_can_be_replaced_at_once() {
+    let count = 40_000;
+    let mut engine = engine();
+    let all = |base: u32| {
+        let address = |index| std::net::Ipv4Addr::from(base + index);
+        let endpoint = |index| format!("{{address: {}}}", address(index));
+        let endpoints: Vec<_> = (0..count).map(endpoint).collect();
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: \
+             {{hosts: [e.example], addresses: [192.0.2.1], ports: [{{number: 80, name: tcp, \
+             protocol: TCP}}], resolution: STATIC, endpoints: [{}]}}\n---\napiVersion: \
+             networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: e}}\nspec: {{host: \
+             e.example, trafficPolicy: {{loadBalancer: {{simple: LEAST_REQUEST}}}}}}\n",
+            endpoints.join(", ")
+        )
+    };
+    put(&mut engine, "e.yaml", &all(0x0a00_0000));
+    in_force(&mut engine);
+    put(&mut engine, "e.yaml", &all(0x0b00_0000));
+    in_force(&mut engine);
+    assert!(engine.is_unfinished(), "entries that came free are given out by another step");
+    in_force(&mut engine);
+    assert!(!engine.is_unfinished());
+    assert!(left_out(&engine).is_empty());
+    let backends = engine.image().backends.values();
+    let lives: BTreeSet<u16> = backends.map(|one| one.live).collect();
+    assert_eq!((lives.len(), lives.contains(&0)), (count as usize, false));
 }
 
 #[test]
@@ -86,7 +168,8 @@ fn answers_stay_when_the_first_step_does_not_fit() {
     engine.begin_with(World::of(engine.settings.clone(), engine.store.effective()));
     (engine.grows, engine.sizes.routes) = (false, 0);
     put(&mut engine, "rules.yaml", &rules);
-    engine.step(Newcomers::default()).expect_err("there is no room");
+    in_force(&mut engine);
+    assert_eq!(left_out(&engine), ["s0", "s1"]);
     engine.sizes = Sizes::default();
     in_force(&mut engine);
     engine.forget_names();

@@ -89,7 +89,7 @@ codes! {
         "kind: EndpointSlice   # without addressType"
     }
     OVER_LIMIT = "RD1018" Error NONE "The object exceeds a limit of this project" {
-        "A destination has at most 65,536 endpoints, a route at most 64 destinations. The object is rejected as a whole rather than cut short; its last good version stays in force."
+        "A destination has at most 65,536 endpoints, a route at most 64 destinations, and no object may ask for more frontends, endpoints, names, rules, conditions or legs than --object-limit says. The object is rejected as a whole rather than cut short; its last good version stays in force."
         "Split the object, or reduce the number that the message names."
         "a tcp route with 65 destinations"
     }
@@ -127,5 +127,15 @@ codes! {
         "`redirector test` reads files in a form of its own, docs/routing-tests.md, and no field or value that it does not know: a test of which a part is left out would pass for less than it says."
         "Correct what the message names. Documents with rules are named behind --config."
         "tests:\n  - name: web\n    to: web:80\n    expect: {shares: {web: 120%}}"
+    }
+    OVER_BUDGET = "RD1026" Error NONE "The namespace asks for more than one may have" {
+        "All objects of one namespace together may ask for so many frontends, endpoints, names, rules, conditions and legs as --namespace-limit says. The newest of them that do not fit, by creationTimestamp and then by name, are left out as if they were not there; nothing of other namespaces is. They come in force by themselves as soon as there is room."
+        "Remove what is not needed, reduce the number that the message names, move objects into other namespaces, or raise the limit."
+        "a namespace with 300,000 rules"
+    }
+    NO_ROOM = "RD1027" Error NONE "The tables have no room for the object" {
+        "All objects together need more of a table than the kernel's tables can have. Of the namespace that needs most of it the newest objects are left out, as many as it takes for the rest to fit. They come in force by themselves as soon as there is room."
+        "Remove what is not needed of that namespace. Where --fixed-sizes keeps tables small, give them more room. Destinations and endpoints that connections are counted on (maxConnections, outlierDetection, LEAST_REQUEST) are at most 65,535 together."
+        "LEAST_REQUEST for 66,000 endpoints of one namespace"
     }
 }

@@ -1,0 +1,212 @@
+//! What objects ask for, and who asks for more than its budget.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::destination_rules::age;
+use super::endpoints::Backing;
+use super::update::Edit;
+use crate::budget::{Amounts, Budgets, Over};
+use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
+use crate::validate::subnets;
+use crate::world::World;
+
+/// What every object asks for, by namespace.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Ledger {
+    /// What Services and ServiceEntries ask for; VirtualServices say it themselves.
+    services: FxHashMap<ObjectRef, Amounts>,
+    /// All that is asked for in a namespace by objects that are within their own limits.
+    namespaces: FxHashMap<Arc<str>, Amounts>,
+    /// Who is left out.
+    over: BTreeMap<ObjectRef, Over>,
+    /// Namespaces of which some are, for there being too many.
+    crowded: BTreeSet<Arc<str>>,
+}
+
+/// A change of what objects ask for.
+#[derive(Debug)]
+pub(super) struct Entry<'l> {
+    ledger: &'l mut Ledger,
+    budgets: Budgets,
+    /// Namespaces in which something else is asked for.
+    touched: BTreeSet<Arc<str>>,
+    /// Why objects were left out before that may be for another reason now, or are not.
+    before: BTreeMap<ObjectRef, Option<Over>>,
+}
+
+impl Ledger {
+    /// Why an object is left out.
+    pub fn over(&self, object: &ObjectRef) -> Option<&Over> {
+        self.over.get(object)
+    }
+
+    /// Everybody who is.
+    pub fn all_over(&self) -> impl Iterator<Item = (&ObjectRef, &Over)> {
+        self.over.iter()
+    }
+
+    /// Begins a change.
+    pub fn enter(&mut self, budgets: &Budgets) -> Entry<'_> {
+        let (touched, before) = (BTreeSet::new(), BTreeMap::new());
+        Entry { ledger: self, budgets: *budgets, touched, before }
+    }
+}
+
+fn rules(object: Option<&Arc<Object>>) -> Option<Amounts> {
+    object?.spec.virtual_service().map(Amounts::of_rules)
+}
+
+impl Entry<'_> {
+    /// A VirtualService is another.
+    pub fn rules(&mut self, edit: &Edit<'_>) {
+        let before = rules(edit.before).unwrap_or_default();
+        self.charge(edit.reference, &before, rules(edit.after));
+    }
+
+    /// A Service or ServiceEntry, or what it selects, may be another.
+    pub fn services(&mut self, world: &World, backing: &Backing, owner: &ObjectRef) {
+        let after = world.get(owner).map(|object| of_services(world, backing, object));
+        let before = match after {
+            Some(after) => self.ledger.services.insert(owner.clone(), after),
+            None => self.ledger.services.remove(owner),
+        };
+        if before != after {
+            self.charge(owner, &before.unwrap_or_default(), after);
+        }
+    }
+
+    fn charge(&mut self, object: &ObjectRef, before: &Amounts, after: Option<Amounts>) {
+        let namespace = &object.namespace;
+        let was = self.ledger.over.remove(object);
+        let counted = |over: Option<Over>| over.is_none_or(|over| over.of_namespace);
+        let all = self.ledger.namespaces.entry(namespace.clone()).or_default();
+        if counted(was) {
+            *all = all.minus(before);
+        }
+        let over = after.and_then(|after| Over::of_object(&after, &self.budgets));
+        if over.is_none() {
+            *all = all.plus(&after.unwrap_or_default());
+        }
+        if *all == Amounts::default() {
+            self.ledger.namespaces.remove(namespace);
+        }
+        self.touched.insert(namespace.clone());
+        self.before.entry(object.clone()).or_insert(was);
+        if let Some(over) = over {
+            self.ledger.over.insert(object.clone(), over);
+        }
+    }
+
+    /// Ends the change. Returns who is left out that was not, or not for this, and who is
+    /// no longer.
+    pub fn settle(mut self, world: &World) -> BTreeSet<ObjectRef> {
+        for namespace in std::mem::take(&mut self.touched) {
+            let all = self.ledger.namespaces.get(&namespace);
+            let fits = all.is_none_or(|all| all.beyond(&self.budgets.namespace).is_none());
+            if !fits || self.ledger.crowded.contains(&namespace) {
+                self.judge(world, &namespace);
+            }
+        }
+        let differs = |(object, before): (ObjectRef, Option<Over>)| {
+            (self.ledger.over(&object) != before.as_ref()).then_some(object)
+        };
+        self.before.into_iter().filter_map(differs).collect()
+    }
+
+    /// Looks at all objects of a namespace.
+    fn judge(&mut self, world: &World, namespace: &Arc<str>) {
+        let ledger = &mut *self.ledger;
+        let mut all = Vec::new();
+        for kind in [Kind::VirtualService, Kind::ServiceEntry, Kind::Service] {
+            for (reference, object) in world.of_namespace(kind, namespace) {
+                let amounts = match kind {
+                    Kind::VirtualService => rules(Some(object)),
+                    _ => ledger.services.get(reference).copied(),
+                };
+                let over = ledger.over.get(reference).copied();
+                if over.is_some_and(|over| over.of_namespace) {
+                    ledger.over.remove(reference);
+                    self.before.entry(reference.clone()).or_insert(over);
+                } else if over.is_some() {
+                    continue;
+                }
+                let (created, name, _) = age(&object.meta);
+                all.extend(amounts.map(|amounts| ((created, name, reference), amounts)));
+            }
+        }
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        ledger.crowded.remove(namespace);
+        for ((.., reference), over) in Over::of_namespace(all, &self.budgets) {
+            self.before.entry(reference.clone()).or_insert(None);
+            ledger.over.insert(reference.clone(), over);
+            ledger.crowded.insert(namespace.clone());
+        }
+    }
+}
+
+/// What a Service or ServiceEntry asks for. Nothing is made for it.
+fn of_services(world: &World, backing: &Backing, object: &Object) -> Amounts {
+    let count = |len: usize| len as u64;
+    match &object.spec {
+        Spec::Service(service) => {
+            let ports = count(service.ports.len());
+            let backends = count(backing.count(object, service));
+            let owns = match service.headless {
+                true => backends,
+                false => count(service.cluster_ips.len()),
+            };
+            Amounts {
+                frontends: owns.saturating_mul(ports),
+                endpoints: backends.saturating_mul(ports),
+                ..Amounts::default()
+            }
+        }
+        Spec::ServiceEntry(entry) => {
+            let (each, names) = of_entry(world, backing, &object.meta.namespace, entry);
+            let (hosts, ports) = (count(entry.hosts.len()), count(entry.ports.len()));
+            let sockets = hosts.saturating_mul(ports);
+            Amounts {
+                frontends: sockets.saturating_mul(count(entry.addresses.len()).max(1)),
+                endpoints: each.saturating_mul(ports),
+                names,
+                ..Amounts::default()
+            }
+        }
+        _ => Amounts::default(),
+    }
+}
+
+/// How many endpoints the hosts of a ServiceEntry have together, for each port, and how
+/// many names are to be resolved for that.
+fn of_entry(world: &World, backing: &Backing, namespace: &str, entry: &ServiceEntry) -> (u64, u64) {
+    if matches!(entry.resolution, Resolution::None | Resolution::DynamicDns) {
+        return (0, 0);
+    }
+    let by_name = entry.resolution != Resolution::Static;
+    let addresses = |name: &str| world.resolved(name).map_or(1, <[_]>::len).max(1) as u64;
+    let (mut each, mut names) = (0, 0);
+    let mut add = |address: &str| {
+        if by_name && subnets::address(address).is_none() {
+            names += 1;
+            each += addresses(address);
+        } else {
+            each += 1;
+        }
+    };
+    entry.endpoints.iter().for_each(|endpoint| add(&endpoint.address));
+    if let Some(selector) = &entry.workload_selector {
+        for known in backing.entries(namespace, selector) {
+            known.object.spec.workload_entry().into_iter().for_each(|entry| add(&entry.address));
+        }
+        for known in backing.pods(namespace, selector) {
+            each += known.object.spec.pod().map_or(1, |pod| pod.ips.len().max(1)) as u64;
+        }
+    } else if entry.endpoints.is_empty() && by_name {
+        let hosts = entry.hosts.iter();
+        return (hosts.map(|host| addresses(host)).sum(), entry.hosts.len() as u64);
+    }
+    (each.saturating_mul(entry.hosts.len() as u64), names)
+}
