@@ -13,6 +13,7 @@ use crate::analysis::{self, Around, Finding, deployments, part};
 use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
+use crate::layout;
 use crate::model::ObjectRef;
 use crate::registry::Registry;
 use crate::world::{Settings, World};
@@ -102,6 +103,13 @@ pub fn check(
         ));
     }
     findings.extend(budgets(&registry));
+    if let Some((full, heaviest)) = layout::beyond_lives(&examined.plan, &world) {
+        findings.extend(heaviest.into_iter().map(|(object, count)| {
+            let why = layout::because(&full, &object, count);
+            let diagnostic = Diagnostic::new(&syntax::NO_ROOM, why);
+            Finding { object, path: String::new(), diagnostic }
+        }));
+    }
     findings.retain(|finding| places.contains_key(&finding.object));
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();

@@ -13,6 +13,23 @@ use redirector_core::world::{ServiceAddresses, Settings};
 /// What stands around every case: services with endpoints, gateways, rules.
 const SURROUNDINGS: &str = include_str!("corpus/surroundings.yaml");
 
+#[test]
+fn more_than_connections_can_be_counted_on_is_named() {
+    let endpoints: Vec<String> =
+        (0..33_000).map(|at| format!("{{address: 10.0.{}.{}}}", at / 256, at % 256)).collect();
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: big}}\nspec: \
+         {{hosts: [big.example], addresses: [10.99.0.1], resolution: STATIC, ports: [{{number: 80, \
+         name: a, protocol: TCP}}, {{number: 81, name: b, protocol: TCP}}], endpoints: \
+         [{}]}}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: \
+         big}}\nspec: {{host: big.example, trafficPolicy: {{loadBalancer: {{simple: \
+         LEAST_REQUEST}}}}}}\n",
+        endpoints.join(", ")
+    );
+    let Budgets { object, namespace } = Budgets::default();
+    assert_eq!(with_limits(&text, object, namespace), ["RD1027 DestinationRule/default/big"]);
+}
+
 fn with_limits(text: &str, object: Amounts, namespace: Amounts) -> Vec<String> {
     let settings = Settings { budgets: Budgets { object, namespace }, ..Settings::default() };
     let readings = [documents::read(None, text)];

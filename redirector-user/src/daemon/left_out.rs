@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redirector_core::compile::Rejected as Beyond;
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::{Code, syntax};
-use redirector_core::layout::{Full, Placement, Table, heaviest};
+use redirector_core::layout::{Full, Placement, Table, because, heaviest};
 use redirector_core::model::ObjectRef;
 use redirector_core::plan::Plan;
 use redirector_core::registry::Registry;
@@ -60,13 +60,10 @@ impl Crowded {
 
     /// Leaves out what makes a Plan not fit. Returns whether there is any.
     pub fn leave_out(&mut self, plan: &Plan, world: &World, full: &Full) -> bool {
-        let heaviest = heaviest(plan, world, full);
+        let mut full = *full;
+        let heaviest = heaviest(plan, world, &mut full);
         for (object, count) in &heaviest {
-            let reason = format!(
-                "{full}; namespace {} needs most of them, and of what it asks for this, with \
-                 {count}, is the newest",
-                object.namespace
-            );
+            let reason = because(&full, object, *count);
             let finding = finding(world, object, &syntax::NO_ROOM, &reason);
             let file = finding.file.clone().unwrap_or_default();
             let table = full.table;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use redirector_common::abi::LIVES;
+
 use super::lives::needs;
 use super::{Full, Placement, Table, len};
 use crate::model::{Kind, ObjectRef, SourceId};
@@ -88,12 +90,34 @@ fn workload(world: &World, id: &SourceId) -> Option<ObjectRef> {
     found.map(|object| object.reference())
 }
 
+/// What is left out of a World for there being more than connections can be counted on.
+pub fn beyond_lives(plan: &Plan, world: &World) -> Option<(Full, Vec<(ObjectRef, u64)>)> {
+    let needed: u64 = plan.destinations.values().map(lives).sum();
+    // Entry 0 is nobody's.
+    let mut full = Full { table: Table::Lives, needed, capacity: LIVES - 1 };
+    (needed >= LIVES.into()).then(|| {
+        let heaviest = heaviest(plan, world, &mut full);
+        (full, heaviest)
+    })
+}
+
+/// Why an object is left out where a table is full that it needs so many entries of.
+pub fn because(full: &Full, object: &ObjectRef, count: u64) -> String {
+    format!(
+        "{full}; namespace {} needs most of them, and of what it asks for this, with {count}, is \
+         the newest",
+        object.namespace
+    )
+}
+
 /// What is left out so that the rest of a World fits where its Plan does not: of the
 /// namespace whose objects need most of the table, the newest, as many as it takes. With
-/// each, how many entries it needs. Empty when nobody's entries can be told.
-pub fn heaviest(plan: &Plan, world: &World, full: &Full) -> Vec<(ObjectRef, u64)> {
+/// each, how many entries it needs. Empty when nobody's entries can be told. How many
+/// entries are needed in all is set right.
+pub fn heaviest(plan: &Plan, world: &World, full: &mut Full) -> Vec<(ObjectRef, u64)> {
     let shares = shares(plan, world, full.table);
     let sum: u64 = shares.values().sum();
+    full.needed = full.needed.max(sum);
     let mut excess = sum.saturating_sub(full.capacity.into()).max(1);
     let mut namespaces: HashMap<&Arc<str>, u64> = HashMap::new();
     for (object, share) in &shares {
@@ -166,8 +190,9 @@ mod tests {
         let world = World::with_objects(Settings::default(), objects);
         let plan = compile(&world).plan;
         let out = |capacity| {
-            let full = Full { table: Table::Endpoints, needed: 0, capacity };
-            let out = heaviest(&plan, &world, &full);
+            let mut full = Full { table: Table::Endpoints, needed: 0, capacity };
+            let out = heaviest(&plan, &world, &mut full);
+            assert_eq!(full.needed, 14);
             out.into_iter()
                 .map(|(object, share)| (object.name.to_string(), share))
                 .collect::<Vec<_>>()
