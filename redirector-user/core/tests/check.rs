@@ -35,7 +35,7 @@ fn with_limits(text: &str, object: Amounts, namespace: Amounts) -> Vec<String> {
     let readings = [documents::read(None, text)];
     let report = check(&readings, &[], &[], &settings);
     let errors = report.diagnostics.into_iter().filter(|one| one.severity == Severity::Error);
-    errors.map(|one| format!("{} {}", one.code, one.object.unwrap_or_default())).collect()
+    errors.map(|one| format!("{} {}", one.code, one.object_name().unwrap_or_default())).collect()
 }
 
 #[test]

@@ -185,9 +185,10 @@ mod tests {
     fn the_newest_of_the_namespace_with_the_most_are_left_out_and_no_more_than_it_takes() {
         let text =
             [entry("a", "x", 5), entry("b", "xx", 4), entry("b", "xxx", 3), entry("b", "xxxx", 2)];
-        let objects = documents::read(None, &text.concat()).objects;
-        let objects = objects.into_iter().map(|read| (*read.object.expect("good")).clone());
-        let world = World::with_objects(Settings::default(), objects);
+        let mut world = World::new(Settings::default());
+        for read in documents::read(None, &text.concat()).objects {
+            world.insert(read.object.expect("good"));
+        }
         let plan = compile(&world).plan;
         let out = |capacity| {
             let mut full = Full { table: Table::Endpoints, needed: 0, capacity };
