@@ -46,7 +46,7 @@ pub enum Question<'q> {
 #[expect(missing_docs, reason = "those of Question, by the same names")]
 pub enum Asked {
     Namespace(Arc<str>),
-    Labels(Arc<Labels>),
+    Labels(Labels),
     Within(IpNet),
     Address(IpAddr),
     Bypassed,
@@ -56,7 +56,7 @@ impl From<&Question<'_>> for Asked {
     fn from(question: &Question<'_>) -> Self {
         match question {
             Question::Namespace(namespace) => Self::Namespace((*namespace).into()),
-            Question::Labels(labels) => Self::Labels(Arc::new(Labels::clone(labels))),
+            Question::Labels(labels) => Self::Labels((*labels).clone()),
             Question::Within(prefix) => Self::Within(*prefix),
             Question::Address(address) => Self::Address(*address),
             Question::Bypassed => Self::Bypassed,

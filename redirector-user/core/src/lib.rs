@@ -33,6 +33,7 @@
 //!   between two; deciding over one.
 //! * [`difference`]: what makes a map another, to be written down.
 //! * [`layout`]: from the Plan to the Image, and back from numbers to names.
+//! * [`intern`]: values that many hold, once.
 //! * [`work`]: how much was made anew for a change.
 
 pub mod alias;
@@ -50,6 +51,7 @@ pub mod expect;
 pub mod explain;
 pub mod image;
 pub mod in_force;
+pub mod intern;
 mod join;
 pub mod layout;
 pub mod model;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::support::{Shares, compiled_shares, world};
 use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
+use redirector_core::model::Labels;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -20,7 +21,7 @@ struct Case {
 #[derive(Deserialize)]
 struct Source {
     namespace: String,
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 }
 
 #[derive(Deserialize)]

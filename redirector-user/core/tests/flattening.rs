@@ -3,7 +3,6 @@
 //! first rule, in written order, that contains the address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 use crate::support::random::Random;
 use crate::support::{LIMITS, shares};
@@ -46,7 +45,7 @@ fn object(name: String, spec: Spec) -> Object {
         name: name.into(),
         namespace: "default".into(),
         uid: String::new(),
-        labels: Arc::default(),
+        labels: Labels::new(),
         annotations: Labels::new(),
         created: None,
         origin: Origin::default(),

@@ -25,7 +25,7 @@ fn services(count: usize) -> World {
 /// A workload that the rules of [`services`] are about.
 fn of_app_a(name: &str, more: &[(&str, &str)]) -> Object {
     let labels = [("app", "a")].iter().chain(more);
-    let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let labels = labels.copied().collect();
     client("default", name, &labels, "")
 }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use redirector_core::compile::compile;
 use redirector_core::layout::{Layout, Newcomers};
@@ -23,9 +22,7 @@ fn pod(random: &mut Random, node: &str) -> Object {
             name: "newcomer".into(),
             namespace: (*random.pick(&NAMESPACES)).into(),
             uid: "0f1e2d3c".into(),
-            labels: Arc::new(
-                labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-            ),
+            labels: labels.into_iter().collect(),
             annotations: Labels::new(),
             created: None,
             origin: Origin::default(),
@@ -82,7 +79,7 @@ fn what_the_tables_say_of_a_pod_is_what_compiling_it_gives() {
         let from = Connection {
             namespace: Some(id.namespace.to_string()),
             name: Some(id.name.to_string()),
-            labels: Labels::clone(&newcomer.meta.labels),
+            labels: newcomer.meta.labels.clone(),
             addresses: Vec::new(),
         };
         let reference = Reference::new(&world);

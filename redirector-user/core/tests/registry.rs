@@ -332,9 +332,7 @@ fn among_a_thousand_services_only_those_that_a_change_concerns_are_made_again() 
     assert_eq!(changed, Changed::default());
 
     // Labels decide to which subset it belongs, and who selects it.
-    let label = |pod: &mut Object| {
-        Arc::make_mut(&mut pod.meta.labels).insert("version".into(), "v2".into());
-    };
+    let label = |pod: &mut Object| pod.meta.labels.insert("version", "v2");
     let changed = followed.edit((Kind::Pod, "s6-0"), label);
     assert_eq!((changed.work, hosts(&changed)), (made(1), vec![of("s6", "Endpoints")]));
     let changed = followed.edit((Kind::Pod, "s7-0"), label);
@@ -353,8 +351,7 @@ fn among_a_thousand_services_only_those_that_a_change_concerns_are_made_again() 
 
     // Of five nodes, one moves: the services of its pods are made again.
     let changed = followed.edit((Kind::Node, "n1"), |node| {
-        let labels = Arc::make_mut(&mut node.meta.labels);
-        labels.insert("topology.kubernetes.io/zone".into(), "eu-1".into());
+        node.meta.labels.insert("topology.kubernetes.io/zone", "eu-1");
     });
     assert_eq!((changed.work, changed.hosts.len()), (made(200), 200));
     assert!(changed.hosts.values().all(|change| *change == HostChange::Endpoints));

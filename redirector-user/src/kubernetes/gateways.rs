@@ -169,19 +169,21 @@ fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
 fn labels(object: &Object, service: &Service, pods: &[&Arc<Object>]) -> Labels {
     let mut common: Option<Labels> = None;
     for pod in pods {
-        let has = |(name, value): (&String, &String)| pod.meta.labels.get(name) == Some(value);
+        let has = |(name, value): (&str, &str)| pod.meta.labels.get(name) == Some(value);
         if pod.meta.namespace != object.meta.namespace || !service.selector.iter().all(has) {
             continue;
         }
-        match &mut common {
-            None => common = Some(Labels::clone(&pod.meta.labels)),
+        let labels = &pod.meta.labels;
+        common = Some(match common {
+            None => labels.clone(),
             Some(common) => {
-                common.retain(|name, value| pod.meta.labels.get(name) == Some(value));
+                let pairs = common.iter();
+                pairs.filter(|(name, value)| labels.get(name) == Some(value)).collect()
             }
-        }
+        });
     }
     let mut labels = common.unwrap_or_default();
-    labels.extend(service.selector.clone());
+    labels.extend(&service.selector);
     labels
 }
 
@@ -191,7 +193,7 @@ fn meta(service: &Object, address: IpAddr) -> Meta {
         name: format!("{}:{address}", service.meta.name).into(),
         namespace: service.meta.namespace.clone(),
         uid: String::new(),
-        labels: Arc::default(),
+        labels: Labels::new(),
         annotations: Labels::new(),
         created: service.meta.created,
         origin: Origin::default(),
@@ -201,7 +203,7 @@ fn meta(service: &Object, address: IpAddr) -> Meta {
 /// The gateway, at this address.
 fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
     let mut meta = meta(service, address);
-    meta.annotations.insert(GATEWAY.to_owned(), "true".to_owned());
+    meta.annotations.insert(GATEWAY, "true");
     let entry = WorkloadEntry {
         address: address.to_string(),
         labels,
@@ -214,9 +216,8 @@ fn entry(service: &Object, labels: Labels, address: IpAddr) -> Object {
 /// The gateway at an address of the node, for what dials another.
 fn stand_in(service: &Object, labels: Labels, near: IpAddr, stands_for: &StandsFor) -> Object {
     let mut object = entry(service, labels, near);
-    let annotation = (GATEWAY_FOR.to_owned(), stands_for.to_string());
     object.meta.name = meta(service, stands_for.address).name;
-    object.meta.annotations.extend([annotation]);
+    object.meta.annotations.insert(GATEWAY_FOR, &stands_for.to_string());
     object
 }
 
@@ -312,7 +313,7 @@ mod tests {
         let found = entries(&[service(&asks, &json!({ "istio": "ingress" }))], &[]);
         let addresses: Vec<&str> = found.iter().map(|(address, _)| address.as_str()).collect();
         assert_eq!(addresses, ["10.96.0.20", "192.0.2.7", "203.0.113.9"]);
-        assert!(found.iter().all(|(_, labels)| labels["istio"] == "ingress"));
+        assert!(found.iter().all(|(_, labels)| labels.get("istio") == Some("ingress")));
     }
 
     #[test]
@@ -337,7 +338,7 @@ mod tests {
             pod("c", "other", &json!({ "app": "gw" })),
         ];
         let (_, labels) = entries(&[service], &pods).remove(0);
-        let labels: Vec<&str> = labels.keys().map(String::as_str).collect();
+        let labels: Vec<&str> = labels.keys().collect();
         assert_eq!(labels, ["app", "istio"]);
     }
 
@@ -362,7 +363,7 @@ mod tests {
         let first = served([&one].into_iter(), &[], &[gateway], &mut ports);
         let stands_for = first.iter().find_map(|object| match &object.spec {
             Spec::WorkloadEntry(entry) if entry.address == "127.0.0.1" => {
-                object.meta.annotations[GATEWAY_FOR].parse::<StandsFor>().ok()
+                object.meta.annotations.get(GATEWAY_FOR)?.parse::<StandsFor>().ok()
             }
             _ => None,
         });

@@ -260,7 +260,7 @@ mod tests {
         });
         let item = read(Resource::OtherPods, "v1", &meta);
         let object = item.object().unwrap_or_else(|| panic!("{item:?}"));
-        assert_eq!(object.meta.labels["app"], "x");
+        assert_eq!(object.meta.labels.get("app"), Some("x"));
         assert!(matches!(&object.spec, Spec::Pod(pod) if pod.ips.is_empty()));
     }
 

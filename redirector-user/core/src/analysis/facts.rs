@@ -76,7 +76,10 @@ pub(super) struct Carriers {
 impl Carriers {
     fn add(&mut self, namespace: Arc<str>, labels: Labels) {
         for (key, value) in &labels {
-            self.by_label.entry((key.clone(), value.clone())).or_default().push(self.all.len());
+            self.by_label
+                .entry((key.to_owned(), value.to_owned()))
+                .or_default()
+                .push(self.all.len());
         }
         self.all.push((namespace, labels));
     }
@@ -86,7 +89,9 @@ impl Carriers {
         let rarest = wanted
             .iter()
             .map(|(key, value)| {
-                self.by_label.get(&(key.clone(), value.clone())).map_or(&[][..], Vec::as_slice)
+                self.by_label
+                    .get(&(key.to_owned(), value.to_owned()))
+                    .map_or(&[][..], Vec::as_slice)
             })
             .min_by_key(|indices| indices.len());
         let has_all = |labels: &Labels| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
@@ -185,14 +190,14 @@ impl<'w> Facts<'w> {
             nodes.insert(&object.meta.name, object);
         }
         for (object, pod) in self.world.pods() {
-            let mut labels = Labels::clone(&object.meta.labels);
+            let mut labels = object.meta.labels.clone();
             if let Some(node) = nodes.get(&*pod.node) {
                 for key in TOPOLOGY {
                     if let Some(value) = node.meta.labels.get(key) {
-                        labels.insert(key.to_owned(), value.clone());
+                        labels.insert(key, value);
                     }
                 }
-                labels.insert(annotations::HOSTNAME.to_owned(), pod.node.to_string());
+                labels.insert(annotations::HOSTNAME, &pod.node);
             }
             self.pods.add(object.meta.namespace.clone(), labels);
         }
@@ -202,7 +207,7 @@ impl<'w> Facts<'w> {
         }
         for (object, entry) in self.world.workload_entries() {
             let mut labels = entry.labels.clone();
-            labels.extend(Labels::clone(&object.meta.labels));
+            labels.extend(&object.meta.labels);
             self.entries.add(object.meta.namespace.clone(), labels);
         }
     }

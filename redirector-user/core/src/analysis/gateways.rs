@@ -240,7 +240,7 @@ fn rival(
 /// Whether a workload has the labels of both selectors.
 fn have_a_workload(facts: &Facts<'_>, a: &Labels, b: &Labels) -> bool {
     let mut both = a.clone();
-    both.extend(b.clone());
+    both.extend(b);
     let agree = a.iter().all(|(key, value)| both.get(key) == Some(value));
     agree && (!facts.pods().selected(&both).is_empty() || facts.entries().any(&both))
 }

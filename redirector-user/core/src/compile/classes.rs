@@ -51,7 +51,7 @@ pub(super) fn source(workload: &Workload) -> Option<(SourceId, Source)> {
         name: workload.object.name.clone(),
     };
     let source = Source {
-        labels: Labels::clone(&workload.labels),
+        labels: workload.labels.clone(),
         addresses: workload.addresses.clone(),
         selector: workload.source.clone()?,
         class: 0,

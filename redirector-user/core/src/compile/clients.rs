@@ -57,8 +57,8 @@ impl<'a> Clients<'a> {
             }
             Question::Labels(labels) => {
                 let with = labels.iter().map(|(key, value)| {
-                    let classes = self.by_label.get(key.as_str());
-                    let classes = classes.and_then(|values| values.get(value.as_str()));
+                    let classes = self.by_label.get(key);
+                    let classes = classes.and_then(|values| values.get(value));
                     classes.map_or(&[][..], Vec::as_slice)
                 });
                 with.min_by_key(|classes| classes.len()).unwrap_or(&[])

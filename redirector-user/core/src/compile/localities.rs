@@ -80,13 +80,12 @@ fn rank(endpoint: &registry::Endpoint, setting: &LocalitySetting, home: &Home) -
 /// How many of the labels are left from the first one in which the endpoint
 /// differs. `key=value` asks for that value instead of the client's own.
 fn by_labels(endpoint: &registry::Endpoint, labels: &[&str], home: &Labels) -> usize {
-    let of_endpoint = |key: &str| {
-        endpoint.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str)
-    };
+    let of_endpoint =
+        |key: &str| endpoint.labels.as_ref().and_then(|labels| labels.get(key)).unwrap_or_default();
     let differs = labels.iter().position(|label| {
         let (key, wanted) = match label.split_once('=') {
             Some(said) => said,
-            None => (*label, home.get(*label).map_or("", String::as_str)),
+            None => (*label, home.get(*label).unwrap_or_default()),
         };
         of_endpoint(key) != wanted
     });

@@ -20,7 +20,7 @@ pub(super) type Traits = BTreeSet<Asked>;
 pub(super) struct Questions {
     namespaces: BTreeSet<Arc<str>>,
     /// Under their first pair, which whoever has all of them has.
-    labels: BTreeMap<String, BTreeMap<String, BTreeSet<Arc<Labels>>>>,
+    labels: BTreeMap<String, BTreeMap<String, BTreeSet<Labels>>>,
     subnets: BTreeSet<IpNet>,
     addresses: BTreeSet<IpAddr>,
 }
@@ -39,9 +39,9 @@ impl Questions {
             Asked::Within(subnet) => set(&mut self.subnets, subnet, asked),
             Asked::Address(address) => set(&mut self.addresses, address, asked),
             Asked::Labels(labels) => {
-                let Some((key, value)) = labels.first_key_value() else { return };
-                let values = self.labels.entry(key.clone()).or_default();
-                let those = values.entry(value.clone()).or_default();
+                let Some((key, value)) = labels.iter().next() else { return };
+                let values = self.labels.entry(key.to_owned()).or_default();
+                let those = values.entry(value.to_owned()).or_default();
                 set(those, labels, asked);
                 if those.is_empty() {
                     values.remove(value);
@@ -123,7 +123,7 @@ impl Counts {
 
     fn labels(&mut self, labels: &Labels, more: bool) {
         if !labels.is_empty() {
-            self.count(Asked::Labels(Arc::new(labels.clone())), more);
+            self.count(Asked::Labels(labels.clone()), more);
         }
     }
 

@@ -101,7 +101,7 @@ pub(super) fn selector(at: &At<'_>, field: &'static str, consequence: &str) -> L
                     format!("\"{key}: {value}\": a selector has no wildcards"),
                 );
             }
-            labels.insert(key.to_owned(), value.to_owned());
+            labels.insert(key, value);
         }
     }
     if labels.is_empty() {

@@ -374,7 +374,7 @@ impl<'a> At<'a> {
 
     /// A map of strings to strings.
     pub fn labels(&self) -> Labels {
-        self.string_map().into_iter().map(|(key, value, _)| (key.into(), value.into())).collect()
+        self.string_map().into_iter().map(|(key, value, _)| (key, value)).collect()
     }
 
     /// A list of strings.

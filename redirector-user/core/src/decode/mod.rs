@@ -68,7 +68,7 @@ fn read(
         Kind::WorkloadEntry => Spec::WorkloadEntry(service_entry::workload_entry(&root)),
         Kind::Service => Spec::Service(kube::service(&root)),
         Kind::EndpointSlice => {
-            let service = meta.labels.get(annotations::SERVICE_NAME).map(String::as_str);
+            let service = meta.labels.get(annotations::SERVICE_NAME);
             Spec::EndpointSlice(kube::endpoint_slice(&root, service, &meta.namespace))
         }
         Kind::Pod => {

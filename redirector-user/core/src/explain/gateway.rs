@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -211,7 +210,7 @@ fn reach(
         || Workload {
             stands_for: None,
             object: ObjectRef { kind: Kind::Pod, ..object },
-            labels: Arc::new(gateway.selector.clone().unwrap_or_default()),
+            labels: gateway.selector.clone().unwrap_or_default(),
             addresses: Vec::new(),
             locality: Locality::default(),
             source: None,

@@ -396,7 +396,7 @@ impl Caller {
                 Self {
                     view: SourceView {
                         namespace: Some(namespace.clone()),
-                        labels: Labels::clone(&workload.labels),
+                        labels: workload.labels.clone(),
                         workload: Some(format!("{namespace}/{name}")),
                     },
                     addresses: workload.addresses.clone(),

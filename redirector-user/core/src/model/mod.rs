@@ -12,11 +12,11 @@ mod destination_rule;
 mod gateway;
 mod identity;
 mod kube;
+mod labels;
 mod policy;
 mod service_entry;
 mod virtual_service;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,12 +26,10 @@ pub use destination_rule::*;
 pub use gateway::*;
 pub use identity::*;
 pub use kube::*;
+pub use labels::Labels;
 pub use policy::Policy;
 pub use service_entry::*;
 pub use virtual_service::*;
-
-/// Labels of a workload, selectors of a subset.
-pub type Labels = BTreeMap<String, String>;
 
 /// The kinds of objects that are read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -148,7 +146,7 @@ pub struct Meta {
     /// `metadata.uid`, empty when absent.
     pub uid: String,
     /// `metadata.labels`.
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
     /// `metadata.annotations`.
     pub annotations: Labels,
     /// `metadata.creationTimestamp` in seconds since 1970; `None` (absent)

@@ -43,7 +43,7 @@ pub struct KnownClient {
     /// Which.
     pub workload: ObjectRef,
     /// Its labels.
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
 }
 
 /// A server that is not served.

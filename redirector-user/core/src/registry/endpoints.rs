@@ -25,7 +25,7 @@ use crate::world::World;
 use slices::Slices;
 
 /// A workload's labels with those of its place, and its locality.
-pub(super) type Place = (Arc<Labels>, Arc<str>);
+pub(super) type Place = (Labels, Arc<str>);
 
 /// A Pod, as an endpoint.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl PartialEq for KnownPod {
 #[derive(Debug, PartialEq)]
 pub(super) struct KnownEntry {
     pub object: Arc<Object>,
-    labels: Arc<Labels>,
+    labels: Labels,
     pub place: Place,
 }
 
@@ -138,11 +138,11 @@ impl Backing {
             let Some(selector) = &after else { continue };
             if pods {
                 let known = self.pods.get(namespace).into_iter().flatten();
-                let known = known.map(|(name, pod)| (name, &*pod.object.meta.labels));
+                let known = known.map(|(name, pod)| (name, &pod.object.meta.labels));
                 selection.ask(reference, selector, known);
             } else {
                 let known = self.entries.get(namespace).into_iter().flatten();
-                let known = known.map(|(name, entry)| (name, &*entry.labels));
+                let known = known.map(|(name, entry)| (name, &entry.labels));
                 selection.ask(reference, selector, known);
             }
         }
@@ -241,7 +241,7 @@ impl Backing {
         if let Some(object) = after
             && let Some(entry) = endpoint_entry(object)
         {
-            let labels = Arc::new(entry_labels(&object.meta, entry));
+            let labels = entry_labels(&object.meta, entry);
             self.find_users(world, false, (namespace, &labels), found);
             self.entry_selection.add(namespace, name, &labels);
             let place = entry_place(&labels, entry);
@@ -434,7 +434,7 @@ pub(super) fn entry_endpoint(
 }
 
 /// The labels with those of its place, and the locality.
-pub(super) fn entry_place(labels: &Arc<Labels>, entry: &WorkloadEntry) -> Place {
+pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> Place {
     let locality = entry_locality(labels, &entry.locality);
     if locality.is_unknown() && entry.network.is_empty() {
         return (labels.clone(), locality.text());

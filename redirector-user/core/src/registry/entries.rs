@@ -54,7 +54,7 @@ pub(super) fn services(
     entry.hosts.iter().enumerate().map(service).collect()
 }
 
-type Place = (Arc<Labels>, Arc<str>);
+type Place = (Labels, Arc<str>);
 
 /// An endpoint, before its port is known; without address it cannot be used.
 #[derive(Clone, Default)]

@@ -65,18 +65,18 @@ impl Selection {
         }
         let keys = self.namespaces.entry(by.namespace.clone()).or_default();
         for (place, (name, value)) in selector.iter().enumerate() {
-            let key = keys.entry(name.clone()).or_default();
+            let key = keys.entry(name.to_owned()).or_default();
             key.selectors += 1;
             if key.selectors == 1 {
                 for (workload, labels) in known.clone() {
                     if let Some(value) = labels.get(name) {
-                        let having = key.values.entry(value.clone()).or_default();
+                        let having = key.values.entry(value.to_owned()).or_default();
                         insert(&mut having.workloads, workload.clone());
                     }
                 }
             }
             if place == 0 {
-                let having = key.values.entry(value.clone()).or_default();
+                let having = key.values.entry(value.to_owned()).or_default();
                 insert(&mut having.selectors, by.clone());
             }
         }
@@ -110,7 +110,7 @@ impl Selection {
         let Some(keys) = self.namespaces.get_mut(namespace) else { return };
         for (key, value) in labels {
             if let Some(key) = keys.get_mut(key) {
-                let having = key.values.entry(value.clone()).or_default();
+                let having = key.values.entry(value.to_owned()).or_default();
                 insert(&mut having.workloads, name.clone());
             }
         }

@@ -86,7 +86,7 @@ pub struct Port {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Socket {
     /// Its labels.
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
     /// Relative to the other endpoints; positive.
     pub weight: u32,
 }
@@ -133,7 +133,7 @@ pub struct Endpoint {
     pub port: u16,
     /// Its labels with those of its topology; `None` when it is no known
     /// workload, so that no labelled subset has it.
-    pub labels: Option<Arc<Labels>>,
+    pub labels: Option<Labels>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
     /// `region/zone/subzone`, as far as known.

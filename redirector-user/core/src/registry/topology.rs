@@ -38,7 +38,7 @@ impl Locality {
     /// From the labels of a node.
     pub fn of_node(labels: &Labels) -> Self {
         let get = |name: &str, old: &str| {
-            labels.get(name).or_else(|| labels.get(old)).cloned().unwrap_or_default()
+            labels.get(name).or_else(|| labels.get(old)).unwrap_or_default().to_owned()
         };
         Self {
             region: get(REGION, OLD_REGION),
@@ -50,7 +50,11 @@ impl Locality {
     /// From the label of a workload that says it, if it is there.
     pub fn of_workload(labels: &Labels) -> Option<Self> {
         let said = labels.get(LOCALITY_LABEL)?;
-        Some(Self::parse(&if said.contains('/') { said.clone() } else { said.replace('.', "/") }))
+        Some(Self::parse(&if said.contains('/') {
+            said.to_owned()
+        } else {
+            said.replace('.', "/")
+        }))
     }
 
     /// Whether nothing is known.
@@ -81,7 +85,7 @@ pub fn labels(
     let mut labels = own.clone();
     let mut set = |name: &str, value: &str| {
         if !value.is_empty() {
-            labels.insert(name.to_owned(), value.to_owned());
+            labels.insert(name, value);
         }
     };
     set(REGION, &locality.region);

@@ -24,7 +24,7 @@ pub struct Workload {
     pub object: ObjectRef,
     /// Its own labels; of a WorkloadEntry, those of its metadata over those of
     /// its spec.
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
     /// Its addresses, as far as known.
     pub addresses: Vec<IpAddr>,
     /// Where it is, as far as it says so itself.
@@ -260,7 +260,7 @@ impl Workloads {
                 };
                 let workload = Workload {
                     object: object.clone(),
-                    labels: Arc::new(selector.clone()),
+                    labels: selector.clone(),
                     // None that a machine could have.
                     addresses: vec![
                         bound.unwrap_or(IpAddr::V4(Ipv4Addr::from(number % (1 << 24)))),
@@ -328,7 +328,7 @@ fn is_local(pod: &Pod, node: Option<&str>) -> bool {
 /// The labels of a WorkloadEntry: those of its metadata over those of its spec.
 pub(crate) fn entry_labels(meta: &Meta, entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.labels.clone();
-    labels.extend(Labels::clone(&meta.labels));
+    labels.extend(&meta.labels);
     labels
 }
 
@@ -337,8 +337,7 @@ fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
     let annotation = |name: &str| meta.annotations.get(name).filter(|value| !value.is_empty());
     let cgroup = annotation(annotations::CGROUP)
         .map(|path| SourceSelector::Cgroup(path.trim_matches('/').into()));
-    let netns =
-        annotation(annotations::NETNS).map(|path| SourceSelector::Netns(path.as_str().into()));
+    let netns = annotation(annotations::NETNS).map(|path| SourceSelector::Netns(path.into()));
     let labels = entry_labels(meta, entry);
     Workload {
         object: object.reference(),
@@ -348,7 +347,7 @@ fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
         gateway: is_gateway(meta),
         stands_for: annotation(annotations::GATEWAY_FOR).and_then(|text| text.parse().ok()),
         host_network: false,
-        labels: labels.into(),
+        labels,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the store keeps and what it lets go.
 
 use super::*;
-use crate::model::{Kind, Meta, Origin, Spec, VirtualService};
+use crate::model::{Kind, Labels, Meta, Origin, Spec, VirtualService};
 
 fn reference(name: &str) -> ObjectRef {
     ObjectRef { kind: Kind::VirtualService, namespace: "default".into(), name: name.into() }
@@ -13,8 +13,8 @@ fn good(name: &str, host: &str) -> Document {
         name: name.into(),
         namespace: "default".into(),
         uid: String::new(),
-        labels: Arc::default(),
-        annotations: BTreeMap::new(),
+        labels: Labels::new(),
+        annotations: Labels::new(),
         created: None,
         origin: Origin::default(),
     };

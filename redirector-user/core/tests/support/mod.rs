@@ -9,7 +9,6 @@ pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use redirector_common::abi::{Limits, Side, VerdictKind};
 use redirector_common::addr::Addr;
@@ -18,7 +17,7 @@ use redirector_common::decide::shares::{ByWeight, of_route};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Meta, Object, Origin, SourceId, Spec, WorkloadEntry};
+use redirector_core::model::{Labels, Meta, Object, Origin, SourceId, Spec, WorkloadEntry};
 use redirector_core::world::{Settings, World};
 
 pub const LIMITS: Limits = Limits {
@@ -71,7 +70,7 @@ pub struct Shares {
 pub fn compiled_shares(
     world: &mut World,
     namespace: &str,
-    labels: &BTreeMap<String, String>,
+    labels: &Labels,
     destination: &str,
 ) -> Shares {
     let name = "the-client-under-test";
@@ -109,20 +108,14 @@ impl Shares {
 }
 
 /// A source, as a WorkloadEntry.
-pub fn client(
-    namespace: &str,
-    name: &str,
-    labels: &BTreeMap<String, String>,
-    address: &str,
-) -> Object {
-    let annotations =
-        BTreeMap::from([("redirector.io/cgroup".to_owned(), format!("test/{namespace}/{name}"))]);
+pub fn client(namespace: &str, name: &str, labels: &Labels, address: &str) -> Object {
+    let annotations = Labels::from([("redirector.io/cgroup", format!("test/{namespace}/{name}"))]);
     Object {
         meta: Meta {
             name: name.into(),
             namespace: namespace.into(),
             uid: String::new(),
-            labels: Arc::default(),
+            labels: Labels::new(),
             annotations,
             created: None,
             origin: Origin::default(),

@@ -63,7 +63,7 @@ pub(super) fn drawn<'e>(
                 None => (label.as_str(), own_label(label, node, &here)),
             };
             let has = one.labels.as_ref().and_then(|labels| labels.get(key));
-            if has.map_or("", String::as_str) != wanted {
+            if has.unwrap_or_default() != wanted {
                 by_label = count - at;
                 break;
             }

@@ -191,7 +191,7 @@ fn with_place(own: &Labels, place: &[String; 3], node: &str, network: &str) -> L
     let more = [("kubernetes.io/hostname", node), ("topology.istio.io/network", network)];
     let places = PLACES.iter().zip(place).map(|(name, value)| (*name, value.as_str()));
     for (name, value) in places.chain(more).filter(|(_, value)| !value.is_empty()) {
-        labels.insert(name.to_owned(), value.to_owned());
+        labels.insert(name, value);
     }
     labels
 }
@@ -208,12 +208,12 @@ fn parts(text: &str) -> [String; 3] {
 /// Where a workload's label says that it is.
 fn said_place(labels: &Labels) -> Option<[String; 3]> {
     let said = labels.get("istio-locality")?;
-    Some(parts(&if said.contains('/') { said.clone() } else { said.replace('.', "/") }))
+    Some(parts(&if said.contains('/') { said.to_owned() } else { said.replace('.', "/") }))
 }
 
 pub(super) fn written_labels(object: &Object, entry: &WorkloadEntry) -> Labels {
     let mut labels = entry.labels.clone();
-    labels.extend((*object.meta.labels).clone());
+    labels.extend(&object.meta.labels);
     labels
 }
 
@@ -387,7 +387,7 @@ pub(super) fn place_of_node(world: &World, node: &str) -> [String; 3] {
         ["failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone"];
     let label = |at: usize| {
         let found = labels?.get(PLACES[at]).or_else(|| labels?.get(*old.get(at)?));
-        found.cloned()
+        found.map(str::to_owned)
     };
     [0, 1, 2].map(|at| label(at).unwrap_or_default())
 }

@@ -84,7 +84,7 @@ impl Documents {
         for (index, at) in random.some(&GATEWAYS, 2).into_iter().enumerate() {
             let (namespace, name) = (*random.pick(&NAMESPACES), format!("edge-{index}"));
             let mut carried = labels(random, 2);
-            carried.insert("istio".to_owned(), "edge".to_owned());
+            carried.insert("istio", "edge");
             let parts = json!({
                 "metadata": { "annotations": { "redirector.io/gateway": "true" } },
                 "spec": { "address": at, "labels": carried, "ports": { "named": 15_443 } },
@@ -238,7 +238,9 @@ fn service_entry(random: &mut Random, namespace: &str) -> Value {
         if random.once_in(12) { Some(vec!["~".to_owned()]) } else { export_to(random, namespace) };
     let selector = selected.then(|| {
         let mut labels = labels(random, 1);
-        labels.entry("version".to_owned()).or_insert_with(|| "v1".to_owned());
+        if !labels.contains_key("version") {
+            labels.insert("version", "v1");
+        }
         json!({ "labels": labels })
     });
     let claims = if random.once_in(2) { "true" } else { "false" };
@@ -268,7 +270,9 @@ fn destination_rule(random: &mut Random, namespace: &str, known: &[String]) -> V
     }
     let selector = random.once_in(4).then(|| {
         let mut labels = labels(random, 1);
-        labels.entry("app".to_owned()).or_insert_with(|| "v1".to_owned());
+        if !labels.contains_key("app") {
+            labels.insert("app", "v1");
+        }
         json!({ "matchLabels": labels })
     });
     let export = match &selector {

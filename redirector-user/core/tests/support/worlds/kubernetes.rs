@@ -62,7 +62,7 @@ fn pod(random: &mut Random) -> Value {
     let ips: Vec<Value> = ips.into_iter().map(|ip| json!({ "ip": ip })).collect();
     let mut labels = labels(random, 2);
     if random.once_in(6) {
-        labels.insert("istio-locality".to_owned(), "eu.eu-1.rack".to_owned());
+        labels.insert("istio-locality", "eu.eu-1.rack");
     }
     let deleted = random.once_in(8).then_some("1970-01-01T01:00:00Z");
     json!({

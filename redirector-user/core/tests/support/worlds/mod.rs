@@ -4,7 +4,6 @@
 mod istio;
 mod kubernetes;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use redirector_core::diag::Severity;
@@ -248,7 +247,7 @@ impl Documents {
             };
             let mut carried = labels;
             if !pod {
-                carried.extend(more);
+                carried.extend(&more);
             }
             let namespace = namespace.to_owned();
             self.sources.push(Source { namespace, name, labels: carried, addresses });
@@ -293,12 +292,9 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn labels(random: &mut Random, most: u64) -> BTreeMap<String, String> {
+fn labels(random: &mut Random, most: u64) -> Labels {
     (0..random.below(most + 1))
-        .map(|_| {
-            let (key, value) = (random.pick(&["app", "version"]), random.pick(&["v1", "v2"]));
-            ((*key).to_owned(), (*value).to_owned())
-        })
+        .map(|_| (*random.pick(&["app", "version"]), *random.pick(&["v1", "v2"])))
         .collect()
 }
 
