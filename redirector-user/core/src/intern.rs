@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Deserializer};
+
 /// Where it is not worth looking for what nobody holds.
 const FEW: usize = 1024;
 
@@ -25,6 +27,11 @@ static TEXTS: Pool<str> = Pool::new();
 /// A text that others may hold.
 pub fn text(text: &str) -> Arc<str> {
     TEXTS.get(text, || text.into())
+}
+
+/// A text as it was written down, which others may hold.
+pub(crate) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(|read| text(&read))
 }
 
 impl<T: ?Sized + Ord> Pool<T> {

@@ -13,7 +13,7 @@ use crate::join;
 use crate::model::bypass::{Bypass, Target};
 use crate::model::{
     DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
-    VirtualService, WorkloadEntry,
+    SourceId, VirtualService, WorkloadEntry,
 };
 use crate::names::MESH;
 use crate::store::Replaced;
@@ -267,37 +267,38 @@ impl World {
     pub fn resolved(&self, name: &str) -> Option<&[IpAddr]> {
         self.resolved.get(name).map(Vec::as_slice)
     }
+}
 
-    /// Whether there is something to leave alone.
-    ///
-    /// # Errors
-    ///
-    /// Why there is not.
-    pub fn can_leave_alone(&self, target: &Target) -> Result<(), String> {
-        match target {
-            Target::Workload(id) => {
-                let known = [Kind::WorkloadEntry, Kind::Pod]
-                    .into_iter()
-                    .any(|kind| self.find(kind, &id.namespace, &id.name).is_some());
-                if known {
-                    return Ok(());
-                }
-                Err(format!(
-                    "there is no Pod or WorkloadEntry {}/{} in force",
-                    id.namespace, id.name
-                ))
+/// Whether there is something to leave alone, among the objects that `get` finds.
+///
+/// # Errors
+///
+/// Why there is not.
+pub fn can_leave_alone<'w>(
+    target: &Target,
+    get: impl Fn(&ObjectRef) -> Option<&'w Arc<Object>>,
+) -> Result<(), String> {
+    match target {
+        Target::Workload(SourceId { namespace, name }) => {
+            let of_kind = |kind| {
+                let (namespace, name) = (namespace.clone(), name.clone());
+                get(&ObjectRef { kind, namespace, name })
+            };
+            if [Kind::WorkloadEntry, Kind::Pod].into_iter().any(|kind| of_kind(kind).is_some()) {
+                return Ok(());
             }
-            Target::Rule(object) => {
-                let spec = self.get(object).and_then(|found| found.spec.virtual_service());
-                let spec = spec.ok_or_else(|| format!("there is no {object} in force"))?;
-                if spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == MESH) {
-                    return Ok(());
-                }
-                Err(format!(
-                    "{object} is for gateways only, and a connection that has arrived at a gateway \
-                     cannot be left alone"
-                ))
+            Err(format!("there is no Pod or WorkloadEntry {namespace}/{name} in force"))
+        }
+        Target::Rule(object) => {
+            let spec = get(object).and_then(|found| found.spec.virtual_service());
+            let spec = spec.ok_or_else(|| format!("there is no {object} in force"))?;
+            if spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == MESH) {
+                return Ok(());
             }
+            Err(format!(
+                "{object} is for gateways only, and a connection that has arrived at a gateway \
+                 cannot be left alone"
+            ))
         }
     }
 }

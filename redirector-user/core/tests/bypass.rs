@@ -5,7 +5,7 @@ use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, exp
 use redirector_core::model::SourceId;
 use redirector_core::model::bypass::Target;
 use redirector_core::plan::{FrontendId, Verdict};
-use redirector_core::world::{ServiceAddresses, Settings, World};
+use redirector_core::world::{ServiceAddresses, Settings, World, can_leave_alone};
 
 use crate::support::world_with;
 
@@ -114,14 +114,15 @@ fn what_is_not_there_or_for_gateways_cannot_be_left_alone() {
     let world = world(ServiceAddresses::Leave, &[]);
     assert!(Target::workload("client").is_err());
     assert!(Target::rule("Service/default/echo").is_err());
-    world.can_leave_alone(&Target::workload("default/client").unwrap()).unwrap();
-    world.can_leave_alone(&Target::rule("default/first").unwrap()).unwrap();
+    let can = |target: &Target| can_leave_alone(target, |object| world.get(object));
+    can(&Target::workload("default/client").unwrap()).unwrap();
+    can(&Target::rule("default/first").unwrap()).unwrap();
     for (target, why) in [
         (Target::workload("default/nobody"), "there is no Pod or WorkloadEntry default/nobody"),
         (Target::rule("default/third"), "there is no VirtualService/default/third"),
         (Target::rule("default/edge"), "for gateways only"),
     ] {
-        let error = world.can_leave_alone(&target.unwrap()).unwrap_err();
+        let error = can(&target.unwrap()).unwrap_err();
         assert!(error.contains(why), "{error}");
     }
 }

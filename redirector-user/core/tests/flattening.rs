@@ -96,12 +96,14 @@ fn build(frontends: &[Frontend], v6: bool) -> World {
             world.insert(object(format!("f{index}-r{rule}"), Spec::ServiceEntry(spec)));
             let block = L4Match { destination_subnets: subnets.clone(), ..L4Match::default() };
             rules.push(TcpRule {
-                matches: vec![block],
-                route: vec![RouteDestination { host: target, ..RouteDestination::default() }],
+                matches: [block].into(),
+                route: [RouteDestination { host: target.into(), ..RouteDestination::default() }]
+                    .into(),
                 line: 0,
             });
         }
-        let spec = VirtualService { hosts: vec![host], tcp: rules, ..VirtualService::default() };
+        let spec =
+            VirtualService { hosts: vec![host], tcp: rules.into(), ..VirtualService::default() };
         world.insert(object(format!("f{index}"), Spec::VirtualService(spec)));
     }
     world

@@ -83,7 +83,7 @@ pub fn sidecars(world: &World) -> Option<String> {
 
 fn is_captured(object: &Object) -> bool {
     let says = |(annotation, value): &(&str, &str)| {
-        let found = object.meta.annotations.get(*annotation);
+        let found = object.meta.annotations.get(annotation);
         found.is_some_and(|found| value.is_empty() || found == *value)
     };
     object.reference().kind == Kind::Pod && CAPTURED.iter().any(says)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redirector_core::model::bypass::Target;
+use redirector_core::world::can_leave_alone;
 
 use super::change::{AGAIN, Cause};
 use super::control_loop::Daemon;
@@ -10,14 +10,13 @@ use super::engine::{Engine, Newcomers};
 use super::now;
 use crate::datapath::Datapath;
 use crate::failure::{Exit, Failure};
-use crate::state::{BypassChange, Bypassed, Head, Keeper, Snapshot, StateDir, bypass};
+use crate::state::{BypassChange, Bypassed, Head, Keeper, StateDir, bypass};
 
 impl Daemon {
     /// Changes what is left alone. On an error nothing is changed.
     pub(super) fn bypass(&mut self, change: &BypassChange) -> Result<(), String> {
         if let BypassChange::Begin(target, _) = change {
-            let snapshot = self.state.snapshot(self.generation).map_err(|why| why.to_string())?;
-            is_in_force(target, snapshot.as_ref())?;
+            can_leave_alone(target, |object| self.engine.in_force(object))?;
         }
         let after = change.apply(&self.bypassed, now())?;
         let before = self.bypassed.clone();
@@ -81,34 +80,31 @@ impl Daemon {
 
     /// The same configuration again, with what is left alone now.
     pub(super) fn reapply(&mut self) -> bool {
-        let current = self.state.snapshot(self.generation).ok().flatten();
-        let repeats = current.as_ref().map(|snapshot| snapshot.repeats);
-        let repeats = repeats.map(|repeats| repeats.unwrap_or(self.generation));
+        let head = self.keeper.head();
+        let is_known = head.generation == self.generation && self.generation != 0;
+        let repeats = is_known.then(|| head.repeats.unwrap_or(self.generation));
         let held = self.report.hold.as_ref().map(|hold| hold.of_generation);
         let cause = Cause { of_generation: held, repeats, ..Cause::default() };
-        match (held, &current) {
-            (Some(_), Some(snapshot)) => return self.put_back(snapshot, cause),
-            (Some(held), None) => return self.hold_is_lost(held),
-            // What does not come in force keeps nothing from being left alone.
-            (None, _) if self.report.apply_error.is_some() => return self.stay(),
-            // What was read meanwhile comes in force with it, as a change.
-            (None, _) if self.changed => {
-                self.changed = false;
-                return self.step();
-            }
-            (None, _) => {}
+        if let Some(held) = held {
+            let current = self.state.snapshot(self.generation).ok().flatten();
+            return match current {
+                Some(snapshot) => self.put_back(&snapshot, cause),
+                None => self.hold_is_lost(held),
+            };
+        }
+        // What does not come in force keeps nothing from being left alone.
+        if self.report.apply_error.is_some() {
+            return self.stay();
+        }
+        // What was read meanwhile comes in force with it, as a change.
+        if self.changed {
+            self.changed = false;
+            return self.step();
         }
         let newcomers = self.newcomers();
         let step = self.engine.step(newcomers);
         self.apply_if_it_fits(step, cause)
     }
-}
-
-fn is_in_force(target: &Target, snapshot: Option<&Snapshot>) -> Result<(), String> {
-    let Some(snapshot) = snapshot else {
-        return Err("what is in force is not known by name".to_owned());
-    };
-    snapshot.world().can_leave_alone(target)
 }
 
 /// The same with no daemon alive: on the tables that are in force. Returns the
@@ -147,7 +143,8 @@ pub fn without_daemon(
         ))
     })?;
     if let BypassChange::Begin(target, _) = change {
-        is_in_force(target, Some(&snapshot)).map_err(Failure::input)?;
+        let world = snapshot.world();
+        can_leave_alone(target, |object| world.get(object)).map_err(Failure::input)?;
     }
     let after = change.apply(&state.bypassed()?, now()).map_err(Failure::input)?;
     // Tables that grow take a daemon.

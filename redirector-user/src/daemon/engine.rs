@@ -430,26 +430,28 @@ impl Engine {
         let finding = left_out::finding(world, object, &syntax::OVER_LIMIT, reason);
         let mut changed =
             self.store.is_new(object) && self.store.reject(object, vec![finding.clone()]);
-        if object.kind == Kind::Service {
-            // Its endpoints are written in other objects.
-            for (slice, spec) in world.endpoint_slices() {
-                let own = slice.meta.namespace == object.namespace && *spec.service == *object.name;
-                if own && self.store.is_new(&slice.reference()) {
-                    changed |= self.store.reject(&slice.reference(), vec![finding.clone()]);
+        // Its endpoints are written in other objects. What is new was touched: a refusal that
+        // stays costs no look at everything.
+        let is_near = |one: &&ObjectRef| one.namespace == object.namespace;
+        let near: Vec<ObjectRef> = self.store.touched().iter().filter(is_near).cloned().collect();
+        let mut reject = |is_its_own: &dyn Fn(&Spec) -> bool| {
+            let mut changed = false;
+            for reference in &near {
+                let is_its_own = world.get(reference).is_some_and(|one| is_its_own(&one.spec));
+                if is_its_own && self.store.is_new(reference) {
+                    changed |= self.store.reject(reference, vec![finding.clone()]);
                 }
             }
+            changed
+        };
+        if object.kind == Kind::Service {
+            changed |= reject(&|spec| match spec {
+                Spec::EndpointSlice(slice) => *slice.service == *object.name,
+                _ => false,
+            });
         }
         if !changed && matches!(object.kind, Kind::Service | Kind::ServiceEntry) {
-            for one in world.objects() {
-                let endpoint = matches!(one.spec, Spec::Pod(_) | Spec::WorkloadEntry(_));
-                let reference = one.reference();
-                if endpoint
-                    && one.meta.namespace == object.namespace
-                    && self.store.is_new(&reference)
-                {
-                    changed |= self.store.reject(&reference, vec![finding.clone()]);
-                }
-            }
+            changed |= reject(&|spec| matches!(spec, Spec::Pod(_) | Spec::WorkloadEntry(_)));
         }
         changed
     }
@@ -537,14 +539,18 @@ impl Engine {
             ttl: None,
         };
         let world = self.world();
-        let resolved = self.names.iter().filter_map(|name| {
-            let addresses = world.and_then(|world| world.resolved(name))?;
-            Some((name.clone(), since(addresses)))
-        });
+        let resolved = || {
+            let names = self.names.iter().filter_map(|name| {
+                let addresses = world.and_then(|world| world.resolved(name))?;
+                Some((name.clone(), since(addresses)))
+            });
+            names.collect()
+        };
+        let may_differ = step.names.is_some() || !step.made_of.names.is_empty();
         Change {
             head,
             settings: world.map_or_else(Settings::default, |world| world.settings.clone()),
-            resolved: resolved.collect(),
+            resolved: may_differ.then(resolved),
             objects: step.made_of.objects.clone(),
             layout,
             store: if accepts { self.store.kept_since() } else { KeptChange::default() },

@@ -183,9 +183,11 @@ impl Keeper {
         if self.told.head.generation != change.head.generation {
             return otherwise;
         }
-        let known = self.told.resolved.iter().map(|(name, one)| (name, &one.addresses));
-        let resolved = change.resolved.iter().map(|(name, one)| (name, &one.addresses));
-        self.told.head.repeats.filter(|_| change.objects.is_empty() && known.eq(resolved))
+        let are_known = change.resolved.as_ref().is_none_or(|resolved| {
+            let known = self.told.resolved.iter().map(|(name, one)| (name, &one.addresses));
+            known.eq(resolved.iter().map(|(name, one)| (name, &one.addresses)))
+        });
+        self.told.head.repeats.filter(|_| change.objects.is_empty() && are_known)
     }
 
     /// Keeps a change; it has reached the disk when this returns. `whole` says what is

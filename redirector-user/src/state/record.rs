@@ -77,9 +77,9 @@ pub struct Change {
     pub head: Head,
     /// The settings from now on.
     pub settings: Settings,
-    /// What names resolve to from now on. Of those that did already, only the
-    /// addresses count.
-    pub resolved: BTreeMap<Arc<str>, Resolved>,
+    /// What names resolve to from now on, where that may be something else. Of those that
+    /// did already, only the addresses count.
+    pub resolved: Option<BTreeMap<Arc<str>, Resolved>>,
     /// The objects in force that are others.
     pub objects: BTreeMap<ObjectRef, Replaced>,
     /// What makes the numbers others.
@@ -95,7 +95,7 @@ impl Change {
         Self {
             head: Head { generation, of_generation, repeats, made },
             settings: after.settings.clone(),
-            resolved: after.resolved.clone(),
+            resolved: Some(after.resolved.clone()),
             objects: before.world().difference(&after.world()).objects,
             layout: before.contents.layout.difference(&after.contents.layout),
             store: KeptChange::default(),
@@ -253,7 +253,7 @@ pub(super) struct Step {
     head: Head,
     written: Written,
     settings: Settings,
-    resolved: BTreeMap<Arc<str>, Resolved>,
+    resolved: Option<BTreeMap<Arc<str>, Resolved>>,
     /// What files mention that mention something else.
     files: Vec<(Arc<str>, Option<Vec<KeptMention>>)>,
 }
@@ -283,12 +283,12 @@ impl Told {
 
     /// What is told next.
     pub fn next(&self, change: &mut Change) -> Step {
-        let resolved = std::mem::take(&mut change.resolved).into_iter().map(|(name, new)| {
+        let as_known = |(name, new): (Arc<str>, Resolved)| {
             let known = self.resolved.get(&name).filter(|known| known.addresses == new.addresses);
             let known = known.cloned().unwrap_or(new);
             (name, known)
-        });
-        let resolved = resolved.collect();
+        };
+        let resolved = change.resolved.take().map(|all| all.into_iter().map(as_known).collect());
         let files = std::mem::take(&mut change.store.files).into_iter();
         Step {
             number: self.number + 1,
@@ -316,7 +316,7 @@ impl Told {
             head: std::mem::replace(&mut self.head, head),
             written: std::mem::replace(&mut self.written, written),
             settings: std::mem::replace(&mut self.settings, settings),
-            resolved: std::mem::replace(&mut self.resolved, resolved),
+            resolved: resolved.map(|resolved| std::mem::replace(&mut self.resolved, resolved)),
         }
     }
 
@@ -344,7 +344,8 @@ impl Told {
             (name.clone(), mentions)
         });
         let files: Vec<_> = files.collect();
-        let resolved = different(&self.resolved, &next.resolved)
+        let resolved = (next.resolved.iter())
+            .flat_map(|resolved| different(&self.resolved, resolved))
             .map(|(name, one)| Ok((name.clone(), one.map(to_raw_value).transpose()?)));
         let resolved = resolved.collect::<io::Result<Vec<_>>>()?;
         let settings = (self.settings != next.settings).then(|| to_raw_value(&next.settings));

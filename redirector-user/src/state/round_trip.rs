@@ -264,7 +264,7 @@ fn is_of_an_earlier_version(snapshot: &Snapshot) {
     assert_eq!(snapshot.lost, []);
     assert!(!snapshot.contents.layout.names().routes.is_empty());
     let rule = snapshot.contents.objects.iter().find_map(|object| match &object.spec {
-        Spec::DestinationRule(rule) => rule.traffic_policy.clone(),
+        Spec::DestinationRule(rule) => rule.traffic_policy.as_deref().cloned(),
         _ => None,
     });
     assert_eq!(rule.unwrap().port_level.into_keys().collect::<Vec<_>>(), [443, 19000]);

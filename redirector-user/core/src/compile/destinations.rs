@@ -14,7 +14,9 @@ use super::met::{Met, Reason};
 use super::readers::{Trace, first_of};
 use crate::client::Asker;
 use crate::model::{RouteDestination, RuleId};
-use crate::plan::{Algorithm, Destination, DestinationId, Lacks, Leg, Lost, RouteId, Verdict};
+use crate::plan::{
+    Algorithm, Destination, DestinationId, Lacks, Leg, Lost, RouteId, Verdict, view,
+};
 use crate::registry::{MergedRule, Port, Registry, Service};
 use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 
@@ -311,8 +313,9 @@ impl<'q> Destinations<'q> {
         rule: Option<RuleId>,
         parts: Vec<(DestinationId, u64)>,
     ) -> (Arc<RouteId>, Verdict) {
-        let (destinations, legs): (_, Vec<Leg>) =
-            (self.without_lost(parts).into_iter()).map(|(id, weight)| (id, Leg { weight })).unzip();
+        let parts = self.without_lost(parts);
+        let legs: Vec<Leg> = parts.iter().map(|(_, weight)| Leg { weight: *weight }).collect();
+        let destinations = parts.into_iter().map(|(id, _)| id).collect();
         let route = RouteId { rule, destinations };
         if let Some((route, verdict)) = self.met.route(&route) {
             let known = (route.clone(), verdict.clone());
@@ -430,7 +433,7 @@ impl<'q> Destinations<'q> {
             Ok(service) => service,
             Err(why) => {
                 let subset = subset.map(Arc::from);
-                let id = DestinationId { host, subset, port, v6, view: Vec::new() };
+                let id = DestinationId { host, subset, port, v6, view: Arc::default() };
                 return Resolved { id, found: Err(why) };
             }
         };
@@ -477,7 +480,7 @@ impl<'q> Destinations<'q> {
 fn nowhere(id: &DestinationId) -> DestinationId {
     let mut nowhere = id.clone();
     // The service twice: no other destination is seen like that.
-    nowhere.view.extend(id.view.first().cloned());
+    nowhere.view = view(id.view.iter().chain(id.view.first()));
     nowhere
 }
 
@@ -494,7 +497,7 @@ fn id(
         subset: subset.map(Arc::from),
         port,
         v6,
-        view: std::iter::once(&service.object).chain(rules).cloned().collect(),
+        view: view(std::iter::once(&service.object).chain(rules)),
     }
 }
 

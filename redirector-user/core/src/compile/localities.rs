@@ -85,7 +85,7 @@ fn by_labels(endpoint: &registry::Endpoint, labels: &[&str], home: &Labels) -> u
     let differs = labels.iter().position(|label| {
         let (key, wanted) = match label.split_once('=') {
             Some(said) => said,
-            None => (*label, home.get(*label).unwrap_or_default()),
+            None => (*label, home.get(label).unwrap_or_default()),
         };
         of_endpoint(key) != wanted
     });

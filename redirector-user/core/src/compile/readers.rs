@@ -112,5 +112,5 @@ impl Readers {
 
 /// What all destinations of a host follow in their order.
 pub(super) fn first_of(host: &Arc<str>) -> DestinationId {
-    DestinationId { host: host.clone(), subset: None, port: 0, v6: false, view: Vec::new() }
+    DestinationId { host: host.clone(), subset: None, port: 0, v6: false, view: Arc::default() }
 }

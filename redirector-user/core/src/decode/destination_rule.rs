@@ -28,7 +28,8 @@ pub(super) fn destination_rule(root: &Fields<'_>, namespace: &str) -> Destinatio
         }
         Some(_) => {}
     }
-    rule.traffic_policy = spec.get("trafficPolicy").and_then(|at| traffic_policy(&at));
+    rule.traffic_policy =
+        spec.get("trafficPolicy").and_then(|at| traffic_policy(&at)).map(Box::new);
     let mut seen = BTreeSet::new();
     for at in spec.items("subsets") {
         let Some(fields) = at.fields(&["name", "labels", "trafficPolicy"]) else { continue };

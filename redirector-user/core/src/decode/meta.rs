@@ -96,7 +96,7 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         name: name.into(),
         namespace: namespace.into(),
         uid: fields.text("uid"),
-        labels: fields.labels("labels").into(),
+        labels: fields.labels("labels"),
         annotations: fields.labels("annotations"),
         created,
         origin: Origin { file: file.cloned(), line: root.at.line() },

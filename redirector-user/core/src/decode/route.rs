@@ -5,6 +5,7 @@ use super::cursor::{At, Fields};
 use super::misplaced::{self, OF_DESTINATIONS, below_destination, outside_match};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
+use crate::intern;
 use crate::model::RouteDestination;
 use crate::validate::names;
 
@@ -30,7 +31,7 @@ fn port(at: &At<'_>, value: i64) -> Option<u16> {
 
 /// `route` of a rule: at least one destination, weights that sum to more than
 /// zero.
-pub(super) fn route(fields: &Fields<'_>, whose: &str) -> Vec<RouteDestination> {
+pub(super) fn route(fields: &Fields<'_>, whose: &str) -> Box<[RouteDestination]> {
     let items = fields.items("route");
     if fields.is_empty("route") && !misplaced::has_no_route_of_its_own(fields) {
         required(fields, "route", &format!("the route of {whose}"));
@@ -43,10 +44,10 @@ pub(super) fn weighted(
     fields: &Fields<'_>,
     items: &[At<'_>],
     known: &'static [&'static str],
-) -> Vec<RouteDestination> {
+) -> Box<[RouteDestination]> {
     let mut total: i64 = 0;
     let mut whole = true;
-    let destinations: Vec<RouteDestination> = items
+    let destinations = items
         .iter()
         .filter_map(|at| {
             let beside = misplaced::beside_destination(at);
@@ -139,7 +140,7 @@ pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
         };
         port(&number, number.integer()?)
     });
-    Some(RouteDestination { host, subset, port: number, weight: 0 })
+    Some(RouteDestination { host: intern::text(&host), subset, port: number, weight: 0 })
 }
 
 /// Complains of a name that is none for a subset.

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn endpoints_are_ejected_as_the_outlier_detection_says() {
         let id =
-            DestinationId { host: "a".into(), subset: None, port: 80, v6: false, view: Vec::new() };
+            DestinationId { host: "a".into(), subset: None, port: 80, v6: false, view: [].into() };
         let entry = |outlier, endpoints| {
             let one = with(outlier, endpoints);
             let entry = destination(0, endpoints as u32, &id, &one, None);

@@ -2,6 +2,7 @@
 //! refused since.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Placement;
 use crate::plan::{self, DestinationId};
@@ -48,7 +49,7 @@ impl Placement {
         id: &DestinationId,
     ) -> impl Iterator<Item = &'l DestinationId> {
         // The view is what destinations are ordered by last.
-        let least = DestinationId { view: Vec::new(), ..id.clone() };
+        let least = DestinationId { view: Arc::default(), ..id.clone() };
         let destinations = &self.layout.destinations;
         let from = destinations.touched().range(least.clone()..);
         let alike = from.take_while(move |(other, _)| {
@@ -79,7 +80,7 @@ mod tests {
             subset: Some("v1".into()),
             port: 80,
             v6: false,
-            view: vec![view],
+            view: [view].into(),
         }
     }
 

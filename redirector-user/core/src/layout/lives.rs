@@ -191,7 +191,7 @@ impl Owner {
         };
         part(id.host.as_bytes());
         part(id.subset.as_deref().unwrap_or_default().as_bytes());
-        for object in &id.view {
+        for object in id.view.iter() {
             part(object.kind.as_str().as_bytes());
             part(object.namespace.as_bytes());
             part(object.name.as_bytes());
@@ -244,7 +244,7 @@ mod tests {
     use crate::plan::{Endpoint, Plan};
 
     fn id(host: &str) -> DestinationId {
-        DestinationId { host: host.into(), subset: None, port: 80, v6: false, view: Vec::new() }
+        DestinationId { host: host.into(), subset: None, port: 80, v6: false, view: [].into() }
     }
 
     fn plan(hosts: &[(&str, Algorithm, &[u8])]) -> Plan {
@@ -332,7 +332,7 @@ mod tests {
             subset: Some("v2".into()),
             port: 5432,
             v6: false,
-            view,
+            view: view.into(),
         };
         let owner = Owner::of(&id);
         let six = "[fd00::7]:5432".parse().expect("an address");

@@ -12,7 +12,7 @@ pub struct DestinationRule {
     /// As written, not yet completed to a full name.
     pub host: String,
     /// The rule-level policy.
-    pub traffic_policy: Option<TrafficPolicy>,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
     /// The subsets in their written order.
     pub subsets: Vec<Subset>,
     /// As written; empty means `["*"]`.

@@ -160,7 +160,6 @@ pub struct Meta {
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "kind", content = "spec")]
 #[expect(missing_docs, reason = "each variant is the kind of that name")]
-#[expect(clippy::large_enum_variant, reason = "always behind an Arc, and Pods are the many")]
 pub enum Spec {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),

@@ -1,9 +1,12 @@
 //! VirtualService.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Labels, RuleList};
+use crate::intern;
 
 /// `networking.istio.io` VirtualService (v1, v1beta1 and v1alpha3 are alike).
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -15,11 +18,11 @@ pub struct VirtualService {
     /// As written; empty means `["*"]`.
     pub export_to: Vec<String>,
     /// The TCP rules in their written order.
-    pub tcp: Vec<TcpRule>,
+    pub tcp: Box<[TcpRule]>,
     /// The TLS (SNI) rules in their written order.
-    pub tls: Vec<TlsRule>,
+    pub tls: Box<[TlsRule]>,
     /// What can be known of the HTTP rules at L4, in their written order.
-    pub http: Vec<HttpRule>,
+    pub http: Box<[HttpRule]>,
 }
 
 impl VirtualService {
@@ -30,7 +33,7 @@ impl VirtualService {
             RuleList::Tls => self.tls.get(index).map(|rule| &rule.route),
             RuleList::Http => self.http.get(index).map(|rule| &rule.route),
         };
-        route.map_or(&[], Vec::as_slice)
+        route.map_or(&[], |route| route)
     }
 
     /// The weighted destinations of each rule, list by list in their written order.
@@ -50,9 +53,9 @@ impl VirtualService {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TcpRule {
     /// Any of these must match; empty matches everything.
-    pub matches: Vec<L4Match>,
+    pub matches: Box<[L4Match]>,
     /// The weighted destinations.
-    pub route: Vec<RouteDestination>,
+    pub route: Box<[RouteDestination]>,
     /// The line in the object's file, counted from 1; 0 when unknown.
     pub line: u32,
 }
@@ -79,7 +82,8 @@ pub struct L4Match {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct RouteDestination {
     /// As written, not yet completed to a full name.
-    pub host: String,
+    #[serde(deserialize_with = "intern::read")]
+    pub host: Arc<str>,
     /// The subset, if one is named.
     pub subset: Option<String>,
     /// `destination.port.number`.
@@ -92,9 +96,9 @@ pub struct RouteDestination {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TlsRule {
     /// Any of these must match; validation asks for at least one.
-    pub matches: Vec<TlsMatch>,
+    pub matches: Box<[TlsMatch]>,
     /// The weighted destinations.
-    pub route: Vec<RouteDestination>,
+    pub route: Box<[RouteDestination]>,
     /// The line in the object's file, counted from 1; 0 when unknown.
     pub line: u32,
 }
@@ -118,7 +122,7 @@ pub struct HttpRule {
     /// and so on).
     pub l7_fields: Vec<String>,
     /// The weighted destinations.
-    pub route: Vec<RouteDestination>,
+    pub route: Box<[RouteDestination]>,
     /// The line in the object's file, counted from 1; 0 when unknown.
     pub line: u32,
 }

@@ -204,7 +204,7 @@ mod tests {
 
     fn destination_id(number: u8) -> DestinationId {
         let host = number.to_string().as_str().into();
-        DestinationId { host, subset: None, port: 80, v6: false, view: Vec::new() }
+        DestinationId { host, subset: None, port: 80, v6: false, view: Arc::default() }
     }
 
     proptest! {

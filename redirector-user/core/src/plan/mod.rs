@@ -16,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::intern::Pool;
 use crate::model::{Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
 pub use crate::rules::Lacks;
@@ -113,7 +114,16 @@ pub struct DestinationId {
     /// Tells apart destinations that clients of several namespaces see
     /// differently: the object that owns the host, and the DestinationRules in
     /// force (merged rules in their order).
-    pub view: Vec<ObjectRef>,
+    pub view: Arc<[ObjectRef]>,
+}
+
+/// The views that there are: nearly all destinations of a service have the same.
+static VIEWS: Pool<[ObjectRef]> = Pool::new();
+
+/// A [`DestinationId::view`] of these.
+pub(crate) fn view<'o>(objects: impl Iterator<Item = &'o ObjectRef>) -> Arc<[ObjectRef]> {
+    let objects: Vec<ObjectRef> = objects.cloned().collect();
+    VIEWS.get(&objects[..], || objects.as_slice().into())
 }
 
 /// A destination's endpoints.

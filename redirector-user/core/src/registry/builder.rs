@@ -78,7 +78,7 @@ pub(super) fn left_out(world: &World, object: &Object, over: &Over) -> Vec<Servi
 
 /// Who sees a Service.
 fn service_export(object: &Object) -> ExportTo {
-    let export = object.meta.annotations.get(annotations::EXPORT_TO).map_or("", String::as_str);
+    let export = object.meta.annotations.get(annotations::EXPORT_TO).unwrap_or_default();
     ExportTo::new(export.split(','), &object.meta.namespace)
 }
 

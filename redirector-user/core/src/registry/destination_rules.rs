@@ -128,7 +128,7 @@ impl Key {
         for object in objects {
             let Some(rule) = object.spec.destination_rule() else { continue };
             if merged.policy.is_none() {
-                merged.policy = rule.traffic_policy.clone();
+                merged.policy = rule.traffic_policy.as_deref().cloned();
             }
             let object = object.reference();
             for subset in &rule.subsets {

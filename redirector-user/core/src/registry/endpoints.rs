@@ -285,7 +285,7 @@ impl Backing {
         let labels = &known.object.meta.labels;
         let node = known.object.spec.pod().map_or("", |pod| &pod.node);
         let make = |locality: Locality| {
-            (topology::labels(labels, &locality, Some(node), None).into(), locality.text())
+            (topology::labels(labels, &locality, Some(node), None), locality.text())
         };
         let locality = Locality::of_workload(labels)
             .or_else(|| self.nodes.get(node).cloned())
@@ -440,7 +440,7 @@ pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> Place {
         return (labels.clone(), locality.text());
     }
     let labels = topology::labels(labels, &locality, None, Some(&entry.network));
-    (labels.into(), locality.text())
+    (labels, locality.text())
 }
 
 /// The port of a WorkloadEntry that a Service port leads to; `None` when the

@@ -109,7 +109,7 @@ fn candidates(
         }
     };
     for endpoint in &entry.endpoints {
-        let place = entry_place(&endpoint.labels.clone().into(), endpoint);
+        let place = entry_place(&endpoint.labels, endpoint);
         add(endpoint, &place, entry.resolution, true);
     }
     if let Some(selector) = &entry.workload_selector {

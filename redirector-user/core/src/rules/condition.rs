@@ -168,7 +168,7 @@ fn missing(wanted: &Labels, client: &Client<'_>) -> String {
     };
     let differing: Vec<String> = wanted
         .iter()
-        .filter(|(key, value)| labels.get(*key) != Some(value))
+        .filter(|(key, value)| labels.get(key) != Some(value))
         .map(|(key, value)| match labels.get(key) {
             Some(is) => format!("{key} is {is}, rule wants {value}"),
             None => format!("source has no {key}, rule wants {value}"),
@@ -195,7 +195,7 @@ impl fmt::Display for Bare {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Block {
-    conditions: Vec<Condition>,
+    conditions: Box<[Condition]>,
 }
 
 impl Block {
@@ -258,7 +258,7 @@ impl Block {
                 None => conditions.push(condition.clone()),
             }
         }
-        Some(Self { conditions })
+        Some(Self { conditions: conditions.into() })
     }
 
     /// Whether `other` holds whenever this does.
@@ -312,7 +312,7 @@ impl From<Stored> for Block {
         if !stored.sni_hosts.is_empty() {
             conditions.push(Condition::SniHosts(stored.sni_hosts));
         }
-        Self { conditions }
+        Self { conditions: conditions.into() }
     }
 }
 
@@ -451,9 +451,9 @@ mod tests {
         let block: Block = serde_json::from_str(text).expect("it is read");
         let wanted = [
             Condition::DestinationSubnets(vec!["10.0.0.0/8".parse().expect("a prefix")]),
-            Condition::SourceLabels([("app".to_owned(), "a".to_owned())].into()),
+            Condition::SourceLabels([("app", "a")].into()),
             Condition::SniHosts(vec!["*.example".to_owned()]),
         ];
-        assert_eq!(block.conditions, wanted);
+        assert_eq!(*block.conditions, wanted);
     }
 }

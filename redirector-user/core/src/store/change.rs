@@ -143,7 +143,9 @@ impl Store {
                     mention.diagnostics.push(diagnostic);
                 }
             }
-            self.index.touched.insert(object.clone());
+            if changed {
+                self.index.touched.insert(object.clone());
+            }
             self.index.noted.insert(name.clone());
             return changed;
         }

@@ -93,7 +93,7 @@ mod tests {
             subset: Some("v1".into()),
             port: 5432,
             v6: false,
-            view: Vec::new(),
+            view: [].into(),
         };
         let leg = LegCounts {
             route: "VirtualService/edge/db tcp[0]".into(),

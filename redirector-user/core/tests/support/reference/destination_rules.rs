@@ -154,7 +154,7 @@ fn step<'w>(
             }
         }
         if group.policy.is_none() {
-            group.policy = rule.traffic_policy.clone();
+            group.policy = rule.traffic_policy.as_deref().cloned();
         }
     }
     groups.sort_by(|one, other| age(one.first).cmp(&age(other.first)));

@@ -367,7 +367,7 @@ pub(super) fn place_of_clients(world: &World) -> [String; 3] {
     let of_entries = world.workload_entries().filter_map(|(object, entry)| {
         let annotations = &object.meta.annotations;
         let local = ["redirector.io/cgroup", "redirector.io/netns"];
-        let local = local.iter().any(|name| annotations.contains_key(*name));
+        let local = local.iter().any(|name| annotations.contains_key(name));
         local.then(|| place_of_entry(&written_labels(object, entry), entry))
     });
     let of_pods = world.pods().filter_map(|(object, pod)| {
@@ -386,7 +386,7 @@ pub(super) fn place_of_node(world: &World, node: &str) -> [String; 3] {
     let old =
         ["failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone"];
     let label = |at: usize| {
-        let found = labels?.get(PLACES[at]).or_else(|| labels?.get(*old.get(at)?));
+        let found = labels?.get(PLACES[at]).or_else(|| labels?.get(old.get(at)?));
         found.map(str::to_owned)
     };
     [0, 1, 2].map(|at| label(at).unwrap_or_default())
