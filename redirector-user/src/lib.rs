@@ -30,5 +30,6 @@ pub mod mounts;
 pub mod output;
 pub mod proxy;
 pub mod scheduling;
+mod shell;
 pub mod source;
 pub mod state;

@@ -8,6 +8,7 @@ mod connect;
 mod crash;
 mod daemon;
 mod decide;
+mod doctor;
 mod drain;
 mod explain;
 mod flows;

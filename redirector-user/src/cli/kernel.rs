@@ -11,12 +11,15 @@ use crate::daemon::control::{self, Request, Response};
 use crate::datapath::{self, Datapath};
 use crate::state::{Report, Snapshot, StateDir, StateError};
 
+/// Where they are when nobody says otherwise.
+const PINS: &str = "/sys/fs/bpf/redirector";
+
 /// Where the tables are.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Where the tables are")]
 pub struct KernelArgs {
     /// Directory of the pinned maps and links, below a bpffs mount
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/redirector")]
+    #[arg(long, value_name = "DIR", default_value = PINS)]
     pub bpffs: PathBuf,
     /// Directory of the daemon's state: names, files, last good versions
     #[arg(long, value_name = "DIR", default_value = "/run/redirector")]
@@ -24,6 +27,11 @@ pub struct KernelArgs {
 }
 
 impl KernelArgs {
+    /// Whether nobody has chosen another directory of pins.
+    pub fn bpffs_is_default(&self) -> bool {
+        self.bpffs == Path::new(PINS)
+    }
+
     /// The state directory.
     pub fn state(&self) -> StateDir {
         StateDir::new(&self.state_dir)

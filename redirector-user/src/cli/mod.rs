@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod context;
 mod diff;
+mod doctor;
 mod env;
 mod explain;
 mod flows;
@@ -112,7 +113,8 @@ impl Format {
 }
 
 /// The commands that list things with names.
-const LISTS: [&str; 8] = ["check", "diff", "flows", "hosts", "maps", "status", "top", "version"];
+const LISTS: [&str; 9] =
+    ["check", "diff", "doctor", "flows", "hosts", "maps", "status", "top", "version"];
 
 /// What every command is told.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +131,7 @@ enum Command {
     Test(test::Args),
     Status(status::Args),
     Diff(diff::Args),
+    Doctor(doctor::Args),
     Flows(flows::Args),
     Maps(maps::Args),
     Top(top::Args),
@@ -202,6 +205,7 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
         Command::Test(args) => test::run(args, &common, context),
         Command::Status(args) => status::run(args, &common, context),
         Command::Diff(args) => diff::run(args, &common, context),
+        Command::Doctor(args) => doctor::run(args, &common, context),
         Command::Flows(args) => flows::run(args, &common, context),
         Command::Top(args) => top::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),

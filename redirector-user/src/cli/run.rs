@@ -1,7 +1,7 @@
 //! `redirector run`
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::config::{SettingsArgs, interval};
@@ -187,7 +187,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         kubernetes: args.kubernetes.setup(),
         settings: args.settings.settings(args.kubernetes.kubernetes),
         bpffs: args.kernel.bpffs.clone(),
-        bpffs_is_default: args.kernel.bpffs == Path::new("/sys/fs/bpf/redirector"),
+        bpffs_is_default: args.kernel.bpffs_is_default(),
         state_dir: args.kernel.state_dir.clone(),
         cgroups: args.cgroup.clone(),
         daemon_cgroup: args.daemon_cgroup.clone(),

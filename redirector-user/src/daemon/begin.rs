@@ -76,10 +76,10 @@ fn take_charge(
     // What can be known to be wrong is said before anything is touched.
     let source = source(options)?;
     let cgroup2 = startup::cgroup2()?;
-    let cgroups = startup::cgroups(options, &cgroup2)?;
+    let cgroups = startup::cgroups(&options.cgroups, options.kubernetes.is_some(), &cgroup2)?;
     startup::paths(&files_to_follow(&options.config), state.files().iter())?;
     startup::announce(options, &cgroups);
-    startup::bpffs(options)?;
+    startup::bpffs(&options.bpffs, options.bpffs_is_default)?;
     state.create()?;
     let mut predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
     // What the one before, or after, this daemon lets go of is free in a moment.

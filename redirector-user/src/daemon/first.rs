@@ -77,7 +77,11 @@ impl Daemon {
         let fresh = self.datapath.attachments()?.is_empty();
         self.datapath.attach()?;
         if fresh
-            && let Err(failure) = startup::nobody_else(&self.options, &self.datapath.attachments()?)
+            && let Err(failure) = startup::nobody_else(
+                self.options.kubernetes.is_some(),
+                !self.options.cgroups.is_empty(),
+                &self.datapath.attachments()?,
+            )
         {
             // The kernel is left as it was found.
             self.datapath.remove()?;

@@ -59,7 +59,7 @@ mod pace;
 mod program_log;
 mod server;
 mod sources;
-mod startup;
+pub(crate) mod startup;
 mod times;
 mod verify;
 

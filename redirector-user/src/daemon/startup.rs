@@ -14,6 +14,7 @@ use crate::datapath::{Attached, Hook};
 use crate::failure::{Exit, Failure};
 use crate::identity::pods::trees;
 use crate::mounts;
+use crate::shell::quoted;
 
 /// `BPF_FS_MAGIC`.
 const BPFFS: FsWord = 0xcafe_4a11;
@@ -36,20 +37,31 @@ pub fn cgroup2() -> Result<PathBuf, Failure> {
             Exit::Unable,
             "no cgroup2 hierarchy is mounted, and connections are decided by cgroup",
         )
-        .help("mount one: mount -t cgroup2 none /sys/fs/cgroup (Linux 4.5 or newer)")
+        .help(format!("mount one: {}", mount_of_cgroup2(Path::new("/sys/fs/cgroup"))))
     })
 }
 
+/// How to mount cgroup2 so that it hides nothing: where version 1 is, beside it.
+fn mount_of_cgroup2(usual: &Path) -> String {
+    let free = std::fs::read_dir(usual).is_ok_and(|mut entries| entries.next().is_none());
+    let place = if free { usual.to_owned() } else { usual.join("unified") };
+    format!("mkdir -p {0} && mount -t cgroup2 none {0}", quoted(&place))
+}
+
 /// The cgroups to attach to, all of them there.
-pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
-    if options.cgroups.is_empty() {
-        return match options.kubernetes {
-            Some(_) => pods(cgroup2),
-            None => Ok(vec![cgroup2.to_owned()]),
+pub fn cgroups(
+    given: &[PathBuf],
+    kubernetes: bool,
+    cgroup2: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
+    if given.is_empty() {
+        return match kubernetes {
+            true => pods(cgroup2),
+            false => Ok(vec![cgroup2.to_owned()]),
         };
     }
     let mut cgroups = Vec::new();
-    for given in &options.cgroups {
+    for given in given {
         // A whole path, or one below the mount as in documents.
         let path = if given.starts_with(cgroup2) {
             given.clone()
@@ -59,8 +71,8 @@ pub fn cgroups(options: &Options, cgroup2: &Path) -> Result<Vec<PathBuf>, Failur
         if !path.join("cgroup.procs").exists() {
             return Err(Failure::input(format!("the cgroup {} does not exist", path.display()))
                 .help(format!(
-                    "make it (mkdir {}), or name one that is below {}",
-                    path.display(),
+                    "make it (mkdir -p {}), or name one that is below {}",
+                    quoted(&path),
                     cgroup2.display()
                 )));
         }
@@ -119,39 +131,64 @@ fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
+/// Whether a directory of pins lies on a bpffs, or will when it is made.
+pub fn is_on_bpffs(directory: &Path) -> Result<bool, Failure> {
+    let nearest = nearest(directory);
+    match statfs(nearest) {
+        Ok(stat) => Ok(stat.f_type == BPFFS),
+        Err(error) => {
+            let why = format!("{}: {}", nearest.display(), io::Error::from(error));
+            Err(Failure::new(Exit::Unable, why))
+        }
+    }
+}
+
+/// The nearest directory that is there.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+/// What is said of a directory of pins that is on no bpffs. The remedy hides nothing.
+pub fn not_on_bpffs(directory: &Path, why: &str) -> Failure {
+    let usual = Path::new(USUAL);
+    let is_empty = |path: &Path| {
+        !path.exists() || path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
+    };
+    // Anywhere else it is mounted on the directory itself: on one above it would hide
+    // what lies there, as it would on one with something in it.
+    let help = if directory.starts_with(usual) {
+        format!("mount one: mount -t bpf -o {MODE} bpf {USUAL}")
+    } else if is_empty(directory) {
+        format!("mount one: mkdir -p {0} && mount -t bpf -o {MODE} bpf {0}", quoted(directory))
+    } else {
+        format!(
+            "something else is in it, which a mount would hide: name another directory, such as \
+             --bpffs {USUAL}/redirector"
+        )
+    };
+    let directory = directory.display();
+    let message = format!("{directory} is not on a bpffs, where maps can be pinned{why}");
+    Failure::new(Exit::Unable, message).help(help)
+}
+
+/// Whether `run` mounts the bpffs itself: where every init system does, when nobody
+/// has chosen another place.
+pub fn mounts_bpffs(directory: &Path, is_default: bool) -> bool {
+    is_default && nearest(directory) == Path::new(USUAL)
+}
+
 /// Sees to it that the pins' directory lies on a bpffs. The usual place is
 /// mounted when it is not, as every init system does; a place that the user
 /// chose is the user's to mount.
-pub fn bpffs(options: &Options) -> Result<(), Failure> {
-    let nearest = options.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match statfs(nearest) {
-        Ok(stat) if stat.f_type == BPFFS => return Ok(()),
-        Ok(_) => {}
-        Err(error) => {
-            return Err(Failure::new(
-                Exit::Unable,
-                format!("{}: {}", nearest.display(), io::Error::from(error)),
-            ));
-        }
+pub fn bpffs(directory: &Path, is_default: bool) -> Result<(), Failure> {
+    if is_on_bpffs(directory)? {
+        return Ok(());
     }
-    let usual = Path::new(USUAL);
-    // Anywhere else it is mounted on the directory itself: on one above it would hide
-    // what lies there.
-    let command = if options.bpffs.starts_with(usual) {
-        format!("mount -t bpf -o {MODE} bpf {USUAL}")
-    } else {
-        format!("mkdir -p {0} && mount -t bpf -o {MODE} bpf {0}", options.bpffs.display())
-    };
-    let failure = |why: &str| {
-        Failure::new(
-            Exit::Unable,
-            format!("{} is not on a bpffs, where maps can be pinned{why}", options.bpffs.display()),
-        )
-        .help(format!("mount one: {command}"))
-    };
-    if !options.bpffs_is_default || nearest != usual {
+    let failure = |why: &str| not_on_bpffs(directory, why);
+    if !mounts_bpffs(directory, is_default) {
         return Err(failure(""));
     }
+    let usual = Path::new(USUAL);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let mode = CString::new(MODE).unwrap_or_default();
     mount("bpf", usual, "bpf", flags, &*mode)
@@ -167,11 +204,11 @@ pub fn bpffs(options: &Options) -> Result<(), Failure> {
 
 /// Refuses to be one of several that rewrite addresses at the root, unless the
 /// user chose the place.
-pub fn nobody_else(options: &Options, attached: &[Attached]) -> Result<(), Failure> {
-    if options.kubernetes.is_some() {
+pub fn nobody_else(kubernetes: bool, chosen: bool, attached: &[Attached]) -> Result<(), Failure> {
+    if kubernetes {
         return no_other_agent(attached);
     }
-    if !options.cgroups.is_empty() {
+    if chosen {
         return Ok(());
     }
     let foreign = attached
@@ -250,6 +287,21 @@ mod tests {
         assert!(whole.contains("--cgroup"), "{whole}");
         let part = announcement(false, &["/cg/a".into(), "/cg/b".into()]);
         assert_eq!(part, "attaching to /cg/a, /cg/b: every process below is served");
+    }
+
+    #[test]
+    fn no_mount_that_is_advised_hides_anything() {
+        let root = tempfile::tempdir().unwrap();
+        let help = |path: &Path| not_on_bpffs(path, "").help.unwrap_or_default();
+        let absent = root.path().join("a b/pins");
+        assert!(help(&absent).contains(&format!("bpf '{}'", absent.display())), "one word");
+        std::fs::write(root.path().join("file"), "").unwrap();
+        assert!(help(root.path()).contains("--bpffs /sys/fs/bpf/redirector"));
+        assert!(!help(root.path()).contains("mount -t"), "{}", help(root.path()));
+        let advice = mount_of_cgroup2(root.path());
+        assert!(advice.ends_with(&format!("{}/unified", root.path().display())), "{advice}");
+        std::fs::remove_file(root.path().join("file")).unwrap();
+        assert!(mount_of_cgroup2(root.path()).ends_with(&*root.path().to_string_lossy()));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Daemon {
 
     fn verify_programs(&mut self) -> Result<(), Error> {
         // The usual place is mounted again; another one is its owner's to mount.
-        if let Err(failure) = startup::bpffs(&self.options) {
+        if let Err(failure) = startup::bpffs(&self.options.bpffs, self.options.bpffs_is_default) {
             tracing::debug!("{failure}");
         }
         let pinned = self.datapath.pin_again()?;

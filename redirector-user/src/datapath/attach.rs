@@ -54,6 +54,36 @@ pub fn places(pins: &Pins) -> Result<Vec<Place>, Error> {
     Ok(places)
 }
 
+/// Where a cgroup that has links is, seen from this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// At its path.
+    Here,
+    /// Not at its path, and its links live: in another cgroup namespace, or on a mount
+    /// that this process does not have.
+    Elsewhere,
+    /// It was removed, and its programs with it.
+    Gone,
+}
+
+/// Looks for a cgroup that has links.
+pub fn sight(pins: &Pins, place: &Place) -> Sight {
+    if is_at(place) {
+        return Sight::Here;
+    }
+    let lives = |link: &PathBuf| {
+        let link = sys::open_pin(link).and_then(|link| sys::link_info(link.as_fd()));
+        link.is_ok_and(|info| info.cgroup == place.id)
+    };
+    let mut all = Hook::ALL.into_iter().flat_map(|hook| links(pins, place.id, hook));
+    if all.any(|link| lives(&link)) { Sight::Elsewhere } else { Sight::Gone }
+}
+
+/// Whether what is at the path is that cgroup, and not another one of that name.
+fn is_at(place: &Place) -> bool {
+    Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id)
+}
+
 fn directory(pins: &Pins, cgroup: u64) -> PathBuf {
     pins.links().join(cgroup.to_string())
 }
@@ -288,35 +318,45 @@ pub fn attachments_below(pins: &Pins) -> Result<Vec<Attached>, Error> {
     Ok(attached)
 }
 
-/// All programs on our hooks of our cgroups, in the order in which they run.
+/// All programs on our hooks of our cgroups, in the order in which they run. Of cgroups
+/// that are not seen from here nothing is told.
 pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
+    let seen = places(pins)?.into_iter().filter(is_at);
+    let all = seen.flat_map(|place| programs(&place.path, |hook| linked(pins, place.id, hook)));
+    Ok(all.collect())
+}
+
+/// All programs on our hooks of these cgroups, before anything of ours is there.
+pub fn programs_of_others(cgroups: &[PathBuf]) -> Vec<Attached> {
+    cgroups.iter().flat_map(|cgroup| programs(cgroup, |_| Vec::new())).collect()
+}
+
+/// The programs on our hooks of a cgroup, of which those are `ours`.
+fn programs(cgroup: &Path, ours: impl Fn(Hook) -> Vec<u32>) -> Vec<Attached> {
     let mut attached = Vec::new();
-    for place in places(pins)? {
-        let Ok(file) = File::open(&place.path) else { continue };
-        for hook in Hook::ALL {
-            let mut owner = BTreeMap::new();
-            let above =
-                place.path.ancestors().take_while(|path| path.join("cgroup.controllers").exists());
-            above.for_each(|path| owners(path, hook, &mut owner));
-            let ours = linked(pins, place.id, hook);
-            // A hook that this kernel lacks has no programs.
-            let Ok(ids) = sys::effective_programs(file.as_fd(), hook.attach_type()) else {
-                continue;
-            };
-            for (order, program_id) in ids.into_iter().enumerate() {
-                attached.push(Attached {
-                    cgroup: place.path.clone(),
-                    hook,
-                    order,
-                    program_id,
-                    // It may have gone meanwhile.
-                    name: sys::program_name(program_id).unwrap_or_default(),
-                    ours: ours.contains(&program_id),
-                    exclusive: owner.get(&program_id).is_some_and(|owner| owner.exclusive),
-                    at: owner.remove(&program_id).map_or(place.path.clone(), |owner| owner.cgroup),
-                });
-            }
+    let Ok(file) = File::open(cgroup) else { return attached };
+    for hook in Hook::ALL {
+        let mut owner = BTreeMap::new();
+        let above = cgroup.ancestors().take_while(|path| path.join("cgroup.controllers").exists());
+        above.for_each(|path| owners(path, hook, &mut owner));
+        let ours = ours(hook);
+        // A hook that this kernel lacks has no programs.
+        let Ok(ids) = sys::effective_programs(file.as_fd(), hook.attach_type()) else {
+            continue;
+        };
+        for (order, program_id) in ids.into_iter().enumerate() {
+            attached.push(Attached {
+                cgroup: cgroup.to_owned(),
+                hook,
+                order,
+                program_id,
+                // It may have gone meanwhile.
+                name: sys::program_name(program_id).unwrap_or_default(),
+                ours: ours.contains(&program_id),
+                exclusive: owner.get(&program_id).is_some_and(|owner| owner.exclusive),
+                at: owner.remove(&program_id).map_or(cgroup.to_owned(), |owner| owner.cgroup),
+            });
         }
     }
-    Ok(attached)
+    attached
 }

@@ -55,7 +55,7 @@ pub use peer::cgroup_of_socket;
 pub use types::*;
 
 use crate::boot;
-use cgroup::Cgroup;
+use attach::Sight;
 use held::Held;
 use layout::{Layout, Part};
 use mapped::Access;
@@ -505,6 +505,11 @@ impl Datapath {
             .map_err(|error| Error::from_library("opening the programs' log", &error))
     }
 
+    /// All programs on our hooks of these cgroups, where nothing of ours is.
+    pub fn programs_of_others(cgroups: &[PathBuf]) -> Vec<Attached> {
+        attach::programs_of_others(cgroups)
+    }
+
     /// Programs of others that are attached below our cgroups, to hooks that
     /// rewrite addresses: there they run before ours.
     ///
@@ -515,8 +520,20 @@ impl Datapath {
         attach::attachments_below(&self.pins)
     }
 
-    /// Proves with real connects, from a probe cgroup below each attached one,
-    /// that the programs are effective.
+    /// The cgroups with our programs that this process does not see, since they are in
+    /// another cgroup namespace or on a mount that it does not have.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn unseen(&self) -> Result<Vec<PathBuf>, Error> {
+        let places = attach::places(&self.pins)?.into_iter();
+        let unseen = places.filter(|one| attach::sight(&self.pins, one) == Sight::Elsewhere);
+        Ok(unseen.map(|place| place.path).collect())
+    }
+
+    /// Proves with real connects, from a probe cgroup below each attached one that this
+    /// process sees, that the programs are effective.
     ///
     /// # Errors
     ///
@@ -533,11 +550,13 @@ impl Datapath {
             if self.lock.is_some() && !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id) {
                 continue;
             }
-            if Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id) {
-                tests.extend(selftest::run(&place.path, port)?);
-            } else {
-                let outcome = Err("the cgroup is gone, and its programs with it".to_owned());
-                tests.push(SelfTest { cgroup: place.path, hook: Hook::Connect4, outcome });
+            match attach::sight(&self.pins, &place) {
+                Sight::Here => tests.extend(selftest::run(&place.path, port)?),
+                Sight::Elsewhere => {}
+                Sight::Gone => {
+                    let outcome = Err("the cgroup is gone, and its programs with it".to_owned());
+                    tests.push(SelfTest { cgroup: place.path, hook: Hook::Connect4, outcome });
+                }
             }
         }
         Ok(tests)

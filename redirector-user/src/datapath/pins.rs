@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::layout::{Part, TABLES};
+use crate::shell::quoted;
 
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -93,12 +94,20 @@ impl Pins {
     /// Refuses what others have made, or could put in place of what is made here: who
     /// owns a directory removes the pins in it, and so detaches everything.
     fn check_owners(&self) -> Result<(), Error> {
-        let wrong = |path: &Path, problem: String| Error::Path {
-            path: path.to_owned(),
-            problem,
-            help: "Remove it as root (rm -r) and start again, or name another pin directory with \
-                   --bpffs, on a bpffs that is mounted with mode=0700"
-                .into(),
+        // What others have pinned around ours is none of what may be removed.
+        let wrong = |path: &Path, problem: String, mend: &str| {
+            let remedy = match path == self.root || !self.root.starts_with(path) {
+                true => format!("Remove it as root (rm -r {})", quoted(path)),
+                false => format!("Mend that as root ({mend} {})", quoted(path)),
+            };
+            Error::Path {
+                path: path.to_owned(),
+                problem,
+                help: format!(
+                    "{remedy} and start again, or name another pin directory with --bpffs, on a \
+                     bpffs that is mounted with mode=0700"
+                ),
+            }
         };
         let own = rustix::process::geteuid().as_raw();
         let is_bpffs = |path: &&Path| File::open(path).is_ok_and(|f| file_system(&f) == BPFFS);
@@ -114,12 +123,14 @@ impl Pins {
             };
             if ![0, own].contains(&meta.uid()) {
                 let user = meta.uid();
-                return Err(wrong(&path, format!("it belongs to user {user}, who could undo it")));
+                let problem = format!("it belongs to user {user}, who could undo it");
+                return Err(wrong(&path, problem, "chown 0:0"));
             }
             // In one that is sticky, nobody removes what is another's.
             let open_to_all = meta.mode() & libc::S_IWOTH != 0 && meta.mode() & libc::S_ISVTX == 0;
             if meta.is_dir() && open_to_all {
-                return Err(wrong(&path, "everybody may remove what is in it".to_owned()));
+                let problem = "everybody may remove what is in it".to_owned();
+                return Err(wrong(&path, problem, "chmod go-w"));
             }
         }
         Ok(())

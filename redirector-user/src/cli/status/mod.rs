@@ -2,6 +2,7 @@
 
 mod text;
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
@@ -38,14 +39,14 @@ pub struct Args {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+pub(super) struct Answer {
     healthy: bool,
     /// What is wrong: exit code 1.
-    problems: Vec<String>,
+    pub(super) problems: Vec<String>,
     /// What is worth a look.
-    warnings: Vec<String>,
-    daemon: Option<DaemonRow>,
-    generation: u64,
+    pub(super) warnings: Vec<String>,
+    pub(super) daemon: Option<DaemonRow>,
+    pub(super) generation: u64,
     epoch: u64,
     in_step: bool,
     config: ConfigRow,
@@ -68,8 +69,8 @@ struct Answer {
 }
 
 #[derive(Serialize)]
-struct DaemonRow {
-    pid: u32,
+pub(super) struct DaemonRow {
+    pub(super) pid: u32,
     version: String,
     started: u64,
 }
@@ -175,31 +176,36 @@ impl ConfigRow {
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let known = args.kernel.report();
-    let answer = match args.kernel.open() {
-        // There is a daemon, and it waits for something.
-        Err(failure) if failure.exit == Exit::NotLoaded && known.pid.is_some() => {
-            nothing_in_force(known, &failure)
-        }
-        Err(failure) => return Err(failure),
-        Ok(datapath) => {
-            let (active, image) = datapath.dump_active()?;
-            let snapshot = args.kernel.snapshot(active.generation, context)?;
-            let drift = snapshot.as_ref().and_then(|snapshot| {
-                let plan = compile(&snapshot.world()).plan;
-                let limits = datapath.sizes().limits();
-                let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
-                Some(image.diff(&wanted).len())
-            });
-            answer(&args.kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)?
-        }
-    };
+    let answer = look(&args.kernel, context)?;
     let written = {
         let programs = answer.programs.iter();
         let names = programs.map(|one| format!("{}/{}", one.cgroup.display(), one.hook));
         context.answer_list(common, &answer, names, |style| text::text(&answer, style))
     };
     context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
+}
+
+/// Looks at everything.
+pub(super) fn look(kernel: &KernelArgs, context: &mut Context<'_>) -> Result<Answer, Failure> {
+    let known = kernel.report();
+    match kernel.open() {
+        // There is a daemon, and it waits for something.
+        Err(failure) if failure.exit == Exit::NotLoaded && known.pid.is_some() => {
+            Ok(nothing_in_force(known, &failure))
+        }
+        Err(failure) => Err(failure),
+        Ok(datapath) => {
+            let (active, image) = datapath.dump_active()?;
+            let snapshot = kernel.snapshot(active.generation, context)?;
+            let drift = snapshot.as_ref().and_then(|snapshot| {
+                let plan = compile(&snapshot.world()).plan;
+                let limits = datapath.sizes().limits();
+                let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
+                Some(image.diff(&wanted).len())
+            });
+            answer(&kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)
+        }
+    }
 }
 
 fn answer(
@@ -231,11 +237,12 @@ fn answer(
         warnings.push("the idle side of the tables lies behind; the next change mends it".into());
     }
     let attached = datapath.attachments()?;
-    programs(&attached, &mut problems);
+    let unseen = datapath.unseen()?;
+    programs(&attached, unseen.is_empty(), &mut problems);
     let below = datapath.attachments_below()?;
     warnings.extend(neighbours::programs(&attached, &below));
     warnings.extend(snapshot.and_then(|snapshot| neighbours::sidecars(&snapshot.world())));
-    let self_test: Vec<Tested> = datapath
+    let mut self_test: Vec<Tested> = datapath
         .self_test()?
         .into_iter()
         .map(|test| Tested {
@@ -244,6 +251,15 @@ fn answer(
             error: test.outcome.err(),
         })
         .collect();
+    for cgroup in unseen {
+        // Who is there has tried it.
+        let of_daemon = report.self_test.iter().filter(|test| test.cgroup == cgroup);
+        let before = self_test.len();
+        self_test.extend(of_daemon.filter(|_| pid.is_some()).cloned());
+        if self_test.len() == before {
+            problems.push(unseen_cgroup(&cgroup));
+        }
+    }
     for test in &self_test {
         if let Some(error) = &test.error {
             let cgroup = test.cgroup.display();
@@ -447,11 +463,22 @@ fn draining(
     DrainingRow { endpoints, reset: report.connections_reset, error: report.drain_error.clone() }
 }
 
-/// What is missing on the hooks.
-fn programs(attached: &[Attached], problems: &mut Vec<String>) {
+/// What is said of a cgroup with our programs that cannot be looked at from here.
+fn unseen_cgroup(cgroup: &Path) -> String {
+    format!(
+        "whether the programs at {} are effective cannot be told: they are attached, and this \
+         process does not see that cgroup, which is in another cgroup namespace or on a mount that \
+         it does not have; ask from outside of the container, as with nsenter --target 1 --cgroup \
+         --mount",
+        cgroup.display()
+    )
+}
+
+/// What is missing on the hooks; `all` of the cgroups are seen.
+fn programs(attached: &[Attached], all: bool, problems: &mut Vec<String>) {
     let mut cgroups: Vec<_> = attached.iter().map(|program| &program.cgroup).collect();
     cgroups.dedup();
-    if !attached.iter().any(|program| program.ours) {
+    if all && !attached.iter().any(|program| program.ours) {
         problems.push("no program is attached".to_owned());
         return;
     }
