@@ -98,6 +98,8 @@ pub struct Later {
     pub outcome: u16,
     /// Bytes sent and received.
     pub bytes: (u64, u64),
+    /// The caller's port, in host byte order.
+    pub source_port: u32,
 }
 
 /// Tells what became of a connection, from its entry of connection memory.
@@ -121,7 +123,7 @@ pub fn later(cookie: u64, connection: *const Connection, what: &Later) {
         addr_of_mut!((*flow).backend_port).write(addr_of!((*connection).backend_port).read());
         addr_of_mut!((*flow).event).write(what.event);
         addr_of_mut!((*flow).outcome).write(what.outcome);
-        addr_of_mut!((*flow).route).write(0);
+        addr_of_mut!((*flow).route).write(what.source_port);
         addr_of_mut!((*flow).leg).write(addr_of!((*connection).leg).read());
         addr_of_mut!((*flow).identity).write(0);
         addr_of_mut!((*flow).process).write(0);

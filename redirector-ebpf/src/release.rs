@@ -29,7 +29,9 @@ pub fn release(ctx: &SockContext) {
         let state = unsafe { addr_of!((*entry.connection).state).read_volatile() };
         if state & connection_state::FOLLOWED == 0 {
             let (event, outcome) = (flow_event::CLOSED, flow_outcome::RELEASED);
-            flow::later(cookie, entry.connection, &Later { event, outcome, bytes: (0, 0) });
+            // The kernel does not show the port to programs here.
+            let what = Later { event, outcome, bytes: (0, 0), source_port: 0 };
+            flow::later(cookie, entry.connection, &what);
         }
         memory::end(cookie, entry, connection_state::RELEASED);
     }

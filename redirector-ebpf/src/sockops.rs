@@ -85,7 +85,8 @@ fn established(ctx: &SockOpsContext) {
         live::succeeded(live.into(), (before >> state::STAMP) as u16);
     }
     let (event, outcome) = (flow_event::ESTABLISHED, flow_outcome::ROUTED);
-    flow::later(cookie, entry.connection, &Later { event, outcome, bytes: (0, 0) });
+    let source_port = ctx.local_port();
+    flow::later(cookie, entry.connection, &Later { event, outcome, bytes: (0, 0), source_port });
     let Some(counters) = counters(&entry) else { return };
     // SAFETY: entries are valid while the program runs; the counters are only
     // accessed atomically.
@@ -145,7 +146,8 @@ fn closed(ctx: &SockOpsContext) {
         flow_outcome::GIVEN_UP
     };
     let bytes = stream::bytes(ctx, now);
-    flow::later(cookie, entry.connection, &Later { event: flow_event::CLOSED, outcome, bytes });
+    let (event, source_port) = (flow_event::CLOSED, ctx.local_port());
+    flow::later(cookie, entry.connection, &Later { event, outcome, bytes, source_port });
     let before = memory::end(cookie, entry, state::CLOSED);
     if before & state::CLOSED != 0 {
         return;

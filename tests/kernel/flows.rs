@@ -19,8 +19,9 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
-/// What a client saw: the cookie, the error if any, and how much it was sent.
-type Seen = (u64, i32, usize);
+/// What a client saw: the cookie, the error if any, how much it was sent, and the port
+/// that it had.
+type Seen = (u64, i32, usize, u16);
 
 fn connect(to: SocketAddr) -> Seen {
     let socket = Socket::stream(to, 0).expect("a socket");
@@ -28,9 +29,10 @@ fn connect(to: SocketAddr) -> Seen {
     match socket.connect(to) {
         Ok(()) => {
             let _ = socket.send(b"hello");
-            (cookie, 0, socket.read_all().expect("a greeting").len())
+            let length = socket.read_all().expect("a greeting").len();
+            (cookie, 0, length, socket.local().expect("an address").port())
         }
-        Err(error) => (cookie, error.raw_os_error().unwrap_or(-1), 0),
+        Err(error) => (cookie, error.raw_os_error().unwrap_or(-1), 0, 0),
     }
 }
 
@@ -116,7 +118,7 @@ fn every_connection_is_told_as_its_client_saw_it() {
     };
     let (decided, closed) = (of("decided"), of("closed"));
     assert_eq!(decided.len(), connections, "one record for each decision");
-    for (cookie, errno, length) in &seen {
+    for (cookie, errno, length, port) in &seen {
         let told = decided[cookie];
         assert_eq!(told["workload"], "default/client", "{told}");
         assert_eq!(told["process"]["pid"], pid, "{told}");
@@ -132,6 +134,7 @@ fn every_connection_is_told_as_its_client_saw_it() {
             // With the new line, which the client does not show.
             assert_eq!(end["received"], *length as u64 + 1, "{end}");
             assert_eq!(end["sent"], 5, "{end}");
+            assert_eq!((&end["sourcePort"], &told["sourcePort"]), (&(*port).into(), &Value::Null));
             assert!(end["handshakeSeconds"].as_f64() > Some(0.0), "{end}");
             assert!(end["seconds"].as_f64() >= end["handshakeSeconds"].as_f64(), "{end}");
             assert_eq!(end["workload"], "default/client", "{end}");
@@ -141,7 +144,7 @@ fn every_connection_is_told_as_its_client_saw_it() {
             assert!(!closed.contains_key(cookie));
         }
     }
-    let refused = seen.iter().filter(|(_, errno, _)| *errno != 0).count();
+    let refused = seen.iter().filter(|(_, errno, ..)| *errno != 0).count();
     assert!(refused > connections / 4, "some of each: {refused}");
     assert_eq!(refused_only.len(), refused, "two may follow, each what it asks for");
     figure!(
@@ -207,6 +210,19 @@ fn nothing_is_told_while_nobody_follows_unless_the_daemon_is_asked_to() {
     assert_eq!((answer.exit, &*answer.out), (0, ""), "{answer:?}");
     let text = scene.redirector.ask("flows", &["--last", "1", "--address", ECHO]).out;
     assert!(text.contains(ECHO) && text.lines().count() == 1, "{text}");
+    // Whose they are, and since when.
+    let pid = flows[1]["process"]["pid"].to_string();
+    let count = |args: &[&str]| {
+        let answer = scene.redirector.ask("flows", &[args, &["-o", "json"]].concat());
+        answer.json()["flows"].as_array().map(Vec::len)
+    };
+    assert_eq!(count(&["--pid", &pid]), Some(2));
+    assert_eq!(count(&["--pid", "1"]), Some(0));
+    let all = count(&["--since", "10m"]);
+    assert!(all >= Some(4), "{all:?}");
+    let decided = flows[1]["time"].as_str().expect("a time");
+    assert_eq!(count(&["--since", decided]), Some(2), "the last two are not earlier");
+    assert_eq!(scene.redirector.ask("flows", &["--since", "yesterday"]).exit, 2);
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub struct Flow {
     pub event: u16,
     /// [`flow_outcome`].
     pub outcome: u16,
-    /// `DECIDED`: the route; meaningful with an outcome from `ROUTED` on.
+    /// `DECIDED`: the route; meaningful with an outcome from `ROUTED` on. Later: the
+    /// caller's port, in host byte order; zero if unknown ([`Flow::source_port`]).
     pub route: u32,
     /// The leg; meaningful with an outcome from `ROUTED` on.
     pub leg: u32,
@@ -59,6 +60,15 @@ pub struct Flow {
     pub process: u32,
     /// `DECIDED`: the name of the thread, ended by zeroes.
     pub command: [u8; 16],
+}
+
+impl Flow {
+    /// The port that the caller has: it has none when its connect is decided, but for one
+    /// that has bound its socket.
+    pub fn source_port(&self) -> Option<u16> {
+        let port = if self.event == flow_event::DECIDED { 0 } else { self.route };
+        u16::try_from(port).ok().filter(|port| *port != 0)
+    }
 }
 
 /// Values of [`Flow::event`].

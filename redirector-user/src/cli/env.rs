@@ -36,13 +36,15 @@ const QUESTION: [&str; 8] = [
 
 fn with_variable(arg: Arg, env: &Env) -> Arg {
     // A question for this one answer only must not be answered by a variable.
-    const ONLY_TYPED: [&str; 10] = [
+    const ONLY_TYPED: [&str; 12] = [
         "help",
         "version",
         "yes",
         "release",
         "follow",
         "workload",
+        "pid",
+        "since",
         "rule",
         "for",
         "end",

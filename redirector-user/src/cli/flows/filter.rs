@@ -1,6 +1,7 @@
 //! Which of the connections are shown.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use super::story::{OUTCOMES, Told};
 
@@ -11,6 +12,12 @@ pub struct Filter {
     /// Of this workload
     #[arg(long, value_name = "NS/NAME")]
     workload: Option<String>,
+    /// Of this process
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// Since then: so long ago (10m), or a time in UTC (2026-11-30T01:45:00Z)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<SystemTime>,
     /// By rules of this object, as Kind/NS/NAME or NS/NAME
     #[arg(long, value_name = "OBJECT")]
     route: Option<String>,
@@ -38,6 +45,15 @@ fn address(text: &str) -> Result<Address, String> {
         .map_err(|_| "expected an IP address, or IP:PORT, or [IPv6]:PORT".to_owned())
 }
 
+fn since(text: &str) -> Result<SystemTime, String> {
+    let ago = humantime::parse_duration(text).ok();
+    ago.and_then(|time| SystemTime::now().checked_sub(time))
+        .or_else(|| humantime::parse_rfc3339_weak(text).ok())
+        .ok_or_else(|| {
+            "expected how long ago, such as 10m, or a time: 2026-11-30T01:45:00Z".to_owned()
+        })
+}
+
 fn outcome(text: &str) -> Result<String, String> {
     if OUTCOMES.iter().any(|(_, name)| *name == text) {
         return Ok(text.to_owned());
@@ -50,6 +66,8 @@ impl Filter {
     /// Whether this one is shown.
     pub fn takes(&self, told: &Told) -> bool {
         self.workload.as_ref().is_none_or(|wanted| told.workload.as_ref() == Some(wanted))
+            && self.pid.is_none_or(|pid| told.process.as_ref().is_some_and(|one| one.pid == pid))
+            && self.since.is_none_or(|since| told.at >= since)
             && self.route.as_ref().is_none_or(|wanted| {
                 told.route.as_ref().is_some_and(|route| {
                     let object = route.split(' ').next().unwrap_or_default();

@@ -26,6 +26,7 @@ use story::{Stories, Told};
 Examples:
   redirector flows --follow
   redirector flows --follow --workload default/telnet-client --outcome refused
+  redirector flows --since 5m --pid 4711
   redirector flows --last 100 --route VirtualService/default/echo --output json
 
 While nobody follows, the kernel tells nothing and it costs nothing; with `run
@@ -39,7 +40,7 @@ pub struct Args {
     /// Go on for so long
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     r#for: Option<Duration>,
-    /// How many of the last to begin with [default: 20; with --follow none]
+    /// How many of the last to begin with [default: 20, with --since all, with --follow none]
     #[arg(long, value_name = "COUNT")]
     last: Option<usize>,
     #[command(flatten)]
@@ -64,7 +65,11 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let mut out = Out { common: *common, style, follow, told: Vec::new(), lost: 0 };
 
     // Everything that is there makes the stories whole, also of those shown.
-    let last = args.last.unwrap_or(if follow { 0 } else { 20 });
+    let last = args.last.unwrap_or(match (args.filter.since, follow) {
+        (Some(_), _) => usize::MAX,
+        (None, true) => 0,
+        (None, false) => 20,
+    });
     flows.rewind(u64::MAX);
     let mut before: Vec<Told> = read(&mut flows, &mut stories, &args.filter);
     let lost = flows.lost();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use redirector_common::abi::{
     Flow, IDENTITY_UNKNOWN, flow_event as event, flow_outcome as outcome,
@@ -21,6 +22,9 @@ const REMEMBERED: usize = 100_000;
 pub struct Told {
     /// When, in UTC.
     pub time: String,
+    /// The same.
+    #[serde(skip)]
+    pub at: SystemTime,
     /// `decided` or `closed`.
     pub event: &'static str,
     /// What came of it.
@@ -31,6 +35,8 @@ pub struct Told {
     pub workload: Option<String>,
     /// The process that connects.
     pub process: Option<Process>,
+    /// The caller's port, when it is known: of connections that were followed to their end.
+    pub source_port: Option<u16>,
     /// The address dialled.
     pub destination: SocketAddr,
     /// The rule, or whose own endpoints it went to.
@@ -75,10 +81,11 @@ impl Stories {
     /// What a record adds. The end of a handshake is told with the end of the
     /// connection.
     pub fn tell(&mut self, flow: &Flow) -> Option<Told> {
-        let time = humantime::format_rfc3339_micros(wall(flow.time)).to_string();
+        let at = wall(flow.time);
+        let time = humantime::format_rfc3339_micros(at).to_string();
         match flow.event {
             event::DECIDED => {
-                let told = self.decided(flow, time);
+                let told = Told { at, time, ..self.decided(flow) };
                 if flow.outcome == outcome::ROUTED {
                     self.remember(flow.cookie, told.clone());
                 }
@@ -87,6 +94,7 @@ impl Stories {
             event::ESTABLISHED => {
                 if let Some(told) = self.open.get_mut(&flow.cookie) {
                     told.handshake_seconds = seconds(flow.detail);
+                    told.source_port = flow.source_port();
                 }
                 None
             }
@@ -95,7 +103,9 @@ impl Stories {
                 let told = known.unwrap_or_else(|| self.unseen(flow));
                 let followed = flow.outcome != outcome::RELEASED;
                 Some(Told {
+                    at,
                     time,
+                    source_port: flow.source_port().or(told.source_port),
                     event: "closed",
                     outcome: outcome_name(flow.outcome),
                     sent: followed.then_some(flow.sent),
@@ -119,7 +129,7 @@ impl Stories {
         }
     }
 
-    fn decided(&mut self, flow: &Flow, time: String) -> Told {
+    fn decided(&mut self, flow: &Flow) -> Told {
         let layout = self.names.of(flow.detail);
         let names = layout.as_ref().map(|layout| layout.names());
         let leg = (flow.outcome >= outcome::ROUTED).then_some(flow.leg);
@@ -128,22 +138,16 @@ impl Stories {
             .then(|| self.names.workload(flow.detail, flow.identity))
             .flatten();
         Told {
-            time,
             event: "decided",
             outcome: outcome_name(flow.outcome),
-            cookie: flow.cookie,
             workload,
             process: Some(Process { pid: flow.process, command: command(&flow.command) }),
-            destination: address(flow.dialled, flow.dialled_port),
             route: leg.map(|(route, _, _)| route_name(route)),
             to: leg.map(|(_, _, destination)| destination_name(destination)),
             endpoint: (flow.outcome == outcome::ROUTED)
                 .then(|| address(flow.backend, flow.backend_port)),
             generation: Some(flow.detail),
-            sent: None,
-            received: None,
-            seconds: None,
-            handshake_seconds: None,
+            ..Told::of(flow)
         }
     }
 
@@ -153,16 +157,31 @@ impl Stories {
         let names = layout.as_ref().map(|layout| layout.names());
         let leg = names.and_then(|names| names.legs.get(&flow.leg).copied());
         Told {
-            time: String::new(),
             event: "closed",
+            route: leg.map(|(route, _, _)| route_name(route)),
+            to: leg.map(|(_, _, destination)| destination_name(destination)),
+            endpoint: Some(address(flow.backend, flow.backend_port)),
+            ..Told::of(flow)
+        }
+    }
+}
+
+impl Told {
+    /// What every record has.
+    fn of(flow: &Flow) -> Self {
+        Self {
+            time: String::new(),
+            at: SystemTime::UNIX_EPOCH,
+            event: "",
             outcome: "",
             cookie: flow.cookie,
             workload: None,
             process: None,
+            source_port: None,
             destination: address(flow.dialled, flow.dialled_port),
-            route: leg.map(|(route, _, _)| route_name(route)),
-            to: leg.map(|(_, _, destination)| destination_name(destination)),
-            endpoint: Some(address(flow.backend, flow.backend_port)),
+            route: None,
+            to: None,
+            endpoint: None,
             generation: None,
             sent: None,
             received: None,
@@ -170,9 +189,7 @@ impl Stories {
             handshake_seconds: None,
         }
     }
-}
 
-impl Told {
     /// A line for people.
     pub fn text(&self, style: Style) -> String {
         let clock = self.time.get(11..23).unwrap_or(&self.time);
@@ -191,6 +208,7 @@ impl Told {
             Some(Process { pid, command }) => format!("{who} ({} {pid})", plain(command)),
             None => who.to_owned(),
         }];
+        parts.extend(self.source_port.map(|port| format!("port {port}")));
         parts.extend(self.route.clone());
         if let Some(seconds) = self.seconds {
             parts.push(format!("after {}", time(seconds)));
