@@ -24,6 +24,7 @@ mod package;
 mod policies;
 mod program_log;
 mod refusals;
+mod reload;
 mod source;
 mod succession;
 mod takeover;

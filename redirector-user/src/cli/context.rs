@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Format;
 use super::{Common, Exit, Failure};
+use crate::daemon::log;
 use crate::output::{Encoding, Style, UNLIMITED, WIDTH, folded, plain};
 
 /// The environment that a command runs in.
@@ -22,6 +23,8 @@ pub struct Env {
     pub err_is_terminal: bool,
     /// Whether standard input is a terminal, so that a question can be asked.
     pub in_is_terminal: bool,
+    /// Whether standard error is the journal, which takes priorities.
+    pub err_is_journal: bool,
     /// How many columns the terminal has, where there is one that says so.
     pub terminal_columns: Option<usize>,
 }
@@ -32,8 +35,10 @@ const NARROWEST: usize = 20;
 impl Env {
     /// That of this process.
     pub fn of_process(out_is_terminal: bool, err_is_terminal: bool) -> Self {
+        let journal = std::env::var_os("JOURNAL_STREAM");
         Self {
             vars: std::env::vars_os().collect(),
+            err_is_journal: log::is_journal(journal.as_deref(), io::stderr()),
             out_is_terminal,
             err_is_terminal,
             in_is_terminal: io::stdin().is_terminal(),

@@ -20,6 +20,7 @@ mod log_level;
 mod man;
 mod maps;
 mod neighbours;
+mod reload;
 mod rollback;
 mod run;
 mod status;
@@ -37,6 +38,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 
 use crate::output::{Encoding, UNLIMITED, WIDTH, plain};
 
+use crate::daemon::log;
 use crate::failure::{Exit, Failure};
 pub use context::{Context, Env};
 
@@ -137,6 +139,7 @@ enum Command {
     Top(top::Args),
     Rollback(rollback::Args),
     Bypass(bypass::Args),
+    Reload(reload::Args),
     LogLevel(log_level::Args),
     Unload(unload::Args),
     Hosts(hosts::Args),
@@ -211,6 +214,7 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
         Command::Maps(args) => maps::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
         Command::Bypass(args) => bypass::run(args, &common, context),
+        Command::Reload(args) => reload::run(args, &common, context),
         Command::LogLevel(args) => log_level::run(args, &common, context),
         Command::Unload(args) => unload::run(args, &common, context),
         Command::Hosts(args) => hosts::run(args, &common, context),
@@ -242,10 +246,12 @@ fn report(failure: &Failure, context: &mut Context<'_>) {
     let style = context.err_style();
     // What a path has in it stays on its line.
     let lines: Vec<_> = failure.message.split('\n').map(plain).collect();
-    let message = format!("{}: {}", style.error("error"), lines.join("\n"));
+    let priority = if context.env.err_is_journal { log::ERROR } else { "" };
+    let lines = lines.join(&format!("\n{priority}"));
+    let message = format!("{priority}{}: {lines}", style.error("error"));
     context.note(&message);
     if let Some(help) = &failure.help {
-        let help = format!("  {}: {help}", style.help("help"));
+        let help = format!("{priority}  {}: {help}", style.help("help"));
         context.note(&help);
     }
 }

@@ -207,6 +207,7 @@ fn take_charge(
         lost,
         changed: true,
         waiting: Default::default(),
+        rereading: Vec::new(),
         pace: Default::default(),
         times: Default::default(),
         kept: metrics::Kept::default(),

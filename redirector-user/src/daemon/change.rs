@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
 use redirector_core::layout::Full;
-use redirector_core::store::Rejected;
+use redirector_core::model::ObjectRef;
+use redirector_core::store::{Rejected, Replaced};
 use redirector_core::work::Work;
+use redirector_core::world::Changes;
 
 use super::control_loop::Daemon;
 use super::engine::{Newcomers, Step};
@@ -44,6 +46,31 @@ pub(super) fn prepare(
     match &step.sources {
         Some(sources) => tracker.prepare(sources.clone(), datapath),
         None => Ok(()),
+    }
+}
+
+/// So many of what changed are named in the log.
+const NAMED: usize = 5;
+
+/// What a change is of, for the log: the objects that came (+), went (-) or are others,
+/// names that resolve to something else, and settings.
+fn named(changes: &Changes) -> String {
+    let object = |(object, replaced): (&ObjectRef, &Replaced)| {
+        let sign = match (&replaced.before, &replaced.after) {
+            (None, _) => "+",
+            (_, None) => "-",
+            _ => "",
+        };
+        format!("{sign}{object}")
+    };
+    let objects = changes.objects.iter().map(object);
+    let names = changes.names.keys().map(|name| format!("name {name}"));
+    let settings = changes.settings.iter().map(|_| "settings".to_owned());
+    let mut all = objects.chain(names).chain(settings);
+    let first: Vec<String> = all.by_ref().take(NAMED).collect();
+    match all.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
@@ -216,7 +243,10 @@ impl Daemon {
             let work = Work { journal, ..step.work };
             let Work { services, islands, placed, written, journal, .. } = work;
             let changes = written;
-            tracing::info!(generation, services, islands, placed, changes, journal, "applied");
+            let objects = named(&step.made_of);
+            tracing::info!(
+                generation, objects, services, islands, placed, changes, journal, "applied"
+            );
             self.report.applied = now();
         } else if let Err(error) = prepare(&mut self.tracker, step, &mut self.datapath) {
             tracing::error!("{error}");

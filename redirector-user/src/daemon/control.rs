@@ -37,7 +37,7 @@ pub enum Request {
     },
     /// Stop holding, and return to what the sources say.
     Release,
-    /// Read everything again.
+    /// Read everything again, and say when that is over.
     Reread,
     /// Say what the daemon knows.
     Report,
@@ -75,7 +75,10 @@ pub struct Response {
     pub generation: u64,
     /// The generation whose configuration it repeats, after a rollback.
     pub of_generation: Option<u64>,
-    /// What the daemon knows, for who asked for that.
+    /// The generation before everything was read again, for who asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// What the daemon knows, for who asked for that, or for a reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<Report>>,
     /// How many sockets come after this.

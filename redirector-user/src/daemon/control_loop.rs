@@ -22,6 +22,7 @@ use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
 use super::pace::Pace;
 use super::program_log::ProgramLog;
+use super::reread::Waiter;
 use super::server::Server;
 use super::sources::Source;
 use super::times::Times;
@@ -114,6 +115,8 @@ pub(super) struct Daemon {
     pub(super) changed: bool,
     /// What was read and is not in force.
     pub(super) waiting: source::waiting::Waiting,
+    /// Who waits for everything to be read again.
+    pub(super) rereading: Vec<Waiter>,
     /// How much of it is taken at once.
     pub(super) pace: Pace,
     /// How long changes take to be in force.
@@ -181,6 +184,7 @@ impl Daemon {
                 }
                 self.times.in_force();
             }
+            self.answer_rereads();
             self.end_bypasses();
             self.drain();
             self.check();
@@ -219,7 +223,8 @@ impl Daemon {
             Event::Audited(anew) => self.audited(*anew),
             Event::Reread => {
                 tracing::info!("reading everything again");
-                self.source.reread();
+                // Nobody waits for it.
+                let _ = self.source.reread();
             }
             Event::Drained(drained) => self.drained(drained),
             Event::Request(Request::HandOver { confirms }, reply) => {
@@ -247,6 +252,7 @@ impl Daemon {
             }
             // Of a successor that this daemon has taken over from again.
             Event::Succeeded(_) => {}
+            Event::Request(Request::Reread, reply) => self.reread(reply),
             Event::Request(request, reply) => self.answer(request, reply),
             Event::Metrics(reply) => {
                 let mut kept = std::mem::take(&mut self.kept);
@@ -326,10 +332,6 @@ impl Daemon {
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
             Request::Release => self.release().map(|()| None),
-            Request::Reread => {
-                self.source.reread();
-                Ok(None)
-            }
             Request::Report => {
                 self.note_failing();
                 Ok(None)
@@ -337,7 +339,7 @@ impl Daemon {
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.
-            Request::HandOver { .. } => Ok(None),
+            Request::HandOver { .. } | Request::Reread => Ok(None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {
@@ -349,8 +351,8 @@ impl Daemon {
             self.note_waiting(Duration::ZERO);
             Box::new(self.report.clone())
         });
-        let response =
-            Response { error, generation: self.generation, of_generation, report, sockets: 0 };
+        let generation = self.generation;
+        let response = Response { error, generation, of_generation, report, ..Response::default() };
         let _ = reply.send(Answer::plain(response));
     }
 

@@ -1,9 +1,14 @@
-//! The daemon's log: one line for each event that matters, on standard error.
+//! The daemon's log: one line for each event that matters, on standard error. Where
+//! that is the journal, each begins with its priority.
 
-use std::io::IsTerminal;
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use rustix::fs::fstat;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -26,7 +31,8 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 pub fn start(level: &str, format: Format, colour: bool) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(filter(level)?);
     // Under a supervisor that keeps the time, as journald does, still fine.
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let journal = is_journal(std::env::var_os("JOURNAL_STREAM").as_deref(), io::stderr());
+    let lines = fmt::layer().with_writer(Lines { journal }).with_target(false);
     let colour = colour && std::io::stderr().is_terminal();
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
         Format::Text => Box::new(lines.with_ansi(colour)),
@@ -37,6 +43,66 @@ pub fn start(level: &str, format: Format, colour: bool) -> Result<(), String> {
         let _ = LEVEL.set(handle);
     }
     Ok(())
+}
+
+/// Whether a stream leads to the journal, by what systemd says of that in
+/// JOURNAL_STREAM: device and inode.
+pub fn is_journal(variable: Option<&OsStr>, stream: impl std::os::fd::AsFd) -> bool {
+    let said = variable.and_then(OsStr::to_str).and_then(|text| text.split_once(':'));
+    let is = |text: &str, number: u64| text.parse() == Ok(number);
+    let Ok(stat) = fstat(stream) else { return false };
+    said.is_some_and(|(device, inode)| is(device, stat.st_dev) && is(inode, stat.st_ino))
+}
+
+/// What the journal takes for the priority of the line behind it, of an error.
+pub const ERROR: &str = "<3>";
+
+/// The same of an event.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => ERROR,
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+/// Standard error, by events.
+struct Lines {
+    journal: bool,
+}
+
+impl<'w> MakeWriter<'w> for Lines {
+    type Writer = Event;
+
+    fn make_writer(&'w self) -> Event {
+        Event { priority: "" }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Event {
+        Event { priority: if self.journal { priority(*metadata.level()) } else { "" } }
+    }
+}
+
+/// Writes an event, each of its lines with that before it.
+struct Event {
+    priority: &'static str,
+}
+
+impl Write for Event {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let mut lines = Vec::with_capacity(event.len() + self.priority.len());
+        for line in event.split_inclusive(|byte| *byte == b'\n') {
+            lines.extend_from_slice(self.priority.as_bytes());
+            lines.extend_from_slice(line);
+        }
+        io::stderr().write_all(&lines)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Changes the level while it runs.
@@ -86,7 +152,20 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::filter;
+    use super::{filter, is_journal};
+
+    #[test]
+    fn standard_error_is_the_journal_where_systemd_says_so_of_that_very_stream() {
+        use std::os::unix::fs::MetadataExt;
+        let stream = tempfile::tempfile().unwrap();
+        let stat = stream.metadata().unwrap();
+        let says = |device: u64, inode: u64| {
+            is_journal(Some(format!("{device}:{inode}").as_ref()), &stream)
+        };
+        assert!(says(stat.dev(), stat.ino()));
+        assert!(!says(stat.dev(), stat.ino() + 1), "it was led elsewhere since");
+        assert!(!is_journal(None, &stream) && !is_journal(Some("nonsense".as_ref()), &stream));
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_refused_and_filters_are_taken() {

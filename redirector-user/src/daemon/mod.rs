@@ -30,6 +30,7 @@
 //! * [`handover`]: one daemon after another.
 //! * [`names`]: names that DNS knows.
 //! * [`pace`]: how many changes are put in force at once.
+//! * [`reread`]: files that are read again, and what came of it.
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
@@ -57,6 +58,7 @@ pub mod metrics;
 pub(crate) mod names;
 mod pace;
 mod program_log;
+mod reread;
 mod server;
 mod sources;
 pub(crate) mod startup;

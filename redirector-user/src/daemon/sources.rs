@@ -52,8 +52,16 @@ pub(super) trait Source {
     /// When the system does not let it be followed.
     fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure>;
 
-    /// Reads everything again.
-    fn reread(&self) {}
+    /// Reads everything again. Returns which reading that is; nothing where there is
+    /// nothing to be read, as it is told.
+    fn reread(&self) -> Option<u64> {
+        None
+    }
+
+    /// The last of these readings that is over: what came of it waits, or is in force.
+    fn read(&self) -> u64 {
+        0
+    }
 
     /// How its watches are doing, and how many objects differed from fresh lists.
     fn health(&self) -> (Vec<Watching>, u64) {
@@ -122,10 +130,12 @@ impl Source for FileSource {
         Ok(())
     }
 
-    fn reread(&self) {
-        if let Some(reread) = &self.reread {
-            reread.ask();
-        }
+    fn reread(&self) -> Option<u64> {
+        self.reread.as_ref().map(Reread::ask)
+    }
+
+    fn read(&self) -> u64 {
+        self.reread.as_ref().map_or(0, Reread::over)
     }
 }
 

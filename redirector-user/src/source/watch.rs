@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,39 +33,66 @@ pub struct Timing {
 
 /// Asks the watcher to read everything again.
 #[derive(Clone, Debug)]
-pub struct Reread(Arc<OwnedFd>);
+pub struct Reread(Arc<Readings>);
+
+#[derive(Debug)]
+struct Readings {
+    wake: OwnedFd,
+    /// How often it was asked for.
+    asked: AtomicU64,
+    /// The last of these that is over.
+    over: AtomicU64,
+}
 
 impl Reread {
-    /// Asks for it.
-    pub fn ask(&self) {
+    /// Asks for it, and says which reading it is, from 1.
+    pub fn ask(&self) -> u64 {
+        let reading = self.0.asked.fetch_add(1, SeqCst) + 1;
         // The counter of an eventfd cannot overflow by ones.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
+        reading
+    }
+
+    /// The last reading that is over: its changes were sent.
+    pub fn over(&self) -> u64 {
+        self.0.over.load(SeqCst)
     }
 }
 
 /// Follows the files in a thread of its own. The first batch, which may be
-/// empty, is what is there now; `send` returns `false` to end the thread.
+/// empty, is what is there now; an empty one follows when a reading that was asked for
+/// is over. `send` returns `false` to end the thread.
 pub fn follow(
     mut files: Files,
     rescan: Duration,
     mut send: impl FnMut(Batch) -> bool + Send + 'static,
 ) -> io::Result<Reread> {
     let mut watches = Watches::new()?;
-    let reread = Reread(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let (asked, over) = (AtomicU64::new(0), AtomicU64::new(0));
+    let reread = Reread(Arc::new(Readings { wake, asked, over }));
     let asked = reread.clone();
     thread::Builder::new().name("files".into()).spawn(move || {
         let (mut dirty, mut since) = (Dirty::All, Instant::now());
         let mut first = true;
         loop {
             let begun = Instant::now();
+            let reading = asked.0.asked.load(SeqCst);
+            let is_asked = matches!(dirty, Dirty::All) && reading > asked.over();
             let look = look(&mut files, &mut watches, &dirty);
             let rest = Instant::now() + begun.elapsed();
             if (first || !look.changes.is_empty()) && !send(Batch::of_files(look.changes, since)) {
                 return;
             }
             first = false;
+            if is_asked {
+                asked.0.over.store(reading, SeqCst);
+                if !send(Batch::of_files(Vec::new(), since)) {
+                    return;
+                }
+            }
             let wait = look.again.map_or(rescan, |again| again.min(rescan));
-            (dirty, since) = self::wait(&watches, &asked.0, wait, rest);
+            (dirty, since) = self::wait(&watches, &asked.0.wake, wait, rest);
         }
     })?;
     Ok(reread)
@@ -236,8 +265,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (receiver, reread) = followed(root.path().to_owned());
         assert!(receiver.recv().unwrap().arrivals.is_empty());
-        reread.ask();
-        // Nothing changed, so nothing is sent; a change after it still is.
+        assert_eq!((reread.ask(), reread.ask()), (1, 2));
+        // Nothing changed; that it is over is said, however often it was asked for.
+        while reread.over() < 2 {
+            assert!(receiver.recv().unwrap().arrivals.is_empty());
+        }
         fs::write(root.path().join("a.yaml"), "1").unwrap();
         wait_for(&receiver, put("a.yaml"));
     }
