@@ -24,6 +24,13 @@ pub fn complete_host<'a>(host: &'a str, namespace: &str, cluster_domain: &str) -
     }
 }
 
+/// The namespace whose Services have the names to which a full host name, or a wildcard,
+/// belongs; `None` for all others.
+pub fn namespace_of<'h>(host: &'h str, cluster_domain: &str) -> Option<&'h str> {
+    let name = host.strip_suffix(cluster_domain)?.strip_suffix(".svc.")?;
+    name.rsplit_once('.').map(|(_, namespace)| namespace)
+}
+
 /// The full name of a Kubernetes service.
 pub fn service_host(name: &str, namespace: &str, cluster_domain: &str) -> String {
     format!("{name}.{namespace}.svc.{cluster_domain}")

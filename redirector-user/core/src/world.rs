@@ -37,6 +37,30 @@ pub struct Settings {
     /// How much objects and namespaces may ask for.
     #[serde(default)]
     pub budgets: Budgets,
+    /// For whom objects decide that are of another namespace than the host.
+    #[serde(default)]
+    pub cross_namespace: CrossNamespace,
+}
+
+impl Settings {
+    /// Whether objects of a namespace decide about hosts of another one for its own
+    /// clients only.
+    pub fn keeps_home(&self, namespace: &str, owner: &str) -> bool {
+        self.cross_namespace == CrossNamespace::Owner
+            && namespace != owner
+            && namespace != self.root_namespace
+    }
+}
+
+/// For whom objects decide that are of another namespace than the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CrossNamespace {
+    /// For whom `exportTo` says.
+    #[default]
+    Istio,
+    /// For clients of their own namespace. Those of the root namespace are for all.
+    Owner,
 }
 
 impl Default for Settings {
@@ -48,6 +72,7 @@ impl Default for Settings {
             services: ServiceAddresses::Leave,
             bypass: Bypass::default(),
             budgets: Budgets::default(),
+            cross_namespace: CrossNamespace::default(),
         }
     }
 }

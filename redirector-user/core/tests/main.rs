@@ -4,6 +4,7 @@ mod bypass;
 mod check;
 mod conformance_compiled;
 mod corpus;
+mod cross_namespace;
 mod edits;
 mod expect;
 mod findings;

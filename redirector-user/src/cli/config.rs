@@ -10,7 +10,7 @@ use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
 use redirector_core::model::bypass::Bypass;
-use redirector_core::world::{ServiceAddresses, Settings, World};
+use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
 use super::{Context, Exit, Failure};
@@ -46,6 +46,10 @@ pub struct SettingsArgs {
     /// Namespace whose DestinationRules are for all
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     root_namespace: String,
+    /// For whom objects decide that are of another namespace than the host: istio (for whom
+    /// exportTo says) or owner (for clients of their own namespace)
+    #[arg(long, value_enum, value_name = "WHO", default_value = "istio")]
+    cross_namespace: Cross,
     /// How much one object may ask for: frontends, endpoints, names, rules, conditions or legs; one
     /// that asks for more is refused
     #[arg(long, value_name = "WHAT=COUNT", action = clap::ArgAction::Append, value_parser = limit)]
@@ -60,6 +64,12 @@ pub struct SettingsArgs {
 enum Services {
     Own,
     Leave,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Cross {
+    Istio,
+    Owner,
 }
 
 impl SettingsArgs {
@@ -79,6 +89,10 @@ impl SettingsArgs {
             services,
             bypass: Bypass::default(),
             budgets: self.budgets(),
+            cross_namespace: match self.cross_namespace {
+                Cross::Istio => CrossNamespace::Istio,
+                Cross::Owner => CrossNamespace::Owner,
+            },
         }
     }
 

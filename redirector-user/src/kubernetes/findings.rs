@@ -76,7 +76,7 @@ pub enum Reason {
     Shadowed,
     /// It sends connections to what does not exist: they are refused.
     Unresolved,
-    /// A part of it is not for clusters.
+    /// A part of it is not for clusters, or not for clients of other namespaces.
     Ignored,
 }
 
@@ -96,7 +96,7 @@ impl Reason {
         if is(&SHADOWED) {
             return Some(Self::Shadowed);
         }
-        if is(&[&differences::PLAIN_MACHINE]) {
+        if is(&[&differences::PLAIN_MACHINE, &differences::KEPT_AT_HOME]) {
             return Some(Self::Ignored);
         }
         is(&UNRESOLVED).then_some(Self::Unresolved)

@@ -14,6 +14,7 @@ mod drain;
 mod entries;
 pub mod examine;
 mod facts;
+mod foreign;
 mod gateways;
 mod hosts;
 mod http;
@@ -115,6 +116,7 @@ pub fn analyze(
     virtual_services::analyze(&facts, &mut findings);
     conflicts::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
+    foreign::analyze(&facts, &mut findings);
     rules::analyze(&facts, &mut findings);
     destinations::analyze(&facts, &mut findings);
     http::analyze(&facts, &mut findings);

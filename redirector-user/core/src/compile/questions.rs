@@ -11,6 +11,7 @@ use crate::client::{Asked, Client, Question, contains};
 use crate::model::{DestinationRule, Labels, Object};
 use crate::registry::{Service, ServiceKind, export_of};
 use crate::rules::{Block, RuleSet};
+use crate::world::{CrossNamespace, Settings};
 
 /// What a client answers with yes, of all that is asked.
 pub(super) type Traits = BTreeSet<Asked>;
@@ -178,9 +179,12 @@ impl Counts {
     }
 
     /// What a VirtualService has asked.
-    pub fn rules(&mut self, set: &RuleSet, more: bool) {
+    pub fn rules(&mut self, set: &RuleSet, settings: &Settings, more: bool) {
         if !set.is_for_mesh() {
             return;
+        }
+        if settings.cross_namespace == CrossNamespace::Owner {
+            self.namespaces(std::iter::once(&set.object.meta.namespace), more);
         }
         self.namespaces(set.export.namespaces(), more);
         let blocks = set.tcp.iter().flat_map(|rule| &rule.blocks);

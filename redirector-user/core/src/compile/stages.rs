@@ -326,7 +326,7 @@ impl Stages {
         }
         for (set, more) in [(before.as_ref(), false), (now, true)] {
             let Some(set) = set else { continue };
-            self.counts.rules(set, more);
+            self.counts.rules(set, &registry.settings, more);
             dirty.gateways |= set.is_for_gateways();
             for host in set.hosts.iter().filter(|_| set.is_for_mesh()) {
                 dirty.ruled.extend(registry.hosts_matching(host).into_iter().cloned());

@@ -13,7 +13,7 @@ use super::{entries, protocol};
 use crate::budget::Over;
 use crate::model::annotations;
 use crate::model::{self, Object, ServiceType, Spec};
-use crate::names::service_host;
+use crate::names::{namespace_of, service_host};
 use crate::world::World;
 
 /// The hosts that an object has services for.
@@ -41,6 +41,11 @@ pub(super) fn services(
     };
     for service in &mut services {
         service.rejected = beyond_limit(service);
+        let owner = namespace_of(&service.host, &world.settings.cluster_domain);
+        let home = service.namespace();
+        if owner.is_some_and(|owner| world.settings.keeps_home(home, owner)) {
+            service.export = service.export.at_home();
+        }
     }
     services
 }

@@ -62,6 +62,13 @@ impl ExportTo {
         Self { public: false, own: true, named: Vec::new(), home: home.clone() }
     }
 
+    /// The same, but in no other namespace than its own.
+    #[must_use]
+    pub fn at_home(&self) -> Self {
+        let own = self.public || self.own;
+        Self { public: false, own, named: Vec::new(), home: self.home.clone() }
+    }
+
     /// Whether and why the client sees the object.
     pub fn reach<'q>(&'q self, who: &Asker<'_, 'q>) -> Option<Reach> {
         if self.public {

@@ -156,12 +156,21 @@ impl<'q> Walk<'q> {
         let candidates = if W::ALL { rules.all() } else { rules.candidates(&dial.address) };
         for index in in_order(&rules.sets, who) {
             let set = *rules.sets.get(index)?;
+            let takes = takes && self.is_for(set, claim, who);
             let from = candidates.partition_point(|(of, _)| *of < index);
             for (_, rule) in candidates.get(from..)?.iter().take_while(|(of, _)| *of == index) {
                 let rule = set.tcp.get(*rule)?;
-                witness.compared(set, rule, || match takes {
-                    true => rule.because(dial, who),
-                    false => Err(format!(
+                witness.compared(set, rule, || match (takes, protocol.takes_tcp_rules()) {
+                    (true, _) => rule.because(dial, who),
+                    (false, true) => Err(format!(
+                        "{} is of namespace {}, and {} belongs to {}: it is for clients of its own \
+                         namespace (--cross-namespace=owner)",
+                        set.reference,
+                        set.namespace(),
+                        claim.service.host,
+                        claim.service.namespace()
+                    )),
+                    (false, false) => Err(format!(
                         "port {} of {} is declared {}: tcp rules do not apply to it",
                         dial.port,
                         claim.service.host,
@@ -172,7 +181,9 @@ impl<'q> Walk<'q> {
                     return Some((set, rule));
                 }
             }
-            if let Ok(rule) = &set.http {
+            if let Ok(rule) = &set.http
+                && (takes || !protocol.takes_tcp_rules())
+            {
                 let applies = self.http_applies(protocol, set, rule, who);
                 let matches = applies.is_ok();
                 witness.compared(set, rule, || applies);
@@ -182,6 +193,13 @@ impl<'q> Walk<'q> {
             }
         }
         None
+    }
+
+    /// Whether a set decides for a client about what it reaches by a claim: where each
+    /// namespace decides about its own hosts, others decide for their own clients only.
+    fn is_for(&self, set: &'q RuleSet, claim: &Claim<'q>, who: &Asker<'_, 'q>) -> bool {
+        let (home, owner) = (&set.object.meta.namespace, claim.service.namespace());
+        !self.registry.settings.keeps_home(home, owner) || who.in_namespace(home)
     }
 
     /// Whether an `http` rule without match is honoured as if it were `tcp`.

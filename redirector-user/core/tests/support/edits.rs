@@ -10,7 +10,7 @@ use redirector_core::documents;
 use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Kind, Object, ObjectRef};
 use redirector_core::store::Replaced;
-use redirector_core::world::{Changes, ServiceAddresses, World};
+use redirector_core::world::{Changes, CrossNamespace, ServiceAddresses, World};
 use serde_json::Value;
 
 use super::random::Random;
@@ -135,7 +135,11 @@ impl Edited {
     fn set(&mut self, random: &mut Random, changes: &mut Changes) {
         let settings = changes.settings.get_or_insert_with(|| self.world.settings.clone());
         match random.below(6) {
-            5 => settings.budgets = budgets(random),
+            5 => {
+                settings.budgets = budgets(random);
+                let all = [CrossNamespace::Istio, CrossNamespace::Owner];
+                settings.cross_namespace = *random.pick(&all);
+            }
             0 => {
                 let node = random.pick(&[None, Some("n1"), Some("n2")]);
                 settings.node_name = node.map(str::to_owned);

@@ -244,4 +244,18 @@ codes! {
         "Narrow the other rule, or put both in one VirtualService in the order that is meant."
         "two VirtualServices bound to one Gateway, the older with a rule that has no match"
     }
+    OF_ANOTHER_NAMESPACE = "RD4049" Info NONE "It decides about a host of another namespace" {
+        "The VirtualService or ServiceEntry is for a host that belongs to another namespace, and is exported: as in Istio it decides for clients of all namespaces that see it, that of the host included."
+        "Nothing needs mending if that is meant. Otherwise write it in the host's namespace, set exportTo: ['.'], or run with --cross-namespace=owner, which leaves it to its own namespace's clients."
+        "kind: VirtualService
+metadata: {namespace: web}
+spec: {hosts: [db.data.svc.cluster.local]}"
+    }
+    KEPT_AT_HOME = "RD4050" Warning NONE "It is for its own namespace's clients only" {
+        "With --cross-namespace=owner, who decides about a host for everybody is the namespace to which it belongs, and the root namespace. This VirtualService or ServiceEntry is of another one: for clients outside of its own namespace it is left out."
+        "Write it in the host's namespace. Where it is for its own namespace's clients, say so: exportTo: ['.']."
+        "kind: VirtualService
+metadata: {namespace: web}
+spec: {hosts: [db.data.svc.cluster.local]}"
+    }
 }

@@ -1,0 +1,119 @@
+//! Who decides about hosts of other namespaces.
+
+use redirector_core::check::check;
+use redirector_core::compile::compile;
+use redirector_core::documents;
+use redirector_core::explain::{Query, QuerySource, explain};
+use redirector_core::model::SourceId;
+use redirector_core::plan::{FrontendId, Verdict};
+use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
+
+use crate::support::world_with;
+
+/// A service of `data`; a rule of `web` and one of `istio-system` for it; a ServiceEntry of
+/// `web` with a name of `data`; and clients in three namespaces.
+const DOCUMENTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: data}
+spec: {clusterIP: 10.96.0.10, ports: [{name: tcp, port: 80}, {name: other, port: 81}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: theirs, namespace: web}
+spec:
+  hosts: [new.data.svc.cluster.local]
+  addresses: [10.97.0.2]
+  resolution: STATIC
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.0.0.2}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web, namespace: web}
+spec:
+  hosts: [web.example.com]
+  addresses: [10.97.0.1]
+  resolution: STATIC
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.0.0.2}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: of-web, namespace: web}
+spec: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 80}], route: [{destination: {host: web.example.com}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: of-all, namespace: istio-system}
+spec: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 81}], route: [{destination: {host: web.example.com, port: {number: 80}}}]}]}
+";
+
+fn world(cross_namespace: CrossNamespace) -> World {
+    let settings =
+        Settings { cross_namespace, services: ServiceAddresses::Leave, ..Settings::default() };
+    let client = |namespace: &str, at: u32| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: c, \
+             namespace: {namespace}, annotations: {{redirector.io/cgroup: {namespace}}}}}\nspec: \
+             {{address: 10.0.1.{at}}}\n"
+        )
+    };
+    let clients = [client("data", 1), client("web", 2), client("shop", 3)].concat();
+    world_with(&format!("{DOCUMENTS}{clients}"), settings)
+}
+
+/// Which of the namespaces' clients are redirected at the port, by `explain` and by the
+/// tables.
+fn redirected(world: &World, port: u16) -> Vec<&'static str> {
+    let plan = compile(world).plan;
+    let namespaces = ["data", "web", "shop"].into_iter();
+    let are = namespaces.filter(|namespace| {
+        let source = QuerySource::Workload { namespace: (*namespace).into(), name: "c".into() };
+        let destination = format!("10.96.0.10:{port}").parse().expect("an address");
+        let query = Query { source, destination, gateway: None, sni: None };
+        let explained = explain(world, &query).expect("known").rule.is_some();
+        let id = FrontendId { prefix: "10.96.0.10/32".parse().expect("a prefix"), port };
+        let source = SourceId { namespace: (*namespace).into(), name: "c".into() };
+        let verdict = plan.frontends.get(&id).map(|frontend| {
+            let class = plan.sources[&source].class;
+            frontend.exceptions.get(&class).unwrap_or(&frontend.default)
+        });
+        let is = matches!(verdict, Some(Verdict::Route(_)));
+        assert_eq!(is, explained, "{namespace}:{port}");
+        is
+    });
+    are.collect()
+}
+
+#[test]
+fn where_owners_decide_rules_of_other_namespaces_are_for_their_own_clients() {
+    let (istio, owner) = (world(CrossNamespace::Istio), world(CrossNamespace::Owner));
+    assert_eq!(redirected(&istio, 80), ["data", "web", "shop"]);
+    assert_eq!(redirected(&owner, 80), ["web"]);
+    // The root namespace's are for all.
+    assert_eq!(redirected(&owner, 81), ["data", "web", "shop"]);
+}
+
+#[test]
+fn what_decides_about_hosts_of_other_namespaces_is_named() {
+    let named = |cross_namespace| {
+        let settings = Settings { cross_namespace, ..Settings::default() };
+        let readings = [documents::read(None, DOCUMENTS)];
+        let found = check(&readings, &[], &[], &settings).diagnostics.into_iter();
+        let found = found.filter(|one| ["RD4049", "RD4050"].contains(&one.code));
+        found
+            .map(|one| {
+                format!("{} {} {}", one.code, one.object_name().unwrap_or_default(), one.path)
+            })
+            .collect::<Vec<_>>()
+    };
+    let both = |code: &str| {
+        [
+            format!("{code} ServiceEntry/web/theirs spec.hosts[0]"),
+            format!("{code} VirtualService/web/of-web spec.hosts[0]"),
+        ]
+    };
+    assert_eq!(named(CrossNamespace::Istio), both("RD4049"));
+    assert_eq!(named(CrossNamespace::Owner), both("RD4050"));
+}
