@@ -6,12 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use redirector::datapath::{Datapath, Error, Options, Sizes};
+use redirector::datapath::{Datapath, Error, Hook, Options, Sizes};
 use redirector_common::abi::Side;
 use redirector_core::image::Image;
 use redirector_tests::child;
 use redirector_tests::image::Builder;
 use redirector_tests::kernel::{Place, privileged, recording_object, small};
+use redirector_tests::program::{Foreign, Leave};
 use redirector_tests::server::Server;
 use redirector_tests::socket::Socket;
 
@@ -40,6 +41,34 @@ fn redirected(place: &Place) -> bool {
         let socket = Socket::stream(frontend(), 0).expect("a socket");
         socket.connect(frontend()).is_ok() && socket.peer().ok() == Some(frontend())
     })
+}
+
+#[test]
+fn a_program_of_somebody_else_that_runs_first_stays_where_ours_are_replaced() {
+    if !privileged() {
+        return;
+    }
+    let (place, one, two) = (Place::new("preorder"), server(), server());
+    let mut datapath = place.start(&place.options(), &image(&one)).expect("started");
+    let Some(_first) = Foreign::try_attach(place.cgroup.path(), Leave::First) else { return };
+    let programs = |datapath: &Datapath| {
+        let mut all = datapath.attachments().expect("attachments");
+        all.retain(|one| one.hook == Hook::Connect4);
+        all.sort_by_key(|one| one.order);
+        all.into_iter().map(|one| (one.ours, one.program_id)).collect::<Vec<_>>()
+    };
+    let before = programs(&datapath);
+    assert_eq!(before.iter().map(|(ours, _)| *ours).collect::<Vec<_>>(), [false, true]);
+    let sizes = Sizes { frontends: small().frontends * 2, ..small() };
+    let mut larger = datapath.beside(&sizes).expect("made");
+    larger.apply(&Image::default().diff(&image(&two)), 2).expect("applied");
+    larger.attach().expect("attached");
+    let after = programs(&larger);
+    assert_eq!(after.iter().map(|(ours, _)| *ours).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(before[0], after[0], "theirs runs on");
+    assert_ne!(before[1], after[1], "ours is the new one");
+    drop(std::mem::replace(&mut datapath, larger));
+    assert!(redirected(&place));
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Leave {
     Others,
     /// Nobody else at this cgroup or below.
     Nobody,
+    /// As `Others`, and `BPF_F_PREORDER`: before those of cgroups below. Minimum kernel: 6.16.
+    First,
 }
 
 /// A connect4 program on a cgroup, attached the old way, without a link;
@@ -43,7 +45,19 @@ impl Foreign {
     ///
     /// When it cannot.
     pub fn attach(cgroup: &Path, leave: Leave) -> Self {
-        Self::attach_code(cgroup, leave, &PASS)
+        Self::attach_code(cgroup, leave, &PASS).expect("it is attached")
+    }
+
+    /// The same; `None` where the kernel does not know of such a way.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot for another reason.
+    pub fn try_attach(cgroup: &Path, leave: Leave) -> Option<Self> {
+        match Self::attach_code(cgroup, leave, &PASS) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
+            attached => Some(attached.expect("it is attached")),
+        }
     }
 
     /// Attaches one that refuses everything, beside others.
@@ -52,10 +66,10 @@ impl Foreign {
     ///
     /// When it cannot.
     pub fn refusing(cgroup: &Path) -> Self {
-        Self::attach_code(cgroup, Leave::Others, &REFUSE)
+        Self::attach_code(cgroup, Leave::Others, &REFUSE).expect("it is attached")
     }
 
-    fn attach_code(cgroup: &Path, leave: Leave, code: &[u64; 2]) -> Self {
+    fn attach_code(cgroup: &Path, leave: Leave, code: &[u64; 2]) -> io::Result<Self> {
         let cgroup = File::open(cgroup).expect("the cgroup exists");
         let mut attr = [0_u32; 32];
         attr[0] = SOCK_ADDR;
@@ -71,9 +85,12 @@ impl Foreign {
         // SAFETY: the kernel has just given us this descriptor.
         let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         let this = Self { program, cgroup };
-        let flags = if leave == Leave::Others { 2 } else { 0 };
-        this.target(BPF_PROG_ATTACH, flags).expect("it is attached");
-        this
+        let flags = match leave {
+            Leave::Nobody => 0,
+            Leave::Others => 2,
+            Leave::First => 2 | 1 << 6,
+        };
+        this.target(BPF_PROG_ATTACH, flags).map(|_| this)
     }
 
     fn target(&self, command: libc::c_long, flags: u32) -> io::Result<libc::c_long> {

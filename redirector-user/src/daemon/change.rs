@@ -104,7 +104,10 @@ impl Daemon {
             return;
         }
         match self.datapath.attach() {
-            Ok(()) => tracing::info!(generation = self.generation, "what was in force is again"),
+            Ok(()) => {
+                tracing::info!(generation = self.generation, "what was in force is again");
+                self.self_test();
+            }
             Err(error) => tracing::error!("what was in force cannot be attached: {error}"),
         }
     }

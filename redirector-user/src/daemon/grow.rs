@@ -99,6 +99,9 @@ impl Daemon {
         self.datapath = larger;
         self.direct.moved(true);
         self.follow_program_log();
+        if is_attached {
+            self.self_test();
+        }
         let sizes = self.datapath.sizes();
         if let Err(error) = self.state.save_grown(&self.options.sizes, &sizes) {
             tracing::error!("{error}; after a restart the tables have to grow again");
@@ -127,6 +130,7 @@ impl Daemon {
         match self.datapath.grow_memory(larger, sizes.overflow.max(larger / OVERFLOW)) {
             Ok(()) => {
                 tracing::info!("the memory of connections has grown: {larger} places");
+                self.self_test();
                 // Who found no place meanwhile says nothing about the larger one.
                 if let Ok(counters) = self.datapath.counters() {
                     self.memory_full = counters.totals.memory_full;

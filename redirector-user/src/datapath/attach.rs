@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
@@ -160,7 +160,9 @@ pub fn attach(
     name_cgroup(pins, &Place { id: cgroup.id, path: cgroup.path.clone() })?;
     let program = program(places, hook)?;
     let pin = pin(pins, &places.memory, cgroup.id, hook);
-    if update(&pin, program.as_fd(), cgroup.id).map_err(|error| Error::from_io(what(), error))? {
+    let place = Place { id: cgroup.id, path: cgroup.path.clone() };
+    let updated = update(&pin, program.as_fd(), &place, hook);
+    if updated.map_err(|error| Error::from_io(what(), error))? {
         return Ok(());
     }
     let link =
@@ -194,18 +196,23 @@ fn exclusive(file: &File, hook: Hook) -> bool {
 
 /// Puts a program into the link that is pinned there, if there is one and its
 /// cgroup lives.
-pub fn update(pin: &Path, program: std::os::fd::BorrowedFd<'_>, cgroup: u64) -> io::Result<bool> {
+pub fn update(pin: &Path, program: BorrowedFd<'_>, place: &Place, hook: Hook) -> io::Result<bool> {
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
     let info = sys::link_info(link.as_fd())?;
-    if info.cgroup == cgroup {
+    if info.cgroup == place.id {
         if info.program == sys::program_id(program)? {
             return Ok(true);
         }
+        let runs = || runs(&place.path, hook, info.program);
+        let before = runs();
         match sys::update_link(link.as_fd(), program) {
+            Ok(()) if before > 0 && runs() == before => {
+                return make_anew(pin, &link, program, &place.path, hook).map(|()| true);
+            }
             Ok(()) => return Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
             Err(error) => return Err(error),
@@ -214,6 +221,36 @@ pub fn update(pin: &Path, program: std::os::fd::BorrowedFd<'_>, cgroup: u64) -> 
     // The cgroup it was attached to is gone: the link is dead.
     fs::remove_file(pin)?;
     Ok(false)
+}
+
+/// How often a program runs on a hook of a cgroup; never, where that cannot be told.
+fn runs(cgroup: &Path, hook: Hook, program: u32) -> usize {
+    let Ok(file) = File::open(cgroup) else { return 0 };
+    let all = sys::effective_programs(file.as_fd(), hook.attach_type()).unwrap_or_default();
+    all.into_iter().filter(|id| *id == program).count()
+}
+
+/// Has a link anew whose program was put in the place of somebody else's: kernels of about
+/// 6.16 to 7.0 mistake the place where a program with `BPF_F_PREORDER` is there. With
+/// another link the kernel works out all places again; meanwhile no connect is without a
+/// program of ours.
+fn make_anew(
+    pin: &Path,
+    link: &OwnedFd,
+    program: BorrowedFd<'_>,
+    cgroup: &Path,
+    hook: Hook,
+) -> io::Result<()> {
+    let fresh = sys::create_link(program, File::open(cgroup)?.as_fd(), hook.attach_type())?;
+    let beside = pin.with_extension("new");
+    if let Err(error) = fs::remove_file(&beside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    sys::pin(fresh.as_fd(), &beside)?;
+    fs::rename(&beside, pin)?;
+    sys::detach_link(link.as_fd())
 }
 
 /// Opens a pinned program.

@@ -40,7 +40,7 @@ impl Datapath {
             for hook in [Hook::Sockops, Hook::Release, Hook::Getpeername4, Hook::Getpeername6] {
                 let pin = self.pin(place.id, hook);
                 let program = attach::program(&self.places, hook)?;
-                attach::update(&pin, program.as_fd(), place.id).map_err(|error| {
+                attach::update(&pin, program.as_fd(), &place, hook).map_err(|error| {
                     Error::from_io(format!("updating {}", pin.display()), error)
                 })?;
             }
@@ -148,10 +148,16 @@ impl Datapath {
             return Ok(());
         }
         let connections = observe::connections(&self.places.memory)?;
-        if follows && !connections.iter().any(|(_, state)| state & connection_state::FOLLOWED != 0)
-        {
+        let is_followed = |one: &(_, u32)| one.1 & connection_state::FOLLOWED != 0;
+        if follows && !connections.iter().any(is_followed) {
             for place in attach::places(&self.pins)? {
                 attach::detach_link(&self.pins, &self.pin(place.id, Hook::Sockops))?;
+            }
+            // One whose connect was under way waits for its end to be seen.
+            if observe::connections(&self.places.memory)?.iter().any(is_followed) {
+                for (cgroup, file) in &cgroups {
+                    attach::attach(&self.pins, &self.places, cgroup, file, Hook::Sockops)?;
+                }
             }
         }
         for place in surplus {
