@@ -1,23 +1,27 @@
-//! What a configuration costs: the time until it is in force, the time that one
-//! changed weight takes, and the daemon's memory; as `cargo xtask bench config`
-//! asks for it.
+//! What a configuration costs: the time until it is in force, the time and the processor
+//! that changes take, and the daemon's memory and state; as `cargo xtask bench config` asks
+//! for it.
 //!
-//! Its arguments are SERVICES RULES CHANGES; to be run as root, beside the program
-//! that it measures. Each line of the output is a row in JSON, times in
-//! microseconds, memory in bytes.
+//! Its arguments are SERVICES RULES CHANGES SECONDS; to be run as root, beside the program
+//! that it measures. Each line of the output is a row in JSON, times in microseconds, memory
+//! in bytes.
 
-use std::fmt::Write as _;
+#[path = "../../redirector-user/core/examples/change_cost/documents.rs"]
+mod documents;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use documents::Scale;
 use redirector::datapath::Datapath;
 use redirector_tests::agent::Agent;
 use redirector_tests::kernel::{Place, measure};
 use redirector_tests::node::in_memory;
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Local workloads.
 const WORKLOADS: usize = 20;
@@ -34,139 +38,200 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The quiet time that the daemon waits for, as short as it may be.
 const QUIET: &str = "--debounce=5ms";
 
+/// Time between two changes that are timed, and as much again as the first one took.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between endpoints that come and go.
+const CHURN: Duration = Duration::from_millis(10);
+
 fn main() -> ExitCode {
-    measure("SERVICES RULES CHANGES", |[services, rules, changes]| {
-        row(&Scale { services: 0, rules: 0 }, 0);
-        row(&Scale { services, rules: 0 }, 0);
-        row(&Scale { services: services / 100, rules }, changes);
-        row(&Scale { services, rules }, changes);
+    measure("SERVICES RULES CHANGES SECONDS", |[services, rules, changes, seconds]| {
+        let row = |services, rules, own, measure: &dyn Fn(&Scene) -> Value| {
+            let scene = Scene::new(Scale { services, rules }, own);
+            let changed = measure(&scene);
+            println!("{}", scene.row(&changed));
+            scene.daemon.stop();
+        };
+        let nothing = |_: &Scene| json!({});
+        let all = |scene: &Scene| {
+            json!({
+                "weight": scene.weights(changes), "endpoint": scene.endpoints(changes),
+                "churn": scene.churn(0, seconds),
+            })
+        };
+        row(0, 0, true, &nothing);
+        row(services, 0, true, &nothing);
+        row(services / 100, rules, true, &all);
+        row(services, rules, true, &all);
+        // The label of the workload that comes is in one rule of each.
+        row(services / 10, 1, true, &|scene| json!({ "class": scene.classes(changes) }));
+        row(services, rules, false, &|scene| json!({ "unrouted": scene.churn(services, seconds) }));
     })
 }
 
-/// How much there is.
-struct Scale {
-    /// Services with two endpoints each.
-    services: usize,
-    /// Rules of each Service, for clients with different labels.
-    rules: usize,
+/// A daemon with a configuration of its own.
+struct Scene {
+    scale: Scale,
+    /// Its cgroup and pins, which go with it.
+    _place: Place,
+    directory: TempDir,
+    daemon: Agent,
+    tables: Datapath,
+    ready: Duration,
 }
 
-/// Measures one configuration with a daemon of its own.
-fn row(scale: &Scale, changes: usize) {
-    let place = Place::new("config");
-    let directory = in_memory();
-    let rules = directory.path().join("rules");
-    fs::create_dir(&rules).expect("a directory");
-    let root = place.cgroup.path().strip_prefix(redirector_tests::cgroup::mount());
-    let root = root.expect("below the mount").display().to_string();
-    let write = |name: &str, text: &str| {
-        let beside = directory.path().join("beside");
-        fs::write(&beside, text).expect("a file");
-        fs::rename(&beside, rules.join(name)).expect("a file");
-    };
-    let workloads: String = (0..WORKLOADS).map(|i| workload(i, &root)).collect();
-    write("workloads.yaml", &workloads);
-    for first in (0..scale.services).step_by(OF_FILE) {
-        write(&format!("services-{first}.yaml"), &all(first, scale, service));
-        if scale.rules > 0 {
-            write(&format!("rules-{first}.yaml"), &all(first, scale, |i| rule(i, scale, 30)));
+impl Scene {
+    /// With a Service more than there are rules for. Whether the daemon serves Services
+    /// where no rule matches is its `own`.
+    fn new(scale: Scale, own: bool) -> Self {
+        let (place, directory) = (Place::new("config"), in_memory());
+        fs::create_dir(directory.path().join("rules")).expect("a directory");
+        let root = place.cgroup.path().strip_prefix(redirector_tests::cgroup::mount());
+        let root = root.expect("below the mount").display().to_string();
+        let put = |name: &str, text: &str| put(directory.path(), name, text);
+        for i in 0..WORKLOADS {
+            put(&format!("workload-{i}.yaml"), &documents::workload(i, &root));
         }
-    }
-    let path = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
-    let begun = Instant::now();
-    let mut daemon = Agent::start(
-        directory.path(),
-        [
-            path("config", rules.clone()),
-            path("bpffs", place.pins()),
-            path("state-dir", directory.path().join("state")),
-            path("cgroup", place.cgroup.path().to_owned()),
-            "--daemon-cgroup=none".to_owned(),
-            "--services=own".to_owned(),
-            "--log-level=warn".to_owned(),
-            QUIET.to_owned(),
-        ],
-    );
-    daemon.wait_ready();
-    let ready = begun.elapsed();
-    let tables = Datapath::open_read_only(&place.pins()).expect("it is loaded");
-    let mut times: Vec<Duration> = (0..changes)
-        .map(|round| {
-            let text = all(0, scale, |i| rule(i, scale, if i == 0 { 31 + round % 60 } else { 30 }));
-            let before = tables.active().generation;
-            fs::write(directory.path().join("beside"), text).expect("a file");
-            let begun = Instant::now();
-            fs::rename(directory.path().join("beside"), rules.join("rules-0.yaml"))
-                .expect("a file");
-            while tables.active().generation == before {
-                assert!(begun.elapsed() < PATIENCE, "never in force:\n{}", daemon.log());
-                thread::sleep(LOOK);
+        for first in (0..scale.services).step_by(OF_FILE) {
+            put(&format!("services-{first}.yaml"), &all(first, scale, documents::service));
+            let endpoints = |i| documents::endpoints(i, 2);
+            // Of some the endpoints are to change, each in a file of its own.
+            put(&format!("endpoints-{first}.yaml"), &all(first + 1, scale, endpoints));
+            put(&format!("endpoints-of-{first}.yaml"), &endpoints(first));
+            if scale.rules > 0 {
+                let rules = |i| documents::rules(i, scale.rules, 30);
+                put(&format!("rules-{first}.yaml"), &all(first, scale, rules));
             }
-            let time = begun.elapsed();
-            thread::sleep(Duration::from_millis(100) + time);
-            time
-        })
-        .collect();
-    times.sort();
-    let at = |share: usize| match times.len() {
-        0 => None,
-        count => Some(times[(count - 1) * share / 100].as_micros()),
-    };
-    println!(
-        "{}",
-        json!({
-            "services": scale.services, "rules": scale.services * scale.rules,
-            "ready": ready.as_micros(), "p50": at(50), "p99": at(99),
-            "memory": own_memory(daemon.pid()), "state": size(&directory.path().join("state")),
-        })
-    );
-    daemon.stop();
-}
-
-fn all(first: usize, scale: &Scale, one: impl Fn(usize) -> String) -> String {
-    (first..scale.services.min(first + OF_FILE)).map(one).collect()
-}
-
-fn workload(i: usize, cgroup: &str) -> String {
-    format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  name: w{i}\n  \
-         labels: {{app: client{i}}}\n  annotations: {{redirector.io/cgroup: {cgroup}/w{i}}}\n\
-         spec: {{address: 127.93.0.{}}}\n",
-        i + 1
-    )
-}
-
-/// A Service and its EndpointSlice.
-fn service(i: usize) -> String {
-    let (high, low) = (i / 250, i % 250);
-    format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{i}}}\nspec: {{clusterIP: \
-         127.90.{high}.{low}, ports: [{{port: 80, name: tcp}}]}}\n---\napiVersion: \
-         discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{i}-x, labels: \
-         {{kubernetes.io/service-name: s{i}}}}}\naddressType: IPv4\nports: [{{name: tcp, port: 80, \
-         protocol: TCP}}]\nendpoints: [{{addresses: [127.91.{high}.{low}]}}, {{addresses: \
-         [127.92.{high}.{low}]}}]\n"
-    )
-}
-
-/// A VirtualService that splits between its Service and the next, for each of
-/// some labels. The first rule gives `weight` to its own.
-fn rule(i: usize, scale: &Scale, weight: usize) -> String {
-    let mut text = format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: s{i}}}\n\
-         spec:\n  hosts: [s{i}]\n  tcp:\n"
-    );
-    for k in 0..scale.rules {
-        let weight = if k == 0 { weight } else { 30 };
-        let _ = writeln!(
-            text,
-            "  - match: [{{sourceLabels: {{app: client{k}}}}}]\n    route: [{{destination: {{host: \
-             s{i}}}, weight: {weight}}}, {{destination: {{host: s{}}}, weight: {}}}]",
-            i ^ 1,
-            100 - weight
+        }
+        let more = scale.services;
+        put(&format!("services-{more}.yaml"), &documents::service(more));
+        put(&format!("endpoints-of-{more}.yaml"), &documents::endpoints(more, 2));
+        let path = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
+        let begun = Instant::now();
+        let mut daemon = Agent::start(
+            directory.path(),
+            [
+                path("config", directory.path().join("rules")),
+                path("bpffs", place.pins()),
+                path("state-dir", directory.path().join("state")),
+                path("cgroup", place.cgroup.path().to_owned()),
+                "--daemon-cgroup=none".to_owned(),
+                format!("--services={}", if own { "own" } else { "leave" }),
+                "--log-level=warn".to_owned(),
+                QUIET.to_owned(),
+            ],
         );
+        daemon.wait_ready();
+        let ready = begun.elapsed();
+        let tables = Datapath::open_read_only(&place.pins()).expect("it is loaded");
+        Self { scale, _place: place, directory, daemon, tables, ready }
     }
-    text
+
+    /// What it took and takes, and what was measured of changes.
+    fn row(&self, changed: &Value) -> Value {
+        let (pid, state) = (self.daemon.pid(), self.directory.path().join("state"));
+        let mut row = json!({
+            "services": self.scale.services, "rules": self.scale.services * self.scale.rules,
+            "ready": self.ready.as_micros(), "memory": own_memory(pid), "state": size(&state),
+        });
+        for (name, value) in changed.as_object().expect("by name") {
+            row[name] = value.clone();
+        }
+        row
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        put(self.directory.path(), name, text);
+    }
+
+    /// The time until a change is in force.
+    fn time(&self, name: &str, text: &str) -> Duration {
+        let before = self.tables.active().generation;
+        let begun = Instant::now();
+        self.put(name, text);
+        while self.tables.active().generation == before {
+            assert!(begun.elapsed() < PATIENCE, "never in force:\n{}", self.daemon.log());
+            thread::sleep(LOOK);
+        }
+        let time = begun.elapsed();
+        thread::sleep(PAUSE + time);
+        time
+    }
+
+    /// One weight in a file of many VirtualServices.
+    fn weights(&self, changes: usize) -> Value {
+        let times = (0..changes).map(|round| {
+            let weight = |i| if i == 0 { 31 + round % 60 } else { 30 };
+            let one = |i| documents::rules(i, self.scale.rules, weight(i));
+            self.time("rules-0.yaml", &all(0, self.scale, one))
+        });
+        shares(times.collect())
+    }
+
+    /// One endpoint that comes, or goes.
+    fn endpoints(&self, changes: usize) -> Value {
+        let times = (0..changes)
+            .map(|round| self.time("endpoints-of-0.yaml", &documents::endpoints(0, 3 - round % 2)));
+        shares(times.collect())
+    }
+
+    /// A workload that comes, the first one of its class.
+    fn classes(&self, changes: usize) -> Value {
+        let name = "workload-0.yaml";
+        let path = self.directory.path().join("rules").join(name);
+        let text = fs::read_to_string(path).expect("a file");
+        let times = (0..changes).map(|_| {
+            // No rule is about that one.
+            self.time(name, &text.replace("client0", "nobody"));
+            self.time(name, &text)
+        });
+        shares(times.collect())
+    }
+
+    /// What part of a processor the daemon takes while an endpoint of a Service comes or
+    /// goes a hundred times a second, and the microseconds for each of these.
+    fn churn(&self, service: usize, seconds: usize) -> Value {
+        let name = format!("endpoints-of-{service}.yaml");
+        let (begun, before) = (Instant::now(), processor(self.daemon.pid()));
+        let mut round = 0;
+        while begun.elapsed() < Duration::from_secs(seconds as u64) {
+            self.put(&name, &documents::endpoints(service, 2 + round % 2));
+            round += 1;
+            let next = begun + CHURN * u32::try_from(round).unwrap_or(u32::MAX);
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        if round == 0 {
+            return Value::Null;
+        }
+        let (time, taken) = (begun.elapsed(), processor(self.daemon.pid()) - before);
+        json!({
+            "percent": 100.0 * taken.as_secs_f64() / time.as_secs_f64(),
+            "each": taken.as_secs_f64() * 1e6 / f64::from(u32::try_from(round).unwrap_or(1)),
+        })
+    }
+}
+
+/// What half of them, and what nearly all take no longer than.
+fn shares(mut times: Vec<Duration>) -> Value {
+    times.sort();
+    let at = |share: usize| times.get(times.len().saturating_sub(1) * share / 100);
+    match (at(50), at(99)) {
+        (Some(p50), Some(p99)) => json!({ "p50": p50.as_micros(), "p99": p99.as_micros() }),
+        _ => Value::Null,
+    }
+}
+
+/// Puts a file in its place at once.
+fn put(directory: &Path, name: &str, text: &str) {
+    let beside = directory.join("beside");
+    fs::write(&beside, text).expect("a file");
+    fs::rename(&beside, directory.join("rules").join(name)).expect("a file");
+}
+
+/// What belongs into one file.
+fn all(first: usize, scale: Scale, one: impl Fn(usize) -> String) -> String {
+    let end = (first - first % OF_FILE + OF_FILE).min(scale.services);
+    (first..end).map(one).collect()
 }
 
 /// What a process has of its own, in bytes: neither its program nor the kernel's
@@ -176,6 +241,16 @@ fn own_memory(pid: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a field");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
+}
+
+/// The processor time that its threads have taken.
+fn processor(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let times = threads.filter_map(|thread| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(times.sum())
 }
 
 /// What a directory holds, in bytes.

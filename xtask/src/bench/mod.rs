@@ -7,6 +7,7 @@ mod machine;
 mod page;
 pub mod pods;
 mod ratios;
+pub mod stages;
 
 use std::process::{Command, ExitCode};
 
@@ -32,6 +33,10 @@ enum What {
     /// Parts of `connect`, in processes of their own
     #[command(hide = true, subcommand)]
     ConnectPart(connect::Part),
+    /// The instructions of a change, in a small configuration and a large one
+    Instructions(stages::Instructions),
+    /// What each stage holds of a large configuration
+    Memory(stages::Memory),
     /// The gateway proxy beside direct connections, HAProxy, nginx and Envoy
     Gateway(gateway::Args),
     /// How soon a pod's new cgroup is known in the kernel
@@ -43,19 +48,24 @@ enum What {
 
 /// The lines of a measurement that is an example of the tests' package, built with
 /// the program that it measures, and given these numbers.
-fn example<Line: DeserializeOwned>(name: &str, numbers: &[usize]) -> Result<Vec<Line>> {
+fn example<Line: DeserializeOwned>(
+    name: &str,
+    profile: &str,
+    numbers: &[usize],
+) -> Result<Vec<Line>> {
     if !is_root() {
         bail!("attaching programs and making cgroups need root");
     }
     command::run(
-        cargo().args(["build", "--profile", "soak", "--package", "redirector-tests"]).args([
+        cargo().args(["build", "--profile", profile, "--package", "redirector-tests"]).args([
             "--bin",
             "redirector-under-test",
             "--example",
             name,
         ]),
     )?;
-    let mut measure = Command::new(target().join("soak/examples").join(name));
+    let directory = if profile == "dev" { "debug" } else { profile };
+    let mut measure = Command::new(target().join(directory).join("examples").join(name));
     measure.args(numbers.iter().map(usize::to_string));
     let lines = command::stdout(&mut measure)?;
     let line = |line: &str| {
@@ -71,6 +81,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         What::Connect(args) => connect::run(args),
         What::ConnectPart(part) => connect::part(part),
         What::Gateway(args) => gateway::run(args),
+        What::Instructions(args) => stages::instructions(args),
+        What::Memory(args) => stages::memory(args),
         What::Pods(args) => pods::run(args),
         What::Part(part) => gateway::part(part),
     }

@@ -59,13 +59,16 @@ enum Line {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let lines: Vec<Line> =
-        super::example("pods_latency", &[args.pods, args.others, args.running, args.services])?;
+    let lines: Vec<Line> = super::example(
+        "pods_latency",
+        "soak",
+        &[args.pods, args.others, args.running, args.services],
+    )?;
     let table = markdown(&lines);
     println!("{table}");
     if args.write {
         let text = format!("{}\n\n{table}", made_by(args));
-        page::write("pods", "Pods: from the cgroup to the kernel", &text)?;
+        page::write(page::PERFORMANCE, "pods", "Pods: from the cgroup to the kernel", &text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

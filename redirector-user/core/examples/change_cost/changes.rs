@@ -7,10 +7,11 @@ use crate::files;
 use crate::stages::All;
 
 /// So many of each kind, each of another Service.
-pub const CHANGES: usize = 20;
+const CHANGES: usize = 20;
 
 /// Each kind of change.
 pub fn all(scale: Scale) {
+    println!(r#"{{"changes":{CHANGES}}}"#);
     let mut all = All::new();
     // As from an API server: each object is one that is told by itself.
     for (name, text) in files(scale, 1) {

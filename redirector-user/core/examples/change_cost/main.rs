@@ -13,6 +13,7 @@ mod stages;
 use std::fmt::Write as _;
 
 use documents::Scale;
+use redirector_core::plan::Plan;
 use stages::All;
 
 #[global_allocator]
@@ -72,30 +73,15 @@ fn memory(scale: Scale) {
         all.put(name, text);
     }
     row("objects and the store");
-    let (changes, changed) = all.look_up();
-    drop(changes);
+    drop(all.look_up());
     row("world and registry");
-    // Everything that is read is new to the stages.
-    drop(changed);
-    let (delta, _) = all.stages.replace(&all.world, &all.registry);
-    let without = heap::held();
-    drop(delta);
-    let of_delta = without.bytes - heap::held().bytes;
+    drop(all.stages.replace(&all.world, &all.registry));
     row("stages and Plan");
-    let delta = plan_of(&all);
-    all.place(&delta);
-    drop(delta);
+    all.place(&Plan::default().difference(all.stages.plan()));
     row("layout and image");
-    eprintln!("the Delta of everything: {of_delta} bytes");
-    println!(
-        r#"{{"stage":"all","bytes":{},"blocks":{}}}"#,
-        heap::held().bytes - texts.iter().map(|(a, b)| a.capacity() + b.capacity()).sum::<usize>(),
-        heap::held().blocks
-    );
+    let texts = texts.iter().map(|(name, text)| name.capacity() + text.capacity()).sum::<usize>();
+    let heap::Held { bytes, blocks } = heap::held();
+    println!(r#"{{"stage":"all","bytes":{},"blocks":{blocks}}}"#, bytes.saturating_sub(texts));
     // A heap profiler is to see what is held at the end.
     std::mem::forget(all);
-}
-
-fn plan_of(all: &All) -> redirector_core::plan::Delta {
-    redirector_core::plan::Plan::default().difference(all.stages.plan())
 }

@@ -141,7 +141,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("{}", report.markdown());
     if args.write {
-        super::page::write("connect", "connect() through the programs", &report.markdown())?;
+        super::page::write(
+            super::page::PERFORMANCE,
+            "connect",
+            "connect() through the programs",
+            &report.markdown(),
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

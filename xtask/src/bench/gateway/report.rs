@@ -185,7 +185,7 @@ impl Report {
             self.goals(),
             self.markdown()
         );
-        page::write("gateway", "Gateway proxy", text.trim_end())
+        page::write(page::PERFORMANCE, "gateway", "Gateway proxy", text.trim_end())
     }
 }
 
