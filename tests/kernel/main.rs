@@ -29,4 +29,5 @@ mod source;
 mod succession;
 mod takeover;
 mod text;
+mod top;
 mod upgrade;

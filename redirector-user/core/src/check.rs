@@ -72,7 +72,8 @@ pub fn check(
     let mut places: HashMap<ObjectRef, Place<'_>> = HashMap::new();
     for reading in readings {
         diagnostics.extend(reading.diagnostics.iter().cloned());
-        if reading.documents == 0 && reading.diagnostics.is_empty() {
+        let is_empty = reading.documents == 0 && reading.diagnostics.is_empty();
+        if is_empty && !reading.only_comments {
             let mut finding = Diagnostic::new(&syntax::NO_DOCUMENT, "there is no document in it");
             finding.file.clone_from(&reading.file);
             diagnostics.push(finding);

@@ -32,8 +32,16 @@ pub struct Reading {
     /// Whether every document could be told apart and named. When not, objects
     /// may be missing here that the text still means to have.
     pub complete: bool,
+    /// There are comments and nothing else, as in an example that nobody has begun with.
+    pub only_comments: bool,
     /// How many documents are no objects.
     strangers: usize,
+}
+
+/// Whether each line that says anything is a comment, and one does.
+fn has_only_comments(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty()).peekable();
+    lines.peek().is_some() && lines.all(|line| line.starts_with('#'))
 }
 
 /// The most documents of one file that are told to be no objects, and the most
@@ -75,7 +83,11 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     {
         return something_else(file, tool);
     }
-    let mut reading = Reading { complete: parsed.errors.is_empty(), ..Reading::default() };
+    let mut reading = Reading {
+        complete: parsed.errors.is_empty(),
+        only_comments: has_only_comments(text),
+        ..Reading::default()
+    };
     for document in parsed.documents {
         let (before, found) = (reading.objects.len(), reading.diagnostics.len());
         document_into(&mut reading, document.root, file.as_ref(), 0);

@@ -203,9 +203,12 @@ fn a_list_without_items_is_refused_where_its_items_belong() {
 
 #[test]
 fn a_file_without_documents_is_told_so() {
-    for text in ["", "# nothing\n", "---\n---\n", "   \n", "\u{feff}"] {
+    for text in ["", "# nothing\n---\n", "---\n---\n", "   \n", "\u{feff}"] {
         let codes: Vec<_> = judge(text.as_bytes()).diagnostics.iter().map(|d| d.code).collect();
         assert_eq!(codes, ["RD1020"], "{text:?}");
+    }
+    for example in ["# nothing", "\n  # an example\n#\n# ---\n# kind: Service\n"] {
+        assert_eq!(judge(example.as_bytes()).diagnostics, [], "{example:?}");
     }
 }
 

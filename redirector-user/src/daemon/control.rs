@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::server::{Asked, PATIENCE, Server};
+use crate::proxy::Status;
 use crate::state::{BypassChange, Report};
 
 /// Longer requests are nonsense.
@@ -41,6 +42,8 @@ pub enum Request {
     Reread,
     /// Say what the daemon knows.
     Report,
+    /// Say what the gateways have counted.
+    Gateways,
     /// Leave something alone, or no longer.
     Bypass {
         /// What.
@@ -66,7 +69,7 @@ pub enum Request {
 }
 
 /// What the daemon answers.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Response {
     /// What went wrong, if anything.
@@ -81,6 +84,9 @@ pub struct Response {
     /// What the daemon knows, for who asked for that, or for a reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<Report>>,
+    /// What the gateways have counted, for who asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<Box<Status>>,
     /// How many sockets come after this.
     #[serde(default)]
     pub sockets: usize,

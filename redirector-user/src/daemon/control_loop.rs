@@ -329,6 +329,8 @@ impl Daemon {
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let reports = request == Request::Report;
+        let gateways = (request == Request::Gateways).then(|| self.gateways.status());
+        let gateways = gateways.flatten().map(Box::new);
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
             Request::Release => self.release().map(|()| None),
@@ -339,7 +341,7 @@ impl Daemon {
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.
-            Request::HandOver { .. } | Request::Reread => Ok(None),
+            Request::HandOver { .. } | Request::Reread | Request::Gateways => Ok(None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| None),
         };
         let (error, of_generation) = match result {
@@ -352,7 +354,8 @@ impl Daemon {
             Box::new(self.report.clone())
         });
         let generation = self.generation;
-        let response = Response { error, generation, of_generation, report, ..Response::default() };
+        let response =
+            Response { error, generation, of_generation, report, gateways, ..Response::default() };
         let _ = reply.send(Answer::plain(response));
     }
 

@@ -25,6 +25,11 @@ impl Style {
         Self { columns: UNLIMITED, ..self }
     }
 
+    /// The same, so wide.
+    pub const fn with_columns(self, columns: usize) -> Self {
+        Self { columns, ..self }
+    }
+
     /// How many columns a line may take.
     pub const fn columns(self) -> usize {
         self.columns

@@ -92,15 +92,21 @@ impl Table {
     }
 
     /// The text for so many columns, heading first, each line ended.
-    pub fn render(mut self, columns: usize) -> String {
+    pub fn render(self, columns: usize) -> String {
+        let (heading, body) = self.parts(columns);
+        heading + &body
+    }
+
+    /// The heading and the rest of the text, for so many columns.
+    pub fn parts(mut self, columns: usize) -> (String, String) {
         match (self.group.take(), columns) {
             (Some(group), UNLIMITED) => self.spread(group),
             (Some(group), _) => self.indent(group),
             (None, _) => {}
         }
         let fit = self.fit(columns);
-        let mut text = String::new();
-        self.line(self.columns.iter().map(|(name, _)| name.as_str()), &fit, &mut text);
+        let (mut heading, mut text) = (String::new(), String::new());
+        self.line(self.columns.iter().map(|(name, _)| name.as_str()), &fit, &mut heading);
         for row in &self.rows {
             match row {
                 Row::Cells(cells) => self.line(cells.iter().map(String::as_str), &fit, &mut text),
@@ -109,7 +115,7 @@ impl Table {
                 }
             }
         }
-        text
+        (heading, text)
     }
 
     /// Gives each row what its group has in common as its first cell.

@@ -10,6 +10,7 @@ use redirector_core::drain::Draining;
 use redirector_core::model::SourceId;
 use serde::Serialize;
 
+use super::config::interval;
 use super::kernel::{KernelArgs, Known};
 use super::neighbours;
 use super::{Common, Context, Exit, Failure};
@@ -26,6 +27,7 @@ use crate::state::{
 #[command(after_help = "\
 Examples:
   redirector status
+  redirector status --watch
   redirector status --output json | jq .problems
 
 Exit code 0 when connections are decided as they should be, also when no daemon
@@ -33,6 +35,9 @@ runs; 1 when not, or when that cannot be told: also when a file or object is not
 force, a watch does not work, or a share has lost its last endpoint; 3 without the
 privilege to look; 4 when nothing is loaded.")]
 pub struct Args {
+    /// Go on, and show it anew every so often [default: 2s]
+    #[arg(long, short, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = interval)]
+    watch: Option<Duration>,
     #[command(flatten)]
     kernel: KernelArgs,
 }
@@ -176,13 +181,38 @@ impl ConfigRow {
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let answer = look(&args.kernel, context)?;
-    let written = {
-        let programs = answer.programs.iter();
-        let names = programs.map(|one| format!("{}/{}", one.cgroup.display(), one.hook));
-        context.answer_list(common, &answer, names, |style| text::text(&answer, style))
+    let Some(watch) = args.watch else {
+        let answer = look(&args.kernel, context)?;
+        let written = show(&answer, "", common, context);
+        return context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No });
     };
-    context.answered(written, if answer.healthy { Exit::Fine } else { Exit::No })
+    // Over what stands there, in a terminal; elsewhere one after the other.
+    let clear = if context.env.out_is_terminal { "\x1b[H\x1b[2J" } else { "" };
+    loop {
+        match (look(&args.kernel, context), common.output.encoding()) {
+            (Ok(answer), Some(encoding)) => context.print_record(encoding, &answer)?,
+            (Ok(answer), None) => show(&answer, clear, common, context)?,
+            // It may be loaded in a moment.
+            (Err(failure), _) if failure.exit == Exit::NotLoaded => {
+                context.print(clear)?;
+                context.note(&format!("note: {}", failure.message));
+            }
+            (Err(failure), _) => return Err(failure),
+        }
+        std::thread::sleep(watch);
+    }
+}
+
+fn show(
+    answer: &Answer,
+    clear: &str,
+    common: &Common,
+    context: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let programs = answer.programs.iter();
+    let names = programs.map(|one| format!("{}/{}", one.cgroup.display(), one.hook));
+    context
+        .answer_list(common, answer, names, |style| format!("{clear}{}", text::text(answer, style)))
 }
 
 /// Looks at everything.

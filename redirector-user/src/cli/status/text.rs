@@ -60,6 +60,20 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
     for warning in &answer.warnings {
         let _ = writeln!(text, "{}: {}", style.warning("warning"), plain(warning));
     }
+    if !answer.gateways.is_empty() {
+        let columns = ["ADDRESS", "STATE"].map(|name| (name, Align::Left));
+        let mut table = Table::grouped("GATEWAY", &columns);
+        for listener in &answer.gateways {
+            table.group(listener.gateway.clone());
+            let state = match (&listener.error, listener.draining) {
+                (Some(error), _) => format!("cannot listen: {error}"),
+                (None, true) => "drains".to_owned(),
+                (None, false) => "listens".to_owned(),
+            };
+            table.row([listener.address.to_string(), state]);
+        }
+        let _ = write!(text, "\n{}", table.render(style.columns()));
+    }
     if !answer.programs.is_empty() {
         let mut table = Table::grouped(
             "CGROUP",

@@ -99,9 +99,9 @@ codes! {
         "redirector check missing.yaml"
     }
     NO_DOCUMENT = "RD1020" Info NONE "The file holds no document" {
-        "It is empty, or has only comments and document marks. The command that was to write it may have failed."
+        "It is empty, or has only document marks. The command that was to write it may have failed. Nothing is said of a file that has comments and nothing else: that is an example."
         "Nothing needs mending if that is what was meant."
-        "# nothing but this comment"
+        "---"
     }
     UNKNOWN_CONDITION = "RD1021" Error NONE "A condition has no effect as it is written" {
         "A match block has a field that does not exist, or a condition stands outside of a match block: by indentation, it belongs to something else. Left out, the rule would match more than was meant, so the object is not used. kubectl refuses such a document, too."

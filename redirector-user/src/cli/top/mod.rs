@@ -1,5 +1,8 @@
 //! `redirector top`
 
+mod screen;
+mod view;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,11 +12,15 @@ use redirector_core::layout::Layout;
 use serde::Serialize;
 
 use super::config::interval;
+use super::context::terminal_size;
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure};
+use super::{Common, Context, Exit, Failure, Format};
 use crate::daemon::control::Request;
 use crate::datapath::LegCount;
-use crate::output::{Align, Style, Table, destination_name, route_name, time};
+use crate::output::{Align, Style, Table, WIDTH, destination_name, folded, route_name, time};
+use crate::proxy::LegCounts;
+use screen::{Happened, Screen};
+use view::View;
 
 /// Shows where connections go now, route by route
 #[derive(clap::Args, Debug)]
@@ -23,9 +30,12 @@ Examples:
   redirector top --interval 10s --count 1
   redirector top --count 3 --output json
 
+In a terminal, without --count: arrows, page keys, home and end scroll, s sorts by
+another column, / filters by name, q ends.
+
 SHARE is what was drawn in the interval, WEIGHT what is configured. OPEN, FAILED
 and HANDSHAKE need a daemon, which follows connections until they end for as
-long as this runs.")]
+long as this runs; so do rules at gateways.")]
 pub struct Args {
     /// Time between two looks
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
@@ -41,28 +51,31 @@ pub struct Args {
 const GRACE: Duration = Duration::from_secs(10);
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let terminal = context.env.out_is_terminal && context.env.in_is_terminal;
+    let text = matches!(common.output, Format::Text | Format::Wide);
+    if terminal && text && args.count.is_none() {
+        return in_front(args, common, context);
+    }
     let seconds = (args.interval + GRACE).as_secs();
     let mut before: Option<Look> = None;
     let mut shown = 0;
     loop {
-        let asked = args.kernel.ask(&Request::Follow { seconds }, "so nobody follows connections");
+        let asked = args.kernel.ask(&Request::Follow { seconds }, NOBODY);
         if let Err(failure) = asked
             && before.is_none()
         {
             context.note(&format!("note: {}", failure.message));
         }
-        let known = before.as_ref().map(|before| (before.generation, before.layout.clone()));
-        let now = Look::take(&args.kernel, known, context)?;
+        let now = Look::take(&args.kernel, before.as_ref(), context)?;
         if let Some(before) = &before {
             let answer = now.since(before);
             match common.output.encoding() {
                 Some(encoding) => context.print_record(encoding, &answer)?,
                 None => {
-                    let names = answer.routes.iter().map(|route| &route.route);
-                    let screen = context.env.out_is_terminal;
-                    let (clear, end) = if screen { ("\x1b[H\x1b[2J", "") } else { ("", "\n") };
+                    let names = answer.all().map(|route| &route.route);
                     context.answer_list(common, &answer, names, |style| {
-                        format!("{clear}{}{end}", answer.text(style))
+                        let (heading, body) = answer.parts(answer.all().collect(), style);
+                        format!("{heading}{body}\n")
                     })?;
                 }
             }
@@ -76,6 +89,53 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     }
 }
 
+/// What is missing without a daemon.
+const NOBODY: &str = "so nobody follows connections";
+
+/// Goes on in a terminal until whoever is in front of it has seen enough.
+fn in_front(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let gone = |error: std::io::Error| Failure::input(format!("the terminal is gone: {error}"));
+    let follow = Request::Follow { seconds: (args.interval + GRACE).as_secs() };
+    // What there is to say is said before there is a screen to be painted over.
+    if let Err(failure) = args.kernel.ask(&follow, NOBODY) {
+        context.note(&format!("note: {}", failure.message));
+    }
+    let mut before = Look::take(&args.kernel, None, context)?;
+    let mut answer: Option<Answer> = None;
+    let screen = Screen::take().map_err(gone)?;
+    let mut view = View::new();
+    // The first look is short: there is nothing to be seen before.
+    let mut next = Instant::now() + args.interval.min(FIRST);
+    loop {
+        let (columns, rows) = terminal_size().unwrap_or((WIDTH, ROWS));
+        let style = context.style(common).with_columns(columns);
+        let text = match &answer {
+            Some(answer) => view.draw(answer, rows, style),
+            None => "looking...".to_owned(),
+        };
+        screen.show(&text).map_err(gone)?;
+        match screen.wait(next.saturating_duration_since(Instant::now())).map_err(gone)? {
+            Happened::End => return Ok(Exit::Fine),
+            Happened::Pressed(key) if !view.press(key) => return Ok(Exit::Fine),
+            _ => {}
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        // It may have ended, or another one may have begun.
+        let _ = args.kernel.ask(&follow, NOBODY);
+        let now = Look::take(&args.kernel, Some(&before), context)?;
+        answer = Some(now.since(&before));
+        (before, next) = (now, Instant::now() + args.interval);
+    }
+}
+
+/// Before this there is nothing on the screen.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// The rows of a terminal that does not say how many it has.
+const ROWS: usize = 24;
+
 /// The kernel's state at one moment.
 struct Look {
     at: Instant,
@@ -83,6 +143,8 @@ struct Look {
     layout: Option<Layout>,
     image: Image,
     legs: BTreeMap<u32, LegCount>,
+    /// What the gateways of the daemon have counted.
+    gateways: Vec<LegCounts>,
     routed: u64,
     refused: u64,
 }
@@ -98,11 +160,16 @@ struct Answer {
     routed: f64,
     refused: f64,
     routes: Vec<RouteRow>,
+    /// Of the gateways that the daemon serves; no weights.
+    gateways: Vec<RouteRow>,
 }
 
 #[derive(Serialize)]
 struct RouteRow {
     route: String,
+    /// Connections come by a gateway.
+    #[serde(skip)]
+    at_gateway: bool,
     /// Connections a second.
     rate: f64,
     destinations: Vec<LegRow>,
@@ -112,7 +179,7 @@ struct RouteRow {
 #[serde(rename_all = "camelCase")]
 struct LegRow {
     destination: String,
-    weight: f64,
+    weight: Option<f64>,
     /// Of what was drawn in the interval, when anything was.
     share: Option<f64>,
     rate: f64,
@@ -127,19 +194,21 @@ struct LegRow {
 impl Look {
     fn take(
         kernel: &KernelArgs,
-        known: Option<(u64, Option<Layout>)>,
+        before: Option<&Self>,
         context: &mut Context<'_>,
     ) -> Result<Self, Failure> {
         let datapath = kernel.open()?;
         let (active, image) = datapath.dump_active()?;
-        let layout = match known {
-            Some((generation, layout)) if generation == active.generation => layout,
+        let layout = match before {
+            Some(before) if before.generation == active.generation => before.layout.clone(),
             _ => kernel
                 .snapshot(active.generation, context)?
                 .map(|snapshot| snapshot.contents.layout),
         };
         let counters = datapath.counters()?;
+        let gateways = kernel.ask(&Request::Gateways, "").ok().and_then(|said| said.gateways);
         Ok(Self {
+            gateways: gateways.map(|status| status.legs).unwrap_or_default(),
             at: Instant::now(),
             generation: active.generation,
             layout,
@@ -173,7 +242,7 @@ impl Look {
                 LegRow {
                     destination: name
                         .map_or_else(|| slot.destination.to_string(), |id| destination_name(id)),
-                    weight,
+                    weight: Some(weight),
                     share: (all > 0).then(|| drawn(*leg) as f64 / all as f64),
                     rate: rate(now.chosen, then.chosen),
                     open: now.established.saturating_sub(now.closed),
@@ -186,6 +255,7 @@ impl Look {
             let name = names.as_ref().and_then(|names| names.routes.get(number));
             routes.push(RouteRow {
                 route: name.map_or_else(|| format!("route {number}"), |id| route_name(id)),
+                at_gateway: false,
                 rate: all as f64 / seconds,
                 destinations,
             });
@@ -198,12 +268,65 @@ impl Look {
             routed: rate(self.routed, before.routed),
             refused: rate(self.refused, before.refused),
             routes,
+            gateways: self.gateways_since(before, seconds),
         }
+    }
+
+    fn gateways_since(&self, before: &Self, seconds: f64) -> Vec<RouteRow> {
+        let mut routes: BTreeMap<&str, Vec<(&LegCounts, u64)>> = BTreeMap::new();
+        for now in &self.gateways {
+            let same =
+                |one: &&LegCounts| one.route == now.route && one.destination == now.destination;
+            let then = before.gateways.iter().find(same);
+            let drawn = now.taken.saturating_sub(then.map_or(0, |then| then.taken));
+            routes.entry(&now.route).or_default().push((now, drawn));
+        }
+        let rows = routes.into_iter().map(|(route, legs)| {
+            let all: u64 = legs.iter().map(|(_, drawn)| drawn).sum();
+            let destinations = legs.into_iter().map(|(now, drawn)| LegRow {
+                destination: now.destination.to_string(),
+                weight: None,
+                share: (all > 0).then(|| drawn as f64 / all as f64),
+                rate: drawn as f64 / seconds,
+                open: now.active,
+                failed: now.failed,
+                handshake_seconds: None,
+            });
+            RouteRow {
+                route: route.to_owned(),
+                at_gateway: true,
+                rate: all as f64 / seconds,
+                destinations: destinations.collect(),
+            }
+        });
+        rows.collect()
+    }
+}
+
+impl RouteRow {
+    /// Whether it, or one of its destinations, is called like that.
+    fn has(&self, filter: &str) -> bool {
+        let mut names = self.destinations.iter().map(|leg| &leg.destination);
+        self.route.contains(filter) || names.any(|name| name.contains(filter))
+    }
+
+    fn open(&self) -> u64 {
+        self.destinations.iter().map(|leg| leg.open).sum()
+    }
+
+    fn failed(&self) -> u64 {
+        self.destinations.iter().map(|leg| leg.failed).sum()
     }
 }
 
 impl Answer {
-    fn text(&self, style: Style) -> String {
+    /// All routes.
+    fn all(&self) -> impl Iterator<Item = &RouteRow> {
+        self.routes.iter().chain(&self.gateways)
+    }
+
+    /// The heading, and what it is of: these routes.
+    fn parts(&self, routes: Vec<&RouteRow>, style: Style) -> (String, String) {
         let mut table = Table::grouped(
             "ROUTE",
             &[
@@ -216,12 +339,13 @@ impl Answer {
                 ("HANDSHAKE", Align::Right),
             ],
         );
-        for route in &self.routes {
-            table.group(short(&route.route));
+        for route in routes {
+            let at = if route.at_gateway { " (gateway)" } else { "" };
+            table.group(format!("{}{at}", short(&route.route)));
             for leg in &route.destinations {
                 table.row([
                     short(&leg.destination),
-                    percent(leg.weight),
+                    leg.weight.map_or_else(|| "-".to_owned(), percent),
                     leg.share.map_or_else(|| "-".to_owned(), percent),
                     format!("{:.0}/s", leg.rate),
                     leg.open.to_string(),
@@ -230,14 +354,12 @@ impl Answer {
                 ]);
             }
         }
-        format!(
-            "{}  generation {}  {:.0} routed/s  {:.0} refused/s\n\n{}",
-            self.time,
-            self.generation,
-            self.routed,
-            self.refused,
-            table.render(style.columns())
-        )
+        let line = format!(
+            "{}  generation {}  {:.0} routed/s  {:.0} refused/s\n\n",
+            self.time, self.generation, self.routed, self.refused,
+        );
+        let (heading, body) = table.parts(style.columns());
+        (folded(&line, style.columns()) + &heading, body)
     }
 }
 
@@ -253,32 +375,40 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{WIDTH, width};
+    use crate::output::width;
 
-    #[test]
-    fn long_names_are_whole_and_no_line_is_wider_than_a_terminal() {
-        let destination = format!("{}.a-namespace.svc.cluster.local:80/v1", "s".repeat(63));
-        let leg = LegRow {
-            destination,
-            weight: 1.0,
-            share: Some(1.0),
-            rate: 12_345.0,
-            open: 100_000,
-            failed: 10_000,
-            handshake_seconds: Some(0.25),
-        };
-        let rule = format!("VirtualService/a-namespace/{} tcp[0]", "r".repeat(63));
-        let route = RouteRow { route: rule, rate: 12_345.0, destinations: vec![leg] };
-        let time = "2026-11-25T13:17:53Z".to_owned();
-        let answer = Answer {
-            time,
+    /// A route with one destination.
+    pub(super) fn route(name: &str, rate: f64, open: u64, failed: u64) -> RouteRow {
+        let (weight, share) = (Some(1.0), Some(1.0));
+        let destination = format!("{name}.ns.svc.cluster.local:80");
+        let handshake_seconds = None;
+        let leg = LegRow { destination, weight, share, rate, open, failed, handshake_seconds };
+        let route = format!("VirtualService/ns/{name} tcp[0]");
+        RouteRow { route, at_gateway: false, rate, destinations: vec![leg] }
+    }
+
+    /// What was seen of these.
+    pub(super) fn answer(routes: Vec<RouteRow>) -> Answer {
+        Answer {
+            time: "2026-11-25T13:17:53Z".to_owned(),
             seconds: 1.0,
             generation: 123_456,
             routed: 123_456.0,
             refused: 123_456.0,
-            routes: vec![route],
-        };
-        let text = answer.text(Style::new(false, WIDTH));
+            routes,
+            gateways: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn long_names_are_whole_and_no_line_is_wider_than_a_terminal() {
+        let mut row = route("x", 12_345.0, 100_000, 10_000);
+        row.route = format!("VirtualService/a-namespace/{} tcp[0]", "r".repeat(63));
+        row.destinations[0].destination =
+            format!("{}.a-namespace.svc.cluster.local:80/v1", "s".repeat(63));
+        let answer = answer(vec![row]);
+        let (heading, body) = answer.parts(answer.all().collect(), Style::new(false, WIDTH));
+        let text = heading + &body;
         for line in text.lines() {
             assert!(width(line) <= WIDTH, "{line}\n{text}");
         }
