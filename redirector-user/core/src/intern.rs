@@ -21,12 +21,17 @@ struct Known<T: ?Sized> {
     until: usize,
 }
 
+/// Longer texts are nobody else's, and not worth being held for a while when nobody holds
+/// them any more: names and labels are shorter.
+pub(crate) const LONGEST: usize = 256;
+
 /// Names, and parts of them.
 static TEXTS: Pool<str> = Pool::new();
 
 /// A text that others may hold.
 pub fn text(text: &str) -> Arc<str> {
-    TEXTS.get(text, || text.into())
+    let make = || text.into();
+    if text.len() > LONGEST { make() } else { TEXTS.get(text, make) }
 }
 
 /// A text as it was written down, which others may hold.

@@ -188,6 +188,7 @@ impl Store {
             }
             file.mentions.push(mention);
         }
+        file.mentions.shrink_to_fit();
         let gone = left.into_iter().flatten();
         self.index.touched.extend(gone.clone().map(|mention| mention.reference.clone()));
         if unknown {

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::backed::{Backed, list};
 use super::localities::{Home, common_multiple};
-use super::met::{Met, Reason};
+use super::met::{Met, Reason, Way};
 use super::readers::{Trace, first_of};
 use crate::client::Asker;
 use crate::model::{RouteDestination, RuleId};
@@ -317,8 +317,7 @@ impl<'q> Destinations<'q> {
         let legs: Vec<Leg> = parts.iter().map(|(_, weight)| Leg { weight: *weight }).collect();
         let destinations = parts.into_iter().map(|(id, _)| id).collect();
         let route = RouteId { rule, destinations };
-        if let Some((route, verdict)) = self.met.route(&route) {
-            let known = (route.clone(), verdict.clone());
+        if let Some(known) = self.met.route(&route) {
             self.log.routes.push(known.0.clone());
             return known;
         }
@@ -329,11 +328,12 @@ impl<'q> Destinations<'q> {
         let nothing = drawn.peek().is_none();
         let untouched =
             drawn.all(|id| self.destination(id).is_some_and(|one| Shape::of(one).untouched));
-        let met = self.met.put(route, legs, |route| match (nothing, untouched) {
-            (true, _) => Verdict::Refuse,
-            (false, true) => Verdict::Pass,
-            (false, false) => Verdict::Route(route.clone()),
-        });
+        let way = match (nothing, untouched) {
+            (true, _) => Way::Refuse,
+            (false, true) => Way::Pass,
+            (false, false) => Way::Route,
+        };
+        let met = self.met.put(route, legs, way);
         self.log.routes.push(met.0.clone());
         met
     }

@@ -29,12 +29,30 @@ pub(super) struct Met {
 /// A route.
 #[derive(Debug)]
 struct KnownRoute {
-    legs: Vec<Leg>,
-    verdict: Verdict,
+    legs: Box<[Leg]>,
+    way: Way,
     /// How many parts of the Plan meet it.
     users: usize,
     /// When this was made.
     step: u64,
+}
+
+/// What the verdict of a route is: it, or what stands for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    Pass,
+    Route,
+    Refuse,
+}
+
+impl Way {
+    fn of(self, route: &Arc<RouteId>) -> Verdict {
+        match self {
+            Self::Pass => Verdict::Pass,
+            Self::Route => Verdict::Route(route.clone()),
+            Self::Refuse => Verdict::Refuse,
+        }
+    }
 }
 
 /// A destination.
@@ -61,9 +79,9 @@ impl Met {
     }
 
     /// A route as it is in this step.
-    pub fn route(&self, route: &RouteId) -> Option<(&Arc<RouteId>, &Verdict)> {
+    pub fn route(&self, route: &RouteId) -> Option<(Arc<RouteId>, Verdict)> {
         let (route, known) = self.routes.get_key_value(route)?;
-        (known.step == self.step).then_some((route, &known.verdict))
+        (known.step == self.step).then(|| (route.clone(), known.way.of(route)))
     }
 
     /// The legs of a route that is known.
@@ -77,12 +95,7 @@ impl Met {
     }
 
     /// Says what a route is in this step.
-    pub fn put(
-        &mut self,
-        route: RouteId,
-        legs: Vec<Leg>,
-        verdict: impl FnOnce(&Arc<RouteId>) -> Verdict,
-    ) -> (Arc<RouteId>, Verdict) {
+    pub fn put(&mut self, route: RouteId, legs: Vec<Leg>, way: Way) -> (Arc<RouteId>, Verdict) {
         let id = match self.routes.get_key_value(&route) {
             Some((id, _)) => id.clone(),
             None => {
@@ -92,22 +105,18 @@ impl Met {
                 Arc::new(route)
             }
         };
-        let verdict = verdict(&id);
-        let known = self.routes.entry(id.clone()).or_insert_with(|| KnownRoute {
-            legs: Vec::new(),
-            verdict: Verdict::Refuse,
-            users: 0,
-            step: 0,
-        });
-        (known.legs, known.verdict, known.step) = (legs, verdict.clone(), self.step);
+        let nothing = || KnownRoute { legs: Box::default(), way, users: 0, step: 0 };
+        let known = self.routes.entry(id.clone()).or_insert_with(nothing);
+        (known.legs, known.way, known.step) = (legs.into(), way, self.step);
         self.touched.push(id.clone());
+        let verdict = way.of(&id);
         (id, verdict)
     }
 
     /// Gives a route other weights that lead to the same verdict.
     pub fn reweigh(&mut self, route: &Arc<RouteId>, legs: Vec<Leg>) {
         if let Some(known) = self.routes.get_mut(route) {
-            known.legs = legs;
+            known.legs = legs.into();
             self.touched.push(route.clone());
         }
     }
@@ -182,11 +191,11 @@ impl Met {
                 }
             }
             let known = self.routes.get(&route);
-            let taken = known.filter(|known| matches!(known.verdict, Verdict::Route(_)));
-            let legs = taken.map(|known| &known.legs);
-            if plan.routes.get(&route) != legs {
+            let taken = known.filter(|known| known.way == Way::Route);
+            let legs = taken.map(|known| &*known.legs);
+            if plan.routes.get(&route).map(Vec::as_slice) != legs {
                 work.routes += 1;
-                set(&mut plan.routes, &mut delta.routes, route, legs.cloned());
+                set(&mut plan.routes, &mut delta.routes, route, legs.map(<[Leg]>::to_vec));
             }
         }
         let mut wanted = BTreeMap::new();

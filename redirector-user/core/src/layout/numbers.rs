@@ -108,7 +108,8 @@ impl Stepping for Numbers {
     }
 
     fn settle(&mut self) {
-        self.done.clear();
+        // Not cleared: the step that places everything takes room as no other does.
+        self.done = Vec::new();
     }
 
     fn take_back(&mut self) {

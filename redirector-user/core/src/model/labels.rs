@@ -11,6 +11,9 @@ use crate::intern::{self, Pool};
 
 type Pair = (Arc<str>, Arc<str>);
 
+/// With more pairs they are nobody else's.
+const MOST: usize = 64;
+
 /// Those that somebody has.
 static KNOWN: Pool<[Pair]> = Pool::new();
 
@@ -97,8 +100,12 @@ impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
         if by_key.is_empty() {
             return Self::new();
         }
+        let is_short = |text: &Arc<str>| text.len() <= intern::LONGEST;
+        let are_few =
+            by_key.len() <= MOST && by_key.iter().all(|(k, v)| is_short(k) && is_short(v));
         let pairs: Vec<Pair> = by_key.into_iter().collect();
-        Self { pairs: Some(KNOWN.get(&pairs[..], || pairs.as_slice().into())) }
+        let make = || pairs.as_slice().into();
+        Self { pairs: Some(if are_few { KNOWN.get(&pairs[..], make) } else { make() }) }
     }
 }
 
@@ -155,6 +162,10 @@ mod tests {
         assert_eq!((labels.get("b"), labels.get("c"), labels.len()), (Some("3"), None, 2));
         let same = Labels::from([("a", "2"), ("b", "3")]);
         assert!(Arc::ptr_eq(labels.pairs.as_ref().unwrap(), same.pairs.as_ref().unwrap()));
+        // Annotations may be as long as a document, and are nobody else's.
+        let long = || Labels::from([("a".to_owned(), "x".repeat(intern::LONGEST + 1))]);
+        assert_eq!(long(), long());
+        assert!(!Arc::ptr_eq(&long().pairs.unwrap(), &long().pairs.unwrap()));
         let mut others = labels.clone();
         others.insert("a", "9");
         assert_eq!(others, Labels::from([("a", "9"), ("b", "3")]));

@@ -17,7 +17,7 @@ use crate::world::World;
 /// All rules, found by host or by gateway.
 #[derive(Debug, Default)]
 pub(crate) struct RuleBook {
-    sets: BTreeMap<Age, RuleSet>,
+    sets: BTreeMap<Age, Box<RuleSet>>,
     /// What each VirtualService is found under.
     ages: HashMap<ObjectRef, Age>,
     /// Those bound to the mesh, by host.
@@ -91,7 +91,7 @@ impl RuleBook {
             self.gateways.entry(gateway.clone()).or_default().insert(age.clone());
         }
         self.ages.insert(reference, age.clone());
-        self.sets.insert(age, set);
+        self.sets.insert(age, Box::new(set));
         before
     }
 
@@ -113,23 +113,23 @@ impl RuleBook {
                 }
             }
         }
-        Some(set)
+        Some(*set)
     }
 
     /// What a VirtualService says.
     pub fn get(&self, object: &ObjectRef) -> Option<&RuleSet> {
-        self.sets.get(self.ages.get(object)?)
+        Some(self.sets.get(self.ages.get(object)?)?)
     }
 
     /// All of them, the oldest first.
     pub fn sets(&self) -> impl Iterator<Item = &RuleSet> {
-        self.sets.values()
+        self.sets.values().map(|set| &**set)
     }
 
     /// Those bound to the mesh that are for a host, in order of age.
     pub fn for_host(&self, host: &str) -> Vec<&RuleSet> {
         let found: BTreeSet<&Age> = self.mesh.matching(host).into_iter().collect();
-        found.into_iter().filter_map(|age| self.sets.get(age)).collect()
+        found.into_iter().filter_map(|age| Some(&**self.sets.get(age)?)).collect()
     }
 
     /// Whether some bound to the mesh are for a host.
@@ -140,7 +140,7 @@ impl RuleBook {
     /// Those bound to a gateway, in order of age.
     pub fn for_gateway(&self, gateway: &str) -> Vec<&RuleSet> {
         let bound = self.gateways.get(gateway).into_iter().flatten();
-        bound.filter_map(|age| self.sets.get(age)).collect()
+        bound.filter_map(|age| Some(&**self.sets.get(age)?)).collect()
     }
 }
 
