@@ -242,7 +242,10 @@ fn make_anew(
     hook: Hook,
 ) -> io::Result<()> {
     let fresh = sys::create_link(program, File::open(cgroup)?.as_fd(), hook.attach_type())?;
-    let beside = pin.with_extension("new");
+    // A bpffs takes no dots.
+    let mut beside = pin.as_os_str().to_owned();
+    beside.push("-new");
+    let beside = PathBuf::from(beside);
     if let Err(error) = fs::remove_file(&beside)
         && error.kind() != io::ErrorKind::NotFound
     {
