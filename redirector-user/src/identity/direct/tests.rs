@@ -125,6 +125,26 @@ fn while_a_change_is_made_only_numbers_that_mean_the_same_are_given() {
 }
 
 #[test]
+fn numbers_of_a_change_that_does_not_come_in_force_are_given_to_nobody() {
+    let (mut kernel, direct, mut tracker) = expecting(&[("a", 7)]);
+    tracker.settle(true);
+    let [a, b] = [pod("a", 2, 3), pod("b", 3, 3)];
+    tracker.pod(PodEvent::Appeared(a.clone()));
+    tracker.pod(PodEvent::Appeared(b.clone()));
+    tracker.look(&mut kernel).unwrap();
+    let next = wanted(&[("first", 1), ("a", 9), ("b", 10)]);
+    tracker.prepare(next.clone(), &mut kernel).unwrap();
+    tracker.settle(false);
+    tracker.look(&mut kernel).unwrap();
+    direct.appeared(&b, None);
+    assert_eq!([&a, &b].map(|one| kernel.number(one)), [Some(7), None]);
+    tracker.prepare(next, &mut kernel).unwrap();
+    tracker.settle(true);
+    tracker.look(&mut kernel).unwrap();
+    assert_eq!([&a, &b].map(|one| kernel.number(one)), [Some(9), Some(10)]);
+}
+
+#[test]
 fn tables_that_grow_have_what_was_told_before_meanwhile_and_after() {
     let (kernel, direct, mut tracker) = expecting(&[("a", 7), ("b", 8), ("c", 9)]);
     let [a, b, c] = [pod("a", 2, 3), pod("b", 3, 3), pod("c", 4, 3)];
