@@ -199,7 +199,7 @@ fn cluster() -> ApiServer {
 
 fn destination(agent: &Agent, name: &str) -> Option<String> {
     match agent.spec(Kind::VirtualService, "default", name) {
-        Some(Spec::VirtualService(spec)) => Some(spec.tcp[0].route[0].host.clone()),
+        Some(Spec::VirtualService(spec)) => Some(spec.tcp[0].route[0].host.to_string()),
         _ => None,
     }
 }
