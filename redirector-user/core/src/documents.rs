@@ -13,6 +13,10 @@ use crate::diag::{Diagnostic, Severity, Subject, nearest};
 use crate::model::{Kind, Object, ObjectRef};
 use crate::yaml::{self, Node, Position, SyntaxError, Value};
 
+mod memory;
+
+pub use memory::Memory;
+
 /// What a text holds.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reading {
@@ -55,7 +59,8 @@ pub struct Read {
     pub reference: Option<ObjectRef>,
     /// The object; `None` when it is refused. The diagnostics say why.
     pub object: Option<Arc<Object>>,
-    /// Its tree, for the positions of later findings. Cheap to drop.
+    /// Its tree, for the positions of later findings; none of one that was not decoded
+    /// again ([`read_again`]). Cheap to drop.
     pub tree: Node,
 }
 
@@ -77,52 +82,45 @@ impl Reading {
 
 /// Reads all documents of a file's text.
 pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
-    let parsed = yaml::parse(text);
+    read_again(file, text, &mut Memory::default())
+}
+
+/// The same of a file that was read before: documents that are the same, and stand where
+/// they stood, are not decoded again, and come without their trees. What is read here is
+/// known the next time.
+pub fn read_again(file: Option<Arc<str>>, text: &str, memory: &mut Memory) -> Reading {
+    let mut recalled = memory.recall();
+    let parts = yaml::parse_parts(text, |chunk| recalled.look(chunk));
+    let kind = |document: &yaml::Document| document.root.get("kind").is_some();
     if let Some(tool) = file.as_deref().and_then(tool_of)
-        && parsed.documents.iter().all(|document| document.root.get("kind").is_none())
+        && !parts.iter().any(|part| part.is_known || part.documents.iter().any(kind))
     {
         return something_else(file, tool);
     }
-    let mut reading = Reading {
-        complete: parsed.errors.is_empty(),
-        only_comments: has_only_comments(text),
-        ..Reading::default()
-    };
-    for document in parsed.documents {
-        let (before, found) = (reading.objects.len(), reading.diagnostics.len());
-        document_into(&mut reading, document.root, file.as_ref(), 0);
-        if document.duplicates.is_empty() {
+    let only_comments = has_only_comments(text);
+    let mut reading = Reading { complete: true, only_comments, ..Reading::default() };
+    let mut errors = Vec::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        if part.is_known {
+            reading.documents += 1;
+            reading.objects.extend(recalled.take(index));
             continue;
         }
-        // The object is known, and not to be trusted.
-        for read in &mut reading.objects[before..] {
-            read.object = None;
+        let (before, found) = (reading.objects.len(), reading.diagnostics.len());
+        let is_one = part.documents.len() == 1 && part.error.is_none();
+        for document in part.documents {
+            parsed_into(&mut reading, document, file.as_ref());
         }
-        let object = match &reading.objects[before..] {
-            [only] => only.reference.clone().map(Subject::from),
-            _ => None,
-        };
-        // Items without their dashes are one map, whose keys stand twice.
-        let no_lists: Vec<(u32, u32)> = (reading.diagnostics[found..].iter())
-            .filter(|one| {
-                one.code == syntax::WRONG_TYPE.id && one.message.starts_with("expected a list")
-            })
-            .map(|one| (one.line, one.column))
-            .collect();
-        let follows = |at: Position| {
-            no_lists.iter().any(|(line, column)| *line < at.line && *column == at.column)
-        };
-        for duplicate in document.duplicates.into_iter().take(MAX_TOLD) {
-            if follows(duplicate.position) {
-                continue;
-            }
-            let mut finding = syntax_finding(&syntax::DUPLICATE_KEY, duplicate);
-            finding.object.clone_from(&object);
-            reading.diagnostics.push(finding);
+        errors.extend(part.error);
+        if let ([Read { object: Some(object), .. }], true) = (&reading.objects[before..], is_one)
+            && reading.diagnostics.len() == found
+        {
+            recalled.note(index, object, part.nodes);
         }
     }
-    let template = if parsed.errors.is_empty() { None } else { template(text) };
-    for error in parsed.errors {
+    reading.complete &= errors.is_empty();
+    let template = if errors.is_empty() { None } else { template(text) };
+    for error in errors {
         if let Some(position) = template.filter(|_| !error.limit) {
             let finding = Diagnostic::new(
                 &syntax::NOT_YAML,
@@ -142,6 +140,41 @@ pub fn read(file: Option<Arc<str>>, text: &str) -> Reading {
     reading.file = file;
     reading.diagnostics.sort_by_key(|finding| (finding.line, finding.column));
     reading
+}
+
+/// Reads a document of a text.
+fn parsed_into(reading: &mut Reading, document: yaml::Document, file: Option<&Arc<str>>) {
+    let (before, found) = (reading.objects.len(), reading.diagnostics.len());
+    document_into(reading, document.root, file, 0);
+    if document.duplicates.is_empty() {
+        return;
+    }
+    // The object is known, and not to be trusted.
+    for read in &mut reading.objects[before..] {
+        read.object = None;
+    }
+    let object = match &reading.objects[before..] {
+        [only] => only.reference.clone().map(Subject::from),
+        _ => None,
+    };
+    // Items without their dashes are one map, whose keys stand twice.
+    let no_lists: Vec<(u32, u32)> = (reading.diagnostics[found..].iter())
+        .filter(|one| {
+            one.code == syntax::WRONG_TYPE.id && one.message.starts_with("expected a list")
+        })
+        .map(|one| (one.line, one.column))
+        .collect();
+    let follows = |at: Position| {
+        no_lists.iter().any(|(line, column)| *line < at.line && *column == at.column)
+    };
+    for duplicate in document.duplicates.into_iter().take(MAX_TOLD) {
+        if follows(duplicate.position) {
+            continue;
+        }
+        let mut finding = syntax_finding(&syntax::DUPLICATE_KEY, duplicate);
+        finding.object.clone_from(&object);
+        reading.diagnostics.push(finding);
+    }
 }
 
 /// Where the first action of a template stands, outside of quotes.

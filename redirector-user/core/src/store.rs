@@ -180,7 +180,9 @@ impl Store {
                 .find_map(|mention| mention.take_if(|mention| mention.reference == reference));
             let accepted = known.and_then(|mention| mention.accepted.clone());
             // What is accepted already is not judged again.
-            let candidate = document.object.filter(|object| accepted.as_ref() != Some(object));
+            let candidate = document.object.filter(|object| {
+                !accepted.as_ref().is_some_and(|known| Object::is_same(known, object))
+            });
             let mention =
                 Mention { reference, accepted, candidate, diagnostics: document.diagnostics };
             if known.is_none() || mention.candidate.is_some() || mention.is_refused() {

@@ -18,7 +18,7 @@ use crate::kubernetes::findings::Judged;
 use crate::source::files::{Files, read_all};
 use crate::source::waiting::Waiting;
 use crate::source::watch::{Reread, Timing, follow};
-use crate::source::{Batch, parse};
+use crate::source::{Batch, parse, parse_again};
 use crate::state::{Report, Watching};
 
 /// What a source is followed with.
@@ -121,7 +121,7 @@ impl Source for FileSource {
         }
         let known = with.store.files().filter(|name| &***name != "<stdin>").cloned();
         let known: Vec<_> = known.collect();
-        let files = Files::new(paths, parse, self.timing.absence, known.into_iter());
+        let files = Files::new(paths, parse_again, self.timing.absence, known.into_iter());
         let reread = follow(files, self.timing.rescan, with.taking());
         self.reread = Some(reread.map_err(|error| {
             Failure::new(Exit::No, format!("files cannot be watched: {error}"))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::syntax;
-use redirector_core::documents;
+use redirector_core::documents::{self, Memory};
 use redirector_core::store::Content;
 
 use super::read::{Fingerprint, ReadError, UNSETTLED, read_any, read_limited, read_settled};
@@ -41,6 +41,8 @@ struct Known {
     fingerprint: Option<Fingerprint>,
     /// Of the same text.
     hash: Option<u64>,
+    /// Its documents.
+    memory: Memory,
     /// Why it could not be read, as it was reported.
     unreadable: Option<String>,
     /// Since when it is being written without a change.
@@ -123,7 +125,10 @@ impl Files {
                     }
                     known.hash = Some(hash);
                     known.unreadable = None;
-                    changes.push(Change::Put(name.clone(), content(self.parse, name, &text)));
+                    changes.push(Change::Put(
+                        name.clone(),
+                        content(self.parse, name, &text, &mut known.memory),
+                    ));
                 }
                 Err(ReadError::BeingWritten) => {
                     again = Some(UNSETTLED);
@@ -230,7 +235,7 @@ pub fn read_all(paths: &[PathBuf], stdin: impl std::io::Read) -> (Vec<Text>, Vec
 
 /// A file that was emptied, or whose contents were lost in a crash, is half
 /// written: nobody removes rules that way on purpose.
-fn content(parse: Parse, name: &Arc<str>, text: &[u8]) -> Content {
+fn content(parse: Parse, name: &Arc<str>, text: &[u8], memory: &mut Memory) -> Content {
     if text.iter().all(|byte| *byte == 0) {
         let mut why = unreadable(name, "it is empty, so it is taken for half written");
         why.help = Some(
@@ -240,7 +245,7 @@ fn content(parse: Parse, name: &Arc<str>, text: &[u8]) -> Content {
         );
         return Content::Broken(vec![why]);
     }
-    parse(name, text)
+    parse(name, text, memory)
 }
 
 /// Whether a later change must show in the fingerprint.
@@ -278,7 +283,7 @@ mod tests {
     use std::path::Path;
 
     /// Every file is a single document, and "broken" is broken.
-    fn parse(_: &Arc<str>, text: &[u8]) -> Content {
+    fn parse(_: &Arc<str>, text: &[u8], _: &mut Memory) -> Content {
         if text == b"broken" { Content::Broken(Vec::new()) } else { Content::Whole(Vec::new()) }
     }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redirector_core::diag::Diagnostic;
+use redirector_core::documents::Memory;
 use redirector_core::model::ObjectRef;
 use redirector_core::store::{Content, Store};
 use redirector_core::{documents, yaml};
@@ -102,12 +103,17 @@ impl Batch {
 }
 
 /// Turns the text of a file into documents.
-pub type Parse = fn(&Arc<str>, &[u8]) -> Content;
+pub type Parse = fn(&Arc<str>, &[u8], &mut Memory) -> Content;
 
 /// Reads the documents of a file's bytes.
 pub fn parse(name: &Arc<str>, bytes: &[u8]) -> Content {
+    parse_again(name, bytes, &mut Memory::default())
+}
+
+/// The same, but for documents that are known from before: they are not decoded again.
+pub fn parse_again(name: &Arc<str>, bytes: &[u8], memory: &mut Memory) -> Content {
     match yaml::decode_bytes(bytes) {
-        Ok(text) => documents::read(Some(name.clone()), &text).into(),
+        Ok(text) => documents::read_again(Some(name.clone()), &text, memory).into(),
         Err(error) => Content::Broken(vec![documents::not_text(Some(name.clone()), error)]),
     }
 }

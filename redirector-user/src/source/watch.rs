@@ -155,12 +155,13 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
 mod tests {
     use super::*;
     use crate::source::Change;
+    use redirector_core::documents::Memory;
     use redirector_core::store::Content;
     use std::fs;
     use std::path::PathBuf;
     use std::sync::mpsc::{Receiver, channel};
 
-    fn parse(_: &Arc<str>, _: &[u8]) -> Content {
+    fn parse(_: &Arc<str>, _: &[u8], _: &mut Memory) -> Content {
         Content::Whole(Vec::new())
     }
 

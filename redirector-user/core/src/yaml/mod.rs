@@ -20,6 +20,7 @@ mod tree;
 use std::sync::Arc;
 
 pub use bytes::{EncodingError, MAX_FILE_BYTES, decode_bytes};
+pub(crate) use parse::{Chunk, parse_parts};
 pub use parse::{Document, Parsed, parse};
 
 /// The most nodes that a file may hold, every alias counted as what it repeats.

@@ -31,40 +31,75 @@ pub struct Document {
 
 /// Reads all documents of a text. Time and memory are linear in its length.
 pub fn parse(text: &str) -> Parsed {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parsed = Parsed::default();
-    let mut budget = MAX_NODES;
-    for chunk in split(text) {
-        let (before, left) = (parsed.documents.len(), budget);
-        let Err(mut error) = parse_chunk(chunk, &mut budget, &mut parsed.documents) else {
-            continue;
-        };
-        if !error.limit
-            && is_json(chunk.text)
-            && let Some(values) = json_values(chunk)
-        {
-            parsed.documents.truncate(before);
-            budget = left;
-            match json(values, &mut budget, &mut parsed.documents) {
-                Ok(()) => continue,
-                Err(limit) => error = limit,
-            }
-        }
-        let limit = error.limit;
-        parsed.errors.push(error);
-        if limit {
-            break;
-        }
+    for part in parse_parts(text, |_| None) {
+        parsed.documents.extend(part.documents);
+        parsed.errors.extend(part.error);
     }
     parsed
 }
 
+/// What stands in a part of a text.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// The documents that could be read: as a rule one.
+    pub documents: Vec<Document>,
+    /// What is wrong.
+    pub error: Option<SyntaxError>,
+    /// How many nodes it has.
+    pub nodes: usize,
+    /// It was not read, as what is in it is known.
+    pub is_known: bool,
+}
+
+/// Reads a text part by part, but for those that are `known`: that says how many nodes
+/// they have.
+pub fn parse_parts(text: &str, mut known: impl FnMut(Chunk<'_>) -> Option<usize>) -> Vec<Part> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut budget = MAX_NODES;
+    let mut parts = Vec::new();
+    for chunk in split(text) {
+        let before = budget;
+        // Where there is no room for one that is known, it says so itself.
+        let left = known(chunk).and_then(|nodes| budget.checked_sub(nodes));
+        let mut part = match left {
+            Some(left) => {
+                budget = left;
+                Part { is_known: true, ..Part::default() }
+            }
+            None => parse_part(chunk, &mut budget),
+        };
+        part.nodes = before.saturating_sub(budget);
+        let is_over = part.error.as_ref().is_some_and(|error| error.limit);
+        parts.push(part);
+        if is_over {
+            break;
+        }
+    }
+    parts
+}
+
+fn parse_part(chunk: Chunk<'_>, budget: &mut usize) -> Part {
+    let (mut documents, left) = (Vec::new(), *budget);
+    let mut error = parse_chunk(chunk, budget, &mut documents).err();
+    if error.as_ref().is_some_and(|error| !error.limit)
+        && is_json(chunk.text)
+        && let Some(values) = json_values(chunk)
+    {
+        documents.clear();
+        *budget = left;
+        error = json(values, budget, &mut documents).err();
+    }
+    Part { documents, error, ..Part::default() }
+}
+
 /// A part of the text that is parsed by itself.
 #[derive(Clone, Copy)]
-struct Chunk<'a> {
-    text: &'a str,
+pub struct Chunk<'a> {
+    /// Its text.
+    pub text: &'a str,
     /// How many lines stand before it.
-    line: u32,
+    pub line: u32,
     /// How many characters stand before it on its first line.
     column: u32,
 }
