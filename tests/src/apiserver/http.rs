@@ -23,6 +23,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::access::Used;
 use super::admit::refusal;
+use super::counted::Counted;
 use super::faults::{Trouble, take};
 use super::resource::{Resource, group, group_list, resource_list};
 use super::respond::{
@@ -108,7 +109,7 @@ fn tls() -> TlsAcceptor {
 async fn speak(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, shared: &Arc<Shared>) {
     let service = service_fn(|request| answer(request, shared.clone()));
     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(connection), service)
+        .serve_connection(TokioIo::new(Counted(connection, shared.clone())), service)
         .await;
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod admit;
+mod counted;
 mod faults;
 mod http;
 pub mod objects;
@@ -19,6 +20,7 @@ mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) changed: signal::Sender<u64>,
     /// Counts up when all watches are to be cut.
     pub(crate) cut: signal::Sender<u64>,
+    /// How many bytes it has answered, before TLS.
+    pub(crate) sent: AtomicU64,
 }
 
 pub(crate) struct Inner {
@@ -111,6 +115,7 @@ impl ApiServer {
             inner: Mutex::new(inner),
             changed: signal::Sender::new(0),
             cut: signal::Sender::new(0),
+            sent: AtomicU64::new(0),
         });
         let mut server = Self { shared, address: SocketAddr::from((address, 0)), running: None };
         server.resume();
@@ -358,6 +363,11 @@ impl ApiServer {
             .iter()
             .map(|used| (used.group.clone(), used.resource.clone(), used.verb.clone()));
         kinds.collect()
+    }
+
+    /// How many bytes it has answered, before TLS.
+    pub fn bytes_sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// The most connections that were open at once.

@@ -4,6 +4,7 @@ pub mod config;
 pub mod connect;
 pub mod gateway;
 mod machine;
+pub mod nodes;
 mod page;
 pub mod pods;
 mod ratios;
@@ -39,6 +40,8 @@ enum What {
     Memory(stages::Memory),
     /// The gateway proxy beside direct connections, HAProxy, nginx and Envoy
     Gateway(gateway::Args),
+    /// What a large cluster costs each of its nodes, and the API server
+    Nodes(nodes::Args),
     /// How soon a pod's new cgroup is known in the kernel
     Pods(pods::Args),
     /// Parts of a measurement, in processes of their own
@@ -83,6 +86,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         What::Gateway(args) => gateway::run(args),
         What::Instructions(args) => stages::instructions(args),
         What::Memory(args) => stages::memory(args),
+        What::Nodes(args) => nodes::run(args),
         What::Pods(args) => pods::run(args),
         What::Part(part) => gateway::part(part),
     }
