@@ -248,10 +248,12 @@ fn a_kind_that_is_no_string_is_called_so() {
 }
 
 #[test]
-fn what_needs_a_daemon_says_that_nothing_is_loaded() {
+fn what_needs_a_daemon_or_what_one_left_says_that_nothing_is_loaded() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let below = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
-    for command in [["rollback", "1"], ["log-level", "info"]] {
+    for command in
+        [["rollback", "1"], ["log-level", "info"], ["rollback", "--list"], ["history", "--all"]]
+    {
         let answer = redirector(
             &[&command[..], &["--bpffs", &below("pins"), "--state-dir", &below("state")]].concat(),
         );

@@ -13,6 +13,7 @@ mod doctor;
 mod env;
 mod explain;
 mod flows;
+mod history;
 mod hosts;
 mod kernel;
 mod kubernetes;
@@ -115,8 +116,10 @@ impl Format {
 }
 
 /// The commands that list things with names.
-const LISTS: [&str; 9] =
-    ["check", "diff", "doctor", "flows", "hosts", "maps", "status", "top", "version"];
+const LISTS: [&str; 11] = [
+    "check", "diff", "doctor", "flows", "history", "hosts", "maps", "rollback", "status", "top",
+    "version",
+];
 
 /// What every command is told.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +140,7 @@ enum Command {
     Flows(flows::Args),
     Maps(maps::Args),
     Top(top::Args),
+    History(history::Args),
     Rollback(rollback::Args),
     Bypass(bypass::Args),
     Reload(reload::Args),
@@ -212,6 +216,7 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
         Command::Flows(args) => flows::run(args, &common, context),
         Command::Top(args) => top::run(args, &common, context),
         Command::Maps(args) => maps::run(args, &common, context),
+        Command::History(args) => history::run(args, &common, context),
         Command::Rollback(args) => rollback::run(args, &common, context),
         Command::Bypass(args) => bypass::run(args, &common, context),
         Command::Reload(args) => reload::run(args, &common, context),

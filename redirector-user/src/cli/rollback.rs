@@ -1,7 +1,7 @@
 //! `redirector rollback`
 
 use super::kernel::KernelArgs;
-use super::{Common, Context, Exit, Failure};
+use super::{Common, Context, Exit, Failure, history};
 use crate::daemon::control::Request;
 
 /// Returns to an earlier configuration, and holds it until the files or objects change again
@@ -10,6 +10,7 @@ use crate::daemon::control::Request;
 Examples:
   redirector rollback              the configuration before the last change
   redirector rollback 3            that of three changes ago
+  redirector rollback --list       what N can be, and what each returns to
   redirector rollback --release    back to what the files or objects say")]
 pub struct Args {
     /// How many changes to go back
@@ -18,11 +19,17 @@ pub struct Args {
     /// Stop holding: back to what the files or objects say
     #[arg(long, conflicts_with = "steps")]
     release: bool,
+    /// Only say which earlier configurations there are, and what N each takes
+    #[arg(long, conflicts_with_all = ["steps", "release"])]
+    list: bool,
     #[command(flatten)]
     kernel: KernelArgs,
 }
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    if args.list {
+        return history::list(&args.kernel, common, context);
+    }
     let request = if args.release {
         Request::Release
     } else {

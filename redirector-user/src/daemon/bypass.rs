@@ -164,7 +164,7 @@ pub fn without_daemon(
     }
     let generation = active.generation + 1;
     let repeats = Some(snapshot.repeats.unwrap_or(active.generation));
-    let head = Head { generation, of_generation: snapshot.of_generation, repeats, made: now() };
+    let head = Head { generation, repeats, made: now(), partial: false, ..snapshot.head() };
     let change = engine.change(&step, &keeper, head, false);
     keeper.append(change, || engine.whole(false))?;
     datapath.apply(&step.delta, generation).inspect_err(|_| keeper.take_back())?;

@@ -15,7 +15,7 @@ use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
-use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, digest};
+use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, digest, steps_back};
 
 /// Time before another attempt to put something in force, as when a disk was full.
 pub(super) const AGAIN: Duration = Duration::from_secs(5);
@@ -31,6 +31,8 @@ pub(super) struct Cause {
     pub always: bool,
     /// It is what the store says, and good once it is in force.
     pub accepts: bool,
+    /// It is a part of a load, of which more waits.
+    pub partial: bool,
 }
 
 /// Makes ready for a step to come in force: what the kernel has to know of its
@@ -154,7 +156,9 @@ impl Daemon {
         let newcomers = self.newcomers();
         let step = self.engine.step(newcomers);
         let fits = step.is_ok();
-        let applied = self.apply_if_it_fits(step, Cause { accepts: true, ..Cause::default() });
+        let partial = self.waiting.is_cut();
+        let cause = Cause { accepts: true, partial, ..Cause::default() };
+        let applied = self.apply_if_it_fits(step, cause);
         if !fits {
             // The same would come of it, until something changes.
             self.apply_again = None;
@@ -229,7 +233,9 @@ impl Daemon {
             (false, known) => known,
         };
         let (of_generation, repeats) = (cause.of_generation, cause.repeats);
-        let head = Head { generation, of_generation, repeats, made: now() };
+        // What is whole stays so, though a load begins that changes nothing at first.
+        let partial = cause.partial && (fresh || self.keeper.head().partial);
+        let head = Head { generation, of_generation, repeats, made: now(), partial };
         let mut change = self.engine.change(step, &self.keeper, head, cause.accepts);
         if !fresh {
             change.head.repeats = self.keeper.still_repeats(&change, repeats);
@@ -360,20 +366,12 @@ impl Daemon {
         let from = self.report.hold.as_ref().map_or(current, |hold| hold.of_generation);
         // What counts is what people changed: endpoints come and go by themselves.
         let history = self.state.history().map_err(|error| error.to_string())?;
-        let known = history.iter().rev().skip_while(|entry| entry.head.generation > from);
-        let mut changes = 0;
-        let mut earlier = None;
-        for (after, before) in known.clone().zip(known.skip(1)) {
-            changes += usize::from(after.is_change);
-            if changes == steps {
-                earlier = Some(before.head.generation);
-                break;
-            }
-        }
-        let Some(earlier) = earlier else {
+        let earlier = steps_back(&history, from);
+        let Some(&earlier) = steps.checked_sub(1).and_then(|step| earlier.get(step)) else {
+            let kept = earlier.len();
             return Err(format!(
-                "there is no configuration {steps} changes ago: {changes} earlier ones are kept \
-                 (see --history)"
+                "there is no configuration {steps} changes ago: {kept} earlier ones are kept (see \
+                 --history, and `redirector rollback --list`)"
             ));
         };
         let snapshot = self.state.snapshot(earlier).map_err(|error| error.to_string())?;

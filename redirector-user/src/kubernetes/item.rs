@@ -9,11 +9,13 @@ use redirector_core::documents;
 use redirector_core::model::annotations;
 use redirector_core::model::{Kind, Object, ObjectRef};
 use redirector_core::store::Content;
+use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::events::Incarnation;
 use super::held::{Name, Version};
+use super::managers::Newest;
 use super::prune;
 use super::resource::Resource;
 
@@ -55,22 +57,27 @@ pub struct Seen {
     pub digest: u64,
     uid: String,
     generation: i64,
+    /// Who wrote it last.
+    manager: Option<Arc<str>>,
 }
 
 /// As much of an object as tells what it is.
 #[derive(Deserialize)]
-struct Head {
-    metadata: Metadata,
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Metadata {
+struct Metadata<'a> {
     namespace: String,
     name: String,
     uid: String,
     resource_version: String,
     generation: i64,
+    #[serde(borrow)]
+    managed_fields: Newest<'a>,
 }
 
 /// Which object, and which version of it, as the server sends it.
@@ -82,6 +89,9 @@ pub fn version(text: &str) -> serde_json::Result<(Name, Version)> {
     Ok(((metadata.namespace, metadata.name), Version(metadata.resource_version.into())))
 }
 
+/// So many names of those who write are remembered.
+const MANAGERS: usize = 256;
+
 /// Reads the objects of a resource.
 #[derive(Debug)]
 pub struct Reader {
@@ -90,12 +100,15 @@ pub struct Reader {
     /// What is kept of the object that was looked at last.
     kept: Vec<u8>,
     hasher: RandomState,
+    /// The few names of those who write.
+    managers: FxHashSet<Arc<str>>,
 }
 
 impl Reader {
     /// Of the objects of a resource. Digests of one hasher are no other's.
     pub fn new(resource: Resource, api_version: &str, hasher: RandomState) -> Self {
-        Self { resource, api_version: api_version.to_owned(), kept: Vec::new(), hasher }
+        let (api_version, kept) = (api_version.to_owned(), Vec::new());
+        Self { resource, api_version, kept, hasher, managers: FxHashSet::default() }
     }
 
     /// Looks at an object, as the server sends it, without decoding it.
@@ -105,6 +118,7 @@ impl Reader {
     pub fn look(&mut self, text: &str) -> serde_json::Result<Seen> {
         let Head { metadata } = serde_json::from_str(text)?;
         let name = (metadata.namespace, metadata.name);
+        let manager = metadata.managed_fields.manager().map(|manager| self.intern(manager));
         self.kept.clear();
         prune::copy(text, prune::of(self.resource.kind()), &mut self.kept)?;
         Ok(Seen {
@@ -113,7 +127,21 @@ impl Reader {
             digest: self.hasher.hash_one((&self.api_version, &self.kept)),
             uid: metadata.uid,
             generation: metadata.generation,
+            manager,
         })
+    }
+
+    fn intern(&mut self, manager: &str) -> Arc<str> {
+        if let Some(known) = self.managers.get(manager) {
+            return known.clone();
+        }
+        // Whoever writes under ever new names gains nothing by it.
+        if self.managers.len() >= MANAGERS {
+            self.managers.clear();
+        }
+        let new: Arc<str> = manager.into();
+        self.managers.insert(new.clone());
+        new
     }
 
     /// Decodes the object that was looked at last.
@@ -149,6 +177,9 @@ impl Reader {
                 .about(&reference)
             });
             document.diagnostics.extend(findings);
+            if let Some(object) = document.object.as_mut().and_then(Arc::get_mut) {
+                object.meta.origin.manager = seen.manager;
+            }
         }
         Ok(Item { name: seen.name, reference, incarnation, content })
     }
@@ -199,6 +230,11 @@ mod tests {
                     "name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7",
                     "labels": { "app": "x" },
                     "annotations": { "kubernetes.io/config.hash": "abc", "other/one": "long" },
+                    "managedFields": [
+                        { "manager": "kubectl-edit", "time": "2026-01-31T12:00:00Z" },
+                        { "manager": "kubelet", "time": "2026-01-31T12:00:01Z", "fieldsV1": {},
+                          "subresource": "status" },
+                    ],
                 },
                 "spec": { "nodeName": "worker", "containers": [] },
                 "status": { "podIP": "10.0.0.1", "phase": "Running" },
@@ -209,6 +245,7 @@ mod tests {
         let object = item.object().unwrap_or_else(|| panic!("{item:?}"));
         assert_eq!(object.reference(), item.reference);
         assert_eq!(object.meta.annotations.len(), 1, "{:?}", object.meta.annotations);
+        assert_eq!(object.meta.origin.manager.as_deref(), Some("kubectl-edit"));
         let Spec::Pod(pod) = &object.spec else { panic!("{object:?}") };
         assert_eq!((&*pod.node, pod.ips.len()), ("worker", 1));
     }

@@ -39,6 +39,7 @@ pub mod held;
 pub mod item;
 pub mod join;
 pub mod lease;
+mod managers;
 mod prune;
 pub mod resource;
 mod split;

@@ -48,6 +48,11 @@ impl Waiting {
         queue.take(about)
     }
 
+    /// Whether what was taken last is a part of what waited then.
+    pub fn is_cut(&self) -> bool {
+        self.lock().cut
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
@@ -74,6 +79,8 @@ struct Queue {
     unknown: usize,
     /// Whoever takes knows that something waits.
     told: bool,
+    /// What was taken last was not all.
+    cut: bool,
 }
 
 impl Queue {
@@ -136,6 +143,7 @@ impl Queue {
             unit.iter().for_each(|arrival| self.discount(arrival));
             arrivals.extend(unit);
         }
+        self.cut = !self.order.is_empty();
         Some(Batch { arrivals })
     }
 

@@ -28,8 +28,8 @@ pub struct Entry {
     /// The generation before is not known, as there is none or it cannot be read.
     pub is_first: bool,
     /// What people write is another than in the entry before, whatever else is: left
-    /// alone, resolved, or an endpoint.
-    #[serde(skip)]
+    /// alone, resolved, or an endpoint. Of a load in several generations, it is so of the
+    /// first one.
     pub is_change: bool,
 }
 
@@ -43,9 +43,26 @@ pub struct Replacement {
     pub before: Option<String>,
     /// The digest of what it is; nothing when it is gone.
     pub after: Option<String>,
-    /// Where it is written: the file; of one that is gone, where it was. Nothing of an
-    /// object of the Kubernetes API.
+    /// Who wrote it: the file, and of one that is gone, where it was; of an object of the
+    /// Kubernetes API the newest manager of its fields, and nothing of one that is gone.
     pub by: Option<Arc<str>>,
+}
+
+/// The generations that `rollback` returns to from `from`, of a history with the oldest
+/// first: those before the last change, before the last but one, and so on.
+pub fn steps_back(history: &[Entry], from: u64) -> Vec<u64> {
+    let known = history.iter().rev().skip_while(|entry| entry.head.generation > from);
+    let mut earlier = Vec::new();
+    let mut changed = false;
+    for (after, before) in known.clone().zip(known.skip(1)) {
+        changed |= after.is_change;
+        // Nobody wrote what a part of a load is.
+        if changed && !before.head.partial {
+            earlier.push(before.head.generation);
+            changed = false;
+        }
+    }
+    earlier
 }
 
 /// A generation that is being put together.

@@ -245,9 +245,19 @@ impl Known {
         }
         let objects = whole(&self.objects, &mut lost).into_values().collect();
         let layout = self.layout.clone().map_err(|why| lost.push(why)).unwrap_or_default();
-        let Head { generation, of_generation, repeats, made } = self.head;
+        let Head { generation, of_generation, repeats, made, partial } = self.head;
         let contents = snapshot::Contents { objects, layout };
-        Snapshot { generation, of_generation, repeats, made, settings, resolved, contents, lost }
+        Snapshot {
+            generation,
+            of_generation,
+            repeats,
+            made,
+            partial,
+            settings,
+            resolved,
+            contents,
+            lost,
+        }
     }
 
     /// What is good, and what of it is lost.

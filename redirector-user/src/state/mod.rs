@@ -43,7 +43,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use bypass::{BypassChange, Bypassed, bypass};
-pub use history::{Entry, Replacement};
+pub use history::{Entry, Replacement, steps_back};
 pub use keeper::{Keeper, Left};
 pub use record::{Change, Head, Resolved};
 pub use report::{

@@ -122,6 +122,7 @@ pub(super) fn snapshot(state: &StateDir, generation: u64) -> Result<Option<Snaps
         of_generation,
         repeats,
         made,
+        partial: false,
         settings,
         resolved,
         contents,

@@ -38,15 +38,25 @@ pub struct Head {
     pub repeats: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub made: u64,
+    /// It is a part of a load that goes on with the next generation: nobody wrote it as
+    /// it is, and `rollback` does not return to it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub partial: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// How often what people write became another: endpoints come, go and move by
-/// themselves, and names resolve to what they do.
+/// themselves, and names resolve to what they do. A load in several generations is one
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Written {
     /// In so many generations, those that are forgotten included.
     pub count: u64,
-    /// In this one last.
+    /// In this one last, or in a load of which this one is a part.
     pub last: u64,
 }
 
@@ -91,9 +101,8 @@ pub struct Change {
 impl Change {
     /// What makes one generation another.
     pub(super) fn between(before: &Snapshot, after: &Snapshot) -> Self {
-        let Snapshot { generation, of_generation, repeats, made, .. } = *after;
         Self {
-            head: Head { generation, of_generation, repeats, made },
+            head: after.head(),
             settings: after.settings.clone(),
             resolved: Some(after.resolved.clone()),
             objects: before.world().difference(&after.world()).objects,
@@ -132,7 +141,8 @@ pub(super) struct Changed {
     pub before: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// Who wrote the newer version, or else the older one: the file.
+    /// Who wrote the newer version: the file, or a manager in the Kubernetes API. Of one
+    /// that is gone, the file where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
 }
@@ -275,8 +285,11 @@ impl Told {
         let is_written = is_written(&change.objects)
             || self.settings != change.settings
                 && but_for_bypass(&self.settings) != but_for_bypass(&change.settings);
-        match is_written && self.written.last != generation {
-            true => Written { count: self.written.count + 1, last: generation },
+        let Written { count, last } = self.written;
+        let goes_on = self.head.partial && last == self.head.generation;
+        match last == generation || goes_on {
+            true => Written { count, last: generation },
+            false if is_written => Written { count: count + 1, last: generation },
             false => self.written,
         }
     }
@@ -329,7 +342,7 @@ impl Told {
             content: after.as_ref().map(|after| pool.place(after)),
             before: before.as_deref().map(digest),
             after: after.as_deref().map(digest),
-            by: after.as_ref().or(before.as_ref()).and_then(|one| one.meta.origin.file.clone()),
+            by: by(before.as_deref(), after.as_deref()),
         });
         let objects: Vec<_> = objects.collect();
         let good = change.store.good.iter().map(|(object, version)| {
@@ -409,6 +422,14 @@ impl Told {
         let mut out = Out { frames: Vec::new(), file: Some(file) };
         out.record(&pool.objects, (true, &Layout::default().difference(layout)), &record)
     }
+}
+
+/// Who made an object another.
+fn by(before: Option<&Object>, after: Option<&Object>) -> Option<Arc<str>> {
+    let file = after.or(before).and_then(|one| one.meta.origin.file.as_ref());
+    // Who removes something from the Kubernetes API is not told.
+    let manager = || after.and_then(|one| one.meta.origin.manager.as_ref());
+    file.or_else(manager).cloned()
 }
 
 /// What stands in the second map and not in the first: `None` where nothing does any

@@ -80,6 +80,7 @@ fn snapshot(
         of_generation: random(rng),
         repeats: random(rng),
         made: random(rng),
+        partial: random(rng),
         settings: random(rng),
         resolved,
         contents: Contents { objects: objects.values().cloned().collect(), layout: random(rng) },

@@ -9,7 +9,7 @@ use redirector_core::model::Object;
 use redirector_core::stored::Lost;
 use redirector_core::world::{Settings, World};
 
-use super::record::Resolved;
+use super::record::{Head, Resolved};
 
 /// What a generation was made of: enough to make it again, and to give the
 /// numbers in its tables their names.
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub repeats: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub made: u64,
+    /// It is a part of a load that goes on with the next generation.
+    pub partial: bool,
     /// The settings.
     pub settings: Settings,
     /// What names resolved to.
@@ -53,6 +55,12 @@ pub struct Whole {
 }
 
 impl Snapshot {
+    /// What tells it from other generations.
+    pub fn head(&self) -> Head {
+        let Self { generation, of_generation, repeats, made, partial, .. } = *self;
+        Head { generation, of_generation, repeats, made, partial }
+    }
+
     /// What names resolved to.
     pub fn answers(&self) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
         let answers = self.resolved.iter();

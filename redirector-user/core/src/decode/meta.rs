@@ -99,7 +99,7 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         labels: fields.labels("labels"),
         annotations: fields.labels("annotations"),
         created,
-        origin: Origin { file: file.cloned(), line: root.at.line() },
+        origin: Origin { file: file.cloned(), line: root.at.line(), manager: None },
     })
 }
 

@@ -127,14 +127,27 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// Where an object was read from.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// Where an object was read from. Two of which only the writer differs are equal: who
+/// wrote what is the same again changes nothing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// The file, as the user named it; `None` for the Kubernetes API.
     pub file: Option<Arc<str>>,
     /// Line of the document's first key, counted from 1; 0 when unknown.
     pub line: u32,
+    /// Who wrote it last, in the Kubernetes API: the newest manager of its
+    /// `metadata.managedFields`, but for those of its status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<Arc<str>>,
 }
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.file, self.line) == (&other.file, other.line)
+    }
+}
+
+impl Eq for Origin {}
 
 /// `metadata`, as far as anything here depends on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -229,7 +229,9 @@ fn what_was_read_at_once_is_taken_at_once() {
     put(&waiting, arrival(Turn::New, &rule("default", "single", "x")));
     assert!(!waiting.put(all(["d", "e", "f"])), "it was said already");
     assert_eq!(take(&waiting, 1), ["a", "b", "c"]);
+    assert!(waiting.is_cut(), "more waited");
     assert_eq!(take(&waiting, 2), ["single", "d", "e", "f"]);
+    assert!(!waiting.is_cut());
     assert!(waiting.take(1).is_none());
     assert!(waiting.put(all(["g", "h", "i"])));
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::datapath::Sizes;
 use crate::state::snapshot::Contents;
 use crate::state::tests::directory;
-use crate::state::{Entry, Resolved};
+use crate::state::{Entry, Resolved, steps_back};
 
 mod compaction;
 
@@ -402,6 +402,26 @@ fn a_history_says_what_each_generation_changed() {
     assert!(history[4].objects.iter().all(|one| one.before.is_some() && one.after.is_none()));
     let read = scene.state.snapshot(5).unwrap().unwrap();
     assert_eq!(read.resolved["away.example"], answer);
+}
+
+#[test]
+fn a_load_in_parts_is_one_change_and_nothing_returns_to_the_middle_of_it() {
+    let mut scene = Scene::new();
+    scene.change(1, &text(2, 1));
+    for generation in [2, 3] {
+        let mut part = scene.step(generation, &text(2, generation as u32));
+        part.partial = true;
+        scene.apply(part);
+    }
+    scene.change(4, &text(2, 4));
+    scene.change(5, &text(2, 5));
+    scene.is_as_told(1);
+    let history = scene.state.history().unwrap();
+    let changes: Vec<bool> = history.iter().map(|entry| entry.is_change).collect();
+    assert_eq!(changes, [true, true, false, false, true]);
+    assert_eq!(steps_back(&history, 5), [4, 1]);
+    assert_eq!(steps_back(&history, 3), [1], "while it goes on");
+    assert_eq!(scene.keeper.told.written.count, 3);
 }
 
 #[test]
