@@ -14,8 +14,9 @@ use redirector::datapath::{Options, Sizes};
 use redirector_common::abi::{LIVE_LAYOUT, Live, Record, Side, record_decision as kind};
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
-use redirector_core::layout::Layout;
+use redirector_core::layout::{Layout, Newcomers, Placement};
 use redirector_core::model::SourceId;
+use redirector_core::plan::Plan;
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
 use redirector_tests::documents::{self, Shape};
@@ -274,7 +275,7 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
     let mut lives = lives(&place.pins());
     let cgroups: Vec<PathBuf> = CALLERS.iter().map(|(name, _)| place.cgroup.child(name)).collect();
 
-    let (mut layout, mut image) = (Layout::default(), Image::default());
+    let (mut placement, mut before) = (Placement::of(Layout::default()), Plan::default());
     let decisions = scaled(DECISIONS);
     let per_child = decisions.div_ceil(CONFIGURATIONS * CALLERS.len());
     let mut seen_kinds = BTreeMap::new();
@@ -289,10 +290,14 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
             break;
         }
         let plan = documents::plan(&mut random, &shape);
-        let (next, wanted) = layout.place(&plan, &datapath.sizes().limits()).expect("it fits");
-        datapath.apply(&image.diff(&wanted), 10 + generation).expect("applied");
-        stir(&mut lives, &wanted, &mut random);
-        (layout, image) = (next, wanted);
+        let (delta, limits) = (before.difference(&plan), datapath.sizes().limits());
+        let placed = placement.place(&delta, &limits, &Newcomers::default());
+        datapath.apply(&placed.expect("it fits").0, 10 + generation).expect("applied");
+        placement.settle();
+        before = plan;
+        let (layout, image) = (placement.layout(), placement.image());
+        assert!(datapath.dump_active().expect("dumped").1 == *image, "the tables are the image");
+        stir(&mut lives, image, &mut random);
         for (id, cgroup) in &shape.sources {
             let identity = layout.identity(id).expect("placed");
             datapath
@@ -310,7 +315,7 @@ fn a_hundred_thousand_connections_are_decided_as_the_host_decides() {
                 .map_or(0, |index| layout.identity(&shape.sources[index].0).expect("placed"));
             for (to, cookie, errno, greeting) in seen {
                 let record = records.get(cookie).expect("every decision is recorded");
-                let decision = compare(&image, to, &record);
+                let decision = compare(image, to, &record);
                 if record.asked == 1 {
                     assert_eq!(record.identity, identity, "{to} from {}", cgroup.display());
                     let class = image.class_of.get(&identity).copied().unwrap_or(0);

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Purpose};
 use crate::test::build::{self, Build};
+use crate::test::edits::EDITS;
 use crate::test::layers::OF_IMAGE;
 use crate::test::libtest::Binary;
 use crate::workspace::cargo;
@@ -142,11 +143,11 @@ const PARTS: [Part; 12] = [
     },
     Part {
         name: "edits",
-        what: "100,000 steps of edits: what is compiled step by step against the whole",
+        what: "100,000 edits: what is computed step by step against the whole",
         package: "redirector-core",
         target: "core",
         how: How::Counted { count: ("REDIRECTOR_EDITS", 100_000), seed: "REDIRECTOR_SEED" },
-        arguments: &["edits::"],
+        arguments: &[EDITS],
     },
 ];
 

@@ -2,6 +2,7 @@
 
 mod aarch64;
 pub mod build;
+pub mod edits;
 mod image;
 pub mod layers;
 pub mod libtest;
@@ -25,11 +26,11 @@ use table::{Layer, Report};
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The layers to run, in the order given [default: all but image, package and vm]
+    /// The layers to run, in the order given [default: all but edits, image, package and vm]
     #[arg(value_enum)]
     layers: Vec<Name>,
-    /// Everything, as continuous integration does: the image, the packages and the virtual machines,
-    /// and minutes of fuzzing instead of seconds
+    /// Everything, as continuous integration does: long lives of edits, the image, the packages and
+    /// the virtual machines, and minutes of fuzzing instead of seconds
     #[arg(long)]
     all: bool,
     /// Runs only the tests whose path contains this; it takes a layer
@@ -55,6 +56,9 @@ enum Name {
     Demo,
     /// Coverage-guided fuzzing of all targets at once: seconds, or minutes with --all
     Fuzz,
+    /// What is computed step by step against the whole: 100,000 edits, and those of 100,000 rules,
+    /// optimised
+    Edits,
     /// The container image, run by podman as the DaemonSet would have it
     Image,
     /// The packages, installed on a fresh Debian with systemd
@@ -64,7 +68,7 @@ enum Name {
 }
 
 /// The layers that only `--all` has.
-const LONG: [Name; 3] = [Name::Image, Name::Package, Name::Vm];
+const LONG: [Name; 4] = [Name::Edits, Name::Image, Name::Package, Name::Vm];
 
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
 const FUZZING: [u64; 2] = [90, 10];
@@ -81,6 +85,7 @@ impl Name {
                 let [long, short] = FUZZING;
                 crate::fuzz::layer(selection, if selection.all { long } else { short }, layer)
             }
+            Self::Edits => edits::layer(selection, layer),
             Self::Image => image::layer(selection, layer),
             Self::Package => package::layer(selection, layer),
             Self::Vm => crate::vm::layer(selection, layer),
@@ -91,7 +96,7 @@ impl Name {
     fn takes_build(self, selection: &Selection) -> bool {
         match self {
             Self::Lint => selection.has(layers::HOST_CLIPPY),
-            Self::Fuzz | Self::Vm => false,
+            Self::Fuzz | Self::Edits | Self::Vm => false,
             _ => true,
         }
     }
@@ -139,8 +144,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         some => some.to_vec(),
     };
-    let purpose =
-        if chosen.iter().any(|name| LONG.contains(name)) { Purpose::All } else { Purpose::Test };
+    let needs_all = |name: &Name| LONG.contains(name) && *name != Name::Edits;
+    let purpose = if chosen.iter().any(needs_all) { Purpose::All } else { Purpose::Test };
     setup::ensure(purpose)?;
     if chosen.contains(&Name::Package) {
         setup::ensure(Purpose::Package)?;
@@ -177,9 +182,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.layers.is_empty() && !args.all {
         let [long, short] = FUZZING;
         println!(
-            "--all adds: the container image under podman, the packages on a fresh Debian, kernel \
-             tests and demo on Debian's 6.1 and 6.12 kernels, {long} s of fuzzing each target \
-             instead of {short} s"
+            "--all adds: 100,000 edits and those of 100,000 rules, the container image under \
+             podman, the packages on a fresh Debian, kernel tests and demo on Debian's 6.1 and \
+             6.12 kernels, {long} s of fuzzing each target instead of {short} s"
         );
     }
     println!("{}", report.summary());

@@ -73,7 +73,8 @@ impl Entry<'_> {
             Some(after) => self.ledger.services.insert(owner.clone(), after),
             None => self.ledger.services.remove(owner),
         };
-        if before != after {
+        // Of too many the older ones stay: its age counts, too.
+        if before != after || self.ledger.crowded.contains(&owner.namespace) {
             self.charge(owner, &before.unwrap_or_default(), after);
         }
     }

@@ -105,8 +105,14 @@ impl Registry {
         };
         // What can be an endpoint, and of whom.
         let moved = self.backing.change_nodes(of_kind(edits, Kind::Node));
-        let mut concerned: BTreeSet<ObjectRef> =
-            names.flat_map(|name| self.names.with(name)).cloned().collect();
+        let mut names = names.peekable();
+        let mut concerned = BTreeSet::new();
+        if names.peek().is_some() {
+            // One that is left out has no names, and may ask for less now.
+            let left_out = self.ledger.all_over().map(|(object, _)| object);
+            concerned.extend(left_out.filter(|one| one.kind == Kind::ServiceEntry).cloned());
+        }
+        concerned.extend(names.flat_map(|name| self.names.with(name)).cloned());
         if !moved.is_empty() {
             self.backing.move_pods(world, &moved, &mut concerned);
         }

@@ -8,21 +8,21 @@ use std::sync::Arc;
 use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::documents;
 use redirector_core::model::bypass::Bypass;
-use redirector_core::model::{Kind, Object, ObjectRef};
+use redirector_core::model::{Kind, Object, ObjectRef, SourceId};
 use redirector_core::store::Replaced;
-use redirector_core::world::{Changes, CrossNamespace, ServiceAddresses, World};
-use serde_json::Value;
+use redirector_core::world::{Changes, CrossNamespace, ServiceAddresses, Settings, World};
+use serde_json::{Value, json};
 
 use super::random::Random;
-use super::worlds::Documents;
+use super::worlds::{Documents, NAMESPACES};
 
 const NAMES: [&str; 3] = ["db.example.com", "x.example.com", "nowhere.example.com"];
 const ADDRESSES: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "fd00:192::1"];
 
 /// A World that is edited.
 pub struct Edited {
-    /// What each object was read from.
-    documents: BTreeMap<ObjectRef, Value>,
+    /// What each object was read from: a document in JSON.
+    documents: BTreeMap<ObjectRef, Box<str>>,
     /// Objects there are no more than this.
     most: usize,
     /// The World as it is.
@@ -33,16 +33,35 @@ impl Edited {
     /// A random World of at most so many objects.
     pub fn random(random: &mut Random, most: usize) -> Self {
         let made = Documents::random(random);
-        let mut world = World::new(made.settings.clone());
-        world.settings.budgets = budgets(random);
-        let mut documents = BTreeMap::new();
-        for document in made.documents.into_iter().take(most) {
-            let Some(object) = read(&document) else { continue };
-            documents.insert(object.reference(), document);
-            world.insert(object);
+        let settings = Settings { budgets: budgets(random), ..made.settings.clone() };
+        let mut edited = Self::of(settings, most);
+        // Of several, where it may have many.
+        let enough = random.below(most as u64 + 1) as usize;
+        edited.take(made.documents);
+        for _ in 0..most / 5 {
+            if edited.documents.len() < enough {
+                edited.take(Documents::random(random).documents);
+            }
         }
-        super::worlds::resolve(&mut world);
-        Self { documents, most, world }
+        super::worlds::resolve(&mut edited.world);
+        edited
+    }
+
+    /// A World without objects, which may have so many.
+    pub fn of(settings: Settings, most: usize) -> Self {
+        Self { documents: BTreeMap::new(), most, world: World::new(settings) }
+    }
+
+    /// Puts what is read of these documents, as far as there is room.
+    pub fn take(&mut self, documents: impl IntoIterator<Item = Value>) {
+        let mut changes = Changes::default();
+        documents.into_iter().for_each(|document| self.put(&document, &mut changes));
+        self.world.apply(&changes);
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.documents.len()
     }
 
     /// Makes up to so many edits at once, and says what they change.
@@ -59,6 +78,14 @@ impl Edited {
         }
         changes.objects.retain(|_, replaced| replaced.before != replaced.after);
         self.world.apply(&changes);
+        changes
+    }
+
+    /// Makes it another one at once, and says what that changes.
+    pub fn become_other(&mut self, other: Self) -> Changes {
+        let changes = self.world.difference(&other.world);
+        self.world.apply(&changes);
+        self.documents = other.documents;
         changes
     }
 
@@ -85,18 +112,26 @@ impl Edited {
 
     /// An object of another random World, new or instead of one of its name.
     fn add(&mut self, random: &mut Random, changes: &mut Changes) {
+        if random.once_in(16) {
+            let name = *random.pick(&NAMESPACES);
+            let labels = json!({ "app": random.pick(&["v1", "v2"]) });
+            let metadata = json!({ "name": name, "labels": labels });
+            let namespace =
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+            return self.put(&namespace, changes);
+        }
         let others = Documents::random(random).documents;
-        let document = random.pick(&others).clone();
-        self.put(document, changes);
+        self.put(random.pick(&others), changes);
     }
 
-    fn put(&mut self, document: Value, changes: &mut Changes) {
-        let Some(object) = read(&document) else { return };
+    fn put(&mut self, document: &Value, changes: &mut Changes) {
+        let text = document.to_string();
+        let Some(object) = read(&text) else { return };
         let reference = object.reference();
         if self.documents.len() >= self.most && !self.documents.contains_key(&reference) {
             return;
         }
-        self.documents.insert(reference.clone(), document);
+        self.documents.insert(reference.clone(), text.into());
         self.replace(changes, reference, Some(object));
     }
 
@@ -104,7 +139,8 @@ impl Edited {
     /// says there, another number, or nothing.
     fn mutate(&mut self, random: &mut Random, changes: &mut Changes) {
         let Some(reference) = self.some(random) else { return };
-        let Some(mut document) = self.documents.get(&reference).cloned() else { return };
+        let Some(text) = self.documents.get(&reference) else { return };
+        let mut document: Value = serde_json::from_str(text).expect("it was JSON");
         let others = Documents::random(random).documents;
         let own = &document["kind"];
         let donors: Vec<&Value> = others.iter().filter(|other| other["kind"] == *own).collect();
@@ -117,7 +153,7 @@ impl Edited {
         }
         let path = random.pick(&paths).clone();
         change(random, &mut document, &path, donor);
-        self.put(document, changes);
+        self.put(&document, changes);
     }
 
     fn resolve(&mut self, random: &mut Random, changes: &mut Changes) {
@@ -134,8 +170,8 @@ impl Edited {
 
     fn set(&mut self, random: &mut Random, changes: &mut Changes) {
         let settings = changes.settings.get_or_insert_with(|| self.world.settings.clone());
-        match random.below(6) {
-            5 => {
+        match random.below(7) {
+            6 => {
                 settings.budgets = budgets(random);
                 let all = [CrossNamespace::Istio, CrossNamespace::Owner];
                 settings.cross_namespace = *random.pick(&all);
@@ -151,14 +187,19 @@ impl Edited {
             2 => {
                 settings.root_namespace = (*random.pick(&["istio-system", "foo"])).to_owned();
             }
+            3 => {
+                let domains = ["cluster.local", "here"];
+                settings.cluster_domain = (*random.pick(&domains)).to_owned();
+            }
             _ => {
                 let of_kind = |kind| self.documents.keys().filter(move |one| one.kind == kind);
                 let mut bypass = Bypass::default();
                 for one in of_kind(Kind::VirtualService).filter(|_| random.once_in(3)) {
                     bypass.rules.insert(one.clone());
                 }
-                for one in of_kind(Kind::WorkloadEntry).filter(|_| random.once_in(3)) {
-                    bypass.workloads.insert(redirector_core::model::SourceId {
+                let workloads = of_kind(Kind::WorkloadEntry).chain(of_kind(Kind::Pod));
+                for one in workloads.filter(|_| random.once_in(3)) {
+                    bypass.workloads.insert(SourceId {
                         namespace: one.namespace.clone(),
                         name: one.name.clone(),
                     });
@@ -173,9 +214,9 @@ impl Edited {
 }
 
 /// Nothing that anybody reaches, or so little that many go beyond it.
-pub fn budgets(random: &mut Random) -> Budgets {
+fn budgets(random: &mut Random) -> Budgets {
     let mut budgets = Budgets::default();
-    if random.once_in(2) {
+    if super::number("REDIRECTOR_BUDGETS", 1) == 1 && random.once_in(2) {
         for _ in 0..random.below(3) {
             *budgets.object.of(*random.pick(&Quantity::ALL)) = random.below(8);
         }
@@ -190,8 +231,8 @@ pub fn budgets(random: &mut Random) -> Budgets {
 const FIXED: [&str; 5] =
     ["/apiVersion", "/kind", "/metadata", "/metadata/name", "/metadata/namespace"];
 
-fn read(document: &Value) -> Option<Arc<Object>> {
-    documents::read(None, &document.to_string()).objects.into_iter().find_map(|read| read.object)
+fn read(document: &str) -> Option<Arc<Object>> {
+    documents::read(None, document).objects.into_iter().find_map(|read| read.object)
 }
 
 /// Where there is something, as pointers.

@@ -3,6 +3,7 @@
 
 pub mod edits;
 pub mod judged;
+pub mod placed;
 pub mod random;
 pub mod reference;
 pub mod worlds;
@@ -21,7 +22,7 @@ use redirector_core::model::{Labels, Meta, Object, Origin, SourceId, Spec, Workl
 use redirector_core::world::{Settings, World};
 
 pub const LIMITS: Limits = Limits {
-    class_tables: 1 << 16,
+    class_tables: 1 << 20,
     identities: 1 << 16,
     routes: 1 << 20,
     legs: 1 << 22,
