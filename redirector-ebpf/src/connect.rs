@@ -3,8 +3,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_retval, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_set_retval, bpf_skc_to_mptcp_sock,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_retval,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_skc_to_mptcp_sock,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
@@ -193,10 +193,16 @@ fn decided(
     if draft.kind == DraftKind::Miss {
         return Outcome::Leave;
     }
-    // SAFETY: as above; the helpers have no preconditions.
+    // SAFETY: as above; the helpers have no preconditions, and take any level.
     let (own, refused) = unsafe {
         let daemon = core::ptr::addr_of!((*control).daemon_cgroup).read_volatile();
-        (bpf_get_current_cgroup_id() == daemon, bpf_get_retval() < 0)
+        let flags = core::ptr::addr_of!((*control).flags).read_volatile();
+        let level = (flags >> control_flags::DAEMON_LEVEL_SHIFT) as i32;
+        let cgroup = match level {
+            0 => bpf_get_current_cgroup_id(),
+            level => bpf_get_current_ancestor_cgroup_id(level),
+        };
+        (cgroup == daemon, bpf_get_retval() < 0)
     };
     // All programs of a hook run: what one before has refused will not be made, and
     // must not be counted.

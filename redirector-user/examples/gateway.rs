@@ -6,6 +6,7 @@
 //! Runs until its standard input ends.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,10 @@ use redirector::proxy::{
 };
 use redirector_core::plan::Algorithm;
 
-fn main() -> Result<()> {
+fn main() -> Result<std::process::ExitCode> {
+    if let Some(code) = redirector::cli::relay::if_asked(std::env::args_os().skip(1)) {
+        return Ok(code);
+    }
     let mut arguments = std::env::args().skip(1);
     let workers = arguments.next().context("how many workers?")?.parse()?;
     let mut config = Config::default();
@@ -47,9 +51,9 @@ fn main() -> Result<()> {
         });
     }
     let settings = Settings { workers, ..Settings::default() };
-    let proxy = Proxy::start(settings, Box::new(Locals::default()), Vec::new())?;
+    let proxy = Proxy::start(settings, Arc::new(Locals::default()), Vec::new())?;
     let status = proxy.update(config)?;
     eprintln!("{status:?}");
     let _ = std::io::stdin().read(&mut [0]);
-    Ok(())
+    Ok(std::process::ExitCode::SUCCESS)
 }

@@ -161,8 +161,7 @@ impl Process {
 
     /// Why no program decides when it dials this, if none does.
     fn left_alone(&self, tables: &Lookup<'_>, served: &[Served], to: SocketAddr) -> Option<String> {
-        let own = self.ids.first().copied();
-        if own.is_some() && tables.daemon_cgroup() == own {
+        if tables.is_of_daemon(&self.ids) {
             return Some(format!(
                 "{} is the daemon's own cgroup: its connections are never redirected",
                 self.cgroup.display()

@@ -1,11 +1,16 @@
 //! What processes of ours that were killed leave in the cgroup hierarchy.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// How the name begins of a cgroup that a daemon makes for itself: its process id
 /// follows behind a `-`, or nothing.
 pub const DAEMON: &str = "redirector-daemon";
+
+/// The name of the cgroup, below a daemon's, of the process that relays connections of
+/// its gateways.
+pub const RELAY: &str = "redirector-relay";
 
 /// How the name begins of the cgroup of a self-test: the process id of who makes it
 /// follows behind a `-`, and a number behind another.
@@ -22,6 +27,16 @@ fn is_left(name: &str) -> bool {
     numbers && !Path::new("/proc").join(pid).exists()
 }
 
+/// Removes a cgroup of a daemon, with that of its relay.
+///
+/// # Errors
+///
+/// The kernel's: it keeps one that a process is in.
+pub fn remove(cgroup: &Path) -> io::Result<()> {
+    let _ = fs::remove_dir(cgroup.join(RELAY));
+    fs::remove_dir(cgroup)
+}
+
 /// Removes what is left directly below these cgroups. The kernel keeps those that a
 /// process is in.
 pub fn sweep<'a>(cgroups: impl IntoIterator<Item = &'a Path>) {
@@ -29,7 +44,7 @@ pub fn sweep<'a>(cgroups: impl IntoIterator<Item = &'a Path>) {
         // One that has gone, or that one may not look into, holds nothing of ours.
         let Ok(entries) = fs::read_dir(cgroup) else { continue };
         for entry in entries.flatten().filter(|one| is_left(&one.file_name().to_string_lossy())) {
-            if fs::remove_dir(entry.path()).is_ok() {
+            if remove(&entry.path()).is_ok() {
                 tracing::info!(cgroup = %entry.path().display(), "left over from a killed process: removed");
             }
         }
@@ -65,6 +80,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let made = ["a", "redirector-daemon-4294967295", "redirector-probe-4294967295-0"];
         made.iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
+        fs::create_dir(root.path().join(made[1]).join(RELAY)).unwrap();
         let full = root.path().join("redirector-daemon-4294967294");
         fs::create_dir_all(full.join("inhabited")).unwrap();
         sweep([root.path(), Path::new("/no/such/cgroup")]);

@@ -29,6 +29,7 @@ mod leftovers;
 pub mod mounts;
 pub mod output;
 pub mod proxy;
+mod rights;
 pub mod scheduling;
 mod shell;
 pub mod source;

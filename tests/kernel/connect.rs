@@ -414,18 +414,23 @@ fn a_missed_connect_that_times_out_times_out() {
 }
 
 #[test]
-fn the_daemons_own_connects_are_left_alone() {
+fn connects_of_the_daemons_own_cgroup_and_from_below_it_are_left_alone() {
     let Some(mut scene) = Scene::new("own") else { return };
     let leaf = scene.place.cgroup.child("daemon");
-    let id = redirector::datapath::cgroup::Cgroup::open(&leaf).expect("a cgroup").id;
-    scene.datapath.set_daemon_cgroup(Some(id)).expect("claimed");
+    let below = scene.place.cgroup.child("daemon/redirector-relay");
+    let beside = scene.place.cgroup.child("beside");
+    let cgroup = redirector::datapath::cgroup::Cgroup::open(&leaf).expect("a cgroup");
+    scene.datapath.set_daemon_cgroup(Some(&cgroup)).expect("claimed");
     let dial =
         || errno(Socket::stream(at(ROUTED), 0).and_then(|socket| socket.connect(at(ROUTED))));
-    assert_eq!(child::run(&leaf, dial), libc::ECONNREFUSED, "nobody listens on the frontend");
+    for own in [&leaf, &below] {
+        assert_eq!(child::run(own, dial), libc::ECONNREFUSED, "nobody listens on the frontend");
+    }
+    assert_eq!(child::run(&beside, dial), 0, "others are redirected");
     assert_eq!(scene.client(dial), 0, "others are redirected");
     scene.datapath.set_daemon_cgroup(None).expect("given up");
-    assert_eq!(child::run(&leaf, dial), 0);
-    assert_eq!(scene.datapath.counters().expect("counters").totals.own, 1);
+    assert_eq!(child::run(&below, dial), 0);
+    assert_eq!(scene.datapath.counters().expect("counters").totals.own, 2);
 }
 
 #[test]

@@ -154,7 +154,8 @@ impl core::fmt::Debug for Verdict {
 pub struct Control {
     /// Counts the flips; the lowest bit names the active [`Side`].
     pub epoch: u64,
-    /// Cgroup id of the daemon's own leaf: its connects are never redirected.
+    /// Cgroup id of the daemon's own cgroup: connects from there, and from below where
+    /// its level is known ([`control_flags::DAEMON_LEVEL`]), are never redirected.
     /// Zero while no daemon has claimed one.
     pub daemon_cgroup: u64,
     /// Bit `n`: some workload's cgroup lies `n` levels below the root of the
@@ -199,6 +200,12 @@ pub mod control_flags {
     /// Connections are followed until they close: the sockops program is
     /// attached and takes part in the life of each entry of connection memory.
     pub const ACCOUNTING: u64 = 1 << 1;
+    /// How many levels below the root of the hierarchy the
+    /// [daemon's cgroup](super::Control::daemon_cgroup) lies, from [`DAEMON_LEVEL_SHIFT`]
+    /// on: then connects of all below it are not redirected either. Zero: not known.
+    pub const DAEMON_LEVEL: u64 = 0xff << DAEMON_LEVEL_SHIFT;
+    /// See [`DAEMON_LEVEL`].
+    pub const DAEMON_LEVEL_SHIFT: u32 = 56;
 }
 
 /// Key of `FRONTENDS`, the exact table: one address and port.

@@ -21,6 +21,7 @@ mod log_level;
 mod man;
 mod maps;
 mod neighbours;
+pub mod relay;
 mod reload;
 mod rollback;
 mod run;
@@ -164,6 +165,9 @@ fn command(env: &Env) -> clap::Command {
 
 /// The `redirector` command: runs what this process was started with.
 pub fn main() -> ExitCode {
+    if let Some(code) = relay::if_asked(std::env::args_os().skip(1)) {
+        return code;
+    }
     let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
     let env = Env::of_process(stdout.is_terminal(), stderr.is_terminal());
     let mut context = Context { env, out: &mut stdout.lock(), err: &mut std::io::stderr() };

@@ -71,7 +71,7 @@ fn sweep(report: &Report) {
     let own = report.daemon_cgroup.as_deref();
     if let Some(cgroup) = own {
         // The kernel keeps it while a process is in it.
-        let _ = std::fs::remove_dir(cgroup);
+        let _ = leftovers::remove(cgroup);
     }
     let root = mounts::cgroup2().ok().flatten();
     let all = own.and_then(Path::parent).into_iter().chain(root.as_deref());

@@ -150,7 +150,7 @@ fn take_charge(
     })?;
     datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
-    datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| leaf.cgroup.id))?;
+    datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| &leaf.cgroup))?;
     let report = Report {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,7 +184,10 @@ fn take_charge(
         memory_full: 0,
         drainer: Drainer::start(sending(sender, Event::Drained)).map_err(started)?,
         draining,
-        gateways: kept.gateways.unwrap_or_else(|| Gateways::new(options.drain, inherited)),
+        gateways: kept.gateways.unwrap_or_else(|| {
+            let relay = leaf.as_ref().map(Leaf::of_relay);
+            Gateways::new(options.drain, relay, inherited)
+        }),
         leaf,
         server: Server::start().map_err(started)?,
         metrics: kept.metrics.or(passed_on),

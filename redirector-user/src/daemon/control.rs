@@ -3,17 +3,12 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream as Stream;
@@ -22,6 +17,7 @@ use tokio::time::timeout;
 
 use super::server::{Asked, PATIENCE, Server};
 use crate::proxy::Status;
+use crate::rights;
 use crate::state::{BypassChange, Report};
 
 /// Longer requests are nonsense.
@@ -213,7 +209,7 @@ pub fn ask_for_sockets(
         line.push(byte[0]);
     }
     let response: Response = serde_json::from_slice(&line)?;
-    let sockets = receive(&stream, response.sockets)?;
+    let sockets = rights::take(&stream, response.sockets)?;
     Ok((response, sockets, stream))
 }
 
@@ -225,42 +221,11 @@ pub fn confirm(mut stream: &UnixStream) -> io::Result<()> {
     stream.write_all(CONFIRMED)
 }
 
-/// So many sockets go with one byte; the kernel takes up to 253.
-const AT_ONCE: usize = 64;
-
 async fn send(stream: &Stream, sockets: &[OwnedFd]) -> io::Result<()> {
-    for chunk in sockets.chunks(AT_ONCE) {
-        let attempt = || {
-            let borrowed: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
-            let mut rights = SendAncillaryBuffer::new(&mut space);
-            rights.push(SendAncillaryMessage::ScmRights(&borrowed));
-            let flags = SendFlags::NOSIGNAL;
-            Ok(sendmsg(stream, &[IoSlice::new(b"s")], &mut rights, flags)?)
-        };
-        stream.async_io(Interest::WRITABLE, attempt).await?;
+    for chunk in sockets.chunks(rights::AT_ONCE) {
+        stream.async_io(Interest::WRITABLE, || rights::pass(stream, chunk)).await?;
     }
     Ok(())
-}
-
-fn receive(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let mut sockets = Vec::new();
-    while sockets.len() < count {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
-        let mut rights = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        let mut data = [IoSliceMut::new(&mut byte)];
-        let message = recvmsg(stream, &mut data, &mut rights, RecvFlags::CMSG_CLOEXEC)?;
-        if message.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for message in rights.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = message {
-                sockets.extend(received);
-            }
-        }
-    }
-    Ok(sockets)
 }
 
 #[cfg(test)]

@@ -342,7 +342,10 @@ impl Daemon {
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
             // Answered where it is taken.
             Request::HandOver { .. } | Request::Reread | Request::Gateways => Ok(None),
-            Request::LogLevel { level } => log::set_level(&level).map(|()| None),
+            Request::LogLevel { level } => log::set_level(&level).map(|()| {
+                self.gateways.log_at(&level);
+                None
+            }),
         };
         let (error, of_generation) = match result {
             Ok(of) => (self.report.apply_error.clone().filter(|_| of.is_some()), of),
@@ -388,7 +391,7 @@ impl Daemon {
     /// Publishes what changed.
     pub(super) fn publish(&mut self) {
         self.look_for_findings();
-        self.report.gateways = self.gateways.listeners();
+        (self.report.gateways, self.report.relay) = self.gateways.report();
         self.note_waiting(TOLD_AFTER);
         if self.published.as_ref() == Some(&self.report) {
             return;

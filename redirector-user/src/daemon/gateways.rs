@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redirector_core::plan::{DestinationId, Plan, RouteId};
 
-use super::descriptors;
 use super::engine::Step;
+use super::{descriptors, log};
 use crate::identity::{Local, Locals};
-use crate::proxy::{Config, ListenerState, Proxy, Settings, Status};
+use crate::proxy::{Config, ListenerState, Proxy, RelayStatus, Settings, Status};
 use crate::state::GatewayListener;
 
 /// The gateways.
@@ -20,6 +21,8 @@ use crate::state::GatewayListener;
 pub struct Gateways {
     proxy: Option<Proxy>,
     drain: Duration,
+    /// The cgroup of the process that relays.
+    cgroup: Option<PathBuf>,
     /// Listening sockets of a predecessor, until the first plan.
     inherited: Vec<OwnedFd>,
     /// What connections at gateways are sent along.
@@ -30,15 +33,27 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// None yet. Connections of listeners that go have `drain` to finish;
-    /// `inherited` are listening sockets of a predecessor.
-    pub fn new(drain: Duration, inherited: Vec<OwnedFd>) -> Self {
-        Self { drain, inherited, ..Self::default() }
+    /// None yet. Connections of listeners that go have `drain` to finish; they are
+    /// relayed by a process in this cgroup; `inherited` are listening sockets of a
+    /// predecessor.
+    pub fn new(drain: Duration, cgroup: Option<PathBuf>, inherited: Vec<OwnedFd>) -> Self {
+        Self { drain, cgroup, inherited, ..Self::default() }
     }
 
     /// These workloads are there from now on.
     pub fn know(&self, locals: Vec<Local>) {
-        self.locals.set(locals);
+        if self.locals.set(locals)
+            && let Some(proxy) = &self.proxy
+        {
+            proxy.forget();
+        }
+    }
+
+    /// The process that relays logs at this level from now on.
+    pub fn log_at(&self, level: &str) {
+        if let Some(proxy) = &self.proxy {
+            proxy.log_at(level);
+        }
     }
 
     /// Serves what the plan says from now on, if a step changes anything about that.
@@ -71,8 +86,11 @@ impl Gateways {
             if let Err(error) = descriptors::raise_limit() {
                 tracing::warn!(%error, "the limit of open files stays as it is");
             }
-            let settings = Settings { drain: self.drain, ..Settings::default() };
-            match Proxy::start(settings, Box::new(self.locals.clone()), inherited) {
+            let usual = Settings::default();
+            let log = log::like_this().unwrap_or(usual.log);
+            let (drain, cgroup) = (self.drain, self.cgroup.clone());
+            let settings = Settings { drain, cgroup, log, ..Settings::default() };
+            match Proxy::start(settings, Arc::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {
                     tracing::error!(%error, "the gateway proxy cannot be started");
@@ -97,10 +115,11 @@ impl Gateways {
         }
     }
 
-    /// What is served, for `status`.
-    pub fn listeners(&self) -> Vec<GatewayListener> {
-        let listeners = self.status().map(|status| status.listeners).unwrap_or_default();
-        listeners
+    /// What is served, and by which process, for `status`.
+    pub fn report(&self) -> (Vec<GatewayListener>, Option<RelayStatus>) {
+        let Some(status) = self.status() else { return (Vec::new(), None) };
+        let listeners = status
+            .listeners
             .into_iter()
             .map(|listener| GatewayListener {
                 address: listener.address,
@@ -111,7 +130,8 @@ impl Gateways {
                     _ => None,
                 },
             })
-            .collect()
+            .collect();
+        (listeners, status.relay)
     }
 
     /// How the proxy is doing, when there is one.

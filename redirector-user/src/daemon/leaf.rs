@@ -1,14 +1,15 @@
 //! The daemon's own cgroup.
 //!
 //! Connects of the daemon are never redirected, and the programs know it by its
-//! cgroup: so nothing else may be in there with it.
+//! cgroup: so nothing else may be in there with it. Below it is that of the process that
+//! relays connections of gateways, whose own are not redirected either.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datapath::cgroup::Cgroup;
-use crate::leftovers::DAEMON;
+use crate::leftovers::{DAEMON, RELAY, remove};
 use crate::{leftovers, mounts};
 
 /// Which cgroup the daemon is to be alone in.
@@ -94,16 +95,24 @@ impl Leaf {
     pub fn made(&self) -> Option<&Path> {
         self.moved.as_ref().filter(|(_, made)| *made).map(|_| &*self.cgroup.path)
     }
+
+    /// The cgroup for the process that relays.
+    pub fn of_relay(&self) -> PathBuf {
+        self.cgroup.path.join(RELAY)
+    }
 }
 
 /// Goes back to where the daemon came from, and removes the cgroup if it was made for
 /// it.
 impl Drop for Leaf {
     fn drop(&mut self) {
-        let Some((from, made)) = &self.moved else { return };
+        let Some((from, made)) = &self.moved else {
+            let _ = fs::remove_dir(self.of_relay());
+            return;
+        };
         let gone = fs::write(from.join("cgroup.procs"), std::process::id().to_string());
         if gone.is_ok() && *made {
-            let _ = fs::remove_dir(&self.cgroup.path);
+            let _ = remove(&self.cgroup.path);
         }
     }
 }
@@ -140,7 +149,9 @@ fn alone(cgroup: &Path, cgroup2: &Path, predecessor: Option<u32>) -> bool {
     let Ok(mut entries) = fs::read_dir(cgroup) else { return false };
     cgroup != cgroup2
         && procs.lines().all(|pid| is_daemon(pid, predecessor))
-        && !entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
+        && !entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.path().is_dir() && entry.file_name() != RELAY)
+        })
 }
 
 /// Whether a process is this one, or the one that it follows.

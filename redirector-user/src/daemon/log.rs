@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::fstat;
 use tracing::{Level, Metadata};
@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::program_log::TARGET;
+use crate::proxy::Log;
 
 /// How the log looks.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +26,14 @@ pub enum Format {
 }
 
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// How it was started, and the level since.
+static STARTED: Mutex<Option<Log>> = Mutex::new(None);
+
+/// How another process is to log as this one does; `None` when it does not.
+pub fn like_this() -> Option<Log> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// Starts it. `level` is a word (`error` to `trace`) or a filter of
 /// tracing-subscriber, `redirector::source=debug,info`.
@@ -41,6 +50,8 @@ pub fn start(level: &str, format: Format, colour: bool) -> Result<(), String> {
     // A second daemon in one process, as in tests, shares the first one's log.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         let _ = LEVEL.set(handle);
+        let log = Log { level: level.to_owned(), json: format == Format::Json, colour };
+        *STARTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
     Ok(())
 }
@@ -109,7 +120,11 @@ impl Write for Event {
 pub fn set_level(level: &str) -> Result<(), String> {
     let filter = filter(level)?;
     let handle = LEVEL.get().ok_or("the log belongs to another program")?;
-    handle.reload(filter).map_err(|error| error.to_string())
+    handle.reload(filter).map_err(|error| error.to_string())?;
+    if let Some(log) = &mut *STARTED.lock().unwrap_or_else(PoisonError::into_inner) {
+        level.clone_into(&mut log.level);
+    }
+    Ok(())
 }
 
 /// The words that are levels, beside the numbers 0 to 5.

@@ -95,10 +95,11 @@ impl Datapath {
         maps.make_self_test()?;
         maps.set_seed(super::seed());
         maps.bring_in_step()?;
-        for offset in [offset_of!(Control, daemon_cgroup), offset_of!(Control, flows_until)] {
-            let word = self.maps.control.word(0, offset).load(SeqCst);
-            maps.control.word(0, offset).store(word, SeqCst);
-        }
+        let until = offset_of!(Control, flows_until);
+        let until = (until, self.maps.control.word(0, until).load(SeqCst));
+        maps.control.word(0, until.0).store(until.1, SeqCst);
+        let (daemon, level) = self.maps.daemon_cgroup();
+        maps.set_daemon_cgroup(daemon, level);
         let accounting = self.maps.flag(control_flags::ACCOUNTING);
         maps.set_flag(control_flags::ACCOUNTING, accounting);
         let mut levels = Levels::default();

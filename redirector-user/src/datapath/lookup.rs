@@ -86,11 +86,12 @@ impl<'m> Lookup<'m> {
         self.maps.lives.get(number as usize).unwrap_or_default()
     }
 
-    /// The id of the cgroup whose connects are never redirected; `None` when there is
-    /// none.
-    pub fn daemon_cgroup(&self) -> Option<u64> {
-        let word = self.maps.control.word(0, offset_of!(Control, daemon_cgroup));
-        Some(word.load(Ordering::SeqCst)).filter(|id| *id != 0)
+    /// Whether connects of a task in the first of these cgroups, which lie each below the
+    /// next, are never redirected: they are the daemon's own.
+    pub fn is_of_daemon(&self, cgroups: &[u64]) -> bool {
+        let (daemon, level) = self.maps.daemon_cgroup();
+        let below = if level == 0 { 1 } else { cgroups.len() };
+        daemon != 0 && cgroups.iter().take(below).any(|id| *id == daemon)
     }
 
     fn found<T>(&self, result: Result<T, MapError>, what: &str) -> Option<T> {

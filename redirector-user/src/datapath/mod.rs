@@ -355,17 +355,21 @@ impl Datapath {
         self.maps.sources()
     }
 
-    /// The id of the cgroup whose connects are never redirected.
+    /// The cgroup whose connects are never redirected, with those of all below it where
+    /// its level is known.
     ///
     /// # Errors
     ///
     /// When this is open for reading only.
-    pub fn set_daemon_cgroup(&mut self, id: Option<u64>) -> Result<(), Error> {
+    pub fn set_daemon_cgroup(&mut self, cgroup: Option<&cgroup::Cgroup>) -> Result<(), Error> {
         self.writing()?;
-        self.maps
-            .control
-            .word(0, std::mem::offset_of!(redirector_common::abi::Control, daemon_cgroup))
-            .store(id.unwrap_or(0), std::sync::atomic::Ordering::SeqCst);
+        let id = cgroup.map_or(0, |cgroup| cgroup.id);
+        let level = cgroup.and_then(|cgroup| match cgroup.level {
+            // That of a container, which cannot see above it.
+            0 => depth::of_own_ancestor(cgroup.id),
+            level => Some(level),
+        });
+        self.maps.set_daemon_cgroup(id, level.unwrap_or(0));
         Ok(())
     }
 

@@ -149,6 +149,24 @@ impl Maps {
         }
     }
 
+    /// Says which cgroup is the daemon's, and how deep it lies; zero: not known.
+    pub fn set_daemon_cgroup(&self, id: u64, level: u32) {
+        let flags = self.control.word(0, offset_of!(Control, flags));
+        let level = u64::from(level) << control_flags::DAEMON_LEVEL_SHIFT;
+        let known = flags.load(Ordering::SeqCst) & !control_flags::DAEMON_LEVEL;
+        flags.store(known | level & control_flags::DAEMON_LEVEL, Ordering::SeqCst);
+        self.control.word(0, offset_of!(Control, daemon_cgroup)).store(id, Ordering::SeqCst);
+    }
+
+    /// Which cgroup is the daemon's, and how deep it lies, as
+    /// [`set_daemon_cgroup`](Self::set_daemon_cgroup) takes them.
+    pub fn daemon_cgroup(&self) -> (u64, u32) {
+        let word = |offset| self.control.word(0, offset).load(Ordering::SeqCst);
+        let level = word(offset_of!(Control, flags)) & control_flags::DAEMON_LEVEL;
+        let level = (level >> control_flags::DAEMON_LEVEL_SHIFT) as u32;
+        (word(offset_of!(Control, daemon_cgroup)), level)
+    }
+
     /// Whether a bit of the flags is set.
     pub fn flag(&self, flag: u64) -> bool {
         self.control.word(0, offset_of!(Control, flags)).load(Ordering::SeqCst) & flag != 0

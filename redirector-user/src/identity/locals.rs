@@ -43,12 +43,14 @@ struct Inner {
 }
 
 impl Locals {
-    /// These are there from now on.
-    pub fn set(&self, all: Vec<Local>) {
+    /// These are there from now on; says whether that is a change.
+    pub fn set(&self, all: Vec<Local>) -> bool {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *inner.all != all {
+        let changes = *inner.all != all;
+        if changes {
             *inner = Inner { all: Arc::new(all), found: HashMap::new() };
         }
+        changes
     }
 
     /// The workload whose processes are in the cgroup with this id, or below it, in the

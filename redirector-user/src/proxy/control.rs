@@ -1,16 +1,25 @@
-//! The daemon's side: opens listening sockets, passes them to the relay, and has it do
-//! what the configuration says.
+//! The daemon's side: opens listening sockets, passes them to the relay, has it do what
+//! the configuration says, and starts another one when it has ended or does not answer.
+//! Clients wait in the listening sockets meanwhile.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::Settings;
 use super::config::Config;
-use super::message::{Answer, Question, Status};
-use super::opened::Opened;
-use super::set::Set;
+use super::decide::Whose;
+use super::message::{
+    Answer, ListenerCounts, ListenerState, ListenerStatus, Question, RelayStatus, Status,
+};
+use super::opened::{Opened, RETRIES};
+use super::process::Process;
+
+/// One that lived for less time is not replaced at once.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// What the control thread is asked.
 pub(super) enum Ask {
@@ -18,50 +27,112 @@ pub(super) enum Ask {
     Status(Sender<Status>),
     /// Copies of all listening sockets.
     Share(Sender<io::Result<Vec<OwnedFd>>>),
+    Forget,
+    LogAt(String),
+    /// The relay with this number asks no more.
+    Silent(u64),
     Stop,
+}
+
+/// The relay, or why there is none.
+enum Relay {
+    Lives { process: Process, since: Instant },
+    Failed { because: String, next: Instant },
 }
 
 /// The control thread's state.
 pub(super) struct Control {
+    settings: Settings,
+    whose: Arc<dyn Whose>,
+    /// To this thread.
+    asks: Sender<Ask>,
     opened: Opened,
-    relay: Set,
+    config: Config,
+    relay: Relay,
+    /// How many were started.
+    number: u64,
+    /// The wait before another is started in the place of one that was short-lived.
+    wait: Duration,
+    restarts: u64,
+    cut: u64,
+    /// Connections open when that was asked last.
+    active: u64,
 }
 
 impl Control {
-    pub fn new(opened: Opened, relay: Set) -> Self {
-        Self { opened, relay }
+    /// Starts the relay, which listens nowhere yet.
+    pub fn start(
+        settings: Settings,
+        whose: Arc<dyn Whose>,
+        inherited: Vec<OwnedFd>,
+        asks: Sender<Ask>,
+    ) -> io::Result<Self> {
+        let opened = Opened::new(settings.workers.get(), inherited);
+        let relay = Relay::Failed { because: String::new(), next: Instant::now() };
+        let mut this = Self {
+            settings,
+            whose,
+            asks,
+            opened,
+            config: Config::default(),
+            relay,
+            number: 0,
+            wait: Duration::ZERO,
+            restarts: 0,
+            cut: 0,
+            active: 0,
+        };
+        this.begin()?;
+        Ok(this)
     }
 
     /// Serves until it is told to stop, or nobody is left to ask.
     pub fn run(mut self, asks: &Receiver<Ask>) {
         loop {
-            let next = self.opened.next_try();
+            let begins = match &self.relay {
+                Relay::Failed { next, .. } => Some(*next),
+                Relay::Lives { .. } => None,
+            };
+            let next = self.opened.next_try().into_iter().chain(begins).min();
             let ask = match next.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(wait) => asks.recv_timeout(wait),
                 None => asks.recv().map_err(RecvTimeoutError::from),
             };
             match ask {
-                Ok(Ask::Update(config, reply)) => {
-                    self.update(config);
-                    let _ = reply.send(self.status());
-                }
-                Ok(Ask::Status(reply)) => {
-                    let _ = reply.send(self.status());
-                }
-                Ok(Ask::Share(reply)) => {
-                    let all = self.opened.copies(&self.opened.listening());
-                    let sockets = all.map(|all| all.into_iter().map(|(_, socket)| socket));
-                    let _ = reply.send(sockets.map(Iterator::collect).map_err(Into::into));
-                }
+                Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                Ok(ask) => self.answer(ask),
                 Err(RecvTimeoutError::Timeout) => {
+                    if begins.is_some_and(|at| at <= Instant::now()) {
+                        self.begin_again();
+                    }
                     let new = self.opened.try_again();
                     self.pass_on(&new);
                 }
-                Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.relay.stop();
-                    return;
-                }
             }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Update(config, reply) => {
+                self.update(config);
+                let _ = reply.send(self.status());
+            }
+            Ask::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Ask::Share(reply) => {
+                let all = self.opened.copies(&self.opened.listening());
+                let sockets = all.map(|all| all.into_iter().map(|(_, socket)| socket));
+                let _ = reply.send(sockets.map(Iterator::collect).map_err(Into::into));
+            }
+            Ask::Forget => drop(self.ask(&Question::Forget, &[])),
+            Ask::LogAt(level) => {
+                drop(self.ask(&Question::LogAt(level.clone()), &[]));
+                self.settings.log.level = level;
+            }
+            Ask::Silent(number) if number == self.number => self.attend(),
+            Ask::Silent(_) | Ask::Stop => {}
         }
     }
 
@@ -69,31 +140,130 @@ impl Control {
     /// that is made from then on is decided by it.
     fn update(&mut self, config: Config) {
         let wanted: Vec<SocketAddr> = config.listeners.iter().map(|l| l.address).collect();
+        self.config = config;
         // The relay has the last copies of these, and serves what waits in them.
         self.opened.close_others(&wanted);
-        self.relay.answer(Question::Update(Box::new(config)), Vec::new());
+        match self.relay {
+            Relay::Lives { .. } => drop(self.ask(&self.question(), &[])),
+            Relay::Failed { .. } => self.begin_again(),
+        }
         let new = self.opened.open(&wanted);
         self.pass_on(&new);
     }
 
+    fn question(&self) -> Question {
+        Question::Update(Box::new(self.config.clone()), self.settings.drain)
+    }
+
     /// Has these addresses accepted from.
     fn pass_on(&mut self, new: &[SocketAddr]) {
-        if new.is_empty() {
+        if new.is_empty() || matches!(self.relay, Relay::Failed { .. }) {
             return;
         }
         match self.opened.copies(new) {
             Ok(copies) => {
-                let (addresses, sockets) = copies.into_iter().unzip();
-                self.relay.answer(Question::Listen(addresses), sockets);
+                let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
+                drop(self.ask(&Question::Listen(addresses), &sockets));
             }
             Err(error) => tracing::error!(%error, "listening sockets cannot be passed on"),
         }
     }
 
     fn status(&mut self) -> Status {
-        let answer = self.relay.answer(Question::Status, Vec::new());
-        let Answer::Status(mut status) = answer else { return Status::default() };
+        let Some(Answer::Status(mut status)) = self.ask(&Question::Status, &[]) else {
+            return self.without_relay();
+        };
+        self.active = status.active;
         self.opened.note_failed(&mut status);
+        if let Relay::Lives { process, .. } = &self.relay {
+            let (confined, restarts, cut) = (process.confined.clone(), self.restarts, self.cut);
+            status.relay = Some(RelayStatus { confined, restarts, cut });
+        }
         *status
+    }
+
+    /// How it is while there is no relay.
+    fn without_relay(&self) -> Status {
+        let because = match &self.relay {
+            Relay::Failed { because, .. } => because.as_str(),
+            Relay::Lives { .. } => "another has just been started",
+        };
+        let error = format!("the process that relays has ended: {because}");
+        let state = ListenerState::Failed { error, tries: 1 };
+        let listeners = self.config.listeners.iter().map(|listener| ListenerStatus {
+            address: listener.address,
+            name: listener.name.clone(),
+            state: state.clone(),
+            counts: ListenerCounts::default(),
+        });
+        Status { listeners: listeners.collect(), ..Status::default() }
+    }
+
+    /// Asks the relay. One that does not answer is replaced by another, which serves the
+    /// newest configuration at all addresses.
+    fn ask(&mut self, question: &Question, sockets: &[OwnedFd]) -> Option<Answer> {
+        let Relay::Lives { process, since } = &mut self.relay else { return None };
+        let error = match process.ask(question, sockets) {
+            Ok(answer) => return Some(answer),
+            Err(error) => error,
+        };
+        let wait = match since.elapsed() < SHORT {
+            true => (self.wait * 2).clamp(RETRIES[0], RETRIES[1]),
+            false => Duration::ZERO,
+        };
+        self.restarts += 1;
+        self.cut += std::mem::take(&mut self.active);
+        self.failed(&error, wait);
+        if wait.is_zero() {
+            self.begin_again();
+        }
+        None
+    }
+
+    /// Notes that there is none. What is left of it is killed.
+    fn failed(&mut self, error: &io::Error, wait: Duration) {
+        tracing::error!(%error, "the relay of gateways does not answer; starting another");
+        self.wait = wait;
+        self.relay = Relay::Failed { because: error.to_string(), next: Instant::now() + wait };
+    }
+
+    fn begin_again(&mut self) {
+        if let Err(error) = self.begin() {
+            let wait = (self.wait * 2).clamp(RETRIES[0], RETRIES[1]);
+            self.failed(&error, wait);
+        }
+    }
+
+    /// Starts a relay that serves what is to be served.
+    fn begin(&mut self) -> io::Result<()> {
+        let mut process = Process::start(&self.settings)?;
+        process.ask(&self.question(), &[])?;
+        let copies = self.opened.copies(&self.opened.listening())?;
+        let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
+        process.ask(&Question::Listen(addresses), &sockets)?;
+        self.number += 1;
+        self.relay = Relay::Lives { process, since: Instant::now() };
+        self.attend();
+        Ok(())
+    }
+
+    /// Answers what the relay asks.
+    fn attend(&mut self) {
+        let Relay::Lives { process, .. } = &mut self.relay else { return };
+        let (asks, number) = (self.asks.clone(), self.number);
+        let silent = move || drop(asks.send(Ask::Silent(number)));
+        if let Err(error) = process.attend(Arc::clone(&self.whose), silent) {
+            tracing::warn!(%error, "the relay cannot ask who clients are");
+            // If it has gone, that is seen now.
+            drop(self.ask(&Question::Status, &[]));
+        }
+    }
+
+    fn stop(mut self) {
+        // The relay has the last copies, and serves what waits in them.
+        self.opened.close_others(&[]);
+        if let Relay::Lives { process, .. } = self.relay {
+            process.stop(self.settings.drain);
+        }
     }
 }

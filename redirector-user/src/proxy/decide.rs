@@ -41,6 +41,12 @@ pub trait Whose: Send + Sync {
     fn of(&self, cgroup: u64) -> Option<SourceId>;
 }
 
+impl<W: Whose> Whose for std::sync::Arc<W> {
+    fn of(&self, cgroup: u64) -> Option<SourceId> {
+        (**self).of(cgroup)
+    }
+}
+
 impl Whose for Locals {
     fn of(&self, cgroup: u64) -> Option<SourceId> {
         self.of(cgroup, own_cookie().ok())

@@ -12,13 +12,22 @@ use super::config::{Config, DestinationName};
 /// What the daemon asks of the relay.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    /// Serve this from now on. Once it is answered, every connection that is accepted
-    /// is decided by it; existing ones stay as they are.
-    Update(Box<Config>),
+    /// Serve this from now on, and give connections of listeners that go this long. Once
+    /// it is answered, every connection that is accepted is decided by it; existing ones
+    /// stay as they are.
+    Update(Box<Config>, Duration),
     /// Accept from these listening sockets too, which come along in this order.
     Listen(Vec<SocketAddr>),
     /// How is it going?
     Status,
+    /// Ask [`Who`] over the socket that comes along.
+    Attend,
+    /// What was answered to [`Who`] may have changed.
+    Forget,
+    /// Log at this level from now on.
+    LogAt(String),
+    /// Accept no more, give connections this long, and end.
+    Stop(Duration),
 }
 
 /// What the relay answers.
@@ -28,6 +37,13 @@ pub(super) enum Answer {
     Done,
     /// How it is going.
     Status(Box<Status>),
+}
+
+/// What the relay asks of the daemon, which answers with an `Option<SourceId>`: which
+/// workload are the processes of the cgroup with this id?
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Who {
+    pub cgroup: u64,
 }
 
 /// How the proxy is doing.
@@ -41,6 +57,38 @@ pub struct Status {
     pub failing: Vec<EndpointCounts>,
     /// Connections open now.
     pub active: u64,
+    /// The process that relays; `None` where there is none.
+    pub relay: Option<RelayStatus>,
+}
+
+/// How the process is doing that relays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayStatus {
+    /// What it may do.
+    #[serde(flatten)]
+    pub confined: Confined,
+    /// How often another one had to be started, because one had ended or did not answer.
+    pub restarts: u64,
+    /// How many connections were cut by that, as far as that is known.
+    pub cut: u64,
+}
+
+/// What a process may do, as the kernel says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Confined {
+    /// Its number.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its capabilities, all sets together: the bits of `/proc/PID/status`, 16 hexadecimal
+    /// digits.
+    pub capabilities: String,
+    /// Whether it can never have more.
+    pub no_new_privileges: bool,
+    /// Whether its system calls are filtered.
+    pub filtered: bool,
 }
 
 /// How a listener is doing.

@@ -1,16 +1,23 @@
 //! The gateway proxy: relays what a connect hook cannot see, connections that
 //! arrive at a gateway from elsewhere.
 //!
-//! What the daemon does, with its privilege:
+//! Relaying needs no privilege, and what it reads comes from strangers: so it is done by
+//! a process of its own, which is started by the daemon, and has none. Bytes never cross
+//! between the two.
+//!
+//! What the daemon does:
 //!
 //! * [`plan`]: the compiled gateway plan as the proxy's configuration.
 //! * [`config`]: the input: listeners with their rules, routes, destinations.
 //! * [`opened`]: the listening sockets.
-//! * [`control`]: has the relay do what the configuration says; [`message`]: in which
-//!   words.
+//! * [`control`]: has the relay do what the configuration says, and starts another one
+//!   when it has ended; [`process`]: its process.
+//!
+//! How they talk: [`frame`] and [`message`].
 //!
 //! What the relay does:
 //!
+//! * [`serve`]: its process; [`confine`]: what that gives up; [`asking`]: what it asks.
 //! * [`set`]: brings the running listeners into line with a new [`snapshot`] of the
 //!   configuration; [`decide`] says which route a connection takes.
 //! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
@@ -24,19 +31,21 @@
 
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
+mod asking;
 mod config;
+mod confine;
 mod conn;
 mod control;
 mod decide;
 mod descriptors;
 mod drain;
+mod frame;
 mod io;
 mod listener;
 mod loops;
@@ -45,8 +54,10 @@ mod near;
 mod opened;
 mod pipes;
 mod plan;
+mod process;
 mod relay;
 mod select;
+mod serve;
 mod set;
 mod snapshot;
 mod sni;
@@ -60,17 +71,15 @@ pub use config::{
 };
 pub use decide::{Request, Verdict, Whose, decide};
 pub use message::{
-    EndpointCounts, LegCounts, ListenerCounts, ListenerState, ListenerStatus, Status,
+    Confined, EndpointCounts, LegCounts, ListenerCounts, ListenerState, ListenerStatus,
+    RelayStatus, Status,
 };
+pub use serve::{Log, Start, relay};
 
 use control::{Ask, Control};
-use descriptors::Descriptors;
-use io::Shared;
-use opened::Opened;
-use set::Set;
-use snapshot::Snapshot;
-use stats::Registry;
-use worker::{Mailbox, Worker};
+
+/// What the program is told when it is to be a relay; [`Start`] follows.
+pub const SUBCOMMAND: &str = "relay";
 
 /// Settings that last for the life of a proxy.
 #[derive(Clone, Debug)]
@@ -82,71 +91,62 @@ pub struct Settings {
     pub drain: Duration,
     /// Longest wait for a whole ClientHello, where routes depend on it.
     pub hello_timeout: Duration,
+    /// The program that is a relay when it is told [`SUBCOMMAND`].
+    pub program: PathBuf,
+    /// The cgroup of the relay: it is made when it is absent. `None`: the daemon's.
+    pub cgroup: Option<PathBuf>,
+    /// How the relay logs.
+    pub log: Log,
 }
 
 impl Default for Settings {
     /// One worker for each core that this process may use, 30 seconds to drain,
-    /// 10 seconds for a ClientHello.
+    /// 10 seconds for a ClientHello; this program.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
         let (drain, hello_timeout) = (Duration::from_secs(30), Duration::from_secs(10));
-        Self { workers, drain, hello_timeout }
+        // Also when it has been replaced meanwhile.
+        let program = "/proc/self/exe".into();
+        let log = Log { level: "info".to_owned(), json: false, colour: false };
+        Self { workers, drain, hello_timeout, program, cgroup: None, log }
     }
 }
 
 /// A running proxy. Dropping it stops it, as [`shutdown`](Self::shutdown) does.
 pub struct Proxy {
     asks: Mutex<Sender<Ask>>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// The proxy's threads are gone: one of them has panicked.
+/// The proxy's thread is gone: it has panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("the gateway proxy has stopped")]
 pub struct Stopped;
 
 impl Proxy {
-    /// Starts the workers; they listen nowhere yet. `whose` says who clients of this
+    /// Starts the relay; it listens nowhere yet. `whose` says who clients of this
     /// machine are. `inherited` are listening sockets of a predecessor, which a first
     /// configuration with the same addresses goes on with.
     ///
     /// # Errors
     ///
-    /// When descriptors or threads have run out.
+    /// When descriptors, threads or processes have run out.
     pub fn start(
         settings: Settings,
-        whose: Box<dyn Whose>,
+        whose: Arc<dyn Whose>,
         inherited: Vec<OwnedFd>,
     ) -> std::io::Result<Self> {
-        let nothing = Snapshot::new(Config::default(), &mut Registry::default());
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(nothing),
-            loops: loops::Loops::default(),
-            hello_timeout: settings.hello_timeout,
-            descriptors: Descriptors::of_process(),
-            whose,
-        });
-        let mut mailboxes = Vec::new();
-        let mut threads = Vec::new();
         let (asks, questions) = channel();
-        for number in 0..settings.workers.get() {
-            let mailbox = Mailbox::new()?;
-            let worker = Worker::new(mailbox.clone(), Arc::clone(&shared))?;
-            let name = format!("gateway-{number}");
-            threads.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
-            mailboxes.push(mailbox);
-        }
-        let set = Set::new(settings.drain, shared, mailboxes);
-        let control = Control::new(Opened::new(settings.workers.get(), inherited), set);
+        let control = Control::start(settings, whose, inherited, asks.clone())?;
         let thread = std::thread::Builder::new().name("gateway".into());
-        threads.push(thread.spawn(move || control.run(&questions))?);
-        Ok(Self { asks: Mutex::new(asks), threads })
+        let thread = Some(thread.spawn(move || control.run(&questions))?);
+        Ok(Self { asks: Mutex::new(asks), thread })
     }
 
     /// Puts a configuration into force, and says what came of it. When this
     /// returns, every connection made from then on is decided by it; existing
-    /// connections stay as they are. It waits for the workers: some
-    /// milliseconds.
+    /// connections stay as they are. It waits for the relay: some milliseconds, or
+    /// seconds for one that does not answer, and for the one that takes its place.
     ///
     /// # Errors
     ///
@@ -162,6 +162,16 @@ impl Proxy {
     /// When the proxy has stopped.
     pub fn status(&self) -> Result<Status, Stopped> {
         self.ask(Ask::Status)
+    }
+
+    /// Whose the cgroups of clients are may have changed.
+    pub fn forget(&self) {
+        self.tell(Ask::Forget);
+    }
+
+    /// The relay logs at this level from now on.
+    pub fn log_at(&self, level: &str) {
+        self.tell(Ask::LogAt(level.to_owned()));
     }
 
     /// Copies of all listening sockets, for a successor: who accepts from one
@@ -182,15 +192,18 @@ impl Proxy {
 
     fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Result<T, Stopped> {
         let (reply, answer) = channel();
-        let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        asks.send(ask(reply)).map_err(|_| Stopped)?;
+        self.tell(ask(reply));
         answer.recv().map_err(|_| Stopped)
     }
 
+    /// One that has stopped does not hear it.
+    fn tell(&self, ask: Ask) {
+        let _ = self.asks.lock().unwrap_or_else(PoisonError::into_inner).send(ask);
+    }
+
     fn stop(&mut self) {
-        let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let _ = asks.send(Ask::Stop);
-        for thread in self.threads.drain(..) {
+        self.tell(Ask::Stop);
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }

@@ -21,7 +21,7 @@ use super::message::{ListenerState, Status};
 const BACKLOG: i32 = 4096;
 
 /// The first and the longest wait before another try to bind.
-const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+pub(super) const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
 /// An address of the configuration.
 enum Bound {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::config::Config;
 use super::drain::Drains;
 use super::io::Shared;
-use super::message::{Answer, ListenerState, ListenerStatus, Question, Status};
+use super::message::{ListenerState, ListenerStatus, Status};
 use super::snapshot::Snapshot;
 use super::stats::Registry;
 use super::worker::{Command, Mailbox};
@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The listeners and those who serve them.
 pub(super) struct Set {
-    drain: Duration,
     shared: Arc<Shared>,
     workers: Vec<Mailbox>,
     registry: Registry,
@@ -31,54 +30,39 @@ pub(super) struct Set {
 }
 
 impl Set {
-    /// None yet. Connections of one that goes have `drain` to finish.
-    pub fn new(drain: Duration, shared: Arc<Shared>, workers: Vec<Mailbox>) -> Self {
+    /// None yet.
+    pub fn new(shared: Arc<Shared>, workers: Vec<Mailbox>) -> Self {
         let (registry, drains) = (Registry::default(), Drains::default());
-        Self { drain, shared, workers, registry, listening: HashSet::new(), drains }
+        Self { shared, workers, registry, listening: HashSet::new(), drains }
     }
 
-    /// Does what is asked for. `sockets` come with the question.
-    pub fn answer(&mut self, question: Question, sockets: Vec<OwnedFd>) -> Answer {
-        match question {
-            Question::Update(config) => {
-                self.update(*config);
-                Answer::Done
-            }
-            Question::Listen(addresses) => {
-                self.listen(&addresses, sockets);
-                Answer::Done
-            }
-            Question::Status => Answer::Status(Box::new(self.status())),
-        }
-    }
-
-    /// Ends: workers accept no more, and give their connections the time to drain.
-    pub fn stop(&self) {
+    /// Workers accept no more, give their connections this long, and end.
+    pub fn stop(&self, drain: Duration) {
         for worker in &self.workers {
-            worker.send(Command::Stop(self.drain));
+            worker.send(Command::Stop(drain));
         }
     }
 
-    /// Puts a configuration into force. When this returns, every connection
-    /// that is made from then on is decided by it.
-    fn update(&mut self, config: Config) {
+    /// Puts a configuration into force: connections of listeners that go have this long.
+    /// When this returns, every connection that is accepted from then on is decided by it.
+    pub fn update(&mut self, config: Config, drain: Duration) {
         let wanted: HashSet<SocketAddr> = config.listeners.iter().map(|l| l.address).collect();
         // First what goes: the clients that wait there are still served by the
         // configuration under which they came.
         let gone: Vec<SocketAddr> = self.listening.difference(&wanted).copied().collect();
         for address in gone {
             self.listening.remove(&address);
-            self.unlisten(address);
+            self.unlisten(address, drain);
         }
         let snapshot = Arc::new(Snapshot::new(config, &mut self.registry));
         self.shared.snapshot.store(snapshot);
     }
 
     /// Closes the sockets of an address once what waits in them is accepted.
-    fn unlisten(&mut self, address: SocketAddr) {
+    fn unlisten(&mut self, address: SocketAddr, drain: Duration) {
         let (done, finished) = channel();
         for worker in &self.workers {
-            worker.send(Command::Unlisten(address, self.drain, done.clone()));
+            worker.send(Command::Unlisten(address, drain, done.clone()));
         }
         drop(done);
         for _ in &self.workers {
@@ -89,13 +73,13 @@ impl Set {
         let snapshot = self.shared.snapshot.load();
         if let Some(listener) = snapshot.listener(address) {
             let stats = Arc::clone(&listener.stats);
-            self.drains.add(address, listener.spec.name.clone(), stats, self.drain);
+            self.drains.add(address, listener.spec.name.clone(), stats, drain);
         }
     }
 
     /// Gives each worker one socket of each address; if there are more, it begins with
     /// the first again.
-    fn listen(&mut self, addresses: &[SocketAddr], sockets: Vec<OwnedFd>) {
+    pub fn listen(&mut self, addresses: &[SocketAddr], sockets: Vec<OwnedFd>) {
         let mut workers = self.workers.iter().cycle();
         let mut last = None;
         for (address, socket) in addresses.iter().zip(sockets) {
@@ -110,7 +94,8 @@ impl Set {
         }
     }
 
-    fn status(&mut self) -> Status {
+    /// How they are doing.
+    pub fn status(&mut self) -> Status {
         let snapshot = self.shared.snapshot.load();
         let mut listeners: Vec<ListenerStatus> = snapshot
             .listeners
@@ -127,6 +112,6 @@ impl Set {
         self.registry.sweep();
         let active = listeners.iter().map(|listener| listener.counts.active).sum();
         let (legs, failing) = (self.registry.legs(), self.registry.failing());
-        Status { listeners, legs, failing, active }
+        Status { listeners, legs, failing, active, relay: None }
     }
 }

@@ -147,9 +147,8 @@ impl Worker {
         })
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until it is told to stop, in a thread with [`block_sigpipe`].
     pub fn run(mut self) {
-        block_sigpipe();
         let mut events = Vec::with_capacity(EVENTS);
         let mut fired = Vec::new();
         loop {
@@ -394,7 +393,7 @@ impl Worker {
 
 /// `splice` to a socket whose peer is gone raises SIGPIPE, with no flag against
 /// it; this thread wants the error only.
-fn block_sigpipe() {
+pub(super) fn block_sigpipe() {
     // SAFETY: `set` is initialised by `sigemptyset` before it is read, lives for
     // all three calls, and the mask is the calling thread's own.
     unsafe {

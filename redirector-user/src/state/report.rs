@@ -15,6 +15,7 @@ use redirector_core::store::Rejected;
 use serde::{Deserialize, Serialize};
 
 use crate::boot;
+use crate::proxy::RelayStatus;
 
 /// Published by the daemon whenever it changes. Times are in seconds since
 /// 1970.
@@ -88,6 +89,8 @@ pub struct Report {
     pub waiting: Option<WaitingChanges>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
+    /// The process that relays its connections.
+    pub relay: Option<RelayStatus>,
     /// Endpoints to which gateways failed to connect in the last minute; others were
     /// tried instead.
     pub failing: Vec<FailingEndpoint>,

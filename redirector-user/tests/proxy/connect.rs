@@ -281,27 +281,16 @@ fn keepalive_is_set_on_the_connection_to_the_endpoint() {
         time: Some(Duration::from_secs(60)),
         interval: Some(Duration::from_millis(1)),
     };
-    let _proxy = Setup::to(port.address, &[backend.address])
+    let proxy = Setup::to(port.address, &[backend.address])
         .with(|config| config.destinations[0].keepalive = Some(keepalive))
         .start();
     let mut stream = connect(port.address);
     stream.read_exact(&mut [0; 4]).expect("a name");
-    let backend = backend.address;
-    let ours = std::fs::read_dir("/proc/self/fd")
-        .expect("our descriptors")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .any(|fd: i32| {
-            // SAFETY: only asked for its options, and only while this test's
-            // proxy, which alone connects to this backend, keeps it open.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-            let peer = rustix::net::getpeername(fd).ok().flatten();
-            peer.and_then(|peer| SocketAddr::try_from(peer).ok()) == Some(backend)
-                && sockopt::socket_keepalive(fd) == Ok(true)
-                && sockopt::tcp_keepcnt(fd) == Ok(3)
-                && sockopt::tcp_keepidle(fd) == Ok(Duration::from_secs(60))
-                && sockopt::tcp_keepintvl(fd) == Ok(Duration::from_secs(1))
-        });
-    assert!(ours, "no connection to {backend} with these options");
+    let socket = socket_to(&proxy, backend.address).expect("a connection to the backend");
+    assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+    assert_eq!(sockopt::tcp_keepcnt(&socket), Ok(3));
+    assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(60)));
+    assert_eq!(sockopt::tcp_keepintvl(&socket), Ok(Duration::from_secs(1)));
 }
 
 #[test]

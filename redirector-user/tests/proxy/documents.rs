@@ -240,7 +240,10 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
     let id = cgroup_of_socket(own, peer).expect("sock_diag").expect("its cgroup");
     let key = SourceKey::Cgroup { id, level: 1 };
     let source = SourceId { namespace: "default".into(), name: "shop".into() };
-    locals.set(vec![Local { key, directories: Vec::new(), source }]);
+    assert!(locals.set(vec![Local { key, directories: Vec::new(), source }]));
+    proxy.forget();
+    // Asked afterwards, it is answered afterwards.
+    proxy.status().expect("a status");
     for address in [shop, gateway_address] {
         assert_eq!(said(from(address)), Some(b'a'));
     }

@@ -16,8 +16,11 @@ use redirector::proxy::{
     Config, DestinationSpec, ListenerSpec, Proxy, RouteSpec, RuleSpec, Settings, Status,
 };
 use redirector_core::plan::Algorithm;
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::net::{AddressFamily, SocketType, bind, getpeername, getsockname, socket, sockopt};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open,
+    setrlimit,
+};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Longest wait for anything that must happen.
@@ -139,8 +142,10 @@ impl Setup {
     /// As [`start_with`](Self::start_with), where these workloads are.
     pub fn start_knowing(self, drain: Duration, locals: &Locals) -> Proxy {
         let workers = NonZero::new(2).expect("two");
-        let settings = Settings { workers, drain, hello_timeout: Duration::from_millis(600) };
-        let proxy = Proxy::start(settings, Box::new(locals.clone()), Vec::new()).expect("a proxy");
+        let hello_timeout = Duration::from_millis(600);
+        let program = env!("CARGO_BIN_EXE_redirector").into();
+        let settings = Settings { workers, drain, hello_timeout, program, ..Settings::default() };
+        let proxy = Proxy::start(settings, Arc::new(locals.clone()), Vec::new()).expect("a proxy");
         proxy.update(self.0).expect("the configuration in force");
         proxy
     }
@@ -290,6 +295,26 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub fn status_when(proxy: &Proxy, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
     eventually(what, || holds(&proxy.status().expect("a status")));
     proxy.status().expect("a status")
+}
+
+/// The process that relays.
+pub fn relay(proxy: &Proxy) -> Pid {
+    let relay = proxy.status().expect("a status").relay.expect("a relay");
+    Pid::from_raw(relay.confined.pid.cast_signed()).expect("a process")
+}
+
+/// A copy of the relay's socket that is connected to `peer`.
+pub fn socket_to(proxy: &Proxy, peer: SocketAddr) -> Option<OwnedFd> {
+    let pid = relay(proxy);
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("the relay");
+    let path = format!("/proc/{}/fd", pid.as_raw_nonzero());
+    let descriptors = std::fs::read_dir(path).expect("its descriptors");
+    descriptors.flatten().find_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()?;
+        let connected = SocketAddr::try_from(getpeername(&copy).ok()??).ok()?;
+        (connected == peer).then_some(copy)
+    })
 }
 
 /// Bytes that look like nothing else, the same for the same seed.

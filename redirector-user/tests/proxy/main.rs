@@ -5,6 +5,7 @@ mod connect;
 mod documents;
 mod kit;
 mod near;
+mod process;
 mod relay;
 mod reload;
 mod scale;

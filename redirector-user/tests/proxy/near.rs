@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,26 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redirector::proxy::Proxy;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use rustix::net::{getpeername, sockopt};
+use rustix::net::sockopt;
 
 use crate::kit::*;
 
 /// What the proxy asks for, in bytes; the kernel doubles it and bounds it.
 const SMALL: usize = 256 << 10;
 
-/// The send buffer of this process's socket that is connected to `peer`: it is
-/// the proxy's, for nobody else connects there.
-fn send_buffer_to(peer: SocketAddr) -> Option<usize> {
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc");
-    descriptors.flatten().find_map(|entry| {
-        let number = entry.file_name().to_str()?.parse().ok()?;
-        // SAFETY: only asked two questions; should another thread have closed
-        // it meanwhile, then these fail, or its successor does not match.
-        let socket = unsafe { BorrowedFd::borrow_raw(number) };
-        let connected = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
-        (connected == peer).then(|| sockopt::socket_send_buffer_size(socket).ok())?
-    })
+/// The send buffer of the relay's socket that is connected to `peer`.
+fn send_buffer_to(proxy: &Proxy, peer: SocketAddr) -> Option<usize> {
+    sockopt::socket_send_buffer_size(socket_to(proxy, peer)?).ok()
 }
 
 /// Swallows what comes.
@@ -46,20 +38,20 @@ fn a_bulky_direction_to_a_receiver_on_this_machine_has_a_small_send_buffer() {
     let bound = 2 * SMALL.min(most.trim().parse().expect("a number"));
     let port = reserve();
     let backend = Backend::new(sink);
-    let _proxy = Setup::to(port.address, &[backend.address]).start();
+    let proxy = Setup::to(port.address, &[backend.address]).start();
     let data = vec![7; 64 << 10];
     // On a busy machine even a loopback round trip can be long for once.
     eventually("a small send buffer", || {
         let mut client = connect(port.address);
         client.write_all(&data[..100]).expect("written");
-        eventually("it is connected", || send_buffer_to(backend.address).is_some());
-        let before = send_buffer_to(backend.address);
+        eventually("it is connected", || send_buffer_to(&proxy, backend.address).is_some());
+        let before = send_buffer_to(&proxy, backend.address);
         for _ in 0..64 {
             client.write_all(&data).expect("written");
         }
-        let after = send_buffer_to(backend.address);
+        let after = send_buffer_to(&proxy, backend.address);
         drop(client);
-        eventually("it is closed", || send_buffer_to(backend.address).is_none());
+        eventually("it is closed", || send_buffer_to(&proxy, backend.address).is_none());
         before != Some(bound) && after == Some(bound)
     });
 }
@@ -156,7 +148,7 @@ fn a_bulky_direction_to_a_far_receiver_keeps_the_send_buffer_that_the_kernel_cho
     // Well past where a direction becomes bulky, it grows with what is under way.
     for sent in 0..1024 {
         client.write_all(&data).expect("written");
-        most = most.max(send_buffer_to(backend).unwrap_or(0));
+        most = most.max(send_buffer_to(&proxy, backend).unwrap_or(0));
         if sent > 64 && most > 2 * SMALL {
             break;
         }

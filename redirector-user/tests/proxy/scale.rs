@@ -51,9 +51,11 @@ fn thousands_of_connections_at_once_are_served() {
     eventually("all are closed", || proxy.descriptors() < 100);
 }
 
-/// A proxy in a process of its own.
+/// A proxy in a process of its own, which has only so many descriptors.
 pub struct Apart {
     child: Child,
+    /// The process that relays.
+    pub relay: Pid,
 }
 
 impl Apart {
@@ -70,16 +72,19 @@ impl Apart {
             .expect("a child");
         let stdout = BufReader::new(child.stdout.take().expect("its output"));
         let mut lines = stdout.lines();
-        let ready = lines.any(|line| line.expect("text").contains("listening"));
-        assert!(ready, "the child did not come up");
+        let relay = lines.find_map(|line| {
+            let line = line.expect("text");
+            line.strip_prefix("listening: ").and_then(|pid| pid.parse().ok())
+        });
+        let relay = relay.and_then(Pid::from_raw).expect("the child did not come up");
         thread::spawn(move || lines.for_each(drop));
-        Self { child }
+        Self { child, relay }
     }
 
     /// Does something while the proxy stands still: it will see all of it at
     /// once.
     pub fn meanwhile(&self, act: impl FnOnce()) {
-        let pid = Pid::from_child(&self.child);
+        let pid = self.relay;
         kill_process(pid, Signal::STOP).expect("stopped");
         eventually("it stands still", || self.status("State:").contains("T (stopped)"));
         act();
@@ -94,20 +99,20 @@ impl Apart {
 
     /// The line of its /proc/PID/status that begins with `name`.
     fn status(&self, name: &str) -> String {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.relay.as_raw_nonzero());
         let status = std::fs::read_to_string(path).expect("its status");
         status.lines().find(|line| line.starts_with(name)).expect(name).to_owned()
     }
 
     /// How many descriptors it has.
     fn descriptors(&self) -> usize {
-        let path = format!("/proc/{}/fd", self.child.id());
+        let path = format!("/proc/{}/fd", self.relay.as_raw_nonzero());
         std::fs::read_dir(path).expect("its descriptors").count()
     }
 
     /// The processor time it has used so far.
     fn time(&self) -> Duration {
-        let path = format!("/proc/{}/stat", self.child.id());
+        let path = format!("/proc/{}/stat", self.relay.as_raw_nonzero());
         let stat = std::fs::read_to_string(path).expect("its stat");
         let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
         let ticks = |n: usize| rest.split(' ').nth(n).and_then(|t| t.parse::<u64>().ok());
@@ -136,8 +141,8 @@ fn proxy_in_a_process_of_its_own() {
     let descriptors = variable("DESCRIPTORS").parse().expect("a number");
     let limit = Rlimit { current: Some(descriptors), ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limit).expect("a limit");
-    let _proxy = Setup::to(listen, &[endpoint]).start();
-    println!("listening");
+    let proxy = Setup::to(listen, &[endpoint]).start();
+    println!("\nlistening: {}", relay(&proxy).as_raw_nonzero());
     let _ = std::io::stdin().read(&mut [0]);
 }
 

@@ -129,7 +129,8 @@ fn a_client_that_does_not_say_hello_is_given_up() {
     });
     assert!(is_reset(&silent));
     status_when(&proxy, "both are gone", |status| status.active == 0);
-    tell.send(()).expect("told");
+    // It may have noticed already.
+    let _ = tell.send(());
     assert!(writing.join().expect("the slow client"), "a byte at a time does not help");
     let gone = connect(port.address);
     drop(gone);

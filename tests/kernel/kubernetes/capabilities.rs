@@ -10,8 +10,11 @@ use serde_json::json;
 use super::{Cluster, answered, node, uid};
 
 /// Numbers of capabilities, as in `linux/capability.h`.
-const CAPABILITIES: [(&str, u64); 7] = [
+const CAPABILITIES: [(&str, u64); 10] = [
     ("DAC_OVERRIDE", 1),
+    ("KILL", 5),
+    ("SETGID", 6),
+    ("SETUID", 7),
     ("NET_BIND_SERVICE", 10),
     ("NET_ADMIN", 12),
     ("SYS_ADMIN", 21),

@@ -18,6 +18,7 @@ use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
+use crate::proxy::RelayStatus;
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
 };
@@ -63,6 +64,8 @@ pub(super) struct Answer {
     bypassed: Vec<Bypassed>,
     draining: DrainingRow,
     gateways: Vec<GatewayListener>,
+    /// The process that relays connections of gateways.
+    relay: Option<RelayStatus>,
     /// How the watches of the API server are doing.
     watches: Vec<crate::state::Watching>,
     /// Endpoints to which gateways fail to connect.
@@ -353,6 +356,14 @@ fn answer(
             ));
         }
     }
+    let relay = report.relay.clone().filter(|_| pid.is_some());
+    if let Some(relay) = relay.as_ref().filter(|relay| relay.restarts > 0) {
+        let (times, cut) = (relay.restarts, relay.cut);
+        warnings.push(format!(
+            "the process that relays connections of gateways had to be started again: {times} \
+             times since the daemon started, and {cut} connections were cut"
+        ));
+    }
     if pid.is_none() && !report.gateways.is_empty() {
         problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
     }
@@ -387,6 +398,7 @@ fn answer(
         bypassed,
         draining,
         gateways,
+        relay,
         features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
@@ -463,6 +475,7 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
         bypassed: Vec::new(),
         draining: DrainingRow { endpoints: Draining::new(), reset: 0, error: None },
         gateways: Vec::new(),
+        relay: None,
         watches: report.watching,
         failing_endpoints: report.failing,
         features: features::probe(),

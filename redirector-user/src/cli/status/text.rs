@@ -21,6 +21,15 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
             let _ = writeln!(text, "daemon      none");
         }
     }
+    if let Some(relay) = &answer.relay {
+        let confined = &relay.confined;
+        let capabilities = match confined.capabilities.trim_start_matches('0') {
+            "" => "no capabilities".to_owned(),
+            some => format!("capabilities {some}"),
+        };
+        let (pid, uid) = (confined.pid, confined.uid);
+        let _ = writeln!(text, "relay       process {pid}, user {uid}, {capabilities}");
+    }
     let age = answer.config.age_seconds.map(|age| format!(", {} old", duration(age)));
     let objects = answer.config.objects.map(|count| format!(", {count} objects"));
     let _ = writeln!(

@@ -121,6 +121,9 @@ families! {
         "Open connections that count towards maxConnections or LEAST_REQUEST";
     Counter "limited_total" DESTINATION, "Connections refused because of maxConnections";
     Gauge "ejected_endpoints" DESTINATION, "Endpoints left out by outlierDetection";
+    Counter "gateway_relay_restarts_total" NONE,
+        "Processes that relay that took the place of one that had ended or did not answer";
+    Counter "gateway_relay_cut_total" NONE, "Connections that were cut by that";
     Gauge "gateway_servers_unserved" NONE, "Servers of Gateways that are not served";
     Gauge "gateway_listening" LISTENER, "Whether a gateway's address is listened on";
     Counter "gateway_accepted_total" LISTENER, "Connections accepted";

@@ -9,6 +9,16 @@ use crate::proxy::{LegCounts, ListenerCounts, ListenerState, ListenerStatus, Sta
 
 /// The families of gateways.
 pub fn families(status: &Status, kept: &mut Kept, page: &mut Page) {
+    if let Some(relay) = &status.relay {
+        let families = [
+            ("gateway_relay_restarts_total", relay.restarts),
+            ("gateway_relay_cut_total", relay.cut),
+        ];
+        for (name, value) in families {
+            page.family(name);
+            page.sample(name, &Labels::default(), value);
+        }
+    }
     listeners(&status.listeners, kept, page);
     legs(&status.legs, kept, page);
 }

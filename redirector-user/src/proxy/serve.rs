@@ -1,0 +1,199 @@
+//! The relay's process: it is started by the daemon, gives up all privilege, and does
+//! what it is told over the sockets that it has from it.
+
+use std::io;
+use std::num::NonZero;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::setsid;
+use serde::{Deserialize, Serialize};
+
+use super::asking::Asking;
+use super::config::Config;
+use super::confine;
+use super::descriptors::Descriptors;
+use super::frame;
+use super::io::Shared;
+use super::loops::Loops;
+use super::message::{Answer, Question};
+use super::set::Set;
+use super::snapshot::Snapshot;
+use super::stats::Registry;
+use super::worker::{Mailbox, Worker, block_sigpipe};
+
+/// Longest time that the daemon may take to say what it has begun to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a relay is started with: its only argument, in JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Worker threads.
+    pub workers: NonZero<usize>,
+    /// Longest wait for a whole ClientHello, where routes depend on it.
+    pub hello_timeout: Duration,
+    /// How it logs, on standard error.
+    pub log: Log,
+}
+
+/// How a relay logs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// As `--log-level`.
+    pub level: String,
+    /// An object a line.
+    pub json: bool,
+    /// In colours.
+    pub colour: bool,
+}
+
+/// Relays until it is told to stop, or until nobody is left who could. Standard input
+/// is a socket of the daemon. `log_at` changes the level of the log.
+///
+/// # Errors
+///
+/// When descriptors or threads have run out, or privileges cannot be given up.
+pub fn relay(start: &Start, log_at: fn(&str)) -> io::Result<()> {
+    // Whatever ends the daemon's session is none of its business.
+    let _ = setsid();
+    close_others();
+    let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    confine::give_up_privileges()?;
+    let asking = Arc::new(Asking::default());
+    let (set, threads) = workers(start, &asking)?;
+    confine::only_relay()?;
+    let mut relay = Relay { set, asking, daemons: Vec::new(), log_at };
+    relay.admit(daemon);
+    if relay.serve() {
+        // Connections have the time that they were given.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+    Ok(())
+}
+
+/// Closes what a daemon could have left open for it by mistake.
+fn close_others() {
+    // SAFETY: nothing of this process, which has just begun, uses any of them; a kernel
+    // that has no such call refuses it.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Starts the workers; they listen nowhere yet.
+fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHandle<()>>)> {
+    let nothing = Snapshot::new(Config::default(), &mut Registry::default());
+    let shared = Arc::new(Shared {
+        snapshot: ArcSwap::from_pointee(nothing),
+        loops: Loops::default(),
+        hello_timeout: start.hello_timeout,
+        descriptors: Descriptors::of_process(),
+        whose: Box::new(Arc::clone(asking)),
+    });
+    // What a thread does at its beginning it may not do later.
+    let all_there = Arc::new(Barrier::new(start.workers.get() + 1));
+    let mut mailboxes = Vec::new();
+    let mut threads = Vec::new();
+    for number in 0..start.workers.get() {
+        let mailbox = Mailbox::new()?;
+        let worker = Worker::new(mailbox.clone(), Arc::clone(&shared))?;
+        let all_there = Arc::clone(&all_there);
+        let thread = thread::Builder::new().name(format!("gateway-{number}"));
+        threads.push(thread.spawn(move || {
+            block_sigpipe();
+            // It has memory of its own from now on.
+            drop(std::hint::black_box(vec![0u8; 1 << 10]));
+            all_there.wait();
+            worker.run();
+        })?);
+        mailboxes.push(mailbox);
+    }
+    all_there.wait();
+    Ok((Set::new(shared, mailboxes), threads))
+}
+
+/// What the relay's first thread has.
+struct Relay {
+    set: Set,
+    asking: Arc<Asking>,
+    daemons: Vec<UnixStream>,
+    log_at: fn(&str),
+}
+
+impl Relay {
+    /// Does what this daemon says.
+    fn admit(&mut self, daemon: UnixStream) {
+        let timeouts = daemon
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| daemon.set_write_timeout(Some(PATIENCE)));
+        if timeouts.is_ok() {
+            self.daemons.push(daemon);
+        }
+    }
+
+    /// Does what it is told; says whether it was told to stop.
+    fn serve(&mut self) -> bool {
+        while !self.daemons.is_empty() {
+            let mut polled: Vec<_> =
+                self.daemons.iter().map(|one| PollFd::new(one, PollFlags::IN)).collect();
+            if poll(&mut polled, None).is_err() {
+                continue;
+            }
+            let ready = polled.iter().position(|one| !one.revents().is_empty());
+            let Some(ready) = ready else { continue };
+            match self.converse(ready) {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::UnexpectedEof {
+                        tracing::warn!(%error, "the daemon is not understood");
+                    }
+                    self.daemons.swap_remove(ready);
+                }
+            }
+        }
+        tracing::info!("the daemon has gone; so does its relay");
+        false
+    }
+
+    /// Answers a question; says whether it was the last.
+    fn converse(&mut self, place: usize) -> io::Result<bool> {
+        let Some(daemon) = self.daemons.get(place) else { return Ok(false) };
+        let (question, sockets) = frame::receive(daemon)?;
+        let mut stops = false;
+        let answer = match question {
+            Question::Update(config, drain) => {
+                self.set.update(*config, drain);
+                Answer::Done
+            }
+            Question::Listen(addresses) => {
+                self.set.listen(&addresses, sockets);
+                Answer::Done
+            }
+            Question::Status => Answer::Status(Box::new(self.set.status())),
+            Question::Attend => {
+                let socket: Option<OwnedFd> = sockets.into_iter().next();
+                socket.into_iter().for_each(|socket| self.asking.ask(socket.into()));
+                Answer::Done
+            }
+            Question::Forget => {
+                self.asking.forget();
+                Answer::Done
+            }
+            Question::LogAt(level) => {
+                (self.log_at)(&level);
+                Answer::Done
+            }
+            Question::Stop(drain) => {
+                self.set.stop(drain);
+                stops = true;
+                Answer::Done
+            }
+        };
+        frame::send(daemon, &answer, &[])?;
+        Ok(stops)
+    }
+}

@@ -1,0 +1,52 @@
+//! Sockets that are passed from one process to another, over a Unix socket.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// So many sockets go with one byte; the kernel takes up to 253.
+pub const AT_ONCE: usize = 64;
+
+/// Passes up to [`AT_ONCE`] sockets.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn pass(stream: impl AsFd, sockets: &[OwnedFd]) -> io::Result<()> {
+    let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    rights.push(SendAncillaryMessage::ScmRights(&borrowed));
+    sendmsg(stream, &[IoSlice::new(b"s")], &mut rights, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes so many sockets.
+///
+/// # Errors
+///
+/// The kernel's refusal, or that the other side has gone.
+pub fn take(stream: impl AsFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    while sockets.len() < count {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let mut data = [IoSliceMut::new(&mut byte)];
+        let message = recvmsg(&stream, &mut data, &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+        if message.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for message in rights.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                sockets.extend(received);
+            }
+        }
+    }
+    Ok(sockets)
+}
