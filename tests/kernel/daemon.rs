@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use redirector_tests::child;
+use redirector_tests::load::Interrupted;
 use redirector_tests::netns::NetNs;
 use redirector_tests::program::{Foreign, Leave};
 use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, many_services, to};
@@ -451,6 +452,51 @@ fn a_gateway_written_fifty_times_a_second_fails_nobody_and_drains_once_it_is_rem
     redirector.wait("its end", |status| status["gateways"].as_array().is_some_and(Vec::is_empty));
     if let Err(error) = lasting.read_to_end(&mut Vec::new()) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it is over");
+    }
+}
+
+#[test]
+fn gateways_go_on_while_the_daemon_is_away_and_the_next_one_goes_on_with_their_connections() {
+    let Some(scene) = scene("away") else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 8]);
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let mut daemon = redirector.start();
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    let relay = |status: &serde_json::Value| status["relay"]["pid"].clone();
+    let first = relay(&redirector.status().json());
+    assert!(first.is_number());
+    for (round, subset) in ["two", "one"].into_iter().enumerate() {
+        let old = Interrupted::open(address, ["one", "two"][round]);
+        if round == 0 {
+            assert_eq!(daemon.stop(), 0);
+        } else {
+            daemon.kill();
+        }
+        assert_eq!(dial(address), ["one", "two"][round], "nobody is refused");
+        let status = redirector.status().json();
+        assert_eq!((&status["daemon"], relay(&status)), (&serde_json::Value::Null, first.clone()));
+        redirector.write("edge.yaml", &gateway(address, subset));
+        daemon = redirector.start();
+        redirector.wait("its change", |_| dial(address) == subset);
+        old.go_on();
+        let status = redirector.wait("the same relay", |status| relay(status) == first);
+        assert_eq!(status["relay"]["restarts"], 0, "{status:#}");
+    }
+    // A gateway that goes meanwhile goes with the next daemon.
+    daemon.kill();
+    fs::remove_file(redirector.rules().join("edge.yaml")).unwrap();
+    let daemon = redirector.start();
+    redirector.wait("its end", |_| TcpStream::connect(address).is_err());
+    redirector.change("it again", || redirector.write("edge.yaml", &gateway(address, "one")));
+    redirector.wait("its answer", |_| dial(address) == "one");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    let refused = || TcpStream::connect(address).is_err();
+    let begun = std::time::Instant::now();
+    while !refused() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the relay ends, too");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -6,7 +6,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::datapath::{self, Datapath};
 use crate::state::Report;
-use crate::{leftovers, mounts};
+use crate::{leftovers, mounts, proxy};
 use serde::Serialize;
 
 /// Detaches from the kernel and removes every pin and the state; connections that exist go on
@@ -59,6 +59,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
         unloaded => unloaded,
     };
+    // Connections of gateways go on, too, for as long as usual.
+    proxy::retire_at(&state.relay_socket(), proxy::Settings::default().drain);
     sweep(&report);
     state.remove()?;
     unloaded?;

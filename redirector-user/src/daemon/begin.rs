@@ -186,7 +186,8 @@ fn take_charge(
         draining,
         gateways: kept.gateways.unwrap_or_else(|| {
             let relay = leaf.as_ref().map(Leaf::of_relay);
-            Gateways::new(options.drain, relay, inherited)
+            let door = relay_stays(options).then(|| state.relay_socket());
+            Gateways::new(options.drain, relay, door, inherited)
         }),
         leaf,
         server: Server::start().map_err(started)?,
@@ -228,6 +229,12 @@ fn take_charge(
     let over = daemon.serve(sender, events);
     drop(lock);
     over
+}
+
+/// Whether the process that relays goes on when the daemon ends. The first process of a
+/// container takes all others with it: then connections have the time to drain.
+fn relay_stays(options: &Options) -> bool {
+    options.kubernetes.is_none() && std::process::id() != 1
 }
 
 /// How large the tables are to be: as they were asked for, or as they have grown

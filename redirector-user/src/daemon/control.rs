@@ -56,6 +56,10 @@ pub enum Request {
         /// Whether it says on the same connection that it is in force: [`confirm`].
         #[serde(default)]
         confirms: bool,
+        /// Whether it goes on with the process that relays connections of gateways: then
+        /// the sockets of gateways are not needed.
+        #[serde(default)]
+        adopts: bool,
     },
     /// Log at this level from now on.
     LogLevel {
@@ -275,7 +279,7 @@ mod tests {
             reply.send(Answer { response, sockets, afterwards: Some(afterwards) }).is_ok()
         })
         .unwrap();
-        let request = Request::HandOver { confirms: true };
+        let request = Request::HandOver { confirms: true, adopts: true };
         let (response, sockets, connection) = ask_for_sockets(&path, &request).unwrap();
         assert_eq!((response.sockets, sockets.len()), (150, 150));
         let ports: std::collections::BTreeSet<u16> = sockets
@@ -294,14 +298,15 @@ mod tests {
     fn versions_without_confirmation_are_understood_and_understand() {
         let earlier = r#"{"do":"hand-over"}"#;
         let request: Request = serde_json::from_str(earlier).unwrap();
-        assert_eq!(request, Request::HandOver { confirms: false });
+        assert_eq!(request, Request::HandOver { confirms: false, adopts: false });
 
         #[derive(PartialEq, Debug, Deserialize)]
         #[serde(tag = "do", rename_all = "kebab-case")]
         enum Earlier {
             HandOver,
         }
-        let now = serde_json::to_string(&Request::HandOver { confirms: true }).unwrap();
+        let now =
+            serde_json::to_string(&Request::HandOver { confirms: true, adopts: true }).unwrap();
         assert_eq!(serde_json::from_str::<Earlier>(&now).unwrap(), Earlier::HandOver);
     }
 }

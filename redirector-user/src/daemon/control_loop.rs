@@ -17,7 +17,7 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
 use super::gateways::Gateways;
-use super::handover::{HandedOver, Kept, Predecessor};
+use super::handover::{HandedOver, Kept, Predecessor, Succession};
 use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
 use super::pace::Pace;
@@ -50,8 +50,7 @@ pub(super) enum Over {
 /// Why it ends.
 pub(super) enum End {
     Signal(i32),
-    /// Whether the successor says when it is in force.
-    HandOver(bool),
+    HandOver(Succession),
 }
 
 /// Most events that are taken in one round.
@@ -164,7 +163,7 @@ impl Daemon {
             };
             match stop {
                 Some(End::Signal(signal)) => return self.end(signal).map(Over::Ended),
-                Some(End::HandOver(confirms)) => return self.hand_over(confirms),
+                Some(End::HandOver(succession)) => return self.hand_over(succession),
                 None => {}
             }
             let slice = self.take(self.pace.slice());
@@ -227,8 +226,9 @@ impl Daemon {
                 let _ = self.source.reread();
             }
             Event::Drained(drained) => self.drained(drained),
-            Event::Request(Request::HandOver { confirms }, reply) => {
-                let sockets = match self.sockets() {
+            Event::Request(Request::HandOver { confirms, adopts }, reply) => {
+                let adopts = adopts && self.gateways.stays();
+                let sockets = match self.sockets(adopts) {
                     Ok(sockets) => sockets,
                     Err(error) => {
                         let error = Some(format!("its sockets cannot be passed on: {error}"));
@@ -248,7 +248,7 @@ impl Daemon {
                 });
                 let afterwards = confirms.then_some(afterwards);
                 let _ = reply.send(Answer { response, sockets, afterwards });
-                return Some(End::HandOver(confirms));
+                return Some(End::HandOver(Succession { confirms, adopts }));
             }
             // Of a successor that this daemon has taken over from again.
             Event::Succeeded(_) => {}
@@ -436,9 +436,11 @@ impl Daemon {
         }
     }
 
-    /// Copies of all listening sockets.
-    fn sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+    /// Copies of all listening sockets, but for those of gateways when the successor
+    /// goes on with the process that has them.
+    fn sockets(&self, adopts: bool) -> std::io::Result<Vec<OwnedFd>> {
         let mut sockets = self.gateways.share()?;
+        sockets.truncate(if adopts { 0 } else { sockets.len() });
         if let Some(listener) = &self.metrics {
             sockets.push(listener.try_clone()?.into());
         }
@@ -446,17 +448,20 @@ impl Daemon {
     }
 
     /// Lets go of the tables and the state.
-    pub(super) fn hand_over(mut self, confirms: bool) -> Result<Over, Failure> {
+    pub(super) fn hand_over(mut self, succession: Succession) -> Result<Over, Failure> {
         self.direct.close();
         self.publish();
         let Self { gateways, leaf, metrics, server, .. } = self;
         let kept = Kept { gateways: Some(gateways), leaf, metrics };
-        Ok(Over::HandedOver(Box::new(HandedOver { kept, server, confirms })))
+        Ok(Over::HandedOver(Box::new(HandedOver { kept, server, succession })))
     }
 
     fn end(mut self, signal: i32) -> Result<Exit, Failure> {
         self.publish();
-        self.gateways.shutdown();
+        match self.gateways.stays() && !self.options.detach_on_exit {
+            true => self.gateways.leave(),
+            false => self.gateways.shutdown(),
+        }
         let _ = std::fs::remove_file(self.state.control_socket());
         if !self.options.detach_on_exit {
             tracing::info!(signal, "ending; everything stays in force without this process");

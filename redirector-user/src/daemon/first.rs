@@ -56,8 +56,8 @@ impl Daemon {
                     }
                 }
                 Ok(event) => {
-                    if let Some(End::HandOver(confirms)) = self.handle(event, sender) {
-                        return self.hand_over(confirms);
+                    if let Some(End::HandOver(succession)) = self.handle(event, sender) {
+                        return self.hand_over(succession);
                     }
                     self.publish();
                 }

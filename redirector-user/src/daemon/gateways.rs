@@ -13,7 +13,7 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 use super::engine::Step;
 use super::{descriptors, log};
 use crate::identity::{Local, Locals};
-use crate::proxy::{Config, ListenerState, Proxy, RelayStatus, Settings, Status};
+use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status};
 use crate::state::GatewayListener;
 
 /// The gateways.
@@ -23,6 +23,8 @@ pub struct Gateways {
     drain: Duration,
     /// The cgroup of the process that relays.
     cgroup: Option<PathBuf>,
+    /// Where that process is found by the next daemon, if it is to stay.
+    door: Option<PathBuf>,
     /// Listening sockets of a predecessor, until the first plan.
     inherited: Vec<OwnedFd>,
     /// What connections at gateways are sent along.
@@ -34,10 +36,27 @@ pub struct Gateways {
 
 impl Gateways {
     /// None yet. Connections of listeners that go have `drain` to finish; they are
-    /// relayed by a process in this cgroup; `inherited` are listening sockets of a
-    /// predecessor.
-    pub fn new(drain: Duration, cgroup: Option<PathBuf>, inherited: Vec<OwnedFd>) -> Self {
-        Self { drain, cgroup, inherited, ..Self::default() }
+    /// relayed by a process in this cgroup, which stays behind this door when the daemon
+    /// ends; `inherited` are listening sockets of a predecessor.
+    pub fn new(
+        drain: Duration,
+        cgroup: Option<PathBuf>,
+        door: Option<PathBuf>,
+        inherited: Vec<OwnedFd>,
+    ) -> Self {
+        Self { drain, cgroup, door, inherited, ..Self::default() }
+    }
+
+    /// Whether connections go on without this daemon, until the next one comes.
+    pub fn stays(&self) -> bool {
+        self.door.is_some()
+    }
+
+    /// Leaves connections and listening sockets to the next daemon.
+    pub fn leave(&mut self) {
+        if let Some(proxy) = self.proxy.take() {
+            proxy.leave();
+        }
     }
 
     /// These workloads are there from now on.
@@ -80,7 +99,9 @@ impl Gateways {
     fn update(&mut self, plan: &Plan) {
         if self.proxy.is_none() {
             let inherited = std::mem::take(&mut self.inherited);
-            if plan.gateways.listeners.is_empty() {
+            // One that an earlier daemon left may serve what is there no more.
+            let is_left = self.door.as_deref().is_some_and(proxy::is_at);
+            if plan.gateways.listeners.is_empty() && !is_left {
                 return;
             }
             if let Err(error) = descriptors::raise_limit() {
@@ -88,8 +109,8 @@ impl Gateways {
             }
             let usual = Settings::default();
             let log = log::like_this().unwrap_or(usual.log);
-            let (drain, cgroup) = (self.drain, self.cgroup.clone());
-            let settings = Settings { drain, cgroup, log, ..Settings::default() };
+            let (drain, cgroup, door) = (self.drain, self.cgroup.clone(), self.door.clone());
+            let settings = Settings { drain, cgroup, door, log, ..Settings::default() };
             match Proxy::start(settings, Arc::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {

@@ -10,8 +10,9 @@
 //!   (or is gone)          --->         takes over again
 //! ```
 //!
-//! The successor accepts from the very same sockets, so that no client that
-//! waits in one is lost. The kernel goes on by itself all the while.
+//! The successor goes on with the process that relays connections of gateways, or, where
+//! that is of another version, with the very same listening sockets: no client that waits
+//! in one is lost. The kernel goes on by itself all the while.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -53,7 +54,7 @@ impl Predecessor {
     pub fn ask(state: &StateDir) -> Result<Option<Self>, Failure> {
         let Some(pid) = state.daemon() else { return Ok(None) };
         let socket = state.control_socket();
-        let request = Request::HandOver { confirms: true };
+        let request = Request::HandOver { confirms: true, adopts: true };
         let (response, sockets, connection) =
             control::ask_for_sockets(&socket, &request).map_err(|error| {
                 let socket = socket.display();
@@ -132,8 +133,17 @@ pub struct HandedOver {
     pub kept: Kept,
     /// Tells when the successor has gone.
     pub server: Server,
-    /// Whether the successor says when it is in force.
+    /// What the successor does.
+    pub succession: Succession,
+}
+
+/// What a successor does.
+#[derive(Clone, Copy, Debug)]
+pub struct Succession {
+    /// It says when it is in force.
     pub confirms: bool,
+    /// It goes on with the process that relays.
+    pub adopts: bool,
 }
 
 impl HandedOver {
@@ -144,16 +154,22 @@ impl HandedOver {
         let until = Instant::now() + SUCCESSION;
         tracing::info!("handed over; gateways go on until the successor is in charge");
         let because = loop {
-            let event = match self.confirms {
+            let event = match self.succession.confirms {
                 true => events.recv().map_err(RecvTimeoutError::from),
                 false => events.recv_timeout(until.saturating_duration_since(Instant::now())),
             };
             match event {
                 Ok(Event::Stop(_) | Event::Succeeded(true)) => {
                     drop(self.server);
-                    tracing::info!("connections of gateways finish");
                     let Kept { gateways, leaf, .. } = self.kept;
-                    gateways.into_iter().for_each(|mut gateways| gateways.shutdown());
+                    if let Some(mut gateways) = gateways {
+                        if self.succession.adopts {
+                            gateways.leave();
+                        } else {
+                            tracing::info!("connections of gateways finish");
+                            gateways.shutdown();
+                        }
+                    }
                     drop(leaf);
                     return None;
                 }

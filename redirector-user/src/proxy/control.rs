@@ -16,7 +16,7 @@ use super::message::{
     Answer, ListenerCounts, ListenerState, ListenerStatus, Question, RelayStatus, Status,
 };
 use super::opened::{Opened, RETRIES};
-use super::process::Process;
+use super::process::{self, Process};
 
 /// One that lived for less time is not replaced at once.
 const SHORT: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ pub(super) enum Ask {
     /// The relay with this number asks no more.
     Silent(u64),
     Stop,
+    /// End, and leave the relay to the next daemon.
+    Leave,
 }
 
 /// The relay, or why there is none.
@@ -57,17 +59,34 @@ pub(super) struct Control {
     cut: u64,
     /// Connections open when that was asked last.
     active: u64,
+    /// Another daemon may be in charge of the relay, since it was told of the sockets.
+    shared: bool,
+    /// A relay of another version, until this one listens in its place.
+    before: Option<Process>,
 }
 
 impl Control {
-    /// Starts the relay, which listens nowhere yet.
+    /// Goes on with the relay of an earlier daemon, or starts one, which listens nowhere
+    /// yet.
     pub fn start(
         settings: Settings,
         whose: Arc<dyn Whose>,
         inherited: Vec<OwnedFd>,
         asks: Sender<Ask>,
     ) -> io::Result<Self> {
-        let opened = Opened::new(settings.workers.get(), inherited);
+        let found = Process::find(&settings).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the relay of the daemon before does not answer");
+            None
+        });
+        let (mut found, sockets) = match found {
+            Some((found, sockets)) => (Some(found), sockets),
+            None => (None, inherited),
+        };
+        let adopted = found.take_if(Process::fits);
+        let opened = match adopted {
+            Some(_) => Opened::of_relay(settings.workers.get(), sockets),
+            None => Opened::new(settings.workers.get(), sockets),
+        };
         let relay = Relay::Failed { because: String::new(), next: Instant::now() };
         let mut this = Self {
             settings,
@@ -81,8 +100,16 @@ impl Control {
             restarts: 0,
             cut: 0,
             active: 0,
+            shared: false,
+            before: found,
         };
-        this.begin()?;
+        match adopted {
+            Some(process) => {
+                tracing::info!(pid = process.confined.pid, "goes on with the relay of gateways");
+                this.goes_on_with(process);
+            }
+            None => this.begin()?,
+        }
         Ok(this)
     }
 
@@ -100,6 +127,7 @@ impl Control {
             };
             match ask {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                Ok(Ask::Leave) => return self.leave(),
                 Ok(ask) => self.answer(ask),
                 Err(RecvTimeoutError::Timeout) => {
                     if begins.is_some_and(|at| at <= Instant::now()) {
@@ -122,6 +150,7 @@ impl Control {
                 let _ = reply.send(self.status());
             }
             Ask::Share(reply) => {
+                self.shared = true;
                 let all = self.opened.copies(&self.opened.listening());
                 let sockets = all.map(|all| all.into_iter().map(|(_, socket)| socket));
                 let _ = reply.send(sockets.map(Iterator::collect).map_err(Into::into));
@@ -131,8 +160,9 @@ impl Control {
                 drop(self.ask(&Question::LogAt(level.clone()), &[]));
                 self.settings.log.level = level;
             }
-            Ask::Silent(number) if number == self.number => self.attend(),
-            Ask::Silent(_) | Ask::Stop => {}
+            // Who is in charge now is asked instead.
+            Ask::Silent(number) if number == self.number && !self.shared => self.attend(),
+            Ask::Silent(_) | Ask::Stop | Ask::Leave => {}
         }
     }
 
@@ -147,8 +177,16 @@ impl Control {
             Relay::Lives { .. } => drop(self.ask(&self.question(), &[])),
             Relay::Failed { .. } => self.begin_again(),
         }
-        let new = self.opened.open(&wanted);
+        let mut new = self.opened.open(&wanted);
+        if std::mem::take(&mut self.shared) {
+            // What another daemon has changed meanwhile.
+            new = self.opened.listening();
+            self.attend();
+        }
         self.pass_on(&new);
+        if let Some(before) = self.before.take() {
+            before.retire(self.settings.drain);
+        }
     }
 
     fn question(&self) -> Question {
@@ -236,15 +274,23 @@ impl Control {
 
     /// Starts a relay that serves what is to be served.
     fn begin(&mut self) -> io::Result<()> {
+        if let Some(door) = self.settings.door.as_ref().filter(|_| self.before.is_none()) {
+            // One of a successor that was never in charge.
+            process::retire_at(door, self.settings.drain);
+        }
         let mut process = Process::start(&self.settings)?;
         process.ask(&self.question(), &[])?;
         let copies = self.opened.copies(&self.opened.listening())?;
         let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
         process.ask(&Question::Listen(addresses), &sockets)?;
+        self.goes_on_with(process);
+        Ok(())
+    }
+
+    fn goes_on_with(&mut self, process: Process) {
         self.number += 1;
         self.relay = Relay::Lives { process, since: Instant::now() };
         self.attend();
-        Ok(())
     }
 
     /// Answers what the relay asks.
@@ -256,6 +302,12 @@ impl Control {
             tracing::warn!(%error, "the relay cannot ask who clients are");
             // If it has gone, that is seen now.
             drop(self.ask(&Question::Status, &[]));
+        }
+    }
+
+    fn leave(self) {
+        if let Relay::Lives { process, .. } = self.relay {
+            process.leave(&self.settings);
         }
     }
 

@@ -24,6 +24,13 @@ pub(super) enum Question {
     Attend,
     /// What was answered to [`Who`] may have changed.
     Forget,
+    /// Be there for later daemons too, which come by way of the listening Unix socket that
+    /// comes along: go on when this one has gone.
+    Stay,
+    /// Which version are you?
+    Version,
+    /// Give copies of all listening sockets.
+    Share,
     /// Log at this level from now on.
     LogAt(String),
     /// Accept no more, give connections this long, and end.
@@ -37,6 +44,8 @@ pub(super) enum Answer {
     Done,
     /// How it is going.
     Status(Box<Status>),
+    /// The version of the program.
+    Version(String),
 }
 
 /// What the relay asks of the daemon, which answers with an `Option<SourceId>`: which

@@ -74,6 +74,7 @@ pub use message::{
     Confined, EndpointCounts, LegCounts, ListenerCounts, ListenerState, ListenerStatus,
     RelayStatus, Status,
 };
+pub use process::{is_at, retire_at};
 pub use serve::{Log, Start, relay};
 
 use control::{Ask, Control};
@@ -95,6 +96,9 @@ pub struct Settings {
     pub program: PathBuf,
     /// The cgroup of the relay: it is made when it is absent. `None`: the daemon's.
     pub cgroup: Option<PathBuf>,
+    /// Where the relay is found by the next daemon: the path of a Unix socket, in a
+    /// directory of root's. `None`: it goes with this process.
+    pub door: Option<PathBuf>,
     /// How the relay logs.
     pub log: Log,
 }
@@ -108,7 +112,7 @@ impl Default for Settings {
         // Also when it has been replaced meanwhile.
         let program = "/proc/self/exe".into();
         let log = Log { level: "info".to_owned(), json: false, colour: false };
-        Self { workers, drain, hello_timeout, program, cgroup: None, log }
+        Self { workers, drain, hello_timeout, program, cgroup: None, door: None, log }
     }
 }
 
@@ -124,7 +128,8 @@ pub struct Proxy {
 pub struct Stopped;
 
 impl Proxy {
-    /// Starts the relay; it listens nowhere yet. `whose` says who clients of this
+    /// Goes on with the relay that is behind [`Settings::door`], which goes on with what it
+    /// serves, or starts one, which listens nowhere yet. `whose` says who clients of this
     /// machine are. `inherited` are listening sockets of a predecessor, which a first
     /// configuration with the same addresses goes on with.
     ///
@@ -190,6 +195,11 @@ impl Proxy {
         self.stop();
     }
 
+    /// Leaves the relay to the next daemon, if there is a [door](Settings::door).
+    pub fn leave(mut self) {
+        self.end(Ask::Leave);
+    }
+
     fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Result<T, Stopped> {
         let (reply, answer) = channel();
         self.tell(ask(reply));
@@ -202,7 +212,11 @@ impl Proxy {
     }
 
     fn stop(&mut self) {
-        self.tell(Ask::Stop);
+        self.end(Ask::Stop);
+    }
+
+    fn end(&mut self, how: Ask) {
+        self.tell(how);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -40,15 +40,16 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// None yet.
+    /// None yet. `inherited` are listening sockets of a predecessor.
     pub fn new(workers: usize, inherited: Vec<OwnedFd>) -> Self {
-        let mut by_address: HashMap<SocketAddr, Vec<OwnedFd>> = HashMap::new();
-        for socket in inherited {
-            if let Ok(address) = dialled(&socket) {
-                by_address.entry(address).or_default().push(socket);
-            }
-        }
-        Self { bound: HashMap::new(), workers, inherited: by_address }
+        Self { bound: HashMap::new(), workers, inherited: by_address(inherited) }
+    }
+
+    /// Those that the relay accepts from already.
+    pub fn of_relay(workers: usize, sockets: Vec<OwnedFd>) -> Self {
+        let bound = by_address(sockets).into_iter();
+        let bound = bound.map(|(address, sockets)| (address, Bound::Listening(sockets)));
+        Self { bound: bound.collect(), workers, inherited: HashMap::new() }
     }
 
     /// Closes what is not wanted any more.
@@ -153,6 +154,16 @@ impl Opened {
         sockets.extend(bind_all(address, sockets.len(), self.workers)?);
         Ok(sockets)
     }
+}
+
+fn by_address(sockets: Vec<OwnedFd>) -> HashMap<SocketAddr, Vec<OwnedFd>> {
+    let mut by_address: HashMap<SocketAddr, Vec<OwnedFd>> = HashMap::new();
+    for socket in sockets {
+        if let Ok(address) = dialled(&socket) {
+            by_address.entry(address).or_default().push(socket);
+        }
+    }
+    by_address
 }
 
 /// Binds one socket for each of `workers`, of whom some `have` one already.

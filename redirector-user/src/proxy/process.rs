@@ -3,18 +3,22 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
 use super::Settings;
 use super::decide::Whose;
 use super::frame;
 use super::message::{Answer, Confined, Question, Who};
-use super::serve::Start;
+use super::serve::{Start, VERSION};
 
 /// Longest wait for an answer: then it is as good as dead.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,12 +26,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What systemd calls the stream to the journal.
 const JOURNAL: &str = "JOURNAL_STREAM";
 
-/// A living relay. Dropping it kills it.
+/// Longest time that a relay without connections takes to end.
+const WITHOUT_CONNECTIONS: Duration = Duration::from_secs(1);
+
+/// A living relay. Dropping it kills it, unless it was [left](Process::leave).
 pub(super) struct Process {
-    child: Child,
+    process: OwnedFd,
+    /// Where it is this process's own.
+    child: Option<Child>,
     link: UnixStream,
     /// What it may do.
     pub confined: Confined,
+    lives_on: bool,
 }
 
 impl Process {
@@ -38,8 +48,6 @@ impl Process {
     /// When it cannot be started, or does not answer.
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let (link, theirs) = UnixStream::pair()?;
-        link.set_read_timeout(Some(PATIENCE))?;
-        link.set_write_timeout(Some(PATIENCE))?;
         let (workers, hello_timeout) = (settings.workers, settings.hello_timeout);
         let start = Start { workers, hello_timeout, log: settings.log.clone() };
         let child = Command::new(&settings.program)
@@ -51,18 +59,63 @@ impl Process {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        let mut this = Self { child, link, confined: Confined::default() };
+        let pid = child.id();
+        let mut this = Self::of(pid, Some(child), link)?;
+        this.place(settings, pid);
+        // Once it answers, it has given up what it had.
+        this.ask(&Question::Forget, &[])?;
+        this.confined = confined(pid)?;
+        if let Some(door) = &settings.door {
+            this.ask(&Question::Stay, &[open(door)?.into()])?;
+        }
+        Ok(this)
+    }
+
+    /// The relay that an earlier daemon has left behind this door, if there is one; and
+    /// its listening sockets.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer. It is of no use then.
+    pub fn find(settings: &Settings) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
+        let Some(door) = &settings.door else { return Ok(None) };
+        // Nobody has been there, or nobody is there any more.
+        let Ok(link) = UnixStream::connect(door) else { return Ok(None) };
+        // Who listens, by the kernel's word.
+        let pid = socket_peercred(&link)?.pid.as_raw_nonzero().get().unsigned_abs();
+        if pid == std::process::id() {
+            return Ok(None);
+        }
+        let mut this = Self::of(pid, None, link)?;
+        let (_, sockets) = this.converse(&Question::Share, &[])?;
+        this.place(settings, pid);
+        this.confined = confined(pid)?;
+        Ok(Some((this, sockets)))
+    }
+
+    /// Whether it is of this version, which can go on with it.
+    pub fn fits(&mut self) -> bool {
+        let answer = self.ask(&Question::Version, &[]);
+        matches!(answer, Ok(Answer::Version(version)) if version == VERSION)
+    }
+
+    fn of(pid: u32, child: Option<Child>, link: UnixStream) -> io::Result<Self> {
+        link.set_read_timeout(Some(PATIENCE))?;
+        link.set_write_timeout(Some(PATIENCE))?;
+        let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        let process = pidfd_open(number, PidfdFlags::empty())?;
+        Ok(Self { process, child, link, confined: Confined::default(), lives_on: false })
+    }
+
+    /// Moves it to the cgroup that is to be its own.
+    fn place(&self, settings: &Settings, pid: u32) {
         if let Some(cgroup) = &settings.cgroup
-            && let Err(error) = move_to(cgroup, this.child.id())
+            && let Err(error) = move_to(cgroup, pid)
         {
             // Where it was started its connections are left alone too.
             let cgroup = cgroup.display();
             tracing::warn!(%cgroup, %error, "the relay has no cgroup of its own");
         }
-        // Once it answers, it has given up what it had.
-        this.ask(&Question::Forget, &[])?;
-        this.confined = confined(this.child.id())?;
-        Ok(this)
     }
 
     /// Asks it something, with these sockets.
@@ -71,8 +124,17 @@ impl Process {
     ///
     /// When it has gone, or does not answer in time. There is no use in asking it again.
     pub fn ask(&mut self, question: &Question, sockets: &[OwnedFd]) -> io::Result<Answer> {
+        Ok(self.converse(question, sockets)?.0)
+    }
+
+    /// As [`ask`](Self::ask), for an answer with sockets.
+    fn converse(
+        &mut self,
+        question: &Question,
+        sockets: &[OwnedFd],
+    ) -> io::Result<(Answer, Vec<OwnedFd>)> {
         frame::send(&self.link, question, sockets)?;
-        Ok(frame::receive(&self.link)?.0)
+        frame::receive(&self.link)
     }
 
     /// Answers its questions, in a thread, until it has gone or asks no more: then `over`
@@ -99,7 +161,15 @@ impl Process {
         Ok(())
     }
 
-    /// Lets its connections finish, for so long at most, and ends it.
+    /// Has it accept no more, and end when its connections have, after so long at most.
+    pub fn retire(mut self, drain: Duration) {
+        match self.ask(&Question::Stop(drain), &[]) {
+            Ok(_) => self.lives_on = true,
+            Err(error) => tracing::warn!(%error, "the relay does not end by itself"),
+        }
+    }
+
+    /// As [`retire`](Self::retire), and waits for that.
     pub fn stop(mut self, drain: Duration) {
         let patience = drain.saturating_add(PATIENCE);
         let over = self
@@ -110,16 +180,56 @@ impl Process {
             tracing::warn!(%error, "the relay does not end by itself");
         }
     }
+
+    /// Leaves it to the next daemon, if it is to stay.
+    pub fn leave(mut self, settings: &Settings) {
+        self.lives_on = settings.door.is_some();
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.lives_on {
+            return;
+        }
         // It is of another user: without CAP_KILL it cannot be, and is not waited for.
-        let _ = match self.child.kill() {
-            Ok(()) => self.child.wait().map(Some),
-            Err(_) => self.child.try_wait(),
-        };
+        let killed = pidfd_send_signal(&self.process, Signal::KILL);
+        if let Err(error) = killed {
+            tracing::debug!(%error, "the relay is not killed");
+        }
+        if let Some(child) = &mut self.child {
+            let _ = if killed.is_ok() { child.wait().map(Some) } else { child.try_wait() };
+        }
     }
+}
+
+/// Has the relay behind this door accept no more, and end when its connections have,
+/// after so long at most; if there is one. One that has none has ended then.
+pub fn retire_at(door: &Path, drain: Duration) {
+    let Ok(link) = UnixStream::connect(door) else { return };
+    let over = frame::send(&link, &Question::Stop(drain), &[])
+        .and_then(|()| link.set_read_timeout(Some(WITHOUT_CONNECTIONS)))
+        .and_then(|()| frame::receive::<Answer>(&link))
+        .and_then(|_| io::Read::read(&mut &link, &mut [0]));
+    if let Err(error) = over {
+        tracing::debug!(%error, "the relay goes on for its connections");
+    }
+}
+
+/// Whether a relay is behind this door.
+pub fn is_at(door: &Path) -> bool {
+    UnixStream::connect(door).is_ok()
+}
+
+/// A door that daemons of this user come by. Who listened there before is found no more.
+fn open(door: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(door) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(door)?;
+    fs::set_permissions(door, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Moves a process to a cgroup, which is made when it is absent.

@@ -4,13 +4,14 @@
 use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::listen;
 use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ use super::worker::{Mailbox, Worker, block_sigpipe};
 
 /// Longest time that the daemon may take to say what it has begun to.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The version of the program, and of what is said: relays of others are replaced.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What a relay is started with: its only argument, in JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,7 +56,7 @@ pub struct Log {
     pub colour: bool,
 }
 
-/// Relays until it is told to stop, or until nobody is left who could. Standard input
+/// Relays until it is told to stop, or until nobody can come who could. Standard input
 /// is a socket of the daemon. `log_at` changes the level of the log.
 ///
 /// # Errors
@@ -67,7 +71,7 @@ pub fn relay(start: &Start, log_at: fn(&str)) -> io::Result<()> {
     let asking = Arc::new(Asking::default());
     let (set, threads) = workers(start, &asking)?;
     confine::only_relay()?;
-    let mut relay = Relay { set, asking, daemons: Vec::new(), log_at };
+    let mut relay = Relay { set, asking, door: None, daemons: Vec::new(), log_at };
     relay.admit(daemon);
     if relay.serve() {
         // Connections have the time that they were given.
@@ -119,6 +123,8 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
 struct Relay {
     set: Set,
     asking: Arc<Asking>,
+    /// Where daemons come, if it is to stay without one.
+    door: Option<UnixListener>,
     daemons: Vec<UnixStream>,
     log_at: fn(&str),
 }
@@ -136,14 +142,20 @@ impl Relay {
 
     /// Does what it is told; says whether it was told to stop.
     fn serve(&mut self) -> bool {
-        while !self.daemons.is_empty() {
-            let mut polled: Vec<_> =
-                self.daemons.iter().map(|one| PollFd::new(one, PollFlags::IN)).collect();
+        while !self.daemons.is_empty() || self.door.is_some() {
+            let daemons = self.daemons.iter().map(|one| PollFd::new(one, PollFlags::IN));
+            let door = self.door.iter().map(|door| PollFd::new(door, PollFlags::IN));
+            let mut polled: Vec<_> = daemons.chain(door).collect();
             if poll(&mut polled, None).is_err() {
                 continue;
             }
             let ready = polled.iter().position(|one| !one.revents().is_empty());
             let Some(ready) = ready else { continue };
+            if ready == self.daemons.len() {
+                let came = self.door.as_ref().and_then(|door| door.accept().ok());
+                came.into_iter().for_each(|(daemon, _)| self.admit(daemon));
+                continue;
+            }
             match self.converse(ready) {
                 Ok(false) => {}
                 Ok(true) => return true,
@@ -152,6 +164,9 @@ impl Relay {
                         tracing::warn!(%error, "the daemon is not understood");
                     }
                     self.daemons.swap_remove(ready);
+                    if self.daemons.is_empty() && self.door.is_some() {
+                        tracing::info!("the daemon has gone; its relay goes on");
+                    }
                 }
             }
         }
@@ -163,7 +178,7 @@ impl Relay {
     fn converse(&mut self, place: usize) -> io::Result<bool> {
         let Some(daemon) = self.daemons.get(place) else { return Ok(false) };
         let (question, sockets) = frame::receive(daemon)?;
-        let mut stops = false;
+        let (mut stops, mut shared) = (false, Vec::new());
         let answer = match question {
             Question::Update(config, drain) => {
                 self.set.update(*config, drain);
@@ -187,13 +202,26 @@ impl Relay {
                 (self.log_at)(&level);
                 Answer::Done
             }
+            Question::Stay => {
+                let door = sockets.into_iter().next().map(UnixListener::from);
+                // To say who it is that listens: not the one who made the socket.
+                let heard = |door: &UnixListener| listen(door, 16).is_ok();
+                self.door = door.filter(heard);
+                Answer::Done
+            }
+            Question::Version => Answer::Version(VERSION.to_owned()),
+            Question::Share => {
+                shared = self.set.share()?;
+                Answer::Done
+            }
             Question::Stop(drain) => {
                 self.set.stop(drain);
                 stops = true;
                 Answer::Done
             }
         };
-        frame::send(daemon, &answer, &[])?;
-        Ok(stops)
+        let told = frame::send(daemon, &answer, &shared);
+        // Also when nobody waits for the answer.
+        if stops { Ok(true) } else { told.map(|()| false) }
     }
 }

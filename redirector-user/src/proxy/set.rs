@@ -2,6 +2,7 @@
 //! without dropping a connection.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -77,12 +78,32 @@ impl Set {
         }
     }
 
+    /// Copies of all listening sockets.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors have run out, or a worker does not answer.
+    pub fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let (reply, answers) = channel();
+        for worker in &self.workers {
+            worker.send(Command::Share(reply.clone()));
+        }
+        drop(reply);
+        let mut sockets = Vec::new();
+        for _ in &self.workers {
+            sockets.extend(answers.recv_timeout(PATIENCE).map_err(io::Error::other)??);
+        }
+        Ok(sockets)
+    }
+
     /// Gives each worker one socket of each address; if there are more, it begins with
-    /// the first again.
+    /// the first again. What is listened on already stays as it is.
     pub fn listen(&mut self, addresses: &[SocketAddr], sockets: Vec<OwnedFd>) {
+        let known = self.listening.clone();
         let mut workers = self.workers.iter().cycle();
         let mut last = None;
-        for (address, socket) in addresses.iter().zip(sockets) {
+        let new = addresses.iter().zip(sockets).filter(|(address, _)| !known.contains(address));
+        for (address, socket) in new {
             if last.replace(address) != Some(address) {
                 workers = self.workers.iter().cycle();
             }

@@ -47,6 +47,8 @@ pub(super) enum Command {
     /// Serve what waits in the socket of this address, close it, say so, and
     /// give its connections this long.
     Unlisten(SocketAddr, Duration, Sender<()>),
+    /// Give copies of all listening sockets.
+    Share(Sender<std::io::Result<Vec<OwnedFd>>>),
     /// End once all connections are closed, at the latest after this long.
     Stop(Duration),
 }
@@ -370,6 +372,10 @@ impl Worker {
                     }
                 }
                 let _ = done.send(());
+            }
+            Command::Share(reply) => {
+                let copies = self.listeners.iter().map(|(_, l)| l.socket.try_clone());
+                let _ = reply.send(copies.collect());
             }
             Command::Stop(drain) => {
                 self.unlisten(|_| true);

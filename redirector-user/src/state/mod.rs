@@ -216,6 +216,11 @@ impl StateDir {
         self.path.join("control.sock")
     }
 
+    /// Where a relay of gateways takes daemons.
+    pub fn relay_socket(&self) -> PathBuf {
+        self.path.join("relay.sock")
+    }
+
     /// What a generation was made of; `None` when it is not kept.
     ///
     /// # Errors
@@ -339,7 +344,16 @@ impl StateDir {
             self.remove_file(&name)?;
         }
         old::remove(self)?;
-        for name in [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT, "control.sock", "daemon.lock"] {
+        for name in [
+            BYPASS,
+            DRAINING,
+            GROWN,
+            REPORT,
+            STALE_REPORT,
+            "control.sock",
+            "relay.sock",
+            "daemon.lock",
+        ] {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.

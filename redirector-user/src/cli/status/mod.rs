@@ -18,7 +18,7 @@ use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{Active, Attached, Datapath, Hook};
 use crate::identity::Resolver;
 use crate::mounts;
-use crate::proxy::RelayStatus;
+use crate::proxy::{self, RelayStatus};
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
 };
@@ -346,8 +346,9 @@ fn answer(
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
     }
-    // Without its daemon nothing listens.
-    let gateways = if pid.is_some() { report.gateways.clone() } else { Vec::new() };
+    // Without its daemon what relays may go on.
+    let relays = pid.is_some() || proxy::is_at(&state.relay_socket());
+    let gateways = if relays { report.gateways.clone() } else { Vec::new() };
     for listener in &gateways {
         if let Some(error) = &listener.error {
             problems.push(format!(
@@ -356,7 +357,7 @@ fn answer(
             ));
         }
     }
-    let relay = report.relay.clone().filter(|_| pid.is_some());
+    let relay = report.relay.clone().filter(|_| relays);
     if let Some(relay) = relay.as_ref().filter(|relay| relay.restarts > 0) {
         let (times, cut) = (relay.restarts, relay.cut);
         warnings.push(format!(
@@ -364,7 +365,9 @@ fn answer(
              times since the daemon started, and {cut} connections were cut"
         ));
     }
-    if pid.is_none() && !report.gateways.is_empty() {
+    if pid.is_none() && relays && !report.gateways.is_empty() {
+        warnings.push("the gateways of this node are served as they were, without a daemon".into());
+    } else if !relays && !report.gateways.is_empty() {
         problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
     }
     Ok(Answer {
