@@ -498,8 +498,17 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let answer = redirector(&["completions", shell]);
         assert_eq!(answer.exit, 0);
-        for command in ["run", "check", "explain", "maps", "status", "unload"] {
-            assert!(answer.out.contains(command), "{shell}: {command}");
-        }
+        assert!(answer.out.contains("REDIRECTOR_COMPLETE"), "{shell}: {}", answer.out);
+    }
+    // As the script of bash has it asked.
+    let program = env!("CARGO_BIN_EXE_redirector-under-test");
+    let output = Command::new(program)
+        .env_clear()
+        .envs([("REDIRECTOR_COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "1")])
+        .args(["--", "redirector", ""])
+        .output();
+    let answer = Answer::from(output.expect("the program starts"));
+    for command in ["run", "check", "explain", "maps", "status", "unload"] {
+        assert!(answer.out.lines().any(|line| line == command), "{command}: {answer:?}");
     }
 }

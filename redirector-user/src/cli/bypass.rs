@@ -5,6 +5,7 @@ use std::time::Duration;
 use redirector_core::model::bypass::Target;
 use serde::Serialize;
 
+use super::completions;
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::bypass_without_daemon;
@@ -27,10 +28,10 @@ bypassed. It works without a daemon, too; then it lasts until one runs, or until
 --end.")]
 pub struct Args {
     /// Whatever this Pod or WorkloadEntry dials
-    #[arg(long, value_name = "NS/NAME", value_parser = Target::workload, conflicts_with = "rule")]
+    #[arg(long, value_name = "NS/NAME", value_parser = Target::workload, conflicts_with = "rule", add = completions::workloads())]
     workload: Option<Target>,
     /// What the rules of this VirtualService would decide
-    #[arg(long, value_name = "OBJECT", value_parser = Target::rule)]
+    #[arg(long, value_name = "OBJECT", value_parser = Target::rule, add = completions::rules())]
     rule: Option<Target>,
     /// How long
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]

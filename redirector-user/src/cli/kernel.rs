@@ -11,6 +11,9 @@ use crate::daemon::control::{self, Request, Response};
 use crate::datapath::{self, Datapath};
 use crate::state::{Report, Snapshot, StateDir, StateError};
 
+/// Where the daemon's state is when nobody says otherwise.
+pub const STATE: &str = "/run/redirector";
+
 /// Where they are when nobody says otherwise.
 const PINS: &str = "/sys/fs/bpf/redirector";
 
@@ -22,7 +25,7 @@ pub struct KernelArgs {
     #[arg(long, value_name = "DIR", default_value = PINS)]
     pub bpffs: PathBuf,
     /// Directory of the daemon's state: names, files, last good versions
-    #[arg(long, value_name = "DIR", default_value = "/run/redirector")]
+    #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state_dir: PathBuf,
 }
 

@@ -9,6 +9,7 @@ use redirector_core::model::{Labels, SourceSelector};
 use redirector_core::registry::Registry;
 use redirector_core::world::Changes;
 
+use super::completions;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
@@ -38,10 +39,10 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     /// What is dialled: an address (IPv6 in brackets), or the name of a service
-    #[arg(long, value_name = "IP:PORT|HOST:PORT", required = true)]
+    #[arg(long, value_name = "IP:PORT|HOST:PORT", required = true, add = completions::services())]
     to: Dialled,
     /// The Gateway that the connection arrives at
-    #[arg(long, value_name = "NS/NAME", value_parser = pair)]
+    #[arg(long, value_name = "NS/NAME", value_parser = pair, add = completions::gateways())]
     gateway: Option<Pair>,
     /// The server name (SNI) of its ClientHello, for a gateway that routes by it
     #[arg(long, value_name = "NAME", requires = "gateway")]
@@ -66,7 +67,7 @@ struct SourceArgs {
     #[arg(long, action = clap::ArgAction::Append, value_name = "KEY=VALUE", requires = "from_namespace", value_parser = label)]
     from_label: Vec<(String, String)>,
     /// The Pod or WorkloadEntry of this name
-    #[arg(long, value_name = "NS/NAME", group = "from", value_parser = pair)]
+    #[arg(long, value_name = "NS/NAME", group = "from", value_parser = pair, add = completions::workloads())]
     from_workload: Option<Pair>,
     /// This process
     #[arg(long, value_name = "PID", group = "from")]

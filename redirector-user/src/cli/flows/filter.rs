@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
+use super::super::completions;
 use super::story::{OUTCOMES, Told};
 
 /// Which of the connections: all that are given have to hold
@@ -10,7 +11,7 @@ use super::story::{OUTCOMES, Told};
 #[command(next_help_heading = "Which connections")]
 pub struct Filter {
     /// Of this workload
-    #[arg(long, value_name = "NS/NAME")]
+    #[arg(long, value_name = "NS/NAME", add = completions::workloads())]
     workload: Option<String>,
     /// Of this process
     #[arg(long, value_name = "PID")]
@@ -19,7 +20,7 @@ pub struct Filter {
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<SystemTime>,
     /// By rules of this object, as Kind/NS/NAME or NS/NAME
-    #[arg(long, value_name = "OBJECT")]
+    #[arg(long, value_name = "OBJECT", add = completions::rules())]
     route: Option<String>,
     /// Dialled to this address or sent to it, with a port or without
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
