@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Registry;
-use super::hosts::change;
+use super::hosts::{HostChange, change};
 use crate::model::{Kind, ObjectRef};
 use crate::work::Work;
 
@@ -61,16 +61,4 @@ impl Changed {
             work: Work::default(),
         }
     }
-}
-
-/// What is different about a host.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum HostChange {
-    /// Only the endpoints of ports: [`endpoints`](super::Port::endpoints),
-    /// `unusable`, `unresolved` and `sockets`. A headless service owns the addresses
-    /// of its endpoints, and a ServiceEntry whose names resolve to nothing serves none
-    /// of its own: so what claims an address may differ also by these.
-    Endpoints,
-    /// Anything else of its services, or of the DestinationRules for it.
-    Everything,
 }

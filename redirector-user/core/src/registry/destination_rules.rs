@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::edit::Edit;
 use super::service::Service;
-use super::update::Edit;
 use super::visibility::ExportTo;
 use crate::client::Asker;
 use crate::model::{

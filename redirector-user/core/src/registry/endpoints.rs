@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
+use super::edit::Edit;
 use super::selection::Selection;
 use super::service::{Endpoint, Port, ServiceKind};
 use super::topology::{self, Locality};
-use super::update::Edit;
 use super::workloads::{entry_labels, entry_locality};
 use crate::client::contains;
 use crate::model::annotations;

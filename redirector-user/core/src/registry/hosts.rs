@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::builder::beyond_limit;
-use super::changed::HostChange;
 use super::service::Service;
 use crate::model::ObjectRef;
 
@@ -119,6 +118,18 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
         }
     }
     (lacks || !pooled.is_empty()).then_some(Pool { services: all, pooled })
+}
+
+/// What is different about a host.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum HostChange {
+    /// Only the endpoints of ports: [`endpoints`](super::Port::endpoints),
+    /// `unusable`, `unresolved` and `sockets`. A headless service owns the addresses
+    /// of its endpoints, and a ServiceEntry whose names resolve to nothing serves none
+    /// of its own: so what claims an address may differ also by these.
+    Endpoints,
+    /// Anything else of its services, or of the DestinationRules for it.
+    Everything,
 }
 
 /// What is different between the services of a host.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::destination_rules::age;
+use super::edit::Edit;
 use super::endpoints::Backing;
-use super::update::Edit;
 use crate::budget::{Amounts, Budgets, Over};
 use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
 use crate::validate::subnets;

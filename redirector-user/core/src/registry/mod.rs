@@ -8,6 +8,7 @@
 mod builder;
 mod changed;
 mod destination_rules;
+mod edit;
 mod endpoints;
 mod entries;
 mod hosts;
@@ -26,10 +27,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-pub use changed::{Changed, HostChange};
+pub use changed::Changed;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of};
-pub use hosts::Pooled;
+pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
 pub use topology::{Locality, labels as topology_labels};

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::builder;
+use super::edit::{Edit, of_kind};
 use super::hosts::change;
 use super::service::Service;
 use super::{Changed, DestinationRules, HostChange, Locality, Registry, Workloads};
@@ -18,21 +19,6 @@ use crate::model::bypass::Bypass;
 use crate::model::{Kind, Object, ObjectRef};
 use crate::store::Replaced;
 use crate::world::{Changes, ServiceAddresses, Settings, World};
-
-/// An object that is another.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Edit<'e> {
-    pub reference: &'e ObjectRef,
-    pub before: Option<&'e Arc<Object>>,
-    pub after: Option<&'e Arc<Object>>,
-}
-
-/// Those of a kind; they are sorted by what they are.
-fn of_kind<'a, 'e>(edits: &'a [Edit<'e>], kind: Kind) -> &'a [Edit<'e>] {
-    let from = edits.partition_point(|edit| edit.reference.kind < kind);
-    let to = edits.partition_point(|edit| edit.reference.kind <= kind);
-    edits.get(from..to).unwrap_or_default()
-}
 
 /// The services of a host before, of hosts that may have others now.
 type Before = BTreeMap<Arc<str>, Vec<Arc<Service>>>;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::edit::Edit;
 use super::topology::Locality;
-use super::update::Edit;
 use crate::client::contains;
 use crate::model::annotations;
 use crate::model::{

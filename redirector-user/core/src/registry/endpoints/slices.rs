@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::model::{EndpointSlice, Kind, Object, ObjectRef};
-use crate::registry::update::Edit;
+use crate::registry::edit::Edit;
 
 /// The slices that belong to a Service.
 #[derive(Debug, Default, PartialEq)]
