@@ -1,11 +1,12 @@
 //! The World: all objects that are in force, and the settings that decide what
 //! they mean here. Whatever is compiled or explained is a function of it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budgets;
@@ -40,16 +41,10 @@ pub struct Settings {
     /// For whom objects decide that are of another namespace than the host.
     #[serde(default)]
     pub cross_namespace: CrossNamespace,
-}
-
-impl Settings {
-    /// Whether objects of a namespace decide about hosts of another one for its own
-    /// clients only.
-    pub fn keeps_home(&self, namespace: &str, owner: &str) -> bool {
-        self.cross_namespace == CrossNamespace::Owner
-            && namespace != owner
-            && namespace != self.root_namespace
-    }
+    /// The addresses of the node's interfaces, as far as known: no claim to every
+    /// address takes them.
+    #[serde(default)]
+    pub node_addresses: BTreeSet<IpAddr>,
 }
 
 /// For whom objects decide that are of another namespace than the host.
@@ -63,6 +58,40 @@ pub enum CrossNamespace {
     Owner,
 }
 
+/// Addresses of every machine itself, and of its link.
+const OF_ALL_MACHINES: [IpNet; 6] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+];
+
+impl Settings {
+    /// Whether objects of a namespace decide about hosts of another one for its own
+    /// clients only.
+    pub fn keeps_home(&self, namespace: &str, owner: &str) -> bool {
+        self.cross_namespace == CrossNamespace::Owner
+            && namespace != owner
+            && namespace != self.root_namespace
+    }
+
+    /// What a claim to every address leaves out: the machine itself, its link, and the
+    /// addresses that it is known to have.
+    pub fn never_claimed(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let known = self.node_addresses.iter().copied().map(IpNet::from);
+        OF_ALL_MACHINES.into_iter().chain(known)
+    }
+
+    /// Notes which addresses the node has. Returns whether that is news.
+    pub fn set_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> bool {
+        let of_all = |one: &IpAddr| OF_ALL_MACHINES.iter().any(|all| all.contains(one));
+        let known = addresses.into_iter().filter(|one| !of_all(one)).collect();
+        std::mem::replace(&mut self.node_addresses, known) != self.node_addresses
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -73,6 +102,7 @@ impl Default for Settings {
             bypass: Bypass::default(),
             budgets: Budgets::default(),
             cross_namespace: CrossNamespace::default(),
+            node_addresses: BTreeSet::new(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! ServiceEntries without addresses, with names, and several with one host.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
 use redirector_core::world::World;
 
@@ -87,6 +89,27 @@ fn a_port_taken_everywhere_leaves_the_machine_itself_its_link_and_the_other_fami
     assert_eq!(answer.verdict, VerdictWord::Passthrough);
     assert!(answer.notes.iter().any(|note| note.contains("address family")), "{answer:?}");
     assert_eq!(goes(&world, "[2001:db8::1]:5432"), "passed");
+}
+
+#[test]
+fn a_port_taken_everywhere_leaves_the_addresses_of_the_node_alone() {
+    let mut world = without_addresses("NONE", "{}");
+    let note = |answer: &Explanation| {
+        answer.notes.iter().any(|note| note.contains("those of the node, which documents do not"))
+    };
+    let theirs = "198.51.100.7:5432";
+    assert!(note(&ask(&world, theirs)));
+    let own: IpAddr = "198.51.100.7".parse().unwrap();
+    assert!(world.settings.set_node_addresses([own, Ipv4Addr::LOCALHOST.into()]));
+    assert!(!world.settings.set_node_addresses([own]), "every machine has the other one");
+    assert_eq!(goes(&world, theirs), "passed");
+    let answer = ask(&world, theirs);
+    assert_eq!(answer.verdict, VerdictWord::Passthrough);
+    assert!(!note(&answer));
+    assert_eq!(goes(&world, "198.51.100.8:5432"), "192.0.2.10:7777");
+    assert_eq!(goes(&world, "192.0.2.9:5432"), "192.0.2.10:7777", "an address of the entry");
+    assert!(world.settings.set_node_addresses(["192.0.2.9".parse().unwrap()]));
+    assert_eq!(goes(&world, "192.0.2.9:5432"), "192.0.2.10:7777", "whoever has it");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
-use redirector_core::model::bypass::Bypass;
 use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
@@ -87,12 +86,12 @@ impl SettingsArgs {
             root_namespace: self.root_namespace.clone(),
             node_name: Some(self.node_name.clone().unwrap_or_else(host_name)),
             services,
-            bypass: Bypass::default(),
             budgets: self.budgets(),
             cross_namespace: match self.cross_namespace {
                 Cross::Istio => CrossNamespace::Istio,
                 Cross::Owner => CrossNamespace::Owner,
             },
+            ..Settings::default()
         }
     }
 

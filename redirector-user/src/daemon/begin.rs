@@ -21,7 +21,7 @@ use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::server::Server;
 use super::sources::{files_to_follow, source};
-use super::{Event, Options, memory, metrics, now, startup};
+use super::{Event, Options, addresses, memory, metrics, now, startup};
 use crate::datapath::{self, Datapath, Sizes};
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
@@ -131,6 +131,10 @@ fn take_charge(
     });
     engine.follow_endpoints = !draining.is_empty();
     engine.settings.bypass = bypass(&bypassed);
+    let addresses = addresses::follow(sending(sender, Event::Addresses)).map_err(|error| {
+        Failure::new(Exit::Unable, format!("the node's addresses cannot be known: {error}"))
+    })?;
+    engine.settings.set_node_addresses(addresses);
     let replaced = predecessor.as_ref().map(|one| one.pid);
     let before = state.report().ok().flatten().unwrap_or_default();
     leftovers::sweep(cgroups.iter().map(PathBuf::as_path));

@@ -218,6 +218,9 @@ impl Daemon {
                 (self.report.watching, self.report.watch_drift) = self.source.health();
             }
             Event::Names(resolved) => self.resolved(resolved),
+            Event::Addresses(addresses) => {
+                self.changed |= self.engine.settings.set_node_addresses(addresses);
+            }
             Event::Looked(looked) => self.looked(looked),
             Event::Audited(anew) => self.audited(*anew),
             Event::Reread => {

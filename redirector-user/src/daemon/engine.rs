@@ -349,6 +349,7 @@ impl Engine {
             world.insert(pod);
         }
         world.settings.bypass.clone_from(&self.settings.bypass);
+        world.settings.node_addresses.clone_from(&self.settings.node_addresses);
         let before = self.world().map(|before| before.difference(&world));
         self.is_made_of(before.unwrap_or_default());
         let registry = Registry::new(&world);

@@ -34,6 +34,7 @@
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
+mod addresses;
 mod audit;
 mod begin;
 mod bypass;
@@ -65,7 +66,8 @@ pub(crate) mod startup;
 mod times;
 mod verify;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -146,6 +148,8 @@ enum Event {
     Drained(drain::Drained),
     /// Names were resolved.
     Names(names::Resolved),
+    /// The node has these addresses.
+    Addresses(BTreeSet<IpAddr>),
     /// What is kept was made anew.
     Audited(Box<audit::Anew>),
     /// What is in force was looked at, or may be again.

@@ -9,7 +9,7 @@ use redirector_core::world::Settings;
 use serde::Serialize;
 
 use super::journal::{ATTEMPTS, Part, load, numbers, parts};
-use super::record::{Head, Record, Written, but_for_bypass};
+use super::record::{Head, Record, Written, of_options};
 use super::{StateDir, StateError};
 
 /// A generation, and what it changed.
@@ -23,7 +23,7 @@ pub struct Entry {
     pub objects: Vec<Replacement>,
     /// The names that resolve to something else.
     pub names: Vec<Arc<str>>,
-    /// Whether the settings are others, but for what is left alone.
+    /// Whether the settings are others, as the daemon's options say.
     pub settings: bool,
     /// The generation before is not known, as there is none or it cannot be read.
     pub is_first: bool,
@@ -176,7 +176,7 @@ pub(super) fn history(state: &StateDir) -> Result<Vec<Entry>, StateError> {
     Ok(entries)
 }
 
-/// Settings without what is left alone.
+/// The settings, as the daemon's options said.
 fn settings_of(raw: &Raw) -> Option<Settings> {
-    stored::part(raw, "").ok().map(|settings| but_for_bypass(&settings))
+    stored::part(raw, "").ok().map(|settings| of_options(&settings))
 }

@@ -4,7 +4,7 @@
 //! is different in the numbers of the tables, each in frames of its own, so that
 //! who looks for one thing reads no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -268,9 +268,10 @@ pub(super) struct Step {
     files: Vec<(Arc<str>, Option<Vec<KeptMention>>)>,
 }
 
-/// Settings without what is left alone.
-pub(super) fn but_for_bypass(settings: &Settings) -> Settings {
-    Settings { bypass: Bypass::default(), ..settings.clone() }
+/// Settings as the daemon's options say: without what is left alone, and without the
+/// addresses that the node happens to have.
+pub(super) fn of_options(settings: &Settings) -> Settings {
+    Settings { bypass: Bypass::default(), node_addresses: BTreeSet::new(), ..settings.clone() }
 }
 
 impl Told {
@@ -284,7 +285,7 @@ impl Told {
         let Head { generation, .. } = change.head;
         let is_written = is_written(&change.objects)
             || self.settings != change.settings
-                && but_for_bypass(&self.settings) != but_for_bypass(&change.settings);
+                && of_options(&self.settings) != of_options(&change.settings);
         let Written { count, last } = self.written;
         let goes_on = self.head.partial && last == self.head.generation;
         match last == generation || goes_on {

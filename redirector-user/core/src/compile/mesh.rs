@@ -15,10 +15,12 @@ use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
 use crate::plan::{Class, ClassId, Frontend, FrontendId, Source, Verdict};
 use crate::registry::Registry;
-use crate::rules::{Claim, ClaimKind, Claims, Dial, NEVER_CLAIMED, RuleBook, Unwatched, Walk};
+use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk};
+use crate::world::Settings;
 
 /// Makes the frontends of islands.
 pub(super) struct Mesh<'a, 'q> {
+    settings: &'q Settings,
     walk: Walk<'q>,
     claims: &'q Claims,
     clients: Clients<'a>,
@@ -61,6 +63,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
             }
         }
         Self {
+            settings: &registry.settings,
             walk: Walk::new(registry, book),
             claims,
             clients: Clients::new(clients.collect(), everywhere),
@@ -107,7 +110,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
                 }
                 let rules = self.walk.rules(&claim.service.host);
                 if claim.kind == ClaimKind::Anywhere {
-                    points.extend(NEVER_CLAIMED.iter().filter(|never| prefix.contains(*never)));
+                    points.extend(self.settings.never_claimed().filter(|one| prefix.contains(one)));
                 }
                 if prefix.prefix_len() < prefix.max_prefix_len() {
                     points.extend(rules.inside(prefix));

@@ -158,7 +158,7 @@ impl Stages {
         changes: &Changes,
         changed: &Changed,
     ) -> (Delta, Work) {
-        if changed.whole || changes.settings.is_some() {
+        if changed.whole {
             return self.replace(world, registry);
         }
         let (mut delta, mut work) = (Delta::default(), Work::default());

@@ -58,6 +58,12 @@ pub(super) fn explain(
     if let Arrival::Rule(_, _, set, rule) = &arrival {
         answer.rule = Some(rule_view(set, rule));
     }
+    if claim.kind == ClaimKind::Anywhere && registry.settings.node_addresses.is_empty() {
+        answer.notes.push(format!(
+            "{} has the port of every address but those of the node, which documents do not say",
+            claim.service.object
+        ));
+    }
     let v6 = matches!(dialled, IpAddr::V6(_));
     let Some((route, verdict)) = destinations.arrival(&who, &arrival, port, v6) else {
         if answer.rule.take().is_some() && claim.kind == ClaimKind::Anywhere {

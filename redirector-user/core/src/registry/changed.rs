@@ -57,7 +57,7 @@ impl Changed {
             workloads,
             rules,
             names: !before.names_to_resolve().eq(after.names_to_resolve()),
-            whole: before.settings != after.settings || before.locality != after.locality,
+            whole: after.means_else(&before.settings) || before.locality != after.locality,
             work: Work::default(),
         }
     }

@@ -55,6 +55,7 @@ impl Registry {
             let without = |settings: &Settings| Settings {
                 bypass: Bypass::default(),
                 services: ServiceAddresses::default(),
+                node_addresses: BTreeSet::new(),
                 ..settings.clone()
             };
             without(settings) != without(&self.settings)
@@ -72,10 +73,20 @@ impl Registry {
         let edits: Vec<Edit<'_>> = edits.collect();
         let mut changed = self.advance(world, &edits, changes.names.keys());
         if let Some(settings) = &changes.settings {
-            changed.whole |= self.settings != *settings;
+            changed.whole |= self.means_else(settings);
             self.settings.clone_from(settings);
         }
         changed
+    }
+
+    /// Whether these services mean anything else under other settings: only claims to
+    /// every address ask which the node has.
+    pub(super) fn means_else(&self, settings: &Settings) -> bool {
+        let without =
+            |settings: &Settings| Settings { node_addresses: BTreeSet::new(), ..settings.clone() };
+        self.settings != *settings
+            && (without(&self.settings) != without(settings)
+                || self.services().any(|service| service.claims_everywhere()))
     }
 
     fn advance<'e>(

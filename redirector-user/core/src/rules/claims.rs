@@ -1,7 +1,7 @@
 //! Which services claim which addresses and ports.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::client::{Asker, Question};
 use crate::model::Resolution;
 use crate::registry::{Port, Protocol, Registry, Service, ServiceKind};
-use crate::world::ServiceAddresses;
+use crate::world::{ServiceAddresses, Settings};
 
 /// A service's claim to a prefix and port.
 #[derive(Clone, Copy, Debug)]
@@ -45,16 +45,6 @@ struct Owner {
     port: usize,
     kind: ClaimKind,
 }
-
-/// What a claim to every address leaves out: the machine itself and its link.
-pub(crate) const NEVER_CLAIMED: [IpNet; 6] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
-];
 
 /// What a service claims: places of its ports, and prefixes.
 pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
@@ -188,7 +178,13 @@ impl Owner {
 impl<'q> Claim<'q> {
     /// Whether the claim to a prefix stands for this client where it dials; all
     /// addresses there are alike to every claim.
-    pub fn holds(&self, who: &Asker<'_, 'q>, prefix: &IpNet, dialled: &IpNet) -> bool {
+    pub fn holds(
+        &self,
+        settings: &Settings,
+        who: &Asker<'_, 'q>,
+        prefix: &IpNet,
+        dialled: &IpNet,
+    ) -> bool {
         if !self.service.export.visible(who) {
             return false;
         }
@@ -196,7 +192,7 @@ impl<'q> Claim<'q> {
             ClaimKind::Address => true,
             // A pod that dials itself by a headless service is left alone.
             ClaimKind::HeadlessEndpoint => !who.ask(Question::Address(prefix.addr())),
-            ClaimKind::Anywhere => !NEVER_CLAIMED.iter().any(|never| never.contains(dialled)),
+            ClaimKind::Anywhere => !settings.never_claimed().any(|never| never.contains(dialled)),
         }
     }
 

@@ -106,7 +106,7 @@ impl<'q> Walk<'q> {
     {
         let standing = claimed.into_iter().find_map(|(prefix, claims)| {
             let claim = claims.iter().find(|claim| {
-                let holds = claim.holds(who, prefix, &dial.address);
+                let holds = claim.holds(&self.registry.settings, who, prefix, &dial.address);
                 if !holds {
                     witness.passed_over(prefix, claim);
                 }

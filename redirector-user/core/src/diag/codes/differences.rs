@@ -225,7 +225,7 @@ codes! {
         "kind: DestinationRule\nmetadata: {namespace: istio-system}\nspec: {host: '*.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}"
     }
     CLAIMS_EVERY_ADDRESS = "RD4045" Warning NONE "A port of every address is claimed" {
-        "The ServiceEntry has no addresses, so its rules take every connection to the port, of every process of the machine, whatever address is dialled; only loopback addresses (127.0.0.0/8, ::1), the unspecified ones and link-local ones are left alone. The node's other addresses are not: a connection to one of them goes by the rules, too."
+        "The ServiceEntry has no addresses, so its rules take every connection to the port, of every process of the machine, whatever address is dialled; only loopback addresses (127.0.0.0/8, ::1), the unspecified ones, link-local ones and those of the node's interfaces are left alone."
         "Add addresses, or put the database that is meant behind one."
         "kind: ServiceEntry\nspec: {hosts: [db.example.com], resolution: NONE, ports: [{number: 5432, name: tcp, protocol: TCP}]}   # and a VirtualService for it"
     }

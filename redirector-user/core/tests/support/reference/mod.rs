@@ -117,7 +117,7 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
                 let own =
                     service.kind == Kindness::Headless && from.addresses.contains(&prefix.addr());
                 let everywhere = prefix.prefix_len() == 0 && service.addresses.is_empty();
-                if !prefix.contains(&to.ip()) || own || (everywhere && is_at_home(to.ip())) {
+                if !prefix.contains(&to.ip()) || own || (everywhere && is_at_home(world, to.ip())) {
                     continue;
                 }
                 let better = best.as_ref().is_none_or(|(other, older, _)| {
@@ -219,8 +219,9 @@ fn claims_port(object: &Object) -> bool {
 
 /// Whether an address is the machine's own, or of its link: a claim to every
 /// address is none to these.
-fn is_at_home(ip: IpAddr) -> bool {
+fn is_at_home(world: &World, ip: IpAddr) -> bool {
     match ip {
+        _ if world.settings.node_addresses.contains(&ip) => true,
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
     }

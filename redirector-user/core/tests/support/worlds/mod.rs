@@ -59,6 +59,9 @@ const SUBNETS: [&str; 14] = [
 /// Where gateway workloads are reached.
 const GATEWAYS: [&str; 3] = ["198.51.100.1", "198.51.100.2", "fd00:9::1"];
 
+/// What the node may have: of an endpoint, of nobody, and what no machine lacks.
+const NODE: [&str; 4] = ["192.0.2.7", "10.7.7.7", "fd00:244::1", "127.0.0.1"];
+
 /// Names that a resolver knows, and one that it does not.
 const RESOLVED: [(&str, &[&str]); 2] = [
     ("db.example.com", &["192.0.2.1", "192.0.2.2", "fd00:192::1"]),
@@ -130,6 +133,9 @@ impl Documents {
         made.sources(random);
         if random.once_in(3) {
             made.settings.bypass = made.bypass(random);
+        }
+        if made.settings.node_name.is_some() {
+            made.settings.set_node_addresses(NODE.map(address));
         }
         made
     }
