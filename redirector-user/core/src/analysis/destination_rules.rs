@@ -31,7 +31,7 @@ fn unknown_host(
     if covered == 0 && facts.refused_service(&full) {
         return;
     }
-    let mut finding = if covered > 0 {
+    let finding = if covered > 0 {
         Diagnostic::new(
             &references::UNKNOWN_RULE_HOST,
             format!(
@@ -41,16 +41,13 @@ fn unknown_host(
             ),
         )
     } else {
+        let near = facts.suggest_host(&rule.host, namespace);
         Diagnostic::new(
             &references::UNKNOWN_RULE_HOST,
             format!("no service has the host {full}: the DestinationRule concerns nothing"),
         )
+        .meant(near.map(|near| format!("host: {near}")))
     };
-    if covered == 0 {
-        finding.help = facts
-            .suggest_host(&rule.host, namespace)
-            .map(|near| format!("did you mean host: {near}?"));
-    }
     report.add("spec.host", finding);
 }
 

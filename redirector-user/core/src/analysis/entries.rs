@@ -119,8 +119,7 @@ fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     .services()
                     .filter(|(service, _)| service.meta.namespace == *namespace)
                     .map(|(service, _)| &*service.meta.name);
-                finding.help =
-                    nearest(&slice.service, here).map(|near| format!("did you mean {near}?"));
+                finding = finding.meant(nearest(&slice.service, here));
             }
             report.add("metadata.labels", finding);
         }

@@ -33,7 +33,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             if facts.refused_service(full) {
                 continue;
             }
-            let mut finding = Diagnostic::new(
+            let finding = Diagnostic::new(
                 &references::UNKNOWN_VIRTUAL_HOST,
                 if is_ip(host) {
                     format!(
@@ -44,10 +44,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     format!("no service has the host {full}: the rules never apply to it")
                 },
             );
-            finding.help = facts
-                .suggest_host(host, set.namespace())
-                .map(|near| format!("did you mean {near}?"));
-            report.add(format!("spec.hosts[{i}]"), finding);
+            let near = facts.suggest_host(host, set.namespace());
+            report.add(format!("spec.hosts[{i}]"), finding.meant(near));
         }
     }
 }

@@ -125,7 +125,7 @@ fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>)
     let names: Vec<_> = names.collect();
     let is_bound = |name: &str| set.gateways.iter().any(|known| known == name);
     for (n, full) in names.iter().enumerate().filter(|(_, name)| !is_bound(name)) {
-        let mut finding = Diagnostic::new(
+        let finding = Diagnostic::new(
             &differences::GATEWAY_NOT_BOUND,
             format!(
                 "the object is not bound to {full} (it is bound to {}): nothing that comes \
@@ -133,9 +133,8 @@ fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>)
                 set.gateways.join(", ")
             ),
         );
-        finding.help = nearest(full, set.gateways.iter().map(String::as_str))
-            .map(|near| format!("did you mean {near}?"));
-        report.add(format!("{path}.gateways[{n}]"), finding);
+        let near = nearest(full, set.gateways.iter().map(String::as_str));
+        report.add(format!("{path}.gateways[{n}]"), finding.meant(near));
     }
     let reaches = match names.is_empty() {
         true => set.gateways.iter().any(|name| name != MESH),
@@ -189,10 +188,9 @@ fn sources(
             None
         };
         if let Some(message) = message {
-            let mut finding = Diagnostic::new(&differences::BAD_SOURCE_NAMESPACE, message);
-            finding.help = nearest(namespace, namespaces.iter().map(|name| &**name))
-                .map(|near| format!("did you mean {near}?"));
-            report.add(format!("{path}.sourceNamespace"), finding);
+            let finding = Diagnostic::new(&differences::BAD_SOURCE_NAMESPACE, message);
+            let near = nearest(namespace, namespaces.iter().map(|name| &**name));
+            report.add(format!("{path}.sourceNamespace"), finding.meant(near));
         }
     }
     if block.source_labels.is_empty() || !facts.knows_workloads() {

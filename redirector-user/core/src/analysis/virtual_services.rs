@@ -56,12 +56,11 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             let near = same_name
                 .map(String::as_str)
                 .or_else(|| nearest(&full, known.iter().map(String::as_str)));
-            let mut finding = Diagnostic::new(
+            let finding = Diagnostic::new(
                 &references::UNKNOWN_GATEWAY,
                 format!("there is no Gateway {full}: nothing serves the rules there"),
             );
-            finding.help = near.map(|near| format!("did you mean {near}?"));
-            report.add(path, finding);
+            report.add(path, finding.meant(near));
             continue;
         };
         let hosts_of = |server: &'_ Server| -> Vec<String> {
@@ -249,10 +248,9 @@ fn destinations(
                         format!("no service has the host {full}: {refused}"),
                     )
                 };
-                let mut finding = Diagnostic::new(code, message);
-                finding.help =
-                    facts.suggest_host(host, namespace).map(|near| format!("did you mean {near}?"));
-                report.add(format!("{path}.host"), finding);
+                let finding = Diagnostic::new(code, message);
+                let near = facts.suggest_host(host, namespace);
+                report.add(format!("{path}.host"), finding.meant(near));
                 // Where there is no service at all, nothing is said of hosts.
                 unknown = facts.registry.services().next().is_some();
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::cursor::{At, Fields};
 use super::misplaced::Unknown;
 use crate::diag::codes::admission;
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, nearest};
 use crate::model::Labels;
 use crate::validate::{durations, names};
 
@@ -299,12 +299,11 @@ pub(super) fn unknown_protocol(at: &At<'_>, name: &str) {
         "TCP", "TLS", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "MONGO", "REDIS", "MYSQL",
         "UDP",
     ];
-    let mut finding = Diagnostic::new(
+    let finding = Diagnostic::new(
         &admission::BAD_PROTOCOL,
         format!("\"{name}\" is not a protocol: known are {}", known.join(", ")),
     );
-    finding.help = crate::diag::nearest(name, known).map(|near| format!("did you mean {near}?"));
-    at.report(finding);
+    at.report(finding.meant(nearest(name, known)));
 }
 
 /// Why a path is none for a unix socket. Abstract names begin with '@'.

@@ -355,13 +355,11 @@ impl<'a> At<'a> {
         let text = self.string()?;
         let found = words.iter().position(|word| *word == text);
         if found.is_none() {
-            let mut finding = Diagnostic::new(
+            let finding = Diagnostic::new(
                 &syntax::UNKNOWN_VALUE,
                 format!("\"{text}\" is not one of {}", words.join(", ")),
             );
-            finding.help =
-                nearest(text, words.iter().copied()).map(|near| format!("did you mean {near}?"));
-            self.report(finding);
+            self.report(finding.meant(nearest(text, words.iter().copied())));
         }
         found
     }

@@ -397,14 +397,13 @@ fn workload(at: &At<'_>, entry: Option<&Whole<'_>>) -> Option<WorkloadEntry> {
             if let Some(entry) = entry
                 && !entry.names.contains(name)
             {
-                let mut finding = Diagnostic::new(
+                let finding = Diagnostic::new(
                     &admission::UNKNOWN_ENDPOINT_PORT,
                     format!("the ServiceEntry has no port named \"{name}\""),
                 );
                 let known = entry.names.iter().copied().take(100);
-                finding.help = crate::diag::nearest(name, known)
-                    .map(|near| format!("did you mean \"{near}\"?"));
-                at.report(finding);
+                let near = nearest(name, known).map(|near| format!("\"{near}\""));
+                at.report(finding.meant(near));
             }
             workload.ports.insert(name.to_owned(), number);
         }

@@ -139,6 +139,13 @@ impl Diagnostic {
         self.help = Some(help.into());
         self
     }
+
+    /// The same, with what may be meant, if anything is near.
+    #[must_use]
+    pub fn meant(mut self, near: Option<impl fmt::Display>) -> Self {
+        self.help = near.map(|near| format!("did you mean {near}?"));
+        self
+    }
 }
 
 /// "did you mean": the candidate nearest to `name`, when one is near enough to
