@@ -152,6 +152,60 @@ spec:
 }
 
 #[test]
+fn a_port_that_is_taken_everywhere_is_not_taken_at_the_addresses_that_the_node_has() {
+    let Some(scene) = Scene::new("own") else { return };
+    let (redirector, client) = (&scene.redirector, scene.child("client"));
+    let netns = NetNs::new("own");
+    netns.ip("address add 198.51.100.7/32 dev lo");
+    let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+    let (_own, elsewhere) = netns.within(|| {
+        let own = Server::start("own", address("0.0.0.0:5432"));
+        (own, Server::start("elsewhere", address("127.0.0.2:0")))
+    });
+    let port = elsewhere.address().port();
+    redirector.write(
+        "all.yaml",
+        &format!(
+            "{}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: net, namespace: shop}}
+spec:
+  hosts: [net.external]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: NONE
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: net, namespace: shop}}
+spec:
+  hosts: [net.external]
+  tcp: [{{route: [{{destination: {{host: db.shop.internal}}}}]}}]
+",
+            entry(&format!("{{address: 127.0.0.2, ports: {{tcp: {port}}}}}")),
+        ),
+    );
+    let _daemon = netns.within(|| redirector.start());
+    let greets = |to: &str, name: &str| {
+        let greeting = child::run(&client, || {
+            netns.enter();
+            outcome(address(to)).expect("somebody greets")
+        });
+        assert!(greeting.starts_with(name), "{to}: {greeting}");
+        let told = scene.explain(&["--from-namespace", "shop", "--to", to]);
+        let verdict = if name == "own" { "passthrough" } else { "route" };
+        assert_eq!(told["verdict"], verdict, "{told:#}");
+    };
+    greets("198.51.100.7:5432", "own");
+    greets("198.51.100.8:5432", "elsewhere");
+    redirector.change("the node has another address", || {
+        netns.ip("address add 198.51.100.8/32 dev lo");
+    });
+    greets("198.51.100.8:5432", "own");
+}
+
+#[test]
 fn a_source_that_nobody_on_the_node_is_like_is_answered_from_the_documents() {
     let Some(scene) = Scene::new("unlike") else { return };
     let rule = "
