@@ -2,7 +2,7 @@
 //! with what the agent really does.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use redirector::kubernetes::findings::Judged;
 use redirector::kubernetes::gateways::Near;
 use redirector_core::in_force::InForce;
 use redirector_core::store::Store;
-use redirector_core::world::Settings;
+use redirector_core::world::{Settings, World};
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, documents};
 use redirector_tests::chart;
 use serde::Serialize;
@@ -352,8 +352,8 @@ fn the_role_allows_exactly_what_the_agent_does() {
         let batch = first.recv_timeout(patience).expect("every watch is allowed to list");
         let mut store = Store::default();
         batch.put_into(&mut store);
-        let objects = store.effective().into_values().collect();
-        let in_force = InForce::new(&store, objects, Settings::default(), BTreeMap::default());
+        let world = World::of(Settings::default(), store.effective());
+        let in_force = InForce::new(&store, world);
         let findings = in_force.findings();
         agent.judge(Judged::new(&in_force, findings, &[]));
         agent.ready();

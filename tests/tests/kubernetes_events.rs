@@ -2,7 +2,7 @@
 //! agents writes them.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use redirector::kubernetes::agent::{Agent, Setup};
 use redirector::kubernetes::findings::Judged;
 use redirector_core::in_force::InForce;
 use redirector_core::store::Store;
-use redirector_core::world::Settings;
+use redirector_core::world::{Settings, World};
 use redirector_tests::apiserver::{ApiServer, Rule, TOKEN, Trouble};
 use serde_json::{Value, json};
 
@@ -51,9 +51,8 @@ impl Node {
             for batch in batches {
                 let Some(agent) = judge.upgrade() else { return };
                 batch.put_into(&mut store);
-                let objects = store.effective().into_values().collect();
-                let settings = Settings::default();
-                let in_force = InForce::new(&store, objects, settings, BTreeMap::default());
+                let world = World::of(Settings::default(), store.effective());
+                let in_force = InForce::new(&store, world);
                 store.accept();
                 let findings = in_force.findings();
                 let judged = Judged::new(&in_force, findings, &[]);

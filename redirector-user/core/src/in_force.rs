@@ -2,7 +2,6 @@
 //! documents, worked out from the objects alone.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::analysis::{self, Around};
@@ -10,17 +9,13 @@ use crate::diag::{Diagnostic, Severity};
 use crate::model::{Kind, Object, ObjectRef, ServiceEntry};
 use crate::registry::Registry;
 use crate::store::{Rejected, Replaced, Store};
-use crate::world::{Settings, World};
+use crate::world::World;
 
 /// A configuration in force, and what was said of its documents one by one.
 #[derive(Clone, Debug)]
 pub struct InForce {
-    /// The objects, ordered by what they are.
-    pub objects: Vec<Arc<Object>>,
-    /// What they mean here.
-    pub settings: Settings,
-    /// What names resolve to.
-    pub resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// The objects, and what they mean here.
+    pub world: World,
     /// What was read and is not in force.
     pub rejected: Vec<Rejected>,
     /// The warnings about each document by itself.
@@ -29,25 +24,16 @@ pub struct InForce {
 
 impl InForce {
     /// What a store comes to, and what of it is in force.
-    pub fn new(
-        store: &Store,
-        objects: Vec<Arc<Object>>,
-        settings: Settings,
-        resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    ) -> Self {
+    pub fn new(store: &Store, world: World) -> Self {
         let warnings = store.diagnostics().filter(|one| one.severity == Severity::Warning);
         let warnings = warnings.cloned().collect();
-        Self { objects, settings, resolved, rejected: store.rejected(), warnings }
+        Self { world, rejected: store.rejected(), warnings }
     }
 
     /// Whether there is nothing else to be said of it. Cheap where most objects are
     /// the very same.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Arc<Object>, &Arc<Object>)| Arc::ptr_eq(a, b) || a == b;
-        self.objects.len() == other.objects.len()
-            && self.objects.iter().zip(&other.objects).all(same)
-            && self.settings == other.settings
-            && self.resolved == other.resolved
+        self.world.is_same(&other.world)
             && self.rejected == other.rejected
             && self.warnings == other.warnings
     }
@@ -55,16 +41,10 @@ impl InForce {
     /// The warnings: those about single documents, and those about what lies between
     /// objects. Takes time that grows with the configuration.
     pub fn findings(&self) -> Vec<Diagnostic> {
-        let mut world = World::new(self.settings.clone());
-        for object in &self.objects {
-            world.insert(object.clone());
-        }
-        for (name, addresses) in &self.resolved {
-            world.set_resolved(name, addresses.clone());
-        }
-        let mut registry = Registry::new(&world);
+        let world = &self.world;
+        let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        for finding in analysis::analyze(&world, &mut registry, &Around::default()).0 {
+        for finding in analysis::analyze(world, &mut registry, &Around::default()).0 {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }
@@ -99,6 +79,7 @@ pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
 mod tests {
     use super::*;
     use crate::testing;
+    use crate::world::Settings;
 
     #[test]
     fn endpoints_that_move_are_not_what_people_write() {

@@ -118,13 +118,15 @@ pub enum ServiceAddresses {
     Leave,
 }
 
-/// All objects in force.
+/// All objects in force. A copy costs next to nothing: it shares what does not change,
+/// and the objects of a kind are copied when the first of them does.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct World {
     /// The settings.
     pub settings: Settings,
-    objects: BTreeMap<ObjectRef, Arc<Object>>,
-    resolved: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// In the order of the kinds.
+    objects: [Arc<BTreeMap<ObjectRef, Arc<Object>>>; Kind::ALL.len()],
+    resolved: Arc<BTreeMap<Arc<str>, Vec<IpAddr>>>,
 }
 
 /// What makes one World another: each thing that changed, as it is from now on.
@@ -179,23 +181,36 @@ impl World {
 
     /// A World of these objects, each by what it is.
     pub fn of(settings: Settings, objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
-        Self { settings, objects, resolved: BTreeMap::new() }
+        let mut world = Self::new(settings);
+        for (reference, object) in objects {
+            world.of_kind_mut(reference.kind).insert(reference, object);
+        }
+        world
+    }
+
+    fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<ObjectRef, Arc<Object>> {
+        Arc::make_mut(&mut self.objects[kind as usize])
     }
 
     /// Puts an object in force, and returns the one that it replaces.
     pub fn insert(&mut self, object: impl Into<Arc<Object>>) -> Option<Arc<Object>> {
         let object = object.into();
-        self.objects.insert(object.reference(), object)
+        let reference = object.reference();
+        self.of_kind_mut(reference.kind).insert(reference, object)
     }
 
     /// Takes an object out of force.
     pub fn remove(&mut self, object: &ObjectRef) -> Option<Arc<Object>> {
-        self.objects.remove(object)
+        self.get(object)?;
+        self.of_kind_mut(object.kind).remove(object)
     }
 
     /// What makes this World be `to`. Objects are compared where they are not the very same.
     pub fn difference(&self, to: &Self) -> Changes {
-        let objects = join::outer(&self.objects, &to.objects).filter(|(_, from, to)| {
+        let differing = self.objects.iter().zip(&to.objects);
+        let differing = differing.filter(|(from, to)| !Arc::ptr_eq(from, to));
+        let objects = differing.flat_map(|(from, to)| join::outer(from, to));
+        let objects = objects.filter(|(_, from, to)| {
             !from.zip(*to).is_some_and(|(from, to)| Object::is_same(from, to))
         });
         let names = join::outer(&self.resolved, &to.resolved).filter(|(_, from, to)| from != to);
@@ -215,14 +230,15 @@ impl World {
     pub fn apply(&mut self, changes: &Changes) {
         for (reference, Replaced { after, .. }) in &changes.objects {
             match after {
-                Some(object) => _ = self.objects.insert(reference.clone(), object.clone()),
-                None => _ = self.objects.remove(reference),
+                Some(object) => _ = self.insert(object.clone()),
+                None => _ = self.remove(reference),
             }
         }
         for (name, addresses) in &changes.names {
+            let resolved = Arc::make_mut(&mut self.resolved);
             match addresses {
-                Some(addresses) => _ = self.resolved.insert(name.clone(), addresses.clone()),
-                None => _ = self.resolved.remove(name),
+                Some(addresses) => _ = resolved.insert(name.clone(), addresses.clone()),
+                None => _ = resolved.remove(name),
             }
         }
         if let Some(settings) = &changes.settings {
@@ -232,7 +248,21 @@ impl World {
 
     /// An object.
     pub fn get(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
-        self.objects.get(object)
+        self.objects[object.kind as usize].get(object)
+    }
+
+    /// Whether both are the same. Cheap where most of them is shared.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let mut kinds = self.objects.iter().zip(&other.objects);
+        self.settings == other.settings
+            && (Arc::ptr_eq(&self.resolved, &other.resolved) || self.resolved == other.resolved)
+            && kinds.all(|(one, other)| {
+                let mut pairs = one.iter().zip(other.iter());
+                Arc::ptr_eq(one, other)
+                    || one.len() == other.len()
+                        && pairs
+                            .all(|(one, other)| one.0 == other.0 && Object::is_same(one.1, other.1))
+            })
     }
 
     /// An object by its parts.
@@ -242,31 +272,27 @@ impl World {
 
     /// All objects, ordered by kind, namespace, name.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.objects.values()
+        self.objects.iter().flat_map(|of_kind| of_kind.values())
     }
 
     /// The same, each with what it is.
     pub fn by_reference(&self) -> impl Iterator<Item = (&ObjectRef, &Arc<Object>)> {
-        self.objects.iter()
+        self.objects.iter().flat_map(|of_kind| of_kind.iter())
     }
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.objects.len()
+        self.objects.iter().map(|of_kind| of_kind.len()).sum()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.len() == 0
     }
 
     /// The objects of a kind, ordered by namespace and name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
-        let first = ObjectRef { kind, namespace: "".into(), name: "".into() };
-        self.objects
-            .range(first..)
-            .take_while(move |(reference, _)| reference.kind == kind)
-            .map(|(_, object)| object)
+        self.objects[kind as usize].values()
     }
 
     /// The objects of a kind in a namespace, ordered by name.
@@ -276,10 +302,8 @@ impl World {
         namespace: &Arc<str>,
     ) -> impl Iterator<Item = (&'w ObjectRef, &'w Arc<Object>)> {
         let first = ObjectRef { kind, namespace: namespace.clone(), name: "".into() };
-        let those = self.objects.range(&first..);
-        those.take_while(move |(reference, _)| {
-            reference.kind == kind && reference.namespace == first.namespace
-        })
+        let those = self.objects[kind as usize].range(&first..);
+        those.take_while(move |(reference, _)| reference.namespace == first.namespace)
     }
 
     kinds! {
@@ -305,17 +329,11 @@ impl World {
     /// names that [`Registry::names_to_resolve`](crate::registry::Registry::names_to_resolve)
     /// lists. Returns whether that is news.
     pub fn set_resolved(&mut self, name: &str, addresses: Vec<IpAddr>) -> bool {
-        match self.resolved.get_mut(name) {
-            Some(known) if *known == addresses => false,
-            Some(known) => {
-                *known = addresses;
-                true
-            }
-            None => {
-                self.resolved.insert(name.into(), addresses);
-                true
-            }
+        if self.resolved.get(name) == Some(&addresses) {
+            return false;
         }
+        Arc::make_mut(&mut self.resolved).insert(name.into(), addresses);
+        true
     }
 
     /// What a name resolves to; `None` when it was never resolved.
@@ -355,5 +373,44 @@ pub fn can_leave_alone<'w>(
                  cannot be left alone"
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_copy_shares_all_but_the_kinds_that_change_since() {
+        let text = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n}
+";
+        let world = testing::world(Settings::default(), text);
+        let mut copy = world.clone();
+        assert!(copy.is_same(&world));
+        let node = copy.of_kind(Kind::Node).next().map(|node| node.reference()).unwrap();
+        copy.remove(&node);
+        assert!(world.get(&node).is_some() && copy.get(&node).is_none());
+        assert!(!copy.is_same(&world));
+        let changes = world.difference(&copy);
+        assert_eq!(changes.objects.keys().collect::<Vec<_>>(), [&node]);
+        let shared =
+            |kind: Kind| Arc::ptr_eq(&world.objects[kind as usize], &copy.objects[kind as usize]);
+        assert!(shared(Kind::Namespace) && !shared(Kind::Node));
+        let mut back = copy.clone();
+        back.apply(&copy.difference(&world));
+        assert!(back.is_same(&world) && back == world);
+    }
+
+    #[test]
+    fn all_kinds_have_a_place() {
+        assert!(Kind::ALL.iter().enumerate().all(|(at, kind)| at == *kind as usize));
     }
 }

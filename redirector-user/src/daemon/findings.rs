@@ -145,12 +145,9 @@ impl Daemon {
             return;
         }
         self.looker.look(|| {
-            let (settings, resolved) = (engine.settings.clone(), engine.resolved().clone());
-            let objects = engine.world().into_iter().flat_map(World::objects).cloned().collect();
-            InForce {
-                rejected: engine.rejected(),
-                ..InForce::new(&engine.store, objects, settings, resolved)
-            }
+            let world = engine.world().cloned();
+            let world = world.unwrap_or_else(|| World::new(engine.settings.clone()));
+            InForce { rejected: engine.rejected(), ..InForce::new(&engine.store, world) }
         });
     }
 
@@ -274,7 +271,7 @@ mod tests {
     fn what_is_in_force_is_asked_for_when_the_thread_has_rested_and_looked_at_once() {
         let in_force = |node: &str| {
             let settings = Settings { node_name: Some(node.into()), ..Settings::default() };
-            InForce::new(&Store::default(), Vec::new(), settings, Default::default())
+            InForce::new(&Store::default(), World::new(settings))
         };
         let (said, heard) = mpsc::channel();
         let mut looker = Looker::start(move |what| said.send(what).is_ok()).unwrap();
@@ -282,7 +279,7 @@ mod tests {
         looker.want(false);
         looker.look(|| in_force("a"));
         let Ok(Looked::Found(of, findings)) = heard.recv() else { panic!("it looks first") };
-        assert_eq!((of.settings.node_name.as_deref(), findings.len()), (Some("a"), 0));
+        assert_eq!((of.world.settings.node_name.as_deref(), findings.len()), (Some("a"), 0));
         looker.want(true);
         looker.look(|| unreachable!("it rests"));
         assert!(matches!(heard.recv(), Ok(Looked::Rested)));
@@ -292,6 +289,6 @@ mod tests {
         looker.want(false);
         looker.look(|| in_force("b"));
         let Ok(Looked::Found(of, _)) = heard.recv() else { panic!("it looks again") };
-        assert_eq!(of.settings.node_name.as_deref(), Some("b"));
+        assert_eq!(of.world.settings.node_name.as_deref(), Some("b"));
     }
 }

@@ -1,7 +1,7 @@
 //! What is worth an Event: objects that are refused, that have no effect or not
 //! all of it, or that send connections nowhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use redirector_core::diag::Diagnostic;
@@ -56,12 +56,12 @@ impl Judged {
         mut findings: Vec<Diagnostic>,
         emptied: &[EmptiedShare],
     ) -> Self {
-        let known: BTreeSet<ObjectRef> =
-            in_force.objects.iter().map(|object| object.reference()).collect();
-        findings.retain(|one| one.reference().is_some_and(|object| known.contains(object)));
+        let world = &in_force.world;
+        findings.retain(|one| one.reference().is_some_and(|object| world.get(object).is_some()));
         let emptied = emptied.iter().filter_map(|one| {
             let of_it = |object: &&ObjectRef| Some(object.to_string()) == one.object;
-            Some((known.iter().find(of_it)?.clone(), one.to_string()))
+            let mut known = world.by_reference().map(|(object, _)| object);
+            Some((known.find(of_it)?.clone(), one.to_string()))
         });
         Self { rejected: in_force.rejected.clone(), findings, emptied: emptied.collect() }
     }
