@@ -390,7 +390,7 @@ metadata: {name: a}
 ---
 apiVersion: v1
 kind: Node
-metadata: {name: n}
+metadata: {name: node-1}
 ";
         let world = testing::world(Settings::default(), text);
         let mut copy = world.clone();
