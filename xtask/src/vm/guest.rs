@@ -1,14 +1,15 @@
 //! Inside the virtual machine: the first process. It mounts what a node has,
 //! runs what the host asked for, and reports over the second serial port.
 
+mod patched;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ fn live() -> Result<()> {
     strict();
     load_modules()?;
     run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    first_connects();
+    patched::patch_now().context("cannot attach a program of each kind")?;
     let orders = std::env::var(ORDERS).unwrap_or_default();
     if orders == "shell" {
         return shell();
@@ -115,17 +116,6 @@ fn live() -> Result<()> {
         }
     }
     host.tell(&Message::Done)
-}
-
-/// Connects once, to closed ports. The kernel patches its own code at the first
-/// connects since it booted, and an emulated second processor that comes by at that
-/// moment may see an instruction half changed, and die of it.
-fn first_connects() {
-    for address in ["127.0.0.1:1", "[::1]:1"] {
-        let _ = TcpStream::connect(address);
-    }
-    // It is done in the background.
-    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// Loads the modules that came with the kernel; a kernel of the user's has none.
