@@ -32,7 +32,7 @@ pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of};
 pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
-pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket};
+pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket, Unresolved};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{StandsFor, Workload, Workloads, is_known_by_hash, pod_uid};
@@ -194,18 +194,13 @@ impl Registry {
         let found = if candidates.len() == 1 {
             first.filter(|only| reaches(only))
         } else {
-            let all = candidates.iter().map(|service| &**service);
-            let own = all
-                .clone()
-                .filter(|service| who.in_namespace(service.namespace()))
-                .find(|service| reaches(service));
-            own.or_else(|| {
-                let of_kind = |entry| {
-                    let mut those = all.clone().filter(move |one| one.is_entry() == entry);
-                    those.find(|service| reaches(service))
-                };
-                of_kind(false).or_else(|| of_kind(true))
-            })
+            let find = |own: bool, entry: bool| {
+                let all = candidates.iter().map(|service| &**service);
+                let mut those = all.filter(move |one| one.is_entry() == entry);
+                those.find(|one| (!own || who.in_namespace(one.namespace())) && reaches(one))
+            };
+            let order = [(true, false), (true, true), (false, false), (false, true)];
+            order.into_iter().find_map(|(own, entry)| find(own, entry))
         };
         match (found, first) {
             (Some(service), _) => match &service.rejected {

@@ -165,8 +165,8 @@ pub(super) fn find<'a, 'w>(
     Ok(Found { service, port, rule, subset })
 }
 
-/// The service with a host: of the client's own namespace, else a Service, else
-/// a ServiceEntry; the oldest of each.
+/// The service with a host: of the client's own namespace before others, of each a
+/// Service before a ServiceEntry; the oldest of these.
 fn by_host<'a, 'w>(
     services: &'a [Service<'w>],
     from: &Connection,
@@ -184,7 +184,7 @@ fn by_host<'a, 'w>(
         .collect();
     having.sort_by_key(|service| {
         let foreign = client != Some(&*service.object.meta.namespace);
-        let entry = foreign && matches!(service.kind, Kindness::Entry(_));
+        let entry = matches!(service.kind, Kindness::Entry(_));
         (foreign, entry, age(service.object))
     });
     having.first().copied()
