@@ -182,7 +182,8 @@ fn template(text: &str) -> Option<Position> {
     let (line, column) = text.lines().enumerate().find_map(|(n, line)| {
         let at = line.find("{{").filter(|at| line[*at..].contains("}}"))?;
         let before = line[..at].trim_end();
-        let bare = before.is_empty() || before.ends_with([':', '-']) || before.ends_with("}}");
+        let bare =
+            before.is_empty() || before.ends_with([':', '-', '[', ',']) || before.ends_with("}}");
         bare.then(|| (n, line[..at].chars().count()))
     })?;
     let clamp = |n: usize| u32::try_from(n + 1).unwrap_or(u32::MAX);
@@ -274,8 +275,12 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
     }
     reading.documents += 1;
     if let (Some("List"), Some("v1")) = (kind, api) {
+        let items = root.entry("items").map(|items| &items.value.value);
+        if items == Some(&Value::Null) {
+            return;
+        }
         reading.complete = false;
-        let message = match root.get("items").map(|items| &items.value) {
+        let message = match items {
             Some(Value::List(_)) => "Lists are nested too deeply".to_owned(),
             Some(other) => format!("the items of a List are a list, this is {}", other.describe()),
             None => "the List has no items".to_owned(),

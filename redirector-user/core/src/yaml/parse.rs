@@ -8,6 +8,10 @@ use super::mended::Mended;
 use super::tree::Builder;
 use super::{MAX_NODES, Node, SyntaxError, Value};
 
+/// The byte order mark, which stands before a text, and in texts that were put one
+/// behind the other before each.
+const MARK: char = '\u{feff}';
+
 /// More directives than this make a document unreadable.
 const MAX_DIRECTIVES: usize = 100;
 
@@ -55,7 +59,7 @@ pub struct Part {
 /// Reads a text part by part, but for those that are `known`: that says how many nodes
 /// they have.
 pub fn parse_parts(text: &str, mut known: impl FnMut(Chunk<'_>) -> Option<usize>) -> Vec<Part> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_prefix(MARK).unwrap_or(text);
     let mut budget = MAX_NODES;
     let mut parts = Vec::new();
     for chunk in split(text) {
@@ -174,19 +178,27 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
     let (mut offset, mut line) = (0, 0);
     // Where the directives begin that nothing but comments stands behind.
     let mut directives = None;
+    let mut behind_marker = false;
     for part in text.split_inclusive('\n') {
-        let marker = part
+        let marked = part.strip_prefix(MARK);
+        let at = offset + marked.map_or(0, |_| MARK.len_utf8());
+        let plain = marked.unwrap_or(part);
+        let marker = plain
             .strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker {
-            let (at, at_line) = directives.take().unwrap_or((offset, line));
-            chunks.push(Chunk { text: &text[start..at], line: start_line, column: 0 });
-            (start, start_line) = (at, at_line);
+            let (end, end_line) = directives.take().unwrap_or((offset, line));
+            chunks.push(Chunk { text: &text[start..end], line: start_line, column: 0 });
+            (start, start_line) = if end == offset { (at, line) } else { (end, end_line) };
+        } else if behind_marker && marked.is_some() {
+            // What was a file of its own once begins with its mark.
+            (start, start_line) = (at, line);
         } else if part.starts_with('%') {
             directives = directives.or(Some((offset, line)));
         } else if !part.starts_with('#') && !part.trim().is_empty() {
             directives = None;
         }
+        behind_marker = marker && plain.trim_end() == "---";
         offset += part.len();
         line += 1;
     }
