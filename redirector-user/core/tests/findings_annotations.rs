@@ -56,6 +56,33 @@ fn another_version_or_another_kind_is_told() {
 }
 
 #[test]
+fn an_annotation_at_a_kind_that_it_is_not_for_or_with_a_value_that_says_nothing_is_told() {
+    let entry = |annotations: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: w, annotations: {{{annotations}}}}}
+spec: {{address: 192.0.2.1}}
+"
+        );
+        let report = report(&text);
+        let found = told(&report, &["RD1028"]).into_iter();
+        found.map(|(_, message)| message.to_owned()).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(entry("redirector.io/gateway: 'true', redirector.io/cgroup: a.slice"), none);
+    assert_eq!(entry("redirector.io/gateway: 'false'"), none);
+    assert_eq!(
+        entry("redirector.io/gateway: 'True'"),
+        ["redirector.io/gateway: \"True\" is not \"true\""]
+    );
+    assert_eq!(
+        entry("redirector.io/claim-port: 'true'"),
+        ["redirector.io/claim-port has no meaning for a WorkloadEntry"]
+    );
+}
+
+#[test]
 fn gateways_of_two_minds_about_a_rule_that_both_have_at_one_port_are_told() {
     let of = |first: &str, second: Option<&str>, server: &str, bound: &str| {
         found(&(gateway("one", Some(first), TLS) + &gateway("two", second, server) + &rules(bound)))

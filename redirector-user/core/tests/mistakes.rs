@@ -109,6 +109,37 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
             "RD1021@28:7 \"sourceNamespace\" stands outside of a match block",
             1,
         ),
+        (
+            "        host: db.shop.internal\n      weight: 90",
+            "        host: db.shop.internal\n      subset: one\n      weight: 90",
+            "RD1010@27:7 \"subset\" stands beside the destination",
+            1,
+        ),
+        (
+            "        host: db.shop.internal\n      weight: 90",
+            "        host: db.shop.internal\n        weight: 90",
+            "RD1010@27:9 \"weight\" stands below the destination",
+            1,
+        ),
+        ("      weight: 90", "      weight: 90\n      sort: a", "RD1010@28:7 there is no field", 1),
+        (
+            "metadata:\n  name: db\n  namespace: shop",
+            "metadata:\nname: db\nnamespace: shop",
+            "RD1013@15:1 this VirtualService has no name: it stands beside metadata",
+            1,
+        ),
+        (
+            "  namespace: shop\nspec:\n  hosts",
+            "  namepsace: shop\nspec:\n  hosts",
+            "RD1010@16:3 there is no field \"namepsace\"",
+            1,
+        ),
+        (
+            "  endpoints: [{address: 192.0.2.1}]\n",
+            "  endpoints: [{address: 192.0.2.1}]\nexportTo: ['.']\n",
+            "RD1010@11:1 there is no field \"exportTo\" beside metadata",
+            1,
+        ),
         ("weight: 90", "weight: 90%", "RD1009@27:15 expected a whole number", 1),
         ("weight: 90", "weight: -90", "RD2012@27:15 weight -90 is out of range", 1),
         (

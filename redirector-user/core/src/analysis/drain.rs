@@ -6,20 +6,15 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::drain::time;
-use crate::model::Kind;
-use crate::model::annotations::DRAIN;
+use crate::model::annotations::{DRAIN, idle};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for object in facts.world.objects() {
-        if !object.meta.annotations.contains_key(DRAIN) {
-            continue;
-        }
-        let kind = object.reference().kind;
-        let takes_it = matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::DestinationRule);
-        let problem = match time(object) {
-            _ if !takes_it => format!("{DRAIN} has no meaning for a {kind}"),
-            Err(why) => format!("{DRAIN}: {why}"),
-            Ok(_) => continue,
+        let Some(value) = object.meta.annotations.get(DRAIN) else { continue };
+        let problem = match (idle(DRAIN, value, object.reference().kind), time(object)) {
+            (Some(problem), _) => problem,
+            (None, Err(why)) => format!("{DRAIN}: {why}"),
+            (None, Ok(_)) => continue,
         };
         Report::new(object.reference(), findings).add(
             format!("metadata.annotations.{DRAIN}"),

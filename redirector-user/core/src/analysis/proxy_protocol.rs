@@ -5,8 +5,8 @@ use super::gateways::both_select;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::annotations::PROXY_PROTOCOL;
-use crate::model::{Gateway, Kind, Object, PROXY_PROTOCOL_V2, speaks_proxy_protocol};
+use crate::model::annotations::{PROXY_PROTOCOL, idle};
+use crate::model::{Gateway, Object, PROXY_PROTOCOL_V2, speaks_proxy_protocol};
 use crate::rules::{Mode, RuleSet, mode};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -14,13 +14,10 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for object in facts.world.objects() {
         let Some(value) = object.meta.annotations.get(PROXY_PROTOCOL) else { continue };
         annotated = true;
-        let kind = object.reference().kind;
-        let problem = if kind != Kind::Gateway {
-            format!("{PROXY_PROTOCOL} has no meaning for a {kind}")
-        } else if value != PROXY_PROTOCOL_V2 {
-            format!("{PROXY_PROTOCOL}: \"{value}\" is not {PROXY_PROTOCOL_V2}")
-        } else {
-            continue;
+        let problem = match idle(PROXY_PROTOCOL, value, object.reference().kind) {
+            Some(problem) => problem,
+            None if value == PROXY_PROTOCOL_V2 => continue,
+            None => format!("{PROXY_PROTOCOL}: \"{value}\" is not {PROXY_PROTOCOL_V2}"),
         };
         Report::new(object.reference(), findings).add(
             format!("metadata.annotations.{PROXY_PROTOCOL}"),

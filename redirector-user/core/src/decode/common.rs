@@ -28,10 +28,32 @@ pub(super) fn spec_or<'a>(
     match root.get("spec") {
         Some(at) => at.fields_or(known, other),
         None => {
-            required(root, "spec", &format!("the spec of the {kind}"));
+            no_spec(root, kind, known);
             None
         }
     }
+}
+
+/// Reports that there is no spec, at what should be it or be below it.
+fn no_spec(root: &Fields<'_>, kind: &str, known: &[&str]) {
+    let what = format!("the spec of the {kind}");
+    let metadata = root.get("metadata").and_then(|at| at.any_fields());
+    if let Some(metadata) = metadata.filter(|metadata| metadata.has("spec")) {
+        let message = format!("{what} stands below metadata");
+        let finding = Diagnostic::new(&admission::REQUIRED, message);
+        return metadata.place("spec").report(finding.help("indent it by as much as metadata:"));
+    }
+    let beside = root.entries().into_iter().find(|(name, _)| known.contains(&name.trim()));
+    let Some((name, _)) = beside.filter(|_| root.has("spec")) else {
+        return required(root, "spec", &what);
+    };
+    let help = match name.trim() == name {
+        true => "indent it, and what follows it, so that it is below spec:",
+        false => "what stands before it is no space (such as U+00A0): indent with spaces",
+    };
+    let message = format!("{what} is missing: \"{}\" stands beside it", name.trim());
+    let finding = Diagnostic::new(&admission::REQUIRED, message).help(help);
+    root.key_place(name).report(finding);
 }
 
 /// Reports a part that Istio's admission asks for.

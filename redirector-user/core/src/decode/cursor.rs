@@ -73,6 +73,14 @@ impl Sink {
     }
 }
 
+/// Whether somebody else is to put a value in the place of this text, or of a part.
+fn is_template(text: &str) -> bool {
+    let within = |begin: &str, end: &str| {
+        text.find(begin).is_some_and(|at| text[at + begin.len()..].contains(end))
+    };
+    within("{{", "}}") || within("${", "}") || within("{%", "%}")
+}
+
 /// Whether these would be key and value, had the colon a space behind it.
 fn is_entry((key, value): (&str, &str)) -> bool {
     !value.is_empty() && !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric())
@@ -149,6 +157,9 @@ impl<'a> At<'a> {
 
     /// Reports a finding here.
     pub fn report(&self, mut finding: Diagnostic) {
+        if finding.severity == Severity::Error && self.node.as_str().is_some_and(is_template) {
+            finding.help = Some("this is a template: render it first, and check that".to_owned());
+        }
         finding.path = self.path();
         (finding.line, finding.column) = (self.position.line, self.position.column);
         self.sink.report(finding);
@@ -436,6 +447,14 @@ impl<'a> Fields<'a> {
         match self.at.node.entry(name) {
             Some(entry) => self.entry_at(entry),
             None => At { path: self.at.path.field(name), ..self.at.clone() },
+        }
+    }
+
+    /// The place of a field's name, or of the map when the field is absent.
+    pub fn key_place(&self, name: &str) -> At<'a> {
+        match self.at.node.entry(name) {
+            Some(entry) => self.entry_at(entry).at_key(entry.position),
+            None => self.at.clone(),
         }
     }
 

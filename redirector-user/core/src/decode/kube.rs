@@ -33,10 +33,50 @@ pub(super) fn missing(fields: &Fields<'_>, name: &str, what: &str) {
     );
 }
 
+/// The fields of a ServiceSpec.
+const SERVICE: &[&str] = &[
+    "type",
+    "selector",
+    "ports",
+    "clusterIP",
+    "clusterIPs",
+    "externalIPs",
+    "externalName",
+    "internalTrafficPolicy",
+    "externalTrafficPolicy",
+    "trafficDistribution",
+    "publishNotReadyAddresses",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerIP",
+    "loadBalancerClass",
+    "loadBalancerSourceRanges",
+    "allocateLoadBalancerNodePorts",
+    "healthCheckNodePort",
+];
+
+/// The fields of a ServicePort.
+const SERVICE_PORT: &[&str] =
+    &["name", "port", "targetPort", "protocol", "appProtocol", "nodePort"];
+
+/// The fields of an Endpoint of an EndpointSlice.
+const SLICE_ENDPOINT: &[&str] = &[
+    "addresses",
+    "conditions",
+    "targetRef",
+    "nodeName",
+    "zone",
+    "hostname",
+    "hints",
+    "deprecatedTopology",
+];
+
 /// `spec` of a Service.
 pub(super) fn service(root: &Fields<'_>) -> Service {
     let mut service = Service::default();
-    let Some(spec) = root.get("spec").and_then(|at| at.any_fields()) else {
+    let Some(spec) = root.get("spec").and_then(|at| at.fields(SERVICE)) else {
         missing(root, "spec", "the spec of the Service");
         return service;
     };
@@ -109,7 +149,7 @@ fn service_ports(spec: &Fields<'_>, service: &mut Service) {
         missing(spec, "ports", "the list of the Service's ports");
     }
     for at in &ports {
-        let Some(fields) = at.any_fields() else { continue };
+        let Some(fields) = at.fields(SERVICE_PORT) else { continue };
         if fields.get("port").is_none() {
             missing(&fields, "port", "the number of the Service's port");
         }
@@ -179,7 +219,8 @@ pub(super) fn endpoint_slice(
         None => missing(root, "addressType", "the address type (IPv4, IPv6 or FQDN)"),
     }
     for at in root.items("ports") {
-        let Some(fields) = at.any_fields() else { continue };
+        let known = &["name", "protocol", "port", "appProtocol"];
+        let Some(fields) = at.fields(known) else { continue };
         let port = fields.get("port").is_some().then(|| fields.port("port"));
         if port == Some(None) {
             continue;
@@ -199,14 +240,15 @@ pub(super) fn endpoint_slice(
         return slice;
     }
     for at in endpoints {
-        let Some(fields) = at.any_fields() else { continue };
+        let Some(fields) = at.fields(SLICE_ENDPOINT) else { continue };
         slice.endpoints.push(slice_endpoint(&fields, &slice.address_type, namespace));
     }
     slice
 }
 
 fn slice_endpoint(fields: &Fields<'_>, address_type: &str, namespace: &str) -> SliceEndpoint {
-    let conditions = fields.get("conditions").and_then(|at| at.any_fields());
+    let known = &["ready", "serving", "terminating"];
+    let conditions = fields.get("conditions").and_then(|at| at.fields(known));
     let condition = |name: &str| conditions.as_ref().and_then(|c| c.get(name)?.bool());
     let ready = condition("ready").unwrap_or(true);
     let addresses = match address_type {

@@ -2,23 +2,51 @@
 
 use std::sync::Arc;
 
-use super::cursor::Fields;
-use super::misplaced::Unknown;
+use super::cursor::{Fields, ROOT};
+use super::misplaced::{Unknown, outside_match};
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
 use crate::model::annotations::{self, OURS};
 use crate::model::{Kind, Meta, Origin};
 use crate::yaml::Value;
 
+/// The fields of an ObjectMeta.
+const METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "generateName",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+];
+
 /// Reads `metadata`. `None` when there is no usable name.
 pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Option<Meta> {
     let nameless = || {
-        root.place("metadata").report(
-            Diagnostic::new(&syntax::MISSING_NAME, format!("this {kind} has no name"))
-                .help("add metadata.name"),
-        );
+        let message = format!("this {kind} has no name");
+        let (at, message, help) = match root.has("name") {
+            true => (
+                root.key_place("name"),
+                format!("{message}: it stands beside metadata"),
+                "indent it so that it is below metadata:",
+            ),
+            false => (root.place("metadata"), message, "add metadata.name"),
+        };
+        at.report(Diagnostic::new(&syntax::MISSING_NAME, message).help(help));
     };
-    let Some(fields) = root.get("metadata").and_then(|at| at.any_fields()) else {
+    // What a spec that is none of its own should hold is told there.
+    let of_metadata = |name: &str| if name == "spec" { Unknown::Told } else { Unknown::Idle };
+    let metadata = root.get("metadata").and_then(|at| at.fields_or(METADATA, of_metadata));
+    let Some(fields) = metadata else {
         nameless();
         return None;
     };
@@ -46,17 +74,7 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
         );
         return None;
     }
-    // Beside metadata nobody reads them, and the object would be another one.
-    root.at.fields_or(&[], |name| match name {
-        "name" | "namespace" | "labels" | "annotations" => Unknown::Found(
-            Diagnostic::new(
-                &syntax::UNKNOWN_FIELD,
-                format!("\"{name}\" stands beside metadata, where it has no effect"),
-            )
-            .help("indent it, so that it is below metadata:"),
-        ),
-        _ => Unknown::Told,
-    });
+    beside_metadata(root, kind);
     let mut namespace = "";
     if !kind.is_cluster_scoped() {
         namespace = "default";
@@ -91,6 +109,14 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
     if let Some(at) = fields.get("annotations").filter(|at| matches!(at.node.value, Value::Map(_)))
     {
         at.fields_or(&[], |name| unknown_annotation(name).map_or(Unknown::Told, Unknown::Found));
+        for (name, at) in at.any_fields().iter().flat_map(Fields::entries) {
+            // These two have codes of their own.
+            let own = matches!(name, annotations::DRAIN | annotations::PROXY_PROTOCOL);
+            let value = at.node.as_str().filter(|_| !own);
+            if let Some(problem) = value.and_then(|value| annotations::idle(name, value, kind)) {
+                at.complain(&syntax::IDLE_ANNOTATION, problem);
+            }
+        }
     }
     Some(Meta {
         name: name.into(),
@@ -105,13 +131,52 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
 
 /// What is wrong with an annotation that begins as ours do and is none of them.
 fn unknown_annotation(name: &str) -> Option<Diagnostic> {
-    let word = name.strip_prefix(OURS).filter(|_| !annotations::ALL.contains(&name))?;
-    let known = || annotations::ALL.into_iter().filter_map(|name| name.strip_prefix(OURS));
+    let word = name
+        .strip_prefix(OURS)
+        .filter(|_| annotations::ALL.iter().all(|(known, _)| *known != name))?;
+    let known = || annotations::ALL.iter().filter_map(|(name, _)| name.strip_prefix(OURS));
     let message = format!("there is no annotation {name}");
     Some(Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(match nearest(word, known()) {
         Some(near) => format!("did you mean {OURS}{near}?"),
         None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
     }))
+}
+
+/// Fields of the root that nobody reads: without them the object may be another one, or
+/// be seen by more.
+fn beside_metadata(root: &Fields<'_>, kind: Kind) {
+    let known: &'static [&'static str] = match kind {
+        Kind::EndpointSlice => {
+            &["apiVersion", "kind", "metadata", "addressType", "endpoints", "ports"]
+        }
+        _ => ROOT,
+    };
+    let is_told_as_missing = known.contains(&"spec") && root.get("spec").is_none();
+    root.at.fields_or(known, |name| match name {
+        _ if is_told_as_missing => Unknown::Told,
+        "name" | "namespace" | "labels" | "annotations" => Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_FIELD,
+                format!("\"{name}\" stands beside metadata, where it has no effect"),
+            )
+            .help("indent it, so that it is below metadata:"),
+        ),
+        // Its conditions and lists of rules are told otherwise, as errors.
+        "tcp" | "tls" | "http" if kind == Kind::VirtualService => Unknown::Told,
+        _ if kind == Kind::VirtualService
+            && !matches!(outside_match(name, known), Unknown::Idle) =>
+        {
+            Unknown::Told
+        }
+        _ if nearest(name, known.iter().copied()).is_some() => Unknown::Idle,
+        _ => Unknown::Found(
+            Diagnostic::new(
+                &syntax::UNKNOWN_FIELD,
+                format!("there is no field \"{name}\" beside metadata: it has no effect"),
+            )
+            .help("indent it, if it belongs to spec:"),
+        ),
+    });
 }
 
 /// Whether a string is a DNS-1123 label, or with `dots` a subdomain, in lower

@@ -66,9 +66,10 @@ pub(super) fn outside_match(name: &str, known: &[&str]) -> Unknown {
     let conditions = || TCP.iter().chain(TLS).copied();
     let condition = match conditions().find(|condition| *condition == name) {
         Some(condition) => Some(condition),
-        // It may as well be a slip of what belongs here.
+        // It may as well be a slip of what belongs here, and a word of four letters is
+        // near to many.
         None => nearest(name, conditions().chain(known.iter().copied()))
-            .filter(|near| !known.contains(near)),
+            .filter(|near| !known.contains(near) && near.len() > 4),
     };
     if let Some(condition) = condition {
         let meant = if condition == name { String::new() } else { format!(", as {condition}") };
@@ -103,6 +104,29 @@ pub(super) fn beside_destination<'a>(item: &At<'a>) -> Option<&'a str> {
         return None;
     }
     entries.iter().map(|entry| &*entry.key).find(|name| OF_DESTINATIONS.contains(name))
+}
+
+/// A field of an item of a route that has a destination, and should stand below it.
+pub(super) fn belongs_below_destination(name: &str) -> Unknown {
+    let message = format!("\"{name}\" stands beside the destination, where it has no effect");
+    Unknown::Sure(
+        Diagnostic::new(&syntax::UNKNOWN_FIELD, message)
+            .help("indent it so that it is below destination:"),
+    )
+}
+
+/// A field of a destination: a weight that should stand beside it, or a condition.
+pub(super) fn in_destination(name: &str) -> Unknown {
+    if name != "weight" {
+        return outside_match(name, OF_DESTINATIONS);
+    }
+    Unknown::Sure(
+        Diagnostic::new(
+            &syntax::UNKNOWN_FIELD,
+            "\"weight\" stands below the destination, where it has no effect",
+        )
+        .help("indent it by as much as destination:"),
+    )
 }
 
 /// The same field `name` of an item, told once for all of them: `first` is the first.

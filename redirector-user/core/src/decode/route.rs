@@ -2,7 +2,10 @@
 
 use super::common::{check, required};
 use super::cursor::{At, Fields};
-use super::misplaced::{self, OF_DESTINATIONS, below_destination, outside_match};
+use super::misplaced::{
+    self, OF_DESTINATIONS, belongs_below_destination, below_destination, in_destination,
+    outside_match,
+};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{admission, syntax};
 use crate::intern;
@@ -55,6 +58,7 @@ pub(super) fn weighted(
                 Some(first) if OF_DESTINATIONS.contains(&name) => {
                     below_destination(name, first, at)
                 }
+                None if OF_DESTINATIONS.contains(&name) => belongs_below_destination(name),
                 _ => outside_match(name, known),
             })?;
             let weight = match fields.get("weight").map(|at| (at.integer(), at)) {
@@ -87,13 +91,18 @@ pub(super) fn weighted(
         .collect();
     let place = fields.place("route");
     if items.len() > 1 && total == 0 && whole {
-        place.report(
-            Diagnostic::new(
-                &admission::ZERO_WEIGHTS,
-                format!("the weights of {} destinations sum to zero", items.len()),
-            )
-            .help("give them weights: an absent weight is 0"),
-        );
+        let message = format!("the weights of {} destinations sum to zero", items.len());
+        let below = items.iter().find_map(|item| {
+            let destination = item.any_fields()?.get("destination")?;
+            destination.any_fields().filter(|fields| fields.has("weight"))
+        });
+        let (at, help) = match below {
+            Some(destination) => {
+                (destination.place("weight"), "indent weight: by as much as destination:")
+            }
+            None => (place.clone(), "give them weights: an absent weight is 0"),
+        };
+        at.report(Diagnostic::new(&admission::ZERO_WEIGHTS, message).help(help));
     }
     if items.len() > MAX_DESTINATIONS {
         place.complain(
@@ -106,7 +115,7 @@ pub(super) fn weighted(
 
 /// `destination`: host, subset, port.
 pub(super) fn destination(at: &At<'_>) -> Option<RouteDestination> {
-    let fields = at.fields_or(OF_DESTINATIONS, |name| outside_match(name, OF_DESTINATIONS))?;
+    let fields = at.fields_or(OF_DESTINATIONS, in_destination)?;
     let host = fields.text("host");
     match fields.get("host") {
         None => required(&fields, "host", "the host of the destination"),

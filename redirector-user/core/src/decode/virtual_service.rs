@@ -16,10 +16,12 @@ use crate::validate::{names, subnets};
 use crate::yaml::Value;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
-    root.at.fields_or(ROOT, |name| match outside_match(name, ROOT) {
-        Unknown::Idle => Unknown::Told,
-        found => found,
-    });
+    if root.get("spec").is_some() {
+        root.at.fields_or(ROOT, |name| match outside_match(name, ROOT) {
+            Unknown::Idle => Unknown::Told,
+            found => found,
+        });
+    }
     let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
     let Some(spec) =
         common::spec_or(root, "VirtualService", known, |name| outside_match(name, known))

@@ -1,5 +1,7 @@
 //! The annotations and labels that mean something here: each name is written once.
 
+use super::Kind;
+
 /// What the names of this project's own annotations begin with.
 pub const OURS: &str = "redirector.io/";
 
@@ -34,9 +36,29 @@ pub const PROXY_PROTOCOL: &str = "redirector.io/proxy-protocol";
 /// address.
 pub const CLAIM_PORT: &str = "redirector.io/claim-port";
 
-/// All that begin with [`OURS`].
-pub const ALL: [&str; 8] =
-    [CGROUP, NETNS, GATEWAY, GATEWAY_FOR, GATEWAY_NODE_PORTS, DRAIN, PROXY_PROTOCOL, CLAIM_PORT];
+/// All that begin with [`OURS`], and the kinds that they mean something for.
+pub const ALL: [(&str, &[Kind]); 8] = [
+    (CGROUP, &[Kind::WorkloadEntry]),
+    (NETNS, &[Kind::WorkloadEntry]),
+    (GATEWAY, &[Kind::WorkloadEntry, Kind::Pod, Kind::Service]),
+    (GATEWAY_FOR, &[Kind::WorkloadEntry]),
+    (GATEWAY_NODE_PORTS, &[Kind::Service]),
+    (DRAIN, &[Kind::Service, Kind::ServiceEntry, Kind::DestinationRule]),
+    (PROXY_PROTOCOL, &[Kind::Gateway]),
+    (CLAIM_PORT, &[Kind::ServiceEntry]),
+];
+
+/// What is wrong with one of these where it stands: it means nothing for the kind, or
+/// has a value that is neither yes nor no.
+pub fn idle(name: &str, value: &str, kind: Kind) -> Option<String> {
+    let (_, kinds) = ALL.iter().find(|(known, _)| *known == name)?;
+    if !kinds.contains(&kind) {
+        return Some(format!("{name} has no meaning for a {kind}"));
+    }
+    let is_switch = matches!(name, GATEWAY | GATEWAY_NODE_PORTS | CLAIM_PORT);
+    let is_said = matches!(value, "true" | "false");
+    (is_switch && !is_said).then(|| format!("{name}: \"{value}\" is not \"true\""))
+}
 
 /// Istio's, of a Service: the namespaces that see it.
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";

@@ -138,4 +138,9 @@ codes! {
         "Remove what is not needed of that namespace. Where --fixed-sizes keeps tables small, give them more room. Destinations and endpoints that connections are counted on (maxConnections, outlierDetection, LEAST_REQUEST) are at most 65,535 together."
         "LEAST_REQUEST for 66,000 endpoints of one namespace"
     }
+    IDLE_ANNOTATION = "RD1028" Warning NONE "The annotation means nothing here" {
+        "Each annotation of this project's is read of some kinds of objects only, and those that switch something on are read as \"true\" alone. This one stands at another kind, or has another value, and has no effect."
+        "Write it at the object that it is for, or write \"true\"."
+        "kind: WorkloadEntry\nmetadata: {annotations: {redirector.io/gateway: \"yes\"}}"
+    }
 }
