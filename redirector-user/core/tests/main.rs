@@ -9,6 +9,7 @@ mod edits;
 mod expect;
 mod findings;
 mod findings_annotations;
+mod findings_clients;
 mod findings_reach;
 mod findings_shares;
 mod flattening;

@@ -5,7 +5,8 @@ use super::{Finding, Report};
 use crate::client::contains;
 use crate::diag::Diagnostic;
 use crate::diag::codes::references;
-use crate::model::{DestinationRule, Object};
+use crate::model::{DestinationRule, Labels, Object};
+use crate::registry::Port;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, rule) in facts.world.destination_rules() {
@@ -58,11 +59,13 @@ fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &
         let labels: Vec<String> = subset.labels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
         let labels = labels.join(", ");
         let ports = || services.iter().flat_map(|service| &service.ports);
+        let has = |labels: Option<&Labels>| {
+            subset.labels.is_empty() || labels.is_some_and(|have| contains(have, &subset.labels))
+        };
+        // What a name will be resolved to has the labels that are written beside it.
         let usable = ports().any(|port| {
-            port.endpoints.iter().any(|endpoint| {
-                subset.labels.is_empty()
-                    || endpoint.labels.as_ref().is_some_and(|have| contains(have, &subset.labels))
-            })
+            port.endpoints.iter().any(|endpoint| has(endpoint.labels.as_ref()))
+                || port.unresolved.iter().any(|endpoint| has(Some(&endpoint.labels)))
         });
         if usable {
             continue;
@@ -81,7 +84,7 @@ fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &
             );
             continue;
         }
-        if ports().any(|port| !port.endpoints.is_empty()) {
+        if ports().any(Port::has_somebody) {
             report.add(
                 format!("spec.subsets[{i}]"),
                 Diagnostic::new(

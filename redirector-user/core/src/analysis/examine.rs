@@ -12,7 +12,7 @@ use crate::compile::{Probe, Seen, compile_for};
 use crate::explain::QuerySource;
 use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
 use crate::names::{MESH, complete_host};
-use crate::plan::{ClassId, Lacks, Plan};
+use crate::plan::{ClassId, Frontend, Lacks, Plan, RouteId, Verdict};
 use crate::registry::{ExportTo, Registry, ServiceKind};
 use crate::rules::Block;
 use crate::world::World;
@@ -185,6 +185,21 @@ impl Examined {
         self.whom(met.partition(|class| refusals.iter().any(|one| one.clients.contains(*class))))
     }
 
+    /// Who is sent along a route at a frontend, in words; `None` when everybody else is.
+    pub(super) fn who_takes(&self, frontend: &Frontend, route: &RouteId) -> Option<String> {
+        let takes = |verdict: &Verdict| matches!(verdict, Verdict::Route(one) if **one == *route);
+        if takes(&frontend.default) {
+            return None;
+        }
+        let some = frontend.exceptions.iter().filter(|(_, verdict)| takes(verdict));
+        self.whom_alone(some.map(|(class, _)| *class).collect())
+    }
+
+    /// Some in words, where unknown callers are not among them.
+    pub(super) fn whom_alone(&self, some: Vec<ClassId>) -> Option<String> {
+        self.whom((some, vec![0]))
+    }
+
     /// Some in words, as far as there are others.
     fn whom(&self, (refused, reached): (Vec<ClassId>, Vec<ClassId>)) -> Option<String> {
         if reached.is_empty() || refused.is_empty() {
@@ -290,6 +305,7 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
             wanted.push((object, made.collect()));
         }
     }
+    wanted.extend(seeing_otherwise(world, registry));
     // One for every rule before any has its second.
     let mut known: BTreeMap<Made, usize> = BTreeMap::new();
     let mut probes: Vec<Probe> = Vec::new();
@@ -323,6 +339,26 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
         }
     }
     (probes, left_out)
+}
+
+/// For services that only some namespaces see, and for DestinationRules of clients' own
+/// namespaces: somebody in each of these, and of a rule for some workloads one of them.
+fn seeing_otherwise<'w>(
+    world: &'w World,
+    registry: &Registry,
+) -> Vec<(&'w Arc<Object>, Vec<Made>)> {
+    let private = registry.services().filter(|service| !service.export.is_public());
+    let services = private.filter_map(|service| {
+        let inside = service.export.namespaces();
+        let made = inside.map(|namespace| (namespace.clone(), Labels::new(), None)).collect();
+        Some((world.get(&service.object)?, made))
+    });
+    let rules = world.destination_rules().filter_map(|(object, rule)| {
+        let labels = rule.workload_selector.clone().unwrap_or_default();
+        let made = (object.meta.namespace.clone(), labels, None);
+        Some((world.get(&object.reference())?, vec![made]))
+    });
+    services.chain(rules).collect()
 }
 
 /// Which namespaces may make a difference to the rules of a VirtualService.

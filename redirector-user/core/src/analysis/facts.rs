@@ -2,9 +2,11 @@
 //! a walk over all objects.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::examine::Examined;
 use super::{Around, Refused};
@@ -60,8 +62,8 @@ pub(super) struct Facts<'w> {
     namespaces: BTreeSet<Arc<str>>,
     /// Of objects that were refused, what others say of them.
     refused: &'w Refused,
-    /// Addresses of workloads.
-    addresses: HashSet<IpAddr>,
+    /// Addresses of workloads and of endpoints, where somebody was before.
+    addresses: BTreeSet<IpAddr>,
     budget: Cell<usize>,
     comparisons: Cell<usize>,
 }
@@ -135,10 +137,7 @@ impl<'w> Facts<'w> {
                 .map(|object| object.meta.name.clone())
                 .collect(),
             refused: &around.refused,
-            addresses: (registry.workloads.all())
-                .flat_map(|workload| &workload.addresses)
-                .copied()
-                .collect(),
+            addresses: somebodys(registry),
             budget: Cell::new(SUGGESTION_BUDGET),
             comparisons: Cell::new(COMPARISON_BUDGET),
         };
@@ -212,9 +211,9 @@ impl<'w> Facts<'w> {
         }
     }
 
-    /// Whether a workload has this address.
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+    /// Whether a workload or an endpoint has an address of this network.
+    pub fn has_address_in(&self, net: &IpNet) -> bool {
+        self.addresses.range(net.network()..=net.broadcast()).next().is_some()
     }
 
     /// Whether a service with this host was refused, which is told there.
@@ -372,6 +371,14 @@ impl<'w> Facts<'w> {
         services.dedup_by_key(|service| service.age());
         services
     }
+}
+
+/// The addresses of all workloads and endpoints.
+fn somebodys(registry: &Registry) -> BTreeSet<IpAddr> {
+    let workloads = registry.workloads.all().flat_map(|workload| &workload.addresses).copied();
+    let ports = registry.services().flat_map(|service| &service.ports);
+    let endpoints = ports.flat_map(|port| &port.endpoints).map(|endpoint| endpoint.ip);
+    workloads.chain(endpoints).collect()
 }
 
 /// Two names without the labels at their ends that are equal.

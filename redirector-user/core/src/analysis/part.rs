@@ -5,13 +5,15 @@
 //! and that is said once. Where something is, a name that is missing may be
 //! misspelt, and each is told.
 
+use std::collections::HashSet;
+
 use super::virtual_services::targets;
 use super::{Around, Finding};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::Kind;
+use crate::model::{Kind, ObjectRef};
 use crate::names::complete_host;
-use crate::registry::Registry;
+use crate::registry::{Port, Registry};
 use crate::world::World;
 
 /// What may be missing as a whole.
@@ -68,6 +70,43 @@ fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
         })
 }
 
+/// Where slices have endpoints that are Pods, and no Pod is among the documents: takes out
+/// what follows from that, and says so.
+fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Option<String> {
+    if world.pods().next().is_some() {
+        return None;
+    }
+    let unknown = |finding: &&Finding| finding.diagnostic.code == differences::UNKNOWN_POD.id;
+    let places = findings.iter().filter(unknown).count();
+    let slices = findings.iter().filter(unknown);
+    let services: HashSet<ObjectRef> = slices
+        .filter_map(|finding| {
+            let slice = world.get(&finding.object)?.spec.endpoint_slice()?;
+            let namespace = finding.object.namespace.clone();
+            Some(ObjectRef { kind: Kind::Service, namespace, name: slice.service.clone() })
+        })
+        .collect();
+    let of_rule = |rule: &ObjectRef| {
+        let spec = world.get(rule).and_then(|object| object.spec.destination_rule());
+        spec.is_some_and(|spec| {
+            let domain = &world.settings.cluster_domain;
+            let host = complete_host(&spec.host, &rule.namespace, domain);
+            registry.named(&host).iter().any(|service| services.contains(&service.object))
+        })
+    };
+    findings.retain(|finding| match finding.diagnostic.code {
+        _ if unknown(&finding) => false,
+        code if code == differences::NO_ENDPOINTS.id => !services.contains(&finding.object),
+        code if code == references::EMPTY_SUBSET.id => !of_rule(&finding.object),
+        _ => true,
+    });
+    match places {
+        0 => None,
+        1 => Some("Pods (named in 1 place)".to_owned()),
+        places => Some(format!("Pods (named in {places} places)")),
+    }
+}
+
 /// Takes out the findings that only say that something is not among the
 /// documents, and says what in one sentence.
 pub fn only_a_part(
@@ -80,7 +119,7 @@ pub fn only_a_part(
     for Missing { what, kinds, codes } in &ALL {
         let endpoints = || {
             let mut ports = registry.services().flat_map(|service| &service.ports);
-            ports.any(|port| !port.endpoints.is_empty())
+            ports.any(Port::has_somebody)
         };
         let workloads = kinds.contains(&Kind::Pod) && (!around.templates.is_empty() || endpoints());
         if workloads || kinds.iter().any(|kind| world.of_kind(*kind).next().is_some()) {
@@ -98,6 +137,7 @@ pub fn only_a_part(
             places => missing.push(format!("{what} (named in {places} places)")),
         }
     }
+    missing.extend(pods(world, registry, findings));
     let (last, others) = missing.split_last()?;
     let list = match others {
         [] => last.clone(),

@@ -24,7 +24,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Some(Lacks::Endpoints) => {
                 refusal.id.view.first().is_some_and(|service| facts.promised(service))
             }
-            Some(Lacks::Labels) => causes.empty_subset(refusal),
+            Some(Lacks::Labels) => causes.empty_subset(facts.world, refusal),
             Some(Lacks::Service) if facts.refused_service(&refusal.id.host) => true,
             Some(Lacks::Subset) if facts.refused_rule(&refusal.id.host) => true,
             Some(Lacks::Export) => false,
@@ -154,8 +154,8 @@ fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
 struct Causes {
     /// At a `destination`: the codes, and which findings they are.
     destinations: HashMap<(ObjectRef, String), Vec<(&'static str, usize)>>,
-    /// DestinationRules with subsets that have nobody in them.
-    empty_subsets: HashSet<ObjectRef>,
+    /// Subsets of DestinationRules that have nobody in them, with their paths.
+    empty_subsets: HashSet<(ObjectRef, String)>,
 }
 
 impl Causes {
@@ -178,7 +178,7 @@ impl Causes {
             if code == references::EMPTY_SUBSET.id
                 || code == references::SUBSET_WITHOUT_ENDPOINTS.id
             {
-                causes.empty_subsets.insert(object.clone());
+                causes.empty_subsets.insert((object.clone(), path.clone()));
             }
         }
         causes
@@ -203,9 +203,17 @@ impl Causes {
         true
     }
 
-    /// Whether a DestinationRule was told that its subset is empty.
-    fn empty_subset(&self, refusal: &Refusal) -> bool {
-        let mut rules = refusal.id.view.iter().skip(1);
-        rules.any(|rule| self.empty_subsets.contains(rule))
+    /// Whether a DestinationRule was told that this subset of it is empty.
+    fn empty_subset(&self, world: &World, refusal: &Refusal) -> bool {
+        let wanted = refusal.id.subset.as_deref();
+        refusal.id.view.iter().skip(1).any(|rule| {
+            let spec = world.get(rule).and_then(|object| object.spec.destination_rule());
+            let subsets = spec.map_or(&[][..], |spec| &spec.subsets);
+            let place = subsets.iter().position(|subset| Some(&*subset.name) == wanted);
+            place.is_some_and(|place| {
+                let path = format!("spec.subsets[{place}]");
+                self.empty_subsets.contains(&(rule.clone(), path))
+            })
+        })
     }
 }

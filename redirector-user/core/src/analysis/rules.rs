@@ -12,7 +12,7 @@ use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{L4Match, TcpRule};
 use crate::names::{MESH, complete_gateway};
-use crate::registry::{Service, ServiceKind};
+use crate::registry::{Protocol, Service, ServiceKind};
 use crate::rules::{Block, Rule, RuleSet, is_everything};
 use crate::validate::names::is_dns_label;
 
@@ -391,6 +391,8 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
     if ports.peek().is_none() || ports.any(|port| port.protocol.takes_tcp_rules()) {
         return;
     }
+    let other = (bound.services.iter().flat_map(|service| &service.ports))
+        .any(|port| port.protocol == Protocol::Other);
     let is_entry = |service: &&Service| matches!(service.kind, ServiceKind::Entry(_));
     let declared: Vec<String> = bound
         .services
@@ -407,6 +409,10 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
         )
         .help(match (bound.services.iter().any(is_entry), bound.services.iter().all(is_entry)) {
             (_, true) => "write protocol: TCP at the port of the ServiceEntry",
+            _ if other => {
+                "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp or \
+                 whose appProtocol is tcp"
+            }
             (false, _) => "begin the port's name with tcp, or set appProtocol: tcp",
             (true, false) => {
                 "begin the name of a Service's port with tcp, or set its appProtocol: tcp; write \

@@ -9,7 +9,9 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{Kind, ObjectRef, Policy};
-use crate::plan::{DestinationId, Frontend, FrontendId, Lacks, RouteId, Verdict};
+use crate::plan::{
+    ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, Plan, RouteId, Verdict,
+};
 use crate::registry::{MergedRule, MergedSubset};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -78,27 +80,30 @@ fn without_endpoints(
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
     let service = &frontend.service;
     let at = format!("{}:{}", id.prefix.addr(), id.port);
+    let whom = facts.examined.who_takes(frontend, own);
+    let whom = whom.map_or_else(String::new, |whom| format!(" for {whom}"));
     match destination.lacks? {
         Lacks::Family => {
             let [family, other] =
                 if id.prefix.addr().is_ipv6() { ["IPv6", "IPv4"] } else { ["IPv4", "IPv6"] };
             let message = format!(
-                "all endpoints are {other}: connections to the {family} address {at} are refused"
+                "all endpoints are {other}: connections to the {family} address {at} are refused{whom}"
             );
             Some((addresses(service), Diagnostic::new(&differences::OTHER_FAMILY, message)))
         }
         Lacks::Usable => {
             let because = destination.empty_because.as_deref().unwrap_or_default();
-            let message = format!("{because}: connections to {at} are refused");
+            let message = format!("{because}: connections to {at} are refused{whom}");
             Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(NOT_USABLE)))
         }
         Lacks::Endpoints if facts.complete(service) => {
-            let message = format!("it has no endpoint: connections to {at} are refused");
+            let message = format!("it has no endpoint: connections to {at} are refused{whom}");
             Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(COMPLETE)))
         }
         Lacks::Endpoints if !facts.promised(service) => {
-            let message =
-                format!("the documents have no endpoint of it: connections to {at} are refused");
+            let message = format!(
+                "the documents have no endpoint of it: connections to {at} are refused{whom}"
+            );
             Some(("spec", Diagnostic::new(&differences::NO_KNOWN_ENDPOINT, message)))
         }
         _ => None,
@@ -117,25 +122,26 @@ fn spread(
         return None;
     }
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
-    let count = destination.endpoints.len();
     let address = id.prefix.addr();
+    let whole = id.prefix.prefix_len() == id.prefix.max_prefix_len();
+    let stays = |endpoint: &Endpoint| whole && endpoint.address.ip() == address;
     // At an address that was made up for the entry nobody has been before.
-    let real = destination.endpoints.iter().any(|one| one.address.ip() == address)
-        || facts.has_address(address);
-    let rule = routes(frontend).find_map(|route| route.rule.as_ref());
-    if count < 2 || !real {
+    if destination.endpoints.iter().all(stays) || !facts.has_address_in(&id.prefix) {
         return None;
     }
+    let to = match destination.endpoints.as_slice() {
+        [one] => format!("go to {}", one.address),
+        several => format!("are spread over the {} endpoints", several.len()),
+    };
+    let at = if whole { address.to_string() } else { id.prefix.to_string() };
+    let rule = routes(frontend).find_map(|route| route.rule.as_ref());
     let rules = match rule {
         Some(rule) => {
             format!("{} decides for some clients only; the connections of all others", rule.object)
         }
         None => "the connections of all clients".to_owned(),
     };
-    let message = format!(
-        "{address}:{} is served here for everybody: {rules} are spread over the {count} endpoints",
-        id.port
-    );
+    let message = format!("{at}:{} is served here for everybody: {rules} {to}", id.port);
     let finding = Diagnostic::new(&differences::SERVED_FOR_ALL, message).help(
         "resolution: NONE leaves those alone whom no rule is for; give the other endpoints a \
          ServiceEntry of their own",
@@ -146,9 +152,14 @@ fn spread(
 /// How much is refused by policies that would change bytes on the wire.
 fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let plan = &facts.examined.plan;
+    if plan.destinations.values().all(|one| one.lacks != Some(Lacks::Bytes)) {
+        return;
+    }
     #[derive(Default)]
     struct Refused<'p> {
         why: &'p str,
+        /// Whose connections to services are refused; `None` is everybody.
+        whom: BTreeSet<Option<ClassId>>,
         hosts: BTreeSet<&'p str>,
         shares: BTreeSet<(&'p ObjectRef, usize)>,
     }
@@ -157,6 +168,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let merged: HashMap<&ObjectRef, &MergedRule> =
         merged.filter_map(|rule| Some((rule.objects.first()?, rule))).collect();
     let mut by_policy: BTreeMap<(&ObjectRef, String), Refused<'_>> = BTreeMap::new();
+    let takers = takers(plan);
     for route in plan.routes.keys() {
         for (place, id) in route.destinations.iter().enumerate() {
             let Some(destination) = plan.destinations.get(id) else { continue };
@@ -169,16 +181,24 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             refused.why = destination.empty_because.as_deref().unwrap_or_default();
             match &route.rule {
                 Some(rule) => drop(refused.shares.insert((&rule.object, place))),
-                None => drop(refused.hosts.insert(&id.host)),
+                None => {
+                    refused.hosts.insert(&id.host);
+                    refused.whom.extend(takers.get(&**route).into_iter().flatten());
+                }
             }
         }
     }
-    for ((object, path), Refused { why, hosts, shares }) in by_policy {
+    for ((object, path), Refused { why, whom, hosts, shares }) in by_policy {
         let mut what = Vec::new();
+        let whom = match whom.contains(&None) {
+            true => None,
+            false => facts.examined.whom_alone(whom.into_iter().flatten().collect()),
+        };
+        let of = whom.map_or_else(String::new, |whom| format!(" of {whom}"));
         if let Some(first) = hosts.first() {
             what.push(match hosts.len() {
-                1 => format!("all connections to {first}"),
-                count => format!("all connections to {count} services, such as {first}"),
+                1 => format!("all connections{of} to {first}"),
+                count => format!("all connections{of} to {count} services, such as {first}"),
             });
         }
         if let Some((first, _)) = shares.first() {
@@ -196,6 +216,20 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             ),
         );
     }
+}
+
+/// Who is sent along each route; `None` is everybody else.
+fn takers(plan: &Plan) -> HashMap<&RouteId, BTreeSet<Option<ClassId>>> {
+    let mut takers: HashMap<&RouteId, BTreeSet<Option<ClassId>>> = HashMap::new();
+    for frontend in plan.frontends.values() {
+        let exceptions = frontend.exceptions.iter().map(|(class, verdict)| (Some(*class), verdict));
+        for (class, verdict) in exceptions.chain([(None, &frontend.default)]) {
+            if let Verdict::Route(route) = verdict {
+                takers.entry(&**route).or_default().insert(class);
+            }
+        }
+    }
+    takers
 }
 
 /// The policy of a merged rule that refuses a destination: in which object it

@@ -175,7 +175,8 @@ fn unused_rules(
             )
             .help(match list {
                 "tcp" => "write tls: with sniHosts, or declare the server's port TCP without tls",
-                _ => "write tcp: with the same route list",
+                _ if used.contains(&Some("tcp")) => "write tcp: with the same route list",
+                _ => "write tls: with sniHosts, and the same route list",
             }),
         );
     }

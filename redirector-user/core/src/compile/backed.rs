@@ -25,9 +25,7 @@ impl Backed<'_> {
         let policy = rule
             .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
         let (algorithm, original) = algorithm(service, &policy);
-        let unresolved = port.unresolved.clone();
-        let mut destination =
-            Destination { algorithm, policy, unresolved, ..Destination::default() };
+        let mut destination = Destination { algorithm, policy, ..Destination::default() };
         if let Some(what) = destination.policy.changes_bytes() {
             destination.lacks = Some(Lacks::Bytes);
             destination.empty_because = Some(format!(
@@ -45,16 +43,24 @@ impl Backed<'_> {
         }
         let wanted = id.subset.as_deref().and_then(|subset| rule.as_ref()?.subset(subset));
         let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let unresolved = port.unresolved.iter().filter(|one| has(Some(&one.labels), wanted));
+        destination.unresolved = unresolved.map(|one| one.name.clone()).collect();
         let node = settings.node_name.as_deref();
         let usable: Vec<&registry::Endpoint> = port
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
             .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
-            .filter(|endpoint| is_labelled(endpoint, wanted))
+            .filter(|endpoint| has(endpoint.labels.as_ref(), wanted))
             .collect();
         if usable.is_empty() {
-            let (lacks, why) = self.why_empty(id, wanted, settings);
+            let (lacks, why) = match destination.unresolved.as_slice() {
+                [] => self.why_empty(id, wanted, settings),
+                names => (
+                    Lacks::Resolution,
+                    format!("decided when its names are resolved: {}", names.join(", ")),
+                ),
+            };
             (destination.lacks, destination.empty_because) = (Some(lacks), Some(why));
             return destination;
         }
@@ -74,7 +80,7 @@ impl Backed<'_> {
             return destination;
         }
         let lost: u64 = (port.sockets.iter())
-            .filter(|socket| wanted.is_none_or(|wanted| contains(&socket.labels, wanted)))
+            .filter(|socket| has(Some(&socket.labels), wanted))
             .map(|socket| u64::from(socket.weight))
             .sum();
         let usable: u64 = usable.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
@@ -91,11 +97,7 @@ impl Backed<'_> {
         let Self { service, port, rule } = self;
         let host = &service.host;
         let family = if id.v6 { "IPv6" } else { "IPv4" };
-        if !port.unresolved.is_empty() {
-            let names = port.unresolved.join(", ");
-            return (Lacks::Resolution, format!("decided when its names are resolved: {names}"));
-        }
-        if port.endpoints.is_empty() {
+        if !port.has_somebody() {
             return match port.unusable {
                 0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
                 count => (
@@ -107,7 +109,9 @@ impl Backed<'_> {
                 ),
             };
         }
-        if !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6) {
+        if port.unresolved.is_empty()
+            && !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6)
+        {
             return (
                 Lacks::Family,
                 format!("{host} has no {family} endpoint, and the address dialled is {family}"),
@@ -126,7 +130,7 @@ impl Backed<'_> {
         }
         let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
         let subset = id.subset.as_deref().unwrap_or_default();
-        let elsewhere = port.endpoints.iter().any(|endpoint| is_labelled(endpoint, wanted));
+        let elsewhere = (port.endpoints.iter()).any(|one| has(one.labels.as_ref(), wanted));
         (
             if elsewhere { Lacks::Family } else { Lacks::Labels },
             format!("no {family} endpoint of {host} has the labels of subset {subset} ({rule})"),
@@ -134,11 +138,9 @@ impl Backed<'_> {
     }
 }
 
-/// Whether a subset with these labels has the endpoint.
-fn is_labelled(endpoint: &registry::Endpoint, wanted: Option<&Labels>) -> bool {
-    wanted.is_none_or(|wanted| {
-        endpoint.labels.as_ref().is_some_and(|labels| contains(labels, wanted))
-    })
+/// Whether a subset that wants labels has an endpoint with these.
+fn has(labels: Option<&Labels>, wanted: Option<&Labels>) -> bool {
+    wanted.is_none_or(|wanted| labels.is_some_and(|labels| contains(labels, wanted)))
 }
 
 /// How an endpoint is chosen, and whether it is the original destination.

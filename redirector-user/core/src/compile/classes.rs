@@ -78,7 +78,8 @@ pub struct Probe {
     pub labels: Labels,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// It dials only where these have rules.
+    /// It dials only where these VirtualServices have rules, and at the services that
+    /// these are or that these DestinationRules are for.
     pub rules: BTreeSet<ObjectRef>,
 }
 

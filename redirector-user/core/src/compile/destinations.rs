@@ -17,7 +17,7 @@ use crate::model::{RouteDestination, RuleId};
 use crate::plan::{
     Algorithm, Destination, DestinationId, Lacks, Leg, Lost, RouteId, Verdict, view,
 };
-use crate::registry::{MergedRule, Port, Registry, Service};
+use crate::registry::{MergedRule, Port, Protocol, Registry, Service};
 use crate::rules::{Arrival, ClaimKind, Named, Rule, RuleSet, named};
 
 /// The routes and destinations met so far.
@@ -502,7 +502,14 @@ fn id(
 }
 
 fn no_port(service: &Service, port: u16, said: bool) -> String {
-    let numbers: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
+    let named = |port: &Port| match port.protocol {
+        Protocol::Other => format!("{} (not TCP)", port.number),
+        _ => port.number.to_string(),
+    };
+    let has = match service.ports.as_slice() {
+        [] => "none".to_owned(),
+        ports => ports.iter().map(named).collect::<Vec<_>>().join(", "),
+    };
     let whose = if said { "as the rule asks for" } else { "as was dialled" };
-    format!("{} has no TCP port {port}, {whose}; it has {}", service.host, numbers.join(", "))
+    format!("{} has no TCP port {port}, {whose}; it has {has}", service.host)
 }

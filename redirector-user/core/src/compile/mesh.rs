@@ -16,11 +16,10 @@ use crate::names::MESH;
 use crate::plan::{Class, ClassId, Frontend, FrontendId, Source, Verdict};
 use crate::registry::Registry;
 use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk};
-use crate::world::Settings;
 
 /// Makes the frontends of islands.
 pub(super) struct Mesh<'a, 'q> {
-    settings: &'q Settings,
+    registry: &'q Registry,
     walk: Walk<'q>,
     claims: &'q Claims,
     clients: Clients<'a>,
@@ -28,8 +27,8 @@ pub(super) struct Mesh<'a, 'q> {
     classes: Vec<ClassId>,
     /// So many of them dial everything; behind them are the probes.
     everywhere: usize,
-    /// The probes that dial where a VirtualService has rules.
-    by_rules: HashMap<&'a ObjectRef, Vec<usize>>,
+    /// The probes that dial where an object has a say.
+    by_object: HashMap<&'a ObjectRef, Vec<usize>>,
     /// The hosts that were looked up in the island at hand.
     hosts: FxHashSet<Arc<str>>,
     /// What clients were asked there.
@@ -56,20 +55,20 @@ impl<'a, 'q> Mesh<'a, 'q> {
             })
         });
         let everywhere = classes.len() - probes.len();
-        let mut by_rules: HashMap<&ObjectRef, Vec<usize>> = HashMap::new();
+        let mut by_object: HashMap<&ObjectRef, Vec<usize>> = HashMap::new();
         for (class, probe) in (everywhere..).zip(probes) {
             for rules in &probe.rules {
-                by_rules.entry(rules).or_default().push(class);
+                by_object.entry(rules).or_default().push(class);
             }
         }
         Self {
-            settings: &registry.settings,
+            registry,
             walk: Walk::new(registry, book),
             claims,
             clients: Clients::new(clients.collect(), everywhere),
             classes: classes.keys().copied().collect(),
             everywhere,
-            by_rules,
+            by_object,
             hosts: FxHashSet::default(),
             asked: FxHashSet::default(),
         }
@@ -110,7 +109,9 @@ impl<'a, 'q> Mesh<'a, 'q> {
                 }
                 let rules = self.walk.rules(&claim.service.host);
                 if claim.kind == ClaimKind::Anywhere {
-                    points.extend(self.settings.never_claimed().filter(|one| prefix.contains(one)));
+                    points.extend(
+                        self.registry.settings.never_claimed().filter(|one| prefix.contains(one)),
+                    );
                 }
                 if prefix.prefix_len() < prefix.max_prefix_len() {
                     points.extend(rules.inside(prefix));
@@ -180,7 +181,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
                 }
             }
         }
-        if !record.is_empty() && !self.by_rules.is_empty() {
+        if !record.is_empty() && !self.by_object.is_empty() {
             let mut answers = Answers::default();
             answers.insert(record, default.clone());
             for class in self.probes(claimed) {
@@ -215,9 +216,14 @@ impl<'a, 'q> Mesh<'a, 'q> {
     fn probes(&mut self, claimed: &Claimed<'_, 'q>) -> BTreeSet<usize> {
         let mut probes = BTreeSet::new();
         for claim in claimed.iter().flat_map(|(_, claims)| *claims) {
-            for set in &self.walk.rules(&claim.service.host).sets {
-                probes.extend(self.by_rules.get(&set.reference).into_iter().flatten().copied());
-            }
+            let service = &claim.service;
+            let sets = &self.walk.rules(&service.host).sets;
+            let rules = self.registry.rules.for_host(&service.host);
+            let objects = std::iter::once(&service.object)
+                .chain(sets.iter().map(|set| &set.reference))
+                .chain(rules.flat_map(|rule| &rule.objects));
+            let known = objects.filter_map(|object| self.by_object.get(object));
+            probes.extend(known.flatten().copied());
         }
         probes
     }

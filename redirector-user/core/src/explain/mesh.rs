@@ -77,7 +77,7 @@ pub(super) fn explain(
             answer.verdict = VerdictWord::Undecided;
             answer.undecided_share = 1.0;
             answer.undecided_names =
-                claim.port.unresolved.iter().map(ToString::to_string).collect();
+                claim.port.unresolved.iter().map(|one| one.name.to_string()).collect();
             answer.notes.push(format!(
                 "decided when its names are resolved: {}; until then it is left as it is",
                 answer.undecided_names.join(", ")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::endpoints::{Backing, entry_endpoint, entry_place};
 use super::protocol;
-use super::service::{Endpoint, Port, Service, ServiceKind, Socket};
+use super::service::{Endpoint, Port, Service, ServiceKind, Socket, Unresolved};
 use super::visibility::ExportTo;
 use crate::model::annotations;
 use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
@@ -167,7 +167,8 @@ fn port(declared: &EntryPort, found: &[Candidate]) -> Port {
             }
             None => {
                 unusable += 1;
-                unresolved.extend(name.clone());
+                let labels = place.0.clone();
+                unresolved.extend(name.clone().map(|name| Unresolved { name, labels }));
                 if *socket {
                     let (labels, weight) = (place.0.clone(), entry.weight.max(1));
                     sockets.push(Socket { labels, weight });

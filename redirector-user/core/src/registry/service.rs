@@ -74,12 +74,28 @@ pub struct Port {
     /// How many endpoints are known but may not be used: not ready, without
     /// address, of a kind that cannot be reached from here.
     pub unusable: usize,
-    /// Names of endpoints that are not resolved to any address: what they will be
+    /// Endpoints whose names are not resolved to any address: what they will be
     /// resolved to decides.
-    pub unresolved: Vec<Arc<str>>,
+    pub unresolved: Vec<Unresolved>,
     /// Endpoints that are unix sockets: they have their share of the
     /// connections, which is refused.
     pub sockets: Vec<Socket>,
+}
+
+impl Port {
+    /// Whether an endpoint is known that may be used, now or once its name is resolved.
+    pub fn has_somebody(&self) -> bool {
+        !self.endpoints.is_empty() || !self.unresolved.is_empty()
+    }
+}
+
+/// An endpoint whose name is not resolved to any address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unresolved {
+    /// That name.
+    pub name: Arc<str>,
+    /// The endpoint's labels, whatever the name will be resolved to.
+    pub labels: Labels,
 }
 
 /// An endpoint that is a unix socket.
