@@ -202,7 +202,7 @@ fn decided(
             0 => bpf_get_current_cgroup_id(),
             level => bpf_get_current_ancestor_cgroup_id(level),
         };
-        (cgroup == daemon, bpf_get_retval() < 0)
+        (daemon != 0 && cgroup == daemon, bpf_get_retval() < 0)
     };
     // All programs of a hook run: what one before has refused will not be made, and
     // must not be counted.

@@ -123,3 +123,14 @@ impl From<StateError> for Failure {
         }
     }
 }
+
+/// Has the whole process end with whatever thread panics, and says what comes of that:
+/// nobody would miss one thread, and the rest would look well without it.
+pub fn end_with_any_panic(then: &'static str) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        tracing::error!("{panic}; ending: {then}");
+        std::process::abort();
+    }));
+}

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::daemon::log;
+use crate::failure::end_with_any_panic;
 use crate::proxy::{SUBCOMMAND, Start, relay};
 
 /// Runs as a relay if that is what these arguments, behind the name of the program, say.
@@ -18,6 +19,7 @@ pub fn if_asked(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
         eprintln!("error: relays are started by the daemon: redirector run");
         return Some(ExitCode::from(2));
     };
+    end_with_any_panic("the daemon starts another relay");
     let format = if start.log.json { log::Format::Json } else { log::Format::Text };
     let told = log::start(&start.log.level, format, start.log.colour);
     let log_at = |level: &str| drop(log::set_level(level));

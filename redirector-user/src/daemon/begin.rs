@@ -23,7 +23,7 @@ use super::server::Server;
 use super::sources::{files_to_follow, source};
 use super::{Event, Options, addresses, memory, metrics, now, startup};
 use crate::datapath::{self, Datapath, Sizes};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, end_with_any_panic};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
 use crate::leftovers;
@@ -33,21 +33,10 @@ use crate::state::{Hold, Keeper, Left, Pinned, Report, Snapshot, StateDir, bypas
 /// while a change is compiled.
 const SPARES: usize = 16;
 
-/// Has the whole process end with whatever thread panics: nobody would miss one that
-/// watches, and the rest would look well without it. The kernel goes on, and whoever
-/// supervises the daemon starts the next one.
-fn end_with_any_panic() {
-    let tell = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
-        tracing::error!("{panic}; ending: everything stays in force without this process");
-        std::process::abort();
-    }));
-}
-
 /// Runs until a signal says otherwise, or a successor is in force.
 pub fn run(mut options: Options) -> Result<Exit, Failure> {
-    end_with_any_panic();
+    // The kernel goes on, and whoever supervises the daemon starts the next one.
+    end_with_any_panic("everything stays in force without this process");
     let mut kept = None;
     loop {
         let (sender, events) = mpsc::channel();
@@ -320,7 +309,7 @@ mod tests {
     #[test]
     fn a_panic_of_any_thread_ends_the_process() {
         if std::env::var_os(PANICS).is_some() {
-            super::end_with_any_panic();
+            super::end_with_any_panic("this is a test");
             let thread = std::thread::spawn(|| panic!("nobody would miss me"));
             let _ = thread.join();
             return;

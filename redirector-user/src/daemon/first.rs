@@ -84,6 +84,7 @@ impl Daemon {
             )
         {
             // The kernel is left as it was found.
+            self.gateways.shutdown();
             self.datapath.remove()?;
             self.state.remove()?;
             return Err(failure);

@@ -17,7 +17,6 @@ use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, St
 use crate::state::GatewayListener;
 
 /// The gateways.
-#[derive(Default)]
 pub struct Gateways {
     proxy: Option<Proxy>,
     drain: Duration,
@@ -44,7 +43,16 @@ impl Gateways {
         door: Option<PathBuf>,
         inherited: Vec<OwnedFd>,
     ) -> Self {
-        Self { drain, cgroup, door, inherited, ..Self::default() }
+        Self {
+            proxy: None,
+            drain,
+            cgroup,
+            door,
+            inherited,
+            routes: BTreeSet::new(),
+            destinations: BTreeSet::new(),
+            locals: Locals::default(),
+        }
     }
 
     /// Whether connections go on without this daemon, until the next one comes.
@@ -174,6 +182,15 @@ impl Gateways {
     pub fn shutdown(&mut self) {
         if let Some(proxy) = self.proxy.take() {
             proxy.shutdown();
+        }
+    }
+}
+
+impl Drop for Gateways {
+    /// A relay that stays does so however the daemon ends, by an error too.
+    fn drop(&mut self) {
+        if self.stays() {
+            self.leave();
         }
     }
 }

@@ -181,9 +181,11 @@ fn always() -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::serve::give_memory_back;
     use super::*;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
+    use std::sync::Barrier;
 
     /// Set in the process that confines itself: what it does afterwards.
     const DOES: &str = "REDIRECTOR_TEST_CONFINED";
@@ -205,7 +207,19 @@ mod tests {
             }
             return;
         };
-        only_relay().unwrap();
+        // As workers do.
+        let (gave, go_on) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                give_memory_back();
+                gave.wait();
+                go_on.wait();
+                give_memory_back();
+            });
+            gave.wait();
+            only_relay().unwrap();
+            go_on.wait();
+        });
         let ends = match does.to_str().unwrap() {
             "open" => fs::read("/dev/null").is_ok(),
             // SAFETY: at most a copy of this process, which ends below at once.

@@ -107,8 +107,11 @@ impl Control {
             Some(process) => {
                 tracing::info!(pid = process.confined.pid, "goes on with the relay of gateways");
                 this.goes_on_with(process);
+                let level = this.settings.log.level.clone();
+                drop(this.ask(&Question::LogAt(level), &[]));
             }
-            None => this.begin()?,
+            // Where that fails it is tried again; an earlier one serves meanwhile.
+            None => this.begin_again(),
         }
         Ok(this)
     }
@@ -132,6 +135,7 @@ impl Control {
                 Err(RecvTimeoutError::Timeout) => {
                     if begins.is_some_and(|at| at <= Instant::now()) {
                         self.begin_again();
+                        self.retire_before();
                     }
                     let new = self.opened.try_again();
                     self.pass_on(&new);
@@ -181,10 +185,20 @@ impl Control {
         if std::mem::take(&mut self.shared) {
             // What another daemon has changed meanwhile.
             new = self.opened.listening();
+            if let Relay::Lives { process, .. } = &self.relay {
+                process.place(&self.settings, process.confined.pid);
+            }
             self.attend();
         }
         self.pass_on(&new);
-        if let Some(before) = self.before.take() {
+        self.retire_before();
+    }
+
+    /// Has an earlier relay end, once another one serves.
+    fn retire_before(&mut self) {
+        if matches!(self.relay, Relay::Lives { .. })
+            && let Some(before) = self.before.take()
+        {
             before.retire(self.settings.drain);
         }
     }
@@ -288,7 +302,6 @@ impl Control {
     }
 
     fn goes_on_with(&mut self, process: Process) {
-        self.number += 1;
         self.relay = Relay::Lives { process, since: Instant::now() };
         self.attend();
     }
@@ -296,6 +309,8 @@ impl Control {
     /// Answers what the relay asks.
     fn attend(&mut self) {
         let Relay::Lives { process, .. } = &mut self.relay else { return };
+        // Who answered before ends by this, and is not to begin it again.
+        self.number += 1;
         let (asks, number) = (self.asks.clone(), self.number);
         let silent = move || drop(asks.send(Ask::Silent(number)));
         if let Err(error) = process.attend(Arc::clone(&self.whose), silent) {
@@ -306,6 +321,9 @@ impl Control {
     }
 
     fn leave(self) {
+        if let Some(before) = self.before {
+            before.retire(self.settings.drain);
+        }
         if let Relay::Lives { process, .. } = self.relay {
             process.leave(&self.settings);
         }
@@ -314,6 +332,9 @@ impl Control {
     fn stop(mut self) {
         // The relay has the last copies, and serves what waits in them.
         self.opened.close_others(&[]);
+        if let Some(before) = self.before.take() {
+            before.retire(self.settings.drain);
+        }
         if let Relay::Lives { process, .. } = self.relay {
             process.stop(self.settings.drain);
         }

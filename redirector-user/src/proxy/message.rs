@@ -71,8 +71,8 @@ pub struct Status {
 }
 
 /// How the process is doing that relays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RelayStatus {
     /// What it may do.
     #[serde(flatten)]
@@ -85,7 +85,7 @@ pub struct RelayStatus {
 
 /// What a process may do, as the kernel says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Confined {
     /// Its number.
     pub pid: u32,

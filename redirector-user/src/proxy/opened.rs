@@ -18,7 +18,7 @@ use super::listener::{dialled, urgent_in_place};
 use super::message::{ListenerState, Status};
 
 /// Length of the accept queue asked for; `net.core.somaxconn` bounds it.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// The first and the longest wait before another try to bind.
 pub(super) const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];

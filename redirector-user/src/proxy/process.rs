@@ -108,7 +108,7 @@ impl Process {
     }
 
     /// Moves it to the cgroup that is to be its own.
-    fn place(&self, settings: &Settings, pid: u32) {
+    pub fn place(&self, settings: &Settings, pid: u32) {
         if let Some(cgroup) = &settings.cgroup
             && let Err(error) = move_to(cgroup, pid)
         {

@@ -108,8 +108,7 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
         let thread = thread::Builder::new().name(format!("gateway-{number}"));
         threads.push(thread.spawn(move || {
             block_sigpipe();
-            // It has memory of its own from now on.
-            drop(std::hint::black_box(vec![0u8; 1 << 10]));
+            give_memory_back();
             all_there.wait();
             worker.run();
         })?);
@@ -117,6 +116,14 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
     }
     all_there.wait();
     Ok((Set::new(shared, mailboxes), threads))
+}
+
+/// Has a thread have memory of its own, and give some of it back: the first time that
+/// happens the C library reads a file (vm.overcommit_memory), which it could not later.
+pub(super) fn give_memory_back() {
+    // Below what it maps by itself, and together more than it keeps.
+    let blocks: [Vec<u8>; 8] = std::array::from_fn(|_| std::hint::black_box(vec![1; 120 << 10]));
+    drop(blocks);
 }
 
 /// What the relay's first thread has.

@@ -25,6 +25,7 @@ use slab::Slab;
 use super::conn::{Conn, NEVER, Side, Step};
 use super::io::{Io, Shared, UPSTREAM};
 use super::listener::{Accepted, Pace, accept};
+use super::opened::BACKLOG;
 use super::pipes::Pipes;
 use super::relay::BUFFER;
 use super::timer::Wheel;
@@ -390,7 +391,12 @@ impl Worker {
         let keys: Vec<usize> =
             self.listeners.iter().filter(|(_, l)| which(l)).map(|(key, _)| key).collect();
         for key in keys {
-            while self.accept_one(key) {}
+            // As many as can have waited: whoever comes without end is not waited for.
+            for _ in 0..BACKLOG {
+                if !self.accept_one(key) {
+                    break;
+                }
+            }
             self.wheel.cancel(key as u32 * 2 + 1);
             self.listeners.remove(key);
         }
