@@ -15,19 +15,16 @@ use crate::world::World;
 /// Entries of a table by the objects that they are for.
 type Shares = BTreeMap<ObjectRef, u64>;
 
-/// Who a host, and so the destination, belongs to.
-fn owner(id: &DestinationId) -> Option<&ObjectRef> {
-    id.view.first()
+/// Who a destination is for: the DestinationRule that makes it another one, but for those of
+/// the root namespace, which are for all; or else who the host belongs to.
+fn owner<'i>(id: &'i DestinationId, root: &str) -> Option<&'i ObjectRef> {
+    let own = |one: &&ObjectRef| one.kind == Kind::DestinationRule && *one.namespace != *root;
+    id.view.iter().skip(1).find(own).or_else(|| id.view.first())
 }
 
-/// Who wants connections counted: the DestinationRule, or else as above.
-fn counter(id: &DestinationId) -> Option<&ObjectRef> {
-    id.view.iter().find(|one| one.kind == Kind::DestinationRule).or_else(|| owner(id))
-}
-
-fn leads(route: &RouteId) -> Option<&ObjectRef> {
+fn leads<'r>(route: &'r RouteId, root: &str) -> Option<&'r ObjectRef> {
     let rule = route.rule.as_ref().map(|rule| &rule.object);
-    rule.or_else(|| route.destinations.first().and_then(owner))
+    rule.or_else(|| route.destinations.first().and_then(|id| owner(id, root)))
 }
 
 /// How many entries of `LIVE` a destination needs.
@@ -48,6 +45,9 @@ fn shares(plan: &Plan, world: &World, table: Table) -> Shares {
             None => _ = shares.insert(object.clone(), count),
         }
     };
+    let root = &*world.settings.root_namespace;
+    let leads = |route| leads(route, root);
+    let owner = |id| owner(id, root);
     match table {
         Table::Frontends | Table::Prefixes => {
             for (id, frontend) in &plan.frontends {
@@ -73,7 +73,7 @@ fn shares(plan: &Plan, world: &World, table: Table) -> Shares {
             let all = plan.destinations.iter();
             all.for_each(|(id, one)| add(owner(id), one.endpoints.len() as u64));
         }
-        Table::Lives => plan.destinations.iter().for_each(|(id, one)| add(counter(id), lives(one))),
+        Table::Lives => plan.destinations.iter().for_each(|(id, one)| add(owner(id), lives(one))),
         Table::Workloads => plan.sources.keys().for_each(|id| add(workload(world, id).as_ref(), 1)),
         Table::Classes => {
             let examples = plan.classes.values().filter_map(|class| class.example.as_ref());
