@@ -1,5 +1,6 @@
 //! Changes: from what the store says, or an earlier snapshot, to the kernel.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
@@ -171,7 +172,13 @@ impl Daemon {
             .iter()
             .map(|one| Refused { in_force: self.version_in_force(one), ..one.into() });
         let refused: Vec<Refused> = refused.collect();
-        for one in refused.iter().filter(|one| !self.report.rejected.contains(one)) {
+        let key = |one: &'_ Refused| (one.file.clone(), one.object.clone());
+        let mut known: HashMap<_, Vec<&Refused>> = HashMap::new();
+        for one in &self.report.rejected {
+            known.entry(key(one)).or_default().push(one);
+        }
+        let is_known = |one: &Refused| known.get(&key(one)).is_some_and(|all| all.contains(&one));
+        for one in refused.iter().filter(|one| !is_known(one)) {
             let ((why, line), outcome) = (one.why(), one.outcome());
             tracing::warn!(
                 file = one.file,

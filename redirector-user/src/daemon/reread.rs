@@ -32,10 +32,14 @@ impl Daemon {
 
     /// Answers those whose reading is over, and nothing of it waits.
     pub(super) fn answer_rereads(&mut self) {
-        if self.rereading.is_empty() || !self.waiting.is_empty() {
+        if self.rereading.is_empty() {
             return;
         }
+        // What a reading brought waits before the reading is over.
         let read = self.source.read();
+        if !self.waiting.is_empty() {
+            return;
+        }
         let over: Vec<Waiter> = self.rereading.extract_if(.., |one| one.reading <= read).collect();
         for Waiter { before, reply, .. } in over {
             let (generation, report) = (self.generation, Some(Box::new(self.report.clone())));

@@ -273,23 +273,24 @@ impl Look {
     }
 
     fn gateways_since(&self, before: &Self, seconds: f64) -> Vec<RouteRow> {
-        let mut routes: BTreeMap<&str, Vec<(&LegCounts, u64)>> = BTreeMap::new();
+        let mut routes: BTreeMap<&str, Vec<(&LegCounts, u64, u64)>> = BTreeMap::new();
         for now in &self.gateways {
             let same =
                 |one: &&LegCounts| one.route == now.route && one.destination == now.destination;
             let then = before.gateways.iter().find(same);
-            let drawn = now.taken.saturating_sub(then.map_or(0, |then| then.taken));
-            routes.entry(&now.route).or_default().push((now, drawn));
+            let since = |of: fn(&LegCounts) -> u64| of(now).saturating_sub(then.map_or(0, of));
+            let (drawn, failed) = (since(|one| one.taken), since(|one| one.failed));
+            routes.entry(&now.route).or_default().push((now, drawn, failed));
         }
         let rows = routes.into_iter().map(|(route, legs)| {
-            let all: u64 = legs.iter().map(|(_, drawn)| drawn).sum();
-            let destinations = legs.into_iter().map(|(now, drawn)| LegRow {
+            let all: u64 = legs.iter().map(|(_, drawn, _)| drawn).sum();
+            let destinations = legs.into_iter().map(|(now, drawn, failed)| LegRow {
                 destination: now.destination.to_string(),
                 weight: None,
                 share: (all > 0).then(|| drawn as f64 / all as f64),
                 rate: drawn as f64 / seconds,
                 open: now.active,
-                failed: now.failed,
+                failed,
                 handshake_seconds: None,
             });
             RouteRow {

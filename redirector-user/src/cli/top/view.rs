@@ -161,8 +161,10 @@ impl View {
         };
         let sort = self.sort.name();
         let foot = format!("q quit  s sort: {sort}  {filter}  up/down  {shown} of {all} routes");
-        let cut: String = foot.chars().take(style.columns()).collect();
-        debug_assert!(width(&cut) <= style.columns());
+        let mut cut = foot;
+        while width(&cut) > style.columns() {
+            cut.pop();
+        }
         style.strong(cut)
     }
 }
