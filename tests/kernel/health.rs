@@ -234,8 +234,7 @@ fn tables_that_may_not_grow() {
     let _daemon = watched.start_with(&["--fixed-sizes"]);
     watched.write("services.yaml", &many_services(1200));
     watched.shows(&Shown {
-        problems: &["the newest configuration is not in force"],
-        metrics: &[("apply_failed", 1)],
+        problems: &["is refused, it is absent: Service/default/s"],
         ..Shown::default()
     });
     fs::remove_file(watched.scene.redirector.rules().join("services.yaml")).expect("removed");

@@ -38,9 +38,10 @@ fn a_server_that_speaks_no_http2_is_watched_all_the_same() {
     wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
 }
 
-/// The requests of a verb.
+/// The requests of a verb; lists of one item only ask how many there are.
 fn of(used: &[Used], verb: &str) -> Vec<String> {
-    used.iter().filter(|used| used.verb == verb).map(|used| used.target.clone()).collect()
+    let used = used.iter().filter(|used| !used.target.ends_with("limit=1"));
+    used.filter(|used| used.verb == verb).map(|used| used.target.clone()).collect()
 }
 
 #[test]

@@ -13,8 +13,9 @@ use crate::workspace::{cargo, target};
 
 /// Worlds that are edited.
 pub const EDITS: &str = "edits::what_follows_edits_is_what_the_whole_gives_and_remembers_no_more";
-/// One with a hundred thousand rules.
-const RULES: &str = "edits::what_follows_edits_of_a_hundred_thousand_rules_is_what_the_whole_gives";
+/// One with a hundred thousand rules, which only optimised code is fast enough for.
+pub const RULES: &str =
+    "edits::what_follows_edits_of_a_hundred_thousand_rules_is_what_the_whole_gives";
 
 /// A test of the core, and how much of it.
 struct Run {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 
 use super::build::{self, Build};
+use super::edits::RULES;
 use super::libtest::{Binary, Case, Outcome, tail};
 use super::pool::{Event, Pool, Test};
 use super::table::Layer;
@@ -112,7 +113,7 @@ pub fn unit(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let binaries = build.tests.iter().filter(|one| one.name != KERNEL && one.name != CONFORMANCE);
     let mut tests = Vec::new();
     for binary in binaries {
-        let of_binary = binary.tests()?.into_iter();
+        let of_binary = binary.tests()?.into_iter().filter(|name| name != RULES);
         tests.extend(of_binary.map(|name| Test { binary, suite: binary.name.clone(), name }));
     }
     run(&pool(cores(), "unit", Vec::new()), &selection.of(tests), layer)
