@@ -228,8 +228,8 @@ impl Control {
         self.active = status.active;
         self.opened.note_failed(&mut status);
         if let Relay::Lives { process, .. } = &self.relay {
-            let (confined, restarts, cut) = (process.confined.clone(), self.restarts, self.cut);
-            status.relay = Some(RelayStatus { confined, restarts, cut });
+            let (process, restarts, cut) = (process.confined.clone(), self.restarts, self.cut);
+            status.relay = Some(RelayStatus { process, restarts, cut });
         }
         *status
     }

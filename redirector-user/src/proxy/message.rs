@@ -75,8 +75,7 @@ pub struct Status {
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayStatus {
     /// What it may do.
-    #[serde(flatten)]
-    pub confined: Confined,
+    pub process: Confined,
     /// How often another one had to be started, because one had ended or did not answer.
     pub restarts: u64,
     /// How many connections were cut by that, as far as that is known.

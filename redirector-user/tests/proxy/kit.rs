@@ -300,7 +300,7 @@ pub fn status_when(proxy: &Proxy, what: &str, holds: impl Fn(&Status) -> bool) -
 /// The process that relays.
 pub fn relay(proxy: &Proxy) -> Pid {
     let relay = proxy.status().expect("a status").relay.expect("a relay");
-    Pid::from_raw(relay.confined.pid.cast_signed()).expect("a process")
+    Pid::from_raw(relay.process.pid.cast_signed()).expect("a process")
 }
 
 /// A copy of the relay's socket that is connected to `peer`.

@@ -13,7 +13,7 @@ use crate::scale::Apart;
 fn the_relay_has_no_privilege_and_no_way_to_any() {
     let port = reserve();
     let proxy = Setup::to(port.address, &[Backend::echo().address]).start();
-    let relay = proxy.status().expect("a status").relay.expect("a relay").confined;
+    let relay = proxy.status().expect("a status").relay.expect("a relay").process;
     assert_ne!(relay.pid, std::process::id());
     assert_eq!(relay.capabilities, "0".repeat(16), "{relay:?}");
     assert!(relay.no_new_privileges && relay.filtered, "{relay:?}");

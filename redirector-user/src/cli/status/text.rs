@@ -22,7 +22,7 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         }
     }
     if let Some(relay) = &answer.relay {
-        let confined = &relay.confined;
+        let confined = &relay.process;
         let capabilities = match confined.capabilities.trim_start_matches('0') {
             "" => "no capabilities".to_owned(),
             some => format!("capabilities {some}"),
