@@ -10,10 +10,12 @@ use super::refusals::{Refusal, arrives, refusals};
 use crate::client::{Client, Question};
 use crate::compile::{Probe, Seen, compile_for};
 use crate::explain::QuerySource;
-use crate::model::{Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService};
+use crate::model::{
+    Kind, Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService,
+};
 use crate::names::{MESH, complete_host};
 use crate::plan::{ClassId, Frontend, Lacks, Plan, RouteId, Verdict};
-use crate::registry::{ExportTo, Registry, ServiceKind};
+use crate::registry::{ExportTo, MergedRule, Registry, ServiceKind};
 use crate::rules::Block;
 use crate::world::World;
 
@@ -69,7 +71,12 @@ pub fn examine(world: &World, registry: &mut Registry) -> Examined {
             made_for.entry(rules.clone()).or_default().extend(ClassId::try_from(class));
         }
     }
-    Examined { refusals: refusals(&plan), plan, probes, made_for, left_out, taken, seen }
+    // These dial only at some of the addresses at which they would meet a rule.
+    let of_rules = |probe: &Probe| probe.rules.iter().any(|one| one.kind == Kind::VirtualService);
+    let others = (first..).zip(&probes).filter(|(_, probe)| !of_rules(probe));
+    let others = others.filter_map(|(class, _)| ClassId::try_from(class).ok()).collect();
+    let refusals = refusals(&plan, &others);
+    Examined { refusals, plan, probes, made_for, left_out, taken, seen }
 }
 
 impl Examined {
@@ -272,6 +279,7 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
         let mut about = About::new(world, registry, object, spec);
         for tcp in &spec.tcp {
             let namespaces = about.namespaces(&tcp.route);
+            let selected = about.selected(&tcp.route);
             let mut made = BTreeSet::new();
             let mut ordered = Vec::new();
             let mut want = |one: Made| {
@@ -281,6 +289,7 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
             };
             if tcp.matches.is_empty() {
                 namespaces.iter().for_each(|name| want((name.clone(), Labels::new(), None)));
+                selected.into_iter().for_each(|(name, labels)| want((name, labels, None)));
             }
             for block in &tcp.matches {
                 let (mut own, mut labels, mut address) = (None, Labels::new(), None);
@@ -390,6 +399,20 @@ impl<'w> About<'w> {
             }
         }
         about
+    }
+
+    /// Clients for whom a DestinationRule of their namespace is, of some of its workloads.
+    fn selected(&self, route: &[RouteDestination]) -> Vec<(Arc<str>, Labels)> {
+        let domain = &self.world.settings.cluster_domain;
+        let hosts = route.iter().map(|one| complete_host(&one.host, self.namespace, domain));
+        let rules = hosts.flat_map(|host| self.registry.rules.for_host(&host).collect::<Vec<_>>());
+        let one = |rule: &MergedRule| {
+            let namespace = rule.objects.first()?.namespace.clone();
+            let sees =
+                self.export.is_public() || self.export.namespaces().any(|one| *one == namespace);
+            sees.then(|| Some((namespace, rule.selector.clone()?))).flatten()
+        };
+        rules.filter_map(one).collect()
     }
 
     /// Those from which a client may see these destinations otherwise than from

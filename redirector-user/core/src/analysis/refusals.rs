@@ -68,8 +68,8 @@ impl Classes {
     }
 }
 
-/// The shares that a Plan refuses, by rule and destination.
-pub fn refusals(plan: &Plan) -> Vec<Refusal> {
+/// The shares that a Plan refuses, by rule and destination; to classes other than these.
+pub fn refusals(plan: &Plan, others: &BTreeSet<ClassId>) -> Vec<Refusal> {
     let refused = refused_by_route(plan);
     if refused.is_empty() {
         return Vec::new();
@@ -101,6 +101,9 @@ pub fn refusals(plan: &Plan) -> Vec<Refusal> {
         for (class, verdict) in verdicts {
             let Verdict::Route(route) = verdict else { continue };
             let Some(rule) = &route.rule else { continue };
+            if class.is_some_and(|class| others.contains(&class)) {
+                continue;
+            }
             let Some(met) = met.get_mut(rule) else { continue };
             let add = |classes: &mut Classes| match class {
                 Some(class) => classes.add(class),

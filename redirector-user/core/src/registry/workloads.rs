@@ -206,9 +206,10 @@ impl Workloads {
         entry.filter(|entry| entry.source.is_some()).or_else(|| of_kind(Kind::Pod)).or(entry)
     }
 
-    /// The same, as if all of them were here, and each Gateway were served by one
-    /// workload of each namespace that it selects, at each address that its servers
-    /// ask for, or else by one at an address that was made up.
+    /// The same, as if all of them were here, and each Gateway were served, of the
+    /// workloads that it selects, by one of each kind (namespace, labels, and addresses
+    /// that servers ask for: what decides which Gateway has a port), or else by one at an
+    /// address that was made up.
     pub fn examined<'w>(
         &self,
         gateways: impl Iterator<Item = (&'w Arc<Object>, &'w Gateway)>,
@@ -229,6 +230,9 @@ impl Workloads {
             let binds: BTreeSet<Option<IpAddr>> = gateway.servers.iter().map(asked).collect();
             binds.into_iter().map(move |bound| (object, gateway, bound))
         });
+        let gateways: Vec<_> = gateways.collect();
+        let asked_for: BTreeSet<IpAddr> =
+            gateways.iter().filter_map(|(.., bound)| *bound).collect();
         for (object, gateway, bound) in gateways {
             let none = Labels::new();
             let selector = gateway.selector.as_ref().unwrap_or(&none);
@@ -238,20 +242,25 @@ impl Workloads {
             {
                 continue;
             }
-            let mut namespaces = BTreeSet::new();
+            let mut kinds = BTreeSet::new();
+            let kind = |own: &Workload| {
+                let asked_for: Vec<IpAddr> =
+                    own.addresses.iter().filter(|ip| asked_for.contains(ip)).copied().collect();
+                (own.object.namespace.clone(), own.labels.clone(), asked_for)
+            };
             for (reference, own) in &self.all {
                 let selected = if of_all { own.gateway } else { contains(&own.labels, selector) };
                 let there = bound.is_none_or(|bind| own.addresses.contains(&bind));
                 if selected
                     && there
                     && !own.addresses.is_empty()
-                    && namespaces.insert(own.object.namespace.clone())
+                    && kinds.insert(kind(own))
                     && let Some(workload) = examined.all.get_mut(reference)
                 {
                     Arc::make_mut(workload).gateway = true;
                 }
             }
-            if namespaces.is_empty() {
+            if kinds.is_empty() {
                 let number = u32::try_from(examined.all.len()).unwrap_or(u32::MAX);
                 let object = ObjectRef {
                     kind: Kind::Pod,
