@@ -38,10 +38,9 @@ fn a_server_that_speaks_no_http2_is_watched_all_the_same() {
     wait("the change", || destination(&agent, "echo").as_deref() == Some("two"));
 }
 
-/// The requests of a verb; lists of one item only ask how many there are.
+/// The requests of a verb.
 fn of(used: &[Used], verb: &str) -> Vec<String> {
-    let used = used.iter().filter(|used| !used.target.ends_with("limit=1"));
-    used.filter(|used| used.verb == verb).map(|used| used.target.clone()).collect()
+    used.iter().filter(|used| used.verb == verb).map(|used| used.target.clone()).collect()
 }
 
 #[test]
@@ -72,7 +71,10 @@ fn a_streamed_list_that_breaks_is_listed_whole_and_all_others_are_streamed_on() 
     server.cut_watches();
     server.apply(service("last", "10.96.9.9"));
     wait("the Service", || agent.names(Kind::Service).contains(&"last".to_owned()));
-    assert_eq!(of(&server.take_used(), "list"), Vec::<String>::new());
+    let mut lists = of(&server.take_used(), "list");
+    // A comparison meanwhile asks how many there are.
+    lists.retain(|list| !list.ends_with("limit=1"));
+    assert_eq!(lists, Vec::<String>::new());
 }
 
 #[test]
