@@ -228,12 +228,14 @@ fn mount_all() -> Result<()> {
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("devtmpfs", "/dev"),
+        ("devpts", "/dev/pts"),
         // Not /tmp, which is in memory as it is: the checkout may lie there, and what
         // tests read of it.
         ("tmpfs", "/run"),
         ("cgroup2", "/sys/fs/cgroup"),
         ("bpf", "/sys/fs/bpf"),
     ] {
+        std::fs::create_dir_all(place)?;
         mount(kind, place)?;
     }
     Ok(())
