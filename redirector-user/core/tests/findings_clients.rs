@@ -1,16 +1,15 @@
 //! What `check` says where only some clients are concerned, and where endpoints are names:
 //! what `explain` says of the same connections.
 
-use redirector_core::explain::{Query, QuerySource, VerdictWord, explain};
-
+use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::Labels;
-use redirector_core::world::ServiceAddresses;
+use redirector_core::world::{ServiceAddresses, World};
 
 use crate::findings::{object, places, report, service, told};
 use crate::support::world;
 
-/// What a client of a namespace gets.
-fn verdict(text: &str, namespace: &str, to: &str) -> VerdictWord {
+/// What is said of a client of a namespace.
+fn ask(world: &World, namespace: &str, to: &str) -> Explanation {
     let source = QuerySource::Described {
         namespace: namespace.to_owned(),
         labels: Labels::default(),
@@ -18,9 +17,14 @@ fn verdict(text: &str, namespace: &str, to: &str) -> VerdictWord {
     };
     let destination = to.parse().expect("an address and a port");
     let query = Query { source, destination, gateway: None, sni: None };
+    explain(world, &query).expect("nobody is looked for")
+}
+
+/// What it gets.
+fn verdict(text: &str, namespace: &str, to: &str) -> VerdictWord {
     let mut world = world(text);
     world.settings.services = ServiceAddresses::Own;
-    explain(&world, &query).expect("nobody is looked for").verdict
+    ask(&world, namespace, to).verdict
 }
 
 fn entry(name: &str, spec: &str) -> String {
@@ -179,14 +183,7 @@ spec:
     );
     let world = world(&(service("a/mq", "10.96.0.9", "") + entry + &rule));
     for namespace in ["a", "b"] {
-        let source = QuerySource::Described {
-            namespace: namespace.to_owned(),
-            labels: Labels::default(),
-            addresses: Vec::new(),
-        };
-        let destination = "10.96.0.9:80".parse().expect("an address and a port");
-        let query = Query { source, destination, gateway: None, sni: None };
-        let answer = explain(&world, &query).expect("nobody is looked for");
+        let answer = ask(&world, namespace, "10.96.0.9:80");
         assert_eq!(answer.endpoints.keys().collect::<Vec<_>>(), ["192.0.2.9:80"], "{namespace}");
     }
 }

@@ -172,7 +172,7 @@ impl Daemon {
             .iter()
             .map(|one| Refused { in_force: self.version_in_force(one), ..one.into() });
         let refused: Vec<Refused> = refused.collect();
-        let key = |one: &'_ Refused| (one.file.clone(), one.object.clone());
+        let key = |one: &Refused| (one.file.clone(), one.object.clone());
         let mut known: HashMap<_, Vec<&Refused>> = HashMap::new();
         for one in &self.report.rejected {
             known.entry(key(one)).or_default().push(one);

@@ -100,10 +100,15 @@ fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Opti
         code if code == references::EMPTY_SUBSET.id => !of_rule(&finding.object),
         _ => true,
     });
+    named("Pods", places)
+}
+
+/// What is missing, and in how many places it is named; nothing where in none.
+fn named(what: &str, places: usize) -> Option<String> {
     match places {
         0 => None,
-        1 => Some("Pods (named in 1 place)".to_owned()),
-        places => Some(format!("Pods (named in {places} places)")),
+        1 => Some(format!("{what} (named in 1 place)")),
+        places => Some(format!("{what} (named in {places} places)")),
     }
 }
 
@@ -131,11 +136,7 @@ pub fn only_a_part(
                 || finding.diagnostic.code == references::UNKNOWN_SUBSET.id
                     && has_service(world, registry, finding)
         });
-        match before - findings.len() {
-            0 => {}
-            1 => missing.push(format!("{what} (named in 1 place)")),
-            places => missing.push(format!("{what} (named in {places} places)")),
-        }
+        missing.extend(named(what, before - findings.len()));
     }
     missing.extend(pods(world, registry, findings));
     let (last, others) = missing.split_last()?;

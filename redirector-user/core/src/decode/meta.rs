@@ -152,6 +152,10 @@ fn beside_metadata(root: &Fields<'_>, kind: Kind) {
         _ => ROOT,
     };
     let is_told_as_missing = known.contains(&"spec") && root.get("spec").is_none();
+    let outside = |name: &str| match kind {
+        Kind::VirtualService => outside_match(name, known),
+        _ => Unknown::Idle,
+    };
     root.at.fields_or(known, |name| match name {
         _ if is_told_as_missing => Unknown::Told,
         "name" | "namespace" | "labels" | "annotations" => Unknown::Found(
@@ -161,21 +165,18 @@ fn beside_metadata(root: &Fields<'_>, kind: Kind) {
             )
             .help("indent it, so that it is below metadata:"),
         ),
-        // Its conditions and lists of rules are told otherwise, as errors.
+        // That its lists of rules are missing is told at these.
         "tcp" | "tls" | "http" if kind == Kind::VirtualService => Unknown::Told,
-        _ if kind == Kind::VirtualService
-            && !matches!(outside_match(name, known), Unknown::Idle) =>
-        {
-            Unknown::Told
-        }
-        _ if nearest(name, known.iter().copied()).is_some() => Unknown::Idle,
-        _ => Unknown::Found(
-            Diagnostic::new(
-                &syntax::UNKNOWN_FIELD,
-                format!("there is no field \"{name}\" beside metadata: it has no effect"),
-            )
-            .help("indent it, if it belongs to spec:"),
-        ),
+        _ => match outside(name) {
+            Unknown::Idle if nearest(name, known.iter().copied()).is_none() => Unknown::Found(
+                Diagnostic::new(
+                    &syntax::UNKNOWN_FIELD,
+                    format!("there is no field \"{name}\" beside metadata: it has no effect"),
+                )
+                .help("indent it, if it belongs to spec:"),
+            ),
+            other => other,
+        },
     });
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::common::{self, Exporter, required};
-use super::cursor::{At, Fields, ROOT};
+use super::cursor::{At, Fields};
 use super::http;
 use super::misplaced::{self, Unknown, outside_match};
 use super::route::{match_port, route};
@@ -16,12 +16,6 @@ use crate::validate::{names, subnets};
 use crate::yaml::Value;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
-    if root.get("spec").is_some() {
-        root.at.fields_or(ROOT, |name| match outside_match(name, ROOT) {
-            Unknown::Idle => Unknown::Told,
-            found => found,
-        });
-    }
     let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
     let Some(spec) =
         common::spec_or(root, "VirtualService", known, |name| outside_match(name, known))
