@@ -92,12 +92,8 @@ fn is_local(address: IpAddr) -> bool {
 /// selector says nothing of a workload.
 pub fn asking(object: &Object) -> Option<&Service> {
     let service = object.spec.service()?;
-    let asks = says(object, GATEWAY) && !service.selector.is_empty();
+    let asks = object.meta.switches_on(GATEWAY) && !service.selector.is_empty();
     asks.then_some(service)
-}
-
-fn says(object: &Object, annotation: &str) -> bool {
-    object.meta.annotations.get(annotation).is_some_and(|value| value == "true")
 }
 
 /// What the Services ask for, in their order: gateways as WorkloadEntries, and
@@ -129,7 +125,7 @@ pub fn served<'a>(
                 objects.push(stand_in(object, labels.clone(), near, &stands_for));
             }
         }
-        if says(object, GATEWAY_NODE_PORTS) {
+        if object.meta.switches_on(GATEWAY_NODE_PORTS) {
             let node_ports: BTreeMap<u16, u16> = relayed_ports(service, &labels, gateways)
                 .filter_map(|port| Some((port.port, port.node_port?)))
                 .collect();

@@ -2,6 +2,9 @@
 
 use super::Kind;
 
+/// The value by which an annotation switches something on.
+pub const ON: &str = "true";
+
 /// What the names of this project's own annotations begin with.
 pub const OURS: &str = "redirector.io/";
 
@@ -56,8 +59,8 @@ pub fn idle(name: &str, value: &str, kind: Kind) -> Option<String> {
         return Some(format!("{name} has no meaning for a {kind}"));
     }
     let is_switch = matches!(name, GATEWAY | GATEWAY_NODE_PORTS | CLAIM_PORT);
-    let is_said = matches!(value, "true" | "false");
-    (is_switch && !is_said).then(|| format!("{name}: \"{value}\" is not \"true\""))
+    let is_said = matches!(value, ON | "false");
+    (is_switch && !is_said).then(|| format!("{name}: \"{value}\" is not \"{ON}\""))
 }
 
 /// Istio's, of a Service: the namespaces that see it.

@@ -169,6 +169,13 @@ pub struct Meta {
     pub origin: Origin,
 }
 
+impl Meta {
+    /// Whether an annotation that switches something on does so.
+    pub fn switches_on(&self, annotation: &str) -> bool {
+        self.annotations.get(annotation).is_some_and(|value| value == annotations::ON)
+    }
+}
+
 /// An object of one of the kinds that are read.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "kind", content = "spec")]

@@ -43,8 +43,7 @@ pub(super) fn services(
             kind: ServiceKind::Entry(entry.resolution),
             ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
             addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
-            claims_port: (object.meta.annotations.get(annotations::CLAIM_PORT))
-                .is_some_and(|value| value == "true"),
+            claims_port: object.meta.switches_on(annotations::CLAIM_PORT),
             leads_to_gateway: entry.leads_to_gateway,
             local_only: false,
             distribution: None,

@@ -381,7 +381,7 @@ pub fn is_known_by_hash(meta: &Meta) -> bool {
 }
 
 fn is_gateway(meta: &Meta) -> bool {
-    meta.annotations.get(annotations::GATEWAY).is_some_and(|value| value == "true")
+    meta.switches_on(annotations::GATEWAY)
 }
 
 #[cfg(test)]
