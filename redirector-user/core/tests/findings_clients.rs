@@ -187,3 +187,25 @@ spec:
         assert_eq!(answer.endpoints.keys().collect::<Vec<_>>(), ["192.0.2.9:80"], "{namespace}");
     }
 }
+
+#[test]
+fn a_share_that_is_refused_only_to_who_comes_by_way_of_a_gateway_is_told_with_that_gateway() {
+    let gateway = "{selector: {istio: edge}, servers: [{port: {number: 80, name: tcp, protocol: \
+                   TCP}, hosts: ['*']}]}";
+    let edge = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: edge, \
+                namespace: a, annotations: {redirector.io/gateway: 'true'}}\nspec: {address: \
+                192.0.2.9, labels: {istio: edge}}\n---\n";
+    let out = "hosts: [out.example.com], addresses: [10.5.5.6], resolution: NONE";
+    let rule = "{hosts: [out.example.com], gateways: [mesh, edge], tcp: [{route: [{destination: \
+                {host: out.example.com}}]}]}";
+    let text = edge.to_owned()
+        + &object("Gateway", "a/edge", gateway)
+        + &entry("a/out", out)
+        + &object("VirtualService", "a/out", rule);
+    assert_eq!(verdict(&text, "a", "10.5.5.6:80"), VerdictWord::Passthrough);
+    let report = report(&text);
+    let found = told(&report, &["RD4015"]);
+    let [(_, message)] = &found[..] else { panic!("{found:#?} {report:#?}") };
+    let end = "is refused for connections that come by way of the Gateway a/edge";
+    assert!(message.ends_with(end), "{message}");
+}

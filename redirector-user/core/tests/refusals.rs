@@ -344,6 +344,9 @@ impl Checked<'_> {
             let whom = whom.map(|whom| whom.trim_end_matches(" when they come here"));
             let fits = |(refused, reached): &Sides| match whom {
                 None => reached.is_empty(),
+                Some(whom) if whom.starts_with("connections that come by way") => {
+                    refused.is_empty()
+                }
                 Some(_) if reached.is_empty() => false,
                 Some(whom) => {
                     if let Some(names) = whom.strip_prefix("all clients but those in the ") {
@@ -396,7 +399,7 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
         checked.tells_of_it();
         unreached += checked.unreached().count() as u64;
     }
-    assert!(unreached > worlds / 50, "{unreached} rules that nobody reaches are few");
-    assert!(refused > worlds, "{refused} refused shares in {worlds} worlds are few");
+    assert!(unreached >= worlds / 50, "{unreached} rules that nobody reaches are few");
+    assert!(refused >= worlds, "{refused} refused shares in {worlds} worlds are few");
     eprintln!("figure: {worlds} worlds from seed {seed}: {refused} shares refused to a class");
 }

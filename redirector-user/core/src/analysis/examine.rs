@@ -178,6 +178,9 @@ impl Examined {
     /// For whom a share is refused for one reason, in words; `None` when for
     /// everybody who meets the rule.
     pub(super) fn for_whom(&self, refusal: &Refusal) -> Option<String> {
+        if refusal.clients.is_empty() {
+            return way(refusal.gateways.iter().collect());
+        }
         if refusal.clients == refusal.met {
             return None;
         }
@@ -189,6 +192,9 @@ impl Examined {
         let refusals = self.of_share(rule, destination);
         let met = self.classes(rule).into_iter();
         let met = met.filter(|class| refusals.iter().any(|one| one.met.contains(*class)));
+        if refusals.iter().all(|one| one.clients.is_empty()) {
+            return way(refusals.iter().flat_map(|one| &one.gateways).collect());
+        }
         self.whom(met.partition(|class| refusals.iter().any(|one| one.clients.contains(*class))))
     }
 
@@ -254,6 +260,15 @@ impl Examined {
             }
         }
     }
+}
+
+/// The connections that come by way of these, in words, if there are any.
+fn way(gateways: BTreeSet<&ObjectRef>) -> Option<String> {
+    let names: Vec<String> =
+        gateways.iter().map(|one| format!("{}/{}", one.namespace, one.name)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let listed = (!names.is_empty()).then(|| listed("Gateway", &names))?;
+    Some(format!("connections that come by way of {listed}"))
 }
 
 /// "the namespace a", "the namespaces a, b and 3 more".
