@@ -9,6 +9,7 @@ use redirector_core::drain::{self, Draining, Endpoints};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 
+use super::again::Again;
 use super::audit::Auditor;
 use super::callbacks::{sending, tell};
 use super::control_loop::{Daemon, Over, started};
@@ -195,10 +196,11 @@ fn take_charge(
             .map_err(started)?,
         emptied: findings::emptied_before(&report.emptied),
         missed: BTreeMap::new(),
-        apply_again: None,
+        apply_again: Again::default(),
+        step_again: Again::default(),
         generation: active.generation,
         bypassed,
-        end_again: None,
+        end_again: Again::default(),
         report,
         published: None,
         lost,

@@ -1,10 +1,10 @@
 //! What is left alone for a while: by the daemon, and without one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redirector_core::world::can_leave_alone;
 
-use super::change::{AGAIN, Cause};
+use super::change::Cause;
 use super::control_loop::Daemon;
 use super::engine::{Engine, Newcomers};
 use super::now;
@@ -39,16 +39,16 @@ impl Daemon {
         let now = now();
         let (over, left): (Vec<_>, Vec<_>) =
             self.bypassed.iter().cloned().partition(|one| one.until <= now);
-        self.end_again = None;
         match self.leave_alone(left) {
             Ok(()) => {
+                self.end_again.over();
                 for one in over {
                     tracing::info!("no longer bypassed, its time is over: {}", one.target);
                 }
             }
             Err(error) => {
                 tracing::error!("a bypass that is over cannot be ended: {error}");
-                self.end_again = Some(Instant::now() + AGAIN);
+                self.end_again.failed();
             }
         }
     }
@@ -57,8 +57,7 @@ impl Daemon {
     pub(super) fn until_bypass_over(&self) -> Option<Duration> {
         let over = self.bypassed.iter().map(|one| one.until).min()?;
         let over = Duration::from_secs(over.saturating_sub(now()));
-        let again = self.end_again.map(|again| again.saturating_duration_since(Instant::now()));
-        Some(over.max(again.unwrap_or_default()))
+        Some(over.max(self.end_again.until().unwrap_or_default()))
     }
 
     fn leave_alone(&mut self, after: Vec<Bypassed>) -> Result<(), String> {

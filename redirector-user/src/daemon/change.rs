@@ -1,7 +1,6 @@
 //! Changes: from what the store says, or an earlier snapshot, to the kernel.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use redirector_core::in_force;
 use redirector_core::layout::Full;
@@ -17,9 +16,6 @@ use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
 use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, digest, steps_back};
-
-/// Time before another attempt to put something in force, as when a disk was full.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why something is put in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,7 +158,7 @@ impl Daemon {
         let applied = self.apply_if_it_fits(step, cause);
         if !fits {
             // The same would come of it, until something changes.
-            self.apply_again = None;
+            self.apply_again.over();
         }
         if applied {
             self.engine.forget_names();
@@ -270,7 +266,7 @@ impl Daemon {
         self.direct.settle(true);
         self.generation = generation;
         self.report.apply_error = None;
-        self.apply_again = None;
+        self.apply_again.over();
         self.note_emptied(step, generation);
         self.gateways.follow(step, self.engine.plan());
         if step.is_first || step.changes.gateways.is_some() {
@@ -314,8 +310,12 @@ impl Daemon {
             prepared.map_err(|error| error.to_string())?;
             self.datapath.apply(&step.delta, generation).map_err(|error| error.to_string())?;
         }
-        if let Some(error) = self.datapath.behind() {
-            tracing::warn!("in force, and the other side of the tables is not: {error}");
+        match self.datapath.behind() {
+            Some(error) => {
+                tracing::warn!("in force, and the other side of the tables is not: {error}");
+                self.step_again.failed();
+            }
+            None => self.step_again.over(),
         }
         if !follow && let Err(error) = self.datapath.set_accounting(false) {
             tracing::error!("connections are followed though nothing needs it: {error}");
@@ -335,7 +335,10 @@ impl Daemon {
         }
         self.report.apply_error = Some(why.to_owned());
         // Larger tables have a time of their own.
-        self.apply_again = self.grow_again.is_none().then(|| Instant::now() + AGAIN);
+        match self.grow_again {
+            Some(_) => self.apply_again.over(),
+            None => self.apply_again.failed(),
+        }
     }
 
     /// Looks which workloads are there.

@@ -11,6 +11,7 @@ use redirector_core::drain::Draining;
 use redirector_core::layout::Emptied;
 use tokio::sync::oneshot;
 
+use super::again::Again;
 use super::audit::Auditor;
 use super::control::{Answer, Request, Response};
 use super::drain::Drainer;
@@ -95,7 +96,9 @@ pub(super) struct Daemon {
     /// How many attempts of gateways have failed, and when that grew last.
     pub(super) missed: BTreeMap<FailingEndpoint, (u64, Instant)>,
     /// When to try again what could not be put in force.
-    pub(super) apply_again: Option<Instant>,
+    pub(super) apply_again: Again,
+    /// When to try again to bring the idle side in step.
+    pub(super) step_again: Again,
     pub(super) generation: u64,
     /// Resets connections to endpoints that have gone.
     pub(super) drainer: Drainer,
@@ -105,7 +108,7 @@ pub(super) struct Daemon {
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
     /// When to try again to end what is over.
-    pub(super) end_again: Option<Instant>,
+    pub(super) end_again: Again,
     pub(super) report: Report,
     pub(super) published: Option<Report>,
     /// What the last daemon had in force had gone when this one came.
@@ -143,7 +146,7 @@ impl Daemon {
         events: &Receiver<Event>,
     ) -> Result<Over, Failure> {
         loop {
-            let wait = match self.waiting.is_empty() {
+            let wait = match self.waiting.is_empty() && !self.changed {
                 true => self.until_next_check(),
                 false => Duration::ZERO,
             };

@@ -35,6 +35,7 @@
 //! * [`metrics`]: what a monitoring system reads.
 
 mod addresses;
+mod again;
 mod audit;
 mod begin;
 mod bypass;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
 
+use super::again::Again;
 use super::control_loop::Daemon;
 use super::startup;
 use crate::datapath::{Error, Hook};
@@ -21,6 +22,8 @@ impl Daemon {
     /// How long the loop may sleep.
     pub(super) fn until_next_check(&self) -> Duration {
         let check = self.options.verify.saturating_sub(self.verified.elapsed());
+        let again = [self.apply_again, self.step_again].iter().filter_map(Again::until).min();
+        let check = again.map_or(check, |again| check.min(again));
         let check = self.until_bypass_over().map_or(check, |over| check.min(over));
         self.until_drained().map_or(check, |over| check.min(Duration::from_millis(over)))
     }
@@ -28,14 +31,14 @@ impl Daemon {
     /// Compares and mends when it is time to: programs and pins every time, and
     /// tables less often where they are so large that it takes long.
     pub(super) fn check(&mut self) {
+        if self.apply_again.is_due() {
+            self.changed = true;
+        }
+        self.bring_in_step_when_it_is_time();
         if self.verified.elapsed() < self.options.verify {
             return;
         }
         self.grow_when_it_is_time();
-        if self.apply_again.is_some_and(|time| time <= Instant::now()) {
-            self.apply_again = None;
-            self.changed = true;
-        }
         self.note_failing();
         self.stop_following();
         let (before, mended) = (Instant::now(), self.report.drift_repaired);
@@ -80,6 +83,23 @@ impl Daemon {
         }
         self.report.failing = failing;
         self.missed = missed;
+    }
+
+    /// Writes to the idle side, too, what a change could write to one side only.
+    fn bring_in_step_when_it_is_time(&mut self) {
+        if !self.step_again.is_due() {
+            return;
+        }
+        match self.datapath.bring_in_step() {
+            Ok(()) => {
+                tracing::info!("both sides of the tables hold what is in force again");
+                self.step_again.over();
+            }
+            Err(error) => {
+                tracing::warn!("the other side of the tables still lies behind: {error}");
+                self.step_again.failed();
+            }
+        }
     }
 
     fn compare(&mut self) -> Result<(), Error> {

@@ -240,7 +240,8 @@ impl Datapath {
     ///
     /// When it could not be written to the second side, it is in force all the
     /// same; [`active`](Self::active) then says that the sides are not in step,
-    /// [`behind`](Self::behind) why, and the next change mends it first.
+    /// [`behind`](Self::behind) why; [`bring_in_step`](Self::bring_in_step) or the next
+    /// change mends it.
     ///
     /// # Errors
     ///
@@ -263,6 +264,17 @@ impl Datapath {
     /// Why the idle side could not be brought in step by the last change.
     pub fn behind(&self) -> Option<&Error> {
         self.behind.as_ref()
+    }
+
+    /// Brings the idle side in step, when a change could not.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; the side then still lies behind, and nobody reads it.
+    pub fn bring_in_step(&mut self) -> Result<(), Error> {
+        self.maps.bring_in_step()?;
+        self.behind = None;
+        Ok(())
     }
 
     /// Everything that a side holds. Entries of arrays that are all zeroes are

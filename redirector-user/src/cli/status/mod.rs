@@ -267,7 +267,7 @@ fn answer(
         ));
     }
     if !active.in_step {
-        warnings.push("the idle side of the tables lies behind; the next change mends it".into());
+        warnings.push("the idle side of the tables lies behind; it is tried again, and nothing reads it meanwhile".into());
     }
     let attached = datapath.attachments()?;
     let unseen = datapath.unseen()?;

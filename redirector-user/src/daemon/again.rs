@@ -1,0 +1,74 @@
+//! Attempts that failed, and when to make them again.
+
+use std::time::{Duration, Instant};
+
+/// The first wait after a failure; doubled by each further one.
+const FIRST: Duration = Duration::from_millis(200);
+
+/// The longest wait.
+const MOST: Duration = Duration::from_secs(30);
+
+/// When to try again what failed: soon, as a passing fault may be over, and ever later
+/// while it goes on, as when a disk is full.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Default for Again {
+    fn default() -> Self {
+        Self { at: None, wait: FIRST }
+    }
+}
+
+impl Again {
+    /// It failed.
+    pub(super) fn failed(&mut self) {
+        self.at = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(MOST);
+    }
+
+    /// It worked, or is of no interest any more.
+    pub(super) fn over(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How long until it is time; `None` when there is nothing to try again.
+    pub(super) fn until(&self) -> Option<Duration> {
+        Some(self.at?.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether it is time, once for each failure.
+    pub(super) fn is_due(&mut self) -> bool {
+        let due = self.until() == Some(Duration::ZERO);
+        if due {
+            self.at = None;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_due_soon_and_later_each_time_until_it_works() {
+        let mut again = Again::default();
+        assert!(!again.is_due() && again.until().is_none());
+        let waits: Vec<Duration> = (0..12)
+            .map(|_| {
+                again.failed();
+                again.until().expect("something to try again")
+            })
+            .collect();
+        assert!(waits[0] <= FIRST && waits.is_sorted(), "{waits:?}");
+        assert!(waits[11] > MOST / 2 && waits[11] <= MOST, "{waits:?}");
+        again.over();
+        again.failed();
+        assert!(again.until() <= Some(FIRST));
+        again.at = Some(Instant::now());
+        assert!(again.is_due() && !again.is_due());
+    }
+}
