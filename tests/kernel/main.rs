@@ -11,6 +11,7 @@ mod decide;
 mod doctor;
 mod drain;
 mod explain;
+mod faults;
 mod flows;
 mod grow;
 mod health;

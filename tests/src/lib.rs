@@ -7,6 +7,7 @@ pub mod chart;
 pub mod child;
 pub mod documents;
 pub mod established;
+pub mod fault;
 pub mod forbid;
 pub mod gate;
 pub mod image;

@@ -217,12 +217,31 @@ impl Redirector {
     ///
     /// When it cannot be started.
     pub fn launch(&self, args: &[&str], input: Stdio) -> Daemon {
+        let mut command = self.daemon_command();
+        command.args(args);
+        self.launch_command(command, input)
+    }
+
+    /// As [`launch`](Self::launch), with a command that makes a daemon of this place.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn launch_command(&self, mut command: Command, input: Stdio) -> Daemon {
         // One may still run when the next one starts.
         let log = self.directory.path().join(crate::kernel::unique("log"));
         let file = fs::File::create(&log).expect("a log");
-        let mut command = self.daemon_command();
-        let child = command.args(args).stdin(input).stderr(file).spawn();
+        let child = command.stdin(input).stderr(file).spawn();
         Daemon { child: child.expect("the daemon starts"), log }
+    }
+
+    /// What the daemon that was started last has logged.
+    pub fn last_log(&self) -> String {
+        let logs = fs::read_dir(self.directory.path()).expect("a directory").flatten();
+        let logs = logs.map(|entry| entry.path()).filter(|path| path.extension().is_none());
+        let logs = logs.filter(|path| path.to_string_lossy().contains("-log-"));
+        let last = logs.max_by_key(|path| path.metadata().and_then(|log| log.modified()).ok());
+        last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     /// `status --output json`.
@@ -271,9 +290,23 @@ impl Daemon {
         self.child.stdin = None;
     }
 
+    /// The file of what it logs.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// When that cannot be asked.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_some()
     }
 
     /// Ends it without warning.

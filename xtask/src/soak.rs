@@ -50,7 +50,7 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     Part {
         name: "changes",
         what: "200 changes a second of 1,000 rules at once, under 20,000 connections a second",
@@ -90,6 +90,14 @@ const PARTS: [Part; 12] = [
         target: "kernel",
         how: How::Again,
         arguments: &["crash::"],
+    },
+    Part {
+        name: "faults",
+        what: "each system call of a change and of a successor fails, or the daemon dies at it",
+        package: "redirector-tests",
+        target: "kernel",
+        how: How::Itself,
+        arguments: &["faults::"],
     },
     Part {
         name: "grow",

@@ -153,6 +153,13 @@ fn needs() -> Vec<Need> {
             remedies: vec![Remedy::Package("socat")],
         },
         Need {
+            name: "strace",
+            why: "system calls of the daemon that fail on purpose",
+            purposes: &[Purpose::Test],
+            found: || program("strace"),
+            remedies: vec![Remedy::Package("strace")],
+        },
+        Need {
             name: "redis-server",
             why: "a real server behind the gateway proxy, with its client",
             purposes: &[Purpose::Test],

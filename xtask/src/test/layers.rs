@@ -23,6 +23,8 @@ pub const OF_IMAGE: &str = "kubernetes::image::";
 pub const OF_PACKAGES: &str = "package::";
 /// The suite of those that need a second version of the daemon, and no other kernel.
 pub const UPGRADE: &str = "upgrade";
+/// The suite of those that need a tracer, which no other kernel's machine has.
+pub const FAULTS: &str = "faults";
 /// The check that takes the build.
 pub const HOST_CLIPPY: &str = "clippy on host code";
 /// The samples.
