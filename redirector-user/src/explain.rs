@@ -151,7 +151,7 @@ impl Process {
 
     /// The identity number that the programs find: that of the deepest known cgroup,
     /// else that of the network namespace, else 0.
-    fn identity(&self, tables: &Lookup<'_>) -> u32 {
+    pub fn identity(&self, tables: &Lookup<'_>) -> u32 {
         // How deep a cgroup lies may be hidden here, and does not matter.
         let cgroups = self.ids.iter().map(|id| SourceKey::Cgroup { id: *id, level: 0 });
         let netns = self.netns.map(|cookie| SourceKey::Netns { cookie });

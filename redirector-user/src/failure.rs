@@ -117,7 +117,10 @@ impl From<StateError> for Failure {
             );
         }
         if denied {
-            failure.help("run it as root, or name another one with --state-dir")
+            failure.help(
+                "run it as root, or as a member of the group that `redirector run --read-group` \
+                 names; or name another one with --state-dir",
+            )
         } else {
             failure
         }

@@ -12,6 +12,7 @@
 //! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
 //! * [`proxy`]: the relay of the gateways.
+//! * [`readers`]: the group that may look.
 //! * [`scheduling`]: which thread comes before which.
 //! * [`source`]: where the configuration comes from.
 //! * [`state`]: the state directory.
@@ -29,6 +30,7 @@ mod leftovers;
 pub mod mounts;
 pub mod output;
 pub mod proxy;
+pub mod readers;
 mod rights;
 pub mod scheduling;
 mod shell;

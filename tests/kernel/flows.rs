@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use redirector_tests::child;
 use redirector_tests::figure;
 use redirector_tests::kernel::at_least;
-use redirector_tests::scene::{ECHO, Scene, free, scrape, split};
+use redirector_tests::redirector::Answer;
+use redirector_tests::scene::{ECHO, Scene, dial, free, gateway, scrape, split};
 use redirector_tests::socket::Socket;
 use serde_json::Value;
 
@@ -503,4 +504,60 @@ spec: {{address: 127.0.0.3, labels: {{app: streams}}}}
         .map(|(cookie, (what, bytes))| format!("{what}: {:?}, not {bytes:?}", told.get(cookie)))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn connections_through_a_gateway_are_told_with_client_server_rule_and_endpoint() {
+    let Some(scene) = Scene::new("through", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let edge = free([127, 0, 0, 1]);
+    redirector.write("gateway.yaml", &gateway(edge, "one"));
+    let _daemon = redirector.start();
+    let address = edge.to_string();
+    let follow = || {
+        thread::scope(|scope| {
+            let args = ["--for", "2s", "--address", &address, "--output", "json"];
+            let followed = scope.spawn(move || redirector.ask("flows", &args));
+            while !followed.is_finished() {
+                dial(edge);
+                thread::sleep(Duration::from_millis(50));
+            }
+            followed.join().expect("an answer")
+        })
+    };
+    let records = |answer: &Answer| -> Vec<Value> {
+        assert_eq!(answer.exit, 0, "{answer:?}");
+        answer.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let told = records(&follow());
+    let of_gateways = |told: &[Value], outcomes: &[&str]| -> Vec<Value> {
+        let is_one = |one: &&Value| {
+            let outcome = one["outcome"].as_str().unwrap_or_default();
+            !one["gateway"].is_null() && outcomes.contains(&outcome)
+        };
+        told.iter().filter(is_one).cloned().collect()
+    };
+    // A client that does not read all resets.
+    let (routed, ended) =
+        (of_gateways(&told, &["routed"]), of_gateways(&told, &["ended", "reset"]));
+    assert!(!routed.is_empty() && !ended.is_empty(), "{told:#?}");
+    for one in routed.iter().chain(&ended) {
+        assert_eq!(one["gateway"], "Gateway/default/edge servers[0]", "{one:#}");
+        assert_eq!(one["route"], "VirtualService/default/edge tcp[0]", "{one:#}");
+        assert_eq!(one["destination"], edge.to_string(), "{one:#}");
+        assert_eq!(one["endpoint"], scene.one.address().to_string(), "{one:#}");
+        assert!(one["client"].as_str().is_some_and(|text| text.starts_with("127.")), "{one:#}");
+    }
+    let end = ended.iter().find(|end| routed.iter().any(|one| one["cookie"] == end["cookie"]));
+    let end = end.expect("the end of one whose beginning was told");
+    assert!(end["received"].as_u64() > Some(0) && end["seconds"].is_f64(), "{end:#}");
+
+    redirector.change("no endpoint", || {
+        redirector.write("gateway.yaml", &gateway(edge, "nowhere"));
+    });
+    let told = records(&follow());
+    let refused = of_gateways(&told, &["refused"]);
+    assert!(!refused.is_empty() && refused[0]["endpoint"].is_null(), "{told:#?}");
+    let text = redirector.ask("flows", &["--last", "1", "--outcome", "refused"]).out;
+    assert!(text.contains("client 127.") && text.contains("Gateway/default/edge"), "{text}");
 }

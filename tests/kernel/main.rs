@@ -5,6 +5,7 @@
 mod bypass;
 mod changes;
 mod connect;
+mod connections;
 mod crash;
 mod daemon;
 mod decide;
@@ -24,6 +25,7 @@ mod others;
 mod package;
 mod policies;
 mod program_log;
+mod readers;
 mod refusals;
 mod reload;
 mod source;

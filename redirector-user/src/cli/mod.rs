@@ -7,6 +7,7 @@ mod bypass;
 mod check;
 mod completions;
 mod config;
+mod connections;
 mod context;
 mod diff;
 mod doctor;
@@ -30,6 +31,7 @@ mod test;
 mod top;
 mod unload;
 mod version;
+mod which;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -117,8 +119,18 @@ impl Format {
 }
 
 /// The commands that list things with names.
-const LISTS: [&str; 11] = [
-    "check", "diff", "doctor", "flows", "history", "hosts", "maps", "rollback", "status", "top",
+const LISTS: [&str; 12] = [
+    "check",
+    "connections",
+    "diff",
+    "doctor",
+    "flows",
+    "history",
+    "hosts",
+    "maps",
+    "rollback",
+    "status",
+    "top",
     "version",
 ];
 
@@ -139,6 +151,7 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Flows(flows::Args),
+    Connections(connections::Args),
     Maps(maps::Args),
     Top(top::Args),
     History(history::Args),
@@ -213,6 +226,7 @@ fn dispatch(cli: &Cli, name: &str, context: &mut Context<'_>) -> Result<Exit, Fa
     match &cli.command {
         Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, &common, context),
+        Command::Connections(args) => connections::run(args, &common, context),
         Command::Explain(args) => explain::run(args, &common, context),
         Command::Test(args) => test::run(args, &common, context),
         Command::Status(args) => status::run(args, &common, context),

@@ -11,6 +11,7 @@ use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
 use crate::daemon::{self, Options, log};
 use crate::datapath::Sizes;
+use crate::readers::Readers;
 use crate::source::watch::Timing;
 
 /// The daemon: reads documents, follows their changes, and programs the kernel by them
@@ -43,6 +44,11 @@ pub struct Args {
     /// or a path below the cgroup2 mount
     #[arg(long, value_name = "CGROUP", default_value = "auto")]
     daemon_cgroup: Choice,
+    /// Group whose members may look without being root: status, explain, maps, flows, top, history.
+    /// It is in /etc/group, or a number. They read the tables and what the daemon knows of every
+    /// workload, and change nothing
+    #[arg(long, value_name = "GROUP", value_parser = Readers::parse)]
+    read_group: Option<Readers>,
     /// Take over from the daemon that runs on this state directory, if one does: it hands over its
     /// gateways' sockets, and ends when their connections have (--drain)
     #[arg(long)]
@@ -189,6 +195,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         bpffs: args.kernel.bpffs.clone(),
         bpffs_is_default: args.kernel.bpffs_is_default(),
         state_dir: args.kernel.state_dir.clone(),
+        readers: args.read_group,
         cgroups: args.cgroup.clone(),
         daemon_cgroup: args.daemon_cgroup.clone(),
         replace: args.replace,

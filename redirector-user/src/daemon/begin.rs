@@ -62,7 +62,7 @@ fn take_charge(
     sender: &mpsc::Sender<Event>,
     events: &mpsc::Receiver<Event>,
 ) -> Result<Over, Failure> {
-    let state = StateDir::new(&options.state_dir);
+    let state = StateDir::new(&options.state_dir).with_readers(options.readers);
     // What can be known to be wrong is said before anything is touched.
     let source = source(options)?;
     let cgroup2 = startup::cgroup2()?;
@@ -75,6 +75,7 @@ fn take_charge(
     // What the one before, or after, this daemon lets go of is free in a moment.
     let follows = predecessor.is_some() || kept.is_some();
     let lock = handover::lock(&state, follows)?;
+    state.admit_readers()?;
     // A writer that waits for us to have read its file is no reason to die.
     // SAFETY: `SIG_IGN` runs no code of ours.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
@@ -84,6 +85,7 @@ fn take_charge(
         sizes: grown(&state, options),
         log_level: options.program_log,
         object: None,
+        readers: options.readers,
     };
     let mut datapath = handover::patiently(
         follows,
@@ -215,6 +217,7 @@ fn take_charge(
         compare_took: Duration::ZERO,
         spare: memory::Spare::default(),
         tested: None,
+        seen: None,
         options: options.clone(),
         keeper,
         state,

@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream as Stream;
@@ -16,9 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::server::{Asked, PATIENCE, Server};
-use crate::proxy::Status;
+use crate::datapath::Standing;
+use crate::proxy::{Status, Through};
 use crate::rights;
-use crate::state::{BypassChange, Report};
+use crate::state::{BypassChange, Report, StateDir};
 
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -50,6 +52,22 @@ pub enum Request {
         /// For so many seconds from now.
         seconds: u64,
     },
+    /// Have the kernel tell of each connection, for a while: somebody who may only read
+    /// the tables watches.
+    Tell {
+        /// For so many seconds from now.
+        seconds: u64,
+    },
+    /// Say what was told of connections through gateways after the record of this number,
+    /// and have them told for a while.
+    Through {
+        /// The last record that is known.
+        after: u64,
+        /// For so many seconds from now.
+        seconds: u64,
+    },
+    /// Say how the programs stand, to somebody who may not see it.
+    Standing,
     /// Let a successor take over; the answer comes with the listening sockets of
     /// gateways and metrics.
     HandOver {
@@ -66,6 +84,26 @@ pub enum Request {
         /// As `--log-level`.
         level: String,
     },
+}
+
+impl Request {
+    /// Whether it changes nothing for anybody, so that readers may ask it.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::Report
+            | Self::Gateways
+            | Self::Follow { .. }
+            | Self::Tell { .. }
+            | Self::Through { .. }
+            | Self::Standing => true,
+            Self::Rollback { .. }
+            | Self::Release
+            | Self::Reread
+            | Self::Bypass { .. }
+            | Self::HandOver { .. }
+            | Self::LogLevel { .. } => false,
+        }
+    }
 }
 
 /// What the daemon answers.
@@ -87,6 +125,12 @@ pub struct Response {
     /// What the gateways have counted, for who asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateways: Option<Box<Status>>,
+    /// Connections through gateways, for who asked for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<Through>,
+    /// How the programs stand, for who asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Box<Standing>>,
     /// How many sockets come after this.
     #[serde(default)]
     pub sockets: usize,
@@ -117,23 +161,27 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Takes requests; `ask` has one answered, and returns `false` when nobody answers any
-/// more.
+/// Takes requests in a state directory; `ask` has one answered, and returns `false` when
+/// nobody answers any more. What changes something is only for root and for the user that
+/// this process runs as.
 ///
 /// # Errors
 ///
 /// When the system gives no such socket.
 pub fn serve(
     server: &mut Server,
-    path: &Path,
+    state: &StateDir,
     ask: impl Fn(Request, oneshot::Sender<Answer>) -> bool + Clone + Send + Sync + 'static,
 ) -> io::Result<()> {
     // The lock of the state directory says that whoever listened here is gone.
-    match fs::remove_file(path) {
+    let path = state.control_socket();
+    match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    server.clients(UnixListener::bind(path)?, move |stream, asked| {
+    let listener = UnixListener::bind(path)?;
+    state.admit_to_control().map_err(io::Error::other)?;
+    server.clients(listener, move |stream, asked| {
         let ask = ask.clone();
         // A client that went away needs no answer.
         async move { drop(converse(stream, &asked, ask).await) }
@@ -158,6 +206,11 @@ async fn converse(
         }
     };
     asked.now();
+    let uid = stream.get_ref().peer_cred()?.uid();
+    if !request.only_looks() && uid != 0 && uid != geteuid().as_raw() {
+        let error = Some(format!("user {uid} may only look: that takes root"));
+        return reply(&mut stream, &Response { error, ..Response::default() }).await;
+    }
     let (sender, answer) = oneshot::channel();
     if !ask(request, sender) {
         return Ok(());
@@ -240,10 +293,11 @@ mod tests {
     #[test]
     fn a_request_is_answered_and_nonsense_refused_whoever_else_is_silent() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("control.sock");
+        let state = StateDir::new(root.path());
+        let path = state.control_socket();
         fs::write(&path, "left behind").unwrap();
         let mut server = Server::start().unwrap();
-        serve(&mut server, &path, |request, reply| {
+        serve(&mut server, &state, |request, reply| {
             let Request::Rollback { steps } = request else { return false };
             let of_generation = Some(7 - steps as u64);
             let response = Response { generation: 7, of_generation, ..Response::default() };
@@ -265,10 +319,11 @@ mod tests {
     #[test]
     fn sockets_come_with_an_answer_however_many_and_who_asked_may_confirm() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("control.sock");
+        let state = StateDir::new(root.path());
+        let path = state.control_socket();
         let (told, heard) = mpsc::channel();
         let mut server = Server::start().unwrap();
-        serve(&mut server, &path, move |_, reply| {
+        serve(&mut server, &state, move |_, reply| {
             let sockets: Vec<OwnedFd> = (0..150)
                 .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().into())
                 .collect();

@@ -28,7 +28,7 @@ use super::server::Server;
 use super::sources::Source;
 use super::times::Times;
 use super::{Event, Options, log, memory, metrics, now};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Standing};
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
@@ -39,6 +39,12 @@ use crate::state::{
 
 /// What waits for less is not written down: it is over before anybody reads it.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
+
+/// How long how the programs stand is not looked at again.
+const LOOKED: Duration = Duration::from_secs(1);
+
+/// For how many seconds at most somebody watches connections without saying so again.
+const MOST_WATCHED: u64 = 3600;
 
 /// How the loop ends.
 pub(super) enum Over {
@@ -133,6 +139,8 @@ pub(super) struct Daemon {
     pub(super) compared: Instant,
     pub(super) compare_took: Duration,
     pub(super) tested: Option<Instant>,
+    /// How the programs stood when somebody asked for it last.
+    pub(super) seen: Option<(Instant, Standing)>,
 }
 
 pub(super) fn started(error: std::io::Error) -> Failure {
@@ -337,6 +345,7 @@ impl Daemon {
         let reports = request == Request::Report;
         let gateways = (request == Request::Gateways).then(|| self.gateways.status());
         let gateways = gateways.flatten().map(Box::new);
+        let (mut standing, mut through) = (None, Vec::new());
         let result = match request {
             Request::Rollback { steps } => self.roll_back(steps).map(Some),
             Request::Release => self.release().map(|()| None),
@@ -346,6 +355,19 @@ impl Daemon {
             }
             Request::Bypass { change } => self.bypass(&change).map(|()| None),
             Request::Follow { seconds } => self.follow_for(seconds).map(|()| None),
+            Request::Tell { seconds } => {
+                let time = Duration::from_secs(seconds.min(MOST_WATCHED));
+                self.datapath.follow_flows(time).map(|()| None).map_err(|error| error.to_string())
+            }
+            Request::Through { after, seconds } => {
+                let time = Duration::from_secs(seconds.min(MOST_WATCHED));
+                through = self.gateways.told(after, time);
+                Ok(None)
+            }
+            Request::Standing => self.look_at_programs().map(|seen| {
+                standing = Some(Box::new(seen));
+                None
+            }),
             // Answered where it is taken.
             Request::HandOver { .. } | Request::Reread | Request::Gateways => Ok(None),
             Request::LogLevel { level } => log::set_level(&level).map(|()| {
@@ -363,14 +385,35 @@ impl Daemon {
             Box::new(self.report.clone())
         });
         let generation = self.generation;
-        let response =
-            Response { error, generation, of_generation, report, gateways, ..Response::default() };
+        let response = Response {
+            error,
+            generation,
+            of_generation,
+            report,
+            gateways,
+            standing,
+            through,
+            ..Response::default()
+        };
         let _ = reply.send(Answer::plain(response));
+    }
+
+    /// How the programs stand. Whoever asks again at once gets the same, so that nobody
+    /// keeps the loop from changes by asking.
+    fn look_at_programs(&mut self) -> Result<Standing, String> {
+        if let Some((when, seen)) = &self.seen
+            && when.elapsed() < LOOKED
+        {
+            return Ok(seen.clone());
+        }
+        let seen = self.datapath.standing().map_err(|error| error.to_string())?;
+        self.seen = Some((Instant::now(), seen.clone()));
+        Ok(seen)
     }
 
     /// Somebody watches connections: they are followed until they end.
     fn follow_for(&mut self, seconds: u64) -> Result<(), String> {
-        let until = Instant::now() + Duration::from_secs(seconds.min(3600));
+        let until = Instant::now() + Duration::from_secs(seconds.min(MOST_WATCHED));
         self.watched = Some(self.watched.map_or(until, |before| before.max(until)));
         self.datapath.set_accounting(true).map_err(|error| error.to_string())
     }

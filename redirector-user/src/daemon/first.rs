@@ -140,7 +140,7 @@ impl Daemon {
             .map_err(started)?;
         let to = sender.clone();
         let path = self.state.control_socket();
-        control::serve(&mut self.server, &path, move |request, reply| {
+        control::serve(&mut self.server, &self.state, move |request, reply| {
             to.send(Event::Request(request, reply)).is_ok()
         })
         .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))?;

@@ -13,7 +13,7 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 use super::engine::Step;
 use super::{descriptors, log};
 use crate::identity::{Local, Locals};
-use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status};
+use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through};
 use crate::state::GatewayListener;
 
 /// The gateways.
@@ -166,6 +166,13 @@ impl Gateways {
     /// How the proxy is doing, when there is one.
     pub fn status(&self) -> Option<Status> {
         self.proxy.as_ref()?.status().ok()
+    }
+
+    /// What was told of connections after the record of this number, when there is a
+    /// proxy; there is more for so long from now on.
+    pub fn told(&self, after: u64, time: Duration) -> Vec<Through> {
+        let told = self.proxy.as_ref().and_then(|proxy| proxy.follow(after, time).ok());
+        told.unwrap_or_default()
     }
 
     /// Copies of all listening sockets, for a successor.

@@ -78,6 +78,7 @@ use tokio::sync::oneshot;
 use crate::datapath::Sizes;
 use crate::identity::pods::PodEvent;
 use crate::kubernetes::agent::Setup;
+use crate::readers::Readers;
 use crate::source::watch::Timing;
 
 pub use begin::run;
@@ -98,6 +99,8 @@ pub struct Options {
     pub bpffs_is_default: bool,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Who may look beside root.
+    pub readers: Option<Readers>,
     /// The cgroups to attach to; none means the root of the hierarchy.
     pub cgroups: Vec<PathBuf>,
     /// The daemon's own cgroup.

@@ -41,6 +41,10 @@ impl Daemon {
         self.grow_when_it_is_time();
         self.note_failing();
         self.stop_following();
+        if self.options.flows {
+            // Nothing is taken by it.
+            let _ = self.gateways.told(u64::MAX, self.options.verify * 4);
+        }
         let (before, mended) = (Instant::now(), self.report.drift_repaired);
         let mut checked = self.verify_programs();
         self.note_pins(checked.as_ref().err());

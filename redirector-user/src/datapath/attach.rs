@@ -79,6 +79,21 @@ pub fn sight(pins: &Pins, place: &Place) -> Sight {
     if all.any(|link| lives(&link)) { Sight::Elsewhere } else { Sight::Gone }
 }
 
+/// An error where this process may not ask about our links.
+pub fn check_sight(pins: &Pins) -> Result<(), Error> {
+    for place in places(pins)? {
+        let mut all = Hook::ALL.into_iter().flat_map(|hook| links(pins, place.id, hook));
+        let refused = all.find_map(|link| match sys::open_pin(&link) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some((link, error)),
+            _ => None,
+        });
+        if let Some((link, error)) = refused {
+            return Err(Error::hidden(&link, error));
+        }
+    }
+    Ok(())
+}
+
 /// Whether what is at the path is that cgroup, and not another one of that name.
 fn is_at(place: &Place) -> bool {
     Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id)

@@ -1,9 +1,11 @@
 //! What can go wrong between the daemon and the kernel.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::readers::Readers;
 
 /// What happened, what was expected, and how to mend it.
 #[derive(Debug, Error)]
@@ -48,12 +50,14 @@ pub enum Error {
     },
     /// This user may not look there.
     #[error(
-        "{} may not be looked into by this user ({source}), so that nobody can say whether \
-         anything is loaded. Run it as root", pins.display()
+        "{} may not be looked into by this user ({source}), so that it cannot be said what is \
+         loaded. Run it as root{}", pins.display(), others(readers.as_deref())
     )]
     Hidden {
-        /// The pin directory, or one above it.
+        /// The pin directory, what is in it, or a directory above it.
         pins: PathBuf,
+        /// The name of the group that may look there, if one may.
+        readers: Option<String>,
         /// The system's answer.
         #[source]
         source: io::Error,
@@ -123,7 +127,25 @@ pub enum Error {
     },
 }
 
+/// Who may look beside root.
+pub(crate) fn others(readers: Option<&str>) -> String {
+    match readers {
+        Some(group) => format!(
+            ", or as a member of the group {group} (usermod --append --groups {group} USER, which \
+             counts from the next login on)"
+        ),
+        None => ", or let a group look: `redirector run --read-group GROUP`".to_owned(),
+    }
+}
+
 impl Error {
+    /// What this user may not look at.
+    pub(crate) fn hidden(path: &Path, source: io::Error) -> Self {
+        // Of a directory that cannot be reached only those above it are known.
+        let readers = path.ancestors().find_map(Readers::of).map(Readers::name);
+        Self::Hidden { pins: path.to_owned(), readers, source }
+    }
+
     /// From a system call that may have failed for want of privilege.
     pub(crate) fn from_io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();

@@ -88,7 +88,7 @@ pub fn take_lease(maps: &Maps, before: &Path) {
         return;
     }
     // Where the tables before cannot be read any more, nobody follows.
-    let control = maps::open(&before.join(names::CONTROL))
+    let control = maps::open(&before.join(names::CONTROL), Access::Read)
         .and_then(|map| Mapped::<Control>::new(names::CONTROL, &map, 1, Access::Read));
     if let Ok(control) = control {
         let until = control.word(0, offset_of!(Control, flows_until)).load(SeqCst);

@@ -63,6 +63,7 @@ impl Held {
             pins.make(pin.parent().unwrap_or(Path::new("/")))?;
             sys::pin(fd.as_fd(), pin)
                 .map_err(|error| Error::from_io(format!("pinning {}", pin.display()), error))?;
+            pins.admit(pin)?;
             made += 1;
         }
         Ok(made)

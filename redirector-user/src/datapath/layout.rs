@@ -4,7 +4,7 @@
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::MapType;
 use redirector_common::abi::{
     Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FLOW_LAYOUT, FLOWS,
     Flow, FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVE_LAYOUT, LIVES, Leg, LegCounters,
@@ -13,7 +13,7 @@ use redirector_common::abi::{
 };
 use redirector_common::hash::Fnv;
 
-use super::{Error, Sizes, names, sys};
+use super::{Error, Sizes, maps, names};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
@@ -217,9 +217,9 @@ impl Layout {
         let mut differences = Vec::new();
         for map in self.part(part) {
             let pin = directory.join(map.name);
-            sys::permitted(&pin)?;
-            let info = match MapInfo::from_pin(pin) {
+            let info = match maps::info(&pin) {
                 Ok(info) => info,
+                Err(error @ (Error::Privilege { .. } | Error::Hidden { .. })) => return Err(error),
                 Err(error) => {
                     differences.push(format!("{}: cannot be opened: {error}", map.name));
                     continue;

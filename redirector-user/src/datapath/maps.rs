@@ -1,6 +1,7 @@
 //! The pinned maps, opened.
 
 use std::fmt;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -41,7 +42,7 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps of these places.
     pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
-        let at = |name| layout.shape(name).and_then(|shape| open(&places.map(shape)));
+        let at = |name| layout.shape(name).and_then(|shape| open(&places.map(shape), access));
         fn trie<K: Pod, V: Pod>(data: MapData) -> Result<LpmTrie<MapData, K, V>, Error> {
             map(data).and_then(|map| LpmTrie::try_from(map).map_err(|error| typed(&error)))
         }
@@ -80,7 +81,7 @@ pub fn mapped<T: Pod>(
     access: Access,
 ) -> Result<Mapped<T>, Error> {
     let shape = layout.shape(name)?;
-    Mapped::new(name, &open(&places.map(shape))?, shape.entries, access)
+    Mapped::new(name, &open(&places.map(shape), access)?, shape.entries, access)
 }
 
 impl fmt::Debug for Maps {
@@ -89,11 +90,29 @@ impl fmt::Debug for Maps {
     }
 }
 
-/// Opens a pinned map.
-pub fn open(pin: &Path) -> Result<MapData, Error> {
-    sys::permitted(pin)?;
-    MapData::from_pin(pin)
+/// Opens a pinned map, for reading by whoever may do no more.
+pub fn open(pin: &Path, access: Access) -> Result<MapData, Error> {
+    let opened = match (access, sys::open_pin(pin)) {
+        // Whoever may write reads from a mapping.
+        (Access::Read, Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            sys::open_pin_for_reading(pin)
+        }
+        (_, opened) => opened,
+    };
+    let fd = opened.map_err(|error| match access {
+        Access::Read if error.kind() == io::ErrorKind::PermissionDenied => {
+            Error::hidden(pin, error)
+        }
+        _ => Error::from_io(format!("opening {}", pin.display()), error),
+    })?;
+    MapData::from_fd(fd)
         .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
+}
+
+/// What a pinned map is like.
+pub fn info(pin: &Path) -> Result<MapInfo, Error> {
+    let map = open(pin, Access::Read)?;
+    map.info().map_err(|error| Error::from_library(format!("reading {}", pin.display()), &error))
 }
 
 /// A hash table.
@@ -204,13 +223,8 @@ fn is_zero<T: Pod>(value: &T) -> bool {
 
 /// The sizes of pinned maps.
 pub fn sizes(places: &Places) -> Result<Sizes, Error> {
-    let entries = |directory: &Path, name: &str| {
-        let pin = directory.join(name);
-        sys::permitted(&pin)?;
-        MapInfo::from_pin(&pin)
-            .map(|info| info.max_entries())
-            .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
-    };
+    let entries =
+        |directory: &Path, name: &str| info(&directory.join(name)).map(|info| info.max_entries());
     let table = |name| entries(&places.tables, name);
     Ok(Sizes {
         frontends: (table(names::FRONTENDS)? / 2).saturating_sub(1),

@@ -62,6 +62,7 @@ fn mend_one(
         pins.make(pin.parent().unwrap_or(Path::new("/")))?;
         map.pin(&pin)
             .map_err(|error| Error::from_library(format!("pinning {}", pin.display()), &error))?;
+        pins.admit(&pin)?;
         found.push(format!("{}: {what}", pin.display()));
     }
     Ok(())

@@ -21,6 +21,7 @@ use redirector_core::image::{Delta, Image};
 mod attach;
 pub mod cgroup;
 mod depth;
+mod diag;
 mod error;
 pub mod features;
 mod flows;
@@ -41,7 +42,9 @@ mod pins;
 mod places;
 pub mod reset;
 mod selftest;
+mod sockets;
 mod sources;
+mod standing;
 mod staying;
 mod sys;
 mod tables;
@@ -52,10 +55,10 @@ pub use flows::{Flows, now};
 pub use lookup::Lookup;
 pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
 pub use peer::cgroup_of_socket;
+pub use sockets::{Open, Socket};
 pub use types::*;
 
 use crate::boot;
-use attach::Sight;
 use held::Held;
 use layout::{Layout, Part};
 use mapped::Access;
@@ -108,8 +111,9 @@ impl Datapath {
     pub fn take_over(options: &Options) -> Result<Self, Error> {
         // Errors of the cgroups come before anything is made.
         attach::outermost(&options.cgroups)?;
-        let pins = Pins::create(&options.pins)?;
+        let pins = Pins::create(&options.pins, options.readers)?;
         let lock = pins.lock()?;
+        pins.admit_readers()?;
         let is_fresh = pins.current()?.is_none();
         let mut found = pins.sweep()?;
         found.extend(mending::mend(&pins, &Layout::new(&options.sizes)?)?);
@@ -478,25 +482,6 @@ impl Datapath {
         self.maps.lives_in_use()
     }
 
-    /// The cgroups that our programs are attached to.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal.
-    pub fn served(&self) -> Result<Vec<Served>, Error> {
-        attach::served(&self.pins)
-    }
-
-    /// All programs on our hooks of our cgroups, in the order they run, ours
-    /// and others'.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal.
-    pub fn attachments(&self) -> Result<Vec<Attached>, Error> {
-        attach::attachments(&self.pins)
-    }
-
     /// The kernel's id of the program of `connect4`.
     ///
     /// # Errors
@@ -519,63 +504,6 @@ impl Datapath {
     pub fn program_log<T: log::Log>(&self, to: T) -> Result<EbpfLogger<T>, Error> {
         EbpfLogger::init_from_id_with_logger(self.program_id()?, to)
             .map_err(|error| Error::from_library("opening the programs' log", &error))
-    }
-
-    /// All programs on our hooks of these cgroups, where nothing of ours is.
-    pub fn programs_of_others(cgroups: &[PathBuf]) -> Vec<Attached> {
-        attach::programs_of_others(cgroups)
-    }
-
-    /// Programs of others that are attached below our cgroups, to hooks that
-    /// rewrite addresses: there they run before ours.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal.
-    pub fn attachments_below(&self) -> Result<Vec<Attached>, Error> {
-        attach::attachments_below(&self.pins)
-    }
-
-    /// The cgroups with our programs that this process does not see, since they are in
-    /// another cgroup namespace or on a mount that it does not have.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal.
-    pub fn unseen(&self) -> Result<Vec<PathBuf>, Error> {
-        let places = attach::places(&self.pins)?.into_iter();
-        let unseen = places.filter(|one| attach::sight(&self.pins, one) == Sight::Elsewhere);
-        Ok(unseen.map(|place| place.path).collect())
-    }
-
-    /// Proves with real connects, from a probe cgroup below each attached one that this
-    /// process sees, that the programs are effective.
-    ///
-    /// # Errors
-    ///
-    /// When the probe cannot be made: a programs' fault is an outcome.
-    pub fn self_test(&self) -> Result<Vec<SelfTest>, Error> {
-        let port = self.maps.self_test_port();
-        let wanted = match self.lock {
-            Some(_) => attach::outermost(&self.cgroups)?,
-            None => Vec::new(),
-        };
-        let mut tests = Vec::new();
-        for place in attach::places(&self.pins)? {
-            // Only kept for connections that are there: not to be tested.
-            if self.lock.is_some() && !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id) {
-                continue;
-            }
-            match attach::sight(&self.pins, &place) {
-                Sight::Here => tests.extend(selftest::run(&place.path, port)?),
-                Sight::Elsewhere => {}
-                Sight::Gone => {
-                    let outcome = Err("the cgroup is gone, and its programs with it".to_owned());
-                    tests.push(SelfTest { cgroup: place.path, hook: Hook::Connect4, outcome });
-                }
-            }
-        }
-        Ok(tests)
     }
 
     /// The sizes of the tables in force.

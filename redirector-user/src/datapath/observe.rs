@@ -94,7 +94,7 @@ fn words(memory: &Path, name: &'static str) -> Result<(Mapped<u64>, usize), Erro
 
 /// A map, and what it is like.
 fn opened(memory: &Path, name: &str) -> Result<(MapData, MapInfo), Error> {
-    let map = open(&memory.join(name))?;
+    let map = open(&memory.join(name), Access::Read)?;
     let info = map.info().map_err(|error| Error::from_library("reading a map", &error))?;
     Ok((map, info))
 }
@@ -122,7 +122,8 @@ pub fn connections(memory: &Path) -> Result<Vec<(Remembered, u32)>, Error> {
             found.push((remembered(&connection, false), connection.state));
         }
     }
-    let overflow: HashMap<MapData, u64, Connection> = hash(open(&memory.join(names::OVERFLOW))?)?;
+    let overflow: HashMap<MapData, u64, Connection> =
+        hash(open(&memory.join(names::OVERFLOW), Access::Read)?)?;
     for entry in overflow.iter() {
         let (_, connection) =
             entry.map_err(|error| Error::from_library("reading OVERFLOW", &error))?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use netlink_packet_core::{DefaultNla, Nla as _};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 
-use super::reset::Diag;
+use super::diag::Diag;
 
 /// `INET_DIAG_CGROUP_ID`, minimum kernel 5.9.
 const CGROUP_ID: u16 = 21;

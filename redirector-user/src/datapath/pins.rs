@@ -16,15 +16,17 @@
 //! Everything is made under a name that starts with `new-` and renamed when it
 //! is whole; whatever has such a name is left over from a crash.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::layout::{Part, TABLES};
+use super::layout::{MEMORY, Part, TABLES};
+use crate::readers::{May, Readers, admit};
 use crate::shell::quoted;
 
 /// Of `statfs(2)`.
@@ -57,19 +59,24 @@ pub fn file_system(file: &File) -> Option<i64> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pins {
     root: PathBuf,
+    /// Who else may look, as far as that is this process's to say.
+    readers: Option<Readers>,
 }
 
 impl Pins {
-    /// The pin directory at a path, which is made when it is absent.
-    pub fn create(root: &Path) -> Result<Self, Error> {
+    /// The pin directory at a path, which is made when it is absent. These readers see
+    /// what is made in it, and with [`admit_readers`](Self::admit_readers) what is there.
+    pub fn create(root: &Path, readers: Option<Readers>) -> Result<Self, Error> {
         // What exists must lie in a bpffs, before anything is made in it.
         let mut existing = root;
         while !existing.exists() {
             existing = existing.parent().unwrap_or(Path::new("/"));
         }
         check_file_system(root, existing)?;
-        let pins = Self { root: root.to_owned() };
-        pins.make(&pins.links())?;
+        let pins = Self { root: root.to_owned(), readers };
+        let links = pins.links();
+        fs::create_dir_all(&links)
+            .map_err(|error| Error::from_io(format!("making {}", links.display()), error))?;
         pins.check_owners()?;
         Ok(pins)
     }
@@ -79,10 +86,10 @@ impl Pins {
         match root.try_exists() {
             Ok(true) => {}
             Ok(false) => return Err(Error::NotLoaded { pins: root.to_owned() }),
-            Err(source) => return Err(hidden(root, source)),
+            Err(source) => return Err(unseen(root, source)),
         }
         check_file_system(root, root)?;
-        let pins = Self { root: root.to_owned() };
+        let pins = Self { root: root.to_owned(), readers: None };
         // A mount point of its own is there whatever is in it.
         if pins.own_names()?.is_empty() {
             return Err(Error::NotLoaded { pins: root.to_owned() });
@@ -110,8 +117,7 @@ impl Pins {
             }
         };
         let own = rustix::process::geteuid().as_raw();
-        let is_bpffs = |path: &&Path| File::open(path).is_ok_and(|f| file_system(&f) == BPFFS);
-        let directories = self.root.ancestors().take_while(is_bpffs).map(Path::to_owned);
+        let directories = self.on_bpffs().map(Path::to_owned);
         let made = self.own_names()?.into_iter().map(|name| self.join(&name));
         for path in directories.chain(made) {
             let meta = match fs::symlink_metadata(&path) {
@@ -136,6 +142,57 @@ impl Pins {
         Ok(())
     }
 
+    /// The directory, and those above it on its file system.
+    fn on_bpffs(&self) -> impl Iterator<Item = &Path> {
+        let is_bpffs = |path: &&Path| look_at(path).is_ok_and(|file| file_system(&file) == BPFFS);
+        self.root.ancestors().take_while(is_bpffs)
+    }
+
+    /// Has the readers see all that is made here, and pass through the directories above;
+    /// those that were let in before and are none now see nothing. Only for who holds the
+    /// lock.
+    pub fn admit_readers(&self) -> Result<(), Error> {
+        if Readers::of(&self.root) != self.readers {
+            self.shut_out()?;
+        }
+        for name in self.own_names()? {
+            self.admit(&self.join(&name))?;
+        }
+        // Who could open it could hold its lock.
+        let mut directories = self.on_bpffs();
+        directories.next().map_or(Ok(()), |root| self.let_pass(root))?;
+        if self.readers.is_some() {
+            for above in directories {
+                let mode = fs::metadata(above).map_or(0, |meta| meta.mode());
+                if mode & libc::S_IXOTH == 0 {
+                    self.let_pass(above)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn let_pass(&self, directory: &Path) -> Result<(), Error> {
+        admit(directory, self.readers, May::Pass).map_err(|error| not_given(directory, &error))
+    }
+
+    /// Has the readers see something that is made here, with all that is in it.
+    pub fn admit(&self, path: &Path) -> Result<(), Error> {
+        let failed = |error: io::Error| not_given(path, &error);
+        let is_directory = fs::symlink_metadata(path).map_err(failed)?.is_dir();
+        // Whoever can open a link can detach it.
+        let may = match path.starts_with(self.links()) && !is_directory {
+            true => May::Nothing,
+            false => May::Read,
+        };
+        if is_directory {
+            for name in self.names(path)? {
+                self.admit(&path.join(name))?;
+            }
+        }
+        admit(path, self.readers, may).map_err(failed)
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -154,7 +211,11 @@ impl Pins {
     /// Makes a directory and those above it.
     pub fn make(&self, directory: &Path) -> Result<(), Error> {
         fs::create_dir_all(directory)
-            .map_err(|error| Error::from_io(format!("making {}", directory.display()), error))
+            .map_err(|error| Error::from_io(format!("making {}", directory.display()), error))?;
+        let below = directory.ancestors().take_while(|path| *path != self.root);
+        below.filter(|path| path.starts_with(&self.root)).try_for_each(|path| {
+            admit(path, self.readers, May::Read).map_err(|error| not_given(path, &error))
+        })
     }
 
     /// The names in a directory; none when it does not exist.
@@ -169,10 +230,43 @@ impl Pins {
         names.map_err(|error| Error::from_io(format!("reading {}", directory.display()), error))
     }
 
+    /// All names in it; for a reader, who may not list it, those that can be known.
+    fn all_names(&self) -> Result<Vec<String>, Error> {
+        match self.names(&self.root) {
+            Err(Error::Privilege { source, .. }) => self.known_names(source),
+            names => names,
+        }
+    }
+
+    /// What lies in it, by what leads there: the tables in force, and the memory of links,
+    /// which every memory with connections has.
+    fn known_names(&self, refused: io::Error) -> Result<Vec<String>, Error> {
+        let links = match fs::read_dir(self.links()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::hidden(&self.root, refused));
+            }
+            links => links.into_iter().flatten().flatten(),
+        };
+        let mut names: BTreeSet<String> = links
+            .flat_map(|place| self.names(&place.path()).unwrap_or_default())
+            .filter_map(|name| Some(format!("{MEMORY}{}", name.split_once('-')?.1)))
+            .collect();
+        names.extend([CURRENT, LINKS].map(str::to_owned));
+        names.extend(Part::SHARED.map(Part::of_version));
+        let current = self.current()?;
+        names.extend(current.iter().filter_map(|path| file_name(path)));
+        for name in current.iter().flat_map(|tables| self.names(tables).unwrap_or_default()) {
+            let memory = current.as_ref().and_then(|tables| self.memory(&tables.join(name)));
+            names.extend(memory.as_deref().and_then(file_name));
+        }
+        names.retain(|name| fs::symlink_metadata(self.join(name)).is_ok());
+        Ok(names.into_iter().collect())
+    }
+
     /// The names in it that are made here: what else lies there is somebody else's,
     /// as in the directory where a bpffs is mounted.
     fn own_names(&self) -> Result<Vec<String>, Error> {
-        let mut names = self.names(&self.root)?;
+        let mut names = self.all_names()?;
         names.retain(|name| {
             [CURRENT, LINKS].contains(&name.as_str())
                 || name.starts_with(UNFINISHED)
@@ -188,6 +282,7 @@ impl Pins {
             let path = self.join(&name);
             if path.is_symlink() { self.unpin(&path)? } else { self.remove(&path)? }
         }
+        self.shut_out()?;
         let kept = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy];
         match fs::remove_dir(&self.root) {
             Err(error) if !kept.contains(&error.kind()) => {
@@ -195,6 +290,15 @@ impl Pins {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes back that readers may pass through the directories above.
+    fn shut_out(&self) -> Result<(), Error> {
+        let Some(readers) = Readers::of(&self.root) else { return Ok(()) };
+        for above in self.on_bpffs().skip(1).filter(|above| Readers::of(above) == Some(readers)) {
+            admit(above, None, May::Pass).map_err(|error| not_given(above, &error))?;
+        }
+        Ok(())
     }
 
     /// Removes a directory with all that is pinned in it.
@@ -209,6 +313,7 @@ impl Pins {
 
     /// Gives a finished directory its name.
     pub fn publish(&self, unfinished: &Path, finished: &Path) -> Result<(), Error> {
+        self.admit(unfinished)?;
         fs::rename(unfinished, finished)
             .map_err(|error| Error::from_io(format!("making {}", finished.display()), error))
     }
@@ -256,7 +361,7 @@ impl Pins {
 
     /// The directories whose names start so, but for this one.
     pub fn others(&self, prefix: &str, but: &Path) -> Result<Vec<String>, Error> {
-        let mut names = self.names(&self.root)?;
+        let mut names = self.all_names()?;
         names.retain(|name| name.starts_with(prefix) && self.join(name) != but);
         Ok(names)
     }
@@ -346,16 +451,34 @@ impl Drop for Lock {
     }
 }
 
+fn file_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Why readers are not let in.
+fn not_given(path: &Path, error: &io::Error) -> Error {
+    Error::Path {
+        path: path.to_owned(),
+        problem: format!("it cannot be given to the group of --read-group: {error}"),
+        help: "That takes CAP_CHOWN, or a daemon that is a member of that group".into(),
+    }
+}
+
 /// Why it is not known what lies there.
-fn hidden(path: &Path, source: io::Error) -> Error {
+fn unseen(path: &Path, source: io::Error) -> Error {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => Error::Hidden { pins: path.to_owned(), source },
+        io::ErrorKind::PermissionDenied => Error::hidden(path, source),
         _ => Error::from_io(format!("opening {}", path.display()), source),
     }
 }
 
+/// Opens a directory only to ask where it lies, which takes no permission of its own.
+fn look_at(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH).open(path)
+}
+
 fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
-    let file = File::open(existing).map_err(|error| hidden(existing, error))?;
+    let file = look_at(existing).map_err(|error| unseen(existing, error))?;
     if file_system(&file) == BPFFS {
         return Ok(());
     }

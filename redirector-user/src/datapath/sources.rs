@@ -186,8 +186,8 @@ impl SourceWriter {
     /// Opens the table of cgroups once more, and the control words, for identity
     /// numbers below `identities`.
     pub(super) fn open(places: &Places, identities: u32) -> Result<Self, Error> {
-        let table = hash(open(&places.tables.join(names::CGROUP_SOURCES))?)?;
-        let control = open(&places.tables.join(names::CONTROL))?;
+        let table = hash(open(&places.tables.join(names::CGROUP_SOURCES), Access::Write)?)?;
+        let control = open(&places.tables.join(names::CONTROL), Access::Write)?;
         let control = Mapped::new(names::CONTROL, &control, 1, Access::Write)?;
         Ok(Self { table, control, identities })
     }

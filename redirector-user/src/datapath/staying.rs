@@ -66,8 +66,9 @@ impl Datapath {
         let Some(held) = &self.held else { return Ok(0) };
         if !self.lock.as_ref().is_some_and(|lock| lock.is_of(self.pins.root())) {
             // It was that of a directory that is gone, or on a bpffs that is.
-            self.pins = Pins::create(self.pins.root())?;
+            self.pins = Pins::create(self.pins.root(), self.options.readers)?;
             self.lock = Some(Arc::new(self.pins.lock()?));
+            self.pins.admit_readers()?;
         }
         let made = held.pin_again(&self.pins)?;
         self.pins.set_memory(&self.places.programs, &self.places.memory)?;

@@ -7,8 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::Error;
-
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -30,6 +29,9 @@ const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
+
+/// Of a descriptor that only reads.
+const BPF_F_RDONLY: u32 = 1 << 3;
 
 /// No table has more keys.
 const MOST_KEYS: usize = 1 << 24;
@@ -68,11 +70,24 @@ fn path(path: &Path) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path with a zero byte"))
 }
 
-/// Opens what is pinned at a path.
+/// Opens what is pinned at a path, for whatever may be done with it. It takes the
+/// permission to read and to write the pin.
 pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    open_as(pin, 0)
+}
+
+/// Opens a map that is pinned at a path, for reading only. It takes the permission to
+/// read the pin, and no capability. Minimum kernel: 5.19, before `CAP_BPF` is needed where
+/// `kernel.unprivileged_bpf_disabled` is set.
+pub fn open_pin_for_reading(pin: &Path) -> io::Result<OwnedFd> {
+    open_as(pin, BPF_F_RDONLY)
+}
+
+fn open_as(pin: &Path, flags: u32) -> io::Result<OwnedFd> {
     let pin = path(pin)?;
     let mut attr = Attr::default();
     attr.wide(0, pin.as_ptr() as u64);
+    attr.0[3] = flags;
     bpf(BPF_OBJ_GET, &mut attr).map(owned)
 }
 
@@ -83,6 +98,19 @@ pub fn pin(fd: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     attr.wide(0, pin.as_ptr() as u64);
     attr.0[2] = fd.as_raw_fd() as u32;
     bpf(BPF_OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// Copies the entry of an array with this index to `to`.
+///
+/// # Safety
+///
+/// `to` must be valid for writing as many bytes as the array's values have.
+pub unsafe fn copy_entry(array: BorrowedFd<'_>, index: u32, to: *mut u8) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = array.as_raw_fd() as u32;
+    attr.wide(2, std::ptr::from_ref(&index) as u64);
+    attr.wide(4, to as u64);
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(|_| ())
 }
 
 /// All keys of a hash table whose keys are one word. One that changes meanwhile may
@@ -232,16 +260,5 @@ fn query(cgroup: BorrowedFd<'_>, attach_type: u32, how: u32) -> io::Result<(Vec<
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 65_536 => room *= 2,
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// An error when a pin is there and this process may not use it. The library
-/// does not tell that from other errors.
-pub fn permitted(pin: &Path) -> Result<(), Error> {
-    match open_pin(pin) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Error::from_io(format!("opening {}", pin.display()), error))
-        }
-        _ => Ok(()),
     }
 }

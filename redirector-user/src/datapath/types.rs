@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use redirector_common::abi::{HANDSHAKES, Limits, Side, Totals};
 use serde::{Deserialize, Serialize};
 
+use crate::readers::Readers;
+
 /// How large the tables are. Hash tables take memory as they fill, arrays at
 /// once. Changing a size makes new tables beside the old ones and moves over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
@@ -86,6 +88,8 @@ pub struct Options {
     pub log_level: u8,
     /// The object file of the programs; `None` is the one that was built in.
     pub object: Option<Vec<u8>>,
+    /// Who may look beside the owner.
+    pub readers: Option<Readers>,
 }
 
 impl Default for Options {
@@ -96,6 +100,7 @@ impl Default for Options {
             sizes: Sizes::default(),
             log_level: 0,
             object: None,
+            readers: None,
         }
     }
 }
@@ -207,7 +212,8 @@ pub struct Remembered {
 }
 
 /// A hook of a cgroup.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Hook {
     /// `connect` with an IPv4 address.
     Connect4,
@@ -240,8 +246,21 @@ pub struct Served {
     pub hooks: Vec<Hook>,
 }
 
+/// How the programs stand: what takes privilege to be seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// All programs on our hooks of our cgroups, in the order in which they run.
+    pub attached: Vec<Attached>,
+    /// Programs of others below our cgroups, which run before ours.
+    pub below: Vec<Attached>,
+    /// The cgroups with our programs that the process which looked does not see.
+    pub unseen: Vec<PathBuf>,
+    /// Whether real connects are decided.
+    pub tests: Vec<SelfTest>,
+}
+
 /// A program that runs on a hook of a cgroup, ours or another's.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attached {
     /// The cgroup.
     pub cgroup: PathBuf,
@@ -263,7 +282,7 @@ pub struct Attached {
 }
 
 /// What one self-test found.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SelfTest {
     /// The cgroup that the probe ran below.
     pub cgroup: PathBuf,

@@ -17,6 +17,7 @@ use super::message::{
 };
 use super::opened::{Opened, RETRIES};
 use super::process::{self, Process};
+use super::told::Through;
 
 /// One that lived for less time is not replaced at once.
 const SHORT: Duration = Duration::from_secs(10);
@@ -25,6 +26,8 @@ const SHORT: Duration = Duration::from_secs(10);
 pub(super) enum Ask {
     Update(Config, Sender<Status>),
     Status(Sender<Status>),
+    /// What was told after this record; and more, for so long.
+    Follow(u64, Duration, Sender<Vec<Through>>),
     /// Copies of all listening sockets.
     Share(Sender<io::Result<Vec<OwnedFd>>>),
     Forget,
@@ -152,6 +155,13 @@ impl Control {
             }
             Ask::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Ask::Follow(after, time, reply) => {
+                let told = match self.ask(&Question::Follow(after, time), &[]) {
+                    Some(Answer::Told(told)) => told,
+                    _ => Vec::new(),
+                };
+                let _ = reply.send(told);
             }
             Ask::Share(reply) => {
                 self.shared = true;

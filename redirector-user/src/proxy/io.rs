@@ -11,6 +11,7 @@ use super::descriptors::Descriptors;
 use super::loops::Loops;
 use super::pipes::Pipes;
 use super::snapshot::Snapshot;
+use super::told::Told;
 
 /// Marks, in a token, the socket to the endpoint.
 pub(super) const UPSTREAM: u64 = 1 << 31;
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     pub hello_timeout: Duration,
     pub descriptors: Descriptors,
     pub whose: Box<dyn Whose>,
+    pub told: Told,
 }
 
 /// What a worker's connections use.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, DestinationName};
+use super::told::Through;
 
 /// What the daemon asks of the relay.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub(super) enum Question {
     Listen(Vec<SocketAddr>),
     /// How is it going?
     Status,
+    /// What was told of connections after the record of this number? Tell of them for so
+    /// long from now on.
+    Follow(u64, Duration),
     /// Ask [`Who`] over the socket that comes along.
     Attend,
     /// What was answered to [`Who`] may have changed.
@@ -44,6 +48,8 @@ pub(super) enum Answer {
     Done,
     /// How it is going.
     Status(Box<Status>),
+    /// What was told of connections.
+    Told(Vec<Through>),
     /// The version of the program.
     Version(String),
 }

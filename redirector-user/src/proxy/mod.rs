@@ -63,6 +63,7 @@ mod snapshot;
 mod sni;
 mod stats;
 mod timer;
+mod told;
 mod upstream;
 mod worker;
 
@@ -76,6 +77,7 @@ pub use message::{
 };
 pub use process::{is_at, retire_at};
 pub use serve::{Log, Start, relay};
+pub use told::{Became, Through};
 
 use control::{Ask, Control};
 
@@ -167,6 +169,16 @@ impl Proxy {
     /// When the proxy has stopped.
     pub fn status(&self) -> Result<Status, Stopped> {
         self.ask(Ask::Status)
+    }
+
+    /// What was told of connections after the record of this number; there is more for so
+    /// long from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the proxy has stopped.
+    pub fn follow(&self, after: u64, time: Duration) -> Result<Vec<Through>, Stopped> {
+        self.ask(|reply| Ask::Follow(after, time, reply))
     }
 
     /// Whose the cgroups of clients are may have changed.

@@ -26,6 +26,7 @@ use super::message::{Answer, Question};
 use super::set::Set;
 use super::snapshot::Snapshot;
 use super::stats::Registry;
+use super::told::Told;
 use super::worker::{Mailbox, Worker, block_sigpipe};
 
 /// Longest time that the daemon may take to say what it has begun to.
@@ -96,6 +97,7 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
         hello_timeout: start.hello_timeout,
         descriptors: Descriptors::of_process(),
         whose: Box::new(Arc::clone(asking)),
+        told: Told::default(),
     });
     // What a thread does at its beginning it may not do later.
     let all_there = Arc::new(Barrier::new(start.workers.get() + 1));
@@ -196,6 +198,7 @@ impl Relay {
                 Answer::Done
             }
             Question::Status => Answer::Status(Box::new(self.set.status())),
+            Question::Follow(after, time) => Answer::Told(self.set.told(after, time)),
             Question::Attend => {
                 let socket: Option<OwnedFd> = sockets.into_iter().next();
                 socket.into_iter().for_each(|socket| self.asking.ask(socket.into()));

@@ -15,6 +15,7 @@ use super::io::Shared;
 use super::message::{ListenerState, ListenerStatus, Status};
 use super::snapshot::Snapshot;
 use super::stats::Registry;
+use super::told::Through;
 use super::worker::{Command, Mailbox};
 
 /// Longest wait for a worker to say that it has closed a socket.
@@ -113,6 +114,11 @@ impl Set {
             self.listening.insert(*address);
             self.drains.forget(*address);
         }
+    }
+
+    /// What was told of connections.
+    pub fn told(&self, after: u64, time: Duration) -> Vec<Through> {
+        self.shared.told.follow(after, time)
     }
 
     /// How they are doing.

@@ -15,6 +15,7 @@ use super::journal::{self, Journal};
 use super::record::{Begin, Change, Head, Step, Told};
 use super::snapshot::{Snapshot, Whole};
 use super::{StateDir, StateError, io_error, old};
+use crate::readers::May;
 use crate::scheduling::give_way;
 
 /// A journal is begun anew when what was appended has come to as much as its first
@@ -471,6 +472,7 @@ impl New {
         options.read(true).write(true).create_new(true).mode(0o600);
         let mut file = options.open(&beside).map_err(failed)?;
         let beside = Beside(beside);
+        state.admit(&beside.0, May::Read)?;
         told.write_whole(whole, &mut file).and_then(|()| file.sync_all()).map_err(failed)?;
         let checkpoint = file.metadata().map_err(failed)?.len();
         Ok(Self { state: state.clone(), beside, path, file, checkpoint })

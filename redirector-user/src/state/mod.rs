@@ -32,13 +32,16 @@ mod snapshot;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::datapath::Sizes;
+use crate::readers::{May, Readers, admit};
 use redirector_core::drain::Draining;
 use rustix::fs::FlockOperation;
+use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -54,6 +57,15 @@ pub use snapshot::{Contents, Snapshot, Whole};
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";
+
+/// The lock of the daemon.
+const LOCK: &str = "daemon.lock";
+
+/// Where a daemon takes requests.
+const CONTROL_SOCKET: &str = "control.sock";
+
+/// Where a relay takes daemons.
+const RELAY_SOCKET: &str = "relay.sock";
 
 /// The file of the sizes that tables have grown to.
 const GROWN: &str = "grown.json";
@@ -124,6 +136,8 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
+    /// Who may look beside the owner, where this process writes.
+    readers: Option<Readers>,
 }
 
 /// Held while the daemon lives.
@@ -135,7 +149,13 @@ pub struct Lock {
 impl StateDir {
     /// The directory at `path`, which may not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), readers: None }
+    }
+
+    /// The same, where these may read what this process writes.
+    #[must_use]
+    pub fn with_readers(self, readers: Option<Readers>) -> Self {
+        Self { readers, ..self }
     }
 
     /// Where it is.
@@ -143,8 +163,8 @@ impl StateDir {
         &self.path
     }
 
-    /// Makes what is missing of it, for its owner only: it names every service
-    /// and workload of the node.
+    /// Makes what is missing of it, for its owner and those readers only: it names every
+    /// service and workload of the node.
     pub fn create(&self) -> Result<(), StateError> {
         let path = self.path.join(journal::DIRECTORY);
         fs::DirBuilder::new()
@@ -154,9 +174,47 @@ impl StateDir {
             .map_err(|source| io_error("cannot make the directory", &path, source))
     }
 
+    /// Lets the readers read what is there, and nobody whom a daemon before has let in.
+    /// Only for who holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// The system's refusal.
+    pub fn admit_readers(&self) -> Result<(), StateError> {
+        // Who could open the lock could hold it, and who relays is root's to ask.
+        let files =
+            [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT].map(|name| self.path.join(name));
+        files.iter().try_for_each(|file| self.admit(file, May::Read))?;
+        let journal = self.path.join(journal::DIRECTORY);
+        for entry in fs::read_dir(&journal).into_iter().flatten().flatten() {
+            self.admit(&entry.path(), May::Read)?;
+        }
+        self.admit(&journal, May::Read)?;
+        self.admit(&self.path, May::Read)
+    }
+
+    /// Lets the readers do this with something that lies here.
+    fn admit(&self, path: &Path, may: May) -> Result<(), StateError> {
+        match admit(path, self.readers, may) {
+            // Another process has put something else in its place.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_error("cannot give to the group of --read-group", path, error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Lets the readers ask: to be called when a daemon listens there.
+    ///
+    /// # Errors
+    ///
+    /// The system's refusal.
+    pub fn admit_to_control(&self) -> Result<(), StateError> {
+        self.admit(&self.control_socket(), May::Connect)
+    }
+
     /// Keeps other daemons away for as long as the result lives.
     pub fn lock(&self) -> Result<Lock, StateError> {
-        let path = self.path.join("daemon.lock");
+        let path = self.path.join(LOCK);
         let failed = |source| io_error("cannot lock", &path, source);
         let mut file = OpenOptions::new()
             .read(true)
@@ -199,7 +257,16 @@ impl StateDir {
 
     /// The process id of the daemon that lives now; nothing when none does.
     pub fn daemon(&self) -> Option<u32> {
-        let mut file = File::open(self.path.join("daemon.lock")).ok()?;
+        let mut file = match File::open(self.path.join(LOCK)) {
+            Ok(file) => file,
+            // A reader knows it by who answers.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let link = UnixStream::connect(self.control_socket()).ok()?;
+                let pid = socket_peercred(&link).ok()?.pid;
+                return Some(pid.as_raw_nonzero().get().unsigned_abs());
+            }
+            Err(_) => return None,
+        };
         // Whoever gets the lock, if only for reading, is alone with it.
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -213,12 +280,12 @@ impl StateDir {
 
     /// Where a living daemon takes requests.
     pub fn control_socket(&self) -> PathBuf {
-        self.path.join("control.sock")
+        self.path.join(CONTROL_SOCKET)
     }
 
     /// Where a relay of gateways takes daemons.
     pub fn relay_socket(&self) -> PathBuf {
-        self.path.join("relay.sock")
+        self.path.join(RELAY_SOCKET)
     }
 
     /// What a generation was made of; `None` when it is not kept.
@@ -344,16 +411,9 @@ impl StateDir {
             self.remove_file(&name)?;
         }
         old::remove(self)?;
-        for name in [
-            BYPASS,
-            DRAINING,
-            GROWN,
-            REPORT,
-            STALE_REPORT,
-            "control.sock",
-            "relay.sock",
-            "daemon.lock",
-        ] {
+        for name in
+            [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT, CONTROL_SOCKET, RELAY_SOCKET, LOCK]
+        {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.
@@ -386,6 +446,7 @@ impl StateDir {
             .open(&beside)
             .map_err(failed)?;
         file.write_all(&json).and_then(|()| file.sync_all()).map_err(failed)?;
+        self.admit(&beside, May::Read)?;
         self.put_in_place(&beside, &path)
     }
 

@@ -72,6 +72,10 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     });
     flows.rewind(u64::MAX);
     let mut before: Vec<Told> = read(&mut flows, &mut stories, &args.filter);
+    let mut gateways = Gateways::default();
+    let through = gateways.read(&args.kernel, if follow { LEASE } else { Duration::ZERO });
+    before.extend(through.into_iter().filter(|told| args.filter.takes(told)));
+    before.sort_by_key(|told| told.at);
     let lost = flows.lost();
     before.drain(..before.len().saturating_sub(last));
     for told in before {
@@ -103,11 +107,24 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             }
             // Opened again: after an upgrade there are other tables.
             let datapath = args.kernel.open()?;
-            datapath.follow_flows(LEASE)?;
+            match datapath.follow_flows(LEASE) {
+                // Who may only look has the daemon do it.
+                Err(datapath::Error::Privilege { .. }) => {
+                    let request = Request::Tell { seconds: LEASE.as_secs() };
+                    args.kernel.ask(&request, "and who may only look cannot have it told")?;
+                }
+                done => done?,
+            }
             stories.names.generation = datapath.active().generation;
             renewed = Some(Instant::now());
         }
-        for told in read(&mut flows, &mut stories, &args.filter) {
+        let mut told = read(&mut flows, &mut stories, &args.filter);
+        if gateways.is_time() {
+            let through = gateways.read(&args.kernel, LEASE).into_iter();
+            told.extend(through.filter(|told| args.filter.takes(told)));
+            told.sort_by_key(|told| told.at);
+        }
+        for told in told {
             out.tell(told, context)?;
         }
         out.lose(flows.lost() - lost, context)?;
@@ -121,6 +138,38 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
 fn read(flows: &mut Flows, stories: &mut Stories, filter: &Filter) -> Vec<Told> {
     let flows = flows.read();
     flows.iter().filter_map(|flow| stories.tell(flow)).filter(|told| filter.takes(told)).collect()
+}
+
+/// How often a follower asks what goes through gateways.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Connections through gateways, as the daemon tells of them.
+#[derive(Default)]
+struct Gateways {
+    /// The last record that was told.
+    last: u64,
+    /// When it is asked for again.
+    next: Option<Instant>,
+}
+
+impl Gateways {
+    fn is_time(&self) -> bool {
+        self.next.is_none_or(|next| next <= Instant::now())
+    }
+
+    /// What was told since the last time: nothing where no daemon runs. There is more for
+    /// so long.
+    fn read(&mut self, kernel: &KernelArgs, time: Duration) -> Vec<Told> {
+        let request = Request::Through { after: self.last, seconds: time.as_secs() };
+        let answer = kernel.ask(&request, "");
+        // A daemon that is away is not looked for all the time.
+        let wait = if answer.is_ok() { ASK } else { RENEWAL };
+        self.next = Some(Instant::now() + wait);
+        let through = answer.map(|answer| answer.through).unwrap_or_default();
+        let last = through.last().map(|one| one.number);
+        self.last = last.unwrap_or(self.last);
+        through.iter().map(Told::through).collect()
+    }
 }
 
 /// What is shown, and how.

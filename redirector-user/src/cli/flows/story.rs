@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{Names, wall};
 use crate::output::{Style, destination_name, plain, route_name, time};
+use crate::proxy::{Became, Through};
 
 /// So many connections are remembered until they are closed.
 const REMEMBERED: usize = 100_000;
@@ -31,6 +32,10 @@ pub struct Told {
     pub outcome: &'static str,
     /// Tells connections apart while their sockets are open.
     pub cookie: u64,
+    /// The server of a Gateway that it goes through, when it does.
+    pub gateway: Option<String>,
+    /// The client of a gateway.
+    pub client: Option<SocketAddr>,
     /// The workload that connects, when it is known.
     pub workload: Option<String>,
     /// The process that connects.
@@ -175,6 +180,8 @@ impl Told {
             event: "",
             outcome: "",
             cookie: flow.cookie,
+            gateway: None,
+            client: None,
             workload: None,
             process: None,
             source_port: None,
@@ -186,6 +193,39 @@ impl Told {
             sent: None,
             received: None,
             seconds: None,
+            handshake_seconds: None,
+        }
+    }
+
+    /// Of a connection through a gateway.
+    pub fn through(one: &Through) -> Self {
+        let at = SystemTime::now() - one.ago;
+        let (event, outcome) = match one.became {
+            Became::Routed => ("decided", "routed"),
+            Became::Refused => ("decided", "refused"),
+            Became::Ended => ("closed", "ended"),
+            Became::Failed => ("closed", "failed"),
+            Became::Reset => ("closed", RESET),
+        };
+        Self {
+            time: humantime::format_rfc3339_micros(at).to_string(),
+            at,
+            event,
+            outcome,
+            cookie: one.cookie,
+            gateway: one.gateway.as_ref().map(ToString::to_string),
+            client: Some(one.client),
+            workload: None,
+            process: None,
+            source_port: Some(one.client.port()),
+            destination: one.dialled,
+            route: one.route.as_ref().map(ToString::to_string),
+            to: one.destination.as_ref().map(ToString::to_string),
+            endpoint: one.endpoint,
+            generation: None,
+            sent: one.sent,
+            received: one.received,
+            seconds: one.open.map(|time| time.as_secs_f64()),
             handshake_seconds: None,
         }
     }
@@ -204,11 +244,16 @@ impl Told {
             text += &format!(" -> {endpoint}");
         }
         let who = self.workload.as_deref().unwrap_or("unknown workload");
-        let mut parts = vec![match &self.process {
-            Some(Process { pid, command }) => format!("{who} ({} {pid})", plain(command)),
-            None => who.to_owned(),
-        }];
-        parts.extend(self.source_port.map(|port| format!("port {port}")));
+        let mut parts = match (&self.client, &self.process) {
+            (Some(client), _) => vec![format!("client {client}")],
+            (None, Some(Process { pid, command })) => {
+                vec![format!("{who} ({} {pid})", plain(command))]
+            }
+            (None, None) => vec![who.to_owned()],
+        };
+        let port = self.source_port.filter(|_| self.client.is_none());
+        parts.extend(port.map(|port| format!("port {port}")));
+        parts.extend(self.gateway.clone());
         parts.extend(self.route.clone());
         if let Some(seconds) = self.seconds {
             parts.push(format!("after {}", time(seconds)));
@@ -235,6 +280,9 @@ fn command(bytes: &[u8; 16]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
+
+/// A connection through a gateway that did not end in order.
+pub const RESET: &str = "reset";
 
 /// How outcomes are called.
 pub const OUTCOMES: [(u16, &str); 9] = [

@@ -14,8 +14,9 @@ use super::config::interval;
 use super::kernel::{KernelArgs, Known};
 use super::neighbours;
 use super::{Common, Context, Exit, Failure};
+use crate::daemon::control::Request;
 use crate::datapath::features::{self, Feature, Found};
-use crate::datapath::{Active, Attached, Datapath, Hook};
+use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
 use crate::identity::Resolver;
 use crate::mounts;
 use crate::proxy::{self, RelayStatus};
@@ -236,14 +237,32 @@ pub(super) fn look(kernel: &KernelArgs, context: &mut Context<'_>) -> Result<Ans
                 let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
                 Some(image.diff(&wanted).len())
             });
-            answer(&kernel.state(), &datapath, active, snapshot.as_ref(), known, drift)
+            let standing = standing(kernel, &datapath)?;
+            answer(&kernel.state(), &datapath, standing, active, snapshot.as_ref(), known, drift)
         }
     }
+}
+
+/// How the programs stand: for those who may not see it themselves, by the daemon's word;
+/// or why it cannot be told.
+fn standing(kernel: &KernelArgs, datapath: &Datapath) -> Result<Result<Standing, String>, Failure> {
+    let hidden = match datapath.standing() {
+        Err(error @ datapath::Error::Hidden { .. }) => error,
+        standing => return Ok(Ok(standing?)),
+    };
+    let answer = kernel.ask(&Request::Standing, "and nobody else may ask the kernel");
+    let standing = answer.map(|answer| answer.standing);
+    Ok(match standing {
+        Ok(Some(standing)) => Ok(*standing),
+        Ok(None) => Err(hidden.to_string()),
+        Err(failure) => Err(format!("{hidden}; {failure}")),
+    })
 }
 
 fn answer(
     state: &StateDir,
     datapath: &Datapath,
+    standing: Result<Standing, String>,
     active: Active,
     snapshot: Option<&Snapshot>,
     known: Known,
@@ -269,14 +288,16 @@ fn answer(
     if !active.in_step {
         warnings.push("the idle side of the tables lies behind; it is tried again, and nothing reads it meanwhile".into());
     }
-    let attached = datapath.attachments()?;
-    let unseen = datapath.unseen()?;
-    programs(&attached, unseen.is_empty(), &mut problems);
-    let below = datapath.attachments_below()?;
+    match &standing {
+        Ok(seen) => programs(&seen.attached, seen.unseen.is_empty(), &mut problems),
+        Err(why) => {
+            problems.push(format!("whether the programs are attached cannot be told: {why}"));
+        }
+    }
+    let Standing { attached, below, unseen, tests } = standing.unwrap_or_default();
     warnings.extend(neighbours::programs(&attached, &below));
     warnings.extend(snapshot.and_then(|snapshot| neighbours::sidecars(&snapshot.world())));
-    let mut self_test: Vec<Tested> = datapath
-        .self_test()?
+    let mut self_test: Vec<Tested> = tests
         .into_iter()
         .map(|test| Tested {
             cgroup: test.cgroup,

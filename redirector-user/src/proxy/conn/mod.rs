@@ -18,12 +18,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use rustix::net::sockopt::socket_cookie;
 
 use self::setup::{Setup, Target};
 use self::watch::watch_for_room;
 use super::io::Io;
 use super::relay::{End, Flow, Rest};
 use super::stats::ListenerStats;
+use super::told::{Became, Through};
 use super::upstream;
 
 /// No deadline.
@@ -202,6 +204,16 @@ impl Conn {
             }
         }
         self.stats.active.fetch_sub(1, Relaxed);
+        if self.target.is_some() {
+            self.tell(
+                match (&self.upstream, reset) {
+                    (None, _) => Became::Failed,
+                    (Some(_), true) => Became::Reset,
+                    (Some(_), false) => Became::Ended,
+                },
+                io,
+            );
+        }
         if let Some(local) = &self.noted {
             io.shared.loops.forget(**local);
         }
@@ -229,6 +241,32 @@ impl Conn {
             reset,
             "closed"
         );
+    }
+
+    /// Tells whoever follows what became of it.
+    fn tell(&self, became: Became, io: &Io) {
+        if !io.shared.told.is_wanted() {
+            return;
+        }
+        let target = self.target.as_ref();
+        let snapshot = io.shared.snapshot.load();
+        let is_over = !matches!(became, Became::Routed | Became::Refused);
+        io.shared.told.tell(Through {
+            number: 0,
+            ago: Duration::ZERO,
+            became,
+            cookie: socket_cookie(&self.client.fd).unwrap_or(0),
+            client: self.peer,
+            dialled: self.dialled,
+            gateway: snapshot.listener(self.listener).map(|one| one.spec.name.clone()),
+            route: target.map(|target| target.route.name.clone()),
+            destination: target.map(|target| target.leg().destination.clone()),
+            endpoint: target
+                .and_then(|target| Some(target.destination.spec.endpoints.get(target.endpoint)?.0)),
+            sent: is_over.then_some(self.up.bytes),
+            received: is_over.then_some(self.down.bytes),
+            open: is_over.then(|| Duration::from_millis(io.now.saturating_sub(self.started))),
+        });
     }
 
     /// Relays what there is to relay from one side, and, when that side has

@@ -15,6 +15,7 @@ use crate::proxy::loops::Trail;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::sni::{self, Hello};
 use crate::proxy::stats::{DestinationState, LegStats, RouteStats};
+use crate::proxy::told::Became;
 use crate::proxy::{listener, upstream};
 
 /// What a connection needs until it is relayed.
@@ -63,7 +64,7 @@ impl Conn {
         }
         let snapshot = io.shared.snapshot.load_full();
         let Some(listener) = snapshot.listener(self.listener) else {
-            return self.refuse();
+            return self.refuse(io);
         };
         let hello = listener.spec.sni;
         let setup = Setup {
@@ -139,7 +140,7 @@ impl Conn {
     fn decide(&mut self, setup: Setup, sni: Option<&str>, io: &mut Io) -> Step {
         let snapshot = Arc::clone(&setup.snapshot);
         let Some(listener) = snapshot.listener(self.listener) else {
-            return self.refuse();
+            return self.refuse(io);
         };
         let request = Request { client: self.peer, dialled: self.dialled, sni };
         let whose = &*io.shared.whose;
@@ -147,12 +148,12 @@ impl Conn {
         let (route, announced) = match verdict {
             Verdict::Route(route) => (route, false),
             Verdict::Announced(route) => (route, true),
-            Verdict::Refuse => return self.refuse(),
+            Verdict::Refuse => return self.refuse(io),
         };
         let chosen =
             snapshot.tables.choose(&snapshot.destinations, route, self.peer.ip(), &mut io.random);
         let (Some(chosen), Some(route)) = (chosen, snapshot.routes.get(route)) else {
-            return self.refuse();
+            return self.refuse(io);
         };
         let leg = &snapshot.legs[chosen.0];
         let destination = &snapshot.destinations[leg.destination];
@@ -164,7 +165,7 @@ impl Conn {
             .is_some_and(|most| destination.counters.active.load(Relaxed) >= most);
         let Some(endpoint) = chosen.1.filter(|_| !full) else {
             counts.failed.fetch_add(1, Relaxed);
-            return self.refuse();
+            return self.refuse(io);
         };
         counts.active.fetch_add(1, Relaxed);
         destination.counters.active.fetch_add(1, Relaxed);
@@ -176,6 +177,7 @@ impl Conn {
             destination: Arc::clone(destination),
             endpoint,
         });
+        self.tell(Became::Routed, io);
         self.idle_timeout = route.idle_timeout.map_or(NEVER, milliseconds);
         if let Some(most) = route.max_duration {
             self.end = self.end.min(self.started.saturating_add(milliseconds(most)));
@@ -187,8 +189,9 @@ impl Conn {
     }
 
     /// No rule, no endpoint or no room for it.
-    fn refuse(&mut self) -> Step {
+    fn refuse(&mut self, io: &Io) -> Step {
         self.stats.refused.fetch_add(1, Relaxed);
+        self.tell(Became::Refused, io);
         Step::Reset
     }
 }

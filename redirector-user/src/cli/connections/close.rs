@@ -1,0 +1,89 @@
+//! `redirector connections close`
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::super::{Common, Context, Exit, Failure};
+use super::{Args, rows, text};
+use crate::datapath::reset::{Connections, Wanted, reset};
+
+/// The answer.
+#[derive(Serialize)]
+struct Answer {
+    /// How many were to be reset.
+    wanted: usize,
+    /// The cookies of those that were.
+    reset: Vec<u64>,
+    /// The cookies of those that were not found: they have ended meanwhile, or are in a network
+    /// namespace that is not seen.
+    missing: Vec<u64>,
+    /// Why it was not possible, when it was not.
+    error: Option<String>,
+}
+
+pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    if args.which.is_all() != args.all {
+        let message = match args.all {
+            true => "--all is every connection, and others are asked for, too",
+            false => "it is not said which connections",
+        };
+        return Err(Failure::new(Exit::Usage, message)
+            .help("name them by --workload, --pid, --route or --address, or say --all"));
+    }
+    if !args.yes && !context.env.in_is_terminal {
+        return Err(Failure::new(Exit::Usage, "nobody is there to be asked")
+            .help("say --yes to reset them without a question"));
+    }
+    let rows = rows::read(&args.kernel, &args.which, context)?;
+    if !rows.is_empty() && !args.yes {
+        let shown = text(&rows, context.err_style());
+        context.note(shown.trim_end());
+        if !context.ask(&format!("Reset these {} connections?", rows.len())) {
+            return Ok(Exit::No);
+        }
+    }
+    let known: Connections = rows.iter().map(|row| (row.cookie, row.endpoint)).collect();
+    let endpoints = known.values().copied().collect();
+    let wanted = Wanted { known, endpoints, others: BTreeSet::new() };
+    let (done, error) = match wanted.known.is_empty() {
+        true => (Connections::new(), None),
+        // It goes from network namespace to network namespace.
+        false => match std::thread::scope(|scope| scope.spawn(|| reset(&wanted)).join()) {
+            Ok(Ok(done)) => (done, None),
+            Ok(Err((done, error))) => (done, Some(error.to_string())),
+            Err(_) => (Connections::new(), Some("the thread that resets has panicked".to_owned())),
+        },
+    };
+    let missing = wanted.known.keys().filter(|cookie| !done.contains_key(cookie));
+    let answer = Answer {
+        wanted: wanted.known.len(),
+        missing: missing.copied().collect(),
+        reset: done.into_keys().collect(),
+        error,
+    };
+    let exit = match (&answer.error, answer.missing.is_empty()) {
+        (_, true) => Exit::Fine,
+        (Some(_), false) => Exit::Unable,
+        (None, false) => Exit::No,
+    };
+    let names = answer.reset.iter().map(u64::to_string);
+    context.answer_list(common, &answer, names, |_| said(&answer))?;
+    Ok(exit)
+}
+
+fn said(answer: &Answer) -> String {
+    let Answer { wanted, reset, missing, error } = answer;
+    let mut text = format!("{} of {wanted} were reset\n", reset.len());
+    if !missing.is_empty() {
+        text += &match error {
+            Some(error) => format!("{} were not: {error}\n", missing.len()),
+            None => format!(
+                "{} were not found: they have ended meanwhile, or are in network namespaces that \
+                 are not in /proc or /run/netns here\n",
+                missing.len()
+            ),
+        };
+    }
+    text
+}

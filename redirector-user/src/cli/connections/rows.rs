@@ -1,0 +1,219 @@
+//! What is open, put together: memory, sockets, processes and names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redirector_common::abi::IDENTITY_UNKNOWN;
+use serde::Serialize;
+
+use super::super::which::{About, Which};
+use super::super::{Context, Failure};
+use crate::cli::kernel::KernelArgs;
+use crate::datapath::{self, Datapath, Open};
+use crate::explain;
+use crate::output::{destination_name, route_name, source_name};
+use crate::state::StateDir;
+
+/// A connection. What is not known is `null`.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Tells connections apart while their sockets are open, also in `flows`.
+    pub cookie: u64,
+    /// What TCP makes of it: `established`, `connecting`, `half-closed`, `closing`; nothing when
+    /// its socket is not seen.
+    pub state: Option<&'static str>,
+    /// The workload of the process, as the tables know it now.
+    pub workload: Option<String>,
+    /// A process that has the socket.
+    pub process: Option<Process>,
+    /// The caller's port.
+    pub source_port: Option<u16>,
+    /// The address dialled.
+    pub destination: Option<SocketAddr>,
+    /// The rule, or whose own endpoints it went to.
+    pub route: Option<String>,
+    /// The destination drawn, with its subset.
+    pub to: Option<String>,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// Since it was dialled; known with accounting only.
+    pub seconds: Option<f64>,
+    /// Bytes that the other side has acknowledged.
+    pub sent: Option<u64>,
+    /// Bytes received.
+    pub received: Option<u64>,
+}
+
+/// A process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
+}
+
+impl Row {
+    fn about(&self) -> About<'_> {
+        About {
+            workload: self.workload.as_deref(),
+            pid: self.process.as_ref().map(|process| process.pid),
+            route: self.route.as_deref(),
+            addresses: [self.destination, Some(self.endpoint)],
+        }
+    }
+}
+
+/// The connections that are meant, by endpoint and the oldest first.
+pub fn read(
+    kernel: &KernelArgs,
+    which: &Which,
+    context: &mut Context<'_>,
+) -> Result<Vec<Row>, Failure> {
+    let datapath = kernel.open()?;
+    let (open, unseen) = datapath.open_connections()?;
+    if let Some(why) = unseen {
+        context.note(&format!(
+            "note: not every network namespace can be looked into, so that of some connections \
+             neither port nor process is known: {why}"
+        ));
+    }
+    let legs = open.iter().filter_map(|one| Some(one.remembered.as_ref()?.leg)).collect();
+    let routes = Routes::new(&kernel.state(), &legs);
+    let inodes = open.iter().filter_map(|one| Some(one.socket.as_ref()?.inode)).collect();
+    let processes = processes(&inodes);
+    let workloads = workloads(&datapath, &kernel.state(), processes.values())?;
+    let rows = open.iter().filter_map(|one| row(one, &routes, &processes, &workloads));
+    let mut rows: Vec<Row> = rows.filter(|row| which.takes(row.about())).collect();
+    rows.sort_by(|one, other| {
+        let key = |row: &Row| (row.endpoint, row.destination, row.source_port, row.cookie);
+        let age = |row: &Row| row.seconds.unwrap_or(f64::INFINITY);
+        let by_endpoint = one.endpoint.cmp(&other.endpoint);
+        by_endpoint.then(age(other).total_cmp(&age(one))).then(key(one).cmp(&key(other)))
+    });
+    Ok(rows)
+}
+
+fn row(
+    open: &Open,
+    routes: &Routes,
+    processes: &BTreeMap<u32, Process>,
+    workloads: &BTreeMap<u32, String>,
+) -> Option<Row> {
+    let socket = open.socket.as_ref();
+    let known = open.remembered.as_ref();
+    let process = socket.and_then(|socket| processes.get(&socket.inode));
+    let age = known
+        .and_then(|known| known.since)
+        .map(|since| Duration::from_nanos(datapath::now().saturating_sub(since)));
+    let (route, to) = known.and_then(|known| routes.of(known.leg, age)).cloned().unzip();
+    Some(Row {
+        cookie: open.cookie,
+        state: socket.map(|socket| socket.state),
+        workload: process.and_then(|process| workloads.get(&process.pid).cloned()),
+        process: process.cloned(),
+        source_port: socket.map(|socket| socket.own.port()),
+        destination: known.map(|known| known.dialled),
+        route,
+        to,
+        endpoint: known.map(|known| known.backend).or(socket.map(|socket| socket.peer))?,
+        seconds: age.map(|age| age.as_secs_f64()),
+        sent: socket.and_then(|socket| socket.sent),
+        received: socket.and_then(|socket| socket.received),
+    })
+}
+
+/// The processes that have sockets of these numbers, as far as this user may see: of
+/// several, the one with the lowest id.
+fn processes(inodes: &BTreeSet<u32>) -> BTreeMap<u32, Process> {
+    let mut found: BTreeMap<u32, Process> = BTreeMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids: BTreeSet<u32> = pids.collect();
+    for pid in pids {
+        // It may go meanwhile, or be another user's.
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        for descriptor in descriptors {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let inode = target.to_str().and_then(|target| {
+                target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok()
+            });
+            let Some(inode) = inode.filter(|inode| inodes.contains(inode)) else { continue };
+            found.entry(inode).or_insert_with(|| {
+                let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                Process { pid, command: command.trim_end().to_owned() }
+            });
+        }
+    }
+    found
+}
+
+/// Which workloads processes are, as the programs would tell them now.
+fn workloads<'a>(
+    datapath: &Datapath,
+    state: &StateDir,
+    processes: impl Iterator<Item = &'a Process>,
+) -> Result<BTreeMap<u32, String>, Failure> {
+    let pids: BTreeSet<u32> = processes.map(|process| process.pid).collect();
+    let known = pids.iter().filter_map(|pid| Some((*pid, explain::Process::of_pid(*pid).ok()?)));
+    let known: Vec<_> = known.collect();
+    let (generation, numbers) = datapath.read(|tables| {
+        let numbers = known.iter().map(|(pid, process)| (*pid, process.identity(tables)));
+        let numbers: Vec<(u32, u32)> = numbers.collect();
+        Ok::<_, Failure>((tables.active().generation, numbers))
+    })?;
+    let Ok(Some(snapshot)) = state.snapshot(generation) else { return Ok(BTreeMap::new()) };
+    let layout = snapshot.contents.layout;
+    let names: BTreeMap<u32, String> =
+        layout.identities().map(|(id, number)| (number, source_name(id))).collect();
+    let named = numbers.into_iter().filter(|(_, number)| *number != IDENTITY_UNKNOWN);
+    Ok(named.filter_map(|(pid, number)| Some((pid, names.get(&number)?.clone()))).collect())
+}
+
+/// Routes and destinations by place.
+type Places = BTreeMap<u32, (String, String)>;
+
+/// What places in the tables stood for.
+struct Routes {
+    /// The generations that are kept, the newest first: when each was made, in seconds since
+    /// 1970, and the route and destination of each place that is asked for.
+    kept: Vec<(u64, Places)>,
+}
+
+impl Routes {
+    fn new(state: &StateDir, legs: &BTreeSet<u32>) -> Self {
+        let entries = match legs.is_empty() {
+            true => Vec::new(),
+            false => state.history().unwrap_or_default(),
+        };
+        let kept = entries.iter().rev().filter_map(|entry| {
+            let snapshot = state.snapshot(entry.head.generation).ok().flatten()?;
+            let names = snapshot.contents.layout.names();
+            let named = legs.iter().filter_map(|leg| {
+                let (route, _, destination) = names.legs.get(leg)?;
+                Some((*leg, (route_name(route), destination_name(destination))))
+            });
+            Some((entry.head.made, named.collect()))
+        });
+        Self { kept: kept.collect() }
+    }
+
+    /// The route, and its destination, that a place has stood for since a connection was
+    /// made, as far as that is kept: nothing when it has stood for several.
+    fn of(&self, leg: u32, age: Option<Duration>) -> Option<&(String, String)> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let begun = age.map_or(0, |age| now.saturating_sub(age).as_secs());
+        // Those that were made since then, and the one that was in force then.
+        let since = self.kept.iter().take_while(|(made, _)| *made >= begun).count();
+        let asked = self.kept.iter().take(since + 1);
+        let mut names = asked.filter_map(|(_, named)| named.get(&leg));
+        let first = names.next()?;
+        names.all(|other| other == first).then_some(first)
+    }
+}

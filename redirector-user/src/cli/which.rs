@@ -1,0 +1,80 @@
+//! Which connections are meant: of `flows` and of `connections`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::completions;
+
+/// Which of the connections: all that are given have to hold
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Which connections")]
+pub struct Which {
+    /// Of this workload
+    #[arg(long, value_name = "NS/NAME", add = completions::workloads())]
+    workload: Option<String>,
+    /// Of this process
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// By rules of this object, as Kind/NS/NAME or NS/NAME
+    #[arg(long, value_name = "OBJECT", add = completions::rules())]
+    route: Option<String>,
+    /// Dialled to this address or sent to it, with a port or without
+    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
+    address: Option<Address>,
+}
+
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The workload that connects.
+    pub workload: Option<&'a str>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// The rule, as `VirtualService/default/echo tcp[0]`.
+    pub route: Option<&'a str>,
+    /// The address dialled, and the endpoint.
+    pub addresses: [Option<SocketAddr>; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Address { ip: address.ip(), port: Some(address.port()) });
+    }
+    let ip = text.trim_start_matches('[').trim_end_matches(']').parse();
+    ip.map(|ip| Address { ip, port: None })
+        .map_err(|_| "expected an IP address, or IP:PORT, or [IPv6]:PORT".to_owned())
+}
+
+impl Which {
+    /// Whether nothing is asked for: all are meant.
+    pub fn is_all(&self) -> bool {
+        self.workload.is_none()
+            && self.pid.is_none()
+            && self.route.is_none()
+            && self.address.is_none()
+    }
+
+    /// Whether this one is meant. What is not known of it is not what was asked for.
+    pub fn takes(&self, one: About<'_>) -> bool {
+        self.workload.as_deref().is_none_or(|wanted| one.workload == Some(wanted))
+            && self.pid.is_none_or(|pid| one.pid == Some(pid))
+            && self.route.as_deref().is_none_or(|wanted| {
+                one.route.is_some_and(|route| {
+                    let object = route.split(' ').next().unwrap_or_default();
+                    object == wanted || object.split_once('/').is_some_and(|(_, o)| o == wanted)
+                })
+            })
+            && self.address.is_none_or(|wanted| {
+                let is = |address: &SocketAddr| {
+                    address.ip() == wanted.ip
+                        && wanted.port.is_none_or(|port| port == address.port())
+                };
+                one.addresses.iter().flatten().any(is)
+            })
+    }
+}
