@@ -11,8 +11,9 @@ use crate::command::{run, stdout};
 use crate::workspace::root;
 
 /// Files of the checkout, and where they go.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("deploy/systemd/redirector.service", "usr/lib/systemd/system/redirector.service"),
+    ("deploy/package/sysusers.conf", "usr/lib/sysusers.d/redirector.conf"),
     ("deploy/package/default", "etc/default/redirector"),
     ("deploy/package/example.yaml", "etc/redirector/example.yaml"),
     ("LICENSE-APACHE", "usr/share/doc/redirector/LICENSE-APACHE"),
