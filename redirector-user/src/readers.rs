@@ -43,7 +43,8 @@ impl Readers {
         if let Some(number) = text.parse().ok().filter(known) {
             return Ok(Self(number));
         }
-        let groups = fs::read_to_string(GROUPS).map_err(|error| format!("{GROUPS}: {error}"))?;
+        // A machine without the file has no group by a name.
+        let groups = fs::read_to_string(GROUPS).unwrap_or_default();
         let found = entries(&groups).find(|(name, _)| *name == text);
         found.map(|(_, number)| Self(number)).ok_or_else(|| {
             format!("{GROUPS} has no group {text}: `groupadd --system {text}` makes it")
