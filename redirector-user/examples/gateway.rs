@@ -14,6 +14,7 @@ use redirector::identity::Locals;
 use redirector::proxy::{
     Config, DestinationSpec, ListenerSpec, Proxy, RouteSpec, RuleSpec, Settings,
 };
+use redirector_core::model::Accepting;
 use redirector_core::plan::Algorithm;
 
 fn main() -> Result<std::process::ExitCode> {
@@ -31,6 +32,7 @@ fn main() -> Result<std::process::ExitCode> {
             address,
             name: listen.into(),
             sni: false,
+            accepting: Accepting::default(),
             port: address.port(),
             dialled: None,
             rules: vec![RuleSpec { route, ..RuleSpec::default() }],
@@ -48,6 +50,7 @@ fn main() -> Result<std::process::ExitCode> {
             connect_timeout: Duration::from_secs(10),
             keepalive: None,
             max_connections: None,
+            announced: None,
         });
     }
     let settings = Settings { workers, ..Settings::default() };

@@ -26,14 +26,21 @@ pub fn pass(stream: impl AsFd, sockets: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes so many sockets.
+/// Takes so many sockets; `before` is asked before each wait.
 ///
 /// # Errors
 ///
-/// The kernel's refusal, or that the other side has gone.
-pub fn take(stream: impl AsFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+/// The kernel's refusal, or that the other side has gone. [`LOST`] when some did not fit
+/// into this process's descriptors: all that were to come have been taken from the stream.
+pub fn take(
+    stream: impl AsFd,
+    count: usize,
+    mut before: impl FnMut() -> io::Result<()>,
+) -> io::Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
-    while sockets.len() < count {
+    // As `pass` has them: each byte with as many as go with one.
+    for _ in 0..count.div_ceil(AT_ONCE) {
+        before()?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
@@ -48,5 +55,8 @@ pub fn take(stream: impl AsFd, count: usize) -> io::Result<Vec<OwnedFd>> {
             }
         }
     }
-    Ok(sockets)
+    if sockets.len() == count { Ok(sockets) } else { Err(LOST.into()) }
 }
+
+/// Sockets that came did not fit into the descriptors of this process.
+pub const LOST: io::ErrorKind = io::ErrorKind::QuotaExceeded;

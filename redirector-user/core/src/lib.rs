@@ -28,6 +28,7 @@
 //! * [`expect`]: routing tests: what is expected of connections, and what they get.
 //! * [`plan`]: what the kernel is to hold, and what the proxy serves, with names
 //!   instead of numbers.
+//! * [`proxy_header`]: the PROXY protocol's header.
 //! * [`alias`]: draws among weighted things, in whole numbers.
 //! * [`image`]: the same, number by number: one side of the tables; the Delta
 //!   between two; deciding over one.
@@ -58,6 +59,7 @@ pub mod model;
 pub mod names;
 mod pairs;
 pub mod plan;
+pub mod proxy_header;
 pub mod registry;
 pub mod rendezvous;
 pub mod rules;

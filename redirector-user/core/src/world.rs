@@ -41,10 +41,36 @@ pub struct Settings {
     /// For whom objects decide that are of another namespace than the host.
     #[serde(default)]
     pub cross_namespace: CrossNamespace,
+    /// What becomes of connections for which ISTIO_MUTUAL is asked.
+    #[serde(default)]
+    pub istio_mutual: IstioMutual,
     /// The addresses of the node's interfaces, as far as known: no claim to every
     /// address takes them.
     #[serde(default)]
     pub node_addresses: BTreeSet<IpAddr>,
+}
+
+/// What becomes of connections for which a DestinationRule asks for `ISTIO_MUTUAL`, which
+/// the proxies of both sides would speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IstioMutual {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go as they are.
+    Plain,
+}
+
+impl IstioMutual {
+    /// What the word says; `None` for one that says nothing.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "refuse" => Some(Self::Refuse),
+            "plain" => Some(Self::Plain),
+            _ => None,
+        }
+    }
 }
 
 /// For whom objects decide that are of another namespace than the host.
@@ -101,6 +127,7 @@ impl Default for Settings {
             services: ServiceAddresses::Leave,
             bypass: Bypass::default(),
             budgets: Budgets::default(),
+            istio_mutual: IstioMutual::default(),
             cross_namespace: CrossNamespace::default(),
             node_addresses: BTreeSet::new(),
         }

@@ -114,3 +114,31 @@ fn a_drain_time_that_is_none_or_elsewhere_is_told() {
     assert!(found("DestinationRule", "30").is_some_and(|text| text.contains("not a duration")));
     assert!(found("WorkloadEntry", "30s").is_some_and(|text| text.contains("no meaning")));
 }
+
+#[test]
+fn what_a_gateway_says_of_its_clients_must_be_readable_or_the_object_is_refused() {
+    let found = |annotation: &str| {
+        let text =
+            gateway("one", Some("v2"), TCP).replace("redirector.io/proxy-protocol: v2", annotation);
+        let report = report(&text);
+        told(&report, &["RD1029"])
+            .into_iter()
+            .map(|(place, _)| place.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    for good in [
+        "accept-proxy-protocol: '10.0.0.0/8, ::1'",
+        "max-connections: '10'",
+        "client-keepalive: off",
+    ] {
+        assert_eq!(found(&format!("redirector.io/{good}")), none, "{good}");
+    }
+    for bad in [
+        "accept-proxy-protocol: 10.0.0.0/33",
+        "max-connections-per-client: '0'",
+        "client-keepalive: '1'",
+    ] {
+        assert_eq!(found(&format!("redirector.io/{bad}")).len(), 1, "{bad}");
+    }
+}

@@ -228,3 +228,61 @@ fn shares_at_gateways_are_examined_whether_or_not_something_serves_them() {
         );
     }
 }
+
+#[test]
+fn what_a_mesh_wide_istio_mutual_refuses_goes_plain_where_that_is_said() {
+    let policy = |annotation: &str| {
+        object(
+            "DestinationRule",
+            "istio-system/default",
+            "{host: '*.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}",
+        )
+        .replacen("metadata: {", &format!("metadata: {{{annotation}"), 1)
+    };
+    let found = |annotation: &str| {
+        let text = service("a/shop", "10.96.0.1", "") + &policy(annotation);
+        let report = report(&text);
+        let finding = report.diagnostics.iter().find(|one| one.code == "RD4044");
+        finding.map(|finding| finding.help.clone().unwrap_or_default())
+    };
+    let help = found("").expect("it is refused");
+    assert!(help.contains("--istio-mutual=plain"), "{help}");
+    assert_eq!(found("annotations: {redirector.io/istio-mutual: plain}, "), None);
+    assert!(found("annotations: {redirector.io/istio-mutual: refuse}, ").is_some());
+}
+
+#[test]
+fn the_proxy_protocol_of_a_rule_refuses_in_the_mesh_and_not_at_gateways() {
+    let policy = object(
+        "DestinationRule",
+        "a/shop",
+        "{host: shop, trafficPolicy: {proxyProtocol: {version: V2}}}",
+    );
+    let edge = object(
+        "Gateway",
+        "a/edge",
+        "{selector: {istio: edge}, servers: [{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}]}",
+    ) + &object(
+        "WorkloadEntry",
+        "a/edge",
+        "{address: 192.0.2.9, labels: {istio: edge}}",
+    )
+    .replacen("metadata: {", "metadata: {annotations: {redirector.io/gateway: 'true'}, ", 1)
+        + &object(
+            "VirtualService",
+            "a/edge",
+            "{hosts: ['*'], gateways: [edge], tcp: [{route: [{destination: {host: inner}}]}]}",
+        );
+    let inner = service("a/inner", "10.96.0.2", "")
+        + &object(
+            "DestinationRule",
+            "a/inner",
+            "{host: inner, trafficPolicy: {proxyProtocol: {}}}",
+        );
+    let found = |text: &str| told(&report(text), &["RD4044"]).len();
+    assert_eq!(found(&(service("a/shop", "10.96.0.1", "") + &policy)), 1);
+    // Of the two the share of the rule at the gateway is served.
+    let report = report(&(edge + &inner));
+    let found = told(&report, &["RD4044"]);
+    assert!(found.iter().all(|(_, message)| !message.contains("share")), "{found:#?}");
+}

@@ -9,7 +9,7 @@ use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::Object;
-use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
+use redirector_core::world::{CrossNamespace, IstioMutual, ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 
 use super::{Context, Exit, Failure};
@@ -49,6 +49,11 @@ pub struct SettingsArgs {
     /// exportTo says) or owner (for clients of their own namespace)
     #[arg(long, value_enum, value_name = "WHO", default_value = "istio")]
     cross_namespace: Cross,
+    /// What becomes of connections for which a DestinationRule asks for ISTIO_MUTUAL, which only the
+    /// proxies of both sides could speak: refuse, or plain (they go as they are); an annotation of
+    /// the rule goes before, redirector.io/istio-mutual
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
+    istio_mutual: Mutual,
     /// How much one object may ask for: frontends, endpoints, names, rules, conditions or legs; one
     /// that asks for more is refused
     #[arg(long, value_name = "WHAT=COUNT", action = clap::ArgAction::Append, value_parser = limit)]
@@ -71,6 +76,12 @@ enum Cross {
     Owner,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Mutual {
+    Refuse,
+    Plain,
+}
+
 impl SettingsArgs {
     /// The settings, for documents from files or from an API server.
     pub fn settings(&self, kubernetes: bool) -> Settings {
@@ -90,6 +101,10 @@ impl SettingsArgs {
             cross_namespace: match self.cross_namespace {
                 Cross::Istio => CrossNamespace::Istio,
                 Cross::Owner => CrossNamespace::Owner,
+            },
+            istio_mutual: match self.istio_mutual {
+                Mutual::Refuse => IstioMutual::Refuse,
+                Mutual::Plain => IstioMutual::Plain,
             },
             ..Settings::default()
         }

@@ -11,6 +11,7 @@ use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
 use crate::daemon::{self, Options, log};
 use crate::datapath::Sizes;
+use crate::proxy::AccessFormat;
 use crate::readers::Readers;
 use crate::source::watch::Timing;
 
@@ -110,6 +111,12 @@ struct Times {
     /// 0s: they are reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
+    /// Tell of each connection at a gateway when it has ended, in a line on standard output
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    access_log: Option<AccessFormat>,
+    /// Have these lines behind what this file has, instead
+    #[arg(long, value_name = "FILE", requires = "access_log")]
+    access_log_file: Option<PathBuf>,
     /// How many changes of what people write are kept for `rollback`
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     history: usize,
@@ -205,6 +212,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         self_test: args.times.self_test,
         resolve: args.times.resolve,
         drain: args.times.drain,
+        access: args.times.access_log.map(|format| (format, args.times.access_log_file.clone())),
         history: args.times.history,
         metrics: args.metrics_address.0,
         metrics_limit: args.metrics_limit,

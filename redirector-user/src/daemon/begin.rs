@@ -183,7 +183,7 @@ fn take_charge(
         gateways: kept.gateways.unwrap_or_else(|| {
             let relay = leaf.as_ref().map(Leaf::of_relay);
             let door = relay_stays(options).then(|| state.relay_socket());
-            Gateways::new(options.drain, relay, door, inherited)
+            Gateways::new(options.drain, relay, door, options.access.clone(), inherited)
         }),
         leaf,
         server: Server::start().map_err(started)?,

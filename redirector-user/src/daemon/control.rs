@@ -266,7 +266,7 @@ pub fn ask_for_sockets(
         line.push(byte[0]);
     }
     let response: Response = serde_json::from_slice(&line)?;
-    let sockets = rights::take(&stream, response.sockets)?;
+    let sockets = rights::take(&stream, response.sockets, || Ok(()))?;
     Ok((response, sockets, stream))
 }
 

@@ -13,7 +13,9 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 use super::engine::Step;
 use super::{descriptors, log};
 use crate::identity::{Local, Locals};
-use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through};
+use crate::proxy::{
+    self, AccessFormat, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through,
+};
 use crate::state::GatewayListener;
 
 /// The gateways.
@@ -24,6 +26,8 @@ pub struct Gateways {
     cgroup: Option<PathBuf>,
     /// Where that process is found by the next daemon, if it is to stay.
     door: Option<PathBuf>,
+    /// How connections are told of, and where.
+    access: Option<(AccessFormat, Option<PathBuf>)>,
     /// Listening sockets of a predecessor, until the first plan.
     inherited: Vec<OwnedFd>,
     /// What connections at gateways are sent along.
@@ -41,6 +45,7 @@ impl Gateways {
         drain: Duration,
         cgroup: Option<PathBuf>,
         door: Option<PathBuf>,
+        access: Option<(AccessFormat, Option<PathBuf>)>,
         inherited: Vec<OwnedFd>,
     ) -> Self {
         Self {
@@ -48,6 +53,7 @@ impl Gateways {
             drain,
             cgroup,
             door,
+            access,
             inherited,
             routes: BTreeSet::new(),
             destinations: BTreeSet::new(),
@@ -118,7 +124,8 @@ impl Gateways {
             let usual = Settings::default();
             let log = log::like_this().unwrap_or(usual.log);
             let (drain, cgroup, door) = (self.drain, self.cgroup.clone(), self.door.clone());
-            let settings = Settings { drain, cgroup, door, log, ..Settings::default() };
+            let access = self.access.clone();
+            let settings = Settings { drain, cgroup, door, log, access, ..Settings::default() };
             match Proxy::start(settings, Arc::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {

@@ -78,6 +78,7 @@ use tokio::sync::oneshot;
 use crate::datapath::Sizes;
 use crate::identity::pods::PodEvent;
 use crate::kubernetes::agent::Setup;
+use crate::proxy::AccessFormat;
 use crate::readers::Readers;
 use crate::source::watch::Timing;
 
@@ -119,6 +120,9 @@ pub struct Options {
     pub resolve: Duration,
     /// How long connections of a gateway that goes may go on.
     pub drain: Duration,
+    /// How connections at gateways are told of when they have ended, and where: a file, else
+    /// standard output.
+    pub access: Option<(AccessFormat, Option<PathBuf>)>,
     /// How many generations are kept for `rollback`.
     pub history: usize,
     /// Where metrics are served.

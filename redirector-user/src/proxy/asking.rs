@@ -33,11 +33,7 @@ struct Inner {
 impl Asking {
     /// This daemon is asked from now on; it may know better than the one before.
     pub fn ask(&self, daemon: UnixStream) {
-        let timeouts = daemon
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| daemon.set_write_timeout(Some(PATIENCE)));
-        let daemon = timeouts.is_ok().then_some(daemon);
-        *self.lock() = Inner { daemon, known: HashMap::new() };
+        *self.lock() = Inner { daemon: Some(daemon), known: HashMap::new() };
     }
 
     /// Workloads have come or gone.
@@ -76,14 +72,16 @@ impl Whose for Asking {
 }
 
 fn question(daemon: &UnixStream, cgroup: u64) -> io::Result<Option<SourceId>> {
-    frame::send(daemon, &Who { cgroup }, &[])?;
-    Ok(frame::receive(daemon)?.0)
+    frame::send(daemon, &Who { cgroup }, &[], PATIENCE)?;
+    Ok(frame::receive(daemon, PATIENCE)?.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::thread;
+
+    const SOON: Duration = Duration::from_secs(20);
 
     #[test]
     fn what_the_daemon_says_is_remembered_until_it_may_have_changed_and_silence_is_nobody() {
@@ -93,10 +91,10 @@ mod tests {
         asking.ask(relay);
         let answers = thread::spawn(move || {
             for name in ["one", "two"] {
-                let (who, _) = frame::receive::<Who>(&daemon).unwrap();
+                let (who, _) = frame::receive::<Who>(&daemon, SOON).unwrap();
                 assert_eq!(who.cgroup, 7);
                 let source = SourceId { namespace: "n".into(), name: name.into() };
-                frame::send(&daemon, &Some(source), &[]).unwrap();
+                frame::send(&daemon, &Some(source), &[], SOON).unwrap();
             }
             daemon
         });
@@ -107,8 +105,8 @@ mod tests {
         assert_eq!(name().as_deref(), Some("two"));
         let silent = answers.join().unwrap();
         assert_eq!(asking.of(8), None);
-        assert_eq!(frame::receive::<Who>(&silent).unwrap().0.cgroup, 8);
-        assert!(frame::receive::<Who>(&silent).is_err(), "it is not asked again");
+        assert_eq!(frame::receive::<Who>(&silent, SOON).unwrap().0.cgroup, 8);
+        assert!(frame::receive::<Who>(&silent, SOON).is_err(), "it is not asked again");
         assert_eq!(asking.of(8), None);
         assert_eq!(name().as_deref(), Some("two"), "what is known stays");
     }

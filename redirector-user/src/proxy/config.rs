@@ -1,5 +1,6 @@
 //! What the gateways of this node serve: what the daemon tells the proxy, made out of
-//! the compiled gateway plan. It is data: it crosses to where connections are relayed.
+//! the compiled gateway plan. It is data: it crosses to where connections are relayed,
+//! which understands all of it or refuses it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,13 +8,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use redirector_core::model::Accepting;
 use redirector_core::plan::gateway::KnownClient;
 use redirector_core::plan::{Algorithm, DestinationId};
+use redirector_core::proxy_header::Version;
 use redirector_core::rules::Block;
 use serde::{Deserialize, Serialize};
 
 /// Everything that the gateways of this node serve.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// The addresses to listen on; each at most once.
     pub listeners: Vec<ListenerSpec>,
@@ -27,6 +31,7 @@ pub struct Config {
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ListenerSpec {
     /// Address and port. A wildcard address never covers the other family.
     pub address: SocketAddr,
@@ -34,6 +39,8 @@ pub struct ListenerSpec {
     pub name: Arc<str>,
     /// Whether the ClientHello is read before it is decided.
     pub sni: bool,
+    /// What is asked of those who connect.
+    pub accepting: Accepting,
     /// The server's port, as rules see it.
     pub port: u16,
     /// The address that clients have dialled, as rules see it, when it is not the one
@@ -45,18 +52,20 @@ pub struct ListenerSpec {
 
 /// A rule of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RuleSpec {
     /// Any of these must hold; none: it always holds.
     pub conditions: Vec<Block>,
     /// The route, by index into [`Config::routes`]; `None` when it refuses.
     pub route: Option<usize>,
     /// Whether the endpoint is told the client first, by a PROXY protocol header,
-    /// version 2.
+    /// version 2, where the destination does not say which.
     pub announced: bool,
 }
 
 /// A weighted set of destinations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RouteSpec {
     /// Names the route across snapshots: counters are kept by it.
     pub name: Arc<str>,
@@ -71,6 +80,7 @@ pub struct RouteSpec {
 
 /// Names a destination across snapshots: counters are kept by it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DestinationName {
     /// Host and port: `db.shop.svc.cluster.local:5432`.
     pub to: Arc<str>,
@@ -103,6 +113,7 @@ impl fmt::Display for DestinationName {
 
 /// A set of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DestinationSpec {
     /// Names the destination across snapshots.
     pub name: DestinationName,
@@ -117,10 +128,13 @@ pub struct DestinationSpec {
     pub keepalive: Option<Keepalive>,
     /// Connections beyond this many are refused.
     pub max_connections: Option<u32>,
+    /// Endpoints are told the client first, by a PROXY protocol header of this version.
+    pub announced: Option<Version>,
 }
 
 /// Keepalive probes; what is not set is the system's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keepalive {
     /// Unanswered probes before the connection is given up.
     pub probes: Option<u32>,

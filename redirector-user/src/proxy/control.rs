@@ -2,9 +2,12 @@
 //! the configuration says, and starts another one when it has ended or does not answer.
 //! Clients wait in the listening sockets meanwhile.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -39,6 +42,13 @@ pub(super) enum Ask {
     Leave,
 }
 
+/// A file that is written behind what is there.
+fn open_log(path: &Path) -> io::Result<OwnedFd> {
+    let file = File::options().append(true).create(true).mode(0o640).open(path);
+    file.map(OwnedFd::from)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
 /// The relay, or why there is none.
 enum Relay {
     Lives { process: Process, since: Instant },
@@ -66,6 +76,17 @@ pub(super) struct Control {
     shared: bool,
     /// A relay of another version, until this one listens in its place.
     before: Option<Process>,
+    /// What could not be passed on, why, and when that is tried again.
+    owed: Owed,
+}
+
+/// Listening sockets that the relay is to have.
+#[derive(Default)]
+struct Owed {
+    addresses: Vec<SocketAddr>,
+    because: String,
+    tries: u32,
+    next: Option<Instant>,
 }
 
 impl Control {
@@ -105,6 +126,7 @@ impl Control {
             active: 0,
             shared: false,
             before: found,
+            owed: Owed::default(),
         };
         match adopted {
             Some(process) => {
@@ -126,7 +148,7 @@ impl Control {
                 Relay::Failed { next, .. } => Some(*next),
                 Relay::Lives { .. } => None,
             };
-            let next = self.opened.next_try().into_iter().chain(begins).min();
+            let next = self.opened.next_try().into_iter().chain(begins).chain(self.owed.next).min();
             let ask = match next.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(wait) => asks.recv_timeout(wait),
                 None => asks.recv().map_err(RecvTimeoutError::from),
@@ -136,18 +158,28 @@ impl Control {
                 Ok(Ask::Leave) => return self.leave(),
                 Ok(ask) => self.answer(ask),
                 Err(RecvTimeoutError::Timeout) => {
+                    self.begins_to_ask();
                     if begins.is_some_and(|at| at <= Instant::now()) {
                         self.begin_again();
                         self.retire_before();
                     }
                     let new = self.opened.try_again();
+                    self.opened.keep_alive(&self.config.listeners);
                     self.pass_on(&new);
                 }
             }
         }
     }
 
+    /// What follows is asked in one go, and has one time.
+    fn begins_to_ask(&mut self) {
+        if let Relay::Lives { process, .. } = &mut self.relay {
+            process.begins();
+        }
+    }
+
     fn answer(&mut self, ask: Ask) {
+        self.begins_to_ask();
         match ask {
             Ask::Update(config, reply) => {
                 self.update(config);
@@ -200,6 +232,7 @@ impl Control {
             }
             self.attend();
         }
+        self.opened.keep_alive(&self.config.listeners);
         self.pass_on(&new);
         self.retire_before();
     }
@@ -217,17 +250,31 @@ impl Control {
         Question::Update(Box::new(self.config.clone()), self.settings.drain)
     }
 
-    /// Has these addresses accepted from.
+    /// Has these addresses accepted from, and those that could not be before.
     fn pass_on(&mut self, new: &[SocketAddr]) {
-        if new.is_empty() || matches!(self.relay, Relay::Failed { .. }) {
+        let owed = std::mem::take(&mut self.owed);
+        // Another relay is given all that there are.
+        if matches!(self.relay, Relay::Failed { .. }) {
             return;
         }
-        match self.opened.copies(new) {
+        let mut due = owed.addresses;
+        due.extend(new.iter().filter(|address| !due.contains(address)).collect::<Vec<_>>());
+        let failed = match self.opened.copies(&due) {
+            _ if due.is_empty() => None,
             Ok(copies) => {
                 let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
-                drop(self.ask(&Question::Listen(addresses), &sockets));
+                match self.ask(&Question::Listen(addresses), &sockets) {
+                    Some(Answer::Failed(why)) => Some(why),
+                    _ => None,
+                }
             }
-            Err(error) => tracing::error!(%error, "listening sockets cannot be passed on"),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(because) = failed {
+            tracing::error!("listening sockets cannot be passed on: {because}; trying again");
+            let wait = (RETRIES[0] * (1 << owed.tries.min(6))).min(RETRIES[1]);
+            let next = Some(Instant::now() + wait);
+            self.owed = Owed { addresses: due, because, tries: owed.tries + 1, next };
         }
     }
 
@@ -237,6 +284,12 @@ impl Control {
         };
         self.active = status.active;
         self.opened.note_failed(&mut status);
+        for listener in &mut status.listeners {
+            if self.owed.addresses.contains(&listener.address) {
+                let (error, tries) = (self.owed.because.clone(), self.owed.tries);
+                listener.state = ListenerState::Failed { error, tries };
+            }
+        }
         if let Relay::Lives { process, .. } = &self.relay {
             let (process, restarts, cut) = (process.confined.clone(), self.restarts, self.cut);
             status.relay = Some(RelayStatus { process, restarts, cut });
@@ -306,7 +359,9 @@ impl Control {
         process.ask(&self.question(), &[])?;
         let copies = self.opened.copies(&self.opened.listening())?;
         let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
-        process.ask(&Question::Listen(addresses), &sockets)?;
+        if let Answer::Failed(why) = process.ask(&Question::Listen(addresses), &sockets)? {
+            return Err(io::Error::other(why));
+        }
         self.goes_on_with(process);
         Ok(())
     }
@@ -314,6 +369,26 @@ impl Control {
     fn goes_on_with(&mut self, process: Process) {
         self.relay = Relay::Lives { process, since: Instant::now() };
         self.attend();
+        self.tell_of_connections();
+    }
+
+    /// Has the relay tell of connections as it is wanted.
+    fn tell_of_connections(&mut self) {
+        let opened = self.settings.access.as_ref().map(|(format, path)| {
+            let to = match path {
+                Some(path) => open_log(path),
+                None => io::stdout().as_fd().try_clone_to_owned(),
+            };
+            to.map(|to| (*format, to))
+        });
+        let (format, to) = match opened.transpose() {
+            Ok(opened) => opened.unzip(),
+            Err(error) => {
+                tracing::error!(%error, "no access log can be written");
+                (None, None)
+            }
+        };
+        drop(self.ask(&Question::Access(format), &Vec::from_iter(to)));
     }
 
     /// Answers what the relay asks.

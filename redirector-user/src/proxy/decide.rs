@@ -26,11 +26,13 @@ pub struct Request<'a> {
 /// What happens to a connection at a gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It takes this route: an index into [`Config::routes`](super::Config::routes).
-    Route(usize),
-    /// Likewise, and the endpoint is told the client first, by a PROXY protocol
-    /// header, version 2.
-    Announced(usize),
+    /// It takes this route, by the rule at this place.
+    Route {
+        /// An index into [`Config::routes`](super::Config::routes).
+        route: usize,
+        /// An index into [`ListenerSpec::rules`].
+        rule: usize,
+    },
     /// No rule matches, or its traffic cannot be honoured: it is reset.
     Refuse,
 }
@@ -69,12 +71,8 @@ pub fn decide(
     let rules = listener.rules.iter().map(|rule| &*rule.conditions);
     let dialled = listener.dialled.unwrap_or(request.dialled.ip());
     let met = first_match(rules, listener.port, dialled, &incoming);
-    let rule = met.and_then(|place| listener.rules.get(place));
-    match rule.and_then(|rule| Some((rule.route?, rule.announced))) {
-        Some((route, true)) => Verdict::Announced(route),
-        Some((route, false)) => Verdict::Route(route),
-        None => Verdict::Refuse,
-    }
+    let taken = met.and_then(|rule| Some((rule, listener.rules.get(rule)?.route?)));
+    taken.map_or(Verdict::Refuse, |(rule, route)| Verdict::Route { route, rule })
 }
 
 /// The workload that connects, if it is a known one. A socket of this machine and

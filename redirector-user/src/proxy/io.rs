@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::access::AccessLog;
 use super::decide::Whose;
 use super::descriptors::Descriptors;
 use super::loops::Loops;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub descriptors: Descriptors,
     pub whose: Box<dyn Whose>,
     pub told: Told,
+    pub access: AccessLog,
 }
 
 /// What a worker's connections use.

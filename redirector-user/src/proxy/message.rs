@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessFormat;
 use super::config::{Config, DestinationName};
 use super::told::Through;
 
@@ -37,6 +38,9 @@ pub(super) enum Question {
     Share,
     /// Log at this level from now on.
     LogAt(String),
+    /// Tell of connections that have ended like this, over the descriptor that comes along;
+    /// or not any more.
+    Access(Option<AccessFormat>),
     /// Accept no more, give connections this long, and end.
     Stop(Duration),
 }
@@ -50,8 +54,10 @@ pub(super) enum Answer {
     Status(Box<Status>),
     /// What was told of connections.
     Told(Vec<Through>),
-    /// The version of the program.
+    /// Which program it is.
     Version(String),
+    /// It cannot be done now, and the reason.
+    Failed(String),
 }
 
 /// What the relay asks of the daemon, which answers with an `Option<SourceId>`: which
@@ -72,6 +78,9 @@ pub struct Status {
     pub failing: Vec<EndpointCounts>,
     /// Connections open now.
     pub active: u64,
+    /// Lines of the access log that were dropped.
+    #[serde(default)]
+    pub access_dropped: u64,
     /// The process that relays; `None` where there is none.
     pub relay: Option<RelayStatus>,
 }
@@ -137,6 +146,78 @@ pub enum ListenerState {
     },
 }
 
+/// Reasons that connections are counted by.
+macro_rules! reasons {
+    ($(#[$about:meta])* $name:ident $count:literal { $($(#[$doc:meta])* $reason:ident $text:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl $name {
+            /// All, in the order in which they are counted.
+            pub const ALL: [Self; $count] = [$(Self::$reason),*];
+
+            /// The same for people, and for metrics.
+            pub const REASONS: [&'static str; $count] = [$($text),*];
+
+            /// For people, and for metrics.
+            pub fn reason(self) -> &'static str {
+                Self::REASONS[self as usize]
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a gateway has refused a connection.
+    Refused 8 {
+        /// No rule matches, or the one that does refuses.
+        Unmatched "no rule",
+        /// The share has no endpoint.
+        NoEndpoint "no endpoint",
+        /// The destination has as many connections as it may.
+        DestinationFull "destination full",
+        /// The server has.
+        ServerFull "server full",
+        /// The client's address has.
+        ClientFull "client full",
+        /// Who connects for others has not said for whom.
+        NoHeader "no PROXY header",
+        /// Or has said it wrongly.
+        BadHeader "bad PROXY header",
+        /// What has to be known before it can be decided did not come in time.
+        Silent "silent",
+    }
+}
+
+reasons! {
+    /// Why a connection to a destination, or an attempt at one endpoint, has failed.
+    Failed 7 {
+        /// There is no endpoint.
+        NoEndpoint "no endpoint",
+        /// The destination has as many connections as it may.
+        Full "full",
+        /// The endpoint refuses.
+        Refused "refused",
+        /// It does not answer in time.
+        Timeout "timeout",
+        /// There is no way to it.
+        Unreachable "unreachable",
+        /// Descriptors or memory have run out.
+        Exhausted "exhausted",
+        /// The kernel says something else.
+        Other "other",
+    }
+}
+
+/// Connections by [`Refused`].
+pub type ByRefused = [u64; Refused::ALL.len()];
+
+/// Connections or attempts by [`Failed`].
+pub type ByFailed = [u64; Failed::ALL.len()];
+
 /// Counters of a listener, read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerCounts {
@@ -144,8 +225,8 @@ pub struct ListenerCounts {
     pub accepted: u64,
     /// Connections open now.
     pub active: u64,
-    /// Refused: no rule matched, or the share has no endpoint or no room.
-    pub refused: u64,
+    /// Refused, by reason.
+    pub refused: ByRefused,
     /// No endpoint could be reached.
     pub failed: u64,
     /// Refused, because the route led back to the listener.
@@ -158,7 +239,7 @@ impl std::ops::AddAssign for ListenerCounts {
     fn add_assign(&mut self, other: Self) {
         self.accepted += other.accepted;
         self.active += other.active;
-        self.refused += other.refused;
+        self.refused.iter_mut().zip(other.refused).for_each(|(sum, more)| *sum += more);
         self.failed += other.failed;
         self.looped += other.looped;
         self.starved += other.starved;
@@ -176,10 +257,12 @@ pub struct LegCounts {
     pub taken: u64,
     /// Connections open now.
     pub active: u64,
-    /// Connections for which no endpoint could be reached.
-    pub failed: u64,
-    /// Attempts at one endpoint that failed, whether or not another was reached.
-    pub missed: u64,
+    /// Connections for which no endpoint could be reached, by the last reason.
+    pub failed: ByFailed,
+    /// Attempts at one endpoint that failed, whether or not another was reached, by reason.
+    pub missed: ByFailed,
+    /// Attempts at another endpoint after one had failed.
+    pub retried: u64,
     /// Bytes from clients.
     pub sent: u64,
     /// Bytes to clients.

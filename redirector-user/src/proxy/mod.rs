@@ -22,6 +22,7 @@
 //!   configuration; [`decide`] says which route a connection takes.
 //! * [`worker`]: a thread with an event loop; [`listener`] accepts, [`conn`] is
 //!   one connection, [`relay`] one direction of it, [`timer`] all deadlines.
+//! * [`access`]: a line for each connection that has ended.
 //! * [`select`], [`upstream`], [`sni`], [`loops`], [`drain`], [`stats`], [`descriptors`]: one
 //!   concern each.
 //!
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod access;
 mod asking;
 mod config;
 mod confine;
@@ -67,13 +69,14 @@ mod told;
 mod upstream;
 mod worker;
 
+pub use access::AccessFormat;
 pub use config::{
     Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec,
 };
 pub use decide::{Request, Verdict, Whose, decide};
 pub use message::{
-    Confined, EndpointCounts, LegCounts, ListenerCounts, ListenerState, ListenerStatus,
-    RelayStatus, Status,
+    ByFailed, ByRefused, Confined, EndpointCounts, Failed, LegCounts, ListenerCounts,
+    ListenerState, ListenerStatus, Refused, RelayStatus, Status,
 };
 pub use process::{is_at, retire_at};
 pub use serve::{Log, Start, relay};
@@ -103,6 +106,9 @@ pub struct Settings {
     pub door: Option<PathBuf>,
     /// How the relay logs.
     pub log: Log,
+    /// How connections are told of when they have ended, and where: a file, else standard
+    /// output.
+    pub access: Option<(AccessFormat, Option<PathBuf>)>,
 }
 
 impl Default for Settings {
@@ -114,7 +120,7 @@ impl Default for Settings {
         // Also when it has been replaced meanwhile.
         let program = "/proc/self/exe".into();
         let log = Log { level: "info".to_owned(), json: false, colour: false };
-        Self { workers, drain, hello_timeout, program, cgroup: None, door: None, log }
+        Self { workers, drain, hello_timeout, program, cgroup: None, door: None, log, access: None }
     }
 }
 

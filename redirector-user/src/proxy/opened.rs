@@ -14,11 +14,17 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt,
 };
 
+use super::config::{Keepalive, ListenerSpec};
 use super::listener::{dialled, urgent_in_place};
 use super::message::{ListenerState, Status};
+use super::upstream::keep_alive;
 
 /// Length of the accept queue asked for; `net.core.somaxconn` bounds it.
 pub(super) const BACKLOG: i32 = 4096;
+
+/// How long a client is idle before it is asked whether it is still there. Load balancers
+/// of clouds forget a connection after 350 s or more.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// The first and the longest wait before another try to bind.
 pub(super) const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
@@ -64,6 +70,31 @@ impl Opened {
         let listening = listening.collect();
         self.inherited.clear();
         listening
+    }
+
+    /// Has the kernel ask clients whether they are still there, as their Gateways want it.
+    /// Connections have it from the socket that they are accepted from.
+    pub fn keep_alive(&self, listeners: &[ListenerSpec]) {
+        for listener in listeners {
+            let Some(Bound::Listening(sockets)) = self.bound.get(&listener.address) else {
+                continue;
+            };
+            let idle = listener
+                .accepting
+                .keepalive
+                .map_or(KEEPALIVE, |seconds| Duration::from_secs(u64::from(seconds)));
+            for socket in sockets {
+                let set = match idle.is_zero() {
+                    true => sockopt::set_socket_keepalive(socket, false),
+                    false => {
+                        keep_alive(socket, &Keepalive { time: Some(idle), ..Keepalive::default() })
+                    }
+                };
+                if let Err(error) = set {
+                    tracing::warn!(address = %listener.address, %error, "no keepalive");
+                }
+            }
+        }
     }
 
     /// When to try again what could not be bound.

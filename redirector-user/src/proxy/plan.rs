@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redirector_core::model::TcpPool;
-use redirector_core::plan::gateway::Mode;
+use redirector_core::plan::gateway::{GatewayRule, Mode};
 use redirector_core::plan::{Destination, DestinationId, Plan, RouteId};
+use redirector_core::rules::Block;
 
 use super::config::{Config, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec};
 use crate::output::route_name;
@@ -32,7 +33,8 @@ impl Config {
             config.listeners.push(ListenerSpec {
                 address: *address,
                 name: format!("{} servers[{}]", listener.gateway, listener.server).into(),
-                sni: listener.mode == Mode::Sni,
+                sni: listener.mode == Mode::Sni && asks_names(&listener.rules),
+                accepting: listener.accepting.clone(),
                 port: listener.port,
                 dialled: listener.dialled,
                 rules,
@@ -90,7 +92,11 @@ impl<'p> Parts<'p> {
         config.destinations.push(DestinationSpec {
             name: id.into(),
             algorithm: destination.algorithm,
-            endpoints: destination.endpoints.iter().map(|e| (e.address, e.weight)).collect(),
+            endpoints: destination
+                .endpoints_at(true)
+                .iter()
+                .map(|e| (e.address, e.weight))
+                .collect(),
             connect_timeout: pool
                 .connect_timeout_ms
                 .filter(|&time| time > 0)
@@ -101,11 +107,29 @@ impl<'p> Parts<'p> {
                 interval: keepalive.interval_ms.map(Duration::from_millis),
             }),
             max_connections: pool.max_connections.filter(|&most| most > 0),
+            announced: destination.policy.proxy_protocol,
         });
         let index = config.destinations.len() - 1;
         self.destinations.insert(id, index);
         index
     }
+}
+
+/// Whether a server name can make a difference: whether any rule asks for one above the
+/// first that takes all.
+fn asks_names(rules: &[GatewayRule]) -> bool {
+    for rule in rules {
+        if rule.conditions.iter().any(Block::always_holds) {
+            return false;
+        }
+        if rule.conditions.iter().any(Block::asks_name) {
+            return true;
+        }
+        if rule.conditions.is_empty() {
+            return false;
+        }
+    }
+    false
 }
 
 fn pool(destination: &Destination) -> Option<&TcpPool> {

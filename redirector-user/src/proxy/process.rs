@@ -9,19 +9,21 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Settings;
 use super::decide::Whose;
 use super::frame;
 use super::message::{Answer, Confined, Question, Who};
-use super::serve::{Start, VERSION};
+use super::serve::{Start, program};
 
-/// Longest wait for an answer: then it is as good as dead.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for all answers to what is asked in one go: then it is as good as dead.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What systemd calls the stream to the journal.
 const JOURNAL: &str = "JOURNAL_STREAM";
@@ -38,6 +40,8 @@ pub(super) struct Process {
     /// What it may do.
     pub confined: Confined,
     lives_on: bool,
+    /// When it must have answered all that it is asked.
+    until: Instant,
 }
 
 impl Process {
@@ -79,32 +83,34 @@ impl Process {
     /// When it does not answer. It is of no use then.
     pub fn find(settings: &Settings) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
         let Some(door) = &settings.door else { return Ok(None) };
-        // Nobody has been there, or nobody is there any more.
-        let Ok(link) = UnixStream::connect(door) else { return Ok(None) };
+        let Some(link) = knock(door)? else { return Ok(None) };
         // Who listens, by the kernel's word.
         let pid = socket_peercred(&link)?.pid.as_raw_nonzero().get().unsigned_abs();
         if pid == std::process::id() {
             return Ok(None);
         }
         let mut this = Self::of(pid, None, link)?;
-        let (_, sockets) = this.converse(&Question::Share, &[])?;
+        let (answer, sockets) = this.converse(&Question::Share, &[])?;
+        if let Answer::Failed(why) = answer {
+            return Err(io::Error::other(why));
+        }
+        let sockets = sockets?;
         this.place(settings, pid);
         this.confined = confined(pid)?;
         Ok(Some((this, sockets)))
     }
 
-    /// Whether it is of this version, which can go on with it.
+    /// Whether it is of this program, which can go on with it.
     pub fn fits(&mut self) -> bool {
         let answer = self.ask(&Question::Version, &[]);
-        matches!(answer, Ok(Answer::Version(version)) if version == VERSION)
+        matches!(answer, Ok(Answer::Version(version)) if version == program())
     }
 
     fn of(pid: u32, child: Option<Child>, link: UnixStream) -> io::Result<Self> {
-        link.set_read_timeout(Some(PATIENCE))?;
-        link.set_write_timeout(Some(PATIENCE))?;
         let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
         let process = pidfd_open(number, PidfdFlags::empty())?;
-        Ok(Self { process, child, link, confined: Confined::default(), lives_on: false })
+        let until = Instant::now() + PATIENCE;
+        Ok(Self { process, child, link, confined: Confined::default(), lives_on: false, until })
     }
 
     /// Moves it to the cgroup that is to be its own.
@@ -132,9 +138,15 @@ impl Process {
         &mut self,
         question: &Question,
         sockets: &[OwnedFd],
-    ) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        frame::send(&self.link, question, sockets)?;
-        frame::receive(&self.link)
+    ) -> io::Result<(Answer, io::Result<Vec<OwnedFd>>)> {
+        let left = || self.until.saturating_duration_since(Instant::now());
+        frame::send(&self.link, question, sockets, left())?;
+        frame::receive(&self.link, left())
+    }
+
+    /// What it is asked from now on is asked in one go.
+    pub fn begins(&mut self) {
+        self.until = Instant::now() + PATIENCE;
     }
 
     /// Answers its questions, in a thread, until it has gone or asks no more: then `over`
@@ -151,8 +163,10 @@ impl Process {
         let (ours, theirs) = UnixStream::pair()?;
         self.ask(&Question::Attend, &[theirs.into()])?;
         thread::Builder::new().name("gateway-clients".into()).spawn(move || {
-            while let Ok((Who { cgroup }, _)) = frame::receive(&ours) {
-                if frame::send(&ours, &whose.of(cgroup), &[]).is_err() {
+            while frame::wait(&ours).is_ok()
+                && let Ok((Who { cgroup }, _)) = frame::receive(&ours, PATIENCE)
+            {
+                if frame::send(&ours, &whose.of(cgroup), &[], PATIENCE).is_err() {
                     break;
                 }
             }
@@ -163,6 +177,7 @@ impl Process {
 
     /// Has it accept no more, and end when its connections have, after so long at most.
     pub fn retire(mut self, drain: Duration) {
+        self.begins();
         match self.ask(&Question::Stop(drain), &[]) {
             Ok(_) => self.lives_on = true,
             Err(error) => tracing::warn!(%error, "the relay does not end by itself"),
@@ -171,6 +186,7 @@ impl Process {
 
     /// As [`retire`](Self::retire), and waits for that.
     pub fn stop(mut self, drain: Duration) {
+        self.begins();
         let patience = drain.saturating_add(PATIENCE);
         let over = self
             .ask(&Question::Stop(drain), &[])
@@ -206,10 +222,17 @@ impl Drop for Process {
 /// Has the relay behind this door accept no more, and end when its connections have,
 /// after so long at most; if there is one. One that has none has ended then.
 pub fn retire_at(door: &Path, drain: Duration) {
-    let Ok(link) = UnixStream::connect(door) else { return };
-    let over = frame::send(&link, &Question::Stop(drain), &[])
-        .and_then(|()| link.set_read_timeout(Some(WITHOUT_CONNECTIONS)))
-        .and_then(|()| frame::receive::<Answer>(&link))
+    let link = match knock(door) {
+        Ok(Some(link)) => link,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(%error, "the relay that is there does not let anybody in");
+            return;
+        }
+    };
+    let over = frame::send(&link, &Question::Stop(drain), &[], PATIENCE)
+        .and_then(|()| frame::receive::<Answer>(&link, PATIENCE))
+        .and_then(|_| link.set_read_timeout(Some(WITHOUT_CONNECTIONS)))
         .and_then(|_| io::Read::read(&mut &link, &mut [0]));
     if let Err(error) = over {
         tracing::debug!(%error, "the relay goes on for its connections");
@@ -218,7 +241,28 @@ pub fn retire_at(door: &Path, drain: Duration) {
 
 /// Whether a relay is behind this door.
 pub fn is_at(door: &Path) -> bool {
-    UnixStream::connect(door).is_ok()
+    // One that lets nobody in is there, too.
+    !matches!(knock(door), Ok(None))
+}
+
+/// Comes by this door, without waiting; `None` when nobody is there.
+///
+/// # Errors
+///
+/// When somebody is, and does not let anybody in.
+fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(door)?) {
+        Ok(()) => {}
+        // Its queue is full: a socket that waits would wait for ever.
+        Err(Errno::AGAIN) => return Err(Errno::AGAIN.into()),
+        // Nobody has been there, or nobody is there any more.
+        Err(_) => return Ok(None),
+    }
+    let link = UnixStream::from(socket);
+    link.set_nonblocking(false)?;
+    Ok(Some(link))
 }
 
 /// A door that daemons of this user come by. Who listened there before is found no more.

@@ -243,6 +243,7 @@ mod tests {
             connect_timeout: std::time::Duration::from_secs(1),
             keepalive: None,
             max_connections: None,
+            announced: None,
         }
     }
 

@@ -4,17 +4,20 @@
 use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::listen;
 use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessLog;
 use super::asking::Asking;
 use super::config::Config;
 use super::confine;
@@ -32,8 +35,20 @@ use super::worker::{Mailbox, Worker, block_sigpipe};
 /// Longest time that the daemon may take to say what it has begun to.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The version of the program, and of what is said: relays of others are replaced.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long nobody is let in when that has failed.
+const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Which program this is: relays of another are replaced. The version alone would not tell
+/// one that was built again, with a fault less, or with another form of what is said; when
+/// its file was made does, and how long it is.
+pub(super) fn program() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    // It is this file also when another has taken its place.
+    match std::fs::metadata("/proc/self/exe") {
+        Ok(file) => format!("{version} {} {}.{:09}", file.len(), file.mtime(), file.mtime_nsec()),
+        Err(_) => version.to_owned(),
+    }
+}
 
 /// What a relay is started with: its only argument, in JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,15 +83,19 @@ pub fn relay(start: &Start, log_at: fn(&str)) -> io::Result<()> {
     let _ = setsid();
     close_others();
     let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let program = program();
     confine::give_up_privileges()?;
     let asking = Arc::new(Asking::default());
-    let (set, threads) = workers(start, &asking)?;
+    let Workers { set, threads, told } = workers(start, &asking)?;
     confine::only_relay()?;
-    let mut relay = Relay { set, asking, door: None, daemons: Vec::new(), log_at };
+    let mut relay = Relay { set, asking, door: None, daemons: Vec::new(), log_at, program };
     relay.admit(daemon);
     if relay.serve() {
         // Connections have the time that they were given.
         threads.into_iter().for_each(|thread| drop(thread.join()));
+        // So has who reads of them.
+        drop(relay);
+        let _ = told.recv_timeout(TOLD);
     }
     Ok(())
 }
@@ -88,9 +107,21 @@ fn close_others() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
+/// Longest wait for the last lines of the access log to be taken.
+const TOLD: Duration = Duration::from_secs(1);
+
+/// The threads.
+struct Workers {
+    set: Set,
+    threads: Vec<JoinHandle<()>>,
+    /// Says that the last connection was told of.
+    told: Receiver<()>,
+}
+
 /// Starts the workers; they listen nowhere yet.
-fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHandle<()>>)> {
+fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<Workers> {
     let nothing = Snapshot::new(Config::default(), &mut Registry::default());
+    let (access, lines) = AccessLog::new();
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(nothing),
         loops: Loops::default(),
@@ -98,9 +129,19 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
         descriptors: Descriptors::of_process(),
         whose: Box::new(Arc::clone(asking)),
         told: Told::default(),
+        access,
     });
     // What a thread does at its beginning it may not do later.
-    let all_there = Arc::new(Barrier::new(start.workers.get() + 1));
+    let all_there = Arc::new(Barrier::new(start.workers.get() + 2));
+    let there = Arc::clone(&all_there);
+    let (tell, told) = channel();
+    // It may wait for ever, for who reads what it writes.
+    thread::Builder::new().name("gateway-access".into()).spawn(move || {
+        give_memory_back();
+        there.wait();
+        lines.run();
+        let _ = tell.send(());
+    })?;
     let mut mailboxes = Vec::new();
     let mut threads = Vec::new();
     for number in 0..start.workers.get() {
@@ -117,7 +158,7 @@ fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<(Set, Vec<JoinHand
         mailboxes.push(mailbox);
     }
     all_there.wait();
-    Ok((Set::new(shared, mailboxes), threads))
+    Ok(Workers { set: Set::new(shared, mailboxes), threads, told })
 }
 
 /// Has a thread have memory of its own, and give some of it back: the first time that
@@ -136,33 +177,41 @@ struct Relay {
     door: Option<UnixListener>,
     daemons: Vec<UnixStream>,
     log_at: fn(&str),
+    /// Asked before files could not be any more.
+    program: String,
 }
 
 impl Relay {
     /// Does what this daemon says.
     fn admit(&mut self, daemon: UnixStream) {
-        let timeouts = daemon
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| daemon.set_write_timeout(Some(PATIENCE)));
-        if timeouts.is_ok() {
-            self.daemons.push(daemon);
-        }
+        self.daemons.push(daemon);
     }
 
     /// Does what it is told; says whether it was told to stop.
     fn serve(&mut self) -> bool {
+        let mut rests = false;
         while !self.daemons.is_empty() || self.door.is_some() {
             let daemons = self.daemons.iter().map(|one| PollFd::new(one, PollFlags::IN));
-            let door = self.door.iter().map(|door| PollFd::new(door, PollFlags::IN));
+            let door = self.door.iter().filter(|_| !rests);
+            let door = door.map(|door| PollFd::new(door, PollFlags::IN));
             let mut polled: Vec<_> = daemons.chain(door).collect();
-            if poll(&mut polled, None).is_err() {
+            if poll(&mut polled, rests.then_some(&REST)).is_err() {
                 continue;
             }
+            rests = false;
             let ready = polled.iter().position(|one| !one.revents().is_empty());
             let Some(ready) = ready else { continue };
             if ready == self.daemons.len() {
-                let came = self.door.as_ref().and_then(|door| door.accept().ok());
-                came.into_iter().for_each(|(daemon, _)| self.admit(daemon));
+                match self.door.as_ref().map(UnixListener::accept) {
+                    Some(Ok((daemon, _))) => self.admit(daemon),
+                    // Whoever waits there still does: asking again at once would be asked
+                    // for ever.
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "no daemon can come in");
+                        rests = true;
+                    }
+                    None => {}
+                }
                 continue;
             }
             match self.converse(ready) {
@@ -186,7 +235,14 @@ impl Relay {
     /// Answers a question; says whether it was the last.
     fn converse(&mut self, place: usize) -> io::Result<bool> {
         let Some(daemon) = self.daemons.get(place) else { return Ok(false) };
-        let (question, sockets) = frame::receive(daemon)?;
+        let (question, sockets) = frame::receive(daemon, PATIENCE)?;
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(_) => {
+                let why = "descriptors have run out".to_owned();
+                return frame::send(daemon, &Answer::Failed(why), &[], PATIENCE).map(|()| false);
+            }
+        };
         let (mut stops, mut shared) = (false, Vec::new());
         let answer = match question {
             Question::Update(config, drain) => {
@@ -219,18 +275,25 @@ impl Relay {
                 self.door = door.filter(heard);
                 Answer::Done
             }
-            Question::Version => Answer::Version(VERSION.to_owned()),
-            Question::Share => {
-                shared = self.set.share()?;
+            Question::Access(format) => {
+                self.set.tell(format.zip(sockets.into_iter().next()));
                 Answer::Done
             }
+            Question::Version => Answer::Version(self.program.clone()),
+            Question::Share => match self.set.share() {
+                Ok(sockets) => {
+                    shared = sockets;
+                    Answer::Done
+                }
+                Err(error) => Answer::Failed(error.to_string()),
+            },
             Question::Stop(drain) => {
                 self.set.stop(drain);
                 stops = true;
                 Answer::Done
             }
         };
-        let told = frame::send(daemon, &answer, &shared);
+        let told = frame::send(daemon, &answer, &shared, PATIENCE);
         // Also when nobody waits for the answer.
         if stops { Ok(true) } else { told.map(|()| false) }
     }

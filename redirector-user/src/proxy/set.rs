@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::access::AccessFormat;
 use super::config::Config;
 use super::drain::Drains;
 use super::io::Shared;
@@ -18,8 +19,8 @@ use super::stats::Registry;
 use super::told::Through;
 use super::worker::{Command, Mailbox};
 
-/// Longest wait for a worker to say that it has closed a socket.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for all workers to answer; who has asked for it waits for longer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The listeners and those who serve them.
 pub(super) struct Set {
@@ -36,6 +37,11 @@ impl Set {
     pub fn new(shared: Arc<Shared>, workers: Vec<Mailbox>) -> Self {
         let (registry, drains) = (Registry::default(), Drains::default());
         Self { shared, workers, registry, listening: HashSet::new(), drains }
+    }
+
+    /// Tells of connections that have ended, or not.
+    pub fn tell(&self, wanted: Option<(AccessFormat, OwnedFd)>) {
+        self.shared.access.set(wanted);
     }
 
     /// Workers accept no more, give their connections this long, and end.
@@ -67,8 +73,9 @@ impl Set {
             worker.send(Command::Unlisten(address, drain, done.clone()));
         }
         drop(done);
+        let until = Instant::now() + PATIENCE;
         for _ in &self.workers {
-            if finished.recv_timeout(PATIENCE).is_err() {
+            if finished.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
                 break;
             }
         }
@@ -91,8 +98,10 @@ impl Set {
         }
         drop(reply);
         let mut sockets = Vec::new();
+        let until = Instant::now() + PATIENCE;
         for _ in &self.workers {
-            sockets.extend(answers.recv_timeout(PATIENCE).map_err(io::Error::other)??);
+            let left = until.saturating_duration_since(Instant::now());
+            sockets.extend(answers.recv_timeout(left).map_err(io::Error::other)??);
         }
         Ok(sockets)
     }
@@ -139,6 +148,7 @@ impl Set {
         self.registry.sweep();
         let active = listeners.iter().map(|listener| listener.counts.active).sum();
         let (legs, failing) = (self.registry.legs(), self.registry.failing());
-        Status { listeners, legs, failing, active, relay: None }
+        let access_dropped = self.shared.access.dropped();
+        Status { listeners, legs, failing, active, access_dropped, relay: None }
     }
 }

@@ -5,27 +5,29 @@
 //! neither a snapshot nor a connection holds its counters.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{DestinationName, DestinationSpec, ListenerSpec, RouteSpec};
-use super::message::{EndpointCounts, LegCounts, ListenerCounts};
+use super::message::{EndpointCounts, Failed, LegCounts, ListenerCounts, Refused};
 
 /// Counters of a listener.
 #[derive(Default, Debug)]
 pub(super) struct ListenerStats {
     pub accepted: AtomicU64,
     pub active: AtomicU64,
-    /// No rule matched, or the share has no endpoint.
-    pub refused: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
     /// No endpoint could be reached.
     pub failed: AtomicU64,
     /// The route led back here.
     pub looped: AtomicU64,
     /// Accepting had to wait, because descriptors or memory had run out.
     pub starved: AtomicU64,
+    /// Where that is bounded: connections open now, by the client's address.
+    clients: Mutex<HashMap<IpAddr, u32>>,
 }
 
 /// Counters of a route.
@@ -42,13 +44,27 @@ pub(super) struct LegStats {
     /// Connections that the draw gave to it.
     pub taken: AtomicU64,
     pub active: AtomicU64,
-    pub failed: AtomicU64,
+    failed: [AtomicU64; Failed::ALL.len()],
     /// Attempts at one endpoint that failed, whether or not another was reached.
-    pub missed: AtomicU64,
+    missed: [AtomicU64; Failed::ALL.len()],
+    /// Attempts at another endpoint after that.
+    pub retried: AtomicU64,
     /// Bytes from clients.
     pub sent: AtomicU64,
     /// Bytes to clients.
     pub received: AtomicU64,
+}
+
+impl LegStats {
+    /// Counts a connection that came to nothing.
+    pub fn fail(&self, why: Failed) {
+        self.failed[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts an attempt that came to nothing.
+    pub fn miss(&self, why: Failed) {
+        self.missed[why as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// What a destination remembers.
@@ -68,11 +84,36 @@ pub(super) struct EndpointStats {
 }
 
 impl ListenerStats {
+    /// Counts a connection that was refused; says whether it is the first for this reason.
+    pub fn refuse(&self, why: Refused) -> bool {
+        self.refused[why as usize].fetch_add(1, Relaxed) == 0
+    }
+
+    /// Counts a connection of this client, unless it has so many already.
+    pub fn admit(&self, client: IpAddr, most: u32) -> bool {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = clients.entry(client).or_default();
+        let is_room = *open < most;
+        *open += u32::from(is_room);
+        is_room
+    }
+
+    /// One that was counted so is closed.
+    pub fn dismiss(&self, client: IpAddr) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut open) = clients.entry(client) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+
     pub fn read(&self) -> ListenerCounts {
         ListenerCounts {
             accepted: self.accepted.load(Relaxed),
             active: self.active.load(Relaxed),
-            refused: self.refused.load(Relaxed),
+            refused: self.refused.each_ref().map(|count| count.load(Relaxed)),
             failed: self.failed.load(Relaxed),
             looped: self.looped.load(Relaxed),
             starved: self.starved.load(Relaxed),
@@ -125,8 +166,9 @@ impl Registry {
             destination: destination.clone(),
             taken: AtomicU64::new(0),
             active: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            missed: AtomicU64::new(0),
+            failed: Default::default(),
+            missed: Default::default(),
+            retried: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         };
@@ -165,8 +207,9 @@ impl Registry {
                     destination: leg.destination.clone(),
                     taken: leg.taken.load(Relaxed),
                     active: leg.active.load(Relaxed),
-                    failed: leg.failed.load(Relaxed),
-                    missed: leg.missed.load(Relaxed),
+                    failed: leg.failed.each_ref().map(|count| count.load(Relaxed)),
+                    missed: leg.missed.each_ref().map(|count| count.load(Relaxed)),
+                    retried: leg.retried.load(Relaxed),
                     sent: leg.sent.load(Relaxed),
                     received: leg.received.load(Relaxed),
                 })

@@ -1,4 +1,4 @@
-//! The connection to an endpoint: its socket, and what is said on it first.
+//! The connection to an endpoint: its socket.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +10,7 @@ use rustix::net::{
 };
 
 use super::config::Keepalive;
+use super::message::Failed;
 
 /// A socket for a connection to `endpoint`.
 ///
@@ -54,9 +55,29 @@ pub(super) fn is_exhaustion(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
+/// What an error of connecting says of the endpoint.
+pub(super) fn classify(error: Errno) -> Failed {
+    match error {
+        Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE => Failed::Refused,
+        Errno::TIMEDOUT => Failed::Timeout,
+        Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN => {
+            Failed::Unreachable
+        }
+        error if is_exhaustion(error) => Failed::Exhausted,
+        _ => Failed::Other,
+    }
+}
+
+/// Why connecting this socket has failed.
+pub(super) fn why_failed(socket: &OwnedFd) -> Failed {
+    let error = sockopt::socket_error(socket).and_then(|error| error);
+    // Without an error it was closed before anything was said on it.
+    error.map_or_else(classify, |()| Failed::Refused)
+}
+
 /// Switches keepalive probes on. The kernel takes whole seconds: anything
 /// shorter is one second.
-fn keep_alive(socket: &OwnedFd, keepalive: &Keepalive) -> io::Result<()> {
+pub(super) fn keep_alive(socket: &OwnedFd, keepalive: &Keepalive) -> io::Result<()> {
     let whole = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
     sockopt::set_socket_keepalive(socket, true)?;
     if let Some(probes) = keepalive.probes {
@@ -82,59 +103,4 @@ pub(super) fn is_local(address: SocketAddr) -> bool {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
         .and_then(|socket| bind(&socket, &SocketAddr::new(address.ip(), 0)))
         .is_ok()
-}
-
-/// The header of the PROXY protocol, version 2: tells the backend who connects
-/// and which address was dialled. Both are of one family.
-pub(super) fn proxy_header(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
-    const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-    const VERSION_2_PROXY: u8 = 0x21;
-    const TCP_OVER_IPV4: u8 = 0x11;
-    const TCP_OVER_IPV6: u8 = 0x21;
-    let mut header = Vec::with_capacity(52);
-    header.extend(SIGNATURE);
-    header.push(VERSION_2_PROXY);
-    match (client, dialled) {
-        (SocketAddr::V4(client), SocketAddr::V4(dialled)) => {
-            header.push(TCP_OVER_IPV4);
-            header.extend(12u16.to_be_bytes());
-            header.extend(client.ip().octets());
-            header.extend(dialled.ip().octets());
-        }
-        (client, dialled) => {
-            let v6 = |address: SocketAddr| match address.ip() {
-                std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                std::net::IpAddr::V6(v6) => v6.octets(),
-            };
-            header.push(TCP_OVER_IPV6);
-            header.extend(36u16.to_be_bytes());
-            header.extend(v6(client));
-            header.extend(v6(dialled));
-        }
-    }
-    header.extend(client.port().to_be_bytes());
-    header.extend(dialled.port().to_be_bytes());
-    header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_proxy_header_is_as_the_specification_says() {
-        let header = proxy_header(
-            "192.0.2.1:51000".parse().expect("an address"),
-            "198.51.100.7:443".parse().expect("an address"),
-        );
-        let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-        expected.extend([192, 0, 2, 1, 198, 51, 100, 7, 0xc7, 0x38, 1, 0xbb]);
-        assert_eq!(header, expected);
-        let header = proxy_header(
-            "[2001:db8::1]:1".parse().expect("an address"),
-            "[2001:db8::2]:2".parse().expect("an address"),
-        );
-        assert_eq!(header.len(), 16 + 36);
-        assert_eq!(header[13..16], [0x21, 0, 36]);
-    }
 }

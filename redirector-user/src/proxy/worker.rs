@@ -182,7 +182,8 @@ impl Worker {
                 self.timer(timer);
             }
             if self.stop.is_some_and(|at| self.conns.is_empty() || self.io.now >= at) {
-                for conn in self.conns.drain() {
+                for mut conn in self.conns.drain() {
+                    conn.why = "the relay ends";
                     conn.finish(true, &mut self.io);
                 }
                 return;
@@ -367,7 +368,7 @@ impl Worker {
                 let end = self.io.now.saturating_add(drain.as_millis() as u64);
                 for (key, conn) in &mut self.conns {
                     if conn.listener == address && end < conn.end {
-                        conn.end = end;
+                        (conn.end, conn.drains) = (end, true);
                         conn.armed = conn.armed.min(end);
                         self.wheel.set(key as u32 * 2, conn.armed);
                     }

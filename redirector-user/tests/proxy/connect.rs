@@ -64,10 +64,10 @@ fn the_next_endpoint_is_tried_when_one_refuses_and_no_byte_is_lost() {
     }
     let status = proxy.status().expect("a status");
     assert_eq!(status.legs[0].taken, 40);
-    assert_eq!(status.legs[0].failed, 0);
+    assert_eq!(status.legs[0].failed.iter().sum::<u64>(), 0);
     // What was tried in vain is counted, by leg and by endpoint.
     let missed: u64 = status.failing.iter().map(|one| one.missed).sum();
-    assert!(missed > 0 && missed == status.legs[0].missed, "{status:?}");
+    assert!(missed > 0 && missed == status.legs[0].missed.iter().sum::<u64>(), "{status:?}");
     let refused = |at| refusing.iter().any(|port| port.address == at);
     assert!(status.failing.iter().all(|one| refused(one.endpoint)), "{status:?}");
 }
@@ -98,7 +98,10 @@ fn a_connection_that_no_endpoint_takes_is_reset_and_counted() {
     assert!(is_refused(port.address));
     let status = status_when(&proxy, "closed", |status| status.active == 0);
     assert_eq!(status.listeners[0].counts.failed, 1);
-    assert_eq!((status.legs[0].failed, status.legs[0].missed), (1, 2));
+    assert_eq!(
+        (status.legs[0].failed.iter().sum::<u64>(), status.legs[0].missed.iter().sum::<u64>()),
+        (1, 2)
+    );
 }
 
 #[test]
@@ -114,7 +117,8 @@ fn a_connection_without_a_rule_or_an_endpoint_is_reset() {
     assert!(is_refused(addresses[1]), "no endpoint");
     assert!(is_refused(addresses[2]), "no rule");
     assert_eq!(name(addresses[0]).expect("served"), "");
-    let refused = |listener: &redirector::proxy::ListenerStatus| listener.counts.refused;
+    let refused =
+        |listener: &redirector::proxy::ListenerStatus| listener.counts.refused.iter().sum::<u64>();
     let status = proxy.status().expect("a status");
     assert_eq!(status.listeners.iter().map(refused).sum::<u64>(), 2);
 }
@@ -145,7 +149,7 @@ fn a_share_without_endpoints_is_lost_and_not_moved() {
     let served = (0..200).filter(|_| name(port.address).is_ok()).count();
     let status = proxy.status().expect("a status");
     assert_eq!(status.legs[0].taken as usize, served);
-    assert_eq!(status.legs[1].failed as usize, 200 - served);
+    assert_eq!(status.legs[1].failed.iter().sum::<u64>() as usize, 200 - served);
     assert!((60..140).contains(&served), "about half of 200, got {served}");
 }
 
@@ -291,6 +295,30 @@ fn keepalive_is_set_on_the_connection_to_the_endpoint() {
     assert_eq!(sockopt::tcp_keepcnt(&socket), Ok(3));
     assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(60)));
     assert_eq!(sockopt::tcp_keepintvl(&socket), Ok(Duration::from_secs(1)));
+}
+
+#[test]
+fn clients_are_asked_whether_they_are_still_there_as_their_gateway_wants_it() {
+    let ports = [reserve(), reserve(), reserve()];
+    let backend = Backend::named("kept");
+    let proxy = Setup::new(&ports.each_ref().map(|port| port.address))
+        .rule(always(0))
+        .route(&[(&[backend.address], 1)])
+        .with(|config| {
+            config.listeners[1].accepting.keepalive = Some(60);
+            config.listeners[2].accepting.keepalive = Some(0);
+        })
+        .start();
+    for (port, idle) in ports.iter().zip([Some(300), Some(60), None]) {
+        let mut stream = connect(port.address);
+        stream.read_exact(&mut [0; 4]).expect("a name");
+        let peer = stream.local_addr().expect("an address");
+        let socket = socket_to(&proxy, peer).expect("the connection to the client");
+        assert_eq!(sockopt::socket_keepalive(&socket), Ok(idle.is_some()));
+        if let Some(seconds) = idle {
+            assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(seconds)));
+        }
+    }
 }
 
 #[test]

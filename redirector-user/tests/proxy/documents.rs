@@ -98,7 +98,7 @@ fn configuration(yaml: &str) -> Config {
     Config::of_plan(&compile(&world).plan)
 }
 
-fn serve(yaml: &str) -> Proxy {
+pub fn serve(yaml: &str) -> Proxy {
     let proxy = Setup::new(&[]).start();
     let status = proxy.update(configuration(yaml)).expect("in force");
     assert!(!status.listeners.is_empty(), "something is served");
@@ -254,7 +254,7 @@ spec: {{address: {address}, labels: {{app: {name}}}}}
         let request = Request { client, dialled: gateway, sni: None };
         decide(&config.listeners[0], &config.clients, &request, &locals)
     };
-    assert_eq!(decided(bank), Verdict::Route(1));
+    assert_eq!(decided(bank), Verdict::Route { route: 1, rule: 1 });
     assert_eq!(decided(twice), Verdict::Refuse, "it is of two");
     assert_eq!(decided(shop), Verdict::Refuse, "whose socket is gone");
 }
@@ -322,6 +322,61 @@ fn an_annotation_switches_the_proxy_protocol_on() {
     let _proxy = serve(&yaml);
     let stream = connect((one, 19000).into());
     assert_eq!(read_all(&stream).expect("the signature"), b"\r\n\r\n\0\r\nQUIT\n");
+}
+
+#[test]
+fn a_destination_rule_has_endpoints_told_the_client_in_the_version_that_it_names() {
+    let [one] = own_addresses();
+    let a = Backend::new(|mut stream| {
+        let mut first = [0; 6];
+        stream.read_exact(&mut first).expect("a header");
+        stream.write_all(&first).expect("written");
+    });
+    let rule = |version: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: first, namespace: istio-system}}
+spec: {{host: first.example, trafficPolicy: {{proxyProtocol: {{{version}}}}}}}
+---
+"
+        )
+    };
+    let rest =
+        gateway("ingressgateway-1", one, "  annotations: {redirector.io/proxy-protocol: v2}")
+            + &host("first", &[&a])
+            + &rules(
+                "ingressgateway-1",
+                "  tcp: [{route: [{destination: {host: first.example}}]}]",
+            );
+    let proxy = serve(&(rule("") + &rest));
+    for (version, begins) in
+        [("", b"PROXY "), ("version: V2", b"\r\n\r\n\0\r"), ("version: V1", b"PROXY ")]
+    {
+        proxy.update(configuration(&(rule(version) + &rest))).expect("in force");
+        let mut said = [0; 6];
+        connect((one, 19000).into()).read_exact(&mut said).expect("a header");
+        assert_eq!(said, *begins, "{version}");
+    }
+}
+
+#[test]
+fn an_annotation_says_who_announces_clients_and_without_it_nobody_does() {
+    let a = Backend::echo();
+    let header = b"PROXY TCP4 203.0.113.9 198.51.100.7 4711 443\r\n";
+    let rules =
+        rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
+    let annotation = "  annotations: {redirector.io/accept-proxy-protocol: '127.0.0.0/8'}";
+    for (annotation, heard) in [(annotation, &b"hello"[..]), ("", b"PROXY")] {
+        let [one] = own_addresses();
+        let yaml = gateway("ingressgateway-1", one, annotation) + &host("first", &[&a]) + &rules;
+        let _proxy = serve(&yaml);
+        let mut stream = connect((one, 19000).into());
+        stream.write_all(&[&header[..], b"hello"].concat()).expect("written");
+        let mut said = [0; 5];
+        stream.read_exact(&mut said).expect("echoed");
+        assert_eq!(said, heard);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use redirector::identity::Locals;
 use redirector::proxy::{
     Config, DestinationSpec, ListenerSpec, Proxy, RouteSpec, RuleSpec, Settings, Status,
 };
+use redirector_core::model::Accepting;
 use redirector_core::plan::Algorithm;
 use rustix::net::{AddressFamily, SocketType, bind, getpeername, getsockname, socket, sockopt};
 use rustix::process::{
@@ -77,6 +78,7 @@ impl Setup {
                     address,
                     name: "default/gateway".into(),
                     sni: false,
+                    accepting: Accepting::default(),
                     port: address.port(),
                     dialled: None,
                     rules: vec![always(number)],
@@ -104,6 +106,7 @@ impl Setup {
                 connect_timeout: Duration::from_secs(10),
                 keepalive: None,
                 max_connections: None,
+                announced: None,
             });
         }
         self.0.routes.push(RouteSpec {

@@ -1,10 +1,14 @@
 //! The gateway proxy over real sockets on loopback.
 
+mod access;
+mod announced;
 mod clients;
 mod connect;
+mod cookbook;
 mod documents;
 mod kit;
 mod near;
+mod peers;
 mod process;
 mod relay;
 mod reload;

@@ -80,6 +80,9 @@ impl Need {
     }
 }
 
+/// The module with which nginx relays TCP.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 fn program(name: &str) -> Option<String> {
     which(name).map(|path| path.display().to_string())
 }
@@ -158,6 +161,20 @@ fn needs() -> Vec<Need> {
             purposes: &[Purpose::Test],
             found: || program("strace"),
             remedies: vec![Remedy::Package("strace")],
+        },
+        Need {
+            name: "haproxy",
+            why: "a load balancer before the gateway proxy, and a backend behind it",
+            purposes: &[Purpose::Test],
+            found: || program("haproxy"),
+            remedies: vec![Remedy::Package("haproxy")],
+        },
+        Need {
+            name: "nginx",
+            why: "a load balancer before the gateway proxy, and a backend behind it",
+            purposes: &[Purpose::Test],
+            found: || program("nginx").filter(|_| Path::new(NGINX_STREAM).exists()),
+            remedies: vec![Remedy::Package("libnginx-mod-stream")],
         },
         Need {
             name: "redis-server",

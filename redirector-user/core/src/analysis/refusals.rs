@@ -81,7 +81,7 @@ pub fn refusals(plan: &Plan, others: &BTreeSet<ClassId>) -> Vec<Refusal> {
     let mut found: BTreeMap<(RuleId, usize, Option<Lacks>), Refusal> = BTreeMap::new();
     for (route, shares) in &refused {
         let Some(rule) = &route.rule else { continue };
-        for Empty { destination, id, lacks, because } in shares {
+        for Empty { destination, id, lacks, because, .. } in shares {
             found.entry((rule.clone(), *destination, *lacks)).or_insert_with(|| Refusal {
                 rule: rule.clone(),
                 destination: *destination,
@@ -123,7 +123,8 @@ pub fn refusals(plan: &Plan, others: &BTreeSet<ClassId>) -> Vec<Refusal> {
     for listener in plan.gateways.listeners.values() {
         for rule in &listener.rules {
             let Some(route) = &rule.route else { continue };
-            for share in refused.get(route).into_iter().flatten() {
+            let shares = refused.get(route).into_iter().flatten();
+            for share in shares.filter(|share| !share.gateways_can) {
                 let key = (rule.rule.clone(), share.destination, share.lacks);
                 if let Some(refusal) = found.get_mut(&key) {
                     refusal.gateways.insert(listener.gateway.clone());
@@ -147,6 +148,8 @@ struct Empty<'p> {
     id: &'p DestinationId,
     lacks: Option<Lacks>,
     because: &'p str,
+    /// Connections at gateways have endpoints.
+    gateways_can: bool,
 }
 
 fn refused_by_route(plan: &Plan) -> HashMap<&Arc<RouteId>, Vec<Empty<'_>>> {
@@ -160,6 +163,7 @@ fn refused_by_route(plan: &Plan) -> HashMap<&Arc<RouteId>, Vec<Empty<'_>>> {
                 id,
                 lacks: destination.lacks,
                 because: destination.empty_because.as_deref().unwrap_or("it has no endpoint"),
+                gateways_can: !destination.at_gateways.is_empty(),
             })
             .collect();
         if !shares.is_empty() {

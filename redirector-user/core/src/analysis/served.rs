@@ -8,7 +8,7 @@ use super::refused::{COMPLETE, NOT_USABLE};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::{Kind, ObjectRef, Policy};
+use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Policy};
 use crate::plan::{
     ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, Plan, RouteId, Verdict,
 };
@@ -158,6 +158,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     #[derive(Default)]
     struct Refused<'p> {
         why: &'p str,
+        asks: Option<&'static str>,
         /// Whose connections to services are refused; `None` is everybody.
         whom: BTreeSet<Option<ClassId>>,
         hosts: BTreeSet<&'p str>,
@@ -172,12 +173,17 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for route in plan.routes.keys() {
         for (place, id) in route.destinations.iter().enumerate() {
             let Some(destination) = plan.destinations.get(id) else { continue };
-            if destination.lacks != Some(Lacks::Bytes) {
+            // Those of gateways alone are served there.
+            let gateways_can = !destination.at_gateways.is_empty();
+            if destination.lacks != Some(Lacks::Bytes)
+                || gateways_can && !takers.contains_key(&**route)
+            {
                 continue;
             }
             let rule = id.view.get(1).and_then(|oldest| merged.get(oldest));
             let Some(policy) = rule.and_then(|rule| asking(facts, rule, id)) else { continue };
             let refused = by_policy.entry(policy).or_default();
+            refused.asks = destination.policy.changes_bytes();
             refused.why = destination.empty_because.as_deref().unwrap_or_default();
             match &route.rule {
                 Some(rule) => drop(refused.shares.insert((&rule.object, place))),
@@ -188,7 +194,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for ((object, path), Refused { why, whom, hosts, shares }) in by_policy {
+    for ((object, path), Refused { why, asks, whom, hosts, shares }) in by_policy {
         let mut what = Vec::new();
         let whom = match whom.contains(&None) {
             true => None,
@@ -208,13 +214,16 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             });
         }
         let are = if hosts.is_empty() && shares.len() == 1 { "is" } else { "are" };
-        Report::new(object.clone(), findings).add(
-            path,
-            Diagnostic::new(
-                &differences::POLICY_REFUSES,
-                format!("{why}: {} {are} refused here", what.join(" and ")),
-            ),
-        );
+        let message = format!("{why}: {} {are} refused here", what.join(" and "));
+        let mut finding = Diagnostic::new(&differences::POLICY_REFUSES, message);
+        if asks == Some(ISTIO_MUTUAL) {
+            finding = finding.help(
+                "if the servers take connections without TLS too (PeerAuthentication PERMISSIVE), \
+                 run with --istio-mutual=plain, or annotate the DestinationRule with \
+                 redirector.io/istio-mutual: plain",
+            );
+        }
+        Report::new(object.clone(), findings).add(path, finding);
     }
 }
 

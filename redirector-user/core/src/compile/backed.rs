@@ -24,16 +24,37 @@ impl Backed<'_> {
         let Self { service, port, rule } = self;
         let policy = rule
             .map_or_else(Policy::default, |rule| rule.policy(id.subset.as_deref(), port.number));
+        let Some(what) = policy.changes_bytes() else {
+            return self.behind(id, policy, settings, home);
+        };
         let (algorithm, original) = algorithm(service, &policy);
-        let mut destination = Destination { algorithm, policy, ..Destination::default() };
-        if let Some(what) = destination.policy.changes_bytes() {
+        // From a gateway, which has the address dialled, there is no way on to it.
+        let mut destination = match policy.changes_bytes_at_gateways() {
+            None if !original => self.behind(id, policy, settings, home),
+            _ => Destination { algorithm, policy, ..Destination::default() },
+        };
+        let at_gateways = std::mem::take(&mut destination.endpoints);
+        if destination.lacks.is_none() {
             destination.lacks = Some(Lacks::Bytes);
             destination.empty_because = Some(format!(
                 "{} asks for {what}, which would change bytes on the wire",
                 rule.map(|rule| list(&rule.objects)).unwrap_or_default()
             ));
-            return destination;
         }
+        Destination { at_gateways, ..destination }
+    }
+
+    /// The same, whoever can do what the policy asks for.
+    fn behind(
+        &self,
+        id: &DestinationId,
+        policy: Policy,
+        settings: &Settings,
+        home: &Home,
+    ) -> Destination {
+        let Self { service, port, .. } = self;
+        let (algorithm, original) = algorithm(service, &policy);
+        let mut destination = Destination { algorithm, policy, ..Destination::default() };
         if original {
             let any: IpAddr =
                 if id.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
@@ -41,7 +62,8 @@ impl Backed<'_> {
             destination.endpoints.push(Endpoint { address, weight: 1 });
             return destination;
         }
-        let wanted = id.subset.as_deref().and_then(|subset| rule.as_ref()?.subset(subset));
+        let rule = self.rule.as_ref();
+        let wanted = id.subset.as_deref().and_then(|subset| rule?.subset(subset));
         let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
         let unresolved = port.unresolved.iter().filter(|one| has(Some(&one.labels), wanted));
         destination.unresolved = unresolved.map(|one| one.name.clone()).collect();

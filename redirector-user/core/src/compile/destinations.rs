@@ -54,6 +54,8 @@ struct Log {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
     empty: bool,
+    /// For connections at gateways.
+    empty_there: bool,
     goes_on: bool,
     untouched: bool,
     lost: Lost,
@@ -71,6 +73,7 @@ impl Shape {
         let goes_on = original && !endpoints.is_empty();
         Self {
             empty: endpoints.is_empty(),
+            empty_there: destination.endpoints_at(true).is_empty(),
             goes_on,
             untouched: goes_on && endpoints.iter().all(|endpoint| endpoint.address.port() == 0),
             lost: lost(destination),
@@ -399,7 +402,7 @@ impl<'q> Destinations<'q> {
         let meant = self.resolve(who, namespace, entry, dialled, v6);
         let id = self.meet(meant);
         let empty = |this: &Self, id: &DestinationId| {
-            this.destination(id).is_none_or(|destination| destination.endpoints.is_empty())
+            this.destination(id).is_none_or(|destination| destination.endpoints_at(true).is_empty())
         };
         if relayed && empty(self, &id) {
             let other = self.resolve(who, namespace, entry, dialled, !v6);

@@ -12,6 +12,7 @@ use crate::model::{
     DestinationRule, Keepalive, LbAlgorithm, OutlierDetection, PolicySettings, Subset, TcpPool,
     TlsMode, TrafficPolicy,
 };
+use crate::proxy_header::Version;
 use crate::validate::names;
 use crate::yaml::Value;
 
@@ -89,16 +90,14 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
         settings: settings(&fields),
         port_level: BTreeMap::new(),
         tunnel: fields.get("tunnel").is_some(),
-        proxy_protocol: fields.get("proxyProtocol").is_some(),
+        proxy_protocol: fields.get("proxyProtocol").map(|at| version(&at)),
     };
-    if policy.tunnel && policy.proxy_protocol {
+    if policy.tunnel && policy.proxy_protocol.is_some() {
         at.complain(&admission::CLIENT_TLS, "tunnel and proxyProtocol exclude each other");
     }
     tunnel(&fields);
-    for name in ["tunnel", "proxyProtocol"] {
-        if let Some(at) = fields.get(name) {
-            changes_bytes(&at, name);
-        }
+    if let Some(at) = fields.get("tunnel") {
+        changes_bytes(&at, "tunnel");
     }
     if let Some(at) = fields.get("retryBudget") {
         ignored(&at, "retryBudget");
@@ -136,6 +135,13 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
     Some(policy)
 }
 
+/// The version of a `proxyProtocol`; the first where none is written, as in Istio.
+fn version(at: &At<'_>) -> Version {
+    let written =
+        at.fields(&["version"]).and_then(|proxy| proxy.get("version")?.one_of(&["V1", "V2"]));
+    if written == Some(1) { Version::V2 } else { Version::V1 }
+}
+
 /// Warns of a setting that would change bytes on the wire.
 fn changes_bytes(at: &At<'_>, what: &str) {
     at.report(
@@ -153,11 +159,6 @@ fn ignored(at: &At<'_>, what: &str) {
 }
 
 fn tunnel(fields: &Fields<'_>) {
-    if let Some(proxy) = fields.get("proxyProtocol").and_then(|at| at.fields(&["version"]))
-        && let Some(at) = proxy.get("version")
-    {
-        at.one_of(&["V1", "V2"]);
-    }
     let Some(tunnel) =
         fields.get("tunnel").and_then(|at| at.fields(&["protocol", "targetHost", "targetPort"]))
     else {

@@ -7,7 +7,8 @@ use super::misplaced::{Unknown, outside_match};
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
 use crate::model::annotations::{self, OURS};
-use crate::model::{Kind, Meta, Origin};
+use crate::model::{Accepting, Kind, Meta, Origin};
+use crate::world::IstioMutual;
 use crate::yaml::Value;
 
 /// The fields of an ObjectMeta.
@@ -115,6 +116,17 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
             let value = at.node.as_str().filter(|_| !own);
             if let Some(problem) = value.and_then(|value| annotations::idle(name, value, kind)) {
                 at.complain(&syntax::IDLE_ANNOTATION, problem);
+            }
+            let read = |value| match (kind, name) {
+                (Kind::Gateway, _) => Accepting::default().read(name, value),
+                (Kind::DestinationRule, annotations::ISTIO_MUTUAL) => {
+                    let named = IstioMutual::named(value).map(drop);
+                    named.ok_or_else(|| format!("\"{value}\" is neither refuse nor plain"))
+                }
+                _ => Ok(()),
+            };
+            if let Some(Err(why)) = at.node.as_str().map(read) {
+                at.complain(&syntax::BAD_ANNOTATION, format!("{name}: {why}"));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{DestinationView, Explanation, VerdictWord};
+use super::{DestinationView, Explanation, HandledBy, VerdictWord};
 use crate::compile::destinations::Destinations;
 use crate::plan::{RouteId, Verdict};
 
@@ -19,13 +19,17 @@ pub(super) fn fill(
     verdict: &Verdict,
     dialled: SocketAddr,
 ) {
+    let gateway = explanation.handled_by == HandledBy::Proxy;
     let legs = destinations.legs(route);
     let sum: u128 = legs.iter().map(|leg| u128::from(leg.weight)).sum();
     let (mut refused, mut undecided) = (0.0, 0.0);
     for (id, leg) in route.destinations.iter().zip(legs) {
         let share = if sum == 0 { 0.0 } else { leg.weight as f64 / sum as f64 };
         let destination = destinations.destination(id);
-        let because = destination.and_then(|destination| destination.empty_because.clone());
+        let endpoints = destination.map_or(&[][..], |one| one.endpoints_at(gateway));
+        let because = destination
+            .filter(|_| endpoints.is_empty())
+            .and_then(|destination| destination.empty_because.clone());
         let unresolved = destination.map_or(&[][..], |destination| &destination.unresolved);
         if share > 0.0 {
             explanation.undecided_names.extend(unresolved.iter().map(ToString::to_string));
@@ -38,7 +42,6 @@ pub(super) fn fill(
             because,
             names: Vec::new(),
         });
-        let endpoints = destination.map_or(&[][..], |destination| &destination.endpoints);
         let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();
         if total == 0 {
             *(if unresolved.is_empty() { &mut refused } else { &mut undecided }) += share;

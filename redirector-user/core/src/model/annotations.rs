@@ -35,12 +35,30 @@ pub const DRAIN: &str = "redirector.io/drain";
 /// is [`PROXY_PROTOCOL_V2`](super::PROXY_PROTOCOL_V2).
 pub const PROXY_PROTOCOL: &str = "redirector.io/proxy-protocol";
 
+/// Of a Gateway: the subnets of those who connect for others, and say so by a PROXY
+/// protocol header; with commas between them.
+pub const ACCEPT_PROXY_PROTOCOL: &str = "redirector.io/accept-proxy-protocol";
+
+/// Of a Gateway: how many connections one of its servers may have at a time.
+pub const MAX_CONNECTIONS: &str = "redirector.io/max-connections";
+
+/// Of a Gateway: how many of them may have one client address.
+pub const MAX_CONNECTIONS_PER_CLIENT: &str = "redirector.io/max-connections-per-client";
+
+/// Of a Gateway: how long a client is idle before it is asked whether it is still there,
+/// a duration such as `300s`, or `off`.
+pub const CLIENT_KEEPALIVE: &str = "redirector.io/client-keepalive";
+
+/// Of a DestinationRule: what becomes of connections for which it asks for ISTIO_MUTUAL,
+/// `refuse` or `plain`.
+pub const ISTIO_MUTUAL: &str = "redirector.io/istio-mutual";
+
 /// Of a ServiceEntry without addresses, `"true"`: its rules take its ports at every
 /// address.
 pub const CLAIM_PORT: &str = "redirector.io/claim-port";
 
 /// All that begin with [`OURS`], and the kinds that they mean something for.
-pub const ALL: [(&str, &[Kind]); 8] = [
+pub const ALL: [(&str, &[Kind]); 13] = [
     (CGROUP, &[Kind::WorkloadEntry]),
     (NETNS, &[Kind::WorkloadEntry]),
     (GATEWAY, &[Kind::WorkloadEntry, Kind::Pod, Kind::Service]),
@@ -48,6 +66,11 @@ pub const ALL: [(&str, &[Kind]); 8] = [
     (GATEWAY_NODE_PORTS, &[Kind::Service]),
     (DRAIN, &[Kind::Service, Kind::ServiceEntry, Kind::DestinationRule]),
     (PROXY_PROTOCOL, &[Kind::Gateway]),
+    (ACCEPT_PROXY_PROTOCOL, &[Kind::Gateway]),
+    (MAX_CONNECTIONS, &[Kind::Gateway]),
+    (MAX_CONNECTIONS_PER_CLIENT, &[Kind::Gateway]),
+    (CLIENT_KEEPALIVE, &[Kind::Gateway]),
+    (ISTIO_MUTUAL, &[Kind::DestinationRule]),
     (CLAIM_PORT, &[Kind::ServiceEntry]),
 ];
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Labels;
+use crate::proxy_header::Version;
 
 /// `networking.istio.io` DestinationRule.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -43,8 +44,21 @@ pub struct TrafficPolicy {
     pub port_level: BTreeMap<u16, PolicySettings>,
     /// `tunnel` is set: it would change bytes on the wire.
     pub tunnel: bool,
-    /// `proxyProtocol` is set: it would change bytes on the wire.
-    pub proxy_protocol: bool,
+    /// `proxyProtocol`: endpoints are told the client first, which only a gateway does.
+    pub proxy_protocol: Option<Version>,
+}
+
+impl TrafficPolicy {
+    /// The same, where what asks for ISTIO_MUTUAL asks for nothing.
+    pub fn without_istio_mutual(&self) -> Self {
+        let mut plain = self.clone();
+        for settings in plain.port_level.values_mut().chain([&mut plain.settings]) {
+            if settings.tls == Some(TlsMode::IstioMutual) {
+                settings.tls = Some(TlsMode::Disable);
+            }
+        }
+        plain
+    }
 }
 
 /// A traffic policy as it is written, read without a detour: see [`crate::stored`].
@@ -56,7 +70,15 @@ struct WrittenPolicy {
     tls: Option<TlsMode>,
     port_level: BTreeMap<u16, PolicySettings>,
     tunnel: bool,
-    proxy_protocol: bool,
+    proxy_protocol: WrittenVersion,
+}
+
+/// Once only whether it was set was written.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenVersion {
+    Whether(bool),
+    Which(Option<Version>),
 }
 
 impl From<WrittenPolicy> for TrafficPolicy {
@@ -70,7 +92,10 @@ impl From<WrittenPolicy> for TrafficPolicy {
             },
             port_level: written.port_level,
             tunnel: written.tunnel,
-            proxy_protocol: written.proxy_protocol,
+            proxy_protocol: match written.proxy_protocol {
+                WrittenVersion::Whether(set) => set.then_some(Version::V1),
+                WrittenVersion::Which(version) => version,
+            },
         }
     }
 }

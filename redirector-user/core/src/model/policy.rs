@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{LbAlgorithm, PolicySettings, TlsMode, TrafficPolicy};
+use crate::proxy_header::Version;
+
+/// What is asked for by [`TlsMode::IstioMutual`].
+pub const ISTIO_MUTUAL: &str = "tls mode ISTIO_MUTUAL";
 
 /// The traffic policy in force for a destination.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -11,8 +15,9 @@ pub struct Policy {
     pub settings: PolicySettings,
     /// `tunnel` is set.
     pub tunnel: bool,
-    /// `proxyProtocol` is set.
-    pub proxy_protocol: bool,
+    /// `proxyProtocol`.
+    #[serde(default)]
+    pub proxy_protocol: Option<Version>,
 }
 
 impl Policy {
@@ -40,24 +45,27 @@ impl Policy {
                 tls: over.tls.or(base.tls),
             },
             tunnel: any(|policy| policy.tunnel),
-            proxy_protocol: any(|policy| policy.proxy_protocol),
+            proxy_protocol: subset
+                .and_then(|policy| policy.proxy_protocol)
+                .or(rule.and_then(|policy| policy.proxy_protocol)),
         }
     }
 
     /// What it asks for that would change bytes on the wire, which nothing
-    /// here does: connections under such a policy are refused.
+    /// does in the mesh: connections under such a policy are refused.
     pub fn changes_bytes(&self) -> Option<&'static str> {
+        self.changes_bytes_at_gateways().or(self.proxy_protocol.map(|_| "proxyProtocol"))
+    }
+
+    /// The same at gateways, which write what goes before the client's bytes.
+    pub fn changes_bytes_at_gateways(&self) -> Option<&'static str> {
         match self.settings.tls {
             Some(TlsMode::Simple) => return Some("tls mode SIMPLE"),
             Some(TlsMode::Mutual) => return Some("tls mode MUTUAL"),
-            Some(TlsMode::IstioMutual) => return Some("tls mode ISTIO_MUTUAL"),
+            Some(TlsMode::IstioMutual) => return Some(ISTIO_MUTUAL),
             Some(TlsMode::Disable) | None => {}
         }
-        match (self.tunnel, self.proxy_protocol) {
-            (true, _) => Some("tunnel"),
-            (false, true) => Some("proxyProtocol"),
-            (false, false) => None,
-        }
+        self.tunnel.then_some("tunnel")
     }
 
     /// The algorithm that is asked for, if any is.
@@ -106,10 +114,13 @@ mod tests {
             Policy::effective(Some(&policy), None, 1).changes_bytes(),
             Some("tls mode MUTUAL")
         );
-        let policy = TrafficPolicy { proxy_protocol: true, ..TrafficPolicy::default() };
-        assert_eq!(
-            Policy::effective(None, Some(&policy), 1).changes_bytes(),
-            Some("proxyProtocol")
-        );
+        let announced =
+            |version| TrafficPolicy { proxy_protocol: Some(version), ..TrafficPolicy::default() };
+        let (one, two) = (announced(Version::V1), announced(Version::V2));
+        let effective = Policy::effective(Some(&one), Some(&two), 1);
+        assert_eq!(effective.changes_bytes(), Some("proxyProtocol"));
+        assert_eq!(effective.changes_bytes_at_gateways(), None);
+        assert_eq!(effective.proxy_protocol, Some(Version::V2), "the subset's goes over");
+        assert_eq!(Policy::effective(Some(&one), None, 1).proxy_protocol, Some(Version::V1));
     }
 }

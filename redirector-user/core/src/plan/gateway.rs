@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Asker, Client};
-use crate::model::{Labels, ObjectRef, RuleId};
+use crate::model::{Accepting, Labels, ObjectRef, RuleId};
 use crate::pairs;
 use crate::plan::RouteId;
 pub use crate::rules::Mode;
@@ -76,6 +76,9 @@ pub struct Listener {
     pub dialled: Option<IpAddr>,
     /// What is done with connections.
     pub mode: Mode,
+    /// What its Gateway says of those who connect.
+    #[serde(default)]
+    pub accepting: Accepting,
     /// The rules that may match, in order. When there are none, nothing listens.
     pub rules: Vec<GatewayRule>,
 }

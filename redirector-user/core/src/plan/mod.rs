@@ -134,6 +134,10 @@ pub struct Destination {
     /// The endpoints, sorted by address; at most 65,536. An
     /// endpoint of weight zero stands by for those that are ejected.
     pub endpoints: Vec<Endpoint>,
+    /// Those at gateways, where only they can do what the policy asks for; there are none
+    /// in `endpoints` then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at_gateways: Vec<Endpoint>,
     /// The traffic policy in force, for what is done in user space.
     pub policy: Policy,
     /// The part of its connections that is refused, because it is meant for
@@ -149,6 +153,13 @@ pub struct Destination {
     /// version does not say it.
     #[serde(default)]
     pub lacks: Option<Lacks>,
+}
+
+impl Destination {
+    /// The endpoints, for connections at a gateway or elsewhere.
+    pub fn endpoints_at(&self, gateway: bool) -> &[Endpoint] {
+        if gateway && !self.at_gateways.is_empty() { &self.at_gateways } else { &self.endpoints }
+    }
 }
 
 /// A part of a whole: `weight` out of `of`; of nothing, nothing.

@@ -8,11 +8,12 @@ use super::edit::Edit;
 use super::service::Service;
 use super::visibility::ExportTo;
 use crate::client::Asker;
+use crate::model::annotations::ISTIO_MUTUAL;
 use crate::model::{
     DestinationRule, Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy,
 };
 use crate::names::{HostIndex, complete_host};
-use crate::world::{Settings, World};
+use crate::world::{IstioMutual, Settings, World};
 
 /// All DestinationRules, merged.
 #[derive(Debug, Default, PartialEq)]
@@ -114,7 +115,7 @@ impl Key {
     }
 
     /// Of objects of one namespace; `None` when there is none.
-    fn merge(self, mut objects: Vec<&Arc<Object>>) -> Option<MergedRule> {
+    fn merge(self, mut objects: Vec<&Arc<Object>>, mutual: IstioMutual) -> Option<MergedRule> {
         objects.sort_by_cached_key(|object| age(&object.meta));
         let mut merged = MergedRule {
             objects: Vec::with_capacity(objects.len()),
@@ -127,15 +128,21 @@ impl Key {
         };
         for object in objects {
             let Some(rule) = object.spec.destination_rule() else { continue };
+            let own = object.meta.annotations.get(ISTIO_MUTUAL);
+            let is_plain = own.and_then(IstioMutual::named).unwrap_or(mutual) == IstioMutual::Plain;
+            let taken = |policy: &TrafficPolicy| match is_plain {
+                true => policy.without_istio_mutual(),
+                false => policy.clone(),
+            };
             if merged.policy.is_none() {
-                merged.policy = rule.traffic_policy.as_deref().cloned();
+                merged.policy = rule.traffic_policy.as_deref().map(taken);
             }
             let object = object.reference();
             for subset in &rule.subsets {
                 if merged.subset(&subset.name).is_none() {
-                    merged
-                        .subsets
-                        .push(MergedSubset { subset: subset.clone(), object: object.clone() });
+                    let mut subset = subset.clone();
+                    subset.traffic_policy = subset.traffic_policy.as_ref().map(taken);
+                    merged.subsets.push(MergedSubset { subset, object: object.clone() });
                 }
             }
             merged.objects.push(object);
@@ -187,7 +194,7 @@ impl DestinationRules {
         let domain = &world.settings.cluster_domain;
         let still = |one: &&Arc<Object>| Key::of(one, domain).as_ref() == Some(&key);
         let objects = objects.filter_map(|object| world.get(object)).filter(still).collect();
-        let after = key.merge(objects).map(Arc::new);
+        let after = key.merge(objects, world.settings.istio_mutual).map(Arc::new);
         if before == after {
             return;
         }

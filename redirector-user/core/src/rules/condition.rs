@@ -229,6 +229,20 @@ impl Block {
         self.questions().next().is_some()
     }
 
+    /// Whether the server name that the client asks for makes a difference.
+    pub fn asks_name(&self) -> bool {
+        let any = |condition: &Condition| match condition {
+            Condition::SniHosts(hosts) => hosts.iter().any(|host| host == "*"),
+            _ => true,
+        };
+        !self.conditions.iter().all(any)
+    }
+
+    /// Whether it holds whatever is dialled, by whomever.
+    pub fn always_holds(&self) -> bool {
+        !self.asks_name() && self.conditions.iter().all(|one| matches!(one, Condition::SniHosts(_)))
+    }
+
     /// The subnets of which one must contain the address dialled; none: any does.
     pub(crate) fn subnets(&self) -> &[IpNet] {
         let subnets = self.conditions.iter().find_map(|condition| match condition {

@@ -279,7 +279,7 @@ impl Look {
                 |one: &&LegCounts| one.route == now.route && one.destination == now.destination;
             let then = before.gateways.iter().find(same);
             let since = |of: fn(&LegCounts) -> u64| of(now).saturating_sub(then.map_or(0, of));
-            let (drawn, failed) = (since(|one| one.taken), since(|one| one.failed));
+            let (drawn, failed) = (since(|one| one.taken), since(|one| one.failed.iter().sum()));
             routes.entry(&now.route).or_default().push((now, drawn, failed));
         }
         let rows = routes.into_iter().map(|(route, legs)| {

@@ -1,7 +1,9 @@
 //! The terminal while somebody is in front of it: given back as it was, whatever ends it.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers, poll, read};
@@ -9,9 +11,20 @@ use crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use crossterm::{execute, queue};
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::flag;
+use signal_hook::low_level::unregister;
 
 /// A screen of its own, with every key told at once.
-pub struct Screen(());
+pub struct Screen {
+    /// Whether a signal has asked for the end.
+    ends: Arc<AtomicBool>,
+    signals: Vec<SigId>,
+}
+
+/// How long a signal may have to wait until it is noticed.
+const NOTICED: Duration = Duration::from_millis(200);
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +46,13 @@ impl Screen {
     ///
     /// When standard output is none.
     pub fn take() -> io::Result<Self> {
+        // Whatever ends it: the terminal must not stay as it is made here.
+        let ends = Arc::new(AtomicBool::new(false));
+        let mut screen = Self { ends, signals: Vec::new() };
+        for signal in [SIGTERM, SIGHUP] {
+            screen.signals.push(flag::register(signal, Arc::clone(&screen.ends))?);
+        }
         enable_raw_mode()?;
-        let screen = Self(());
         execute!(io::stdout(), EnterAlternateScreen, Hide)?;
         Ok(screen)
     }
@@ -65,8 +83,18 @@ impl Screen {
     /// When the terminal is gone.
     pub fn wait(&self, most: Duration) -> io::Result<Happened> {
         use super::view::Key;
-        if !poll(most)? {
-            return Ok(Happened::Nothing);
+        let until = Instant::now() + most;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if poll(left.min(NOTICED))? {
+                break;
+            }
+            if self.ends.load(Ordering::Relaxed) {
+                return Ok(Happened::End);
+            }
+            if left <= NOTICED {
+                return Ok(Happened::Nothing);
+            }
         }
         let key = match read()? {
             Event::Resize(..) => return Ok(Happened::Resized),
@@ -96,5 +124,8 @@ impl Drop for Screen {
         // A terminal that is gone needs nothing.
         let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
+        for signal in self.signals.drain(..) {
+            unregister(signal);
+        }
     }
 }

@@ -47,6 +47,8 @@ pub fn family(name: &str) -> Option<&'static Family> {
 const NONE: &[&str] = &[];
 const LEG: &[&str] = &["route", "destination", "subset"];
 const DESTINATION: &[&str] = &["destination", "subset", "family"];
+const LEG_REASON: &[&str] = &["route", "destination", "subset", "reason"];
+const LISTENER_REASON: &[&str] = &["gateway", "address", "reason"];
 const LISTENER: &[&str] = &["gateway", "address"];
 
 macro_rules! families {
@@ -124,12 +126,13 @@ families! {
     Counter "gateway_relay_restarts_total" NONE,
         "Processes that relay that took the place of one that had ended or did not answer";
     Counter "gateway_relay_cut_total" NONE, "Connections that were cut by that";
+    Counter "gateway_access_log_dropped_total" NONE,
+        "Lines of the access log that were dropped, because nobody took them";
     Gauge "gateway_servers_unserved" NONE, "Servers of Gateways that are not served";
     Gauge "gateway_listening" LISTENER, "Whether a gateway's address is listened on";
     Counter "gateway_accepted_total" LISTENER, "Connections accepted";
     Gauge "gateway_active_connections" LISTENER, "Connections open now";
-    Counter "gateway_refused_total" LISTENER,
-        "Connections refused: no rule, or no endpoint or room";
+    Counter "gateway_refused_total" LISTENER_REASON, "Connections refused";
     Counter "gateway_failed_total" LISTENER,
         "Connections for which no endpoint was reached";
     Counter "gateway_looped_total" LISTENER, "Connections whose route led back";
@@ -137,9 +140,10 @@ families! {
         "Times that accepting paused for want of descriptors or memory";
     Counter "gateway_connections_total" LEG, "Connections given to a destination";
     Gauge "gateway_destination_active" LEG, "Connections to a destination open now";
-    Counter "gateway_failures_total" LEG, "Connections to a destination that failed";
-    Counter "gateway_attempt_failures_total" LEG,
-        "Attempts at an endpoint of a destination that failed, also where another was reached";
+    Counter "gateway_retries_total" LEG, "Attempts at another endpoint after one had failed";
     Counter "gateway_sent_bytes_total" LEG, "Bytes from clients to a destination";
     Counter "gateway_received_bytes_total" LEG, "Bytes from a destination to clients";
+    Counter "gateway_failures_total" LEG_REASON, "Connections to a destination that failed";
+    Counter "gateway_attempt_failures_total" LEG_REASON,
+        "Attempts at an endpoint of a destination that failed, also where another was reached";
 }

@@ -257,6 +257,7 @@ mod tests {
             "family",
             "gateway",
             "address",
+            "reason",
             // No more of them than --metrics-limit.
             "object",
             "in_force",

@@ -12,6 +12,7 @@ use super::setup::Setup;
 use super::watch::token_of;
 use super::{Conn, NEVER, Side, Step, milliseconds};
 use crate::proxy::io::Io;
+use crate::proxy::message::Failed;
 use crate::proxy::relay::End;
 use crate::proxy::upstream;
 
@@ -24,7 +25,7 @@ const STARVED: Duration = Duration::from_millis(100);
 /// Why there is no connection to an endpoint.
 enum Refusal {
     /// It cannot be reached.
-    Unreachable,
+    Unreachable(Failed),
     /// Descriptors or memory have run out.
     Exhausted,
     /// It leads back here.
@@ -44,17 +45,25 @@ impl Conn {
             }
         }
         loop {
+            let mut why = Failed::Other;
+            if let Some(access) = &mut self.access {
+                access.attempts += 1;
+            }
             let opened = match self.open(&setup, first > 0 || self.up.holds(), io) {
-                Ok(opened) => opened,
+                Ok(opened) => Some(opened),
                 Err(Refusal::Exhausted) => {
                     self.up.held.extend_from_slice(&io.buffer[..first]);
                     return self.starve(setup, io);
                 }
                 Err(Refusal::Loop) => {
                     self.stats.looped.fetch_add(1, Relaxed);
+                    self.why = "loop";
                     return Step::Reset;
                 }
-                Err(Refusal::Unreachable) => None,
+                Err(Refusal::Unreachable(error)) => {
+                    why = error;
+                    None
+                }
             };
             let first = std::mem::take(&mut first);
             let bytes = &io.buffer[..first];
@@ -62,13 +71,14 @@ impl Conn {
                 match self.up.offer(&mut upstream, bytes) {
                     Ok(()) => return self.opened(setup, upstream, io),
                     Err(_) if self.up.bytes > 0 => return Step::Reset,
-                    Err(_) => {}
+                    // Told by the write, so no more by the socket.
+                    Err(_) => why = Failed::Refused,
                 }
             } else {
                 self.up.held.extend_from_slice(bytes);
             }
-            if !self.next_endpoint(&mut setup, io) {
-                return self.fail();
+            if !self.next_endpoint(&mut setup, why, io) {
+                return self.fail(why);
             }
         }
     }
@@ -85,7 +95,7 @@ impl Conn {
             setup.give_up = io.now.saturating_add(milliseconds(timeout).saturating_mul(2));
         }
         if io.now >= setup.give_up || (!self.watched && self.watch_client(io).is_err()) {
-            return self.fail();
+            return self.fail(Failed::Exhausted);
         }
         setup.starved = true;
         setup.deadline = io.now.saturating_add(milliseconds(STARVED));
@@ -128,18 +138,21 @@ impl Conn {
     }
 
     /// The endpoint has refused, or not answered in time.
-    pub(super) fn retry(&mut self, mut setup: Setup, io: &mut Io) -> Step {
-        if self.next_endpoint(&mut setup, io) { self.attempt(setup, io) } else { self.fail() }
+    pub(super) fn retry(&mut self, mut setup: Setup, why: Failed, io: &mut Io) -> Step {
+        match self.next_endpoint(&mut setup, why, io) {
+            true => self.attempt(setup, io),
+            false => self.fail(why),
+        }
     }
 
     /// Moves on to another endpoint of the destination, if there is one left.
-    fn next_endpoint(&mut self, setup: &mut Setup, io: &mut Io) -> bool {
+    fn next_endpoint(&mut self, setup: &mut Setup, why: Failed, io: &mut Io) -> bool {
         self.upstream = None;
         if let Some(local) = self.noted.take() {
             io.shared.loops.forget(*local);
         }
         let Some(target) = self.target.as_mut() else { return false };
-        target.leg().missed.fetch_add(1, Relaxed);
+        target.leg().miss(why);
         target.destination.endpoints[target.endpoint].missed.fetch_add(1, Relaxed);
         setup.tried.push(target.endpoint as u32);
         if setup.tried.len() >= ATTEMPTS || io.now >= setup.give_up {
@@ -148,6 +161,7 @@ impl Conn {
         let tables = &setup.snapshot.tables;
         let next = tables.another(target.index, &target.destination, &setup.tried, &mut io.random);
         let Some(next) = next else { return false };
+        target.leg().retried.fetch_add(1, Relaxed);
         target.destination.endpoints[target.endpoint].active.fetch_sub(1, Relaxed);
         target.destination.endpoints[next].active.fetch_add(1, Relaxed);
         target.endpoint = next;
@@ -155,16 +169,17 @@ impl Conn {
     }
 
     /// A socket that connects to the chosen endpoint.
-    fn open(&mut self, setup: &Setup, has_data: bool, io: &mut Io) -> Result<Option<End>, Refusal> {
-        let Some(target) = &self.target else { return Err(Refusal::Unreachable) };
+    fn open(&mut self, setup: &Setup, has_data: bool, io: &mut Io) -> Result<End, Refusal> {
+        let Some(target) = &self.target else { return Err(Refusal::Unreachable(Failed::Other)) };
         let spec = &target.destination.spec;
         let endpoint = self.resolved(spec.endpoints[target.endpoint].0);
         let ours = setup.snapshot.leads_to(endpoint);
         if ours.is_some_and(|ours| ours == self.listener || setup.trail.contains(&ours)) {
             return Err(Refusal::Loop);
         }
-        let classify = |error: Errno| {
-            if upstream::is_exhaustion(error) { Refusal::Exhausted } else { Refusal::Unreachable }
+        let classify = |error: Errno| match upstream::is_exhaustion(error) {
+            true => Refusal::Exhausted,
+            false => Refusal::Unreachable(upstream::classify(error)),
         };
         let keepalive = spec.keepalive.as_ref();
         let descriptors = io.shared.descriptors;
@@ -185,7 +200,10 @@ impl Conn {
         if has_data {
             upstream::acknowledge_with_data(&socket);
         }
-        Ok(upstream::begin(&socket, endpoint).ok().map(|()| End::new(socket)))
+        match upstream::begin(&socket, endpoint) {
+            Ok(()) => Ok(End::new(socket)),
+            Err(error) => Err(Refusal::Unreachable(upstream::classify(error))),
+        }
     }
 
     /// The endpoint's address; where it is unspecified, the address dialled.
@@ -200,10 +218,11 @@ impl Conn {
     }
 
     /// No endpoint could be reached.
-    fn fail(&mut self) -> Step {
+    fn fail(&mut self, why: Failed) -> Step {
         self.stats.failed.fetch_add(1, Relaxed);
+        self.why = why.reason();
         if let Some(target) = &self.target {
-            target.leg().failed.fetch_add(1, Relaxed);
+            target.leg().fail(why);
         }
         Step::Reset
     }

@@ -11,6 +11,7 @@ mod attempt;
 mod setup;
 mod watch;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,11 +23,16 @@ use rustix::net::sockopt::socket_cookie;
 
 use self::setup::{Setup, Target};
 use self::watch::watch_for_room;
+use super::access::Line;
 use super::io::Io;
-use super::relay::{End, Flow, Rest};
+use super::relay::{Broken, End, Flow, Rest};
 use super::stats::ListenerStats;
 use super::told::{Became, Through};
 use super::upstream;
+
+/// Why connections end.
+const CLIENT_RESET: &str = "client reset";
+const ENDPOINT_RESET: &str = "endpoint reset";
 
 /// No deadline.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -72,6 +78,12 @@ pub(super) struct Conn {
     noted: Option<Box<SocketAddr>>,
     /// Whether epoll watches the client's socket.
     watched: bool,
+    /// Whether it counts among those of its client's address.
+    is_counted: bool,
+    /// What is told of it when it has ended, where that is wanted.
+    access: Option<Box<Access>>,
+    /// Why it ends.
+    pub why: &'static str,
     /// Whether it waits for its next turn.
     pub queued: bool,
     /// All times in milliseconds of the worker's clock.
@@ -80,8 +92,19 @@ pub(super) struct Conn {
     idle_timeout: u64,
     /// It is closed then, whatever happens.
     pub end: u64,
+    /// Because its listener has gone.
+    pub drains: bool,
     /// When its timer fires.
     pub armed: u64,
+}
+
+/// What is told of a connection, beside what it has anyhow.
+#[derive(Default)]
+struct Access {
+    via: Option<SocketAddr>,
+    sni: Option<String>,
+    server: Option<Arc<str>>,
+    attempts: u32,
 }
 
 /// Idle connections are many: what each costs in user space is this, its share
@@ -117,11 +140,15 @@ impl Conn {
             target: None,
             noted: None,
             watched: false,
+            is_counted: false,
+            access: None,
+            why: "",
             queued: false,
             started: now,
             active: now,
             idle_timeout: NEVER,
             end: NEVER,
+            drains: false,
             armed: NEVER,
         }
     }
@@ -149,7 +176,11 @@ impl Conn {
         }
         self.active = io.now;
         let step = self.relay(side, flags.contains(EventFlags::OUT), io);
-        if failed && step == Step::Wait { Step::Reset } else { step }
+        if failed && step == Step::Wait {
+            self.why = if side == Side::Client { CLIENT_RESET } else { ENDPOINT_RESET };
+            return Step::Reset;
+        }
+        step
     }
 
     /// Goes on where a turn ended.
@@ -173,17 +204,19 @@ impl Conn {
             return Step::Wait;
         }
         match self.setup.take() {
-            Some(mut setup) if io.now < self.end && setup.starved => {
-                setup.starved = false;
-                self.attempt(*setup, io)
-            }
-            Some(setup) if io.now < self.end && !setup.hello => self.retry(*setup, io),
-            Some(_) => Step::Reset,
+            Some(setup) => self.setup_timer(*setup, io),
             // What has not been passed on is lost: the peers must not take
             // that for an orderly end.
-            None if self.up.holds() || self.down.holds() => Step::Reset,
-            None => Step::Close,
+            None => {
+                self.why = if io.now >= self.end { self.time_over() } else { "idle" };
+                if self.up.holds() || self.down.holds() { Step::Reset } else { Step::Close }
+            }
         }
+    }
+
+    /// What it is when it may not go on for longer.
+    pub(super) fn time_over(&self) -> &'static str {
+        if self.drains { "gateway removed" } else { "longest duration" }
     }
 
     /// When something has to happen.
@@ -204,6 +237,9 @@ impl Conn {
             }
         }
         self.stats.active.fetch_sub(1, Relaxed);
+        if self.is_counted {
+            self.stats.dismiss(self.peer.ip());
+        }
         if self.target.is_some() {
             self.tell(
                 match (&self.upstream, reset) {
@@ -225,22 +261,33 @@ impl Conn {
             target.destination.counters.active.fetch_sub(1, Relaxed);
             target.destination.endpoints[target.endpoint].active.fetch_sub(1, Relaxed);
         }
-        tracing::debug!(
-            target: "redirector::access",
-            client = %self.peer,
-            dialled = %self.dialled,
-            route = target.as_ref().map(|target| &*target.route.name),
-            destination = target.as_ref().map(|target| tracing::field::display(&target.leg().destination)),
-            endpoint = target
-                .as_ref()
-                .and_then(|target| target.destination.spec.endpoints.get(target.endpoint))
-                .map(|endpoint| tracing::field::display(endpoint.0)),
-            sent = self.up.bytes,
-            received = self.down.bytes,
-            milliseconds = io.now - self.started,
-            reset,
-            "closed"
-        );
+        let (Some(access), Some(format)) = (self.access.take(), io.shared.access.format()) else {
+            return;
+        };
+        let destination = target.as_ref().map(|target| &target.leg().destination);
+        let endpoint = target.as_ref().and_then(|target| {
+            target.destination.spec.endpoints.get(target.endpoint).map(|one| one.0)
+        });
+        let line = Line {
+            client: self.peer,
+            via: access.via,
+            dialled: self.dialled,
+            server: access.server.as_deref(),
+            sni: access.sni.as_deref(),
+            route: target.as_ref().map(|target| &*target.route.name),
+            destination: destination.map(|name| name as &dyn Display),
+            endpoint,
+            attempts: access.attempts,
+            sent: self.up.bytes,
+            received: self.down.bytes,
+            milliseconds: io.now - self.started,
+            ended: match (self.why, reset) {
+                ("", true) => "reset",
+                ("", false) => "closed",
+                (why, _) => why,
+            },
+        };
+        io.shared.access.write(format, &line);
     }
 
     /// Tells whoever follows what became of it.
@@ -282,7 +329,13 @@ impl Conn {
         let mut turn = false;
         if forth && !up.closed {
             match up.pump(client, upstream, down.closed, buffer, pipes) {
-                Err(_) => return Step::Reset,
+                Err(broken) => {
+                    self.why = match broken {
+                        Broken::Sender => CLIENT_RESET,
+                        Broken::Receiver => ENDPOINT_RESET,
+                    };
+                    return Step::Reset;
+                }
                 Ok(Rest::Full) => {
                     if watch_for_room(upstream, self.token, Side::Upstream, io).is_err() {
                         return Step::Reset;
@@ -294,7 +347,13 @@ impl Conn {
         let (buffer, pipes) = (&mut io.buffer[..], &mut io.pipes);
         if back && !down.closed {
             match down.pump(upstream, client, up.closed, buffer, pipes) {
-                Err(_) => return Step::Reset,
+                Err(broken) => {
+                    self.why = match broken {
+                        Broken::Sender => ENDPOINT_RESET,
+                        Broken::Receiver => CLIENT_RESET,
+                    };
+                    return Step::Reset;
+                }
                 Ok(Rest::Full) => {
                     if watch_for_room(client, self.token, Side::Client, io).is_err() {
                         return Step::Reset;

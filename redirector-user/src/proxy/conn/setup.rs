@@ -1,30 +1,43 @@
-//! From accepting to the decision: the look at a ClientHello, where routes
-//! depend on it, then the route, the destination and the endpoint.
+//! From accepting to the decision: the PROXY protocol header of a load balancer, the look
+//! at a ClientHello where routes depend on it, then the route, the destination and the
+//! endpoint.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use redirector_core::proxy_header::{self, Fault, Header, Version};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::{Conn, NEVER, Side, Step, milliseconds};
+use super::{Access, CLIENT_RESET, Conn, NEVER, Side, Step, milliseconds};
 use crate::proxy::decide::{Request, Verdict, decide};
 use crate::proxy::io::Io;
 use crate::proxy::loops::Trail;
+use crate::proxy::message::{Failed, Refused};
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::sni::{self, Hello};
 use crate::proxy::stats::{DestinationState, LegStats, RouteStats};
 use crate::proxy::told::Became;
 use crate::proxy::{listener, upstream};
 
+/// How long a client that says nothing is waited for where a rule takes it without a
+/// name: it may be one that waits for the server. A ClientHello comes with the
+/// handshake's last packet, or, when that is lost, within three round trips.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
 /// What a connection needs until it is relayed.
 pub(super) struct Setup {
     pub snapshot: Arc<Snapshot>,
     /// Our listeners that it has been through before.
     pub trail: Trail,
-    /// The ClientHello is awaited.
-    pub hello: bool,
+    /// What is awaited from the client.
+    pub awaits: Awaits,
+    /// When that has to be there.
+    pub patience: u64,
+    /// Further fields of the PROXY protocol header that it came with.
+    pub fields: Vec<u8>,
     /// The endpoints that have failed, by place.
     pub tried: Vec<u32>,
     pub deadline: u64,
@@ -32,6 +45,16 @@ pub(super) struct Setup {
     pub give_up: u64,
     /// It waits for a descriptor rather than for an endpoint.
     pub starved: bool,
+}
+
+/// What is awaited from the client before it can be decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Awaits {
+    Nothing,
+    /// For whom it connects.
+    Header,
+    /// A ClientHello, or whatever else it says first.
+    Hello,
 }
 
 /// What was chosen for a connection.
@@ -53,8 +76,8 @@ impl Target {
 }
 
 impl Conn {
-    /// Decides where it goes and begins to connect; or waits for its
-    /// ClientHello, where the decision depends on it.
+    /// Decides where it goes and begins to connect; or waits for what the decision
+    /// depends on.
     pub fn begin(&mut self, io: &mut Io) -> Step {
         if self.listener.ip().is_unspecified() {
             match listener::dialled(&self.client.fd) {
@@ -64,19 +87,31 @@ impl Conn {
         }
         let snapshot = io.shared.snapshot.load_full();
         let Some(listener) = snapshot.listener(self.listener) else {
-            return self.refuse(io);
+            return self.refuse(Refused::Unmatched, io);
         };
-        let hello = listener.spec.sni;
+        if io.shared.access.format().is_some() {
+            let server = Some(Arc::clone(&listener.spec.name));
+            self.access = Some(Box::new(Access { server, ..Access::default() }));
+        }
+        let accepting = &listener.spec.accepting;
+        // It is counted itself already.
+        if accepting.most.is_some_and(|most| self.stats.active.load(Relaxed) > u64::from(most)) {
+            return self.refuse(Refused::ServerFull, io);
+        }
+        let announced = accepting.is_announced_by(self.peer.ip());
+        let patience = io.now.saturating_add(milliseconds(io.shared.hello_timeout));
         let setup = Setup {
             trail: io.shared.loops.trail(self.peer),
             snapshot,
-            hello,
+            awaits: if announced { Awaits::Header } else { Awaits::Nothing },
+            patience,
+            fields: Vec::new(),
             tried: Vec::new(),
-            deadline: io.now.saturating_add(milliseconds(io.shared.hello_timeout)),
+            deadline: patience,
             give_up: NEVER,
             starved: false,
         };
-        if hello { self.peek(setup, io) } else { self.decide(setup, None, io) }
+        if announced { self.hear_header(setup, io) } else { self.known(setup, io) }
     }
 
     /// Handles an event while it is not yet relayed.
@@ -88,85 +123,204 @@ impl Conn {
         io: &mut Io,
     ) -> Step {
         let gone = flags.intersects(EventFlags::ERR | EventFlags::HUP);
-        match side {
+        match (side, setup.awaits) {
             // A client that has reset the connection needs no backend.
-            Side::Client if gone => Step::Reset,
-            Side::Client if setup.hello => self.peek(setup, io),
-            Side::Client => {
-                self.setup = Some(Box::new(setup));
-                Step::Wait
+            (Side::Client, _) if gone => {
+                self.why = CLIENT_RESET;
+                Step::Reset
             }
-            Side::Upstream if gone => self.retry(setup, io),
-            Side::Upstream if flags.contains(EventFlags::OUT) => {
+            (Side::Client, Awaits::Header) => self.hear_header(setup, io),
+            (Side::Client, Awaits::Hello) => self.hear_hello(setup, io),
+            (Side::Upstream, _) if gone => {
+                let why = self.upstream.as_ref().map(|end| upstream::why_failed(&end.fd));
+                self.retry(setup, why.unwrap_or(Failed::Other), io)
+            }
+            (Side::Upstream, _) if flags.contains(EventFlags::OUT) => {
                 drop(setup);
                 self.active = io.now;
                 self.again(io)
             }
-            Side::Upstream => {
-                self.setup = Some(Box::new(setup));
-                Step::Wait
+            (Side::Client, Awaits::Nothing) | (Side::Upstream, _) => self.wait(setup),
+        }
+    }
+
+    /// Handles its timer.
+    pub(super) fn setup_timer(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        match setup.awaits {
+            _ if io.now >= self.end => {
+                self.why = self.time_over();
+                Step::Reset
+            }
+            Awaits::Nothing if setup.starved => {
+                setup.starved = false;
+                self.attempt(setup, io)
+            }
+            Awaits::Nothing => self.retry(setup, Failed::Timeout, io),
+            Awaits::Header => self.refuse(Refused::Silent, io),
+            Awaits::Hello if self.takes_nameless(&setup, io) => self.decide(setup, None, io),
+            Awaits::Hello if io.now >= setup.patience => self.refuse(Refused::Silent, io),
+            Awaits::Hello => {
+                setup.deadline = setup.patience;
+                self.wait(setup)
             }
         }
     }
 
-    /// Looks at the bytes that have come so far.
-    fn peek(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+    fn wait(&mut self, setup: Setup) -> Step {
+        self.setup = Some(Box::new(setup));
+        Step::Wait
+    }
+
+    /// Looks at the bytes that have come so far; `None` when there are none yet.
+    fn look<'b>(&self, most: usize, io: &'b mut Io) -> Result<Option<&'b [u8]>, Step> {
+        match recv(&self.client.fd, &mut io.buffer[..most], RecvFlags::PEEK) {
+            // Gone without having said anything.
+            Ok((_, 0)) => Err(Step::Close),
+            Ok((_, count)) => Ok(Some(&io.buffer[..count])),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(_) => Err(Step::Reset),
+        }
+    }
+
+    /// Reads for whom it connects. Not a byte more is taken: what follows is the client's.
+    fn hear_header(&mut self, mut setup: Setup, io: &mut Io) -> Step {
         if !self.watched && self.watch_client(io).is_err() {
             return Step::Reset;
         }
-        let seen = recv(&self.client.fd, &mut io.buffer[..sni::LIMIT], RecvFlags::PEEK);
-        let hello = match seen {
-            // Gone without having said anything.
-            Ok((_, 0)) => return Step::Close,
-            Ok((_, count)) => sni::inspect(&io.buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => Hello::Partial,
-            Err(_) => return Step::Reset,
+        let read = match self.look(proxy_header::LIMIT, io) {
+            Err(step) => return step,
+            Ok(bytes) => proxy_header::read(bytes.unwrap_or_default()),
+        };
+        let header = match read {
+            Ok(Some(header)) => header,
+            Ok(None) if self.client.ended => {
+                return self.misled(io, Fault::Malformed("it ends before its header does"));
+            }
+            Ok(None) => return self.wait(setup),
+            Err(fault) => return self.misled(io, fault),
+        };
+        let Header { length, between, fields } = header;
+        match recv(&self.client.fd, &mut io.buffer[..length], RecvFlags::empty()) {
+            Ok((_, count)) if count == length => {}
+            _ => return self.misled(io, Fault::Malformed("it is cut by urgent data")),
+        }
+        if let Some((client, dialled)) = between {
+            if let Some(access) = &mut self.access {
+                access.via = Some(self.peer);
+            }
+            (self.peer, self.dialled) = (client, dialled);
+            setup.fields = fields;
+        }
+        self.known(setup, io)
+    }
+
+    /// Who connects for others does not say for whom.
+    fn misled(&mut self, io: &Io, fault: Fault) -> Step {
+        let why = if fault == Fault::Absent { Refused::NoHeader } else { Refused::BadHeader };
+        let is_first = self.stats.refuse(why);
+        self.why = why.reason();
+        self.tell(Became::Refused, io);
+        if is_first {
+            tracing::warn!(
+                peer = %self.peer,
+                listener = %self.listener,
+                "a connection of one that is to say for whom it connects is refused: {fault}; \
+                 have it send PROXY protocol headers, or leave its address out of \
+                 redirector.io/accept-proxy-protocol"
+            );
+        }
+        Step::Reset
+    }
+
+    /// It is known who connects: goes on to the ClientHello, where the decision depends on
+    /// it.
+    fn known(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        let snapshot = Arc::clone(&setup.snapshot);
+        let Some(listener) = snapshot.listener(self.listener) else {
+            return self.refuse(Refused::Unmatched, io);
+        };
+        if let Some(most) = listener.spec.accepting.most_of_client {
+            self.is_counted = self.stats.admit(self.peer.ip(), most);
+            if !self.is_counted {
+                return self.refuse(Refused::ClientFull, io);
+            }
+        }
+        if !listener.spec.sni {
+            return self.decide(setup, None, io);
+        }
+        setup.awaits = Awaits::Hello;
+        let first = io.now.saturating_add(milliseconds(FIRST_WORD));
+        setup.deadline = first.min(setup.patience);
+        self.hear_hello(setup, io)
+    }
+
+    /// Looks at the ClientHello.
+    fn hear_hello(&mut self, mut setup: Setup, io: &mut Io) -> Step {
+        if !self.watched && self.watch_client(io).is_err() {
+            return Step::Reset;
+        }
+        let (hello, is_silent) = match self.look(sni::LIMIT, io) {
+            Err(step) => return step,
+            Ok(None) => (Hello::Partial, true),
+            Ok(Some(bytes)) => (sni::inspect(bytes), false),
         };
         let name = match hello {
             // The rest will never come.
             Hello::Partial if self.client.ended => None,
             Hello::Partial => {
-                self.setup = Some(Box::new(setup));
-                return Step::Wait;
+                if !is_silent {
+                    setup.deadline = setup.patience;
+                }
+                return self.wait(setup);
             }
             Hello::Tls(name) => name,
             Hello::Other => None,
         };
-        setup.hello = false;
         self.decide(setup, name.as_deref(), io)
     }
 
-    /// Decides, and draws.
-    fn decide(&mut self, setup: Setup, sni: Option<&str>, io: &mut Io) -> Step {
-        let snapshot = Arc::clone(&setup.snapshot);
-        let Some(listener) = snapshot.listener(self.listener) else {
-            return self.refuse(io);
+    /// Whether the client has said nothing, and a rule takes it without a name.
+    fn takes_nameless(&self, setup: &Setup, io: &mut Io) -> bool {
+        matches!(self.look(1, io), Ok(None))
+            && matches!(self.verdict(setup, None, io), Verdict::Route { .. })
+    }
+
+    fn verdict(&self, setup: &Setup, sni: Option<&str>, io: &Io) -> Verdict {
+        let Some(listener) = setup.snapshot.listener(self.listener) else {
+            return Verdict::Refuse;
         };
         let request = Request { client: self.peer, dialled: self.dialled, sni };
-        let whose = &*io.shared.whose;
-        let verdict = decide(&listener.spec, &snapshot.clients, &request, whose);
-        let (route, announced) = match verdict {
-            Verdict::Route(route) => (route, false),
-            Verdict::Announced(route) => (route, true),
-            Verdict::Refuse => return self.refuse(io),
+        decide(&listener.spec, &setup.snapshot.clients, &request, &*io.shared.whose)
+    }
+
+    /// Decides, and draws.
+    fn decide(&mut self, mut setup: Setup, sni: Option<&str>, io: &mut Io) -> Step {
+        setup.awaits = Awaits::Nothing;
+        if let Some(access) = &mut self.access {
+            access.sni = sni.map(str::to_owned);
+        }
+        let Verdict::Route { route, rule } = self.verdict(&setup, sni, io) else {
+            return self.refuse(Refused::Unmatched, io);
         };
+        let snapshot = Arc::clone(&setup.snapshot);
         let chosen =
             snapshot.tables.choose(&snapshot.destinations, route, self.peer.ip(), &mut io.random);
         let (Some(chosen), Some(route)) = (chosen, snapshot.routes.get(route)) else {
-            return self.refuse(io);
+            return self.refuse(Refused::NoEndpoint, io);
         };
         let leg = &snapshot.legs[chosen.0];
         let destination = &snapshot.destinations[leg.destination];
         let counts = &route.stats.legs[leg.place];
         counts.taken.fetch_add(1, Relaxed);
-        let full = destination
-            .spec
-            .max_connections
-            .is_some_and(|most| destination.counters.active.load(Relaxed) >= most);
-        let Some(endpoint) = chosen.1.filter(|_| !full) else {
-            counts.failed.fetch_add(1, Relaxed);
-            return self.refuse(io);
+        let Some(endpoint) = chosen.1 else {
+            counts.fail(Failed::NoEndpoint);
+            return self.refuse(Refused::NoEndpoint, io);
         };
+        let most = destination.spec.max_connections;
+        if most.is_some_and(|most| destination.counters.active.load(Relaxed) >= most) {
+            counts.fail(Failed::Full);
+            return self.refuse(Refused::DestinationFull, io);
+        }
         counts.active.fetch_add(1, Relaxed);
         destination.counters.active.fetch_add(1, Relaxed);
         destination.endpoints[endpoint].active.fetch_add(1, Relaxed);
@@ -182,15 +336,20 @@ impl Conn {
         if let Some(most) = route.max_duration {
             self.end = self.end.min(self.started.saturating_add(milliseconds(most)));
         }
-        if announced {
-            self.up.held = upstream::proxy_header(self.peer, self.dialled);
+        let listener = snapshot.listener(self.listener);
+        let rule = listener.and_then(|listener| listener.spec.rules.get(rule));
+        let wanted = rule.filter(|rule| rule.announced).map(|_| Version::V2);
+        if let Some(version) = destination.spec.announced.or(wanted) {
+            let fields = std::mem::take(&mut setup.fields);
+            self.up.held = proxy_header::write(version, self.peer, self.dialled, &fields);
         }
         self.attempt(setup, io)
     }
 
-    /// No rule, no endpoint or no room for it.
-    fn refuse(&mut self, io: &Io) -> Step {
-        self.stats.refused.fetch_add(1, Relaxed);
+    /// Counts it as refused.
+    fn refuse(&mut self, why: Refused, io: &Io) -> Step {
+        self.stats.refuse(why);
+        self.why = why.reason();
         self.tell(Became::Refused, io);
         Step::Reset
     }

@@ -220,7 +220,7 @@ codes! {
         "addresses: [10.0.0.5]\nresolution: STATIC\nendpoints: [{address: 10.0.0.5}, {address: 10.0.0.6}]   # and a rule with sourceLabels"
     }
     POLICY_REFUSES = "RD4044" Warning NONE "The policy refuses connections" {
-        "The trafficPolicy asks for TLS, a tunnel or the PROXY protocol, which would change bytes on the wire. Sending the connections without it would be wrong, so they are refused (ECONNREFUSED). This says how much that concerns: services that are served here, and shares of rules."
+        "The trafficPolicy asks for TLS, a tunnel or the PROXY protocol, which would change bytes on the wire. Sending the connections without it would be wrong, so they are refused (ECONNREFUSED); at gateways the PROXY protocol is spoken. This says how much that concerns: services that are served here, and shares of rules."
         "Remove the setting, limit the DestinationRule's host, or leave these services to a proxy."
         "kind: DestinationRule\nmetadata: {namespace: istio-system}\nspec: {host: '*.local', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}"
     }

@@ -143,4 +143,9 @@ codes! {
         "Write it at the object that it is for, or write \"true\"."
         "kind: WorkloadEntry\nmetadata: {annotations: {redirector.io/gateway: \"yes\"}}"
     }
+    BAD_ANNOTATION = "RD1029" Error NONE "The value of the annotation cannot be read" {
+        "What it says would protect a gateway, tell clients apart, or have connections go without TLS, and guessing would do none of it. So the object is not used, and the last version of it that could be read stays in force."
+        "Write subnets such as 10.0.0.0/8 with commas between them for redirector.io/accept-proxy-protocol, a whole number for redirector.io/max-connections and redirector.io/max-connections-per-client, a duration such as 300s, or off, for redirector.io/client-keepalive, and refuse or plain for redirector.io/istio-mutual."
+        "kind: Gateway\nmetadata: {annotations: {redirector.io/accept-proxy-protocol: '10.0.0.0/33'}}"
+    }
 }

@@ -12,6 +12,8 @@ use super::{Connection, age, is_public, sees};
 /// What of a traffic policy decides where a connection goes.
 pub(super) struct Policy {
     pub(super) changes_bytes: bool,
+    /// Only who relays can do that.
+    pub(super) announces: bool,
     pub(super) passthrough: bool,
     pub(super) detects_outliers: bool,
     pub(super) locality: Option<LocalitySetting>,
@@ -39,8 +41,8 @@ impl Policy {
         let any = |field: fn(&TrafficPolicy) -> bool| both.into_iter().flatten().any(field);
         Self {
             changes_bytes: tls.is_some_and(|mode| mode != TlsMode::Disable)
-                || any(|policy| policy.tunnel)
-                || any(|policy| policy.proxy_protocol),
+                || any(|policy| policy.tunnel),
+            announces: any(|policy| policy.proxy_protocol.is_some()),
             passthrough: balancer
                 .as_ref()
                 .is_some_and(|balancer| balancer.algorithm == Some(LbAlgorithm::Passthrough)),

@@ -180,7 +180,7 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
     }
     let rule = destination_rule(world, from, service);
     let found = Found { service, port: Some(port), rule, subset: None };
-    match endpoints(world, &found, to.is_ipv4()) {
+    match endpoints(world, &found, to.is_ipv4(), false) {
         Reached::Original(None) => Outcome::pass(),
         reached => {
             let mut outcome = Outcome::default();

@@ -66,7 +66,7 @@ pub(super) fn leads_anywhere(
 ) -> bool {
     rule.route.iter().filter(|entry| rule.route.len() == 1 || entry.weight > 0).any(|entry| {
         let found = find(world, services, from, rule.object, entry, port);
-        found.is_ok_and(|found| !endpoints(world, &found, v4).is_nowhere())
+        found.is_ok_and(|found| !endpoints(world, &found, v4, false).is_nowhere())
     })
 }
 
@@ -91,9 +91,9 @@ pub(super) fn take(
         let found = find(world, services, from, rule.object, entry, dialled.port);
         let reached = match found {
             Err(()) => Reached::nowhere(),
-            Ok(found) => match endpoints(world, &found, dialled.to.is_ipv4()) {
+            Ok(found) => match endpoints(world, &found, dialled.to.is_ipv4(), dialled.relayed) {
                 nowhere if dialled.relayed && nowhere.is_nowhere() => {
-                    endpoints(world, &found, !dialled.to.is_ipv4())
+                    endpoints(world, &found, !dialled.to.is_ipv4(), true)
                 }
                 Reached::Original(_) if dialled.relayed => Reached::nowhere(),
                 reached => reached,
@@ -190,11 +190,11 @@ fn by_host<'a, 'w>(
     having.first().copied()
 }
 
-pub(super) fn endpoints(world: &World, found: &Found<'_, '_>, v4: bool) -> Reached {
+pub(super) fn endpoints(world: &World, found: &Found<'_, '_>, v4: bool, relayed: bool) -> Reached {
     let Found { service, port, rule, subset } = found;
     let Some(port) = port else { return Reached::nowhere() };
     let policy = Policy::of(rule.as_ref(), subset.as_ref(), port.number);
-    if policy.changes_bytes {
+    if policy.changes_bytes || policy.announces && !relayed {
         return Reached::nowhere();
     }
     if service.kind == Kindness::Entry(Resolution::None) || policy.passthrough {

@@ -1,0 +1,60 @@
+//! The recipes of docs/cookbook.md about gateways, as they stand there.
+
+use std::process::Command;
+use std::thread;
+
+use crate::documents::serve;
+use crate::kit::*;
+use crate::peers::Peer;
+
+const PAGE: &str = include_str!("../../../docs/cookbook.md");
+
+/// The blocks of this kind in a section.
+fn blocks<'p>(section: &'p str, kind: &str) -> Vec<&'p str> {
+    let begins = format!("```{kind}\n");
+    let blocks = section.split(&*begins).skip(1);
+    blocks.map(|block| block.split("\n```").next().expect("its end")).collect()
+}
+
+fn section(title: &str) -> &'static str {
+    let mut sections = PAGE.split("\n## ");
+    let found = sections.find(|section| section.starts_with(title));
+    found.unwrap_or_else(|| panic!("there is no section {title}"))
+}
+
+/// Runs the commands of a transcript, and compares what they say.
+fn run(transcript: &str) {
+    let mut lines = transcript.lines().peekable();
+    while let Some(command) = lines.next() {
+        let command = command.strip_prefix("$ ").expect("a command");
+        let mut said = Vec::new();
+        while let Some(line) = lines.next_if(|line| !line.starts_with("$ ")) {
+            said.push(line);
+        }
+        let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
+        assert!(output.status.success(), "{command}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), said.join("\n"), "{command}");
+    }
+}
+
+#[test]
+fn behind_a_load_balancer_and_in_front_of_haproxy_the_server_knows_the_client() {
+    let run = thread::spawn(|| {
+        // The addresses of the page are this test's alone.
+        if let Err(error) = own_network() {
+            eprintln!("not run: a network namespace takes root: {error}");
+            assert!(!rustix::process::geteuid().is_root(), "{error}");
+            return;
+        }
+        let section = section("Behind an NLB, and in front of HAProxy");
+        let [yaml] = blocks(section, "yaml")[..] else { panic!("one configuration") };
+        let [balancer, server] = blocks(section, "haproxy")[..] else { panic!("two servers") };
+        let [transcript] = blocks(section, "console")[..] else { panic!("one transcript") };
+        let at = |text: &str| text.parse().expect("an address");
+        let _server = Peer::start("haproxy", &format!("{server}\n"), at("127.0.0.22:5432"));
+        let _gateway = serve(yaml);
+        let _balancer = Peer::start("haproxy", &format!("{balancer}\n"), at("127.0.0.20:5432"));
+        run(transcript);
+    });
+    run.join().expect("as the page has it");
+}
