@@ -1,5 +1,5 @@
 //! Tables that grow by themselves: without a gap, without forgetting anything,
-//! and where they cannot, the configuration before stays.
+//! and where they cannot, only what has no room waits.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use redirector_tests::figure;
 use redirector_tests::redirector::Redirector;
 use redirector_tests::scene::{ECHO, Scene, many_services, to};
 use redirector_tests::socket::Socket;
+use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -76,25 +77,35 @@ fn a_configuration_beyond_the_tables_has_them_grow_under_load() {
 }
 
 #[test]
-fn tables_that_cannot_grow_leave_what_was_in_force_until_they_can() {
+fn where_tables_cannot_grow_what_has_no_room_waits_and_all_else_comes_in_force() {
     let Some(scene) = Scene::new("nogrow", PROGRAM) else { return };
     let redirector = &scene.redirector;
     let _daemon = redirector.start_with(&SMALL);
     let small = tables(redirector);
     redirector.place.bpffs.set_read_only(true);
     redirector.write("many.yaml", &many_services(MANY));
-    let status = redirector.wait("the word", |status| !status["config"]["applyError"].is_null());
-    let error = status["config"]["applyError"].to_string();
-    assert!(error.contains("would have to grow (128 frontends"), "{error}");
-    assert!(error.contains("Read-only file system"), "{error}");
+    let refused = |status: &Value| status["config"]["rejected"].as_array().map_or(0, Vec::len);
+    let status = redirector.wait("the word", |status| refused(status) > 0);
+    assert_eq!(
+        (&status["healthy"], &status["config"]["applyError"]),
+        (&false.into(), &Value::Null)
+    );
+    let why = status["config"]["rejected"][0].to_string();
+    assert!(why.contains("the tables hold 64"), "{why}");
+    assert!(why.contains("larger tables cannot be made, and are tried again"), "{why}");
+    assert!(why.contains("Read-only file system"), "{why}");
     assert_eq!(scene.answer(&scene.client()), "one");
-    assert_eq!((frontends(redirector), tables(redirector)), (1, small.clone()));
+    assert_eq!((frontends(redirector), tables(redirector)), (64, small.clone()));
+    assert_eq!(refused(&status), MANY as usize + 1 - 64, "no more than it takes");
+    // Whoever needs no larger tables is not held up.
+    redirector.change("a rule", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(scene.answer(&scene.client()), "two");
+    redirector.change("a rule", || redirector.write("rules.yaml", &to("one")));
 
     redirector.place.bpffs.set_read_only(false);
-    redirector.change("growth", || redirector.write("more.yaml", "# nothing\n"));
+    redirector.wait("growth", |status| status["healthy"] == true);
     assert_eq!(frontends(redirector), MANY as usize + 1);
     assert_ne!(tables(redirector), small);
-    assert_eq!(redirector.status().json()["healthy"], true);
     assert_eq!(child_peer(&scene), ECHO);
 }
 

@@ -7,10 +7,11 @@
 //! `metadata.creationTimestamp`, then by name: an owner cannot choose the former in a
 //! cluster, and no order of arrival decides.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::diag::Code;
 use crate::diag::codes::syntax;
@@ -79,8 +80,8 @@ impl FromStr for Quantity {
 }
 
 /// So much of each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "as in Quantity")]
 pub struct Amounts {
     pub frontends: u64,
@@ -136,9 +137,11 @@ impl Amounts {
         self
     }
 
-    /// The first of which there is more than these are.
+    /// The first of which there is more than these are: names before all else, since how
+    /// many addresses there are is only known where names are asked for.
     pub fn beyond(&self, limits: &Self) -> Option<Quantity> {
-        Quantity::ALL.into_iter().find(|one| self.get(*one) > limits.get(*one))
+        let mut all = std::iter::once(Quantity::Names).chain(Quantity::ALL);
+        all.find(|one| self.get(*one) > limits.get(*one))
     }
 
     /// What a VirtualService asks for.
@@ -161,7 +164,7 @@ impl Amounts {
 }
 
 /// How much may be asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Budgets {
     /// By one object.
     pub object: Amounts,
@@ -196,6 +199,30 @@ impl Default for Budgets {
     }
 }
 
+impl<'de> Deserialize<'de> for Budgets {
+    /// What another version wrote down: of what it knew nothing, there may be as much as
+    /// there may be by default.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(default)]
+        #[derive(Default)]
+        struct Written {
+            object: BTreeMap<String, u64>,
+            namespace: BTreeMap<String, u64>,
+        }
+        let written = Written::deserialize(deserializer)?;
+        let mut budgets = Self::default();
+        for (limits, written) in
+            [(&mut budgets.object, written.object), (&mut budgets.namespace, written.namespace)]
+        {
+            for (name, most) in written {
+                name.parse().into_iter().for_each(|quantity| *limits.of(quantity) = most);
+            }
+        }
+        Ok(budgets)
+    }
+}
+
 /// Why an object is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Over {
@@ -217,9 +244,23 @@ impl Over {
         Some(Self { quantity, amount, limit, of_namespace: false })
     }
 
-    /// Which of the objects of a namespace are left out: in this order, those that do not
-    /// fit into what those before have left. Those that are more than one object may ask
-    /// for are not among them.
+    /// What of an object is there, and counts for its namespace.
+    pub fn counted(amounts: &Amounts, budgets: &Budgets) -> Amounts {
+        match Self::of_object(amounts, budgets) {
+            None => *amounts,
+            Some(over) if over.resolves() => Amounts { names: amounts.names, ..Amounts::default() },
+            Some(_) => Amounts::default(),
+        }
+    }
+
+    /// Whether the names of an object are resolved though it is left out: what it asks for
+    /// may be less when they resolve to less, and would seem less if nobody asked.
+    pub fn resolves(&self) -> bool {
+        self.quantity != Quantity::Names
+    }
+
+    /// Which of the objects of a namespace are left out: in this order, those of which what
+    /// [is counted](Self::counted) does not fit into what those before have left.
     pub fn of_namespace<T>(
         objects: impl IntoIterator<Item = (T, Amounts)>,
         budgets: &Budgets,
@@ -232,6 +273,9 @@ impl Over {
                 all = with;
                 return None;
             };
+            if quantity != Quantity::Names {
+                all.names = with.names;
+            }
             let (amount, limit) = (amounts.get(quantity), limits.get(quantity));
             Some((object, Self { quantity, amount, limit, of_namespace: true }))
         })
@@ -274,6 +318,17 @@ mod tests {
         let over: Vec<_> = Over::of_namespace(objects, &budgets).collect();
         let [("c", over)] = over[..] else { panic!("{over:?}") };
         assert_eq!((over.quantity, over.amount, over.limit), (Quantity::Rules, 2, 10));
+    }
+
+    #[test]
+    fn what_another_version_did_not_know_has_its_default_and_is_not_nothing() {
+        let written = r#"{"object": {"rules": 7, "what is no more": 1}, "namespace": {}}"#;
+        let read: Budgets = serde_json::from_str(written).expect("budgets");
+        let mut expected = Budgets::default();
+        expected.object.rules = 7;
+        assert_eq!(read, expected);
+        let again = serde_json::to_string(&expected).expect("JSON");
+        assert_eq!(serde_json::from_str::<Budgets>(&again).expect("budgets"), expected);
     }
 
     #[test]

@@ -104,6 +104,11 @@ pub fn check(
         ));
     }
     findings.extend(budgets(&registry));
+    let beyond = layout::beyond_endpoints(&examined.plan, &world).into_iter();
+    findings.extend(beyond.map(|(object, _, why)| {
+        let diagnostic = Diagnostic::new(&syntax::OVER_BUDGET, why);
+        Finding { object, path: String::new(), diagnostic }
+    }));
     if let Some((full, heaviest)) = layout::beyond_lives(&examined.plan, &world) {
         findings.extend(heaviest.into_iter().map(|(object, count)| {
             let why = layout::because(&full, &object, count);

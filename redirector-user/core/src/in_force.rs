@@ -69,9 +69,8 @@ pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
         Some(ServiceEntry { endpoints: Vec::new(), ..entry.clone() })
     };
     changes.iter().any(|(object, Replaced { before, after })| match object.kind {
-        Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::WorkloadEntry => false,
         Kind::ServiceEntry => before.is_none() || entry(before) != entry(after),
-        _ => true,
+        kind => kind.is_written(),
     })
 }
 

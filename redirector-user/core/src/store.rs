@@ -12,6 +12,9 @@
 //!                                     ^              |
 //!                                     +-- reject() <-+
 //! ```
+//!
+//! A version that is good by itself, and has no room beside others, is
+//! [withheld](Store::withhold): it waits, and the one before stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,15 +90,31 @@ struct Mention {
     /// The version that was read last, until it is accepted or refused.
     candidate: Option<Arc<Object>>,
     diagnostics: Vec<Diagnostic>,
+    /// Why the candidate waits, though it is good by itself.
+    withheld: Option<Diagnostic>,
 }
 
 impl Mention {
+    fn of(reference: ObjectRef, accepted: Option<Arc<Object>>) -> Self {
+        Self { reference, accepted, candidate: None, diagnostics: Vec::new(), withheld: None }
+    }
+
     fn current(&self) -> Option<&Arc<Object>> {
-        self.candidate.as_ref().or(self.accepted.as_ref())
+        self.new_version().or(self.accepted.as_ref())
+    }
+
+    /// The version that was not in force yet, unless it waits.
+    fn new_version(&self) -> Option<&Arc<Object>> {
+        self.candidate.as_ref().filter(|_| self.withheld.is_none())
+    }
+
+    /// Everything that was said about what was read.
+    fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics.iter().chain(&self.withheld)
     }
 
     fn is_refused(&self) -> bool {
-        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+        self.diagnostics().any(|d| d.severity == Severity::Error)
     }
 }
 
@@ -183,8 +202,8 @@ impl Store {
             let candidate = document.object.filter(|object| {
                 !accepted.as_ref().is_some_and(|known| Object::is_same(known, object))
             });
-            let mention =
-                Mention { reference, accepted, candidate, diagnostics: document.diagnostics };
+            let diagnostics = document.diagnostics;
+            let mention = Mention { candidate, diagnostics, ..Mention::of(reference, accepted) };
             if known.is_none() || mention.candidate.is_some() || mention.is_refused() {
                 self.index.touched.insert(mention.reference.clone());
             }
@@ -197,13 +216,9 @@ impl Store {
             // A document that cannot be told may be any of those that are no
             // longer seen: they stay.
             let seen: BTreeSet<_> = file.mentions.iter().map(|m| m.reference.clone()).collect();
-            file.mentions.extend(gone.filter(|mention| !seen.contains(&mention.reference)).map(
-                |mention| Mention {
-                    candidate: None,
-                    diagnostics: Vec::new(),
-                    ..Mention::clone(mention)
-                },
-            ));
+            let stays = |mention: &&Mention| !seen.contains(&mention.reference);
+            let stay = |one: &Mention| Mention::of(one.reference.clone(), one.accepted.clone());
+            file.mentions.extend(gone.filter(stays).map(stay));
         }
         self.index.place(name, &before, &file.mentions);
         self.index.note(name, file);
@@ -253,12 +268,8 @@ impl Store {
         for object in objects {
             let reference = object.reference();
             if let Some(file) = &object.meta.origin.file {
-                files.entry(file.clone()).or_default().mentions.push(Mention {
-                    reference: reference.clone(),
-                    accepted: Some(object.clone()),
-                    candidate: None,
-                    diagnostics: Vec::new(),
-                });
+                let mention = Mention::of(reference.clone(), Some(object.clone()));
+                files.entry(file.clone()).or_default().mentions.push(mention);
             }
             in_force.insert(reference, object);
         }
@@ -292,7 +303,7 @@ impl Store {
                     object: Some(mention.reference.clone()),
                     kept: mention.current().is_some()
                         || self.in_force.contains_key(&mention.reference),
-                    diagnostics: errors(&mention.diagnostics),
+                    diagnostics: errors(mention.diagnostics()),
                 }
             }));
         }
@@ -302,7 +313,7 @@ impl Store {
     /// Everything that was said about what was read, warnings included.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         self.noted().flat_map(|(_, file)| {
-            file.diagnostics.iter().chain(file.mentions.iter().flat_map(|m| &m.diagnostics))
+            file.diagnostics.iter().chain(file.mentions.iter().flat_map(Mention::diagnostics))
         })
     }
 
@@ -316,8 +327,8 @@ impl Store {
     }
 }
 
-fn errors(diagnostics: &[Diagnostic]) -> Vec<Diagnostic> {
-    diagnostics.iter().filter(|d| d.severity == Severity::Error).cloned().collect()
+fn errors<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.into_iter().filter(|d| d.severity == Severity::Error).cloned().collect()
 }
 
 #[cfg(test)]

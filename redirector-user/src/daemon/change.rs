@@ -151,11 +151,18 @@ impl Daemon {
     /// Puts what the store says in force.
     pub(super) fn step(&mut self) -> bool {
         let newcomers = self.newcomers();
+        let may_grow = self.engine.may_grow();
         let step = self.engine.step(newcomers);
         let fits = step.is_ok();
         let partial = self.waiting.is_cut();
         let cause = Cause { accepts: true, partial, ..Cause::default() };
-        let applied = self.apply_if_it_fits(step, cause);
+        let mut applied = self.apply_if_it_fits(step, cause);
+        if !applied && may_grow && !self.engine.may_grow() {
+            // Who needs larger tables waits for them, and nobody else does.
+            let newcomers = self.newcomers();
+            let step = self.engine.step(newcomers);
+            applied = self.apply_if_it_fits(step, cause);
+        }
         if !fits {
             // The same would come of it, until something changes.
             self.apply_again.over();
@@ -335,9 +342,9 @@ impl Daemon {
         }
         self.report.apply_error = Some(why.to_owned());
         // Larger tables have a time of their own.
-        match self.grow_again {
-            Some(_) => self.apply_again.over(),
-            None => self.apply_again.failed(),
+        match self.engine.may_grow() {
+            true => self.apply_again.failed(),
+            false => self.apply_again.over(),
         }
     }
 

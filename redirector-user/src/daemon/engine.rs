@@ -7,11 +7,10 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use redirector_core::compile::{Classifier, Stages};
-use redirector_core::diag::codes::syntax;
 use redirector_core::drain::{self, Endpoints};
 use redirector_core::image::{Delta, Image};
 use redirector_core::layout::{self, Emptied, Full, Layout, Placement};
-use redirector_core::model::{Kind, Object, ObjectRef, SourceId, Spec};
+use redirector_core::model::{Object, ObjectRef, SourceId};
 use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::{Changed, Registry};
 use redirector_core::store::{KeptChange, Rejected, Replaced, Store};
@@ -21,7 +20,7 @@ use redirector_core::world::{self, Settings, World};
 use super::audit::{Anew, Given};
 use super::grow;
 use super::kept::Kept;
-use super::left_out::{self, Crowded};
+use super::left_out::Crowded;
 use super::names::Answers;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
@@ -40,6 +39,8 @@ pub struct Engine {
     pub sizes: Sizes,
     /// Whether they may become larger.
     pub grows: bool,
+    /// Why they cannot for now.
+    cannot_grow: Option<String>,
     /// The endpoints in force, as far as they concern draining.
     pub endpoints: Endpoints,
     /// Some endpoint drains: whether it comes back has to be seen.
@@ -150,6 +151,7 @@ impl Engine {
             resolved: Answers::new(),
             sizes,
             grows: false,
+            cannot_grow: None,
             endpoints: Endpoints::new(),
             follow_endpoints: false,
             spares: 0,
@@ -248,7 +250,8 @@ impl Engine {
         // What was compiled last may have nothing to do with what is kept.
         let mut whole = self.aside.is_some() || self.stages.is_empty();
         let mut news = News { names: whole, ..News::default() };
-        self.crowded.retry(&self.store, &self.placement);
+        self.crowded.retry(&self.store, &self.stages, &self.placement);
+        self.store.resume(self.settings != kept.world.settings);
         let step = loop {
             let names = (&self.resolved, std::mem::take(&mut self.told));
             let out = self.crowded.objects();
@@ -256,7 +259,8 @@ impl Engine {
                 kept.follow(&self.settings, &self.store, names, &newcomers.pods, out);
             news += &changed;
             let Kept { world, registry, .. } = &kept;
-            if std::mem::take(&mut whole) {
+            let replaced = std::mem::take(&mut whole);
+            if replaced {
                 news.work += self.compile(|stages| stages.replace(world, registry));
             } else if !changes.is_empty() {
                 news.work +=
@@ -268,12 +272,24 @@ impl Engine {
             if self.give_back(&kept) {
                 continue;
             }
+            // What was not made is not known, and may be much less than it seemed.
+            whole = self.stages.is_cut() && !replaced;
+            if whole || self.leave_out_endpoints(&kept.world) {
+                whole |= self.stages.is_cut();
+                continue;
+            }
             if let Some(aside) = self.aside.take() {
                 self.is_made_of(aside.difference(&kept.world));
             }
             let (world, registry) = (&kept.world, &kept.registry);
             match self.finish((world, registry), newcomers.numbers.clone(), news) {
-                Err(full) if self.crowded.leave_out(self.stages.plan(), world, &full) => {}
+                Err(full) => {
+                    let made = (self.stages.plan(), world);
+                    let why = self.cannot_grow.as_deref();
+                    if !self.crowded.leave_out(&mut self.store, made, &full, why) {
+                        break Err(full);
+                    }
+                }
                 step => break step,
             }
         };
@@ -281,30 +297,6 @@ impl Engine {
         self.left_out = self.crowded.all(&kept.world, &kept.registry, beyond);
         self.kept = Some(kept);
         step
-    }
-
-    /// Gives back to the store what is beyond a limit by itself. Returns whether anything
-    /// is different by that.
-    fn give_back(&mut self, kept: &Kept) -> bool {
-        let Kept { world, registry, .. } = kept;
-        let over = registry.all_over().filter(|(_, over)| !over.of_namespace);
-        let mut all: Vec<_> =
-            over.map(|(object, over)| (object.clone(), over.to_string())).collect();
-        let beyond = self.stages.rejected().into_iter();
-        let beyond = beyond.filter(|one| registry.over(&one.object).is_none());
-        all.extend(beyond.map(|one| (one.object, one.reason)));
-        let mut changed = false;
-        for (object, reason) in all {
-            changed |= self.refuse(world, &object, &reason);
-        }
-        changed
-    }
-
-    /// What was read and is not in force: what was refused, and what is left out.
-    pub fn rejected(&self) -> Vec<Rejected> {
-        let mut all = self.store.rejected();
-        all.extend(self.left_out.iter().cloned());
-        all
     }
 
     /// What is to be in force is made of something else.
@@ -379,11 +371,11 @@ impl Engine {
         let (delta, mut work) = loop {
             match self.placement.place(&self.pending, &sizes.limits(), &newcomers) {
                 Ok(placed) => break placed,
-                Err(full) if !self.grows => return Err(full),
+                Err(full) if !self.may_grow() => return Err(full),
                 Err(full) => sizes = grow::larger(&sizes, &full).ok_or(full)?,
             }
         };
-        let fits = grow::with_room(&sizes, self.placement.image(), self.grows);
+        let fits = grow::with_room(&sizes, self.placement.image(), self.may_grow());
         let sizes = fits.inspect_err(|_| self.placement.take_back())?;
         let delta = match &self.found {
             Some(found) => found.diff(self.placement.image()),
@@ -423,38 +415,6 @@ impl Engine {
             Some((id.clone(), Wanted { identity, selector: source.selector.clone() }))
         });
         sources.collect()
-    }
-
-    /// Takes the new version of an object back, and that of others that make it
-    /// exceed a limit. Returns whether anything is different by that.
-    fn refuse(&mut self, world: &World, object: &ObjectRef, reason: &str) -> bool {
-        let finding = left_out::finding(world, object, &syntax::OVER_LIMIT, reason);
-        let mut changed =
-            self.store.is_new(object) && self.store.reject(object, vec![finding.clone()]);
-        // Its endpoints are written in other objects. What is new was touched: a refusal that
-        // stays costs no look at everything.
-        let is_near = |one: &&ObjectRef| one.namespace == object.namespace;
-        let near: Vec<ObjectRef> = self.store.touched().iter().filter(is_near).cloned().collect();
-        let mut reject = |is_its_own: &dyn Fn(&Spec) -> bool| {
-            let mut changed = false;
-            for reference in &near {
-                let is_its_own = world.get(reference).is_some_and(|one| is_its_own(&one.spec));
-                if is_its_own && self.store.is_new(reference) {
-                    changed |= self.store.reject(reference, vec![finding.clone()]);
-                }
-            }
-            changed
-        };
-        if object.kind == Kind::Service {
-            changed |= reject(&|spec| match spec {
-                Spec::EndpointSlice(slice) => *slice.service == *object.name,
-                _ => false,
-            });
-        }
-        if !changed && matches!(object.kind, Kind::Service | Kind::ServiceEntry) {
-            changed |= reject(&|spec| matches!(spec, Spec::Pod(_) | Spec::WorkloadEntry(_)));
-        }
-        changed
     }
 
     /// A step that was made is in force.
@@ -594,5 +554,6 @@ impl Step {
     }
 }
 
+mod refusing;
 #[cfg(test)]
 mod tests;

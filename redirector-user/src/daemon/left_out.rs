@@ -1,32 +1,41 @@
 //! What the store says and is not in force, though nothing is wrong with it by itself: it
-//! asks for more than its budget, or the tables have no room for it.
+//! asks for more than its budget, or there is no room for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redirector_core::compile::Rejected as Beyond;
+use redirector_core::compile::{Rejected as Beyond, Stages};
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::{Code, syntax};
-use redirector_core::layout::{Full, Placement, Table, because, heaviest};
+use redirector_core::layout::{Full, Placement, Table, because, beyond_endpoints, heaviest};
 use redirector_core::model::ObjectRef;
 use redirector_core::plan::Plan;
 use redirector_core::registry::Registry;
 use redirector_core::store::{Rejected, Store};
 use redirector_core::world::World;
 
-/// Objects that the tables have no room for.
+/// Objects that there is no room for.
 #[derive(Debug, Default)]
 pub(super) struct Crowded {
     objects: BTreeMap<ObjectRef, Lack>,
 }
 
+/// Where there is no room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    /// In a table.
+    Table(Table),
+    /// Among the endpoints of this namespace.
+    Namespace(Arc<str>),
+}
+
 /// The room that an object lacks.
 #[derive(Debug)]
 struct Lack {
-    table: Table,
+    place: Place,
     /// So many entries.
     count: u64,
-    /// As many as the table has.
+    /// As many as there may be.
     capacity: u64,
     finding: Diagnostic,
     file: Arc<str>,
@@ -39,41 +48,95 @@ impl Crowded {
     }
 
     /// Those that are others now, or for which there is room again, are tried again.
-    pub fn retry(&mut self, store: &Store, placement: &Placement) {
-        let mut used: Vec<(Table, u64)> = Vec::new();
+    pub fn retry(&mut self, store: &Store, stages: &Stages, placement: &Placement) {
+        let mut used: Vec<(Place, u64)> = Vec::new();
         self.objects.retain(|object, lack| {
-            if store.touched().contains(object) {
+            let may_be_less = match &lack.place {
+                Place::Table(_) => store.touched().contains(object),
+                // How many it would have has other reasons, too.
+                Place::Namespace(namespace) => {
+                    store.written().any(|one| one.namespace == *namespace)
+                }
+            };
+            if may_be_less {
                 return false;
             }
-            let of_table = used.iter_mut().find(|(table, _)| *table == lack.table);
-            let mut first = (lack.table, placement.used(lack.table));
-            let is_first = of_table.is_none();
-            let (_, used_now) = of_table.unwrap_or(&mut first);
-            let fits = *used_now + lack.count <= lack.capacity;
-            *used_now += if fits { lack.count } else { 0 };
-            if is_first {
-                used.push(first);
+            let known = used.iter_mut().find(|(place, _)| *place == lack.place);
+            let used_before = || match &lack.place {
+                Place::Table(table) => placement.used(*table),
+                Place::Namespace(namespace) => stages.endpoints_of(namespace),
+            };
+            let used_now = known.as_ref().map_or_else(used_before, |(_, used)| *used);
+            let fits = used_now + lack.count <= lack.capacity;
+            let used_now = used_now + if fits { lack.count } else { 0 };
+            match known {
+                Some((_, used)) => *used = used_now,
+                None => used.push((lack.place.clone(), used_now)),
             }
             !fits
         });
     }
 
-    /// Leaves out what makes a Plan not fit. Returns whether there is any.
-    pub fn leave_out(&mut self, plan: &Plan, world: &World, full: &Full) -> bool {
+    /// What tables had no room for is tried again: they may be larger.
+    pub fn forget_tables(&mut self) {
+        self.objects.retain(|_, lack| !matches!(lack.place, Place::Table(_)));
+    }
+
+    /// Leaves out what makes a Plan not fit into the tables, and of what was good before the
+    /// new version. Returns whether there is any. `cannot_grow` says why they are no larger.
+    pub fn leave_out(
+        &mut self,
+        store: &mut Store,
+        (plan, world): (&Plan, &World),
+        full: &Full,
+        cannot_grow: Option<&str>,
+    ) -> bool {
         let mut full = *full;
         let heaviest = heaviest(plan, world, &mut full);
+        let table = full.table;
+        // Number 0 is nobody's there.
+        let nobodys = matches!(table, Table::Lives | Table::Workloads | Table::Classes);
+        let capacity = u64::from(full.capacity) - u64::from(nobodys && full.capacity > 0);
         for (object, count) in &heaviest {
-            let reason = because(&full, object, *count);
+            let mut reason = because(&full, object, *count);
+            if let Some(why) = cannot_grow {
+                reason += &format!("; larger tables cannot be made, and are tried again: {why}");
+            }
             let finding = finding(world, object, &syntax::NO_ROOM, &reason);
-            let file = finding.file.clone().unwrap_or_default();
-            let table = full.table;
-            // Number 0 is nobody's there.
-            let nobodys = matches!(table, Table::Lives | Table::Workloads | Table::Classes);
-            let capacity = u64::from(full.capacity) - u64::from(nobodys && full.capacity > 0);
-            let lack = Lack { table, count: *count, capacity, finding, file };
-            self.objects.insert(object.clone(), lack);
+            self.leave(store, object, (Place::Table(table), *count, capacity), finding);
         }
         !heaviest.is_empty()
+    }
+
+    /// Leaves out what makes the destinations of a namespace have more endpoints than they
+    /// may, likewise.
+    pub fn leave_out_endpoints(
+        &mut self,
+        store: &mut Store,
+        (plan, world): (&Plan, &World),
+    ) -> bool {
+        let most = world.settings.budgets.namespace.endpoints;
+        let newest = beyond_endpoints(plan, world);
+        for (object, count, why) in &newest {
+            let finding = finding(world, object, &syntax::OVER_BUDGET, why);
+            let place = Place::Namespace(object.namespace.clone());
+            self.leave(store, object, (place, *count, most), finding);
+        }
+        !newest.is_empty()
+    }
+
+    fn leave(
+        &mut self,
+        store: &mut Store,
+        object: &ObjectRef,
+        (place, count, capacity): (Place, u64, u64),
+        finding: Diagnostic,
+    ) {
+        if store.withhold(object, finding.clone()) {
+            return;
+        }
+        let file = finding.file.clone().unwrap_or_default();
+        self.objects.insert(object.clone(), Lack { place, count, capacity, finding, file });
     }
 
     /// All that is left out: these, and what a registry leaves out, or what is beyond a

@@ -48,7 +48,8 @@ impl Waiting {
         queue.take(about)
     }
 
-    /// Whether what was taken last is a part of what waited then.
+    /// Whether what was taken last is a part of what people had written then: endpoints
+    /// that wait are no part of an edit.
     pub fn is_cut(&self) -> bool {
         self.lock().cut
     }
@@ -79,7 +80,7 @@ struct Queue {
     unknown: usize,
     /// Whoever takes knows that something waits.
     told: bool,
-    /// What was taken last was not all.
+    /// What was taken last was not all that people had written.
     cut: bool,
 }
 
@@ -143,7 +144,7 @@ impl Queue {
             unit.iter().for_each(|arrival| self.discount(arrival));
             arrivals.extend(unit);
         }
-        self.cut = !self.order.is_empty();
+        self.cut = self.order.iter().flatten().any(is_written);
         Some(Batch { arrivals })
     }
 
@@ -186,6 +187,11 @@ fn object(change: &Change) -> Option<&Arc<Object>> {
         },
         _ => None,
     }
+}
+
+/// Whether people write what is put or removed; endpoints come and go by themselves.
+fn is_written(arrival: &Arrival) -> bool {
+    arrival.of.as_ref().is_none_or(|object| object.kind.is_written())
 }
 
 fn is_rule(change: &Change) -> bool {

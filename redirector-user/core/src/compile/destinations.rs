@@ -30,6 +30,8 @@ pub(crate) struct Destinations<'q> {
     made: FxHashMap<DestinationId, Destination>,
     /// What was made before it.
     before: Option<Before<'q>>,
+    /// How many endpoints more those of a namespace have by it, that may still be left.
+    more: FxHashMap<Arc<str>, i64>,
     log: Log,
 }
 
@@ -118,6 +120,7 @@ impl<'q> Destinations<'q> {
             met,
             made: FxHashMap::default(),
             before,
+            more: FxHashMap::default(),
             log: Log::default(),
         }
     }
@@ -175,7 +178,7 @@ impl<'q> Destinations<'q> {
                 other = true;
                 continue;
             };
-            let new = self.make(id, &found);
+            let new = self.make_within(id, &found);
             other |= Shape::of(&new) != Shape::of(old);
             self.made.insert(id.clone(), new);
         }
@@ -189,6 +192,33 @@ impl<'q> Destinations<'q> {
 
     fn make(&self, id: &DestinationId, found: &Backed<'q>) -> Destination {
         found.destination(id, &self.registry.settings, &self.home)
+    }
+
+    /// Makes a destination, unless those of its namespace have twice as many endpoints as
+    /// they may: so many can be left in this step, and it takes memory to find out.
+    fn make_within(&mut self, id: &DestinationId, found: &Backed<'q>) -> Destination {
+        let settings = &self.registry.settings;
+        let Some(owner) = id.owner(&settings.root_namespace) else { return self.make(id, found) };
+        let namespace = &owner.namespace;
+        let may_have = settings.budgets.namespace.endpoints.saturating_mul(2);
+        let more = self.more.get(namespace).copied().unwrap_or_default();
+        let has = self.met.endpoints_of(namespace).saturating_add_signed(more);
+        if has <= may_have {
+            let made = self.make(id, found);
+            let before = self.before.and_then(|before| before.destinations.get(id));
+            let count = |one: &Destination| i64::try_from(one.endpoints.len()).unwrap_or(i64::MAX);
+            let more = more + count(&made) - before.map_or(0, count);
+            self.more.insert(namespace.clone(), more);
+            return made;
+        }
+        self.met.cut();
+        Destination::lacking(&(
+            Lacks::Limit,
+            format!(
+                "the destinations of namespace {namespace} have {has} endpoints, and may have {}",
+                settings.budgets.namespace.endpoints
+            ),
+        ))
     }
 
     /// What was found for a destination.
@@ -470,7 +500,7 @@ impl<'q> Destinations<'q> {
         match found {
             Err(reason) => self.lacks(id.clone(), reason),
             Ok(found) if self.destination(&id).is_none() => {
-                let destination = self.make(&id, &found);
+                let destination = self.make_within(&id, &found);
                 self.made.insert(id.clone(), destination);
             }
             Ok(_) => {}

@@ -109,7 +109,8 @@ impl Stages {
         let (met, made) = destinations.finish();
         self.met = met;
         work.destinations += made.len();
-        self.met.settle(made, &mut self.plan, delta, work);
+        let root = &registry.settings.root_namespace;
+        self.met.settle(made, root, &mut self.plan, delta, work);
     }
 }
 

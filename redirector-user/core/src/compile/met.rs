@@ -23,6 +23,10 @@ pub(super) struct Met {
     touched: Vec<Arc<RouteId>>,
     /// Destinations that were left, or lack something else, in this step.
     left: FxHashSet<DestinationId>,
+    /// How many endpoints the destinations of the objects of a namespace have.
+    endpoints: FxHashMap<Arc<str>, u64>,
+    /// Some were not made in this step, since there would be far more than there may be.
+    cut: bool,
     step: u64,
 }
 
@@ -76,6 +80,35 @@ impl Met {
     /// From now on nothing is known to be as it was.
     pub fn begin_step(&mut self) {
         self.step += 1;
+        self.cut = false;
+    }
+
+    /// Some destinations were not made in this step.
+    pub fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    /// Whether some were not.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// How many endpoints the destinations of the objects of a namespace have.
+    pub fn endpoints_of(&self, namespace: &str) -> u64 {
+        self.endpoints.get(namespace).copied().unwrap_or_default()
+    }
+
+    /// The most that those of one namespace have.
+    pub fn most_endpoints(&self) -> u64 {
+        self.endpoints.values().copied().max().unwrap_or_default()
+    }
+
+    fn count_endpoints(&mut self, namespace: &Arc<str>, before: u64, after: u64) {
+        let count = self.endpoints_of(namespace) + after - before;
+        match count {
+            0 => _ = self.endpoints.remove(namespace),
+            _ => _ = self.endpoints.insert(namespace.clone(), count),
+        }
     }
 
     /// A route as it is in this step.
@@ -178,6 +211,7 @@ impl Met {
     pub fn settle(
         &mut self,
         mut made: FxHashMap<DestinationId, Destination>,
+        root: &str,
         plan: &mut Plan,
         delta: &mut Delta,
         work: &mut Work,
@@ -212,7 +246,13 @@ impl Met {
         }
         wanted.extend(made.into_iter().map(|(id, destination)| (id, Some(destination))));
         for (id, destination) in wanted {
-            if plan.destinations.get(&id) != destination.as_ref() {
+            let before = plan.destinations.get(&id);
+            if before != destination.as_ref() {
+                let count = |one: Option<&Destination>| one.map_or(0, |one| one.endpoints.len());
+                let (before, after) = (count(before) as u64, count(destination.as_ref()) as u64);
+                if let Some(owner) = id.owner(root) {
+                    self.count_endpoints(&owner.namespace, before, after);
+                }
                 set(&mut plan.destinations, &mut delta.destinations, id, destination);
             }
         }

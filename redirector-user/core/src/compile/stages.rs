@@ -192,6 +192,22 @@ impl Stages {
         self.classes.classifier()
     }
 
+    /// Whether some destinations have no endpoints in the Plan because those of their
+    /// namespace would have far more than they may.
+    pub fn is_cut(&self) -> bool {
+        self.met.is_cut()
+    }
+
+    /// How many endpoints the destinations of the objects of a namespace have.
+    pub fn endpoints_of(&self, namespace: &str) -> u64 {
+        self.met.endpoints_of(namespace)
+    }
+
+    /// The most that those of one namespace have.
+    pub fn most_endpoints(&self) -> u64 {
+        self.met.most_endpoints()
+    }
+
     /// Objects that could not be honoured, and are treated as absent.
     pub fn rejected(&self) -> Vec<Rejected> {
         let rules = self

@@ -46,7 +46,7 @@ pub use names::Names;
 use numbers::Numbers;
 pub use placement::Placement;
 use ranges::Ranges;
-pub use shares::{because, beyond_lives, heaviest};
+pub use shares::{because, beyond_endpoints, beyond_lives, heaviest};
 pub use spares::Newcomers;
 use stepped::Stepped;
 

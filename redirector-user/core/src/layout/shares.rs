@@ -8,23 +8,16 @@ use redirector_common::abi::LIVES;
 use super::lives::needs;
 use super::{Full, Placement, Table, len};
 use crate::model::{Kind, ObjectRef, SourceId};
-use crate::plan::{Destination, DestinationId, Plan, RouteId, Verdict};
+use crate::plan::{Destination, Plan, RouteId, Verdict};
 use crate::registry::age;
 use crate::world::World;
 
 /// Entries of a table by the objects that they are for.
 type Shares = BTreeMap<ObjectRef, u64>;
 
-/// Who a destination is for: the DestinationRule that makes it another one, but for those of
-/// the root namespace, which are for all; or else who the host belongs to.
-fn owner<'i>(id: &'i DestinationId, root: &str) -> Option<&'i ObjectRef> {
-    let own = |one: &&ObjectRef| one.kind == Kind::DestinationRule && *one.namespace != *root;
-    id.view.iter().skip(1).find(own).or_else(|| id.view.first())
-}
-
 fn leads<'r>(route: &'r RouteId, root: &str) -> Option<&'r ObjectRef> {
     let rule = route.rule.as_ref().map(|rule| &rule.object);
-    rule.or_else(|| route.destinations.first().and_then(|id| owner(id, root)))
+    rule.or_else(|| route.destinations.first().and_then(|id| id.owner(root)))
 }
 
 /// How many entries of `LIVE` a destination needs.
@@ -47,7 +40,6 @@ fn shares(plan: &Plan, world: &World, table: Table) -> Shares {
     };
     let root = &*world.settings.root_namespace;
     let leads = |route| leads(route, root);
-    let owner = |id| owner(id, root);
     match table {
         Table::Frontends | Table::Prefixes => {
             for (id, frontend) in &plan.frontends {
@@ -68,12 +60,14 @@ fn shares(plan: &Plan, world: &World, table: Table) -> Shares {
         }
         Table::Routes => plan.routes.keys().for_each(|id| add(leads(id), 1)),
         Table::Legs => plan.routes.iter().for_each(|(id, legs)| add(leads(id), legs.len() as u64)),
-        Table::Destinations => plan.destinations.keys().for_each(|id| add(owner(id), 1)),
+        Table::Destinations => plan.destinations.keys().for_each(|id| add(id.owner(root), 1)),
         Table::Endpoints => {
             let all = plan.destinations.iter();
-            all.for_each(|(id, one)| add(owner(id), one.endpoints.len() as u64));
+            all.for_each(|(id, one)| add(id.owner(root), one.endpoints.len() as u64));
         }
-        Table::Lives => plan.destinations.iter().for_each(|(id, one)| add(owner(id), lives(one))),
+        Table::Lives => {
+            plan.destinations.iter().for_each(|(id, one)| add(id.owner(root), lives(one)));
+        }
         Table::Workloads => plan.sources.keys().for_each(|id| add(workload(world, id).as_ref(), 1)),
         Table::Classes => {
             let examples = plan.classes.values().filter_map(|class| class.example.as_ref());
@@ -101,6 +95,29 @@ pub fn beyond_lives(plan: &Plan, world: &World) -> Option<(Full, Vec<(ObjectRef,
     })
 }
 
+/// What is left out of namespaces whose destinations have more endpoints than they may: the
+/// newest objects that have any, as many as it takes. With each, how many, and why.
+pub fn beyond_endpoints(plan: &Plan, world: &World) -> Vec<(ObjectRef, u64, String)> {
+    let shares = shares(plan, world, Table::Endpoints);
+    let mut namespaces: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
+    for (object, share) in &shares {
+        *namespaces.entry(&object.namespace).or_default() += share;
+    }
+    let most = world.settings.budgets.namespace.endpoints;
+    let beyond = namespaces.into_iter().filter(|(_, sum)| *sum > most);
+    let left_out = beyond.flat_map(|(namespace, sum)| {
+        newest(&shares, world, namespace, sum - most).into_iter().map(move |(object, count)| {
+            let why = format!(
+                "the destinations of rules in namespace {namespace} have {sum} endpoints, each \
+                 subset and view counted by itself, and may have {most}; of what asks for them \
+                 this, with {count}, is the newest"
+            );
+            (object, count, why)
+        })
+    });
+    left_out.collect()
+}
+
 /// Why an object is left out where a table is full that it needs so many entries of.
 pub fn because(full: &Full, object: &ObjectRef, count: u64) -> String {
     format!(
@@ -118,14 +135,23 @@ pub fn heaviest(plan: &Plan, world: &World, full: &mut Full) -> Vec<(ObjectRef, 
     let shares = shares(plan, world, full.table);
     let sum: u64 = shares.values().sum();
     full.needed = full.needed.max(sum);
-    let mut excess = sum.saturating_sub(full.capacity.into()).max(1);
+    let excess = sum.saturating_sub(full.capacity.into()).max(1);
     let mut namespaces: HashMap<&Arc<str>, u64> = HashMap::new();
     for (object, share) in &shares {
         *namespaces.entry(&object.namespace).or_default() += share;
     }
     let most = namespaces.into_iter().max_by_key(|(namespace, share)| (*share, *namespace));
-    let Some((most, _)) = most else { return Vec::new() };
-    let of_most = shares.iter().filter(|(object, _)| object.namespace == *most);
+    most.map_or_else(Vec::new, |(most, _)| newest(&shares, world, most, excess))
+}
+
+/// Of the objects of a namespace the newest, as many as have so many entries.
+fn newest(
+    shares: &Shares,
+    world: &World,
+    namespace: &str,
+    mut excess: u64,
+) -> Vec<(ObjectRef, u64)> {
+    let of_most = shares.iter().filter(|(object, _)| *object.namespace == *namespace);
     let mut newest: Vec<_> = of_most
         .filter_map(|(object, share)| Some((age(&world.get(object)?.meta), object, *share)))
         .collect();

@@ -71,6 +71,11 @@ impl Kind {
         Self::Node,
     ];
 
+    /// Whether objects of it are what people write, and not what comes and goes by itself.
+    pub const fn is_written(self) -> bool {
+        !matches!(self, Self::Pod | Self::EndpointSlice | Self::Node | Self::WorkloadEntry)
+    }
+
     /// The name in `kind:`.
     pub const fn as_str(self) -> &'static str {
         match self {

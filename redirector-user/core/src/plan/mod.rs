@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::intern::Pool;
-use crate::model::{Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
+use crate::model::{Kind, Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
 pub use crate::rules::Lacks;
 pub use delta::{Changes, Delta};
@@ -115,6 +115,15 @@ pub struct DestinationId {
     /// differently: the object that owns the host, and the DestinationRules in
     /// force (merged rules in their order).
     pub view: Arc<[ObjectRef]>,
+}
+
+impl DestinationId {
+    /// Who it is for: the DestinationRule that makes it another one, but for those of the
+    /// root namespace, which are for all; or else who the host belongs to.
+    pub fn owner(&self, root: &str) -> Option<&ObjectRef> {
+        let own = |one: &&ObjectRef| one.kind == Kind::DestinationRule && *one.namespace != *root;
+        self.view.iter().skip(1).find(own).or_else(|| self.view.first())
+    }
 }
 
 /// The views that there are: nearly all destinations of a service have the same.

@@ -50,6 +50,13 @@ pub(super) fn services(
     services
 }
 
+/// The names that the endpoints of an object are resolved from.
+pub(super) fn names(backing: &Backing, object: &Object) -> BTreeSet<Arc<str>> {
+    let entry = object.spec.service_entry();
+    let names = entry.map(|entry| entries::names(backing, &object.meta.namespace, entry));
+    names.unwrap_or_default()
+}
+
 /// The services of an object that is left out: only that they would be there.
 pub(super) fn left_out(world: &World, object: &Object, over: &Over) -> Vec<Service> {
     let export = match &object.spec {

@@ -101,6 +101,15 @@ fn selector(object: &Object, pods: bool) -> Option<&Labels> {
     }
 }
 
+/// Whether an object has another one, of its namespace, as an endpoint because of its
+/// labels.
+pub fn selects(by: &Object, workload: &Arc<Object>) -> bool {
+    match endpoint_entry(workload) {
+        Some(entry) => selects_labels(by, false, &entry_labels(&workload.meta, entry)),
+        None => endpoint_pod(workload).is_some() && selects_labels(by, true, &workload.meta.labels),
+    }
+}
+
 impl Backing {
     /// Nodes are others: those that are elsewhere now are returned.
     pub(super) fn change_nodes(&mut self, edits: &[Edit<'_>]) -> BTreeSet<Arc<str>> {
@@ -197,7 +206,11 @@ impl Backing {
     ) {
         let selection = if pods { &self.pod_selection } else { &self.entry_selection };
         let users = selection.selecting(namespace, labels);
-        found.extend(users.filter(|user| selects(world, user, pods, labels)).cloned());
+        found.extend(
+            users
+                .filter(|user| world.get(user).is_some_and(|by| selects_labels(by, pods, labels)))
+                .cloned(),
+        );
     }
 
     /// Nodes are elsewhere: so are the pods on them.
@@ -411,8 +424,8 @@ impl Backing {
 }
 
 /// Whether an object selects a workload with these labels.
-fn selects(world: &World, user: &ObjectRef, pods: bool, labels: &Labels) -> bool {
-    let selector = world.get(user).and_then(|object| selector(object, pods));
+fn selects_labels(by: &Object, pods: bool, labels: &Labels) -> bool {
+    let selector = selector(by, pods).filter(|selector| !selector.is_empty());
     selector.is_some_and(|selector| contains(labels, selector))
 }
 

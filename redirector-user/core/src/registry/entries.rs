@@ -135,13 +135,38 @@ fn candidates(
     found
 }
 
+/// The names that the endpoints of a ServiceEntry are resolved from; nothing is made for
+/// them.
+pub(super) fn names(
+    backing: &Backing,
+    namespace: &str,
+    entry: &ServiceEntry,
+) -> BTreeSet<Arc<str>> {
+    if !resolves(entry) {
+        return BTreeSet::new();
+    }
+    let selector = entry.workload_selector.as_ref();
+    let selected = selector.into_iter().flat_map(|one| backing.entries(namespace, one));
+    let selected = selected.filter_map(|known| known.object.spec.workload_entry());
+    let endpoints = entry.endpoints.iter().chain(selected).map(|one| &*one.address);
+    let endpoints =
+        endpoints.filter(|one| subnets::address(one).is_none() && !one.starts_with("unix:"));
+    let alone = entry.endpoints.is_empty() && selector.is_none();
+    let hosts = entry.hosts.iter().filter(|_| alone).map(String::as_str);
+    endpoints.chain(hosts).filter(|name| is_name(name)).map(Arc::from).collect()
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('*')
+}
+
 fn resolve(
     world: &World,
     names: &mut BTreeSet<Arc<str>>,
     name: &str,
     resolution: Resolution,
 ) -> Vec<IpAddr> {
-    if name.is_empty() || name.starts_with('*') {
+    if !is_name(name) {
         return Vec::new();
     }
     names.insert(name.into());

@@ -18,7 +18,7 @@ use crate::world::World;
 pub(super) struct Ledger {
     /// What Services and ServiceEntries ask for; VirtualServices say it themselves.
     services: FxHashMap<ObjectRef, Amounts>,
-    /// All that is asked for in a namespace by objects that are within their own limits.
+    /// What [is counted](Over::counted) in a namespace.
     namespaces: FxHashMap<Arc<str>, Amounts>,
     /// Who is left out.
     over: BTreeMap<ObjectRef, Over>,
@@ -82,21 +82,16 @@ impl Entry<'_> {
     fn charge(&mut self, object: &ObjectRef, before: &Amounts, after: Option<Amounts>) {
         let namespace = &object.namespace;
         let was = self.ledger.over.remove(object);
-        let counted = |over: Option<Over>| over.is_none_or(|over| over.of_namespace);
+        let after = after.unwrap_or_default();
+        let counted = |amounts| Over::counted(amounts, &self.budgets);
         let all = self.ledger.namespaces.entry(namespace.clone()).or_default();
-        if counted(was) {
-            *all = all.minus(before);
-        }
-        let over = after.and_then(|after| Over::of_object(&after, &self.budgets));
-        if over.is_none() {
-            *all = all.plus(&after.unwrap_or_default());
-        }
+        *all = all.minus(&counted(before)).plus(&counted(&after));
         if *all == Amounts::default() {
             self.ledger.namespaces.remove(namespace);
         }
         self.touched.insert(namespace.clone());
         self.before.entry(object.clone()).or_insert(was);
-        if let Some(over) = over {
+        if let Some(over) = Over::of_object(&after, &self.budgets) {
             self.ledger.over.insert(object.clone(), over);
         }
     }
@@ -127,15 +122,19 @@ impl Entry<'_> {
                     Kind::VirtualService => rules(Some(object)),
                     _ => ledger.services.get(reference).copied(),
                 };
-                let over = ledger.over.get(reference).copied();
-                if over.is_some_and(|over| over.of_namespace) {
-                    ledger.over.remove(reference);
-                    self.before.entry(reference.clone()).or_insert(over);
-                } else if over.is_some() {
-                    continue;
+                let Some(amounts) = amounts else { continue };
+                let was = match Over::of_object(&amounts, &self.budgets) {
+                    Some(over) => ledger.over.insert(reference.clone(), over),
+                    None => ledger.over.remove(reference),
+                };
+                if was.is_some() {
+                    self.before.entry(reference.clone()).or_insert(was);
                 }
-                let (created, name, _) = age(&object.meta);
-                all.extend(amounts.map(|amounts| ((created, name, reference), amounts)));
+                let counted = Over::counted(&amounts, &self.budgets);
+                if counted != Amounts::default() {
+                    let (created, name, _) = age(&object.meta);
+                    all.push(((created, name, reference), counted));
+                }
             }
         }
         all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

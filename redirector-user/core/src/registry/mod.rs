@@ -30,6 +30,7 @@ use rustc_hash::FxHashMap;
 pub use changed::Changed;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of};
+pub use endpoints::selects;
 pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket, Unresolved};

@@ -102,14 +102,8 @@ impl Registry {
         };
         // What can be an endpoint, and of whom.
         let moved = self.backing.change_nodes(of_kind(edits, Kind::Node));
-        let mut names = names.peekable();
-        let mut concerned = BTreeSet::new();
-        if names.peek().is_some() {
-            // One that is left out has no names, and may ask for less now.
-            let left_out = self.ledger.all_over().map(|(object, _)| object);
-            concerned.extend(left_out.filter(|one| one.kind == Kind::ServiceEntry).cloned());
-        }
-        concerned.extend(names.flat_map(|name| self.names.with(name)).cloned());
+        let mut concerned: BTreeSet<ObjectRef> =
+            names.flat_map(|name| self.names.with(name)).cloned().collect();
         if !moved.is_empty() {
             self.backing.move_pods(world, &moved, &mut concerned);
         }
@@ -183,7 +177,12 @@ impl Registry {
             hosts.into_iter().map(|host| (host, Vec::new())).collect();
         let mut own_names = BTreeSet::new();
         let services = world.get(owner).map(|object| match self.ledger.over(owner) {
-            Some(over) => builder::left_out(world, object, over),
+            Some(over) => {
+                if over.resolves() {
+                    own_names = builder::names(&self.backing, object);
+                }
+                builder::left_out(world, object, over)
+            }
             None => builder::services(world, &self.backing, object, &mut own_names),
         });
         self.names.set(owner, own_names, names);

@@ -31,6 +31,8 @@ pub(super) struct Index {
     pub files: BTreeSet<Arc<str>>,
     /// Files of which anything was said.
     pub noted: BTreeSet<Arc<str>>,
+    /// Objects of which a version waits.
+    pub withheld: BTreeSet<ObjectRef>,
 }
 
 /// Which mention of which file.
@@ -75,7 +77,7 @@ impl Index {
     /// Something was said of a file, or is no longer.
     pub fn note(&mut self, name: &Arc<str>, file: &File) {
         let mut all = file.mentions.iter();
-        if file.diagnostics.is_empty() && all.all(|mention| mention.diagnostics.is_empty()) {
+        if file.diagnostics.is_empty() && all.all(|one| one.diagnostics().next().is_none()) {
             self.noted.remove(name);
         } else {
             self.noted.insert(name.clone());
@@ -105,6 +107,11 @@ impl Store {
         &self.index.touched
     }
 
+    /// Those of them that people write: endpoints come and go all the time.
+    pub fn written(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.index.touched.iter().filter(|one| one.kind.is_written())
+    }
+
     /// What [`effective`](Self::effective) gives against what was accepted last.
     pub fn changes(&self) -> BTreeMap<ObjectRef, Replaced> {
         let replaced = self.index.touched.iter().filter_map(|object| {
@@ -124,7 +131,54 @@ impl Store {
     /// Whether the version of an object that [`effective`](Self::effective)
     /// gives was not in force yet.
     pub fn is_new(&self, object: &ObjectRef) -> bool {
-        self.mentions_of(object).any(|mention| mention.candidate.is_some())
+        self.mentions_of(object).any(|mention| mention.new_version().is_some())
+    }
+
+    /// Has the new version of an object wait, if another was good before: that one stays
+    /// in force. Returns whether there was one. [`resume`](Self::resume) ends it.
+    pub fn withhold(&mut self, object: &ObjectRef, why: Diagnostic) -> bool {
+        if !self.is_new(object) {
+            return false;
+        }
+        let earlier = self.mentions_of(object).any(|one| one.accepted.is_some());
+        if !earlier && !self.in_force.contains_key(object) {
+            return false;
+        }
+        for Place { file: name, at } in self.index.places.get(object).into_iter().flatten() {
+            let Some(file) = self.files.get_mut(name) else { continue };
+            let Some(mention) = file.mentions.get_mut(*at) else { continue };
+            if mention.candidate.is_some() {
+                mention.withheld = Some(why.clone());
+                self.index.noted.insert(name.clone());
+            }
+        }
+        self.index.touched.insert(object.clone());
+        self.index.withheld.insert(object.clone());
+        true
+    }
+
+    /// What waits of the namespaces in which something was [written](Self::written), or of
+    /// all, is new again.
+    pub fn resume(&mut self, of_all: bool) {
+        let touched: BTreeSet<_> = match self.index.withheld.is_empty() {
+            true => return,
+            false => self.written().map(|one| one.namespace.clone()).collect(),
+        };
+        let is_concerned = |one: &ObjectRef| of_all || touched.contains(&one.namespace);
+        let withheld = std::mem::take(&mut self.index.withheld).into_iter();
+        let (resumed, still): (BTreeSet<_>, _) = withheld.partition(is_concerned);
+        self.index.withheld = still;
+        for object in resumed {
+            let places = self.index.places.get(&object).cloned().unwrap_or_default();
+            for Place { file: name, at } in places {
+                let Some(file) = self.files.get_mut(&name) else { continue };
+                if let Some(mention) = file.mentions.get_mut(at) {
+                    mention.withheld = None;
+                }
+                self.index.note(&name, file);
+            }
+            self.index.touched.insert(object);
+        }
     }
 
     /// Refuses the version of an object that [`effective`](Self::effective)
@@ -161,7 +215,7 @@ impl Store {
                 let Some(file) = self.files.get_mut(file) else { continue };
                 let Some(mention) = file.mentions.get_mut(*at) else { continue };
                 mention.accepted = mention.to_accept(in_force.as_ref()).cloned();
-                mention.candidate = None;
+                mention.candidate.take_if(|_| mention.withheld.is_none());
             }
             match in_force {
                 Some(version) => _ = self.in_force.insert(object, version),

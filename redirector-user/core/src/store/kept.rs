@@ -121,15 +121,13 @@ impl Store {
 
     /// The store of which this was written down.
     pub fn of_kept(kept: &Kept) -> Self {
-        let mention = |one: &KeptMention| Mention {
-            reference: one.object.clone(),
-            accepted: match &one.accepted {
+        let mention = |one: &KeptMention| {
+            let accepted = match &one.accepted {
                 Accepted::Never => None,
                 Accepted::Good => kept.good.get(&one.object).cloned(),
                 Accepted::Other(object) => Some(object.clone()),
-            },
-            candidate: None,
-            diagnostics: Vec::new(),
+            };
+            Mention::of(one.object.clone(), accepted)
         };
         let files = kept.files.iter().map(|(name, mentions)| {
             let mentions = mentions.iter().map(mention).collect();
@@ -187,14 +185,10 @@ struct StoredMention {
 impl File {
     /// What was written down; what of it cannot be read is left out.
     fn read(stored: StoredFile, lost: &mut Vec<Lost>) -> Self {
-        let mentions = stored.mentions.into_iter().map(|mention| Mention {
-            reference: mention.reference,
-            accepted: mention
-                .accepted
-                .and_then(|raw| stored::object(&raw).map_err(|(_, why)| lost.push(why)).ok()),
-            candidate: None,
-            diagnostics: Vec::new(),
-        });
+        let mut read = |raw: Raw| stored::object(&raw).map_err(|(_, why)| lost.push(why)).ok();
+        let mentions = stored.mentions.into_iter();
+        let mentions =
+            mentions.map(|one| Mention::of(one.reference, one.accepted.and_then(&mut read)));
         Self { mentions: mentions.collect(), diagnostics: Vec::new() }
     }
 }

@@ -3,6 +3,8 @@ use redirector_core::store::Content;
 
 use super::*;
 
+mod budgets;
+
 /// Services with two endpoints each, in an EndpointSlice each, and a rule each that splits
 /// between itself and the first one; `first` is the weight of the first one's rule.
 fn text(rules: usize, first: u32) -> [String; 2] {
@@ -73,61 +75,6 @@ fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_fit() {
     assert_eq!(step.names, Some(["db.example".into()].into()));
 }
 
-fn left_out(engine: &Engine) -> Vec<String> {
-    let objects = engine.rejected().into_iter().filter_map(|one| one.object);
-    objects.map(|object| object.name.to_string()).collect()
-}
-
-#[test]
-fn what_the_tables_have_no_room_for_is_left_out_of_the_namespace_with_the_most() {
-    let mut engine = engine();
-    let [services, rules] = text(3, 50);
-    let other = text(1, 50).concat().replace("{name: s0", "{namespace: other, name: t0");
-    let other = other.replace("service-name: s0", "service-name: t0").replace("10.96.", "10.97.");
-    let other = other.replace("hosts: [s0]", "hosts: [t0]").replace("host: s0", "host: t0");
-    put(&mut engine, "services.yaml", &services);
-    put(&mut engine, "rules.yaml", &rules);
-    put(&mut engine, "other.yaml", &other);
-    (engine.grows, engine.sizes.routes) = (false, 2);
-    in_force(&mut engine);
-    assert_eq!(left_out(&engine), ["s1", "s2"], "those of the other stay");
-    // What changes for others comes in force, and these stay away.
-    put(&mut engine, "other.yaml", &other.replace("10.1.0.0", "10.1.0.9"));
-    let (delta, _) = in_force(&mut engine);
-    assert!(!delta.is_empty());
-    assert_eq!(left_out(&engine), ["s1", "s2"]);
-    // With room they come by themselves.
-    engine.store.remove("other.yaml");
-    in_force(&mut engine);
-    in_force(&mut engine);
-    assert_eq!(left_out(&engine), ["s2"]);
-}
-
-#[test]
-fn a_new_version_beyond_the_budget_of_one_object_leaves_the_last_good_one_in_force() {
-    let mut engine = engine();
-    engine.settings.budgets.object.rules = 1;
-    take(&mut engine, 2, 50);
-    let more = "hosts: [s1, s0], tcp";
-    put(&mut engine, "rules.yaml", &text(2, 50)[1].replace("hosts: [s1], tcp", more));
-    let (delta, _) = in_force(&mut engine);
-    assert!(delta.is_empty());
-    let rejected = engine.rejected();
-    assert_eq!((rejected.len(), rejected[0].kept), (1, true), "{rejected:?}");
-}
-
-#[test]
-fn what_is_beyond_the_budget_of_its_namespace_comes_by_itself_when_there_is_room() {
-    let mut engine = engine();
-    engine.settings.budgets.namespace.rules = 2;
-    take(&mut engine, 3, 50);
-    assert_eq!(left_out(&engine), ["s2"]);
-    assert_eq!(engine.plan().routes.len(), 2);
-    put(&mut engine, "rules.yaml", &text(3, 50)[1].replace("name: s1}", "name: s1, namespace: x}"));
-    in_force(&mut engine);
-    assert!(left_out(&engine).is_empty());
-}
-
 #[test]
 fn all_that_connections_are_counted_on_can_be_replaced_at_once() {
     let count = 40_000;
@@ -174,6 +121,11 @@ fn answers_stay_when_the_first_step_does_not_fit() {
     in_force(&mut engine);
     engine.forget_names();
     assert_eq!(engine.resolved().get("db.example"), Some(&address));
+}
+
+fn left_out(engine: &Engine) -> Vec<String> {
+    let objects = engine.rejected().into_iter().filter_map(|one| one.object);
+    objects.map(|object| object.name.to_string()).collect()
 }
 
 fn put(engine: &mut Engine, name: &str, text: &str) {

@@ -237,6 +237,24 @@ fn what_was_read_at_once_is_taken_at_once() {
 }
 
 #[test]
+fn an_edit_during_a_flood_of_endpoints_is_whole() {
+    let waiting = Waiting::default();
+    let pods = ["a", "b", "c"].map(|name| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "uid": name },
+            "spec": { "containers": [] },
+        })
+    });
+    pods.iter().for_each(|pod| _ = waiting.put(Batch { arrivals: vec![arrival(Turn::New, pod)] }));
+    put(&waiting, arrival(Turn::New, &rule("default", "edit", "x")));
+    put(&waiting, arrival(Turn::New, &pods[0]));
+    assert_eq!(take(&waiting, 1), ["a"]);
+    assert!(waiting.is_cut(), "the rule waits");
+    assert_eq!(take(&waiting, 3), ["b", "c", "edit"]);
+    assert!(!waiting.is_cut(), "all that waits comes and goes by itself");
+}
+
+#[test]
 fn rules_that_were_changed_at_once_go_before_others_only_all_together() {
     let rules = |names: &[&str]| Batch {
         arrivals: names

@@ -129,12 +129,12 @@ codes! {
         "tests:\n  - name: web\n    to: web:80\n    expect: {shares: {web: 120%}}"
     }
     OVER_BUDGET = "RD1026" Error NONE "The namespace asks for more than one may have" {
-        "All objects of one namespace together may ask for so many frontends, endpoints, names, rules, conditions and legs as --namespace-limit says. The newest of them that do not fit, by creationTimestamp and then by name, are left out as if they were not there; nothing of other namespaces is. They come in force by themselves as soon as there is room."
+        "All objects of one namespace together may ask for so many frontends, endpoints, names, rules, conditions and legs as --namespace-limit says. The newest of them that do not fit, by creationTimestamp and then by name, are left out as if they were not there, and of those that were edited the version before stays in force; nothing of other namespaces is. They come in force by themselves as soon as there is room. The endpoints of the destinations that rules lead to are counted, too: each subset has its own, and belongs to its DestinationRule."
         "Remove what is not needed, reduce the number that the message names, move objects into other namespaces, or raise the limit."
         "a namespace with 300,000 rules"
     }
     NO_ROOM = "RD1027" Error NONE "The tables have no room for the object" {
-        "All objects together need more of a table than the kernel's tables can have. Of the namespace that needs most of it the newest objects are left out, as many as it takes for the rest to fit. They come in force by themselves as soon as there is room."
+        "All objects together need more of a table than the kernel's tables can have. Of the namespace that needs most of it the newest objects are left out, or stay as they were before an edit, as many as it takes for the rest to fit. They come in force by themselves as soon as there is room."
         "Remove what is not needed of that namespace. Where --fixed-sizes keeps tables small, give them more room. Destinations and endpoints that connections are counted on (maxConnections, outlierDetection, LEAST_REQUEST) are at most 65,535 together."
         "LEAST_REQUEST for 66,000 endpoints of one namespace"
     }
