@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::analysis::examine::Examined;
 use crate::analysis::{self, Around, Finding, deployments, part};
-use crate::diag::codes::{references, syntax};
+use crate::diag::codes::{admission, references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
 use crate::layout;
@@ -117,6 +118,16 @@ pub fn check(
         }));
     }
     findings.retain(|finding| places.contains_key(&finding.object));
+    // What could not be read may be what is missing.
+    if let Some(hidden) = hidden(readings, around, unreadable) {
+        let missing = |one: &&mut Finding| part::says_missing(one.diagnostic.code);
+        for finding in findings.iter_mut().filter(missing) {
+            let message = &mut finding.diagnostic.message;
+            *message = format!("{message}; it may be in what could not be read: {hidden}");
+        }
+    }
+    // Of several that are one service the addresses are for the ports of all.
+    diagnostics.retain(|one| one.code != admission::NO_ADDRESSES.id || !is_served(&examined, one));
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {
@@ -149,6 +160,26 @@ pub fn check(
         documents: readings.iter().map(|reading| reading.documents).sum(),
         diagnostics,
     }
+}
+
+/// The first place where something could not be read that may be an object.
+fn hidden(readings: &[Reading], around: &[Reading], unreadable: &[Diagnostic]) -> Option<String> {
+    let all = readings.iter().chain(around).flat_map(Reading::hiding).chain(unreadable);
+    let first = all.into_iter().find(|one| one.severity == Severity::Error)?;
+    let file = first.file.as_deref().unwrap_or("the documents");
+    Some(match first.line {
+        0 => file.to_owned(),
+        line => format!("{file}, line {line}"),
+    })
+}
+
+/// Whether connections to the port that a finding about a ServiceEntry is of are known by
+/// some address all the same.
+fn is_served(examined: &Examined, finding: &Diagnostic) -> bool {
+    let Some(object) = finding.reference() else { return false };
+    let ports = examined.plan.frontends.iter().filter(|(_, one)| one.service == *object);
+    let mut ports = ports.filter(|(id, _)| id.prefix.prefix_len() > 0).map(|(id, _)| id.port);
+    ports.any(|port| finding.message.starts_with(&format!("port {port} ")))
 }
 
 /// What is left out because it asks for too much.

@@ -11,7 +11,7 @@ use crate::decode::templates::{self, Deployment, PodTemplate};
 use crate::diag::codes::{differences, syntax};
 use crate::diag::{Diagnostic, Severity, Subject, nearest};
 use crate::model::{Kind, Object, ObjectRef};
-use crate::yaml::{self, Node, Position, SyntaxError, Value};
+use crate::yaml::{self, Entry, Node, Position, SyntaxError, Value};
 
 mod memory;
 
@@ -95,7 +95,16 @@ pub fn read_again(file: Option<Arc<str>>, text: &str, memory: &mut Memory) -> Re
     if let Some(tool) = file.as_deref().and_then(tool_of)
         && !parts.iter().any(|part| part.is_known || part.documents.iter().any(kind))
     {
-        return something_else(file, tool);
+        return something_else(file, &format!("this is a file of {tool}, and no configuration"));
+    }
+    let is_json = file.as_deref().is_some_and(|file| file.ends_with(".json"));
+    let mut documents = parts.iter().flat_map(|part| &part.documents).peekable();
+    if is_json
+        && documents.peek().is_some()
+        && documents.all(is_no_object)
+        && parts.iter().all(|part| part.error.is_none() && !part.is_known)
+    {
+        return something_else(file, "this JSON has nothing that an object has");
     }
     let only_comments = has_only_comments(text);
     let mut reading = Reading { complete: true, only_comments, ..Reading::default() };
@@ -190,6 +199,35 @@ fn template(text: &str) -> Option<Position> {
     Some(Position { line: clamp(line), column: clamp(column) })
 }
 
+/// An item of a List that is named after its items, with the kind that it has by that
+/// where it says none itself.
+fn item_of(list: &Node, item: &Node) -> Node {
+    let kind = list.get("kind").and_then(Node::as_str).and_then(|kind| kind.strip_suffix("List"));
+    let (Some(kind), Value::Map(entries)) = (kind.filter(|kind| !kind.is_empty()), &item.value)
+    else {
+        return item.clone();
+    };
+    if item.get("kind").is_some() || item.get("apiVersion").is_some() {
+        return item.clone();
+    }
+    let said = ["apiVersion", "kind"].into_iter().filter_map(|name| list.entry(name));
+    let said = said.map(|entry| match &*entry.key {
+        "kind" => {
+            let value = Value::String(kind.into());
+            Entry { value: Node { value, ..entry.value.clone() }, ..entry.clone() }
+        }
+        _ => entry.clone(),
+    });
+    let own = entries.iter().filter(|entry| !matches!(&*entry.key, "apiVersion" | "kind"));
+    Node { value: Value::Map(said.chain(own.cloned()).collect()), ..item.clone() }
+}
+
+/// Whether a document has none of the fields that an object has.
+fn is_no_object(document: &yaml::Document) -> bool {
+    let of_objects = ["apiVersion", "kind", "metadata", "spec", "items", "tests"];
+    of_objects.iter().all(|name| document.root.entry(name).is_none())
+}
+
 /// The tool whose file this is, by its name.
 fn tool_of(path: &str) -> Option<&'static str> {
     let name = path.rsplit('/').next()?;
@@ -204,9 +242,8 @@ fn tool_of(path: &str) -> Option<&'static str> {
 }
 
 /// A file that is no configuration, whatever is in it.
-fn something_else(file: Option<Arc<str>>, tool: &str) -> Reading {
-    let message = format!("this is a file of {tool}, and no configuration: skipped");
-    let mut finding = Diagnostic::new(&syntax::SOMETHING_ELSE, message);
+fn something_else(file: Option<Arc<str>>, why: &str) -> Reading {
+    let mut finding = Diagnostic::new(&syntax::SOMETHING_ELSE, format!("{why}: skipped"));
     finding.file.clone_from(&file);
     (finding.line, finding.column) = (1, 1);
     Reading { file, diagnostics: vec![finding], complete: true, ..Reading::default() }
@@ -261,7 +298,8 @@ fn syntax_finding(code: &'static crate::diag::Code, error: SyntaxError) -> Diagn
 fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, depth: usize) {
     let kind = root.get("kind").and_then(Node::as_str);
     let api = root.get("apiVersion").and_then(Node::as_str);
-    // `kubectl get -o yaml` writes a List; others are named after their items.
+    // `kubectl get -o yaml` writes a List; others are named after their items, which need
+    // not say again what they are.
     if let (Some(kind), Some(_)) = (kind, api)
         && kind.ends_with("List")
         && let Some(items) = root.get("items")
@@ -269,7 +307,7 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
         && depth < 4
     {
         for item in items.iter() {
-            document_into(reading, item.clone(), file, depth + 1);
+            document_into(reading, item_of(&root, item), file, depth + 1);
         }
         return;
     }
@@ -458,8 +496,11 @@ fn judge(api: &str, name: &str) -> Judgement {
     let group = |api: &str| api.split_once('/').map(|(group, _)| group.to_owned());
     let ours = group(api_versions(kind)[0]);
     match (group(api), ours) {
+        // No other group of Istio's has them.
         (Some(theirs), Some(ours))
-            if theirs.contains('.') && strsim::levenshtein(&theirs, &ours) > 4 =>
+            if theirs.contains('.')
+                && !(theirs.ends_with(".istio.io") && ours.ends_with(".istio.io"))
+                && strsim::levenshtein(&theirs, &ours) > 4 =>
         {
             Judgement::Other
         }

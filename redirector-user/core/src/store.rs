@@ -150,6 +150,8 @@ pub struct Store {
     /// are wrong.
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
     index: Index,
+    /// It was written down, and nothing was accepted since.
+    is_restored: bool,
 }
 
 impl Store {
@@ -162,7 +164,7 @@ impl Store {
         let all = files.values().flat_map(|file| &file.mentions);
         let all = all.map(|mention| &mention.reference).chain(in_force.keys());
         index.touched.extend(all.cloned());
-        Self { files, in_force, index }
+        Self { files, in_force, index, is_restored: true }
     }
 
     /// What a file holds now.
@@ -197,7 +199,18 @@ impl Store {
                 .iter_mut()
                 .skip(first)
                 .find_map(|mention| mention.take_if(|mention| mention.reference == reference));
-            let accepted = known.and_then(|mention| mention.accepted.clone());
+            let mut accepted = known.and_then(|mention| mention.accepted.clone());
+            if self.is_restored
+                && let (Some(known), Some(object)) = (&mut accepted, &document.object)
+                && Object::is_same(known, object)
+            {
+                // Whoever has read it keeps it, too: it is held once by that.
+                let in_force = self.in_force.get_mut(&reference);
+                if let Some(one) = in_force.filter(|one| Arc::ptr_eq(one, known)) {
+                    one.clone_from(object);
+                }
+                known.clone_from(object);
+            }
             // What is accepted already is not judged again.
             let candidate = document.object.filter(|object| {
                 !accepted.as_ref().is_some_and(|known| Object::is_same(known, object))

@@ -85,7 +85,7 @@ pub enum CrossNamespace {
 }
 
 /// Addresses of every machine itself, and of its link.
-const OF_ALL_MACHINES: [IpNet; 6] = [
+pub(crate) const OF_ALL_MACHINES: [IpNet; 6] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),

@@ -10,6 +10,7 @@ mod expect;
 mod findings;
 mod findings_annotations;
 mod findings_clients;
+mod findings_outside;
 mod findings_reach;
 mod findings_shares;
 mod flattening;

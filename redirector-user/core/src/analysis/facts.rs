@@ -356,6 +356,25 @@ impl<'w> Facts<'w> {
         set.hosts.iter().flat_map(|host| self.services_of(host)).collect()
     }
 
+    /// Whether the documents know the node that they are judged for: the name of a machine
+    /// that only judges them says nothing.
+    pub fn knows_node(&self) -> bool {
+        let Some(node) = self.world.settings.node_name.as_deref() else { return false };
+        let of_pods = || self.world.pods().any(|(_, pod)| *pod.node == *node);
+        self.world.of_kind(Kind::Node).any(|object| *object.meta.name == *node)
+            || of_pods()
+            || (self.registry.services().flat_map(|service| &service.ports))
+                .flat_map(|port| &port.endpoints)
+                .any(|endpoint| endpoint.node.as_deref() == Some(node))
+    }
+
+    /// Whether a service that a client may mean by a full host has several ports: those of
+    /// other namespaces are others.
+    pub fn has_several_ports(&self, host: &str) -> bool {
+        let services = self.registry.named(host);
+        services.is_empty() || services.iter().any(|service| service.ports.len() > 1)
+    }
+
     /// A Gateway, by its full name.
     pub fn gateway(&self, full: &str) -> Option<(&'w Object, &'w Gateway)> {
         let (namespace, name) = full.split_once('/')?;

@@ -10,6 +10,8 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
 use crate::model::{Gateway, Labels, Object, Server, Service, TargetPort};
 use crate::names::hosts_match;
+use crate::plan::Endpoint;
+use crate::plan::gateway::GatewayRule;
 use crate::rules::{Mode, Outdone, bound_elsewhere, mode};
 
 /// Servers by Gateway, for each selector and port.
@@ -48,6 +50,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
+    loops(facts, findings);
     for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
         let spec = facts.world.get(&gateway).and_then(|object| object.spec.gateway());
         let server = spec.and_then(|spec| spec.servers.get(index));
@@ -56,6 +59,40 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 format!("spec.servers[{index}].bind"),
                 Diagnostic::new(&differences::GATEWAY_BIND, reason),
             );
+        }
+    }
+}
+
+/// Rules of a gateway that lead back to where it listens.
+fn loops(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let plan = &facts.examined.plan;
+    let mut told = BTreeSet::new();
+    for (at, listener) in &plan.gateways.listeners {
+        for GatewayRule { rule, route, .. } in &listener.rules {
+            let destinations = route.iter().flat_map(|route| &route.destinations).enumerate();
+            for (place, id) in destinations {
+                let destination = plan.destinations.get(id);
+                let back = |one: &Endpoint| one.address == *at;
+                let Some(destination) = destination.filter(|one| one.endpoints.iter().any(back))
+                else {
+                    continue;
+                };
+                if !told.insert((rule, place)) {
+                    continue;
+                }
+                let of = destination.endpoints.len();
+                let share =
+                    if of == 1 { String::new() } else { format!(", one of {of} endpoints,") };
+                let message = format!(
+                    "{}:{} leads to {at}{share} where {} itself listens: connections come back to \
+                     this rule until there are no more",
+                    id.host, id.port, listener.gateway
+                );
+                let finding = Diagnostic::new(&differences::LEADS_BACK, message)
+                    .help("name the service that is behind the gateway");
+                Report::new(rule.object.clone(), findings)
+                    .add(format!("{}.host", rule.destination_path(place)), finding);
+            }
         }
     }
 }

@@ -55,6 +55,11 @@ const ALL: [Missing; 4] = [
     },
 ];
 
+/// What is only said of something that is missing.
+pub fn says_missing(code: &str) -> bool {
+    ALL.iter().flat_map(|missing| missing.codes).any(|one| one.id == code)
+}
+
 /// Whether the service of the destination that a finding is at is among the
 /// documents: then its DestinationRule is likelier forgotten than elsewhere.
 fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {

@@ -1,7 +1,8 @@
 //! Rules of one VirtualService: matches that shadow one another, conditions
 //! that never hold.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -29,6 +30,15 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             useless_subnets(i, &rule.blocks, &mut report);
             weights(i, tcp, &mut report);
         }
+        // In the mesh they are left alone.
+        let tls = spec.tls.iter().enumerate().filter(|_| set.is_for_gateways());
+        for (i, tls) in tls {
+            for (j, block) in tls.matches.iter().enumerate() {
+                let path = format!("spec.tls[{i}].match[{j}]");
+                port(&bound, &block.l4, &path, &mut report);
+                not_bound(set, &block.l4, &path, &mut report);
+            }
+        }
         shadows(facts, &set.tcp, &mut report);
         if set.is_for_mesh() && !spec.tcp.is_empty() {
             tcp_ports(&bound, &mut report);
@@ -41,19 +51,24 @@ struct Bound<'w> {
     set: &'w RuleSet,
     /// The services that have its hosts.
     services: Vec<&'w Service>,
-    /// The ports that a match can name; empty when nothing is known.
-    ports: BTreeSet<u16>,
+    /// The ports that a match can name for what comes through each gateway, or the mesh;
+    /// empty where nothing is known.
+    ports: BTreeMap<&'w str, BTreeSet<u16>>,
 }
 
 impl<'w> Bound<'w> {
     fn new(facts: &'w Facts<'w>, set: &'w RuleSet) -> Self {
         let services = facts.having(set);
-        let mut ports = BTreeSet::new();
-        if set.is_for_mesh() {
-            ports.extend(services.iter().flat_map(|s| s.ports.iter().map(|port| port.number)));
-        }
-        let gateways = set.gateways.iter().filter_map(|name| facts.gateway(name));
-        ports.extend(gateways.flat_map(|(_, spec)| &spec.servers).map(|server| server.port));
+        let of_hosts = || services.iter().flat_map(|s| s.ports.iter().map(|port| port.number));
+        let ports = |name: &'w String| {
+            let ports = match facts.gateway(name) {
+                _ if name == MESH => of_hosts().collect(),
+                Some((_, spec)) => spec.servers.iter().map(|server| server.port).collect(),
+                None => BTreeSet::new(),
+            };
+            (name.as_str(), ports)
+        };
+        let ports = set.gateways.iter().map(ports).collect();
         Self { set, services, ports }
     }
 
@@ -92,37 +107,57 @@ fn conditions(
             ),
         );
     }
-    if let Some(port) = block.port
-        && !bound.ports.is_empty()
-        && !bound.ports.contains(&port)
-    {
-        let known: Vec<String> = bound.ports.iter().map(u16::to_string).collect();
-        let mesh = bound.set.is_for_mesh();
-        report.add(
-            format!("{path}.port"),
-            Diagnostic::new(
-                &differences::UNKNOWN_MATCH_PORT,
-                format!(
-                    "no {} has port {port}, only {}: the match never holds",
-                    if mesh { "host" } else { "server of its Gateways" },
-                    known.join(", ")
-                ),
-            )
-            .help(match (mesh, bound.set.gateways.len()) {
-                (false, _) => "write the number of a server's port",
-                (true, 1) => "write the port of the Service, not its targetPort",
-                (true, _) => "write the port of the Service, or of a Gateway's server",
-            }),
-        );
-    }
+    port(bound, block, path, report);
+    not_bound(bound.set, block, path, report);
     gateways(bound.set, block, path, report);
     sources(facts, bound, block, path, report);
     subnets(facts, bound, block, path, report);
 }
 
-fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>) {
-    let names = block.gateways.iter().map(|name| complete_gateway(name, set.namespace()));
-    let names: Vec<_> = names.collect();
+/// The gateways of a match, in full; all that the object is bound to, where it names none.
+fn named<'s>(set: &'s RuleSet, block: &'s L4Match) -> Vec<Cow<'s, str>> {
+    match block.gateways.as_slice() {
+        [] => set.gateways.iter().map(|name| name.into()).collect(),
+        names => names.iter().map(|name| complete_gateway(name, set.namespace())).collect(),
+    }
+}
+
+/// A port that nothing has that comes to the match.
+fn port(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    let Some(port) = block.port else { return };
+    let names = named(bound.set, block);
+    let those = names.iter().filter_map(|name| bound.ports.get_key_value(&**name));
+    let those: BTreeMap<_, _> = those.collect();
+    if those.is_empty() || those.values().any(|ports| ports.is_empty() || ports.contains(&port)) {
+        return;
+    }
+    let known: BTreeSet<u16> = those.values().copied().flatten().copied().collect();
+    let known: Vec<String> = known.iter().map(u16::to_string).collect();
+    let mesh = those.contains_key(&MESH);
+    report.add(
+        format!("{path}.port"),
+        Diagnostic::new(
+            &differences::UNKNOWN_MATCH_PORT,
+            format!(
+                "no {} has port {port}, only {}: the match never holds",
+                if mesh { "host" } else { "server of its Gateways" },
+                known.join(", ")
+            ),
+        )
+        .help(match (mesh, those.len()) {
+            (false, _) => "write the number of a server's port",
+            (true, 1) => "write the port of the Service, not its targetPort",
+            (true, _) => "write the port of the Service, or of a Gateway's server",
+        }),
+    );
+}
+
+/// Gateways of a match that are none of the object's.
+fn not_bound(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    if block.gateways.is_empty() {
+        return;
+    }
+    let names = named(set, block);
     let is_bound = |name: &str| set.gateways.iter().any(|known| known == name);
     for (n, full) in names.iter().enumerate().filter(|(_, name)| !is_bound(name)) {
         let finding = Diagnostic::new(
@@ -136,11 +171,12 @@ fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>)
         let near = nearest(full, set.gateways.iter().map(String::as_str));
         report.add(format!("{path}.gateways[{n}]"), finding.meant(near));
     }
-    let reaches = match names.is_empty() {
-        true => set.gateways.iter().any(|name| name != MESH),
-        false => names.iter().any(|name| *name != MESH && is_bound(name)),
-    };
-    if !reaches {
+}
+
+/// Conditions that Istio does not look at where connections come through a gateway.
+fn gateways(set: &RuleSet, block: &L4Match, path: &str, report: &mut Report<'_>) {
+    let is_bound = |name: &str| set.gateways.iter().any(|known| known == name);
+    if !named(set, block).iter().any(|name| *name != MESH && is_bound(name)) {
         return;
     }
     for (name, set) in [

@@ -2,6 +2,7 @@
 //! the [`Plan`](crate::plan::Plan).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use super::facts::Facts;
 use super::refused::{COMPLETE, NOT_USABLE};
@@ -79,7 +80,7 @@ fn without_endpoints(
 ) -> Option<(&'static str, Diagnostic)> {
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
     let service = &frontend.service;
-    let at = format!("{}:{}", id.prefix.addr(), id.port);
+    let at = SocketAddr::new(id.prefix.addr(), id.port);
     let whom = facts.examined.who_takes(frontend, own);
     let whom = whom.map_or_else(String::new, |whom| format!(" for {whom}"));
     match destination.lacks? {
@@ -95,6 +96,14 @@ fn without_endpoints(
             let because = destination.empty_because.as_deref().unwrap_or_default();
             let message = format!("{because}: connections to {at} are refused{whom}");
             Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(NOT_USABLE)))
+        }
+        Lacks::Node if facts.knows_node() => {
+            let because = destination.empty_because.as_deref().unwrap_or_default();
+            let message = format!("{because}: connections to {at} are refused{whom}");
+            Some((
+                "spec.internalTrafficPolicy",
+                Diagnostic::new(&differences::NO_ENDPOINTS, message),
+            ))
         }
         Lacks::Endpoints if facts.complete(service) => {
             let message = format!("it has no endpoint: connections to {at} are refused{whom}");
@@ -133,7 +142,10 @@ fn spread(
         [one] => format!("go to {}", one.address),
         several => format!("are spread over the {} endpoints", several.len()),
     };
-    let at = if whole { address.to_string() } else { id.prefix.to_string() };
+    let at = match whole {
+        true => SocketAddr::new(address, id.port).to_string(),
+        false => format!("port {} of {}", id.port, id.prefix),
+    };
     let rule = routes(frontend).find_map(|route| route.rule.as_ref());
     let rules = match rule {
         Some(rule) => {
@@ -141,7 +153,7 @@ fn spread(
         }
         None => "the connections of all clients".to_owned(),
     };
-    let message = format!("{at}:{} is served here for everybody: {rules} {to}", id.port);
+    let message = format!("{at} is served here for everybody: {rules} {to}");
     let finding = Diagnostic::new(&differences::SERVED_FOR_ALL, message).help(
         "resolution: NONE leaves those alone whom no rule is for; give the other endpoints a \
          ServiceEntry of their own",

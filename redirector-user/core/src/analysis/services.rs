@@ -1,6 +1,7 @@
 //! Services and ServiceEntries: names of ports, protocols that agree.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
@@ -8,7 +9,7 @@ use super::facts::{Facts, scopes};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
-use crate::model::{ObjectRef, ServicePort, ServiceType};
+use crate::model::{Kind, ObjectRef, ServicePort, ServiceType, Spec};
 use crate::registry::{ExportTo, Protocol, Service, ServiceKind, of_service_port};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -20,6 +21,35 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
     protocols(facts, findings);
     frontends(facts, findings);
+    slices(facts, findings);
+}
+
+/// EndpointSlices whose ports are named otherwise than those of their Service, by which they
+/// are joined.
+fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for object in facts.world.of_kind(Kind::EndpointSlice) {
+        let Some(slice) = object.spec.endpoint_slice() else { continue };
+        let service = facts.world.find(Kind::Service, &object.meta.namespace, &slice.service);
+        let Some(Spec::Service(service)) = service.map(|service| &service.spec) else { continue };
+        let known = |name: &str| service.ports.iter().any(|port| port.name == name);
+        if slice.endpoints.is_empty() || slice.ports.iter().any(|port| known(&port.name)) {
+            continue;
+        }
+        let names = |names: Vec<&str>| match names.as_slice() {
+            [] => "none".to_owned(),
+            names => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
+        };
+        let message = format!(
+            "the ports of Service {} are named {}, and those of the EndpointSlice {}: none of its \
+             endpoints is used",
+            slice.service,
+            names(service.ports.iter().map(|port| &*port.name).collect()),
+            names(slice.ports.iter().map(|port| &*port.name).collect()),
+        );
+        let finding = Diagnostic::new(&differences::NO_ENDPOINTS, message)
+            .help("give its ports the names that the Service's have: they are joined by name");
+        Report::new(object.reference(), findings).add("ports", finding);
+    }
 }
 
 /// Services without address, and addresses with several services.
@@ -75,9 +105,8 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     Diagnostic::new(
                         &differences::SHARED_FRONTEND,
                         format!(
-                            "{}:{} belongs to {} too, which {because} and keeps it",
-                            address.addr(),
-                            port.number,
+                            "{} belongs to {} too, which {because} and keeps it",
+                            SocketAddr::new(address.addr(), port.number),
                             owner.object
                         ),
                     ),

@@ -13,7 +13,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{ObjectRef, RuleId, RuleList};
 use crate::names::MESH;
-use crate::rules::{Arrival, Claims, Dial, Rule, RuleSet, Unwatched, Walk, places};
+use crate::rules::{Arrival, Block, Claims, Dial, Rule, RuleSet, Unwatched, Walk, places};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let examined = facts.examined;
@@ -102,7 +102,9 @@ impl<'f> Mesh<'f> {
                 for claim in claimed.iter().flat_map(|(_, claims)| claims) {
                     walk.rules(&claim.service.host);
                 }
-                let subnets = rule.blocks.iter().flat_map(|block| block.subnets());
+                // Others may take all of it only together.
+                let rules = std::iter::once(rule).chain(&set.tcp);
+                let subnets = rules.flat_map(|rule| &rule.blocks).flat_map(Block::subnets);
                 let within = subnets.filter(|subnet| prefix.contains(*subnet));
                 for address in std::iter::once(prefix).chain(within).copied() {
                     let dial = Dial { address, port: *port, gateway: MESH, sni: None };

@@ -256,7 +256,10 @@ fn destinations(
                 unknown = facts.registry.services().next().is_some();
             }
             Some(known) => match destination.port {
-                None if known.ports.len() > 1 => report.add(
+                None if known.ports.len() > 1
+                    && facts.has_several_ports(&facts.full_host(host, namespace)) =>
+                {
+                    report.add(
                     format!("{path}.host"),
                     Diagnostic::new(
                         &references::PORT_REQUIRED,
@@ -273,7 +276,8 @@ fn destinations(
                         ),
                     )
                     .help(format!("add port: {{number: {}}}", known.ports[0])),
-                ),
+                    );
+                }
                 // Another name without ports of its own has those of what it names.
                 Some(port) if !known.ports.is_empty() && !known.ports.contains(&port) => report
                     .add(

@@ -15,7 +15,7 @@ use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
 use crate::plan::{Class, ClassId, Frontend, FrontendId, Source, Verdict};
 use crate::registry::Registry;
-use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk};
+use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk, left_out};
 
 /// Makes the frontends of islands.
 pub(super) struct Mesh<'a, 'q> {
@@ -115,6 +115,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
                 }
                 if prefix.prefix_len() < prefix.max_prefix_len() {
                     points.extend(rules.inside(prefix));
+                    points.extend(left_out(prefix));
                 }
             }
         }
@@ -124,7 +125,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
         // the enclosing points.
         let mut claimed: Vec<(IpNet, &[Claim<'q>])> = Vec::new();
         let mut values: Vec<(IpNet, Frontend)> = Vec::new();
-        for point in points {
+        for &point in &points {
             while claimed.last().is_some_and(|(prefix, _)| !prefix.contains(&point)) {
                 claimed.pop();
             }
@@ -133,6 +134,10 @@ impl<'a, 'q> Mesh<'a, 'q> {
             }
             if let Some(claims) = prefixes.get(&point) {
                 claimed.push((point, claims));
+            }
+            // Nobody dials what others share among themselves.
+            if is_shared(&points, &point) {
+                continue;
             }
             let Some(value) = self.point(port, &point, &claimed, destinations) else { continue };
             // What says the same as what encloses it, or nothing where nothing
@@ -256,4 +261,13 @@ struct Dialling<'d, 'q> {
     point: &'d IpNet,
     claimed: &'d Claimed<'d, 'q>,
     destinations: &'d mut Destinations<'q>,
+}
+
+/// Whether all of a prefix lies in narrower ones.
+fn is_shared(points: &BTreeSet<IpNet>, prefix: &IpNet) -> bool {
+    let Ok(mut halves) = prefix.subnets(prefix.prefix_len() + 1) else { return false };
+    halves.all(|half| {
+        points.range(half..).next().is_some_and(|first| half.contains(first))
+            && (points.contains(&half) || is_shared(points, &half))
+    })
 }

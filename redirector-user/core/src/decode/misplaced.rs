@@ -96,6 +96,47 @@ pub(super) fn outside_match(name: &str, known: &[&str]) -> Unknown {
     Unknown::Idle
 }
 
+/// Whether a rule of a VirtualService that stands in this document has no route, and one
+/// stands beside the lists of rules: that is told, and not that the rule has none.
+pub(super) fn route_is_outdented(root: &At<'_>) -> bool {
+    let Some(spec) = root.node.get("spec").filter(|spec| spec.get("route").is_some()) else {
+        return false;
+    };
+    ["tcp", "tls"].into_iter().any(|list| match spec.get(list).map(|list| &list.value) {
+        Some(Value::List(rules)) => rules.iter().any(|rule| rule.get("route").is_none()),
+        _ => false,
+    })
+}
+
+/// A route that stands beside the lists of rules.
+pub(super) fn outdented_route() -> Unknown {
+    Unknown::Sure(
+        Diagnostic::new(
+            &admission::REQUIRED,
+            "the route of a rule is missing: \"route\" stands outside of the rule",
+        )
+        .help("indent route: by as much as the fields of the rule, such as match:"),
+    )
+}
+
+/// Those of the `known` fields that have no value and decide who a rule is for: as if they
+/// were not there. What stands below one that is not indented is told as that.
+pub(super) fn without_value(fields: &Fields<'_>, known: &[&str]) {
+    let Value::Map(entries) = &fields.at.node.value else { return };
+    if entries.iter().any(|entry| !known.contains(&&*entry.key)) {
+        return;
+    }
+    let empty = entries.iter().filter(|entry| entry.value.value == Value::Null);
+    for name in empty.map(|entry| &*entry.key).filter(|name| *name != "route") {
+        let message = format!(
+            "\"{name}\" has no value: it decides nothing, as if it were not there, and the rule \
+             matches more"
+        );
+        let finding = Diagnostic::new(&syntax::NO_VALUE, message);
+        fields.key_place(name).report(finding.help("write a value, or remove it"));
+    }
+}
+
 /// Of an item of a route that says nothing below its destination: the first field that
 /// belongs there, and stands beside it.
 pub(super) fn beside_destination<'a>(item: &At<'a>) -> Option<&'a str> {

@@ -33,10 +33,10 @@ fn port(at: &At<'_>, value: i64) -> Option<u16> {
 }
 
 /// `route` of a rule: at least one destination, weights that sum to more than
-/// zero.
-pub(super) fn route(fields: &Fields<'_>, whose: &str) -> Box<[RouteDestination]> {
+/// zero. That it is missing may be told elsewhere.
+pub(super) fn route(fields: &Fields<'_>, whose: &str, told: bool) -> Box<[RouteDestination]> {
     let items = fields.items("route");
-    if fields.is_empty("route") && !misplaced::has_no_route_of_its_own(fields) {
+    if fields.is_empty("route") && !told && !misplaced::has_no_route_of_its_own(fields) {
         required(fields, "route", &format!("the route of {whose}"));
     }
     weighted(fields, &items, &["destination", "weight"])

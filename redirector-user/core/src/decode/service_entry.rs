@@ -182,7 +182,8 @@ fn ports(spec: &Fields<'_>, entry: &mut ServiceEntry) {
         if target_port.is_some() && entry.resolution == Resolution::None {
             fields.place("targetPort").complain(
                 &admission::UNUSED_TARGET_PORT,
-                "targetPort has no effect under resolution NONE",
+                "Istio ignores targetPort under resolution NONE unless it is told otherwise; here \
+                 connections that a rule sends to this ServiceEntry go to that port",
             );
         }
         entry.ports.push(EntryPort {

@@ -17,9 +17,12 @@ use crate::yaml::Value;
 
 pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualService {
     let known = &["hosts", "gateways", "http", "tls", "tcp", "exportTo"];
-    let Some(spec) =
-        common::spec_or(root, "VirtualService", known, |name| outside_match(name, known))
-    else {
+    let outdented = misplaced::route_is_outdented(&root.at);
+    let unknown = |name: &str| match name {
+        "route" if outdented => misplaced::outdented_route(),
+        _ => outside_match(name, known),
+    };
+    let Some(spec) = common::spec_or(root, "VirtualService", known, unknown) else {
         return VirtualService::default();
     };
     let mut rule = VirtualService::default();
@@ -77,12 +80,12 @@ pub(super) fn virtual_service(root: &Fields<'_>, namespace: &str) -> VirtualServ
             }
         }
     }
-    rule.tcp = tcp.iter().filter_map(tcp_rule).collect();
+    rule.tcp = tcp.iter().filter_map(|at| tcp_rule(at, outdented)).collect();
     let mut covered: HostIndex<&str> = HostIndex::default();
     for host in &rule.hosts {
         covered.insert(host, host);
     }
-    rule.tls = tls.iter().filter_map(|at| tls_rule(at, &covered)).collect();
+    rule.tls = tls.iter().filter_map(|at| tls_rule(at, &covered, outdented)).collect();
     rule.http =
         http.iter().filter_map(|at| http::http_rule(at, spec.is_empty("hosts"), in_mesh)).collect();
     rule.export_to = common::export_to(&spec, namespace, Exporter::Rule);
@@ -129,19 +132,23 @@ fn delegate(spec: &Fields<'_>) {
 /// The fields of a rule that matches and routes.
 fn rule_fields<'a>(at: &At<'a>) -> Option<Fields<'a>> {
     let known = &["match", "route"];
-    at.fields_or(known, |name| outside_match(name, known))
+    let fields = at.fields_or(known, |name| outside_match(name, known))?;
+    misplaced::without_value(&fields, known);
+    Some(fields)
 }
 
-fn tcp_rule(at: &At<'_>) -> Option<TcpRule> {
+fn tcp_rule(at: &At<'_>, outdented: bool) -> Option<TcpRule> {
     let fields = rule_fields(at)?;
     let told = misplaced::has_no_route_of_its_own(&fields);
     let matches = fields.items("match").iter().filter_map(|at| tcp_match(at, told)).collect();
-    Some(TcpRule { matches, route: route(&fields, "a tcp rule"), line: at.line() })
+    let route = route(&fields, "a tcp rule", outdented);
+    Some(TcpRule { matches, route, line: at.line() })
 }
 
 fn tcp_match(at: &At<'_>, told: bool) -> Option<L4Match> {
     let known = misplaced::TCP;
     let fields = at.fields_or(known, |name| misplaced::in_match(name, known, told))?;
+    misplaced::without_value(&fields, known);
     let mut block = l4_match(&fields);
     block.source_subnet = fields.get("sourceSubnet").and_then(|at| {
         // Istio never looks at it, so it cannot refuse it; here it matters.
@@ -177,7 +184,7 @@ fn l4_match(fields: &Fields<'_>) -> L4Match {
     }
 }
 
-fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsRule> {
+fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>, outdented: bool) -> Option<TlsRule> {
     let fields = rule_fields(at)?;
     let told = misplaced::has_no_route_of_its_own(&fields);
     let blocks = fields.items("match");
@@ -185,12 +192,14 @@ fn tls_rule(at: &At<'_>, hosts: &HostIndex<&str>) -> Option<TlsRule> {
         required(&fields, "match", "the match of a tls rule");
     }
     let matches = blocks.iter().filter_map(|at| tls_match(at, hosts, told)).collect();
-    Some(TlsRule { matches, route: route(&fields, "a tls rule"), line: at.line() })
+    let route = route(&fields, "a tls rule", outdented);
+    Some(TlsRule { matches, route, line: at.line() })
 }
 
 fn tls_match(at: &At<'_>, hosts: &HostIndex<&str>, told: bool) -> Option<TlsMatch> {
     let known = misplaced::TLS;
     let fields = at.fields_or(known, |name| misplaced::in_match(name, known, told))?;
+    misplaced::without_value(&fields, known);
     let names = fields.items("sniHosts");
     if fields.is_empty("sniHosts") {
         required(&fields, "sniHosts", "the list of server names");

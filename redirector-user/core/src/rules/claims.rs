@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::client::{Asker, Question};
 use crate::model::Resolution;
 use crate::registry::{Port, Protocol, Registry, Service, ServiceKind};
-use crate::world::{ServiceAddresses, Settings};
+use crate::world::{OF_ALL_MACHINES, ServiceAddresses, Settings};
 
 /// A service's claim to a prefix and port.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +66,13 @@ pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
         }
     }
     claimed
+}
+
+/// What a prefix that is an address of a service leaves out: whatever stays on the machine
+/// or its link, unless it is asked for by itself.
+pub(crate) fn left_out(prefix: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
+    let wider = move |never: &IpNet| prefix.contains(never) && prefix != never;
+    OF_ALL_MACHINES.into_iter().filter(wider)
 }
 
 /// Where a service claims something: port and prefix.
@@ -189,7 +196,7 @@ impl<'q> Claim<'q> {
             return false;
         }
         match self.kind {
-            ClaimKind::Address => true,
+            ClaimKind::Address => !left_out(prefix).any(|never| never.contains(dialled)),
             // A pod that dials itself by a headless service is left alone.
             ClaimKind::HeadlessEndpoint => !who.ask(Question::Address(prefix.addr())),
             ClaimKind::Anywhere => !settings.never_claimed().any(|never| never.contains(dialled)),
@@ -208,7 +215,10 @@ impl<'q> Claim<'q> {
                  link, where {dialled} is",
                 self.port.number
             ),
-            ClaimKind::Address | ClaimKind::HeadlessEndpoint => {
+            ClaimKind::Address => {
+                format!("{object} has {prefix}, but never what {dialled} is in: it stays local")
+            }
+            ClaimKind::HeadlessEndpoint => {
                 format!("{prefix} is the source's own address in the headless {object}")
             }
         }

@@ -19,7 +19,7 @@ mod servers;
 mod walk;
 
 pub(crate) use book::{Rule, RuleBook, RuleSet, in_order};
-pub(crate) use claims::{Claim, ClaimKind, Claims, claimed, places};
+pub(crate) use claims::{Claim, ClaimKind, Claims, claimed, left_out, places};
 pub use condition::{Block, Condition};
 pub(crate) use condition::{Dial, is_everything};
 pub use destination::Lacks;

@@ -209,6 +209,7 @@ impl Store {
     /// What [`effective`](Self::effective) gave is in force now.
     pub fn accept(&mut self) {
         self.index.files.clear();
+        self.is_restored = false;
         for object in std::mem::take(&mut self.index.touched) {
             let in_force = self.effective_of(&object).cloned();
             for Place { file, at } in self.index.places.get(&object).into_iter().flatten() {

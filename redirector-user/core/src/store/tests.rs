@@ -299,3 +299,23 @@ fn what_was_touched_is_all_that_there_is_to_accept() {
         }
     }
 }
+
+#[test]
+fn what_is_read_again_after_a_restart_is_held_once() {
+    let file: Arc<str> = "a.yaml".into();
+    let document = good("a", "x");
+    let mut store = Store::default();
+    store.put(&file, Content::Whole(vec![document.clone()]));
+    store.accept();
+    let mut again = Store::of_kept(&store.kept());
+    let read = good("a", "x");
+    let object = read.object.clone().expect("it is good");
+    again.put(&file, Content::Whole(vec![read]));
+    assert!(again.is_unchanged());
+    assert!(Arc::ptr_eq(again.good().next().expect("in force"), &object));
+    assert!(Arc::ptr_eq(&again.effective()[&reference("a")], &object));
+    // Later on what is in force is that which others hold.
+    again.accept();
+    again.put(&file, Content::Whole(vec![document]));
+    assert!(Arc::ptr_eq(&again.effective()[&reference("a")], &object));
+}

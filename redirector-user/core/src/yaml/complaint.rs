@@ -43,6 +43,12 @@ pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
     }
 }
 
+/// Whether the last line before a place that says anything ends a document.
+fn is_behind_end(text: &str, at: Mark) -> bool {
+    let before = text.lines().take(usize::try_from(at.line).unwrap_or(usize::MAX));
+    before.filter(|line| !line.trim().is_empty()).last().is_some_and(|line| line.starts_with("..."))
+}
+
 /// What most often makes the parser complain so, and where that is.
 fn cause(text: &str, why: &Refusal) -> Option<(&'static str, &'static str, Mark)> {
     const NO_COLON: &str = "this line is neither a key nor an item of a list";
@@ -51,6 +57,11 @@ fn cause(text: &str, why: &Refusal) -> Option<(&'static str, &'static str, Mark)
     let began = why.context.as_ref();
     let began = began.map(|(what, from)| (what.as_str(), *from));
     match (&*why.problem, began) {
+        ("did not find expected <document start>", _) if is_behind_end(text, why.at) => Some((
+            "a document begins here that has no --- before it",
+            "write --- before it: kubectl leaves out what stands behind the end of a document",
+            why.at,
+        )),
         (_, Some(("while scanning a quoted scalar", from))) if from.line != why.at.line => {
             Some(("this quote is never closed", "close it, or quote nothing here", from))
         }

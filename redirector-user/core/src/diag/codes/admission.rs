@@ -265,9 +265,9 @@ codes! {
         "Add its address."
         "kind: WorkloadEntry\nspec: {network: vm-network}"
     }
-    UNUSED_TARGET_PORT = "RD2113" Warning WARNED "The target port is not used" {
-        "Under resolution NONE the connection keeps the port that was dialled, unless Istio is told otherwise."
-        "Remove targetPort."
+    UNUSED_TARGET_PORT = "RD2113" Warning WARNED "The target port may not be used" {
+        "Under resolution NONE a connection goes on to the address that was dialled. Istio keeps the port as well, unless it is told otherwise; here a connection that a rule sends to the ServiceEntry goes to its targetPort, and one that no rule is for is left as it is."
+        "Remove targetPort where the port is meant to stay."
         "resolution: NONE\nports: [{number: 1, name: a, targetPort: 2}]"
     }
     HTTP_WARNING = "RD2114" Warning WARNED "A part of the http rule is not used" {

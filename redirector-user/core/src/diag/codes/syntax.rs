@@ -148,4 +148,9 @@ codes! {
         "Write subnets such as 10.0.0.0/8 with commas between them for redirector.io/accept-proxy-protocol, a whole number for redirector.io/max-connections and redirector.io/max-connections-per-client, a duration such as 300s, or off, for redirector.io/client-keepalive, and refuse or plain for redirector.io/istio-mutual."
         "kind: Gateway\nmetadata: {annotations: {redirector.io/accept-proxy-protocol: '10.0.0.0/33'}}"
     }
+    NO_VALUE = "RD1030" Warning NONE "A condition has no value" {
+        "A field that is written without a value, or as null, is dropped by the API server: the rule then matches as if the condition were not there, as it does here. Mostly a template was given nothing to fill in."
+        "Write the value, or remove the field."
+        "match: [{port: }]"
+    }
 }
