@@ -4,7 +4,7 @@
 //! once for each of the ways on which the programs come to it. It takes and
 //! gives numbers only.
 
-use redirector_common::abi::Side;
+use redirector_common::abi::{Destination, Side};
 use redirector_common::decide::{Caller, Chosen, DraftKind, Tables as _, choose};
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
@@ -16,7 +16,8 @@ const ROUTE: u64 = 1 << 32;
 const LIMITED: u64 = 2 << 32;
 
 /// Chooses among the backends of a destination. `affinity` is that of the
-/// source, where the policy asks for it; `cookie` that of the socket. (A
+/// source, `who` the one who is counted, where the policy asks for them; `cookie` that
+/// of the socket. (A
 /// parameter that is not used would be passed without a value, which the
 /// verifier refuses.)
 #[unsafe(no_mangle)]
@@ -25,6 +26,7 @@ pub extern "C" fn rd_choose(
     side: u32,
     number: u32,
     affinity: u32,
+    who: u32,
     #[cfg(feature = "record")] cookie: u64,
 ) -> u64 {
     let Some(control) = CONTROL.get_ptr(0) else { return 0 };
@@ -33,6 +35,7 @@ pub extern "C" fn rd_choose(
     let Some(destination) = maps.destination(side, number) else { return 0 };
     let mut asked = Asked {
         affinity,
+        who,
         #[cfg(feature = "record")]
         record: crate::record::of(cookie),
     };
@@ -58,6 +61,7 @@ pub fn unpack(word: u64) -> Chosen {
 /// Answers what a choice asks.
 struct Asked {
     affinity: u32,
+    who: u32,
     #[cfg(feature = "record")]
     record: Option<&'static mut redirector_common::abi::Record>,
 }
@@ -114,8 +118,8 @@ impl Caller for Asked {
     }
 
     #[inline(always)]
-    fn admit(&mut self, destination: u32, most: u32) -> bool {
-        let admitted = live::admit(destination, most);
+    fn admit(&mut self, destination: &Destination) -> bool {
+        let admitted = live::admit(destination, self.who);
         record!(self, |record| record.limited = u32::from(!admitted));
         admitted
     }

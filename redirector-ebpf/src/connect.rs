@@ -5,6 +5,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_retval,
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_skc_to_mptcp_sock,
+    bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
@@ -17,9 +18,9 @@ use redirector_common::decide::{Draft, DraftKind, draft_into};
 
 use crate::count::{self, total};
 use crate::flow::{self, Decided};
-use crate::maps::{CONTROL, Maps};
+use crate::maps::{CONTROL, HAS_BTF, KERNEL_SOCKET, Maps};
 use crate::memory::{self, Place};
-use crate::source::Task;
+use crate::source::{self, Task};
 use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, live, readers};
 
 const AF_INET: u32 = 2;
@@ -205,20 +206,22 @@ fn decided(
         (daemon != 0 && cgroup == daemon, bpf_get_retval() < 0)
     };
     // All programs of a hook run: what one before has refused will not be made, and
-    // must not be counted.
-    if own || refused {
+    // must not be counted. Sockets of the kernel's own end without a trace here.
+    let kind = Kind::of(ctx);
+    if own || refused || kind == Kind::Kernel {
         if own {
             total!(own);
         }
         if task.admitted {
-            live::dismiss(draft.destination);
+            live::dismiss(draft.destination, task.share(draft.owner));
         }
         return Outcome::Leave;
     }
     if task.asked && task.identity == IDENTITY_UNKNOWN {
         total!(unknown_source);
     }
-    let outcome = settle(ctx, control, cookie, (&dialled, port), &task, draft);
+    let is_mptcp = kind == Kind::Mptcp;
+    let outcome = settle(ctx, control, (cookie, is_mptcp), (&dialled, port), &task, draft);
     if let Some(now) = flow::followed(control) {
         let what = Decided {
             cookie,
@@ -245,7 +248,7 @@ fn decided(
 fn settle(
     ctx: &SockAddrContext,
     control: *const Control,
-    cookie: u64,
+    (cookie, is_mptcp): (u64, bool),
     (dialled, port): (&Addr, u16),
     task: &Task<'_>,
     draft: &Draft,
@@ -267,10 +270,11 @@ fn settle(
         debug!(ctx, "refused: leg {} of route {} has its most connections", leg, route);
         return flow_outcome::REFUSED_LIMITED;
     }
+    let share = if task.admitted { task.share(draft.owner) } else { 0 };
     // Families are never crossed; tables that are well made never try.
     if draft.kind == DraftKind::RefuseLeg || endpoint.addr.is_v4() != dialled.is_v4() {
         if task.admitted {
-            live::dismiss(draft.destination);
+            live::dismiss(draft.destination, share);
         }
         total!(refused);
         count::leg(leg, true);
@@ -278,10 +282,14 @@ fn settle(
         return flow_outcome::REFUSED_EMPTY;
     }
     debug!(ctx, "leg {} of route {}", leg, route);
-    if is_mptcp(ctx) {
-        // What cannot be remembered cannot be counted.
+    if is_mptcp {
         if task.admitted {
-            live::dismiss(draft.destination);
+            // What cannot be remembered cannot be counted, and a limit that does not see
+            // all connections is none.
+            live::dismiss(draft.destination, share);
+            total!(refused);
+            count::leg(leg, true);
+            return flow_outcome::REFUSED_LIMITED;
         }
         total!(mptcp);
     } else {
@@ -297,11 +305,14 @@ fn settle(
             backend_port: endpoint.port,
             leg,
             state: u32::from(stamp) << state::STAMP,
-            share: 0,
-            live: draft.live as u16,
+            live: draft.live,
             since: since(control),
+            who: task.who,
+            share,
+            caller: source::caller(control),
+            destination: draft.owner,
         };
-        match memory::remember(cookie, &connection, || task.identity()) {
+        match memory::remember(cookie, &connection) {
             Place::Own => {}
             Place::Overflow => total!(overflowed),
             Place::None => {
@@ -309,8 +320,9 @@ fn settle(
                 if draft.live != 0 {
                     live::gone(draft.live, stamp);
                 }
+                live::give_back(share);
                 if task.admitted {
-                    // A limit that does not see all connections is none.
+                    // As above.
                     total!(refused);
                     count::leg(leg, true);
                     return flow_outcome::REFUSED_LIMITED;
@@ -323,16 +335,49 @@ fn settle(
     flow_outcome::ROUTED
 }
 
-/// Whether the socket is a subflow of an MPTCP connection. Its cookie is seen
-/// here only: getpeername and release see the parent's, so that an entry would
-/// neither be found nor freed.
-#[inline(always)]
-fn is_mptcp(ctx: &SockAddrContext) -> bool {
-    // SAFETY: `sk` of the context is a valid socket or null, which the verifier
-    // makes us check.
-    unsafe {
-        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
-        !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
+/// What kind of socket connects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A process's.
+    Plain,
+    /// A subflow of an MPTCP connection. Its cookie is seen here only: getpeername and
+    /// release see the parent's, so that an entry would neither be found nor freed.
+    Mptcp,
+    /// One of the kernel's own, as those of SMC, NFS and NVMe are: no program is told when
+    /// it is closed.
+    Kernel,
+}
+
+impl Kind {
+    /// Of the socket of this system call. The kernel makes subflows as it makes its own
+    /// sockets, so that one question does for most.
+    #[inline(always)]
+    fn of(ctx: &SockAddrContext) -> Self {
+        let at = KERNEL_SOCKET.load();
+        // SAFETY: `sk` of the context is a valid socket or null, which the verifier makes us
+        // check. What the kernel gives is a `struct tcp_sock`, which begins with a
+        // `struct sock`; the daemon has read from the kernel's own description of that
+        // which of its bits it is.
+        unsafe {
+            let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+            if sk.is_null() || HAS_BTF.load() == 0 {
+                return Self::Plain;
+            }
+            if at != 0 {
+                let tcp = bpf_skc_to_tcp_sock(sk.cast());
+                if tcp.is_null() {
+                    return Self::Plain;
+                }
+                let byte = tcp.cast::<u8>().add((at >> 8) as usize).read_volatile();
+                if u32::from(byte) & at & 0xff == 0 {
+                    return Self::Plain;
+                }
+            }
+            if !bpf_skc_to_mptcp_sock(sk.cast()).is_null() {
+                return Self::Mptcp;
+            }
+        }
+        if at == 0 { Self::Plain } else { Self::Kernel }
     }
 }
 

@@ -7,10 +7,10 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use redirector_common::abi::{Destination, Live};
+use redirector_common::abi::{Destination, LIVES_EACH, LIVES_EACH_BITS, Live};
 
 use crate::atomic::{add, fetch_add, fetch_add_half, replace};
-use crate::maps::LIVE;
+use crate::maps::{CONTROL, LIVE, SHARES};
 
 const MINUS_ONE: u64 = 1_u64.wrapping_neg();
 const PER_MILLISECOND: u64 = 1_000_000;
@@ -21,7 +21,10 @@ const LONGEST_MS: u64 = 300_000;
 
 #[inline(always)]
 fn entry(number: u32) -> Option<*mut Live> {
-    if number == 0 { None } else { LIVE.get_ptr_mut(number) }
+    if number == 0 {
+        return None;
+    }
+    LIVE.get_value_ptr_mut(number >> LIVES_EACH_BITS, &(number & (LIVES_EACH - 1)))
 }
 
 /// The turn of a destination.
@@ -41,29 +44,60 @@ pub fn active(number: u32) -> u64 {
     Live::connections(unsafe { addr_of!((*live).word).read_volatile() })
 }
 
-/// Counts a connection, unless there are `most` already.
+/// Counts a connection on a destination with a limit, unless there are as many
+/// already, or the caller has his share of them.
 #[inline(always)]
-pub fn admit(destination: u32, most: u32) -> bool {
-    let Some(live) = entry(destination) else { return true };
+pub fn admit(destination: &Destination, who: u32) -> bool {
+    rd_admit(destination.live, destination.owner, destination.max_connections, who) != 0
+}
+
+/// As [`admit`]: a function that the verifier looks at once, and not for each of the ways
+/// on which an endpoint is found.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rd_admit(number: u32, owner: u32, most: u32, who: u32) -> u32 {
+    let Some(control) = CONTROL.get_ptr(0) else { return 1 };
+    // SAFETY: the map's entry is valid; the word is read at once.
+    let seed = unsafe { addr_of!((*control).seed).read_volatile() };
+    let Some(live) = entry(number) else { return 1 };
+    let Some(share) = SHARES.get_ptr_mut(Live::share(owner, who, seed)) else { return 1 };
     // SAFETY: as above.
     unsafe {
+        let mine = fetch_add(share, 1);
         let before = fetch_add(addr_of_mut!((*live).word), Live::ONE);
-        if Live::connections(before) < u64::from(most) {
-            return true;
+        let count = Live::connections(before);
+        if !Live::is_full(count, mine, most) {
+            return 1;
         }
         fetch_add(addr_of_mut!((*live).word), Live::ONE.wrapping_neg());
+        fetch_add(share, MINUS_ONE);
         add(addr_of_mut!((*live).limited), 1);
+        if count < u64::from(most) {
+            add(addr_of_mut!((*live).unfair), 1);
+        }
     }
-    false
+    0
 }
 
 /// Takes a connection back that was counted by the same program, so that the
 /// owner is the same.
 #[inline(always)]
-pub fn dismiss(number: u32) {
+pub fn dismiss(number: u32, share: u32) {
     if let Some(live) = entry(number) {
         // SAFETY: as above.
         unsafe { add(addr_of_mut!((*live).word), Live::ONE.wrapping_neg()) };
+    }
+    give_back(share);
+}
+
+/// A connection that was counted for its caller is over, or was not made.
+#[inline(always)]
+pub fn give_back(share: u32) {
+    if share != 0
+        && let Some(share) = SHARES.get_ptr_mut(share)
+    {
+        // SAFETY: as above.
+        unsafe { add(share, MINUS_ONE) };
     }
 }
 
@@ -79,7 +113,7 @@ pub fn count(destination: u32, endpoint: u32, admitted: bool) -> u16 {
         } else {
             fetch_add(addr_of_mut!((*parent).word), Live::ONE)
         };
-        let link = destination | u32::from(Live::stamp(of_parent)) << 16;
+        let link = Live::link(destination, Live::stamp(of_parent));
         addr_of_mut!((*live).parent).write_volatile(link);
         Live::stamp(fetch_add(addr_of_mut!((*live).word), Live::ONE))
     }
@@ -88,32 +122,36 @@ pub fn count(destination: u32, endpoint: u32, admitted: bool) -> u16 {
 /// Takes a connection from an owner with this stamp. Says whether it was that
 /// owner's.
 #[inline(always)]
-fn take(number: u32, stamp: u16) -> Option<*mut Live> {
-    let live = entry(number)?;
+fn take(number: u32, stamp: u16) -> bool {
+    let Some(live) = entry(number) else { return false };
     // SAFETY: as above.
     unsafe {
         let word = addr_of_mut!((*live).word);
         if Live::stamp(word.read_volatile()) != stamp {
-            return None;
+            return false;
         }
         // The daemon may have come in between.
         if Live::stamp(fetch_add(word, Live::ONE.wrapping_neg())) != stamp {
             add(word, Live::ONE);
-            return None;
+            return false;
         }
     }
-    Some(live)
+    true
 }
 
 /// A connection that was counted is over.
 #[inline(always)]
 pub fn gone(endpoint: u32, stamp: u16) {
-    // What the endpoint had when it lost its entry, the daemon has taken from
-    // its destination.
-    let Some(live) = take(endpoint, stamp) else { return };
+    let Some(live) = entry(endpoint) else { return };
+    // Read before: the daemon may renew the entry as soon as the connection is taken, and
+    // then does not count it among those that it takes from the destination.
     // SAFETY: as above.
     let parent = unsafe { addr_of!((*live).parent).read_volatile() };
-    take(parent & 0xffff, (parent >> 16) as u16);
+    // What the endpoint had when it lost its entry, the daemon has taken from
+    // its destination.
+    if take(endpoint, stamp) {
+        take(parent as u32, (parent >> 32) as u16);
+    }
 }
 
 /// Whether an endpoint belongs to a destination, by their entries.
@@ -121,21 +159,28 @@ pub fn gone(endpoint: u32, stamp: u16) {
 pub fn is_of(endpoint: u32, destination: u32) -> bool {
     let Some(live) = entry(endpoint) else { return false };
     // SAFETY: as above.
-    unsafe { addr_of!((*live).parent).read_volatile() & 0xffff == destination }
+    unsafe { addr_of!((*live).parent).read_volatile() as u32 == destination }
 }
 
 /// Whether an endpoint is left out now. One whose time is over is taken back.
 #[inline(always)]
 pub fn is_ejected(destination: u32, endpoint: u32) -> bool {
-    let Some(live) = entry(endpoint) else { return false };
+    rd_is_ejected(destination, endpoint) != 0
+}
+
+/// As [`is_ejected`]: asked of many endpoints in turn, and looked at once by the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rd_is_ejected(destination: u32, endpoint: u32) -> u32 {
+    let Some(live) = entry(endpoint) else { return 0 };
     // SAFETY: as above; the helper has no preconditions.
     unsafe {
         let until = addr_of!((*live).ejected_until).read_volatile();
         if until == 0 {
-            return false;
+            return 0;
         }
         if bpf_ktime_get_ns() < until {
-            return true;
+            return 1;
         }
         // One program takes it back.
         if replace(addr_of_mut!((*live).ejected_until), until, 0) {
@@ -145,26 +190,45 @@ pub fn is_ejected(destination: u32, endpoint: u32) -> bool {
             }
         }
     }
-    false
+    0
 }
 
-/// A connect of an endpoint has succeeded.
+/// The time of a success is written again after so long.
+const OFTEN_NS: u64 = 100 * PER_MILLISECOND;
+
+/// A connect of an endpoint has succeeded, which `who` made.
 #[inline(always)]
-pub fn succeeded(endpoint: u32, stamp: u16) {
+pub fn succeeded(endpoint: u32, stamp: u16, who: u32) {
     let Some(live) = entry(endpoint) else { return };
-    // SAFETY: as above.
+    // SAFETY: as above; the helper has no preconditions.
     unsafe {
-        if Live::stamp(addr_of!((*live).word).read_volatile()) == stamp
-            && addr_of!((*live).failures).read_volatile() != 0
-        {
+        if Live::stamp(addr_of!((*live).word).read_volatile()) != stamp {
+            return;
+        }
+        if addr_of!((*live).failures).read_volatile() != 0 {
             addr_of_mut!((*live).failures).write_volatile(0);
+            addr_of_mut!((*live).failed_by).write_volatile(0);
+        }
+        if who == 0 {
+            return;
+        }
+        let now = bpf_ktime_get_ns();
+        let last = addr_of!((*live).succeeded_at).read_volatile();
+        if addr_of!((*live).succeeded_by).read_volatile() != who {
+            addr_of_mut!((*live).other_at).write_volatile(last);
+            addr_of_mut!((*live).succeeded_by).write_volatile(who);
+            addr_of_mut!((*live).succeeded_at).write_volatile(now);
+        } else if now.wrapping_sub(last) > OFTEN_NS {
+            addr_of_mut!((*live).succeeded_at).write_volatile(now);
         }
     }
 }
 
-/// A connect of an endpoint has failed: ejects it when that is one too many.
+/// A connect of an endpoint has failed, which `who` made: ejects it when that is one
+/// too many. But failures of one caller say more of him than of an endpoint that
+/// others have reached within the interval.
 #[inline(always)]
-pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
+pub fn failed(endpoint: u32, stamp: u16, destination: &Destination, who: u32) {
     let (Some(parent), Some(live)) = (entry(destination.live), entry(endpoint)) else { return };
     // SAFETY: as above; the helper has no preconditions.
     unsafe {
@@ -172,12 +236,33 @@ pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
             return;
         }
         let failures = fetch_add_half(addr_of_mut!((*live).failures), 1) + 1;
+        let by = addr_of_mut!((*live).failed_by);
+        let before = by.read_volatile();
+        if before == 0 {
+            by.write_volatile(who);
+        } else if before != who {
+            by.write_volatile(Live::SEVERAL);
+        }
         if failures < destination.eject_after {
             return;
         }
         // Ejected already: these are connects from before.
         if addr_of!((*live).ejected_until).read_volatile() != 0 {
             return;
+        }
+        let now = bpf_ktime_get_ns();
+        if before == who || before == 0 {
+            let is_his = addr_of!((*live).succeeded_by).read_volatile() == who;
+            let others = if is_his {
+                addr_of!((*live).other_at).read_volatile()
+            } else {
+                addr_of!((*live).succeeded_at).read_volatile()
+            };
+            let interval = u64::from(destination.forgive_ms).wrapping_mul(PER_MILLISECOND);
+            if others != 0 && now.wrapping_sub(others) < interval {
+                add(addr_of_mut!((*live).withheld), 1);
+                return;
+            }
         }
         // No more at a time than may be: counted first, so that two programs
         // cannot both be the last.
@@ -186,7 +271,6 @@ pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
             add(ejected, MINUS_ONE);
             return;
         }
-        let now = bpf_ktime_get_ns();
         let quiet = now.wrapping_sub(addr_of!((*live).returned).read_volatile()) / PER_MILLISECOND;
         let mut forgiven = 0;
         if destination.forgive_ms != 0 {
@@ -204,6 +288,7 @@ pub fn failed(endpoint: u32, stamp: u16, destination: &Destination) {
         if replace(addr_of_mut!((*live).ejected_until), 0, until) {
             addr_of_mut!((*live).ejections).write_volatile(times as u32);
             addr_of_mut!((*live).failures).write_volatile(0);
+            addr_of_mut!((*live).failed_by).write_volatile(0);
         } else {
             add(ejected, MINUS_ONE);
         }

@@ -7,12 +7,12 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie};
 use aya_ebpf::macros::btf_map;
 use redirector_common::abi::{
     Backend, ClassKey, Connection, Control, Destination, Flow, FlowCounters, FlowHead, FrontendKey,
-    Leg, LegCounters, Live, OverflowState, PrefixKey, Readers, Route, Side, Source, Totals,
-    Verdict,
+    LIVES_EACH, Leg, LegCounters, Live, OverflowState, PrefixKey, Readers, Route, Side, Source,
+    Totals, Verdict,
 };
 use redirector_common::decide::Tables;
 
@@ -84,13 +84,19 @@ pub static OVERFLOW: HashMap<u64, Connection, 1> = HashMap::new();
 #[btf_map]
 pub static OVERFLOW_STATE: Array<OverflowState, 1, MMAPABLE> = Array::new();
 
-/// Entries of `OVERFLOW` that each identity has.
+/// Entries of `OVERFLOW` that each caller has.
 #[btf_map]
 pub static OVERFLOW_SHARES: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// What is known of destinations and endpoints. Outside of the two sides.
 #[btf_map]
-pub static LIVE: Array<Live, 1, MMAPABLE> = Array::new();
+pub static LIVE: ArrayOfMaps<Array<Live, { LIVES_EACH as usize }, MMAPABLE>, 1> =
+    ArrayOfMaps::new();
+
+/// How many connections each caller has at each destination with a limit. Outside of
+/// the two sides.
+#[btf_map]
+pub static SHARES: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// How many records of connections were begun.
 #[btf_map]
@@ -142,10 +148,14 @@ limits! {
     LIMIT_BACKENDS;
     /// `Limits::connections`.
     LIMIT_CONNECTIONS;
-    /// `Limits::overflow_share`.
-    LIMIT_OVERFLOW_SHARE;
+    /// `Limits::overflow`.
+    LIMIT_OVERFLOW;
     /// `Limits::stripes`.
     LIMIT_STRIPES;
+    /// `Limits::kernel_socket`.
+    KERNEL_SOCKET;
+    /// `Limits::btf`.
+    HAS_BTF;
 }
 
 /// The tables in the kernel, as one connection reads them.

@@ -3,8 +3,9 @@
 //! A connection's place is its socket's cookie modulo the size of an array,
 //! claimed by compare-and-swap. Cookies are handed out almost in sequence, so
 //! places are seldom taken; a connection whose place is taken goes to a small
-//! hash, in which every identity has its share and no more, so that none can
-//! use it up for the others.
+//! hash, in which nobody gets more who has much of what is left: so that none can
+//! use it up for the others. Who meets a connection of his own in his place has few
+//! places there, for then most of them are his.
 //!
 //! connect and getpeername of one socket never run at the same time (the kernel
 //! holds the socket's lock), and release runs after both. Only the end of the
@@ -17,7 +18,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use redirector_common::abi::{Connection, OVERFLOW_SHARES as SHARES, connection_state as state};
 
 use crate::maps::{
-    CONNECTIONS, LIMIT_CONNECTIONS, LIMIT_OVERFLOW_SHARE, OVERFLOW, OVERFLOW_SHARES, OVERFLOW_STATE,
+    CONNECTIONS, LIMIT_CONNECTIONS, LIMIT_OVERFLOW, OVERFLOW, OVERFLOW_SHARES, OVERFLOW_STATE,
 };
 use crate::{atomic, live};
 
@@ -77,20 +78,22 @@ pub fn find(cookie: u64) -> Option<Entry> {
 #[inline(always)]
 pub fn free(cookie: u64, entry: Entry) {
     // SAFETY: the entry is this socket's until it is freed below.
-    let (endpoint, state) = unsafe {
+    let (endpoint, state, share) = unsafe {
         (
             addr_of!((*entry.connection).live).read_volatile(),
             addr_of!((*entry.connection).state).read_volatile(),
+            addr_of!((*entry.connection).share).read_volatile(),
         )
     };
     if endpoint != 0 {
-        live::gone(endpoint.into(), (state >> state::STAMP) as u16);
+        live::gone(endpoint, (state >> state::STAMP) as u16);
     }
+    live::give_back(share);
     if entry.overflow {
         // SAFETY: as above.
-        let share = unsafe { addr_of!((*entry.connection).share).read_volatile() };
+        let caller = unsafe { addr_of!((*entry.connection).caller).read_volatile() };
         if OVERFLOW.remove(cookie).is_ok() {
-            if let Some(share) = OVERFLOW_SHARES.get_ptr_mut(share.into()) {
+            if let Some(share) = OVERFLOW_SHARES.get_ptr_mut(caller % SHARES) {
                 // SAFETY: valid and aligned, and only accessed atomically.
                 unsafe { atomic::fetch_add(share, MINUS_ONE) };
             }
@@ -139,9 +142,9 @@ pub fn end(cookie: u64, entry: Entry, mark: u32) -> u32 {
 }
 
 /// Remembers a connection. Its `cookie` is set here, and marks are added to its
-/// `state`; `quota` says whom an entry of the overflow table counts against.
+/// `state`.
 #[inline(always)]
-pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u32) -> Place {
+pub fn remember(cookie: u64, connection: &Connection) -> Place {
     let Some(slot) = slot(cookie) else { return Place::None };
     // SAFETY: valid and aligned, and only accessed atomically while free.
     if unsafe { atomic::replace(addr_of_mut!((*slot).cookie), 0, cookie) } {
@@ -153,36 +156,51 @@ pub fn remember(cookie: u64, connection: &Connection, quota: impl FnOnce() -> u3
             addr_of_mut!((*slot).dialled_port).write(connection.dialled_port);
             addr_of_mut!((*slot).backend_port).write(connection.backend_port);
             addr_of_mut!((*slot).leg).write(connection.leg);
-            addr_of_mut!((*slot).share).write(0);
             addr_of_mut!((*slot).live).write(connection.live);
             addr_of_mut!((*slot).since).write(connection.since);
+            addr_of_mut!((*slot).who).write(connection.who);
+            addr_of_mut!((*slot).share).write(connection.share);
+            addr_of_mut!((*slot).caller).write(connection.caller);
+            addr_of_mut!((*slot).destination).write(connection.destination);
             addr_of_mut!((*slot).state).write_volatile(connection.state | state::FILLED);
         }
         return Place::Own;
     }
-    overflow(cookie, connection, quota())
+    // SAFETY: valid; the word is read at once. A connection that has just come or gone
+    // says nothing wrong of many.
+    let theirs = unsafe { addr_of!((*slot).caller).read_volatile() };
+    overflow(cookie, connection, theirs == connection.caller)
 }
 
+/// So many times as much as is left may somebody have of the overflow table.
+const FAIR: u64 = 8;
+
+/// And this part of all of it, whose places are mostly taken by himself.
+const PARTS: u64 = 16;
+
 #[inline(always)]
-fn overflow(cookie: u64, connection: &Connection, quota: u32) -> Place {
-    let index = quota % SHARES;
+fn overflow(cookie: u64, connection: &Connection, by_himself: bool) -> Place {
+    let index = connection.caller % SHARES;
     let (Some(share), Some(used)) = (OVERFLOW_SHARES.get_ptr_mut(index), overflowed()) else {
         return Place::None;
     };
-    // SAFETY: valid and aligned, and only accessed atomically; as below.
-    if unsafe { atomic::fetch_add(share, 1) } < u64::from(LIMIT_OVERFLOW_SHARE.load()) {
-        // Counted first: who sees the entry must not be told that there is none.
-        // SAFETY: as above.
-        unsafe { atomic::fetch_add(used, 1) };
+    let capacity = u64::from(LIMIT_OVERFLOW.load());
+    // SAFETY: valid and aligned, and only accessed atomically; as below. Counted first:
+    // who sees the entry must not be told that there is none.
+    let (mine, taken) = unsafe { (atomic::fetch_add(share, 1), atomic::fetch_add(used, 1)) };
+    let left = if taken < capacity { capacity - taken } else { 0 };
+    let most = if by_himself { capacity.div_ceil(PARTS) } else { capacity };
+    if mine < most && mine < left.wrapping_mul(FAIR) {
         let state = connection.state | state::FILLED;
-        let connection = Connection { cookie, state, share: index as u16, ..*connection };
+        let connection = Connection { cookie, state, ..*connection };
         if OVERFLOW.insert(cookie, connection, u64::from(BPF_NOEXIST)).is_ok() {
             return Place::Overflow;
         }
-        // SAFETY: as above.
-        unsafe { atomic::fetch_add(used, MINUS_ONE) };
     }
     // SAFETY: as above.
-    unsafe { atomic::fetch_add(share, MINUS_ONE) };
+    unsafe {
+        atomic::fetch_add(used, MINUS_ONE);
+        atomic::fetch_add(share, MINUS_ONE);
+    }
     Place::None
 }

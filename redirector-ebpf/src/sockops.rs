@@ -80,9 +80,9 @@ fn established(ctx: &SockOpsContext) {
     if before & state::FOLLOWED == 0 || before & state::ESTABLISHED != 0 {
         return;
     }
-    let Followed { live, .. } = followed(&entry);
+    let Followed { live, who, .. } = followed(&entry);
     if live != 0 {
-        live::succeeded(live.into(), (before >> state::STAMP) as u16);
+        live::succeeded(live, (before >> state::STAMP) as u16, who);
     }
     let (event, outcome) = (flow_event::ESTABLISHED, flow_outcome::ROUTED);
     let source_port = ctx.local_port();
@@ -129,15 +129,18 @@ fn packet(ctx: &SockOpsContext) {
 fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
     let counters = counters(&entry);
-    let Followed { live, leg, since, state: now } = followed(&entry);
+    let Followed { live, leg, who, since, state: now } = followed(&entry);
     if now & state::FOLLOWED == 0 {
         memory::end(cookie, entry, state::CLOSED);
         return;
     }
-    // Of an endpoint that does not answer, too, the client gives up at last.
+    // Of an endpoint that does not answer, too, the client gives up at last: then its
+    // first packet was lost, and sent again.
     // SAFETY: the helper has no preconditions.
     let waited = unsafe { bpf_ktime_get_ns() }.wrapping_sub(since);
-    let patient = since != 0 && waited >= PATIENCE_NS;
+    // SAFETY: the context of a program is valid while it runs.
+    let lost = unsafe { (*ctx.ops).total_retrans } != 0;
+    let patient = since != 0 && lost && waited >= PATIENCE_NS;
     let outcome = if now & state::ESTABLISHED != 0 {
         flow_outcome::ENDED
     } else if now & state::RELEASED == 0 || patient {
@@ -152,8 +155,8 @@ fn closed(ctx: &SockOpsContext) {
     if before & state::CLOSED != 0 {
         return;
     }
-    if live != 0 && outcome == flow_outcome::FAILED {
-        failed(live, (now >> state::STAMP) as u16, leg);
+    if live != 0 && who != 0 && outcome == flow_outcome::FAILED {
+        failed(live, (now >> state::STAMP) as u16, leg, who);
     }
     let Some(counters) = counters else { return };
     // SAFETY: as in `established`.
@@ -168,9 +171,9 @@ fn closed(ctx: &SockOpsContext) {
     }
 }
 
-/// An endpoint has not taken a connection.
+/// An endpoint has not taken a connection of this caller's.
 #[inline(always)]
-fn failed(live: u16, stamp: u16, leg: u32) {
+fn failed(live: u32, stamp: u16, leg: u32, who: u32) {
     let Some(control) = CONTROL.get_ptr(0) else { return };
     let Some(reader) = readers::enter() else { return };
     // SAFETY: the map's entry is valid; the word is read at once.
@@ -178,9 +181,9 @@ fn failed(live: u16, stamp: u16, leg: u32) {
     // The leg may be another's by now; then it says nothing about this endpoint.
     if let Some(destination) = destination(&Maps { control }, Side::of_epoch(epoch), leg)
         && destination.policy & policy::EJECTING != 0
-        && live::is_of(live.into(), destination.live)
+        && live::is_of(live, destination.live)
     {
-        live::failed(live.into(), stamp, &destination);
+        live::failed(live, stamp, &destination, who);
     }
     // The entries are these owners' until here.
     readers::leave(reader);
@@ -193,8 +196,9 @@ fn destination(maps: &Maps, side: Side, leg: u32) -> Option<Destination> {
 
 /// What is needed of an entry that may be freed.
 struct Followed {
-    live: u16,
+    live: u32,
     leg: u32,
+    who: u32,
     since: u64,
     state: u32,
 }
@@ -207,6 +211,7 @@ fn followed(entry: &Entry) -> Followed {
         Followed {
             live: addr_of!((*entry.connection).live).read_volatile(),
             leg: addr_of!((*entry.connection).leg).read_volatile(),
+            who: addr_of!((*entry.connection).who).read_volatile(),
             since: addr_of!((*entry.connection).since).read_volatile(),
             state: addr_of!((*entry.connection).state).read_volatile(),
         }

@@ -3,11 +3,12 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_get_prandom_u32,
 };
 use aya_ebpf::programs::SockAddrContext;
 use redirector_common::abi::{
-    Control, Destination, IDENTITY_UNKNOWN, Side, Source, control_flags, policy,
+    Control, Destination, IDENTITY_UNKNOWN, Live, Side, Source, control_flags, policy,
 };
 use redirector_common::decide::{self, Caller, Chosen, DraftKind, Tables};
 
@@ -77,6 +78,23 @@ fn checked(key: u64, source: Option<&Source>) -> Option<u32> {
     }
 }
 
+/// The cgroup by which the calling task is told apart from others: see
+/// `Connection::caller`.
+#[inline(always)]
+pub fn caller(control: *const Control) -> u32 {
+    // SAFETY: as in `identity`.
+    let flags = unsafe { core::ptr::addr_of!((*control).flags).read_volatile() };
+    // SAFETY: the helpers have no preconditions, and take any level.
+    unsafe {
+        let id = bpf_get_current_ancestor_cgroup_id(Control::caller_level(flags) as i32);
+        // Nearer to the root than that level; level 0 is the root itself.
+        if id <= ROOT { bpf_get_current_cgroup_id() as u32 } else { id as u32 }
+    }
+}
+
+/// The id of the root of the hierarchy.
+const ROOT: u64 = 1;
+
 /// The calling task, as the decision asks about it.
 pub struct Task<'a> {
     ctx: &'a SockAddrContext,
@@ -87,6 +105,8 @@ pub struct Task<'a> {
     pub identity: u32,
     /// Whether the destination has counted the connection already.
     pub admitted: bool,
+    /// Who is counted there, where the policy asks for it: see `Connection::who`.
+    pub who: u32,
     #[cfg(feature = "record")]
     cookie: u64,
     #[cfg(feature = "record")]
@@ -106,11 +126,20 @@ impl<'a> Task<'a> {
             asked: false,
             identity: IDENTITY_UNKNOWN,
             admitted: false,
+            who: 0,
             #[cfg(feature = "record")]
             cookie,
             #[cfg(feature = "record")]
             record: crate::record::start(cookie),
         }
+    }
+
+    /// Where the caller's connections at a destination are counted, by its owner.
+    #[inline(always)]
+    pub fn share(&self, owner: u32) -> u32 {
+        // SAFETY: `control` points to the entry of `CONTROL`; the word is read at once.
+        let seed = unsafe { core::ptr::addr_of!((*self.control).seed).read_volatile() };
+        Live::share(owner, self.who, seed)
     }
 
     /// The identity, found now if it was not asked for before.
@@ -174,10 +203,17 @@ impl Caller for Task<'_> {
     ) -> Chosen {
         let hashed = destination.policy & policy::ALGORITHM == policy::SOURCE_HASH;
         let affinity = if hashed { self.affinity() } else { 0 };
+        if destination.policy & (policy::LIMITED | policy::EJECTING) != 0 {
+            self.who = match self.identity() {
+                IDENTITY_UNKNOWN => decide::stranger(caller(self.control)),
+                identity => identity,
+            };
+        }
         let chosen = choose::unpack(choose::rd_choose(
             side.index(),
             number,
             affinity,
+            self.who,
             #[cfg(feature = "record")]
             self.cookie,
         ));

@@ -236,7 +236,7 @@ pub fn explain(
                 namespace: id.namespace.to_string(),
                 name: id.name.to_string(),
             });
-            (source.unwrap_or_default(), Some(Caller::of(tables, identity, own.netns)))
+            (source.unwrap_or_default(), Some(Caller::of(tables, identity, Some(own))))
         }
     };
     let (destination, others) = dialled(registry, &source, &question.to)?;
@@ -286,7 +286,7 @@ fn explain_unnamed(
         explanation.notes.push(why);
         return Ok(explanation);
     }
-    let caller = Caller::of(tables, identity, process.and_then(|process| process.netns));
+    let caller = Caller::of(tables, identity, process);
     let found = caller.look_up(tables, *to);
     tables::answer(&mut explanation, found.as_ref(), &Layout::default().names(), None, *to);
     Ok(explanation)
@@ -297,22 +297,32 @@ struct Caller {
     class: u32,
     /// Where it is known: see [`Lookup::affinity`].
     affinity: Option<u32>,
+    /// Who it is where connections are counted; `None` who has none.
+    who: Option<u32>,
 }
 
 impl Caller {
-    fn of(tables: &Lookup<'_>, identity: u32, netns: Option<u64>) -> Self {
-        Self { class: tables.class_of(identity), affinity: tables.affinity(identity, netns) }
+    fn of(tables: &Lookup<'_>, identity: u32, process: Option<&Process>) -> Self {
+        let netns = process.and_then(|process| process.netns);
+        let who = match identity {
+            IDENTITY_UNKNOWN => process
+                .filter(|process| process.is_whole)
+                .and_then(|process| tables.stranger(&process.ids)),
+            identity => Some(identity),
+        };
+        Self { class: tables.class_of(identity), affinity: tables.affinity(identity, netns), who }
     }
 
     /// As somebody would be who is like this source; `None` when nobody is.
     fn like(named: &Named, source: &QuerySource) -> Result<Option<Self>, Error> {
         let class = tables::class_of(&named.world, &named.registry, &named.layout, source)?;
-        Ok(class.map(|class| Self { class, affinity: None }))
+        Ok(class.map(|class| Self { class, affinity: None, who: None }))
     }
 
     fn look_up(&self, tables: &Lookup<'_>, to: SocketAddr) -> Option<tables::TableVerdict> {
         let at = At {
             live: |number| tables.live(number),
+            mine: |owner| self.who.map_or(0, |who| tables.connections_of(owner, who)),
             now: datapath::now(),
             affinity: self.affinity,
         };

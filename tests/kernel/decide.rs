@@ -11,7 +11,9 @@ use std::thread;
 
 use aya::maps::{Array, Map, MapData};
 use redirector::datapath::{Options, Sizes};
-use redirector_common::abi::{LIVE_LAYOUT, Live, Record, Side, record_decision as kind};
+use redirector_common::abi::{
+    Destination, LIVE_LAYOUT, Live, Record, Side, record_decision as kind,
+};
 use redirector_common::decide::{Caller, Decision, decide};
 use redirector_core::image::Image;
 use redirector_core::layout::{Layout, Newcomers, Placement};
@@ -134,7 +136,7 @@ impl Caller for Replay<'_> {
         self.record.skipped[(ask / 32) as usize] >> (ask % 32) & 1 == 1
     }
 
-    fn admit(&mut self, _: u32, _: u32) -> bool {
+    fn admit(&mut self, _: &Destination) -> bool {
         self.record.limited == 0
     }
 }
@@ -236,7 +238,7 @@ fn options(place: &Place) -> Options {
 
 /// What the programs know of destinations and endpoints.
 pub fn lives(pins: &Path) -> Array<MapData, Live> {
-    let pin = pins.join(format!("counts-{LIVE_LAYOUT}/LIVE"));
+    let pin = pins.join(format!("counts-{LIVE_LAYOUT}/LIVE-0"));
     let map = Map::from_map_data(MapData::from_pin(pin).expect("the map")).expect("a known type");
     Array::try_from(map).expect("an array")
 }
@@ -244,7 +246,7 @@ pub fn lives(pins: &Path) -> Array<MapData, Live> {
 /// As if there were connections elsewhere, and endpoints that have failed.
 pub fn stir(lives: &mut Array<MapData, Live>, image: &Image, random: &mut Random) {
     let destinations = image.destinations.values().map(|one| one.live);
-    let endpoints = image.backends.values().map(|one| u32::from(one.live));
+    let endpoints = image.backends.values().map(|one| one.live);
     let numbers: std::collections::BTreeSet<u32> = destinations.chain(endpoints).collect();
     for number in numbers.into_iter().filter(|number| *number != 0) {
         let mut live = lives.get(&number, 0).expect("an entry");

@@ -2,6 +2,7 @@
 //! a cgroup, a bpffs and directories of its own, and in network namespaces where
 //! it needs addresses. All in one program: linking is what takes long.
 
+mod apply;
 mod bypass;
 mod changes;
 mod connect;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use redirector::datapath::{Datapath, Hook, Options, Sizes};
 use redirector_tests::cgroup::key;
 use redirector_tests::child;
+use redirector_tests::gate::Gate;
 use redirector_tests::image::Builder;
 use redirector_tests::kernel::{Place, privileged, scaled};
 use redirector_tests::server::Server;
@@ -249,4 +250,40 @@ fn a_workload_that_uses_up_its_share_takes_nothing_from_the_others() {
     let seen = peers.iter().filter(|peer| **peer == at(ROUTED)).count();
     assert!(seen >= 8, "its share came back: {peers:?}");
     assert!(peers.iter().all(|peer| *peer == at(ROUTED) || *peer == scene.server.address()));
+}
+
+#[test]
+fn nobody_is_without_memory_because_an_unknown_caller_has_filled_it() {
+    const MODEST: usize = 40;
+    let small = |sizes: &mut Sizes| {
+        sizes.connections = 64;
+        sizes.overflow = 64;
+    };
+    let Some(scene) = Scene::new("filled", small) else { return };
+    let [greedy, modest] = ["greedy", "modest"].map(|name| scene.place.cgroup.child(name));
+    let open = |count: usize| -> Vec<Socket> {
+        let open = |_| {
+            let socket = Socket::stream(at(ROUTED), 0).expect("a socket");
+            socket.connect(at(ROUTED)).expect("routed, remembered or not");
+            socket
+        };
+        (0..count).map(open).collect()
+    };
+    let (full, end) = (Gate::new(), Gate::new());
+    let hog: child::Child<()> = child::spawn(&greedy, || {
+        let sockets = open(400);
+        full.open();
+        end.wait();
+        drop(sockets);
+    });
+    full.wait();
+    let totals = scene.datapath.counters().expect("counters").totals;
+    assert!(totals.memory_full > 200, "{totals:?}");
+    let peers: Vec<SocketAddr> = child::run(&modest, || {
+        open(MODEST).iter().map(|socket| socket.peer().expect("a peer")).collect()
+    });
+    assert_eq!(peers, [at(ROUTED); MODEST]);
+    end.open();
+    hog.join();
+    assert!(scene.forgotten());
 }

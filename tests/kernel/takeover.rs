@@ -281,7 +281,7 @@ fn pins_that_are_not_what_the_programs_use_are_told_of_and_mended_and_nothing_is
     {
         assert!(found.contains(what), "{found}");
     }
-    assert_eq!(datapath.found().len(), 5, "{found}");
+    assert_eq!(datapath.found().len(), 6, "{found}");
     let (active, image) = datapath.dump_active().expect("dumped");
     assert_eq!(image, wanted, "the very tables");
     datapath.apply(&image.diff(&wanted), active.generation + 1).expect("applied");

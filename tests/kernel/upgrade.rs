@@ -120,7 +120,9 @@ spec: {host: another, trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}}
 
 #[test]
 fn what_is_counted_is_counted_on_by_a_version_of_another_layout() {
+    // One client has three quarters of what there may be.
     const LIMIT: usize = 6;
+    const MOST: usize = 8;
     const FAILURES: usize = 2;
     let Some(mut scene) = Scene::new("counted", PROGRAM) else { return };
     let ours = scene.redirector.program.clone();
@@ -128,7 +130,7 @@ fn what_is_counted_is_counted_on_by_a_version_of_another_layout() {
     // A third endpoint, where nobody listens, and a limit.
     let policy = format!(
         "trafficPolicy:
-    connectionPool: {{tcp: {{maxConnections: {LIMIT}}}}}
+    connectionPool: {{tcp: {{maxConnections: {MOST}}}}}
     outlierDetection:
       {{consecutive5xxErrors: {FAILURES}, baseEjectionTime: 900s, maxEjectionPercent: 100}}
   subsets: ["
@@ -198,7 +200,7 @@ spec: {address: 127.0.0.4, labels: {app: echo, v: dead}}
     scene.redirector.wait("the end of all", |_| counts(&scene)[..2] == [0, 1]);
     scene.redirector.wait("the end of the other memory", |_| memories(&scene) == 1);
     figure!(
-        "upgrades and downgrades with {LIMIT} of {LIMIT} connections open: never one more, \
+        "upgrades and downgrades with all {LIMIT} connections open that a client may have: never one more, \
          {limited} refused; the ejected endpoint stayed out"
     );
     assert_eq!(daemon.stop(), 0);

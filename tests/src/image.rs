@@ -21,7 +21,7 @@ impl Builder {
                 port: endpoint.port().to_be(),
                 live: 0,
                 threshold: u32::MAX,
-                alias: index,
+                alias: index as u16,
                 owner: 0,
             };
             self.image.backends.insert(first + index, backend);

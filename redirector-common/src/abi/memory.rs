@@ -30,14 +30,24 @@ pub struct Connection {
     /// [`connection_state`] in the lower half; in the upper, the stamp of the
     /// entry of `LIVE` when the connection was counted there.
     pub state: u32,
-    /// Whose share of `OVERFLOW` the entry counts against, by identity number
-    /// modulo [`OVERFLOW_SHARES`]; meaningful only there.
-    pub share: u16,
     /// The entry of `LIVE` of the endpoint, when the connection is counted
     /// there; else zero.
-    pub live: u16,
-    /// `bpf_ktime_get_ns` at connect when accounting is on, else zero.
+    pub live: u32,
+    /// `bpf_ktime_get_ns` at connect when accounting is on or somebody follows flows,
+    /// else zero.
     pub since: u64,
+    /// Whose connection it is, where the policy asks for that; else zero. Of a known
+    /// workload its identity number, of any other caller `caller` with the highest
+    /// bit.
+    pub who: u32,
+    /// Where it is counted in `SHARES`; zero when it is not.
+    pub share: u32,
+    /// The cgroup of the caller, by the lower half of its id: the one below a cgroup
+    /// that is served at which callers are told apart, or the task's own where that
+    /// is nearer to the root ([`Control::caller_level`](super::Control::caller_level)).
+    pub caller: u32,
+    /// [`Destination::owner`](super::Destination::owner) of its destination.
+    pub destination: u32,
 }
 
 /// Bits of [`Connection::state`], of its lower half.
@@ -64,8 +74,8 @@ pub mod connection_state {
     pub const STAMP: u32 = 16;
 }
 
-/// How many shares of `OVERFLOW` are counted: an identity has that of its
-/// number, modulo this.
+/// How many shares of `OVERFLOW` are counted: a caller has that of its cgroup
+/// ([`Connection::caller`]), modulo this.
 pub const OVERFLOW_SHARES: u32 = 65_536;
 
 /// The state of `OVERFLOW`: the only entry of `OVERFLOW_STATE`.

@@ -29,7 +29,7 @@ use crate::addr::Addr;
 const OTHER: usize = cfg!(feature = "other-layout") as usize;
 
 /// Version of the layout of all lookup tables below; part of the pin path.
-pub const LAYOUT: u32 = 3 + OTHER as u32;
+pub const LAYOUT: u32 = 5 + OTHER as u32;
 
 /// Version of the layout of [`Connection`]; connection memory is kept across an
 /// upgrade while this is unchanged. Otherwise the programs of the other version
@@ -37,14 +37,14 @@ pub const LAYOUT: u32 = 3 + OTHER as u32;
 /// change: that the first word of an entry of `CONNECTIONS` is the cookie of its
 /// socket, or zero when it is free; that a key of `OVERFLOW` is one; and that the
 /// first word of `OVERFLOW_STATE` is zero when `OVERFLOW` is empty.
-pub const CONNECTION_LAYOUT: u32 = 3 + OTHER as u32;
+pub const CONNECTION_LAYOUT: u32 = 5 + OTHER as u32;
 
 /// Version of the layout of [`Live`], and of all that its words mean. While it is
 /// unchanged every version counts in the same `LIVE`, those side by side at an
 /// upgrade, too: a limit holds across it, and who is ejected stays so. Connections
 /// refer to it, so a change must change [`CONNECTION_LAYOUT`] as well; what was
 /// counted begins at zero then.
-pub const LIVE_LAYOUT: u32 = 1;
+pub const LIVE_LAYOUT: u32 = 2;
 
 /// Version of the layout of [`Flow`] and [`FlowHead`]; while it is unchanged
 /// every version tells of connections in the same `FLOWS`.
@@ -182,6 +182,17 @@ pub struct Control {
     pub flows_until: u64,
 }
 
+impl Control {
+    /// How many levels below the root of the hierarchy the cgroups lie by which callers
+    /// are told apart, out of the [flags](Self::flags): two below the uppermost that is
+    /// served. There lie users and services of a plain machine and Pods of a node, which
+    /// whoever is in one cannot make more of. Zero: not known.
+    #[inline(always)]
+    pub const fn caller_level(flags: u64) -> u32 {
+        ((flags & control_flags::CALLER_LEVEL) >> control_flags::CALLER_LEVEL_SHIFT) as u32
+    }
+}
+
 /// The generation of a side that is being written, or whose writer died.
 pub const GENERATION_DIRTY: u64 = u64::MAX;
 
@@ -206,6 +217,11 @@ pub mod control_flags {
     pub const DAEMON_LEVEL: u64 = 0xff << DAEMON_LEVEL_SHIFT;
     /// See [`DAEMON_LEVEL`].
     pub const DAEMON_LEVEL_SHIFT: u32 = 56;
+    /// The [level of callers](super::Control::caller_level), from
+    /// [`CALLER_LEVEL_SHIFT`] on.
+    pub const CALLER_LEVEL: u64 = 0xff << CALLER_LEVEL_SHIFT;
+    /// See [`CALLER_LEVEL`].
+    pub const CALLER_LEVEL_SHIFT: u32 = 48;
 }
 
 /// Key of `FRONTENDS`, the exact table: one address and port.
@@ -310,11 +326,12 @@ pub struct Destination {
     /// How many backends; none means that the connection is refused.
     pub count: u32,
     /// How to choose; see [`policy`]. Zero is by weight and nothing else, and
-    /// then the fields below are zero.
+    /// then the fields below are zero, but for `owner`.
     pub policy: u32,
     /// Its entry of `LIVE`; 0 when the policy needs none.
     pub live: u32,
-    /// What [`Live::owner`] of that entry is.
+    /// What [`Live::owner`] of that entry is; which destination it is, in every
+    /// version.
     pub owner: u32,
     /// `LIMITED`: the most connections at a time.
     pub max_connections: u32,
@@ -357,12 +374,12 @@ pub struct Backend {
     pub addr: Addr,
     /// In network byte order; 0 stands for the port that was dialled.
     pub port: u16,
+    /// The other backend of the slot, relative to the destination's first.
+    pub alias: u16,
     /// Its entry of `LIVE`; 0 when the destination's policy needs none.
-    pub live: u16,
+    pub live: u32,
     /// A draw below this keeps this backend, any other takes `alias`.
     pub threshold: u32,
-    /// The other backend of the slot, relative to the destination's first.
-    pub alias: u32,
     /// What [`Live::owner`] of that entry is.
     pub owner: u32,
 }
@@ -385,11 +402,17 @@ pub struct Limits {
     pub backends: u32,
     /// Entries of `CONNECTIONS`: a power of two.
     pub connections: u32,
-    /// How many entries of `OVERFLOW` one identity may have.
-    pub overflow_share: u32,
+    /// Entries of `OVERFLOW`.
+    pub overflow: u32,
     /// How many copies of each counter there are: a power of two. A program
     /// counts in the stripe of its CPU's number, modulo this.
     pub stripes: u32,
+    /// How a socket of the kernel's own is known: the number of the byte of `struct
+    /// sock` in the upper 24 bits, and which bit of it is set. Zero: by nothing.
+    pub kernel_socket: u32,
+    /// 1 where the kernel describes its types (BTF): then it can be asked whether a
+    /// socket is one of MPTCP.
+    pub btf: u32,
 }
 
 /// An entry of `READERS`: how many programs are between reading the epoch and
@@ -433,14 +456,16 @@ layout! {
         first: 0, count: 4, policy: 8, live: 12, owner: 16, max_connections: 20, eject_after: 24,
         eject_most: 28, eject_ms: 32, forgive_ms: 36,
     }
-    Backend, 32, { addr: 0, port: 16, live: 18, threshold: 20, alias: 24, owner: 28 }
-    Live, 64, {
-        word: 0, turn: 8, ejected_until: 16, returned: 24, limited: 32, owner: 40, parent: 44,
-        failures: 48, ejections: 52, ejected: 56,
+    Backend, 32, { addr: 0, port: 16, alias: 18, live: 20, threshold: 24, owner: 28 }
+    Live, 128, {
+        word: 0, turn: 8, ejected_until: 16, returned: 24, limited: 32, ejected: 40, parent: 48,
+        owner: 56, failures: 60, ejections: 64, failed_by: 68, succeeded_by: 72, reserved: 76,
+        succeeded_at: 80, other_at: 88, withheld: 96, unfair: 104, unused: 112,
     }
-    Connection, 64, {
+    Connection, 80, {
         cookie: 0, dialled: 8 + 16 * OTHER, backend: 24 - 16 * OTHER, dialled_port: 40,
-        backend_port: 42, leg: 44, state: 48, share: 52, live: 54, since: 56,
+        backend_port: 42, leg: 44, state: 48, live: 52, since: 56, who: 64, share: 68, caller: 72,
+        destination: 76,
     }
     Totals, 64, {
         routed: 0, passed: 8, refused: 16, unknown_source: 24, own: 32, memory_full: 40,
@@ -458,9 +483,9 @@ layout! {
         leg: 92, identity: 96, process: 100, command: 104,
     }
     OverflowState, 64, { used: 0 }
-    Limits, 36, {
+    Limits, 44, {
         class_tables: 0, identities: 4, routes: 8, legs: 12, destinations: 16, backends: 20,
-        connections: 24, overflow_share: 28, stripes: 32,
+        connections: 24, overflow: 28, stripes: 32, kernel_socket: 36, btf: 40,
     }
     Readers, 64, { count: 0 }
     Record, 128, {

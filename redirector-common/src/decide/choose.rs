@@ -34,6 +34,14 @@ pub fn affinity(seed: u32, identity: u32, netns: impl FnOnce() -> u64) -> u32 {
     mix(mix(key ^ seed).wrapping_add(key))
 }
 
+/// Who is counted that is in no known workload, by the cgroup by which he is told apart
+/// from others: see [`Connection::who`](crate::abi::Connection::who).
+#[inline(always)]
+pub const fn stranger(cgroup: u32) -> u32 {
+    // No identity is that large.
+    cgroup | 1 << 31
+}
+
 /// What [`choose`] chose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Chosen {
@@ -73,11 +81,11 @@ pub fn choose<T: Tables, C: Caller>(
     if algorithm == policy::LEAST_REQUEST && count > 1 {
         let at = spread(caller.draw(), count);
         let Some((other, rival)) = resolve(tables, side, destination, at) else { return none };
-        if caller.active(rival.live.into()) < caller.active(backend.live.into()) {
+        if caller.active(rival.live) < caller.active(backend.live) {
             (index, backend) = (other, rival);
         }
     }
-    if destination.policy & policy::EJECTING != 0 && caller.is_ejected(live, backend.live.into()) {
+    if destination.policy & policy::EJECTING != 0 && caller.is_ejected(live, backend.live) {
         let mut found = false;
         for _ in 0..REDRAWS {
             // The same source comes to the same other endpoint.
@@ -86,7 +94,7 @@ pub fn choose<T: Tables, C: Caller>(
             let Some((other, another)) = resolve(tables, side, destination, at) else {
                 return none;
             };
-            if !caller.is_ejected(live, another.live.into()) {
+            if !caller.is_ejected(live, another.live) {
                 (index, found) = (other, true);
                 break;
             }
@@ -101,7 +109,7 @@ pub fn choose<T: Tables, C: Caller>(
                 let slot = start.wrapping_add(step) % count;
                 let at = destination.first.wrapping_add(slot);
                 let Some(other) = tables.backend(side, at) else { return none };
-                if !caller.is_ejected(live, other.live.into()) {
+                if !caller.is_ejected(live, other.live) {
                     (index, found) = (at, true);
                     break;
                 }
@@ -112,8 +120,7 @@ pub fn choose<T: Tables, C: Caller>(
             return none;
         }
     }
-    if destination.policy & policy::LIMITED != 0 && !caller.admit(live, destination.max_connections)
-    {
+    if destination.policy & policy::LIMITED != 0 && !caller.admit(destination) {
         return Chosen { kind: DraftKind::Limited, backend: index };
     }
     Chosen { kind: DraftKind::Route, backend: index }

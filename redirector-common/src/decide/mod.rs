@@ -20,7 +20,7 @@ mod choose;
 #[cfg(not(target_arch = "bpf"))]
 pub mod shares;
 
-pub use choose::{Chosen, affinity, choose, mix};
+pub use choose::{Chosen, affinity, choose, mix, stranger};
 
 /// The lookup tables of both sides.
 ///
@@ -80,9 +80,9 @@ pub trait Caller {
     fn is_ejected(&mut self, _destination: u32, _endpoint: u32) -> bool {
         false
     }
-    /// Counts one more connection on a destination, unless it has `most`
-    /// already; says whether it was counted.
-    fn admit(&mut self, _destination: u32, _most: u32) -> bool {
+    /// Counts one more connection on a destination with a limit, unless it has as many
+    /// already as it may, or the caller his share of them; says whether it was counted.
+    fn admit(&mut self, _destination: &Destination) -> bool {
         true
     }
     /// [`choose`] for the destination with this number. The programs do it in a
@@ -185,6 +185,8 @@ pub struct Draft {
     pub endpoint: Endpoint,
     /// The destination's entry of `LIVE`, from `Limited` on; or zero.
     pub destination: u32,
+    /// [`Destination::owner`], from `Limited` on.
+    pub owner: u32,
     /// The endpoint's entry of `LIVE`, for `Route`; or zero.
     pub live: u32,
 }
@@ -211,6 +213,7 @@ impl Draft {
             choice: Choice { route: 0, leg: 0 },
             endpoint: Endpoint { backend: 0, addr: Addr::from_words([0; 4]), port: 0 },
             destination: 0,
+            owner: 0,
             live: 0,
         }
     }
@@ -387,6 +390,7 @@ pub fn pick_into<T: Tables, C: Caller>(
     if count == 0 {
         return;
     }
+    draft.owner = destination.owner;
     if destination.policy == policy::RANDOM {
         let at = if count > 1 { spread(caller.draw(), count) } else { (0, 0) };
         let Some((index, backend)) = resolve(tables, side, &destination, at) else { return };
@@ -399,7 +403,7 @@ pub fn pick_into<T: Tables, C: Caller>(
     draft.kind = kind;
     if kind == DraftKind::Route {
         let Some(backend) = tables.backend(side, index) else { return };
-        draft.live = backend.live.into();
+        draft.live = backend.live;
         draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
     }
 }
@@ -417,6 +421,6 @@ fn resolve<T: Tables>(
     if destination.count < 2 || rest < backend.threshold {
         return Some((index, backend));
     }
-    let index = destination.first.wrapping_add(backend.alias);
+    let index = destination.first.wrapping_add(backend.alias.into());
     Some((index, tables.backend(side, index)?))
 }

@@ -14,8 +14,9 @@ use crate::abi::{Backend, CLASS_UNKNOWN, Destination, Live, Route, Side, policy}
 pub trait Known {
     /// Whether an endpoint is left out for the time being.
     fn is_ejected(&self, endpoint: u32) -> bool;
-    /// Whether a destination has `most` connections already.
-    fn is_full(&self, destination: u32, most: u32) -> bool;
+    /// Whether a destination with a limit has as many connections already as it may, or
+    /// the source its share of them.
+    fn is_full(&self, destination: &Destination) -> bool;
     /// How many connections an endpoint has.
     fn active(&self, endpoint: u32) -> u64;
     /// The [`affinity`](super::affinity()) of the source; of all sources together, none.
@@ -34,7 +35,7 @@ impl Known for ByWeight {
         false
     }
 
-    fn is_full(&self, _: u32, _: u32) -> bool {
+    fn is_full(&self, _: &Destination) -> bool {
         false
     }
 
@@ -45,16 +46,18 @@ impl Known for ByWeight {
 
 /// What `LIVE` says at a moment.
 #[derive(Clone, Copy, Debug)]
-pub struct At<F> {
+pub struct At<F, G> {
     /// An entry by its number; entry 0 is nobody's, and never asked for.
     pub live: F,
+    /// How many connections the source has at a destination with a limit, by its owner.
+    pub mine: G,
     /// The moment, on the monotonic clock in nanoseconds.
     pub now: u64,
     /// See [`Known::affinity`].
     pub affinity: Option<u32>,
 }
 
-impl<F: Fn(u32) -> Live> At<F> {
+impl<F: Fn(u32) -> Live, G: Fn(u32) -> u64> At<F, G> {
     fn entry(&self, number: u32) -> Option<Live> {
         (number != 0).then(|| (self.live)(number))
     }
@@ -65,13 +68,16 @@ impl<F: Fn(u32) -> Live> At<F> {
     }
 }
 
-impl<F: Fn(u32) -> Live> Known for At<F> {
+impl<F: Fn(u32) -> Live, G: Fn(u32) -> u64> Known for At<F, G> {
     fn is_ejected(&self, endpoint: u32) -> bool {
         self.ejected_for(endpoint).is_some()
     }
 
-    fn is_full(&self, destination: u32, most: u32) -> bool {
-        self.entry(destination).is_some_and(|live| Live::connections(live.word) >= most.into())
+    fn is_full(&self, destination: &Destination) -> bool {
+        let mine = (self.mine)(destination.owner);
+        self.entry(destination.live).is_some_and(|live| {
+            Live::is_full(Live::connections(live.word), mine, destination.max_connections)
+        })
     }
 
     fn active(&self, endpoint: u32) -> u64 {
@@ -106,8 +112,8 @@ impl<K: Known> Caller for Decided<'_, K> {
         self.known.is_ejected(endpoint)
     }
 
-    fn admit(&mut self, destination: u32, most: u32) -> bool {
-        !self.known.is_full(destination, most)
+    fn admit(&mut self, destination: &Destination) -> bool {
+        !self.known.is_full(destination)
     }
 }
 
@@ -222,7 +228,7 @@ impl Draws {
     fn new<T: Tables>(tables: &T, side: Side, destination: &Destination) -> Self {
         let at = |slot| tables.backend(side, destination.first.wrapping_add(slot));
         let backends: Vec<_> = (0..destination.count).map(at).collect();
-        let slots = backends.iter().map(|one| one.map(|one| (one.threshold, one.alias)));
+        let slots = backends.iter().map(|one| one.map(|one| (one.threshold, one.alias.into())));
         let mut by_weight = of_slots(slots);
         for (share, backend) in by_weight.iter_mut().zip(&backends) {
             if backend.is_none() {
@@ -234,7 +240,7 @@ impl Draws {
 
     /// As [`pick_into`](super::pick_into).
     fn fill(&self, part: &mut Part, known: &impl Known) {
-        let Destination { policy, live, max_connections, .. } = self.destination;
+        let policy = self.destination.policy;
         let mut chosen = self.by_weight.clone();
         if policy & policy::ALGORITHM == policy::LEAST_REQUEST && self.backends.len() > 1 {
             chosen = self.least(known);
@@ -244,7 +250,7 @@ impl Draws {
         }
         let routed: f64 = chosen.iter().sum();
         part.refused = part.share * (1.0 - routed).max(0.0);
-        if policy & policy::LIMITED != 0 && known.is_full(live, max_connections) {
+        if policy & policy::LIMITED != 0 && known.is_full(&self.destination) {
             part.limited = part.share * routed;
             return;
         }
@@ -259,11 +265,8 @@ impl Draws {
 
     /// Of two draws the one with fewer connections; of two alike, the first.
     fn least(&self, known: &impl Known) -> Vec<f64> {
-        let active: Vec<u64> = self
-            .backends
-            .iter()
-            .map(|one| one.map_or(0, |one| known.active(one.live.into())))
-            .collect();
+        let active: Vec<u64> =
+            self.backends.iter().map(|one| one.map_or(0, |one| known.active(one.live))).collect();
         let mut order: Vec<usize> = (0..active.len()).collect();
         order.sort_unstable_by_key(|at| active[*at]);
         let mut shares = vec![0.0; active.len()];
@@ -286,7 +289,7 @@ impl Draws {
         let ejected: Vec<bool> = self
             .backends
             .iter()
-            .map(|one| one.is_some_and(|one| known.is_ejected(one.live.into())))
+            .map(|one| one.is_some_and(|one| known.is_ejected(one.live)))
             .collect();
         let first: Vec<f64> = chosen.to_vec();
         let mut left: f64 =

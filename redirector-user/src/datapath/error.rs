@@ -114,16 +114,17 @@ pub enum Error {
         /// The library's answer, with its causes.
         problem: String,
     },
-    /// A program never left its lookups.
+    /// A program has not left its lookups yet.
     #[error(
-        "the new configuration is in force, but the programs on CPU {cpu} still read the old \
-         tables after {seconds} seconds; they are left as they are until the next change"
+        "a program on CPU {cpu} still reads the tables of before the last change after {waited:?}, \
+         as its task does not get to run; they are left as they are, and nothing more is changed, \
+         until it has"
     )]
     GracePeriod {
         /// The CPU.
         cpu: usize,
         /// How long was waited.
-        seconds: u64,
+        waited: std::time::Duration,
     },
 }
 

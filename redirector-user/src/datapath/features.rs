@@ -12,7 +12,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supp
 use serde::Serialize;
 
 use super::netns::own_cookie;
-use super::{Hook, reset, sys};
+use super::{Hook, btf, reset, sys};
 use crate::mounts;
 
 /// The oldest kernel that is supported.
@@ -56,13 +56,14 @@ enum Probe {
     Hook(Hook),
     NetnsCookie,
     Reset,
+    Types,
 }
 
 /// Name, part of the kernel, since, without it, how to tell. What has no
 /// "without" is required.
 type Row = (&'static str, &'static str, &'static str, Option<&'static str>, Probe);
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 13] = [
     (
         "redirecting connections",
         "cgroup/connect4 and connect6",
@@ -100,6 +101,16 @@ const ROWS: [Row; 12] = [
         "5.14",
         Some("workloads are told by cgroup only"),
         Probe::NetnsCookie,
+    ),
+    (
+        "telling sockets of the kernel's own",
+        "BTF: /sys/kernel/btf/vmlinux",
+        "5.4",
+        Some(
+            "connections of MPTCP sockets, of NFS and the like fill the memory of connections: \
+             nobody tells when they end",
+        ),
+        Probe::Types,
     ),
     (
         "telling MPTCP subflows",
@@ -159,6 +170,7 @@ impl Probe {
             Self::Hook(hook) => has_hook(hook).map_err(|error| error.to_string()),
             Self::Reset => reset::is_possible().map_err(|error| error.to_string()),
             Self::NetnsCookie => has_netns_cookie().map_err(|error| error.to_string()),
+            Self::Types => Ok(btf::types().kernel_socket != 0),
         }
     }
 }

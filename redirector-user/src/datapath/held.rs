@@ -8,7 +8,7 @@ use super::attach::Place;
 use super::layout::Layout;
 use super::pins::Pins;
 use super::places::Places;
-use super::{Error, Hook, attach, sys};
+use super::{Error, Hook, attach, lives, sys};
 
 /// Maps, programs and links, with the places of their pins.
 #[derive(Debug)]
@@ -24,12 +24,21 @@ impl Held {
     pub fn open(places: &Places, layout: &Layout) -> Result<Self, Error> {
         let maps = layout.maps.iter().map(|map| places.map(map));
         let programs = Hook::ALL.iter().map(|hook| places.programs.join(hook.program()));
-        let open = |pin: PathBuf| match sys::open_pin(&pin) {
-            Ok(fd) => Ok((pin, fd)),
-            Err(error) => Err(Error::from_io(format!("opening {}", pin.display()), error)),
-        };
-        let objects = maps.chain(programs).map(open).collect::<Result<_, _>>()?;
-        Ok(Self { objects, links: Vec::new() })
+        let objects = maps.chain(programs).map(opened).collect::<Result<_, _>>()?;
+        let mut held = Self { objects, links: Vec::new() };
+        held.hold_lives(places)?;
+        Ok(held)
+    }
+
+    /// Holds the arrays of `LIVE` that there are.
+    pub fn hold_lives(&mut self, places: &Places) -> Result<(), Error> {
+        let pins = (0..).map(|index| lives::pin(&places.counts, index));
+        for pin in pins.take_while(|pin| pin.exists()) {
+            if !self.objects.iter().any(|(held, _)| *held == pin) {
+                self.objects.push(opened(pin)?);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there are links to hold.
@@ -67,5 +76,12 @@ impl Held {
             made += 1;
         }
         Ok(made)
+    }
+}
+
+fn opened(pin: PathBuf) -> Result<(PathBuf, OwnedFd), Error> {
+    match sys::open_pin(&pin) {
+        Ok(fd) => Ok((pin, fd)),
+        Err(error) => Err(Error::from_io(format!("opening {}", pin.display()), error)),
     }
 }

@@ -7,28 +7,25 @@ use std::path::Path;
 use aya::maps::MapType;
 use redirector_common::abi::{
     Backend, CONNECTION_LAYOUT, ClassKey, Connection, Control, Destination, FLOW_LAYOUT, FLOWS,
-    Flow, FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVE_LAYOUT, LIVES, Leg, LegCounters,
-    Limits, Live, OVERFLOW_SHARES, OverflowState, PrefixKey, Readers, Route, Source, Totals,
-    Verdict,
+    Flow, FlowCounters, FlowHead, FrontendKey, LAYOUT, LIVE_LAYOUT, LIVES, LIVES_EACH, Leg,
+    LegCounters, Limits, OVERFLOW_SHARES, OverflowState, PrefixKey, Readers, Route, SHARES, Source,
+    Totals, Verdict,
 };
 use redirector_common::hash::Fnv;
 
-use super::{Error, Sizes, maps, names};
+use super::{Error, Sizes, btf, maps, names};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
 
 /// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// No table is larger: a mistyped size must not take the machine's memory.
 const MOST: u32 = 1 << 24;
 
 /// The most copies of each counter.
 const MOST_STRIPES: u32 = 16;
-
-/// An identity has at most this part of the overflow table.
-const OVERFLOW_PARTS: u32 = 16;
 
 /// What a map belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,11 +107,12 @@ impl Layout {
     pub fn new(sizes: &Sizes) -> Result<Self, Error> {
         check(sizes)?;
         let cpus = possible_cpus()?;
-        let mut sizes = *sizes;
+        let (mut sizes, types) = (*sizes, btf::types());
         sizes.connections = sizes.connections.next_power_of_two();
         let limits = Limits {
-            overflow_share: (sizes.overflow / OVERFLOW_PARTS).max(1),
             stripes: cpus.next_power_of_two().min(MOST_STRIPES),
+            kernel_socket: types.kernel_socket,
+            btf: types.are_there.into(),
             ..sizes.limits()
         };
         let array = |name, value, entries| Shape {
@@ -171,7 +169,13 @@ impl Layout {
             }),
             memory(array(names::OVERFLOW_STATE, size_of::<OverflowState>(), 1)),
             memory(array(names::OVERFLOW_SHARES, 8, OVERFLOW_SHARES)),
-            of(Part::Counts, array(names::LIVE, size_of::<Live>(), LIVES)),
+            Shape {
+                part: Part::Counts,
+                kind: MapType::ArrayOfMaps,
+                flags: 0,
+                ..array(names::LIVE, 4, LIVES / LIVES_EACH)
+            },
+            of(Part::Counts, array(names::SHARES, 8, SHARES)),
             of(Part::Flows, array(names::FLOW_HEAD, size_of::<FlowHead>(), 1)),
             of(Part::Flows, array(names::FLOWS, size_of::<Flow>(), FLOWS)),
         ];

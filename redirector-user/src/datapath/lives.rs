@@ -1,42 +1,166 @@
-//! Entries of `LIVE` that get another owner.
+//! `LIVE`: an array of arrays, which are made as they are needed, and entries that get
+//! another owner.
 //!
 //! The programs count in them at the same time; connections of an earlier owner
 //! know it by its stamp.
 
 use std::mem::offset_of;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use redirector_common::abi::{Control, Live};
+use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use redirector_common::abi::{Control, LIVES_EACH, LIVES_EACH_BITS, Live};
 use redirector_core::image::Delta;
 
-use super::maps::Maps;
+use super::layout::{Layout, MMAPABLE};
+use super::mapped::{Access, Mapped};
+use super::maps::{Maps, open};
+use super::places::Places;
+use super::{Error, names};
 
-impl Maps {
-    /// Renews the entries that a change gives to another owner: before it comes
-    /// in force, and while nobody reads tables that give them to the earlier one.
-    pub fn renew_lives(&self, delta: &Delta) {
-        // Destinations first: endpoints are linked to the new stamps.
-        for new in delta.destinations.iter().filter_map(|change| change.new) {
-            self.renew(new.live, new.owner);
+/// Where an array of `LIVE` is pinned.
+pub fn pin(counts: &Path, index: usize) -> PathBuf {
+    counts.join(format!("{}-{index}", names::LIVE))
+}
+
+/// All entries that there are.
+pub struct Lives {
+    all: ArrayOfMaps<MapData>,
+    arrays: Vec<Mapped<Live>>,
+    directory: PathBuf,
+    access: Access,
+}
+
+impl Lives {
+    /// Opens what there is; for writing, at least one array.
+    pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
+        let pin = places.map(layout.shape(names::LIVE)?);
+        let typed = |error| Error::from_library("opening the table LIVE", &error);
+        let all = Map::from_map_data(open(&pin)?).and_then(ArrayOfMaps::try_from).map_err(typed)?;
+        let directory = places.counts.clone();
+        let mut lives = Self { all, arrays: Vec::new(), directory, access };
+        match access {
+            Access::Read => lives.follow()?,
+            Access::Write => _ = lives.make_room(1)?,
         }
-        for new in delta.backends.iter().filter_map(|change| change.new) {
-            self.renew(new.live.into(), new.owner);
+        Ok(lives)
+    }
+
+    fn pin(&self, index: usize) -> PathBuf {
+        pin(&self.directory, index)
+    }
+
+    /// Takes the arrays that are pinned. One that the programs do not have, since its maker
+    /// was killed, they get.
+    fn follow(&mut self) -> Result<(), Error> {
+        loop {
+            let index = self.arrays.len();
+            let pin = self.pin(index);
+            if !pin.exists() {
+                return Ok(());
+            }
+            let map = open(&pin)?;
+            check(&map, &pin)?;
+            if self.access == Access::Write {
+                let set = self.all.set(index as u32, &map, 0);
+                set.map_err(|error| Error::from_library("writing the table LIVE", &error))?;
+            }
+            self.arrays.push(Mapped::new(names::LIVE, &map, LIVES_EACH, self.access)?);
         }
     }
 
-    fn renew(&self, number: u32, owner: u32) {
-        let lives = &self.lives;
-        let index = number as usize;
-        if number == 0 || index >= lives.len() {
-            return;
+    /// Makes arrays until there are so many entries. Says whether any was made.
+    pub fn make_room(&mut self, entries: usize) -> Result<bool, Error> {
+        let before = self.arrays.len();
+        loop {
+            self.follow()?;
+            let (index, pin) = (self.arrays.len(), self.pin(self.arrays.len()));
+            // The programs may have one whose pin was removed: to open it takes
+            // CAP_SYS_ADMIN. Without, another one takes its place.
+            let pinned = match self.all.get(&(index as u32), 0) {
+                Ok(map) => map.pin(&pin),
+                Err(_) if self.len() >= entries => return Ok(index > before),
+                Err(_) => Array::<MapData, Live>::create(LIVES_EACH, MMAPABLE)
+                    .map_err(|error| Error::from_library("making an array of LIVE", &error))?
+                    .pin(&pin),
+            };
+            pinned.map_err(|error| {
+                Error::from_library(format!("pinning {}", pin.display()), &error)
+            })?;
         }
-        let half = |offset| lives.half(index, offset);
-        if half(offset_of!(Live, owner)).load(SeqCst) == owner {
-            return;
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.arrays.len() << LIVES_EACH_BITS
+    }
+
+    fn at(&self, number: u32) -> Option<(&Mapped<Live>, usize)> {
+        let array = self.arrays.get((number >> LIVES_EACH_BITS) as usize)?;
+        Some((array, (number % LIVES_EACH) as usize))
+    }
+
+    /// Reads an entry.
+    pub fn get(&self, number: u32) -> Option<Live> {
+        self.at(number).and_then(|(array, at)| array.get(at))
+    }
+
+    fn word(&self, number: u32, offset: usize) -> Option<&AtomicU64> {
+        self.at(number).map(|(array, at)| array.word(at, offset))
+    }
+
+    fn half(&self, number: u32, offset: usize) -> Option<&AtomicU32> {
+        self.at(number).map(|(array, at)| array.half(at, offset))
+    }
+}
+
+/// An error when a pinned array is none of `LIVE`.
+fn check(map: &MapData, pin: &Path) -> Result<(), Error> {
+    let info = map.info().map_err(|error| Error::from_library("reading a map", &error))?;
+    let found = (info.value_size() as usize, info.max_entries());
+    if found == (size_of::<Live>(), LIVES_EACH) {
+        return Ok(());
+    }
+    Err(Error::Incompatible {
+        pins: pin.to_owned(),
+        differences: vec![format!(
+            "it has {} entries of {} bytes, not {LIVES_EACH} of {}",
+            found.1,
+            found.0,
+            size_of::<Live>()
+        )],
+    })
+}
+
+impl Maps {
+    /// Renews the entries that a change gives to another owner: before it comes
+    /// in force, and while nobody reads tables that give them to the earlier one. Says
+    /// whether there had to be more of them than there were.
+    pub fn renew_lives(&mut self, delta: &Delta) -> Result<bool, Error> {
+        let destinations = delta.destinations.iter().filter_map(|change| change.new);
+        let destinations = destinations.map(|new| (new.live, new.owner));
+        let backends = delta.backends.iter().filter_map(|change| change.new);
+        let backends = backends.map(|new| (new.live, new.owner));
+        // Destinations first: endpoints are linked to the new stamps.
+        let all = || destinations.clone().chain(backends.clone()).filter(|(live, _)| *live != 0);
+        let most = all().map(|(live, _)| live as usize + 1).max().unwrap_or(0);
+        let more = self.lives.make_room(most)?;
+        for (live, owner) in all() {
+            self.renew(live, owner);
+        }
+        Ok(more)
+    }
+
+    fn renew(&self, number: u32, owner: u32) -> Option<()> {
+        let lives = &self.lives;
+        let owners = lives.half(number, offset_of!(Live, owner))?;
+        if owners.load(SeqCst) == owner {
+            return None;
         }
         self.pardon(number);
-        let word = lives.word(index, offset_of!(Live, word));
-        let stamp = match half(offset_of!(Live, owner)).load(SeqCst) {
+        let word = lives.word(number, offset_of!(Live, word))?;
+        let stamp = match owners.load(SeqCst) {
             // Connections may know an array that was before this one, and lost.
             0 => fastrand::u16(..),
             _ => Live::stamp(word.load(SeqCst)).wrapping_add(1),
@@ -48,7 +172,7 @@ impl Maps {
         if connections > 0
             && let Some(parent) = self.parent(number)
         {
-            let word = lives.word(parent, offset_of!(Live, word));
+            let word = lives.word(parent, offset_of!(Live, word))?;
             word.fetch_sub(connections * Live::ONE, SeqCst);
         }
         // The first turn is anybody's, so that not all nodes begin with the same
@@ -60,51 +184,61 @@ impl Maps {
             (offset_of!(Live, returned), 0),
             (offset_of!(Live, limited), 0),
             (offset_of!(Live, ejected), 0),
+            (offset_of!(Live, parent), 0),
+            (offset_of!(Live, succeeded_at), 0),
+            (offset_of!(Live, other_at), 0),
+            (offset_of!(Live, withheld), 0),
+            (offset_of!(Live, unfair), 0),
         ] {
-            lives.word(index, offset).store(value, SeqCst);
+            lives.word(number, offset)?.store(value, SeqCst);
         }
-        for offset in
-            [offset_of!(Live, parent), offset_of!(Live, failures), offset_of!(Live, ejections)]
-        {
-            half(offset).store(0, SeqCst);
+        for offset in [
+            offset_of!(Live, failures),
+            offset_of!(Live, ejections),
+            offset_of!(Live, failed_by),
+            offset_of!(Live, succeeded_by),
+        ] {
+            lives.half(number, offset)?.store(0, SeqCst);
         }
-        half(offset_of!(Live, owner)).store(owner, SeqCst);
+        owners.store(owner, SeqCst);
+        Some(())
     }
 
     /// The entry of an endpoint's destination, while that has the same owner.
-    fn parent(&self, number: u32) -> Option<usize> {
-        let link = self.lives.half(number as usize, offset_of!(Live, parent)).load(SeqCst);
-        let (parent, stamp) = ((link & 0xffff) as usize, (link >> 16) as u16);
-        let word = self.lives.word(parent, offset_of!(Live, word)).load(SeqCst);
-        (parent != 0 && Live::stamp(word) == stamp).then_some(parent)
+    fn parent(&self, number: u32) -> Option<u32> {
+        let link = self.lives.word(number, offset_of!(Live, parent))?.load(SeqCst);
+        let parent = link as u32;
+        let word = self.lives.word(parent, offset_of!(Live, word))?.load(SeqCst);
+        (parent != 0 && Live::link(parent, Live::stamp(word)) == link).then_some(parent)
     }
 
     /// Endpoints that a change has removed are not ejected any more: they must
     /// not count among those that may be.
     pub fn pardon_the_gone(&self, delta: &Delta) {
-        let used: std::collections::HashSet<u16> =
+        let used: std::collections::HashSet<u32> =
             delta.backends.iter().filter_map(|change| Some(change.new?.live)).collect();
         for old in delta.backends.iter().filter_map(|change| change.old) {
             if old.live != 0 && !used.contains(&old.live) {
-                self.pardon(old.live.into());
+                self.pardon(old.live);
             }
         }
     }
 
     fn pardon(&self, number: u32) {
-        let until = self.lives.word(number as usize, offset_of!(Live, ejected_until));
-        if until.swap(0, SeqCst) != 0
+        let until = self.lives.word(number, offset_of!(Live, ejected_until));
+        if until.is_some_and(|until| until.swap(0, SeqCst) != 0)
             && let Some(parent) = self.parent(number)
+            && let Some(ejected) = self.lives.word(parent, offset_of!(Live, ejected))
         {
-            self.lives.word(parent, offset_of!(Live, ejected)).fetch_sub(1, SeqCst);
+            ejected.fetch_sub(1, SeqCst);
         }
     }
 
     /// Entries that belong to somebody.
     pub fn lives_in_use(&self) -> Vec<(u32, Live)> {
-        let entries = (1..self.lives.len()).filter_map(|index| {
-            let live = self.lives.get(index)?;
-            (live.owner != 0).then_some((index as u32, live))
+        let entries = (1..self.lives.len() as u32).filter_map(|number| {
+            let live = self.lives.get(number)?;
+            (live.owner != 0).then_some((number, live))
         });
         entries.collect()
     }

@@ -156,7 +156,7 @@ fn load_object(
     places: &Places,
 ) -> Result<Ebpf, Error> {
     let limits = layout.limits;
-    let globals: [(&'static str, u32); 9] = [
+    let globals: [(&'static str, u32); 11] = [
         ("LIMIT_CLASS_TABLES", limits.class_tables),
         ("LIMIT_IDENTITIES", limits.identities),
         ("LIMIT_ROUTES", limits.routes),
@@ -164,8 +164,10 @@ fn load_object(
         ("LIMIT_DESTINATIONS", limits.destinations),
         ("LIMIT_BACKENDS", limits.backends),
         ("LIMIT_CONNECTIONS", limits.connections),
-        ("LIMIT_OVERFLOW_SHARE", limits.overflow_share),
+        ("LIMIT_OVERFLOW", limits.overflow),
         ("LIMIT_STRIPES", limits.stripes),
+        ("KERNEL_SOCKET", limits.kernel_socket),
+        ("HAS_BTF", limits.btf),
     ];
     let mut loader = EbpfLoader::new();
     for (name, value) in &globals {

@@ -10,7 +10,7 @@ use redirector_common::abi::{
     Backend, CLASS_UNKNOWN, ClassKey, Control, Destination, FrontendKey, IDENTITY_UNKNOWN, Leg,
     Live, PrefixKey, Route, Side, Source, Verdict,
 };
-use redirector_common::decide::{Tables, affinity};
+use redirector_common::decide::{Tables, affinity, stranger};
 use redirector_core::image::Prefixes;
 
 use super::maps::{Maps, Table};
@@ -83,7 +83,26 @@ impl<'m> Lookup<'m> {
 
     /// What is known of a destination or endpoint, by its number.
     pub fn live(&self, number: u32) -> Live {
-        self.maps.lives.get(number as usize).unwrap_or_default()
+        self.maps.lives.get(number).unwrap_or_default()
+    }
+
+    /// How many connections somebody has at a destination with a limit, by its owner and
+    /// his number there.
+    pub fn connections_of(&self, owner: u32, who: u32) -> u64 {
+        let seed = self.maps.control.half(0, offset_of!(Control, seed)).load(Ordering::SeqCst);
+        let share = Live::share(owner, who, seed) as usize;
+        self.maps.shares.get(share).unwrap_or(0)
+    }
+
+    /// The number of a task that is in no known workload and in the first of these
+    /// cgroups, which lie each below the next, up to the root.
+    pub fn stranger(&self, cgroups: &[u64]) -> Option<u32> {
+        let flags = self.maps.control.word(0, offset_of!(Control, flags)).load(Ordering::SeqCst);
+        let level = Control::caller_level(flags) as usize;
+        let above = cgroups.len().saturating_sub(1 + level);
+        // Level 0 is that of the root, where nobody is told apart.
+        let id = cgroups.get(if level == 0 { 0 } else { above })?;
+        Some(stranger(*id as u32))
     }
 
     /// Whether connects of a task in the first of these cgroups, which lie each below the

@@ -9,11 +9,12 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use redirector_common::abi::{
-    Backend, ClassKey, Control, Destination, FlowCounters, FrontendKey, Leg, LegCounters, Live,
+    Backend, ClassKey, Control, Destination, FlowCounters, FrontendKey, Leg, LegCounters,
     PrefixKey, Readers, Route, Source, Totals, Verdict,
 };
 
 use super::layout::Layout;
+use super::lives::Lives;
 use super::mapped::{Access, Mapped};
 use super::places::Places;
 use super::{Error, Sizes, names, sys};
@@ -33,7 +34,8 @@ pub struct Maps {
     pub backends: Table<Backend>,
     pub cgroup_sources: HashMap<MapData, u64, Source>,
     pub netns_sources: HashMap<MapData, u64, Source>,
-    pub lives: Mapped<Live>,
+    pub lives: Lives,
+    pub shares: Mapped<u64>,
     pub totals: Mapped<Totals>,
     pub leg_counters: Mapped<LegCounters>,
     pub flow_counters: Mapped<FlowCounters>,
@@ -68,7 +70,8 @@ impl Maps {
             totals: mapped(places, layout, names::TOTALS, Access::Read)?,
             leg_counters: mapped(places, layout, names::LEG_COUNTERS, Access::Read)?,
             flow_counters: mapped(places, layout, names::FLOW_COUNTERS, Access::Read)?,
-            lives: mapped(places, layout, names::LIVE, access)?,
+            lives: Lives::open(places, layout, access)?,
+            shares: mapped(places, layout, names::SHARES, Access::Read)?,
         })
     }
 }

@@ -19,6 +19,7 @@ use redirector_common::hash::Fnv;
 use redirector_core::image::{Delta, Image};
 
 mod attach;
+mod btf;
 pub mod cgroup;
 mod depth;
 mod diag;
@@ -119,8 +120,8 @@ impl Datapath {
         found.extend(mending::mend(&pins, &Layout::new(&options.sizes)?)?);
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
         let (places, is_new) = load::ensure(&pins, &layout, options)?;
-        let held = Held::open(&places, &layout)?;
         let mut maps = Maps::open(&places, &layout, Access::Write)?;
+        let held = Held::open(&places, &layout)?;
         maps.make_self_test()?;
         maps.set_seed(seed());
         maps.bring_in_step()?;
@@ -253,7 +254,13 @@ impl Datapath {
     pub fn apply(&mut self, delta: &Delta, generation: u64) -> Result<(), Error> {
         self.writing()?;
         let after = self.counts.after(delta, &self.layout.sizes)?;
-        self.maps.renew_lives(delta);
+        // Whoever reads the tables of before counts by their numbers, too.
+        self.maps.bring_in_step()?;
+        if self.maps.renew_lives(delta)?
+            && let Some(held) = &mut self.held
+        {
+            held.hold_lives(&self.places)?;
+        }
         self.behind = self.maps.apply(delta, generation, after)?;
         self.counts = after;
         self.maps.pardon_the_gone(delta);

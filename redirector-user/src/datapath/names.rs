@@ -28,6 +28,7 @@ names! {
     OVERFLOW_STATE
     OVERFLOW_SHARES
     LIVE
+    SHARES
     FLOW_HEAD
     FLOWS
 }

@@ -167,6 +167,14 @@ impl Maps {
         (word(offset_of!(Control, daemon_cgroup)), level)
     }
 
+    /// Says how deep the cgroups lie by which callers are told apart.
+    pub fn set_caller_level(&self, level: u32) {
+        let level = u64::from(level) << control_flags::CALLER_LEVEL_SHIFT;
+        let level = level & control_flags::CALLER_LEVEL;
+        self.set_flag(control_flags::CALLER_LEVEL & !level, false);
+        self.set_flag(level, true);
+    }
+
     /// Whether a bit of the flags is set.
     pub fn flag(&self, flag: u64) -> bool {
         self.control.word(0, offset_of!(Control, flags)).load(Ordering::SeqCst) & flag != 0

@@ -10,7 +10,11 @@ use redirector_common::abi::{connection_state, control_flags};
 use super::cgroup::Cgroup;
 use super::layout::{MEMORY, Part};
 use super::pins::{PROGRAMS, Pins};
-use super::{Datapath, Error, Hook, attach, observe};
+use super::{Datapath, Error, Hook, attach, observe, sys};
+
+/// So many levels below those that are served lie the cgroups by which callers are told
+/// apart: see [`Control::caller_level`](redirector_common::abi::Control::caller_level).
+const BELOW: u32 = 2;
 
 impl Datapath {
     /// Attaches to the cgroups of the options, or moves existing links over to
@@ -24,6 +28,8 @@ impl Datapath {
         self.writing()?;
         let accounting = self.maps.flag(control_flags::ACCOUNTING);
         let cgroups = attach::outermost(&self.cgroups)?;
+        let uppermost = cgroups.iter().map(|(cgroup, _)| cgroup.level).min().unwrap_or(0);
+        self.maps.set_caller_level(uppermost + BELOW);
         for (cgroup, file) in &cgroups {
             for hook in Hook::ALL {
                 let wanted =
@@ -104,13 +110,17 @@ impl Datapath {
     /// Removes what was only kept for connections that have ended since: the
     /// programs that free their memory, in cgroups no longer attached to, that of
     /// accounting, after it was switched off, and other connection memory: of
-    /// another version, or from before it has grown. To be called now and then.
+    /// another version, or from before it has grown; and brings the other side in step if
+    /// it lies behind. To be called now and then.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
     pub fn tidy(&mut self) -> Result<(), Error> {
         self.writing()?;
+        if self.behind.is_some() {
+            self.behind = self.maps.bring_in_step().err();
+        }
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
@@ -154,7 +164,9 @@ impl Datapath {
             for place in attach::places(&self.pins)? {
                 attach::detach_link(&self.pins, &self.pin(place.id, Hook::Sockops))?;
             }
-            // One whose connect was under way waits for its end to be seen.
+            // One whose connect was under way waits for its end to be seen. Whoever saw that
+            // there was accounting, and has not said so yet, has after this.
+            sys::wait_for_programs();
             if observe::connections(&self.places.memory)?.iter().any(is_followed) {
                 for (cgroup, file) in &cgroups {
                     attach::attach(&self.pins, &self.places, cgroup, file, Hook::Sockops)?;

@@ -179,6 +179,15 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
 }
 
+/// Waits until every program that runs now has come to its end: programs of cgroups run
+/// as readers of RCU, and this waits for all of those. Where the kernel refuses it, since
+/// some of its processors are without a tick, it returns at once.
+pub fn wait_for_programs() {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+}
+
 /// What a link to a cgroup is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CgroupLink {

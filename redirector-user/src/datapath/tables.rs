@@ -16,9 +16,10 @@ use super::maps::Maps;
 use super::{Active, Error, Sizes, names};
 
 /// How long a program may take over its lookups, and over what it counts by their
-/// numbers, before the daemon stops waiting; that takes less than a microsecond,
-/// unless its task is preempted.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// numbers, before the daemon goes on with other things; that takes less than a
+/// microsecond, unless its task is preempted, which may be for seconds. The other side
+/// lies behind then, and nothing is written to it until the program has come to its end.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 const PREFIX_BITS: u8 = 128;
 
@@ -219,7 +220,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Applies a change to both sides. Errors mean that nothing is in force of
+    /// Applies a change to both sides, which are in step. Errors mean that nothing is in force of
     /// it; what keeps the second side behind is returned apart.
     pub fn apply(
         &mut self,
@@ -227,7 +228,6 @@ impl Maps {
         generation: u64,
         counts: Counts,
     ) -> Result<Option<Error>, Error> {
-        self.bring_in_step()?;
         let Active { side, epoch, .. } = self.active();
         let (idle, has_prefixes) = (side.other(), counts.prefixes > 0);
         self.bring(idle, delta, generation, has_prefixes)?;
@@ -258,7 +258,7 @@ impl Maps {
                     _ => std::thread::sleep(Duration::from_micros(100)),
                 }
                 if start.elapsed() > PATIENCE {
-                    return Err(Error::GracePeriod { cpu, seconds: PATIENCE.as_secs() });
+                    return Err(Error::GracePeriod { cpu, waited: PATIENCE });
                 }
             }
         }

@@ -50,8 +50,10 @@ impl Sizes {
             destinations: self.destinations,
             backends: self.backends,
             connections: self.connections,
-            overflow_share: 0,
+            overflow: self.overflow,
             stripes: 1,
+            kernel_socket: 0,
+            btf: 0,
         }
     }
 }

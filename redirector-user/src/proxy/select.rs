@@ -65,7 +65,7 @@ impl Tables {
                     port: address.port().to_be(),
                     live: 0,
                     threshold,
-                    alias,
+                    alias: alias as u16,
                     owner: 0,
                 },
             ));

@@ -46,7 +46,9 @@ fuzz_target!(|bytes: &[u8]| {
         destinations: 1 << 12,
         backends: 1 << 17,
         connections: 1,
-        overflow_share: 1,
+        overflow: 1,
+        kernel_socket: 0,
+        btf: 0,
         stripes: 1,
     };
     let Ok((layout, image)) = Layout::default().place(&compiled.plan, &limits) else { return };

@@ -37,7 +37,7 @@ impl Known for Small {
     fn is_ejected(&self, endpoint: u32) -> bool {
         self.ejected[endpoint as usize - 1]
     }
-    fn is_full(&self, _: u32, _: u32) -> bool {
+    fn is_full(&self, _: &Destination) -> bool {
         self.full
     }
     fn active(&self, endpoint: u32) -> u64 {
@@ -71,7 +71,7 @@ impl Caller for Draws<'_> {
     fn is_ejected(&mut self, _: u32, endpoint: u32) -> bool {
         Known::is_ejected(self.small, endpoint)
     }
-    fn admit(&mut self, _: u32, _: u32) -> bool {
+    fn admit(&mut self, _: &Destination) -> bool {
         !self.small.full
     }
 }
@@ -174,7 +174,8 @@ impl Random {
             });
             for _ in 0..count {
                 let (threshold, alias) = self.slot(count, kinds);
-                let live = small.backends.len() as u16 + 1;
+                let live = small.backends.len() as u32 + 1;
+                let alias = alias as u16;
                 small.backends.push(Backend { threshold, alias, live, ..Backend::default() });
                 small.ejected.push(self.below(2) == 0);
                 small.active.push(self.below(3).into());
@@ -262,8 +263,8 @@ fn of_many_that_are_all_ejected_one_is_taken_all_the_same() {
     for (count, refused) in [(SCAN, 1.0), (SCAN + 1, 0.0)] {
         let slots = (0..count).map(|at| Backend {
             threshold: u32::MAX,
-            alias: at,
-            live: at as u16 + 1,
+            alias: at as u16,
+            live: at + 1,
             ..Backend::default()
         });
         let small = Small {
@@ -292,7 +293,7 @@ impl Known for Keeps<'_> {
     fn is_ejected(&self, endpoint: u32) -> bool {
         Known::is_ejected(self.0, endpoint)
     }
-    fn is_full(&self, _: u32, _: u32) -> bool {
+    fn is_full(&self, _: &Destination) -> bool {
         self.0.full
     }
     fn active(&self, _: u32) -> u64 {
@@ -316,7 +317,7 @@ impl Caller for Keeps<'_> {
     fn is_ejected(&mut self, _: u32, endpoint: u32) -> bool {
         Known::is_ejected(self.0, endpoint)
     }
-    fn admit(&mut self, _: u32, _: u32) -> bool {
+    fn admit(&mut self, _: &Destination) -> bool {
         !self.0.full
     }
 }

@@ -21,7 +21,9 @@ const LIMITS: Limits = Limits {
     destinations: 1 << 20,
     backends: 1 << 22,
     connections: 1 << 16,
-    overflow_share: 0,
+    overflow: 0,
+    kernel_socket: 0,
+    btf: 0,
     stripes: 1,
 };
 

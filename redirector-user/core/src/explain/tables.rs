@@ -66,12 +66,12 @@ struct Standing {
 
 /// Looks up what a caller of this class gets who dials this address: by the decision's own
 /// code, and with the shares that are beside it. `None` when no frontend has it.
-pub fn look_up<T: Prefixes, F: Fn(u32) -> Live>(
+pub fn look_up<T: Prefixes, F: Fn(u32) -> Live, G: Fn(u32) -> u64>(
     tables: &T,
     side: Side,
     dialled: SocketAddr,
     class: u32,
-    at: &At<F>,
+    at: &At<F, G>,
 ) -> Option<TableVerdict> {
     let (addr, port) = (Addr::from(dialled.ip()), dialled.port().to_be());
     let verdict = verdict(tables, side, &addr, port, || class)?;
@@ -93,26 +93,29 @@ pub fn look_up<T: Prefixes, F: Fn(u32) -> Live>(
     Some(found)
 }
 
-fn standing<F: Fn(u32) -> Live>(part: Part, by_weight: &Part, at: &At<F>) -> Standing {
+fn standing<F: Fn(u32) -> Live, G: Fn(u32) -> u64>(
+    part: Part,
+    by_weight: &Part,
+    at: &At<F, G>,
+) -> Standing {
     let mut standing =
         Standing { part, ejected: BTreeMap::new(), full: None, uneven: false, kept: false };
-    let Some(Destination { policy, live, max_connections, .. }) = standing.part.destination else {
-        return standing;
-    };
+    let Some(destination) = standing.part.destination else { return standing };
+    let Destination { policy, live, .. } = destination;
     if policy & policy::EJECTING != 0 {
         let out = by_weight.endpoints.iter().filter_map(|(to, backend, _)| {
-            Some(((to.addr, to.port), at.ejected_for(backend.live.into())?))
+            Some(((to.addr, to.port), at.ejected_for(backend.live)?))
         });
         standing.ejected = out.collect();
     }
-    if policy & policy::LIMITED != 0 && at.is_full(live, max_connections) {
+    if policy & policy::LIMITED != 0 && at.is_full(&destination) {
         standing.full = Some(at.active(live));
     }
     standing.kept = policy & policy::ALGORITHM == policy::SOURCE_HASH
         && at.affinity.is_some()
         && by_weight.endpoints.len() > 1;
     if policy & policy::ALGORITHM == policy::LEAST_REQUEST {
-        let mut active = by_weight.endpoints.iter().map(|(_, one, _)| at.active(one.live.into()));
+        let mut active = by_weight.endpoints.iter().map(|(_, one, _)| at.active(one.live));
         let first = active.next();
         standing.uneven = active.any(|other| Some(other) != first);
     }

@@ -100,9 +100,11 @@ pub(super) fn destination(
 ) -> abi::Destination {
     let policy = policy(destination);
     let mut entry = abi::Destination { first, count, policy, ..abi::Destination::default() };
+    if count > 0 {
+        entry.owner = Owner::of(id).destination();
+    }
     if let Some(live) = live {
         entry.live = live.number;
-        entry.owner = Owner::of(id).destination();
     }
     if policy & flags::LIMITED != 0 {
         entry.max_connections = max_connections(destination).unwrap_or(u32::MAX);
@@ -130,10 +132,10 @@ pub(super) fn backends(
         Backend {
             addr: address.ip().into(),
             port: address.port().to_be(),
-            // Numbers are below `abi::LIVES`.
-            live: live as u16,
+            // No destination has more than `abi::MAX_BACKENDS`.
+            alias: alias as u16,
+            live,
             threshold,
-            alias,
             owner: if live == 0 { 0 } else { owner.endpoint(address) },
         }
     };

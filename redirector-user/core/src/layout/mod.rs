@@ -60,7 +60,9 @@ pub(crate) const ROOMY: Limits = Limits {
     destinations: 64,
     backends: 64,
     connections: 64,
-    overflow_share: 0,
+    overflow: 0,
+    kernel_socket: 0,
+    btf: 0,
     stripes: 1,
 };
 

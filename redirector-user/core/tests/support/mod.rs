@@ -29,7 +29,9 @@ pub const LIMITS: Limits = Limits {
     destinations: 1 << 20,
     backends: 1 << 22,
     connections: 1 << 16,
-    overflow_share: 1 << 10,
+    overflow: 1 << 10,
+    kernel_socket: 0,
+    btf: 0,
     stripes: 1,
 };
 

@@ -290,6 +290,7 @@ impl View<'_> {
                 connections: live.map(|live| Live::connections(live.word)),
                 max_connections: limited.then_some(destination.max_connections),
                 limited: limited.then(|| live.map_or(0, |live| live.limited)),
+                limited_by_share: limited.then(|| live.map_or(0, |live| live.unfair)),
                 ejected: ejecting.then(|| live.map_or(0, |live| live.ejected)),
                 max_ejected: ejecting.then_some(destination.eject_most),
             }
@@ -305,8 +306,10 @@ impl View<'_> {
             let range = destination.first..destination.first.saturating_add(destination.count);
             let slots: Vec<_> =
                 range.clone().map(|index| self.image.backends.get(&index)).collect();
-            let pairs: Vec<_> =
-                slots.iter().map(|slot| slot.map_or((0, 0), |s| (s.threshold, s.alias))).collect();
+            let pairs: Vec<_> = slots
+                .iter()
+                .map(|slot| slot.map_or((0, 0), |s| (s.threshold, s.alias.into())))
+                .collect();
             let mut of_address: BTreeMap<String, usize> = BTreeMap::new();
             for ((slot, share), backend) in slots.iter().zip(shares(&pairs)).zip(range) {
                 let address = slot.map_or_else(String::new, |slot| address(slot.addr, slot.port));
@@ -316,7 +319,7 @@ impl View<'_> {
                 }
                 of_address.insert(address.clone(), rows.len());
                 let name = self.names.destinations.get(number).map(|id| destination_name(id));
-                let live = slot.and_then(|slot| lives.get(&slot.live.into()));
+                let live = slot.and_then(|slot| lives.get(&slot.live));
                 let left = |live: &Live| live.ejected_until.saturating_sub(now());
                 rows.push(BackendRow {
                     destination: *number,
@@ -329,6 +332,7 @@ impl View<'_> {
                         .map(left)
                         .filter(|left| *left > 0)
                         .map(|left| left as f64 / 1e9),
+                    withheld: live.map(|live| live.withheld).filter(|count| *count > 0),
                 });
             }
         }

@@ -128,6 +128,10 @@ pub(super) struct BackendRow {
     /// How much longer it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ejected_seconds: Option<f64>,
+    /// Failures that would have had it left out, were they not all of one caller while
+    /// others reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) withheld: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +148,9 @@ pub(super) struct DestinationRow {
     /// Connections refused because there were as many as may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limited: Option<u64>,
+    /// Of these, the ones whose caller had his share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limited_by_share: Option<u64>,
     /// Endpoints left out now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ejected: Option<u64>,

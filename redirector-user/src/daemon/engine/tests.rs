@@ -101,7 +101,7 @@ fn all_that_connections_are_counted_on_can_be_replaced_at_once() {
     assert!(!engine.is_unfinished());
     assert!(left_out(&engine).is_empty());
     let backends = engine.image().backends.values();
-    let lives: BTreeSet<u16> = backends.map(|one| one.live).collect();
+    let lives: BTreeSet<u32> = backends.map(|one| one.live).collect();
     assert_eq!((lives.len(), lives.contains(&0)), (count as usize, false));
 }
 

@@ -87,17 +87,19 @@ pub fn destinations(daemon: &Daemon, names: &Names<'_>, kept: &mut Kept, page: &
     {
         page.sample("endpoints", &labels, count);
     }
-    let mut policies: BTreeMap<Labels, [u64; 3]> = BTreeMap::new();
+    let mut policies: BTreeMap<Labels, [u64; 4]> = BTreeMap::new();
     for (number, live) in daemon.datapath.lives() {
-        if let Some((id, None)) = names.lives.get(&number) {
-            let counts = [Live::connections(live.word), live.limited, live.ejected];
-            add(policies.entry(destination_labels(id)).or_default(), counts);
-        }
+        let Some((id, endpoint)) = names.lives.get(&number) else { continue };
+        let counts = match endpoint {
+            None => [Live::connections(live.word), live.limited, live.ejected, 0],
+            Some(_) => [0, 0, 0, live.withheld],
+        };
+        add(policies.entry(destination_labels(id)).or_default(), counts);
     }
     let policies = kept.bounded(GROUP, policies, add);
-    for (at, name) in
-        ["policy_connections", "limited_total", "ejected_endpoints"].into_iter().enumerate()
-    {
+    let families =
+        ["policy_connections", "limited_total", "ejected_endpoints", "withheld_ejections_total"];
+    for (at, name) in families.into_iter().enumerate() {
         page.family(name);
         policies.iter().for_each(|(labels, sums)| page.sample(name, labels, sums[at]));
     }

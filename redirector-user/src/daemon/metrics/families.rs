@@ -123,6 +123,8 @@ families! {
         "Open connections that count towards maxConnections or LEAST_REQUEST";
     Counter "limited_total" DESTINATION, "Connections refused because of maxConnections";
     Gauge "ejected_endpoints" DESTINATION, "Endpoints left out by outlierDetection";
+    Counter "withheld_ejections_total" DESTINATION,
+        "Failures that would have had an endpoint left out, were they not all of one caller";
     Counter "gateway_relay_restarts_total" NONE,
         "Processes that relay that took the place of one that had ended or did not answer";
     Counter "gateway_relay_cut_total" NONE, "Connections that were cut by that";

@@ -13,7 +13,9 @@ const LIMITS: Limits = Limits {
     destinations: 256,
     backends: 256,
     connections: 64,
-    overflow_share: 8,
+    overflow: 8,
+    kernel_socket: 0,
+    btf: 0,
     stripes: 1,
 };
 

@@ -53,8 +53,10 @@ spec:
 
 const SIDE: Side = Side::of_epoch(0);
 
+type Idle = At<fn(u32) -> Live, fn(u32) -> u64>;
+
 /// Nobody has connections, and nothing has failed.
-const IDLE: At<fn(u32) -> Live> = At { live: |_| Live::default(), now: 0, affinity: None };
+const IDLE: Idle = At { live: |_| Live::default(), mine: |_| 0, now: 0, affinity: None };
 
 fn own() -> Settings {
     Settings { services: ServiceAddresses::Own, ..Settings::default() }
@@ -160,6 +162,7 @@ spec:
                 change(names.lives.get(&number).unwrap().1, &mut live);
                 live
             },
+            mine: |_| 0,
             now: 1_000_000_000,
             affinity: None,
         };
@@ -237,6 +240,7 @@ fn who_stood_by_is_used_and_told_while_all_before_it_are_ejected() {
     }
     let at = At {
         live: |number| Live { ejected_until: if number == 2 { 9 } else { 0 }, ..Live::default() },
+        mine: |_| 0,
         now: 1,
         affinity: None,
     };

@@ -1,0 +1,99 @@
+//! What the kernel says of its own types: where in a socket it is written that it is one
+//! of the kernel's own. No helper tells that to programs.
+
+use std::fs;
+use std::sync::OnceLock;
+
+/// The kernel's types.
+const FILE: &str = "/sys/kernel/btf/vmlinux";
+
+/// `struct btf_header`, up to where the text lies and how long it is.
+const HEADER: usize = 24;
+
+/// What is known from the kernel's types.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Types {
+    /// Whether there are any.
+    pub are_there: bool,
+    /// `Limits::kernel_socket`.
+    pub kernel_socket: u32,
+}
+
+/// Of the kernel that runs.
+pub fn types() -> Types {
+    static TYPES: OnceLock<Types> = OnceLock::new();
+    *TYPES.get_or_init(|| match fs::read(FILE) {
+        Ok(bytes) => Types {
+            are_there: true,
+            kernel_socket: bit(&bytes, b"sock", b"sk_kern_sock").and_then(packed).unwrap_or(0),
+        },
+        Err(_) => Types::default(),
+    })
+}
+
+/// The byte that a bit lies in, and which of that it is.
+fn packed(bit: u32) -> Option<u32> {
+    (bit / 8 < 1 << 24).then(|| ((bit / 8) << 8) | (1 << (bit % 8)))
+}
+
+/// Which bit of a structure is this field, of one bit.
+fn bit(btf: &[u8], structure: &[u8], field: &[u8]) -> Option<u32> {
+    let word = |at: usize| Some(u32::from_le_bytes(btf.get(at..at + 4)?.try_into().ok()?));
+    let own = word(4)? as usize;
+    let part = |at: usize| Some((own + word(at)? as usize, word(at + 4)? as usize));
+    let ((types, length), (text, _)) = (part(8)?, part(HEADER - 8)?);
+    let is = |name: u32, wanted: &[u8]| {
+        let at = text + name as usize;
+        btf.get(at..at + wanted.len()) == Some(wanted) && btf.get(at + wanted.len()) == Some(&0)
+    };
+    let mut at = types;
+    while at < types + length {
+        let (name, info) = (word(at)?, word(at + 4)?);
+        let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
+        let begin = at + 12;
+        let is_structure = kind == 4;
+        // What follows a type: include/uapi/linux/btf.h.
+        at = begin
+            + match kind {
+                1 | 14 | 17 => 4,
+                3 => 12,
+                4 | 5 | 15 | 19 => 12 * count,
+                6 | 13 => 8 * count,
+                2 | 7..=12 | 16 | 18 => 0,
+                _ => return None,
+            };
+        if !is_structure || !is(name, structure) {
+            continue;
+        }
+        for member in (0..count).map(|member| begin + 12 * member) {
+            // Sizes of fields in bits, and where they lie, where any has a size.
+            let place = word(member + 8)?;
+            if is(word(member)?, field) && info >> 31 == 1 && place >> 24 == 1 {
+                return Some(place & 0xff_ffff);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_says_where_a_socket_is_said_to_be_its_own() {
+        let types = types();
+        assert_eq!(types.are_there, fs::exists(FILE).unwrap_or(false));
+        assert!(!types.are_there || types.kernel_socket & 0xff != 0, "{types:?}");
+        assert!((types.kernel_socket & 0xff).count_ones() <= 1);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_noise_says_nothing() {
+        let Ok(bytes) = fs::read(FILE) else { return };
+        assert_eq!(bit(&bytes, b"sock", b"no_such_field"), None);
+        for length in [0, 3, 23, 24, 1000] {
+            assert_eq!(bit(&bytes[..length], b"sock", b"sk_kern_sock"), None);
+        }
+    }
+}
