@@ -188,7 +188,7 @@ fn overflow(cookie: u64, connection: &Connection, by_himself: bool) -> Place {
     // SAFETY: valid and aligned, and only accessed atomically; as below. Counted first:
     // who sees the entry must not be told that there is none.
     let (mine, taken) = unsafe { (atomic::fetch_add(share, 1), atomic::fetch_add(used, 1)) };
-    let left = if taken < capacity { capacity - taken } else { 0 };
+    let left = capacity.saturating_sub(taken);
     let most = if by_himself { capacity.div_ceil(PARTS) } else { capacity };
     if mine < most && mine < left.wrapping_mul(FAIR) {
         let state = connection.state | state::FILLED;

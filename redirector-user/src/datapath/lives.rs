@@ -4,12 +4,14 @@
 //! The programs count in them at the same time; connections of an earlier owner
 //! know it by its stamp.
 
+use std::io;
 use std::mem::offset_of;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use aya::maps::{ArrayOfMaps, Map, MapData};
 use redirector_common::abi::{Control, LIVES_EACH, LIVES_EACH_BITS, Live};
 use redirector_core::image::Delta;
 
@@ -17,7 +19,7 @@ use super::layout::{Layout, MMAPABLE};
 use super::mapped::{Access, Mapped};
 use super::maps::{Maps, open};
 use super::places::Places;
-use super::{Error, names};
+use super::{Error, names, sys};
 
 /// Where an array of `LIVE` is pinned.
 pub fn pin(counts: &Path, index: usize) -> PathBuf {
@@ -78,16 +80,13 @@ impl Lives {
             let (index, pin) = (self.arrays.len(), self.pin(self.arrays.len()));
             // The programs may have one whose pin was removed: to open it takes
             // CAP_SYS_ADMIN. Without, another one takes its place.
-            let pinned = match self.all.get(&(index as u32), 0) {
-                Ok(map) => map.pin(&pin),
+            match self.all.get(&(index as u32), 0) {
+                Ok(map) => map.pin(&pin).map_err(|error| {
+                    Error::from_library(format!("pinning {}", pin.display()), &error)
+                })?,
                 Err(_) if self.len() >= entries => return Ok(index > before),
-                Err(_) => Array::<MapData, Live>::create(LIVES_EACH, MMAPABLE)
-                    .map_err(|error| Error::from_library("making an array of LIVE", &error))?
-                    .pin(&pin),
-            };
-            pinned.map_err(|error| {
-                Error::from_library(format!("pinning {}", pin.display()), &error)
-            })?;
+                Err(_) => pinned(one(), &pin)?,
+            }
         }
     }
 
@@ -113,6 +112,21 @@ impl Lives {
     fn half(&self, number: u32, offset: usize) -> Option<&AtomicU32> {
         self.at(number).map(|(array, at)| array.half(at, offset))
     }
+}
+
+/// Makes the array of arrays, with none in it, and pins it.
+pub fn make(pin: &Path, entries: u32) -> Result<(), Error> {
+    let template = one().map_err(|error| Error::from_io("making an array of LIVE", error))?;
+    pinned(sys::create_array(names::LIVE, 4, entries, 0, Some(template.as_fd())), pin)
+}
+
+fn one() -> io::Result<OwnedFd> {
+    sys::create_array(names::LIVE, size_of::<Live>() as u32, LIVES_EACH, MMAPABLE, None)
+}
+
+fn pinned(made: io::Result<OwnedFd>, pin: &Path) -> Result<(), Error> {
+    made.and_then(|map| sys::pin(map.as_fd(), pin))
+        .map_err(|error| Error::from_io(format!("making {}", pin.display()), error))
 }
 
 /// An error when a pinned array is none of `LIVE`.

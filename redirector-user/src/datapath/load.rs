@@ -12,7 +12,7 @@ use redirector_common::hash::Fnv;
 use super::layout::{Layout, Part};
 use super::pins::{PROGRAMS, Pins, UNFINISHED};
 use super::places::Places;
-use super::{Error, Hook, Options, Sizes, features, names};
+use super::{Error, Hook, Options, Sizes, features, lives, names};
 
 /// The programs that were built in, aligned as the ELF reader wants them; empty
 /// when there was no toolchain.
@@ -105,6 +105,10 @@ pub fn ensure(pins: &Pins, layout: &Layout, options: &Options) -> Result<(Places
     pins.make(&making.programs)?;
     for part in &missing {
         pins.make(making.of(*part))?;
+    }
+    if missing.contains(&Part::Counts) {
+        let shape = layout.shape(names::LIVE)?;
+        lives::make(&making.map(shape), shape.entries)?;
     }
     let mut ebpf = load_object(object, layout, options, &making)?;
     load_programs(&mut ebpf, &making.programs)?;

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -111,6 +112,35 @@ pub unsafe fn copy_entry(array: BorrowedFd<'_>, index: u32, to: *mut u8) -> io::
     attr.wide(2, std::ptr::from_ref(&index) as u64);
     attr.wide(4, to as u64);
     bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(|_| ())
+}
+
+/// Makes an array with this name and values of `value` bytes; or an array of arrays that
+/// are like `each`.
+///
+/// Neither has a description of its types: up to Linux 6.1, one that has it is not like one
+/// that has not.
+pub fn create_array(
+    name: &str,
+    value: u32,
+    entries: u32,
+    flags: u32,
+    each: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    const ARRAY_OF_MAPS: u32 = 12;
+    let mut attr = Attr::default();
+    attr.0[0] = if each.is_some() { ARRAY_OF_MAPS } else { ARRAY };
+    attr.0[1..5].copy_from_slice(&[4, value, entries, flags]);
+    attr.0[5] = each.map_or(0, |each| each.as_raw_fd() as u32);
+    // Fifteen bytes, and a zero.
+    for (word, four) in
+        attr.0[7..11].iter_mut().zip(name.as_bytes()[..name.len().min(15)].chunks(4))
+    {
+        let mut bytes = [0; 4];
+        bytes[..four.len()].copy_from_slice(four);
+        *word = u32::from_ne_bytes(bytes);
+    }
+    bpf(BPF_MAP_CREATE, &mut attr).map(owned)
 }
 
 /// All keys of a hash table whose keys are one word. One that changes meanwhile may
