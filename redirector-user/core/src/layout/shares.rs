@@ -86,10 +86,14 @@ fn workload(world: &World, id: &SourceId) -> Option<ObjectRef> {
 
 /// What is left out of a World for there being more than connections can be counted on.
 pub fn beyond_lives(plan: &Plan, world: &World) -> Option<(Full, Vec<(ObjectRef, u64)>)> {
-    let needed: u64 = plan.destinations.values().map(lives).sum();
     // Entry 0 is nobody's.
-    let mut full = Full { table: Table::Lives, needed, capacity: LIVES - 1 };
-    (needed >= LIVES.into()).then(|| {
+    beyond(plan, world, LIVES - 1)
+}
+
+fn beyond(plan: &Plan, world: &World, capacity: u32) -> Option<(Full, Vec<(ObjectRef, u64)>)> {
+    let needed: u64 = plan.destinations.values().map(lives).sum();
+    let mut full = Full { table: Table::Lives, needed, capacity };
+    (needed > capacity.into()).then(|| {
         let heaviest = heaviest(plan, world, &mut full);
         (full, heaviest)
     })
@@ -226,5 +230,18 @@ mod tests {
         };
         assert_eq!(out(13), [("xxxx".to_owned(), 2)]);
         assert_eq!(out(11), [("xxxx".to_owned(), 2), ("xxx".to_owned(), 3)]);
+        let policy = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: \
+                      {name: x, namespace: a}\nspec: {host: x.a.example, trafficPolicy: \
+                      {loadBalancer: {simple: LEAST_REQUEST}}}\n";
+        for read in documents::read(None, policy).objects {
+            world.insert(read.object.expect("good"));
+        }
+        let counted = compile(&world).plan;
+        let names = |(_, all): (Full, Vec<(ObjectRef, u64)>)| {
+            all.into_iter().map(|(object, share)| (object.kind, share)).collect::<Vec<_>>()
+        };
+        assert_eq!(beyond(&counted, &world, 6).map(names), None);
+        let rule = (Kind::DestinationRule, 6);
+        assert_eq!(beyond(&counted, &world, 5).map(names), Some(vec![rule]));
     }
 }
