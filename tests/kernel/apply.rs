@@ -64,12 +64,12 @@ fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays(
     let begun = Instant::now();
     let refused = datapath.apply(&images[1].diff(&images[2]), 3).expect_err("it has to wait");
     assert!(matches!(refused, Error::GracePeriod { .. }), "{refused}");
-    datapath.tidy().expect("tidied");
+    assert!(datapath.bring_in_step().is_err());
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!((datapath.dump(other).expect("read"), datapath.active().generation), (before, 2));
     // It has come to its end.
     reading(0);
-    datapath.tidy().expect("tidied");
+    datapath.bring_in_step().expect("in step");
     assert!(datapath.active().in_step && datapath.behind().is_none());
     datapath.apply(&images[1].diff(&images[2]), 3).expect("in force");
     assert!(answer(&place).starts_with("three"));

@@ -39,7 +39,9 @@ impl Lives {
     pub fn open(places: &Places, layout: &Layout, access: Access) -> Result<Self, Error> {
         let pin = places.map(layout.shape(names::LIVE)?);
         let typed = |error| Error::from_library("opening the table LIVE", &error);
-        let all = Map::from_map_data(open(&pin)?).and_then(ArrayOfMaps::try_from).map_err(typed)?;
+        let all = Map::from_map_data(open(&pin, access)?)
+            .and_then(ArrayOfMaps::try_from)
+            .map_err(typed)?;
         let directory = places.counts.clone();
         let mut lives = Self { all, arrays: Vec::new(), directory, access };
         match access {
@@ -62,7 +64,7 @@ impl Lives {
             if !pin.exists() {
                 return Ok(());
             }
-            let map = open(&pin)?;
+            let map = open(&pin, self.access)?;
             check(&map, &pin)?;
             if self.access == Access::Write {
                 let set = self.all.set(index as u32, &map, 0);

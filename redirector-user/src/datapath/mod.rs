@@ -121,6 +121,8 @@ impl Datapath {
         let layout = Layout::new(&load::with_memory(&pins, &options.sizes)?)?;
         let (places, is_new) = load::ensure(&pins, &layout, options)?;
         let mut maps = Maps::open(&places, &layout, Access::Write)?;
+        // The maps may have made arrays of `LIVE`.
+        pins.admit(&places.counts)?;
         let held = Held::open(&places, &layout)?;
         maps.make_self_test()?;
         maps.set_seed(seed());
@@ -259,6 +261,7 @@ impl Datapath {
         if self.maps.renew_lives(delta)?
             && let Some(held) = &mut self.held
         {
+            self.pins.admit(&self.places.counts)?;
             held.hold_lives(&self.places)?;
         }
         self.behind = self.maps.apply(delta, generation, after)?;

@@ -110,17 +110,13 @@ impl Datapath {
     /// Removes what was only kept for connections that have ended since: the
     /// programs that free their memory, in cgroups no longer attached to, that of
     /// accounting, after it was switched off, and other connection memory: of
-    /// another version, or from before it has grown; and brings the other side in step if
-    /// it lies behind. To be called now and then.
+    /// another version, or from before it has grown. To be called now and then.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
     pub fn tidy(&mut self) -> Result<(), Error> {
         self.writing()?;
-        if self.behind.is_some() {
-            self.behind = self.maps.bring_in_step().err();
-        }
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
