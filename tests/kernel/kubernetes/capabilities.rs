@@ -10,7 +10,8 @@ use serde_json::json;
 use super::{Cluster, answered, node, uid};
 
 /// Numbers of capabilities, as in `linux/capability.h`.
-const CAPABILITIES: [(&str, u64); 10] = [
+const CAPABILITIES: [(&str, u64); 11] = [
+    ("CHOWN", 0),
     ("DAC_OVERRIDE", 1),
     ("KILL", 5),
     ("SETGID", 6),
