@@ -14,24 +14,31 @@ const MOST: Duration = Duration::from_secs(30);
 pub(super) struct Again {
     at: Option<Instant>,
     wait: Duration,
+    first: Duration,
+    most: Duration,
 }
 
 impl Default for Again {
     fn default() -> Self {
-        Self { at: None, wait: FIRST }
+        Self::between(FIRST, MOST)
     }
 }
 
 impl Again {
+    /// With these as the first and the longest wait.
+    pub(super) const fn between(first: Duration, most: Duration) -> Self {
+        Self { at: None, wait: first, first, most }
+    }
+
     /// It failed.
     pub(super) fn failed(&mut self) {
         self.at = Some(Instant::now() + self.wait);
-        self.wait = (self.wait * 2).min(MOST);
+        self.wait = (self.wait * 2).min(self.most);
     }
 
     /// It worked, or is of no interest any more.
     pub(super) fn over(&mut self) {
-        *self = Self::default();
+        *self = Self::between(self.first, self.most);
     }
 
     /// How long until it is time; `None` when there is nothing to try again.

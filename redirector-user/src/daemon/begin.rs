@@ -17,6 +17,7 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::{self, Looker};
 use super::gateways::Gateways;
+use super::grow;
 use super::handover::{self, Kept, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
@@ -176,7 +177,7 @@ fn take_charge(
         watch: Watch::start(tell(sender, || Event::Identity)).map_err(started)?,
         names: NameResolver::start(options.resolve, sending(sender, Event::Names))
             .map_err(started)?,
-        grow_again: None,
+        grow_again: grow::AGAIN,
         memory_full: 0,
         drainer: Drainer::start(sending(sender, Event::Drained)).map_err(started)?,
         draining,

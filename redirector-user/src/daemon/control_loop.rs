@@ -18,7 +18,6 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
 use super::gateways::Gateways;
-use super::grow;
 use super::handover::{HandedOver, Kept, Predecessor, Succession};
 use super::leaf::Leaf;
 use super::names::{Resolved, Resolver as NameResolver};
@@ -111,7 +110,7 @@ pub(super) struct Daemon {
     pub(super) drainer: Drainer,
     pub(super) draining: Draining,
     /// When to try again to make larger tables.
-    pub(super) grow_again: Option<grow::Again>,
+    pub(super) grow_again: Again,
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
     /// When to try again to end what is over.

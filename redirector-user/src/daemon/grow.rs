@@ -1,10 +1,11 @@
 //! Tables that grow: what a configuration needs, and moving over to it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redirector_core::image::Image;
 use redirector_core::layout::{Full, Table};
 
+use super::again::Again;
 use super::change::prepare;
 use super::control_loop::Daemon;
 use super::engine::Step;
@@ -16,26 +17,9 @@ const MOST: u32 = 1 << 24;
 /// Connection memory does not grow by itself beyond this many places: 64 MiB.
 const MOST_CONNECTIONS: u32 = 1 << 20;
 
-/// Time before another attempt, when there was no memory for it; then twice as long, and so
-/// on, but no longer than [`LONGEST`].
-const AGAIN: Duration = Duration::from_secs(5);
-
-const LONGEST: Duration = Duration::from_secs(600);
-
-/// When larger tables are tried again.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Again {
-    at: Instant,
-    after: Duration,
-}
-
-impl Again {
-    /// After another failure.
-    fn after(failure: Option<Self>) -> Self {
-        let after = failure.map_or(AGAIN, |one| (one.after * 2).min(LONGEST));
-        Self { at: Instant::now() + after, after }
-    }
-}
+/// When larger tables are tried again, for which there was no memory: that costs more, and
+/// is of less hope, than what else is.
+pub(super) const AGAIN: Again = Again::between(Duration::from_secs(5), Duration::from_secs(600));
 
 /// A table that has at least `needed` entries, and twice as many as before, so
 /// that growing is rare.
@@ -90,9 +74,12 @@ impl Daemon {
     /// made, filled and swapped. On an error the old ones stay.
     pub(super) fn grow(&mut self, step: &Step, generation: u64) -> Result<(), Error> {
         let result = self.move_over(step, generation);
-        self.grow_again = result.is_err().then(|| Again::after(self.grow_again));
-        if let Err(error) = &result {
-            self.engine.cannot_grow(error.to_string());
+        match &result {
+            Ok(()) => self.grow_again.over(),
+            Err(error) => {
+                self.grow_again.failed();
+                self.engine.cannot_grow(error.to_string());
+            }
         }
         result
     }
@@ -166,7 +153,7 @@ impl Daemon {
 
     /// Tries again what there was no memory for.
     pub(super) fn grow_when_it_is_time(&mut self) {
-        if !self.engine.may_grow() && self.grow_again.is_some_and(|one| one.at <= Instant::now()) {
+        if self.grow_again.is_due() && !self.engine.may_grow() {
             self.engine.grow_again();
             self.changed = true;
         }
