@@ -101,6 +101,47 @@ fn gateways_of_two_minds_about_a_rule_that_both_have_at_one_port_are_told() {
 }
 
 #[test]
+fn a_gateway_whose_words_about_clients_are_those_of_an_older_one_is_told() {
+    let of = |values: &[&str], server: &str| {
+        let one = |(i, value): (usize, &&str)| {
+            let name = format!("g{i}");
+            gateway(&name, Some("x"), server).replace("redirector.io/proxy-protocol: x", value)
+        };
+        let text: String = values.iter().enumerate().map(one).collect();
+        let report = report(&text);
+        let found = told(&report, &["RD4052"]).into_iter();
+        found.map(|(place, message)| format!("{place} {message}")).collect::<Vec<_>>()
+    };
+    let trusting = "redirector.io/accept-proxy-protocol: 10.0.0.0/8";
+    let bounded = "redirector.io/max-connections: '10', redirector.io/client-keepalive: 'off'";
+    let told = of(&["", trusting], TLS);
+    assert!(
+        matches!(&told[..], [one] if one.contains("Gateway/default/g1 spec.servers[0]")
+            && one.contains("Gateway/default/g0 is older")
+            && one.contains("redirector.io/accept-proxy-protocol")),
+        "{told:?}"
+    );
+    let told = of(&[trusting, &format!("{trusting}, {bounded}"), trusting], TLS);
+    assert!(
+        matches!(&told[..], [one] if one.contains("g1") && !one.contains("accept-proxy")
+            && one.contains("redirector.io/max-connections, redirector.io/client-keepalive")),
+        "{told:?}"
+    );
+    let nothing = Vec::<String>::new();
+    assert_eq!(of(&[trusting, trusting], TLS), nothing, "they agree");
+    assert_eq!(of(&["", trusting], TCP), nothing, "a TCP server shares no port");
+    let apart = format!("{TLS}, bind: 192.0.2.1");
+    let both = gateway("a", None, &apart)
+        + &gateway("b", Some("x"), &apart.replace("2.1", "2.2"))
+            .replace("redirector.io/proxy-protocol: x", trusting);
+    assert_eq!(told_in(&both), nothing, "each has an address of its own");
+}
+
+fn told_in(text: &str) -> Vec<String> {
+    told(&report(text), &["RD4052"]).into_iter().map(|(place, _)| place.to_owned()).collect()
+}
+
+#[test]
 fn a_drain_time_that_is_none_or_elsewhere_is_told() {
     let found = |kind: &str, time: &str| {
         let text = format!(
@@ -130,7 +171,7 @@ fn what_a_gateway_says_of_its_clients_must_be_readable_or_the_object_is_refused(
     for good in [
         "accept-proxy-protocol: '10.0.0.0/8, ::1'",
         "max-connections: '10'",
-        "client-keepalive: off",
+        "client-keepalive: 'off'",
     ] {
         assert_eq!(found(&format!("redirector.io/{good}")), none, "{good}");
     }

@@ -294,7 +294,7 @@ fn is_unix(server: &Server) -> bool {
 }
 
 /// Whether two servers listen at one address of a workload that has them all.
-fn binds_meet(a: &Server, b: &Server) -> bool {
+pub(super) fn binds_meet(a: &Server, b: &Server) -> bool {
     let bind = |server: &Server| -> Option<String> {
         let bind = server.bind.as_deref().filter(|bind| !bind.is_empty())?;
         let everywhere = bind.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());

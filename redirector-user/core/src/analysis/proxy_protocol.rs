@@ -1,13 +1,14 @@
-//! The annotation of ours that has backends told the client of a Gateway.
+//! The annotations of ours about the clients of a Gateway: that has backends told of them,
+//! and those about who connects.
 
 use super::facts::Facts;
-use super::gateways::both_select;
+use super::gateways::{binds_meet, both_select};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::annotations::{PROXY_PROTOCOL, idle};
-use crate::model::{Gateway, Object, PROXY_PROTOCOL_V2, speaks_proxy_protocol};
-use crate::rules::{Mode, RuleSet, mode};
+use crate::model::{Accepting, Gateway, Object, PROXY_PROTOCOL_V2, Server, speaks_proxy_protocol};
+use crate::rules::{Mode, RuleSet, by_age, mode};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut annotated = false;
@@ -29,6 +30,47 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             of_two_minds(facts, set, findings);
         }
     }
+    by_another(facts, findings);
+}
+
+/// Gateways that say other things of those who connect than the oldest one that has the
+/// same port: what that says is in force there.
+fn by_another(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut before: Vec<(&Object, &Gateway, Accepting)> = Vec::new();
+    for (gateway, spec) in by_age(facts.world) {
+        let accepting = Accepting::of(&gateway.meta.annotations);
+        for (i, server) in passing(spec) {
+            if !facts.spend(before.len()) {
+                return;
+            }
+            let meets = |(_, other): (usize, &Server)| {
+                other.port == server.port && binds_meet(other, server)
+            };
+            let oldest = before
+                .iter()
+                .find(|(_, its, _)| passing(its).any(meets) && both_select(facts, spec, its));
+            let Some((oldest, _, theirs)) = oldest else { continue };
+            let differing = accepting.differing(theirs);
+            if differing.is_empty() {
+                continue;
+            }
+            let problem = format!(
+                "on port {} {} is older, and what it says of {} is in force for both",
+                server.port,
+                oldest.reference(),
+                differing.join(", ")
+            );
+            let finding = Diagnostic::new(&differences::CLIENTS_BY_ANOTHER, problem)
+                .help("write the same on both Gateways, or give one another port or address");
+            Report::new(gateway.reference(), findings).add(format!("spec.servers[{i}]"), finding);
+        }
+        before.push((gateway, spec, accepting));
+    }
+}
+
+/// The passthrough servers: only these share a port.
+fn passing(gateway: &Gateway) -> impl Iterator<Item = (usize, &Server)> {
+    gateway.servers.iter().enumerate().filter(|(_, server)| mode(server) == Mode::Sni)
 }
 
 /// A VirtualService that two Gateways have at one port, of which one wants the
@@ -64,12 +106,8 @@ fn of_two_minds(facts: &Facts<'_>, set: &RuleSet, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A port on which both have a passthrough server: only these share one.
+/// A port on which both have a passthrough server.
 fn shared_port(a: &Gateway, b: &Gateway) -> Option<u16> {
-    let ports = |gateway: &Gateway| -> Vec<u16> {
-        let passes = gateway.servers.iter().filter(|server| mode(server) == Mode::Sni);
-        passes.map(|server| server.port).collect()
-    };
-    let theirs = ports(b);
-    ports(a).into_iter().find(|port| theirs.contains(port))
+    let theirs: Vec<u16> = passing(b).map(|(_, server)| server.port).collect();
+    passing(a).map(|(_, server)| server.port).find(|port| theirs.contains(port))
 }

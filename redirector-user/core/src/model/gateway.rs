@@ -74,6 +74,17 @@ impl Accepting {
         Ok(())
     }
 
+    /// The annotations that say something else here than there.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let differs = [
+            (annotations::ACCEPT_PROXY_PROTOCOL, self.announced_by != other.announced_by),
+            (annotations::MAX_CONNECTIONS, self.most != other.most),
+            (annotations::MAX_CONNECTIONS_PER_CLIENT, self.most_of_client != other.most_of_client),
+            (annotations::CLIENT_KEEPALIVE, self.keepalive != other.keepalive),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
     /// Whether this peer says by a PROXY protocol header for whom it connects.
     pub fn is_announced_by(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

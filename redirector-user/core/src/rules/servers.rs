@@ -131,7 +131,7 @@ impl Serving {
 }
 
 /// The Gateways, the oldest first.
-fn by_age(world: &World) -> Vec<(&Arc<Object>, &Gateway)> {
+pub(crate) fn by_age(world: &World) -> Vec<(&Arc<Object>, &Gateway)> {
     let mut gateways: Vec<_> = world.gateways().collect();
     gateways.sort_by(|(a, _), (b, _)| {
         (a.meta.created, &a.meta.name, &a.meta.namespace).cmp(&(

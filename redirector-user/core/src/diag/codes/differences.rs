@@ -263,4 +263,9 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "Name the service that is behind the gateway, or give the gateway another address or port."
         "a ServiceEntry whose endpoint is the gateway's own address, as the destination of a rule for the gateway"
     }
+    CLIENTS_BY_ANOTHER = "RD4052" Warning NONE "What the Gateway says of its clients is not in force" {
+        "Passthrough servers of several Gateways may share a port. Who connects there is known before it is known which of them he wants, so the annotations redirector.io/accept-proxy-protocol, max-connections, max-connections-per-client and client-keepalive of the oldest one hold for all of them: whom it trusts may name himself any client, and those that a younger one sets are not in force at that port."
+        "Write the same annotations on all Gateways that share a port, or give the one that needs others a port or an address of its own."
+        "annotations: {redirector.io/accept-proxy-protocol: 10.0.0.0/8}   # on the younger of two passthrough Gateways for port 443"
+    }
 }
