@@ -1,9 +1,8 @@
 //! The terminal while somebody is in front of it: given back as it was, whatever ends it.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers, poll, read};
@@ -11,20 +10,20 @@ use crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use crossterm::{execute, queue};
-use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGTERM};
-use signal_hook::flag;
-use signal_hook::low_level::unregister;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
 
 /// A screen of its own, with every key told at once.
 pub struct Screen {
-    /// Whether a signal has asked for the end.
-    ends: Arc<AtomicBool>,
-    signals: Vec<SigId>,
+    /// The thread that waits for a signal.
+    signals: Handle,
 }
 
-/// How long a signal may have to wait until it is noticed.
-const NOTICED: Duration = Duration::from_millis(200);
+/// How long the terminal may take to be given back when a signal ends it: one that is
+/// stopped takes nothing.
+const TAKES: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,12 +45,17 @@ impl Screen {
     ///
     /// When standard output is none.
     pub fn take() -> io::Result<Self> {
-        // Whatever ends it: the terminal must not stay as it is made here.
-        let ends = Arc::new(AtomicBool::new(false));
-        let mut screen = Self { ends, signals: Vec::new() };
-        for signal in [SIGTERM, SIGHUP] {
-            screen.signals.push(flag::register(signal, Arc::clone(&screen.ends))?);
-        }
+        // Whatever ends it: the terminal must not stay as it is made here. SIGHUP ends it as
+        // ever: there is no terminal any more, and reading from one that is gone has no end.
+        let mut signals = Signals::new([SIGTERM])?;
+        let screen = Self { signals: signals.handle() };
+        // Not by the thread that reads and writes: whatever that waits for may never come.
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                give_back();
+                let _ = emulate_default_handler(signal);
+            }
+        })?;
         enable_raw_mode()?;
         execute!(io::stdout(), EnterAlternateScreen, Hide)?;
         Ok(screen)
@@ -83,18 +87,8 @@ impl Screen {
     /// When the terminal is gone.
     pub fn wait(&self, most: Duration) -> io::Result<Happened> {
         use super::view::Key;
-        let until = Instant::now() + most;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if poll(left.min(NOTICED))? {
-                break;
-            }
-            if self.ends.load(Ordering::Relaxed) {
-                return Ok(Happened::End);
-            }
-            if left <= NOTICED {
-                return Ok(Happened::Nothing);
-            }
+        if !poll(most)? {
+            return Ok(Happened::Nothing);
         }
         let key = match read()? {
             Event::Resize(..) => return Ok(Happened::Resized),
@@ -121,11 +115,20 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing.
-        let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
-        let _ = disable_raw_mode();
-        for signal in self.signals.drain(..) {
-            unregister(signal);
-        }
+        give_back();
+        self.signals.close();
+    }
+}
+
+/// Gives the terminal back as it was.
+fn give_back() {
+    // A terminal that is gone needs nothing.
+    let _ = disable_raw_mode();
+    let mut bytes = Vec::new();
+    let _ = queue!(bytes, Show, LeaveAlternateScreen);
+    // Past the lock: whoever has it may wait for the terminal for ever.
+    let out = rustix::stdio::stdout();
+    if rustix::event::poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&TAKES)) == Ok(1) {
+        let _ = rustix::io::write(out, &bytes);
     }
 }
