@@ -11,7 +11,7 @@ use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
 use crate::daemon::{self, Options, log};
 use crate::datapath::Sizes;
-use crate::proxy::AccessFormat;
+use crate::proxy::{AccessFormat, open_log};
 use crate::readers::Readers;
 use crate::source::watch::Timing;
 
@@ -192,6 +192,14 @@ fn metrics(text: &str) -> Result<Metrics, String> {
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
     log::start(&args.log_level, args.log_format, context.err_style().enabled())
         .map_err(|why| Failure::new(Exit::Usage, format!("--log-level: {why}")))?;
+    if let Some(file) = &args.times.access_log_file {
+        open_log(file).map_err(|error| {
+            Failure::new(Exit::Unable, format!("no access log can be written: {error}")).help(
+                "name a file that the daemon may make and write; under the systemd unit that is \
+                 one in /var/log/redirector",
+            )
+        })?;
+    }
     if let Some(failure) = super::kernel::read_only(&args.kernel.bpffs) {
         return Err(failure);
     }

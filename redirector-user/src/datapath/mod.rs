@@ -55,7 +55,7 @@ pub use error::Error;
 pub use flows::{Flows, now};
 pub use lookup::Lookup;
 pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
-pub use peer::cgroup_of_socket;
+pub use peer::{canonical, cgroup_of_socket};
 pub use sockets::{Open, Socket};
 pub use types::*;
 

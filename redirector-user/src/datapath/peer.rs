@@ -37,7 +37,8 @@ pub fn cgroup_of_socket(own: SocketAddr, peer: SocketAddr) -> io::Result<Option<
     })
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+/// An IPv4 address that is written as an IPv6 one, as itself.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

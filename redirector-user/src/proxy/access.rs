@@ -4,7 +4,7 @@
 //! not at all, holds a connection up: what does not fit into the queue is dropped, and
 //! counted.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -89,10 +89,16 @@ impl AccessLog {
 impl Writer {
     /// Writes until nobody is left who could leave a line.
     pub fn run(self) {
-        while let Ok(line) = self.lines.recv() {
+        // A part of a line may have been written: the next one must not go on with it.
+        let mut is_broken = false;
+        while let Ok(mut line) = self.lines.recv() {
+            if is_broken {
+                line.insert(0, '\n');
+            }
             // Not while it is written, which may take for ever.
             let to = self.to.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if to.is_none_or(|to| (&*to).write_all(line.as_bytes()).is_err()) {
+            is_broken = to.is_none_or(|to| (&*to).write_all(line.as_bytes()).is_err());
+            if is_broken {
                 self.dropped.fetch_add(1, Relaxed);
             }
         }
@@ -159,8 +165,24 @@ impl Line<'_> {
                 ["", " ", ""],
             ),
         };
-        format!("{begin}{}{end}\n", parts.join(between))
+        format!("{begin}{}{end}\n", printable(&parts.join(between)))
     }
+}
+
+/// Printable ASCII only, which no terminal, journal or reader of lines takes for more: the
+/// rest is written as JSON has it, for it stands between quotes.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, ' '..='~') {
+            printable.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(printable, "\\u{unit:04x}");
+            }
+        }
+    }
+    printable
 }
 
 /// Without quotes where none are needed.
@@ -201,6 +223,17 @@ mod tests {
     #[test]
     fn a_line_is_one_whatever_a_client_says_its_name_is() {
         let now = UNIX_EPOCH + Duration::from_millis(1_500);
+        for unusual in ["a\u{9b}2J", "a\u{2028}b", "a\u{7f}", "\u{1f980}", "\u{1b}[2J"] {
+            let line = line(unusual, &"db:5432");
+            let [text, json] =
+                [AccessFormat::Text, AccessFormat::Json].map(|format| line.written_at(format, now));
+            for written in [&text, &json] {
+                let line = written.strip_suffix('\n').unwrap();
+                assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line}");
+            }
+            let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(value["sni"], unusual, "{json}");
+        }
         let line = line("a\n\" x=1", &"db:5432");
         let text = line.written_at(AccessFormat::Text, now);
         assert_eq!(

@@ -25,6 +25,9 @@ use super::told::Through;
 /// One that lived for less time is not replaced at once.
 const SHORT: Duration = Duration::from_secs(10);
 
+/// The wait before what the relay had no descriptors for is passed on again.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What the control thread is asked.
 pub(super) enum Ask {
     Update(Config, Sender<Status>),
@@ -43,7 +46,11 @@ pub(super) enum Ask {
 }
 
 /// A file that is written behind what is there.
-fn open_log(path: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+///
+/// The kernel's, with its name.
+pub fn open_log(path: &Path) -> io::Result<OwnedFd> {
     let file = File::options().append(true).create(true).mode(0o640).open(path);
     file.map(OwnedFd::from)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
@@ -78,6 +85,8 @@ pub(super) struct Control {
     before: Option<Process>,
     /// What could not be passed on, why, and when that is tried again.
     owed: Owed,
+    /// When it is given again by what it asks, or tells of connections.
+    again: Option<Instant>,
 }
 
 /// Listening sockets that the relay is to have.
@@ -127,13 +136,12 @@ impl Control {
             shared: false,
             before: found,
             owed: Owed::default(),
+            again: None,
         };
         match adopted {
             Some(process) => {
                 tracing::info!(pid = process.confined.pid, "goes on with the relay of gateways");
                 this.goes_on_with(process);
-                let level = this.settings.log.level.clone();
-                drop(this.ask(&Question::LogAt(level), &[]));
             }
             // Where that fails it is tried again; an earlier one serves meanwhile.
             None => this.begin_again(),
@@ -148,7 +156,8 @@ impl Control {
                 Relay::Failed { next, .. } => Some(*next),
                 Relay::Lives { .. } => None,
             };
-            let next = self.opened.next_try().into_iter().chain(begins).chain(self.owed.next).min();
+            let due = [self.opened.next_try(), begins, self.owed.next, self.again];
+            let next = due.into_iter().flatten().min();
             let ask = match next.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(wait) => asks.recv_timeout(wait),
                 None => asks.recv().map_err(RecvTimeoutError::from),
@@ -162,6 +171,9 @@ impl Control {
                     if begins.is_some_and(|at| at <= Instant::now()) {
                         self.begin_again();
                         self.retire_before();
+                    }
+                    if self.again.is_some_and(|at| at <= Instant::now()) {
+                        self.gives_sockets();
                     }
                     let new = self.opened.try_again();
                     self.opened.keep_alive(&self.config.listeners);
@@ -230,7 +242,7 @@ impl Control {
             if let Relay::Lives { process, .. } = &self.relay {
                 process.place(&self.settings, process.confined.pid);
             }
-            self.attend();
+            self.takes_charge();
         }
         self.opened.keep_alive(&self.config.listeners);
         self.pass_on(&new);
@@ -359,15 +371,26 @@ impl Control {
         process.ask(&self.question(), &[])?;
         let copies = self.opened.copies(&self.opened.listening())?;
         let (addresses, sockets): (_, Vec<_>) = copies.into_iter().unzip();
-        if let Answer::Failed(why) = process.ask(&Question::Listen(addresses), &sockets)? {
-            return Err(io::Error::other(why));
-        }
+        process.give(&Question::Listen(addresses), &sockets)?;
         self.goes_on_with(process);
         Ok(())
     }
 
     fn goes_on_with(&mut self, process: Process) {
         self.relay = Relay::Lives { process, since: Instant::now() };
+        self.takes_charge();
+    }
+
+    /// Whatever another daemon has told it: this one answers, and says how it logs.
+    fn takes_charge(&mut self) {
+        let level = self.settings.log.level.clone();
+        drop(self.ask(&Question::LogAt(level), &[]));
+        self.gives_sockets();
+    }
+
+    /// Gives it those by which it asks, and tells of connections.
+    fn gives_sockets(&mut self) {
+        self.again = None;
         self.attend();
         self.tell_of_connections();
     }
@@ -388,7 +411,11 @@ impl Control {
                 (None, None)
             }
         };
-        drop(self.ask(&Question::Access(format), &Vec::from_iter(to)));
+        if let Some(Answer::Failed(why)) = self.ask(&Question::Access(format), &Vec::from_iter(to))
+        {
+            tracing::warn!("the relay cannot take the access log: {why}; trying again");
+            self.again = Some(Instant::now() + PAUSE);
+        }
     }
 
     /// Answers what the relay asks.
@@ -399,7 +426,8 @@ impl Control {
         let (asks, number) = (self.asks.clone(), self.number);
         let silent = move || drop(asks.send(Ask::Silent(number)));
         if let Err(error) = process.attend(Arc::clone(&self.whose), silent) {
-            tracing::warn!(%error, "the relay cannot ask who clients are");
+            tracing::warn!(%error, "the relay cannot ask who clients are; trying again");
+            self.again = Some(Instant::now() + PAUSE);
             // If it has gone, that is seen now.
             drop(self.ask(&Question::Status, &[]));
         }

@@ -78,7 +78,7 @@ pub fn decide(
 /// The workload that connects, if it is a known one. A socket of this machine and
 /// network namespace is known by its cgroup: it could have any address of this
 /// namespace. All others are known by theirs.
-fn client_of<'c>(
+pub(super) fn client_of<'c>(
     clients: &'c BTreeMap<IpAddr, KnownClient>,
     request: &Request<'_>,
     whose: &dyn Whose,

@@ -18,6 +18,10 @@ use crate::rights;
 const MOST_BYTES: usize = 256 << 20;
 const MOST_SOCKETS: usize = 1 << 20;
 
+fn is_nonsense(bytes: usize, sockets: usize) -> bool {
+    bytes > MOST_BYTES || sockets > MOST_SOCKETS
+}
+
 /// A time for a whole message, however many portions it comes in.
 struct Patience<'s> {
     stream: &'s UnixStream,
@@ -62,7 +66,7 @@ impl Write for Patience<'_> {
 ///
 /// # Errors
 ///
-/// When the other side has gone, or does not listen in time.
+/// When the other side has gone, or does not listen in time, or it would not be understood.
 pub(super) fn send(
     stream: &UnixStream,
     message: &impl Serialize,
@@ -71,6 +75,9 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let mut bytes = vec![0; 8];
     serde_json::to_writer(&mut bytes, message)?;
+    if is_nonsense(bytes.len() - 8, sockets.len()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too long a message"));
+    }
     let length = |count: usize| u32::try_from(count).map_err(io::Error::other);
     let head = [length(bytes.len() - 8)?, length(sockets.len())?].map(u32::to_le_bytes);
     bytes[..8].copy_from_slice(&head.concat());
@@ -96,7 +103,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     let mut head = [[0; 4]; 2];
     patience.read_exact(head.as_flattened_mut())?;
     let [length, sockets] = head.map(|word| u32::from_le_bytes(word) as usize);
-    if length > MOST_BYTES || sockets > MOST_SOCKETS {
+    if is_nonsense(length, sockets) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too long a message"));
     }
     // Grows with what comes, whatever was said.

@@ -82,6 +82,8 @@ pub use process::{is_at, retire_at};
 pub use serve::{Log, Start, relay};
 pub use told::{Became, Through};
 
+pub use control::open_log;
+
 use control::{Ask, Control};
 
 /// What the program is told when it is to be a relay; [`Start`] follows.

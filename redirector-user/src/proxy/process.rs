@@ -70,7 +70,7 @@ impl Process {
         this.ask(&Question::Forget, &[])?;
         this.confined = confined(pid)?;
         if let Some(door) = &settings.door {
-            this.ask(&Question::Stay, &[open(door)?.into()])?;
+            this.give(&Question::Stay, &[open(door)?.into()])?;
         }
         Ok(this)
     }
@@ -80,7 +80,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// When it does not answer. It is of no use then.
+    /// When it does not answer: it is of no use then. One that answers, and whose sockets
+    /// do not come, accepts no more and keeps its connections.
     pub fn find(settings: &Settings) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
         let Some(door) = &settings.door else { return Ok(None) };
         let Some(link) = knock(door)? else { return Ok(None) };
@@ -90,11 +91,17 @@ impl Process {
             return Ok(None);
         }
         let mut this = Self::of(pid, None, link)?;
-        let (answer, sockets) = this.converse(&Question::Share, &[])?;
-        if let Answer::Failed(why) = answer {
-            return Err(io::Error::other(why));
-        }
-        let sockets = sockets?;
+        let sockets = match this.converse(&Question::Share, &[])? {
+            (Answer::Failed(why), _) => Err(io::Error::other(why)),
+            (_, sockets) => sockets,
+        };
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                this.retire(settings.drain);
+                return Err(error);
+            }
+        };
         this.place(settings, pid);
         this.confined = confined(pid)?;
         Ok(Some((this, sockets)))
@@ -133,6 +140,18 @@ impl Process {
         Ok(self.converse(question, sockets)?.0)
     }
 
+    /// As [`ask`](Self::ask), for what it must be able to take.
+    ///
+    /// # Errors
+    ///
+    /// Also when it cannot: it is there, and can be asked again.
+    pub fn give(&mut self, question: &Question, sockets: &[OwnedFd]) -> io::Result<()> {
+        match self.ask(question, sockets)? {
+            Answer::Failed(why) => Err(io::Error::other(why)),
+            _ => Ok(()),
+        }
+    }
+
     /// As [`ask`](Self::ask), for an answer with sockets.
     fn converse(
         &mut self,
@@ -154,14 +173,14 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// When it has gone, or threads have run out.
+    /// When it has gone, or descriptors, here or there, or threads have run out.
     pub fn attend(
         &mut self,
         whose: Arc<dyn Whose>,
         over: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
-        self.ask(&Question::Attend, &[theirs.into()])?;
+        self.give(&Question::Attend, &[theirs.into()])?;
         thread::Builder::new().name("gateway-clients".into()).spawn(move || {
             while frame::wait(&ours).is_ok()
                 && let Ok((Who { cgroup }, _)) = frame::receive(&ours, PATIENCE)

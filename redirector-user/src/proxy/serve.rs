@@ -289,6 +289,8 @@ impl Relay {
             },
             Question::Stop(drain) => {
                 self.set.stop(drain);
+                // Nobody is to wait there for an answer.
+                self.door = None;
                 stops = true;
                 Answer::Done
             }

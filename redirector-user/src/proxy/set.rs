@@ -58,32 +58,39 @@ impl Set {
         // First what goes: the clients that wait there are still served by the
         // configuration under which they came.
         let gone: Vec<SocketAddr> = self.listening.difference(&wanted).copied().collect();
-        for address in gone {
-            self.listening.remove(&address);
-            self.unlisten(address, drain);
-        }
+        self.unlisten(&gone, drain);
+        self.keep_back();
         let snapshot = Arc::new(Snapshot::new(config, &mut self.registry));
         self.shared.snapshot.store(snapshot);
     }
 
-    /// Closes the sockets of an address once what waits in them is accepted.
-    fn unlisten(&mut self, address: SocketAddr, drain: Duration) {
+    /// Closes the sockets of these addresses once what waits in them is accepted: all have
+    /// one time.
+    fn unlisten(&mut self, gone: &[SocketAddr], drain: Duration) {
         let (done, finished) = channel();
-        for worker in &self.workers {
-            worker.send(Command::Unlisten(address, drain, done.clone()));
+        for &address in gone {
+            for worker in &self.workers {
+                worker.send(Command::Unlisten(address, drain, done.clone()));
+            }
         }
         drop(done);
         let until = Instant::now() + PATIENCE;
-        for _ in &self.workers {
-            if finished.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                break;
+        let left = || until.saturating_duration_since(Instant::now());
+        // Until all have done it, or the time is over.
+        while finished.recv_timeout(left()).is_ok() {}
+        let snapshot = self.shared.snapshot.load();
+        for address in gone {
+            self.listening.remove(address);
+            if let Some(listener) = snapshot.listener(*address) {
+                let stats = Arc::clone(&listener.stats);
+                self.drains.add(*address, listener.spec.name.clone(), stats, drain);
             }
         }
-        let snapshot = self.shared.snapshot.load();
-        if let Some(listener) = snapshot.listener(address) {
-            let stats = Arc::clone(&listener.stats);
-            self.drains.add(address, listener.spec.name.clone(), stats, drain);
-        }
+    }
+
+    /// Keeps descriptors back for a copy of each listening socket.
+    fn keep_back(&self) {
+        self.shared.descriptors.keep_for(self.workers.len() * self.listening.len());
     }
 
     /// Copies of all listening sockets.
@@ -123,6 +130,7 @@ impl Set {
             self.listening.insert(*address);
             self.drains.forget(*address);
         }
+        self.keep_back();
     }
 
     /// What was told of connections.

@@ -13,6 +13,9 @@ use tls_parser::{
 /// have up to some two thousand.
 pub(super) const LIMIT: usize = 17 << 10;
 
+/// Longest server name, in bytes, as the DNS has it.
+const LONGEST: usize = 255;
+
 /// What the first bytes of a connection are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Hello {
@@ -71,7 +74,8 @@ pub(super) fn inspect(bytes: &[u8]) -> Hello {
     }
 }
 
-/// The host name among the extensions of a ClientHello.
+/// The host name among the extensions of a ClientHello. What cannot be one is none: it would
+/// only be written to logs.
 fn server_name(extensions: &[u8]) -> Option<String> {
     const HOST_NAME: u8 = 0;
     let (_, extensions) = parse_tls_client_hello_extensions(extensions).ok()?;
@@ -80,6 +84,9 @@ fn server_name(extensions: &[u8]) -> Option<String> {
         _ => None,
     })?;
     let (_, name) = names.into_iter().find(|(kind, _)| kind.0 == HOST_NAME)?;
+    if name.len() > LONGEST || !name.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
     let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
     Some(name.trim_end_matches('.').to_owned()).filter(|name| !name.is_empty())
 }
@@ -117,6 +124,16 @@ pub(super) mod tests {
         for record in [1 << 14, 100, 7, 1] {
             let hello = client_hello("Shop.Example.COM", record);
             assert_eq!(inspect(&hello), Hello::Tls(Some("shop.example.com".into())), "{record}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_of_a_host_is_none() {
+        let longest = "a".repeat(LONGEST);
+        assert_eq!(inspect(&client_hello(&longest, 1 << 14)), Hello::Tls(Some(longest.clone())));
+        for name in [&*(longest + "a"), "a b", "a\n", "a\u{1b}[2J", "a\u{85}", "a\u{2028}", "a\x7f"]
+        {
+            assert_eq!(inspect(&client_hello(name, 1 << 14)), Hello::Tls(None), "{name:?}");
         }
     }
 

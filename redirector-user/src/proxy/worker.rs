@@ -131,7 +131,7 @@ impl Worker {
             io: Io {
                 epoll,
                 buffer: vec![0; BUFFER],
-                pipes: Pipes::new(shared.descriptors),
+                pipes: Pipes::new(shared.descriptors.clone()),
                 random: fastrand::Rng::new(),
                 now: 0,
                 shared,
@@ -280,7 +280,7 @@ impl Worker {
     /// Accepts one connection; `false` when there is no point in trying again.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(listening) = self.listeners.get_mut(index) else { return false };
-        let descriptors = self.io.shared.descriptors;
+        let descriptors = self.io.shared.descriptors.clone();
         let accepted = match self.scarce && !descriptors.has_another(&listening.socket) {
             true => Accepted::Exhausted(io::Errno::MFILE),
             false => accept(&listening.socket),

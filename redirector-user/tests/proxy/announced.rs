@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use redirector::datapath::{SourceKey, cgroup_of_socket};
+use redirector::identity::{Local, Locals};
 use redirector::proxy::{Proxy, Refused, RuleSpec};
-use redirector_core::model::Accepting;
+use redirector_core::model::{Accepting, SourceId};
 use redirector_core::proxy_header::{Header, Version, read, write};
 
 use crate::kit::*;
@@ -186,6 +188,47 @@ fn conditions_on_the_source_see_the_client_and_not_the_load_balancer() {
     assert_eq!(answer(client).expect("served"), *b"a");
     assert!(answer(at("192.0.2.1:1")).is_err(), "no rule is for it");
     assert!(answer(at("127.0.0.1:1")).is_err(), "nor for who is the load balancer's address");
+}
+
+#[test]
+fn a_workload_that_is_known_itself_is_no_other_by_a_header() {
+    let port = reserve();
+    let backend = Backend::named("a");
+    let locals = Locals::default();
+    let proxy = Setup::to(port.address, &[backend.address])
+        .with(|config| {
+            let labelled = serde_json::json!({"source_labels": {"app": "far"}});
+            config.listeners[0].rules = vec![rule(labelled, Some(0))];
+            config.listeners[0].accepting = from("127.0.0.0/8");
+            for (name, address) in [("far", CLIENT), ("itself", "192.0.2.9:1")] {
+                let client = serde_json::json!({
+                    "workload": {"kind": "WorkloadEntry", "namespace": "n", "name": name},
+                    "labels": {"app": name},
+                });
+                let client = serde_json::from_value(client).expect("a client");
+                config.clients.insert(at(address).ip(), client);
+            }
+        })
+        .start_knowing(Duration::from_millis(200), &locals);
+    let named = || {
+        let mut stream = connect(port.address);
+        let header = write(Version::V2, at(CLIENT), at(DIALLED), b"");
+        stream.write_all(&header).expect("written");
+        stream.read_exact(&mut [0]).is_ok()
+    };
+    assert!(named(), "by one that is no workload");
+    let any = connect(backend.address);
+    let [own, peer] = [any.local_addr(), any.peer_addr()].map(|address| address.expect("one"));
+    let id = cgroup_of_socket(own, peer).expect("sock_diag").expect("its cgroup");
+    let key = SourceKey::Cgroup { id, level: 1 };
+    let source = SourceId { namespace: "n".into(), name: "itself".into() };
+    assert!(locals.set(vec![Local { key, directories: Vec::new(), source }]));
+    proxy.forget();
+    // Asked afterwards, it is answered afterwards.
+    proxy.status().expect("a status");
+    assert!(!named(), "it is itself");
+    let refused = proxy.status().expect("a status").listeners[0].counts.refused;
+    assert_eq!(refused[Refused::BadHeader as usize], 1);
 }
 
 #[test]

@@ -122,11 +122,8 @@ fn carry(mut ends: [File; 2], delay: Duration, cut: &AtomicBool) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_bulky_direction_to_a_far_receiver_keeps_the_send_buffer_that_the_kernel_chooses() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("nothing tested: cables need root");
-        return;
-    }
     let far = thread::spawn(|| {
         let device = far_end("198.18.0.2").expect("the far end");
         let ip: IpAddr = [198, 18, 0, 2].into();

@@ -53,7 +53,10 @@ fn listeners(all: &[ListenerStatus], kept: &mut Kept, page: &mut Page) {
     type Value = fn(&ListenerCounts) -> u64;
     page.family("gateway_refused_total");
     for (labels, (_, counts)) in &sums {
-        by_reason(page, "gateway_refused_total", labels, &counts.refused, &REFUSED);
+        // Few, and alerts are about what comes to be: all from the beginning.
+        for (reason, count) in Refused::REASONS.iter().zip(counts.refused) {
+            sample(page, "gateway_refused_total", labels, reason, count);
+        }
     }
     let families: [(&str, Value); 5] = [
         ("gateway_accepted_total", |c| c.accepted),
@@ -111,7 +114,6 @@ fn legs(all: &[LegCounts], kept: &mut Kept, page: &mut Page) {
 const PLAIN: usize = 5;
 
 /// What reasons are called.
-const REFUSED: [&str; Refused::ALL.len()] = Refused::REASONS;
 const FAILED: [&str; Failed::ALL.len()] = Failed::REASONS;
 
 /// The samples of a family by reason: of those that there were, and a zero where there were
@@ -120,11 +122,15 @@ fn by_reason(page: &mut Page, name: &str, labels: &Labels, counts: &[u64], reaso
     let is_none = counts.iter().all(|count| *count == 0);
     for (at, (reason, count)) in reasons.iter().zip(counts).enumerate() {
         if *count > 0 || is_none && at + 1 == reasons.len() {
-            let mut labels = labels.clone();
-            labels.insert("reason", (*reason).to_owned());
-            page.sample(name, &labels, count);
+            sample(page, name, labels, reason, *count);
         }
     }
+}
+
+fn sample(page: &mut Page, name: &str, labels: &Labels, reason: &str, count: u64) {
+    let mut labels = labels.clone();
+    labels.insert("reason", reason.to_owned());
+    page.sample(name, &labels, count);
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Conn {
             false => Refusal::Unreachable(upstream::classify(error)),
         };
         let keepalive = spec.keepalive.as_ref();
-        let descriptors = io.shared.descriptors;
+        let descriptors = io.shared.descriptors.clone();
         let make = || descriptors.take(upstream::socket(endpoint, keepalive)?);
         let socket = match make() {
             Err(error) if upstream::is_exhaustion(error) => {

@@ -71,6 +71,8 @@ pub(super) struct Conn {
     setup: Option<Box<Setup>>,
     pub listener: SocketAddr,
     stats: Arc<ListenerStats>,
+    /// How many the listener had before.
+    before: u64,
     peer: SocketAddr,
     dialled: SocketAddr,
     target: Option<Target>,
@@ -122,7 +124,7 @@ impl Conn {
         now: u64,
     ) -> Self {
         stats.accepted.fetch_add(1, Relaxed);
-        stats.active.fetch_add(1, Relaxed);
+        let before = stats.active.fetch_add(1, Relaxed);
         let mut client = End::new(fd);
         // Inherited from the listening socket.
         client.immediate = true;
@@ -135,6 +137,7 @@ impl Conn {
             setup: None,
             listener,
             stats,
+            before,
             peer,
             dialled: listener,
             target: None,

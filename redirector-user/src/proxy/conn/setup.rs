@@ -2,6 +2,7 @@
 //! at a ClientHello where routes depend on it, then the route, the destination and the
 //! endpoint.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::{Access, CLIENT_RESET, Conn, NEVER, Side, Step, milliseconds};
-use crate::proxy::decide::{Request, Verdict, decide};
+use crate::datapath::canonical;
+use crate::proxy::decide::{Request, Verdict, client_of, decide};
 use crate::proxy::io::Io;
 use crate::proxy::loops::Trail;
 use crate::proxy::message::{Failed, Refused};
@@ -94,8 +96,7 @@ impl Conn {
             self.access = Some(Box::new(Access { server, ..Access::default() }));
         }
         let accepting = &listener.spec.accepting;
-        // It is counted itself already.
-        if accepting.most.is_some_and(|most| self.stats.active.load(Relaxed) > u64::from(most)) {
+        if accepting.most.is_some_and(|most| self.before >= u64::from(most)) {
             return self.refuse(Refused::ServerFull, io);
         }
         let announced = accepting.is_announced_by(self.peer.ip());
@@ -156,9 +157,18 @@ impl Conn {
                 self.attempt(setup, io)
             }
             Awaits::Nothing => self.retry(setup, Failed::Timeout, io),
-            Awaits::Header => self.refuse(Refused::Silent, io),
+            Awaits::Header => self.misled(io, Refused::Silent, &"it sends none in time"),
             Awaits::Hello if self.takes_nameless(&setup, io) => self.decide(setup, None, io),
-            Awaits::Hello if io.now >= setup.patience => self.refuse(Refused::Silent, io),
+            Awaits::Hello if io.now >= setup.patience => {
+                if self.refuses(Refused::Silent, io) {
+                    tracing::warn!(
+                        client = %self.peer,
+                        listener = %self.listener,
+                        "a client that sends no whole ClientHello in time is refused"
+                    );
+                }
+                Step::Reset
+            }
             Awaits::Hello => {
                 setup.deadline = setup.patience;
                 self.wait(setup)
@@ -194,17 +204,25 @@ impl Conn {
         let header = match read {
             Ok(Some(header)) => header,
             Ok(None) if self.client.ended => {
-                return self.misled(io, Fault::Malformed("it ends before its header does"));
+                return self.mistaken(io, Fault::Malformed("it ends before its header does"));
             }
             Ok(None) => return self.wait(setup),
-            Err(fault) => return self.misled(io, fault),
+            Err(fault) => return self.mistaken(io, fault),
         };
         let Header { length, between, fields } = header;
         match recv(&self.client.fd, &mut io.buffer[..length], RecvFlags::empty()) {
             Ok((_, count)) if count == length => {}
-            _ => return self.misled(io, Fault::Malformed("it is cut by urgent data")),
+            _ => return self.mistaken(io, Fault::Malformed("it is cut by urgent data")),
         }
-        if let Some((client, dialled)) = between {
+        if let Some(between) = between {
+            // Who is known by himself would be taken for whomever he names.
+            let itself = Request { client: self.peer, dialled: self.dialled, sni: None };
+            if let Some(known) = client_of(&setup.snapshot.clients, &itself, &*io.shared.whose) {
+                let why = format!("it is {}, which speaks for itself only", known.workload);
+                return self.misled(io, Refused::BadHeader, &why);
+            }
+            // Otherwise one address would be two: for limits, conditions and workloads.
+            let (client, dialled) = (canonical(between.0), canonical(between.1));
             if let Some(access) = &mut self.access {
                 access.via = Some(self.peer);
             }
@@ -214,13 +232,15 @@ impl Conn {
         self.known(setup, io)
     }
 
-    /// Who connects for others does not say for whom.
-    fn misled(&mut self, io: &Io, fault: Fault) -> Step {
+    /// Who connects for others does not say for whom, or says it wrongly.
+    fn mistaken(&mut self, io: &Io, fault: Fault) -> Step {
         let why = if fault == Fault::Absent { Refused::NoHeader } else { Refused::BadHeader };
-        let is_first = self.stats.refuse(why);
-        self.why = why.reason();
-        self.tell(Became::Refused, io);
-        if is_first {
+        self.misled(io, why, &fault)
+    }
+
+    /// Who connects for others is refused.
+    fn misled(&mut self, io: &Io, why: Refused, fault: &dyn Display) -> Step {
+        if self.refuses(why, io) {
             tracing::warn!(
                 peer = %self.peer,
                 listener = %self.listener,
@@ -348,9 +368,14 @@ impl Conn {
 
     /// Counts it as refused.
     fn refuse(&mut self, why: Refused, io: &Io) -> Step {
-        self.stats.refuse(why);
+        self.refuses(why, io);
+        Step::Reset
+    }
+
+    /// The same; says whether it is the first for this reason.
+    fn refuses(&mut self, why: Refused, io: &Io) -> bool {
         self.why = why.reason();
         self.tell(Became::Refused, io);
-        Step::Reset
+        self.stats.refuse(why)
     }
 }
