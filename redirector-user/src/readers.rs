@@ -36,8 +36,19 @@ impl Readers {
     ///
     /// # Errors
     ///
-    /// When there is no such group.
+    /// When there is no such group, or it is root's or this process's own: what is owned by
+    /// that was given to nobody.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let readers = Self::find(text)?;
+        if [0, getegid().as_raw()].contains(&readers.0) {
+            return Err("who looks is to be in a group of its own, and that is the daemon's: \
+                        `groupadd --system redirector-readers` makes one"
+                .to_owned());
+        }
+        Ok(readers)
+    }
+
+    fn find(text: &str) -> Result<Self, String> {
         // The highest number stands for none.
         let known = |number: &u32| *number != u32::MAX;
         if let Some(number) = text.parse().ok().filter(known) {
@@ -56,6 +67,13 @@ impl Readers {
         let meta = fs::symlink_metadata(path).ok()?;
         let is_given = meta.mode() & 0o070 != 0 && meta.gid() != 0 && meta.uid() == 0;
         is_given.then(|| Self(meta.gid()))
+    }
+
+    /// The group that is let pass through a directory, and no more than that, as
+    /// [`admit`] does it.
+    pub fn let_pass(directory: &Path) -> Option<Self> {
+        let mode = fs::symlink_metadata(directory).ok()?.mode();
+        Self::of(directory).filter(|_| mode & 0o077 == 0o010)
     }
 
     /// Its name for people.
@@ -114,7 +132,11 @@ mod tests {
 
     #[test]
     fn a_group_is_known_by_its_number_or_its_name() {
-        assert_eq!(Readers::parse("0"), Ok(Readers(0)));
+        assert_eq!(Readers::parse("4242"), Ok(Readers(4242)));
+        for own in ["0", "root"] {
+            let error = Readers::parse(own).unwrap_err();
+            assert!(error.contains("the daemon's"), "{error}");
+        }
         assert_eq!(Readers::parse("4294967294"), Ok(Readers(u32::MAX - 1)));
         let error = Readers::parse("no-such-group-here").unwrap_err();
         assert!(error.contains("groupadd --system no-such-group-here"), "{error}");

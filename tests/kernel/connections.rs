@@ -133,4 +133,7 @@ fn those_that_are_named_are_reset_after_asking_and_no_others() {
     assert_eq!(kept.ends(), goes_on());
     let none = redirector.ask("connections", &["close", "--all", "--yes"]);
     assert!(none.exit == 0 && none.out.contains("0 of 0"), "{none:?}");
+    // What a script has misspelt is no success.
+    let none = redirector.ask("connections", &["close", "--route", "default/ehco", "--yes"]);
+    assert!(none.exit == 1 && none.out.contains("0 of 0"), "{none:?}");
 }

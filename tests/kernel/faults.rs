@@ -75,19 +75,23 @@ impl Changing {
         self.write();
     }
 
-    /// A connect of who is no guest goes where this or the last configuration says.
-    fn is_one_of_both(&self, at: &str) {
-        let answer = self.scene.answer(&self.scene.client());
-        assert!(SUBSETS.contains(&&*answer), "{at}: {answer}");
-    }
-
-    /// Whether all is as the configuration says, for everybody.
-    fn is_in_force(&self) -> bool {
-        let (subset, other) = (self.subset(), SUBSETS[(self.round + 1) % 2]);
+    /// Connects go where this or the last configuration says, all of it: in both the guest
+    /// goes to the other subset than all others do, so that each cgroup goes to the subset
+    /// that it is not named after. One that got the rules of one configuration and the
+    /// workload of the other would go to that one.
+    fn is_one_of_both(&self, at: &str) -> String {
         let of = |cgroup: &str| {
             self.scene.answer(&self.scene.redirector.place.cgroup.path().join(cgroup))
         };
-        of("client") == subset && of(subset) == other && of(other) == subset
+        let (client, guests) = (of("client"), SUBSETS.map(of));
+        assert!(SUBSETS.contains(&&*client), "{at}: {client}");
+        assert_eq!(guests, [SUBSETS[1], SUBSETS[0]], "{at}: the guests'");
+        client
+    }
+
+    /// Whether all is as the configuration says, for everybody.
+    fn is_in_force(&self, at: &str) -> bool {
+        self.is_one_of_both(at) == self.subset()
     }
 
     /// Waits until all is well. Meanwhile nothing shows as healthy, for longer than it
@@ -97,7 +101,7 @@ impl Changing {
         loop {
             let status = self.scene.redirector.status();
             let healthy = status.exit == 0;
-            let in_force = self.is_in_force();
+            let in_force = self.is_in_force(at);
             if healthy && in_force && (status.json()["inStep"] == true) {
                 return;
             }
@@ -105,7 +109,6 @@ impl Changing {
             let told = || format!("{}\n{}", status.out, self.scene.redirector.last_log());
             assert!(!(healthy && noticed), "{at}: healthy, and not in force: {}", told());
             assert!(begun.elapsed() < PATIENCE, "{at}: not well again: {}", told());
-            self.is_one_of_both(at);
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -174,16 +177,18 @@ impl Count {
         let sum = |one: fn(&Self) -> usize| all.iter().map(one).sum();
         let count = Self { points: sum(|one| one.points), happened: sum(|one| one.happened) };
         // Calls that belong to what is done from time to time are not always reached.
-        assert!(count.happened * 2 > count.points, "{count:?}");
+        assert!(count.happened * 5 >= count.points * 3, "{count:?}");
         count
     }
 }
 
 /// Scenes with what is in them, as many as work side by side.
 fn scenes(what: &str) -> Option<Vec<(Changing, Daemon)>> {
-    let start = |_| {
+    let start = |index| {
         let changing = Changing::new(what)?;
-        let daemon = changing.scene.redirector.start();
+        // What cannot be put in force is tried again where no table may grow, too.
+        let args: &[&str] = if index == 0 { &["--fixed-sizes"] } else { &[] };
+        let daemon = changing.scene.redirector.start_with(args);
         Some((changing, daemon))
     };
     (0..SIDE_BY_SIDE).map(start).collect()

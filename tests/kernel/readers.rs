@@ -1,13 +1,20 @@
 //! Who may look without being root: members of the group of `run --read-group`, as users
 //! of their own, without any capability.
 
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use redirector_tests::established::{Established, goes_on};
+use redirector_tests::netns::NetNs;
 use redirector_tests::redirector::{Answer, Redirector};
 use redirector_tests::scene::{ECHO, Scene, to};
 
@@ -126,6 +133,20 @@ fn members_change_nothing_and_keep_no_daemon_from_starting() {
             assert_eq!((meta.gid(), meta.mode() & 0o077), (0, 0), "{}", path.display());
         }
     }
+    // A program that can be opened, if only for reading, can be attached.
+    let (programs, maps): (Vec<_>, Vec<_>) = below(&redirector.place.pins())
+        .into_iter()
+        .filter(|path| path.is_file() && !path.starts_with(redirector.place.pins().join("links")))
+        .partition(|path| path.iter().any(|name| name.to_string_lossy().starts_with("programs-")));
+    assert!(programs.iter().any(|path| path.ends_with("rd_connect4")), "{programs:?}");
+    for path in programs {
+        let meta = fs::symlink_metadata(&path).expect("it is there");
+        assert_eq!((meta.gid(), meta.mode() & 0o777), (0, 0o600), "{}", path.display());
+        assert_eq!(as_member(|| get(&path)), Err(libc::EACCES), "{}", path.display());
+    }
+    for path in maps {
+        assert_eq!(as_member(|| get(&path)), Ok(()), "{}", path.display());
+    }
     let locked = [redirector.place.pins(), redirector.directory().join("state/daemon.lock")];
     for path in locked {
         let opened = asked_to_open(&path);
@@ -191,6 +212,45 @@ fn others_are_told_which_group_may_look() {
 }
 
 #[test]
+fn members_are_told_that_they_do_not_see_whose_connections_are() {
+    let Some(scene) = scene("whose") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start_with(&GIVEN);
+    let netns = NetNs::new("whose");
+    let (directory, one) = (redirector.directory(), scene.one.address());
+    let address = ECHO.parse().expect("an address");
+    let held = Established::new((directory, "held"), &scene.client(), &netns, address, one);
+    let listed = member(redirector, "connections", &[]);
+    assert!(listed.out.contains(&one.to_string()), "{listed:?}");
+    for args in [&["--workload", "default/client"][..], &["--pid", "1"]] {
+        let listed = member(redirector, "connections", args);
+        assert!(listed.err.contains("left out, whoever is asked for"), "{args:?}: {listed:?}");
+        let closed = member(redirector, "connections", &[&["close", "--yes"], args].concat());
+        assert_eq!(closed.exit, 1, "{args:?}: {closed:?}");
+    }
+    assert_eq!(held.ends(), goes_on());
+}
+
+#[test]
+fn however_many_connections_members_open_roots_are_kept_and_answered() {
+    let Some(scene) = scene("crowd") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start_with(&GIVEN);
+    let socket = redirector.directory().join("state/control.sock");
+    let mut roots = UnixStream::connect(&socket).expect("a connection");
+    let crowd: Vec<UnixStream> = as_member(|| {
+        (0..200).map(|_| UnixStream::connect(&socket).expect("a connection")).collect()
+    });
+    // They were accepted, as those that came first are gone.
+    let mut first = &crowd[0];
+    assert_eq!(first.read(&mut [0]).expect("its end"), 0);
+    roots.write_all(b"{\"do\":\"report\"}\n").expect("it is open");
+    let mut answer = String::new();
+    BufReader::new(&roots).read_line(&mut answer).expect("an answer");
+    assert!(answer.contains("\"generation\""), "{answer}");
+}
+
+#[test]
 fn a_group_that_is_not_there_is_told_before_anything_is_done() {
     let Some(scene) = Scene::new("nogroup", PROGRAM) else { return };
     let mut command = scene.redirector.daemon_command();
@@ -198,6 +258,72 @@ fn a_group_that_is_not_there_is_told_before_anything_is_done() {
     let answer = Answer::from(answer);
     assert_eq!(answer.exit, 2, "{answer:?}");
     assert!(answer.err.contains("groupadd --system no-such-group"), "{answer:?}");
+}
+
+#[test]
+fn a_mount_that_is_given_to_others_stays_theirs() {
+    let Some(scene) = Scene::new("given-mount", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let mount = redirector.place.pins().parent().expect("the mount").to_owned();
+    let is = || {
+        let meta = fs::metadata(&mount).expect("it is there");
+        (meta.gid(), meta.mode() & 0o7777)
+    };
+    let set = |group, mode| {
+        chown(&mount, None, Some(group)).expect("a group");
+        fs::set_permissions(&mount, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    for given in [(4_242_003, 0o750), (0, 0o1770)] {
+        set(given.0, given.1);
+        let mut command = redirector.daemon_command();
+        let answer = Answer::from(command.args(GIVEN).output().expect("it starts"));
+        assert_ne!(answer.exit, 0, "{answer:?}");
+        assert!(answer.err.contains("chmod o+x"), "{answer:?}");
+        assert_eq!(is(), given);
+    }
+    // One that is the readers' already stays so, with and without them.
+    set(GROUP, 0o750);
+    assert_eq!(redirector.start_with(&GIVEN).stop(), 0);
+    assert_eq!(redirector.start().stop(), 0);
+    assert_eq!(is(), (GROUP, 0o750));
+}
+
+/// Does something on a thread that is a member's.
+fn as_member<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        // SAFETY: the calls take no memory but an empty list, and are this thread's alone.
+        let set = unsafe {
+            libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) == 0
+                && libc::syscall(libc::SYS_setresgid, GROUP, GROUP, GROUP) == 0
+                && libc::syscall(libc::SYS_setresuid, 4_242_777, 4_242_777, 4_242_777) == 0
+        };
+        assert!(set, "a member: {}", std::io::Error::last_os_error());
+        what()
+    };
+    thread::scope(|scope| scope.spawn(run).join().expect("what a member does"))
+}
+
+/// `BPF_OBJ_GET` for reading only; the kernel's refusal.
+fn get(pin: &Path) -> Result<(), i32> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_F_RDONLY: u32 = 1 << 3;
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes()).expect("a path");
+    let attr = Attr { path: path.as_ptr() as u64, fd: 0, flags: BPF_F_RDONLY };
+    // SAFETY: the attributes and the path live until the call has returned.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Attr>()) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or_default());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    Ok(())
 }
 
 /// Whether a member can open something, if only for reading.

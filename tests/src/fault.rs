@@ -13,12 +13,13 @@ use tempfile::TempDir;
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Calls that are left as they are: those that wait, where a failure is no news, and
-/// those by which the allocator asks for memory, without which a program ends.
+/// Calls that are left as they are: those that wait, where a failure is no news, those that
+/// cannot fail, and those by which the allocator asks for memory, without which a program ends.
 const LEFT: &str = "!futex,ppoll,poll,epoll_wait,epoll_pwait,restart_syscall,clock_nanosleep,\
                     nanosleep,sched_yield,rt_sigprocmask,rt_sigreturn,close,munmap,madvise,brk,\
-                    mmap,mremap,mprotect,exit,exit_group,getpid,gettid,getrandom,rseq,\
-                    set_robust_list,sigaltstack,execve,sched_getaffinity,arch_prctl";
+                    mmap,mremap,mprotect,exit,exit_group,getpid,gettid,getuid,geteuid,getgid,\
+                    getegid,getrandom,rseq,set_robust_list,sigaltstack,execve,sched_getaffinity,\
+                    arch_prctl";
 
 /// One call of a thread, counted from when it is first looked at.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

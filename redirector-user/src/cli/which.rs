@@ -59,6 +59,16 @@ impl Which {
             && self.address.is_none()
     }
 
+    /// Whether it takes knowing the process of a connection.
+    pub fn is_of_processes(&self) -> bool {
+        self.workload.is_some() || self.pid.is_some()
+    }
+
+    /// Whether it takes knowing names.
+    pub fn is_of_names(&self) -> bool {
+        self.workload.is_some() || self.route.is_some()
+    }
+
     /// Whether this one is meant. What is not known of it is not what was asked for.
     pub fn takes(&self, one: About<'_>) -> bool {
         self.workload.as_deref().is_none_or(|wanted| one.workload == Some(wanted))

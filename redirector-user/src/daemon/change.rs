@@ -153,7 +153,7 @@ impl Daemon {
         let newcomers = self.newcomers();
         let may_grow = self.engine.may_grow();
         let step = self.engine.step(newcomers);
-        let fits = step.is_ok();
+        let mut fits = step.is_ok();
         let partial = self.waiting.is_cut();
         let cause = Cause { accepts: true, partial, ..Cause::default() };
         let mut applied = self.apply_if_it_fits(step, cause);
@@ -161,6 +161,7 @@ impl Daemon {
             // Who needs larger tables waits for them, and nobody else does.
             let newcomers = self.newcomers();
             let step = self.engine.step(newcomers);
+            fits = step.is_ok();
             applied = self.apply_if_it_fits(step, cause);
         }
         if !fits {
@@ -317,6 +318,15 @@ impl Daemon {
             prepared.map_err(|error| error.to_string())?;
             self.datapath.apply(&step.delta, generation).map_err(|error| error.to_string())?;
         }
+        self.note_behind();
+        if !follow && let Err(error) = self.datapath.set_accounting(false) {
+            tracing::error!("connections are followed though nothing needs it: {error}");
+        }
+        Ok(())
+    }
+
+    /// Has the idle side of the tables written again, soon, if it lies behind.
+    pub(super) fn note_behind(&mut self) {
         match self.datapath.behind() {
             Some(error) => {
                 tracing::warn!("in force, and the other side of the tables is not: {error}");
@@ -324,10 +334,6 @@ impl Daemon {
             }
             None => self.step_again.over(),
         }
-        if !follow && let Err(error) = self.datapath.set_accounting(false) {
-            tracing::error!("connections are followed though nothing needs it: {error}");
-        }
-        Ok(())
     }
 
     /// The pods that were given a number and are not in the store yet.
@@ -341,11 +347,7 @@ impl Daemon {
             tracing::error!("not applied, what was in force stays: {why}");
         }
         self.report.apply_error = Some(why.to_owned());
-        // Larger tables have a time of their own.
-        match self.engine.may_grow() {
-            true => self.apply_again.failed(),
-            false => self.apply_again.over(),
-        }
+        self.apply_again.failed();
     }
 
     /// Looks which workloads are there.

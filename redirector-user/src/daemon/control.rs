@@ -7,16 +7,16 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream as Stream;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{sleep, timeout};
 
-use super::server::{Asked, PATIENCE, Server};
+use super::server::{Asked, PATIENCE, Server, is_owner};
 use crate::datapath::Standing;
 use crate::proxy::{Status, Through};
 use crate::rights;
@@ -24,6 +24,16 @@ use crate::state::{BypassChange, Report, StateDir};
 
 /// Longer requests are nonsense.
 const MAX_REQUEST: u64 = 64 << 10;
+
+/// How old what readers are told may be.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The time between two answers that are made for readers.
+const BETWEEN: Duration = Duration::from_millis(5);
+
+/// For so many seconds at most a reader has connections followed or told of without asking
+/// again: longer than `flows` and `top` need.
+const READERS_LEASE: u64 = 75;
 
 /// What is asked of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -88,7 +98,7 @@ pub enum Request {
 
 impl Request {
     /// Whether it changes nothing for anybody, so that readers may ask it.
-    fn only_looks(&self) -> bool {
+    pub(super) fn only_looks(&self) -> bool {
         match self {
             Self::Report
             | Self::Gateways
@@ -144,7 +154,38 @@ pub struct Answer {
     pub sockets: Vec<OwnedFd>,
     /// What is to be told when the one who asks has closed the connection: whether it
     /// has confirmed before.
-    pub afterwards: Option<Box<dyn FnOnce(bool) + Send>>,
+    pub afterwards: Option<Afterwards>,
+}
+
+/// Is told, once, what became of who asked: also when nobody is there any more to take the
+/// answer.
+pub struct Afterwards(Option<Box<dyn FnOnce(bool) + Send>>);
+
+impl Afterwards {
+    /// Calls `tell` with whether the answer was confirmed.
+    pub fn new(tell: impl FnOnce(bool) + Send + 'static) -> Self {
+        Self(Some(Box::new(tell)))
+    }
+
+    /// Whether it was.
+    fn tell(mut self, confirmed: bool) {
+        if let Some(tell) = self.0.take() {
+            tell(confirmed);
+        }
+    }
+
+    /// Nothing is to be told: the answer was not given.
+    pub fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Afterwards {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell(false);
+        }
+    }
 }
 
 impl Answer {
@@ -181,17 +222,59 @@ pub fn serve(
     }
     let listener = UnixListener::bind(path)?;
     state.admit_to_control().map_err(io::Error::other)?;
+    let looks = Looks::default();
     server.clients(listener, move |stream, asked| {
-        let ask = ask.clone();
+        let (ask, looks) = (ask.clone(), looks.clone());
         // A client that went away needs no answer.
-        async move { drop(converse(stream, &asked, ask).await) }
+        async move { drop(converse(stream, &asked, ask, looks).await) }
     })
+}
+
+/// What readers were told last, and when: however many ask, and however often, the control
+/// loop answers one of them at a time, and who asks the same soon afterwards is told the same.
+#[derive(Clone, Default)]
+struct Looks(Arc<Mutex<Vec<(Instant, Request, Response)>>>);
+
+impl Looks {
+    /// The answer to a reader; `None` when nobody answers any more.
+    async fn answer(
+        &self,
+        mut request: Request,
+        ask: impl Fn(Request, oneshot::Sender<Answer>) -> bool,
+    ) -> Option<Response> {
+        if let Request::Follow { seconds }
+        | Request::Tell { seconds }
+        | Request::Through { seconds, .. } = &mut request
+        {
+            *seconds = (*seconds).min(READERS_LEASE);
+        }
+        let mut known = Arc::clone(&self.0).lock_owned().await;
+        known.retain(|(when, ..)| when.elapsed() < FRESH);
+        if let Some((.., response)) = known.iter().find(|(_, of, _)| *of == request) {
+            return Some(response.clone());
+        }
+        let (sender, answer) = oneshot::channel();
+        if !ask(request.clone(), sender) {
+            return None;
+        }
+        // On a task of its own: a reader who goes away meanwhile lets nobody ask before it is
+        // answered.
+        let (told, response) = oneshot::channel();
+        tokio::spawn(async move {
+            let Ok(Answer { response, .. }) = answer.await else { return };
+            known.push((Instant::now(), request, response.clone()));
+            drop(told.send(response));
+            sleep(BETWEEN).await;
+        });
+        response.await.ok()
+    }
 }
 
 async fn converse(
     stream: Stream,
     asked: &Asked,
     ask: impl Fn(Request, oneshot::Sender<Answer>) -> bool,
+    looks: Looks,
 ) -> io::Result<()> {
     let mut stream = tokio::io::BufReader::new(stream);
     let request = match timeout(PATIENCE, take(&mut stream)).await {
@@ -207,9 +290,15 @@ async fn converse(
     };
     asked.now();
     let uid = stream.get_ref().peer_cred()?.uid();
-    if !request.only_looks() && uid != 0 && uid != geteuid().as_raw() {
-        let error = Some(format!("user {uid} may only look: that takes root"));
-        return reply(&mut stream, &Response { error, ..Response::default() }).await;
+    if !is_owner(uid) {
+        if !request.only_looks() {
+            let error = Some(format!("user {uid} may only look: that takes root"));
+            return reply(&mut stream, &Response { error, ..Response::default() }).await;
+        }
+        return match looks.answer(request, ask).await {
+            Some(response) => reply(&mut stream, &response).await,
+            None => Ok(()),
+        };
     }
     let (sender, answer) = oneshot::channel();
     if !ask(request, sender) {
@@ -225,7 +314,7 @@ async fn converse(
     if let Some(afterwards) = afterwards {
         let mut word = [0; CONFIRMED.len()];
         let confirmed = told.is_ok() && stream.read_exact(&mut word).await.is_ok();
-        afterwards(confirmed && word == *CONFIRMED);
+        afterwards.tell(confirmed && word == *CONFIRMED);
     }
     told
 }
@@ -329,8 +418,7 @@ mod tests {
                 .collect();
             let response = Response { sockets: sockets.len(), ..Response::default() };
             let told = told.clone();
-            let afterwards: Box<dyn FnOnce(bool) + Send> =
-                Box::new(move |confirmed| told.send(confirmed).unwrap());
+            let afterwards = Afterwards::new(move |confirmed| told.send(confirmed).unwrap());
             reply.send(Answer { response, sockets, afterwards: Some(afterwards) }).is_ok()
         })
         .unwrap();
@@ -347,6 +435,32 @@ mod tests {
         assert!(heard.recv().unwrap());
         drop(ask_for_sockets(&path, &request).unwrap());
         assert!(!heard.recv().unwrap());
+    }
+
+    #[test]
+    fn however_many_readers_ask_the_same_it_is_answered_once_and_leases_are_cut() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (tell, asked) = mpsc::channel();
+        let ask = move |request, reply: oneshot::Sender<Answer>| {
+            tell.send(request).unwrap();
+            reply.send(Answer::plain(Response::default())).is_ok()
+        };
+        runtime.block_on(async {
+            let looks = Looks::default();
+            for _ in 0..100 {
+                let _ = looks.answer(Request::Report, &ask).await.unwrap();
+            }
+            let _ = looks.answer(Request::Follow { seconds: 3600 }, &ask).await.unwrap();
+        });
+        let follow = Request::Follow { seconds: READERS_LEASE };
+        assert_eq!(asked.try_iter().collect::<Vec<_>>(), [Request::Report, follow]);
+    }
+
+    #[test]
+    fn who_never_takes_the_answer_has_not_confirmed() {
+        let (tell, told) = mpsc::channel();
+        drop(Afterwards::new(move |confirmed| tell.send(confirmed).unwrap()));
+        assert_eq!(told.try_recv(), Ok(false));
     }
 
     #[test]

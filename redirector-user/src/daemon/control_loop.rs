@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::again::Again;
 use super::audit::Auditor;
-use super::control::{Answer, Request, Response};
+use super::control::{Afterwards, Answer, Request, Response};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
@@ -43,6 +43,9 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// How long how the programs stand is not looked at again.
 const LOOKED: Duration = Duration::from_secs(1);
 
+/// For so many times as long as that took, where it takes long.
+const LOOK_REST: u32 = 20;
+
 /// For how many seconds at most somebody watches connections without saying so again.
 const MOST_WATCHED: u64 = 3600;
 
@@ -62,6 +65,9 @@ pub(super) enum End {
 
 /// Most events that are taken in one round.
 const TOGETHER: usize = 10_000;
+
+/// Most requests among them.
+const ASKED_TOGETHER: usize = 64;
 
 /// Everything that the loop holds.
 pub(super) struct Daemon {
@@ -139,8 +145,8 @@ pub(super) struct Daemon {
     pub(super) compared: Instant,
     pub(super) compare_took: Duration,
     pub(super) tested: Option<Instant>,
-    /// How the programs stood when somebody asked for it last.
-    pub(super) seen: Option<(Instant, Standing)>,
+    /// How the programs stood when somebody asked for it last, and when to look again.
+    pub(super) seen: Option<(Instant, Result<Standing, String>)>,
 }
 
 pub(super) fn started(error: std::io::Error) -> Failure {
@@ -163,8 +169,13 @@ impl Daemon {
                     let mut stop = self.handle(event, sender);
                     // What is there already is seen to together; but no flood of
                     // events keeps it from that.
+                    let mut requests = 0;
                     for _ in 0..TOGETHER {
+                        if requests == ASKED_TOGETHER {
+                            break;
+                        }
                         let Ok(event) = events.try_recv() else { break };
+                        requests += usize::from(matches!(event, Event::Request(..)));
                         stop = stop.or_else(|| self.handle(event, sender));
                     }
                     stop
@@ -241,6 +252,10 @@ impl Daemon {
             }
             Event::Drained(drained) => self.drained(drained),
             Event::Request(Request::HandOver { confirms, adopts }, reply) => {
+                // One that has gone meanwhile would leave nobody in charge.
+                if reply.is_closed() {
+                    return None;
+                }
                 let adopts = adopts && self.gateways.stays();
                 let sockets = match self.sockets(adopts) {
                     Ok(sockets) => sockets,
@@ -251,17 +266,21 @@ impl Daemon {
                         return None;
                     }
                 };
-                // The successor accepts from the same sockets.
-                self.server.stop_accepting();
                 let generation = self.generation;
                 let response =
                     Response { generation, sockets: sockets.len(), ..Response::default() };
                 let to = sender.clone();
-                let afterwards: Box<dyn FnOnce(bool) + Send> = Box::new(move |confirmed| {
-                    let _ = to.send(Event::Succeeded(confirmed));
+                let afterwards = confirms.then(|| {
+                    Afterwards::new(move |confirmed| drop(to.send(Event::Succeeded(confirmed))))
                 });
-                let afterwards = confirms.then_some(afterwards);
-                let _ = reply.send(Answer { response, sockets, afterwards });
+                if let Err(answer) = reply.send(Answer { response, sockets, afterwards }) {
+                    if let Some(afterwards) = answer.afterwards {
+                        afterwards.forget();
+                    }
+                    return None;
+                }
+                // The successor accepts from the same sockets.
+                self.server.stop_accepting();
                 return Some(End::HandOver(Succession { confirms, adopts }));
             }
             // Of a successor that this daemon has taken over from again.
@@ -342,7 +361,7 @@ impl Daemon {
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
-        let reports = request == Request::Report;
+        let (reports, only_looks) = (request == Request::Report, request.only_looks());
         let gateways = (request == Request::Gateways).then(|| self.gateways.status());
         let gateways = gateways.flatten().map(Box::new);
         let (mut standing, mut through) = (None, Vec::new());
@@ -379,8 +398,11 @@ impl Daemon {
             Ok(of) => (self.report.apply_error.clone().filter(|_| of.is_some()), of),
             Err(error) => (Some(error), None),
         };
-        self.publish();
+        if !only_looks {
+            self.publish();
+        }
         let report = reports.then(|| {
+            self.refresh();
             self.note_waiting(Duration::ZERO);
             Box::new(self.report.clone())
         });
@@ -401,14 +423,16 @@ impl Daemon {
     /// How the programs stand. Whoever asks again at once gets the same, so that nobody
     /// keeps the loop from changes by asking.
     fn look_at_programs(&mut self) -> Result<Standing, String> {
-        if let Some((when, seen)) = &self.seen
-            && when.elapsed() < LOOKED
+        if let Some((until, seen)) = &self.seen
+            && Instant::now() < *until
         {
-            return Ok(seen.clone());
+            return seen.clone();
         }
-        let seen = self.datapath.standing().map_err(|error| error.to_string())?;
-        self.seen = Some((Instant::now(), seen.clone()));
-        Ok(seen)
+        let begun = Instant::now();
+        let seen = self.datapath.standing().map_err(|error| error.to_string());
+        let rest = LOOKED.max(begun.elapsed() * LOOK_REST);
+        self.seen = Some((Instant::now() + rest, seen.clone()));
+        seen
     }
 
     /// Somebody watches connections: they are followed until they end.
@@ -437,10 +461,15 @@ impl Daemon {
         }
     }
 
-    /// Publishes what changed.
-    pub(super) fn publish(&mut self) {
+    /// Has the report say what is so now.
+    fn refresh(&mut self) {
         self.look_for_findings();
         (self.report.gateways, self.report.relay) = self.gateways.report();
+    }
+
+    /// Publishes what changed.
+    pub(super) fn publish(&mut self) {
+        self.refresh();
         self.note_waiting(TOLD_AFTER);
         if self.published.as_ref() == Some(&self.report) {
             return;

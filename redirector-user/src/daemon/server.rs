@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// Most clients of one socket at a time. Each is a descriptor.
+/// Most clients of one socket at a time, of whom may change something and of whom may not.
+/// Each is a descriptor.
 const MOST: usize = 64;
 
 /// Longest time that a client may take to say what it wants, and to take the answer.
@@ -112,6 +114,10 @@ pub trait Listen: 'static {
     fn watched(self) -> io::Result<Self::Watched>;
     /// The next client.
     fn poll(socket: &Self::Watched, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+    /// Whether a client is root's, or this process's user's: nobody else's takes its place.
+    fn is_owners(_: &Self::Stream) -> bool {
+        false
+    }
 }
 
 impl Listen for TcpListener {
@@ -140,27 +146,46 @@ impl Listen for UnixListener {
     fn poll(socket: &Self::Watched, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
         socket.poll_accept(context).map_ok(|(stream, _)| stream)
     }
+
+    fn is_owners(stream: &UnixStream) -> bool {
+        stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid()))
+    }
+}
+
+/// Whether a user may have done whatever this process can do.
+pub fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+/// A client that is served.
+struct Client {
+    task: AbortHandle,
+    asked: Asked,
+    is_owners: bool,
 }
 
 async fn accept<L: Listen, F: Future<Output = ()> + Send + 'static>(
     socket: L::Watched,
     mut serve: impl FnMut(L::Stream, Asked) -> F,
 ) {
-    let mut clients: VecDeque<(AbortHandle, Asked)> = VecDeque::new();
+    let mut clients: VecDeque<Client> = VecDeque::new();
     loop {
         let Ok(stream) = poll_fn(|context| L::poll(&socket, context)).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        clients.retain(|(task, _)| !task.is_finished());
-        if clients.len() >= MOST {
-            let silent = clients.iter().position(|(_, asked)| !asked.0.load(Ordering::Relaxed));
-            if let Some((task, _)) = clients.remove(silent.unwrap_or(0)) {
-                task.abort();
+        clients.retain(|one| !one.task.is_finished());
+        let is_owners = L::is_owners(&stream);
+        let alike = || (0..clients.len()).filter(|&at| clients[at].is_owners == is_owners);
+        if alike().count() >= MOST {
+            let silent = alike().find(|&at| !clients[at].asked.0.load(Ordering::Relaxed));
+            let goes = silent.or_else(|| alike().next());
+            if let Some(client) = goes.and_then(|at| clients.remove(at)) {
+                client.task.abort();
             }
         }
         let asked = Asked::default();
-        let task = tokio::spawn(serve(stream, asked.clone()));
-        clients.push_back((task.abort_handle(), asked));
+        let task = tokio::spawn(serve(stream, asked.clone())).abort_handle();
+        clients.push_back(Client { task, asked, is_owners });
     }
 }

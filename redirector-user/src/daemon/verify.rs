@@ -94,14 +94,25 @@ impl Daemon {
         if !self.step_again.is_due() {
             return;
         }
+        self.bring_in_step();
+    }
+
+    /// Writes to the idle side, if it lies behind; says whether both are in step.
+    fn bring_in_step(&mut self) -> bool {
+        if self.datapath.behind().is_none() {
+            self.step_again.over();
+            return true;
+        }
         match self.datapath.bring_in_step() {
             Ok(()) => {
                 tracing::info!("both sides of the tables hold what is in force again");
                 self.step_again.over();
+                true
             }
             Err(error) => {
                 tracing::warn!("the other side of the tables still lies behind: {error}");
                 self.step_again.failed();
+                false
             }
         }
     }
@@ -118,8 +129,10 @@ impl Daemon {
     }
 
     fn verify_tables(&mut self) -> Result<(), Error> {
+        // A side that is known to lie behind is no drift.
+        let in_step = self.bring_in_step();
         let active = self.datapath.active().side;
-        for side in [active, active.other()] {
+        for side in [active, active.other()].into_iter().take(1 + usize::from(in_step)) {
             let delta: Delta = self.datapath.dump(side)?.diff(self.engine.image());
             if delta.is_empty() {
                 continue;
@@ -132,6 +145,7 @@ impl Daemon {
             );
             self.report.drift_repaired += 1;
             self.datapath.apply(&delta, generation)?;
+            self.note_behind();
         }
         Ok(())
     }

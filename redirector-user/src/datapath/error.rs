@@ -142,8 +142,10 @@ pub(crate) fn others(readers: Option<&str>) -> String {
 impl Error {
     /// What this user may not look at.
     pub(crate) fn hidden(path: &Path, source: io::Error) -> Self {
-        // Of a directory that cannot be reached only those above it are known.
-        let readers = path.ancestors().find_map(Readers::of).map(Readers::name);
+        // Of a directory that cannot be reached only those above it are known; what has a
+        // group there otherwise is somebody else's.
+        let above = || path.ancestors().skip(1).find_map(Readers::let_pass);
+        let readers = Readers::of(path).or_else(above).map(Readers::name);
         Self::Hidden { pins: path.to_owned(), readers, source }
     }
 

@@ -162,12 +162,7 @@ impl Pins {
         let mut directories = self.on_bpffs();
         directories.next().map_or(Ok(()), |root| self.let_pass(root))?;
         if self.readers.is_some() {
-            for above in directories {
-                let mode = fs::metadata(above).map_or(0, |meta| meta.mode());
-                if mode & libc::S_IXOTH == 0 {
-                    self.let_pass(above)?;
-                }
-            }
+            directories.try_for_each(|above| self.let_pass_above(above))?;
         }
         Ok(())
     }
@@ -176,14 +171,44 @@ impl Pins {
         admit(directory, self.readers, May::Pass).map_err(|error| not_given(directory, &error))
     }
 
+    /// Has the readers pass through a directory that is not made here. One whose owner lets
+    /// others in, or has given it to a group, stays as it is.
+    fn let_pass_above(&self, above: &Path) -> Result<(), Error> {
+        let failed = |error: io::Error| not_given(above, &error);
+        let meta = fs::metadata(above).map_err(failed)?;
+        let passes = meta.mode() & libc::S_IXGRP != 0 && Readers::of(above) == self.readers;
+        if passes || meta.mode() & libc::S_IXOTH != 0 {
+            return Ok(());
+        }
+        let own = rustix::process::getegid().as_raw();
+        if meta.gid() == own && meta.mode() & (libc::S_IRWXG | libc::S_ISVTX) == 0 {
+            return self.let_pass(above);
+        }
+        let (group, mode) = (meta.gid(), meta.mode() & 0o7777);
+        let directory = quoted(above);
+        Err(Error::Path {
+            path: above.to_owned(),
+            problem: format!(
+                "the group of --read-group cannot pass through it, and it is given to others \
+                 already (group {group}, mode {mode:04o})"
+            ),
+            help: format!(
+                "Let everybody pass through it (chmod o+x {directory}), which shows nothing of \
+                 what is in it, or give it to that group (chgrp GROUP {directory} && chmod g+x \
+                 {directory}), or name another pin directory with --bpffs"
+            ),
+        })
+    }
+
     /// Has the readers see something that is made here, with all that is in it.
     pub fn admit(&self, path: &Path) -> Result<(), Error> {
         let failed = |error: io::Error| not_given(path, &error);
         let is_directory = fs::symlink_metadata(path).map_err(failed)?.is_dir();
-        // Whoever can open a link can detach it.
-        let may = match path.starts_with(self.links()) && !is_directory {
-            true => May::Nothing,
-            false => May::Read,
+        // Of what is pinned, only maps can be opened for reading alone: whoever can open a
+        // link can detach it, and whoever can open a program can attach it.
+        let may = match is_directory || holds_maps(path.parent()) {
+            true => May::Read,
+            false => May::Nothing,
         };
         if is_directory {
             for name in self.names(path)? {
@@ -295,7 +320,17 @@ impl Pins {
     /// Takes back that readers may pass through the directories above.
     fn shut_out(&self) -> Result<(), Error> {
         let Some(readers) = Readers::of(&self.root) else { return Ok(()) };
-        for above in self.on_bpffs().skip(1).filter(|above| Readers::of(above) == Some(readers)) {
+        let is_needed = |above: &Path| {
+            let entries = fs::read_dir(above).into_iter().flatten().flatten();
+            let mut others = entries.map(|entry| entry.path());
+            others.any(|path| !self.root.starts_with(&path) && Readers::of(&path) == Some(readers))
+        };
+        let is_let_pass = |above: &&Path| Readers::let_pass(above) == Some(readers);
+        for above in self.on_bpffs().skip(1).filter(is_let_pass) {
+            // Another pin directory of ours lies there, with the same readers.
+            if is_needed(above) {
+                break;
+            }
             admit(above, None, May::Pass).map_err(|error| not_given(above, &error))?;
         }
         Ok(())
@@ -453,6 +488,13 @@ impl Drop for Lock {
 
 fn file_name(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Whether only maps are pinned in a directory, be it finished or not.
+fn holds_maps(directory: Option<&Path>) -> bool {
+    let name = directory.and_then(file_name).unwrap_or_default();
+    let name = name.strip_prefix(UNFINISHED).unwrap_or(&name);
+    Part::ALL.iter().any(|part| name.starts_with(part.prefix()))
 }
 
 /// Why readers are not let in.

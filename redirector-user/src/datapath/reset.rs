@@ -63,12 +63,13 @@ impl Wanted {
     /// Where this socket was sent, if it is one of them.
     fn endpoint(&self, socket: &SocketId) -> Option<SocketAddr> {
         let cookie = cookie(socket);
-        if let Some(endpoint) = self.known.get(&cookie) {
-            return Some(*endpoint);
-        }
         // A v4-mapped address is an endpoint of IPv4.
         let ip = socket.destination_address.to_canonical();
         let peer = SocketAddr::new(ip, socket.destination_port);
+        // A socket that was connected anew since is another connection.
+        if self.known.get(&cookie) == Some(&peer) {
+            return Some(peer);
+        }
         (self.others.contains(&cookie) && self.endpoints.contains(&peer)).then_some(peer)
     }
 }
@@ -122,12 +123,12 @@ pub(super) fn is_possible() -> io::Result<bool> {
 
 /// Resets those that are in this thread's namespace.
 fn reset_here(wanted: &Wanted, done: &mut Connections) -> Result<(), ResetError> {
-    let failed = |error: io::Error| match error.kind() {
+    let unasked = |error: io::Error| match error.kind() {
         // Nobody answers for TCP.
         io::ErrorKind::NotFound => ResetError::Kernel,
         _ => ResetError::of("asking sock_diag", error),
     };
-    let diag = Diag::open().map_err(failed)?;
+    let diag = Diag::open().map_err(unasked)?;
     let ports: BTreeSet<u16> = wanted.endpoints.iter().map(SocketAddr::port).collect();
     let mut here = Vec::new();
     for family in [AF_INET, AF_INET6] {
@@ -138,17 +139,25 @@ fn reset_here(wanted: &Wanted, done: &mut Connections) -> Result<(), ResetError>
                     here.push((family, id, endpoint));
                 }
             })
-            .map_err(failed)?;
+            .map_err(unasked)?;
         }
     }
+    let mut failed = None;
     for (family, id, endpoint) in here {
         let cookie = cookie(&id);
         match diag.destroy(family, id) {
             Ok(()) => drop(done.insert(cookie, endpoint)),
             // It has come to its end meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ResetError::of("resetting a connection", error)),
+            Err(error) => {
+                let error = ResetError::of("resetting a connection", error);
+                match error {
+                    // The same would come of all others.
+                    ResetError::Privilege(_) | ResetError::Kernel => return Err(error),
+                    ResetError::System(..) => drop(failed.get_or_insert(error)),
+                }
+            }
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }

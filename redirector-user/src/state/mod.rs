@@ -184,7 +184,11 @@ impl StateDir {
         // Who could open the lock could hold it, and who relays is root's to ask.
         let files =
             [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT].map(|name| self.path.join(name));
-        files.iter().try_for_each(|file| self.admit(file, May::Read))?;
+        for file in &files {
+            // Half written by one that was killed, for the readers it had.
+            let _ = fs::remove_file(beside(file));
+            self.admit(file, May::Read)?;
+        }
         let journal = self.path.join(journal::DIRECTORY);
         for entry in fs::read_dir(&journal).into_iter().flatten().flatten() {
             self.admit(&entry.path(), May::Read)?;
@@ -434,7 +438,7 @@ impl StateDir {
 
     fn save(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
         let path = self.path.join(name);
-        let beside = path.with_extension("json.new");
+        let beside = beside(&path);
         let failed = |source| io_error("cannot write", &path, source);
         let json = serde_json::to_vec(value)
             .map_err(|error| StateError::Damaged { path: path.clone(), why: error.to_string() })?;
@@ -480,6 +484,11 @@ impl StateDir {
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
     StateError::Io { what, path: path.to_owned(), source }
+}
+
+/// Where a file is written before it gets its place.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
 }
 
 #[cfg(test)]

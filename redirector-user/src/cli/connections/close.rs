@@ -35,7 +35,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         return Err(Failure::new(Exit::Usage, "nobody is there to be asked")
             .help("say --yes to reset them without a question"));
     }
-    let rows = rows::read(&args.kernel, &args.which, context)?;
+    let (rows, partial) = rows::read(&args.kernel, &args.which, context)?;
     if !rows.is_empty() && !args.yes {
         let shown = text(&rows, context.err_style());
         context.note(shown.trim_end());
@@ -62,7 +62,9 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         reset: done.into_keys().collect(),
         error,
     };
+    let matches_nothing = answer.wanted == 0 && !args.all;
     let exit = match (&answer.error, answer.missing.is_empty()) {
+        (_, true) if partial || matches_nothing => Exit::No,
         (_, true) => Exit::Fine,
         (Some(_), false) => Exit::Unable,
         (None, false) => Exit::No,

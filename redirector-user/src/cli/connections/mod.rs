@@ -28,7 +28,8 @@ one. A connection that is open stays where it is when a weight or a rule changes
 is dialled meanwhile is left alone. Resetting takes CAP_NET_ADMIN in the network
 namespaces of the sockets, CAP_SYS_ADMIN to enter them, and a kernel with
 CONFIG_INET_DIAG_DESTROY; the exit code is 1 when something that was to be reset is
-not found, and 3 when that is not possible.
+not found, when there is nothing of what a filter names, or when it cannot be told of
+all whose they are, and 3 when that is not possible.
 
 What the kernel does not say is left out: how old a connection is, without `run
 --accounting`; its process, when this user may not see it, or none has it; its rule,
@@ -66,7 +67,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     if args.action == Some(Action::Close) {
         return close::run(args, common, context);
     }
-    let answer = Answer { connections: rows::read(&args.kernel, &args.which, context)? };
+    let (connections, _) = rows::read(&args.kernel, &args.which, context)?;
+    let answer = Answer { connections };
     let names: Vec<String> = answer.connections.iter().map(|one| one.cookie.to_string()).collect();
     context.answer_list(common, &answer, names, |style| text(&answer.connections, style))?;
     Ok(Exit::Fine)

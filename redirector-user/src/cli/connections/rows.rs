@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use crate::cli::kernel::KernelArgs;
 use crate::datapath::{self, Datapath, Open};
 use crate::explain;
 use crate::output::{destination_name, route_name, source_name};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 
 /// A connection. What is not known is `null`.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -67,25 +68,43 @@ impl Row {
     }
 }
 
-/// The connections that are meant, by endpoint and the oldest first.
+/// The connections that are meant, by endpoint and the oldest first; and whether some may be
+/// missing, as it cannot be told of all of them whose they are.
 pub fn read(
     kernel: &KernelArgs,
     which: &Which,
     context: &mut Context<'_>,
-) -> Result<Vec<Row>, Failure> {
+) -> Result<(Vec<Row>, bool), Failure> {
     let datapath = kernel.open()?;
-    let (open, unseen) = datapath.open_connections()?;
-    if let Some(why) = unseen {
+    let (open, why) = datapath.open_connections()?;
+    let unseen = why.is_some();
+    if let Some(why) = why {
         context.note(&format!(
             "note: not every network namespace can be looked into, so that of some connections \
              neither port nor process is known: {why}"
         ));
     }
     let legs = open.iter().filter_map(|one| Some(one.remembered.as_ref()?.leg)).collect();
-    let routes = Routes::new(&kernel.state(), &legs);
+    let routes = named(Routes::new(&kernel.state(), &legs), which, context)?;
     let inodes = open.iter().filter_map(|one| Some(one.socket.as_ref()?.inode)).collect();
-    let processes = processes(&inodes);
-    let workloads = workloads(&datapath, &kernel.state(), processes.values())?;
+    let (processes, hidden) = processes(&inodes);
+    let nobodys = |one: &Open| {
+        one.socket.as_ref().is_none_or(|socket| !processes.contains_key(&socket.inode))
+    };
+    let untold = open.iter().filter(|one| nobodys(one)).count();
+    let partial = untold > 0 && (hidden || unseen);
+    if partial {
+        let left_out = match which.is_of_processes() {
+            true => ", so that they are left out, whoever is asked for",
+            false => "",
+        };
+        context.note(&format!(
+            "note: this user may not see whose {untold} of the connections are{left_out}: that \
+             takes root"
+        ));
+    }
+    let numbers = numbers(&datapath, processes.values())?;
+    let workloads = named(workloads(&kernel.state(), numbers), which, context)?;
     let rows = open.iter().filter_map(|one| row(one, &routes, &processes, &workloads));
     let mut rows: Vec<Row> = rows.filter(|row| which.takes(row.about())).collect();
     rows.sort_by(|one, other| {
@@ -94,7 +113,24 @@ pub fn read(
         let by_endpoint = one.endpoint.cmp(&other.endpoint);
         by_endpoint.then(age(other).total_cmp(&age(one))).then(key(one).cmp(&key(other)))
     });
-    Ok(rows)
+    Ok((rows, partial && which.is_of_processes()))
+}
+
+/// Names, without which what is asked for by its name is not found: all else is told without
+/// them.
+fn named<T: Default>(
+    names: Result<T, StateError>,
+    which: &Which,
+    context: &mut Context<'_>,
+) -> Result<T, Failure> {
+    match names {
+        Err(error) if which.is_of_names() => Err(error.into()),
+        Err(error) => {
+            context.note(&format!("note: some names are not known: {error}"));
+            Ok(T::default())
+        }
+        Ok(names) => Ok(names),
+    }
 }
 
 fn row(
@@ -127,19 +163,22 @@ fn row(
 }
 
 /// The processes that have sockets of these numbers, as far as this user may see: of
-/// several, the one with the lowest id.
-fn processes(inodes: &BTreeSet<u32>) -> BTreeMap<u32, Process> {
+/// several, the one with the lowest id. And whether there are processes whose files it may
+/// not see.
+fn processes(inodes: &BTreeSet<u32>) -> (BTreeMap<u32, Process>, bool) {
     let mut found: BTreeMap<u32, Process> = BTreeMap::new();
+    let mut hidden = false;
     if inodes.is_empty() {
-        return found;
+        return (found, hidden);
     }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let pids: BTreeSet<u32> = pids.collect();
     for pid in pids {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
         // It may go meanwhile, or be another user's.
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        for descriptor in descriptors {
+        hidden |= matches!(&descriptors, Err(error) if error.kind() == ErrorKind::PermissionDenied);
+        for descriptor in descriptors.into_iter().flatten().flatten() {
             let Ok(target) = fs::read_link(descriptor.path()) else { continue };
             let inode = target.to_str().and_then(|target| {
                 target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok()
@@ -151,24 +190,36 @@ fn processes(inodes: &BTreeSet<u32>) -> BTreeMap<u32, Process> {
             });
         }
     }
-    found
+    (found, hidden)
 }
 
+/// The workloads of processes, by number, and the generation of these.
+type Numbers = (u64, Vec<(u32, u32)>);
+
 /// Which workloads processes are, as the programs would tell them now.
-fn workloads<'a>(
+fn numbers<'a>(
     datapath: &Datapath,
-    state: &StateDir,
     processes: impl Iterator<Item = &'a Process>,
-) -> Result<BTreeMap<u32, String>, Failure> {
+) -> Result<Numbers, Failure> {
     let pids: BTreeSet<u32> = processes.map(|process| process.pid).collect();
     let known = pids.iter().filter_map(|pid| Some((*pid, explain::Process::of_pid(*pid).ok()?)));
     let known: Vec<_> = known.collect();
-    let (generation, numbers) = datapath.read(|tables| {
+    datapath.read(|tables| {
         let numbers = known.iter().map(|(pid, process)| (*pid, process.identity(tables)));
         let numbers: Vec<(u32, u32)> = numbers.collect();
-        Ok::<_, Failure>((tables.active().generation, numbers))
-    })?;
-    let Ok(Some(snapshot)) = state.snapshot(generation) else { return Ok(BTreeMap::new()) };
+        Ok((tables.active().generation, numbers))
+    })
+}
+
+/// Their names.
+fn workloads(
+    state: &StateDir,
+    (generation, numbers): Numbers,
+) -> Result<BTreeMap<u32, String>, StateError> {
+    if numbers.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let Some(snapshot) = state.snapshot(generation)? else { return Ok(BTreeMap::new()) };
     let layout = snapshot.contents.layout;
     let names: BTreeMap<u32, String> =
         layout.identities().map(|(id, number)| (number, source_name(id))).collect();
@@ -180,6 +231,7 @@ fn workloads<'a>(
 type Places = BTreeMap<u32, (String, String)>;
 
 /// What places in the tables stood for.
+#[derive(Default)]
 struct Routes {
     /// The generations that are kept, the newest first: when each was made, in seconds since
     /// 1970, and the route and destination of each place that is asked for.
@@ -187,21 +239,22 @@ struct Routes {
 }
 
 impl Routes {
-    fn new(state: &StateDir, legs: &BTreeSet<u32>) -> Self {
+    fn new(state: &StateDir, legs: &BTreeSet<u32>) -> Result<Self, StateError> {
         let entries = match legs.is_empty() {
             true => Vec::new(),
-            false => state.history().unwrap_or_default(),
+            false => state.history()?,
         };
-        let kept = entries.iter().rev().filter_map(|entry| {
-            let snapshot = state.snapshot(entry.head.generation).ok().flatten()?;
+        let mut kept = Vec::new();
+        for entry in entries.iter().rev() {
+            let Some(snapshot) = state.snapshot(entry.head.generation)? else { continue };
             let names = snapshot.contents.layout.names();
             let named = legs.iter().filter_map(|leg| {
                 let (route, _, destination) = names.legs.get(leg)?;
                 Some((*leg, (route_name(route), destination_name(destination))))
             });
-            Some((entry.head.made, named.collect()))
-        });
-        Self { kept: kept.collect() }
+            kept.push((entry.head.made, named.collect()));
+        }
+        Ok(Self { kept })
     }
 
     /// The route, and its destination, that a place has stood for since a connection was
