@@ -70,7 +70,9 @@ mod tests {
                 again.until().expect("something to try again")
             })
             .collect();
-        assert!(waits[0] <= FIRST && waits.is_sorted(), "{waits:?}");
+        // What has passed meanwhile is taken off each.
+        let grow = waits.windows(2).all(|pair| pair[0] <= pair[1] + FIRST / 2);
+        assert!(waits[0] <= FIRST && grow, "{waits:?}");
         assert!(waits[11] > MOST / 2 && waits[11] <= MOST, "{waits:?}");
         again.over();
         again.failed();
