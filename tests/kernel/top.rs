@@ -47,6 +47,14 @@ fn top_shows_gateways_too_sorts_filters_scrolls_and_ends_on_q() {
     // The screen before, and the cursor, are there again.
     assert!(answer.out.contains("\u{1b}[?1049l") && answer.out.contains("\u{1b}[?25h"));
 
+    // A signal ends it as one does, and gives the terminal back, too.
+    let mut terminal = Terminal::start(redirector.command("top"), 100, 8);
+    terminal.wait("the first screen", |text| text.contains(" routes"));
+    terminal.terminate();
+    let answer = terminal.end();
+    assert_eq!(answer.exit, -1, "{answer:?}");
+    assert!(answer.out.contains("\u{1b}[?1049l") && answer.out.contains("\u{1b}[?25h"));
+
     let status = redirector.ask("status", &[]);
     let line = status.out.lines().find(|line| line.contains(&edge.to_string()));
     assert!(line.is_some_and(|line| line.contains("listens")), "{status:?}");

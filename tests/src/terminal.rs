@@ -22,6 +22,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// Sends it SIGTERM.
+    pub fn terminate(&self) {
+        // SAFETY: sends a signal to a child that has not been waited for.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+    }
+
     /// Starts a program in a terminal of this size. Both its outputs are the terminal.
     ///
     /// # Panics
