@@ -1,8 +1,10 @@
 //! How much a registry that follows changes does for it, over fixed Worlds. Random ones
 //! are edited in `edits`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use redirector_core::budget::Quantity;
 use redirector_core::model::{Kind, Object, ObjectRef, Spec};
 use redirector_core::registry::{Changed, HostChange, Registry};
 use redirector_core::store::Replaced;
@@ -205,4 +207,50 @@ fn a_rule_for_a_wildcard_changes_all_hosts_that_it_covers_and_no_service_is_made
             assert!(changed.hosts.values().all(|change| *change == HostChange::Everything));
         }
     }
+}
+
+#[test]
+fn what_is_left_out_for_its_names_is_counted_by_what_they_resolve_to_when_there_is_room_again() {
+    let entry = |name: &str, namespace: &str, created: u32, host: &str| {
+        format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  {{name: {name}, namespace: {namespace}, creationTimestamp: '2026-01-0{created}T00:00:00Z'}}
+spec:
+  hosts: [{host}]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: DNS
+"
+        )
+    };
+    let mut world = support::world(
+        &[
+            entry("older", "shop", 1, "cache.example.com"),
+            entry("younger", "shop", 2, "db.example.com"),
+            // Whose names are asked for.
+            entry("same", "other", 3, "db.example.com"),
+        ]
+        .concat(),
+    );
+    world.settings.budgets.namespace.names = 1;
+    world.settings.budgets.namespace.endpoints = 2;
+    let younger = world.find(Kind::ServiceEntry, "shop", "younger").expect("it").reference();
+    let older = world.find(Kind::ServiceEntry, "shop", "older").expect("it").clone();
+    let mut followed = Followed::new(world);
+    let over = |followed: &Followed| followed.registry.over(&younger).map(|over| over.quantity);
+    assert_eq!(over(&followed), Some(Quantity::Names));
+
+    let three = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    let three: Vec<IpAddr> = three.iter().map(|one| one.parse().expect("an address")).collect();
+    let mut changes = Changes::default();
+    changes.names.insert("db.example.com".into(), Some(three));
+    followed.follow(&changes, "the answer");
+    assert_eq!(over(&followed), Some(Quantity::Names));
+
+    let mut changes = Changes::default();
+    note(&mut changes, older.reference(), Some(older), None);
+    followed.follow(&changes, "room for names");
+    assert_eq!(over(&followed), Some(Quantity::Endpoints));
 }

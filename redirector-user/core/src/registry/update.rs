@@ -102,8 +102,15 @@ impl Registry {
         };
         // What can be an endpoint, and of whom.
         let moved = self.backing.change_nodes(of_kind(edits, Kind::Node));
-        let mut concerned: BTreeSet<ObjectRef> =
-            names.flat_map(|name| self.names.with(name)).cloned().collect();
+        let mut names = names.peekable();
+        let mut concerned = BTreeSet::new();
+        if names.peek().is_some() {
+            // What is left out for its names asks for none, but another may have the same: it
+            // is counted by what they resolve to, for when there is room for it.
+            let left_out = self.ledger.all_over().filter(|(_, over)| !over.resolves());
+            concerned.extend(left_out.map(|(owner, _)| owner.clone()));
+        }
+        concerned.extend(names.flat_map(|name| self.names.with(name)).cloned());
         if !moved.is_empty() {
             self.backing.move_pods(world, &moved, &mut concerned);
         }
