@@ -22,6 +22,7 @@ mod kubernetes_document;
 mod life;
 mod memory;
 mod metrics;
+mod names;
 mod others;
 mod package;
 mod policies;

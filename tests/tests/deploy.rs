@@ -355,7 +355,7 @@ fn the_role_allows_exactly_what_the_agent_does() {
         let world = World::of(Settings::default(), store.effective());
         let in_force = InForce::new(&store, world);
         let findings = in_force.findings();
-        agent.judge(Judged::new(&in_force, findings, &[]));
+        agent.judge(Judged::new(&in_force, findings, &[], &[]));
         agent.ready();
         let end = Instant::now() + patience;
         let used = || -> BTreeSet<(String, String, String)> { server.used() };

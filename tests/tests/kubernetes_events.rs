@@ -55,7 +55,7 @@ impl Node {
                 let in_force = InForce::new(&store, world);
                 store.accept();
                 let findings = in_force.findings();
-                let judged = Judged::new(&in_force, findings, &[]);
+                let judged = Judged::new(&in_force, findings, &[], &[]);
                 agent.lock().unwrap().judge(judged);
             }
         });

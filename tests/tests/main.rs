@@ -8,3 +8,4 @@ mod kubernetes_apiserver;
 mod kubernetes_events;
 mod kubernetes_watches;
 mod monitoring;
+mod names;

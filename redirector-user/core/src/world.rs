@@ -48,6 +48,9 @@ pub struct Settings {
     /// address takes them.
     #[serde(default)]
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Hosts of ServiceEntries that have no addresses are given some.
+    #[serde(default)]
+    pub allocates: bool,
 }
 
 /// What becomes of connections for which a DestinationRule asks for `ISTIO_MUTUAL`, which
@@ -130,6 +133,7 @@ impl Default for Settings {
             istio_mutual: IstioMutual::default(),
             cross_namespace: CrossNamespace::default(),
             node_addresses: BTreeSet::new(),
+            allocates: false,
         }
     }
 }
@@ -153,7 +157,30 @@ pub struct World {
     pub settings: Settings,
     /// In the order of the kinds.
     objects: [Arc<BTreeMap<ObjectRef, Arc<Object>>>; Kind::ALL.len()],
-    resolved: Arc<BTreeMap<Arc<str>, Vec<IpAddr>>>,
+    resolved: Arc<BTreeMap<Arc<str>, Answer>>,
+}
+
+/// What is known of a name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    /// What it resolves to, in the resolver's order.
+    pub addresses: Vec<IpAddr>,
+    /// What it resolved to until lately, and who asked then may still dial. None is among
+    /// the others.
+    pub former: Vec<IpAddr>,
+}
+
+impl From<Vec<IpAddr>> for Answer {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, former: Vec::new() }
+    }
+}
+
+impl Answer {
+    /// All of them, those that it resolves to first.
+    pub fn all(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.iter().chain(&self.former)
+    }
 }
 
 /// What makes one World another: each thing that changed, as it is from now on.
@@ -163,7 +190,7 @@ pub struct Changes {
     pub objects: BTreeMap<ObjectRef, Replaced>,
     /// Names that resolve to something else; `None` of those of which nothing is
     /// known any more.
-    pub names: BTreeMap<Arc<str>, Option<Vec<IpAddr>>>,
+    pub names: BTreeMap<Arc<str>, Option<Answer>>,
     /// The settings, when they are others.
     pub settings: Option<Settings>,
 }
@@ -261,10 +288,10 @@ impl World {
                 None => _ = self.remove(reference),
             }
         }
-        for (name, addresses) in &changes.names {
+        for (name, answer) in &changes.names {
             let resolved = Arc::make_mut(&mut self.resolved);
-            match addresses {
-                Some(addresses) => _ = resolved.insert(name.clone(), addresses.clone()),
+            match answer {
+                Some(answer) => _ = resolved.insert(name.clone(), answer.clone()),
                 None => _ = resolved.remove(name),
             }
         }
@@ -352,20 +379,26 @@ impl World {
         pods: pod Pod,
     }
 
-    /// Says what a name resolves to, in the resolver's order; asked for the
+    /// Says what a name resolves to; asked for the
     /// names that [`Registry::names_to_resolve`](crate::registry::Registry::names_to_resolve)
     /// lists. Returns whether that is news.
-    pub fn set_resolved(&mut self, name: &str, addresses: Vec<IpAddr>) -> bool {
-        if self.resolved.get(name) == Some(&addresses) {
+    pub fn set_resolved(&mut self, name: &str, answer: impl Into<Answer>) -> bool {
+        let answer = answer.into();
+        if self.resolved.get(name) == Some(&answer) {
             return false;
         }
-        Arc::make_mut(&mut self.resolved).insert(name.into(), addresses);
+        Arc::make_mut(&mut self.resolved).insert(name.into(), answer);
         true
     }
 
     /// What a name resolves to; `None` when it was never resolved.
     pub fn resolved(&self, name: &str) -> Option<&[IpAddr]> {
-        self.resolved.get(name).map(Vec::as_slice)
+        self.answer(name).map(|answer| &*answer.addresses)
+    }
+
+    /// What is known of it, what it resolved to before included.
+    pub fn answer(&self, name: &str) -> Option<&Answer> {
+        self.resolved.get(name)
     }
 }
 

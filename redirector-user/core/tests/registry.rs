@@ -245,7 +245,7 @@ spec:
     let three = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
     let three: Vec<IpAddr> = three.iter().map(|one| one.parse().expect("an address")).collect();
     let mut changes = Changes::default();
-    changes.names.insert("db.example.com".into(), Some(three));
+    changes.names.insert("db.example.com".into(), Some(three.into()));
     followed.follow(&changes, "the answer");
     assert_eq!(over(&followed), Some(Quantity::Names));
 

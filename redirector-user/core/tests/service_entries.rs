@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use redirector_core::analysis::{Around, analyze};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
-use redirector_core::world::World;
+use redirector_core::model::Kind;
+use redirector_core::registry::Registry;
+use redirector_core::world::{Answer, World};
 
 use crate::support::{unknown_shares, world};
 
@@ -71,12 +74,167 @@ fn an_entry_without_addresses_takes_its_port_everywhere_only_without_names_or_wh
         ("DNS", "{redirector.io/claim-port: 'false'}", false),
         ("STATIC", asked, true),
     ] {
-        let world = without_addresses(resolution, annotations);
+        let mut world = without_addresses(resolution, annotations);
+        world.set_resolved("db.example.com", vec!["198.51.100.1".parse().expect("an address")]);
         let wanted = if takes { "192.0.2.10:7777" } else { "passed" };
         assert_eq!(goes(&world, "203.0.113.7:5432"), wanted, "{resolution} {annotations}");
         assert_eq!(goes(&world, "203.0.113.7:5433"), "passed");
         assert_eq!(goes(&world, "192.0.2.9:5432"), "192.0.2.10:7777", "its own address is another");
     }
+}
+
+fn addresses(all: &[&str]) -> Vec<IpAddr> {
+    all.iter().map(|one| one.parse().expect("an address")).collect()
+}
+
+#[test]
+fn what_a_host_resolves_to_is_its_own_where_it_has_no_addresses() {
+    let mut world = without_addresses("DNS", "{}");
+    let before = ask(&world, "198.51.100.1:5432");
+    assert_eq!((before.verdict, before.frontend.is_some()), (VerdictWord::Undecided, false));
+    assert_eq!(before.undecided_names, ["db.example.com"]);
+    assert!(unknown_shares(&world, "198.51.100.1:5432").passed, "nothing is taken before");
+    assert_eq!(goes(&world, "127.0.0.1:5432"), "passed", "no name decides about that");
+    assert_eq!(goes(&world, "198.51.100.1:80"), "passed", "it is another port");
+
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: own}\nspec: {clusterIP: \
+                   198.51.100.4, ports: [{port: 80}]}\n";
+    let of_service = self::world(service);
+    world.insert(of_service.of_kind(Kind::Service).next().expect("it is there").clone());
+    world.set_resolved(
+        "db.example.com",
+        Answer {
+            addresses: addresses(&["198.51.100.1", "127.0.0.1", "224.0.0.9", "198.51.100.4"]),
+            former: addresses(&["198.51.100.2", "0.0.0.0", "169.254.169.254"]),
+        },
+    );
+    for taken in ["198.51.100.1", "198.51.100.2"] {
+        assert_eq!(goes(&world, &format!("{taken}:5432")), "192.0.2.10:7777", "{taken}");
+    }
+    for (left, why) in [
+        ("127.0.0.1", "of every machine"),
+        ("224.0.0.9", "many machines"),
+        ("198.51.100.4", "allocated to Service"),
+        ("169.254.169.254", "its link"),
+        ("198.51.100.3", ""),
+    ] {
+        let to = format!("{left}:5432");
+        assert_eq!(goes(&world, &to), "passed", "{left}");
+        let notes = ask(&world, &to).notes.join("\n");
+        assert!(notes.contains(why), "{left}: {notes}");
+    }
+    let notes = ask(&world, "198.51.100.2:5432").notes;
+    assert!(notes.iter().any(|note| note.contains("resolved to it until lately")), "{notes:?}");
+}
+
+#[test]
+fn what_a_host_resolves_to_is_left_alone_without_a_rule_unless_the_entry_says_where_to_go() {
+    let entry = |endpoints: &str| {
+        let mut world = world(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: db}}
+spec:
+  hosts: [db.example.com]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: DNS
+{endpoints}"
+        ));
+        world.set_resolved("db.example.com", addresses(&["198.51.100.1", "198.51.100.2"]));
+        goes(&world, "198.51.100.1:5432")
+    };
+    assert_eq!(entry(""), "passed");
+    assert_eq!(entry("  endpoints: [{address: 192.0.2.7}]"), "192.0.2.7:5432");
+}
+
+#[test]
+fn an_address_of_two_hosts_is_taken_where_both_are_routed_alike() {
+    let entries = ["one", "two"].map(|name| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}}}
+spec:
+  hosts: [{name}.example.com]
+  ports: [{{number: 443, name: tcp, protocol: TCP}}]
+  resolution: DNS
+"
+        )
+    });
+    let rule = |name: &str, hosts: &str| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}}}
+spec: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host: one.example.com}}}}]}}]}}
+"
+        )
+    };
+    let of = |rules: &str| {
+        let mut world = world(&(entries.concat() + rules));
+        world.set_resolved("one.example.com", addresses(&["198.51.100.1", "198.51.100.3"]));
+        world.set_resolved("two.example.com", addresses(&["198.51.100.2", "198.51.100.3"]));
+        world
+    };
+    let both = "198.51.100.1:443 198.51.100.3:443";
+    let alike = of(&rule("both", "one.example.com, two.example.com"));
+    assert_eq!(goes(&alike, "198.51.100.3:443"), both);
+    let (findings, _) = analyze(&alike, &mut Registry::new(&alike), &Around::default());
+    assert!(findings.iter().all(|one| one.diagnostic.code != "RD4061"), "{findings:?}");
+
+    let apart = of(&rule("one", "one.example.com"));
+    assert_eq!(goes(&apart, "198.51.100.1:443"), both, "this one is of one host");
+    assert_eq!(goes(&apart, "198.51.100.3:443"), "passed");
+    let notes = ask(&apart, "198.51.100.3:443").notes.join("\n");
+    assert!(notes.contains("one.example.com") && notes.contains("two.example.com"), "{notes}");
+    let (findings, _) = analyze(&apart, &mut Registry::new(&apart), &Around::default());
+    let told: Vec<_> = findings.iter().filter(|one| one.diagnostic.code == "RD4061").collect();
+    let [told] = told.as_slice() else { panic!("{findings:?}") };
+    let message = &told.diagnostic.message;
+    for part in ["one.example.com", "two.example.com", "198.51.100.3", "443"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert!(!message.contains("198.51.100.1"), "{message}");
+}
+
+#[test]
+fn addresses_that_were_allocated_to_a_host_are_its_own() {
+    let status = "status: {addresses: [{host: db.example.com, value: 240.240.0.9}, {host: \
+                  other.example.com, value: 240.240.0.8}]}\n";
+    let entry = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.7}]
+";
+    let allocated = world(&format!("{entry}{status}"));
+    assert_eq!(goes(&allocated, "240.240.0.9:5432"), "192.0.2.7:5432");
+    assert_eq!(goes(&allocated, "240.240.0.8:5432"), "passed", "it is another host's");
+
+    let mut given = world(entry);
+    given.settings.allocates = true;
+    let registry = Registry::new(&given);
+    let answers = registry.named("db.example.com")[0].answers();
+    assert_eq!(answers.len(), 2, "one of each family: {answers:?}");
+    assert_eq!(goes(&given, &format!("{}:5432", answers[0])), "192.0.2.7:5432");
+
+    // By name, where /etc/hosts says what was given.
+    let mut named = world(&entry.replace("STATIC", "DNS").replace("endpoints", "# endpoints"));
+    named.settings.allocates = true;
+    named.set_resolved("db.example.com", answers.clone());
+    let answer = ask(&named, &format!("{}:5432", answers[0]));
+    assert_eq!(answer.verdict, VerdictWord::Undecided, "never to itself: {answer:?}");
+    named.set_resolved("db.example.com", [answers.clone(), addresses(&["192.0.2.8"])].concat());
+    assert_eq!(goes(&named, &format!("{}:5432", answers[0])), "192.0.2.8:5432");
 }
 
 #[test]

@@ -45,6 +45,10 @@ pub struct SettingsArgs {
     /// Namespace whose DestinationRules are for all
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     root_namespace: String,
+    /// Give hosts of ServiceEntries that have no addresses one of 240.240.0.0/16 and one of
+    /// fdf0:240:240::/48 each, for /etc/hosts (`redirector hosts`)
+    #[arg(long)]
+    allocate_addresses: bool,
     /// For whom objects decide that are of another namespace than the host: istio (for whom
     /// exportTo says) or owner (for clients of their own namespace)
     #[arg(long, value_enum, value_name = "WHO", default_value = "istio")]
@@ -97,6 +101,7 @@ impl SettingsArgs {
             root_namespace: self.root_namespace.clone(),
             node_name: Some(self.node_name.clone().unwrap_or_else(host_name)),
             services,
+            allocates: self.allocate_addresses,
             budgets: self.budgets(),
             cross_namespace: match self.cross_namespace {
                 Cross::Istio => CrossNamespace::Istio,

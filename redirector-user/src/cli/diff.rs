@@ -70,8 +70,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             world.insert(kept.clone());
         }
     }
-    for (name, addresses) in snapshot.answers() {
-        world.set_resolved(&name, addresses);
+    for (name, one) in &snapshot.resolved {
+        world.set_resolved(name, one.answer());
     }
     let after = compile(&world).plan;
     let changes = changes(&compile(&in_force).plan, &after);

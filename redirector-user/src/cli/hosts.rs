@@ -14,8 +14,9 @@ use super::{Common, Context, Exit, Failure, Format};
 /// Prints lines for /etc/hosts: the names of the services and their addresses
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Example:
-  redirector hosts rules/ | sudo tee -a /etc/hosts")]
+Examples:
+  redirector hosts rules/ | sudo tee -a /etc/hosts
+  redirector hosts --allocate-addresses rules/     as `run --allocate-addresses` gives them")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(required = true, value_name = "PATH")]

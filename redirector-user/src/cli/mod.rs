@@ -21,6 +21,7 @@ mod kubernetes;
 mod log_level;
 mod man;
 mod maps;
+mod names;
 mod neighbours;
 pub mod relay;
 mod reload;
@@ -352,6 +353,30 @@ mod tests {
         assert!(answer(&["version"], &vars).1.starts_with('{'));
         assert!(answer(&["version", "--output", "text"], &vars).1.starts_with("redirector "));
         assert_eq!(answer(&["version"], &[("REDIRECTOR_OUTPUT", "xml")]).0, 2);
+    }
+
+    #[test]
+    fn hosts_allocates_addresses_where_that_is_asked_for_and_never_others() {
+        let root = tempfile::tempdir().unwrap();
+        let entry = |number: u32| {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{namespace: \
+                 shop, name: db-{number}}}\nspec: {{hosts: [db-{number}.example.com], resolution: \
+                 DNS, ports: [{{number: 5432, name: tcp, protocol: TCP}}]}}\n"
+            );
+            std::fs::write(root.path().join(format!("{number}.yaml")), text).unwrap();
+        };
+        entry(1);
+        let path = root.path().to_str().unwrap();
+        assert_eq!(answer(&["hosts", path], &[]).1, "");
+        let (exit, out, _) = answer(&["hosts", "--allocate-addresses", path], &[]);
+        assert_eq!(exit, 0);
+        let known = "240.240.60.95\tdb-1.example.com\nfdf0:240:240::3c5f\tdb-1.example.com\n";
+        assert_eq!(out, known);
+        (2..20).for_each(entry);
+        let (_, out, _) = answer(&["hosts", "--allocate-addresses", path], &[]);
+        assert_eq!(out.lines().count(), 2 * 19);
+        assert!(known.lines().all(|line| out.lines().any(|one| one == line)), "{out}");
     }
 
     #[test]

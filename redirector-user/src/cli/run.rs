@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::config::{SettingsArgs, interval};
 use super::kernel::KernelArgs;
 use super::kubernetes::KubernetesArgs;
+use super::names::NamesArgs;
 use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
+use crate::daemon::names::Setup;
 use crate::daemon::{self, Options, log};
 use crate::datapath::Sizes;
 use crate::proxy::{AccessFormat, open_log};
@@ -35,6 +37,8 @@ pub struct Args {
     kubernetes: KubernetesArgs,
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    names: NamesArgs,
     #[command(flatten)]
     kernel: KernelArgs,
     /// Cgroups whose processes are served, as paths below the cgroup2 mount [default: all; with
@@ -104,9 +108,14 @@ struct Times {
     /// Time between proofs by a real connect that the programs are effective
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
     self_test: Duration,
-    /// Time between looks at what names resolve to
+    /// Time between looks at what names resolve to, where an answer does not say how long it
+    /// holds; what fails is tried again after this long at most
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
     resolve: Duration,
+    /// How long an address stays that of a name after it has left the name's answer, since clients
+    /// may still dial it: of ServiceEntries without addresses; at most 1 day
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = grace)]
+    name_grace: Duration,
     /// How long connections at a gateway may go on when it is removed, or when the daemon ends;
     /// 0s: they are reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
@@ -176,6 +185,17 @@ impl SizeArgs {
     }
 }
 
+/// What nobody asks about any more belongs to somebody else some day.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match time <= LONGEST_GRACE {
+        true => Ok(time),
+        false => Err("at most 1day".to_owned()),
+    }
+}
+
 /// An address, or none.
 #[derive(Clone, Copy, Debug)]
 struct Metrics(Option<SocketAddr>);
@@ -218,7 +238,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         timing: Timing { absence: args.times.debounce, rescan: args.times.rescan },
         verify: args.times.verify,
         self_test: args.times.self_test,
-        resolve: args.times.resolve,
+        names: Setup { via: args.names.via()?, again: args.times.resolve },
+        grace: args.times.name_grace,
         drain: args.times.drain,
         access: args.times.access_log.map(|format| (format, args.times.access_log_file.clone())),
         history: args.times.history,

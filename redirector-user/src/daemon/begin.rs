@@ -175,8 +175,9 @@ fn take_charge(
         tracker: Tracker::new(Resolver::new(cgroup2), sources, direct.clone()),
         direct,
         watch: Watch::start(tell(sender, || Event::Identity)).map_err(started)?,
-        names: NameResolver::start(options.resolve, sending(sender, Event::Names))
+        names: NameResolver::start(&options.names, sending(sender, Event::Names))
             .map_err(started)?,
+        asked: Default::default(),
         grow_again: grow::AGAIN,
         memory_full: 0,
         drainer: Drainer::start(sending(sender, Event::Drained)).map_err(started)?,
@@ -279,7 +280,7 @@ fn engine(
     });
     let world = snapshot.as_ref().map(Snapshot::world);
     let (resolved, contents) = match snapshot {
-        Some(snapshot) => (snapshot.answers(), snapshot.contents),
+        Some(snapshot) => (snapshot.resolved, snapshot.contents),
         None => Default::default(),
     };
     let layout = match active.generation {
@@ -293,8 +294,9 @@ fn engine(
     if let Some(world) = world {
         engine.begin_with(world);
     }
-    for (name, addresses) in resolved {
-        engine.resolve(name, addresses);
+    engine.grace = options.grace;
+    for (name, known) in resolved {
+        engine.knew(name, known);
     }
     engine.grows = !options.fixed_sizes;
     Ok(engine)

@@ -282,6 +282,7 @@ impl Daemon {
         }
         if let Some(names) = &step.names {
             self.names.want(names);
+            self.note_names();
         }
         if step.sources.is_some() || step.view.is_some() {
             self.look();

@@ -1,6 +1,6 @@
 //! What happens when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use super::findings::Looker;
 use super::gateways::Gateways;
 use super::handover::{HandedOver, Kept, Predecessor, Succession};
 use super::leaf::Leaf;
-use super::names::{Resolved, Resolver as NameResolver};
+use super::names::Resolver as NameResolver;
 use super::pace::Pace;
 use super::program_log::ProgramLog;
 use super::reread::Waiter;
+use super::resolving::Asked;
 use super::server::Server;
 use super::sources::Source;
 use super::times::Times;
@@ -33,9 +34,7 @@ use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
-use crate::state::{
-    Bypassed, FailingEndpoint, Keeper, Report, StateDir, Tested, UnresolvedName, WaitingChanges,
-};
+use crate::state::{Bypassed, FailingEndpoint, Keeper, Report, StateDir, Tested, WaitingChanges};
 
 /// What waits for less is not written down: it is over before anybody reads it.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -82,6 +81,8 @@ pub(super) struct Daemon {
     pub(super) direct: Direct,
     pub(super) watch: Watch,
     pub(super) names: NameResolver,
+    /// What is shown of that.
+    pub(super) asked: Asked,
     pub(super) gateways: Gateways,
     /// The cgroup that the daemon is alone in.
     pub(super) leaf: Option<Leaf>,
@@ -188,6 +189,7 @@ impl Daemon {
                 Some(End::HandOver(succession)) => return self.hand_over(succession),
                 None => {}
             }
+            self.let_go();
             let slice = self.take(self.pace.slice());
             let changed = std::mem::take(&mut self.changed);
             if changed && self.report.hold.is_none() {
@@ -296,29 +298,6 @@ impl Daemon {
             }
         }
         None
-    }
-
-    fn resolved(&mut self, resolved: Resolved) {
-        let answered: BTreeSet<_> = resolved.answers.keys().cloned().collect();
-        for (name, addresses) in resolved.answers {
-            self.changed |= self.engine.resolve(name, addresses);
-        }
-        let mut unresolved = std::mem::take(&mut self.report.unresolved);
-        unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
-        for (name, because) in resolved.failed {
-            let kept = self.engine.resolved().get(&name).cloned().unwrap_or_default();
-            match unresolved.iter_mut().find(|one| *one.name == *name) {
-                Some(known) => (known.because, known.kept) = (because, kept),
-                None => {
-                    let (name, since) = (name.to_string(), now());
-                    let one = UnresolvedName { name, because, since, kept };
-                    tracing::warn!("{one}");
-                    unresolved.push(one);
-                }
-            }
-        }
-        unresolved.sort_by(|one, other| one.name.cmp(&other.name));
-        self.report.unresolved = unresolved;
     }
 
     /// Takes about so many of the changes that wait; says how many.

@@ -2,9 +2,9 @@
 //! writing things down.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redirector_core::compile::{Classifier, Stages};
 use redirector_core::drain::{self, Endpoints};
@@ -15,13 +15,13 @@ use redirector_core::plan::{self, DestinationId, Plan};
 use redirector_core::registry::{Changed, Registry};
 use redirector_core::store::{KeptChange, Rejected, Replaced, Store};
 use redirector_core::work::Work;
-use redirector_core::world::{self, Settings, World};
+use redirector_core::world::{self, Answer, Settings, World};
 
 use super::audit::{Anew, Given};
 use super::grow;
 use super::kept::Kept;
 use super::left_out::Crowded;
-use super::names::Answers;
+use super::resolving::Known;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
 use crate::state::{Change, Contents, Head, Keeper, Resolved, Snapshot, Whole};
@@ -34,7 +34,9 @@ pub struct Engine {
     /// What the sources said.
     pub store: Store,
     /// What names resolve to.
-    resolved: Answers,
+    pub(super) resolved: Known,
+    /// When the first of what names resolved to before is let go, in seconds since 1970.
+    pub(super) lets_go: u64,
     /// How large the tables are.
     pub sizes: Sizes,
     /// Whether they may become larger.
@@ -53,7 +55,9 @@ pub struct Engine {
     /// What the kernel was found to hold, until something of ours is in force.
     found: Option<Image>,
     /// Names whose addresses are others since the last step.
-    told: BTreeSet<Arc<str>>,
+    pub(super) told: BTreeSet<Arc<str>>,
+    /// How long what a name resolved to before is still taken for it.
+    pub grace: Duration,
     /// What the store and the names came to in the last step; `None` before the first.
     kept: Option<Kept>,
     /// What was compiled last.
@@ -148,7 +152,9 @@ impl Engine {
         Self {
             stages: Stages::new(&settings),
             store: Store::default(),
-            resolved: Answers::new(),
+            resolved: Known::new(),
+            lets_go: u64::MAX,
+            grace: Duration::ZERO,
             sizes,
             grows: false,
             cannot_grow: None,
@@ -236,7 +242,7 @@ impl Engine {
     }
 
     /// What names resolve to.
-    pub fn resolved(&self) -> &Answers {
+    pub fn resolved(&self) -> &Known {
         &self.resolved
     }
 
@@ -320,14 +326,9 @@ impl Engine {
         work
     }
 
-    /// A name resolves to this. Returns whether that is news.
-    pub fn resolve(&mut self, name: Arc<str>, addresses: Vec<IpAddr>) -> bool {
-        if self.resolved.get(&name) == Some(&addresses) {
-            return false;
-        }
-        self.resolved.insert(name.clone(), addresses);
-        self.told.insert(name);
-        true
+    /// Whether endpoints have to be found by a name, so that without it a share is refused.
+    pub fn is_endpoint(&self, name: &str) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.registry.is_endpoint(&kept.world, name))
     }
 
     /// An earlier configuration, compiled, but with what is left alone now.
@@ -494,16 +495,20 @@ impl Engine {
     /// the store says, which is good by that.
     pub fn change(&mut self, step: &Step, keeper: &Keeper, head: Head, accepts: bool) -> Change {
         let layout = keeper.numbers(&mut self.placement);
-        let since = |addresses: &[IpAddr]| Resolved {
-            addresses: addresses.to_vec(),
+        let world = self.world();
+        let until = head.made.saturating_add(self.grace.as_secs());
+        // Of an earlier configuration it is not known any more since when.
+        let since = |answer: &Answer| Resolved {
+            addresses: answer.addresses.clone(),
             at: head.made,
             ttl: None,
+            former: answer.former.iter().map(|ip| (*ip, until)).collect(),
         };
-        let world = self.world();
         let resolved = || {
             let names = self.names.iter().filter_map(|name| {
-                let addresses = world.and_then(|world| world.resolved(name))?;
-                Some((name.clone(), since(addresses)))
+                let answer = world.and_then(|world| world.answer(name))?;
+                let known = self.resolved.get(name).filter(|known| known.answer() == *answer);
+                Some((name.clone(), known.cloned().unwrap_or_else(|| since(answer))))
             });
             names.collect()
         };

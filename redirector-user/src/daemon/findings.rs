@@ -70,6 +70,8 @@ pub struct Looker {
     wanted: Option<bool>,
     /// What it was given last.
     given: Option<Arc<InForce>>,
+    /// What it found last, and of what.
+    found: Option<(Arc<InForce>, Vec<Diagnostic>)>,
     /// What is known of it already, by object, path and message.
     known: HashSet<Key>,
 }
@@ -95,7 +97,7 @@ impl Looker {
                 }
             }
         })?;
-        Ok(Self { wake, idle: true, wanted: None, given: None, known: HashSet::new() })
+        Ok(Self { wake, idle: true, wanted: None, given: None, found: None, known: HashSet::new() })
     }
 
     /// What is in force, or what was refused, may be another; `soon` when it is what
@@ -159,7 +161,7 @@ impl Daemon {
         }
     }
 
-    fn found(&mut self, in_force: &InForce, mut findings: Vec<Diagnostic>) {
+    fn found(&mut self, in_force: &Arc<InForce>, mut findings: Vec<Diagnostic>) {
         // That a share has lost its endpoints is said of it already.
         let emptied = &self.report.emptied;
         findings.retain(|one| !emptied.iter().any(|share| share.is_told_by(one)));
@@ -188,7 +190,16 @@ impl Daemon {
         }
         self.looker.known = findings.iter().map(key).collect();
         self.report.findings = shown;
-        self.source.judge(in_force, findings, &self.report);
+        self.looker.found = Some((in_force.clone(), findings));
+        self.judge_again();
+    }
+
+    /// Tells those who write what is in force what was found of it, and what has become
+    /// known since.
+    pub(super) fn judge_again(&self) {
+        if let Some((in_force, findings)) = &self.looker.found {
+            self.source.judge(in_force, findings.clone(), &self.report);
+        }
     }
 
     /// Notes which shares have lost their last endpoint by a step that is in force

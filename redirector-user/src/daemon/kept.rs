@@ -8,7 +8,8 @@ use redirector_core::registry::{Changed, Registry};
 use redirector_core::store::{Replaced, Store};
 use redirector_core::world::{Changes, Settings, World};
 
-use super::names::Answers;
+use super::resolving::Known;
+use crate::state::Resolved;
 
 /// The World of what the store says, and its registry. They follow what was touched
 /// there, and are built of everything once.
@@ -32,10 +33,10 @@ fn is_same(one: Option<&Arc<Object>>, other: Option<&Arc<Object>>) -> bool {
 
 impl Kept {
     /// Everything that the store says.
-    pub fn new(settings: &Settings, store: &Store, resolved: &Answers) -> Self {
+    pub fn new(settings: &Settings, store: &Store, resolved: &Known) -> Self {
         let mut world = World::of(settings.clone(), store.effective());
-        for (name, addresses) in resolved {
-            world.set_resolved(name, addresses.clone());
+        for (name, known) in resolved {
+            world.set_resolved(name, known.answer());
         }
         let registry = Registry::new(&world);
         Self { world, registry, newcomers: BTreeSet::new(), left_out: BTreeSet::new() }
@@ -48,7 +49,7 @@ impl Kept {
         &mut self,
         settings: &Settings,
         store: &Store,
-        (resolved, names): (&Answers, BTreeSet<Arc<str>>),
+        (resolved, names): (&Known, BTreeSet<Arc<str>>),
         newcomers: &[Arc<Object>],
         left_out: BTreeSet<ObjectRef>,
     ) -> (Changes, Changed) {
@@ -69,11 +70,11 @@ impl Kept {
                 changes.objects.insert(object.clone(), Replaced { before, after });
             }
         }
-        let addresses = |name: Arc<str>| {
-            let addresses = resolved.get(&name).cloned();
-            (name, addresses)
+        let answer = |name: Arc<str>| {
+            let answer = resolved.get(&name).map(Resolved::answer);
+            (name, answer)
         };
-        changes.names = names.into_iter().map(addresses).collect();
+        changes.names = names.into_iter().map(answer).collect();
         changes.settings = (self.world.settings != *settings).then(|| settings.clone());
         if changes.is_empty() {
             return Default::default();
@@ -108,9 +109,9 @@ mod tests {
     #[test]
     fn what_follows_is_what_everything_comes_to() {
         let mut settings = Settings { node_name: Some("here".to_owned()), ..Settings::default() };
-        let (mut store, mut resolved) = (Store::default(), Answers::new());
+        let (mut store, mut resolved) = (Store::default(), Known::new());
         let mut kept = Kept::new(&settings, &store, &resolved);
-        let mut follow = |settings: &Settings, store: &Store, resolved: &Answers, pods: &[_]| {
+        let mut follow = |settings: &Settings, store: &Store, resolved: &Known, pods: &[_]| {
             let names = resolved.keys().cloned().collect();
             kept.follow(settings, store, (resolved, names), pods, BTreeSet::new());
             let mut fresh = Kept::new(settings, store, resolved);
@@ -122,7 +123,8 @@ mod tests {
         };
         put(&mut store, "entry", ENTRY);
         assert_eq!(follow(&settings, &store, &resolved, &[]), (1, 0));
-        resolved.insert("db.example".into(), vec!["192.0.2.1".parse().unwrap()]);
+        let addresses = vec!["192.0.2.1".parse().unwrap()];
+        resolved.insert("db.example".into(), Resolved { addresses, ..Resolved::default() });
         assert_eq!(follow(&settings, &store, &resolved, &[]), (1, 0));
         store.accept();
 

@@ -57,10 +57,11 @@ mod left_out;
 pub mod log;
 mod memory;
 pub mod metrics;
-pub(crate) mod names;
+pub mod names;
 mod pace;
 mod program_log;
 mod reread;
+mod resolving;
 mod server;
 mod sources;
 pub(crate) mod startup;
@@ -116,8 +117,10 @@ pub struct Options {
     pub verify: Duration,
     /// Time between self-tests.
     pub self_test: Duration,
-    /// Time between looks for what names resolve to.
-    pub resolve: Duration,
+    /// Who is asked what names resolve to, and how often.
+    pub names: names::Setup,
+    /// How long what a name resolved to before is still taken for it.
+    pub grace: Duration,
     /// How long connections of a gateway that goes may go on.
     pub drain: Duration,
     /// How connections at gateways are told of when they have ended, and where: a file, else

@@ -174,6 +174,6 @@ impl Source for Agent {
     }
 
     fn judge(&self, in_force: &InForce, findings: Vec<Diagnostic>, report: &Report) {
-        Agent::judge(self, Judged::new(in_force, findings, &report.emptied));
+        Agent::judge(self, Judged::new(in_force, findings, &report.emptied, &report.unresolved));
     }
 }

@@ -1,16 +1,16 @@
 //! What is worth an Event: objects that are refused, that have no effect or not
 //! all of it, or that send connections nowhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use redirector_core::diag::Diagnostic;
 use redirector_core::diag::codes::{Code, admission, differences, references};
 use redirector_core::in_force::InForce;
-use redirector_core::model::ObjectRef;
+use redirector_core::model::{ObjectRef, ServiceEntry};
 use redirector_core::store::Rejected;
 
-use crate::state::EmptiedShare;
+use crate::state::{EmptiedShare, UnresolvedName};
 
 /// The longest note that the API server takes, in bytes.
 const NOTE: usize = 1024;
@@ -45,8 +45,9 @@ pub struct Judged {
     pub rejected: Vec<Rejected>,
     /// The warnings about what is.
     pub findings: Vec<Diagnostic>,
-    /// Rules of which a share has lost its last endpoint, and what is said of that.
-    pub emptied: Vec<(ObjectRef, String)>,
+    /// Rules of which a share has lost its last endpoint, and ServiceEntries with a name
+    /// that does not resolve, and what is said of that.
+    pub unresolved: Vec<(ObjectRef, String)>,
 }
 
 impl Judged {
@@ -55,6 +56,7 @@ impl Judged {
         in_force: &InForce,
         mut findings: Vec<Diagnostic>,
         emptied: &[EmptiedShare],
+        unresolved: &[UnresolvedName],
     ) -> Self {
         let world = &in_force.world;
         findings.retain(|one| one.reference().is_some_and(|object| world.get(object).is_some()));
@@ -63,7 +65,17 @@ impl Judged {
             let mut known = world.by_reference().map(|(object, _)| object);
             Some((known.find(of_it)?.clone(), one.to_string()))
         });
-        Self { rejected: in_force.rejected.clone(), findings, emptied: emptied.collect() }
+        let named = |object: &ObjectRef, entry: &ServiceEntry| {
+            let names = entry.endpoints.iter().map(|endpoint| &endpoint.address);
+            let names: HashSet<&str> = names.chain(&entry.hosts).map(String::as_str).collect();
+            let those = unresolved.iter().filter(|one| names.contains(&*one.name));
+            those.map(|one| (object.clone(), one.to_string())).collect::<Vec<_>>()
+        };
+        // Most of the time there is none, and then nobody is looked through.
+        let entries = world.service_entries().take_while(|_| !unresolved.is_empty());
+        let entries = entries.flat_map(|(object, entry)| named(&object.reference(), entry));
+        let unresolved = emptied.chain(entries).collect();
+        Self { rejected: in_force.rejected.clone(), findings, unresolved }
     }
 }
 
@@ -132,7 +144,7 @@ pub fn findings(judged: &Judged) -> Findings {
             notes.push(sentence(finding, &finding.path));
         }
     }
-    for (object, note) in &judged.emptied {
+    for (object, note) in &judged.unresolved {
         notes.entry((object.clone(), Reason::Unresolved)).or_default().push(note.clone());
     }
     notes.into_iter().map(|(about, notes)| (about, joined(&notes))).collect()

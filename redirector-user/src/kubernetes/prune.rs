@@ -73,6 +73,9 @@ pub const fn of(kind: Kind) -> Keep {
         Kind::Service => {
             Only(&[METADATA, ("spec", All), ("status", Only(&[("loadBalancer", All)]))])
         }
+        Kind::ServiceEntry => {
+            Only(&[METADATA, ("spec", All), ("status", Only(&[("addresses", All)]))])
+        }
         Kind::EndpointSlice => {
             Only(&[METADATA, ("addressType", All), ("ports", All), ("endpoints", All)])
         }
@@ -291,6 +294,17 @@ mod tests {
             ),
             (Kind::Namespace, "v1", json!({ "status": { "phase": "Active" } })),
             (Kind::Node, "v1", json!({ "spec": { "taints": [] }, "status": { "images": [] } })),
+            (
+                Kind::ServiceEntry,
+                "networking.istio.io/v1",
+                json!({
+                    "spec": { "hosts": ["db.example.com"], "resolution": "DNS" },
+                    "status": {
+                        "addresses": [{ "host": "db.example.com", "value": "240.240.0.1" }],
+                        "conditions": [],
+                    },
+                }),
+            ),
             (
                 Kind::DestinationRule,
                 "networking.istio.io/v1",

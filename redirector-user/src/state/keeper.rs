@@ -185,8 +185,12 @@ impl Keeper {
             return otherwise;
         }
         let are_known = change.resolved.as_ref().is_none_or(|resolved| {
-            let known = self.told.resolved.iter().map(|(name, one)| (name, &one.addresses));
-            known.eq(resolved.iter().map(|(name, one)| (name, &one.addresses)))
+            let known = &self.told.resolved;
+            let pairs = known.iter().zip(resolved);
+            known.len() == resolved.len()
+                && pairs
+                    .into_iter()
+                    .all(|((one, known), (other, new))| one == other && known.is_same(new))
         });
         self.told.head.repeats.filter(|_| change.objects.is_empty() && are_known)
     }

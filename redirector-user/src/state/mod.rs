@@ -50,8 +50,8 @@ pub use history::{Entry, Replacement, steps_back};
 pub use keeper::{Keeper, Left};
 pub use record::{Change, Head, Resolved};
 pub use report::{
-    EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, Pinned, Refused, Report, Tested,
-    UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
+    EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
+    Report, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
 };
 pub use snapshot::{Contents, Snapshot, Whole};
 

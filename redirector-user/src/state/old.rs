@@ -115,7 +115,7 @@ pub(super) fn snapshot(state: &StateDir, generation: u64) -> Result<Option<Snaps
     let resolved = stored::part(&stored.resolved, "what names resolved to");
     let resolved: BTreeMap<Arc<str>, Vec<IpAddr>> =
         resolved.map_err(|why| lost.push(why)).unwrap_or_default();
-    let since = |addresses| Resolved { addresses, at: made, ttl: None };
+    let since = |addresses| Resolved { addresses, at: made, ..Resolved::default() };
     let resolved = resolved.into_iter().map(|(name, all)| (name, since(all))).collect();
     Ok(Some(Snapshot {
         generation,

@@ -16,7 +16,7 @@ use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Object, ObjectRef};
 use redirector_core::store::{Accepted, KeptChange, KeptMention, Replaced};
 use redirector_core::stored::Raw;
-use redirector_core::world::Settings;
+use redirector_core::world::{Answer, Settings};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
@@ -78,6 +78,22 @@ pub struct Resolved {
     /// For how many seconds that holds, where the resolver says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+    /// What it resolved to before, which counts as an address of it until then, in seconds
+    /// since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<IpAddr, u64>,
+}
+
+impl Resolved {
+    /// What the World is told of it.
+    pub fn answer(&self) -> Answer {
+        Answer { addresses: self.addresses.clone(), former: self.former.keys().copied().collect() }
+    }
+
+    /// Whether both say the same of where the name leads.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.addresses == other.addresses && self.former.keys().eq(other.former.keys())
+    }
 }
 
 /// What changes with a generation.
@@ -298,7 +314,7 @@ impl Told {
     /// What is told next.
     pub fn next(&self, change: &mut Change) -> Step {
         let as_known = |(name, new): (Arc<str>, Resolved)| {
-            let known = self.resolved.get(&name).filter(|known| known.addresses == new.addresses);
+            let known = self.resolved.get(&name).filter(|known| known.is_same(&new));
             let known = known.cloned().unwrap_or(new);
             (name, known)
         };

@@ -54,6 +54,8 @@ pub struct Report {
     pub emptied: Vec<EmptiedShare>,
     /// Names that do not resolve.
     pub unresolved: Vec<UnresolvedName>,
+    /// All names that are resolved, by name.
+    pub names: Vec<KnownName>,
     /// Why the newest configuration could not be put in force, when that is so.
     pub apply_error: Option<String>,
     /// Why programs and tables could not be compared with their pins, or pinned again,
@@ -242,13 +244,44 @@ pub struct UnresolvedName {
     pub since: u64,
     /// The addresses that it resolved to before, which stay in force.
     pub kept: Vec<IpAddr>,
+    /// When it was answered last, in seconds since 1970, if it ever was.
+    #[serde(default)]
+    pub answered: Option<u64>,
+    /// Endpoints are to come from it, so that without any a share is refused. Otherwise
+    /// only addresses that are dialled are.
+    #[serde(default = "yes")]
+    pub refuses: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// What is known of a name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownName {
+    /// The name.
+    pub name: String,
+    /// What it resolves to.
+    pub addresses: Vec<IpAddr>,
+    /// What it resolved to before, and is still taken for it.
+    pub former: Vec<IpAddr>,
+    /// Since when it is known to resolve to these, in seconds since 1970; nothing when it
+    /// never did.
+    pub since: Option<u64>,
+    /// For how many seconds the last answer held, where that said so.
+    pub ttl: Option<u32>,
+    /// Why it could not be resolved last time.
+    pub because: Option<String>,
 }
 
 impl fmt::Display for UnresolvedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, because, kept, .. } = self;
+        let Self { name, because, kept, refuses, .. } = self;
         let outcome = match kept.is_empty() {
-            true => "connections to it are refused".to_owned(),
+            true if *refuses => "connections to it are refused".to_owned(),
+            true => "nothing that is dialled is taken for it".to_owned(),
             false => format!("its {} earlier addresses stay", kept.len()),
         };
         write!(f, "the name {name} does not resolve, {outcome}: {because}")

@@ -72,7 +72,7 @@ fn snapshot(
     let mut resolved: BTreeMap<Arc<str>, Resolved> = random(rng);
     for (name, one) in &mut resolved {
         // Since when it is so is known from there.
-        let known = before.resolved.get(name).filter(|known| known.addresses == one.addresses);
+        let known = before.resolved.get(name).filter(|known| known.is_same(one));
         one.clone_from(known.unwrap_or(&one.clone()));
     }
     Snapshot {

@@ -1,7 +1,6 @@
 //! What a generation was made of.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use redirector_core::layout::Layout;
@@ -61,12 +60,6 @@ impl Snapshot {
         Head { generation, of_generation, repeats, made, partial }
     }
 
-    /// What names resolved to.
-    pub fn answers(&self) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
-        let answers = self.resolved.iter();
-        answers.map(|(name, one)| (name.clone(), one.addresses.clone())).collect()
-    }
-
     /// The World that it describes.
     pub fn world(&self) -> World {
         let mut world = World::new(self.settings.clone());
@@ -74,7 +67,7 @@ impl Snapshot {
             world.insert(object.clone());
         }
         for (name, one) in &self.resolved {
-            world.set_resolved(name, one.addresses.clone());
+            world.set_resolved(name, one.answer());
         }
         world
     }

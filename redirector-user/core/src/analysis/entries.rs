@@ -24,9 +24,14 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                         Diagnostic::new(
                             &l7::NEEDS_RESOLVER,
                             format!(
-                                "the daemon resolves {}{more}; whether there are endpoints is not \
-                                 known here",
-                                shown.join(", ")
+                                "the daemon resolves {}{more}; {} not known here",
+                                shown.join(", "),
+                                match entry.addresses.is_empty() {
+                                    true =>
+                                        "which addresses are its own, and whether there are \
+                                             endpoints, is",
+                                    false => "whether there are endpoints is",
+                                }
                             ),
                         ),
                     );

@@ -6,6 +6,7 @@
 //! configuration which they find clean is clean here; all others have codes of
 //! ours alone (sections 14, 19, 20).
 
+mod by_name;
 mod conflicts;
 pub mod deployments;
 mod destination_rules;
@@ -125,6 +126,7 @@ pub fn analyze(
     policies::analyze(&facts, &mut findings);
     services::analyze(&facts, &mut findings);
     entries::analyze(&facts, &mut findings);
+    by_name::analyze(&facts, &mut findings);
     drain::analyze(&facts, &mut findings);
     proxy_protocol::analyze(&facts, &mut findings);
     refused::analyze(&facts, &mut findings);

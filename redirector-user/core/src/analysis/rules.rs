@@ -275,7 +275,10 @@ fn subnets(
                     .flat_map(|port| &port.endpoints)
                     .map(|endpoint| IpNet::from(endpoint.ip)),
             ),
-            _ => addresses.extend(&service.addresses),
+            _ => {
+                addresses.extend(&service.addresses);
+                addresses.extend(service.learned.iter().map(|ip| IpNet::from(*ip)));
+            }
         }
     }
     if !facts.spend(addresses.len().saturating_mul(block.destination_subnets.len())) {

@@ -9,7 +9,7 @@ use crate::diag::codes::{admission, syntax};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{EntryPort, Resolution, ServiceEntry, WorkloadEntry};
 use crate::validate::{names, subnets};
-use crate::yaml::Value;
+use crate::yaml::{Node, Value};
 
 const RESOLUTIONS: [&str; 5] = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
 
@@ -78,9 +78,12 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
     endpoints(&spec, &mut entry, resolution);
     // What Istio allocated to it, in a cluster.
     let allocated = root.get("status").and_then(|at| at.node.get("addresses"));
-    let allocated = allocated
-        .is_some_and(|node| matches!(&node.value, Value::List(items) if !items.is_empty()));
-    tcp_hosts(&spec, &entry, allocated);
+    if let Some(Value::List(items)) = allocated.map(|node| &node.value) {
+        let text = |item: &Node, key| item.get(key).and_then(Node::as_str).map(str::to_owned);
+        let one = |item| Some((text(item, "host"), subnets::address(&text(item, "value")?)?));
+        entry.allocated = items.iter().filter_map(one).collect();
+    }
+    tcp_hosts(&spec, &entry);
     entry.export_to = common::export_to(&spec, namespace, Exporter::Entry);
     entry
 }
@@ -250,7 +253,7 @@ fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
 }
 
 /// Several hosts on a port that carries no host name.
-fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
+fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
     let protocol = |port: &EntryPort| common::protocol(&port.protocol);
     let dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
     let tcp = entry
@@ -294,21 +297,26 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry, allocated: bool) {
             "in Istio a TCP port of a ServiceEntry without addresses is claimed on every address",
         );
     }
-    if none && !allocated {
+    if none && entry.allocated.is_empty() {
         for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
             if !plain(port) {
                 continue;
             }
+            let number = port.number;
+            let message = match dns && !entry.hosts.iter().all(|host| host.starts_with('*')) {
+                true => format!(
+                    "port {number} carries TCP and the ServiceEntry has no addresses: here those \
+                     that its hosts resolve to are its own; in Istio connections to it cannot be \
+                     told from others to that port"
+                ),
+                false => format!(
+                    "port {number} carries TCP and the ServiceEntry has no addresses: connections \
+                     to it cannot be told from others to that port"
+                ),
+            };
             place.report(
-                Diagnostic::new(
-                    &admission::NO_ADDRESSES,
-                    format!(
-                        "port {} carries TCP and the ServiceEntry has no addresses: connections to \
-                         it cannot be told from others to that port",
-                        port.number
-                    ),
-                )
-                .help("add addresses: with the addresses that clients dial"),
+                Diagnostic::new(&admission::NO_ADDRESSES, message)
+                    .help("add addresses: with the addresses that clients dial"),
             );
         }
     }

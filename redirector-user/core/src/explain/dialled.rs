@@ -61,7 +61,8 @@ impl Dialled {
     ///
     /// # Errors
     ///
-    /// [`ExplainError::NoAddress`] when the World has no address for the name.
+    /// [`ExplainError::NoAddress`] when the World has no address for the name, and
+    /// [`ExplainError::NotResolved`] when that is to be resolved.
     pub fn addresses(
         &self,
         registry: &Registry,
@@ -79,7 +80,11 @@ impl Dialled {
         };
         let found = lookup(registry, host, namespace);
         if found.is_empty() {
-            return Err(ExplainError::NoAddress(host.clone()));
+            let by_name = registry.named(host).iter().any(|service| service.by_name);
+            return Err(match by_name {
+                true => ExplainError::NotResolved(host.clone()),
+                false => ExplainError::NoAddress(host.clone()),
+            });
         }
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }

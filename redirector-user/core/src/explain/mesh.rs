@@ -1,6 +1,6 @@
 //! Connections of local workloads.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::client::Asker;
 use crate::compile::destinations::Destinations;
 use crate::names::MESH;
-use crate::registry::Registry;
+use crate::registry::{Registry, is_special};
 use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, Walk, Witness};
 use crate::world::World;
 
@@ -42,6 +42,7 @@ pub(super) fn explain(
         Arrival::Unclaimed => {
             reasons.tell(&mut answer);
             answer.notes.push(format!("no service that the source sees has {}", query.destination));
+            by_name(world, registry, &who, query.destination, &mut answer);
             return answer;
         }
         Arrival::Rule(prefix, claim, ..)
@@ -55,6 +56,14 @@ pub(super) fn explain(
         port,
         service: Some(format!("{}/{}", claim.service.object.namespace, claim.service.object.name)),
     });
+    if claim.kind == ClaimKind::Learned {
+        let now = world.resolved(&claim.service.host).unwrap_or_default();
+        let resolves = match now.iter().any(|ip| ip.to_canonical() == dialled) {
+            true => "resolves to it",
+            false => "resolved to it until lately",
+        };
+        answer.notes.push(format!("{dialled} is {}'s, which {resolves}", claim.service.host));
+    }
     if let Arrival::Rule(_, _, set, rule) = &arrival {
         answer.rule = Some(rule_view(set, rule));
     }
@@ -90,6 +99,40 @@ pub(super) fn explain(
         answer.notes.push("the rule leads to the address dialled itself".to_owned());
     }
     answer
+}
+
+/// Services whose names decide whether an address that nobody else has is theirs.
+fn by_name<'q>(
+    world: &World,
+    registry: &'q Registry,
+    who: &Asker<'_, 'q>,
+    to: SocketAddr,
+    answer: &mut Explanation,
+) {
+    let dialled = to.ip().to_canonical();
+    for service in registry.by_precedence() {
+        let may = service.by_name && service.rejected.is_none() && service.export.visible(who);
+        if !may || service.port(to.port()).is_none() {
+            continue;
+        }
+        let judged = registry.judged(world, &service.host);
+        if judged.is_empty() {
+            answer.undecided_names.push(service.host.to_string());
+        }
+        let why = judged.iter().find(|(ip, _)| *ip == dialled).and_then(|(_, why)| why.as_ref());
+        answer.notes.extend(why.map(|why| format!("{} resolves to it, {why}", service.host)));
+    }
+    if !answer.undecided_names.is_empty() && !is_special(&dialled) {
+        answer.verdict = VerdictWord::Undecided;
+        answer.undecided_share = 1.0;
+        answer.notes.push(format!(
+            "decided when its names are resolved: {}; until then nothing is taken for them, and \
+             it is left as it is",
+            answer.undecided_names.join(", ")
+        ));
+    } else {
+        answer.undecided_names.clear();
+    }
 }
 
 /// Rules for the same host that cannot apply whatever they match: hidden ones,

@@ -73,6 +73,9 @@ pub enum ExplainError {
     NoGateway(String, String),
     /// No service of this name has an address.
     NoAddress(String),
+    /// The addresses of the service are those that its name resolves to, and it is not
+    /// resolved.
+    NotResolved(String),
 }
 
 impl fmt::Display for ExplainError {
@@ -84,6 +87,12 @@ impl fmt::Display for ExplainError {
                  --from-namespace and --from-label describe a source that is in no document"
             ),
             Self::NoGateway(namespace, name) => write!(f, "there is no Gateway {namespace}/{name}"),
+            Self::NotResolved(host) => write!(
+                f,
+                "the addresses of {host} are decided when its name is resolved, and it is not: \
+                 until then nothing that is dialled is taken for it (with --config, --resolve \
+                 asks the resolver)"
+            ),
             Self::NoAddress(host) => write!(
                 f,
                 "no service is called {host} and has an address in the documents; an IP:PORT can \

@@ -51,6 +51,16 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
         });
     }
 
+    fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
+        self.notes.push(format!(
+            "{} and {} resolve to {} both, and this connection would go to something else by each: \
+             nothing tells which was meant, so it is left as it is",
+            claim.service.host,
+            other.service.host,
+            prefix.addr()
+        ));
+    }
+
     fn bypassed(&mut self, set: &'q RuleSet, client: bool) {
         let by = if client { "the source".to_owned() } else { set.reference.to_string() };
         self.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));

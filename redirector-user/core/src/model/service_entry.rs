@@ -1,6 +1,7 @@
 //! ServiceEntry and WorkloadEntry.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub struct ServiceEntry {
     pub workload_selector: Option<Labels>,
     /// As written; empty means `["*"]`.
     pub export_to: Vec<String>,
+    /// `status.addresses`: what a cluster allocated to its hosts; no host stands for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allocated: Vec<(Option<String>, IpAddr)>,
     /// It leads those who dial the address of a Service to the gateway that this node
     /// serves for it. No document says so: an agent makes such entries itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use redirector_common::abi::MAX_BACKENDS;
 
 use super::endpoints::Backing;
+use super::frontends::Owned;
 use super::service::{Port, Service, ServiceKind};
 use super::visibility::ExportTo;
 use super::{entries, protocol};
@@ -30,13 +31,15 @@ pub(super) fn hosts(object: &Object, cluster_domain: &str) -> Vec<Arc<str>> {
 /// Its services, and the names that their endpoints are resolved from.
 pub(super) fn services(
     world: &World,
-    backing: &Backing,
+    (backing, owned): (&Backing, &Owned),
     object: &Object,
     names: &mut BTreeSet<Arc<str>>,
 ) -> Vec<Service> {
     let mut services = match &object.spec {
         Spec::Service(service) => vec![of_service(world, backing, object, service)],
-        Spec::ServiceEntry(entry) => entries::services(world, backing, object, entry, names),
+        Spec::ServiceEntry(entry) => {
+            entries::services(world, (backing, owned), object, entry, names)
+        }
         _ => Vec::new(),
     };
     for service in &mut services {
@@ -79,6 +82,8 @@ pub(super) fn left_out(world: &World, object: &Object, over: &Over) -> Vec<Servi
         kind: kind.clone(),
         ports: Vec::new(),
         addresses: Vec::new(),
+        by_name: false,
+        learned: Vec::new(),
         claims_port: false,
         leads_to_gateway: false,
         local_only: false,
@@ -125,6 +130,7 @@ fn of_service(
             unusable: 0,
             unresolved: Vec::new(),
             sockets: Vec::new(),
+            are_the_host: false,
         })
         .collect();
     backing.fill(object, service, &kind, &mut ports);
@@ -141,6 +147,8 @@ fn of_service(
         kind,
         ports,
         addresses,
+        by_name: false,
+        learned: Vec::new(),
         claims_port: false,
         leads_to_gateway: false,
         local_only: service.internal_local,

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::endpoints::{Backing, entry_endpoint, entry_place};
+use super::frontends::{self, Owned};
+use super::given::is_given;
 use super::protocol;
 use super::service::{Endpoint, Port, Service, ServiceKind, Socket, Unresolved};
 use super::visibility::ExportTo;
@@ -16,7 +18,7 @@ use crate::world::World;
 /// The services of a ServiceEntry: one for each host.
 pub(super) fn services(
     world: &World,
-    backing: &Backing,
+    (backing, owned): (&Backing, &Owned),
     object: &Object,
     entry: &ServiceEntry,
     names: &mut BTreeSet<Arc<str>>,
@@ -25,7 +27,12 @@ pub(super) fn services(
     let found: Vec<Candidate> = candidates(world, backing, namespace, entry, names);
     let service = |(place, host): (usize, &String)| {
         let mut found = found.clone();
-        if entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry) {
+        if frontends::by_name(entry, host) {
+            names.insert(host.as_str().into());
+        }
+        let are_the_host =
+            entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry);
+        if are_the_host {
             let addresses = resolve(world, names, host, entry.resolution);
             if addresses.is_empty() {
                 let unresolved = names.get(host.as_str()).cloned();
@@ -34,15 +41,19 @@ pub(super) fn services(
             let at = |ip| Candidate { at: Some(ip), ..Candidate::default() };
             found.extend(addresses.into_iter().map(at));
         }
+        let name: Arc<str> = host.as_str().into();
         Service {
             object: object.reference(),
             place,
-            host: host.as_str().into(),
             created: object.meta.created,
             export: ExportTo::new(entry.export_to.iter().map(String::as_str), namespace),
             kind: ServiceKind::Entry(entry.resolution),
-            ports: entry.ports.iter().map(|declared| port(declared, &found)).collect(),
-            addresses: entry.addresses.iter().map(|prefix| prefix.trunc()).collect(),
+            ports: entry.ports.iter().map(|one| port(one, &found, are_the_host)).collect(),
+            addresses: frontends::addresses(owned, object, entry, &name),
+            by_name: frontends::by_name(entry, host),
+            learned: frontends::learned(world, owned, entry, host),
+            host: name,
+
             claims_port: object.meta.switches_on(annotations::CLAIM_PORT),
             leads_to_gateway: entry.leads_to_gateway,
             local_only: false,
@@ -152,7 +163,8 @@ pub(super) fn names(
     let endpoints =
         endpoints.filter(|one| subnets::address(one).is_none() && !one.starts_with("unix:"));
     let alone = entry.endpoints.is_empty() && selector.is_none();
-    let hosts = entry.hosts.iter().filter(|_| alone).map(String::as_str);
+    let hosts = entry.hosts.iter().filter(|host| alone || frontends::by_name(entry, host));
+    let hosts = hosts.map(String::as_str);
     endpoints.chain(hosts).filter(|name| is_name(name)).map(Arc::from).collect()
 }
 
@@ -170,12 +182,13 @@ fn resolve(
         return Vec::new();
     }
     names.insert(name.into());
-    let addresses = world.resolved(name).unwrap_or_default();
+    let addresses = world.resolved(name).unwrap_or_default().iter();
+    let addresses: Vec<&IpAddr> = addresses.filter(|ip| !is_given(ip)).collect();
     let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };
-    addresses.iter().take(count).map(IpAddr::to_canonical).collect()
+    addresses.into_iter().take(count).map(IpAddr::to_canonical).collect()
 }
 
-fn port(declared: &EntryPort, found: &[Candidate]) -> Port {
+fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
     let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
     let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
     for Candidate { at, socket, unresolved: name, entry, place } in found {
@@ -210,5 +223,6 @@ fn port(declared: &EntryPort, found: &[Candidate]) -> Port {
         unusable,
         unresolved,
         sockets,
+        are_the_host,
     }
 }

@@ -45,6 +45,11 @@ impl Host {
         self.pool.as_ref().map_or(&self.own, |pool| &pool.services)
     }
 
+    /// The services as each object has them.
+    pub fn own(&self) -> &[Arc<Service>] {
+        &self.own
+    }
+
     /// ServiceEntries that have it in common.
     pub fn pooled(&self) -> &[Pooled] {
         self.pool.as_ref().map_or(&[], |pool| &pool.pooled)
@@ -124,9 +129,10 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum HostChange {
     /// Only the endpoints of ports: [`endpoints`](super::Port::endpoints),
-    /// `unusable`, `unresolved` and `sockets`. A headless service owns the addresses
-    /// of its endpoints, and a ServiceEntry whose names resolve to nothing serves none
-    /// of its own: so what claims an address may differ also by these.
+    /// `unusable`, `unresolved` and `sockets`, and [`learned`](Service::learned)
+    /// addresses. A headless service owns the addresses of its endpoints, and a
+    /// ServiceEntry whose names resolve to nothing serves none of its own: so what claims
+    /// an address may differ also by these.
     Endpoints,
     /// Anything else of its services, or of the DestinationRules for it.
     Everything,

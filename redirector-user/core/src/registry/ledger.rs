@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::destination_rules::age;
 use super::edit::Edit;
 use super::endpoints::Backing;
+use super::frontends::{self, MOST_ADDRESSES};
 use crate::budget::{Amounts, Budgets, Over};
 use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
 use crate::validate::subnets;
@@ -166,16 +167,30 @@ fn of_services(world: &World, backing: &Backing, object: &Object) -> Amounts {
         }
         Spec::ServiceEntry(entry) => {
             let (each, names) = of_entry(world, backing, &object.meta.namespace, entry);
-            let (hosts, ports) = (count(entry.hosts.len()), count(entry.ports.len()));
-            let sockets = hosts.saturating_mul(ports);
+            let ports = count(entry.ports.len());
+            let owns = entry.hosts.iter().map(|host| count(owns(world, entry, host)).max(1));
             Amounts {
-                frontends: sockets.saturating_mul(count(entry.addresses.len()).max(1)),
+                frontends: ports.saturating_mul(owns.sum()),
                 endpoints: each.saturating_mul(ports),
                 names,
                 ..Amounts::default()
             }
         }
         _ => Amounts::default(),
+    }
+}
+
+/// How many addresses a host of a ServiceEntry has, at most.
+fn owns(world: &World, entry: &ServiceEntry, host: &str) -> usize {
+    let known = world.answer(host).filter(|_| frontends::by_name(entry, host));
+    let learned = known.map_or(0, |answer| answer.all().count().min(MOST_ADDRESSES));
+    let allocated = match world.settings.allocates {
+        true => 2,
+        false => frontends::allocated(entry, host).count(),
+    };
+    match entry.addresses.len() {
+        0 => allocated + learned,
+        written => written,
     }
 }
 
@@ -187,7 +202,9 @@ fn of_entry(world: &World, backing: &Backing, namespace: &str, entry: &ServiceEn
     }
     let by_name = entry.resolution != Resolution::Static;
     let addresses = |name: &str| world.resolved(name).map_or(1, <[_]>::len).max(1) as u64;
-    let (mut each, mut names) = (0, 0);
+    // Those that its own addresses come from.
+    let by_host = entry.hosts.iter().filter(|host| frontends::by_name(entry, host)).count() as u64;
+    let (mut each, mut names) = (0, by_host);
     let mut add = |address: &str| {
         if by_name && subnets::address(address).is_none() {
             names += 1;

@@ -11,6 +11,8 @@ mod destination_rules;
 mod edit;
 mod endpoints;
 mod entries;
+mod frontends;
+mod given;
 mod hosts;
 mod ledger;
 mod names;
@@ -23,6 +25,7 @@ mod visibility;
 mod workloads;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -31,6 +34,9 @@ pub use changed::Changed;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of};
 pub use endpoints::selects;
+pub(crate) use frontends::is_special;
+pub use frontends::{MOST_ADDRESSES, NotTaken};
+pub use given::{HostOf, is_given};
 pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
 pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket, Unresolved};
@@ -42,8 +48,9 @@ use crate::budget::Over;
 use crate::client::Asker;
 use crate::model::ObjectRef;
 use crate::names::hosts_match;
-use crate::world::Settings;
+use crate::world::{Settings, World};
 use endpoints::Backing;
+use frontends::Owned;
 use hosts::Host;
 use ledger::Ledger;
 use names::Names;
@@ -59,6 +66,7 @@ pub struct Registry {
     /// The workloads.
     pub workloads: Workloads,
     backing: Backing,
+    owned: Owned,
     ledger: Ledger,
     names: Names,
     locality: Locality,
@@ -118,15 +126,43 @@ impl Registry {
         all.filter_map(|host| Some(self.hosts.get_key_value(&*host)?.0)).collect()
     }
 
-    /// Names that must be resolved for the endpoints of DNS ServiceEntries; what
+    /// Names that must be resolved for endpoints and addresses of DNS ServiceEntries; what
     /// they resolve to is told to [`World::set_resolved`](crate::world::World::set_resolved).
     pub fn names_to_resolve(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.all()
     }
 
+    /// The addresses that are known of a name, and which of them are taken where they are
+    /// an entry's own, or why not.
+    pub fn judged(&self, world: &World, name: &str) -> Vec<(IpAddr, Option<NotTaken>)> {
+        world.answer(name).map(|answer| self.owned.services.judge(answer)).unwrap_or_default()
+    }
+
+    /// Hosts whose allocated address is not what it would be by itself, since another host
+    /// has that, and those others.
+    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, &HostOf)> {
+        self.owned.given.displaced()
+    }
+
     /// Those of one ServiceEntry; empty when all of its endpoints are addresses.
     pub fn names_of(&self, entry: &ObjectRef) -> &BTreeSet<Arc<str>> {
         self.names.of(entry)
+    }
+
+    /// Whether a name is one that endpoints come from, and not addresses only.
+    pub fn is_endpoint(&self, world: &World, name: &str) -> bool {
+        self.names.with(name).any(|entry| {
+            let object = world.get(entry);
+            let spec = object.and_then(|object| object.spec.service_entry());
+            spec.is_some_and(|spec| {
+                let is_host = spec.endpoints.is_empty() && spec.workload_selector.is_none();
+                // What is selected may have any name.
+                is_host
+                    || spec.workload_selector.is_some()
+                        && !spec.hosts.iter().any(|host| host == name)
+                    || spec.endpoints.iter().any(|endpoint| endpoint.address == name)
+            })
+        })
     }
 
     /// Why a VirtualService, Service or ServiceEntry is left out, as if it were not there:

@@ -1,4 +1,4 @@
-//! The names that endpoints of ServiceEntries are resolved from.
+//! The names that endpoints and addresses of ServiceEntries are resolved from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -31,6 +31,11 @@ pub struct Service {
     /// The addresses that it owns: cluster IPs, or the addresses and CIDRs of
     /// a ServiceEntry. A headless service owns those of its endpoints.
     pub addresses: Vec<IpNet>,
+    /// Its host has to be resolved for its addresses: a ServiceEntry that has none in its
+    /// spec.
+    pub by_name: bool,
+    /// The addresses that its host resolves to by that, or did lately. Sorted.
+    pub learned: Vec<IpAddr>,
     /// A ServiceEntry that says by an annotation that its ports are its own at
     /// every address, when it has no addresses.
     pub claims_port: bool,
@@ -80,6 +85,8 @@ pub struct Port {
     /// Endpoints that are unix sockets: they have their share of the
     /// connections, which is refused.
     pub sockets: Vec<Socket>,
+    /// Its endpoints are what the host resolves to: who dials one of them needs no other.
+    pub are_the_host: bool,
 }
 
 impl Port {
@@ -194,6 +201,9 @@ impl Service {
             kind,
             ports,
             addresses,
+            // They come and go as endpoints do.
+            learned: _,
+            by_name,
             claims_port,
             leads_to_gateway,
             local_only,
@@ -210,11 +220,13 @@ impl Service {
                 unusable: _,
                 unresolved: _,
                 sockets: _,
+                are_the_host,
             } = one;
             *number == other.number
                 && *name == other.name
                 && *protocol == other.protocol
                 && *target == other.target
+                && *are_the_host == other.are_the_host
         };
         *object == other.object
             && *place == other.place
@@ -225,6 +237,7 @@ impl Service {
             && ports.len() == other.ports.len()
             && ports.iter().zip(&other.ports).all(alike)
             && *addresses == other.addresses
+            && *by_name == other.by_name
             && *claims_port == other.claims_port
             && *leads_to_gateway == other.leads_to_gateway
             && *local_only == other.local_only
@@ -248,7 +261,8 @@ impl Service {
             return addresses;
         }
         let whole = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-        whole.map(IpNet::addr).collect()
+        let whole = whole.map(IpNet::addr);
+        whole.chain(self.learned.iter().copied()).collect()
     }
 
     /// Whether it has its ports at every address, because it has no address of its
@@ -288,6 +302,10 @@ impl Service {
                 self.addresses.push(address);
             }
         }
+        self.by_name |= younger.by_name;
+        self.learned.extend(younger.learned);
+        self.learned.sort_unstable();
+        self.learned.dedup();
         lost
     }
 

@@ -5,20 +5,21 @@
 //! More than what changed is looked at where a node comes, goes or moves (all pods),
 //! where a DestinationRule with a wildcard changes (all hosts), where a selector asks
 //! for a key of labels that none of its namespace asked for (the workloads of the
-//! namespace), and where the settings change (everything).
+//! namespace), where an address comes to or goes from Services (all names that are
+//! resolved), and where the settings change (everything).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::builder;
 use super::edit::{Edit, of_kind};
-use super::hosts::change;
+use super::hosts::{Host, change};
 use super::service::Service;
 use super::{Changed, DestinationRules, HostChange, Locality, Registry, Workloads};
 use crate::model::bypass::Bypass;
 use crate::model::{Kind, Object, ObjectRef};
 use crate::store::Replaced;
-use crate::world::{Changes, ServiceAddresses, Settings, World};
+use crate::world::{Answer, Changes, ServiceAddresses, Settings, World};
 
 /// The services of a host before, of hosts that may have others now.
 type Before = BTreeMap<Arc<str>, Vec<Arc<Service>>>;
@@ -36,6 +37,7 @@ impl Registry {
             rules: DestinationRules::new(&world.settings),
             workloads: Workloads::default(),
             backing: Default::default(),
+            owned: Default::default(),
             ledger: Default::default(),
             names: Default::default(),
             locality: Locality::default(),
@@ -111,6 +113,22 @@ impl Registry {
             concerned.extend(left_out.map(|(owner, _)| owner.clone()));
         }
         concerned.extend(names.flat_map(|name| self.names.with(name)).cloned());
+        let others = self.owned.services.change(of_kind(edits, Kind::Service));
+        if !others.is_empty() {
+            let has = |name: &&Arc<str>| {
+                let mut all = world.answer(name).into_iter().flat_map(Answer::all);
+                all.any(|ip| others.contains(&ip.to_canonical()))
+            };
+            let with = self.names.all().filter(has).flat_map(|name| self.names.with(name));
+            concerned.extend(with.cloned());
+        }
+        if world.settings.allocates {
+            for (namespace, host) in self.owned.given.change(of_kind(edits, Kind::ServiceEntry)) {
+                let own = self.hosts.get(&host).into_iter().flat_map(Host::own);
+                let own = own.filter(|service| *service.namespace() == namespace);
+                concerned.extend(own.map(|service| service.object.clone()));
+            }
+        }
         if !moved.is_empty() {
             self.backing.move_pods(world, &moved, &mut concerned);
         }
@@ -190,7 +208,7 @@ impl Registry {
                 }
                 builder::left_out(world, object, over)
             }
-            None => builder::services(world, &self.backing, object, &mut own_names),
+            None => builder::services(world, (&self.backing, &self.owned), object, &mut own_names),
         });
         self.names.set(owner, own_names, names);
         let mut made = 0;

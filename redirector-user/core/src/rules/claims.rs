@@ -26,12 +26,14 @@ pub(crate) enum ClaimKind {
     Address,
     /// It is an endpoint of a headless service.
     HeadlessEndpoint,
+    /// Its host resolves to it. Something answers there without us.
+    Learned,
     /// It has no addresses, and so its port everywhere: for rules only.
     Anywhere,
 }
 
 /// All claims, by port and prefix; those to one prefix in the order of
-/// [`Service::precedence`].
+/// [`Service::precedence`], and those that names lead to behind all others.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     ports: BTreeMap<u16, BTreeMap<IpNet, Vec<Owner>>>,
@@ -56,6 +58,8 @@ pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
     for (place, port) in ports.filter(|(_, port)| port.protocol != Protocol::Other) {
         let addresses = service.addresses.iter();
         claimed.extend(addresses.map(|prefix| (place, *prefix, ClaimKind::Address)));
+        let learned = service.learned.iter().map(|ip| (place, (*ip).into(), ClaimKind::Learned));
+        claimed.extend(learned);
         if service.kind == ServiceKind::Headless {
             let addresses = port.endpoints.iter().map(|endpoint| endpoint.ip.into());
             claimed.extend(addresses.map(|prefix| (place, prefix, ClaimKind::HeadlessEndpoint)));
@@ -178,7 +182,7 @@ impl Owner {
 
     /// Of one service, as it writes its ports.
     fn order(&self) -> impl Ord + '_ {
-        (self.service.precedence(), self.port)
+        (self.kind == ClaimKind::Learned, self.service.precedence(), self.port)
     }
 }
 
@@ -197,6 +201,7 @@ impl<'q> Claim<'q> {
         }
         match self.kind {
             ClaimKind::Address => !left_out(prefix).any(|never| never.contains(dialled)),
+            ClaimKind::Learned => true,
             // A pod that dials itself by a headless service is left alone.
             ClaimKind::HeadlessEndpoint => !who.ask(Question::Address(prefix.addr())),
             ClaimKind::Anywhere => !settings.never_claimed().any(|never| never.contains(dialled)),
@@ -218,7 +223,7 @@ impl<'q> Claim<'q> {
             ClaimKind::Address => {
                 format!("{object} has {prefix}, but never what {dialled} is in: it stays local")
             }
-            ClaimKind::HeadlessEndpoint => {
+            ClaimKind::Learned | ClaimKind::HeadlessEndpoint => {
                 format!("{prefix} is the source's own address in the headless {object}")
             }
         }
@@ -228,16 +233,19 @@ impl<'q> Claim<'q> {
     pub fn decided_by_names(&self) -> bool {
         let by_names = ServiceKind::Entry(Resolution::Dns) == self.service.kind
             || ServiceKind::Entry(Resolution::DnsRoundRobin) == self.service.kind;
-        by_names
-            && self.kind == ClaimKind::Address
-            && self.port.endpoints.is_empty()
-            && !self.port.unresolved.is_empty()
+        let sends = self.kind == ClaimKind::Address
+            || (self.kind == ClaimKind::Learned && !self.port.are_the_host);
+        by_names && sends && self.port.endpoints.is_empty() && !self.port.unresolved.is_empty()
     }
 
     /// What happens when no rule matches: whether we serve the address.
     pub fn serves(&self, services: ServiceAddresses) -> bool {
         match (&self.service.kind, self.kind) {
             (_, ClaimKind::Anywhere | ClaimKind::HeadlessEndpoint) => false,
+            // Who dials it is there already, unless the entry says where to go instead.
+            (ServiceKind::Entry(_), ClaimKind::Learned) => {
+                !self.port.are_the_host && !self.port.endpoints.is_empty()
+            }
             (ServiceKind::Cluster, _) => services == ServiceAddresses::Own,
             (ServiceKind::Entry(Resolution::Static), _) => true,
             // Nothing else is behind such an address either; but before its

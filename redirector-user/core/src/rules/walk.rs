@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use ipnet::IpNet;
 
 use super::book::{Rule, RuleBook, RuleSet, in_order};
-use super::claims::Claim;
+use super::claims::{Claim, ClaimKind};
 use super::condition::Dial;
 use super::destination::subsets_resolve;
 use crate::client::{Asker, Question};
@@ -35,6 +35,9 @@ pub(crate) trait Witness<'q> {
         because: impl FnOnce() -> Result<String, String>,
     );
 
+    /// Two hosts lead to the address, and not to the same: it is left alone.
+    fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>);
+
     /// The rule that matches is left aside, because the client is bypassed or,
     /// if not, because the rule's object is.
     fn bypassed(&mut self, set: &'q RuleSet, client: bool);
@@ -55,6 +58,8 @@ impl<'q> Witness<'q> for Unwatched {
         _: impl FnOnce() -> Result<String, String>,
     ) {
     }
+
+    fn contested(&mut self, _: &IpNet, _: &Claim<'q>, _: &Claim<'q>) {}
 
     fn bypassed(&mut self, _: &'q RuleSet, _: bool) {}
 }
@@ -105,19 +110,26 @@ impl<'q> Walk<'q> {
         'q: 'c,
     {
         let standing = claimed.into_iter().find_map(|(prefix, claims)| {
-            let claim = claims.iter().find(|claim| {
+            let mut claims = claims.iter();
+            let claim = claims.find(|claim| {
                 let holds = claim.holds(&self.registry.settings, who, prefix, &dial.address);
                 if !holds {
                     witness.passed_over(prefix, claim);
                 }
                 holds
             })?;
-            Some((*prefix, *claim))
+            Some((*prefix, *claim, claims))
         });
-        let Some((prefix, claim)) = standing else { return Arrival::Unclaimed };
-        if let Some((set, rule)) = self.first_match(&claim, dial, who, witness)
-            && !self.bypasses(set, who, witness)
+        let Some((prefix, claim, others)) = standing else { return Arrival::Unclaimed };
+        let found = self.first_match(&claim, dial, who, witness);
+        let found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
+        if claim.kind == ClaimKind::Learned
+            && let Some(other) = self.contests(&claim, found, others, dial, who)
         {
+            witness.contested(&prefix, &claim, other);
+            return Arrival::Elsewhere(prefix, claim);
+        }
+        if let Some((set, rule)) = found {
             return Arrival::Rule(prefix, claim, set, rule);
         }
         if claim.serves(self.registry.settings.services) {
@@ -125,6 +137,45 @@ impl<'q> Walk<'q> {
         } else {
             Arrival::Elsewhere(prefix, claim)
         }
+    }
+
+    /// The first of the other hosts at an address by which the client would come to
+    /// something else than to what was `found` by this one: nothing tells which host was
+    /// meant.
+    fn contests<'c>(
+        &self,
+        claim: &Claim<'q>,
+        found: Option<(&'q RuleSet, &'q Rule)>,
+        others: impl Iterator<Item = &'c Claim<'q>>,
+        dial: &Dial<'_>,
+        who: &Asker<'_, 'q>,
+    ) -> Option<&'c Claim<'q>>
+    where
+        'q: 'c,
+    {
+        let settings = &self.registry.settings;
+        let unruled =
+            |one: &Claim<'q>| self.registry.rules.for_host(&one.service.host).next().is_none();
+        let mut others = others.filter(|other| {
+            other.kind == ClaimKind::Learned
+                && other.service.host != claim.service.host
+                && other.service.export.visible(who)
+        });
+        others.find(|other| {
+            let by_other = self.first_match(other, dial, who, &mut Unwatched);
+            let by_other = by_other.filter(|(set, _)| !self.bypasses(set, who, &mut Unwatched));
+            match (found, by_other) {
+                (Some((_, one)), Some((_, other))) => !std::ptr::eq(one, other),
+                (None, None) => {
+                    let serve = [claim.serves(settings.services), other.serves(settings.services)];
+                    let alike = claim.service.object == other.service.object
+                        && unruled(claim)
+                        && unruled(other);
+                    serve != [false, false] && !alike
+                }
+                _ => true,
+            }
+        })
     }
 
     fn bypasses<W: Witness<'q>>(

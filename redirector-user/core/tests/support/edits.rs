@@ -10,14 +10,15 @@ use redirector_core::documents;
 use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Kind, Object, ObjectRef, SourceId};
 use redirector_core::store::Replaced;
-use redirector_core::world::{Changes, CrossNamespace, ServiceAddresses, Settings, World};
+use redirector_core::world::{Answer, Changes, CrossNamespace, ServiceAddresses, Settings, World};
 use serde_json::{Value, json};
 
 use super::random::Random;
 use super::worlds::{Documents, NAMESPACES};
 
 const NAMES: [&str; 3] = ["db.example.com", "x.example.com", "nowhere.example.com"];
-const ADDRESSES: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "fd00:192::1"];
+const ADDRESSES: [&str; 6] =
+    ["192.0.2.1", "192.0.2.2", "192.0.2.3", "fd00:192::1", "10.96.0.2", "127.0.0.1"];
 
 /// A World that is edited.
 pub struct Edited {
@@ -158,19 +159,23 @@ impl Edited {
 
     fn resolve(&mut self, random: &mut Random, changes: &mut Changes) {
         let name: Arc<str> = (*random.pick(&NAMES)).into();
-        let addresses: Vec<IpAddr> =
-            random.some(&ADDRESSES, 3).iter().map(|one| one.parse().expect("one")).collect();
-        let addresses = (!random.once_in(5)).then_some(addresses);
-        if self.world.resolved(&name).map(<[_]>::to_vec) == addresses {
+        let mut some = |most| -> Vec<IpAddr> {
+            random.some(&ADDRESSES, most).iter().map(|one| one.parse().expect("one")).collect()
+        };
+        let (addresses, mut former) = (some(3), some(2));
+        former.retain(|one| !addresses.contains(one));
+        let answer = (!random.once_in(5)).then_some(Answer { addresses, former });
+        if self.world.answer(&name) == answer.as_ref() {
             changes.names.remove(&name);
         } else {
-            changes.names.insert(name, addresses);
+            changes.names.insert(name, answer);
         }
     }
 
     fn set(&mut self, random: &mut Random, changes: &mut Changes) {
         let settings = changes.settings.get_or_insert_with(|| self.world.settings.clone());
-        match random.below(7) {
+        match random.below(8) {
+            7 => settings.allocates = random.once_in(2),
             6 => {
                 settings.budgets = budgets(random);
                 let all = [CrossNamespace::Istio, CrossNamespace::Owner];

@@ -12,6 +12,7 @@ use redirector_core::world::Changes;
 use super::completions;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
+use super::names::NamesArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::names::{self, Resolved};
 use crate::explain::{self, Named, Process, Question, Who, dialled};
@@ -50,6 +51,8 @@ pub struct Args {
     /// Resolve the names of DNS ServiceEntries now, as the daemon does
     #[arg(long, requires = "config")]
     resolve: bool,
+    #[command(flatten)]
+    names: NamesArgs,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -132,8 +135,9 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     let mut registry = Registry::new(&world);
     if args.resolve {
         let asked = registry.names_to_resolve().cloned().collect();
-        let Resolved { answers, failed } = names::resolve(&asked);
-        let names = answers.into_iter().map(|(name, addresses)| (name, Some(addresses)));
+        let Resolved { answers, failed } = names::resolve(&args.names.via()?, &asked);
+        let names = answers.into_iter();
+        let names = names.map(|(name, found)| (name, Some(found.addresses.into())));
         let changes = Changes { names: names.collect(), ..Changes::default() };
         world.apply(&changes);
         registry.update(&world, &changes);

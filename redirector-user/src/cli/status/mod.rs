@@ -99,6 +99,8 @@ struct ConfigRow {
     emptied: Vec<crate::state::EmptiedShare>,
     /// Names that do not resolve.
     unresolved: Vec<crate::state::UnresolvedName>,
+    /// All names that are resolved, and to what.
+    names: Vec<crate::state::KnownName>,
     apply_error: Option<String>,
     /// Why it cannot be pinned, or looked at, when that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,6 +174,7 @@ impl ConfigRow {
             findings: report.findings.clone(),
             emptied: report.emptied.clone(),
             unresolved: report.unresolved.clone(),
+            names: report.names.clone(),
             apply_error: report.apply_error.clone(),
             pin_error: report.pin_error.clone(),
             report_error: report.report_error.clone(),

@@ -1,7 +1,10 @@
+use std::net::IpAddr;
+
 use redirector_core::documents;
 use redirector_core::store::Content;
 
 use super::*;
+use crate::daemon::names::{Family, Found};
 
 mod budgets;
 
@@ -108,8 +111,9 @@ fn all_that_connections_are_counted_on_can_be_replaced_at_once() {
 #[test]
 fn answers_stay_when_the_first_step_does_not_fit() {
     let mut engine = engine();
-    let address = vec!["192.0.2.1".parse().expect("an address")];
-    engine.resolve("db.example".into(), address.clone());
+    let addresses = vec!["192.0.2.1".parse().expect("an address")];
+    let found = Found { addresses: addresses.clone(), ..Found::default() };
+    assert!(engine.resolve(&"db.example".into(), found, 1));
     let [services, rules] = text(2, 50);
     put(&mut engine, "services.yaml", &format!("{services}---\n{NAMED}"));
     engine.begin_with(World::of(engine.settings.clone(), engine.store.effective()));
@@ -120,7 +124,38 @@ fn answers_stay_when_the_first_step_does_not_fit() {
     engine.sizes = Sizes::default();
     in_force(&mut engine);
     engine.forget_names();
-    assert_eq!(engine.resolved().get("db.example"), Some(&address));
+    assert_eq!(engine.resolved()["db.example"].addresses, addresses);
+}
+
+#[test]
+fn what_leaves_an_answer_stays_an_address_of_the_name_for_a_while() {
+    let mut engine = engine();
+    engine.grace = Duration::from_secs(300);
+    let name: Arc<str> = "db.example".into();
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let resolve = |engine: &mut Engine, all: &[&str], silent, now| {
+        let addresses = all.iter().map(|one| ip(one)).collect();
+        let news = engine.resolve(&name, Found { addresses, silent, ttl: None }, now);
+        let Answer { addresses, former } = engine.resolved()["db.example"].answer();
+        let text =
+            |all: Vec<IpAddr>| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+        (news, text(addresses), text(former))
+    };
+    let known = |news, now: &str, former: &str| (news, now.to_owned(), former.to_owned());
+    let [one, two, six] = ["192.0.2.1", "192.0.2.2", "fd00::1"];
+    assert_eq!(resolve(&mut engine, &[one, two], None, 10), known(true, "192.0.2.1 192.0.2.2", ""));
+    let turned = resolve(&mut engine, &[two, one], None, 20);
+    assert_eq!(turned, known(false, "192.0.2.1 192.0.2.2", ""), "another order is no news");
+    assert_eq!(resolve(&mut engine, &[two, six], None, 30), known(true, "192.0.2.2 fd00::1", one));
+    let silent = resolve(&mut engine, &[two], Some(Family::V6), 40);
+    assert_eq!(silent, known(false, "192.0.2.2 fd00::1", one), "no answer takes nothing away");
+    assert!(!engine.let_go(329));
+    assert!(engine.let_go(330) && !engine.let_go(330));
+    assert!(engine.resolved()["db.example"].former.is_empty());
+    resolve(&mut engine, &[one], None, 400);
+    let back = resolve(&mut engine, &[two], None, 500);
+    let known = known(true, two, "192.0.2.1 fd00::1");
+    assert_eq!(back, known, "what comes back is no former one");
 }
 
 fn left_out(engine: &Engine) -> Vec<String> {

@@ -70,7 +70,11 @@ families! {
          is, or none";
     Gauge "config_warnings" NONE, "Warnings about what is in force";
     Gauge "emptied_shares" NONE, "Shares in force that had an endpoint and have none now";
+    Gauge "names" NONE, "Names of ServiceEntries that are resolved, or that should be";
     Gauge "unresolved_names" NONE, "Names of ServiceEntries that do not resolve";
+    Counter "name_failures_total" NONE, "Lookups of names that have failed";
+    Gauge "oldest_kept_answer_seconds" NONE,
+        "Age of the oldest answer that stays in force since its name does not resolve any more";
     Gauge "identity_gaps" NONE, "Workloads whose processes cannot be told";
     Histogram "pod_known_seconds" &["expected"],
         "Time from seeing a pod's new cgroup to its entry in the kernel's table; expected: the API \

@@ -38,7 +38,10 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     refused(&report.rejected, kept, &mut page);
     page.single("config_warnings", report.warnings);
     page.single("emptied_shares", report.emptied.len());
+    page.single("names", report.names.len());
     page.single("unresolved_names", report.unresolved.len());
+    page.single("name_failures_total", daemon.asked.failures);
+    page.single("oldest_kept_answer_seconds", daemon.asked.oldest(&report.unresolved));
     page.single("identity_gaps", report.gaps.len());
     pods::family(&daemon.direct.arrivals(), &mut page);
     let oldest = daemon.oldest();

@@ -374,7 +374,12 @@ fn a_history_says_what_each_generation_changed() {
     next.settings.bypass.rules.insert(next.contents.objects[0].reference());
     scene.apply(next);
     let mut next = Snapshot { generation: 4, ..scene.now.clone() };
-    let answer = Resolved { addresses: vec!["10.9.9.9".parse().unwrap()], at: 44, ttl: Some(30) };
+    let answer = Resolved {
+        addresses: vec!["10.9.9.9".parse().unwrap()],
+        at: 44,
+        ttl: Some(30),
+        ..Resolved::default()
+    };
     next.resolved.insert("away.example".into(), answer.clone());
     scene.apply(next);
     let mut next = scene.step(5, &text(1, 2));

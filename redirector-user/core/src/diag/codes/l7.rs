@@ -33,8 +33,8 @@ codes! {
         "Remove the setting, or let a proxy serve the destination."
         "trafficPolicy: {tls: {mode: SIMPLE}}"
     }
-    NEEDS_RESOLVER = "RD5007" Info NONE "The endpoints are resolved by name" {
-        "An endpoint, or where there is none the host, is a name. The daemon resolves the names itself, again and again; check does not, so it cannot say whether there are endpoints."
+    NEEDS_RESOLVER = "RD5007" Info NONE "Endpoints or addresses are resolved by name" {
+        "An endpoint, or where there is none the host, is a name; and where the ServiceEntry has no addresses, those that its hosts resolve to are its own. The daemon resolves the names itself, again and again; check does not, so it cannot say whether there are endpoints, and which addresses are taken."
         "Nothing needs mending."
         "resolution: DNS"
     }

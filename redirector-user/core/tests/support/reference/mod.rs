@@ -101,10 +101,29 @@ fn precedence<'s>(service: &'s Service<'_>) -> (bool, (Option<i64>, &'s str, &'s
     (service.kind != Kindness::Cluster, age(service.object))
 }
 
+/// A service that has what is dialled.
+#[derive(Clone, Copy)]
+struct Owner<'s, 'w> {
+    prefix: IpNet,
+    service: &'s Service<'w>,
+    port: &'s Port,
+    /// It does because its host resolves to it.
+    by_name: bool,
+}
+
+/// What a connection comes to.
+enum ComesTo<'w> {
+    Rule(Rule<'w>),
+    /// The service's own endpoints.
+    Own,
+    Nothing,
+}
+
 fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: SocketAddr) -> Outcome {
     // Which service owns the address, for this client: the longest prefix that
-    // it sees; of several one that was given it, and the oldest.
-    let mut best: Option<(IpNet, &Service<'_>, &Port)> = None;
+    // it sees; of several one that says so itself, then one that was given it, and the
+    // oldest.
+    let mut owners: Vec<Owner<'_, '_>> = Vec::new();
     for service in services {
         if !sees(from, &service.export_to, &service.object.meta.namespace) {
             continue;
@@ -117,21 +136,86 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
                 let own =
                     service.kind == Kindness::Headless && from.addresses.contains(&prefix.addr());
                 let everywhere = prefix.prefix_len() == 0 && service.addresses.is_empty();
-                if !prefix.contains(&to.ip()) || own || (everywhere && is_at_home(world, to.ip())) {
-                    continue;
+                if prefix.contains(&to.ip()) && !own && !(everywhere && is_at_home(world, to.ip()))
+                {
+                    owners.push(Owner { prefix, service, port, by_name: false });
                 }
-                let better = best.as_ref().is_none_or(|(other, older, _)| {
-                    prefix.prefix_len() > other.prefix_len()
-                        || (prefix.prefix_len() == other.prefix_len()
-                            && precedence(service) < precedence(older))
-                });
-                if better {
-                    best = Some((prefix, service, port));
+            }
+            if service.resolves_to.contains(&to.ip()) {
+                owners.push(Owner { prefix: to.ip().into(), service, port, by_name: true });
+            }
+        }
+    }
+    owners.sort_by(|one, other| {
+        let longest = other.prefix.prefix_len().cmp(&one.prefix.prefix_len());
+        let said = one.by_name.cmp(&other.by_name);
+        longest.then(said).then_with(|| precedence(one.service).cmp(&precedence(other.service)))
+    });
+    let Some((owner, others)) = owners.split_first() else { return Outcome::pass() };
+    let found = comes_to(world, services, from, owner, to);
+    if owner.by_name {
+        let others = others.iter().filter(|other| other.prefix == owner.prefix);
+        for other in others.filter(|other| other.service.host != owner.service.host) {
+            let ruled = |one: &Owner<'_, '_>| {
+                world.destination_rules().any(|(object, rule)| {
+                    let home = &object.meta.namespace;
+                    let host = complete_host(&rule.host, home, &world.settings.cluster_domain);
+                    hosts_match(&host, &one.service.host)
+                })
+            };
+            let alike = match (&found, comes_to(world, services, from, other, to)) {
+                (ComesTo::Rule(one), ComesTo::Rule(other)) => {
+                    let place = |rule: &Rule<'_>| (rule.object.reference(), rule.list, rule.index);
+                    place(one) == place(&other)
+                }
+                (ComesTo::Own, ComesTo::Own) => {
+                    let object = |one: &Owner<'_, '_>| one.service.object.reference();
+                    object(owner) == object(other) && !ruled(owner) && !ruled(other)
+                }
+                (ComesTo::Nothing, ComesTo::Nothing) => true,
+                _ => false,
+            };
+            if !alike {
+                return Outcome::pass();
+            }
+        }
+    }
+    let Owner { service, port, by_name, .. } = *owner;
+    match found {
+        ComesTo::Nothing => Outcome::pass(),
+        ComesTo::Rule(rule) => {
+            let everywhere = matches!(service.kind, Kindness::Entry(_))
+                && service.addresses.is_empty()
+                && !by_name;
+            let leads = |v4| leads_anywhere(world, services, from, &rule, to.port(), v4);
+            if everywhere && !leads(to.is_ipv4()) && leads(!to.is_ipv4()) {
+                return Outcome::pass();
+            }
+            take(world, services, from, &rule, &Dialled::of(to))
+        }
+        ComesTo::Own => {
+            let rule = destination_rule(world, from, service);
+            let found = Found { service, port: Some(port), rule, subset: None };
+            match endpoints(world, &found, to.is_ipv4(), false) {
+                Reached::Original(None) => Outcome::pass(),
+                reached => {
+                    let mut outcome = Outcome::default();
+                    outcome.refused = share_out(&reached, 1.0, to, &mut outcome.endpoints);
+                    outcome
                 }
             }
         }
     }
-    let Some((_, service, port)) = best else { return Outcome::pass() };
+}
+
+fn comes_to<'w>(
+    world: &'w World,
+    services: &[Service<'w>],
+    from: &Connection,
+    owner: &Owner<'_, '_>,
+    to: SocketAddr,
+) -> ComesTo<'w> {
+    let Owner { service, port, by_name, .. } = *owner;
     // Who is bypassed goes as if no rule matched, and so does what a bypassed rule
     // would take: the next rule does not get it.
     let bypass = &world.settings.bypass;
@@ -157,37 +241,19 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             break;
         }
         if applies {
-            let everywhere =
-                matches!(service.kind, Kindness::Entry(_)) && service.addresses.is_empty();
-            let leads = |v4| leads_anywhere(world, services, from, &rule, to.port(), v4);
-            if everywhere && !leads(to.is_ipv4()) && leads(!to.is_ipv4()) {
-                return Outcome::pass();
-            }
-            return take(world, services, from, &rule, &Dialled::of(to));
+            return ComesTo::Rule(rule);
         }
     }
-    let serves = !service.addresses.is_empty()
-        && match &service.kind {
-            Kindness::Cluster => world.settings.services == ServiceAddresses::Own,
-            Kindness::Entry(Resolution::Static) => true,
-            Kindness::Entry(Resolution::Dns | Resolution::DnsRoundRobin) => {
-                !port.endpoints.is_empty()
-            }
-            _ => false,
-        };
-    if !serves {
-        return Outcome::pass();
-    }
-    let rule = destination_rule(world, from, service);
-    let found = Found { service, port: Some(port), rule, subset: None };
-    match endpoints(world, &found, to.is_ipv4(), false) {
-        Reached::Original(None) => Outcome::pass(),
-        reached => {
-            let mut outcome = Outcome::default();
-            outcome.refused = share_out(&reached, 1.0, to, &mut outcome.endpoints);
-            outcome
-        }
-    }
+    let serves = match &service.kind {
+        // What a name leads to needs nobody else, unless it is said where to go.
+        Kindness::Entry(_) if by_name => port.has_own && !port.endpoints.is_empty(),
+        _ if service.addresses.is_empty() => false,
+        Kindness::Cluster => world.settings.services == ServiceAddresses::Own,
+        Kindness::Entry(Resolution::Static) => true,
+        Kindness::Entry(Resolution::Dns | Resolution::DnsRoundRobin) => !port.endpoints.is_empty(),
+        _ => false,
+    };
+    if serves { ComesTo::Own } else { ComesTo::Nothing }
 }
 
 /// Age, then name, then namespace; then kind, so that it is total.

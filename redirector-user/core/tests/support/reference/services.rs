@@ -17,6 +17,8 @@ pub(super) struct Service<'w> {
     pub(super) export_to: Vec<String>,
     pub(super) ports: Vec<Port>,
     pub(super) addresses: Vec<IpNet>,
+    /// What its host resolves to, or did, where that makes addresses.
+    pub(super) resolves_to: Vec<IpAddr>,
     pub(super) kind: Kindness,
     pub(super) local_only: bool,
     pub(super) distribution: Option<TrafficDistribution>,
@@ -35,6 +37,8 @@ pub(super) struct Port {
     pub(super) speaks: Speaks,
     pub(super) target: Option<u16>,
     pub(super) endpoints: Vec<Endpoint>,
+    /// They are written down or selected, and not what the host resolves to.
+    pub(super) has_own: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -84,6 +88,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
                 },
                 target: None,
                 endpoints: service_endpoints(world, object, service, port, &kind),
+                has_own: true,
             }
         });
         all.push(Service {
@@ -101,6 +106,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
             } else {
                 Vec::new()
             },
+            resolves_to: Vec::new(),
             kind,
             local_only: service.internal_local,
             distribution: service.distribution(&object.meta.annotations),
@@ -113,13 +119,18 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
                 speaks: speaks(&port.protocol.to_ascii_lowercase(), 0),
                 target: port.target_port,
                 endpoints: entry_endpoints(world, object, entry, host, port),
+                has_own: !entry.endpoints.is_empty() || entry.workload_selector.is_some(),
             });
             all.push(Service {
                 object,
                 host: host.clone(),
                 export_to: entry.export_to.clone(),
                 ports: ports.collect(),
-                addresses: entry.addresses.clone(),
+                addresses: match entry.addresses.is_empty() {
+                    true => allocated(entry, host),
+                    false => entry.addresses.clone(),
+                },
+                resolves_to: resolves_to(world, entry, host),
                 kind: Kindness::Entry(entry.resolution),
                 local_only: false,
                 distribution: None,
@@ -127,6 +138,46 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
         }
     }
     pool(all)
+}
+
+/// What a cluster allocated to a host.
+fn allocated(entry: &redirector_core::model::ServiceEntry, host: &str) -> Vec<IpNet> {
+    let for_host = entry.allocated.iter().filter(|(of, _)| match of {
+        Some(of) => of == host,
+        None => true,
+    });
+    for_host.map(|(_, ip)| IpNet::from(*ip)).collect()
+}
+
+/// The addresses that dialling a host leads to, if the entry has no others: of the network,
+/// and no Service's.
+fn resolves_to(
+    world: &World,
+    entry: &redirector_core::model::ServiceEntry,
+    host: &str,
+) -> Vec<IpAddr> {
+    let dns = entry.resolution == Resolution::Dns || entry.resolution == Resolution::DnsRoundRobin;
+    if !entry.addresses.is_empty() || !dns || host.contains('*') {
+        return Vec::new();
+    }
+    let Some(known) = world.answer(host) else { return Vec::new() };
+    let mut all = known.addresses.clone();
+    all.extend(&known.former);
+    all.retain(|ip| match ip {
+        IpAddr::V4(v4) => {
+            !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified() && !v4.is_multicast()
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_loopback()
+                && !v6.is_unicast_link_local()
+                && !v6.is_unspecified()
+                && !v6.is_multicast()
+        }
+    });
+    all.retain(|ip| {
+        world.services().all(|(_, service)| service.headless || !service.cluster_ips.contains(ip))
+    });
+    all
 }
 
 /// ServiceEntries of one namespace with a host in common are one service for it, if
@@ -171,6 +222,7 @@ fn pool(mut all: Vec<Service<'_>>) -> Vec<Service<'_>> {
             }
         }
         older.addresses.extend(service.addresses);
+        older.resolves_to.extend(service.resolves_to);
     }
     pooled
 }

@@ -243,9 +243,14 @@ fn service_entry(random: &mut Random, namespace: &str) -> Value {
         }
         json!({ "labels": labels })
     });
+    let allocated = random.once_in(4).then(|| {
+        let host = random.once_in(2).then_some(host);
+        json!({ "addresses": [{ "host": host, "value": "240.240.0.1" }] })
+    });
     let claims = if random.once_in(2) { "true" } else { "false" };
     json!({
         "metadata": { "annotations": { "redirector.io/claim-port": claims } },
+        "status": allocated,
         "spec": {
             "hosts": [host],
             "addresses": addresses,

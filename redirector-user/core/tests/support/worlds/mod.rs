@@ -10,7 +10,7 @@ use redirector_core::diag::Severity;
 use redirector_core::documents::{self, Reading};
 use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Labels, ObjectRef, SourceId};
-use redirector_core::world::{ServiceAddresses, Settings, World};
+use redirector_core::world::{Answer, ServiceAddresses, Settings, World};
 use serde_json::{Value, json};
 
 use super::random::Random;
@@ -62,16 +62,32 @@ const GATEWAYS: [&str; 3] = ["198.51.100.1", "198.51.100.2", "fd00:9::1"];
 /// What the node may have: of an endpoint, of nobody, and what no machine lacks.
 const NODE: [&str; 4] = ["192.0.2.7", "10.7.7.7", "fd00:244::1", "127.0.0.1"];
 
-/// Names that a resolver knows, and one that it does not.
-const RESOLVED: [(&str, &[&str]); 2] = [
-    ("db.example.com", &["192.0.2.1", "192.0.2.2", "fd00:192::1"]),
-    ("x.example.com", &["192.0.2.3"]),
+/// Names that a resolver knows, with what it says now and what it said before, and one
+/// that it does not. Some of that is never taken, and some is of two names.
+const RESOLVED: [(&str, &[&str], &[&str]); 2] = [
+    (
+        "db.example.com",
+        &["192.0.2.1", "192.0.2.2", "fd00:192::1", "10.96.0.2", "127.0.0.1", "fe80::1"],
+        &["10.7.7.7"],
+    ),
+    ("x.example.com", &["192.0.2.3", "192.0.2.2"], &["fd00:192::1"]),
 ];
 const UNRESOLVED: &str = "nowhere.example.com";
 
 /// Addresses worth dialling: all that anything can own, and neighbours.
 pub fn dials() -> Vec<IpAddr> {
-    let more = ["10.7.7.7", "192.0.2.1", "192.0.2.7", "127.0.0.1", "169.254.1.1", "fe80::1"];
+    let more = [
+        "10.7.7.7",
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.3",
+        "192.0.2.7",
+        "127.0.0.1",
+        "169.254.1.1",
+        "fe80::1",
+        "fd00:192::1",
+        "240.240.0.1",
+    ];
     CLUSTER.iter().chain(&ENDPOINTS).chain(&more).map(|one| address(one)).collect()
 }
 
@@ -82,8 +98,10 @@ pub fn random_world(random: &mut Random) -> World {
 
 /// Tells a World what its names resolve to.
 pub fn resolve(world: &mut World) {
-    for (name, addresses) in RESOLVED {
-        world.set_resolved(name, addresses.iter().map(|one| address(one)).collect());
+    for (name, addresses, former) in RESOLVED {
+        let [addresses, former] =
+            [addresses, former].map(|all| all.iter().map(|one| address(one)).collect());
+        world.set_resolved(name, Answer { addresses, former });
     }
 }
 

@@ -159,7 +159,10 @@ fn a_service_with_new_slices_that_is_refused_has_them_once_it_is_mended() {
 fn an_entry_beyond_its_limit_by_what_its_names_resolve_to_does_not_come_and_go() {
     let mut engine = engine();
     engine.settings.budgets.object.endpoints = 2;
-    let address = |last: u8| std::net::IpAddr::from([192, 0, 2, last]);
+    let resolves = |engine: &mut Engine, count: u8| {
+        let addresses = (1..=count).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        engine.resolve(&"db.example".into(), Found { addresses, ..Found::default() }, 1);
+    };
     put(&mut engine, "entry.yaml", NAMED);
     let asked = |engine: &mut Engine| {
         in_force(engine);
@@ -167,11 +170,11 @@ fn an_entry_beyond_its_limit_by_what_its_names_resolve_to_does_not_come_and_go()
         (left_out(engine).len(), engine.names.len())
     };
     assert_eq!(asked(&mut engine), (0, 1));
-    engine.resolve("db.example".into(), (1..4).map(address).collect());
+    resolves(&mut engine, 3);
     for _ in 0..3 {
         assert_eq!(asked(&mut engine), (1, 1), "its name is asked for, and its answer is known");
     }
-    engine.resolve("db.example".into(), (1..3).map(address).collect());
+    resolves(&mut engine, 2);
     assert_eq!(asked(&mut engine), (0, 1));
     // Of too many names none is asked for.
     engine.settings.budgets.object.names = 0;
@@ -180,7 +183,7 @@ fn an_entry_beyond_its_limit_by_what_its_names_resolve_to_does_not_come_and_go()
     }
     engine.settings.budgets.object.names = 1;
     engine.settings.budgets.namespace.endpoints = 2;
-    engine.resolve("db.example".into(), (1..4).map(address).collect());
+    resolves(&mut engine, 3);
     for _ in 0..3 {
         assert_eq!(asked(&mut engine), (1, 1));
     }

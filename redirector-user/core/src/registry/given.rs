@@ -1,0 +1,179 @@
+//! Addresses that are given to hosts of ServiceEntries without any, where the settings
+//! say so: each host of a namespace has one of each family, by a hash of both names.
+//!
+//! Nothing but the documents decides, so that whoever reads the same ones gives the same
+//! addresses. Of two hosts with one hash the first by namespace and name has its place, and
+//! the other the next that is free: a host that comes moves another one only then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use redirector_common::hash::Fnv;
+
+use super::edit::Edit;
+use super::frontends::allocated;
+use crate::model::{Object, Resolution, ServiceEntry};
+
+/// A host of a namespace.
+pub type HostOf = (Arc<str>, Arc<str>);
+
+/// How many there are: 240.240.0.0/16, without what looks like the address of a network or
+/// of all of its hosts.
+const PLACES: u16 = 254 * 256 - 1;
+
+/// What IPv6 addresses of hosts begin with: a prefix of a local network that nobody was
+/// given (RFC 4193), with the same figures.
+const PREFIX: [u16; 3] = [0xfdf0, 0x0240, 0x0240];
+
+/// Whether an address is of those that are given to hosts, here or by Istio: only who
+/// decides about connections knows what is behind it, and so no resolver can say so.
+pub fn is_given(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().starts_with(&[240, 240]),
+        IpAddr::V6(ip) => ip.segments().starts_with(&PREFIX),
+    }
+}
+
+/// Which host has which place.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Given {
+    /// The hosts, and how many entries have each.
+    wanted: BTreeMap<HostOf, usize>,
+    places: BTreeMap<HostOf, u16>,
+    /// Hosts that another one is at the place of, and that one.
+    displaced: BTreeMap<HostOf, HostOf>,
+}
+
+/// The hosts of an object that are to have addresses.
+fn hosts(object: Option<&Arc<Object>>) -> BTreeSet<HostOf> {
+    let entry = object.and_then(|object| Some((object, object.spec.service_entry()?)));
+    let Some((object, entry)) = entry.filter(|(_, entry)| lacks(entry)) else {
+        return BTreeSet::new();
+    };
+    let hosts = entry.hosts.iter();
+    let hosts = hosts
+        .filter(|host| !host.starts_with('*') && allocated(entry, host).next().is_none())
+        .map(|host| (object.meta.namespace.clone(), host.as_str().into()));
+    hosts.collect()
+}
+
+fn lacks(entry: &ServiceEntry) -> bool {
+    entry.addresses.is_empty()
+        && !entry.leads_to_gateway
+        && !matches!(entry.resolution, Resolution::None | Resolution::DynamicDns)
+}
+
+impl Given {
+    /// ServiceEntries changed. Returns the hosts that have other addresses by that.
+    pub fn change(&mut self, entries: &[Edit<'_>]) -> BTreeSet<HostOf> {
+        let mut differs = false;
+        for Edit { before, after, .. } in entries {
+            for host in hosts(*before) {
+                let Some(count) = self.wanted.get_mut(&host) else { continue };
+                *count -= 1;
+                if *count == 0 {
+                    self.wanted.remove(&host);
+                    differs = true;
+                }
+            }
+            for host in hosts(*after) {
+                let count = self.wanted.entry(host).or_default();
+                differs |= *count == 0;
+                *count += 1;
+            }
+        }
+        if !differs {
+            return BTreeSet::new();
+        }
+        let (places, displaced) = place(self.wanted.keys());
+        let before = std::mem::replace(&mut self.places, places);
+        self.displaced = displaced;
+        let all: BTreeSet<&HostOf> = before.keys().chain(self.places.keys()).collect();
+        let others = all.into_iter().filter(|host| before.get(*host) != self.places.get(*host));
+        others.cloned().collect()
+    }
+
+    /// The addresses of a host.
+    pub fn of(&self, namespace: &Arc<str>, host: &Arc<str>) -> Option<[IpNet; 2]> {
+        let place = *self.places.get(&(namespace.clone(), host.clone()))?;
+        let (third, fourth) = ((place / 254) as u8, (place % 254) as u8 + 1);
+        let [a, b, c] = PREFIX;
+        let last = u16::from_be_bytes([third, fourth]);
+        let v6 = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last);
+        let v4 = Ipv4Addr::new(240, 240, third, fourth);
+        Some([IpAddr::V4(v4).into(), IpAddr::V6(v6).into()])
+    }
+
+    /// Hosts that another one is at the place of, and that one.
+    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, &HostOf)> {
+        self.displaced.iter()
+    }
+}
+
+/// Gives each its place, in their order.
+fn place<'h>(
+    all: impl Iterator<Item = &'h HostOf>,
+) -> (BTreeMap<HostOf, u16>, BTreeMap<HostOf, HostOf>) {
+    let mut taken: BTreeMap<u16, &HostOf> = BTreeMap::new();
+    let (mut places, mut displaced) = (BTreeMap::new(), BTreeMap::new());
+    for host in all.take(usize::from(PLACES)) {
+        let own = hash(host);
+        let free = (own..PLACES).chain(0..own).find(|place| !taken.contains_key(place));
+        let Some(place) = free else { break };
+        if let Some(owner) = taken.get(&own) {
+            displaced.insert(host.clone(), (*owner).clone());
+        }
+        taken.insert(place, host);
+        places.insert(host.clone(), place);
+    }
+    (places, displaced)
+}
+
+/// The place that a host has if no other one has it: FNV-1a, which is the same on every
+/// machine and in every version.
+fn hash((namespace, host): &HostOf) -> u16 {
+    let mut fnv = Fnv::default();
+    let parts = [namespace.as_bytes(), b"/", host.as_bytes()];
+    parts.into_iter().for_each(|part| fnv.write(part));
+    // The high bits are the better mixed ones.
+    ((fnv.finish() >> 32) % u64::from(PLACES)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(number: usize) -> HostOf {
+        ("shop".into(), format!("db-{number}.example.com").into())
+    }
+
+    #[test]
+    fn a_host_has_the_same_place_whoever_else_is_there_but_for_collisions() {
+        let all: BTreeSet<HostOf> = (0..2000).map(host).collect();
+        let (places, displaced) = place(all.iter());
+        let distinct: BTreeSet<_> = places.values().collect();
+        assert_eq!((places.len(), distinct.len()), (all.len(), all.len()));
+        assert!(!displaced.is_empty(), "so many collide");
+        for (host, own) in places.iter().filter(|(host, _)| !displaced.contains_key(*host)) {
+            assert_eq!(place(std::iter::once(host)).0[host], *own, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn places_of_known_hosts_never_change() {
+        // Whoever has written these into /etc/hosts depends on them.
+        let mut given = Given::default();
+        given.wanted.insert(host(1), 1);
+        given.places = place(given.wanted.keys()).0;
+        let (namespace, name) = host(1);
+        let addresses = given.of(&namespace, &name).expect("a place");
+        assert!(addresses.iter().all(|one| is_given(&one.addr())));
+        assert_eq!(
+            addresses.map(|one| one.to_string()),
+            ["240.240.60.95/32", "fdf0:240:240::3c5f/128"]
+        );
+    }
+}

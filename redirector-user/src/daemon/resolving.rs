@@ -1,0 +1,163 @@
+//! What names resolve to, as the engine and the report know it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::control_loop::Daemon;
+use super::engine::Engine;
+use super::names::{Found, Resolved as Looked};
+use super::now;
+use crate::state::{KnownName, Resolved, UnresolvedName};
+
+/// What is known of each name.
+pub(super) type Known = BTreeMap<Arc<str>, Resolved>;
+
+/// What is only counted and shown.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// When each was answered last, in seconds since 1970.
+    answered: BTreeMap<Arc<str>, u64>,
+    /// How often a lookup has failed.
+    pub failures: u64,
+}
+
+impl Asked {
+    /// For how many seconds the oldest answer has been in force that stays because nobody
+    /// gives another; 0 where there is none.
+    pub fn oldest(&self, unresolved: &[UnresolvedName]) -> u64 {
+        let kept = unresolved.iter().filter(|one| !one.kept.is_empty());
+        let ages = kept.map(|one| now().saturating_sub(one.answered.unwrap_or(one.since)));
+        ages.max().unwrap_or(0)
+    }
+}
+
+impl Engine {
+    /// A name is known to resolve to this from before.
+    pub fn knew(&mut self, name: Arc<str>, known: Resolved) {
+        let first = known.former.values().copied().min();
+        self.lets_go = self.lets_go.min(first.unwrap_or(u64::MAX));
+        self.told.insert(name.clone());
+        self.resolved.insert(name, known);
+    }
+
+    /// A name resolves to this `now`, in seconds since 1970. Returns whether that is news:
+    /// another order of the same addresses is none.
+    pub fn resolve(&mut self, name: &Arc<str>, found: Found, now: u64) -> bool {
+        let Found { mut addresses, silent, ttl } = found;
+        let ttl = ttl.map(|ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
+        let known = self.resolved.entry(name.clone()).or_default();
+        // Of a family that nobody answers for, what was known stays.
+        let kept = known.addresses.iter().filter(|ip| silent.is_some_and(|family| family.has(ip)));
+        addresses.extend(kept);
+        known.ttl = ttl;
+        let (before, after): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            (known.addresses.iter().copied().collect(), addresses.iter().copied().collect());
+        if before == after && known.at != 0 {
+            return false;
+        }
+        let until = now.saturating_add(self.grace.as_secs());
+        if !self.grace.is_zero() {
+            self.lets_go = self.lets_go.min(until);
+            known.former.extend(before.difference(&after).map(|gone| (*gone, until)));
+        }
+        known.former.retain(|ip, _| !after.contains(ip));
+        (known.addresses, known.at) = (addresses, now);
+        self.told.insert(name.clone());
+        true
+    }
+
+    /// Lets go of what names resolved to before, whose time is over. Returns whether that is
+    /// anything.
+    pub fn let_go(&mut self, now: u64) -> bool {
+        if now < self.lets_go {
+            return false;
+        }
+        let mut any = false;
+        for (name, known) in &mut self.resolved {
+            if known.former.values().any(|until| *until <= now) {
+                known.former.retain(|_, until| *until > now);
+                self.told.insert(name.clone());
+                any = true;
+            }
+        }
+        let left = self.resolved.values().flat_map(|known| known.former.values());
+        self.lets_go = left.copied().min().unwrap_or(u64::MAX);
+        any
+    }
+}
+
+impl Daemon {
+    /// Names were looked up.
+    pub(super) fn resolved(&mut self, looked: Looked) {
+        let now = now();
+        let Looked { answers, failed } = looked;
+        let answered: BTreeSet<_> = answers.keys().cloned().collect();
+        let mut moved = false;
+        for (name, found) in answers {
+            moved |= self.engine.resolve(&name, found, now);
+            self.asked.answered.insert(name, now);
+        }
+        self.changed |= moved;
+        let mut unresolved = std::mem::take(&mut self.report.unresolved);
+        let before = unresolved.len();
+        unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
+        let mut news = unresolved.len() != before;
+        self.asked.failures += failed.len() as u64;
+        for (name, because) in failed {
+            let known = self.engine.resolved().get(&name);
+            let kept = known.map(|known| known.addresses.clone()).unwrap_or_default();
+            let answered = self.asked.answered.get(&name).copied();
+            let answered = answered.or(known.map(|known| known.at));
+            match unresolved.iter_mut().find(|one| *one.name == *name) {
+                Some(known) => (known.because, known.kept) = (because, kept),
+                None => {
+                    let refuses = self.engine.is_endpoint(&name);
+                    let (name, since) = (name.to_string(), now);
+                    let one = UnresolvedName { name, because, since, kept, answered, refuses };
+                    tracing::warn!("{one}");
+                    unresolved.push(one);
+                    news = true;
+                }
+            }
+        }
+        unresolved.sort_by(|one, other| one.name.cmp(&other.name));
+        self.report.unresolved = unresolved;
+        if news {
+            self.judge_again();
+        }
+        // What is reported is written down: that an answer was confirmed is no news.
+        if news || moved {
+            self.note_names();
+        }
+    }
+
+    /// Lets go of what names resolved to before, when it is time to.
+    pub(super) fn let_go(&mut self) {
+        if self.engine.let_go(now()) {
+            self.changed = true;
+            self.note_names();
+        }
+    }
+
+    /// Notes what is known of the names that are wanted.
+    pub(super) fn note_names(&mut self) {
+        let asked = self.names.asked();
+        self.asked.answered.retain(|name, _| asked.contains(name));
+        let known = self.engine.resolved();
+        let one = |name: &Arc<str>| {
+            let known = known.get(name).cloned().unwrap_or_default();
+            let Resolved { addresses, at, ttl, former } = known;
+            let failing = self.report.unresolved.iter().find(|one| *one.name == **name);
+            KnownName {
+                name: name.to_string(),
+                addresses,
+                former: former.into_keys().collect(),
+                since: (at != 0).then_some(at),
+                ttl,
+                because: failing.map(|one| one.because.clone()),
+            }
+        };
+        self.report.names = asked.iter().map(one).collect();
+    }
+}

@@ -1,0 +1,148 @@
+//! ServiceEntries by name: what is dialled is what a name resolves to, as a DNS server of
+//! the test's own says it.
+
+use redirector_tests::child;
+use redirector_tests::dns::{DnsServer, Says};
+use redirector_tests::redirector::Daemon;
+use redirector_tests::scene::{Scene, dial};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
+
+/// An address that nothing here answers at: who reaches a server by it was sent there.
+const FIRST: &str = "192.0.2.10:19000";
+const SECOND: &str = "192.0.2.11:19000";
+
+/// A database by its name alone, and a rule for it.
+const DATABASE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  ports: [{number: 19000, name: tcp, protocol: TCP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  tcp: [{route: [{destination: {host: echo, subset: two}}]}]
+";
+
+struct Named {
+    scene: Scene,
+    dns: DnsServer,
+}
+
+impl Named {
+    fn new(what: &str) -> Option<Self> {
+        let scene = Scene::new(what, PROGRAM)?;
+        scene.redirector.write("db.yaml", DATABASE);
+        Some(Self { scene, dns: DnsServer::start() })
+    }
+
+    fn start(&self, grace: &str) -> Daemon {
+        let server = self.dns.address().to_string();
+        self.scene.redirector.start_with(&["--dns-server", &server, "--name-grace", grace])
+    }
+
+    /// Waits until the name is known to lead there, and until lately there.
+    fn waits(&self, addresses: &[&str], former: &[&str]) {
+        self.scene.redirector.wait("the name", |status| {
+            let names = status["config"]["names"].as_array().cloned().unwrap_or_default();
+            let of_db = names.into_iter().find(|one| one["name"] == "db.example.com");
+            of_db.is_some_and(|one| {
+                one["addresses"] == serde_json::json!(addresses)
+                    && one["former"] == serde_json::json!(former)
+            }) && status["config"]["waiting"].is_null()
+        });
+    }
+
+    fn answer(&self, to: &str) -> String {
+        let to = to.parse().expect("an address");
+        child::run(&self.scene.client(), || dial(to))
+    }
+
+    /// What `explain` says from the kernel.
+    fn explain(&self, to: &str) -> serde_json::Value {
+        let args = ["--from-workload", "default/client", "--to", to, "--output", "json"];
+        self.scene.redirector.ask("explain", &args).json()
+    }
+}
+
+#[test]
+fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolved_to() {
+    let Some(named) = Named::new("byname") else { return };
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.10"]);
+    let daemon = named.start("1h");
+    named.waits(&["192.0.2.10"], &[]);
+    assert_eq!(named.answer(FIRST), "two");
+    assert_eq!(named.explain(SECOND)["verdict"], "passthrough");
+
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.11"]);
+    named.waits(&["192.0.2.11"], &["192.0.2.10"]);
+    assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));
+
+    // The last good answer stays, whatever the server says, and over a restart.
+    named.dns.say("db.example.com", Says::Nothing(1));
+    let warned = |status: &serde_json::Value| {
+        let unresolved = status["config"]["unresolved"].as_array();
+        unresolved.is_some_and(|all| all.iter().any(|one| one["kept"][0] == "192.0.2.11"))
+    };
+    named.scene.redirector.wait("the warning", warned);
+    assert_eq!(named.answer(SECOND), "two");
+    daemon.kill();
+    let _daemon = named.start("1h");
+    assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));
+    named.scene.redirector.wait("the warning", warned);
+}
+
+#[test]
+fn what_a_name_resolved_to_is_let_go_when_its_time_is_over() {
+    let Some(named) = Named::new("grace") else { return };
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.10", "192.0.2.11"]);
+    let _daemon = named.start("1s");
+    named.waits(&["192.0.2.10", "192.0.2.11"], &[]);
+    assert_eq!(named.answer(FIRST), "two");
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.11"]);
+    named.waits(&["192.0.2.11"], &[]);
+    assert_eq!(named.explain(FIRST)["verdict"], "passthrough");
+    assert_eq!(named.answer(SECOND), "two");
+}
+
+#[test]
+fn a_name_that_leads_to_the_machine_itself_or_to_a_service_takes_nothing_from_anybody() {
+    let Some(named) = Named::new("rebind") else { return };
+    // Of the server itself, and of the Service that the other rule is for.
+    let own = named.scene.one.address();
+    let entry = DATABASE.replace("19000", &own.port().to_string());
+    named.scene.redirector.write("other.yaml", &entry.replace("name: db", "name: other"));
+    named.dns.say_addresses("db.example.com", 60, &["127.0.0.1", "127.96.0.10", "192.0.2.10"]);
+    let _daemon = named.start("1h");
+    named.waits(&["127.0.0.1", "127.96.0.10", "192.0.2.10"], &[]);
+    assert_eq!(named.answer(FIRST), "two");
+    assert_eq!(named.answer(&own.to_string()), "one", "who dials it means it");
+    assert_eq!(named.answer("127.96.0.10:19000"), "one", "the Service's rule decides");
+    named.scene.redirector.wait("the warning", |status| {
+        let warnings = status["warnings"].as_array();
+        warnings.is_some_and(|all| all.iter().any(|one| one.to_string().contains("RD4062")))
+    });
+}
+
+#[test]
+fn before_a_name_is_resolved_nothing_is_taken_for_it() {
+    let Some(named) = Named::new("unresolved") else { return };
+    named.dns.say("db.example.com", Says::Nothing(1));
+    let _daemon = named.start("1h");
+    named.scene.redirector.wait("the warning", |status| {
+        status["config"]["unresolved"].as_array().is_some_and(|all| all.len() == 1)
+    });
+    let answer = named.explain(FIRST);
+    assert_eq!(answer["verdict"], "passthrough", "{answer}");
+    let notes = answer["notes"].to_string();
+    assert!(notes.contains("decided when its names are resolved: db.example.com"), "{notes}");
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.10"]);
+    named.waits(&["192.0.2.10"], &[]);
+    assert_eq!(named.answer(FIRST), "two");
+}
