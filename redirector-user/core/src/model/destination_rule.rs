@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Labels;
 use crate::proxy_header::Version;
@@ -70,15 +70,25 @@ struct WrittenPolicy {
     tls: Option<TlsMode>,
     port_level: BTreeMap<u16, PolicySettings>,
     tunnel: bool,
-    proxy_protocol: WrittenVersion,
+    #[serde(deserialize_with = "version")]
+    proxy_protocol: Option<Version>,
 }
 
-/// Once only whether it was set was written.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WrittenVersion {
-    Whether(bool),
-    Which(Option<Version>),
+/// Once only whether it was set was written, as JSON.
+fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Version>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Whether(bool),
+        Which(Option<Version>),
+    }
+    if !from.is_human_readable() {
+        return Option::deserialize(from);
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Whether(set) => set.then_some(Version::V1),
+        Written::Which(version) => version,
+    })
 }
 
 impl From<WrittenPolicy> for TrafficPolicy {
@@ -92,10 +102,7 @@ impl From<WrittenPolicy> for TrafficPolicy {
             },
             port_level: written.port_level,
             tunnel: written.tunnel,
-            proxy_protocol: match written.proxy_protocol {
-                WrittenVersion::Whether(set) => set.then_some(Version::V1),
-                WrittenVersion::Which(version) => version,
-            },
+            proxy_protocol: written.proxy_protocol,
         }
     }
 }
