@@ -191,6 +191,8 @@ fn the_dashboard_shows_only_what_is_exported_and_all_families_that_are_worth_it(
         "gateway_destination_active",
         "pods_foreseen_total",
         "remembered_connections",
+        "names",
+        "oldest_kept_answer_seconds",
     ];
     let bytes = ["gateway_sent_bytes_total", "gateway_received_bytes_total"];
     for family in FAMILIES {
