@@ -32,9 +32,17 @@ impl NamesArgs {
     ///
     /// # Errors
     ///
-    /// When servers are named that would not be asked.
-    pub fn via(&self) -> Result<Via, Failure> {
+    /// When servers are named that would not be asked, or where addresses are allocated
+    /// (`allocates`) and the resolver reads them in /etc/hosts.
+    pub fn via(&self, allocates: bool) -> Result<Via, Failure> {
         match (self.resolver, self.dns_server.as_slice()) {
+            (Which::System, _) if allocates => Err(Failure::new(
+                Exit::Usage,
+                "--resolver=system with --allocate-addresses: the system's resolver answers with \
+                 the addresses that were allocated, from /etc/hosts, and not with where the hosts \
+                 are",
+            )
+            .help("leave --resolver=system out, so that DNS servers are asked")),
             (Which::Hickory, servers) => Ok(Via::Dns { servers: servers.to_vec() }),
             (Which::System, []) => Ok(Via::System),
             (Which::System, _) => Err(Failure::new(
@@ -59,6 +67,16 @@ fn server(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_reads_allocated_addresses_in_etc_hosts_is_not_asked_for_others() {
+        let via = |resolver, allocates| {
+            NamesArgs { resolver, dns_server: Vec::new() }.via(allocates).map_err(|_| ())
+        };
+        assert_eq!(via(Which::System, true), Err(()));
+        assert_eq!(via(Which::System, false), Ok(Via::System));
+        assert_eq!(via(Which::Hickory, true), Ok(Via::Dns { servers: Vec::new() }));
+    }
 
     #[test]
     fn a_server_is_an_address_with_or_without_a_port() {

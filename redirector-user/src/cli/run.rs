@@ -223,10 +223,12 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
     if let Some(failure) = super::kernel::read_only(&args.kernel.bpffs) {
         return Err(failure);
     }
+    let settings = args.settings.settings(args.kubernetes.kubernetes);
+    let via = args.names.via(settings.allocates)?;
     daemon::run(Options {
         config: args.config.clone(),
         kubernetes: args.kubernetes.setup(),
-        settings: args.settings.settings(args.kubernetes.kubernetes),
+        settings,
         bpffs: args.kernel.bpffs.clone(),
         bpffs_is_default: args.kernel.bpffs_is_default(),
         state_dir: args.kernel.state_dir.clone(),
@@ -238,7 +240,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         timing: Timing { absence: args.times.debounce, rescan: args.times.rescan },
         verify: args.times.verify,
         self_test: args.times.self_test,
-        names: Setup { via: args.names.via()?, again: args.times.resolve },
+        names: Setup { via, again: args.times.resolve },
         grace: args.times.name_grace,
         drain: args.times.drain,
         access: args.times.access_log.map(|format| (format, args.times.access_log_file.clone())),

@@ -135,7 +135,8 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     let mut registry = Registry::new(&world);
     if args.resolve {
         let asked = registry.names_to_resolve().cloned().collect();
-        let Resolved { answers, failed } = names::resolve(&args.names.via()?, &asked);
+        let Resolved { answers, failed } =
+            names::resolve(&args.names.via(world.settings.allocates)?, &asked);
         let names = answers.into_iter();
         let names = names.map(|(name, found)| (name, Some(found.addresses.into())));
         let changes = Changes { names: names.collect(), ..Changes::default() };

@@ -4,11 +4,14 @@
 //! that failed before come last, and names of one domain take turns with those of others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use super::{Ask, Looked, Missed, Resolved};
+use redirector_core::registry::is_given;
+
+use super::{Ask, Family, Found, Looked, Missed, Resolved};
 
 /// Most names that have their turn at a time.
 pub(super) const AT_ONCE: usize = 16;
@@ -225,7 +228,7 @@ impl Schedule {
             return;
         }
         let holds = |ttl: Duration| ttl.clamp(SHORTEST, LONGEST);
-        let again = match found {
+        let again = match found.and_then(usable) {
             Ok(found) => {
                 self.failing.remove(&name);
                 let again = found.ttl.map_or(self.again, holds);
@@ -250,4 +253,24 @@ impl Schedule {
         known.answers.remove(&name);
         known.failed.insert(name, why);
     }
+}
+
+/// What an answer says of where a host is. Servers of this machine, and `getaddrinfo`, read
+/// in /etc/hosts what `redirector hosts` has written there, and that says nothing of it.
+fn usable(mut found: Found) -> Looked {
+    let of = |family: Family, all: &[IpAddr]| all.iter().any(|ip| family.has(ip));
+    let before = found.addresses.clone();
+    found.addresses.retain(|ip| !is_given(&ip.to_canonical()));
+    if found.addresses.is_empty() {
+        let because = match before.is_empty() {
+            true => "the answer has no addresses",
+            false => "answered from this machine's own /etc/hosts: name a server by --dns-server",
+        };
+        return Err(Missed { because: because.to_owned(), ttl: None });
+    }
+    // Of a family with nothing else it is not known what there is.
+    let is_hidden = |family: &Family| of(*family, &before) && !of(*family, &found.addresses);
+    let hidden = [Family::V4, Family::V6].into_iter().find(is_hidden);
+    found.silent = found.silent.or(hidden);
+    Ok(found)
 }

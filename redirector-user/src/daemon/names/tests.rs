@@ -91,6 +91,25 @@ fn a_name_that_does_not_answer_is_told_once_and_may_answer_later() {
 }
 
 #[test]
+fn what_this_machine_was_given_says_nothing_of_where_a_host_is() {
+    let mut schedule = schedule();
+    schedule.want(names(["a.x".to_owned()]));
+    let mut found = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
+        schedule.found("a.x".into(), Ok(Found { addresses, ..Found::default() }));
+        schedule.known.take().unwrap().0
+    };
+    let resolved = found(&["240.240.0.9", "192.0.2.1", "fdf0:240:240::9"]);
+    let answer = &resolved.answers["a.x"];
+    assert_eq!(answer.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(answer.silent, Some(Family::V6), "what is known of it stays");
+    let resolved = found(&["240.240.0.9", "fdf0:240:240::9", "::ffff:240.240.0.9"]);
+    let because = "answered from this machine's own /etc/hosts: name a server by --dns-server";
+    assert!(resolved.answers.is_empty() && resolved.failed["a.x"] == because, "{resolved:?}");
+    assert_eq!(found(&[]).failed["a.x"], "the answer has no addresses");
+}
+
+#[test]
 fn an_answer_is_asked_for_again_when_it_holds_no_longer() {
     let mut schedule = schedule();
     let name: Arc<str> = "a.x".into();
