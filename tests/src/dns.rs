@@ -30,8 +30,8 @@ pub enum Says {
     Nothing(u32),
     /// Nothing at all.
     Silence,
-    /// That another name has this address.
-    OfAnother(String, IpAddr),
+    /// These addresses, and that another name has this one.
+    OfAnother(Vec<IpAddr>, String, IpAddr),
 }
 
 #[derive(Debug, Default)]
@@ -190,8 +190,10 @@ fn answer(script: &Mutex<Script>, bytes: &[u8]) -> Option<(Message, Message)> {
                     answer.add_authority(authority(*ttl));
                 }
             }
-            Some(Says::OfAnother(other, ip)) => {
+            Some(Says::OfAnother(all, other, ip)) => {
                 let other: Name = format!("{other}.").parse().ok()?;
+                let all = all.iter().filter(is_asked_for);
+                answer.add_answers(all.map(|ip| address(&owner, 60, ip)));
                 let own = Some(ip).filter(is_asked_for);
                 answer.add_answers(own.map(|ip| address(&other, 60, ip)));
             }

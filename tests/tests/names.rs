@@ -46,10 +46,13 @@ fn what_is_no_answer_to_the_question_is_none() {
     server.say("gone.example.com", Says::Nothing(30));
     server.say_addresses("empty.example.com", 30, &[]);
     let address = IpAddr::from([192, 0, 2, 66]);
-    server.say("asked.example.com", Says::OfAnother("another.example.com".to_owned(), address));
-    let all = names(&["gone.example.com", "empty.example.com", "asked.example.com"]);
-    let resolved = resolve(&via(&server), &all);
-    assert!(resolved.answers.is_empty(), "{resolved:?}");
+    let other = |own| Says::OfAnother(own, "another.example.com".to_owned(), address);
+    server.say("asked.example.com", other(Vec::new()));
+    server.say("mixed.example.com", other(vec![IpAddr::from([192, 0, 2, 1])]));
+    let all = ["gone.example.com", "empty.example.com", "asked.example.com", "mixed.example.com"];
+    let resolved = resolve(&via(&server), &names(&all));
+    assert_eq!(resolved.answers.len(), 1, "{resolved:?}");
+    assert_eq!(addresses(&resolved, "mixed.example.com"), "192.0.2.1");
     assert!(resolved.failed["gone.example.com"].contains("NXDOMAIN"), "{resolved:?}");
     assert!(resolved.failed["empty.example.com"].contains("neither A nor AAAA"), "{resolved:?}");
     assert_eq!(resolved.failed.len(), 3);

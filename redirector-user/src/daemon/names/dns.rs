@@ -1,11 +1,13 @@
 //! Names by DNS, and /etc/hosts before it. What a machine uses beyond that (modules of
 //! nsswitch such as mDNS, LDAP or systemd's own names) is not asked.
 
-use std::fs::{self, File};
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, Cursor};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +19,23 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use redirector_core::registry::is_given;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Ask, Done, Family, Found, Looked, Missed};
 
-/// After this long a lookup ends, whatever the servers do.
-const END: Duration = Duration::from_secs(30);
+/// How long a lookup may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// After this long it ends, whatever the servers do: before it counts as one that does
+    /// not answer, since one family may be known.
+    whole: Duration,
+    /// So long AAAA records of a name are waited for that does not exist by the answer for A.
+    of_gone: Duration,
+}
+
+/// This long.
+const PATIENCE: Patience =
+    Patience { whole: Duration::from_secs(8), of_gone: Duration::from_secs(1) };
 
 /// Asks DNS servers.
 pub(super) struct Dns {
@@ -30,8 +43,12 @@ pub(super) struct Dns {
     runtime: Option<Runtime>,
     files: Files,
     servers: Vec<SocketAddr>,
+    patience: Patience,
     current: Result<Arc<Asked>, String>,
-    stamps: [Option<Stamp>; 2],
+    /// Of the files that `current` was read from.
+    stamps: Option<[Option<Stamp>; 2]>,
+    /// Why they could not be read again.
+    refused: Option<String>,
 }
 
 /// What the machine says about names.
@@ -46,26 +63,33 @@ type Stamp = (u64, u64, i64, i64, u64);
 
 /// Servers and hosts as they were read.
 struct Asked {
+    /// Asks for whole names only.
     resolver: TokioResolver,
     hosts: Hosts,
+    search: Vec<Name>,
+    /// A name with so many dots is tried as a whole one first.
+    ndots: usize,
+    patience: Patience,
 }
 
 impl Dns {
     /// Asks these servers, or those of the machine.
     pub fn new(servers: Vec<SocketAddr>) -> io::Result<Self> {
         let files = Files { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() };
-        Self::reading(files, servers)
+        Self::reading(files, servers, PATIENCE)
     }
 
-    fn reading(files: Files, servers: Vec<SocketAddr>) -> io::Result<Self> {
+    fn reading(files: Files, servers: Vec<SocketAddr>, patience: Patience) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("dns")
             .enable_all()
             .build()?;
         let stamps = files.stamps();
-        let current = Asked::read(&files, &servers).map(Arc::new);
-        Ok(Self { runtime: Some(runtime), files, servers, current, stamps })
+        let current = Asked::read(&files, &servers, patience).map(Arc::new);
+        let stamps = current.is_ok().then_some(stamps);
+        let runtime = Some(runtime);
+        Ok(Self { runtime, files, servers, patience, current, stamps, refused: None })
     }
 }
 
@@ -83,25 +107,34 @@ impl Ask for Dns {
         let asked = self.current.clone().map_err(io::Error::other)?;
         let name = name.clone();
         if let Some(runtime) = &self.runtime {
-            runtime.spawn(async move {
-                let looked = timeout(END, asked.look_up(&name)).await;
-                done(looked.unwrap_or_else(|_| {
-                    let because = format!("no answer in {} s", END.as_secs());
-                    Err(Missed { because, ttl: None })
-                }));
-            });
+            runtime.spawn(async move { done(asked.look_up(&name).await) });
         }
         Ok(())
     }
 
     fn has_changed(&mut self) -> bool {
         let stamps = self.files.stamps();
-        if self.stamps == stamps {
+        if self.stamps == Some(stamps) {
             return false;
         }
-        self.stamps = stamps;
-        self.current = Asked::read(&self.files, &self.servers).map(Arc::new);
-        true
+        match Asked::read(&self.files, &self.servers, self.patience) {
+            Ok(asked) => {
+                (self.current, self.stamps) = (Ok(Arc::new(asked)), Some(stamps));
+                self.refused = None;
+                true
+            }
+            // What was read before stays, and next time it is tried again.
+            Err(why) => {
+                if self.refused.as_ref() != Some(&why) {
+                    tracing::warn!("servers and hosts cannot be read again: {why}");
+                }
+                if self.current.is_err() {
+                    self.current = Err(why.clone());
+                }
+                self.refused = Some(why);
+                false
+            }
+        }
     }
 }
 
@@ -117,7 +150,7 @@ impl Files {
 impl Asked {
     /// A machine without these files has no hosts, and a server of its own, as libc takes
     /// it.
-    fn read(files: &Files, servers: &[SocketAddr]) -> Result<Self, String> {
+    fn read(files: &Files, servers: &[SocketAddr], patience: Patience) -> Result<Self, String> {
         let (search, mut known, mut options) = match read(&files.resolv_conf)? {
             // Servers come from it unless others are named.
             Some(text) => resolv_conf(&text, servers.is_empty())
@@ -132,19 +165,17 @@ impl Asked {
         // What holds how long is decided elsewhere, and hosts go before all search.
         (options.cache_size, options.use_hosts_file) = (0, ResolveHosts::Never);
         options.preserve_intermediates = true;
-        let config = ResolverConfig::from_parts(None, search, known);
+        let ndots = options.ndots;
+        let config = ResolverConfig::from_parts(None, Vec::new(), known);
         let provider = TokioRuntimeProvider::default();
         let resolver = TokioResolver::builder_with_config(config, provider).with_options(options);
         let resolver = resolver.build().map_err(|error| error.to_string())?;
         let mut hosts = Hosts::default();
-        match File::open(&files.hosts) {
-            Ok(file) => hosts
-                .read_hosts_conf(file)
-                .map_err(|error| format!("{}: {error}", files.hosts.display()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{}: {error}", files.hosts.display())),
+        if let Some(text) = read(&files.hosts)? {
+            let parsed = hosts.read_hosts_conf(Cursor::new(text));
+            parsed.map_err(|error| format!("{}: {error}", files.hosts.display()))?;
         }
-        Ok(Self { resolver, hosts })
+        Ok(Self { resolver, hosts, search, ndots, patience })
     }
 
     async fn look_up(&self, name: &str) -> Looked {
@@ -160,26 +191,77 @@ impl Asked {
         if !hosts.is_empty() {
             return Ok(Found { addresses: each_once(hosts), ..Found::default() });
         }
-        let look_up = |kind| self.resolver.lookup(asked.clone(), kind);
-        let (v4, v6) = tokio::join!(look_up(RecordType::A), look_up(RecordType::AAAA));
-        let answer = |looked: Result<hickory_resolver::lookup::Lookup, NetError>| match looked {
-            Ok(lookup) => {
-                let all = lookup.answers();
-                let ttl = all.iter().map(|record| record.ttl).min();
-                Answered::Some(all.iter().filter_map(address).collect(), ttl)
+        let until = Instant::now() + self.patience.whole;
+        let (mut gone, mut ttl) = (true, None);
+        for candidate in self.candidates(&asked) {
+            match self.ask(&candidate, until).await {
+                (Answered::Some(addresses, ttl), silent) => {
+                    let addresses = each_once(addresses);
+                    return Ok(Found { addresses, silent, ttl: seconds(ttl) });
+                }
+                (Answered::None { gone: also, ttl: other }, _) => {
+                    (gone, ttl) = (gone && also, least(ttl, other));
+                }
+                // It may be this one, and the next one somebody else's.
+                (Answered::Failed(why), _) => {
+                    return Err(missed(format!("{why} (asked for {candidate})")));
+                }
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let gone = none.response_code == ResponseCode::NXDomain;
-                Answered::None { gone, ttl: none.negative_ttl }
-            }
-            Err(error) => Answered::Failed(error.to_string()),
+        }
+        let because = match gone {
+            true => "there is no such name (NXDOMAIN)",
+            false => "it has neither A nor AAAA records",
         };
-        both(answer(v4), answer(v6))
+        Err(Missed { because: because.to_owned(), ttl: seconds(ttl) })
+    }
+
+    /// What a name may be, as libc tries it: itself as a whole one before or after what it
+    /// is in the domains of the search list.
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        if name.is_fqdn() {
+            return vec![name.clone()];
+        }
+        let mut whole = name.clone();
+        whole.set_fqdn(true);
+        // One that is too long is none.
+        let searched = self.search.iter().filter_map(|one| name.clone().append_domain(one).ok());
+        let mut all: Vec<Name> = searched.collect();
+        let dots = usize::from(name.num_labels()).saturating_sub(1);
+        let at = if dots >= self.ndots || name.is_localhost() { 0 } else { all.len() };
+        all.insert(at, whole);
+        all
+    }
+
+    /// Asks for both families of a whole name.
+    async fn ask(&self, name: &Name, until: Instant) -> (Answered, Option<Family>) {
+        let one = |kind| async move {
+            match timeout_at(until, self.resolver.lookup(name.clone(), kind)).await {
+                Ok(Ok(lookup)) => of_name(name, lookup.answers()),
+                Ok(Err(error)) => error.into(),
+                Err(_) => Answered::silent(self.patience.whole),
+            }
+        };
+        let (mut v4, mut v6) = (pin!(one(RecordType::A)), pin!(one(RecordType::AAAA)));
+        tokio::select! {
+            v4 = &mut v4 => {
+                // That there is no such name is so for both. The other way around servers
+                // say it that know nothing of AAAA.
+                let v6 = match v4 {
+                    Answered::None { gone: true, .. } => {
+                        let of_gone = self.patience.of_gone;
+                        timeout(of_gone, v6).await.unwrap_or_else(|_| Answered::silent(of_gone))
+                    }
+                    _ => v6.await,
+                };
+                both(v4, v6)
+            }
+            v6 = &mut v6 => both(v4.await, v6),
+        }
     }
 }
 
-/// What came of a question for one family.
-#[derive(Debug)]
+/// What came of a question for one family, or for both.
+#[derive(PartialEq, Debug)]
 enum Answered {
     /// Addresses, and for how many seconds they hold.
     Some(Vec<IpAddr>, Option<u32>),
@@ -189,37 +271,75 @@ enum Answered {
     Failed(String),
 }
 
-fn both(v4: Answered, v6: Answered) -> Looked {
-    let seconds = |ttl: Option<u32>| ttl.map(|seconds| Duration::from_secs(seconds.into()));
-    // What holds for less time counts; what does not say it says nothing.
-    let least = |one: Option<u32>, other: Option<u32>| match (one, other) {
+impl Answered {
+    fn silent(time: Duration) -> Self {
+        Self::Failed(format!("no answer in {} s", time.as_secs_f32()))
+    }
+}
+
+impl From<NetError> for Answered {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) => {
+                let gone = none.response_code == ResponseCode::NXDomain;
+                Self::None { gone, ttl: none.negative_ttl }
+            }
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What records say of a name: those of the name itself, and of what it is an alias of.
+fn of_name(name: &Name, records: &[Record]) -> Answered {
+    let aliases = records.iter().filter_map(|record| match &record.data {
+        RData::CNAME(target) => Some((&record.name, &target.0)),
+        _ => None,
+    });
+    let mut aliases: HashMap<&Name, &Name> = aliases.collect();
+    let (mut chain, mut last) = (HashSet::from([name]), name);
+    // Each is gone along once, so that a ring ends.
+    while let Some(next) = aliases.remove(last) {
+        chain.insert(next);
+        last = next;
+    }
+    let own = || records.iter().filter(|record| chain.contains(&record.name));
+    let addresses: Vec<IpAddr> = own().filter_map(address).collect();
+    match addresses.is_empty() {
+        true => Answered::None { gone: false, ttl: None },
+        false => Answered::Some(addresses, own().map(|record| record.ttl).min()),
+    }
+}
+
+fn seconds(ttl: Option<u32>) -> Option<Duration> {
+    ttl.map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// What holds for less time counts; what does not say it says nothing.
+fn least(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
-    };
-    let found = |addresses, silent, ttl| {
-        Ok(Found { addresses: each_once(addresses), silent, ttl: seconds(ttl) })
-    };
+    }
+}
+
+/// What both families come to, and of which one nothing is known.
+fn both(v4: Answered, v6: Answered) -> (Answered, Option<Family>) {
     match (v4, v6) {
         (Answered::Some(mut v4, one), Answered::Some(v6, other)) => {
             v4.extend(v6);
-            found(v4, None, least(one, other))
+            (Answered::Some(v4, least(one, other)), None)
         }
         (Answered::Some(all, one), Answered::None { ttl, .. })
         | (Answered::None { ttl, .. }, Answered::Some(all, one)) => {
-            found(all, None, least(one, ttl))
+            (Answered::Some(all, least(one, ttl)), None)
         }
-        (Answered::Some(all, ttl), Answered::Failed(_)) => found(all, Some(Family::V6), ttl),
-        (Answered::Failed(_), Answered::Some(all, ttl)) => found(all, Some(Family::V4), ttl),
+        (found @ Answered::Some(..), Answered::Failed(_)) => (found, Some(Family::V6)),
+        (Answered::Failed(_), found @ Answered::Some(..)) => (found, Some(Family::V4)),
         (Answered::None { gone, ttl: one }, Answered::None { gone: also, ttl: other }) => {
-            let because = match gone || also {
-                true => "there is no such name (NXDOMAIN)",
-                false => "it has neither A nor AAAA records",
-            };
-            Err(Missed { because: because.to_owned(), ttl: seconds(least(one, other)) })
+            (Answered::None { gone: gone || also, ttl: least(one, other) }, None)
         }
-        (Answered::Failed(why), _) | (_, Answered::Failed(why)) => {
-            Err(Missed { because: why, ttl: None })
-        }
+        (none @ Answered::None { gone: true, .. }, Answered::Failed(_)) => (none, None),
+        (failed @ Answered::Failed(_), _) | (_, failed @ Answered::Failed(_)) => (failed, None),
     }
 }
 
@@ -232,7 +352,7 @@ fn address(record: &Record) -> Option<IpAddr> {
 }
 
 fn each_once(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let mut known = std::collections::HashSet::new();
+    let mut known = HashSet::new();
     addresses.into_iter().filter(|address| known.insert(*address)).collect()
 }
 
@@ -242,10 +362,10 @@ fn server(at: &SocketAddr) -> NameServerConfig {
     server
 }
 
-/// The text of a file; `None` where it is not there.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
+/// The text of a file; `None` where it is not there. A comment may be in any encoding.
+fn read(path: &Path) -> Result<Option<String>, String> {
     match fs::read(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
@@ -254,12 +374,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
 type Conf = (Vec<Name>, Vec<NameServerConfig>, ResolverOpts);
 
 /// What a resolv.conf says. One without servers is good, too.
-fn resolv_conf(text: &[u8], servers: bool) -> Result<Conf, String> {
-    let named = text.split(|byte| *byte == b'\n');
-    let named = named.map(<[u8]>::trim_ascii_start).any(|line| line.starts_with(b"nameserver"));
-    let mut text = text.to_vec();
-    if !named {
-        text.extend(b"\nnameserver 127.0.0.1\n");
+fn resolv_conf(text: &str, servers: bool) -> Result<Conf, String> {
+    let mut text = text.to_owned();
+    if !text.lines().any(|line| line.trim_start().starts_with("nameserver")) {
+        text.push_str("\nnameserver 127.0.0.1\n");
     }
     let parsed = hickory_resolver::system_conf::parse_resolv_conf(&text);
     let (config, options) = parsed.map_err(|error| error.to_string())?;
