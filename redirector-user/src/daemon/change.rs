@@ -282,7 +282,7 @@ impl Daemon {
         }
         if let Some(names) = &step.names {
             self.names.want(names);
-            self.note_names();
+            self.asked.is_news = true;
         }
         if step.sources.is_some() || step.view.is_some() {
             self.look();

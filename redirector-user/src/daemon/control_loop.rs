@@ -443,6 +443,7 @@ impl Daemon {
     /// Has the report say what is so now.
     fn refresh(&mut self) {
         self.look_for_findings();
+        self.note_names();
         (self.report.gateways, self.report.relay) = self.gateways.report();
     }
 

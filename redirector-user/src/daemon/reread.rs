@@ -41,6 +41,7 @@ impl Daemon {
             return;
         }
         let over: Vec<Waiter> = self.rereading.extract_if(.., |one| one.reading <= read).collect();
+        self.note_names();
         for Waiter { before, reply, .. } in over {
             let (generation, report) = (self.generation, Some(Box::new(self.report.clone())));
             let before = Some(before);

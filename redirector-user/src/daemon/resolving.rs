@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use redirector_core::registry::MOST_ADDRESSES;
+
 use super::control_loop::Daemon;
 use super::engine::Engine;
 use super::names::{Found, Resolved as Looked};
@@ -20,6 +22,8 @@ pub(super) struct Asked {
     answered: BTreeMap<Arc<str>, u64>,
     /// How often a lookup has failed.
     pub failures: u64,
+    /// What the report says of the names is not so any more.
+    pub is_news: bool,
 }
 
 impl Asked {
@@ -62,6 +66,14 @@ impl Engine {
             known.former.extend(before.difference(&after).map(|gone| (*gone, until)));
         }
         known.former.retain(|ip, _| !after.contains(ip));
+        // More are not taken: those that have left last stay.
+        let most = MOST_ADDRESSES.saturating_sub(after.len());
+        if known.former.len() > most {
+            let mut last: Vec<_> = known.former.iter().map(|(ip, until)| (*until, *ip)).collect();
+            last.sort_unstable();
+            let last = last.into_iter().rev().take(most);
+            known.former = last.map(|(until, ip)| (ip, until)).collect();
+        }
         (known.addresses, known.at) = (addresses, now);
         self.told.insert(name.clone());
         true
@@ -102,16 +114,18 @@ impl Daemon {
         let mut unresolved = std::mem::take(&mut self.report.unresolved);
         let before = unresolved.len();
         unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
-        let mut news = unresolved.len() != before;
+        // These are in order; those that come behind them are others.
+        let told = unresolved.len();
+        let mut news = told != before;
         self.asked.failures += failed.len() as u64;
         for (name, because) in failed {
             let known = self.engine.resolved().get(&name);
             let kept = known.map(|known| known.addresses.clone()).unwrap_or_default();
             let answered = self.asked.answered.get(&name).copied();
             let answered = answered.or(known.map(|known| known.at));
-            match unresolved.iter_mut().find(|one| *one.name == *name) {
-                Some(known) => (known.because, known.kept) = (because, kept),
-                None => {
+            match unresolved[..told].binary_search_by(|one| (*one.name).cmp(&name)) {
+                Ok(at) => (unresolved[at].because, unresolved[at].kept) = (because, kept),
+                Err(_) => {
                     let refuses = self.engine.is_endpoint(&name);
                     let (name, since) = (name.to_string(), now);
                     let one = UnresolvedName { name, because, since, kept, answered, refuses };
@@ -127,28 +141,30 @@ impl Daemon {
             self.judge_again();
         }
         // What is reported is written down: that an answer was confirmed is no news.
-        if news || moved {
-            self.note_names();
-        }
+        self.asked.is_news |= news || moved;
     }
 
     /// Lets go of what names resolved to before, when it is time to.
     pub(super) fn let_go(&mut self) {
         if self.engine.let_go(now()) {
-            self.changed = true;
-            self.note_names();
+            (self.changed, self.asked.is_news) = (true, true);
         }
     }
 
-    /// Notes what is known of the names that are wanted.
+    /// Notes what is known of the names that are wanted, when that is news.
     pub(super) fn note_names(&mut self) {
+        if !std::mem::take(&mut self.asked.is_news) {
+            return;
+        }
         let asked = self.names.asked();
         self.asked.answered.retain(|name, _| asked.contains(name));
         let known = self.engine.resolved();
         let one = |name: &Arc<str>| {
             let known = known.get(name).cloned().unwrap_or_default();
             let Resolved { addresses, at, ttl, former } = known;
-            let failing = self.report.unresolved.iter().find(|one| *one.name == **name);
+            let failing = &self.report.unresolved;
+            let failing = failing.binary_search_by(|one| (*one.name).cmp(name)).ok();
+            let failing = failing.map(|at| &self.report.unresolved[at]);
             KnownName {
                 name: name.to_string(),
                 addresses,

@@ -1,6 +1,7 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use redirector_core::documents;
+use redirector_core::registry::MOST_ADDRESSES;
 use redirector_core::store::Content;
 
 use super::*;
@@ -154,6 +155,23 @@ fn what_leaves_an_answer_stays_an_address_of_the_name_for_a_while() {
     let back = resolve(&mut engine, &[two], None, 500);
     let known = known(true, two, "192.0.2.1 fd00::1");
     assert_eq!(back, known, "what comes back is no former one");
+}
+
+#[test]
+fn of_what_has_left_an_answer_no_more_is_kept_than_is_taken_and_the_last_stay() {
+    let mut engine = engine();
+    engine.grace = Duration::from_secs(300);
+    let name: Arc<str> = "db.example".into();
+    let all = |first: u32| (first..first + 500).map(|n| IpAddr::from(Ipv4Addr::from(n)));
+    for (now, first) in [(1, 1000), (2, 3000), (3, 2000), (4, 4000)] {
+        let addresses = all(first).collect();
+        engine.resolve(&name, Found { addresses, ..Found::default() }, now);
+    }
+    let known = &engine.resolved()["db.example"];
+    assert_eq!(known.addresses.len() + known.former.len(), MOST_ADDRESSES);
+    assert!(all(2000).all(|ip| known.former.contains_key(&ip)));
+    let older = all(3000).filter(|ip| known.former.contains_key(ip));
+    assert_eq!(older.count(), MOST_ADDRESSES - 1000);
 }
 
 fn left_out(engine: &Engine) -> Vec<String> {
