@@ -1,6 +1,9 @@
 //! Changes that have to wait, and entries that connections are counted in.
 
+use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
@@ -35,6 +38,18 @@ fn answer(place: &Place) -> String {
     })
 }
 
+/// An array that is pinned, of so many words each.
+fn array<const WORDS: usize>(pin: &Path) -> Array<MapData, [u64; WORDS]> {
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the map"));
+    Array::try_from(map.expect("a known type")).expect("an array")
+}
+
+/// Has so many programs read, as if they were preempted in the middle.
+fn readers(place: &Place) -> impl FnMut(u64) + use<> {
+    let mut readers = array::<8>(&place.pins().join("current/READERS"));
+    move |count| readers.set(0, [count, 0, 0, 0, 0, 0, 0, 0], 0).expect("set")
+}
+
 #[test]
 fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays() {
     if !privileged() {
@@ -45,12 +60,7 @@ fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays(
         .map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
     let images = servers.each_ref().map(image);
     let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
-    let pin = place.pins().join("current/READERS");
-    let readers = Map::from_map_data(MapData::from_pin(pin).expect("the map"));
-    let mut readers: Array<MapData, [u64; 8]> =
-        Array::try_from(readers.expect("a known type")).expect("an array");
-    // As if one were preempted in the middle.
-    let mut reading = |count: u64| readers.set(0, [count, 0, 0, 0, 0, 0, 0, 0], 0).expect("set");
+    let mut reading = readers(&place);
     reading(1);
     let begun = Instant::now();
     datapath.apply(&images[0].diff(&images[1]), 2).expect("in force");
@@ -73,6 +83,87 @@ fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays(
     assert!(datapath.active().in_step && datapath.behind().is_none());
     datapath.apply(&images[1].diff(&images[2]), 3).expect("in force");
     assert!(answer(&place).starts_with("three"));
+}
+
+#[test]
+fn what_mends_the_tables_is_written_to_no_side_that_is_read() {
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("mended");
+    let servers =
+        ["one", "two"].map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
+    let images = servers.each_ref().map(image);
+    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    let generation = datapath.active().generation;
+    let mut reading = readers(&place);
+    reading(1);
+    // Of the same generation.
+    datapath.apply(&images[0].diff(&images[1]), generation).expect("in force");
+    assert!(answer(&place).starts_with("two"));
+    let active = datapath.active();
+    assert_eq!((active.generation, active.in_step), (generation, false));
+    let read = active.side.other();
+    let refused = datapath.apply(&images[1].diff(&images[0]), generation).expect_err("it waits");
+    assert!(matches!(refused, Error::GracePeriod { .. }), "{refused}");
+    assert_eq!(datapath.dump(read).expect("read"), images[0]);
+    // Nor by who comes after this one.
+    drop(datapath);
+    assert!(Datapath::take_over(&place.options()).is_err());
+    reading(0);
+    let datapath = Datapath::take_over(&place.options()).expect("taken over");
+    assert!(datapath.active().in_step);
+    assert_eq!(datapath.dump(read).expect("read"), images[1]);
+}
+
+#[test]
+fn an_endpoint_that_has_lost_some_of_its_places_stays_ejected_until_the_last() {
+    const DESTINATION: u32 = 1;
+    const WORDS: usize = size_of::<Live>() / 8;
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("slots");
+    let mut builder = Builder::default();
+    let endpoint = |host: u8| SocketAddr::from(([127, 0, 0, host], 19001));
+    let route = builder.route(&[1, 2, 2].map(endpoint));
+    builder.frontend(service(), route);
+    let mut before = builder.build();
+    for destination in before.destinations.values_mut() {
+        (destination.policy, destination.live) = (policy::EJECTING, DESTINATION);
+        (destination.owner, destination.eject_after, destination.eject_most) = (4711, 1, 2);
+    }
+    let of = |image: &mut Image, place: u32, host: u32| {
+        let backend = image.backends.get_mut(&place).expect("a place");
+        backend.addr = endpoint(host as u8).ip().into();
+        (backend.live, backend.owner) = (DESTINATION + host, 4711 + host);
+    };
+    (0..3).zip([1, 2, 2]).for_each(|(place, host)| of(&mut before, place, host));
+    let mut datapath: Datapath = place.start(&place.options(), &before).expect("started");
+    // As if connections to the second one had failed.
+    let mut lives = array::<WORDS>(&place.pins().join(format!("counts-{LIVE_LAYOUT}/LIVE-0")));
+    let stamp = Live::stamp(lives.get(&DESTINATION, 0).expect("an entry")[0]);
+    let mut set = |number: u32, offset: usize, word: u64| {
+        let mut live = lives.get(&number, 0).expect("an entry");
+        live[offset / 8] = word;
+        lives.set(number, live, 0).expect("set");
+    };
+    set(DESTINATION + 2, offset_of!(Live, ejected_until), u64::MAX);
+    set(DESTINATION + 2, offset_of!(Live, parent), Live::link(DESTINATION, stamp));
+    set(DESTINATION, offset_of!(Live, ejected), 1);
+    let ejected = |datapath: &Datapath| {
+        let lives: BTreeMap<u32, Live> = datapath.lives().into_iter().collect();
+        (lives[&(DESTINATION + 2)].ejected_until != 0, lives[&DESTINATION].ejected)
+    };
+    assert_eq!(ejected(&datapath), (true, 1));
+    let mut fewer = before.clone();
+    of(&mut fewer, 1, 3);
+    datapath.apply(&before.diff(&fewer), 2).expect("in force");
+    assert_eq!(ejected(&datapath), (true, 1), "it has a place left");
+    let mut none = fewer.clone();
+    of(&mut none, 2, 3);
+    datapath.apply(&fewer.diff(&none), 3).expect("in force");
+    assert_eq!(ejected(&datapath), (false, 0), "it is gone");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! The programs count in them at the same time; connections of an earlier owner
 //! know it by its stamp.
 
+use std::collections::HashSet;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -230,14 +231,22 @@ impl Maps {
 
     /// Endpoints that a change has removed are not ejected any more: they must
     /// not count among those that may be.
-    pub fn pardon_the_gone(&self, delta: &Delta) {
-        let used: std::collections::HashSet<u32> =
-            delta.backends.iter().filter_map(|change| Some(change.new?.live)).collect();
-        for old in delta.backends.iter().filter_map(|change| change.old) {
-            if old.live != 0 && !used.contains(&old.live) {
-                self.pardon(old.live);
-            }
+    pub fn pardon_the_gone(&self, delta: &Delta) -> Result<(), Error> {
+        let is_ejected = |number: &u32| {
+            let until = self.lives.word(*number, offset_of!(Live, ejected_until));
+            until.is_some_and(|until| until.load(SeqCst) != 0)
+        };
+        let left = delta.backends.iter().filter_map(|change| Some(change.old?.live));
+        let mut gone: HashSet<u32> = left.filter(is_ejected).collect();
+        if gone.is_empty() {
+            return Ok(());
         }
+        // One that has several places may have left some of them only.
+        for (_, backend) in self.backends.dump(self.active().side)? {
+            gone.remove(&backend.live);
+        }
+        gone.into_iter().for_each(|number| self.pardon(number));
+        Ok(())
     }
 
     fn pardon(&self, number: u32) {

@@ -266,7 +266,9 @@ impl Datapath {
         }
         self.behind = self.maps.apply(delta, generation, after)?;
         self.counts = after;
-        self.maps.pardon_the_gone(delta);
+        if let Err(error) = self.maps.pardon_the_gone(delta) {
+            tracing::warn!("endpoints that are gone may still count as ejected: {error}");
+        }
         Ok(())
     }
 

@@ -236,7 +236,11 @@ impl Maps {
             .word(0, offset_of!(Control, epoch))
             .store(epoch.wrapping_add(1), Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        // From here on the change is in force.
+        // From here on the change is in force. One of the same generation mends what differs
+        // from it: the words must not say that both sides hold the same before they do.
+        if self.generation(side) == generation {
+            self.generation_word(side).store(GENERATION_DIRTY, Ordering::SeqCst);
+        }
         let behind = self
             .wait_for_readers()
             .and_then(|()| self.bring(side, delta, generation, has_prefixes));
