@@ -382,6 +382,36 @@ fn what_another_version_left_is_removed_once_nothing_uses_it() {
 }
 
 #[test]
+fn memory_that_cannot_be_read_for_want_of_memory_is_not_removed() {
+    // So much that it can only be mapped where there is room for it.
+    const PLACES: u32 = 4 << 20;
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("enomem"), server());
+    let memory = place.pins().join(format!("memory-0-{PLACES}"));
+    std::fs::create_dir_all(&memory).expect("a directory");
+    for (name, places) in [("OVERFLOW_STATE", 1), ("CONNECTIONS", PLACES)] {
+        let mut map: Array<MapData, u64> = Array::create(places, BPF_F_MMAPABLE).expect("a map");
+        map.set(0, 1, 0).expect("written");
+        map.pin(memory.join(name)).expect("pinned");
+    }
+    let mut datapath = place.start(&place.options(), &image(&server)).expect("started");
+    child::run(place.cgroup.path(), || {
+        let pages = std::fs::read_to_string("/proc/self/statm").expect("readable");
+        let pages: u64 = pages.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+        let most = pages * 4096 + u64::from(PLACES) * 4;
+        let most = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: the structure is valid; this process only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const most) }, 0);
+        datapath.remembered().expect_err("there is no room to read it");
+        datapath.tidy().expect("tidied");
+    });
+    assert!(memory.exists());
+    assert_eq!(datapath.remembered().expect("read"), 2);
+}
+
+#[test]
 fn parts_whose_pins_were_removed_are_made_anew() {
     if !privileged() {
         return;

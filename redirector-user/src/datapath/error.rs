@@ -140,6 +140,11 @@ pub(crate) fn others(readers: Option<&str>) -> String {
 }
 
 impl Error {
+    /// Whether what was to be opened is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// What this user may not look at.
     pub(crate) fn hidden(path: &Path, source: io::Error) -> Self {
         // Of a directory that cannot be reached only those above it are known; what has a

@@ -410,7 +410,12 @@ impl Datapath {
     pub fn set_accounting(&mut self, on: bool) -> Result<(), Error> {
         self.writing()?;
         if !on {
-            self.maps.set_flag(control_flags::ACCOUNTING, false);
+            if self.maps.flag(control_flags::ACCOUNTING) {
+                self.maps.set_flag(control_flags::ACCOUNTING, false);
+                // Whoever saw that there was accounting has said of its connection that it is
+                // followed after this: none is that nobody finds now.
+                sys::wait_for_programs();
+            }
             return self.tidy();
         }
         for (cgroup, file) in &attach::outermost(&self.cgroups)? {

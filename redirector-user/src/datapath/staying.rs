@@ -10,7 +10,7 @@ use redirector_common::abi::{connection_state, control_flags};
 use super::cgroup::Cgroup;
 use super::layout::{MEMORY, Part};
 use super::pins::{PROGRAMS, Pins};
-use super::{Datapath, Error, Hook, attach, observe, sys};
+use super::{Datapath, Error, Hook, attach, observe};
 
 /// So many levels below those that are served lie the cgroups by which callers are told
 /// apart: see [`Control::caller_level`](redirector_common::abi::Control::caller_level).
@@ -120,11 +120,12 @@ impl Datapath {
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
-            // What cannot be read, nobody has made.
-            if observe::count(&directory).is_ok_and(|connections| connections > 0) {
-                kept.push(name);
-            } else {
-                self.pins.remove(&directory)?;
+            match observe::count(&directory) {
+                Ok(0) => self.pins.remove(&directory)?,
+                // What is not whole, nobody uses.
+                Err(error) if error.is_not_found() => self.pins.remove(&directory)?,
+                // What cannot be read now may be in use.
+                Ok(_) | Err(_) => kept.push(name),
             }
         }
         // Another version that counts in another way finds its counts when it
@@ -159,14 +160,6 @@ impl Datapath {
         if follows && !connections.iter().any(is_followed) {
             for place in attach::places(&self.pins)? {
                 attach::detach_link(&self.pins, &self.pin(place.id, Hook::Sockops))?;
-            }
-            // One whose connect was under way waits for its end to be seen. Whoever saw that
-            // there was accounting, and has not said so yet, has after this.
-            sys::wait_for_programs();
-            if observe::connections(&self.places.memory)?.iter().any(is_followed) {
-                for (cgroup, file) in &cgroups {
-                    attach::attach(&self.pins, &self.places, cgroup, file, Hook::Sockops)?;
-                }
             }
         }
         for place in surplus {
