@@ -1,8 +1,11 @@
 //! What the kernel says of its own types: where in a socket it is written that it is one
 //! of the kernel's own. No helper tells that to programs.
 
-use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
+use std::{fs, io};
+
+use super::Error;
 
 /// The kernel's types.
 const FILE: &str = "/sys/kernel/btf/vmlinux";
@@ -20,15 +23,27 @@ pub struct Types {
 }
 
 /// Of the kernel that runs.
-pub fn types() -> Types {
+pub fn types() -> Result<Types, Error> {
     static TYPES: OnceLock<Types> = OnceLock::new();
-    *TYPES.get_or_init(|| match fs::read(FILE) {
-        Ok(bytes) => Types {
+    match TYPES.get() {
+        Some(types) => Ok(*types),
+        None => read(Path::new(FILE)).map(|types| *TYPES.get_or_init(|| types)),
+    }
+}
+
+/// A kernel without types has no such file; what cannot be read is no such kernel's.
+fn read(file: &Path) -> Result<Types, Error> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Types {
             are_there: true,
             kernel_socket: bit(&bytes, b"sock", b"sk_kern_sock").and_then(packed).unwrap_or(0),
-        },
-        Err(_) => Types::default(),
-    })
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Types::default()),
+        Err(error) => Err(Error::from_io(
+            format!("reading {}, which says how sockets of the kernel's own look", file.display()),
+            error,
+        )),
+    }
 }
 
 /// The byte that a bit lies in, and which of that it is.
@@ -82,10 +97,18 @@ mod tests {
 
     #[test]
     fn this_kernel_says_where_a_socket_is_said_to_be_its_own() {
-        let types = types();
+        let types = types().expect("read");
         assert_eq!(types.are_there, fs::exists(FILE).unwrap_or(false));
         assert!(!types.are_there || types.kernel_socket & 0xff != 0, "{types:?}");
         assert!((types.kernel_socket & 0xff).count_ones() <= 1);
+    }
+
+    #[test]
+    fn types_that_cannot_be_read_are_not_taken_for_none() {
+        let directory = std::env::temp_dir();
+        let told = read(&directory).expect_err("it is a directory").to_string();
+        assert!(told.starts_with(&format!("reading {}", directory.display())), "{told}");
+        assert_eq!(read(Path::new("/proc/no-such-file")).ok(), Some(Types::default()));
     }
 
     #[test]

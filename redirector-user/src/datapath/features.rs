@@ -170,7 +170,9 @@ impl Probe {
             Self::Hook(hook) => has_hook(hook).map_err(|error| error.to_string()),
             Self::Reset => reset::is_possible().map_err(|error| error.to_string()),
             Self::NetnsCookie => has_netns_cookie().map_err(|error| error.to_string()),
-            Self::Types => Ok(btf::types().kernel_socket != 0),
+            Self::Types => btf::types()
+                .map(|types| types.kernel_socket != 0)
+                .map_err(|error| error.to_string()),
         }
     }
 }

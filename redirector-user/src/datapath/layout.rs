@@ -107,7 +107,7 @@ impl Layout {
     pub fn new(sizes: &Sizes) -> Result<Self, Error> {
         check(sizes)?;
         let cpus = possible_cpus()?;
-        let (mut sizes, types) = (*sizes, btf::types());
+        let (mut sizes, types) = (*sizes, btf::types()?);
         sizes.connections = sizes.connections.next_power_of_two();
         let limits = Limits {
             stripes: cpus.next_power_of_two().min(MOST_STRIPES),
