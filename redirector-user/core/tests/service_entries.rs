@@ -203,6 +203,63 @@ spec: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host: one.example.com
 }
 
 #[test]
+fn hosts_that_change_places_are_routed_by_what_they_resolve_to_now() {
+    let of = |name: &str, to: &str| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}}}
+spec:
+  hosts: [{name}.example.com]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}-pool}}
+spec:
+  hosts: [{name}-pool.example.com]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: STATIC
+  endpoints: [{{address: {to}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}}}
+spec:
+  hosts: [{name}.example.com]
+  tcp: [{{route: [{{destination: {{host: {name}-pool.example.com}}}}]}}]
+"
+        )
+    };
+    let mut world = world(&(of("reader", "192.0.2.10") + &of("writer", "192.0.2.20")));
+    let answer = |now: &str, before: &str| Answer {
+        addresses: addresses(&[now]),
+        former: addresses(&[before, "198.51.100.3"]),
+    };
+    let [a, b] = ["198.51.100.1", "198.51.100.2"];
+    world.set_resolved("reader.example.com", answer(a, b));
+    world.set_resolved("writer.example.com", answer(b, a));
+    assert_eq!(goes(&world, "198.51.100.1:5432"), "192.0.2.10:5432");
+    assert_eq!(goes(&world, "198.51.100.2:5432"), "192.0.2.20:5432");
+    assert_eq!(goes(&world, "198.51.100.3:5432"), "passed", "both resolved to it");
+    let notes = ask(&world, "198.51.100.2:5432").notes;
+    let note = "198.51.100.2 is writer.example.com's, which resolves to it";
+    assert!(notes.iter().any(|one| one == note), "{notes:?}");
+    let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
+    let told: Vec<_> = findings.iter().filter(|one| one.diagnostic.code == "RD4061").collect();
+    let [told] = told.as_slice() else { panic!("{findings:?}") };
+    assert!(told.diagnostic.message.contains("198.51.100.3"), "{told:?}");
+    assert!(!told.diagnostic.message.contains("198.51.100.1"), "{told:?}");
+
+    // Once only one of them did, who asked it then is served.
+    world.set_resolved("reader.example.com", addresses(&[a]));
+    assert_eq!(goes(&world, "198.51.100.3:5432"), "192.0.2.20:5432");
+}
+
+#[test]
 fn addresses_that_were_allocated_to_a_host_are_its_own() {
     let status = "status: {addresses: [{host: db.example.com, value: 240.240.0.9}, {host: \
                   other.example.com, value: 240.240.0.8}]}\n";

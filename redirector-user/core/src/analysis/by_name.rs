@@ -101,8 +101,8 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
     let mut hosts: BTreeMap<(u16, IpAddr), BTreeSet<&Arc<str>>> = BTreeMap::new();
     for service in services {
         for port in &service.ports {
-            for ip in &service.learned {
-                hosts.entry((port.number, *ip)).or_default().insert(&service.host);
+            for ip in service.by_host() {
+                hosts.entry((port.number, ip)).or_default().insert(&service.host);
             }
         }
     }

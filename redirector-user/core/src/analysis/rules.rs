@@ -277,7 +277,7 @@ fn subnets(
             ),
             _ => {
                 addresses.extend(&service.addresses);
-                addresses.extend(service.learned.iter().map(|ip| IpNet::from(*ip)));
+                addresses.extend(service.by_host().map(IpNet::from));
             }
         }
     }

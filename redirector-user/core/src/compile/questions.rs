@@ -137,8 +137,8 @@ impl Counts {
             if !service.export.is_public() || services.len() > 1 {
                 self.namespaces(std::iter::once(service.namespace()), more);
             }
-            let learned = service.learned.iter().map(|ip| IpNet::from(*ip));
-            for net in service.addresses.iter().copied().chain(learned) {
+            let by_host = service.by_host().map(IpNet::from);
+            for net in service.addresses.iter().copied().chain(by_host) {
                 if self.nets.count(net, more) {
                     let own = self.own.range(net.network()..=net.broadcast());
                     self.unsettled.extend(own.map(|(ip, _)| *ip));

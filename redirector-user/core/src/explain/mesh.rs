@@ -56,12 +56,12 @@ pub(super) fn explain(
         port,
         service: Some(format!("{}/{}", claim.service.object.namespace, claim.service.object.name)),
     });
-    if claim.kind == ClaimKind::Learned {
-        let now = world.resolved(&claim.service.host).unwrap_or_default();
-        let resolves = match now.iter().any(|ip| ip.to_canonical() == dialled) {
-            true => "resolves to it",
-            false => "resolved to it until lately",
-        };
+    let resolves = match claim.kind {
+        ClaimKind::Learned => Some("resolves to it"),
+        ClaimKind::Former => Some("resolved to it until lately"),
+        _ => None,
+    };
+    if let Some(resolves) = resolves {
         answer.notes.push(format!("{dialled} is {}'s, which {resolves}", claim.service.host));
     }
     if let Arrival::Rule(_, _, set, rule) = &arrival {

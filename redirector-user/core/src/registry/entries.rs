@@ -42,6 +42,7 @@ pub(super) fn services(
             found.extend(addresses.into_iter().map(at));
         }
         let name: Arc<str> = host.as_str().into();
+        let (learned, former) = frontends::by_host(world, owned, entry, host);
         Service {
             object: object.reference(),
             place,
@@ -51,7 +52,8 @@ pub(super) fn services(
             ports: entry.ports.iter().map(|one| port(one, &found, are_the_host)).collect(),
             addresses: frontends::addresses(owned, object, entry, &name),
             by_name: frontends::by_name(entry, host),
-            learned: frontends::learned(world, owned, entry, host),
+            learned,
+            former,
             host: name,
 
             claims_port: object.meta.switches_on(annotations::CLAIM_PORT),

@@ -168,20 +168,19 @@ pub(super) fn allocated<'e>(
     those.map(|(_, ip)| ip)
 }
 
-/// The addresses that a host of an entry resolves to and that are its own, as the World knows what
-/// it resolves to. The order is that of the addresses.
-pub(super) fn learned(
+/// The addresses that a host of an entry resolves to, and those that it did until lately, that
+/// are its own, as the World knows what it resolves to. The order is that of the addresses.
+pub(super) fn by_host(
     world: &World,
     owned: &Owned,
     entry: &ServiceEntry,
     host: &str,
-) -> Vec<IpAddr> {
-    if !by_name(entry, host) {
-        return Vec::new();
-    }
-    let judged = world.answer(host).map(|answer| owned.services.judge(answer)).unwrap_or_default();
-    let taken = judged.into_iter().filter(|(_, why)| why.is_none());
+) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let answer = world.answer(host).filter(|_| by_name(entry, host));
+    let Some(answer) = answer else { return Default::default() };
+    let now: BTreeSet<IpAddr> = answer.addresses.iter().map(IpAddr::to_canonical).collect();
+    let taken = owned.services.judge(answer).into_iter().filter(|(_, why)| why.is_none());
     let mut taken: Vec<IpAddr> = taken.map(|(ip, _)| ip).collect();
     taken.sort_unstable();
-    taken
+    taken.into_iter().partition(|ip| now.contains(ip))
 }

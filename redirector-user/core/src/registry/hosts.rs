@@ -129,8 +129,8 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum HostChange {
     /// Only the endpoints of ports: [`endpoints`](super::Port::endpoints),
-    /// `unusable`, `unresolved` and `sockets`, and [`learned`](Service::learned)
-    /// addresses. A headless service owns the addresses of its endpoints, and a
+    /// `unusable`, `unresolved` and `sockets`, and addresses
+    /// [by their host](Service::by_host). A headless service owns the addresses of its endpoints, and a
     /// ServiceEntry whose names resolve to nothing serves none of its own: so what claims
     /// an address may differ also by these.
     Endpoints,

@@ -34,8 +34,11 @@ pub struct Service {
     /// Its host has to be resolved for its addresses: a ServiceEntry that has none in its
     /// spec.
     pub by_name: bool,
-    /// The addresses that its host resolves to by that, or did lately. Sorted.
+    /// The addresses that its host resolves to by that. Sorted.
     pub learned: Vec<IpAddr>,
+    /// Those that it resolved to until lately: another host's that resolves to one now goes
+    /// first. None is among the others. Sorted.
+    pub former: Vec<IpAddr>,
     /// A ServiceEntry that says by an annotation that its ports are its own at
     /// every address, when it has no addresses.
     pub claims_port: bool,
@@ -203,6 +206,7 @@ impl Service {
             addresses,
             // They come and go as endpoints do.
             learned: _,
+            former: _,
             by_name,
             claims_port,
             leads_to_gateway,
@@ -262,7 +266,12 @@ impl Service {
         }
         let whole = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
         let whole = whole.map(IpNet::addr);
-        whole.chain(self.learned.iter().copied()).collect()
+        whole.chain(self.by_host()).collect()
+    }
+
+    /// The addresses that its host resolves to, or did until lately, where they are its own.
+    pub fn by_host(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.learned.iter().chain(&self.former).copied()
     }
 
     /// Whether it has its ports at every address, because it has no address of its
@@ -304,8 +313,13 @@ impl Service {
         }
         self.by_name |= younger.by_name;
         self.learned.extend(younger.learned);
-        self.learned.sort_unstable();
-        self.learned.dedup();
+        self.former.extend(younger.former);
+        for addresses in [&mut self.learned, &mut self.former] {
+            addresses.sort_unstable();
+            addresses.dedup();
+        }
+        let learned = &self.learned;
+        self.former.retain(|ip| !learned.contains(ip));
         lost
     }
 

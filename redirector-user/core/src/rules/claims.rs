@@ -28,12 +28,15 @@ pub(crate) enum ClaimKind {
     HeadlessEndpoint,
     /// Its host resolves to it. Something answers there without us.
     Learned,
+    /// Its host resolved to it until lately, and who asked then may still dial it.
+    Former,
     /// It has no addresses, and so its port everywhere: for rules only.
     Anywhere,
 }
 
 /// All claims, by port and prefix; those to one prefix in the order of
-/// [`Service::precedence`], and those that names lead to behind all others.
+/// [`Service::precedence`], those that names lead to behind all others, and last those that
+/// names led to.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     ports: BTreeMap<u16, BTreeMap<IpNet, Vec<Owner>>>,
@@ -58,8 +61,11 @@ pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
     for (place, port) in ports.filter(|(_, port)| port.protocol != Protocol::Other) {
         let addresses = service.addresses.iter();
         claimed.extend(addresses.map(|prefix| (place, *prefix, ClaimKind::Address)));
-        let learned = service.learned.iter().map(|ip| (place, (*ip).into(), ClaimKind::Learned));
-        claimed.extend(learned);
+        for (addresses, kind) in
+            [(&service.learned, ClaimKind::Learned), (&service.former, ClaimKind::Former)]
+        {
+            claimed.extend(addresses.iter().map(|ip| (place, (*ip).into(), kind)));
+        }
         if service.kind == ServiceKind::Headless {
             let addresses = port.endpoints.iter().map(|endpoint| endpoint.ip.into());
             claimed.extend(addresses.map(|prefix| (place, prefix, ClaimKind::HeadlessEndpoint)));
@@ -182,7 +188,16 @@ impl Owner {
 
     /// Of one service, as it writes its ports.
     fn order(&self) -> impl Ord + '_ {
-        (self.kind == ClaimKind::Learned, self.service.precedence(), self.port)
+        let by_host = self.kind.is_by_host().then_some(self.kind);
+        (by_host, self.service.precedence(), self.port)
+    }
+}
+
+impl ClaimKind {
+    /// Whether it has the prefix because its host leads there, or did: nothing tells then which
+    /// of several hosts was meant.
+    pub fn is_by_host(self) -> bool {
+        matches!(self, Self::Learned | Self::Former)
     }
 }
 
@@ -201,7 +216,7 @@ impl<'q> Claim<'q> {
         }
         match self.kind {
             ClaimKind::Address => !left_out(prefix).any(|never| never.contains(dialled)),
-            ClaimKind::Learned => true,
+            ClaimKind::Learned | ClaimKind::Former => true,
             // A pod that dials itself by a headless service is left alone.
             ClaimKind::HeadlessEndpoint => !who.ask(Question::Address(prefix.addr())),
             ClaimKind::Anywhere => !settings.never_claimed().any(|never| never.contains(dialled)),
@@ -223,7 +238,7 @@ impl<'q> Claim<'q> {
             ClaimKind::Address => {
                 format!("{object} has {prefix}, but never what {dialled} is in: it stays local")
             }
-            ClaimKind::Learned | ClaimKind::HeadlessEndpoint => {
+            ClaimKind::Learned | ClaimKind::Former | ClaimKind::HeadlessEndpoint => {
                 format!("{prefix} is the source's own address in the headless {object}")
             }
         }
@@ -233,8 +248,8 @@ impl<'q> Claim<'q> {
     pub fn decided_by_names(&self) -> bool {
         let by_names = ServiceKind::Entry(Resolution::Dns) == self.service.kind
             || ServiceKind::Entry(Resolution::DnsRoundRobin) == self.service.kind;
-        let sends = self.kind == ClaimKind::Address
-            || (self.kind == ClaimKind::Learned && !self.port.are_the_host);
+        let sends =
+            self.kind == ClaimKind::Address || (self.kind.is_by_host() && !self.port.are_the_host);
         by_names && sends && self.port.endpoints.is_empty() && !self.port.unresolved.is_empty()
     }
 
@@ -243,7 +258,7 @@ impl<'q> Claim<'q> {
         match (&self.service.kind, self.kind) {
             (_, ClaimKind::Anywhere | ClaimKind::HeadlessEndpoint) => false,
             // Who dials it is there already, unless the entry says where to go instead.
-            (ServiceKind::Entry(_), ClaimKind::Learned) => {
+            (ServiceKind::Entry(_), ClaimKind::Learned | ClaimKind::Former) => {
                 !self.port.are_the_host && !self.port.endpoints.is_empty()
             }
             (ServiceKind::Cluster, _) => services == ServiceAddresses::Own,

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use ipnet::IpNet;
 
 use super::book::{Rule, RuleBook, RuleSet, in_order};
-use super::claims::{Claim, ClaimKind};
+use super::claims::Claim;
 use super::condition::Dial;
 use super::destination::subsets_resolve;
 use crate::client::{Asker, Question};
@@ -123,7 +123,7 @@ impl<'q> Walk<'q> {
         let Some((prefix, claim, others)) = standing else { return Arrival::Unclaimed };
         let found = self.first_match(&claim, dial, who, witness);
         let found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
-        if claim.kind == ClaimKind::Learned
+        if claim.kind.is_by_host()
             && let Some(other) = self.contests(&claim, found, others, dial, who)
         {
             witness.contested(&prefix, &claim, other);
@@ -141,7 +141,8 @@ impl<'q> Walk<'q> {
 
     /// The first of the other hosts at an address by which the client would come to
     /// something else than to what was `found` by this one: nothing tells which host was
-    /// meant.
+    /// meant. Who resolved to it until lately is not asked where one does now: hosts may change
+    /// places.
     fn contests<'c>(
         &self,
         claim: &Claim<'q>,
@@ -157,7 +158,7 @@ impl<'q> Walk<'q> {
         let unruled =
             |one: &Claim<'q>| self.registry.rules.for_host(&one.service.host).next().is_none();
         let mut others = others.filter(|other| {
-            other.kind == ClaimKind::Learned
+            other.kind == claim.kind
                 && other.service.host != claim.service.host
                 && other.service.export.visible(who)
         });

@@ -107,8 +107,16 @@ struct Owner<'s, 'w> {
     prefix: IpNet,
     service: &'s Service<'w>,
     port: &'s Port,
-    /// It does because its host resolves to it.
-    by_name: bool,
+    /// Whether it does because of its host.
+    by_name: ByName,
+}
+
+/// Whether a service has an address because of its host; which goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ByName {
+    No,
+    ResolvesToIt,
+    ResolvedToIt,
 }
 
 /// What a connection comes to.
@@ -138,12 +146,17 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
                 let everywhere = prefix.prefix_len() == 0 && service.addresses.is_empty();
                 if prefix.contains(&to.ip()) && !own && !(everywhere && is_at_home(world, to.ip()))
                 {
-                    owners.push(Owner { prefix, service, port, by_name: false });
+                    owners.push(Owner { prefix, service, port, by_name: ByName::No });
                 }
             }
-            if service.resolves_to.contains(&to.ip()) {
-                owners.push(Owner { prefix: to.ip().into(), service, port, by_name: true });
-            }
+            let by_name = if service.resolves_to.contains(&to.ip()) {
+                ByName::ResolvesToIt
+            } else if service.resolved_to.contains(&to.ip()) {
+                ByName::ResolvedToIt
+            } else {
+                continue;
+            };
+            owners.push(Owner { prefix: to.ip().into(), service, port, by_name });
         }
     }
     owners.sort_by(|one, other| {
@@ -153,8 +166,10 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
     });
     let Some((owner, others)) = owners.split_first() else { return Outcome::pass() };
     let found = comes_to(world, services, from, owner, to);
-    if owner.by_name {
-        let others = others.iter().filter(|other| other.prefix == owner.prefix);
+    if owner.by_name != ByName::No {
+        let others = others
+            .iter()
+            .filter(|other| other.prefix == owner.prefix && other.by_name == owner.by_name);
         for other in others.filter(|other| other.service.host != owner.service.host) {
             let ruled = |one: &Owner<'_, '_>| {
                 world.destination_rules().any(|(object, rule)| {
@@ -186,7 +201,7 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
         ComesTo::Rule(rule) => {
             let everywhere = matches!(service.kind, Kindness::Entry(_))
                 && service.addresses.is_empty()
-                && !by_name;
+                && by_name == ByName::No;
             let leads = |v4| leads_anywhere(world, services, from, &rule, to.port(), v4);
             if everywhere && !leads(to.is_ipv4()) && leads(!to.is_ipv4()) {
                 return Outcome::pass();
@@ -246,7 +261,7 @@ fn comes_to<'w>(
     }
     let serves = match &service.kind {
         // What a name leads to needs nobody else, unless it is said where to go.
-        Kindness::Entry(_) if by_name => port.has_own && !port.endpoints.is_empty(),
+        Kindness::Entry(_) if by_name != ByName::No => port.has_own && !port.endpoints.is_empty(),
         _ if service.addresses.is_empty() => false,
         Kindness::Cluster => world.settings.services == ServiceAddresses::Own,
         Kindness::Entry(Resolution::Static) => true,

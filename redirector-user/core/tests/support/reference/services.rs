@@ -8,7 +8,7 @@ use redirector_core::model::{
     EndpointSlice, Kind, Labels, Object, Pod, Resolution, ServiceType, Spec, TargetPort,
     TrafficDistribution, WorkloadEntry,
 };
-use redirector_core::world::World;
+use redirector_core::world::{Answer, World};
 
 /// A service.
 pub(super) struct Service<'w> {
@@ -17,8 +17,10 @@ pub(super) struct Service<'w> {
     pub(super) export_to: Vec<String>,
     pub(super) ports: Vec<Port>,
     pub(super) addresses: Vec<IpNet>,
-    /// What its host resolves to, or did, where that makes addresses.
+    /// What its host resolves to, where that makes addresses.
     pub(super) resolves_to: Vec<IpAddr>,
+    /// What it resolved to before.
+    pub(super) resolved_to: Vec<IpAddr>,
     pub(super) kind: Kindness,
     pub(super) local_only: bool,
     pub(super) distribution: Option<TrafficDistribution>,
@@ -107,6 +109,7 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
                 Vec::new()
             },
             resolves_to: Vec::new(),
+            resolved_to: Vec::new(),
             kind,
             local_only: service.internal_local,
             distribution: service.distribution(&object.meta.annotations),
@@ -130,7 +133,8 @@ pub(super) fn services(world: &World) -> Vec<Service<'_>> {
                     true => allocated(entry, host),
                     false => entry.addresses.clone(),
                 },
-                resolves_to: resolves_to(world, entry, host),
+                resolves_to: leads_to(world, entry, host, |known| &known.addresses),
+                resolved_to: leads_to(world, entry, host, |known| &known.former),
                 kind: Kindness::Entry(entry.resolution),
                 local_only: false,
                 distribution: None,
@@ -151,18 +155,18 @@ fn allocated(entry: &redirector_core::model::ServiceEntry, host: &str) -> Vec<Ip
 
 /// The addresses that dialling a host leads to, if the entry has no others: of the network,
 /// and no Service's.
-fn resolves_to(
+fn leads_to(
     world: &World,
     entry: &redirector_core::model::ServiceEntry,
     host: &str,
+    which: fn(&Answer) -> &Vec<IpAddr>,
 ) -> Vec<IpAddr> {
     let dns = entry.resolution == Resolution::Dns || entry.resolution == Resolution::DnsRoundRobin;
     if !entry.addresses.is_empty() || !dns || host.contains('*') {
         return Vec::new();
     }
     let Some(known) = world.answer(host) else { return Vec::new() };
-    let mut all = known.addresses.clone();
-    all.extend(&known.former);
+    let mut all = which(known).clone();
     all.retain(|ip| match ip {
         IpAddr::V4(v4) => {
             !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified() && !v4.is_multicast()
@@ -223,6 +227,7 @@ fn pool(mut all: Vec<Service<'_>>) -> Vec<Service<'_>> {
         }
         older.addresses.extend(service.addresses);
         older.resolves_to.extend(service.resolves_to);
+        older.resolved_to.extend(service.resolved_to);
     }
     pooled
 }
