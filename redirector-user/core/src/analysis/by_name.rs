@@ -16,7 +16,7 @@ use crate::model::ObjectRef;
 use crate::names::MESH;
 use crate::plan::ClassId;
 use crate::registry::{NotTaken, Service};
-use crate::rules::{Claim, Claims, Dial, Rule, RuleSet, Walk, Witness};
+use crate::rules::{Claim, Claims, Dial, Walk, Witness};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut services: Vec<&Arc<Service>> =
@@ -75,22 +75,10 @@ struct Contested(Option<(Arc<str>, ObjectRef, Arc<str>)>);
 impl<'q> Witness<'q> for Contested {
     const ALL: bool = false;
 
-    fn passed_over(&mut self, _: &IpNet, _: &Claim<'q>) {}
-
-    fn compared(
-        &mut self,
-        _: &'q RuleSet,
-        _: &'q Rule,
-        _: impl FnOnce() -> Result<String, String>,
-    ) {
-    }
-
     fn contested(&mut self, _: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
         let other = (other.service.host.clone(), other.service.object.clone());
         self.0 = Some((claim.service.host.clone(), other.1, other.0));
     }
-
-    fn bypassed(&mut self, _: &'q RuleSet, _: bool) {}
 }
 
 /// A host, the entry of another one, that host, and the port.

@@ -18,50 +18,37 @@ use super::destination::subsets_resolve;
 use crate::client::{Asker, Question};
 use crate::registry::{Protocol, Registry};
 
-/// Looks on.
+/// Looks on, at whatever it says that it wants to see.
 pub(crate) trait Witness<'q> {
     /// Whether every rule is shown, those too that cannot match where the
     /// connection goes.
     const ALL: bool;
 
     /// A claim does not stand for the client.
-    fn passed_over(&mut self, prefix: &IpNet, claim: &Claim<'q>);
+    fn passed_over(&mut self, _prefix: &IpNet, _claim: &Claim<'q>) {}
 
     /// A rule was looked at: why it matches, or why not.
     fn compared(
         &mut self,
-        set: &'q RuleSet,
-        rule: &'q Rule,
-        because: impl FnOnce() -> Result<String, String>,
-    );
+        _set: &'q RuleSet,
+        _rule: &'q Rule,
+        _because: impl FnOnce() -> Result<String, String>,
+    ) {
+    }
 
     /// Two hosts lead to the address, and not to the same: it is left alone.
-    fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>);
+    fn contested(&mut self, _prefix: &IpNet, _claim: &Claim<'q>, _other: &Claim<'q>) {}
 
     /// The rule that matches is left aside, because the client is bypassed or,
     /// if not, because the rule's object is.
-    fn bypassed(&mut self, set: &'q RuleSet, client: bool);
+    fn bypassed(&mut self, _set: &'q RuleSet, _client: bool) {}
 }
 
 /// Looks at nothing.
 pub(crate) struct Unwatched;
 
-impl<'q> Witness<'q> for Unwatched {
+impl Witness<'_> for Unwatched {
     const ALL: bool = false;
-
-    fn passed_over(&mut self, _: &IpNet, _: &Claim<'q>) {}
-
-    fn compared(
-        &mut self,
-        _: &'q RuleSet,
-        _: &'q Rule,
-        _: impl FnOnce() -> Result<String, String>,
-    ) {
-    }
-
-    fn contested(&mut self, _: &IpNet, _: &Claim<'q>, _: &Claim<'q>) {}
-
-    fn bypassed(&mut self, _: &'q RuleSet, _: bool) {}
 }
 
 /// Where a connection of the mesh ends up.
