@@ -34,6 +34,13 @@ pub struct ServiceEntry {
     pub leads_to_gateway: bool,
 }
 
+impl ServiceEntry {
+    /// Whether it says what its endpoints are: some are written down, or selected.
+    pub fn has_own_endpoints(&self) -> bool {
+        !self.endpoints.is_empty() || self.workload_selector.is_some()
+    }
+}
+
 /// A port of a ServiceEntry.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct EntryPort {

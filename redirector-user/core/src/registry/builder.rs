@@ -28,12 +28,12 @@ pub(super) fn hosts(object: &Object, cluster_domain: &str) -> Vec<Arc<str>> {
     }
 }
 
-/// Its services, and the names that their endpoints are resolved from.
+/// Its services, whose endpoints are resolved from these [`names`].
 pub(super) fn services(
     world: &World,
     (backing, owned): (&Backing, &Owned),
     object: &Object,
-    names: &mut BTreeSet<Arc<str>>,
+    names: &BTreeSet<Arc<str>>,
 ) -> Vec<Service> {
     let mut services = match &object.spec {
         Spec::Service(service) => vec![of_service(world, backing, object, service)],
@@ -53,7 +53,7 @@ pub(super) fn services(
     services
 }
 
-/// The names that the endpoints of an object are resolved from.
+/// The names that the endpoints and addresses of an object are resolved from.
 pub(super) fn names(backing: &Backing, object: &Object) -> BTreeSet<Arc<str>> {
     let entry = object.spec.service_entry();
     let names = entry.map(|entry| entries::names(backing, &object.meta.namespace, entry));

@@ -21,17 +21,13 @@ pub(super) fn services(
     (backing, owned): (&Backing, &Owned),
     object: &Object,
     entry: &ServiceEntry,
-    names: &mut BTreeSet<Arc<str>>,
+    names: &BTreeSet<Arc<str>>,
 ) -> Vec<Service> {
     let namespace = &object.meta.namespace;
     let found: Vec<Candidate> = candidates(world, backing, namespace, entry, names);
     let service = |(place, host): (usize, &String)| {
         let mut found = found.clone();
-        if frontends::by_name(entry, host) {
-            names.insert(host.as_str().into());
-        }
-        let are_the_host =
-            entry.endpoints.is_empty() && entry.workload_selector.is_none() && resolves(entry);
+        let are_the_host = !entry.has_own_endpoints() && resolves(entry);
         if are_the_host {
             let addresses = resolve(world, names, host, entry.resolution);
             if addresses.is_empty() {
@@ -90,7 +86,7 @@ fn candidates(
     backing: &Backing,
     namespace: &str,
     entry: &ServiceEntry,
-    names: &mut BTreeSet<Arc<str>>,
+    names: &BTreeSet<Arc<str>>,
 ) -> Vec<Candidate> {
     let mut found = Vec::new();
     if entry.resolution == Resolution::None || entry.resolution == Resolution::DynamicDns {
@@ -148,8 +144,7 @@ fn candidates(
     found
 }
 
-/// The names that the endpoints of a ServiceEntry are resolved from; nothing is made for
-/// them.
+/// The names that the endpoints and addresses of a ServiceEntry are resolved from.
 pub(super) fn names(
     backing: &Backing,
     namespace: &str,
@@ -164,26 +159,23 @@ pub(super) fn names(
     let endpoints = entry.endpoints.iter().chain(selected).map(|one| &*one.address);
     let endpoints =
         endpoints.filter(|one| subnets::address(one).is_none() && !one.starts_with("unix:"));
-    let alone = entry.endpoints.is_empty() && selector.is_none();
+    let alone = !entry.has_own_endpoints();
     let hosts = entry.hosts.iter().filter(|host| alone || frontends::by_name(entry, host));
     let hosts = hosts.map(String::as_str);
-    endpoints.chain(hosts).filter(|name| is_name(name)).map(Arc::from).collect()
+    let is_name = |name: &&str| !name.is_empty() && !name.starts_with('*');
+    endpoints.chain(hosts).filter(is_name).map(Arc::from).collect()
 }
 
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('*')
-}
-
+/// What a name resolves to, if it is one of these.
 fn resolve(
     world: &World,
-    names: &mut BTreeSet<Arc<str>>,
+    names: &BTreeSet<Arc<str>>,
     name: &str,
     resolution: Resolution,
 ) -> Vec<IpAddr> {
-    if !is_name(name) {
+    if !names.contains(name) {
         return Vec::new();
     }
-    names.insert(name.into());
     let addresses = world.resolved(name).unwrap_or_default().iter();
     let addresses: Vec<&IpAddr> = addresses.filter(|ip| !is_given(ip)).collect();
     let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };

@@ -130,9 +130,9 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
 pub enum HostChange {
     /// Only the endpoints of ports: [`endpoints`](super::Port::endpoints),
     /// `unusable`, `unresolved` and `sockets`, and addresses
-    /// [by their host](Service::by_host). A headless service owns the addresses of its endpoints, and a
-    /// ServiceEntry whose names resolve to nothing serves none of its own: so what claims
-    /// an address may differ also by these.
+    /// [by their host](Service::by_host). A headless service owns the addresses of its
+    /// endpoints, and a ServiceEntry whose names resolve to nothing serves none of its
+    /// own: so what claims an address may differ also by these.
     Endpoints,
     /// Anything else of its services, or of the DestinationRules for it.
     Everything,

@@ -155,9 +155,8 @@ impl Registry {
             let object = world.get(entry);
             let spec = object.and_then(|object| object.spec.service_entry());
             spec.is_some_and(|spec| {
-                let is_host = spec.endpoints.is_empty() && spec.workload_selector.is_none();
                 // What is selected may have any name.
-                is_host
+                !spec.has_own_endpoints()
                     || spec.workload_selector.is_some()
                         && !spec.hosts.iter().any(|host| host == name)
                     || spec.endpoints.iter().any(|endpoint| endpoint.address == name)

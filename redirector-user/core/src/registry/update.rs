@@ -16,6 +16,7 @@ use super::edit::{Edit, of_kind};
 use super::hosts::{Host, change};
 use super::service::Service;
 use super::{Changed, DestinationRules, HostChange, Locality, Registry, Workloads};
+use crate::budget::Over;
 use crate::model::bypass::Bypass;
 use crate::model::{Kind, Object, ObjectRef};
 use crate::store::Replaced;
@@ -200,15 +201,13 @@ impl Registry {
         let hosts = was.map(|object| builder::hosts(object, domain)).unwrap_or_default();
         let mut by_host: BTreeMap<Arc<str>, Vec<Service>> =
             hosts.into_iter().map(|host| (host, Vec::new())).collect();
-        let mut own_names = BTreeSet::new();
-        let services = world.get(owner).map(|object| match self.ledger.over(owner) {
-            Some(over) => {
-                if over.resolves() {
-                    own_names = builder::names(&self.backing, object);
-                }
-                builder::left_out(world, object, over)
-            }
-            None => builder::services(world, (&self.backing, &self.owned), object, &mut own_names),
+        let (object, over) = (world.get(owner), self.ledger.over(owner));
+        let resolved = object.filter(|_| over.is_none_or(Over::resolves));
+        let own_names = resolved.map(|object| builder::names(&self.backing, object));
+        let own_names = own_names.unwrap_or_default();
+        let services = object.map(|object| match over {
+            Some(over) => builder::left_out(world, object, over),
+            None => builder::services(world, (&self.backing, &self.owned), object, &own_names),
         });
         self.names.set(owner, own_names, names);
         let mut made = 0;
