@@ -127,7 +127,8 @@ pub fn check(
         }
     }
     // Of several that are one service the addresses are for the ports of all.
-    diagnostics.retain(|one| one.code != admission::NO_ADDRESSES.id || !is_served(&examined, one));
+    diagnostics
+        .retain(|one| one.code != admission::NO_ADDRESSES.id || !is_served(&world, &examined, one));
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {
@@ -175,11 +176,15 @@ fn hidden(readings: &[Reading], around: &[Reading], unreadable: &[Diagnostic]) -
 
 /// Whether connections to the port that a finding about a ServiceEntry is of are known by
 /// some address all the same.
-fn is_served(examined: &Examined, finding: &Diagnostic) -> bool {
+fn is_served(world: &World, examined: &Examined, finding: &Diagnostic) -> bool {
     let Some(object) = finding.reference() else { return false };
-    let ports = examined.plan.frontends.iter().filter(|(_, one)| one.service == *object);
-    let mut ports = ports.filter(|(id, _)| id.prefix.prefix_len() > 0).map(|(id, _)| id.port);
-    ports.any(|port| finding.message.starts_with(&format!("port {port} ")))
+    let entry = world.get(object).and_then(|object| object.spec.service_entry());
+    let mut ports = entry.into_iter().flat_map(|entry| &entry.ports).enumerate();
+    let port = ports.find(|(place, _)| finding.path == format!("spec.ports[{place}]"));
+    let Some((_, port)) = port else { return false };
+    examined.plan.frontends.iter().any(|(id, frontend)| {
+        id.port == port.number && id.prefix.prefix_len() > 0 && frontend.service == *object
+    })
 }
 
 /// What is left out because it asks for too much.

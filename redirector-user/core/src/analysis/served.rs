@@ -92,18 +92,15 @@ fn without_endpoints(
             );
             Some((addresses(service), Diagnostic::new(&differences::OTHER_FAMILY, message)))
         }
-        Lacks::Usable => {
+        Lacks::Node if !facts.knows_node() => None,
+        lacks @ (Lacks::Usable | Lacks::Node) => {
             let because = destination.empty_because.as_deref().unwrap_or_default();
             let message = format!("{because}: connections to {at} are refused{whom}");
-            Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(NOT_USABLE)))
-        }
-        Lacks::Node if facts.knows_node() => {
-            let because = destination.empty_because.as_deref().unwrap_or_default();
-            let message = format!("{because}: connections to {at} are refused{whom}");
-            Some((
-                "spec.internalTrafficPolicy",
-                Diagnostic::new(&differences::NO_ENDPOINTS, message),
-            ))
+            let finding = Diagnostic::new(&differences::NO_ENDPOINTS, message);
+            Some(match lacks {
+                Lacks::Usable => ("spec", finding.help(NOT_USABLE)),
+                _ => ("spec.internalTrafficPolicy", finding),
+            })
         }
         Lacks::Endpoints if facts.complete(service) => {
             let message = format!("it has no endpoint: connections to {at} are refused{whom}");
