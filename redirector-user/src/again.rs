@@ -11,7 +11,7 @@ const MOST: Duration = Duration::from_secs(30);
 /// When to try again what failed: soon, as a passing fault may be over, and ever later
 /// while it goes on, as when a disk is full.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Again {
+pub(crate) struct Again {
     at: Option<Instant>,
     wait: Duration,
     first: Duration,
@@ -26,28 +26,33 @@ impl Default for Again {
 
 impl Again {
     /// With these as the first and the longest wait.
-    pub(super) const fn between(first: Duration, most: Duration) -> Self {
+    pub(crate) const fn between(first: Duration, most: Duration) -> Self {
         Self { at: None, wait: first, first, most }
     }
 
     /// It failed.
-    pub(super) fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.at = Some(Instant::now() + self.wait);
         self.wait = (self.wait * 2).min(self.most);
     }
 
     /// It worked, or is of no interest any more.
-    pub(super) fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         *self = Self::between(self.first, self.most);
     }
 
-    /// How long until it is time; `None` when there is nothing to try again.
-    pub(super) fn until(&self) -> Option<Duration> {
+    /// When it is time; `None` when there is nothing to try again.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// How long until it is time, likewise.
+    pub(crate) fn until(&self) -> Option<Duration> {
         Some(self.at?.saturating_duration_since(Instant::now()))
     }
 
     /// Whether it is time, once for each failure.
-    pub(super) fn is_due(&mut self) -> bool {
+    pub(crate) fn is_due(&mut self) -> bool {
         let due = self.until() == Some(Duration::ZERO);
         if due {
             self.at = None;

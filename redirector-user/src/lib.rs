@@ -17,6 +17,7 @@
 //! * [`source`]: where the configuration comes from.
 //! * [`state`]: the state directory.
 
+mod again;
 pub mod boot;
 pub mod cli;
 pub mod daemon;

@@ -9,7 +9,6 @@ use redirector_core::drain::{self, Draining, Endpoints};
 use redirector_core::registry::Registry;
 use redirector_core::store::Store;
 
-use super::again::Again;
 use super::audit::Auditor;
 use super::callbacks::{sending, tell};
 use super::control_loop::{Daemon, Over, started};
@@ -24,6 +23,7 @@ use super::names::Resolver as NameResolver;
 use super::server::Server;
 use super::sources::{files_to_follow, source};
 use super::{Event, Options, addresses, memory, metrics, now, startup};
+use crate::again::Again;
 use crate::datapath::{self, Datapath, Sizes};
 use crate::failure::{Exit, Failure, end_with_any_panic};
 use crate::identity::watch::Watch;

@@ -11,7 +11,6 @@ use redirector_core::drain::Draining;
 use redirector_core::layout::Emptied;
 use tokio::sync::oneshot;
 
-use super::again::Again;
 use super::audit::Auditor;
 use super::control::{Afterwards, Answer, Request, Response};
 use super::drain::Drainer;
@@ -29,6 +28,7 @@ use super::server::Server;
 use super::sources::Source;
 use super::times::Times;
 use super::{Event, Options, log, memory, metrics, now};
+use crate::again::Again;
 use crate::datapath::{Datapath, Standing};
 use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;

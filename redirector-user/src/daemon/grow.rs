@@ -5,10 +5,10 @@ use std::time::Duration;
 use redirector_core::image::Image;
 use redirector_core::layout::{Full, Table};
 
-use super::again::Again;
 use super::change::prepare;
 use super::control_loop::Daemon;
 use super::engine::Step;
+use crate::again::Again;
 use crate::datapath::{Error, Sizes};
 
 /// No table grows beyond this many entries.

@@ -35,7 +35,6 @@
 //! * [`metrics`]: what a monitoring system reads.
 
 mod addresses;
-mod again;
 mod audit;
 mod begin;
 mod bypass;

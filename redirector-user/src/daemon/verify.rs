@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
 
-use super::again::Again;
 use super::control_loop::Daemon;
 use super::startup;
+use crate::again::Again;
 use crate::datapath::{Error, Hook};
 use crate::state::FailingEndpoint;
 

@@ -18,9 +18,10 @@ use super::decide::Whose;
 use super::message::{
     Answer, ListenerCounts, ListenerState, ListenerStatus, Question, RelayStatus, Status,
 };
-use super::opened::{Opened, RETRIES};
+use super::opened::{AGAIN, Opened};
 use super::process::{self, Process};
 use super::told::Through;
+use crate::again::Again;
 
 /// One that lived for less time is not replaced at once.
 const SHORT: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ pub fn open_log(path: &Path) -> io::Result<OwnedFd> {
 /// The relay, or why there is none.
 enum Relay {
     Lives { process: Process, since: Instant },
-    Failed { because: String, next: Instant },
+    Failed { because: String },
 }
 
 /// The control thread's state.
@@ -73,8 +74,8 @@ pub(super) struct Control {
     relay: Relay,
     /// How many were started.
     number: u64,
-    /// The wait before another is started in the place of one that was short-lived.
-    wait: Duration,
+    /// When another is started in the place of one that was short-lived.
+    begins: Again,
     restarts: u64,
     cut: u64,
     /// Connections open when that was asked last.
@@ -90,12 +91,16 @@ pub(super) struct Control {
 }
 
 /// Listening sockets that the relay is to have.
-#[derive(Default)]
 struct Owed {
     addresses: Vec<SocketAddr>,
     because: String,
     tries: u32,
-    next: Option<Instant>,
+    again: Again,
+}
+
+impl Owed {
+    const NOTHING: Self =
+        Self { addresses: Vec::new(), because: String::new(), tries: 0, again: AGAIN };
 }
 
 impl Control {
@@ -120,7 +125,7 @@ impl Control {
             Some(_) => Opened::of_relay(settings.workers.get(), sockets),
             None => Opened::new(settings.workers.get(), sockets),
         };
-        let relay = Relay::Failed { because: String::new(), next: Instant::now() };
+        let relay = Relay::Failed { because: String::new() };
         let mut this = Self {
             settings,
             whose,
@@ -129,13 +134,13 @@ impl Control {
             config: Config::default(),
             relay,
             number: 0,
-            wait: Duration::ZERO,
+            begins: AGAIN,
             restarts: 0,
             cut: 0,
             active: 0,
             shared: false,
             before: found,
-            owed: Owed::default(),
+            owed: Owed::NOTHING,
             again: None,
         };
         match adopted {
@@ -153,10 +158,10 @@ impl Control {
     pub fn run(mut self, asks: &Receiver<Ask>) {
         loop {
             let begins = match &self.relay {
-                Relay::Failed { next, .. } => Some(*next),
+                Relay::Failed { .. } => self.begins.next(),
                 Relay::Lives { .. } => None,
             };
-            let due = [self.opened.next_try(), begins, self.owed.next, self.again];
+            let due = [self.opened.next_try(), begins, self.owed.again.next(), self.again];
             let next = due.into_iter().flatten().min();
             let ask = match next.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(wait) => asks.recv_timeout(wait),
@@ -264,7 +269,7 @@ impl Control {
 
     /// Has these addresses accepted from, and those that could not be before.
     fn pass_on(&mut self, new: &[SocketAddr]) {
-        let owed = std::mem::take(&mut self.owed);
+        let owed = std::mem::replace(&mut self.owed, Owed::NOTHING);
         // Another relay is given all that there are.
         if matches!(self.relay, Relay::Failed { .. }) {
             return;
@@ -284,9 +289,9 @@ impl Control {
         };
         if let Some(because) = failed {
             tracing::error!("listening sockets cannot be passed on: {because}; trying again");
-            let wait = (RETRIES[0] * (1 << owed.tries.min(6))).min(RETRIES[1]);
-            let next = Some(Instant::now() + wait);
-            self.owed = Owed { addresses: due, because, tries: owed.tries + 1, next };
+            let mut again = owed.again;
+            again.failed();
+            self.owed = Owed { addresses: due, because, tries: owed.tries + 1, again };
         }
     }
 
@@ -334,30 +339,29 @@ impl Control {
             Ok(answer) => return Some(answer),
             Err(error) => error,
         };
-        let wait = match since.elapsed() < SHORT {
-            true => (self.wait * 2).clamp(RETRIES[0], RETRIES[1]),
-            false => Duration::ZERO,
-        };
+        let is_short = since.elapsed() < SHORT;
         self.restarts += 1;
         self.cut += std::mem::take(&mut self.active);
-        self.failed(&error, wait);
-        if wait.is_zero() {
+        self.failed(&error);
+        if is_short {
+            self.begins.failed();
+        } else {
+            self.begins.over();
             self.begin_again();
         }
         None
     }
 
     /// Notes that there is none. What is left of it is killed.
-    fn failed(&mut self, error: &io::Error, wait: Duration) {
+    fn failed(&mut self, error: &io::Error) {
         tracing::error!(%error, "the relay of gateways does not answer; starting another");
-        self.wait = wait;
-        self.relay = Relay::Failed { because: error.to_string(), next: Instant::now() + wait };
+        self.relay = Relay::Failed { because: error.to_string() };
     }
 
     fn begin_again(&mut self) {
         if let Err(error) = self.begin() {
-            let wait = (self.wait * 2).clamp(RETRIES[0], RETRIES[1]);
-            self.failed(&error, wait);
+            self.failed(&error);
+            self.begins.failed();
         }
     }
 

@@ -18,6 +18,7 @@ use super::config::{Keepalive, ListenerSpec};
 use super::listener::{dialled, urgent_in_place};
 use super::message::{ListenerState, Status};
 use super::upstream::keep_alive;
+use crate::again::Again;
 
 /// Length of the accept queue asked for; `net.core.somaxconn` bounds it.
 pub(super) const BACKLOG: i32 = 4096;
@@ -26,13 +27,13 @@ pub(super) const BACKLOG: i32 = 4096;
 /// of clouds forget a connection after 350 s or more.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// The first and the longest wait before another try to bind.
-pub(super) const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+/// When it is tried again to bind, or to pass on.
+pub(super) const AGAIN: Again = Again::between(Duration::from_millis(100), Duration::from_secs(10));
 
 /// An address of the configuration.
 enum Bound {
     Listening(Vec<OwnedFd>),
-    Failed { error: String, tries: u32, next: Instant, wait: Duration },
+    Failed { error: String, tries: u32, again: Again },
 }
 
 /// The addresses of the configuration.
@@ -66,7 +67,7 @@ impl Opened {
     /// Opens what is wanted and not there; gives the addresses that are listened on now.
     pub fn open(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
         let new: Vec<_> = wanted.iter().filter(|at| !self.bound.contains_key(at)).collect();
-        let listening = new.into_iter().filter(|at| self.listen(**at, 0, RETRIES[0])).copied();
+        let listening = new.into_iter().filter(|at| self.listen(**at, 0, AGAIN)).copied();
         let listening = listening.collect();
         self.inherited.clear();
         listening
@@ -101,22 +102,21 @@ impl Opened {
     pub fn next_try(&self) -> Option<Instant> {
         let next = |bound: &Bound| match bound {
             Bound::Listening(_) => None,
-            Bound::Failed { next, .. } => Some(*next),
+            Bound::Failed { again, .. } => again.next(),
         };
         self.bound.values().filter_map(next).min()
     }
 
     /// Tries again what is due; gives the addresses that are listened on now.
     pub fn try_again(&mut self) -> Vec<SocketAddr> {
-        let now = Instant::now();
         let due = self.bound.iter().filter_map(|(address, bound)| match bound {
-            Bound::Failed { tries, next, wait, .. } if *next <= now => {
-                Some((*address, *tries, *wait))
+            Bound::Failed { tries, again, .. } if again.until() == Some(Duration::ZERO) => {
+                Some((*address, *tries, *again))
             }
             _ => None,
         });
         let mut due: Vec<_> = due.collect();
-        due.retain(|(address, tries, wait)| self.listen(*address, *tries, *wait));
+        due.retain(|(address, tries, again)| self.listen(*address, *tries, *again));
         due.into_iter()
             .map(|(address, ..)| {
                 tracing::info!(%address, "listens at last");
@@ -158,7 +158,7 @@ impl Opened {
     }
 
     /// Binds an address, or notes when to try again; says whether it listens.
-    fn listen(&mut self, address: SocketAddr, tries: u32, wait: Duration) -> bool {
+    fn listen(&mut self, address: SocketAddr, tries: u32, mut again: Again) -> bool {
         let state = match self.sockets(address) {
             Ok(sockets) => Bound::Listening(sockets),
             Err(error) => {
@@ -166,9 +166,8 @@ impl Opened {
                 if tries == 0 {
                     tracing::warn!(%address, error, "cannot listen; will try again");
                 }
-                let next = Instant::now() + wait;
-                let wait = (wait * 2).min(RETRIES[1]);
-                Bound::Failed { error, tries: tries + 1, next, wait }
+                again.failed();
+                Bound::Failed { error, tries: tries + 1, again }
             }
         };
         let listens = matches!(state, Bound::Listening(_));
