@@ -12,7 +12,7 @@ use netlink_packet_sock_diag::inet::InetResponse;
 use netlink_packet_sock_diag::inet::nlas::Nla;
 
 use super::diag::{self, Diag, cookie};
-use super::{Datapath, Error, Remembered};
+use super::{Datapath, Error, Remembered, canonical};
 
 /// A connection that is remembered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +51,6 @@ impl Socket {
     fn new(response: &InetResponse) -> Self {
         let header = &response.header;
         let id = &header.socket_id;
-        let address = |ip: std::net::IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
         let info = response.nlas.iter().find_map(|attribute| match attribute {
             Nla::TcpInfo(info) => Some(info),
             _ => None,
@@ -61,8 +60,8 @@ impl Socket {
             Some(u64::from_ne_bytes(bytes.try_into().ok()?))
         };
         Self {
-            own: address(id.source_address, id.source_port),
-            peer: address(id.destination_address, id.destination_port),
+            own: canonical(SocketAddr::new(id.source_address, id.source_port)),
+            peer: canonical(SocketAddr::new(id.destination_address, id.destination_port)),
             state: state_name(header.state),
             inode: header.inode,
             // The handshake counts as a byte.

@@ -118,18 +118,11 @@ impl<'p> Parts<'p> {
 /// Whether a server name can make a difference: whether any rule asks for one above the
 /// first that takes all.
 fn asks_names(rules: &[GatewayRule]) -> bool {
-    for rule in rules {
-        if rule.conditions.iter().any(Block::always_holds) {
-            return false;
-        }
-        if rule.conditions.iter().any(Block::asks_name) {
-            return true;
-        }
-        if rule.conditions.is_empty() {
-            return false;
-        }
-    }
-    false
+    let takes_all = |rule: &&GatewayRule| {
+        rule.conditions.is_empty() || rule.conditions.iter().any(Block::always_holds)
+    };
+    let above = rules.iter().take_while(|rule| !takes_all(rule));
+    above.flat_map(|rule| &rule.conditions).any(Block::asks_name)
 }
 
 fn pool(destination: &Destination) -> Option<&TcpPool> {

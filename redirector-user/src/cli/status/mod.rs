@@ -289,7 +289,9 @@ fn answer(
         ));
     }
     if !active.in_step {
-        warnings.push("the idle side of the tables lies behind; it is tried again, and nothing reads it meanwhile".into());
+        let behind = "the idle side of the tables lies behind; it is tried again, and nothing \
+                      reads it meanwhile";
+        warnings.push(behind.into());
     }
     match &standing {
         Ok(seen) => programs(&seen.attached, seen.unseen.is_empty(), &mut problems),
