@@ -8,7 +8,6 @@ use aya_ebpf::helpers::{
     bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::programs::SockAddrContext;
-use aya_log_ebpf::debug;
 use redirector_common::abi::{
     Connection, Control, IDENTITY_UNKNOWN, Side, connection_state as state, control_flags,
     flow_outcome,
@@ -21,7 +20,7 @@ use crate::flow::{self, Decided};
 use crate::maps::{CONTROL, HAS_BTF, KERNEL_SOCKET, Maps};
 use crate::memory::{self, Place};
 use crate::source::{self, Task};
-use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, live, readers};
+use crate::{ALLOW, DENY, IPPROTO_TCP, SOCK_STREAM, live, log, readers};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -221,7 +220,7 @@ fn decided(
         total!(unknown_source);
     }
     let is_mptcp = kind == Kind::Mptcp;
-    let outcome = settle(ctx, control, (cookie, is_mptcp), (&dialled, port), &task, draft);
+    let outcome = settle(control, (cookie, is_mptcp), (&dialled, port), &task, draft);
     if let Some(now) = flow::followed(control) {
         let what = Decided {
             cookie,
@@ -246,7 +245,6 @@ fn decided(
 /// one of `flow_outcome`.
 #[inline(always)]
 fn settle(
-    ctx: &SockAddrContext,
     control: *const Control,
     (cookie, is_mptcp): (u64, bool),
     (dialled, port): (&Addr, u16),
@@ -259,7 +257,7 @@ fn settle(
     }
     if draft.kind == DraftKind::Refuse {
         total!(refused);
-        debug!(ctx, "refused by the frontend");
+        log::rd_log(flow_outcome::REFUSED.into(), 0, 0);
         return flow_outcome::REFUSED;
     }
     let (route, leg) = (draft.choice.route, draft.choice.leg);
@@ -267,7 +265,7 @@ fn settle(
     if draft.kind == DraftKind::Limited {
         total!(refused);
         count::leg(leg, true);
-        debug!(ctx, "refused: leg {} of route {} has its most connections", leg, route);
+        log::rd_log(flow_outcome::REFUSED_LIMITED.into(), leg, route);
         return flow_outcome::REFUSED_LIMITED;
     }
     let share = if task.admitted { task.share(draft.owner) } else { 0 };
@@ -278,10 +276,10 @@ fn settle(
         }
         total!(refused);
         count::leg(leg, true);
-        debug!(ctx, "refused: leg {} of route {} has no endpoint", leg, route);
+        log::rd_log(flow_outcome::REFUSED_EMPTY.into(), leg, route);
         return flow_outcome::REFUSED_EMPTY;
     }
-    debug!(ctx, "leg {} of route {}", leg, route);
+    log::rd_log(flow_outcome::ROUTED.into(), leg, route);
     if is_mptcp {
         if task.admitted {
             // What cannot be remembered cannot be counted, and a limit that does not see

@@ -21,6 +21,7 @@ mod connect;
 mod count;
 mod flow;
 mod live;
+mod log;
 mod maps;
 mod memory;
 mod peername;

@@ -114,9 +114,18 @@ pub fn free(cookie: u64, entry: Entry) {
 /// Forgets an earlier connect of this socket.
 #[inline(always)]
 pub fn forget(cookie: u64) {
+    rd_forget(cookie);
+}
+
+/// As [`forget`]: every connect begins with it, and the verifier looks at it once and not
+/// before each of the ways that follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rd_forget(cookie: u64) -> u32 {
     if let Some(entry) = find(cookie) {
         free(cookie, entry);
     }
+    0
 }
 
 /// One of the two ends of a connection has come: `mark` is `RELEASED` or

@@ -13,27 +13,41 @@ use redirector_common::abi::{
 use redirector_common::decide::{self, Caller, Chosen, DraftKind, Tables};
 
 use crate::choose;
-use crate::maps::{self, CGROUP_SOURCES, NETNS_SOURCES};
+use crate::maps::{self, CGROUP_SOURCES, CONTROL, NETNS_SOURCES};
 
 /// Cgroups can lie this deep for a workload to be found; the bits of
 /// [`Control::levels`].
 const LEVELS: u32 = 32;
 
 /// Finds the identity number of the calling task.
+#[inline(always)]
+pub fn identity(ctx: &SockAddrContext, control: *const Control) -> u32 {
+    // SAFETY: `control` points to the entry of `CONTROL`, which lives as long as the
+    // program; the word is read at once.
+    let flags = unsafe { core::ptr::addr_of!((*control).flags).read_volatile() };
+    let mut netns = 0;
+    if flags & control_flags::NETNS_SOURCES != 0 {
+        // SAFETY: the context is the one that the program was called with.
+        netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    }
+    rd_identity(netns)
+}
+
+/// As [`identity`], with the cookie of the task's network namespace, or zero where no
+/// workload is known by one.
+///
+/// A global function: the verifier looks at the walk once, and not on each of the ways that
+/// lead to it, nor at each of those that follow.
 ///
 /// There is no helper for a task's own depth, so the levels at which workloads
 /// live bound the walk: the deepest first, because the deepest known cgroup
 /// wins.
-#[inline(always)]
-pub fn identity(ctx: &SockAddrContext, control: *const Control) -> u32 {
-    // SAFETY: `control` points to the entry of `CONTROL`, which lives as long
-    // as the program; each word is read at once.
-    let (mut levels, flags) = unsafe {
-        (
-            core::ptr::addr_of!((*control).levels).read_volatile(),
-            core::ptr::addr_of!((*control).flags).read_volatile(),
-        )
-    };
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rd_identity(netns: u64) -> u32 {
+    let Some(control) = CONTROL.get_ptr(0) else { return IDENTITY_UNKNOWN };
+    // SAFETY: as in `identity`.
+    let mut levels = unsafe { core::ptr::addr_of!((*control).levels).read_volatile() };
     for _ in 0..LEVELS {
         if levels == 0 {
             break;
@@ -52,11 +66,9 @@ pub fn identity(ctx: &SockAddrContext, control: *const Control) -> u32 {
             return identity;
         }
     }
-    if flags & control_flags::NETNS_SOURCES != 0 {
-        // SAFETY: the context is the one that the program was called with.
-        let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if netns != 0 {
         // SAFETY: as above.
-        if let Some(identity) = checked(cookie, unsafe { NETNS_SOURCES.get(cookie) }) {
+        if let Some(identity) = checked(netns, unsafe { NETNS_SOURCES.get(netns) }) {
             return identity;
         }
     }
