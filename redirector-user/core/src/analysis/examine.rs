@@ -14,7 +14,7 @@ use crate::model::{
     Kind, Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService,
 };
 use crate::names::{MESH, complete_host};
-use crate::plan::{ClassId, Frontend, Lacks, Plan, RouteId, Verdict};
+use crate::plan::{ClassId, Lacks, Plan};
 use crate::registry::{ExportTo, MergedRule, Registry, ServiceKind};
 use crate::rules::Block;
 use crate::world::World;
@@ -198,19 +198,9 @@ impl Examined {
         self.whom(met.partition(|class| refusals.iter().any(|one| one.clients.contains(*class))))
     }
 
-    /// Who is sent along a route at a frontend, in words; `None` when everybody else is.
-    pub(super) fn who_takes(&self, frontend: &Frontend, route: &RouteId) -> Option<String> {
-        let takes = |verdict: &Verdict| matches!(verdict, Verdict::Route(one) if **one == *route);
-        if takes(&frontend.default) {
-            return None;
-        }
-        let some = frontend.exceptions.iter().filter(|(_, verdict)| takes(verdict));
-        self.whom_alone(some.map(|(class, _)| *class).collect())
-    }
-
-    /// Some in words, where unknown callers are not among them.
-    pub(super) fn whom_alone(&self, some: Vec<ClassId>) -> Option<String> {
-        self.whom((some, vec![0]))
+    /// Those who are sent along a route, in words; `None` when everybody else is, too.
+    pub(super) fn takers(&self, takers: &BTreeSet<Option<ClassId>>) -> Option<String> {
+        self.whom((takers.iter().copied().collect::<Option<_>>()?, vec![0]))
     }
 
     /// Some in words, as far as there are others.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::model::{ObjectRef, RuleId};
-use crate::plan::{ClassId, Destination, DestinationId, Lacks, Leg, Plan, RouteId, Verdict};
+use crate::plan::{ClassId, Destination, DestinationId, Lacks, Leg, Plan, RouteId};
 
 /// A share of a rule that is refused, to all who meet the rule or to some.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,10 +96,7 @@ pub fn refusals(plan: &Plan, others: &BTreeSet<ClassId>) -> Vec<Refusal> {
     }
     for frontend in plan.frontends.values() {
         let exceptions = &frontend.exceptions;
-        let verdicts = std::iter::once((None, &frontend.default))
-            .chain(exceptions.iter().map(|(class, verdict)| (Some(*class), verdict)));
-        for (class, verdict) in verdicts {
-            let Verdict::Route(route) = verdict else { continue };
+        for (class, route) in frontend.routes() {
             let Some(rule) = &route.rule else { continue };
             if class.is_some_and(|class| others.contains(&class)) {
                 continue;

@@ -10,9 +10,7 @@ use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Policy};
-use crate::plan::{
-    ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, Plan, RouteId, Verdict,
-};
+use crate::plan::{ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, RouteId};
 use crate::registry::{MergedRule, MergedSubset};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -21,12 +19,12 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut everywhere: BTreeMap<(&ObjectRef, u16), BTreeSet<&ObjectRef>> = BTreeMap::new();
     for (id, frontend) in &plan.frontends {
         if id.prefix.prefix_len() == 0 {
-            let rules = routes(frontend).filter_map(|route| route.rule.as_ref());
+            let rules = frontend.routes().filter_map(|(_, route)| route.rule.as_ref());
             let rules = rules.map(|rule| &rule.object);
             everywhere.entry((&frontend.service, id.port)).or_default().extend(rules);
         }
-        let own = routes(frontend).find(|route| route.rule.is_none());
-        let Some(own) = own else { continue };
+        let own = frontend.routes().find(|(_, route)| route.rule.is_none());
+        let Some((_, own)) = own else { continue };
         if let Some((path, diagnostic)) = without_endpoints(facts, id, frontend, own)
             && told.insert((&frontend.service, diagnostic.code))
         {
@@ -57,15 +55,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     policies(facts, findings);
 }
 
-/// The routes that a frontend leads to.
-fn routes(frontend: &Frontend) -> impl Iterator<Item = &RouteId> {
-    let verdicts = std::iter::once(&frontend.default).chain(frontend.exceptions.values());
-    verdicts.filter_map(|verdict| match verdict {
-        Verdict::Route(route) => Some(&**route),
-        Verdict::Pass | Verdict::Refuse => None,
-    })
-}
-
 /// Where the addresses of a service are written.
 fn addresses(service: &ObjectRef) -> &'static str {
     if service.kind == Kind::ServiceEntry { "spec.addresses" } else { "spec.clusterIP" }
@@ -81,9 +70,10 @@ fn without_endpoints(
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
     let service = &frontend.service;
     let at = SocketAddr::new(id.prefix.addr(), id.port);
-    let whom = facts.examined.who_takes(frontend, own);
+    let lacks = destination.lacks?;
+    let whom = takers([frontend]).get(own).and_then(|takers| facts.examined.takers(takers));
     let whom = whom.map_or_else(String::new, |whom| format!(" for {whom}"));
-    match destination.lacks? {
+    match lacks {
         Lacks::Family => {
             let [family, other] =
                 if id.prefix.addr().is_ipv6() { ["IPv6", "IPv4"] } else { ["IPv4", "IPv6"] };
@@ -143,7 +133,7 @@ fn spread(
         true => SocketAddr::new(address, id.port).to_string(),
         false => format!("port {} of {}", id.port, id.prefix),
     };
-    let rule = routes(frontend).find_map(|route| route.rule.as_ref());
+    let rule = frontend.routes().find_map(|(_, route)| route.rule.as_ref());
     let rules = match rule {
         Some(rule) => {
             format!("{} decides for some clients only; the connections of all others", rule.object)
@@ -178,7 +168,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let merged: HashMap<&ObjectRef, &MergedRule> =
         merged.filter_map(|rule| Some((rule.objects.first()?, rule))).collect();
     let mut by_policy: BTreeMap<(&ObjectRef, String), Refused<'_>> = BTreeMap::new();
-    let takers = takers(plan);
+    let takers = takers(plan.frontends.values());
     for route in plan.routes.keys() {
         for (place, id) in route.destinations.iter().enumerate() {
             let Some(destination) = plan.destinations.get(id) else { continue };
@@ -205,11 +195,8 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
     for ((object, path), Refused { why, asks, whom, hosts, shares }) in by_policy {
         let mut what = Vec::new();
-        let whom = match whom.contains(&None) {
-            true => None,
-            false => facts.examined.whom_alone(whom.into_iter().flatten().collect()),
-        };
-        let of = whom.map_or_else(String::new, |whom| format!(" of {whom}"));
+        let of =
+            facts.examined.takers(&whom).map_or_else(String::new, |whom| format!(" of {whom}"));
         if let Some(first) = hosts.first() {
             what.push(match hosts.len() {
                 1 => format!("all connections{of} to {first}"),
@@ -236,16 +223,13 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Who is sent along each route; `None` is everybody else.
-fn takers(plan: &Plan) -> HashMap<&RouteId, BTreeSet<Option<ClassId>>> {
+/// Who is sent along each route of these; `None` is everybody else.
+fn takers<'p>(
+    frontends: impl IntoIterator<Item = &'p Frontend>,
+) -> HashMap<&'p RouteId, BTreeSet<Option<ClassId>>> {
     let mut takers: HashMap<&RouteId, BTreeSet<Option<ClassId>>> = HashMap::new();
-    for frontend in plan.frontends.values() {
-        let exceptions = frontend.exceptions.iter().map(|(class, verdict)| (Some(*class), verdict));
-        for (class, verdict) in exceptions.chain([(None, &frontend.default)]) {
-            if let Verdict::Route(route) = verdict {
-                takers.entry(&**route).or_default().insert(class);
-            }
-        }
+    for (class, route) in frontends.into_iter().flat_map(Frontend::routes) {
+        takers.entry(route).or_default().insert(class);
     }
     takers
 }

@@ -66,6 +66,18 @@ pub struct Frontend {
     pub exceptions: BTreeMap<ClassId, Verdict>,
 }
 
+impl Frontend {
+    /// Who is sent along which route; `None` is everybody whom the exceptions do not name.
+    pub fn routes(&self) -> impl Iterator<Item = (Option<ClassId>, &Arc<RouteId>)> {
+        let exceptions = self.exceptions.iter().map(|(class, verdict)| (Some(*class), verdict));
+        let verdicts = std::iter::once((None, &self.default)).chain(exceptions);
+        verdicts.filter_map(|(class, verdict)| match verdict {
+            Verdict::Route(route) => Some((class, route)),
+            Verdict::Pass | Verdict::Refuse => None,
+        })
+    }
+}
+
 /// What happens to a connection.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Verdict {
