@@ -261,6 +261,142 @@ fn a_gateway_that_leads_to_its_own_address_is_told() {
 }
 
 #[test]
+fn gateways_that_lead_to_one_another_are_told() {
+    let to = |name: &str, address: &str| {
+        let spec = format!(
+            "{{hosts: [{name}.example.com], addresses: [192.0.2.9], resolution: STATIC, ports: \
+             [{{number: 80, name: tcp, protocol: TCP}}], endpoints: [{{address: {address}}}]}}"
+        );
+        entry(&format!("a/{name}"), &spec)
+    };
+    let rules = |name: &str, gateway: &str, conditions: &str, to: &str| {
+        let route = format!("route: [{{destination: {{host: {to}.example.com}}}}]");
+        let spec =
+            format!("{{hosts: ['*'], gateways: [{gateway}], tcp: [{{{conditions}{route}}}]}}");
+        virtual_service(&format!("a/{name}"), &spec)
+    };
+    let inner = EDGE.replace("edge", "inner").replace("192.0.2.200", "192.0.2.201");
+    let both = EDGE.to_owned() + &inner + &to("edge", "192.0.2.200") + &to("inner", "192.0.2.201");
+    let text = |conditions: &str, back: &str| {
+        both.clone()
+            + &to("db", "192.0.2.5")
+            + &rules("in", "edge", "", "inner")
+            + &rules("back", "inner", conditions, back)
+    };
+    let code = ["RD4051"];
+    let found = report(&text("", "edge"));
+    let found = told(&found, &code);
+    let place =
+        |name| format!("RD4051 VirtualService/a/{name} spec.tcp[0].route[0].destination.host");
+    let at: Vec<&String> = found.iter().map(|(place, _)| place).collect();
+    assert_eq!(at, [&place("in"), &place("back")]);
+    let way = "leads to 192.0.2.201:80 where Gateway/a/inner listens, and on from there to \
+               192.0.2.200:80, where Gateway/a/edge itself listens";
+    assert!(found[0].1.contains(way), "{found:#?}");
+    assert_eq!(places(&report(&text("", "db")), &code), [""; 0]);
+    // What comes from the other gateway meets none of its rules.
+    let away = "match: [{sourceSubnet: 198.51.100.0/24}], ";
+    assert_eq!(places(&report(&text(away, "edge")), &code), [""; 0]);
+    let from = "match: [{sourceSubnet: 192.0.2.0/24}], ";
+    assert_eq!(places(&report(&text(from, "edge")), &code).len(), 2);
+}
+
+#[test]
+fn gateways_that_hand_a_server_name_round_are_told() {
+    let tls = |text: &str| {
+        text.replace(
+            "number: 80, name: tcp, protocol: TCP}",
+            "number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}",
+        )
+    };
+    let inner = EDGE.replace("edge", "inner").replace("192.0.2.200", "192.0.2.201");
+    let to = |name: &str, address: &str| {
+        let spec = format!(
+            "{{hosts: [{name}.example.com], addresses: [192.0.2.9], resolution: STATIC, ports: \
+             [{{number: 443, name: tls, protocol: TLS}}], endpoints: [{{address: {address}}}]}}"
+        );
+        entry(&format!("a/{name}"), &spec)
+    };
+    let rules = |gateway: &str, sni: &str, to: &str| {
+        let rule = format!(
+            "{{match: [{{sniHosts: ['{sni}']}}], route: [{{destination: {{host: {to}.example.com}}}}]}}"
+        );
+        let spec = format!("{{hosts: ['*'], gateways: [{gateway}], tls: [{rule}]}}");
+        virtual_service(&format!("a/at-{gateway}"), &spec)
+    };
+    let told = |sni: &str| {
+        let text = tls(EDGE)
+            + &tls(&inner)
+            + &to("edge", "192.0.2.200")
+            + &to("inner", "192.0.2.201")
+            + &rules("edge", "*.shop.example.com", "inner")
+            + &rules("inner", sni, "edge");
+        places(&report(&text), &["RD4051"]).len()
+    };
+    assert_eq!(told("*.example.com"), 2);
+    assert_eq!(told("*.bank.example.com"), 0);
+}
+
+#[test]
+fn rules_for_hosts_without_ports_are_told() {
+    let entry = |ports: &str| {
+        let spec = format!(
+            "{{hosts: [db.example.com], addresses: [192.0.2.1], resolution: STATIC, {ports}\
+             endpoints: [{{address: 192.0.2.2}}]}}"
+        );
+        entry("a/db", &spec)
+    };
+    let headless = object("Service", "a/all", "{clusterIP: None, selector: {app: all}}");
+    let rule = |host: &str| {
+        let rules = "tcp: [{route: [{destination: {host: db.example.com, port: {number: 80}}}]}]";
+        virtual_service("a/v", &format!("{{hosts: [{host}], {rules}}}"))
+    };
+    let told = |text: &str| places(&report(text), &["RD5010"]);
+    let place = ["RD5010 VirtualService/a/v spec.tcp"];
+    assert_eq!(told(&(entry("") + &rule("db.example.com"))), place);
+    assert_eq!(told(&(headless + &rule("all"))), place);
+    let with = "ports: [{number: 80, name: tcp, protocol: TCP}], ";
+    assert_eq!(told(&(entry(with) + &rule("db.example.com"))), [""; 0]);
+    assert_eq!(told(&(entry(with) + &rule("not-there"))), [""; 0]);
+}
+
+#[test]
+fn what_only_follows_from_a_slice_or_a_pod_that_is_not_used_is_not_told() {
+    let db = object(
+        "Service",
+        "a/db",
+        "{clusterIP: 10.96.0.11, selector: {app: db}, ports: [{name: tcp, port: 80}]}",
+    );
+    let slice = |port: &str, address: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: db-a, \
+             namespace: a, labels: {{kubernetes.io/service-name: db}}}}\naddressType: IPv4\nports: \
+             [{{name: {port}, port: 80}}]\nendpoints: [{{addresses: [{address}]}}]\n"
+        )
+    };
+    let pod = |ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: db-0, namespace: a, labels: {{app: \
+             db}}}}\nspec: {{nodeName: one}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    let rule =
+        virtual_service("a/v", "{hosts: [shop], tcp: [{route: [{destination: {host: db}}]}]}");
+    let text = service("a/shop", "10.96.0.1", "") + &db + &rule;
+    let told = |more: &str| {
+        let report = report(&(text.clone() + more));
+        let codes = report.diagnostics.iter().map(|one| one.code);
+        codes.filter(|code| !["RD4049"].contains(code)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(""), ["RD4042"; 2], "the service, and the share");
+    assert_eq!(told(&slice("sql", "10.0.0.1")), ["RD4015"]);
+    assert_eq!(told(&slice("tcp", "10.0.0.x")), ["RD1014"]);
+    assert_eq!(told(&pod("10.0.0.x")), ["RD1014"]);
+    let named = slice("tcp", "10.0.0.1").replace("]}]", "], targetRef: {kind: Pod, name: x}}]");
+    assert_eq!(told(&named), ["RD3024"], "Pods are not among the documents");
+}
+
+#[test]
 fn an_entry_whose_host_has_an_address_elsewhere_is_not_told_to_have_none() {
     let one = |name: &str, addresses: &str, port: u16| {
         let spec = format!(

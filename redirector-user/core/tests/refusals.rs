@@ -287,7 +287,7 @@ impl Checked<'_> {
                         Some(service) if self.is_complete(service) => Severity::Warning,
                         _ => Severity::Info,
                     };
-                    here.iter().any(|one| one.severity == severity)
+                    here.iter().any(|one| one.severity == severity) || self.tells_of_slices(refusal)
                 }
                 Some(Lacks::Family) => here.iter().any(|one| one.severity == Severity::Warning),
                 Some(Lacks::Resolution | Lacks::Sockets | Lacks::Bytes | Lacks::Labels) => {
@@ -300,6 +300,15 @@ impl Checked<'_> {
             }
             self.tells_for_whom(refusal, &here);
         }
+    }
+
+    /// Whether an EndpointSlice of the service is told not to be joined with it.
+    fn tells_of_slices(&self, refusal: &Refusal) -> bool {
+        let slices = self.world.endpoint_slices().filter(|(object, slice)| {
+            slice.of(&object.meta.namespace).as_ref() == refusal.id.view.first()
+        });
+        let names: Vec<String> = slices.map(|(object, _)| object.reference().to_string()).collect();
+        self.told.iter().any(|(of, _, told)| told.code == "RD4015" && names.contains(of))
     }
 
     /// Whether all endpoints of a service are written in its own document.

@@ -2,13 +2,14 @@
 //! a walk over all objects.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::examine::Examined;
+use super::services::unjoined;
 use super::{Around, Refused};
 use crate::decode::templates::PodTemplate;
 use crate::diag::nearest;
@@ -60,6 +61,8 @@ pub(super) struct Facts<'w> {
     entries: Carriers,
     /// Names of Namespace objects.
     namespaces: BTreeSet<Arc<str>>,
+    /// The Services of EndpointSlices that are not joined with them.
+    unjoined: HashSet<ObjectRef>,
     /// Of objects that were refused, what others say of them.
     refused: &'w Refused,
     /// Addresses of workloads and of endpoints, where somebody was before.
@@ -136,6 +139,9 @@ impl<'w> Facts<'w> {
                 .of_kind(Kind::Namespace)
                 .map(|object| object.meta.name.clone())
                 .collect(),
+            unjoined: unjoined(world)
+                .filter_map(|(object, slice, _)| slice.of(&object.meta.namespace))
+                .collect(),
             refused: &around.refused,
             addresses: somebodys(registry),
             budget: Cell::new(SUGGESTION_BUDGET),
@@ -145,7 +151,7 @@ impl<'w> Facts<'w> {
         for service in registry.services() {
             facts.services.insert(&service.host, service);
         }
-        facts.carriers(&around.templates);
+        facts.carriers(around.templates.iter().chain(&around.refused.pods));
         facts
     }
 
@@ -183,7 +189,7 @@ impl<'w> Facts<'w> {
         }
     }
 
-    fn carriers(&mut self, templates: &[PodTemplate]) {
+    fn carriers<'a>(&mut self, templates: impl Iterator<Item = &'a PodTemplate>) {
         let mut nodes: HashMap<&str, &Object> = HashMap::new();
         for object in self.world.of_kind(Kind::Node) {
             nodes.insert(&object.meta.name, object);
@@ -236,9 +242,17 @@ impl<'w> Facts<'w> {
         &self.pods
     }
 
+    /// Whether it is known, or told of others, why a Service has no endpoint: something
+    /// promises Pods, or its EndpointSlices are not joined with it or were refused.
+    pub fn lost_elsewhere(&self, service: &ObjectRef) -> bool {
+        self.unjoined.contains(service)
+            || self.refused.endpoints.contains(service)
+            || self.promised(service)
+    }
+
     /// Whether a Deployment or the like promises Pods that a Service will
-    /// select.
-    pub fn promised(&self, service: &ObjectRef) -> bool {
+    /// select, or such a Pod was refused.
+    fn promised(&self, service: &ObjectRef) -> bool {
         let spec = self.world.get(service).and_then(|object| object.spec.service());
         let Some(spec) = spec else { return false };
         !spec.selector.is_empty()

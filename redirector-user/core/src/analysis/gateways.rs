@@ -2,17 +2,19 @@
 //! that do not take each other's place.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
+use super::refusals::{Share, shares};
 use super::{Finding, Report};
+use crate::client::Client;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
 use crate::model::{Gateway, Labels, Object, Server, Service, TargetPort};
 use crate::names::hosts_match;
-use crate::plan::Endpoint;
-use crate::plan::gateway::GatewayRule;
-use crate::rules::{Mode, Outdone, bound_elsewhere, mode};
+use crate::plan::Plan;
+use crate::plan::gateway::{GatewayPlan, GatewayRule, Incoming};
+use crate::rules::{Block, Mode, Outdone, bound_elsewhere, mode};
 
 /// Servers by Gateway, for each selector and port.
 type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;
@@ -63,38 +65,101 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Rules of a gateway that lead back to where it listens.
+/// Rules of gateways that lead back to where they are, maybe by way of others.
 fn loops(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let plan = &facts.examined.plan;
+    let listeners = &facts.examined.plan.gateways.listeners;
     let mut told = BTreeSet::new();
-    for (at, listener) in &plan.gateways.listeners {
-        for GatewayRule { rule, route, .. } in &listener.rules {
-            let destinations = route.iter().flat_map(|route| &route.destinations).enumerate();
-            for (place, id) in destinations {
-                let destination = plan.destinations.get(id);
-                let back = |one: &Endpoint| one.address == *at;
-                let Some(destination) = destination.filter(|one| one.endpoints.iter().any(back))
-                else {
+    for (at, listener) in listeners {
+        for (place, rule) in listener.rules.iter().enumerate() {
+            let names = rule.conditions.iter().flat_map(Block::server_names);
+            let mut names: Vec<_> = names.map(|name| Some(name.replacen('*', "any", 1))).collect();
+            let open = |block: &Block| !block.asks_name();
+            if rule.conditions.is_empty() || rule.conditions.iter().any(open) {
+                names.push(None);
+            }
+            // Who goes round asks for the same name everywhere.
+            let rounds = names.iter().flat_map(|name| round(facts, (at, place), name.as_deref()));
+            for ((at, place), share, (to, _)) in rounds {
+                let (Some(listener), Some(next)) = (listeners.get(at), listeners.get(to)) else {
                     continue;
                 };
-                if !told.insert((rule, place)) {
+                let Some(GatewayRule { rule, .. }) = listener.rules.get(place) else { continue };
+                if !told.insert((rule, share.place)) {
                     continue;
                 }
-                let of = destination.endpoints.len();
-                let share =
-                    if of == 1 { String::new() } else { format!(", one of {of} endpoints,") };
+                let of = match share.destination.endpoints_at(true).len() {
+                    1 => String::new(),
+                    of => format!(", one of {of} endpoints,"),
+                };
+                let there = match to == at {
+                    true => String::new(),
+                    false => format!("{} listens, and on from there to {at}, where ", next.gateway),
+                };
                 let message = format!(
-                    "{}:{} leads to {at}{share} where {} itself listens: connections come back to \
-                     this rule until there are no more",
-                    id.host, id.port, listener.gateway
+                    "{}:{} leads to {to}{of} where {there}{} itself listens: connections come back \
+                     to this rule until there are no more",
+                    share.id.host, share.id.port, listener.gateway
                 );
                 let finding = Diagnostic::new(&differences::LEADS_BACK, message)
                     .help("name the service that is behind the gateway");
                 Report::new(rule.object.clone(), findings)
-                    .add(format!("{}.host", rule.destination_path(place)), finding);
+                    .add(format!("{}.host", rule.destination_path(share.place)), finding);
             }
         }
     }
+}
+
+/// A rule, by its place, of what listens at an address.
+type Stop<'p> = (&'p SocketAddr, usize);
+
+/// The rules of gateways that connections which ask for this server name meet when they go
+/// on from one.
+fn onward<'p>(
+    plan: &'p Plan,
+    (at, place): Stop<'p>,
+    sni: Option<&str>,
+) -> Vec<(Share<'p>, Stop<'p>)> {
+    let GatewayPlan { listeners, clients, .. } = &plan.gateways;
+    let rule = listeners.get(at).and_then(|listener| listener.rules.get(place));
+    let route = rule.and_then(|rule| rule.route.as_ref());
+    let legs = route.and_then(|route| Some((route, plan.routes.get(route)?)));
+    let ip = at.ip();
+    let own = Client { addresses: std::slice::from_ref(&ip), ..Client::default() };
+    let client = clients.get(&ip).map_or(own, |known| known.as_client(&ip));
+    let shares = legs.into_iter().flat_map(|(route, legs)| shares(plan, route, legs));
+    let ends = shares.filter(|share| share.weight > 0).flat_map(|share| {
+        let endpoints = share.destination.endpoints_at(true).iter();
+        endpoints.map(move |endpoint| (share, endpoint.address))
+    });
+    ends.filter_map(|(share, address)| {
+        let (to, listener) = listeners.get_key_value(&address)?;
+        Some((share, (to, listener.matching(&Incoming { client, sni }, to.ip())?)))
+    })
+    .collect()
+}
+
+/// From which rules to which, by which shares, connections that ask for this server name go
+/// round by way of one.
+fn round<'f>(
+    facts: &'f Facts<'_>,
+    start: Stop<'f>,
+    sni: Option<&str>,
+) -> Vec<(Stop<'f>, Share<'f>, Stop<'f>)> {
+    let (mut queue, mut seen, mut hops) = (vec![start], BTreeSet::from([start]), Vec::new());
+    while let Some(stop) = queue.pop().filter(|_| facts.spend(1)) {
+        for (share, next) in onward(&facts.examined.plan, stop, sni) {
+            hops.push((stop, share, next));
+            queue.extend(seen.insert(next).then_some(next));
+        }
+    }
+    let mut leading = BTreeSet::from([start]);
+    while let Some((stop, ..)) =
+        hops.iter().find(|(stop, _, next)| leading.contains(next) && !leading.contains(stop))
+    {
+        leading.insert(*stop);
+    }
+    hops.retain(|(.., next)| leading.contains(next));
+    hops
 }
 
 fn workloads(

@@ -32,9 +32,10 @@ mod virtual_services;
 
 use std::collections::BTreeSet;
 
-use crate::decode::templates::PodTemplate;
+use crate::decode::templates::{PodTemplate, pod};
 use crate::diag::Diagnostic;
-use crate::model::{Kind, ObjectRef};
+use crate::model::annotations::SERVICE_NAME;
+use crate::model::{EndpointSlice, Kind, ObjectRef};
 use crate::names::{complete_host, service_host};
 use crate::registry::Registry;
 use crate::world::World;
@@ -72,6 +73,10 @@ pub struct Refused {
     pub rules: BTreeSet<String>,
     /// Full names of Gateways.
     pub gateways: BTreeSet<String>,
+    /// The Services of EndpointSlices.
+    pub endpoints: BTreeSet<ObjectRef>,
+    /// Pods.
+    pub pods: Vec<PodTemplate>,
 }
 
 impl Refused {
@@ -98,6 +103,16 @@ impl Refused {
             Kind::Gateway => {
                 self.gateways.insert(format!("{}/{}", object.namespace, object.name));
             }
+            Kind::EndpointSlice => {
+                let labels = tree.get("metadata").and_then(|metadata| metadata.get("labels"));
+                let service = labels.and_then(|labels| labels.get(SERVICE_NAME)?.as_str());
+                let slice = |service: &str| {
+                    EndpointSlice { service: service.into(), ..Default::default() }
+                        .of(&object.namespace)
+                };
+                self.endpoints.extend(service.and_then(slice));
+            }
+            Kind::Pod => self.pods.extend(pod(tree)),
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 //! misspelt, and each is told.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::virtual_services::targets;
 use super::{Around, Finding};
@@ -13,7 +14,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
 use crate::model::{Kind, ObjectRef};
 use crate::names::complete_host;
-use crate::registry::{Port, Registry};
+use crate::registry::{Port, Registry, Service};
 use crate::world::World;
 
 /// What may be missing as a whole.
@@ -60,19 +61,20 @@ pub fn says_missing(code: &str) -> bool {
     ALL.iter().flat_map(|missing| missing.codes).any(|one| one.id == code)
 }
 
-/// Whether the service of the destination that a finding is at is among the
-/// documents: then its DestinationRule is likelier forgotten than elsewhere.
-fn has_service(world: &World, registry: &Registry, finding: &Finding) -> bool {
+/// The services of the destination that a finding is at. Where there are some, its
+/// DestinationRule is likelier forgotten than elsewhere.
+fn services_at<'r>(
+    world: &World,
+    registry: &'r Registry,
+    finding: &Finding,
+) -> impl Iterator<Item = &'r Arc<Service>> {
     let rule = world.get(&finding.object).and_then(|object| object.spec.virtual_service());
-    let Some(rule) = rule else { return false };
-    targets(&finding.object, rule)
-        .iter()
-        .filter(|target| finding.path.starts_with(&target.path))
-        .any(|target| {
-            let domain = &world.settings.cluster_domain;
-            let host = complete_host(&target.destination.host, &finding.object.namespace, domain);
-            !registry.named(&host).is_empty()
-        })
+    let targets = rule.map(|rule| targets(&finding.object, rule)).unwrap_or_default();
+    targets.into_iter().filter(|target| finding.path.starts_with(&target.path)).flat_map(|target| {
+        let domain = &world.settings.cluster_domain;
+        let host = complete_host(&target.destination.host, &finding.object.namespace, domain);
+        registry.named(&host)
+    })
 }
 
 /// Where slices have endpoints that are Pods, and no Pod is among the documents: takes out
@@ -86,9 +88,7 @@ fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Opti
     let slices = findings.iter().filter(unknown);
     let services: HashSet<ObjectRef> = slices
         .filter_map(|finding| {
-            let slice = world.get(&finding.object)?.spec.endpoint_slice()?;
-            let namespace = finding.object.namespace.clone();
-            Some(ObjectRef { kind: Kind::Service, namespace, name: slice.service.clone() })
+            world.get(&finding.object)?.spec.endpoint_slice()?.of(&finding.object.namespace)
         })
         .collect();
     let of_rule = |rule: &ObjectRef| {
@@ -101,7 +101,11 @@ fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Opti
     };
     findings.retain(|finding| match finding.diagnostic.code {
         _ if unknown(&finding) => false,
-        code if code == differences::NO_ENDPOINTS.id => !services.contains(&finding.object),
+        code if code == differences::NO_ENDPOINTS.id => {
+            let mut at = services_at(world, registry, finding);
+            !services.contains(&finding.object)
+                && !at.any(|service| services.contains(&service.object))
+        }
         code if code == references::EMPTY_SUBSET.id => !of_rule(&finding.object),
         _ => true,
     });
@@ -139,7 +143,7 @@ pub fn only_a_part(
         findings.retain(|finding| {
             !codes.iter().any(|code| code.id == finding.diagnostic.code)
                 || finding.diagnostic.code == references::UNKNOWN_SUBSET.id
-                    && has_service(world, registry, finding)
+                    && services_at(world, registry, finding).next().is_some()
         });
         missing.extend(named(what, before - findings.len()));
     }

@@ -22,7 +22,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             // are sockets; the policy says what it refuses.
             Some(Lacks::Resolution | Lacks::Sockets | Lacks::Bytes) => true,
             Some(Lacks::Endpoints) => {
-                refusal.id.view.first().is_some_and(|service| facts.promised(service))
+                refusal.id.view.first().is_some_and(|service| facts.lost_elsewhere(service))
             }
             Some(Lacks::Labels) => causes.empty_subset(facts.world, refusal),
             Some(Lacks::Service) if facts.refused_service(&refusal.id.host) => true,

@@ -426,17 +426,22 @@ fn weights(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
 
 /// Hosts none of whose ports takes tcp rules.
 fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
-    let mut ports = bound.services.iter().flat_map(|service| &service.ports).peekable();
-    if ports.peek().is_none() || ports.any(|port| port.protocol.takes_tcp_rules()) {
+    // Of hosts that are not there, and of other names for hosts, it is said that they are.
+    let alias = |service: &&&Service| matches!(service.kind, ServiceKind::ExternalName(_));
+    let services: Vec<&&Service> = bound.services.iter().filter(|one| !alias(one)).collect();
+    let ports = || services.iter().flat_map(|service| &service.ports);
+    if services.is_empty() || ports().any(|port| port.protocol.takes_tcp_rules()) {
         return;
     }
-    let other = (bound.services.iter().flat_map(|service| &service.ports))
-        .any(|port| port.protocol == Protocol::Other);
-    let is_entry = |service: &&Service| matches!(service.kind, ServiceKind::Entry(_));
-    let declared: Vec<String> = bound
-        .services
-        .iter()
-        .flat_map(|service| &service.ports)
+    if ports().next().is_none() {
+        let message = "the hosts have no port: no connection comes to the rules";
+        let finding = Diagnostic::new(&l7::NO_TCP_PORT, message)
+            .help("write the ports that clients dial in the Service or ServiceEntry");
+        return report.add("spec.tcp", finding);
+    }
+    let other = ports().any(|port| port.protocol == Protocol::Other);
+    let is_entry = |service: &&&Service| service.is_entry();
+    let declared: Vec<String> = ports()
         .take(8)
         .map(|port| format!("{} is {}", port.number, port.protocol.as_str()))
         .collect();
@@ -446,7 +451,7 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
             &l7::NO_TCP_PORT,
             format!("no port of the hosts takes tcp rules: {}", declared.join(", ")),
         )
-        .help(match (bound.services.iter().any(is_entry), bound.services.iter().all(is_entry)) {
+        .help(match (services.iter().any(is_entry), services.iter().all(is_entry)) {
             (_, true) => "write protocol: TCP at the port of the ServiceEntry",
             _ if other => {
                 "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp or \

@@ -96,7 +96,7 @@ fn without_endpoints(
             let message = format!("it has no endpoint: connections to {at} are refused{whom}");
             Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(COMPLETE)))
         }
-        Lacks::Endpoints if !facts.promised(service) => {
+        Lacks::Endpoints if !facts.lost_elsewhere(service) => {
             let message = format!(
                 "the documents have no endpoint of it: connections to {at} are refused{whom}"
             );

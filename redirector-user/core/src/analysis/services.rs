@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -9,8 +10,9 @@ use super::facts::{Facts, scopes};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
-use crate::model::{Kind, ObjectRef, ServicePort, ServiceType, Spec};
+use crate::model::{EndpointSlice, Kind, Object, ObjectRef, ServicePort, ServiceType};
 use crate::registry::{ExportTo, Protocol, Service, ServiceKind, of_service_port};
+use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, service) in facts.world.services() {
@@ -25,16 +27,21 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// EndpointSlices whose ports are named otherwise than those of their Service, by which they
-/// are joined.
-fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for object in facts.world.of_kind(Kind::EndpointSlice) {
-        let Some(slice) = object.spec.endpoint_slice() else { continue };
-        let service = facts.world.find(Kind::Service, &object.meta.namespace, &slice.service);
-        let Some(Spec::Service(service)) = service.map(|service| &service.spec) else { continue };
+/// are joined, with that.
+pub(super) fn unjoined(
+    world: &World,
+) -> impl Iterator<Item = (&Arc<Object>, &EndpointSlice, &crate::model::Service)> {
+    world.endpoint_slices().filter_map(|(object, slice)| {
+        let service = world.find(Kind::Service, &object.meta.namespace, &slice.service)?;
+        let service = service.spec.service()?;
         let known = |name: &str| service.ports.iter().any(|port| port.name == name);
-        if slice.endpoints.is_empty() || slice.ports.iter().any(|port| known(&port.name)) {
-            continue;
-        }
+        let joined = slice.ports.iter().any(|port| known(&port.name));
+        (!slice.endpoints.is_empty() && !joined).then_some((object, slice, service))
+    })
+}
+
+fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, slice, service) in unjoined(facts.world) {
         let names = |names: Vec<&str>| match names.as_slice() {
             [] => "none".to_owned(),
             names => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),

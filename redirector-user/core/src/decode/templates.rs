@@ -73,8 +73,16 @@ fn labels(node: &Node) -> Option<Labels> {
 
 /// The pod template of a Deployment, StatefulSet, DaemonSet or the like.
 pub(crate) fn pod_template(root: &Node) -> Option<PodTemplate> {
-    let metadata = root.get("spec")?.get("template")?.get("metadata")?;
+    labelled(root, root.get("spec")?.get("template")?)
+}
+
+/// A Pod, as far as it can be read.
+pub(crate) fn pod(root: &Node) -> Option<PodTemplate> {
+    labelled(root, root)
+}
+
+fn labelled(root: &Node, pod: &Node) -> Option<PodTemplate> {
     let namespace = root.nearest("metadata.namespace").as_str().unwrap_or("default");
-    let labels = labels(metadata.get("labels")?)?;
+    let labels = labels(pod.get("metadata")?.get("labels")?)?;
     Some(PodTemplate { namespace: namespace.into(), labels })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
+use super::{Kind, Labels, ObjectRef};
 
 /// Core Service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -116,6 +116,14 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Its endpoints.
     pub endpoints: Vec<SliceEndpoint>,
+}
+
+impl EndpointSlice {
+    /// The Service that it belongs to, of the namespace that it is in; `None` when it names none.
+    pub fn of(&self, namespace: &Arc<str>) -> Option<ObjectRef> {
+        let (namespace, name) = (namespace.clone(), self.service.clone());
+        (!name.is_empty()).then_some(ObjectRef { kind: Kind::Service, namespace, name })
+    }
 }
 
 /// A port of an EndpointSlice.

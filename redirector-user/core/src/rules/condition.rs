@@ -252,6 +252,15 @@ impl Block {
         subnets.unwrap_or_default()
     }
 
+    /// The server names of which the client must ask for one; none: any does.
+    pub(crate) fn server_names(&self) -> &[String] {
+        let names = self.conditions.iter().find_map(|condition| match condition {
+            Condition::SniHosts(names) => Some(&**names),
+            _ => None,
+        });
+        names.unwrap_or_default()
+    }
+
     /// The first condition that does not hold.
     pub(crate) fn failing<'q>(
         &'q self,

@@ -259,7 +259,7 @@ metadata: {namespace: web}
 spec: {hosts: [db.data.svc.cluster.local]}"
     }
     LEADS_BACK = "RD4051" Warning NONE "The gateway leads back to itself" {
-        "An endpoint of the destination is the very address and port at which the gateway listens, so that each connection makes another one, until the gateway has no descriptors left."
+        "An endpoint of the destination is the very address and port at which the gateway listens, or at which another gateway does whose rules lead back, so that each connection makes another one, until the gateway has no descriptors left."
         "Name the service that is behind the gateway, or give the gateway another address or port."
         "a ServiceEntry whose endpoint is the gateway's own address, as the destination of a rule for the gateway"
     }

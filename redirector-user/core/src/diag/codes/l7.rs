@@ -49,7 +49,7 @@ codes! {
         "endpoints: [{address: unix:///run/db.sock}]"
     }
     NO_TCP_PORT = "RD5010" Warning NONE "No port of the hosts takes tcp rules" {
-        "tcp rules apply to ports that are declared TCP or not declared at all. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), so the rules never apply."
+        "tcp rules apply to ports that are declared TCP or not declared at all. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), or there is none, so the rules never apply."
         "Begin the port's name with tcp, or set appProtocol: tcp."
         "ports: [{name: http-echo, port: 19000}]"
     }

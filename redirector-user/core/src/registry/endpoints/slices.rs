@@ -29,9 +29,7 @@ enum Named {
 
 /// The Service that a slice belongs to.
 fn service(slice: &Object) -> Option<ObjectRef> {
-    let name = &slice.spec.endpoint_slice()?.service;
-    let namespace = slice.meta.namespace.clone();
-    (!name.is_empty()).then(|| ObjectRef { kind: Kind::Service, namespace, name: name.clone() })
+    slice.spec.endpoint_slice()?.of(&slice.meta.namespace)
 }
 
 fn named(slice: &Object) -> impl Iterator<Item = Named> {
