@@ -57,7 +57,7 @@ pub(super) fn services(
 pub(super) fn names(backing: &Backing, object: &Object) -> BTreeSet<Arc<str>> {
     let entry = object.spec.service_entry();
     let names = entry.map(|entry| entries::names(backing, &object.meta.namespace, entry));
-    names.unwrap_or_default()
+    names.into_iter().flatten().map(Arc::from).collect()
 }
 
 /// The services of an object that is left out: only that they would be there.

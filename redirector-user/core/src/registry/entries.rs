@@ -76,7 +76,7 @@ struct Candidate {
     place: Place,
 }
 
-const fn resolves(entry: &ServiceEntry) -> bool {
+pub(super) const fn resolves(entry: &ServiceEntry) -> bool {
     matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
 }
 
@@ -144,26 +144,26 @@ fn candidates(
     found
 }
 
-/// The names that the endpoints and addresses of a ServiceEntry are resolved from.
-pub(super) fn names(
-    backing: &Backing,
-    namespace: &str,
-    entry: &ServiceEntry,
-) -> BTreeSet<Arc<str>> {
-    if !resolves(entry) {
-        return BTreeSet::new();
-    }
-    let selector = entry.workload_selector.as_ref();
-    let selected = selector.into_iter().flat_map(|one| backing.entries(namespace, one));
-    let selected = selected.filter_map(|known| known.object.spec.workload_entry());
-    let endpoints = entry.endpoints.iter().chain(selected).map(|one| &*one.address);
-    let endpoints =
-        endpoints.filter(|one| subnets::address(one).is_none() && !one.starts_with("unix:"));
-    let alone = !entry.has_own_endpoints();
-    let hosts = entry.hosts.iter().filter(|host| alone || frontends::by_name(entry, host));
-    let hosts = hosts.map(String::as_str);
-    let is_name = |name: &&str| !name.is_empty() && !name.starts_with('*');
-    endpoints.chain(hosts).filter(is_name).map(Arc::from).collect()
+/// The names that the endpoints and addresses of a ServiceEntry are resolved from; one may
+/// be there several times.
+pub(super) fn names<'e>(
+    backing: &'e Backing,
+    namespace: &'e str,
+    entry: &'e ServiceEntry,
+) -> impl Iterator<Item = &'e str> {
+    let entry = Some(entry).filter(|entry| resolves(entry)).into_iter();
+    entry.flat_map(|entry| {
+        let selector = entry.workload_selector.as_ref();
+        let selected = selector.into_iter().flat_map(|one| backing.entries(namespace, one));
+        let selected = selected.filter_map(|known| known.object.spec.workload_entry());
+        let endpoints = entry.endpoints.iter().chain(selected).map(|one| &*one.address);
+        let endpoints =
+            endpoints.filter(|one| subnets::address(one).is_none() && !one.starts_with("unix:"));
+        let alone = !entry.has_own_endpoints();
+        let hosts = entry.hosts.iter().filter(move |host| alone || frontends::by_name(entry, host));
+        let hosts = hosts.map(String::as_str);
+        endpoints.chain(hosts).filter(|name| !name.is_empty() && !name.starts_with('*'))
+    })
 }
 
 /// What a name resolves to, if it is one of these.

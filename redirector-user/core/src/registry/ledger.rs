@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::destination_rules::age;
 use super::edit::Edit;
 use super::endpoints::Backing;
+use super::entries;
 use super::frontends::{self, MOST_ADDRESSES};
 use crate::budget::{Amounts, Budgets, Over};
 use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
@@ -166,13 +167,14 @@ fn of_services(world: &World, backing: &Backing, object: &Object) -> Amounts {
             }
         }
         Spec::ServiceEntry(entry) => {
-            let (each, names) = of_entry(world, backing, &object.meta.namespace, entry);
+            let namespace = &*object.meta.namespace;
+            let each = of_entry(world, backing, namespace, entry);
             let ports = count(entry.ports.len());
             let owns = entry.hosts.iter().map(|host| count(owns(world, entry, host)).max(1));
             Amounts {
                 frontends: ports.saturating_mul(owns.sum()),
                 endpoints: each.saturating_mul(ports),
-                names,
+                names: count(entries::names(backing, namespace, entry).count()),
                 ..Amounts::default()
             }
         }
@@ -194,36 +196,27 @@ fn owns(world: &World, entry: &ServiceEntry, host: &str) -> usize {
     }
 }
 
-/// How many endpoints the hosts of a ServiceEntry have together, for each port, and how
-/// many names are to be resolved for that.
-fn of_entry(world: &World, backing: &Backing, namespace: &str, entry: &ServiceEntry) -> (u64, u64) {
+/// How many endpoints the hosts of a ServiceEntry have together, for each port.
+fn of_entry(world: &World, backing: &Backing, namespace: &str, entry: &ServiceEntry) -> u64 {
     if matches!(entry.resolution, Resolution::None | Resolution::DynamicDns) {
-        return (0, 0);
+        return 0;
     }
-    let by_name = entry.resolution != Resolution::Static;
+    let by_name = entries::resolves(entry);
     let addresses = |name: &str| world.resolved(name).map_or(1, <[_]>::len).max(1) as u64;
-    // Those that its own addresses come from.
-    let by_host = entry.hosts.iter().filter(|host| frontends::by_name(entry, host)).count() as u64;
-    let (mut each, mut names) = (0, by_host);
-    let mut add = |address: &str| {
-        if by_name && subnets::address(address).is_none() {
-            names += 1;
-            each += addresses(address);
-        } else {
-            each += 1;
-        }
+    let of = |address: &str| match by_name && subnets::address(address).is_none() {
+        true => addresses(address),
+        false => 1,
     };
-    entry.endpoints.iter().for_each(|endpoint| add(&endpoint.address));
+    let mut each: u64 = entry.endpoints.iter().map(|endpoint| of(&endpoint.address)).sum();
     if let Some(selector) = &entry.workload_selector {
-        for known in backing.entries(namespace, selector) {
-            known.object.spec.workload_entry().into_iter().for_each(|entry| add(&entry.address));
-        }
+        let entries = backing.entries(namespace, selector);
+        let entries = entries.filter_map(|known| known.object.spec.workload_entry());
+        each += entries.map(|entry| of(&entry.address)).sum::<u64>();
         for known in backing.pods(namespace, selector) {
             each += known.object.spec.pod().map_or(1, |pod| pod.ips.len().max(1)) as u64;
         }
-    } else if entry.endpoints.is_empty() && by_name {
-        let hosts = entry.hosts.iter();
-        return (hosts.map(|host| addresses(host)).sum(), entry.hosts.len() as u64);
+    } else if by_name && !entry.has_own_endpoints() {
+        return entry.hosts.iter().map(|host| addresses(host)).sum();
     }
-    (each.saturating_mul(entry.hosts.len() as u64), names)
+    each.saturating_mul(entry.hosts.len() as u64)
 }
