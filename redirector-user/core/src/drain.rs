@@ -87,33 +87,14 @@ mod tests {
     use crate::world::Settings;
 
     const SERVICES: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec: {clusterIP: 10.96.0.10, selector: {app: echo}, ports: [{name: tcp, port: 80}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: both, annotations: {redirector.io/drain: 5s}}
-spec: {clusterIP: 10.96.0.11, selector: {team: a}, ports: [{name: tcp, port: 80}]}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: one}
-spec: {address: 10.0.0.1, labels: {app: echo}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: two}
-spec: {address: 10.0.0.2, labels: {app: echo, team: a}}
+Service echo: {clusterIP: 10.96.0.10, selector: {app: echo}, ports: [{name: tcp, port: 80}]}
+Service both {annotations: {redirector.io/drain: 5s}}: {clusterIP: 10.96.0.11, selector: {team: a}, ports: [{name: tcp, port: 80}]}
+WorkloadEntry one: {address: 10.0.0.1, labels: {app: echo}}
+WorkloadEntry two: {address: 10.0.0.2, labels: {app: echo, team: a}}
 ";
 
     const RULE: &str = "
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo, annotations: {redirector.io/drain: 30s}}
-spec: {host: echo}
+DestinationRule echo {annotations: {redirector.io/drain: 30s}}: {host: echo}
 ";
 
     fn of(text: &str) -> Endpoints {

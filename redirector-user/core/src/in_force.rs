@@ -95,17 +95,11 @@ mod tests {
             };
             is_written(&all.into_iter().map(|one| (one.clone(), replaced(&one))).collect())
         };
-        let workload = "apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: w}
-spec: {address: 192.0.2.1}
+        let workload = "WorkloadEntry w: {address: 192.0.2.1}
 ";
         assert!(!changes(workload, ""));
         assert!(!changes(workload, &workload.replace("2.1", "2.2")));
-        let entry = "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: e}
-spec:
+        let entry = "ServiceEntry e:
   hosts: [db.example]
   addresses: [192.0.2.9]
   ports: [{number: 80, name: tcp, protocol: TCP}]

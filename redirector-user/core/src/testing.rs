@@ -1,9 +1,15 @@
 //! Worlds out of YAML, for the tests of modules.
 
+use short::written_out;
+
 use crate::documents;
 use crate::world::{Settings, World};
 
-/// A World of these documents, of which none may be refused.
+#[path = "../tests/support/short.rs"]
+mod short;
+
+/// A World of these documents, which may be [written short](written_out) and of which none may
+/// be refused.
 pub(crate) fn world(settings: Settings, text: &str) -> World {
     let mut world = World::new(settings);
     add(&mut world, text);
@@ -12,7 +18,7 @@ pub(crate) fn world(settings: Settings, text: &str) -> World {
 
 /// Adds documents.
 pub(crate) fn add(world: &mut World, text: &str) {
-    for read in documents::read(Some("rules.yaml".into()), text).objects {
+    for read in documents::read(Some("rules.yaml".into()), &written_out(text)).objects {
         world.insert(read.object.expect("the documents are good"));
     }
 }

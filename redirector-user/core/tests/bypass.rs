@@ -10,50 +10,19 @@ use redirector_core::world::{ServiceAddresses, Settings, World, can_leave_alone}
 use crate::support::world_with;
 
 const DOCUMENTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec: {clusterIP: 10.96.0.10, selector: {app: echo}, ports: [{name: tcp, port: 80}]}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: one}
-spec: {address: 10.0.0.1, labels: {app: echo}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: client, annotations: {redirector.io/cgroup: client}}
-spec: {address: 10.0.0.9, labels: {app: client}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: other, annotations: {redirector.io/cgroup: other}}
-spec: {address: 10.0.0.8, labels: {app: client}}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: out}
-spec:
+Service echo: {clusterIP: 10.96.0.10, selector: {app: echo}, ports: [{name: tcp, port: 80}]}
+WorkloadEntry one: {address: 10.0.0.1, labels: {app: echo}}
+WorkloadEntry client {annotations: {redirector.io/cgroup: client}}: {address: 10.0.0.9, labels: {app: client}}
+WorkloadEntry other {annotations: {redirector.io/cgroup: other}}: {address: 10.0.0.8, labels: {app: client}}
+ServiceEntry out:
   hosts: [out.example.com]
   addresses: [10.97.0.1]
   resolution: STATIC
   ports: [{number: 80, name: tcp, protocol: TCP}]
   endpoints: [{address: 10.0.0.2}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: first}
-spec: {hosts: [echo], tcp: [{match: [{port: 80}], route: [{destination: {host: out.example.com}}]}]}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: second}
-spec: {hosts: [echo, out.example.com], tcp: [{route: [{destination: {host: nowhere}}]}]}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge}
-spec: {hosts: [echo], gateways: [edge], tcp: [{route: [{destination: {host: echo}}]}]}
+VirtualService first: {hosts: [echo], tcp: [{match: [{port: 80}], route: [{destination: {host: out.example.com}}]}]}
+VirtualService second: {hosts: [echo, out.example.com], tcp: [{route: [{destination: {host: nowhere}}]}]}
+VirtualService edge: {hosts: [echo], gateways: [edge], tcp: [{route: [{destination: {host: echo}}]}]}
 ";
 
 fn world(services: ServiceAddresses, targets: &[Target]) -> World {

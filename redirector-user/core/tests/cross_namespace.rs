@@ -8,45 +8,26 @@ use redirector_core::model::SourceId;
 use redirector_core::plan::{FrontendId, Verdict};
 use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
 
-use crate::support::world_with;
+use crate::support::{world_with, written_out};
 
 /// A service of `data`; a rule of `web` and one of `istio-system` for it; a ServiceEntry of
 /// `web` with a name of `data`; and clients in three namespaces.
 const DOCUMENTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: db, namespace: data}
-spec: {clusterIP: 10.96.0.10, ports: [{name: tcp, port: 80}, {name: other, port: 81}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: theirs, namespace: web}
-spec:
+Service data/db: {clusterIP: 10.96.0.10, ports: [{name: tcp, port: 80}, {name: other, port: 81}]}
+ServiceEntry web/theirs:
   hosts: [new.data.svc.cluster.local]
   addresses: [10.97.0.2]
   resolution: STATIC
   ports: [{number: 80, name: tcp, protocol: TCP}]
   endpoints: [{address: 10.0.0.2}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: web, namespace: web}
-spec:
+ServiceEntry web/web:
   hosts: [web.example.com]
   addresses: [10.97.0.1]
   resolution: STATIC
   ports: [{number: 80, name: tcp, protocol: TCP}]
   endpoints: [{address: 10.0.0.2}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: of-web, namespace: web}
-spec: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 80}], route: [{destination: {host: web.example.com}}]}]}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: of-all, namespace: istio-system}
-spec: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 81}], route: [{destination: {host: web.example.com, port: {number: 80}}}]}]}
+VirtualService web/of-web: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 80}], route: [{destination: {host: web.example.com}}]}]}
+VirtualService istio-system/of-all: {hosts: [db.data.svc.cluster.local], tcp: [{match: [{port: 81}], route: [{destination: {host: web.example.com, port: {number: 80}}}]}]}
 ";
 
 fn world(cross_namespace: CrossNamespace) -> World {
@@ -99,7 +80,7 @@ fn where_owners_decide_rules_of_other_namespaces_are_for_their_own_clients() {
 fn what_decides_about_hosts_of_other_namespaces_is_named() {
     let named = |cross_namespace| {
         let settings = Settings { cross_namespace, ..Settings::default() };
-        let readings = [documents::read(None, DOCUMENTS)];
+        let readings = [documents::read(None, &written_out(DOCUMENTS))];
         let found = check(&readings, &[], &[], &settings).diagnostics.into_iter();
         let found = found.filter(|one| ["RD4049", "RD4050"].contains(&one.code));
         found

@@ -8,59 +8,24 @@ use redirector_core::registry::Registry;
 use crate::support::world;
 
 const DOCUMENTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
+Service shop/web:
   clusterIPs: [10.96.0.10, fd00::10]
   selector: {app: web}
   ports: [{name: tcp, port: 80}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: other}
-spec: {clusterIP: 10.96.0.20, selector: {app: web}, ports: [{name: tcp, port: 80}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: db, namespace: shop}
-spec:
+Service other/web: {clusterIP: 10.96.0.20, selector: {app: web}, ports: [{name: tcp, port: 80}]}
+ServiceEntry shop/db:
   hosts: [db.example.com]
   addresses: [10.97.0.1]
   resolution: DNS
   ports: [{number: 80, name: tcp, protocol: TCP}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: v1, namespace: shop}
-spec: {address: 10.0.0.1, labels: {app: web, version: v1}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: v1-6, namespace: shop}
-spec: {address: 'fd00::1', labels: {app: web, version: v1}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: v2, namespace: shop}
-spec: {address: 10.0.0.2, labels: {app: web, version: v2}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: client, namespace: shop}
-spec: {address: 10.0.0.9, labels: {app: client}}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: web, namespace: shop}
-spec:
+WorkloadEntry shop/v1: {address: 10.0.0.1, labels: {app: web, version: v1}}
+WorkloadEntry shop/v1-6: {address: 'fd00::1', labels: {app: web, version: v1}}
+WorkloadEntry shop/v2: {address: 10.0.0.2, labels: {app: web, version: v2}}
+WorkloadEntry shop/client: {address: 10.0.0.9, labels: {app: client}}
+DestinationRule shop/web:
   host: web
   subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: web, namespace: shop}
-spec:
+VirtualService shop/web:
   hosts: [web]
   tcp:
   - match: [{sourceLabels: {app: canary}}]

@@ -6,8 +6,10 @@ use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::documents;
 use redirector_core::world::{ServiceAddresses, Settings};
 
+use crate::support::written_out;
+
 fn report_with(text: &str, settings: &Settings) -> Report {
-    let readings = [documents::read(Some("a.yaml".into()), text)];
+    let readings = [documents::read(Some("a.yaml".into()), &written_out(text))];
     let report = check(&readings, &[], &[], settings);
     let placed = |d: &Diagnostic| d.line > 0 && d.file.is_some() || d.code == "RD3024";
     assert!(report.diagnostics.iter().all(placed), "{:#?}", report.diagnostics);
@@ -34,16 +36,18 @@ pub(crate) fn places(report: &Report, codes: &[&str]) -> Vec<String> {
     told(report, codes).into_iter().map(|(place, _)| place).collect()
 }
 
-/// An object of the networking API, its spec in flow style.
+/// An object, by namespace and name, its spec in flow style.
 pub(crate) fn object(kind: &str, name: &str, spec: &str) -> String {
-    let (namespace, name) = name.split_once('/').expect("namespace/name");
-    let (api, spec) = match kind {
-        "Service" => ("v1", format!("spec: {spec}")),
-        _ => ("networking.istio.io/v1", format!("spec: {spec}")),
-    };
+    format!("{kind} {name}: {spec}\n")
+}
+
+/// An EndpointSlice of a Service, with one port, 80, and one endpoint.
+pub(crate) fn slice(service: &str, port: &str, endpoint: &str) -> String {
+    let (namespace, service) = service.split_once('/').expect("namespace/name");
     format!(
-        "---\napiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         {spec}\n"
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-x, \
+         namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: \
+         IPv4\nports: [{{name: {port}, port: 80, protocol: TCP}}]\nendpoints: [{{{endpoint}}}]\n"
     )
 }
 

@@ -14,10 +14,7 @@ fn found(text: &str) -> Vec<String> {
 fn gateway(name: &str, value: Option<&str>, server: &str) -> String {
     let annotation = value.map(|value| format!("redirector.io/proxy-protocol: {value}"));
     format!(
-        "apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: {name}, annotations: {{{}}}}}
-spec: {{selector: {{istio: edge}}, servers: [{{hosts: ['*'], {server}}}]}}
+        "Gateway {name} {{annotations: {{{}}}}}: {{selector: {{istio: edge}}, servers: [{{hosts: ['*'], {server}}}]}}
 ---
 ",
         annotation.unwrap_or_default()
@@ -30,10 +27,7 @@ const OTHER: &str = "port: {name: tls, number: 444, protocol: TLS}, tls: {mode: 
 
 fn rules(gateways: &str) -> String {
     format!(
-        "apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: rules}}
-spec:
+        "VirtualService rules:
   hosts: ['*']
   gateways: [{gateways}]
   tls: [{{match: [{{sniHosts: ['*']}}], route: [{{destination: {{host: a}}}}]}}]
@@ -46,8 +40,8 @@ fn another_version_or_another_kind_is_told() {
     assert_eq!(found(&gateway("one", Some("v2"), TCP)), Vec::<String>::new());
     let wrong = found(&gateway("one", Some("v1"), TCP));
     assert!(matches!(&wrong[..], [one] if one.contains("\"v1\" is not v2")), "{wrong:?}");
-    let elsewhere = rules("one")
-        .replace("{name: rules}", "{name: rules, annotations: {redirector.io/proxy-protocol: v2}}");
+    let elsewhere =
+        rules("one").replace("rules:", "rules {annotations: {redirector.io/proxy-protocol: v2}}:");
     let wrong = found(&elsewhere);
     assert!(
         matches!(&wrong[..], [one] if one.contains("no meaning for a VirtualService")),
@@ -59,10 +53,7 @@ fn another_version_or_another_kind_is_told() {
 fn an_annotation_at_a_kind_that_it_is_not_for_or_with_a_value_that_says_nothing_is_told() {
     let entry = |annotations: &str| {
         let text = format!(
-            "apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: w, annotations: {{{annotations}}}}}
-spec: {{address: 192.0.2.1}}
+            "WorkloadEntry w {{annotations: {{{annotations}}}}}: {{address: 192.0.2.1}}
 "
         );
         let report = report(&text);

@@ -137,10 +137,7 @@ fn an_address_that_is_somebodys_is_told_to_be_served_for_everybody() {
 #[test]
 fn slices_without_the_pods_that_they_name_are_one_sentence() {
     let text = "
-apiVersion: v1
-kind: Service
-metadata: {name: h, namespace: a}
-spec: {clusterIP: 10.96.1.1, selector: {app: h}, ports: [{name: tcp, port: 80}]}
+Service a/h: {clusterIP: 10.96.1.1, selector: {app: h}, ports: [{name: tcp, port: 80}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -148,11 +145,7 @@ metadata: {name: h, namespace: a, labels: {kubernetes.io/service-name: h}}
 addressType: IPv4
 ports: [{name: tcp, port: 80}]
 endpoints: [{addresses: [10.1.1.5], targetRef: {kind: Pod, name: p, namespace: a}}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: h, namespace: a}
-spec: {host: h, subsets: [{name: one, labels: {v: '1'}}]}
+DestinationRule a/h: {host: h, subsets: [{name: one, labels: {v: '1'}}]}
 ";
     let alone = report(text);
     let found: Vec<_> = alone.diagnostics.iter().map(|one| one.code).collect();
@@ -165,11 +158,7 @@ spec: {host: h, subsets: [{name: one, labels: {v: '1'}}]}
 #[test]
 fn a_host_is_that_of_the_service_before_that_of_an_older_entry_of_its_namespace() {
     let entry = "
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: mq, namespace: a, creationTimestamp: '2020-01-01T00:00:00Z'}
-spec:
+ServiceEntry a/mq {creationTimestamp: '2020-01-01T00:00:00Z'}:
   hosts: [mq.a.svc.cluster.local]
   addresses: [240.0.0.7]
   ports: [{number: 80, name: tcp}]

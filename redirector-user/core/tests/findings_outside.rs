@@ -8,7 +8,8 @@ use redirector_core::documents;
 use redirector_core::plan::Verdict;
 use redirector_core::world::{ServiceAddresses, Settings, World};
 
-use crate::findings::{object, places, report, service, told, virtual_service};
+use crate::findings::{object, places, report, service, slice, told, virtual_service};
+use crate::support::written_out;
 
 fn own() -> Settings {
     Settings { services: ServiceAddresses::Own, ..Settings::default() }
@@ -16,18 +17,20 @@ fn own() -> Settings {
 
 /// The codes and messages of several files together.
 fn of_files(files: &[(&str, &str)], settings: &Settings) -> Vec<String> {
-    let readings: Vec<_> =
-        files.iter().map(|(name, text)| documents::read(Some((*name).into()), text)).collect();
+    let readings: Vec<_> = files
+        .iter()
+        .map(|(name, text)| documents::read(Some((*name).into()), &written_out(text)))
+        .collect();
     let report = check(&readings, &[], &[], settings);
     report.diagnostics.iter().map(|one| format!("{} {}", one.code, one.message)).collect()
 }
 
-const EDGE: &str = "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, \
-                    namespace: a}\nspec:\n  selector: {istio: edge}\n  servers: [{port: {number: \
-                    80, name: tcp, protocol: TCP}, hosts: ['*']}]\n---\napiVersion: \
-                    networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: edge, namespace: \
-                    a, annotations: {redirector.io/gateway: 'true'}}\nspec: {address: 192.0.2.200, \
-                    labels: {istio: edge}}\n";
+const EDGE: &str = "
+Gateway a/edge:
+  selector: {istio: edge}
+  servers: [{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}]
+WorkloadEntry a/edge {annotations: {redirector.io/gateway: 'true'}}: {address: 192.0.2.200, labels: {istio: edge}}
+";
 
 #[test]
 fn a_port_that_only_others_have_than_the_gateways_of_the_match_never_holds() {
@@ -90,10 +93,7 @@ fn one_host_in_two_namespaces_with_a_port_each_needs_no_port_named() {
         + &one("b", "192.0.2.2", 5433)
         + &virtual_service("a/db", rules);
     assert_eq!(places(&report(&text), &["RD3007"]), [""; 0]);
-    let together = text.replace("namespace: b", "namespace: a").replace(
-        "name: db, namespace: a}\nspec: {hosts: [db.example.com], addresses: [192.0.2.2]",
-        "name: db2, namespace: a}\nspec: {hosts: [db.example.com], addresses: [192.0.2.2]",
-    );
+    let together = text.replace("ServiceEntry b/db", "ServiceEntry a/db2");
     assert_eq!(places(&report(&together), &["RD3007"]).len(), 1);
 }
 
@@ -208,12 +208,9 @@ fn a_service_that_uses_its_own_node_only_and_has_nobody_there_is_told_to_refuse(
     let settings = Settings { node_name: Some("here".to_owned()), ..own() };
     let text = |node: &str| {
         format!(
-            "apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n---\napiVersion: v1\nkind: \
-             Service\nmetadata: {{name: db}}\nspec: {{clusterIP: 10.96.0.1, internalTrafficPolicy: \
-             Local, ports: [{{name: tcp, port: 80}}]}}\n---\napiVersion: \
-             discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: db, labels: \
-             {{kubernetes.io/service-name: db}}}}\naddressType: IPv4\nports: [{{name: tcp, port: \
-             80}}]\nendpoints: [{{addresses: [10.1.0.1], nodeName: there}}]\n"
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\nService a/db: {{clusterIP: \
+             10.96.0.1, internalTrafficPolicy: Local, ports: [{{name: tcp, port: 80}}]}}\n{}",
+            slice("a/db", "tcp", "addresses: [10.1.0.1], nodeName: there")
         )
     };
     let refused = |node| {
@@ -228,17 +225,10 @@ fn a_service_that_uses_its_own_node_only_and_has_nobody_there_is_told_to_refuse(
 
 #[test]
 fn ports_of_slices_that_are_named_otherwise_are_told() {
-    let text = |name: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: db}}\nspec: {{clusterIP: 10.96.0.1, \
-             ports: [{{name: tcp, port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: \
-             EndpointSlice\nmetadata: {{name: db, labels: {{kubernetes.io/service-name: \
-             db}}}}\naddressType: IPv4\nports: [{{name: {name}, port: 80}}]\nendpoints: \
-             [{{addresses: [10.1.0.1]}}]\n"
-        )
-    };
+    let db = "Service a/db: {clusterIP: 10.96.0.1, ports: [{name: tcp, port: 80}]}\n".to_owned();
+    let text = |port: &str| db.clone() + &slice("a/db", port, "addresses: [10.1.0.1]");
     let told = |name| places(&report(&text(name)), &["RD4015"]);
-    assert_eq!(told("sql"), ["RD4015 EndpointSlice/default/db ports"]);
+    assert_eq!(told("sql"), ["RD4015 EndpointSlice/a/db-x ports"]);
     assert_eq!(told("tcp"), [""; 0]);
 }
 
@@ -367,13 +357,7 @@ fn what_only_follows_from_a_slice_or_a_pod_that_is_not_used_is_not_told() {
         "a/db",
         "{clusterIP: 10.96.0.11, selector: {app: db}, ports: [{name: tcp, port: 80}]}",
     );
-    let slice = |port: &str, address: &str| {
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: db-a, \
-             namespace: a, labels: {{kubernetes.io/service-name: db}}}}\naddressType: IPv4\nports: \
-             [{{name: {port}, port: 80}}]\nendpoints: [{{addresses: [{address}]}}]\n"
-        )
-    };
+    let slice = |port: &str, address: &str| slice("a/db", port, &format!("addresses: [{address}]"));
     let pod = |ip: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: db-0, namespace: a, labels: {{app: \
@@ -432,7 +416,7 @@ fn what_has_every_address_never_has_what_stays_on_the_machine() {
              [{{number: 80, name: tcp, protocol: TCP}}], endpoints: [{{address: 10.0.0.1}}]}}"
         );
         let mut world = World::new(own());
-        for read in documents::read(None, &entry("a/all", &spec)).objects {
+        for read in documents::read(None, &written_out(&entry("a/all", &spec))).objects {
             world.insert(read.object.expect("it is good"));
         }
         let plan = compile(&world).plan;

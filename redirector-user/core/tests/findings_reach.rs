@@ -3,7 +3,9 @@
 
 use redirector_core::diag::Severity;
 
-use crate::findings::{entry, object, places, report, routed, service, told, virtual_service};
+use crate::findings::{
+    entry, object, places, report, routed, service, slice, told, virtual_service,
+};
 
 fn gateway(name: &str) -> String {
     let servers = "[{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}]";
@@ -44,12 +46,7 @@ fn a_served_service_whose_endpoints_are_all_unready_is_a_warning() {
         "{clusterIP: 10.96.0.11, selector: {app: db}, ports: [{name: tcp, port: 5432}]}",
     );
     let slice = |ready: bool| {
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: db-a, \
-             namespace: a, labels: {{kubernetes.io/service-name: db}}}}\naddressType: IPv4\nports: \
-             [{{name: tcp, port: 5432, protocol: TCP}}]\nendpoints: [{{addresses: [192.0.2.3], \
-             conditions: {{ready: {ready}}}}}]\n"
-        )
+        slice("a/db", "tcp", &format!("addresses: [192.0.2.3], conditions: {{ready: {ready}}}"))
     };
     let unready = report(&(db.clone() + &slice(false)));
     assert_eq!(places(&unready, &["RD4015", "RD4042"]), ["RD4015 Service/a/db spec"]);

@@ -5,37 +5,14 @@ use redirector_core::explain::{Query, QuerySource, explain};
 use crate::support::world;
 
 const DOCUMENTS: &str = "
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: edge}
-spec:
+Gateway edge:
   selector: {istio: edge}
   servers: [{port: {number: 8100, name: tcp, protocol: TCP}, hosts: ['*']}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: edge, annotations: {redirector.io/gateway: 'true'}}
-spec: {address: 192.0.2.1, labels: {istio: edge}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: other}
-spec: {address: 192.0.2.2, labels: {app: other}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge}
-spec: {hosts: ['*'], gateways: [edge], tcp: [{route: [{destination: {host: nowhere.example}}]}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {clusterIP: 10.96.0.1, selector: {app: other}, ports: [{name: tcp, port: 80}]}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: both}
-spec: {hosts: [web], gateways: [edge], tcp: [{route: [{destination: {host: web}}]}]}
+WorkloadEntry edge {annotations: {redirector.io/gateway: 'true'}}: {address: 192.0.2.1, labels: {istio: edge}}
+WorkloadEntry other: {address: 192.0.2.2, labels: {app: other}}
+VirtualService edge: {hosts: ['*'], gateways: [edge], tcp: [{route: [{destination: {host: nowhere.example}}]}]}
+Service web: {clusterIP: 10.96.0.1, selector: {app: other}, ports: [{name: tcp, port: 80}]}
+VirtualService both: {hosts: [web], gateways: [edge], tcp: [{route: [{destination: {host: web}}]}]}
 ";
 
 #[test]

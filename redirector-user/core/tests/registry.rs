@@ -71,11 +71,7 @@ fn services(count: usize) -> World {
 apiVersion: v1
 kind: Node
 metadata: {name: n1, labels: {topology.kubernetes.io/region: eu}}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: outside, namespace: shop}
-spec:
+ServiceEntry shop/outside:
   hosts: [outside.example]
   ports: [{number: 80, name: tcp, protocol: TCP}]
   resolution: STATIC
@@ -84,11 +80,7 @@ spec:
     );
     for service in 0..count {
         text += &format!(
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{name: s{service}, namespace: shop}}
-spec: {{clusterIP: 10.96.{}.{}, selector: {{app: s{service}}}, ports: [{{name: tcp, port: 80}}]}}
+            "Service shop/s{service}: {{clusterIP: 10.96.{}.{}, selector: {{app: s{service}}}, ports: [{{name: tcp, port: 80}}]}}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -111,11 +103,7 @@ endpoints:
         );
         for pod in 0..2 {
             text += &format!(
-                "---
-apiVersion: v1
-kind: Pod
-metadata: {{name: s{service}-{pod}, namespace: shop, labels: {{app: s{service}}}}}
-spec: {{nodeName: n{}, containers: []}}
+                "Pod shop/s{service}-{pod} {{labels: {{app: s{service}}}}}: {{nodeName: n{}, containers: []}}
 status:
   podIP: 10.{}.{}.{}
   phase: Running

@@ -35,28 +35,17 @@ fn goes(world: &World, to: &str) -> String {
 fn without_addresses(resolution: &str, annotations: &str) -> World {
     world(&format!(
         "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: db, annotations: {annotations}}}
-spec:
+ServiceEntry db {{annotations: {annotations}}}:
   hosts: [db.example.com]
   ports: [{{number: 5432, name: tcp, protocol: TCP}}]
   resolution: {resolution}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: pool}}
-spec:
+ServiceEntry pool:
   hosts: [pool.example.com]
   addresses: [192.0.2.9]
   ports: [{{number: 5432, name: tcp, protocol: TCP}}]
   resolution: STATIC
   endpoints: [{{address: 192.0.2.10, ports: {{tcp: 7777}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: db}}
-spec:
+VirtualService db:
   hosts: [db.example.com]
   tcp: [{{route: [{{destination: {{host: pool.example.com}}}}]}}]
 "
@@ -132,10 +121,7 @@ fn what_a_host_resolves_to_is_left_alone_without_a_rule_unless_the_entry_says_wh
     let entry = |endpoints: &str| {
         let mut world = world(&format!(
             "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: db}}
-spec:
+ServiceEntry db:
   hosts: [db.example.com]
   ports: [{{number: 5432, name: tcp, protocol: TCP}}]
   resolution: DNS
@@ -153,11 +139,7 @@ fn an_address_of_two_hosts_is_taken_where_both_are_routed_alike() {
     let entries = ["one", "two"].map(|name| {
         format!(
             "
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}}}
-spec:
+ServiceEntry {name}:
   hosts: [{name}.example.com]
   ports: [{{number: 443, name: tcp, protocol: TCP}}]
   resolution: DNS
@@ -167,11 +149,7 @@ spec:
     let rule = |name: &str, hosts: &str| {
         format!(
             "
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: {name}}}
-spec: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host: one.example.com}}}}]}}]}}
+VirtualService {name}: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host: one.example.com}}}}]}}]}}
 "
         )
     };
@@ -207,28 +185,16 @@ fn hosts_that_change_places_are_routed_by_what_they_resolve_to_now() {
     let of = |name: &str, to: &str| {
         format!(
             "
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}}}
-spec:
+ServiceEntry {name}:
   hosts: [{name}.example.com]
   ports: [{{number: 5432, name: tcp, protocol: TCP}}]
   resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}-pool}}
-spec:
+ServiceEntry {name}-pool:
   hosts: [{name}-pool.example.com]
   ports: [{{number: 5432, name: tcp, protocol: TCP}}]
   resolution: STATIC
   endpoints: [{{address: {to}}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: {name}}}
-spec:
+VirtualService {name}:
   hosts: [{name}.example.com]
   tcp: [{{route: [{{destination: {{host: {name}-pool.example.com}}}}]}}]
 "
@@ -264,10 +230,7 @@ fn addresses_that_were_allocated_to_a_host_are_its_own() {
     let status = "status: {addresses: [{host: db.example.com, value: 240.240.0.9}, {host: \
                   other.example.com, value: 240.240.0.8}]}\n";
     let entry = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: db}
-spec:
+ServiceEntry db:
   hosts: [db.example.com]
   ports: [{number: 5432, name: tcp, protocol: TCP}]
   resolution: STATIC
@@ -332,11 +295,7 @@ fn what_names_decide_is_undecided_until_they_are_resolved() {
     let entry = |host: &str, address: &str, resolution: &str| {
         format!(
             "
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {}}}
-spec:
+ServiceEntry {}:
   hosts: [{host}]
   addresses: [{address}]
   ports: [{{number: 80, name: tcp, protocol: TCP}}]
@@ -346,11 +305,7 @@ spec:
         )
     };
     let rule = "
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: split}
-spec:
+VirtualService split:
   hosts: [split.example]
   tcp:
     - route:
@@ -385,20 +340,9 @@ spec:
 fn two(older: &str, younger: &str) -> World {
     world(&format!(
         "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: older, creationTimestamp: 2026-01-01T00:00:00Z}}
-spec: {{hosts: [mq.example], {older}}}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: a-younger, creationTimestamp: 2026-01-02T00:00:00Z}}
-spec: {{hosts: [mq.example], {younger}}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: mq}}
-spec: {{hosts: [mq.example], tcp: [{{route: [{{destination: {{host: mq.example}}}}]}}]}}
+ServiceEntry older {{creationTimestamp: 2026-01-01T00:00:00Z}}: {{hosts: [mq.example], {older}}}
+ServiceEntry a-younger {{creationTimestamp: 2026-01-02T00:00:00Z}}: {{hosts: [mq.example], {younger}}}
+VirtualService mq: {{hosts: [mq.example], tcp: [{{route: [{{destination: {{host: mq.example}}}}]}}]}}
 "
     ))
 }
@@ -423,28 +367,13 @@ fn entries_of_one_host_are_one_service_with_the_ports_and_addresses_of_all() {
 #[test]
 fn an_address_that_a_service_was_given_is_not_an_older_entrys_that_names_it() {
     let text = "
-apiVersion: v1
-kind: Service
-metadata: {name: new, namespace: default, creationTimestamp: '2026-06-01T00:00:00Z'}
-spec:
+Service default/new {creationTimestamp: '2026-06-01T00:00:00Z'}:
   clusterIP: 10.96.7.7
   selector: {app: new}
   ports: [{name: tcp, port: 443, protocol: TCP, targetPort: 6443}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: new, namespace: default}
-spec: {address: 192.0.2.5, labels: {app: new}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: new, namespace: default}
-spec: {hosts: [new], tcp: [{route: [{destination: {host: new}}]}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: grab, namespace: other, creationTimestamp: '2026-01-01T00:00:00Z'}
-spec:
+WorkloadEntry default/new: {address: 192.0.2.5, labels: {app: new}}
+VirtualService default/new: {hosts: [new], tcp: [{route: [{destination: {host: new}}]}]}
+ServiceEntry other/grab {creationTimestamp: '2026-01-01T00:00:00Z'}:
   hosts: [grab.other.example]
   addresses: [10.96.7.7]
   ports: [{number: 443, name: tcp, protocol: TCP}]

@@ -214,20 +214,12 @@ metadata:
   name: stand-in
   annotations: {redirector.io/gateway: 'true', redirector.io/gateway-for: 10.96.1.1 19000=15400}
 spec: {address: 192.0.2.1, labels: {istio: edge}}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: edge}
-spec:
+Gateway edge:
   selector: {istio: edge}
   servers:
     - {port: {number: 19000, name: tcp, protocol: TCP}, hosts: ['*']}
     - {port: {number: 19001, name: more, protocol: TCP}, hosts: ['*']}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge}
-spec:
+VirtualService edge:
   hosts: ['*']
   gateways: [edge]
   tcp:

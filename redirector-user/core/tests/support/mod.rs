@@ -6,6 +6,7 @@ pub mod judged;
 pub mod placed;
 pub mod random;
 pub mod reference;
+mod short;
 pub mod worlds;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use redirector_core::image::Image;
 use redirector_core::layout::Layout;
 use redirector_core::model::{Labels, Meta, Object, Origin, SourceId, Spec, WorkloadEntry};
 use redirector_core::world::{Settings, World};
+pub use short::written_out;
 
 pub const LIMITS: Limits = Limits {
     class_tables: 1 << 20,
@@ -40,13 +42,13 @@ pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 
-/// A World out of YAML; nothing in it may be refused.
+/// A World out of YAML, which may be [written short](written_out); nothing in it may be refused.
 pub fn world(yaml: &str) -> World {
     world_with(yaml, Settings::default())
 }
 
 pub fn world_with(yaml: &str, settings: Settings) -> World {
-    let reading = redirector_core::documents::read(None, yaml);
+    let reading = redirector_core::documents::read(None, &written_out(yaml));
     let mut world = World::new(settings);
     for read in &reading.objects {
         let Some(object) = &read.object else {

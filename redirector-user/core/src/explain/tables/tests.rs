@@ -7,40 +7,17 @@ use crate::testing;
 use crate::world::{ServiceAddresses, Settings};
 
 const DOCUMENTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec:
+Service echo:
   clusterIP: 10.96.0.10
   selector: {app: echo}
   ports: [{name: tcp, port: 19000, targetPort: 9000}]
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: echo-1}
-spec: {address: 10.0.0.1, labels: {app: echo, v: a}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: echo-2}
-spec: {address: 10.0.0.2, labels: {app: echo, v: b}, weight: 3}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: client, annotations: {redirector.io/cgroup: client}}
-spec: {address: 10.0.0.9, labels: {app: client}}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
+WorkloadEntry echo-1: {address: 10.0.0.1, labels: {app: echo, v: a}}
+WorkloadEntry echo-2: {address: 10.0.0.2, labels: {app: echo, v: b}, weight: 3}
+WorkloadEntry client {annotations: {redirector.io/cgroup: client}}: {address: 10.0.0.9, labels: {app: client}}
+DestinationRule echo:
   host: echo
   subsets: [{name: a, labels: {v: a}}, {name: none, labels: {v: c}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: echo}
-spec:
+VirtualService echo:
   hosts: [echo]
   tcp:
   - match: [{sourceLabels: {app: client}}]
@@ -140,10 +117,7 @@ fn a_source_that_no_rule_is_for_is_in_a_class_and_another_that_nobody_is_like_in
 #[test]
 fn what_ejection_and_limits_do_now_is_told_beside_the_shares() {
     let policy = "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
+DestinationRule echo:
   host: echo
   trafficPolicy:
     connectionPool: {tcp: {maxConnections: 7}}
@@ -194,10 +168,7 @@ spec:
 #[test]
 fn of_nested_prefixes_that_say_the_same_the_narrower_is_named() {
     let nested = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: NAME}
-spec:
+ServiceEntry NAME:
   hosts: [NAME.example.com]
   addresses: [NETWORK]
   ports: [{number: 443, name: tcp, protocol: TCP}]
@@ -259,10 +230,7 @@ fn who_stood_by_is_used_and_told_while_all_before_it_are_ejected() {
 #[test]
 fn names_that_decide_endpoints_are_told_with_what_they_resolve_to() {
     let entry = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: db}
-spec:
+ServiceEntry db:
   hosts: [db.example.com]
   addresses: [10.96.0.30]
   ports: [{number: 443, name: tcp, protocol: TCP}]
