@@ -57,7 +57,10 @@ impl Named {
 
 impl From<&Snapshot> for Named {
     fn from(snapshot: &Snapshot) -> Self {
-        Self::new(snapshot.world(), snapshot.contents.layout.clone())
+        let mut world = snapshot.world();
+        // Addresses come and go: no generation says which the node has.
+        world.settings.set_node_addresses(crate::daemon::node_addresses().unwrap_or_default());
+        Self::new(world, snapshot.contents.layout.clone())
     }
 }
 

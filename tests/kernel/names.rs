@@ -92,6 +92,17 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
     };
     named.scene.redirector.wait("the warning", warned);
     assert_eq!(named.answer(SECOND), "two");
+    let notes = named.explain(SECOND)["notes"].to_string();
+    assert!(notes.contains("db.example.com resolves to 192.0.2.11 for "), "{notes}");
+    assert!(notes.contains("the last lookup failed"), "{notes}");
+    let maps = named.scene.redirector.ask("maps", &["names", "--output", "json"]).json();
+    let of_db = &maps["names"][0];
+    assert_eq!(
+        (&of_db["name"], of_db["since"].is_u64()),
+        (&"db.example.com".into(), true),
+        "{maps}"
+    );
+    assert!(of_db["because"].is_string(), "{maps}");
     daemon.kill();
     let _daemon = named.start("1h");
     assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));

@@ -172,12 +172,103 @@ VirtualService {name}: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host
     assert!(notes.contains("one.example.com") && notes.contains("two.example.com"), "{notes}");
     let (findings, _) = analyze(&apart, &mut Registry::new(&apart), &Around::default());
     let told: Vec<_> = findings.iter().filter(|one| one.diagnostic.code == "RD4061").collect();
-    let [told] = told.as_slice() else { panic!("{findings:?}") };
-    let message = &told.diagnostic.message;
-    for part in ["one.example.com", "two.example.com", "198.51.100.3", "443"] {
-        assert!(message.contains(part), "{part}: {message}");
+    let objects: Vec<_> = told.iter().map(|one| &*one.object.name).collect();
+    assert_eq!(objects, ["one", "two"], "whoever looks at either entry is told");
+    for (told, first) in told.iter().zip(["one.example.com and two", "two.example.com and one"]) {
+        let message = &told.diagnostic.message;
+        for part in [first, "198.51.100.3", "443"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(!message.contains("198.51.100.1"), "{message}");
     }
-    assert!(!message.contains("198.51.100.1"), "{message}");
+}
+
+/// What is told of a World by a code.
+fn told(world: &World, code: &str) -> Vec<String> {
+    let (findings, _) = analyze(world, &mut Registry::new(world), &Around::default());
+    let of_code = findings.into_iter().filter(|one| one.diagnostic.code == code);
+    of_code.map(|one| one.diagnostic.message).collect()
+}
+
+#[test]
+fn an_address_in_a_block_that_another_entry_writes_is_that_ones_whatever_resolves_to_it() {
+    let block = |namespace: &str, prefix: &str| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: block, namespace: {namespace}}}
+spec:
+  hosts: [block.example.com]
+  addresses: [{prefix}]
+  exportTo: [{}]
+  ports: [{{number: 5432, name: tcp, protocol: TCP}}]
+  resolution: STATIC
+  endpoints: [{{address: 192.0.2.77}}]
+",
+            if namespace == "default" { "'*'" } else { "." }
+        )
+    };
+    for (namespace, prefix, wanted) in [
+        ("default", "198.51.100.0/24", "192.0.2.77:5432"),
+        ("default", "198.51.100.1/32", "192.0.2.77:5432"),
+        ("default", "0.0.0.0/0", "192.0.2.77:5432"),
+        ("elsewhere", "198.51.100.0/24", "192.0.2.10:7777"),
+    ] {
+        let mut world = without_addresses("DNS", "{}");
+        for object in self::world(&block(namespace, prefix)).objects() {
+            world.insert(object.clone());
+        }
+        world.set_resolved("db.example.com", addresses(&["198.51.100.1"]));
+        assert_eq!(goes(&world, "198.51.100.1:5432"), wanted, "{namespace} {prefix}");
+        let is_said = told(&world, "RD4062").iter().any(|one| one.contains("what is written goes"));
+        let notes = ask(&world, "198.51.100.1:5432").notes.join("\n");
+        // At its very address nothing else is asked.
+        let wide = !prefix.ends_with("/32");
+        let visible = wide && namespace == "default";
+        let notes = notes.contains("what is written goes");
+        assert_eq!((is_said, notes), (wide, visible), "{namespace} {prefix}");
+        assert_eq!(goes(&world, "203.0.113.7:5432") == "passed", prefix != "0.0.0.0/0");
+    }
+}
+
+#[test]
+fn addresses_of_the_node_and_of_the_api_server_are_taken_for_no_name() {
+    let mut world = without_addresses("DNS", "{}");
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: kubernetes, \
+                 labels: {kubernetes.io/service-name: kubernetes}}\naddressType: IPv4\nports: \
+                 [{port: 6443}]\nendpoints: [{addresses: [198.51.100.2]}]\n";
+    world.set_resolved(
+        "db.example.com",
+        addresses(&["198.51.100.1", "198.51.100.2", "198.51.100.3"]),
+    );
+    let mut registry = Registry::new(&world);
+    let taken = |registry: &Registry| registry.named("db.example.com")[0].learned.clone();
+    assert_eq!(taken(&registry), addresses(&["198.51.100.1", "198.51.100.2", "198.51.100.3"]));
+
+    // Each comes as a change, and goes.
+    let mut with = world.clone();
+    for object in self::world(slice).objects() {
+        with.insert(object.clone());
+    }
+    registry.update(&with, &world.difference(&with));
+    assert_eq!(taken(&registry), addresses(&["198.51.100.1", "198.51.100.3"]));
+    let before = with.clone();
+    with.settings.set_node_addresses(addresses(&["198.51.100.1"]));
+    registry.update(&with, &before.difference(&with));
+    assert_eq!(taken(&registry), addresses(&["198.51.100.3"]));
+    assert_eq!(registry, Registry::new(&with));
+    for (left, why) in
+        [("198.51.100.1", "an address of this node"), ("198.51.100.2", "the API server is")]
+    {
+        assert_eq!(goes(&with, &format!("{left}:5432")), "passed", "{left}");
+        let notes = ask(&with, &format!("{left}:5432")).notes.join("\n");
+        assert!(notes.contains(why), "{notes}");
+        assert!(told(&with, "RD4062").iter().any(|one| one.contains(why)), "{why}");
+    }
+    registry.update(&world, &with.difference(&world));
+    assert_eq!(registry, Registry::new(&world));
 }
 
 #[test]
@@ -214,11 +305,9 @@ VirtualService {name}:
     let notes = ask(&world, "198.51.100.2:5432").notes;
     let note = "198.51.100.2 is writer.example.com's, which resolves to it";
     assert!(notes.iter().any(|one| one == note), "{notes:?}");
-    let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
-    let told: Vec<_> = findings.iter().filter(|one| one.diagnostic.code == "RD4061").collect();
-    let [told] = told.as_slice() else { panic!("{findings:?}") };
-    assert!(told.diagnostic.message.contains("198.51.100.3"), "{told:?}");
-    assert!(!told.diagnostic.message.contains("198.51.100.1"), "{told:?}");
+    let told = told(&world, "RD4061");
+    assert_eq!(told.len(), 2, "one of each entry: {told:?}");
+    assert!(told.iter().all(|one| one.contains("198.51.100.3") && !one.contains("198.51.100.1")));
 
     // Once only one of them did, who asked it then is served.
     world.set_resolved("reader.example.com", addresses(&[a]));
@@ -240,12 +329,44 @@ ServiceEntry db:
     assert_eq!(goes(&allocated, "240.240.0.9:5432"), "192.0.2.7:5432");
     assert_eq!(goes(&allocated, "240.240.0.8:5432"), "passed", "it is another host's");
 
+    // Who asks for the port of every address has it beside what was allocated.
+    let asked =
+        entry.replace("{name: db}", "{name: db, annotations: {redirector.io/claim-port: 'true'}}");
+    let asked = world(&format!("{asked}{status}"));
+    let rule = &without_addresses("STATIC", "{}");
+    let mut ruled = asked.clone();
+    for object in rule
+        .objects()
+        .filter(|one| one.reference().kind != Kind::ServiceEntry || &*one.meta.name == "pool")
+    {
+        ruled.insert(object.clone());
+    }
+    assert_eq!(goes(&asked, "240.240.0.9:5432"), "192.0.2.7:5432");
+    assert_eq!(goes(&ruled, "203.0.113.7:5432"), "192.0.2.10:7777");
+
     let mut given = world(entry);
     given.settings.allocates = true;
     let registry = Registry::new(&given);
     let answers = registry.named("db.example.com")[0].answers();
     assert_eq!(answers.len(), 2, "one of each family: {answers:?}");
     assert_eq!(goes(&given, &format!("{}:5432", answers[0])), "192.0.2.7:5432");
+
+    // What is written anywhere is given to nobody.
+    let own = format!("{}/32", answers[0]);
+    let other = entry.replace("name: db", "name: other").replace("db.example", "other.example");
+    let other = other.replace("spec:", &format!("spec:\n  addresses: [{own}]"));
+    let mut written = given.clone();
+    for object in world(&other).objects() {
+        written.insert(object.clone());
+    }
+    let mut updated = registry;
+    updated.update(&written, &given.difference(&written));
+    assert_eq!(updated, Registry::new(&written));
+    let now = updated.named("db.example.com")[0].answers();
+    assert!(now.len() == 2 && now.iter().all(|ip| !answers.contains(ip)), "{now:?} {answers:?}");
+    assert!(told(&written, "RD4063").iter().any(|one| one.contains("written in another document")));
+    updated.update(&given, &written.difference(&given));
+    assert_eq!(updated, Registry::new(&given));
 
     // By name, where /etc/hosts says what was given.
     let mut named = world(&entry.replace("STATIC", "DNS").replace("endpoints", "# endpoints"));

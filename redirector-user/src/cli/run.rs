@@ -224,6 +224,17 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         return Err(failure);
     }
     let settings = args.settings.settings(args.kubernetes.kubernetes);
+    if settings.allocates && args.kubernetes.kubernetes {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--allocate-addresses with --kubernetes: Pods look names up in the cluster's DNS, which \
+             does not know what is given here",
+        )
+        .help(
+            "leave it out: what Istio allocates is in status.addresses of each ServiceEntry, and \
+             is taken from there",
+        ));
+    }
     let via = args.names.via(settings.allocates)?;
     daemon::run(Options {
         config: args.config.clone(),

@@ -56,7 +56,11 @@ pub(super) fn follow(
 }
 
 /// The addresses of all interfaces.
-fn all() -> io::Result<BTreeSet<IpAddr>> {
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(crate) fn all() -> io::Result<BTreeSet<IpAddr>> {
     let mut first: *mut libc::ifaddrs = ptr::null_mut();
     // SAFETY: `first` is valid for writing.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {

@@ -82,6 +82,7 @@ use crate::proxy::AccessFormat;
 use crate::readers::Readers;
 use crate::source::watch::Timing;
 
+pub(crate) use addresses::all as node_addresses;
 pub use begin::run;
 pub use bypass::without_daemon as bypass_without_daemon;
 

@@ -26,7 +26,11 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         not_taken(facts, service, findings);
     }
     shared(facts, &services, findings);
-    for ((namespace, host), (other_namespace, other)) in facts.registry.displaced() {
+    for ((namespace, host), other) in facts.registry.displaced() {
+        let whose = match other {
+            Some((namespace, host)) => format!("that of {host} in namespace {namespace}"),
+            None => "written in another document".to_owned(),
+        };
         let own = facts.registry.named(host).iter();
         for service in own.filter(|service| service.namespace() == namespace) {
             Report::new(service.object.clone(), findings).add(
@@ -34,8 +38,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 Diagnostic::new(
                     &differences::MOVED_ADDRESS,
                     format!(
-                        "the address that {host} would be given is that of {other} in namespace \
-                         {other_namespace}: it has the next one instead"
+                        "the address that {host} would be given is {whose}: it has the next one \
+                         that is free instead"
                     ),
                 )
                 .help("write /etc/hosts anew with `redirector hosts`, or give the entry addresses"),
@@ -57,34 +61,46 @@ fn not_taken(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) 
         }
     }
     for (why, all) in told {
-        let all: Vec<String> = all.iter().map(IpAddr::to_string).collect();
+        let all = listed(&all);
         Report::new(service.object.clone(), findings).add(
             "spec.hosts",
             Diagnostic::new(
                 &differences::ADDRESS_NOT_TAKEN,
-                format!("{} resolves to {}, {why}", service.host, all.join(", ")),
+                format!("{} resolves to {all}, {why}", service.host),
             ),
         );
     }
 }
 
-/// The first two hosts that lead to something else.
+/// Of an address: the first two hosts that lead to something else, or the host that leads
+/// there and what is said to have it.
 #[derive(Default)]
-struct Contested(Option<(Arc<str>, ObjectRef, Arc<str>)>);
+struct Looked {
+    contested: Option<[Host; 2]>,
+    outranked: Option<(Host, IpNet, ObjectRef)>,
+}
 
-impl<'q> Witness<'q> for Contested {
+/// A host, and its entry.
+type Host = (Arc<str>, ObjectRef);
+
+fn host_of(claim: &Claim<'_>) -> Host {
+    (claim.service.host.clone(), claim.service.object.clone())
+}
+
+impl<'q> Witness<'q> for Looked {
     const ALL: bool = false;
 
+    fn outranked(&mut self, claim: &Claim<'q>, prefix: &IpNet, by: &Claim<'q>) {
+        self.outranked = Some((host_of(claim), *prefix, by.service.object.clone()));
+    }
+
     fn contested(&mut self, _: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
-        let other = (other.service.host.clone(), other.service.object.clone());
-        self.0 = Some((claim.service.host.clone(), other.1, other.0));
+        self.contested = Some([claim, other].map(host_of));
     }
 }
 
-/// A host, the entry of another one, that host, and the port.
-type Two = (Arc<str>, ObjectRef, Arc<str>, u16);
-
-/// Addresses that two hosts resolve to, and that are left alone by that.
+/// Addresses that hosts resolve to, and that are not theirs by that: two hosts lead there and
+/// not to the same, or they are written in another entry.
 fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Finding>) {
     let mut hosts: BTreeMap<(u16, IpAddr), BTreeSet<&Arc<str>>> = BTreeMap::new();
     for service in services {
@@ -94,45 +110,75 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
             }
         }
     }
-    hosts.retain(|_, hosts| hosts.len() > 1);
     if hosts.is_empty() {
         return;
     }
     let claims = Claims::new(facts.registry);
     let mut walk = Walk::new(facts.registry, &facts.book);
-    let mut told: BTreeMap<Two, Vec<IpAddr>> = BTreeMap::new();
+    let mut contested: BTreeMap<([Host; 2], u16), Vec<IpAddr>> = BTreeMap::new();
+    let mut outranked: BTreeMap<(Host, IpNet, ObjectRef), BTreeSet<IpAddr>> = BTreeMap::new();
     let classes = ClassId::try_from(facts.examined.plan.classes.len()).unwrap_or(ClassId::MAX);
-    for (port, ip) in hosts.into_keys() {
+    for ((port, ip), hosts) in hosts {
         let address = IpNet::from(ip);
         let claimed = claims.to(port, &address);
-        for claim in claimed.iter().flat_map(|(_, claims)| claims) {
+        let all = claimed.iter().flat_map(|(_, claims)| claims);
+        if hosts.len() == 1 && !all.clone().any(|claim| claim.kind.is_said()) {
+            continue;
+        }
+        for claim in all {
             walk.rules(&claim.service.host);
         }
         let dial = Dial { address, port, gateway: MESH, sni: None };
         for class in (0..classes).take_while(|_| facts.spend(1)) {
             let who = Asker::new(facts.examined.client(class));
             let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));
-            let mut contested = Contested::default();
-            walk.arrive(claimed, &dial, &who, &mut contested);
-            if let Some((host, object, other)) = contested.0 {
-                told.entry((host, object, other, port)).or_default().push(ip);
+            let mut looked = Looked::default();
+            walk.arrive(claimed, &dial, &who, &mut looked);
+            if let Some(hosts) = looked.contested {
+                contested.entry((hosts, port)).or_default().push(ip);
+                break;
+            }
+            if let Some(told) = looked.outranked {
+                outranked.entry(told).or_default().insert(ip);
                 break;
             }
         }
     }
-    for ((host, object, other, port), all) in told {
-        let all: Vec<String> = all.iter().map(IpAddr::to_string).collect();
+    for (((host, object), prefix, owner), all) in outranked {
         Report::new(object, findings).add(
             "spec.hosts",
             Diagnostic::new(
-                &differences::CONTESTED_ADDRESS,
+                &differences::ADDRESS_NOT_TAKEN,
                 format!(
-                    "{host} and {other} both resolve to {}, and connections to port {port} would \
-                     not go to the same by both: they are left as they are",
-                    all.join(", ")
+                    "{host} resolves to {}, which is in {prefix} of {owner}: what is written goes \
+                     before what a name resolves to",
+                    listed(&all)
                 ),
-            )
-            .help("write the same rule for both hosts, or give one of them addresses of its own"),
+            ),
         );
     }
+    for (([one, other], port), all) in contested {
+        // Both are told, each by his own host first.
+        let other_way = (one.1 != other.1).then_some((&other, &one));
+        for ((host, object), (other, _)) in std::iter::once((&one, &other)).chain(other_way) {
+            Report::new(object.clone(), findings).add(
+                "spec.hosts",
+                Diagnostic::new(
+                    &differences::CONTESTED_ADDRESS,
+                    format!(
+                        "{host} and {other} both resolve to {}, and connections to port {port} \
+                         would not go to the same by both: they are left as they are",
+                        listed(&all)
+                    ),
+                )
+                .help(
+                    "write the same rule for both hosts, or give one of them addresses of its own",
+                ),
+            );
+        }
+    }
+}
+
+fn listed<'i>(all: impl IntoIterator<Item = &'i IpAddr>) -> String {
+    all.into_iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -162,7 +162,10 @@ impl<'a, 'q> Mesh<'a, 'q> {
         claimed: &Claimed<'_, 'q>,
         destinations: &mut Destinations<'q>,
     ) -> Option<Frontend> {
-        let owner = claimed.last()?.1.first()?;
+        // Who is said to have it goes before those whose hosts lead there.
+        let mut narrowest_first = claimed.iter().rev().flat_map(|(_, claims)| *claims);
+        let said = narrowest_first.find(|claim| claim.kind.is_said());
+        let owner = said.or(claimed.last()?.1.first())?;
         let mut dialling = Dialling { port, point, claimed, destinations };
         // Whoever answers what the unknown caller is asked with no, as that does,
         // gets the same verdict, and is not looked at.

@@ -67,6 +67,7 @@ pub(super) fn explain(
             prefix: IpNet::from(ip).to_string(),
             port: query.destination.port(),
             service: Some(format!("{}/{}", service.namespace, service.name)),
+            name: None,
         });
     }
     let workload = &reached.workload;

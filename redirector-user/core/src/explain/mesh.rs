@@ -55,6 +55,7 @@ pub(super) fn explain(
         prefix: prefix.to_string(),
         port,
         service: Some(format!("{}/{}", claim.service.object.namespace, claim.service.object.name)),
+        name: claim.kind.is_by_host().then(|| claim.service.host.to_string()),
     });
     let resolves = match claim.kind {
         ClaimKind::Learned => Some("resolves to it"),
@@ -77,8 +78,8 @@ pub(super) fn explain(
     let Some((route, verdict)) = destinations.arrival(&who, &arrival, port, v6) else {
         if answer.rule.take().is_some() && claim.kind == ClaimKind::Anywhere {
             answer.notes.push(format!(
-                "the rule has no endpoint of the address family dialled, and {} has no address of \
-                 its own: the connection is left alone",
+                "the rule has no endpoint of the address family dialled, which is not {}'s but \
+                 for its port: the connection is left alone",
                 claim.service.object
             ));
         }

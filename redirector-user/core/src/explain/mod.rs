@@ -223,6 +223,9 @@ pub struct FrontendView {
     /// The service that owns it, `namespace/name`; `None` where the tables are
     /// known by number only.
     pub service: Option<String>,
+    /// The host that leads there, or did until lately, where that makes it the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// A rule.

@@ -51,6 +51,14 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
         });
     }
 
+    fn outranked(&mut self, claim: &Claim<'q>, prefix: &IpNet, by: &Claim<'q>) {
+        self.notes.push(format!(
+            "{} leads to {}, which is in {prefix} of {}: what is written goes before what a name \
+             resolves to",
+            claim.service.host, self.dialled, by.service.object
+        ));
+    }
+
     fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
         self.notes.push(format!(
             "{} and {} resolve to {} both, and this connection would go to something else by each: \

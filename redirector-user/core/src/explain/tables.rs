@@ -152,6 +152,11 @@ pub fn answer(
     explanation.refused_share = 0.0;
     if let Some(found) = found {
         explanation.frontend = frontend(found, names, dialled);
+        if let (Some(own), Some(said)) = (&mut explanation.frontend, &said.frontend)
+            && own.prefix == said.prefix
+        {
+            own.name.clone_from(&said.name);
+        }
         match found.verdict.kind() {
             VerdictKind::Pass => {}
             VerdictKind::Refuse | VerdictKind::Classes(_) => refuse(explanation),
@@ -212,7 +217,7 @@ fn frontend(found: &TableVerdict, names: &Names<'_>, dialled: SocketAddr) -> Opt
     });
     let service = known.map(|(_, owner)| format!("{}/{}", owner.namespace, owner.name));
     let prefix = known.map_or_else(|| shortest.trunc(), |(prefix, _)| prefix);
-    Some(FrontendView { prefix: prefix.to_string(), port, service })
+    Some(FrontendView { prefix: prefix.to_string(), port, service, name: None })
 }
 
 /// A prefix of the tables as people write it.

@@ -52,7 +52,8 @@ pub(super) fn services(
             former,
             host: name,
 
-            claims_port: object.meta.switches_on(annotations::CLAIM_PORT),
+            claims_port: entry.addresses.is_empty()
+                && object.meta.switches_on(annotations::CLAIM_PORT),
             leads_to_gateway: entry.leads_to_gateway,
             local_only: false,
             distribution: None,

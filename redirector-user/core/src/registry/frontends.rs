@@ -13,9 +13,9 @@ use ipnet::IpNet;
 
 use super::edit::Edit;
 use super::given::Given;
-use crate::model::{Object, ObjectRef, Resolution, ServiceEntry, Spec};
+use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
 use crate::validate::subnets;
-use crate::world::{Answer, OF_ALL_MACHINES, World};
+use crate::world::{Answer, OF_ALL_MACHINES, Settings, World};
 
 /// Most addresses of one name, those that it resolved to lately included, that are its
 /// entry's. What is beyond them is left alone.
@@ -27,6 +27,10 @@ pub enum NotTaken {
     /// It is the machine's own or its link's (loopback, link-local, unspecified), or many
     /// machines' at once (multicast, broadcast).
     Machine,
+    /// It is one of this node.
+    Node,
+    /// The API server answers there, as this EndpointSlice says.
+    ApiServer(ObjectRef),
     /// It was allocated to this Service.
     Service(ObjectRef),
     /// The name has more than [`MOST_ADDRESSES`].
@@ -39,6 +43,13 @@ impl fmt::Display for NotTaken {
             Self::Machine => f.write_str(
                 "which is an address of every machine, of its link or of many machines at once, \
                  and is never taken for a name",
+            ),
+            Self::Node => {
+                f.write_str("which is an address of this node, and is never taken for a name")
+            }
+            Self::ApiServer(slice) => write!(
+                f,
+                "where {slice} says that the API server is, and is never taken for a name"
             ),
             Self::Service(owner) => {
                 write!(f, "which was allocated to {owner}, and is never taken for a name")
@@ -60,55 +71,69 @@ pub(super) struct Owned {
     pub given: Given,
 }
 
-/// The addresses of Services, and whose each is.
+/// The addresses of Services, and where the API server answers; and whose each is.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Allocated(BTreeMap<IpAddr, BTreeSet<ObjectRef>>);
 
-/// What was allocated to a Service.
-fn of(object: Option<&Arc<Object>>) -> &[IpAddr] {
-    match object.map(|object| &object.spec) {
-        Some(Spec::Service(service)) if !service.headless => &service.cluster_ips,
-        _ => &[],
+/// What was allocated to a Service, or is an endpoint of the API server's.
+fn of(object: Option<&Arc<Object>>) -> Vec<IpAddr> {
+    let Some(object) = object else { return Vec::new() };
+    match &object.spec {
+        Spec::Service(service) if !service.headless => service.cluster_ips.clone(),
+        Spec::EndpointSlice(slice)
+            if *object.meta.namespace == *API_SERVER.0 && *slice.service == *API_SERVER.1 =>
+        {
+            slice.endpoints.iter().flat_map(|one| &one.addresses).copied().collect()
+        }
+        _ => Vec::new(),
     }
 }
 
+/// The Service of the API server, in every cluster.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");
+
 impl Allocated {
-    /// Services changed. Returns the addresses that are one's now and were nobody's, and the
-    /// other way round.
-    pub fn change(&mut self, services: &[Edit<'_>]) -> BTreeSet<IpAddr> {
+    /// Services and EndpointSlices changed. Returns the addresses that are one's now and were
+    /// nobody's, and the other way round.
+    pub fn change<'e>(&mut self, edits: impl Iterator<Item = &'e Edit<'e>>) -> BTreeSet<IpAddr> {
         let mut touched: BTreeMap<IpAddr, bool> = BTreeMap::new();
-        for Edit { reference, before, after } in services {
+        for Edit { reference, before, after } in edits {
             for ip in of(*before) {
-                let Some(owners) = self.0.get_mut(ip) else { continue };
-                touched.entry(*ip).or_insert(true);
+                let Some(owners) = self.0.get_mut(&ip) else { continue };
+                touched.entry(ip).or_insert(true);
                 owners.remove(*reference);
                 if owners.is_empty() {
-                    self.0.remove(ip);
+                    self.0.remove(&ip);
                 }
             }
             for ip in of(*after) {
-                touched.entry(*ip).or_insert_with(|| self.0.contains_key(ip));
-                self.0.entry(*ip).or_default().insert((*reference).clone());
+                touched.entry(ip).or_insert_with(|| self.0.contains_key(&ip));
+                self.0.entry(ip).or_default().insert((*reference).clone());
             }
         }
         touched.retain(|ip, was| self.0.contains_key(ip) != *was);
         touched.into_keys().collect()
     }
 
-    /// The Service that has an address.
+    /// The Service that has an address, or the slice that the API server is in.
     fn owner(&self, ip: &IpAddr) -> Option<&ObjectRef> {
         self.0.get(ip)?.first()
     }
 
     /// What becomes of each address that a name resolves to, or did lately.
-    pub fn judge(&self, answer: &Answer) -> Vec<(IpAddr, Option<NotTaken>)> {
+    pub fn judge(&self, settings: &Settings, answer: &Answer) -> Vec<(IpAddr, Option<NotTaken>)> {
         let (mut known, mut taken) = (BTreeSet::new(), 0);
         let all = answer.all().map(IpAddr::to_canonical).filter(|ip| known.insert(*ip));
         let judge = |ip: IpAddr| {
             let why = if is_special(&ip) {
                 NotTaken::Machine
+            } else if settings.node_addresses.contains(&ip) {
+                NotTaken::Node
             } else if let Some(owner) = self.owner(&ip) {
-                NotTaken::Service(owner.clone())
+                match owner.kind {
+                    Kind::EndpointSlice => NotTaken::ApiServer(owner.clone()),
+                    _ => NotTaken::Service(owner.clone()),
+                }
             } else if taken == MOST_ADDRESSES {
                 NotTaken::TooMany
             } else {
@@ -179,7 +204,8 @@ pub(super) fn by_host(
     let answer = world.answer(host).filter(|_| by_name(entry, host));
     let Some(answer) = answer else { return Default::default() };
     let now: BTreeSet<IpAddr> = answer.addresses.iter().map(IpAddr::to_canonical).collect();
-    let taken = owned.services.judge(answer).into_iter().filter(|(_, why)| why.is_none());
+    let taken =
+        owned.services.judge(&world.settings, answer).into_iter().filter(|(_, why)| why.is_none());
     let mut taken: Vec<IpAddr> = taken.map(|(ip, _)| ip).collect();
     taken.sort_unstable();
     taken.into_iter().partition(|ip| now.contains(ip))

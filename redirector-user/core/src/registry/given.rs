@@ -2,8 +2,9 @@
 //! say so: each host of a namespace has one of each family, by a hash of both names.
 //!
 //! Nothing but the documents decides, so that whoever reads the same ones gives the same
-//! addresses. Of two hosts with one hash the first by namespace and name has its place, and
-//! the other the next that is free: a host that comes moves another one only then.
+//! addresses. What is written in one, or was allocated by a cluster, is no place. Of two hosts
+//! with one hash the first by namespace and name has its place, and the other the next that is
+//! free: what comes moves a host only then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -15,7 +16,7 @@ use redirector_common::hash::Fnv;
 
 use super::edit::Edit;
 use super::frontends::allocated;
-use crate::model::{Object, Resolution, ServiceEntry};
+use crate::model::{Object, Resolution, ServiceEntry, Spec};
 
 /// A host of a namespace.
 pub type HostOf = (Arc<str>, Arc<str>);
@@ -42,9 +43,61 @@ pub fn is_given(ip: &IpAddr) -> bool {
 pub(super) struct Given {
     /// The hosts, and how many entries have each.
     wanted: BTreeMap<HostOf, usize>,
+    /// What is written of these networks, and how often.
+    written: BTreeMap<Lasts, usize>,
     places: BTreeMap<HostOf, u16>,
-    /// Hosts that another one is at the place of, and that one.
-    displaced: BTreeMap<HostOf, HostOf>,
+    /// Hosts that have another place than by themselves, and whose theirs is; `None` where it
+    /// is written in a document.
+    displaced: BTreeMap<HostOf, Option<HostOf>>,
+}
+
+/// The last two bytes of some addresses of either network: the first and the last of them.
+type Lasts = (u16, u16);
+
+/// Those of a network that are among what is given, if it is no wider than that.
+fn lasts(net: &IpNet) -> Option<Lasts> {
+    let (first, last) = match net.trunc() {
+        IpNet::V4(net) => (IpAddr::V4(net.network()), IpAddr::V4(net.broadcast())),
+        IpNet::V6(net) => (IpAddr::V6(net.network()), IpAddr::V6(net.broadcast())),
+    };
+    if !is_given(&first) || !is_given(&last) {
+        return None;
+    }
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let low = |ip: Ipv4Addr| u16::from_be_bytes([ip.octets()[2], ip.octets()[3]]);
+            Some((low(first), low(last)))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            // Addresses that are given have nothing between the prefix and the last two bytes.
+            let zeros = first.segments()[3..7].iter().all(|part| *part == 0);
+            let wide = last.segments()[6] != first.segments()[6];
+            let high = if wide { u16::MAX } else { last.segments()[7] };
+            zeros.then_some((first.segments()[7], high))
+        }
+        _ => None,
+    }
+}
+
+/// What an object has of these networks already.
+fn written(object: Option<&Arc<Object>>) -> Vec<Lasts> {
+    match object.map(|object| &object.spec) {
+        Some(Spec::ServiceEntry(entry)) => {
+            let allocated = entry.allocated.iter().map(|(_, ip)| IpNet::from(*ip));
+            let all = entry.addresses.iter().copied().chain(allocated);
+            all.filter_map(|net| lasts(&net)).collect()
+        }
+        Some(Spec::Service(service)) => {
+            let all = service.cluster_ips.iter().map(|ip| IpNet::from(*ip));
+            all.filter_map(|net| lasts(&net)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The last two bytes of the addresses of a place.
+const fn last(place: u16) -> u16 {
+    u16::from_be_bytes([(place / 254) as u8, (place % 254) as u8 + 1])
 }
 
 /// The hosts of an object that are to have addresses.
@@ -67,10 +120,23 @@ fn lacks(entry: &ServiceEntry) -> bool {
 }
 
 impl Given {
-    /// ServiceEntries changed. Returns the hosts that have other addresses by that.
-    pub fn change(&mut self, entries: &[Edit<'_>]) -> BTreeSet<HostOf> {
+    /// ServiceEntries and Services changed. Returns the hosts that have other addresses by that.
+    pub fn change<'e>(&mut self, edits: impl Iterator<Item = &'e Edit<'e>>) -> BTreeSet<HostOf> {
         let mut differs = false;
-        for Edit { before, after, .. } in entries {
+        for Edit { before, after, .. } in edits {
+            for gone in written(*before) {
+                let Some(count) = self.written.get_mut(&gone) else { continue };
+                *count -= 1;
+                if *count == 0 {
+                    self.written.remove(&gone);
+                    differs = true;
+                }
+            }
+            for new in written(*after) {
+                let count = self.written.entry(new).or_default();
+                differs |= *count == 0;
+                *count += 1;
+            }
             for host in hosts(*before) {
                 let Some(count) = self.wanted.get_mut(&host) else { continue };
                 *count -= 1;
@@ -88,7 +154,7 @@ impl Given {
         if !differs {
             return BTreeSet::new();
         }
-        let (places, displaced) = place(self.wanted.keys());
+        let (places, displaced) = place(self.wanted.keys(), self.written.keys());
         let before = std::mem::replace(&mut self.places, places);
         self.displaced = displaced;
         let all: BTreeSet<&HostOf> = before.keys().chain(self.places.keys()).collect();
@@ -98,33 +164,36 @@ impl Given {
 
     /// The addresses of a host.
     pub fn of(&self, namespace: &Arc<str>, host: &Arc<str>) -> Option<[IpNet; 2]> {
-        let place = *self.places.get(&(namespace.clone(), host.clone()))?;
-        let (third, fourth) = ((place / 254) as u8, (place % 254) as u8 + 1);
+        let last = last(*self.places.get(&(namespace.clone(), host.clone()))?);
+        let [third, fourth] = last.to_be_bytes();
         let [a, b, c] = PREFIX;
-        let last = u16::from_be_bytes([third, fourth]);
         let v6 = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last);
         let v4 = Ipv4Addr::new(240, 240, third, fourth);
         Some([IpAddr::V4(v4).into(), IpAddr::V6(v6).into()])
     }
 
-    /// Hosts that another one is at the place of, and that one.
-    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, &HostOf)> {
-        self.displaced.iter()
+    /// Hosts that have another place than by themselves, and whose theirs is; `None` where it
+    /// is written in a document.
+    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, Option<&HostOf>)> {
+        self.displaced.iter().map(|(host, other)| (host, other.as_ref()))
     }
 }
 
 /// Gives each its place, in their order.
 fn place<'h>(
     all: impl Iterator<Item = &'h HostOf>,
-) -> (BTreeMap<HostOf, u16>, BTreeMap<HostOf, HostOf>) {
+    written: impl Iterator<Item = &'h Lasts>,
+) -> (BTreeMap<HostOf, u16>, BTreeMap<HostOf, Option<HostOf>>) {
+    let written = written.flat_map(|(first, last)| *first..=*last);
+    let written: BTreeSet<u16> = written.collect();
     let mut taken: BTreeMap<u16, &HostOf> = BTreeMap::new();
     let (mut places, mut displaced) = (BTreeMap::new(), BTreeMap::new());
     for host in all.take(usize::from(PLACES)) {
         let own = hash(host);
-        let free = (own..PLACES).chain(0..own).find(|place| !taken.contains_key(place));
-        let Some(place) = free else { break };
-        if let Some(owner) = taken.get(&own) {
-            displaced.insert(host.clone(), (*owner).clone());
+        let is_free = |place: &u16| !taken.contains_key(place) && !written.contains(&last(*place));
+        let Some(place) = (own..PLACES).chain(0..own).find(is_free) else { break };
+        if place != own {
+            displaced.insert(host.clone(), taken.get(&own).map(|owner| (*owner).clone()));
         }
         taken.insert(place, host);
         places.insert(host.clone(), place);
@@ -153,12 +222,12 @@ mod tests {
     #[test]
     fn a_host_has_the_same_place_whoever_else_is_there_but_for_collisions() {
         let all: BTreeSet<HostOf> = (0..2000).map(host).collect();
-        let (places, displaced) = place(all.iter());
+        let (places, displaced) = place(all.iter(), [].iter());
         let distinct: BTreeSet<_> = places.values().collect();
         assert_eq!((places.len(), distinct.len()), (all.len(), all.len()));
         assert!(!displaced.is_empty(), "so many collide");
         for (host, own) in places.iter().filter(|(host, _)| !displaced.contains_key(*host)) {
-            assert_eq!(place(std::iter::once(host)).0[host], *own, "{host:?}");
+            assert_eq!(place(std::iter::once(host), [].iter()).0[host], *own, "{host:?}");
         }
     }
 
@@ -167,7 +236,7 @@ mod tests {
         // Whoever has written these into /etc/hosts depends on them.
         let mut given = Given::default();
         given.wanted.insert(host(1), 1);
-        given.places = place(given.wanted.keys()).0;
+        given.places = place(given.wanted.keys(), [].iter()).0;
         let (namespace, name) = host(1);
         let addresses = given.of(&namespace, &name).expect("a place");
         assert!(addresses.iter().all(|one| is_given(&one.addr())));
@@ -175,5 +244,27 @@ mod tests {
             addresses.map(|one| one.to_string()),
             ["240.240.60.95/32", "fdf0:240:240::3c5f/128"]
         );
+    }
+
+    #[test]
+    fn what_is_written_is_no_place() {
+        for (text, wanted) in [
+            ("240.240.60.95", Some((0x3c5f, 0x3c5f))),
+            ("240.240.60.0/24", Some((0x3c00, 0x3cff))),
+            ("240.240.0.0/16", Some((0, 0xffff))),
+            ("240.0.0.0/4", None),
+            ("240.241.0.0/24", None),
+            ("fdf0:240:240::3c5f", Some((0x3c5f, 0x3c5f))),
+            ("fdf0:240:240::/64", Some((0, 0xffff))),
+            ("fdf0:240:240:1::/64", None),
+            ("fdf0:240:240::1:0/112", None),
+            ("fdf0::/16", None),
+        ] {
+            let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).unwrap();
+            assert_eq!(lasts(&net), wanted, "{text}");
+        }
+        let (places, displaced) = place([host(1)].iter(), [(0x3c00, 0x3c60)].iter());
+        assert_eq!((last(places[&host(1)]), displaced[&host(1)].clone()), (0x3c61, None));
+        assert!(place([host(1)].iter(), [(0, 0xffff)].iter()).0.is_empty());
     }
 }

@@ -135,12 +135,13 @@ impl Registry {
     /// The addresses that are known of a name, and which of them are taken where they are
     /// an entry's own, or why not.
     pub fn judged(&self, world: &World, name: &str) -> Vec<(IpAddr, Option<NotTaken>)> {
-        world.answer(name).map(|answer| self.owned.services.judge(answer)).unwrap_or_default()
+        let answer = world.answer(name);
+        answer.map(|one| self.owned.services.judge(&world.settings, one)).unwrap_or_default()
     }
 
-    /// Hosts whose allocated address is not what it would be by itself, since another host
-    /// has that, and those others.
-    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, &HostOf)> {
+    /// Hosts whose allocated address is not what it would be by itself, and the hosts that
+    /// have that; `None` where it is written in a document.
+    pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, Option<&HostOf>)> {
         self.owned.given.displaced()
     }
 

@@ -40,7 +40,7 @@ pub struct Service {
     /// first. None is among the others. Sorted.
     pub former: Vec<IpAddr>,
     /// A ServiceEntry that says by an annotation that its ports are its own at
-    /// every address, when it has no addresses.
+    /// every address, and has none in its spec.
     pub claims_port: bool,
     /// A ServiceEntry that leads to this node's gateway what dials a Service's address.
     pub leads_to_gateway: bool,
@@ -274,17 +274,16 @@ impl Service {
         self.learned.iter().chain(&self.former).copied()
     }
 
-    /// Whether it has its ports at every address, because it has no address of its
-    /// own.
+    /// Whether it has its ports at every address: because it has no address of its own, or
+    /// because it is asked for; then beside those that were allocated to it.
     pub fn claims_everywhere(&self) -> bool {
-        let by_resolution = match self.kind {
+        match self.kind {
             // There is nothing else to know its connections by.
-            ServiceKind::Entry(Resolution::None) => true,
+            ServiceKind::Entry(Resolution::None) => self.addresses.is_empty(),
             ServiceKind::Entry(Resolution::DynamicDns) => false,
             ServiceKind::Entry(_) => self.claims_port,
             _ => false,
-        };
-        by_resolution && self.addresses.is_empty()
+        }
     }
 
     /// Whether a ServiceEntry of the same host and namespace can be one service

@@ -5,8 +5,8 @@
 //! More than what changed is looked at where a node comes, goes or moves (all pods),
 //! where a DestinationRule with a wildcard changes (all hosts), where a selector asks
 //! for a key of labels that none of its namespace asked for (the workloads of the
-//! namespace), where an address comes to or goes from Services (all names that are
-//! resolved), and where the settings change (everything).
+//! namespace), where an address comes to or goes from Services, the API server or the
+//! node (all names that are resolved), and where the settings change (everything).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,8 +82,8 @@ impl Registry {
         changed
     }
 
-    /// Whether these services mean anything else under other settings: only claims to
-    /// every address ask which the node has.
+    /// Whether these services mean anything else under other settings: of those as they are
+    /// only claims to every address ask which the node has.
     pub(super) fn means_else(&self, settings: &Settings) -> bool {
         let without =
             |settings: &Settings| Settings { node_addresses: BTreeSet::new(), ..settings.clone() };
@@ -114,7 +114,11 @@ impl Registry {
             concerned.extend(left_out.map(|(owner, _)| owner.clone()));
         }
         concerned.extend(names.flat_map(|name| self.names.with(name)).cloned());
-        let others = self.owned.services.change(of_kind(edits, Kind::Service));
+        let given = of_kind(edits, Kind::Service).iter();
+        let slices = of_kind(edits, Kind::EndpointSlice).iter();
+        let mut others = self.owned.services.change(given.chain(slices));
+        let own = [&self.settings, &world.settings].map(|one| &one.node_addresses);
+        others.extend(own[0].symmetric_difference(own[1]));
         if !others.is_empty() {
             let has = |name: &&Arc<str>| {
                 let mut all = world.answer(name).into_iter().flat_map(Answer::all);
@@ -124,7 +128,7 @@ impl Registry {
             concerned.extend(with.cloned());
         }
         if world.settings.allocates {
-            for (namespace, host) in self.owned.given.change(of_kind(edits, Kind::ServiceEntry)) {
+            for (namespace, host) in self.owned.given.change(owners()) {
                 let own = self.hosts.get(&host).into_iter().flat_map(Host::own);
                 let own = own.filter(|service| *service.namespace() == namespace);
                 concerned.extend(own.map(|service| service.object.clone()));

@@ -199,6 +199,12 @@ impl ClaimKind {
     pub fn is_by_host(self) -> bool {
         matches!(self, Self::Learned | Self::Former)
     }
+
+    /// Whether somebody says that the prefix is the service's: that goes before what a resolver
+    /// says, however wide it is.
+    pub fn is_said(self) -> bool {
+        matches!(self, Self::Address | Self::HeadlessEndpoint)
+    }
 }
 
 impl<'q> Claim<'q> {

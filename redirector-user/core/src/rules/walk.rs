@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use ipnet::IpNet;
 
 use super::book::{Rule, RuleBook, RuleSet, in_order};
-use super::claims::Claim;
+use super::claims::{Claim, ClaimKind};
 use super::condition::Dial;
 use super::destination::subsets_resolve;
 use crate::client::{Asker, Question};
@@ -35,6 +35,9 @@ pub(crate) trait Witness<'q> {
         _because: impl FnOnce() -> Result<String, String>,
     ) {
     }
+
+    /// A host leads to the address, and it is in a prefix that somebody is said to have.
+    fn outranked(&mut self, _claim: &Claim<'q>, _prefix: &IpNet, _by: &Claim<'q>) {}
 
     /// Two hosts lead to the address, and not to the same: it is left alone.
     fn contested(&mut self, _prefix: &IpNet, _claim: &Claim<'q>, _other: &Claim<'q>) {}
@@ -96,18 +99,29 @@ impl<'q> Walk<'q> {
     where
         'q: 'c,
     {
-        let standing = claimed.into_iter().find_map(|(prefix, claims)| {
-            let mut claims = claims.iter();
-            let claim = claims.find(|claim| {
-                let holds = claim.holds(&self.registry.settings, who, prefix, &dial.address);
-                if !holds {
-                    witness.passed_over(prefix, claim);
-                }
-                holds
-            })?;
-            Some((*prefix, *claim, claims))
-        });
-        let Some((prefix, claim, others)) = standing else { return Arrival::Unclaimed };
+        let mut claimed = claimed.into_iter();
+        let mut stands = |may: fn(ClaimKind) -> bool, witness: &mut W| {
+            claimed.find_map(|(prefix, claims)| {
+                let mut claims = claims.iter();
+                let claim = claims.find(|claim| {
+                    let holds = may(claim.kind)
+                        && claim.holds(&self.registry.settings, who, prefix, &dial.address);
+                    if !holds && may(claim.kind) {
+                        witness.passed_over(prefix, claim);
+                    }
+                    holds
+                })?;
+                Some((*prefix, *claim, claims))
+            })
+        };
+        let Some(mut standing) = stands(|_| true, witness) else { return Arrival::Unclaimed };
+        if standing.1.kind.is_by_host()
+            && let Some(said) = stands(ClaimKind::is_said, witness)
+        {
+            witness.outranked(&standing.1, &said.0, &said.1);
+            standing = said;
+        }
+        let (prefix, claim, others) = standing;
         let found = self.first_match(&claim, dial, who, witness);
         let found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
         if claim.kind.is_by_host()

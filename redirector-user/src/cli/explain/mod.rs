@@ -2,6 +2,7 @@
 
 mod text;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use redirector_core::explain::{Dialled, Explanation, Query, QuerySource, explain_with};
@@ -15,8 +16,10 @@ use super::kernel::KernelArgs;
 use super::names::NamesArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::names::{self, Resolved};
+use crate::daemon::now;
 use crate::explain::{self, Named, Process, Question, Who, dialled};
 use crate::mounts;
+use crate::output::known_name;
 pub use text::text;
 
 /// Why a connection goes where it goes, rule by rule
@@ -163,6 +166,12 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     let query = Query { source, destination, gateway: gateway(args), sni: args.sni.clone() };
     let mut explanation = explain_with(&world, &registry, &query).map_err(explain::Error::from)?;
     explanation.notes.extend(others);
+    if explanation.frontend.as_ref().is_some_and(|frontend| frontend.name.is_some()) {
+        explanation.notes.push(format!(
+            "if {} is the node's own, which documents do not say, it is left as it is",
+            destination.ip()
+        ));
+    }
     Ok(explanation)
 }
 
@@ -215,7 +224,7 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         sni: args.sni.clone(),
     };
     let mut named: Option<(u64, Option<Named>)> = None;
-    datapath.read(|tables| {
+    let mut explanation = datapath.read(|tables| {
         let generation = tables.active().generation;
         // What is read again is of the same generation, as a rule.
         let known = match named.take() {
@@ -223,8 +232,20 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
             _ => args.kernel.snapshot(generation, context)?.as_ref().map(Named::from),
         };
         let (_, known) = named.insert((generation, known));
-        Ok(crate::explain::explain(tables, &served, known.as_ref(), &question)?)
-    })
+        Ok::<_, Failure>(crate::explain::explain(tables, &served, known.as_ref(), &question)?)
+    })?;
+    let of_destinations = explanation.destinations.iter().flat_map(|one| &one.names);
+    let names: BTreeSet<&String> = (of_destinations.map(|one| &one.name))
+        .chain(explanation.frontend.iter().filter_map(|frontend| frontend.name.as_ref()))
+        .chain(&explanation.undecided_names)
+        .collect();
+    if !names.is_empty() {
+        let report = args.kernel.report().report;
+        let known = report.names.iter().filter(|one| names.contains(&one.name));
+        let known: Vec<String> = known.map(|one| known_name(one, now())).collect();
+        explanation.notes.extend(known);
+    }
+    Ok(explanation)
 }
 
 impl From<explain::Error> for Failure {

@@ -63,6 +63,8 @@ enum Part {
     Counters,
     /// What the gateway proxy serves.
     Gateways,
+    /// The names of ServiceEntries, as the daemon knows them.
+    Names,
     /// Everything.
     All,
 }
@@ -81,7 +83,10 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let world = snapshot.as_ref().map(|s| s.world()).unwrap_or_default();
     let view =
         View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
-    let answer = view.answer(args.part, &datapath, snapshot.is_some())?;
+    let mut answer = view.answer(args.part, &datapath, snapshot.is_some())?;
+    if args.part.shows(Part::Names) {
+        answer.names = Some(args.kernel.report().report.names);
+    }
     let all = args.part == Part::All;
     context.answer_list(common, &answer, names(&answer, all), |style| text(&answer, all, style))?;
     Ok(Exit::Fine)

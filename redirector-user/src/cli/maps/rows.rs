@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::state::KnownName;
+
 /// The answer; parts that were not asked for are absent.
 #[derive(Serialize, Default)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +36,8 @@ pub(super) struct Answer {
     pub(super) counters: Option<CountersRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gateways: Option<Vec<GatewayRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) names: Option<Vec<KnownName>>,
 }
 
 #[derive(Serialize)]

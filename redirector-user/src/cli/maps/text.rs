@@ -4,7 +4,8 @@ use super::rows::{
     Answer, BackendRow, ClassRow, ClassTableRow, CountersRow, DestinationRow, FrontendRow,
     GatewayRow, LegCounterRow, RouteRow, SlotRow, SourceRow, VerdictRow,
 };
-use crate::output::{Align, Style, Table};
+use crate::daemon::now;
+use crate::output::{Align, Style, Table, known_names};
 
 pub(super) fn text(answer: &Answer, headings: bool, style: Style) -> String {
     let mut text = format!(
@@ -26,6 +27,7 @@ pub(super) fn text(answer: &Answer, headings: bool, style: Style) -> String {
         answer.counters.as_ref().map(|counters| ("COUNTERS", totals(counters))),
         answer.counters.as_ref().map(|counters| ("BY DESTINATION", by_destination(&counters.legs))),
         answer.gateways.as_deref().map(|rows| ("GATEWAYS", gateways(rows))),
+        answer.names.as_deref().map(|rows| ("NAMES", known_names(rows, now()))),
     ];
     for (at, (name, table)) in parts.into_iter().flatten().enumerate() {
         if headings {
@@ -45,7 +47,7 @@ pub(super) fn text(answer: &Answer, headings: bool, style: Style) -> String {
 pub(super) fn names(answer: &Answer, headings: bool) -> Vec<String> {
     let named =
         |name: &Option<String>, number: u32| name.clone().unwrap_or_else(|| number.to_string());
-    let parts: [(&str, Vec<String>); 8] = [
+    let parts: [(&str, Vec<String>); 9] = [
         ("sources", of(&answer.sources, |row| named(&row.workload, row.identity))),
         ("frontends", of(&answer.frontends, |row| format!("{} {}", row.prefix, row.port))),
         ("classes", of(&answer.classes, |row| row.class.to_string())),
@@ -57,6 +59,7 @@ pub(super) fn names(answer: &Answer, headings: bool) -> Vec<String> {
             answer.counters.iter().flat_map(counted).map(|(name, _)| name.to_owned()).collect(),
         ),
         ("gateways", of(&answer.gateways, |row| row.address.to_string())),
+        ("names", of(&answer.names, |row| row.name.clone())),
     ];
     let all = parts.into_iter().flat_map(|(part, names)| {
         names.into_iter().map(move |name| match headings {

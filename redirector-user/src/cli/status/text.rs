@@ -1,23 +1,14 @@
 //! What `status` shows people.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::{Answer, duration};
 use crate::datapath::features::Found;
-use crate::output::{Align, Style, Table, plain};
+use crate::output::{Align, Style, Table, known_names, plain};
 
-/// So many names are shown, and so many addresses of each.
+/// So many names are shown.
 const NAMES: usize = 20;
-const ADDRESSES: usize = 4;
-
-fn some(addresses: &[IpAddr]) -> String {
-    let mut shown: Vec<String> = addresses.iter().take(ADDRESSES).map(IpAddr::to_string).collect();
-    let more = addresses.len().saturating_sub(ADDRESSES);
-    shown.extend((more > 0).then(|| format!("and {more} more")));
-    shown.join(", ")
-}
 
 /// Health in a word, some lines of figures, what is wrong, and the programs.
 pub(super) fn text(answer: &Answer, style: Style) -> String {
@@ -96,23 +87,8 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         let _ = write!(text, "\n{}", table.render(style.columns()));
     }
     if !answer.config.names.is_empty() {
-        let columns = ["ADDRESSES", "SINCE", "TTL", "UNTIL LATELY"];
-        let columns = columns.map(|name| (name, Align::Left));
-        let mut table = Table::grouped("NAME", &columns);
-        for one in answer.config.names.iter().take(NAMES) {
-            table.group(one.name.clone());
-            let since = one.since.map(|since| duration(crate::daemon::now().saturating_sub(since)));
-            let ttl = one.ttl.map(|ttl| duration(ttl.into()));
-            table.row([
-                match one.because.as_ref().filter(|_| one.addresses.is_empty()) {
-                    Some(because) => because.clone(),
-                    None => some(&one.addresses),
-                },
-                since.unwrap_or_else(|| "never".to_owned()),
-                ttl.unwrap_or_default(),
-                some(&one.former),
-            ]);
-        }
+        let first = answer.config.names.iter().take(NAMES);
+        let table = known_names(first, crate::daemon::now());
         let _ = write!(text, "\n{}", table.render(style.columns()));
         let more = answer.config.names.len().saturating_sub(NAMES);
         if more > 0 {

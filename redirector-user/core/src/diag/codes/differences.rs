@@ -274,12 +274,12 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "hosts: [a.example.com] and hosts: [b.example.com], both at 192.0.2.1, and a VirtualService for one of them"
     }
     ADDRESS_NOT_TAKEN = "RD4062" Warning NONE "An address that a host resolves to is not taken for it" {
-        "The addresses that the hosts of a ServiceEntry without addresses resolve to are its own, with exceptions: loopback, link-local, unspecified and multicast addresses, which are not its alone whatever a resolver says; those that were allocated to a Service, which are the Service's; and those beyond the first 1,024 of a name. Connections to them are decided as if the name did not lead there."
+        "The addresses that the hosts of a ServiceEntry without addresses resolve to are its own, with exceptions: loopback, link-local, unspecified and multicast addresses, which are not its alone whatever a resolver says; those of the node and of the API server; those that were allocated to a Service, which are the Service's; those that another ServiceEntry writes, by themselves or in a block, which are that one's; and those beyond the first 1,024 of a name. Connections to them are decided as if the name did not lead there."
         "Look at what the name resolves to. Give the ServiceEntry addresses where others are meant."
         "a host whose resolver answers 127.0.0.1"
     }
     MOVED_ADDRESS = "RD4063" Warning NONE "A host's allocated address is another host's" {
-        "With --allocate-addresses each host of a ServiceEntry without addresses has one by a hash of its namespace and its name. Two hosts have the same hash here: the first by namespace and name has the place, and the other the next that is free. When the first one came later, the other's address has changed by that, and programs or an /etc/hosts that know the old one reach the first one by it."
+        "With --allocate-addresses each host of a ServiceEntry without addresses has one by a hash of its namespace and its name. Two hosts have the same hash here: the first by namespace and name has the place, and the other the next that is free. Or the address is written in another document, and is given to nobody. When the first one came later, the other's address has changed by that, and programs or an /etc/hosts that know the old one reach the first one by it."
         "Write /etc/hosts anew with redirector hosts, and start programs again that keep addresses. Addresses in the ServiceEntry never move."
         "two hosts of 65,023 with one hash"
     }

@@ -107,6 +107,8 @@ struct Owner<'s, 'w> {
     prefix: IpNet,
     service: &'s Service<'w>,
     port: &'s Port,
+    /// It has the port of every address.
+    everywhere: bool,
     /// Whether it does because of its host.
     by_name: ByName,
 }
@@ -140,13 +142,14 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             if port.speaks == Speaks::NotTcp {
                 continue;
             }
-            for prefix in prefixes(service, port) {
+            let said = prefixes(service, port).into_iter().map(|prefix| (prefix, false));
+            for (prefix, everywhere) in said.chain(everywhere(service)) {
                 let own =
                     service.kind == Kindness::Headless && from.addresses.contains(&prefix.addr());
-                let everywhere = prefix.prefix_len() == 0 && service.addresses.is_empty();
                 if prefix.contains(&to.ip()) && !own && !(everywhere && is_at_home(world, to.ip()))
                 {
-                    owners.push(Owner { prefix, service, port, by_name: ByName::No });
+                    let by_name = ByName::No;
+                    owners.push(Owner { prefix, service, port, everywhere, by_name });
                 }
             }
             let by_name = if service.resolves_to.contains(&to.ip()) {
@@ -156,7 +159,8 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             } else {
                 continue;
             };
-            owners.push(Owner { prefix: to.ip().into(), service, port, by_name });
+            let prefix = to.ip().into();
+            owners.push(Owner { prefix, service, port, everywhere: false, by_name });
         }
     }
     owners.sort_by(|one, other| {
@@ -164,6 +168,10 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
         let said = one.by_name.cmp(&other.by_name);
         longest.then(said).then_with(|| precedence(one.service).cmp(&precedence(other.service)))
     });
+    // What somebody says goes before what a name leads to, however wide it is.
+    let said = owners.iter().position(|one| one.by_name == ByName::No && !one.everywhere);
+    let by_name = owners.first().is_some_and(|first| first.by_name != ByName::No);
+    owners.drain(..said.filter(|_| by_name).unwrap_or(0));
     let Some((owner, others)) = owners.split_first() else { return Outcome::pass() };
     let found = comes_to(world, services, from, owner, to);
     if owner.by_name != ByName::No {
@@ -195,13 +203,10 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             }
         }
     }
-    let Owner { service, port, by_name, .. } = *owner;
+    let Owner { service, port, everywhere, .. } = *owner;
     match found {
         ComesTo::Nothing => Outcome::pass(),
         ComesTo::Rule(rule) => {
-            let everywhere = matches!(service.kind, Kindness::Entry(_))
-                && service.addresses.is_empty()
-                && by_name == ByName::No;
             let leads = |v4| leads_anywhere(world, services, from, &rule, to.port(), v4);
             if everywhere && !leads(to.is_ipv4()) && leads(!to.is_ipv4()) {
                 return Outcome::pass();
@@ -230,7 +235,7 @@ fn comes_to<'w>(
     owner: &Owner<'_, '_>,
     to: SocketAddr,
 ) -> ComesTo<'w> {
-    let Owner { service, port, by_name, .. } = *owner;
+    let Owner { service, port, everywhere, by_name, .. } = *owner;
     // Who is bypassed goes as if no rule matched, and so does what a bypassed rule
     // would take: the next rule does not get it.
     let bypass = &world.settings.bypass;
@@ -262,7 +267,7 @@ fn comes_to<'w>(
     let serves = match &service.kind {
         // What a name leads to needs nobody else, unless it is said where to go.
         Kindness::Entry(_) if by_name != ByName::No => port.has_own && !port.endpoints.is_empty(),
-        _ if service.addresses.is_empty() => false,
+        _ if everywhere || service.addresses.is_empty() => false,
         Kindness::Cluster => world.settings.services == ServiceAddresses::Own,
         Kindness::Entry(Resolution::Static) => true,
         Kindness::Entry(Resolution::Dns | Resolution::DnsRoundRobin) => !port.endpoints.is_empty(),
@@ -280,22 +285,32 @@ fn age(object: &Object) -> (Option<i64>, &str, &str, Kind) {
 fn prefixes(service: &Service<'_>, port: &Port) -> Vec<IpNet> {
     match service.kind {
         Kindness::Headless => port.endpoints.iter().map(|one| IpNet::from(one.ip)).collect(),
-        // Without addresses nothing but its port tells its connections apart. That
-        // is taken where there is no other way, or where it is asked for.
-        Kindness::Entry(resolution)
-            if service.addresses.is_empty()
-                && (resolution == Resolution::None
-                    || (resolution != Resolution::DynamicDns && claims_port(service.object))) =>
-        {
-            vec![IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())]
-        }
         _ => service.addresses.clone(),
     }
 }
 
-/// Whether a ServiceEntry asks for its ports at every address.
+/// Without addresses nothing but its port tells the connections of a ServiceEntry apart. That
+/// is taken where there is no other way, or where it is asked for.
+fn everywhere(service: &Service<'_>) -> Vec<(IpNet, bool)> {
+    let takes = match service.kind {
+        Kindness::Entry(Resolution::None) => service.addresses.is_empty(),
+        Kindness::Entry(Resolution::DynamicDns) => false,
+        Kindness::Entry(_) => claims_port(service.object),
+        _ => false,
+    };
+    let all = [IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())];
+    all.into_iter().filter(|_| takes).map(|prefix| (prefix, true)).collect()
+}
+
+/// Whether a ServiceEntry asks for its ports at every address, and names none.
 fn claims_port(object: &Object) -> bool {
-    object.meta.annotations.get("redirector.io/claim-port").is_some_and(|value| value == "true")
+    let entry = object.spec.service_entry();
+    entry.is_some_and(|entry| entry.addresses.is_empty())
+        && object
+            .meta
+            .annotations
+            .get("redirector.io/claim-port")
+            .is_some_and(|value| value == "true")
 }
 
 /// Whether an address is the machine's own, or of its link: a claim to every

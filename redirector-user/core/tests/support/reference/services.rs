@@ -154,7 +154,7 @@ fn allocated(entry: &redirector_core::model::ServiceEntry, host: &str) -> Vec<Ip
 }
 
 /// The addresses that dialling a host leads to, if the entry has no others: of the network,
-/// and no Service's.
+/// and neither the node's, nor a Service's, nor the API server's.
 fn leads_to(
     world: &World,
     entry: &redirector_core::model::ServiceEntry,
@@ -181,6 +181,13 @@ fn leads_to(
     all.retain(|ip| {
         world.services().all(|(_, service)| service.headless || !service.cluster_ips.contains(ip))
     });
+    all.retain(|ip| !world.settings.node_addresses.contains(ip));
+    let servers = world.endpoint_slices().filter(|(object, slice)| {
+        &*object.meta.namespace == "default" && &*slice.service == "kubernetes"
+    });
+    let servers: Vec<&IpAddr> =
+        servers.flat_map(|(_, slice)| &slice.endpoints).flat_map(|one| &one.addresses).collect();
+    all.retain(|ip| !servers.contains(&ip));
     all
 }
 
@@ -191,9 +198,10 @@ fn pool(mut all: Vec<Service<'_>>) -> Vec<Service<'_>> {
     all.sort_by_key(|service| super::age(service.object));
     let mut pooled: Vec<Service<'_>> = Vec::new();
     for service in all {
-        let claims = |one: &Service<'_>| {
-            one.addresses.is_empty()
-                && (one.kind == Kindness::Entry(Resolution::None) || super::claims_port(one.object))
+        let claims = |one: &Service<'_>| match one.kind {
+            Kindness::Entry(Resolution::None) => one.addresses.is_empty(),
+            Kindness::Entry(Resolution::DynamicDns) => false,
+            _ => super::claims_port(one.object),
         };
         let seen = |one: &Service<'_>| {
             let home = one.object.meta.namespace.to_string();
