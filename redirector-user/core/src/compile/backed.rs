@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::localities::{Home, weigh};
-use super::met::Reason;
+use super::readers::Reason;
 use crate::client::contains;
 use crate::model::{Labels, LbAlgorithm, ObjectRef, Policy, Resolution};
 use crate::plan::{Algorithm, Destination, DestinationId, Endpoint, Lacks, Lost};

@@ -10,8 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::backed::{Backed, list};
 use super::localities::{Home, common_multiple};
-use super::met::{Met, Reason, Way};
-use super::readers::{Trace, first_of};
+use super::met::{Met, Way};
+use super::readers::{Reason, Trace, first_of};
 use crate::client::Asker;
 use crate::model::{RouteDestination, RuleId};
 use crate::plan::{

@@ -6,13 +6,10 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::readers::Trace;
+use super::readers::{Reason, Trace};
 use crate::model::RuleId;
-use crate::plan::{Delta, Destination, DestinationId, Lacks, Leg, Plan, RouteId, Verdict};
+use crate::plan::{Delta, Destination, DestinationId, Leg, Plan, RouteId, Verdict};
 use crate::work::Work;
-
-/// What a destination lacks, and why in words.
-pub(super) type Reason = (Lacks, String);
 
 /// What is met, from step to step.
 #[derive(Debug, Default)]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::met::Reason;
 use crate::client::Asked;
-use crate::plan::{DestinationId, RouteId};
+use crate::plan::{DestinationId, Lacks, RouteId};
+
+/// What a destination lacks, and why in words.
+pub(super) type Reason = (Lacks, String);
 
 /// A part of the Plan that is made at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

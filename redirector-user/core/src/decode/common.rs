@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cursor::{At, Fields};
-use super::misplaced::Unknown;
+use super::cursor::{At, Fields, Unknown};
 use crate::diag::codes::admission;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::model::Labels;

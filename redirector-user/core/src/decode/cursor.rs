@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use super::misplaced::Unknown;
 use crate::diag::codes::syntax;
 use crate::diag::{Code, Diagnostic, Severity, Subject, nearest};
 use crate::model::{Labels, ObjectRef};
@@ -18,6 +17,18 @@ pub const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
 /// How many findings of one object are kept.
 const MAX_FINDINGS: usize = 1000;
+
+/// What an unknown field is.
+pub(super) enum Unknown {
+    /// Without effect.
+    Idle,
+    /// This, unless it belongs to the empty field above it.
+    Found(Diagnostic),
+    /// This, whatever stands above it.
+    Sure(Diagnostic),
+    /// What follows from something that was told.
+    Told,
+}
 
 /// Collects the findings of one object.
 #[derive(Default)]

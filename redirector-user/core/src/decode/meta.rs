@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::cursor::{Fields, ROOT};
-use super::misplaced::{Unknown, outside_match};
+use super::cursor::{Fields, ROOT, Unknown};
+use super::misplaced::outside_match;
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
 use crate::model::annotations::{self, OURS};

@@ -4,7 +4,7 @@
 //! makes its rule match more than was meant, so that is an error: a misspelt one, and
 //! one that stands outside of a match block.
 
-use super::cursor::{At, Fields};
+use super::cursor::{At, Fields, Unknown};
 use crate::diag::codes::{admission, syntax};
 use crate::diag::{Diagnostic, nearest};
 use crate::yaml::Value;
@@ -22,18 +22,6 @@ const OF_ROUTES: [&str; 4] = ["destination", "weight", "host", "subset"];
 
 /// What stands below the destination of an item of a route.
 pub(super) const OF_DESTINATIONS: &[&str] = &["host", "subset", "port"];
-
-/// What an unknown field is.
-pub(super) enum Unknown {
-    /// Without effect.
-    Idle,
-    /// This, unless it belongs to the empty field above it.
-    Found(Diagnostic),
-    /// This, whatever stands above it.
-    Sure(Diagnostic),
-    /// What follows from something that was told.
-    Told,
-}
 
 /// Of a match block: a condition that is none. `rule` is told already when part of
 /// it stands in its match.

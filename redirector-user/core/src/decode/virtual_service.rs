@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::common::{self, Exporter, required};
-use super::cursor::{At, Fields};
+use super::cursor::{At, Fields, Unknown};
 use super::http;
-use super::misplaced::{self, Unknown, outside_match};
+use super::misplaced::{self, outside_match};
 use super::route::{match_port, route};
 use crate::diag::Diagnostic;
 use crate::diag::codes::admission;
