@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use redirector_core::compile::compile;
 use redirector_core::layout::Layout;
 use redirector_core::model::{
-    EntryPort, L4Match, Labels, Meta, Object, Origin, Resolution, RouteDestination, ServiceEntry,
-    Spec, TcpRule, VirtualService, WorkloadEntry,
+    EntryPort, L4Match, Meta, Object, Resolution, RouteDestination, ServiceEntry, Spec, TcpRule,
+    VirtualService, WorkloadEntry,
 };
 use redirector_core::world::{Settings, World};
 
@@ -41,15 +41,7 @@ fn prefix(random: &mut Random, v6: bool) -> IpNet {
 }
 
 fn object(name: String, spec: Spec) -> Object {
-    let meta = Meta {
-        name: name.into(),
-        namespace: "default".into(),
-        uid: String::new(),
-        labels: Labels::new(),
-        annotations: Labels::new(),
-        created: None,
-        origin: Origin::default(),
-    };
+    let meta = Meta::new("default", name);
     Object { meta, spec }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use redirector_core::compile::compile;
 use redirector_core::layout::{Layout, Newcomers};
-use redirector_core::model::{Labels, Meta, Object, Origin, Pod, SourceId, Spec};
+use redirector_core::model::{Meta, Object, Pod, SourceId, Spec};
 
 use crate::support::random::Random;
 use crate::support::reference::{Connection, Reference};
@@ -19,13 +19,9 @@ fn pod(random: &mut Random, node: &str) -> Object {
     let labels = random.some(&pairs, 3);
     Object {
         meta: Meta {
-            name: "newcomer".into(),
-            namespace: (*random.pick(&NAMESPACES)).into(),
             uid: "0f1e2d3c".into(),
             labels: labels.into_iter().collect(),
-            annotations: Labels::new(),
-            created: None,
-            origin: Origin::default(),
+            ..Meta::new(*random.pick(&NAMESPACES), "newcomer")
         },
         spec: Spec::Pod(Pod { node: node.into(), ready: true, ..Pod::default() }),
     }

@@ -330,8 +330,7 @@ ServiceEntry db:
     assert_eq!(goes(&allocated, "240.240.0.8:5432"), "passed", "it is another host's");
 
     // Who asks for the port of every address has it beside what was allocated.
-    let asked =
-        entry.replace("{name: db}", "{name: db, annotations: {redirector.io/claim-port: 'true'}}");
+    let asked = entry.replace("db:", "db {annotations: {redirector.io/claim-port: 'true'}}:");
     let asked = world(&format!("{asked}{status}"));
     let rule = &without_addresses("STATIC", "{}");
     let mut ruled = asked.clone();

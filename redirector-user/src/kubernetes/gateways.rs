@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use redirector_core::model::annotations::{GATEWAY, GATEWAY_FOR, GATEWAY_NODE_PORTS};
 use redirector_core::model::{
-    EntryPort, Gateway, Labels, Meta, Object, Origin, Resolution, Service, ServiceEntry,
-    ServicePort, Spec, WorkloadEntry,
+    EntryPort, Gateway, Labels, Meta, Object, Resolution, Service, ServiceEntry, ServicePort, Spec,
+    WorkloadEntry,
 };
 use redirector_core::registry::StandsFor;
 use redirector_core::rules::relays;
@@ -185,15 +185,8 @@ fn labels(object: &Object, service: &Service, pods: &[&Arc<Object>]) -> Labels {
 
 /// A name that no other object can have: those of the API have no colon.
 fn meta(service: &Object, address: IpAddr) -> Meta {
-    Meta {
-        name: format!("{}:{address}", service.meta.name).into(),
-        namespace: service.meta.namespace.clone(),
-        uid: String::new(),
-        labels: Labels::new(),
-        annotations: Labels::new(),
-        created: service.meta.created,
-        origin: Origin::default(),
-    }
+    let name = format!("{}:{address}", service.meta.name);
+    Meta { created: service.meta.created, ..Meta::new(service.meta.namespace.clone(), name) }
 }
 
 /// The gateway, at this address.

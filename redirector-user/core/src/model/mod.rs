@@ -175,6 +175,19 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Of an object of which nothing is known but these.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            namespace: namespace.into(),
+            uid: String::new(),
+            labels: Labels::new(),
+            annotations: Labels::new(),
+            created: None,
+            origin: Origin::default(),
+        }
+    }
+
     /// Whether an annotation that switches something on does so.
     pub fn switches_on(&self, annotation: &str) -> bool {
         self.annotations.get(annotation).is_some_and(|value| value == annotations::ON)

@@ -73,23 +73,9 @@ pub(super) fn left_out(world: &World, object: &Object, over: &Over) -> Vec<Servi
         _ => ServiceKind::Cluster,
     };
     let hosts = hosts(object, &world.settings.cluster_domain).into_iter().enumerate();
-    let service = |(place, host)| Service {
-        object: object.reference(),
-        place,
-        host,
-        created: object.meta.created,
-        export: export.clone(),
-        kind: kind.clone(),
-        ports: Vec::new(),
-        addresses: Vec::new(),
-        by_name: false,
-        learned: Vec::new(),
-        former: Vec::new(),
-        claims_port: false,
-        leads_to_gateway: false,
-        local_only: false,
-        distribution: None,
+    let service = |named| Service {
         rejected: Some(over.to_string()),
+        ..Service::new(object, named, export.clone(), kind.clone())
     };
     hosts.map(service).collect()
 }
@@ -139,23 +125,13 @@ fn of_service(
         ServiceKind::Cluster => service.cluster_ips.iter().copied().map(IpNet::from).collect(),
         _ => Vec::new(),
     };
+    let host = service_host(&meta.name, &meta.namespace, &world.settings.cluster_domain).into();
     Service {
-        object: object.reference(),
-        place: 0,
-        host: service_host(&meta.name, &meta.namespace, &world.settings.cluster_domain).into(),
-        created: meta.created,
-        export: service_export(object),
-        kind,
         ports,
         addresses,
-        by_name: false,
-        learned: Vec::new(),
-        former: Vec::new(),
-        claims_port: false,
-        leads_to_gateway: false,
         local_only: service.internal_local,
         distribution: service.distribution(&meta.annotations),
-        rejected: None,
+        ..Service::new(object, (0, host), service_export(object), kind)
     }
 }
 

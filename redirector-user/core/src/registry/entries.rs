@@ -25,6 +25,8 @@ pub(super) fn services(
 ) -> Vec<Service> {
     let namespace = &object.meta.namespace;
     let found: Vec<Candidate> = candidates(world, backing, namespace, entry, names);
+    let export = ExportTo::new(entry.export_to.iter().map(String::as_str), namespace);
+    let kind = ServiceKind::Entry(entry.resolution);
     let service = |(place, host): (usize, &String)| {
         let mut found = found.clone();
         let are_the_host = !entry.has_own_endpoints() && resolves(entry);
@@ -40,24 +42,15 @@ pub(super) fn services(
         let name: Arc<str> = host.as_str().into();
         let (learned, former) = frontends::by_host(world, owned, entry, host);
         Service {
-            object: object.reference(),
-            place,
-            created: object.meta.created,
-            export: ExportTo::new(entry.export_to.iter().map(String::as_str), namespace),
-            kind: ServiceKind::Entry(entry.resolution),
             ports: entry.ports.iter().map(|one| port(one, &found, are_the_host)).collect(),
             addresses: frontends::addresses(owned, object, entry, &name),
             by_name: frontends::by_name(entry, host),
             learned,
             former,
-            host: name,
-
             claims_port: entry.addresses.is_empty()
                 && object.meta.switches_on(annotations::CLAIM_PORT),
             leads_to_gateway: entry.leads_to_gateway,
-            local_only: false,
-            distribution: None,
-            rejected: None,
+            ..Service::new(object, (place, name), export.clone(), kind.clone())
         }
     };
     entry.hosts.iter().enumerate().map(service).collect()

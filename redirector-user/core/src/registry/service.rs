@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::visibility::ExportTo;
-use crate::model::{Kind, Labels, ObjectRef, Resolution, TrafficDistribution};
+use crate::model::{Kind, Labels, Object, ObjectRef, Resolution, TrafficDistribution};
 
 /// A service, as rules and clients know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,6 +169,33 @@ pub struct Endpoint {
 }
 
 impl Service {
+    /// One that has nothing yet.
+    pub(super) fn new(
+        object: &Object,
+        (place, host): (usize, Arc<str>),
+        export: ExportTo,
+        kind: ServiceKind,
+    ) -> Self {
+        Self {
+            object: object.reference(),
+            place,
+            host,
+            created: object.meta.created,
+            export,
+            kind,
+            ports: Vec::new(),
+            addresses: Vec::new(),
+            by_name: false,
+            learned: Vec::new(),
+            former: Vec::new(),
+            claims_port: false,
+            leads_to_gateway: false,
+            local_only: false,
+            distribution: None,
+            rejected: None,
+        }
+    }
+
     /// The namespace that it lives in.
     pub fn namespace(&self) -> &Arc<str> {
         &self.object.namespace

@@ -1,7 +1,7 @@
 //! What the store keeps and what it lets go.
 
 use super::*;
-use crate::model::{Kind, Labels, Meta, Origin, Spec, VirtualService};
+use crate::model::{Kind, Meta, Spec, VirtualService};
 
 fn reference(name: &str) -> ObjectRef {
     ObjectRef { kind: Kind::VirtualService, namespace: "default".into(), name: name.into() }
@@ -9,15 +9,7 @@ fn reference(name: &str) -> ObjectRef {
 
 /// `host` tells versions apart.
 fn good(name: &str, host: &str) -> Document {
-    let meta = Meta {
-        name: name.into(),
-        namespace: "default".into(),
-        uid: String::new(),
-        labels: Labels::new(),
-        annotations: Labels::new(),
-        created: None,
-        origin: Origin::default(),
-    };
+    let meta = Meta::new("default", name);
     let spec = VirtualService { hosts: vec![host.to_owned()], ..VirtualService::default() };
     Document {
         reference: Some(reference(name)),

@@ -19,7 +19,7 @@ use redirector_common::decide::shares::{ByWeight, of_route};
 use redirector_core::compile::compile;
 use redirector_core::image::Image;
 use redirector_core::layout::Layout;
-use redirector_core::model::{Labels, Meta, Object, Origin, SourceId, Spec, WorkloadEntry};
+use redirector_core::model::{Labels, Meta, Object, SourceId, Spec, WorkloadEntry};
 use redirector_core::world::{Settings, World};
 pub use short::written_out;
 
@@ -116,15 +116,7 @@ impl Shares {
 pub fn client(namespace: &str, name: &str, labels: &Labels, address: &str) -> Object {
     let annotations = Labels::from([("redirector.io/cgroup", format!("test/{namespace}/{name}"))]);
     Object {
-        meta: Meta {
-            name: name.into(),
-            namespace: namespace.into(),
-            uid: String::new(),
-            labels: Labels::new(),
-            annotations,
-            created: None,
-            origin: Origin::default(),
-        },
+        meta: Meta { annotations, ..Meta::new(namespace, name) },
         spec: Spec::WorkloadEntry(WorkloadEntry {
             address: address.to_owned(),
             labels: labels.clone(),
