@@ -352,8 +352,8 @@ ServiceEntry db:
 
     // What is written anywhere is given to nobody.
     let own = format!("{}/32", answers[0]);
-    let other = entry.replace("name: db", "name: other").replace("db.example", "other.example");
-    let other = other.replace("spec:", &format!("spec:\n  addresses: [{own}]"));
+    let other = format!("ServiceEntry other:\n  addresses: [{own}]\n");
+    let other = entry.replace("ServiceEntry db:\n", &other).replace("db.example", "other.example");
     let mut written = given.clone();
     for object in world(&other).objects() {
         written.insert(object.clone());
