@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::Serialize;
+
 use super::completions;
 
 /// Which of the connections: all that are given have to hold
@@ -20,6 +22,15 @@ pub struct Which {
     /// Dialled to this address or sent to it, with a port or without
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
     address: Option<Address>,
+}
+
+/// A process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
 }
 
 /// What is known of a connection.

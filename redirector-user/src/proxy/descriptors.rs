@@ -13,6 +13,12 @@ use rustix::process::{Resource, getrlimit};
 /// next daemon is given; of few it is a quarter.
 const KEPT: u64 = 128;
 
+/// Whether an error of making a socket or of accepting is about this machine's resources
+/// rather than about whom it is to.
+pub(super) fn is_exhaustion(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
 /// The kernel gives the lowest number that is free: so a number tells how many are
 /// left at least.
 #[derive(Clone, Debug)]

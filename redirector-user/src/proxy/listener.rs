@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustix::io::{self, Errno};
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname, sockopt};
 
+use super::descriptors::is_exhaustion;
+
 /// The first and the longest wait after descriptors have run out.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
@@ -46,7 +48,7 @@ pub(super) fn accept(socket: &OwnedFd) -> Accepted {
                 }
             }
             Err(Errno::AGAIN) => return Accepted::None,
-            Err(error) if super::upstream::is_exhaustion(error) => {
+            Err(error) if is_exhaustion(error) => {
                 return Accepted::Exhausted(error);
             }
             Err(_) => {}

@@ -10,6 +10,7 @@ use rustix::net::{
 };
 
 use super::config::Keepalive;
+use super::descriptors::is_exhaustion;
 use super::message::Failed;
 
 /// A socket for a connection to `endpoint`.
@@ -47,12 +48,6 @@ pub(super) fn begin(socket: &OwnedFd, endpoint: SocketAddr) -> io::Result<()> {
 pub(super) fn acknowledge_with_data(socket: &OwnedFd) {
     // Only a matter of speed: no harm when it fails.
     let _ = sockopt::set_tcp_quickack(socket, false);
-}
-
-/// Whether an error of [`socket`] or of accepting is about this machine's resources rather than
-/// about the endpoint.
-pub(super) fn is_exhaustion(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
 /// What an error of connecting says of the endpoint.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redirector_common::abi::IDENTITY_UNKNOWN;
 use serde::Serialize;
 
-use super::super::which::{About, Which};
+use super::super::which::{About, Process, Which};
 use super::super::{Context, Failure};
 use crate::cli::kernel::KernelArgs;
 use crate::datapath::{self, Datapath, Open};
@@ -46,15 +46,6 @@ pub struct Row {
     pub sent: Option<u64>,
     /// Bytes received.
     pub received: Option<u64>,
-}
-
-/// A process.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    /// Its name.
-    pub command: String,
 }
 
 impl Row {

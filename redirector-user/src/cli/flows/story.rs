@@ -10,6 +10,7 @@ use redirector_common::abi::{
 use redirector_common::addr::Addr;
 use serde::Serialize;
 
+use super::super::which::Process;
 use super::{Names, wall};
 use crate::output::{Style, destination_name, plain, route_name, time};
 use crate::proxy::{Became, Through};
@@ -38,7 +39,7 @@ pub struct Told {
     pub client: Option<SocketAddr>,
     /// The workload that connects, when it is known.
     pub workload: Option<String>,
-    /// The process that connects.
+    /// The process that connects, with the name of the thread.
     pub process: Option<Process>,
     /// The caller's port, when it is known: of connections that were followed to their end.
     pub source_port: Option<u16>,
@@ -60,15 +61,6 @@ pub struct Told {
     pub seconds: Option<f64>,
     /// From `connect` to the end of the handshake.
     pub handshake_seconds: Option<f64>,
-}
-
-/// A process, as it was when it connected.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    /// The name of the thread.
-    pub command: String,
 }
 
 /// Connections that were decided and are not closed yet.

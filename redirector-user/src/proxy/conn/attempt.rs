@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::setup::Setup;
 use super::watch::token_of;
 use super::{Conn, NEVER, Side, Step, milliseconds};
+use crate::proxy::descriptors::is_exhaustion;
 use crate::proxy::io::Io;
 use crate::proxy::message::Failed;
 use crate::proxy::relay::End;
@@ -177,7 +178,7 @@ impl Conn {
         if ours.is_some_and(|ours| ours == self.listener || setup.trail.contains(&ours)) {
             return Err(Refusal::Loop);
         }
-        let classify = |error: Errno| match upstream::is_exhaustion(error) {
+        let classify = |error: Errno| match is_exhaustion(error) {
             true => Refusal::Exhausted,
             false => Refusal::Unreachable(upstream::classify(error)),
         };
@@ -185,7 +186,7 @@ impl Conn {
         let descriptors = io.shared.descriptors.clone();
         let make = || descriptors.take(upstream::socket(endpoint, keepalive)?);
         let socket = match make() {
-            Err(error) if upstream::is_exhaustion(error) => {
+            Err(error) if is_exhaustion(error) => {
                 io.pipes.release();
                 make()
             }
