@@ -15,6 +15,7 @@ use redirector_core::world::{Settings, World};
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
 use crate::kit::*;
+use crate::short::written_out;
 
 /// Loopback addresses that no other test uses, in this process or another.
 fn own_addresses<const N: usize>() -> [Ipv4Addr; N] {
@@ -24,29 +25,16 @@ fn own_addresses<const N: usize>() -> [Ipv4Addr; N] {
     std::array::from_fn(|n| Ipv4Addr::new(127, 100 ^ high, low, first + n as u8))
 }
 
-/// A gateway workload, and a Gateway that selects it.
-fn gateway(name: &str, address: Ipv4Addr, extra: &str) -> String {
+/// A gateway workload, and a Gateway with this annotation that selects it.
+fn gateway(name: &str, address: Ipv4Addr, annotation: &str) -> String {
     format!(
-        "apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata:
-  name: {name}
-  namespace: istio-system
-  annotations: {{redirector.io/gateway: 'true'}}
-spec: {{address: {address}, labels: {{istio: {name}}}}}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata:
-  name: {name}
-  namespace: istio-system
-{extra}
-spec:
+        "WorkloadEntry istio-system/{name} {{annotations: {{redirector.io/gateway: 'true'}}}}:
+  {{address: {address}, labels: {{istio: {name}}}}}
+Gateway istio-system/{name} {{annotations: {{{annotation}}}}}:
   selector: {{istio: {name}}}
   servers:
   - hosts: ['*']
     port: {{name: tcp, number: 19000, protocol: TCP}}
----
 "
     )
 }
@@ -54,10 +42,7 @@ spec:
 /// A host with these endpoints.
 fn host(name: &str, backends: &[&Backend]) -> String {
     let mut text = format!(
-        "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}, namespace: istio-system}}
-spec:
+        "ServiceEntry istio-system/{name}:
   hosts: [{name}.example]
   resolution: STATIC
   location: MESH_INTERNAL
@@ -69,26 +54,22 @@ spec:
         let (ip, port) = (backend.address.ip(), backend.address.port());
         let _ = writeln!(text, "  - {{address: {ip}, ports: {{tcp: {port}}}}}");
     }
-    text + "---\n"
+    text
 }
 
 /// A VirtualService of these gateways.
 fn rules(gateways: &str, tcp: &str) -> String {
     format!(
-        "apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: rules, namespace: istio-system}}
-spec:
+        "VirtualService istio-system/rules:
   hosts: ['*']
   gateways: [{gateways}]
 {tcp}
----
 "
     )
 }
 
 fn configuration(yaml: &str) -> Config {
-    let reading = redirector_core::documents::read(None, yaml);
+    let reading = redirector_core::documents::read(None, &written_out(yaml));
     let mut world = World::new(Settings::default());
     for read in &reading.objects {
         let object = read.object.clone();
@@ -137,11 +118,7 @@ fn two_gateways_with_one_port_have_their_own_rules() {
 fn a_legs_counters_name_its_host_and_its_subset() {
     let [one] = own_addresses();
     let a = Backend::named("a");
-    let policy = "apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: first, namespace: istio-system}
-spec: {host: first.example, subsets: [{name: v1}]}
----
+    let policy = "DestinationRule istio-system/first: {host: first.example, subsets: [{name: v1}]}
 ";
     let to = |subset: &str| format!("{{destination: {{host: first.example{subset}}}, weight: 1}}");
     let yaml = gateway("ingressgateway-1", one, "")
@@ -194,11 +171,7 @@ fn clients_of_this_namespace_are_known_by_their_cgroup_and_others_by_their_addre
     let (a, b) = (Backend::named("a"), Backend::named("b"));
     let client = |name: &str, namespace: &str, address: Ipv4Addr| {
         format!(
-            "apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: {name}, namespace: {namespace}}}
-spec: {{address: {address}, labels: {{app: {name}}}}}
----
+            "WorkloadEntry {namespace}/{name}: {{address: {address}, labels: {{app: {name}}}}}
 "
         )
     };
@@ -273,10 +246,7 @@ fn weights_and_policies_come_from_the_documents() {
     - {destination: {host: first.example}, weight: 80}
     - {destination: {host: second.example}, weight: 20}",
         )
-        + "apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: first, namespace: istio-system}
-spec:
+        + "DestinationRule istio-system/first:
   host: first.example
   trafficPolicy:
     connectionPool:
@@ -315,7 +285,7 @@ fn an_annotation_switches_the_proxy_protocol_on() {
         stream.read_exact(&mut header).expect("a header");
         stream.write_all(&header[..12]).expect("written");
     });
-    let annotation = "  annotations: {redirector.io/proxy-protocol: v2}";
+    let annotation = "redirector.io/proxy-protocol: v2";
     let yaml = gateway("ingressgateway-1", one, annotation)
         + &host("first", &[&a])
         + &rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
@@ -334,21 +304,13 @@ fn a_destination_rule_has_endpoints_told_the_client_in_the_version_that_it_names
     });
     let rule = |version: &str| {
         format!(
-            "apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: first, namespace: istio-system}}
-spec: {{host: first.example, trafficPolicy: {{proxyProtocol: {{{version}}}}}}}
----
+            "DestinationRule istio-system/first: {{host: first.example, trafficPolicy: {{proxyProtocol: {{{version}}}}}}}
 "
         )
     };
-    let rest =
-        gateway("ingressgateway-1", one, "  annotations: {redirector.io/proxy-protocol: v2}")
-            + &host("first", &[&a])
-            + &rules(
-                "ingressgateway-1",
-                "  tcp: [{route: [{destination: {host: first.example}}]}]",
-            );
+    let rest = gateway("ingressgateway-1", one, "redirector.io/proxy-protocol: v2")
+        + &host("first", &[&a])
+        + &rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
     let proxy = serve(&(rule("") + &rest));
     for (version, begins) in
         [("", b"PROXY "), ("version: V2", b"\r\n\r\n\0\r"), ("version: V1", b"PROXY ")]
@@ -366,7 +328,7 @@ fn an_annotation_says_who_announces_clients_and_without_it_nobody_does() {
     let header = b"PROXY TCP4 203.0.113.9 198.51.100.7 4711 443\r\n";
     let rules =
         rules("ingressgateway-1", "  tcp: [{route: [{destination: {host: first.example}}]}]");
-    let annotation = "  annotations: {redirector.io/accept-proxy-protocol: '127.0.0.0/8'}";
+    let annotation = "redirector.io/accept-proxy-protocol: '127.0.0.0/8'";
     for (annotation, heard) in [(annotation, &b"hello"[..]), ("", b"PROXY")] {
         let [one] = own_addresses();
         let yaml = gateway("ingressgateway-1", one, annotation) + &host("first", &[&a]) + &rules;
@@ -395,19 +357,14 @@ fn gateways_that_share_a_port_announce_the_clients_of_their_own_rules_only() {
             "    port: {name: tls, number: 19000, protocol: TLS}\n    tls: {mode: PASSTHROUGH}",
         )
     };
-    let annotation = "  annotations: {redirector.io/proxy-protocol: v2}";
     let workload_and_old = tls(gateway("edge", one, ""));
-    let (_, second) = workload_and_old.split_once("---\n").expect("two documents");
-    let new = second.replacen("name: edge", "name: newer", 1).replacen(
-        "  namespace: istio-system\n",
-        &format!(
-            "  namespace: istio-system\n  creationTimestamp: 2024-01-02T00:00:00Z\n{annotation}\n"
-        ),
-        1,
-    );
+    let (_, old) = workload_and_old.split_once("Gateway ").expect("two documents");
+    let meta = "newer {creationTimestamp: 2024-01-02T00:00:00Z, annotations: \
+                {redirector.io/proxy-protocol: v2";
+    let new = format!("Gateway {}", old.replacen("edge {annotations: {", meta, 1));
     let rule = |gateways: &str, name: &str| {
         rules(gateways, &format!("  tls:\n  - match: [{{sniHosts: [{name}.example.org]}}]\n    route: [{{destination: {{host: first.example}}}}]"))
-            .replace("name: rules", &format!("name: {name}"))
+            .replace("system/rules", &format!("system/{name}"))
             .replace("hosts: ['*']", "hosts: ['*.example.org']")
     };
     let yaml = workload_and_old.clone()

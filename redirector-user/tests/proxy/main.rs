@@ -13,5 +13,7 @@ mod process;
 mod relay;
 mod reload;
 mod scale;
+#[path = "../../core/tests/support/short.rs"]
+mod short;
 mod soak;
 mod tls;
