@@ -72,6 +72,27 @@ fn a_program_of_somebody_else_that_runs_first_stays_where_ours_are_replaced() {
 }
 
 #[test]
+fn where_it_cannot_be_told_what_is_attached_nothing_is_taken_for_not_attached() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("untold"), server());
+    let mut datapath = place.start(&place.options(), &image(&server)).expect("started");
+    let links = place.pins().join("links");
+    let served = std::fs::read_dir(&links).expect("links").flatten().next().expect("a cgroup");
+    let name = served.path().join("cgroup");
+    std::fs::remove_file(&name).expect("the link to the cgroup");
+    std::fs::create_dir(&name).expect("something else");
+    datapath.attachments().unwrap_err();
+    // What follows on an attachment waits for better times.
+    datapath.attach().unwrap_err();
+    std::fs::remove_dir(&name).expect("removed");
+    datapath.attach().expect("attached");
+    assert!(redirected(&place));
+    assert!(datapath.attachments().expect("attachments").iter().any(|one| one.ours));
+}
+
+#[test]
 fn everything_stays_in_force_without_the_daemon_and_is_taken_over_as_it_is() {
     if !privileged() {
         return;

@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
+use super::error::says_gone;
 use super::layout::MEMORY;
-use super::pins::Pins;
+use super::pins::{Pins, leads_to};
 use super::places::Places;
 use super::{Attached, Error, Hook, Served, sys};
 
@@ -47,7 +48,8 @@ pub fn places(pins: &Pins) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for name in pins.names(&pins.links())? {
         let Ok(id) = name.parse() else { continue };
-        let path = fs::read_link(pins.links().join(&name).join(CGROUP)).unwrap_or_default();
+        // One that was killed may have made the directory only.
+        let path = leads_to(&pins.links().join(&name).join(CGROUP))?.unwrap_or_default();
         places.push(Place { id, path });
     }
     places.sort_by(|a, b| a.path.cmp(&b.path));
@@ -67,36 +69,62 @@ pub enum Sight {
 }
 
 /// Looks for a cgroup that has links.
-pub fn sight(pins: &Pins, place: &Place) -> Sight {
-    if is_at(place) {
-        return Sight::Here;
+pub fn sight(pins: &Pins, place: &Place) -> Result<Sight, Error> {
+    if is_at(place)? {
+        return Ok(Sight::Here);
     }
-    let lives = |link: &PathBuf| {
-        let link = sys::open_pin(link).and_then(|link| sys::link_info(link.as_fd()));
-        link.is_ok_and(|info| info.cgroup == place.id)
-    };
-    let mut all = Hook::ALL.into_iter().flat_map(|hook| links(pins, place.id, hook));
-    if all.any(|link| lives(&link)) { Sight::Elsewhere } else { Sight::Gone }
+    for hook in Hook::ALL {
+        for link in links(pins, place.id, hook)? {
+            if link_at(&link)?.is_some_and(|info| info.cgroup == place.id) {
+                return Ok(Sight::Elsewhere);
+            }
+        }
+    }
+    Ok(Sight::Gone)
+}
+
+/// What a pinned link attaches; nothing when it has gone, or something else lies there.
+fn link_at(pin: &Path) -> Result<Option<sys::CgroupLink>, Error> {
+    match sys::open_pin(pin).and_then(|link| sys::link_info(link.as_fd())) {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if says_gone(&error) || is_no_link(&error) => Ok(None),
+        Err(error) => Err(Error::from_io(format!("reading {}", pin.display()), error)),
+    }
+}
+
+/// Whether what was asked about is another thing than a link to a cgroup.
+fn is_no_link(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
 }
 
 /// An error where this process may not ask about our links.
 pub fn check_sight(pins: &Pins) -> Result<(), Error> {
     for place in places(pins)? {
-        let mut all = Hook::ALL.into_iter().flat_map(|hook| links(pins, place.id, hook));
-        let refused = all.find_map(|link| match sys::open_pin(&link) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some((link, error)),
-            _ => None,
-        });
-        if let Some((link, error)) = refused {
-            return Err(Error::hidden(&link, error));
+        for link in links_of_all(pins, place.id)? {
+            match sys::open_pin(&link) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Error::hidden(&link, error));
+                }
+                _ => {}
+            }
         }
     }
     Ok(())
 }
 
 /// Whether what is at the path is that cgroup, and not another one of that name.
-fn is_at(place: &Place) -> bool {
-    Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id)
+///
+/// # Errors
+///
+/// When that cannot be told.
+pub fn is_at(place: &Place) -> Result<bool, Error> {
+    match Cgroup::open(&place.path) {
+        Ok(cgroup) => Ok(cgroup.id == place.id),
+        // Something else lies there, or on a mount that shows a part only.
+        Err(Error::Path { .. }) => Ok(false),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn directory(pins: &Pins, cgroup: u64) -> PathBuf {
@@ -138,28 +166,37 @@ pub fn detach_other_memory(
 }
 
 /// Our links to a hook of a cgroup, with whatever memory.
-pub fn links(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<PathBuf> {
-    let mut names = pins.names(&directory(pins, cgroup)).unwrap_or_default();
+pub fn links(pins: &Pins, cgroup: u64, hook: Hook) -> Result<Vec<PathBuf>, Error> {
+    let mut names = pins.names(&directory(pins, cgroup))?;
     names.retain(|name| name.split('-').next() == Some(hook.program()));
-    names.into_iter().map(|name| directory(pins, cgroup).join(name)).collect()
+    Ok(names.into_iter().map(|name| directory(pins, cgroup).join(name)).collect())
+}
+
+/// Our links to all hooks of a cgroup.
+pub fn links_of_all(pins: &Pins, cgroup: u64) -> Result<Vec<PathBuf>, Error> {
+    let all = Hook::ALL.into_iter().map(|hook| links(pins, cgroup, hook));
+    Ok(all.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// Every cgroup that has links, with their hooks.
 pub fn served(pins: &Pins) -> Result<Vec<Served>, Error> {
     let served = places(pins)?.into_iter().map(|Place { id, path }| {
-        let hooks = Hook::ALL.into_iter().filter(|hook| !links(pins, id, *hook).is_empty());
-        Served { id, path, hooks: hooks.collect() }
+        let mut hooks = Vec::new();
+        for hook in Hook::ALL {
+            if !links(pins, id, hook)?.is_empty() {
+                hooks.push(hook);
+            }
+        }
+        Ok(Served { id, path, hooks })
     });
-    Ok(served.collect())
+    served.collect()
 }
 
 /// The programs that our links to a hook of a cgroup run.
-fn linked(pins: &Pins, cgroup: u64, hook: Hook) -> Vec<u32> {
-    let program = |link: &PathBuf| {
-        let link = sys::open_pin(link).ok()?;
-        sys::link_info(link.as_fd()).ok().map(|info| info.program)
-    };
-    links(pins, cgroup, hook).iter().filter_map(program).collect()
+fn linked(pins: &Pins, cgroup: u64, hook: Hook) -> Result<Vec<u32>, Error> {
+    let all = links(pins, cgroup, hook)?;
+    let programs = all.iter().map(|link| Ok(link_at(link)?.map(|info| info.program)));
+    Ok(programs.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect())
 }
 
 /// Has this program run on this hook of this cgroup: through the link that is
@@ -279,7 +316,7 @@ pub fn program(places: &Places, hook: Hook) -> Result<OwnedFd, Error> {
 
 /// Detaches a hook of a cgroup, with whatever memory; fine when it is not attached.
 pub fn detach(pins: &Pins, cgroup: u64, hook: Hook) -> Result<(), Error> {
-    links(pins, cgroup, hook).iter().try_for_each(|pin| detach_link(pins, pin))
+    links(pins, cgroup, hook)?.iter().try_for_each(|pin| detach_link(pins, pin))
 }
 
 /// Ends a pinned link; fine when it is not there.
@@ -376,25 +413,38 @@ pub fn attachments_below(pins: &Pins) -> Result<Vec<Attached>, Error> {
 /// All programs on our hooks of our cgroups, in the order in which they run. Of cgroups
 /// that are not seen from here nothing is told.
 pub fn attachments(pins: &Pins) -> Result<Vec<Attached>, Error> {
-    let seen = places(pins)?.into_iter().filter(is_at);
-    let all = seen.flat_map(|place| programs(&place.path, |hook| linked(pins, place.id, hook)));
-    Ok(all.collect())
+    let mut all = Vec::new();
+    for place in places(pins)? {
+        if is_at(&place)? {
+            all.append(&mut programs(&place.path, |hook| linked(pins, place.id, hook))?);
+        }
+    }
+    Ok(all)
 }
 
 /// All programs on our hooks of these cgroups, before anything of ours is there.
 pub fn programs_of_others(cgroups: &[PathBuf]) -> Vec<Attached> {
-    cgroups.iter().flat_map(|cgroup| programs(cgroup, |_| Vec::new())).collect()
+    let all = cgroups.iter().map(|cgroup| programs(cgroup, |_| Ok(Vec::new())));
+    all.flat_map(Result::unwrap_or_default).collect()
 }
 
 /// The programs on our hooks of a cgroup, of which those are `ours`.
-fn programs(cgroup: &Path, ours: impl Fn(Hook) -> Vec<u32>) -> Vec<Attached> {
+fn programs(
+    cgroup: &Path,
+    ours: impl Fn(Hook) -> Result<Vec<u32>, Error>,
+) -> Result<Vec<Attached>, Error> {
     let mut attached = Vec::new();
-    let Ok(file) = File::open(cgroup) else { return attached };
+    let file = match File::open(cgroup) {
+        Err(error) if says_gone(&error) => return Ok(attached),
+        file => file.map_err(|error| {
+            Error::from_io(format!("opening the cgroup {}", cgroup.display()), error)
+        })?,
+    };
     for hook in Hook::ALL {
         let mut owner = BTreeMap::new();
         let above = cgroup.ancestors().take_while(|path| path.join("cgroup.controllers").exists());
         above.for_each(|path| owners(path, hook, &mut owner));
-        let ours = ours(hook);
+        let ours = ours(hook)?;
         // A hook that this kernel lacks has no programs.
         let Ok(ids) = sys::effective_programs(file.as_fd(), hook.attach_type()) else {
             continue;
@@ -413,5 +463,5 @@ fn programs(cgroup: &Path, ours: impl Fn(Hook) -> Vec<u32>) -> Vec<Attached> {
             });
         }
     }
-    attached
+    Ok(attached)
 }

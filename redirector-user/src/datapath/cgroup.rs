@@ -46,7 +46,9 @@ impl Cgroup {
             ),
             _ => Error::from_io(format!("opening the cgroup {}", path.display()), error),
         })?;
-        if super::pins::file_system(&file) != Some(CGROUP2_SUPER_MAGIC) {
+        let reading =
+            |error| Error::from_io(format!("reading the cgroup {}", path.display()), error);
+        if super::pins::file_system(&file).map_err(reading)? != CGROUP2_SUPER_MAGIC {
             return Err(wrong(
                 "this is not in a cgroup2 file system",
                 "Name a directory below the cgroup2 mount: on most systems /sys/fs/cgroup, on \
@@ -54,17 +56,15 @@ impl Cgroup {
                  shows it",
             ));
         }
-        let meta = file
-            .metadata()
-            .map_err(|error| Error::from_io(format!("reading {}", path.display()), error))?;
+        let meta = file.metadata().map_err(reading)?;
         if !meta.is_dir() {
             return Err(wrong(
                 "this is a file of a cgroup, not a cgroup",
                 "Name the directory of the cgroup",
             ));
         }
-        let path = fs::canonicalize(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            .map_err(|error| Error::from_io(format!("resolving {}", path.display()), error))?;
+        let path =
+            fs::canonicalize(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(reading)?;
         // Walk up to the root, whose id is always the same, or to that of a
         // cgroup namespace.
         let mut level = 0;
@@ -81,7 +81,8 @@ impl Cgroup {
                     level += 1;
                 }
                 _ => {
-                    let Some(above) = depth::of_own_ancestor(meta_at.ino()) else {
+                    let level_of = depth::of_own_ancestor(meta_at.ino());
+                    let Some(above) = level_of.map_err(reading)? else {
                         return Err(wrong(
                             "the cgroup2 mount that it lies in shows only a part of the hierarchy",
                             "Use a mount of the whole hierarchy, for example that of process 1: \

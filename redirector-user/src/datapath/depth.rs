@@ -6,6 +6,7 @@
 //! paths in /proc are relative to the namespace, and file handles of what lies
 //! above need CAP_DAC_READ_SEARCH and a walk through the whole machine.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use super::sys;
@@ -18,24 +19,29 @@ const ANCESTOR_ID: u32 = 123;
 
 /// The level of the cgroup with this id, if this process is in it or below it;
 /// `None` also when it may not ask.
-pub fn of_own_ancestor(id: u64) -> Option<u32> {
+///
+/// # Errors
+///
+/// When the kernel does not tell, for want of something else.
+pub fn of_own_ancestor(id: u64) -> io::Result<Option<u32>> {
     // Every cgroup that is looked up asks for the same one.
     static LAST: Mutex<Option<(u64, u32)>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((known, level)) = *last
         && known == id
     {
-        return Some(level);
+        return Ok(Some(level));
     }
-    let level = match sys::run_once(&search(id)) {
-        Ok(found) => found.checked_sub(1)?,
-        Err(error) => {
+    let found = match sys::run_once(&search(id)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::debug!(%error, "the level of the cgroup {id} cannot be told");
-            return None;
+            return Ok(None);
         }
+        found => found?,
     };
-    *last = Some((id, level));
-    Some(level)
+    let level = found.checked_sub(1);
+    *last = level.map(|level| (id, level)).or(*last);
+    Ok(level)
 }
 
 /// A program that asks for the running task's ancestor at each level, and

@@ -139,10 +139,15 @@ pub(crate) fn others(readers: Option<&str>) -> String {
     }
 }
 
+/// Whether an error says that a file is not there, rather than that it cannot be told.
+pub(crate) fn says_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 impl Error {
     /// Whether what was to be opened is not there.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::System { source, .. } if says_gone(source))
     }
 
     /// What this user may not look at.

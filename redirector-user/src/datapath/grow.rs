@@ -120,6 +120,7 @@ impl Datapath {
             held: Some(held),
             is_fresh: false,
             found: Vec::new(),
+            is_settled: true,
         })
     }
 

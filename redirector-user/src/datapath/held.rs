@@ -49,13 +49,17 @@ impl Held {
     /// Holds all links that are there now, and no others.
     pub fn hold_links(&mut self, pins: &Pins) -> Result<(), Error> {
         let held = |place: Place| {
-            let all = Hook::ALL.into_iter().flat_map(|hook| attach::links(pins, place.id, hook));
-            // One that goes just now is none to hold.
-            let links = all.filter_map(|pin| sys::open_pin(&pin).ok().map(|link| (pin, link)));
-            let links = links.collect();
-            (place, links)
+            let mut links = Vec::new();
+            for pin in attach::links_of_all(pins, place.id)? {
+                match opened(pin) {
+                    // One that goes just now is none to hold.
+                    Err(error) if error.is_not_found() => {}
+                    link => links.push(link?),
+                }
+            }
+            Ok((place, links))
         };
-        self.links = attach::places(pins)?.into_iter().map(held).collect();
+        self.links = attach::places(pins)?.into_iter().map(held).collect::<Result<_, Error>>()?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub fn mend(pins: &Pins, layout: &Layout) -> Result<Vec<String>, Error> {
         let tables = pins.join(&tables);
         for programs in pins.names(&tables)?.iter().filter(|name| name.starts_with(PROGRAMS)) {
             let programs = tables.join(programs);
-            let Some(memory) = pins.memory(&programs) else { continue };
+            let Some(memory) = pins.memory(&programs)? else { continue };
             let (tables, counts, flows) = (tables.clone(), counts.clone(), flows.clone());
             let places = Places { tables, memory, counts, flows, programs };
             mend_one(pins, layout, &places, &mut found)?;

@@ -52,6 +52,7 @@ mod tables;
 mod types;
 
 pub use error::Error;
+pub(crate) use error::says_gone;
 pub use flows::{Flows, now};
 pub use lookup::Lookup;
 pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
@@ -98,6 +99,8 @@ pub struct Datapath {
     is_fresh: bool,
     /// What was found amiss then.
     found: Vec<String>,
+    /// Nothing is left that the last attachment has made superfluous.
+    is_settled: bool,
 }
 
 impl Datapath {
@@ -146,6 +149,7 @@ impl Datapath {
             held: Some(held),
             is_fresh,
             found,
+            is_settled: true,
         })
     }
 
@@ -218,7 +222,7 @@ impl Datapath {
             .find(|name| name.starts_with(PROGRAMS))
             .ok_or_else(not_loaded)?;
         let programs = tables.join(programs);
-        let memory = pins.memory(&programs).ok_or_else(not_loaded)?;
+        let memory = pins.memory(&programs)?.ok_or_else(not_loaded)?;
         let [counts, flows] = Part::SHARED.map(|part| pins.join(&part.of_version()));
         let places = Places { tables, memory, counts, flows, programs };
         let layout = Layout::new(&maps::sizes(&places)?)?;
@@ -238,6 +242,7 @@ impl Datapath {
             held: None,
             is_fresh: false,
             found: Vec::new(),
+            is_settled: true,
         })
     }
 
@@ -394,7 +399,7 @@ impl Datapath {
         let id = cgroup.map_or(0, |cgroup| cgroup.id);
         let level = cgroup.and_then(|cgroup| match cgroup.level {
             // That of a container, which cannot see above it.
-            0 => depth::of_own_ancestor(cgroup.id),
+            0 => depth::of_own_ancestor(cgroup.id).ok().flatten(),
             level => Some(level),
         });
         self.maps.set_daemon_cgroup(id, level.unwrap_or(0));
@@ -544,7 +549,7 @@ impl Datapath {
     /// # Errors
     ///
     /// The kernel's refusal.
-    pub fn remove(self) -> Result<(), Error> {
+    pub fn remove(&self) -> Result<(), Error> {
         self.writing()?;
         remove_all(&self.pins)
     }

@@ -25,15 +25,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::error::says_gone;
 use super::layout::{MEMORY, Part, TABLES};
 use crate::readers::{May, Readers, admit};
 use crate::shell::quoted;
 
 /// Of `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
-/// As [`file_system`] says it.
-const BPFFS: Option<i64> = Some(BPF_FS_MAGIC);
 
 const CURRENT: &str = "current";
 const LINKS: &str = "links";
@@ -46,13 +44,20 @@ pub const UNFINISHED: &str = "new-";
 pub const PROGRAMS: &str = "programs-";
 
 /// The type of the file system that an open file lies in.
-pub fn file_system(file: &File) -> Option<i64> {
+///
+/// # Errors
+///
+/// When the system does not tell.
+pub fn file_system(file: &File) -> io::Result<i64> {
     // SAFETY: all zeroes are a value of the structure.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open and the structure writable.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
     #[allow(clippy::unnecessary_cast, reason = "the field's type differs between libcs")]
-    (result == 0).then_some(stat.f_type as i64)
+    Ok(stat.f_type as i64)
 }
 
 /// A pin directory.
@@ -144,7 +149,10 @@ impl Pins {
 
     /// The directory, and those above it on its file system.
     fn on_bpffs(&self) -> impl Iterator<Item = &Path> {
-        let is_bpffs = |path: &&Path| look_at(path).is_ok_and(|file| file_system(&file) == BPFFS);
+        let is_bpffs = |path: &&Path| {
+            let found = look_at(path).and_then(|file| file_system(&file));
+            found.is_ok_and(|found| found == BPF_FS_MAGIC)
+        };
         self.root.ancestors().take_while(is_bpffs)
     }
 
@@ -281,7 +289,8 @@ impl Pins {
         let current = self.current()?;
         names.extend(current.iter().filter_map(|path| file_name(path)));
         for name in current.iter().flat_map(|tables| self.names(tables).unwrap_or_default()) {
-            let memory = current.as_ref().and_then(|tables| self.memory(&tables.join(name)));
+            let Some(tables) = &current else { continue };
+            let memory = self.memory(&tables.join(name))?;
             names.extend(memory.as_deref().and_then(file_name));
         }
         names.retain(|name| fs::symlink_metadata(self.join(name)).is_ok());
@@ -355,13 +364,7 @@ impl Pins {
 
     /// The directory of the tables in force.
     pub fn current(&self) -> Result<Option<PathBuf>, Error> {
-        match fs::read_link(self.join(CURRENT)) {
-            Ok(name) => Ok(Some(self.root.join(name))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(Error::from_io(format!("reading {}", self.join(CURRENT).display()), error))
-            }
-        }
+        Ok(leads_to(&self.join(CURRENT))?.map(|name| self.root.join(name)))
     }
 
     /// Removes a pin; fine when it is not there. What only it held ends.
@@ -390,8 +393,8 @@ impl Pins {
     }
 
     /// The connection memory that the programs of a directory use.
-    pub fn memory(&self, programs: &Path) -> Option<PathBuf> {
-        Some(self.root.join(fs::read_link(programs.join(USED_MEMORY)).ok()?))
+    pub fn memory(&self, programs: &Path) -> Result<Option<PathBuf>, Error> {
+        Ok(leads_to(&programs.join(USED_MEMORY))?.map(|name| self.root.join(name)))
     }
 
     /// The directories whose names start so, but for this one.
@@ -401,7 +404,7 @@ impl Pins {
         Ok(names)
     }
 
-    /// Names the directory of the tables in force, and removes all others.
+    /// Names the directory of the tables in force.
     pub fn set_current(&self, tables: &Path) -> Result<(), Error> {
         let what = || format!("writing {}", self.join(CURRENT).display());
         let name = tables.file_name().unwrap_or_default();
@@ -412,10 +415,12 @@ impl Pins {
                 .and_then(|()| fs::rename(&unfinished, self.join(CURRENT)))
                 .map_err(|error| Error::from_io(what(), error))?;
         }
-        for other in self.others(TABLES, tables)? {
-            self.remove(&self.join(&other))?;
-        }
         Ok(())
+    }
+
+    /// Removes all tables but these.
+    pub fn remove_other_tables(&self, tables: &Path) -> Result<(), Error> {
+        self.others(TABLES, tables)?.iter().try_for_each(|other| self.remove(&self.join(other)))
     }
 
     /// Removes what a crash left unfinished, and says what that was. Only for who
@@ -486,6 +491,15 @@ impl Drop for Lock {
     }
 }
 
+/// Where a symbolic link leads to; nowhere when there is none.
+pub fn leads_to(link: &Path) -> Result<Option<PathBuf>, Error> {
+    match fs::read_link(link) {
+        Ok(to) => Ok(Some(to)),
+        Err(error) if says_gone(&error) => Ok(None),
+        Err(error) => Err(Error::from_io(format!("reading {}", link.display()), error)),
+    }
+}
+
 fn file_name(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_string_lossy().into_owned())
 }
@@ -520,8 +534,8 @@ fn look_at(path: &Path) -> io::Result<File> {
 }
 
 fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
-    let file = look_at(existing).map_err(|error| unseen(existing, error))?;
-    if file_system(&file) == BPFFS {
+    let found = look_at(existing).and_then(|file| file_system(&file));
+    if found.map_err(|error| unseen(existing, error))? == BPF_FS_MAGIC {
         return Ok(());
     }
     Err(Error::Path {

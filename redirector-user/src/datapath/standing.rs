@@ -48,9 +48,13 @@ impl Datapath {
     ///
     /// The kernel's refusal.
     pub fn unseen(&self) -> Result<Vec<PathBuf>, Error> {
-        let places = attach::places(&self.pins)?.into_iter();
-        let unseen = places.filter(|one| attach::sight(&self.pins, one) == Sight::Elsewhere);
-        Ok(unseen.map(|place| place.path).collect())
+        let mut unseen = Vec::new();
+        for place in attach::places(&self.pins)? {
+            if attach::sight(&self.pins, &place)? == Sight::Elsewhere {
+                unseen.push(place.path);
+            }
+        }
+        Ok(unseen)
     }
 
     /// Proves with real connects, from a probe cgroup below each attached one that this
@@ -71,7 +75,7 @@ impl Datapath {
             if self.lock.is_some() && !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id) {
                 continue;
             }
-            match attach::sight(&self.pins, &place) {
+            match attach::sight(&self.pins, &place)? {
                 Sight::Here => tests.extend(selftest::run(&place.path, port)?),
                 Sight::Elsewhere => {}
                 Sight::Gone => {

@@ -52,11 +52,24 @@ impl Datapath {
             }
         }
         self.pins.set_current(&self.places.tables)?;
+        // It is in force: what is left of before is no reason to say that it is not.
+        self.is_settled = false;
+        if let Err(error) = self.settle() {
+            tracing::warn!("in force, and what was before is not all gone yet: {error}");
+        }
+        Ok(())
+    }
+
+    /// What follows on an attachment; where it fails, [`tidy`](Self::tidy) tries it again.
+    fn settle(&mut self) -> Result<(), Error> {
+        self.pins.remove_other_tables(&self.places.tables)?;
         self.remove_old_programs()?;
         if let Some(held) = &mut self.held {
             held.hold_links(&self.pins)?;
         }
-        self.tidy_links(&self.pins.others(MEMORY, &self.places.memory)?)
+        self.tidy_links(&self.pins.others(MEMORY, &self.places.memory)?)?;
+        self.is_settled = true;
+        Ok(())
     }
 
     /// Makes pins again that somebody has removed, as they were: tables,
@@ -117,6 +130,9 @@ impl Datapath {
     /// The kernel's refusal.
     pub fn tidy(&mut self) -> Result<(), Error> {
         self.writing()?;
+        if !self.is_settled {
+            self.settle()?;
+        }
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
@@ -163,8 +179,7 @@ impl Datapath {
             }
         }
         for place in surplus {
-            let lives = Cgroup::open(&place.path).is_ok_and(|cgroup| cgroup.id == place.id);
-            if (connections.is_empty() && kept.is_empty()) || !lives {
+            if (connections.is_empty() && kept.is_empty()) || !attach::is_at(&place)? {
                 attach::detach_all(&self.pins, place.id)?;
             }
         }

@@ -9,7 +9,7 @@ use redirector_core::model::SourceSelector;
 
 use super::pods::{PodEvent, PodUid};
 use crate::datapath::cgroup::Cgroup;
-use crate::datapath::{Error, Netns, NotOpened, SourceKey};
+use crate::datapath::{Error, Netns, NotOpened, SourceKey, says_gone};
 
 /// Why a selector stands for nothing at the moment.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,11 +50,6 @@ pub enum Missing {
         /// The system's answer: descriptors, memory or permission are lacking.
         why: String,
     },
-}
-
-/// Whether an error says that a file is not there, rather than that it cannot be told.
-pub(super) fn says_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Resolves selectors, remembering what costs a thread to find out.

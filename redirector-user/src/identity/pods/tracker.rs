@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::layout::{Directory, PodUid, classify};
 use super::trees::subdirectories;
-use crate::identity::resolve::says_gone;
+use crate::datapath::says_gone;
 
 /// How far below a root other directories than the kubelet's are followed.
 const MAX_DEPTH: usize = 6;
@@ -57,6 +57,8 @@ pub struct PodCgroups {
     inotify: OwnedFd,
     watched: HashMap<i32, PathBuf>,
     known: BTreeMap<PathBuf, PodCgroup>,
+    /// What is known, and was not said, since something went wrong after it.
+    unsaid: Vec<PodEvent>,
 }
 
 impl PodCgroups {
@@ -84,6 +86,7 @@ impl PodCgroups {
             inotify,
             watched: HashMap::new(),
             known: BTreeMap::new(),
+            unsaid: Vec::new(),
         })
     }
 
@@ -98,18 +101,34 @@ impl PodCgroups {
     /// When a directory cannot be watched; `fs.inotify.max_user_watches` is
     /// named where that is why.
     pub fn rescan(&mut self) -> io::Result<Vec<PodEvent>> {
-        let mut events = Vec::new();
+        let mut events = std::mem::take(&mut self.unsaid);
+        let scanned = self.scan(&mut events);
+        self.said(events, scanned)
+    }
+
+    /// The events, unless something went wrong after them: then they are said the next time.
+    fn said(&mut self, events: Vec<PodEvent>, result: io::Result<()>) -> io::Result<Vec<PodEvent>> {
+        match result {
+            Ok(()) => Ok(events),
+            Err(error) => {
+                self.unsaid = events;
+                Err(error)
+            }
+        }
+    }
+
+    fn scan(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
         let gone: Vec<PathBuf> = (self.known.iter())
             .filter(|(path, pod)| is_gone(path, pod.id))
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
-            self.forget(&path, &mut events);
+            self.forget(&path, events);
         }
         for root in self.roots.clone() {
-            self.enter(&root, 0, &mut events)?;
+            self.enter(&root, 0, events)?;
         }
-        Ok(events)
+        Ok(())
     }
 
     /// What happened since the last call, without waiting: call it when
@@ -118,7 +137,12 @@ impl PodCgroups {
     /// # Errors
     /// As [`rescan`](Self::rescan).
     pub fn read(&mut self) -> io::Result<Vec<PodEvent>> {
-        let mut events = Vec::new();
+        let mut events = std::mem::take(&mut self.unsaid);
+        let taken = self.take(&mut events);
+        self.said(events, taken)
+    }
+
+    fn take(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
         let mut seen = Vec::new();
         let mut overflow = false;
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -147,15 +171,15 @@ impl PodCgroups {
             let path = directory.join(name);
             if flags.contains(ReadFlags::CREATE) {
                 let depth = self.depth(&path);
-                self.found(&path, depth, &mut events)?;
-            } else if flags.contains(ReadFlags::DELETE) && inode(&path).is_none() {
-                self.forget(&path, &mut events);
+                self.found(&path, depth, events)?;
+            } else if flags.contains(ReadFlags::DELETE) && inode(&path)?.is_none() {
+                self.forget(&path, events);
             }
         }
         if overflow {
-            events.extend(self.rescan()?);
+            self.scan(events)?;
         }
-        Ok(events)
+        Ok(())
     }
 
     /// Levels below the nearest root.
@@ -181,7 +205,7 @@ impl PodCgroups {
                 return Err(io::Error::new(io::Error::from(errno).kind(), message));
             }
         };
-        for name in subdirectories(path) {
+        for name in subdirectories(path)? {
             self.found(&path.join(name), depth + 1, events)?;
         }
         Ok(())
@@ -193,7 +217,7 @@ impl PodCgroups {
         match classify(below) {
             Directory::Pod(uid) => {
                 // Gone again before it was looked at: nobody was ever in it.
-                let Some(id) = inode(path) else { return Ok(()) };
+                let Some(id) = inode(path)? else { return Ok(()) };
                 let below = u32::try_from(below.components().count()).unwrap_or(u32::MAX);
                 let level = self.base.saturating_add(below);
                 let pod = PodCgroup { uid, path: path.to_owned(), id, level };
@@ -238,8 +262,12 @@ fn is_gone(path: &Path, id: u64) -> bool {
 }
 
 /// The inode number of a directory; `None` when it is not there.
-fn inode(path: &Path) -> Option<u64> {
-    std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_dir).map(|data| data.ino())
+fn inode(path: &Path) -> io::Result<Option<u64>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(data) => Ok(data.is_dir().then(|| data.ino())),
+        Err(error) if says_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +313,22 @@ mod tests {
         assert_eq!(pods.rescan().unwrap(), [], "nothing new");
         let b = pods.known().find(|pod| pod.uid.as_str() == "b").unwrap();
         assert_eq!(b.level, 4, "below a mount at level 1");
-        assert_eq!(Some(b.id), inode(&tree.path("kubepods/burstable/podb")));
+        assert_eq!(Some(b.id), inode(&tree.path("kubepods/burstable/podb")).unwrap());
+    }
+
+    #[test]
+    fn what_was_found_before_something_went_wrong_is_said_with_what_comes_after() {
+        let (tree, _) = Tree::new();
+        create_dir(tree.path("kubepods/poda")).unwrap();
+        let (first, second) = (tree.path("kubepods"), tree.path("kubelet"));
+        // What leads to itself cannot be looked into.
+        std::os::unix::fs::symlink(&second, &second).unwrap();
+        let mut pods =
+            PodCgroups::new(tree.0.path(), 1, &[first, second.join("kubepods")]).unwrap();
+        pods.rescan().unwrap_err();
+        assert!(subdirectories(&second.join("kubepods")).is_err(), "nothing is known of it");
+        std::fs::remove_file(&second).unwrap();
+        assert_eq!(brief(&pods.rescan().unwrap()), ["+a"]);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Where on this node the kubelet keeps its pods.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Directory, classify, is_container};
+use crate::datapath::says_gone;
 
 /// How many levels a kubepods tree may lie below the mount: kind's, seen from
 /// the machine, is at `system.slice/docker-ID.scope/kubelet.slice/...`, and a
@@ -18,10 +20,10 @@ const MAX_DEPTH: usize = 6;
 /// belongs, was made by who has it.
 pub fn trees(mount: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    // An unreadable mount is an error; what vanishes below it is not.
+    // A mount that is not there is an error; what vanishes below it is not.
     std::fs::read_dir(mount)?;
     let root = std::fs::metadata(mount)?.uid();
-    search(mount, root, Path::new(""), false, &mut found);
+    search(mount, root, Path::new(""), false, &mut found)?;
     if found.iter().any(|(_, nested)| !nested) {
         found.retain(|(_, nested)| !nested);
     }
@@ -31,11 +33,20 @@ pub fn trees(mount: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(trees)
 }
 
-fn search(mount: &Path, root: u32, below: &Path, nested: bool, found: &mut Vec<(PathBuf, bool)>) {
-    for name in subdirectories(&mount.join(below)) {
+fn search(
+    mount: &Path,
+    root: u32,
+    below: &Path,
+    nested: bool,
+    found: &mut Vec<(PathBuf, bool)>,
+) -> io::Result<()> {
+    for name in subdirectories(&mount.join(below))? {
         let path = below.join(name);
-        let owner = std::fs::symlink_metadata(mount.join(&path)).map(|of| of.uid());
-        if !owner.is_ok_and(|owner| owner == root) {
+        let owner = match std::fs::symlink_metadata(mount.join(&path)) {
+            Err(error) if says_gone(&error) => continue,
+            of => of?.uid(),
+        };
+        if owner != root {
             continue;
         }
         match classify(&path) {
@@ -44,21 +55,36 @@ fn search(mount: &Path, root: u32, below: &Path, nested: bool, found: &mut Vec<(
             Directory::Pod(_) => found.push((mount.join(below), nested)),
             Directory::Other if path.components().count() < MAX_DEPTH => {
                 let nested = nested || is_container(&path);
-                search(mount, root, &path, nested, found);
+                search(mount, root, &path, nested, found)?;
             }
             Directory::Other => {}
         }
     }
+    Ok(())
 }
 
 /// The names of the directories in a directory; none when it is gone.
-pub(super) fn subdirectories(path: &Path) -> Vec<std::ffi::OsString> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.file_name())
-        .collect()
+///
+/// # Errors
+///
+/// When it cannot be read, so that nothing is known.
+pub(super) fn subdirectories(path: &Path) -> io::Result<Vec<OsString>> {
+    let names = std::fs::read_dir(path).and_then(|entries| {
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.push(entry.file_name());
+            }
+        }
+        Ok(names)
+    });
+    match names {
+        Err(error) if says_gone(&error) => Ok(Vec::new()),
+        // It went while it was read.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        names => names,
+    }
 }
 
 #[cfg(test)]
