@@ -79,6 +79,33 @@ fn a_successor_that_cannot_listen_leaves_its_predecessor_in_charge() {
 }
 
 #[test]
+fn a_predecessor_that_cannot_take_over_at_once_does_when_it_can_and_gateways_go_on_till_then() {
+    let Some(scene) = Scene::new("hindered", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let (daemon, address) = in_charge(&scene, &metrics.to_string());
+    let socket = scene.redirector.directory().join("state/control.sock");
+    let hindered = |rounds: usize| {
+        let successor = scene.redirector.launch(&["--replace", "--config", "-"], Stdio::piped());
+        eventually("it hands over", || daemon.log().matches("handed over").count() == rounds);
+        eventually("the successor listens", || UnixStream::connect(&socket).is_ok());
+        // Nobody can listen there.
+        std::fs::remove_file(&socket).expect("a socket");
+        std::fs::create_dir(&socket).expect("a directory");
+        let tries = || daemon.log().matches("nobody is in charge").count();
+        let before = tries();
+        successor.kill();
+        eventually("it tries again and again", || tries() > before + 1);
+        assert_eq!(dial(address), "one", "gateways go on");
+    };
+    hindered(1);
+    std::fs::remove_dir(&socket).expect("removed");
+    is_in_charge_again(&scene, &daemon, metrics);
+    scene.redirector.change("back", || scene.redirector.write("rules.yaml", &to("one")));
+    hindered(2);
+    assert_eq!(daemon.stop(), 0, "it ends when it is told to");
+}
+
+#[test]
 fn silent_clients_of_metrics_and_control_hold_up_neither_a_change_nor_a_successor() {
     let Some(scene) = Scene::new("silent-clients", PROGRAM) else { return };
     let metrics = free([127, 0, 0, 1]);

@@ -11,7 +11,7 @@ use redirector_core::store::Store;
 
 use super::audit::Auditor;
 use super::callbacks::{sending, tell};
-use super::control_loop::{Daemon, Over, started};
+use super::control_loop::{Daemon, End, started};
 use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::{self, Looker};
@@ -39,15 +39,57 @@ const SPARES: usize = 16;
 pub fn run(mut options: Options) -> Result<Exit, Failure> {
     // The kernel goes on, and whoever supervises the daemon starts the next one.
     end_with_any_panic("everything stays in force without this process");
-    let mut kept = None;
+    let mut kept = Kept::default();
+    let (mut sender, mut events) = mpsc::channel();
+    // Once it has handed over to one that is gone: when to try again to take over, and
+    // whether that one has its gateways.
+    let mut back = None;
     loop {
-        let (sender, events) = mpsc::channel();
-        match take_charge(&options, kept, &sender, &events)? {
-            Over::Ended(exit) => return Ok(exit),
-            Over::HandedOver(handed_over) => match handed_over.linger(&events) {
-                None => return Ok(Exit::Fine),
-                again => kept = again,
+        let failure = match take_charge(&options, &mut kept, back.is_some(), &sender) {
+            Ok(mut daemon) => match daemon.serve(&sender, &events) {
+                Ok(End::Early) => {
+                    daemon.keep().0.end();
+                    return Ok(Exit::Fine);
+                }
+                Ok(End::Signal(signal)) => return daemon.end(signal),
+                Ok(End::HandOver(succession)) => {
+                    let lingered = daemon.hand_over(succession).linger(&events);
+                    let Some(again) = lingered else { return Ok(Exit::Fine) };
+                    kept = again;
+                    back = Some((Again::default(), succession.adopts));
+                    None
+                }
+                Err(failure) => {
+                    kept = daemon.keep().0;
+                    Some(failure)
+                }
             },
+            Err(failure) => Some(failure),
+        };
+        let Some((again, adopts)) = &mut back else {
+            return failure.map_or(Ok(Exit::Fine), Err);
+        };
+        // Whatever told the control loop of before ends.
+        let (to, from) = mpsc::channel();
+        if let Some(signals) = &kept.signals {
+            signals.tell(&to);
+        }
+        sender = to;
+        let before = std::mem::replace(&mut events, from);
+        let mut stops = before.try_iter().any(|event| matches!(event, Event::Stop(_)));
+        if let Some(failure) = failure {
+            if let Some(pid) = StateDir::new(&options.state_dir).daemon() {
+                tracing::warn!(pid, "another daemon is in charge: {failure}");
+                kept.let_go(*adopts);
+                return Ok(Exit::Fine);
+            }
+            tracing::error!("nobody is in charge, and it is tried again: {failure}");
+            again.failed();
+            stops = stops || stops_before(again.next(), &events);
+        }
+        if stops {
+            kept.end();
+            return Ok(Exit::Fine);
         }
         options.replace = false;
         // It has been read, and ends but once; what it said is in the state.
@@ -55,14 +97,26 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
     }
 }
 
-/// Takes over what is in force, or begins. `kept` is what this daemon had when it was in
-/// charge before.
+/// Waits until then, or (`true`) until the process is to end.
+fn stops_before(then: Option<Instant>, events: &mpsc::Receiver<Event>) -> bool {
+    let left = || then.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+    loop {
+        match events.recv_timeout(left()) {
+            Ok(Event::Stop(_)) => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Takes over what is in force, or begins. `kept` is what this process has of when it was
+/// in charge before, as `is_back` says; whatever fails, that stays there.
 fn take_charge(
     options: &Options,
-    kept: Option<Kept>,
+    kept: &mut Kept,
+    is_back: bool,
     sender: &mpsc::Sender<Event>,
-    events: &mpsc::Receiver<Event>,
-) -> Result<Over, Failure> {
+) -> Result<Daemon, Failure> {
     let state = StateDir::new(&options.state_dir).with_readers(options.readers);
     // What can be known to be wrong is said before anything is touched.
     let source = source(options)?;
@@ -74,7 +128,7 @@ fn take_charge(
     state.create()?;
     let mut predecessor = if options.replace { Predecessor::ask(&state)? } else { None };
     // What the one before, or after, this daemon lets go of is free in a moment.
-    let follows = predecessor.is_some() || kept.is_some();
+    let follows = predecessor.is_some() || is_back;
     let lock = handover::lock(&state, follows)?;
     state.admit_readers()?;
     // A writer that waits for us to have read its file is no reason to die.
@@ -131,23 +185,21 @@ fn take_charge(
     let replaced = predecessor.as_ref().map(|one| one.pid);
     let before = state.report().ok().flatten().unwrap_or_default();
     leftovers::sweep(cgroups.iter().map(PathBuf::as_path));
-    let kept = kept.unwrap_or_default();
-    let leaf = match kept.leaf {
-        Some(leaf) => Ok(Some(leaf)),
-        None => {
-            let before = before.daemon_cgroup.as_deref();
-            Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before)
-        }
-    };
-    let leaf = leaf.map_err(|why| {
-        Failure::new(Exit::Unable, format!("the daemon finds no cgroup of its own: {why}")).help(
-            "name one with --daemon-cgroup (a path below the cgroup2 mount), or --daemon-cgroup \
-             none if none of its connects needs to be left alone",
-        )
-    })?;
+    if kept.leaf.is_none() {
+        let before = before.daemon_cgroup.as_deref();
+        let claimed = Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before);
+        kept.leaf = claimed.map_err(|why| {
+            let why = format!("the daemon finds no cgroup of its own: {why}");
+            Failure::new(Exit::Unable, why).help(
+                "name one with --daemon-cgroup (a path below the cgroup2 mount), or \
+                 --daemon-cgroup none if none of its connects needs to be left alone",
+            )
+        })?;
+    }
+    let leaf = kept.leaf.as_ref();
     datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
-    datapath.set_daemon_cgroup(leaf.as_ref().map(|leaf| &leaf.cgroup))?;
+    datapath.set_daemon_cgroup(leaf.map(|leaf| &leaf.cgroup))?;
     let report = Report {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,7 +207,7 @@ fn take_charge(
         config: options.config.clone(),
         cgroups,
         cgroup2: cgroup2.clone(),
-        daemon_cgroup: leaf.as_ref().and_then(|leaf| leaf.made().map(Path::to_owned)),
+        daemon_cgroup: leaf.and_then(|leaf| leaf.made().map(Path::to_owned)),
         hold,
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
@@ -171,33 +223,41 @@ fn take_charge(
     let sources = datapath.sources()?;
     let numbers = sources.iter().map(|(_, number)| *number);
     let direct = Direct::new(datapath.source_writer()?, numbers);
-    let daemon = Daemon {
+    let watch = Watch::start(tell(sender, || Event::Identity)).map_err(started)?;
+    let names = NameResolver::start(&options.names, sending(sender, Event::Names));
+    let names = names.map_err(started)?;
+    let drainer = Drainer::start(sending(sender, Event::Drained)).map_err(started)?;
+    let server = Server::start().map_err(started)?;
+    let looker = Looker::start(sending(sender, Event::Looked)).map_err(started)?;
+    let auditor = Auditor::start(sending(sender, |anew| Event::Audited(Box::new(anew))));
+    let auditor = auditor.map_err(started)?;
+    let gateways = kept.gateways.take().unwrap_or_else(|| {
+        let relay = leaf.map(Leaf::of_relay);
+        let door = relay_stays(options).then(|| state.relay_socket());
+        Gateways::new(options.drain, relay, door, options.access.clone(), inherited)
+    });
+    let Kept { leaf, metrics, signals, .. } = std::mem::take(kept);
+    Ok(Daemon {
         tracker: Tracker::new(Resolver::new(cgroup2), sources, direct.clone()),
         direct,
-        watch: Watch::start(tell(sender, || Event::Identity)).map_err(started)?,
-        names: NameResolver::start(&options.names, sending(sender, Event::Names))
-            .map_err(started)?,
+        watch,
+        names,
         asked: Default::default(),
         grow_again: grow::AGAIN,
         memory_full: 0,
-        drainer: Drainer::start(sending(sender, Event::Drained)).map_err(started)?,
+        drainer,
         draining,
-        gateways: kept.gateways.unwrap_or_else(|| {
-            let relay = leaf.as_ref().map(Leaf::of_relay);
-            let door = relay_stays(options).then(|| state.relay_socket());
-            Gateways::new(options.drain, relay, door, options.access.clone(), inherited)
-        }),
+        gateways,
         leaf,
-        server: Server::start().map_err(started)?,
-        metrics: kept.metrics.or(passed_on),
+        server,
+        metrics: metrics.or(passed_on),
         predecessor,
         program_log: None,
         watched: None,
         source,
         readiness: Arc::default(),
-        looker: Looker::start(sending(sender, Event::Looked)).map_err(started)?,
-        auditor: Auditor::start(sending(sender, |anew| Event::Audited(Box::new(anew))))
-            .map_err(started)?,
+        looker,
+        auditor,
         emptied: findings::emptied_before(&report.emptied),
         missed: BTreeMap::new(),
         apply_again: Again::default(),
@@ -225,10 +285,9 @@ fn take_charge(
         state,
         datapath,
         engine,
-    };
-    let over = daemon.serve(sender, events);
-    drop(lock);
-    over
+        signals,
+        _lock: lock,
+    })
 }
 
 /// Whether the process that relays goes on when the daemon ends. The first process of a

@@ -25,6 +25,7 @@ use super::program_log::ProgramLog;
 use super::reread::Waiter;
 use super::resolving::Asked;
 use super::server::Server;
+use super::signals::Signals;
 use super::sources::Source;
 use super::times::Times;
 use super::{Event, Options, log, memory, metrics, now};
@@ -34,7 +35,9 @@ use crate::failure::{Exit, Failure};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
-use crate::state::{Bypassed, FailingEndpoint, Keeper, Report, StateDir, Tested, WaitingChanges};
+use crate::state::{
+    Bypassed, FailingEndpoint, Keeper, Lock, Report, StateDir, Tested, WaitingChanges,
+};
 
 /// What waits for less is not written down: it is over before anybody reads it.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -48,17 +51,13 @@ const LOOK_REST: u32 = 20;
 /// For how many seconds at most somebody watches connections without saying so again.
 const MOST_WATCHED: u64 = 3600;
 
-/// How the loop ends.
-pub(super) enum Over {
-    /// The daemon has done all that it has to.
-    Ended(Exit),
-    /// A successor takes over; until it is in force this stays.
-    HandedOver(Box<HandedOver>),
-}
-
-/// Why it ends.
+/// Why the loop ends.
 pub(super) enum End {
+    /// It was told to before anything of its own was in force.
+    Early,
+    /// It was told to.
     Signal(i32),
+    /// A successor takes over.
     HandOver(Succession),
 }
 
@@ -148,6 +147,9 @@ pub(super) struct Daemon {
     pub(super) tested: Option<Instant>,
     /// How the programs stood when somebody asked for it last, and when to look again.
     pub(super) seen: Option<(Instant, Result<Standing, String>)>,
+    pub(super) signals: Option<Signals>,
+    /// Let go of last: whoever follows has all of it then.
+    pub(super) _lock: Lock,
 }
 
 pub(super) fn started(error: std::io::Error) -> Failure {
@@ -155,11 +157,7 @@ pub(super) fn started(error: std::io::Error) -> Failure {
 }
 
 impl Daemon {
-    pub(super) fn run(
-        mut self,
-        sender: &Sender<Event>,
-        events: &Receiver<Event>,
-    ) -> Result<Over, Failure> {
+    pub(super) fn run(&mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> End {
         loop {
             let wait = match self.waiting.is_empty() && !self.changed {
                 true => self.until_next_check(),
@@ -184,10 +182,8 @@ impl Daemon {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(End::Signal(0)),
             };
-            match stop {
-                Some(End::Signal(signal)) => return self.end(signal).map(Over::Ended),
-                Some(End::HandOver(succession)) => return self.hand_over(succession),
-                None => {}
+            if let Some(end) = stop {
+                return end;
             }
             self.let_go();
             let slice = self.take(self.pace.slice());
@@ -506,15 +502,20 @@ impl Daemon {
     }
 
     /// Lets go of the tables and the state.
-    pub(super) fn hand_over(mut self, succession: Succession) -> Result<Over, Failure> {
+    pub(super) fn hand_over(mut self, succession: Succession) -> HandedOver {
         self.direct.close();
         self.publish();
-        let Self { gateways, leaf, metrics, server, .. } = self;
-        let kept = Kept { gateways: Some(gateways), leaf, metrics };
-        Ok(Over::HandedOver(Box::new(HandedOver { kept, server, succession })))
+        let (kept, server) = self.keep();
+        HandedOver { kept, server, succession }
     }
 
-    fn end(mut self, signal: i32) -> Result<Exit, Failure> {
+    /// Lets go of all but what stays with the process.
+    pub(super) fn keep(self) -> (Kept, Server) {
+        let Self { gateways, leaf, metrics, signals, server, .. } = self;
+        (Kept { gateways: Some(gateways), leaf, metrics, signals }, server)
+    }
+
+    pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {
         self.publish();
         match self.gateways.stays() && !self.options.detach_on_exit {
             true => self.gateways.leave(),

@@ -3,26 +3,48 @@
 
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::Instant;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-
-use super::control_loop::{Daemon, End, Over, started};
+use super::control_loop::{Daemon, End, started};
 use super::handover::SUCCESSION;
+use super::signals::Signals;
 use super::sources::Follow;
 use super::{Event, control, metrics, startup};
 use crate::failure::{Exit, Failure};
 use crate::state::Pinned;
 
 impl Daemon {
-    /// Serves until it ends.
+    /// Serves until it is to end.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being in charge; nothing does any more once it is.
     pub(super) fn serve(
-        mut self,
+        &mut self,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
-    ) -> Result<Over, Failure> {
+    ) -> Result<End, Failure> {
+        if let Some(end) = self.begin(sender, events)? {
+            return Ok(end);
+        }
+        self.publish();
+        self.readiness.in_force();
+        self.source.ready();
+        notify_supervisor(self.predecessor.is_some());
+        tracing::info!(generation = self.generation, "in force");
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.dismiss();
+        }
+        self.spare.give_back();
+        Ok(self.run(sender, events))
+    }
+
+    /// Comes in force; or says how to end before that.
+    fn begin(
+        &mut self,
+        sender: &Sender<Event>,
+        events: &Receiver<Event>,
+    ) -> Result<Option<End>, Failure> {
         self.listen(sender)?;
         self.follow_program_log();
         if self.lost {
@@ -41,7 +63,9 @@ impl Daemon {
                 None => events.recv().map_err(RecvTimeoutError::from),
             };
             match event {
-                Ok(Event::Stop(_)) => return Ok(Over::Ended(Exit::Fine)),
+                Ok(Event::Stop(_)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(Some(End::Early));
+                }
                 Ok(Event::Changes) => {
                     self.take(usize::MAX);
                     break;
@@ -56,8 +80,8 @@ impl Daemon {
                     }
                 }
                 Ok(event) => {
-                    if let Some(End::HandOver(succession)) = self.handle(event, sender) {
-                        return self.hand_over(succession);
+                    if let Some(end) = self.handle(event, sender) {
+                        return Ok(Some(end));
                     }
                     self.publish();
                 }
@@ -67,14 +91,14 @@ impl Daemon {
                         "the daemon before is in charge again; its log, and this one, say more",
                     ));
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(Over::Ended(Exit::Fine)),
             }
         }
         self.changed = false;
         self.begin_with_it()?;
         self.times.forget();
         self.look();
-        let fresh = self.datapath.attachments()?.is_empty();
+        // What a predecessor has in force is its own, and never taken back here.
+        let fresh = self.predecessor.is_none() && self.datapath.attachments()?.is_empty();
         self.datapath.attach()?;
         if fresh
             && let Err(failure) = startup::nobody_else(
@@ -91,16 +115,7 @@ impl Daemon {
         }
         self.report.pinned = Some(Pinned::now(&self.options.bpffs));
         self.self_test();
-        self.publish();
-        self.readiness.in_force();
-        self.source.ready();
-        notify_supervisor(self.predecessor.is_some());
-        tracing::info!(generation = self.generation, "in force");
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.dismiss();
-        }
-        self.spare.give_back();
-        self.run(sender, events)
+        Ok(None)
     }
 
     /// Puts in force what is to be at first. Where that cannot be, what was in force stays,
@@ -125,19 +140,9 @@ impl Daemon {
     }
 
     fn listen(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(started)?;
-        let to = sender.clone();
-        thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    let event = if signal == SIGHUP { Event::Reread } else { Event::Stop(signal) };
-                    if to.send(event).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(started)?;
+        if self.signals.is_none() {
+            self.signals = Some(Signals::hear(sender).map_err(started)?);
+        }
         let to = sender.clone();
         let path = self.state.control_socket();
         control::serve(&mut self.server, &self.state, move |request, reply| {

@@ -10,6 +10,9 @@
 //!   (or is gone)          --->         takes over again
 //! ```
 //!
+//! The predecessor goes on trying to take over again, whatever keeps it from that, unless
+//! somebody else is in charge: what it has serves gateways meanwhile.
+//!
 //! The successor goes on with the process that relays connections of gateways, or, where
 //! that is of another version, with the very same listening sockets: no client that waits
 //! in one is lost. The kernel goes on by itself all the while.
@@ -28,6 +31,7 @@ use super::control::{self, Request};
 use super::gateways::Gateways;
 use super::leaf::Leaf;
 use super::server::Server;
+use super::signals::Signals;
 use crate::failure::{Exit, Failure};
 use crate::state::{Lock, StateDir, StateError};
 
@@ -125,6 +129,31 @@ pub struct Kept {
     pub leaf: Option<Leaf>,
     /// The socket of its metrics: nobody else can take the address.
     pub metrics: Option<TcpListener>,
+    /// It is told to end.
+    pub signals: Option<Signals>,
+}
+
+impl Kept {
+    /// The process ends, and nobody has taken over from it.
+    pub fn end(self) {
+        let stays = self.gateways.as_ref().is_some_and(Gateways::stays);
+        self.let_go(stays);
+    }
+
+    /// The process ends: connections of gateways finish, or go on where somebody `adopts`
+    /// the process that relays them.
+    pub fn let_go(self, adopts: bool) {
+        let Self { gateways, leaf, .. } = self;
+        if let Some(mut gateways) = gateways {
+            if adopts {
+                gateways.leave();
+            } else {
+                tracing::info!("connections of gateways finish");
+                gateways.shutdown();
+            }
+        }
+        drop(leaf);
+    }
 }
 
 /// A daemon that has handed over.
@@ -161,16 +190,7 @@ impl HandedOver {
             match event {
                 Ok(Event::Stop(_) | Event::Succeeded(true)) => {
                     drop(self.server);
-                    let Kept { gateways, leaf, .. } = self.kept;
-                    if let Some(mut gateways) = gateways {
-                        if self.succession.adopts {
-                            gateways.leave();
-                        } else {
-                            tracing::info!("connections of gateways finish");
-                            gateways.shutdown();
-                        }
-                    }
-                    drop(leaf);
+                    self.kept.let_go(self.succession.adopts);
                     return None;
                 }
                 Ok(Event::Succeeded(false)) => break "it has ended",

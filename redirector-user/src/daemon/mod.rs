@@ -30,6 +30,7 @@
 //! * [`handover`]: one daemon after another.
 //! * [`names`]: names that DNS knows.
 //! * [`pace`]: how many changes are put in force at once.
+//! * [`signals`]: what the process is told to do.
 //! * [`reread`]: files that are read again, and what came of it.
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
@@ -62,6 +63,7 @@ mod program_log;
 mod reread;
 mod resolving;
 mod server;
+mod signals;
 mod sources;
 pub(crate) mod startup;
 mod times;
