@@ -123,6 +123,7 @@ pub fn count(destination: u32, endpoint: u32, admitted: bool) -> u16 {
         };
         let link = Live::link(destination, Live::stamp(of_parent));
         addr_of_mut!((*live).parent).write_volatile(link);
+        addr_of_mut!((*live).left).write_volatile(0);
         Live::stamp(fetch_add(addr_of_mut!((*live).word), Live::ONE))
     }
 }
@@ -162,12 +163,16 @@ pub fn gone(endpoint: u32, stamp: u16) {
     }
 }
 
-/// Whether an endpoint belongs to a destination, by their entries.
+/// Whether an endpoint belongs to a destination, by their entries: one that has left it, so
+/// that it is never asked whether its time is over, would count as ejected for ever.
 #[inline(always)]
 pub fn is_of(endpoint: u32, destination: u32) -> bool {
     let Some(live) = entry(endpoint) else { return false };
     // SAFETY: as above.
-    unsafe { addr_of!((*live).parent).read_volatile() as u32 == destination }
+    unsafe {
+        addr_of!((*live).left).read_volatile() == 0
+            && addr_of!((*live).parent).read_volatile() as u32 == destination
+    }
 }
 
 /// Whether an endpoint is left out now. One whose time is over is taken back.

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
-use redirector::datapath::{Datapath, Error};
+use redirector::datapath::{Datapath, Error, Sizes};
 use redirector_common::abi::{LIVE_LAYOUT, LIVES_EACH, Live, policy};
 use redirector_core::image::Image;
 use redirector_tests::child;
 use redirector_tests::image::Builder;
-use redirector_tests::kernel::{Place, privileged};
+use redirector_tests::kernel::{Place, privileged, small};
 use redirector_tests::server::Server;
 use redirector_tests::socket::Socket;
 
@@ -114,6 +114,50 @@ fn what_mends_the_tables_is_written_to_no_side_that_is_read() {
     let datapath = Datapath::take_over(&place.options()).expect("taken over");
     assert!(datapath.active().in_step);
     assert_eq!(datapath.dump(read).expect("read"), images[1]);
+}
+
+#[test]
+fn larger_tables_get_no_entry_of_others_while_what_was_before_is_read() {
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("grown-while-read");
+    let servers =
+        ["one", "two"].map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
+    let images = servers.each_ref().map(image);
+    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    let mut reading = readers(&place);
+    reading(1);
+    datapath.apply(&images[0].diff(&images[1]), 2).expect("in force");
+    let sizes = Sizes { frontends: small().frontends * 2, ..small() };
+    let refused = datapath.beside(&sizes).expect_err("it has to wait");
+    assert!(matches!(refused, Error::GracePeriod { .. }), "{refused}");
+    reading(0);
+    datapath.beside(&sizes).expect("made").give_up().expect("removed");
+    assert!(answer(&place).starts_with("two"));
+}
+
+#[test]
+fn where_there_is_always_a_reader_those_from_before_are_waited_for_and_no_others() {
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("starved");
+    let servers = ["one", "two", "three"]
+        .map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
+    let images = servers.each_ref().map(image);
+    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    // Never zero, whoever comes and goes.
+    readers(&place)(1);
+    datapath.apply(&images[0].diff(&images[1]), 2).expect("in force");
+    let begun = Instant::now();
+    while datapath.bring_in_step().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", datapath.active());
+    }
+    assert!(begun.elapsed() > Duration::from_secs(4), "they had time: {:?}", begun.elapsed());
+    assert!(datapath.active().in_step);
+    datapath.apply(&images[1].diff(&images[2]), 3).expect("in force");
+    assert!(answer(&place).starts_with("three"));
 }
 
 #[test]
@@ -221,6 +265,14 @@ fn entries_that_connections_are_counted_in_are_made_as_they_are_needed_and_kept(
     drop(datapath);
     std::fs::remove_file(counts.join("LIVE-1")).expect("removed");
     let datapath = Datapath::take_over(&place.options()).expect("taken over");
+    assert_eq!((arrays(), counts_of(&datapath)), (3, both(1)));
+    drop(datapath);
+    // One that somebody puts in its place is not believed.
+    std::fs::remove_file(counts.join("LIVE-2")).expect("removed");
+    let other = MapData::from_pin(counts.join("LIVE-1")).expect("another array");
+    other.pin(counts.join("LIVE-2")).expect("pinned");
+    let datapath = Datapath::take_over(&place.options()).expect("taken over");
+    assert!(datapath.found().iter().any(|what| what.contains("LIVE-2: another map")));
     assert_eq!((arrays(), counts_of(&datapath)), (3, both(1)));
     standing.kill();
     reaches(&datapath, 0);

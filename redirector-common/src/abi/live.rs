@@ -58,8 +58,9 @@ pub struct Live {
     pub failed_by: u32,
     /// Whose connect of this endpoint succeeded last, likewise.
     pub succeeded_by: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1: this endpoint has left its destination, and no connection was sent to it since.
+    /// Those from before count, and fail, no more for who may be ejected.
+    pub left: u32,
     /// When that was, on the monotonic clock in nanoseconds, give or take 100 ms.
     pub succeeded_at: u64,
     /// When a connect of anybody else did, likewise; zero: never.

@@ -459,7 +459,7 @@ layout! {
     Backend, 32, { addr: 0, port: 16, alias: 18, live: 20, threshold: 24, owner: 28 }
     Live, 128, {
         word: 0, turn: 8, ejected_until: 16, returned: 24, limited: 32, ejected: 40, parent: 48,
-        owner: 56, failures: 60, ejections: 64, failed_by: 68, succeeded_by: 72, reserved: 76,
+        owner: 56, failures: 60, ejections: 64, failed_by: 68, succeeded_by: 72, left: 76,
         succeeded_at: 80, other_at: 88, withheld: 96, unfair: 104, unused: 112,
     }
     Connection, 80, {

@@ -1,6 +1,7 @@
 //! Tables of other sizes, made beside those in force and filled before any
 //! program uses them.
 
+use std::collections::HashSet;
 use std::mem::offset_of;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -20,14 +21,17 @@ impl Datapath {
     /// them, the workloads of the ones in force, and no configuration. Fill
     /// them with [`apply`](Self::apply); [`attach`](Self::attach) then moves
     /// everything over and removes the old ones. Until then nothing is in force
-    /// of it, and [`give_up`](Self::give_up) takes it back.
+    /// of it, and [`give_up`](Self::give_up) takes it back. What is counted of destinations and
+    /// endpoints is one for both, so that nobody may read any more what was before that which
+    /// is in force: both sides are in step when this returns.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, as a rule for want of memory; nothing is left of
-    /// it then.
-    pub fn beside(&self, sizes: &Sizes) -> Result<Self, Error> {
+    /// it then. `GracePeriod` while somebody reads that.
+    pub fn beside(&mut self, sizes: &Sizes) -> Result<Self, Error> {
         self.writing()?;
+        self.bring_in_step()?;
         let sizes = load::with_memory(&self.pins, sizes)?;
         let layout = Layout::new(&sizes)?;
         let directory = self.pins.join(&layout.directory(Part::Tables));
@@ -115,6 +119,7 @@ impl Datapath {
             counts: Counts::default(),
             levels,
             behind: None,
+            left: HashSet::new(),
             options: options.clone(),
             lock: self.lock.clone(),
             held: Some(held),

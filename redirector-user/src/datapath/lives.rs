@@ -18,7 +18,8 @@ use redirector_core::image::Delta;
 
 use super::layout::{Layout, MMAPABLE};
 use super::mapped::{Access, Mapped};
-use super::maps::{Maps, open};
+use super::maps::{Maps, info, open};
+use super::pins::Pins;
 use super::places::Places;
 use super::{Error, names, sys};
 
@@ -115,6 +116,27 @@ impl Lives {
     fn half(&self, number: u32, offset: usize) -> Option<&AtomicU32> {
         self.at(number).map(|(array, at)| array.half(at, offset))
     }
+}
+
+/// Takes pins of arrays away that are not the programs', which somebody has put in the place
+/// of theirs: those are pinned there again, or follow, when they are opened. Says what was
+/// found.
+pub fn mend(pins: &Pins, counts: &Path, found: &mut Vec<String>) -> Result<(), Error> {
+    let all = counts.join(names::LIVE);
+    if !all.exists() {
+        return Ok(());
+    }
+    let map = open(&all, Access::Write)?;
+    for index in 0.. {
+        let reading = |error| Error::from_io(format!("reading {}", all.display()), error);
+        let Some(used) = sys::inner_map(map.fd().as_fd(), index).map_err(reading)? else { break };
+        let pin = pin(counts, index as usize);
+        if pin.exists() && info(&pin)?.id() != used {
+            pins.unpin(&pin)?;
+            found.push(format!("{}: another map was pinned there", pin.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the array of arrays, with none in it, and pins it.
@@ -214,6 +236,7 @@ impl Maps {
             offset_of!(Live, ejections),
             offset_of!(Live, failed_by),
             offset_of!(Live, succeeded_by),
+            offset_of!(Live, left),
         ] {
             lives.half(number, offset)?.store(0, SeqCst);
         }
@@ -229,15 +252,17 @@ impl Maps {
         (parent != 0 && Live::link(parent, Live::stamp(word)) == link).then_some(parent)
     }
 
-    /// Endpoints that a change has removed are not ejected any more: they must
-    /// not count among those that may be.
-    pub fn pardon_the_gone(&self, delta: &Delta) -> Result<(), Error> {
-        let is_ejected = |number: &u32| {
-            let until = self.lives.word(*number, offset_of!(Live, ejected_until));
-            until.is_some_and(|until| until.load(SeqCst) != 0)
+    /// Endpoints that have left are not ejected any more, nor will they be by connections
+    /// from before that fail yet: they must not count among those that may be. `maybe` are
+    /// those that may have left; both sides are in step.
+    pub fn pardon_the_gone(&mut self, maybe: &HashSet<u32>) -> Result<(), Error> {
+        let concerns = |number: &u32| {
+            let live = self.lives.get(*number).filter(|live| live.parent != 0);
+            live.is_some_and(|live| {
+                live.ejected_until != 0 || (live.left == 0 && Live::connections(live.word) > 0)
+            })
         };
-        let left = delta.backends.iter().filter_map(|change| Some(change.old?.live));
-        let mut gone: HashSet<u32> = left.filter(is_ejected).collect();
+        let mut gone: HashSet<u32> = maybe.iter().copied().filter(concerns).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -245,8 +270,15 @@ impl Maps {
         for (_, backend) in self.backends.dump(self.active().side)? {
             gone.remove(&backend.live);
         }
+        for number in &gone {
+            if let Some(left) = self.lives.half(*number, offset_of!(Live, left)) {
+                left.store(1, SeqCst);
+            }
+        }
+        // A program that has not seen it may eject one yet.
+        let waited = self.wait_for_readers();
         gone.into_iter().for_each(|number| self.pardon(number));
-        Ok(())
+        waited
     }
 
     fn pardon(&self, number: u32) {

@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::lives::Lives;
 use super::mapped::{Access, Mapped};
 use super::places::Places;
+use super::tables::Starved;
 use super::{Error, Sizes, names, sys};
 
 /// Everything that user space reads or writes.
@@ -39,6 +40,8 @@ pub struct Maps {
     pub totals: Mapped<Totals>,
     pub leg_counters: Mapped<LegCounters>,
     pub flow_counters: Mapped<FlowCounters>,
+    /// While programs are always counted as readers.
+    pub starved: Option<Starved>,
 }
 
 impl Maps {
@@ -72,6 +75,7 @@ impl Maps {
             flow_counters: mapped(places, layout, names::FLOW_COUNTERS, Access::Read)?,
             lives: Lives::open(places, layout, access)?,
             shares: mapped(places, layout, names::SHARES, Access::Read)?,
+            starved: None,
         })
     }
 }

@@ -10,7 +10,7 @@ use aya::programs::ProgramInfo;
 use super::layout::{Layout, Part};
 use super::pins::{PROGRAMS, Pins};
 use super::places::Places;
-use super::{Error, Hook};
+use super::{Error, Hook, lives};
 
 /// Pins the maps again that programs of this version use and that are not pinned in
 /// their places. Says what was found. Which maps belong where is the layout's to say,
@@ -31,6 +31,7 @@ pub fn mend(pins: &Pins, layout: &Layout) -> Result<Vec<String>, Error> {
             mend_one(pins, layout, &places, &mut found)?;
         }
     }
+    lives::mend(pins, &counts, &mut found)?;
     Ok(found)
 }
 

@@ -7,7 +7,7 @@
 //! configuration. Everything stays in force when the process ends.
 //! Read-only commands use [`Datapath::open_read_only`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub struct Datapath {
     levels: Levels,
     /// Why the other side lies behind, when it does.
     behind: Option<Error>,
+    /// Entries of endpoints that may have left, and may be ejected.
+    left: HashSet<u32>,
     /// What it was set up with; nothing of it counts when it is open for reading.
     options: Options,
     /// Held by the one that may write, and by tables that it makes beside its
@@ -132,6 +134,9 @@ impl Datapath {
         maps.bring_in_step()?;
         if is_new && let Some(before) = pins.current()? {
             flows::take_lease(&maps, &before);
+            // Programs may read what was before that which is in force in the tables of
+            // before, and count by its numbers.
+            sys::wait_for_programs();
         }
         let counts = Counts::of(&maps.dump(maps.active().side)?);
         let levels = Levels::of(&maps.sources()?);
@@ -144,6 +149,7 @@ impl Datapath {
             counts,
             levels,
             behind: None,
+            left: HashSet::new(),
             options: options.clone(),
             lock: Some(Arc::new(lock)),
             held: Some(held),
@@ -237,6 +243,7 @@ impl Datapath {
             counts: Counts::default(),
             levels: Levels::default(),
             behind: None,
+            left: HashSet::new(),
             options: Options::default(),
             lock: None,
             held: None,
@@ -271,9 +278,8 @@ impl Datapath {
         }
         self.behind = self.maps.apply(delta, generation, after)?;
         self.counts = after;
-        if let Err(error) = self.maps.pardon_the_gone(delta) {
-            tracing::warn!("endpoints that are gone may still count as ejected: {error}");
-        }
+        self.left.extend(delta.backends.iter().filter_map(|change| Some(change.old?.live)));
+        self.pardon_the_gone();
         Ok(())
     }
 
@@ -295,7 +301,22 @@ impl Datapath {
     pub fn bring_in_step(&mut self) -> Result<(), Error> {
         self.maps.bring_in_step()?;
         self.behind = None;
+        self.pardon_the_gone();
         Ok(())
+    }
+
+    /// Lets endpoints that have left count no more among those that are ejected, once nobody
+    /// reads that they are there.
+    fn pardon_the_gone(&mut self) {
+        if self.behind.is_some() {
+            return;
+        }
+        match self.maps.pardon_the_gone(&self.left) {
+            Ok(()) => self.left.clear(),
+            Err(error) => {
+                tracing::warn!("endpoints that are gone may still count as ejected: {error}");
+            }
+        }
     }
 
     /// Everything that a side holds. Entries of arrays that are all zeroes are

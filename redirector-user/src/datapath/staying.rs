@@ -10,7 +10,7 @@ use redirector_common::abi::{connection_state, control_flags};
 use super::cgroup::Cgroup;
 use super::layout::{MEMORY, Part};
 use super::pins::{PROGRAMS, Pins};
-use super::{Datapath, Error, Hook, attach, observe};
+use super::{Datapath, Error, Hook, attach, observe, sys};
 
 /// So many levels below those that are served lie the cgroups by which callers are told
 /// apart: see [`Control::caller_level`](redirector_common::abi::Control::caller_level).
@@ -62,6 +62,11 @@ impl Datapath {
 
     /// What follows on an attachment; where it fails, [`tidy`](Self::tidy) tries it again.
     fn settle(&mut self) -> Result<(), Error> {
+        // Programs from before may count by the numbers of other tables: nobody else gets an
+        // entry of those before they have come to their end.
+        sys::wait_for_programs();
+        self.left.extend(self.maps.lives_in_use().into_iter().map(|(number, _)| number));
+        self.pardon_the_gone();
         self.pins.remove_other_tables(&self.places.tables)?;
         self.remove_old_programs()?;
         if let Some(held) = &mut self.held {

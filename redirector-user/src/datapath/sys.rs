@@ -114,6 +114,16 @@ pub unsafe fn copy_entry(array: BorrowedFd<'_>, index: u32, to: *mut u8) -> io::
     bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(|_| ())
 }
 
+/// The id of the map at this index of an array of maps; nothing where there is none.
+pub fn inner_map(array: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    // SAFETY: what an array of maps gives is the id of one, of four bytes.
+    match unsafe { copy_entry(array, index, std::ptr::from_mut(&mut id).cast()) } {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        read => read.map(|()| Some(id)),
+    }
+}
+
 /// Makes an array with this name and values of `value` bytes; or an array of arrays that
 /// are like `each`.
 ///
@@ -211,11 +221,11 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Waits until every program that runs now has come to its end: programs of cgroups run
 /// as readers of RCU, and this waits for all of those. Where the kernel refuses it, since
-/// some of its processors are without a tick, it returns at once.
-pub fn wait_for_programs() {
+/// some of its processors are without a tick, it returns at once. Says whether it has waited.
+pub fn wait_for_programs() -> bool {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes numbers only.
-    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) == 0 }
 }
 
 /// What a link to a cgroup is about.

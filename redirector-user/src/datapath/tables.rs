@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
@@ -13,13 +15,42 @@ use redirector_common::abi::{
 use redirector_core::image::{Delta, Image, Prefix};
 
 use super::maps::Maps;
-use super::{Active, Error, Sizes, names};
+use super::{Active, Error, Sizes, names, sys};
 
 /// How long a program may take over its lookups, and over what it counts by their
 /// numbers, before the daemon goes on with other things; that takes less than a
 /// microsecond, unless its task is preempted, which may be for seconds. The other side
 /// lies behind then, and nothing is written to it until the program has come to its end.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// So long programs are counted before it is asked whether those that were counted at first
+/// have come to their end: that takes no count, but more time.
+const STARVES: Duration = Duration::from_secs(5);
+
+/// A wait for programs that were there when counts did not come to zero.
+#[derive(Debug)]
+pub struct Starved {
+    /// The epoch that all programs read which begin since.
+    epoch: u64,
+    since: Instant,
+    over: Arc<AtomicBool>,
+}
+
+impl Starved {
+    /// Begins to wait, on a thread of its own: a program whose task is preempted takes its
+    /// time, and the control loop has other things to do.
+    fn begin(epoch: u64) -> Option<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&over);
+        let wait = move || tell.store(sys::wait_for_programs(), Ordering::SeqCst);
+        thread::Builder::new().name("programs".into()).spawn(wait).ok()?;
+        Some(Self { epoch, since: Instant::now(), over })
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= STARVES && self.over.load(Ordering::SeqCst)
+    }
+}
 
 const PREFIX_BITS: u8 = 128;
 
@@ -247,9 +278,26 @@ impl Maps {
         Ok(behind.err())
     }
 
-    /// Waits until every program that may have read the old epoch has left its
-    /// lookups: until each CPU's count was zero once.
-    fn wait_for_readers(&self) -> Result<(), Error> {
+    /// Waits until every program that may have read the old epoch has left its lookups: until
+    /// each CPU's count was zero once. Where there are always some, which have read the new
+    /// one, as a workload with hundreds of threads can do to a kernel that preempts programs:
+    /// until those that ran when that was found have come to their end.
+    pub fn wait_for_readers(&mut self) -> Result<(), Error> {
+        let left = self.readers_leave();
+        let epoch = self.active().epoch;
+        match (&left, &self.starved) {
+            (Ok(()), _) => self.starved = None,
+            (Err(_), Some(starved)) if starved.epoch == epoch => {
+                if starved.is_over() {
+                    return Ok(());
+                }
+            }
+            (Err(_), _) => self.starved = Starved::begin(epoch),
+        }
+        left
+    }
+
+    fn readers_leave(&self) -> Result<(), Error> {
         let start = Instant::now();
         for cpu in 0..self.readers.len() {
             let readers = self.readers.word(cpu, 0);

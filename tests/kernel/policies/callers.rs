@@ -69,6 +69,45 @@ fn sign(socket: &Socket) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// Begins so many connections that get no answer.
+fn unanswered(count: usize) -> Vec<Socket> {
+    let open = |_| {
+        let socket = Socket::stream(service(), 0).expect("a socket");
+        sign(&socket);
+        socket.nonblocking().expect("the option");
+        let _ = socket.connect(service());
+        socket
+    };
+    (0..count).map(open).collect()
+}
+
+/// Longer than it takes until what was lost has been sent again.
+const SENT_AGAIN: Duration = Duration::from_millis(1500);
+
+#[test]
+fn an_endpoint_that_has_left_is_not_ejected_by_connections_that_fail_later() {
+    let Some(scene) = Scene::new("late", 2) else { return };
+    let policy = "{outlierDetection: {consecutive5xxErrors: 1, interval: 600s, \
+                  baseEjectionTime: 900s, maxEjectionPercent: 100}}";
+    scene.redirector.write("all.yaml", &scene.documents(&[(2, 1)], policy));
+    let _daemon = scene.redirector.start();
+    let gate = Gate::new();
+    let late = child::spawn(&scene.client(0), || {
+        let all = unanswered(4);
+        gate.wait();
+        drop(all);
+    });
+    gate.gathers(1);
+    let documents = scene.documents(&[(1, 1)], policy);
+    scene.redirector.change("it leaves", || scene.redirector.write("all.yaml", &documents));
+    thread::sleep(SENT_AGAIN);
+    gate.open();
+    late.join();
+    let destinations = maps(&scene, "destinations");
+    assert_eq!(destinations[0]["ejected"], 0, "{destinations:#}");
+    assert_eq!(child::run(&scene.client(1), dial), "1");
+}
+
 #[test]
 fn failures_of_one_workload_leave_no_endpoint_out_that_others_reach() {
     let Some(mut scene) = Scene::new("blame", 2) else { return };
@@ -81,16 +120,8 @@ fn failures_of_one_workload_leave_no_endpoint_out_that_others_reach() {
     let ejected = |scene: &Scene| maps(scene, "destinations")[0]["ejected"].as_u64();
     assert_eq!(ask(&good).len(), 2, "both answer");
     child::run(&bad, || {
-        let open = |_| {
-            let socket = Socket::stream(service(), 0).expect("a socket");
-            sign(&socket);
-            socket.nonblocking().expect("the option");
-            let _ = socket.connect(service());
-            socket
-        };
-        let all: Vec<Socket> = (0..24).map(open).collect();
-        // Until what was lost has been sent again.
-        thread::sleep(Duration::from_millis(1500));
+        let all = unanswered(24);
+        thread::sleep(SENT_AGAIN);
         drop(all);
     });
     let withheld = || -> u64 {
