@@ -1,5 +1,6 @@
 //! Starting, dying, starting again: what stays in force, and who may change it.
 
+use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use redirector::datapath::{Datapath, Error, Hook, Options, Sizes};
-use redirector_common::abi::Side;
+use redirector_common::abi::{Control, Side};
 use redirector_core::image::Image;
 use redirector_tests::child;
 use redirector_tests::image::Builder;
@@ -69,6 +70,42 @@ fn a_program_of_somebody_else_that_runs_first_stays_where_ours_are_replaced() {
     assert_ne!(before[1], after[1], "ours is the new one");
     drop(std::mem::replace(&mut datapath, larger));
     assert!(redirected(&place));
+}
+
+/// What keeps affinities and shares of a node apart from others'.
+fn seed(place: &Place) -> u32 {
+    const WORDS: usize = size_of::<Control>() / 8;
+    let map = MapData::from_pin(place.pins().join("current/CONTROL")).expect("the map");
+    let map = Map::from_map_data(map).expect("a known type");
+    let control: Array<_, [u64; WORDS]> = Array::try_from(map).expect("an array");
+    let word = control.get(&0, 0).expect("an entry")[offset_of!(Control, seed) / 8];
+    (word >> (offset_of!(Control, seed) % 8 * 8)) as u32
+}
+
+#[test]
+fn the_seed_of_shares_is_drawn_once_and_goes_over_to_whatever_tables_follow() {
+    if !privileged() {
+        return;
+    }
+    let (place, other, server) = (Place::new("seed"), Place::new("seed-other"), server());
+    let image = image(&server);
+    let datapath = place.start(&place.options(), &image).expect("started");
+    let _other = other.start(&other.options(), &image).expect("started");
+    let drawn = seed(&place);
+    assert_ne!(drawn, 0);
+    assert_ne!(drawn, seed(&other), "of one boot of one machine, and not the same");
+    drop(datapath);
+    let mut datapath = Datapath::take_over(&place.options()).expect("taken over");
+    assert_eq!(seed(&place), drawn);
+    let sizes = Sizes { frontends: small().frontends * 2, ..small() };
+    let mut larger = datapath.beside(&sizes).expect("made");
+    larger.apply(&Image::default().diff(&image), 2).expect("applied");
+    larger.attach().expect("attached");
+    assert_eq!(seed(&place), drawn);
+    drop((datapath, larger));
+    let again = place.start(&place.options(), &image).expect("started with the sizes of before");
+    assert_eq!(seed(&place), drawn);
+    drop(again);
 }
 
 #[test]

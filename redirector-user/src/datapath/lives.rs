@@ -21,6 +21,7 @@ use super::mapped::{Access, Mapped};
 use super::maps::{Maps, info, open};
 use super::pins::Pins;
 use super::places::Places;
+use super::tables::random;
 use super::{Error, names, sys};
 
 /// Where an array of `LIVE` is pinned.
@@ -300,8 +301,22 @@ impl Maps {
         entries.collect()
     }
 
-    /// Sets the seed of affinities.
+    /// Sets the seed of affinities and shares.
     pub fn set_seed(&self, seed: u32) {
         self.control.half(0, offset_of!(Control, seed)).store(seed, SeqCst);
+    }
+
+    /// That seed; zero where there is none yet.
+    pub fn seed(&self) -> u32 {
+        self.control.half(0, offset_of!(Control, seed)).load(SeqCst)
+    }
+
+    /// Draws one where there is none. It stays for as long as the tables, and goes over to
+    /// larger ones: nobody who may not read them can tell whose connections are counted
+    /// where.
+    pub fn make_seed(&self) {
+        if self.seed() == 0 {
+            self.set_seed(random() as u32 | 1);
+        }
     }
 }

@@ -74,7 +74,7 @@ impl<'m> Lookup<'m> {
     /// The number by which connections of an identity keep to an endpoint; where that is
     /// unknown, of a network namespace.
     pub fn affinity(&self, identity: u32, netns: Option<u64>) -> Option<u32> {
-        let seed = self.maps.control.half(0, offset_of!(Control, seed)).load(Ordering::SeqCst);
+        let seed = self.maps.seed();
         if identity == IDENTITY_UNKNOWN && netns.is_none() {
             return None;
         }
@@ -89,7 +89,7 @@ impl<'m> Lookup<'m> {
     /// How many connections somebody has at a destination with a limit, by its owner and
     /// his number there.
     pub fn connections_of(&self, owner: u32, who: u32) -> u64 {
-        let seed = self.maps.control.half(0, offset_of!(Control, seed)).load(Ordering::SeqCst);
+        let seed = self.maps.seed();
         let share = Live::share(owner, who, seed) as usize;
         self.maps.shares.get(share).unwrap_or(0)
     }

@@ -8,14 +8,12 @@
 //! Read-only commands use [`Datapath::open_read_only`].
 
 use std::collections::{BTreeSet, HashSet};
-use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::programs::ProgramInfo;
 use aya_log::EbpfLogger;
 use redirector_common::abi::{Live, Side, control_flags};
-use redirector_common::hash::Fnv;
 use redirector_core::image::{Delta, Image};
 
 mod attach;
@@ -60,7 +58,6 @@ pub use peer::{canonical, cgroup_of_socket};
 pub use sockets::{Open, Socket};
 pub use types::*;
 
-use crate::boot;
 use held::Held;
 use layout::{Layout, Part};
 use mapped::Access;
@@ -130,7 +127,6 @@ impl Datapath {
         pins.admit(&places.counts)?;
         let held = Held::open(&places, &layout)?;
         maps.make_self_test()?;
-        maps.set_seed(seed());
         maps.bring_in_step()?;
         if is_new && let Some(before) = pins.current()? {
             flows::take_lease(&maps, &before);
@@ -138,6 +134,7 @@ impl Datapath {
             // before, and count by its numbers.
             sys::wait_for_programs();
         }
+        maps.make_seed();
         let counts = Counts::of(&maps.dump(maps.active().side)?);
         let levels = Levels::of(&maps.sources()?);
         Ok(Self {
@@ -584,14 +581,6 @@ impl Datapath {
             }),
         }
     }
-}
-
-/// What keeps the affinities of this node apart from others', and the same
-/// while the numbers that they are made of can be the same.
-fn seed() -> u32 {
-    let mut hash = Fnv::default();
-    hash.write(boot::id().as_bytes());
-    hash.finish() as u32
 }
 
 /// Removes every pin: links first, so that no program runs on tables that are

@@ -1,6 +1,7 @@
 //! Changing and reading the two sides.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -53,6 +54,11 @@ impl Starved {
 }
 
 const PREFIX_BITS: u8 = 128;
+
+/// A number that nobody can tell: hash keys of the standard library are random.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
 
 /// How many entries a side's hash tables have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -384,11 +390,7 @@ impl Maps {
         if self.self_test_port() != 0 {
             return Ok(());
         }
-        // Hash keys of the standard library are random: enough to tell
-        // instances apart.
-        use std::hash::{BuildHasher, RandomState};
-        let random = RandomState::new().hash_one(0_u8);
-        let port = 1 + (random % 65_535) as u16;
+        let port = 1 + (random() % 65_535) as u16;
         for side in [Side::of_epoch(0), Side::of_epoch(1)] {
             let key = frontend_key(side, (SELF_TEST_ADDR, port));
             written(self.frontends.insert(key, Verdict::REFUSE, 0), names::FRONTENDS)?;
