@@ -62,6 +62,33 @@ fn connections_to_an_endpoint_that_has_gone_are_reset_in_every_namespace_when_it
 }
 
 #[test]
+fn an_endpoint_that_leaves_a_subset_loses_the_connections_of_that_one_and_no_others() {
+    let Some(scene) = Scene::new("drainset", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let spaces = [NetNs::new("drainset"), NetNs::new("drainset")];
+    // The endpoint is in two subsets at once.
+    let both = base(&scene, Some("now"), true)
+        .replace("{app: echo, v: one}", "{app: echo, v: one, w: also}")
+        .replace("subsets: [", "subsets: [{name: also, labels: {w: also}}, ");
+    redirector.write("base.yaml", &both);
+    redirector.write("rules.yaml", &to("also"));
+    let _daemon = redirector.start();
+    let kept = connect(&scene, "kept", &spaces[0], scene.one.address());
+    redirector.change("the subset", || redirector.write("rules.yaml", &to("one")));
+    let lost = connect(&scene, "lost", &spaces[1], scene.one.address());
+
+    // As when a rule or a weight leads elsewhere: nobody has gone.
+    redirector.change("another subset", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(redirector.status().json()["draining"]["reset"], 0);
+    redirector.write("base.yaml", &both.replace("v: one, w: also}", "v: two, w: also}"));
+    redirector.wait("the reset", |status| {
+        status["draining"]["reset"] == 1 && status["draining"]["endpoints"] == serde_json::json!({})
+    });
+    assert_eq!(lost.ends(), was_reset());
+    assert_eq!(kept.ends(), goes_on());
+}
+
+#[test]
 fn an_endpoint_that_goes_while_no_daemon_runs_drains_when_one_does() {
     let Some(scene) = Scene::new("drainold", PROGRAM) else { return };
     let redirector = &scene.redirector;

@@ -1,30 +1,127 @@
 //! Endpoints that go away: how long connections to them may go on.
 //!
-//! Without the annotation they go on for as long as they like. With it, they
-//! are reset when an endpoint has been out of its service for that long. The
-//! time counts from the moment that no service has the endpoint any more: one
-//! that moves between subsets, or loses its weight, has not gone away.
+//! Without the annotation they go on for as long as they like. With it, they are reset when
+//! an endpoint has been out of their destination for that long. The destination is a host, its
+//! port and, where the rule names one, a subset: an endpoint that serves another subset still
+//! has left this one, and only this one's connections are concerned. One that loses its weight,
+//! or that no rule leads to any more, has not gone away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use crate::compile::backed::has;
+use crate::compile::destinations::id;
+use crate::layout::owner;
 use crate::model::{Object, annotations};
 use crate::names::{HostIndex, complete_host};
-use crate::registry::Registry;
+use crate::registry::{MergedRule, Port, Registry, Service};
 use crate::validate::durations;
 use crate::world::World;
 
-/// All endpoints of all services, and how long, in milliseconds, connections to
-/// them may go on when they have gone. Empty when no object says anything about
-/// it.
-pub type Endpoints = BTreeMap<SocketAddr, Option<u64>>;
+/// The endpoints of a World, as far as they concern draining.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Endpoints {
+    /// Those of all services, and how long, in milliseconds, connections to them may go on when
+    /// they have gone. Empty when no object says anything about it.
+    all: BTreeMap<SocketAddr, Option<u64>>,
+    /// Destinations of which that is said, by what the kernel remembers of a connection's.
+    destinations: BTreeMap<u32, Members>,
+}
 
-/// Endpoints that have gone, and when, in milliseconds since 1970, connections
-/// to them are reset.
-pub type Draining = BTreeMap<SocketAddr, u64>;
+/// The endpoints of a destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Members {
+    /// `host:port/subset`.
+    name: Arc<str>,
+    time: u64,
+    endpoints: BTreeSet<SocketAddr>,
+}
 
-/// What an object's annotation says.
+/// What has gone: an endpoint, from everywhere or from one destination. As text it is
+/// `10.0.0.1:80`, or `10.0.0.1:80 from host:80/subset (number)`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Gone {
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// The destination, where others have it still.
+    pub from: Option<Left>,
+}
+
+/// A destination that an endpoint has left.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Left {
+    /// What the kernel remembers of its connections.
+    pub owner: u32,
+    /// `host:port/subset`.
+    pub name: Arc<str>,
+}
+
+/// What has gone, and when, in milliseconds since 1970, connections there are reset.
+pub type Draining = BTreeMap<Gone, u64>;
+
+impl Gone {
+    /// Whether it is where a connection was sent, by its endpoint and by the destination that
+    /// the kernel remembers.
+    pub fn is_of(&self, endpoint: SocketAddr, destination: u32) -> bool {
+        self.endpoint == endpoint && self.from.as_ref().is_none_or(|from| from.owner == destination)
+    }
+}
+
+impl From<SocketAddr> for Gone {
+    fn from(endpoint: SocketAddr) -> Self {
+        Self { endpoint, from: None }
+    }
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, from } = self;
+        match from {
+            None => write!(f, "{endpoint}"),
+            Some(Left { owner, name }) => write!(f, "{endpoint} from {name} ({owner})"),
+        }
+    }
+}
+
+impl FromStr for Gone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("no endpoint, nor one and its destination: {text}");
+        let (endpoint, from) = match text.split_once(" from ") {
+            None => (text, None),
+            Some((endpoint, from)) => {
+                let (name, owner) = from.rsplit_once(" (").ok_or_else(wrong)?;
+                let owner = owner.strip_suffix(')').and_then(|owner| owner.parse().ok());
+                let (owner, name) = (owner.ok_or_else(wrong)?, name.into());
+                (endpoint, Some(Left { owner, name }))
+            }
+        };
+        Ok(Self { endpoint: endpoint.parse().map_err(|_| wrong())?, from })
+    }
+}
+
+impl TryFrom<String> for Gone {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Gone> for String {
+    fn from(gone: Gone) -> Self {
+        gone.to_string()
+    }
+}
+
+/// What an object's annotation says: a duration in milliseconds, 0 for `now`.
 ///
 /// # Errors
 ///
@@ -32,7 +129,10 @@ pub type Draining = BTreeMap<SocketAddr, u64>;
 pub fn time(object: &Object) -> Result<Option<u64>, String> {
     match object.meta.annotations.get(annotations::DRAIN) {
         None => Ok(None),
-        Some(text) => durations::milliseconds(text, true).map(Some),
+        Some("now") => Ok(Some(0)),
+        Some(text) => durations::milliseconds(text, true)
+            .map(Some)
+            .map_err(|why| format!("{why}; or write now")),
     }
 }
 
@@ -51,32 +151,101 @@ pub fn endpoints(world: &World, registry: &Registry) -> Endpoints {
             rules.insert(&complete_host(&rule.host, &object.meta.namespace, domain), time);
         }
     }
-    let mut endpoints = Endpoints::new();
+    let mut endpoints = Endpoints::default();
     for service in registry.services() {
         let own = world.get(&service.object).and_then(said);
         // What the service itself says counts; of several rules the shortest.
         let time = own.or_else(|| rules.matching(&service.host).into_iter().min().copied());
-        for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
-            let of = endpoints.entry(SocketAddr::new(endpoint.ip, endpoint.port)).or_default();
-            *of = (*of).into_iter().chain(time).min();
+        for port in &service.ports {
+            let all = port.endpoints.iter();
+            for address in all.map(|one| SocketAddr::new(one.ip, one.port)) {
+                let of = endpoints.all.entry(address).or_default();
+                *of = (*of).into_iter().chain(time).min();
+            }
+        }
+        if let Some(time) = time {
+            endpoints.add(registry, service, time);
         }
     }
     endpoints
+}
+
+impl Endpoints {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether something that has gone is there.
+    pub fn has(&self, gone: &Gone) -> bool {
+        match &gone.from {
+            None => self.all.contains_key(&gone.endpoint),
+            Some(from) => (self.destinations.get(&from.owner))
+                .is_some_and(|one| one.endpoints.contains(&gone.endpoint)),
+        }
+    }
+
+    /// Adds what can be a destination of a service: by itself and by each DestinationRule for
+    /// it, whole and by subset.
+    fn add(&mut self, registry: &Registry, service: &Service, time: u64) {
+        let rules = registry.rules.for_host(&service.host);
+        for rule in std::iter::once(None).chain(rules.map(Some)) {
+            let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);
+            let subsets = subsets.map(|merged| Some(&*merged.subset.name));
+            for subset in std::iter::once(None).chain(subsets) {
+                for port in &service.ports {
+                    for v6 in [false, true] {
+                        self.add_one(service, (rule, subset), (port, v6), time);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_one(
+        &mut self,
+        service: &Service,
+        (rule, subset): (Option<&MergedRule>, Option<&str>),
+        (port, v6): (&Port, bool),
+        time: u64,
+    ) {
+        let wanted = subset.and_then(|subset| rule?.subset(subset));
+        let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let members = port.endpoints.iter().filter(|one| one.ip.is_ipv6() == v6);
+        let members = members.filter(|one| has(one.labels.as_ref(), wanted));
+        let members = members.map(|one| SocketAddr::new(one.ip, one.port));
+        let subset_name = subset.map(|subset| format!("/{subset}")).unwrap_or_default();
+        let name = format!("{}:{}{subset_name}", service.host, port.number);
+        let id = id(service, subset, port.number, v6, rule);
+        let members = Members { name: name.into(), time, endpoints: members.collect() };
+        self.destinations.insert(owner(&id), members);
+    }
 }
 
 /// What drains after a change that comes in force at `now`, in milliseconds
 /// since 1970.
 pub fn after(draining: &Draining, old: &Endpoints, new: &Endpoints, now: u64) -> Draining {
     let mut after = draining.clone();
-    for (address, time) in old {
+    for (address, time) in &old.all {
         if let Some(time) = time
-            && !new.contains_key(address)
+            && !new.all.contains_key(address)
         {
-            after.entry(*address).or_insert(now.saturating_add(*time));
+            after.entry((*address).into()).or_insert(now.saturating_add(*time));
+        }
+    }
+    // Of a destination that is there no more nobody has left: it may have got another name, or
+    // none is drained any longer.
+    for (owner, members) in &old.destinations {
+        let Some(now_there) = new.destinations.get(owner) else { continue };
+        let left = members.endpoints.difference(&now_there.endpoints);
+        for endpoint in left.filter(|address| new.all.contains_key(address)) {
+            let from = Some(Left { owner: *owner, name: members.name.clone() });
+            let gone = Gone { endpoint: *endpoint, from };
+            after.entry(gone).or_insert(now.saturating_add(members.time));
         }
     }
     // One that has come back is an endpoint like any other.
-    after.retain(|address, _| !new.contains_key(address));
+    after.retain(|gone, _| !new.has(gone));
     after
 }
 
@@ -109,11 +278,14 @@ DestinationRule echo {annotations: {redirector.io/drain: 30s}}: {host: echo}
     #[test]
     fn a_service_or_a_rule_for_its_host_says_how_long() {
         let endpoints = of(&format!("{SERVICES}{RULE}"));
-        assert_eq!(endpoints[&address(1)], Some(30_000));
-        assert_eq!(endpoints[&address(2)], Some(5_000), "the shortest of its services");
-        assert_eq!(of(SERVICES)[&address(1)], None);
+        assert_eq!(endpoints.all[&address(1)], Some(30_000));
+        assert_eq!(endpoints.all[&address(2)], Some(5_000), "the shortest of its services");
+        assert_eq!(of(SERVICES).all[&address(1)], None);
+        let nothing = of(&SERVICES.replace("redirector.io/drain", "other"));
+        assert!(nothing.all.values().all(Option::is_none) && nothing.destinations.is_empty());
+        let now = of(&SERVICES.replace("5s", "now"));
+        assert_eq!(now.all[&address(2)], Some(0));
         let nothing = SERVICES.replace("redirector.io/drain", "other");
-        assert!(of(&nothing).values().all(Option::is_none));
         let says = |text: &str| {
             let world = testing::world(Settings::default(), text);
             world.objects().filter(|object| says(object)).count()
@@ -123,13 +295,71 @@ DestinationRule echo {annotations: {redirector.io/drain: 30s}}: {host: echo}
 
     #[test]
     fn one_that_has_gone_drains_until_it_comes_back() {
-        let old = Endpoints::from([(address(1), Some(30_000)), (address(2), None)]);
-        let new = Endpoints::from([(address(3), Some(30_000))]);
+        let all = |all: &[(u8, Option<u64>)]| Endpoints {
+            all: all.iter().map(|(last, time)| (address(*last), *time)).collect(),
+            ..Endpoints::default()
+        };
+        let old = all(&[(1, Some(30_000)), (2, None)]);
+        let new = all(&[(3, Some(30_000))]);
         let draining = after(&Draining::new(), &old, &new, 1_000);
-        assert_eq!(draining, Draining::from([(address(1), 31_000)]), "without a time it stays");
+        let wanted = Draining::from([(address(1).into(), 31_000)]);
+        assert_eq!(draining, wanted, "without a time it stays");
         // It goes on as it began, whatever changes meanwhile.
         assert_eq!(after(&draining, &new, &new, 2_000), draining);
         let back = after(&draining, &new, &old, 3_000);
-        assert_eq!(back, Draining::from([(address(3), 33_000)]));
+        assert_eq!(back, Draining::from([(address(3).into(), 33_000)]));
+    }
+
+    #[test]
+    fn one_that_has_left_a_subset_drains_from_that_though_it_serves_another() {
+        let subsets = "
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo, annotations: {redirector.io/drain: 30s}}
+spec:
+  host: echo
+  subsets: [{name: a, labels: {team: a}}, {name: b, labels: {team: b}}]
+";
+        let before = format!("{SERVICES}{subsets}");
+        let moved = before.replace("labels: {app: echo, team: a}", "labels: {app: echo, team: b}");
+        let (before, moved) = (of(&before), of(&moved));
+        let draining = after(&Draining::new(), &before, &moved, 1_000);
+        let names: Vec<String> = draining
+            .keys()
+            .map(|gone| gone.to_string().split(" (").next().unwrap_or_default().to_owned())
+            .collect();
+        // And of the Service that selects by the same label, after its own time.
+        let [one, other] =
+            ["both.default.svc.cluster.local:80", "echo.default.svc.cluster.local:80/a"]
+                .map(|name| format!("10.0.0.2:80 from {name}"));
+        assert_eq!(names, [one, other]);
+        for (gone, over) in &draining {
+            assert_eq!(gone.to_string().parse::<Gone>().as_ref(), Ok(gone));
+            let of_both = gone.to_string().contains("both");
+            assert_eq!(*over, if of_both { 6_000 } else { 31_000 });
+            let owner = gone.from.as_ref().map_or(0, |from| from.owner);
+            assert!(gone.is_of(address(2), owner) && !gone.is_of(address(2), owner + 1));
+            assert!(!gone.is_of(address(1), owner));
+        }
+        let back = after(&draining, &moved, &before, 2_000);
+        let [gone] = &back.keys().collect::<Vec<_>>()[..] else { panic!("{back:?}") };
+        assert!(gone.to_string().contains("80/b ("), "it is back, and not there any more: {gone}");
+
+        // A subset, or a rule, that is there no more has lost nobody.
+        let without =
+            of(&format!("{SERVICES}{}", subsets.replace("{name: a, labels: {team: a}}, ", "")));
+        assert_eq!(after(&Draining::new(), &before, &without, 1_000), Draining::new());
+        assert_eq!(after(&Draining::new(), &before, &of(SERVICES), 1_000), Draining::new());
+    }
+
+    #[test]
+    fn what_has_gone_is_read_as_it_is_written() {
+        for text in ["10.0.0.1:80", "[fd00::1]:80 from db.shop:80/v1 (7)"] {
+            assert_eq!(text.parse::<Gone>().map(|gone| gone.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "10.0.0.1", "10.0.0.1:80 from db", "10.0.0.1:80 from db (x)"] {
+            assert!(text.parse::<Gone>().is_err(), "{text}");
+        }
     }
 }

@@ -334,7 +334,7 @@ fn engine(
         let world = snapshot.world();
         match world.objects().any(|object| drain::says(object)) {
             true => drain::endpoints(&world, &Registry::new(&world)),
-            false => Endpoints::new(),
+            false => Endpoints::default(),
         }
     });
     let world = snapshot.as_ref().map(Snapshot::world);

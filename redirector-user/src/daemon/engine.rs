@@ -158,7 +158,7 @@ impl Engine {
             sizes,
             grows: false,
             cannot_grow: None,
-            endpoints: Endpoints::new(),
+            endpoints: Endpoints::default(),
             follow_endpoints: false,
             spares: 0,
             pending: layout.removal(),

@@ -144,6 +144,7 @@ fn remembered(connection: &Connection, overflow: bool) -> Remembered {
             u16::from_be(connection.backend_port),
         ),
         leg: connection.leg,
+        destination: connection.destination,
         overflow,
         since: (connection.since != 0).then_some(connection.since),
     }

@@ -52,11 +52,11 @@ pub type Connections = BTreeMap<u64, SocketAddr>;
 pub struct Wanted {
     /// Those that are known.
     pub known: Connections,
-    /// The endpoints that they were sent to.
-    pub endpoints: BTreeSet<SocketAddr>,
     /// Sockets of which only the cookie is known: those of them that are connected to
     /// one of the endpoints.
     pub others: BTreeSet<u64>,
+    /// These endpoints.
+    pub endpoints: BTreeSet<SocketAddr>,
 }
 
 impl Wanted {
@@ -129,7 +129,8 @@ fn reset_here(wanted: &Wanted, done: &mut Connections) -> Result<(), ResetError>
         _ => ResetError::of("asking sock_diag", error),
     };
     let diag = Diag::open().map_err(unasked)?;
-    let ports: BTreeSet<u16> = wanted.endpoints.iter().map(SocketAddr::port).collect();
+    let endpoints = wanted.known.values().chain(&wanted.endpoints);
+    let ports: BTreeSet<u16> = endpoints.map(SocketAddr::port).collect();
     let mut here = Vec::new();
     for family in [AF_INET, AF_INET6] {
         for port in &ports {

@@ -207,6 +207,8 @@ pub struct Remembered {
     pub backend: SocketAddr,
     /// The leg that it was counted on, by its index within a side.
     pub leg: u32,
+    /// Its destination: see [`redirector_core::layout::owner`].
+    pub destination: u32,
     /// Whether it lies in the overflow table.
     pub overflow: bool,
     /// Monotonic time of the connect in nanoseconds, when accounting was on.

@@ -4,8 +4,10 @@ mod random;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use redirector_core::drain::{Gone, Left};
 use redirector_core::model::{Kind, Object, ObjectRef, Spec};
 use redirector_core::store::{Content, Document, Store};
 use redirector_core::stored::Lost;
@@ -142,7 +144,12 @@ fn what_else_is_written_is_read_as_it_was() {
         let report: Report = random(rng);
         state.save_report(&report).unwrap();
         assert_eq!(state.report().unwrap(), Some(report), "seed {seed}");
-        let draining = random(rng);
+        let endpoints: BTreeMap<SocketAddr, (u64, Option<u32>)> = random(rng);
+        let draining = endpoints.into_iter().map(|(endpoint, (over, owner))| {
+            let from = owner.map(|owner| Left { owner, name: "db.shop:5432/v1 (old)".into() });
+            (Gone { endpoint, from }, over)
+        });
+        let draining = draining.collect();
         state.save_draining(&draining).unwrap();
         assert_eq!(state.draining().unwrap(), draining, "seed {seed}");
         let (asked, grown) = (random(rng), random(rng));

@@ -161,7 +161,7 @@ impl Backed<'_> {
 }
 
 /// Whether a subset that wants labels has an endpoint with these.
-fn has(labels: Option<&Labels>, wanted: Option<&Labels>) -> bool {
+pub(crate) fn has(labels: Option<&Labels>, wanted: Option<&Labels>) -> bool {
     wanted.is_none_or(|wanted| labels.is_some_and(|labels| contains(labels, wanted)))
 }
 

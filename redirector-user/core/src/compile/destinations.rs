@@ -517,7 +517,8 @@ fn nowhere(id: &DestinationId) -> DestinationId {
     nowhere
 }
 
-fn id(
+/// The destination that a service is for a rule, a subset and a family.
+pub(crate) fn id(
     service: &Service,
     subset: Option<&str>,
     port: u16,

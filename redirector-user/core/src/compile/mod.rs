@@ -20,7 +20,7 @@
 //! Everything is compiled per service and per frontend from indexes: no step
 //! looks at all rules for each service, or at all services for each rule.
 
-mod backed;
+pub(crate) mod backed;
 mod classes;
 mod clients;
 pub(crate) mod destinations;

@@ -96,6 +96,13 @@ pub(super) fn explain(
         return answer;
     };
     shares::fill(&mut answer, &destinations, &route, &verdict, query.destination);
+    if let (Some(rule), true) = (&answer.rule, answer.destinations.len() > 1) {
+        answer.notes.push(format!(
+            "weights are for new connections: pools of open ones stay where they are, until \
+             `redirector connections close --route {}` has them dial again",
+            rule.object
+        ));
+    }
     if answer.verdict == VerdictWord::Passthrough {
         answer.notes.push("the rule leads to the address dialled itself".to_owned());
     }

@@ -218,6 +218,12 @@ impl Owner {
     }
 }
 
+/// What the kernel calls a destination: see
+/// [`Destination::owner`](redirector_common::abi::Destination::owner).
+pub fn owner(id: &DestinationId) -> u32 {
+    Owner::of(id).destination()
+}
+
 impl Stepping for Lives {
     fn begin_step(&mut self) {
         self.lacking.clear();

@@ -42,6 +42,7 @@ pub use class_table::ClassTable;
 pub use difference::Difference;
 pub use emptied::Emptied;
 use lives::Lives;
+pub use lives::owner;
 pub use names::Names;
 use numbers::Numbers;
 pub use placement::Placement;

@@ -28,7 +28,8 @@ pub const GATEWAY_FOR: &str = "redirector.io/gateway-for";
 pub const GATEWAY_NODE_PORTS: &str = "redirector.io/gateway-node-ports";
 
 /// Of a Service, ServiceEntry or DestinationRule: how long connections to an endpoint
-/// may go on when it has gone, a duration such as `30s`.
+/// may go on when it has left the destination or its subset, a duration such as `30s`, or
+/// `now`.
 pub const DRAIN: &str = "redirector.io/drain";
 
 /// Of a Gateway: backends are told the client by a PROXY protocol header; its value

@@ -1,7 +1,5 @@
 //! `redirector connections close`
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use super::super::{Common, Context, Exit, Failure};
@@ -44,8 +42,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
     }
     let known: Connections = rows.iter().map(|row| (row.cookie, row.endpoint)).collect();
-    let endpoints = known.values().copied().collect();
-    let wanted = Wanted { known, endpoints, others: BTreeSet::new() };
+    let wanted = Wanted { known, ..Wanted::default() };
     let (done, error) = match wanted.known.is_empty() {
         true => (Connections::new(), None),
         // It goes from network namespace to network namespace.

@@ -170,8 +170,8 @@ codes! {
         "loadBalancer: {simple: PASSTHROUGH}"
     }
     DRAIN_TIME = "RD4034" Warning NONE "The drain time has no effect" {
-        "The annotation redirector.io/drain of a Service, a ServiceEntry or a DestinationRule says how long connections to an endpoint may go on when the endpoint has gone. Elsewhere, or when its value is not a duration, they go on for as long as they like, as they do without it."
-        "Write a number and a unit, such as 30s, on the Service, the ServiceEntry or the DestinationRule."
+        "The annotation redirector.io/drain of a Service, a ServiceEntry or a DestinationRule says how long connections to an endpoint may go on when the endpoint has left the host, or the subset that they were sent to. Elsewhere, or when its value is neither a duration nor now, they go on for as long as they like, as they do without it."
+        "Write a number and a unit, such as 30s, or now, on the Service, the ServiceEntry or the DestinationRule."
         "annotations: {redirector.io/drain: '30'}"
     }
     PORT_HASH = "RD4035" Warning NONE "Istio ignores useSourceIp of a port" {
