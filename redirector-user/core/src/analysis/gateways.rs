@@ -311,6 +311,31 @@ fn conflicts(
                 .help("use another port, or selectors that have no workload in common"),
             );
         }
+        let first = gateway.servers.iter().take(i).position(|first| {
+            first.port == server.port
+                && [first, server].map(mode) == [Mode::Tcp, Mode::Tcp]
+                && binds_meet(first, server)
+        });
+        if let Some(first) = first {
+            let theirs = gateway.servers.get(first).map_or(&[][..], |first| &first.hosts);
+            report.add(
+                format!("spec.servers[{i}].port.number"),
+                Diagnostic::new(
+                    &differences::HOSTS_SHARE_GATEWAY_PORT,
+                    format!(
+                        "{} and {} share port {}, on which nothing tells which is meant: \
+                         servers[{first}] has the port, and this one is not served",
+                        server.hosts.join(", "),
+                        theirs.join(", "),
+                        server.port
+                    ),
+                )
+                .help(
+                    "give each a port of its own, and let the rule for the mesh lead to that; or \
+                     use TLS with PASSTHROUGH, where the server name tells",
+                ),
+            );
+        }
         l7_server(i, server, report);
     }
 }
