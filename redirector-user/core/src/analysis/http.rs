@@ -22,6 +22,10 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     &l7::TLS_RULES,
                     "tls rules are chosen by what the client sends after it has connected: in the \
                      mesh they are left alone",
+                )
+                .help(
+                    "write what is meant for the mesh as a tcp rule, and declare the port of the \
+                     ServiceEntry TCP: the address tells the host; tls rules for gateways stay",
                 ),
             );
         }

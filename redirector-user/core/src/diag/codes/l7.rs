@@ -15,7 +15,7 @@ codes! {
     }
     TLS_RULES = "RD5003" Warning NONE "tls rules need the first bytes of the connection" {
         "They are chosen by the server name that the client sends after it has connected; at connect time nothing of it is known. In the mesh they are left alone: the connection goes where it was dialled to."
-        "Use a tcp rule when the address and port are enough to tell."
+        "Write what is meant for the mesh as a tcp rule, and declare the port of the ServiceEntry TCP: the address that is dialled tells the host. Rules for gateways stay as they are: there the server name is read."
         "tls:\n  - match: [{sniHosts: [a.example.com]}]"
     }
     L7_SERVER = "RD5004" Warning NONE "The gateway's server needs a proxy that speaks its protocol" {
