@@ -160,14 +160,15 @@ fn rules_that_no_server_of_the_gateway_uses_are_told() {
     let tls =
         "{port: {number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: ['*']}";
     let http = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
-    let found = |servers: &str, rules: &str| {
-        let spec = format!("{{hosts: [a.example.com], gateways: [edge], {rules}}}");
+    let bound_to = |gateways: &str, servers: &str, rules: &str| {
+        let spec = format!("{{hosts: [a.example.com], gateways: [{gateways}], {rules}}}");
         let text =
             service("a/shop", "10.96.0.1", "") + &gateway(servers) + &virtual_service("a/v", &spec);
         let report = report(&text);
-        let found = places(&report, &["RD4041"]);
+        let found = places(&report, &["RD4041", "RD5003"]);
         found.iter().map(|place| place.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
+    let found = |servers: &str, rules: &str| bound_to("edge", servers, rules);
     let tcp_rules = format!("tcp: [{{{route}}}]");
     let tls_rules = format!("tls: [{{match: [{{sniHosts: [a.example.com]}}], {route}}}]");
     let http_rules = format!("http: [{{{route}}}]");
@@ -179,6 +180,17 @@ fn rules_that_no_server_of_the_gateway_uses_are_told() {
     assert_eq!(found(tls, &tls_rules), none);
     assert_eq!(found(&format!("{tcp}, {tls}"), &format!("{tcp_rules}, {tls_rules}")), none);
     assert_eq!(found(http, &http_rules), none, "the server is not served, which is told of it");
+
+    // Two hops in one object: by address from the mesh, by server name at the gateway.
+    let hop = |tcp: &str, tls: &str| {
+        format!(
+            "tcp: [{{match: [{{gateways: [{tcp}]}}], {route}}}], \
+             tls: [{{match: [{{gateways: [{tls}], sniHosts: [a.example.com]}}], {route}}}]"
+        )
+    };
+    assert_eq!(bound_to("edge, mesh", tls, &hop("mesh", "edge")), none);
+    assert_eq!(bound_to("edge, mesh", tls, &hop("mesh", "mesh")), ["spec.tls"]);
+    assert_eq!(bound_to("edge, mesh", tls, &hop("edge", "edge")), ["spec.tcp"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
+use crate::names::MESH;
 use crate::registry::Protocol;
 use crate::rules::{RuleSet, subsets_resolve};
 
@@ -15,7 +16,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if !spec.http.is_empty() {
             http(facts, set, &mut report);
         }
-        if !spec.tls.is_empty() {
+        if set.tls.iter().any(|rule| rule.may_match_at(MESH)) {
             report.add(
                 "spec.tls",
                 Diagnostic::new(

@@ -14,6 +14,7 @@ use crate::model::{
 };
 use crate::names::{MESH, complete_gateway, hosts_match};
 use crate::registry::ExportTo;
+use crate::rules::Rule;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let subsets = Subsets::new(facts);
@@ -76,7 +77,7 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             hosts.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)))
         };
         let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
-        unused_rules(rule, &full, &servers, report);
+        unused_rules(facts, object, &full, &servers, report);
         hidden(facts, object, rule, (&full, spec), report);
         if servers.is_empty() {
             report.add(
@@ -140,7 +141,8 @@ fn hidden(
 
 /// Rules of a list that none of the servers which have the hosts uses.
 fn unused_rules(
-    rule: &VirtualService,
+    facts: &Facts<'_>,
+    object: &Object,
     gateway: &str,
     servers: &[&Server],
     report: &mut Report<'_>,
@@ -150,12 +152,12 @@ fn unused_rules(
     if used.is_empty() || used.contains(&None) {
         return;
     }
-    let lists = [
-        ("tcp", rule.tcp.is_empty()),
-        ("tls", rule.tls.is_empty()),
-        ("http", rule.http.is_empty()),
-    ];
-    for (list, _) in lists.into_iter().filter(|(_, empty)| !empty) {
+    let Some(set) = facts.book.get(&object.reference()) else { return };
+    // What is for the mesh, or for another Gateway, is not meant for these servers.
+    let meant = |rules: &[Rule]| rules.iter().any(|rule| rule.may_match_at(gateway));
+    let http = set.spec().is_some_and(|spec| !spec.http.is_empty());
+    let lists = [("tcp", meant(&set.tcp)), ("tls", meant(&set.tls)), ("http", http)];
+    for (list, _) in lists.into_iter().filter(|(_, meant)| *meant) {
         if used.contains(&Some(list)) {
             continue;
         }

@@ -334,6 +334,11 @@ impl Rule {
         })
     }
 
+    /// Whether it may match at a gateway, or in the mesh.
+    pub fn may_match_at(&self, gateway: &str) -> bool {
+        self.blocks.is_empty() || self.blocks.iter().any(|block| block.may_hold_at(gateway))
+    }
+
     /// What is left of its blocks at a gateway's server; `None` when no block can
     /// hold there, empty when the rule always matches.
     pub fn left_over(&self, gateway: &str, port: u16) -> Option<Vec<Block>> {

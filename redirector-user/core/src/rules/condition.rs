@@ -270,6 +270,11 @@ impl Block {
         self.conditions.iter().find(|condition| !condition.holds(dial, who))
     }
 
+    /// Whether it may hold at a gateway.
+    pub(crate) fn may_hold_at(&self, gateway: &str) -> bool {
+        self.conditions.iter().all(|condition| condition.settled(gateway, None) != Some(false))
+    }
+
     /// What is left to ask where gateway and port are known; `None` when it can
     /// never hold there.
     pub(crate) fn left_over(&self, gateway: &str, port: u16) -> Option<Self> {
