@@ -7,6 +7,7 @@ mod bypass;
 mod changes;
 mod connect;
 mod connections;
+mod cookbook;
 mod crash;
 mod daemon;
 mod decide;

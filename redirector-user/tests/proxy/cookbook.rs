@@ -55,3 +55,23 @@ fn behind_a_load_balancer_and_in_front_of_haproxy_the_server_knows_the_client() 
     });
     run.join().expect("as the page has it");
 }
+
+#[test]
+#[ignore = "needs root and haproxy"]
+fn three_tenants_on_one_port_are_told_apart_by_server_name() {
+    let tried = thread::spawn(|| {
+        own_network().expect("a network namespace");
+        let directory = tempfile::tempdir().expect("a directory");
+        let section = section("SNI passthrough for three tenants on one port");
+        let here = |text: &str| text.replace("/etc", &directory.path().to_string_lossy());
+        let [yaml] = blocks(section, "yaml")[..] else { panic!("one configuration") };
+        let [servers] = blocks(section, "haproxy")[..] else { panic!("one server") };
+        let [certificate, transcript] = blocks(section, "console")[..] else { panic!("two") };
+        run(&here(certificate));
+        let at = "127.0.0.32:8443".parse().expect("an address");
+        let _servers = Peer::start("haproxy", &format!("{}\n", here(servers)), at);
+        let _gateway = serve(yaml);
+        run(transcript);
+    });
+    tried.join().expect("as the page has it");
+}

@@ -149,6 +149,13 @@ fn needs() -> Vec<Need> {
             remedies: vec![Remedy::Package("curl")],
         },
         Need {
+            name: "openssl",
+            why: "certificates of real servers behind the gateway proxy",
+            purposes: &[Purpose::Test],
+            found: || program("openssl"),
+            remedies: vec![Remedy::Package("openssl")],
+        },
+        Need {
             name: "socat",
             why: "a real client of the gateway proxy",
             purposes: &[Purpose::Test],

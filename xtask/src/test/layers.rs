@@ -25,6 +25,8 @@ pub const OF_PACKAGES: &str = "package::";
 pub const UPGRADE: &str = "upgrade";
 /// The suite of those that need a tracer, which no other kernel's machine has.
 pub const FAULTS: &str = "faults";
+/// The suite of those that need servers, which no other kernel's machine has.
+pub const COOKBOOK: &str = "cookbook";
 /// The check that takes the build.
 pub const HOST_CLIPPY: &str = "clippy on host code";
 /// Tests of the crates themselves that need a network namespace.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
-use crate::test::layers::{FAULTS, UPGRADE, is_made_for, of_modules};
+use crate::test::layers::{COOKBOOK, FAULTS, UPGRADE, is_made_for, of_modules};
 use crate::test::libtest::{Binary, Case, Outcome};
 use crate::test::pool::{Event, Pool, Test};
 
@@ -154,7 +154,7 @@ fn play_demo(host: &mut Host) -> Result<()> {
 fn run_tests(host: &mut Host, words: &str) -> Result<()> {
     let binary = Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() };
     let wanted = |test: &Test<'_>| {
-        ![UPGRADE, FAULTS].contains(&&*test.suite)
+        ![UPGRADE, FAULTS, COOKBOOK].contains(&&*test.suite)
             && !is_made_for(test)
             && words.split(',').any(|word| test.name.contains(word))
     };
