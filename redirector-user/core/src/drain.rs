@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::compile::backed::has;
 use crate::compile::destinations::id;
 use crate::layout::owner;
-use crate::model::{Object, annotations};
+use crate::model::{Labels, Object, annotations};
 use crate::names::{HostIndex, complete_host};
 use crate::registry::{MergedRule, Port, Registry, Service};
 use crate::validate::durations;
@@ -39,6 +39,8 @@ struct Members {
     /// `host:port/subset`.
     name: Arc<str>,
     time: u64,
+    /// The labels of the subset.
+    wanted: Labels,
     endpoints: BTreeSet<SocketAddr>,
 }
 
@@ -49,7 +51,7 @@ struct Members {
 pub struct Gone {
     /// The endpoint.
     pub endpoint: SocketAddr,
-    /// The destination, where others have it still.
+    /// The destination that it has left, even if others have it still.
     pub from: Option<Left>,
 }
 
@@ -64,6 +66,17 @@ pub struct Left {
 
 /// What has gone, and when, in milliseconds since 1970, connections there are reset.
 pub type Draining = BTreeMap<Gone, u64>;
+
+/// What there is to tell of what has gone: one that has gone from everywhere has left each of
+/// its destinations, too.
+pub fn to_tell<V>(gone: &BTreeMap<Gone, V>) -> impl Iterator<Item = (&Gone, &V)> {
+    gone.iter().filter(|(one, _)| one.from.is_none() || !gone.contains_key(&one.endpoint.into()))
+}
+
+/// How many endpoints have gone, each counted once whatever it has left.
+pub fn how_many(draining: &Draining) -> usize {
+    draining.keys().map(|gone| gone.endpoint).collect::<BTreeSet<_>>().len()
+}
 
 impl Gone {
     /// Whether it is where a connection was sent, by its endpoint and by the destination that
@@ -156,7 +169,7 @@ pub fn endpoints(world: &World, registry: &Registry) -> Endpoints {
         let own = world.get(&service.object).and_then(said);
         // What the service itself says counts; of several rules the shortest.
         let time = own.or_else(|| rules.matching(&service.host).into_iter().min().copied());
-        for port in &service.ports {
+        for port in service.tcp_ports() {
             let all = port.endpoints.iter();
             for address in all.map(|one| SocketAddr::new(one.ip, one.port)) {
                 let of = endpoints.all.entry(address).or_default();
@@ -176,12 +189,13 @@ impl Endpoints {
         self.all.is_empty()
     }
 
-    /// Whether something that has gone is there.
+    /// Whether something that has gone is there after all: also when its destination is not,
+    /// as nobody can tell then who has left it.
     pub fn has(&self, gone: &Gone) -> bool {
         match &gone.from {
             None => self.all.contains_key(&gone.endpoint),
             Some(from) => (self.destinations.get(&from.owner))
-                .is_some_and(|one| one.endpoints.contains(&gone.endpoint)),
+                .is_none_or(|one| one.endpoints.contains(&gone.endpoint)),
         }
     }
 
@@ -193,7 +207,7 @@ impl Endpoints {
             let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);
             let subsets = subsets.map(|merged| Some(&*merged.subset.name));
             for subset in std::iter::once(None).chain(subsets) {
-                for port in &service.ports {
+                for port in service.tcp_ports() {
                     for v6 in [false, true] {
                         self.add_one(service, (rule, subset), (port, v6), time);
                     }
@@ -210,14 +224,15 @@ impl Endpoints {
         time: u64,
     ) {
         let wanted = subset.and_then(|subset| rule?.subset(subset));
-        let wanted = wanted.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let wanted = wanted.map(|subset| subset.labels.clone()).unwrap_or_default();
+        let of = Some(&wanted).filter(|labels| !labels.is_empty());
         let members = port.endpoints.iter().filter(|one| one.ip.is_ipv6() == v6);
-        let members = members.filter(|one| has(one.labels.as_ref(), wanted));
+        let members = members.filter(|one| has(one.labels.as_ref(), of));
         let members = members.map(|one| SocketAddr::new(one.ip, one.port));
         let subset_name = subset.map(|subset| format!("/{subset}")).unwrap_or_default();
         let name = format!("{}:{}{subset_name}", service.host, port.number);
         let id = id(service, subset, port.number, v6, rule);
-        let members = Members { name: name.into(), time, endpoints: members.collect() };
+        let members = Members { name: name.into(), time, endpoints: members.collect(), wanted };
         self.destinations.insert(owner(&id), members);
     }
 }
@@ -233,12 +248,12 @@ pub fn after(draining: &Draining, old: &Endpoints, new: &Endpoints, now: u64) ->
             after.entry((*address).into()).or_insert(now.saturating_add(*time));
         }
     }
-    // Of a destination that is there no more nobody has left: it may have got another name, or
-    // none is drained any longer.
+    // Of a destination that is there no more, or is now another set of endpoints, nobody has
+    // left. One that has gone from everywhere may come back to another destination.
     for (owner, members) in &old.destinations {
-        let Some(now_there) = new.destinations.get(owner) else { continue };
-        let left = members.endpoints.difference(&now_there.endpoints);
-        for endpoint in left.filter(|address| new.all.contains_key(address)) {
+        let now_there = new.destinations.get(owner).filter(|now| now.wanted == members.wanted);
+        let Some(now_there) = now_there else { continue };
+        for endpoint in members.endpoints.difference(&now_there.endpoints) {
             let from = Some(Left { owner: *owner, name: members.name.clone() });
             let gone = Gone { endpoint: *endpoint, from };
             after.entry(gone).or_insert(now.saturating_add(members.time));
@@ -281,16 +296,16 @@ DestinationRule echo {annotations: {redirector.io/drain: 30s}}: {host: echo}
         assert_eq!(endpoints.all[&address(1)], Some(30_000));
         assert_eq!(endpoints.all[&address(2)], Some(5_000), "the shortest of its services");
         assert_eq!(of(SERVICES).all[&address(1)], None);
-        let nothing = of(&SERVICES.replace("redirector.io/drain", "other"));
+        let without = SERVICES.replace("redirector.io/drain", "other");
+        let nothing = of(&without);
         assert!(nothing.all.values().all(Option::is_none) && nothing.destinations.is_empty());
         let now = of(&SERVICES.replace("5s", "now"));
         assert_eq!(now.all[&address(2)], Some(0));
-        let nothing = SERVICES.replace("redirector.io/drain", "other");
         let says = |text: &str| {
             let world = testing::world(Settings::default(), text);
             world.objects().filter(|object| says(object)).count()
         };
-        assert_eq!([SERVICES, RULE, &nothing].map(says), [1, 1, 0]);
+        assert_eq!([SERVICES, RULE, &without].map(says), [1, 1, 0]);
     }
 
     #[test]
@@ -310,9 +325,7 @@ DestinationRule echo {annotations: {redirector.io/drain: 30s}}: {host: echo}
         assert_eq!(back, Draining::from([(address(3).into(), 33_000)]));
     }
 
-    #[test]
-    fn one_that_has_left_a_subset_drains_from_that_though_it_serves_another() {
-        let subsets = "
+    const SUBSETS: &str = "
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -321,19 +334,35 @@ spec:
   host: echo
   subsets: [{name: a, labels: {team: a}}, {name: b, labels: {team: b}}]
 ";
-        let before = format!("{SERVICES}{subsets}");
-        let moved = before.replace("labels: {app: echo, team: a}", "labels: {app: echo, team: b}");
-        let (before, moved) = (of(&before), of(&moved));
+
+    /// An endpoint is of team a, of team b, and has gone.
+    fn teams() -> [String; 3] {
+        let before = format!("{SERVICES}{SUBSETS}");
+        let two = "WorkloadEntry two: {address: 10.0.0.2, labels: {app: echo, team: a}}\n";
+        let [moved, away] = [two.replace("team: a", "team: b"), String::new()].map(|now| {
+            assert!(before.contains(two));
+            before.replace(two, &now)
+        });
+        [before, moved, away]
+    }
+
+    /// Without the number of the destination.
+    fn names(draining: &Draining) -> Vec<String> {
+        let text = draining.keys().map(ToString::to_string);
+        text.map(|text| text.split(" (").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The Service that selects by the label, which has a time of its own, and the subset.
+    const LEFT: [&str; 2] = [
+        "10.0.0.2:80 from both.default.svc.cluster.local:80",
+        "10.0.0.2:80 from echo.default.svc.cluster.local:80/a",
+    ];
+
+    #[test]
+    fn one_that_has_left_a_subset_drains_from_that_though_it_serves_another() {
+        let [before, moved, _] = teams().map(|text| of(&text));
         let draining = after(&Draining::new(), &before, &moved, 1_000);
-        let names: Vec<String> = draining
-            .keys()
-            .map(|gone| gone.to_string().split(" (").next().unwrap_or_default().to_owned())
-            .collect();
-        // And of the Service that selects by the same label, after its own time.
-        let [one, other] =
-            ["both.default.svc.cluster.local:80", "echo.default.svc.cluster.local:80/a"]
-                .map(|name| format!("10.0.0.2:80 from {name}"));
-        assert_eq!(names, [one, other]);
+        assert_eq!(names(&draining), LEFT);
         for (gone, over) in &draining {
             assert_eq!(gone.to_string().parse::<Gone>().as_ref(), Ok(gone));
             let of_both = gone.to_string().contains("both");
@@ -345,12 +374,50 @@ spec:
         let back = after(&draining, &moved, &before, 2_000);
         let [gone] = &back.keys().collect::<Vec<_>>()[..] else { panic!("{back:?}") };
         assert!(gone.to_string().contains("80/b ("), "it is back, and not there any more: {gone}");
+    }
 
-        // A subset, or a rule, that is there no more has lost nobody.
-        let without =
-            of(&format!("{SERVICES}{}", subsets.replace("{name: a, labels: {team: a}}, ", "")));
-        assert_eq!(after(&Draining::new(), &before, &without, 1_000), Draining::new());
-        assert_eq!(after(&Draining::new(), &before, &of(SERVICES), 1_000), Draining::new());
+    #[test]
+    fn a_subset_that_goes_or_is_made_another_has_lost_nobody() {
+        let [before, moved, _] = teams();
+        let without = |text: &str| of(&text.replace("{name: a, labels: {team: a}}, ", ""));
+        let redefined = before.replace("a, labels: {team: a}}", "a, labels: {team: b}}");
+        assert_ne!(redefined, before);
+        let (there, redefined) = (of(&before), of(&redefined));
+        for now in [&without(&before), &of(SERVICES), &redefined] {
+            assert_eq!(after(&Draining::new(), &there, now, 1_000), Draining::new());
+        }
+
+        // Nor does one go on draining from it: nobody would see it come back.
+        let draining = after(&Draining::new(), &there, &of(&moved), 1_000);
+        let draining = after(&draining, &of(&moved), &without(&moved), 2_000);
+        assert_eq!(names(&draining), LEFT[..1]);
+    }
+
+    #[test]
+    fn one_that_was_away_and_comes_back_to_another_subset_has_left_its_first() {
+        let [before, moved, away] = teams().map(|text| of(&text));
+        let draining = after(&Draining::new(), &before, &away, 1_000);
+        assert_eq!(draining.get(&address(2).into()), Some(&6_000));
+        let told: Vec<_> = to_tell(&draining).map(|(gone, _)| gone.to_string()).collect();
+        assert_eq!((told, how_many(&draining)), (vec!["10.0.0.2:80".to_owned()], 1));
+        let draining = after(&draining, &away, &moved, 2_000);
+        assert_eq!(names(&draining), LEFT);
+        assert_eq!(draining.values().collect::<Vec<_>>(), [&6_000, &31_000], "since it went");
+        assert_eq!((to_tell(&draining).count(), how_many(&draining)), (2, 1));
+        let back = after(&draining, &moved, &before, 3_000);
+        assert_eq!(names(&back), ["10.0.0.2:80 from echo.default.svc.cluster.local:80/b"]);
+    }
+
+    #[test]
+    fn a_port_of_another_protocol_takes_no_ones_place() {
+        let tcp = "
+Service web {annotations: {redirector.io/drain: now}}: {clusterIP: 10.96.0.10, selector: {app: web}, ports: [{name: tcp, port: 443, targetPort: 8443}]}
+WorkloadEntry one: {address: 10.0.0.1, labels: {app: web}}
+";
+        let udp = "8443}, {name: h3, port: 443, protocol: UDP, targetPort: 8444}]";
+        let (before, now) = (of(tcp), of(&tcp.replace("8443}]", udp)));
+        assert!(before.has(&SocketAddr::from(([10, 0, 0, 1], 8443)).into()));
+        assert_eq!(after(&Draining::new(), &before, &now, 1_000), Draining::new());
     }
 
     #[test]

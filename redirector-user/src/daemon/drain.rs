@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redirector_core::drain::{Draining, Gone, after};
+use redirector_core::drain::{Draining, Gone, after, to_tell};
 
 use super::control_loop::Daemon;
 use super::engine::Step;
@@ -76,8 +76,8 @@ impl Daemon {
         let draining = after(&self.draining, &self.engine.endpoints, endpoints, now_ms());
         if draining != self.draining {
             self.state.save_draining(&draining)?;
-            for (gone, over) in draining.iter().filter(|(one, _)| !self.draining.contains_key(one))
-            {
+            let begin = to_tell(&draining).filter(|(one, _)| !self.draining.contains_key(one));
+            for (gone, over) in begin {
                 let seconds = over.saturating_sub(now_ms()).div_ceil(1000);
                 tracing::info!(endpoint = %gone, seconds, "gone: connections to it drain");
             }
@@ -142,7 +142,7 @@ impl Daemon {
     pub(super) fn drained(&mut self, drained: Drained) {
         let Over { gone, wanted } = drained.over;
         self.drainer.busy.retain(|one| !gone.contains_key(one));
-        for (one, mut cookies) in gone.iter().map(|(one, known)| (one, known.clone())) {
+        for (one, mut cookies) in to_tell(&gone).map(|(one, known)| (one, known.clone())) {
             // What another version remembers is known once it is found.
             let found = drained.reset.iter().filter(|(cookie, to)| {
                 one.from.is_none() && **to == one.endpoint && wanted.others.contains(cookie)

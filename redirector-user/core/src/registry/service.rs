@@ -278,7 +278,12 @@ impl Service {
 
     /// The TCP port of this number.
     pub fn port(&self, number: u16) -> Option<&Port> {
-        self.ports.iter().find(|port| port.number == number && port.protocol != Protocol::Other)
+        self.tcp_ports().find(|port| port.number == number)
+    }
+
+    /// Its TCP ports; one of another protocol may have the number of one of them.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().filter(|port| port.protocol != Protocol::Other)
     }
 
     /// The addresses that its name resolves to: its own, or, of a headless one,

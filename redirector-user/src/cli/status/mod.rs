@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
-use redirector_core::drain::Draining;
+use redirector_core::drain::{Draining, to_tell};
 use redirector_core::model::SourceId;
 use serde::Serialize;
 
@@ -526,7 +526,7 @@ fn draining(
     if pid.is_none() && !endpoints.is_empty() {
         warnings.push(format!(
             "no daemon runs, so connections to endpoints that have gone are not reset: {}",
-            endpoints.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            to_tell(&endpoints).map(|(gone, _)| gone.to_string()).collect::<Vec<_>>().join(", ")
         ));
     }
     if let Some(error) = &report.drain_error {
