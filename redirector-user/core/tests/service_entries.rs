@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use redirector_core::analysis::{Around, analyze};
+use redirector_core::compile::compile;
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::Kind;
+use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
 use redirector_core::world::{Answer, World};
 
@@ -210,11 +212,12 @@ spec:
             if namespace == "default" { "'*'" } else { "." }
         )
     };
-    for (namespace, prefix, wanted) in [
-        ("default", "198.51.100.0/24", "192.0.2.77:5432"),
-        ("default", "198.51.100.1/32", "192.0.2.77:5432"),
-        ("default", "0.0.0.0/0", "192.0.2.77:5432"),
-        ("elsewhere", "198.51.100.0/24", "192.0.2.10:7777"),
+    // Whose the frontend of the very address is, if there is one, is of those who see the block.
+    for (namespace, prefix, wanted, owner) in [
+        ("default", "198.51.100.0/24", "192.0.2.77:5432", None),
+        ("default", "198.51.100.1/32", "192.0.2.77:5432", Some("block")),
+        ("default", "0.0.0.0/0", "192.0.2.77:5432", None),
+        ("elsewhere", "198.51.100.0/24", "192.0.2.10:7777", Some("db")),
     ] {
         let mut world = without_addresses("DNS", "{}");
         for object in self::world(&block(namespace, prefix)).objects() {
@@ -222,6 +225,11 @@ spec:
         }
         world.set_resolved("db.example.com", addresses(&["198.51.100.1"]));
         assert_eq!(goes(&world, "198.51.100.1:5432"), wanted, "{namespace} {prefix}");
+        let prefix_of_one = "198.51.100.1/32".parse().expect("a prefix");
+        let plan = compile(&world).plan;
+        let frontend = plan.frontends.get(&FrontendId { prefix: prefix_of_one, port: 5432 });
+        let of = frontend.map(|frontend| &*frontend.service.name);
+        assert_eq!(of, owner, "{namespace} {prefix}");
         let is_said = told(&world, "RD4062").iter().any(|one| one.contains("what is written goes"));
         let notes = ask(&world, "198.51.100.1:5432").notes.join("\n");
         // At its very address nothing else is asked.

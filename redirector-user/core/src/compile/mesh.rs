@@ -162,10 +162,14 @@ impl<'a, 'q> Mesh<'a, 'q> {
         claimed: &Claimed<'_, 'q>,
         destinations: &mut Destinations<'q>,
     ) -> Option<Frontend> {
-        // Who is said to have it goes before those whose hosts lead there.
-        let mut narrowest_first = claimed.iter().rev().flat_map(|(_, claims)| *claims);
-        let said = narrowest_first.find(|claim| claim.kind.is_said());
-        let owner = said.or(claimed.last()?.1.first())?;
+        // Who is said to have it goes before those whose hosts lead there, where everybody sees
+        // that one: where some do not, the point is there because of the hosts.
+        let mut owner = claimed.last()?.1.first()?;
+        if owner.kind.is_by_host() {
+            let mut narrowest_first = claimed.iter().rev().flat_map(|(_, claims)| *claims);
+            let said = |one: &&Claim<'_>| one.kind.is_said() && one.service.export.is_public();
+            owner = narrowest_first.find(said).unwrap_or(owner);
+        }
         let mut dialling = Dialling { port, point, claimed, destinations };
         // Whoever answers what the unknown caller is asked with no, as that does,
         // gets the same verdict, and is not looked at.
