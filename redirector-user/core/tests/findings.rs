@@ -8,7 +8,7 @@ use redirector_core::world::{ServiceAddresses, Settings};
 
 use crate::support::written_out;
 
-fn report_with(text: &str, settings: &Settings) -> Report {
+pub(crate) fn report_with(text: &str, settings: &Settings) -> Report {
     let readings = [documents::read(Some("a.yaml".into()), &written_out(text))];
     let report = check(&readings, &[], &[], settings);
     let placed = |d: &Diagnostic| d.line > 0 && d.file.is_some() || d.code == "RD3024";

@@ -8,7 +8,7 @@ use redirector_core::documents;
 use redirector_core::plan::Verdict;
 use redirector_core::world::{ServiceAddresses, Settings, World};
 
-use crate::findings::{object, places, report, service, slice, told, virtual_service};
+use crate::findings::{object, places, report, report_with, service, slice, told, virtual_service};
 use crate::support::written_out;
 
 fn own() -> Settings {
@@ -348,6 +348,14 @@ fn rules_for_hosts_without_ports_are_told() {
     let with = "ports: [{number: 80, name: tcp, protocol: TCP}], ";
     assert_eq!(told(&(entry(with) + &rule("db.example.com"))), [""; 0]);
     assert_eq!(told(&(entry(with) + &rule("not-there"))), [""; 0]);
+
+    // One that is left out has ports, and it is said why it is.
+    let older = entry(with).replace("a/db", "a/an-older").replace("db.", "older.");
+    let mut settings = Settings::default();
+    settings.budgets.namespace.endpoints = 1;
+    let report = report_with(&(older + &entry(with) + &rule("db.example.com")), &settings);
+    let place = "RD1026 ServiceEntry/a/db ";
+    assert_eq!(places(&report, &["RD1026", "RD5010"]), [place]);
 }
 
 #[test]

@@ -426,9 +426,12 @@ fn weights(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
 
 /// Hosts none of whose ports takes tcp rules.
 fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
-    // Of hosts that are not there, and of other names for hosts, it is said that they are.
-    let alias = |service: &&&Service| matches!(service.kind, ServiceKind::ExternalName(_));
-    let services: Vec<&&Service> = bound.services.iter().filter(|one| !alias(one)).collect();
+    // Of hosts that are not there or are rejected, and of other names for hosts, it is said that
+    // they are.
+    let told = |service: &Service| {
+        service.rejected.is_some() || matches!(service.kind, ServiceKind::ExternalName(_))
+    };
+    let services: Vec<&&Service> = bound.services.iter().filter(|one| !told(one)).collect();
     let ports = || services.iter().flat_map(|service| &service.ports);
     if services.is_empty() || ports().any(|port| port.protocol.takes_tcp_rules()) {
         return;
