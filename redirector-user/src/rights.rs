@@ -1,8 +1,9 @@
-//! Sockets that are passed from one process to another, over a Unix socket.
+//! Sockets that are passed from one process to another, over a Unix socket, and who is at its
+//! other end.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -56,6 +57,25 @@ pub fn take(
         }
     }
     if sockets.len() == count { Ok(sockets) } else { Err(LOST.into()) }
+}
+
+/// Who is at the other end of a Unix socket, or listens there, by the kernel's word. The process
+/// is zero where this one's namespace does not show it, for which rustix has no value.
+///
+/// # Errors
+///
+/// The kernel's, for another kind of socket.
+pub fn peer(stream: impl AsFd) -> io::Result<libc::ucred> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (stream, at) = (stream.as_fd().as_raw_fd(), (&raw mut peer).cast());
+    // SAFETY: the descriptor is open, and the kernel writes at most as many bytes as `peer` has.
+    match unsafe {
+        libc::getsockopt(stream, libc::SOL_SOCKET, libc::SO_PEERCRED, at, &raw mut length)
+    } {
+        0 => Ok(peer),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Sockets that came did not fit into the descriptors of this process.

@@ -81,7 +81,10 @@ fn follow(machine: &Machine, command: &str) {
             // The packages differ in their number only: they hold one program.
             assert!(version.starts_with("redirector "), "{version}");
             assert_eq!(
-                machine.succeed("systemd-analyze verify --man=no redirector.service 2>&1"),
+                machine.succeed(
+                    "systemd-analyze verify --man=no redirector.service redirector-relay.socket \
+                         redirector-relay@1.service redirector.slice 2>&1"
+                ),
                 ""
             );
         }
@@ -183,6 +186,21 @@ spec:
   tcp: [{route: [{destination: {host: echo.shop.internal, port: {number: 7000}}}]}]
 "#;
 
+/// As the unit was when the daemon started what relays itself, below it.
+const BEFORE: &str = "
+mkdir -p /run/systemd/system/redirector.service.d
+cat > /run/systemd/system/redirector.service.d/before.conf <<'END'
+[Service]
+ExecStart=
+ExecStart=/usr/bin/redirector run --config /etc/redirector
+Slice=system.slice
+CapabilityBoundingSet=~
+SystemCallFilter=
+END
+systemctl daemon-reload
+# Another program than that of both packages, which have one time.
+touch /usr/bin/redirector";
+
 #[test]
 #[ignore = "needs the packages: cargo xtask test package"]
 fn package_upgrade_and_downgrade_fail_no_connection_and_cut_no_relay() {
@@ -197,10 +215,11 @@ fn package_upgrade_and_downgrade_fail_no_connection_and_cut_no_relay() {
     };
     machine.succeed(&format!(
         "dpkg -i {}
+         {BEFORE}
          cat > /etc/redirector/gateway.yaml <<'END'\n{GATEWAY}\nEND
          echo REDIRECTOR_DRAIN=1h >> /etc/default/redirector
          systemctl enable --now redirector
-         systemd-run --unit echo socat TCP-LISTEN:7000,bind=127.0.0.3,fork,reuseaddr EXEC:cat",
+         systemd-run --collect --unit echo socat TCP-LISTEN:7000,bind=127.0.0.3,fork,reuseaddr EXEC:cat",
         DEB[0]
     ));
     let answers = "echo ping | socat -t 5 - TCP:127.0.0.9:15400";
@@ -222,8 +241,11 @@ fn package_upgrade_and_downgrade_fail_no_connection_and_cut_no_relay() {
              while [ ! -e /run/enough ]; do sleep 0.05; done; echo last'",
     );
     machine.wait("the relay stands", "cat /run/heard", |answer| answer.out == "first\n");
+    machine.succeed("rm /run/systemd/system/redirector.service.d/before.conf");
     install(DEB[1]);
+    machine.succeed("systemctl restart redirector");
     install(DEB[0]);
+    machine.succeed("systemctl restart redirector");
     machine.succeed("touch /run/enough");
     machine.wait("the relay ends whole", "cat /run/heard", |answer| answer.out == "first\nlast\n");
     for unit in ["mesh", "through"] {
@@ -237,4 +259,59 @@ fn package_upgrade_and_downgrade_fail_no_connection_and_cut_no_relay() {
         let wrong: Vec<_> = said.lines().filter(is_wrong).collect();
         assert!(wrong.is_empty(), "{wrong:#?}\n{}", machine.journal());
     }
+}
+
+#[test]
+#[ignore = "needs the packages: cargo xtask test package"]
+fn package_relay_is_a_unit_without_privilege_that_is_started_again_and_nothing_is_left_of_it() {
+    let machine = boot("relay", &packages());
+    let before = everything(&machine);
+    machine.succeed(&format!(
+        "dpkg -i {}
+         cat > /etc/redirector/gateway.yaml <<'END'\n{GATEWAY}\nEND
+         systemctl enable --now redirector
+         systemd-run --collect --unit echo socat TCP-LISTEN:7000,bind=127.0.0.3,fork,reuseaddr EXEC:cat",
+        DEB[0]
+    ));
+    let answers = "echo ping | socat -t 5 - TCP:127.0.0.9:15400";
+    machine.wait("the gateway serves", answers, |answer| answer.out == "ping\n");
+    let relay = || {
+        let status = machine.wait("a relay", "redirector status --output json", |status| {
+            serde_json::from_str::<serde_json::Value>(&status.out)
+                .is_ok_and(|status| status["relay"]["process"]["pid"].is_u64())
+        });
+        let status: serde_json::Value = serde_json::from_str(&status.out).expect("JSON");
+        assert_eq!(status["exempt"], "/sys/fs/cgroup/redirector.slice", "{status:#}");
+        let process = status["relay"]["process"].clone();
+        assert_eq!(process["capabilities"], "0000000000000000", "{process:#}");
+        assert!(process["uid"] != 0 && process["uid"] != 65534, "{process:#}");
+        let (pid, cut) = (process["pid"].to_string(), status["relay"]["cut"].clone());
+        let cgroup = machine.succeed(&format!("cat /proc/{pid}/cgroup"));
+        let unit = "0::/redirector.slice/redirector-relay@";
+        assert!(cgroup.lines().any(|line| line.starts_with(unit)), "{cgroup}");
+        (pid, cut)
+    };
+    let (first, _) = relay();
+    machine.succeed(
+        "systemd-run --collect --unit cut sh -c 'socat -u TCP:127.0.0.9:15400 -; touch /run/cut'",
+    );
+    // Whoever asks for the metrics has the relay asked.
+    let metrics = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' | socat -t 5 - TCP:127.0.0.1:9464";
+    machine.wait("it is connected", metrics, |answer| {
+        let mut lines = answer.out.lines();
+        lines.any(|line| {
+            line.starts_with("redirector_gateway_active_connections{") && line.ends_with(" 1")
+        })
+    });
+    // One that is stopped cuts what it had, which is said; nobody is refused.
+    machine.succeed("systemctl stop 'redirector-relay@*'");
+    assert_eq!(machine.succeed(answers), "ping\n");
+    machine.wait("it is cut", "test -e /run/cut", |answer| answer.exit == 0);
+    let (second, cut) = relay();
+    assert!(first != second && cut == 1, "{first} {second} {cut}");
+    let said = machine.run("redirector status --output json").out;
+    assert!(said.contains("had to be started again: 1 times"), "{said}");
+    machine.succeed("apt-get purge -y redirector && systemctl stop echo && rm -f /run/cut");
+    machine.wait("the relay ends", "pgrep -x redirector", |answer| answer.exit != 0);
+    assert_same(&machine, &before);
 }

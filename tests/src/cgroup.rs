@@ -1,7 +1,10 @@
 //! Cgroups of a test's own, below the root of the hierarchy, never the root.
 
 use std::fs;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -123,6 +126,21 @@ impl Drop for MemoryCgroup {
             thread::sleep(Duration::from_millis(20));
         }
         eprintln!("{} could not be removed", self.path.display());
+    }
+}
+
+/// Has the command begin in that cgroup.
+///
+/// # Panics
+///
+/// When there is no such cgroup.
+pub fn enter(command: &mut Command, cgroup: &Path) {
+    let procs = fs::File::options().write(true).open(cgroup.join("cgroup.procs"));
+    let procs = procs.unwrap_or_else(|error| panic!("{}: {error}", cgroup.display()));
+    // SAFETY: between fork and exec the closure makes one system call, on a descriptor
+    // that it owns.
+    unsafe {
+        command.pre_exec(move || (&procs).write_all(b"0").map_err(|_| io::Error::last_os_error()));
     }
 }
 

@@ -2,8 +2,6 @@
 //! process, in namespaces and a cgroup that are all that it can see.
 
 use std::fs;
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::cgroup::TestCgroup;
+use crate::cgroup::{TestCgroup, enter};
 use crate::redirector::Answer;
 
 /// How long it may take until something is so.
@@ -172,19 +170,5 @@ impl Drop for Machine {
         // Its first process goes with it, and all others with that one.
         let _ = self.outside.kill();
         let _ = self.outside.wait();
-    }
-}
-
-/// Has the command begin in that cgroup.
-fn enter(command: &mut Command, cgroup: &Path) {
-    let procs = fs::File::options().write(true).open(cgroup.join("cgroup.procs"));
-    let procs = procs.unwrap_or_else(|error| panic!("{}: {error}", cgroup.display()));
-    // SAFETY: between fork and exec the closure makes one system call, on a descriptor
-    // that it owns.
-    unsafe {
-        command.pre_exec(move || {
-            use std::io::Write as _;
-            (&procs).write_all(b"0").map_err(|_| io::Error::last_os_error())
-        });
     }
 }

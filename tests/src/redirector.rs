@@ -173,8 +173,8 @@ impl Redirector {
             .arg("--config")
             .arg(self.rules())
             .args(["--cgroup", &self.cgroup("")])
-            .args(["--daemon-cgroup", &self.cgroup("daemon")])
-            // A test that wants them names an address by the flag, which wins.
+            // By variables, as above.
+            .env("REDIRECTOR_DAEMON_CGROUP", self.cgroup("daemon"))
             .env("REDIRECTOR_METRICS_ADDRESS", "none")
             .env("REDIRECTOR_VERIFY", "500ms");
         command

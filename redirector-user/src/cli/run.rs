@@ -46,9 +46,15 @@ pub struct Args {
     #[arg(long, action = clap::ArgAction::Append, value_name = "CGROUP")]
     cgroup: Vec<PathBuf>,
     /// Cgroup that the daemon is alone in, so that its own connects are left alone: auto, none,
-    /// or a path below the cgroup2 mount
+    /// or a path below the cgroup2 mount. With --relay-socket, auto is redirector.slice or the pod
+    /// that the daemon is in, which has what relays in it, too
     #[arg(long, value_name = "CGROUP", default_value = "auto")]
     daemon_cgroup: Choice,
+    /// Unix socket for each connection at which a process is started that relays connections of
+    /// gateways, with the connection as standard input: that of redirector-relay.socket, or of
+    /// another container's `redirector relay --listen`. Without it the daemon starts that process
+    #[arg(long, value_name = "SOCKET")]
+    relay_socket: Option<PathBuf>,
     /// Group whose members may look without being root: status, explain, maps, flows, top, history.
     /// It is in /etc/group, or a number. They read the tables and what the daemon knows of every
     /// workload, and change nothing
@@ -254,6 +260,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         names: Setup { via, again: args.times.resolve },
         grace: args.times.name_grace,
         drain: args.times.drain,
+        starter: args.relay_socket.clone(),
         access: args.times.access_log.map(|format| (format, args.times.access_log_file.clone())),
         history: args.times.history,
         metrics: args.metrics_address.0,

@@ -28,8 +28,8 @@ use crate::datapath::{self, Datapath, Sizes};
 use crate::failure::{Exit, Failure, end_with_any_panic};
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Resolver, Tracker};
-use crate::leftovers;
 use crate::state::{Hold, Keeper, Left, Pinned, Report, Snapshot, StateDir, bypass};
+use crate::{leftovers, proxy};
 
 /// Identity numbers that each class keeps for pods that come: as many as may come
 /// while a change is compiled.
@@ -187,7 +187,8 @@ fn take_charge(
     leftovers::sweep(cgroups.iter().map(PathBuf::as_path));
     if kept.leaf.is_none() {
         let before = before.daemon_cgroup.as_deref();
-        let claimed = Leaf::claim(&cgroup2, &options.daemon_cgroup, replaced, before);
+        let shares = options.starter.is_some();
+        let claimed = Leaf::claim(&cgroup2, &options.daemon_cgroup, shares, replaced, before);
         kept.leaf = claimed.map_err(|why| {
             let why = format!("the daemon finds no cgroup of its own: {why}");
             Failure::new(Exit::Unable, why).help(
@@ -208,6 +209,7 @@ fn take_charge(
         cgroups,
         cgroup2: cgroup2.clone(),
         daemon_cgroup: leaf.and_then(|leaf| leaf.made().map(Path::to_owned)),
+        exempt: leaf.map(|leaf| leaf.cgroup.path.clone()),
         hold,
         // Also when this one ends before it has attached anything.
         pinned: (lost || !datapath.is_fresh()).then(|| Pinned::now(&options.bpffs)),
@@ -232,9 +234,15 @@ fn take_charge(
     let auditor = Auditor::start(sending(sender, |anew| Event::Audited(Box::new(anew))));
     let auditor = auditor.map_err(started)?;
     let gateways = kept.gateways.take().unwrap_or_else(|| {
-        let relay = leaf.map(Leaf::of_relay);
-        let door = relay_stays(options).then(|| state.relay_socket());
-        Gateways::new(options.drain, relay, door, options.access.clone(), inherited)
+        let settings = proxy::Settings {
+            drain: options.drain,
+            cgroup: leaf.map(|leaf| leaf.cgroup.path.clone()),
+            starter: options.starter.clone(),
+            door: relay_stays(options).then(|| state.relay_socket()),
+            access: options.access.clone(),
+            ..Default::default()
+        };
+        Gateways::new(settings, inherited)
     });
     let Kept { leaf, metrics, signals, .. } = std::mem::take(kept);
     Ok(Daemon {
@@ -290,10 +298,10 @@ fn take_charge(
     })
 }
 
-/// Whether the process that relays goes on when the daemon ends. The first process of a
-/// container takes all others with it: then connections have the time to drain.
+/// Whether the process that relays goes on when the daemon ends, however that is. The first
+/// process of a container takes its children with it: then connections have the time to drain.
 fn relay_stays(options: &Options) -> bool {
-    options.kubernetes.is_none() && std::process::id() != 1
+    options.starter.is_some() || (options.kubernetes.is_none() && std::process::id() != 1)
 }
 
 /// How large the tables are to be: as they were asked for, or as they have grown

@@ -517,7 +517,9 @@ impl Daemon {
 
     pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {
         self.publish();
-        match self.gateways.stays() && !self.options.detach_on_exit {
+        // A pod ends whole: what its relay has left has the time to drain.
+        let ends = self.options.detach_on_exit || self.options.kubernetes.is_some();
+        match self.gateways.stays() && !ends {
             true => self.gateways.leave(),
             false => self.gateways.shutdown(),
         }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,21 +12,14 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 use super::engine::Step;
 use super::{descriptors, log};
 use crate::identity::{Local, Locals};
-use crate::proxy::{
-    self, AccessFormat, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through,
-};
+use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through};
 use crate::state::GatewayListener;
 
 /// The gateways.
 pub struct Gateways {
     proxy: Option<Proxy>,
-    drain: Duration,
-    /// The cgroup of the process that relays.
-    cgroup: Option<PathBuf>,
-    /// Where that process is found by the next daemon, if it is to stay.
-    door: Option<PathBuf>,
-    /// How connections are told of, and where.
-    access: Option<(AccessFormat, Option<PathBuf>)>,
+    /// How they are relayed.
+    settings: Settings,
     /// Listening sockets of a predecessor, until the first plan.
     inherited: Vec<OwnedFd>,
     /// What connections at gateways are sent along.
@@ -38,22 +30,12 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// None yet. Connections of listeners that go have `drain` to finish; they are
-    /// relayed by a process in this cgroup, which stays behind this door when the daemon
-    /// ends; `inherited` are listening sockets of a predecessor.
-    pub fn new(
-        drain: Duration,
-        cgroup: Option<PathBuf>,
-        door: Option<PathBuf>,
-        access: Option<(AccessFormat, Option<PathBuf>)>,
-        inherited: Vec<OwnedFd>,
-    ) -> Self {
+    /// None yet; they will be relayed like this. `inherited` are listening sockets of a
+    /// predecessor.
+    pub fn new(settings: Settings, inherited: Vec<OwnedFd>) -> Self {
         Self {
             proxy: None,
-            drain,
-            cgroup,
-            door,
-            access,
+            settings,
             inherited,
             routes: BTreeSet::new(),
             destinations: BTreeSet::new(),
@@ -63,7 +45,7 @@ impl Gateways {
 
     /// Whether connections go on without this daemon, until the next one comes.
     pub fn stays(&self) -> bool {
-        self.door.is_some()
+        self.settings.door.is_some()
     }
 
     /// Leaves connections and listening sockets to the next daemon.
@@ -114,18 +96,15 @@ impl Gateways {
         if self.proxy.is_none() {
             let inherited = std::mem::take(&mut self.inherited);
             // One that an earlier daemon left may serve what is there no more.
-            let is_left = self.door.as_deref().is_some_and(proxy::is_at);
+            let is_left = self.settings.door.as_deref().is_some_and(proxy::is_at);
             if plan.gateways.listeners.is_empty() && !is_left {
                 return;
             }
             if let Err(error) = descriptors::raise_limit() {
                 tracing::warn!(%error, "the limit of open files stays as it is");
             }
-            let usual = Settings::default();
-            let log = log::like_this().unwrap_or(usual.log);
-            let (drain, cgroup, door) = (self.drain, self.cgroup.clone(), self.door.clone());
-            let access = self.access.clone();
-            let settings = Settings { drain, cgroup, door, log, access, ..Settings::default() };
+            let mut settings = self.settings.clone();
+            settings.log = log::like_this().unwrap_or(settings.log);
             match Proxy::start(settings, Arc::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
                 Err(error) => {

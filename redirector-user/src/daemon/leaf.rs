@@ -2,15 +2,20 @@
 //!
 //! Connects of the daemon are never redirected, and the programs know it by its
 //! cgroup: so nothing else may be in there with it. Below it is that of the process that
-//! relays connections of gateways, whose own are not redirected either.
+//! relays connections of gateways, whose own are not redirected either; or, where another
+//! than the daemon starts that, both are below one cgroup in which nothing else is.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datapath::cgroup::Cgroup;
+use crate::identity::pods::layout::{Directory, classify};
 use crate::leftovers::{DAEMON, RELAY, remove};
 use crate::{leftovers, mounts};
+
+/// The slice of our units, by its name.
+const SLICE: &str = "redirector.slice";
 
 /// Which cgroup the daemon is to be alone in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +41,7 @@ impl std::str::FromStr for Choice {
     }
 }
 
-/// The cgroup that the daemon is alone in.
+/// The cgroup that the daemon is alone in, or with what relays.
 #[derive(Debug)]
 pub struct Leaf {
     /// It.
@@ -48,11 +53,13 @@ pub struct Leaf {
 
 impl Leaf {
     /// Moves this process into a cgroup of its own, if it is not in one; it may
-    /// share that with the daemon that it follows. `before` is what an earlier one
-    /// made, and did not remove when it was killed.
+    /// share that with the daemon that it follows, and, where it is so, with what relays and is
+    /// started by another. `before` is what an earlier one made, and did not remove when it
+    /// was killed.
     pub fn claim(
         cgroup2: &Path,
         choice: &Choice,
+        shares: bool,
         predecessor: Option<u32>,
         before: Option<&Path>,
     ) -> Result<Option<Self>, String> {
@@ -62,6 +69,9 @@ impl Leaf {
             Choice::None => return Ok(None),
             Choice::Path(path) => vec![cgroup2.join(path)],
             Choice::Auto => {
+                if let Some(cgroup) = shared(cgroup2).filter(|_| shares) {
+                    return Ok(Some(Self { cgroup, moved: None }));
+                }
                 if let Some(cgroup) = container(&current, cgroup2) {
                     return Ok(Some(Self { cgroup, moved: None }));
                 }
@@ -95,11 +105,6 @@ impl Leaf {
     pub fn made(&self) -> Option<&Path> {
         self.moved.as_ref().filter(|(_, made)| *made).map(|_| &*self.cgroup.path)
     }
-
-    /// The cgroup for the process that relays.
-    pub fn of_relay(&self) -> PathBuf {
-        self.cgroup.path.join(RELAY)
-    }
 }
 
 /// Goes back to where the daemon came from, and removes the cgroup if it was made for
@@ -107,7 +112,7 @@ impl Leaf {
 impl Drop for Leaf {
     fn drop(&mut self) {
         let Some((from, made)) = &self.moved else {
-            let _ = fs::remove_dir(self.of_relay());
+            let _ = fs::remove_dir(self.cgroup.path.join(RELAY));
             return;
         };
         let gone = fs::write(from.join("cgroup.procs"), std::process::id().to_string());
@@ -115,6 +120,31 @@ impl Drop for Leaf {
             let _ = remove(&self.cgroup.path);
         }
     }
+}
+
+/// The cgroup above this process's that is all ours: our slice, or the pod whose container
+/// this is.
+fn shared(cgroup2: &Path) -> Option<Cgroup> {
+    let own = mounts::cgroup_of(cgroup2, "self").ok()?;
+    let is_ours = |above: &&Path| {
+        matches!(classify(above), Directory::Pod(_))
+            || (above.ends_with(SLICE) && strangers(above).is_empty())
+    };
+    Cgroup::open(own.ancestors().skip(1).find(is_ours)?).ok()
+}
+
+/// What is in our slice and is not ours: nothing for any other cgroup.
+pub fn strangers(slice: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(slice) else { return Vec::new() };
+    let cgroups = entries.flatten().filter(|entry| entry.path().is_dir());
+    let names = cgroups.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| slice.ends_with(SLICE) && !is_our_unit(name)).collect()
+}
+
+/// Whether that is the name of a cgroup of ours in our slice.
+fn is_our_unit(name: &str) -> bool {
+    let unit = name.strip_suffix(".service").unwrap_or(name);
+    unit == "redirector" || unit == RELAY || unit.starts_with("redirector-relay@")
 }
 
 fn open(path: &Path) -> Result<Cgroup, String> {

@@ -43,7 +43,7 @@ mod callbacks;
 mod change;
 pub mod control;
 mod control_loop;
-mod descriptors;
+pub mod descriptors;
 mod drain;
 mod engine;
 mod findings;
@@ -125,6 +125,8 @@ pub struct Options {
     pub grace: Duration,
     /// How long connections of a gateway that goes may go on.
     pub drain: Duration,
+    /// Who starts what relays connections of gateways; `None`: the daemon.
+    pub starter: Option<PathBuf>,
     /// How connections at gateways are told of when they have ended, and where: a file, else
     /// standard output.
     pub access: Option<(AccessFormat, Option<PathBuf>)>,

@@ -11,7 +11,7 @@
 //! * [`config`]: the input: listeners with their rules, routes, destinations.
 //! * [`opened`]: the listening sockets.
 //! * [`control`]: has the relay do what the configuration says, and starts another one
-//!   when it has ended; [`process`]: its process.
+//!   when it has ended; [`process`]: its process; [`starter`]: who starts that.
 //!
 //! How they talk: [`frame`] and [`message`].
 //!
@@ -63,6 +63,7 @@ mod serve;
 mod set;
 mod snapshot;
 mod sni;
+mod starter;
 mod stats;
 mod timer;
 mod told;
@@ -80,14 +81,19 @@ pub use message::{
 };
 pub use process::{is_at, retire_at};
 pub use serve::{Log, Start, relay};
+pub use starter::{become_relay, start_relays};
 pub use told::{Became, Through};
 
 pub use control::open_log;
 
 use control::{Ask, Control};
 
-/// What the program is told when it is to be a relay; [`Start`] follows.
+/// What the program is told when it is to be a relay. [`Start`] follows, or nothing where a
+/// daemon's connection is standard input, or [`LISTEN`].
 pub const SUBCOMMAND: &str = "relay";
+
+/// A path follows: relays are to be started for who connects there.
+pub const LISTEN: &str = "--listen";
 
 /// Settings that last for the life of a proxy.
 #[derive(Clone, Debug)]
@@ -101,8 +107,12 @@ pub struct Settings {
     pub hello_timeout: Duration,
     /// The program that is a relay when it is told [`SUBCOMMAND`].
     pub program: PathBuf,
-    /// The cgroup of the relay: it is made when it is absent. `None`: the daemon's.
+    /// The cgroup whose connections are left alone, with those of all below it: the relay is
+    /// below it, in one that is made for it where it is in none. `None`: it stays where it is.
     pub cgroup: Option<PathBuf>,
+    /// The Unix socket of who starts relays, one for each connection; only with a
+    /// [door](Self::door). `None`: this process starts it.
+    pub starter: Option<PathBuf>,
     /// Where the relay is found by the next daemon: the path of a Unix socket, in a
     /// directory of root's. `None`: it goes with this process.
     pub door: Option<PathBuf>,
@@ -122,7 +132,17 @@ impl Default for Settings {
         // Also when it has been replaced meanwhile.
         let program = "/proc/self/exe".into();
         let log = Log { level: "info".to_owned(), json: false, colour: false };
-        Self { workers, drain, hello_timeout, program, cgroup: None, door: None, log, access: None }
+        Self {
+            workers,
+            drain,
+            hello_timeout,
+            program,
+            cgroup: None,
+            starter: None,
+            door: None,
+            log,
+            access: None,
+        }
     }
 }
 

@@ -6,13 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -21,12 +20,12 @@ use super::decide::Whose;
 use super::frame;
 use super::message::{Answer, Confined, Question, Who};
 use super::serve::{Start, program};
+use super::starter::command;
+use crate::leftovers::RELAY;
+use crate::{mounts, rights};
 
 /// Longest wait for all answers to what is asked in one go: then it is as good as dead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What systemd calls the stream to the journal.
-const JOURNAL: &str = "JOURNAL_STREAM";
 
 /// Longest time that a relay without connections takes to end.
 const WITHOUT_CONNECTIONS: Duration = Duration::from_secs(1);
@@ -45,21 +44,19 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts one, which listens nowhere yet.
+    /// Starts one, or has it started by [`Settings::starter`]; it listens nowhere yet.
     ///
     /// # Errors
     ///
     /// When it cannot be started, or does not answer.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let (link, theirs) = UnixStream::pair()?;
         let (workers, hello_timeout) = (settings.workers, settings.hello_timeout);
         let start = Start { workers, hello_timeout, log: settings.log.clone() };
-        let child = Command::new(&settings.program)
-            .arg(super::SUBCOMMAND)
-            .arg(serde_json::to_string(&start)?)
-            .env_clear()
-            // Where standard error leads to.
-            .envs(std::env::var_os(JOURNAL).map(|stream| (JOURNAL, stream)))
+        if let (Some(starter), Some(door)) = (&settings.starter, &settings.door) {
+            return Self::order(starter, door, settings, &start);
+        }
+        let (link, theirs) = UnixStream::pair()?;
+        let child = command(&settings.program, &serde_json::to_string(&start)?)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
@@ -75,6 +72,47 @@ impl Process {
         Ok(this)
     }
 
+    /// Has one started by who listens at `starter`, of this daemon's program, whichever is
+    /// installed there.
+    fn order(starter: &Path, door: &Path, settings: &Settings, start: &Start) -> io::Result<Self> {
+        let failed = |why: &str| io::Error::other(format!("{}: {why}", starter.display()));
+        let link = knock(starter)?.ok_or_else(|| failed("nobody starts relays there"))?;
+        let program = fs::File::open(&settings.program)?;
+        let answer = frame::send(&link, start, &[program.into()], PATIENCE)
+            .and_then(|()| {
+                frame::send(&link, &Question::Stay, &[open(door)?.into()], PATIENCE)?;
+                frame::receive::<Answer>(&link, PATIENCE)
+            })
+            .map_err(|error| failed(&format!("the relay that is started there ends: {error}")))?;
+        // Who is at the other end the kernel does not say: who listens at the door, it does.
+        let mut this = match answer.0 {
+            Answer::Done => {
+                Self::behind(door)?.ok_or_else(|| failed("no relay comes to the door"))?
+            }
+            _ => return Err(failed("the relay that is started there does not stay")),
+        };
+        this.place(settings, this.confined.pid);
+        // Once it answers here the other connection is not missed.
+        this.ask(&Question::Forget, &[])?;
+        this.confined = confined(this.confined.pid)?;
+        Ok(this)
+    }
+
+    /// The relay that is behind this door.
+    fn behind(door: &Path) -> io::Result<Option<Self>> {
+        let Some(link) = knock(door)? else { return Ok(None) };
+        // Who listens, by the kernel's word.
+        let pid = rights::peer(&link)?.pid.unsigned_abs();
+        if pid == std::process::id() {
+            return Ok(None);
+        }
+        if pid == 0 {
+            let why = "the relay is in another PID namespace (shareProcessNamespace of the pod)";
+            return Err(io::Error::other(why));
+        }
+        Self::of(pid, None, link).map(Some)
+    }
+
     /// The relay that an earlier daemon has left behind this door, if there is one; and
     /// its listening sockets.
     ///
@@ -84,13 +122,7 @@ impl Process {
     /// do not come, accepts no more and keeps its connections.
     pub fn find(settings: &Settings) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
         let Some(door) = &settings.door else { return Ok(None) };
-        let Some(link) = knock(door)? else { return Ok(None) };
-        // Who listens, by the kernel's word.
-        let pid = socket_peercred(&link)?.pid.as_raw_nonzero().get().unsigned_abs();
-        if pid == std::process::id() {
-            return Ok(None);
-        }
-        let mut this = Self::of(pid, None, link)?;
+        let Some(mut this) = Self::behind(door)? else { return Ok(None) };
         let sockets = match this.converse(&Question::Share, &[])? {
             (Answer::Failed(why), _) => Err(io::Error::other(why)),
             (_, sockets) => sockets,
@@ -102,8 +134,8 @@ impl Process {
                 return Err(error);
             }
         };
-        this.place(settings, pid);
-        this.confined = confined(pid)?;
+        this.place(settings, this.confined.pid);
+        this.confined = confined(this.confined.pid)?;
         Ok(Some((this, sockets)))
     }
 
@@ -117,13 +149,16 @@ impl Process {
         let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
         let process = pidfd_open(number, PidfdFlags::empty())?;
         let until = Instant::now() + PATIENCE;
-        Ok(Self { process, child, link, confined: Confined::default(), lives_on: false, until })
+        let confined = Confined { pid, ..Confined::default() };
+        Ok(Self { process, child, link, confined, lives_on: false, until })
     }
 
-    /// Moves it to the cgroup that is to be its own.
+    /// Has it below the cgroup whose connections are left alone: in one of its own there,
+    /// if it is in none.
     pub fn place(&self, settings: &Settings, pid: u32) {
         if let Some(cgroup) = &settings.cgroup
-            && let Err(error) = move_to(cgroup, pid)
+            && !is_below(cgroup, pid)
+            && let Err(error) = move_to(&cgroup.join(RELAY), pid)
         {
             // Where it was started its connections are left alone too.
             let cgroup = cgroup.display();
@@ -285,7 +320,7 @@ fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
 }
 
 /// A door that daemons of this user come by. Who listened there before is found no more.
-fn open(door: &Path) -> io::Result<UnixListener> {
+pub(super) fn open(door: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(door) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -293,6 +328,13 @@ fn open(door: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(door)?;
     fs::set_permissions(door, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Whether a process is in a cgroup below this one.
+fn is_below(cgroup: &Path, pid: u32) -> bool {
+    let mount = mounts::cgroup2().ok().flatten();
+    let own = mount.and_then(|mount| mounts::cgroup_of(&mount, &pid.to_string()).ok());
+    own.is_some_and(|own| own != cgroup && own.starts_with(cgroup))
 }
 
 /// Moves a process to a cgroup, which is made when it is absent.

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::listen;
 use rustix::process::setsid;
+use rustix::thread::set_name;
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessLog;
@@ -81,6 +82,8 @@ pub struct Log {
 pub fn relay(start: &Start, log_at: fn(&str)) -> io::Result<()> {
     // Whatever ends the daemon's session is none of its business.
     let _ = setsid();
+    // It was started by the number of a descriptor, or as /proc/self/exe.
+    let _ = set_name(c"redirector");
     close_others();
     let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let program = program();

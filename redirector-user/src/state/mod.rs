@@ -39,9 +39,9 @@ use std::time::{Duration, Instant};
 
 use crate::datapath::Sizes;
 use crate::readers::{May, Readers, admit};
+use crate::rights;
 use redirector_core::drain::Draining;
 use rustix::fs::FlockOperation;
-use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -266,8 +266,7 @@ impl StateDir {
             // A reader knows it by who answers.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let link = UnixStream::connect(self.control_socket()).ok()?;
-                let pid = socket_peercred(&link).ok()?.pid;
-                return Some(pid.as_raw_nonzero().get().unsigned_abs());
+                return Some(rights::peer(&link).ok()?.pid.unsigned_abs());
             }
             Err(_) => return None,
         };

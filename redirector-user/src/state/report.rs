@@ -36,6 +36,9 @@ pub struct Report {
     pub cgroup2: PathBuf,
     /// The cgroup that the daemon made for itself, to be removed with it.
     pub daemon_cgroup: Option<PathBuf>,
+    /// The cgroup whose connects are never redirected, nor those of all below it: the daemon's,
+    /// or one above it and what relays.
+    pub exempt: Option<PathBuf>,
     /// Where everything is pinned that is in force; nothing before it is.
     pub pinned: Option<Pinned>,
     /// What an earlier daemon wrote down and this one could not read when it started.

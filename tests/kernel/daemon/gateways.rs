@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use redirector_tests::child;
 use redirector_tests::load::Interrupted;
-use redirector_tests::scene::{ECHO, dial, free, gateway};
+use redirector_tests::scene::{Scene, dial, free, gateway};
 use redirector_tests::server::Server;
 
 use super::{has_warning, scene};
@@ -176,22 +177,40 @@ fn gateways_go_on_while_the_daemon_is_away_and_the_next_one_goes_on_with_their_c
 fn what_a_gateway_connects_to_is_not_redirected_again() {
     let Some(scene) = scene("again") else { return };
     let redirector = &scene.redirector;
-    // The endpoint is an address that every other process is led away from.
-    let _itself = Server::start("itself", ECHO.parse::<SocketAddr>().unwrap());
     let address = free([127, 0, 0, 6]);
-    let to_echo = gateway(address, "one").replace("host: echo, subset: one", "host: again.example")
-        + "---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: again}
-spec:
-  hosts: [again.example]
-  resolution: STATIC
-  ports: [{name: tcp, number: 19000, protocol: TCP}]
-  endpoints: [{address: 127.96.0.10}]
-";
-    redirector.write("edge.yaml", &to_echo);
+    let itself = itself(&scene, address);
     let _daemon = redirector.start();
     redirector.wait("the gateway", |_| dial(address) == "itself");
-    assert_eq!(scene.answer(&scene.client()), "one", "another process's connects are");
+    let at = itself.address();
+    let answer = child::run(&scene.client(), move || dial(at));
+    assert_eq!(answer, "one", "another process's connects are");
+}
+
+/// A gateway whose endpoint is an address that every other process is led away from, to `one`;
+/// and the server `itself` there.
+pub(super) fn itself(scene: &Scene, address: SocketAddr) -> Server {
+    let SocketAddr::V4(gate) = address else { panic!("{address}") };
+    // Nobody else's, as the gateway's is.
+    let at = [127, 96, 1, gate.ip().octets()[3]];
+    let (ip, port) = (Ipv4Addr::from(at), scene.one.address().port());
+    let to_itself = gateway(address, "one").replace("echo, subset: one", "again.example");
+    let entry = |name: &str, rest: &str| {
+        format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}}}
+spec:
+  hosts: [{name}.example]
+  resolution: STATIC
+  ports: [{{name: tcp, number: 19000, protocol: TCP}}]
+  {rest}
+"
+        )
+    };
+    let again = entry("again", &format!("endpoints: [{{address: {ip}}}]"));
+    let led =
+        format!("addresses: [{ip}]\n  endpoints: [{{address: 127.0.0.1, ports: {{tcp: {port}}}}}]");
+    scene.redirector.write("edge.yaml", &(to_itself + &again + &entry("led", &led)));
+    Server::start("itself", SocketAddr::from((at, 19000)))
 }

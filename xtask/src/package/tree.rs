@@ -11,9 +11,14 @@ use crate::command::{run, stdout};
 use crate::workspace::root;
 
 /// Files of the checkout, and where they go.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 12] = [
     ("deploy/systemd/redirector.service", "usr/lib/systemd/system/redirector.service"),
-    ("deploy/package/sysusers.conf", "usr/lib/sysusers.d/redirector.conf"),
+    ("deploy/systemd/redirector.slice", "usr/lib/systemd/system/redirector.slice"),
+    ("deploy/systemd/redirector-relay.socket", "usr/lib/systemd/system/redirector-relay.socket"),
+    (
+        "deploy/systemd/redirector-relay@.service",
+        "usr/lib/systemd/system/redirector-relay@.service",
+    ),
     ("deploy/package/default", "etc/default/redirector"),
     ("deploy/package/example.yaml", "etc/redirector/example.yaml"),
     ("LICENSE-APACHE", "usr/share/doc/redirector/LICENSE-APACHE"),

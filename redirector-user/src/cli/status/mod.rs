@@ -1,5 +1,6 @@
 //! `redirector status`
 
+mod gateways;
 mod text;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use crate::datapath::features::{self, Feature, Found};
 use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
 use crate::identity::Resolver;
 use crate::mounts;
-use crate::proxy::{self, RelayStatus};
+use crate::proxy::RelayStatus;
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
 };
@@ -67,6 +68,8 @@ pub(super) struct Answer {
     gateways: Vec<GatewayListener>,
     /// The process that relays connections of gateways.
     relay: Option<RelayStatus>,
+    /// The cgroup whose connects are never redirected, nor those of all below it.
+    exempt: Option<std::path::PathBuf>,
     /// How the watches of the API server are doing.
     watches: Vec<crate::state::Watching>,
     /// Endpoints to which gateways fail to connect.
@@ -372,30 +375,7 @@ fn answer(
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
     }
-    // Without its daemon what relays may go on.
-    let relays = pid.is_some() || proxy::is_at(&state.relay_socket());
-    let gateways = if relays { report.gateways.clone() } else { Vec::new() };
-    for listener in &gateways {
-        if let Some(error) = &listener.error {
-            problems.push(format!(
-                "{} cannot listen at {}: {error}",
-                listener.gateway, listener.address
-            ));
-        }
-    }
-    let relay = report.relay.clone().filter(|_| relays);
-    if let Some(relay) = relay.as_ref().filter(|relay| relay.restarts > 0) {
-        let (times, cut) = (relay.restarts, relay.cut);
-        warnings.push(format!(
-            "the process that relays connections of gateways had to be started again: {times} \
-             times since the daemon started, and {cut} connections were cut"
-        ));
-    }
-    if pid.is_none() && relays && !report.gateways.is_empty() {
-        warnings.push("the gateways of this node are served as they were, without a daemon".into());
-    } else if !relays && !report.gateways.is_empty() {
-        problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
-    }
+    let (gateways, relay) = gateways::told(state, &report, pid, &mut problems, &mut warnings);
     Ok(Answer {
         healthy: problems.is_empty(),
         problems,
@@ -428,6 +408,7 @@ fn answer(
         draining,
         gateways,
         relay,
+        exempt: report.exempt,
         features,
         unknown_source_decisions: datapath.counters()?.totals.unknown_source,
     })
@@ -505,6 +486,7 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
         draining: DrainingRow { endpoints: Draining::new(), reset: 0, error: None },
         gateways: Vec::new(),
         relay: None,
+        exempt: None,
         watches: report.watching,
         failing_endpoints: report.failing,
         features: features::probe(),

@@ -34,6 +34,9 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         };
         let (pid, uid) = (confined.pid, confined.uid);
         let _ = writeln!(text, "relay       process {pid}, user {uid}, {capabilities}");
+        if let Some(exempt) = &answer.exempt {
+            let _ = writeln!(text, "exempt      {}", plain(&exempt.to_string_lossy()));
+        }
     }
     let age = answer.config.age_seconds.map(|age| format!(", {} old", duration(age)));
     let objects = answer.config.objects.map(|count| format!(", {count} objects"));
