@@ -193,7 +193,18 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(context["privileged"], false);
     assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
     let gateways = chart::objects(&json!({ "gateways": { "enabled": true } }));
-    assert_eq!(of_kind(&gateways, "DaemonSet")["spec"]["template"]["spec"]["hostNetwork"], true);
+    let pod = &of_kind(&gateways, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    // What relays is no part of the agent's container, and has no privilege.
+    assert_eq!(pod["shareProcessNamespace"], true);
+    let relay = &pod["containers"][1];
+    let context = &relay["securityContext"];
+    assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
+    assert_eq!((&context["runAsNonRoot"], &context["runAsUser"]), (&json!(true), &json!(65534)));
+    let at = relay["args"][2].as_str().unwrap();
+    assert_eq!(relay["args"], json!(["relay", "--listen", at]));
+    let args = pod["containers"][0]["args"].as_array().unwrap();
+    assert!(args.contains(&json!(format!("--relay-socket={at}"))), "{args:?}");
 }
 
 #[test]

@@ -5,17 +5,21 @@
 //! of a service account.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use redirector_tests::agent::{Agent, free_port};
 use redirector_tests::cgroup;
 use redirector_tests::chart;
+use redirector_tests::child::wait_for;
 use redirector_tests::established::{Established, was_reset};
 use redirector_tests::kernel::unique;
+use redirector_tests::load::Interrupted;
 use redirector_tests::netns::NetNs;
 use redirector_tests::node::Node;
+use redirector_tests::scene::dial;
 use serde_json::{Value, json};
 
 use super::{Cluster, TREES, answered, node, uid};
@@ -108,28 +112,59 @@ fn serves_gateways(privileged: bool) {
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
     super::gateways::make_gateways(&cluster);
-    let (_container, mut agent) = start(
-        &node,
-        privileged,
-        &json!({ "gateways": { "enabled": true, "ports": "15400-15499" } }),
-    );
+    let values = json!({ "gateways": { "enabled": true, "ports": "15400-15499" } });
+    let set = daemon_set(&node, privileged, &values);
+    let relay = Container::new(&node, &set, 1);
+    let mut relaying = relay.run().spawn().expect("podman starts");
+    wait_for(&node.directory.path().join("relay/start.sock"));
+    let beside = |set: &Value| {
+        let mut container = Container::new(&node, set, 0);
+        container.arguments.insert(0, format!("--pid=container:{}", relay.name));
+        container
+    };
+    let container = beside(&set);
+    let mut agent = agent_of(&node, &set, &container);
     super::gateways::gateways_are_served(&cluster, &node, &mut agent);
+    // What relays may do nothing, and stays with its connections when the agent's container
+    // ends by a fault.
+    assert_eq!(relay.capabilities(), 0);
+    let gateway = format!("{}.31:19000", cluster.net).parse().expect("an address");
+    let open = Interrupted::open(gateway, "on");
+    let relayed = container.status(&node)["relay"]["process"].clone();
+    assert_eq!((&relayed["uid"], relayed["pid"].is_u64()), (&json!(65534), true), "{relayed:#}");
+    podman(["kill", "--signal=KILL", &container.name].iter());
+    assert!(!agent.end().success());
+    assert_eq!(dial(gateway), "one", "nobody is refused");
+    let container = beside(&set);
+    let mut agent = agent_of(&node, &set, &container);
+    agent.wait("the same relay", |_| container.status(&node)["relay"]["process"] == relayed);
+    open.go_on();
+    // The end of the pod is that of both.
+    assert!(agent.stop().success());
+    podman(["kill", "--signal=TERM", &relay.name].iter());
+    assert!(relaying.wait().expect("podman ends").success());
 }
 
 /// The agent in a container, when it is ready.
 fn start(node: &Node, privileged: bool, values: &Value) -> (Container, Agent) {
     let set = daemon_set(node, privileged, values);
-    let container = Container::new(node, &set);
-    let metrics = set["containers"][0]["ports"][0]["containerPort"].as_u64().expect("a port");
-    let metrics = (Ipv4Addr::LOCALHOST, u16::try_from(metrics).expect("a port")).into();
-    let mut agent = Agent::of(node.directory.path(), &mut container.run(), metrics);
-    agent.wait_ready();
+    let container = Container::new(node, &set, 0);
+    let agent = agent_of(node, &set, &container);
     if !privileged {
         let chart = list(&set["containers"][0]["securityContext"]["capabilities"]["add"]);
         let added = chart.iter().map(|name| 1 << super::capabilities::capability(text(name)));
         assert_eq!(container.capabilities(), added.sum::<u64>());
     }
     (container, agent)
+}
+
+/// The agent of this container, when it is ready.
+fn agent_of(node: &Node, set: &Value, container: &Container) -> Agent {
+    let metrics = set["containers"][0]["ports"][0]["containerPort"].as_u64().expect("a port");
+    let metrics = (Ipv4Addr::LOCALHOST, u16::try_from(metrics).expect("a port")).into();
+    let mut agent = Agent::of(node.directory.path(), &mut container.run(), metrics);
+    agent.wait_ready();
+    agent
 }
 
 /// The pod's specification, with the chart's settings for this node.
@@ -177,10 +212,11 @@ struct Container {
 }
 
 impl Container {
-    /// The first container of a pod.
-    fn new(node: &Node, pod: &Value) -> Self {
-        let (name, parent) = (unique("container"), node.below_mount("containers"));
-        let container = &pod["containers"][0];
+    /// A container of a pod, by its number.
+    fn new(node: &Node, pod: &Value, number: usize) -> Self {
+        let parent = node.below_mount(&format!("kubepods/besteffort/pod{}", uid(9)));
+        let name = unique("container");
+        let container = &pod["containers"][number];
         let mut arguments = vec![
             format!("--name={name}"),
             format!("--cgroup-parent=/{parent}"),
@@ -203,12 +239,21 @@ impl Container {
             );
             let volumes = list(&pod["volumes"]);
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
-            let path = &volume.expect("every mount has a volume")["hostPath"];
-            let on_node = text(&path["path"]);
-            if path["type"] == "DirectoryOrCreate" {
-                std::fs::create_dir_all(on_node).expect("a directory");
+            let volume = volume.expect("every mount has a volume");
+            let on_node = match volume["hostPath"]["path"].as_str() {
+                Some(path) => PathBuf::from(path),
+                None => node.directory.path().join(text(&volume["name"])),
+            };
+            if volume["hostPath"]["type"] != "Directory" {
+                std::fs::create_dir_all(&on_node).expect("a directory");
             }
-            arguments.push(format!("--volume={on_node}:{}:rslave", text(&mount["mountPath"])));
+            if volume["emptyDir"].is_object() {
+                // As the kubelet makes it.
+                let mode = std::fs::Permissions::from_mode(0o777);
+                std::fs::set_permissions(&on_node, mode).expect("its mode");
+            }
+            let (on_node, path) = (on_node.display(), text(&mount["mountPath"]));
+            arguments.push(format!("--volume={on_node}:{path}:rslave"));
         }
         arguments.push(text(&container["image"]).to_owned());
         let args = list(&container["args"]);
@@ -283,8 +328,9 @@ fn confined(container: &Value) -> Vec<String> {
         }
         assert_eq!(context["allowPrivilegeEscalation"], false);
         arguments.push("--security-opt=no-new-privileges".into());
-        assert_eq!(context["seccompProfile"]["type"], "Unconfined");
-        arguments.push("--security-opt=seccomp=unconfined".into());
+        if context["seccompProfile"]["type"] == "Unconfined" {
+            arguments.push("--security-opt=seccomp=unconfined".into());
+        }
     }
     if set("readOnlyRootFilesystem") {
         arguments.extend(["--read-only".to_owned(), "--read-only-tmpfs=false".into()]);
