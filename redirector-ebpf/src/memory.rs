@@ -137,14 +137,8 @@ pub fn end(cookie: u64, entry: Entry, mark: u32) -> u32 {
     // SAFETY: the entry is this socket's, and its state is only accessed
     // atomically once it is filled.
     let before = unsafe { atomic::fetch_or(addr_of_mut!((*entry.connection).state), mark) };
-    let after = before | mark;
-    let over = if after & state::FOLLOWED == 0 {
-        after & state::RELEASED != 0
-    } else {
-        after & (state::RELEASED | state::CLOSED) == state::RELEASED | state::CLOSED
-    };
     // An end that was noted before has freed it already, or left it to the other.
-    if over && before & mark == 0 {
+    if state::ends(before, mark) {
         free(cookie, entry);
     }
     before

@@ -76,11 +76,15 @@ fn connecting(ctx: &SockOpsContext) {
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
-    let before = mark(&entry, state::ESTABLISHED);
-    if before & state::FOLLOWED == 0 || before & state::ESTABLISHED != 0 {
+    let Followed { live, who, state: now, .. } = followed(&entry);
+    // One that is not followed may be released now, and be another's.
+    if now & state::FOLLOWED == 0 {
         return;
     }
-    let Followed { live, who, .. } = followed(&entry);
+    let before = mark(&entry, state::ESTABLISHED);
+    if before & state::ESTABLISHED != 0 {
+        return;
+    }
     if live != 0 {
         live::succeeded(live, (before >> state::STAMP) as u16, who);
     }
@@ -122,6 +126,10 @@ fn ending(ctx: &SockOpsContext) {
 fn packet(ctx: &SockOpsContext) {
     let Some(end) = stream::end_in_packet(ctx) else { return };
     let Some((_, entry)) = find(ctx) else { return };
+    // As in `established`.
+    if followed(&entry).state & state::FOLLOWED == 0 {
+        return;
+    }
     mark(&entry, state::END_SEEN | (end & state::END_MASK) << state::END);
 }
 
@@ -130,8 +138,8 @@ fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
     let counters = counters(&entry);
     let Followed { live, leg, who, since, state: now } = followed(&entry);
+    // As in `established`.
     if now & state::FOLLOWED == 0 {
-        memory::end(cookie, entry, state::CLOSED);
         return;
     }
     // Of an endpoint that does not answer, too, the client gives up at last: then its

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use redirector::datapath::{Datapath, Error, Sizes};
-use redirector_common::abi::{LIVE_LAYOUT, LIVES_EACH, Live, policy};
+use redirector_common::abi::{FrontendKey, LIVE_LAYOUT, LIVES_EACH, Live, Verdict, policy};
+use redirector_common::addr::Addr;
 use redirector_core::image::Image;
 use redirector_tests::child;
 use redirector_tests::image::Builder;
@@ -158,6 +159,29 @@ fn where_there_is_always_a_reader_those_from_before_are_waited_for_and_no_others
     assert!(datapath.active().in_step);
     datapath.apply(&images[1].diff(&images[2]), 3).expect("in force");
     assert!(answer(&place).starts_with("three"));
+}
+
+#[test]
+fn sides_that_a_daemon_left_alike_by_their_words_only_are_alike_when_the_next_one_comes() {
+    if !privileged() {
+        return;
+    }
+    let place = Place::new("words");
+    let server = Server::start("one", SocketAddr::from(([127, 0, 0, 1], 0)));
+    let image = image(&server);
+    let datapath: Datapath = place.start(&place.options(), &image).expect("started");
+    let idle = datapath.active().side.other();
+    drop(datapath);
+    let pin = place.pins().join("current/FRONTENDS");
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("the map"));
+    let mut frontends: HashMap<_, FrontendKey, Verdict> =
+        HashMap::try_from(map.expect("a known type")).expect("a hash table");
+    let (addr, side) = (Addr::from(service().ip()), idle.index() as u16);
+    frontends.remove(&FrontendKey { addr, port: service().port().to_be(), side }).expect("there");
+    drop(frontends);
+    let datapath = Datapath::take_over(&place.options()).expect("taken over");
+    assert!(datapath.active().in_step);
+    assert_eq!(datapath.dump(idle).expect("read"), image);
 }
 
 #[test]

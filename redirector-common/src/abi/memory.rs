@@ -72,6 +72,15 @@ pub mod connection_state {
     pub const END_MASK: u32 = (1 << (STAMP - END)) - 1;
     /// Where the stamp lies.
     pub const STAMP: u32 = 16;
+
+    /// Whether an entry ends with this mark, [`RELEASED`] or [`CLOSED`], when its state was
+    /// `before`: with the last that counts, and once.
+    #[inline(always)]
+    pub const fn ends(before: u32, mark: u32) -> bool {
+        let after = before | mark;
+        let wanted = if after & FOLLOWED == 0 { RELEASED } else { RELEASED | CLOSED };
+        after & wanted == wanted && before & mark == 0
+    }
 }
 
 /// How many shares of `OVERFLOW` are counted: a caller has that of its cgroup

@@ -124,6 +124,19 @@ mod tests {
     }
 
     #[test]
+    fn each_table_of_up_to_six_weights_below_six_is_exact() {
+        let mut tables = 0;
+        for count in 1..=6_u32 {
+            for number in 0..6_u64.pow(count) {
+                let weights: Vec<u64> = (0..count).map(|at| number / 6_u64.pow(at) % 6).collect();
+                assert_exact(&weights);
+                tables += 1;
+            }
+        }
+        println!("figure: {tables} alias tables, each exact");
+    }
+
+    #[test]
     fn nothing_can_be_drawn_from_zero_weights() {
         assert_eq!(table(&[]), None);
         assert_eq!(table(&[0, 0]), None);

@@ -118,6 +118,25 @@ fn naive(frontends: &[Frontend], to: IpAddr, v6: bool) -> Option<IpAddr> {
     Some(marker(index, rule.map_or(0, |rule| rule + 1), v6))
 }
 
+/// Compiles these and looks where each address is sent; says how many were in a frontend.
+fn agree(frontends: &[Frontend], v6: bool, addresses: impl Iterator<Item = IpAddr>) -> u64 {
+    let plan = compile(&build(frontends, v6)).plan;
+    let (_, image) = Layout::default().place(&plan, &LIMITS).expect("there is room");
+    let all = || frontends.iter().map(|one| (one.prefix, &one.rules)).collect::<Vec<_>>();
+    let mut taken = 0;
+    for to in addresses {
+        let got = shares(&image, 0, SocketAddr::new(to, PORT));
+        let Some(marker) = naive(frontends, to, v6) else {
+            assert!(got.passed, "{to} is in no frontend of {:?}: {got:?}", all());
+            continue;
+        };
+        taken += 1;
+        let marker = SocketAddr::new(marker, PORT).to_string();
+        assert_eq!(got.endpoints.keys().collect::<Vec<_>>(), [&marker], "{to}: {:?}", all());
+    }
+    taken
+}
+
 #[test]
 fn the_flattened_table_says_what_the_first_matching_rule_of_the_longest_frontend_says() {
     let sets: u64 = std::env::var("REDIRECTOR_RULE_SETS")
@@ -134,26 +153,33 @@ fn the_flattened_table_says_what_the_first_matching_rule_of_the_longest_frontend
                     .collect(),
             })
             .collect();
-        let plan = compile(&build(&frontends, v6)).plan;
-        let (_, image) = Layout::default().place(&plan, &LIMITS).expect("there is room");
-        for _ in 0..100 {
-            let to = address(&mut random, v6);
-            let wanted = naive(&frontends, to, v6);
-            let got = shares(&image, 0, SocketAddr::new(to, PORT));
-            match wanted {
-                None => assert!(got.passed, "set {set}: {to} is in no frontend: {got:?}"),
-                Some(marker) => {
-                    taken += 1;
-                    let marker = SocketAddr::new(marker, PORT).to_string();
-                    assert_eq!(
-                        got.endpoints.keys().collect::<Vec<_>>(),
-                        [&marker],
-                        "set {set}: {to}: {:?}",
-                        frontends.iter().map(|one| (one.prefix, &one.rules)).collect::<Vec<_>>()
-                    );
-                }
-            }
-        }
+        let addresses: Vec<_> = (0..100).map(|_| address(&mut random, v6)).collect();
+        taken += agree(&frontends, v6, addresses.into_iter());
     }
     assert!(taken > sets * 10, "only {taken} addresses were in a frontend");
+}
+
+#[test]
+fn so_it_does_for_each_nesting_of_two_frontends_and_three_rules_over_four_addresses() {
+    let at = |low: u8, length| IpNet::new(Ipv4Addr::new(10, 0, 0, low).into(), length);
+    let lengths = [(0, 30), (0, 31), (2, 31), (0, 32), (1, 32), (2, 32), (3, 32)];
+    let prefixes = lengths.map(|(low, length)| at(low, length).expect("a length"));
+    // Each of them, and the rule for all.
+    let subnets: Vec<Vec<IpNet>> =
+        std::iter::once(Vec::new()).chain(prefixes.map(|one| vec![one])).collect();
+    let (mut worlds, mut taken) = (0, 0);
+    for number in 0..subnets.len().pow(3) {
+        let rule = |at| subnets[number / subnets.len().pow(at) % subnets.len()].clone();
+        for inner in prefixes {
+            let frontends = [
+                Frontend { prefix: prefixes[0], rules: vec![rule(0), rule(1)] },
+                Frontend { prefix: inner, rules: vec![rule(2)] },
+            ];
+            let addresses = (0..4).map(|low| Ipv4Addr::new(10, 0, 0, low).into());
+            taken += agree(&frontends, false, addresses);
+            worlds += 1;
+        }
+    }
+    assert_eq!(taken, worlds * 4);
+    println!("figure: {worlds} nestings of frontends and rules, {taken} decisions");
 }

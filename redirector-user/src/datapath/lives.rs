@@ -260,7 +260,7 @@ impl Maps {
         let concerns = |number: &u32| {
             let live = self.lives.get(*number).filter(|live| live.parent != 0);
             live.is_some_and(|live| {
-                live.ejected_until != 0 || (live.left == 0 && Live::connections(live.word) > 0)
+                live.ejected_until != 0 || live.left != 0 || Live::connections(live.word) > 0
             })
         };
         let mut gone: HashSet<u32> = maybe.iter().copied().filter(concerns).collect();
@@ -272,8 +272,11 @@ impl Maps {
             gone.remove(&backend.live);
         }
         for number in &gone {
-            if let Some(left) = self.lives.half(*number, offset_of!(Live, left)) {
-                left.store(1, SeqCst);
+            if let Some(left) = self.lives.half(*number, offset_of!(Live, left))
+                && left.swap(1, SeqCst) == 0
+            {
+                // A wait that has begun before knows nothing of it.
+                self.starved = None;
             }
         }
         // A program that has not seen it may eject one yet.

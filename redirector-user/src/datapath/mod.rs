@@ -127,7 +127,7 @@ impl Datapath {
         pins.admit(&places.counts)?;
         let held = Held::open(&places, &layout)?;
         maps.make_self_test()?;
-        maps.bring_in_step()?;
+        let in_force = maps.compare_sides()?;
         if is_new && let Some(before) = pins.current()? {
             flows::take_lease(&maps, &before);
             // Programs may read what was before that which is in force in the tables of
@@ -135,7 +135,7 @@ impl Datapath {
             sys::wait_for_programs();
         }
         maps.make_seed();
-        let counts = Counts::of(&maps.dump(maps.active().side)?);
+        let counts = Counts::of(&in_force);
         let levels = Levels::of(&maps.sources()?);
         Ok(Self {
             pins,
@@ -197,8 +197,7 @@ impl Datapath {
         let lock = pins.lock()?;
         let mut this = Self::open_loaded(pins, Access::Write)?;
         this.lock = Some(Arc::new(lock));
-        this.maps.bring_in_step()?;
-        this.counts = Counts::of(&this.maps.dump(this.maps.active().side)?);
+        this.counts = Counts::of(&this.maps.compare_sides()?);
         this.levels = Levels::of(&this.maps.sources()?);
         Ok(this)
     }
@@ -275,7 +274,10 @@ impl Datapath {
         }
         self.behind = self.maps.apply(delta, generation, after)?;
         self.counts = after;
-        self.left.extend(delta.backends.iter().filter_map(|change| Some(change.old?.live)));
+        self.left.extend(delta.backends.iter().filter_map(|change| {
+            let before = change.old?.live;
+            (change.new.map(|new| new.live) != Some(before)).then_some(before)
+        }));
         self.pardon_the_gone();
         Ok(())
     }

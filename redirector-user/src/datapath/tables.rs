@@ -323,17 +323,29 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the idle side hold what the active one holds, if it does not.
+    /// Makes the idle side hold what the active one holds, if its word says that it does
+    /// not.
     pub fn bring_in_step(&mut self) -> Result<(), Error> {
-        let active = self.active();
-        if active.in_step {
+        if self.active().in_step {
             return Ok(());
         }
         self.wait_for_readers()?;
+        self.compare_sides().map(drop)
+    }
+
+    /// Makes the idle side hold what the active one holds, whatever their words say: what
+    /// mends has the generation of what it mends, so that a daemon that ended in the middle
+    /// of it may have left them alike. Gives what is in force.
+    pub fn compare_sides(&mut self) -> Result<Image, Error> {
+        let active = self.active();
         let image = self.dump(active.side)?;
         let idle = active.side.other();
         let delta = self.dump(idle)?.diff(&image);
-        self.bring(idle, &delta, active.generation, !image.prefixes.is_empty())
+        if !active.in_step || !delta.is_empty() {
+            self.wait_for_readers()?;
+            self.bring(idle, &delta, active.generation, !image.prefixes.is_empty())?;
+        }
+        Ok(image)
     }
 
     /// Everything that a side holds, but for the self-test's frontend.

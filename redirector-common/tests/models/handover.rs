@@ -1,0 +1,223 @@
+//! One daemon follows another (`run --replace`): each step of the successor may fail, and
+//! each of the two may be killed, twice in all, while a second successor comes at any time.
+
+use stateright::{Model, Property};
+
+use super::{breaks, holds};
+
+/// What is left out, to see that it is missed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Without {
+    Nothing,
+    /// Lingering until the successor is in force.
+    Lingering,
+    /// Trying again when taking over again fails.
+    Again,
+    /// The lock of the state directory.
+    Lock,
+}
+
+struct HandOver {
+    without: Without,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Daemon {
+    /// It has not been started.
+    Absent,
+    /// It asks the daemon in charge to hand over, if there is one.
+    Asks,
+    /// It has asked this one.
+    Waits(Option<usize>),
+    /// It writes tables and state: as a successor of this one, or again.
+    Takes(Option<usize>),
+    /// It is in force, but the one before does not know.
+    InForce(Option<usize>),
+    InCharge,
+    /// It has handed over to this one.
+    Lingers(usize),
+    /// It was not confirmed, and takes over again.
+    Returns,
+    Ended,
+    Killed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    daemons: [Daemon; 3],
+    lock: Option<usize>,
+    faults: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Goes(usize),
+    Fails(usize),
+    Killed(usize),
+}
+
+impl State {
+    fn writers(&self) -> usize {
+        let writes = |daemon: &&Daemon| {
+            matches!(daemon, Daemon::Takes(_) | Daemon::InForce(_) | Daemon::InCharge)
+        };
+        self.daemons.iter().filter(writes).count()
+    }
+
+    fn lives(&self, number: usize) -> bool {
+        !matches!(self.daemons[number], Daemon::Ended | Daemon::Killed | Daemon::Absent)
+    }
+
+    fn lock(&mut self, number: usize, model: &HandOver) -> Option<()> {
+        if self.lock.is_some() && model.without != Without::Lock {
+            return None;
+        }
+        self.lock = Some(number);
+        Some(())
+    }
+
+    fn ends(&mut self, number: usize, how: Daemon) {
+        self.daemons[number] = how;
+        if self.lock == Some(number) {
+            self.lock = None;
+        }
+    }
+}
+
+impl HandOver {
+    fn goes(&self, state: &mut State, number: usize) -> Option<()> {
+        state.daemons[number] = match state.daemons[number] {
+            Daemon::Absent => Daemon::Asks,
+            Daemon::Asks => match state.lock {
+                None => Daemon::Waits(None),
+                Some(before) if state.daemons[before] == Daemon::InCharge => {
+                    // It lets go of tables and state as it answers.
+                    state.daemons[before] = match self.without {
+                        Without::Lingering => Daemon::Ended,
+                        _ => Daemon::Lingers(number),
+                    };
+                    state.lock = None;
+                    Daemon::Waits(Some(before))
+                }
+                // That one does not answer yet.
+                Some(_) => Daemon::Ended,
+            },
+            Daemon::Waits(before) => {
+                state.lock(number, self)?;
+                Daemon::Takes(before)
+            }
+            Daemon::Takes(before) => Daemon::InForce(before),
+            Daemon::InForce(before) => {
+                if let Some(before) = before
+                    && state.daemons[before] == Daemon::Lingers(number)
+                {
+                    state.daemons[before] = Daemon::Ended;
+                }
+                Daemon::InCharge
+            }
+            Daemon::Lingers(after) => {
+                if state.lives(after) {
+                    return None;
+                }
+                Daemon::Returns
+            }
+            Daemon::Returns if state.lock.is_some_and(|other| other != number) => Daemon::Ended,
+            Daemon::Returns => {
+                state.lock(number, self)?;
+                Daemon::Takes(None)
+            }
+            Daemon::InCharge | Daemon::Ended | Daemon::Killed => return None,
+        };
+        Some(())
+    }
+
+    /// A step fails that can.
+    fn fails(&self, state: &mut State, number: usize) -> Option<()> {
+        match state.daemons[number] {
+            // The first daemon has been in charge before: it tries again.
+            Daemon::Returns | Daemon::Takes(None) if number == 0 => match self.without {
+                Without::Again => state.ends(number, Daemon::Ended),
+                _ => state.ends(number, Daemon::Returns),
+            },
+            // It follows nobody, so that whoever supervises it starts it again.
+            Daemon::Waits(None) | Daemon::Takes(None) | Daemon::InForce(None) => {
+                state.ends(number, Daemon::Killed);
+            }
+            Daemon::Asks | Daemon::Waits(_) | Daemon::Takes(_) | Daemon::InForce(_) => {
+                state.ends(number, Daemon::Ended);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+impl Model for HandOver {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        let daemons = [Daemon::InCharge, Daemon::Absent, Daemon::Absent];
+        vec![State { daemons, lock: Some(0), faults: 0 }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Step>) {
+        actions.extend((0..3).map(Step::Goes));
+        if state.faults < 2 {
+            actions.extend((0..3).map(Step::Fails));
+            actions.extend((0..3).filter(|one| state.lives(*one)).map(Step::Killed));
+        }
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut state = last.clone();
+        match step {
+            Step::Goes(number) => self.goes(&mut state, number)?,
+            Step::Fails(number) => {
+                state.faults += 1;
+                self.fails(&mut state, number)?;
+            }
+            Step::Killed(number) => {
+                state.faults += 1;
+                state.ends(number, Daemon::Killed);
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("one writes", |_, state: &State| state.writers() < 2),
+            // Whoever is killed is started again by who supervises it.
+            Property::always("somebody is in charge in the end", |model: &Self, state: &State| {
+                let is_over = (0..3).all(|one| model.goes(&mut state.clone(), one).is_none());
+                !is_over
+                    || state.daemons.contains(&Daemon::InCharge)
+                    || state.daemons.contains(&Daemon::Killed)
+            }),
+            Property::sometimes("the second successor is in charge", |_, state: &State| {
+                state.daemons[2] == Daemon::InCharge && state.daemons[1] == Daemon::Ended
+            }),
+        ]
+    }
+}
+
+#[test]
+fn whatever_fails_of_a_successor_one_daemon_writes_and_one_is_in_charge_in_the_end() {
+    holds("hand-over", HandOver { without: Without::Nothing });
+}
+
+#[test]
+fn a_predecessor_that_does_not_linger_leaves_nobody_in_charge() {
+    breaks("somebody is in charge in the end", HandOver { without: Without::Lingering });
+}
+
+#[test]
+fn a_predecessor_that_tries_once_leaves_nobody_in_charge() {
+    breaks("somebody is in charge in the end", HandOver { without: Without::Again });
+}
+
+#[test]
+fn without_the_lock_two_write() {
+    breaks("one writes", HandOver { without: Without::Lock });
+}
