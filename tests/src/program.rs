@@ -26,7 +26,7 @@ pub enum Leave {
     Others,
     /// Nobody else at this cgroup or below.
     Nobody,
-    /// As `Others`, and `BPF_F_PREORDER`: before those of cgroups below. Minimum kernel: 6.16.
+    /// As `Others`, and `BPF_F_PREORDER`: before those of cgroups below. Minimum kernel: 6.15.
     First,
 }
 

@@ -39,7 +39,7 @@ enum Task {
     Setup(setup::Args),
     /// Plays the reference document, section by section, against this kernel
     Demo(demo::Args),
-    /// Runs the tests: all layers that take no virtual machine, all, or the named ones
+    /// Runs the tests: all that this kernel can run, everything, or the named layers
     Test(test::Args),
     /// The layer `lint` of the tests: formatting, clippy, purity of the core, aarch64
     Lint,
@@ -49,7 +49,7 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Keeps the long forms of tests up for a while, and prints their figures
     Soak(soak::Args),
-    /// Measures, and writes the tables and plots of docs/performance.md
+    /// Measures, and writes the tables and plots of docs/performance.md and docs/scaling.md
     Bench(bench::Args),
     /// Builds the container image: a static binary and nothing else
     Image(image::Args),

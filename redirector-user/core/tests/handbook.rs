@@ -49,7 +49,7 @@ fn anchor(code: &Code) -> String {
     format!("{} {}", code.id, code.title)
         .to_lowercase()
         .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-'))
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
         .map(|c| if c == ' ' { '-' } else { c })
         .collect()
 }

@@ -33,7 +33,7 @@ pub fn interval(text: &str) -> Result<Duration, String> {
 #[command(next_help_heading = "What the documents mean here")]
 pub struct SettingsArgs {
     /// Who serves the addresses of Services that no rule matches: own (this daemon) or leave
-    /// (somebody else, such as kube-proxy)
+    /// (somebody else, such as kube-proxy) [default: own; with --kubernetes: leave]
     #[arg(long, value_enum, value_name = "WHO")]
     services: Option<Services>,
     /// Name of this node [default: the host name]

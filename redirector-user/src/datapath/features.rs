@@ -77,7 +77,7 @@ const ROWS: [Row; 13] = [
     (
         "refusing with ECONNREFUSED",
         "bpf_set_retval",
-        "5.18",
+        "6.1",
         None,
         Probe::Helper(BpfHelper::BPF_FUNC_set_retval),
     ),

@@ -10,7 +10,7 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 
 use super::diag::Diag;
 
-/// `INET_DIAG_CGROUP_ID`, minimum kernel 5.9.
+/// `INET_DIAG_CGROUP_ID`, minimum kernel 5.8.
 const CGROUP_ID: u16 = 21;
 
 /// The id of the cgroup in which the socket with this address, which is connected to

@@ -135,8 +135,8 @@ codes! {
     }
     NO_ROOM = "RD1027" Error NONE "The tables have no room for the object" {
         "All objects together need more of a table than the kernel's tables can have. Of the namespace that needs most of it the newest objects are left out, or stay as they were before an edit, as many as it takes for the rest to fit. They come in force by themselves as soon as there is room."
-        "Remove what is not needed of that namespace. Where --fixed-sizes keeps tables small, give them more room. Destinations and endpoints that connections are counted on (maxConnections, outlierDetection, LEAST_REQUEST) are at most 65,535 together."
-        "LEAST_REQUEST for 66,000 endpoints of one namespace"
+        "Remove what is not needed of that namespace. Where --fixed-sizes keeps tables small, give them more room. Destinations and endpoints that connections are counted on (maxConnections, outlierDetection, LEAST_REQUEST) are at most 1,048,575 together."
+        "LEAST_REQUEST for 1,100,000 endpoints of one namespace"
     }
     IDLE_ANNOTATION = "RD1028" Warning NONE "The annotation means nothing here" {
         "Each annotation of this project's is read of some kinds of objects only, and those that switch something on are read as \"true\" alone. This one stands at another kind, or has another value, and has no effect."
