@@ -8,6 +8,7 @@
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`explain`]: why a connection goes where it goes, from the kernel's tables.
 //! * [`failure`]: why something did not happen, and the exit code for it.
+//! * [`following`]: threads that follow something for as long as it is wanted.
 //! * [`identity`]: which processes are which workload.
 //! * [`kubernetes`]: the API server as the source of the configuration.
 //! * [`output`]: tables and diagnostics for people.
@@ -24,6 +25,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod explain;
 pub mod failure;
+pub mod following;
 pub mod identity;
 pub mod inotify;
 pub mod kubernetes;

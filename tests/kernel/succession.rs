@@ -2,7 +2,7 @@
 //! charge.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
@@ -23,18 +23,24 @@ fn eventually(what: &str, so: impl Fn() -> bool) {
 }
 
 /// A daemon with a gateway and metrics, whose address is given.
-fn in_charge(scene: &Scene, metrics: &str) -> (Daemon, std::net::SocketAddr) {
+fn in_charge(scene: &Scene, metrics: &str) -> (Daemon, SocketAddr) {
+    in_charge_with(scene, metrics, &[])
+}
+
+/// As [`in_charge`], with more arguments.
+fn in_charge_with(scene: &Scene, metrics: &str, more: &[&str]) -> (Daemon, SocketAddr) {
     let address = free([127, 0, 0, 3]);
     scene.redirector.write("edge.yaml", &gateway(address, "one"));
-    let daemon = scene.redirector.start_with(&["--metrics-address", metrics, "--drain", "20s"]);
+    let args = ["--metrics-address", metrics, "--drain", "20s"];
+    let daemon = scene.redirector.start_with(&[&args, more].concat());
     scene.redirector.wait("its answer", |_| dial(address) == "one");
     (daemon, address)
 }
 
-/// It reads, decides and answers again.
-fn is_in_charge_again(scene: &Scene, daemon: &Daemon, metrics: std::net::SocketAddr) {
+/// It reads, decides and answers again, having come in force so many times.
+fn is_in_charge_again(scene: &Scene, daemon: &Daemon, metrics: SocketAddr, times: usize) {
     let redirector = &scene.redirector;
-    eventually("it takes over again", || daemon.log().matches("INFO in force").count() > 1);
+    eventually("it takes over again", || daemon.log().matches("INFO in force").count() == times);
     redirector.change("a change", || redirector.write("rules.yaml", &to("two")));
     assert_eq!(redirector.status().json()["daemon"]["pid"], daemon.pid());
     assert!(scrape(metrics).contains("redirector_config_generation"));
@@ -53,7 +59,7 @@ fn a_successor_that_is_killed_before_it_is_in_force_leaves_its_predecessor_in_ch
         eventually("it hands over", || daemon.log().matches("handed over").count() == round);
         assert_eq!(dial(address), "one", "gateways go on");
         successor.kill();
-        is_in_charge_again(&scene, &daemon, metrics);
+        is_in_charge_again(&scene, &daemon, metrics, round + 1);
         redirector.change("back", || redirector.write("rules.yaml", &to("one")));
         assert_eq!(dial(address), "one");
     }
@@ -73,36 +79,61 @@ fn a_successor_that_cannot_listen_leaves_its_predecessor_in_charge() {
     let args = ["--replace", "--metrics-address", &address_taken];
     let other = scene.redirector.launch(&args, Stdio::null());
     assert_ne!(other.wait(), 0);
-    is_in_charge_again(&scene, &daemon, metrics);
+    is_in_charge_again(&scene, &daemon, metrics, 2);
     assert_eq!(dial(address), "one");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// Its successor has gone, so many times by now; something else listens where it has its
+/// metrics, for as long as the result is there.
+fn hindered(scene: &Scene, daemon: &Daemon, metrics: SocketAddr, times: usize) -> TcpListener {
+    let socket = scene.redirector.directory().join("state/control.sock");
+    let successor = scene.redirector.launch(&["--replace", "--config", "-"], Stdio::piped());
+    eventually("it hands over", || daemon.log().matches("handed over").count() == times);
+    eventually("the successor listens", || UnixStream::connect(&socket).is_ok());
+    // Nobody can listen there.
+    std::fs::remove_file(&socket).expect("a socket");
+    std::fs::create_dir(&socket).expect("a directory");
+    let tries = || daemon.log().matches("nobody is in charge").count();
+    let before = tries();
+    successor.kill();
+    eventually("it tries again and again", || tries() > before + 1);
+    // Whoever is started instead finds its address free.
+    let other = TcpListener::bind(metrics).expect("nobody listens there");
+    std::fs::remove_dir(&socket).expect("removed");
+    let before = tries();
+    eventually("it tries still", || tries() > before);
+    other
 }
 
 #[test]
 fn a_predecessor_that_cannot_take_over_at_once_does_when_it_can_and_gateways_go_on_till_then() {
     let Some(scene) = Scene::new("hindered", PROGRAM) else { return };
     let metrics = free([127, 0, 0, 1]);
-    let (daemon, address) = in_charge(&scene, &metrics.to_string());
-    let socket = scene.redirector.directory().join("state/control.sock");
-    let hindered = |rounds: usize| {
-        let successor = scene.redirector.launch(&["--replace", "--config", "-"], Stdio::piped());
-        eventually("it hands over", || daemon.log().matches("handed over").count() == rounds);
-        eventually("the successor listens", || UnixStream::connect(&socket).is_ok());
-        // Nobody can listen there.
-        std::fs::remove_file(&socket).expect("a socket");
-        std::fs::create_dir(&socket).expect("a directory");
-        let tries = || daemon.log().matches("nobody is in charge").count();
-        let before = tries();
-        successor.kill();
-        eventually("it tries again and again", || tries() > before + 1);
-        assert_eq!(dial(address), "one", "gateways go on");
-    };
-    hindered(1);
-    std::fs::remove_dir(&socket).expect("removed");
-    is_in_charge_again(&scene, &daemon, metrics);
+    let (daemon, address) = in_charge_with(&scene, &metrics.to_string(), &["--detach-on-exit"]);
+    let other = hindered(&scene, &daemon, metrics, 1);
+    assert_eq!(dial(address), "one", "gateways go on");
+    drop(other);
+    is_in_charge_again(&scene, &daemon, metrics, 2);
     scene.redirector.change("back", || scene.redirector.write("rules.yaml", &to("one")));
-    hindered(2);
+    let _other = hindered(&scene, &daemon, metrics, 2);
+    assert_eq!(dial(address), "one", "gateways go on");
     assert_eq!(daemon.stop(), 0, "it ends when it is told to");
+    assert!(!scene.redirector.place.pins().exists(), "and detaches as it was told to");
+    assert!(!scene.redirector.directory().join("state").exists());
+}
+
+#[test]
+fn a_predecessor_that_cannot_take_over_ends_once_everything_was_unloaded() {
+    let Some(scene) = Scene::new("unloaded-meanwhile", PROGRAM) else { return };
+    let metrics = free([127, 0, 0, 1]);
+    let (daemon, _) = in_charge(&scene, &metrics.to_string());
+    let _other = hindered(&scene, &daemon, metrics, 1);
+    // Nobody can while it just tries.
+    let unload = || scene.redirector.ask("unload", &["--yes"]).exit == 0;
+    eventually("it is unloaded", unload);
+    daemon.wait();
+    assert!(!scene.redirector.place.pins().exists(), "nothing was attached again");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure};
 use crate::datapath::{self, Datapath};
-use crate::state::Report;
+use crate::state::{Report, StateError};
 use crate::{leftovers, mounts, proxy};
 use serde::Serialize;
 
@@ -51,6 +51,11 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
             return Ok(Exit::No);
         }
     }
+    // No daemon comes in between. One needs a state directory, which may not be there.
+    let _lock = match state.lock() {
+        Err(error @ StateError::Busy { .. }) => return Err(error.into()),
+        lock => lock,
+    };
     let report = state.report().ok().flatten().unwrap_or_default();
     let unloaded = match Datapath::unload(&args.kernel.bpffs) {
         // What a crash left of the rest goes all the same.

@@ -8,6 +8,8 @@ use std::{io, ptr, thread};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use crate::following::{Following, Waited, following};
+
 /// The kernel tells of addresses that come and go, of both families.
 const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
 
@@ -16,14 +18,15 @@ const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32
 const IPVS: &CStr = c"kube-ipvs0";
 
 /// Returns the addresses of the node, and calls `send` in a thread of its own with all of
-/// them whenever they are others, until it returns `false`.
+/// them whenever they are others, until it returns `false` or nobody follows them any more.
 ///
 /// # Errors
 ///
 /// Why they cannot be known.
 pub(super) fn follow(
     mut send: impl FnMut(BTreeSet<IpAddr>) -> bool + Send + 'static,
-) -> io::Result<BTreeSet<IpAddr>> {
+) -> io::Result<(BTreeSet<IpAddr>, Following)> {
+    let (following, wanted) = following()?;
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, GROUPS))?;
     // Whatever changes from here on is told of.
@@ -31,7 +34,11 @@ pub(super) fn follow(
     let mut known = first.clone();
     thread::Builder::new().name("addresses".into()).spawn(move || {
         loop {
-            let told = socket.recv_from_full().map(drop);
+            let told = match wanted.wait(&socket, None) {
+                Ok(Waited::Unwanted) => return,
+                Ok(_) => socket.recv_from_full().map(drop),
+                Err(error) => Err(error),
+            };
             let now = match told {
                 Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(error),
                 // Also when more was told than had room.
@@ -52,7 +59,7 @@ pub(super) fn follow(
             }
         }
     })?;
-    Ok(first)
+    Ok((first, following))
 }
 
 /// The addresses of all interfaces.
@@ -107,6 +114,16 @@ unsafe fn address(at: *const libc::sockaddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_follows_addresses_that_nobody_wants() {
+        let (told, ends) = std::sync::mpsc::channel::<()>();
+        let send = move |_| told.send(()).is_ok();
+        let (first, following) = follow(send).unwrap();
+        assert!(!first.is_empty());
+        drop(following);
+        while ends.recv().is_ok() {}
+    }
 
     #[test]
     fn the_addresses_of_all_interfaces_are_found() {

@@ -41,14 +41,17 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
     end_with_any_panic("everything stays in force without this process");
     let mut kept = Kept::default();
     let (mut sender, mut events) = mpsc::channel();
-    // Once it has handed over to one that is gone: when to try again to take over, and
-    // whether that one has its gateways.
-    let mut back = None;
+    // Once it has handed over to one that is gone: when to try again to take over.
+    let mut back: Option<Again> = None;
     loop {
         let failure = match take_charge(&options, &mut kept, back.is_some(), &sender) {
             Ok(mut daemon) => match daemon.serve(&sender, &events) {
                 Ok(End::Early) => {
-                    daemon.keep().0.end();
+                    kept = daemon.keep().0;
+                    if back.is_some() {
+                        return kept.end_as_last(&options);
+                    }
+                    kept.end();
                     return Ok(Exit::Fine);
                 }
                 Ok(End::Signal(signal)) => return daemon.end(signal),
@@ -56,7 +59,7 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
                     let lingered = daemon.hand_over(succession).linger(&events);
                     let Some(again) = lingered else { return Ok(Exit::Fine) };
                     kept = again;
-                    back = Some((Again::default(), succession.adopts));
+                    back = Some(Again::default());
                     None
                 }
                 Err(failure) => {
@@ -66,7 +69,7 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
             },
             Err(failure) => Some(failure),
         };
-        let Some((again, adopts)) = &mut back else {
+        let Some(again) = &mut back else {
             return failure.map_or(Ok(Exit::Fine), Err);
         };
         // Whatever told the control loop of before ends.
@@ -78,18 +81,29 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
         let before = std::mem::replace(&mut events, from);
         let mut stops = before.try_iter().any(|event| matches!(event, Event::Stop(_)));
         if let Some(failure) = failure {
-            if let Some(pid) = StateDir::new(&options.state_dir).daemon() {
+            let state = StateDir::new(&options.state_dir);
+            if let Some(pid) = state.daemon() {
                 tracing::warn!(pid, "another daemon is in charge: {failure}");
-                kept.let_go(*adopts);
+                kept.end();
                 return Ok(Exit::Fine);
             }
+            if state.is_removed() {
+                kept.let_go(false);
+                return Err(failure);
+            }
             tracing::error!("nobody is in charge, and it is tried again: {failure}");
+            // Whoever is started instead may want the address.
+            kept.metrics = None;
             again.failed();
             stops = stops || stops_before(again.next(), &events);
+            if state.is_removed() {
+                tracing::warn!("everything was unloaded meanwhile: ending");
+                kept.let_go(false);
+                return Ok(Exit::Fine);
+            }
         }
         if stops {
-            kept.end();
-            return Ok(Exit::Fine);
+            return kept.end_as_last(&options);
         }
         options.replace = false;
         // It has been read, and ends but once; what it said is in the state.
@@ -121,7 +135,8 @@ fn take_charge(
     // What can be known to be wrong is said before anything is touched.
     let source = source(options)?;
     let cgroup2 = startup::cgroup2()?;
-    let cgroups = startup::cgroups(&options.cgroups, options.kubernetes.is_some(), &cgroup2)?;
+    let kubernetes = options.kubernetes.is_some();
+    let cgroups = startup::cgroups(&options.cgroups, kubernetes, &cgroup2, !is_back)?;
     startup::paths(&files_to_follow(&options.config), state.files().iter())?;
     startup::announce(options, &cgroups);
     startup::bpffs(&options.bpffs, options.bpffs_is_default)?;
@@ -130,6 +145,10 @@ fn take_charge(
     // What the one before, or after, this daemon lets go of is free in a moment.
     let follows = predecessor.is_some() || is_back;
     let lock = handover::lock(&state, follows)?;
+    if is_back && state.is_removed() {
+        state.remove()?;
+        return Err(Failure::new(Exit::No, "everything was unloaded meanwhile"));
+    }
     state.admit_readers()?;
     // A writer that waits for us to have read its file is no reason to die.
     // SAFETY: `SIG_IGN` runs no code of ours.
@@ -178,9 +197,10 @@ fn take_charge(
     });
     engine.follow_endpoints = !draining.is_empty();
     engine.settings.bypass = bypass(&bypassed);
-    let addresses = addresses::follow(sending(sender, Event::Addresses)).map_err(|error| {
-        Failure::new(Exit::Unable, format!("the node's addresses cannot be known: {error}"))
-    })?;
+    let (addresses, follows_addresses) = addresses::follow(sending(sender, Event::Addresses))
+        .map_err(|error| {
+            Failure::new(Exit::Unable, format!("the node's addresses cannot be known: {error}"))
+        })?;
     engine.settings.set_node_addresses(addresses);
     let replaced = predecessor.as_ref().map(|one| one.pid);
     let before = state.report().ok().flatten().unwrap_or_default();
@@ -254,6 +274,7 @@ fn take_charge(
         grow_again: grow::AGAIN,
         memory_full: 0,
         drainer,
+        _addresses: follows_addresses,
         draining,
         gateways,
         leaf,

@@ -32,6 +32,7 @@ use super::{Event, Options, log, memory, metrics, now};
 use crate::again::Again;
 use crate::datapath::{Datapath, Standing};
 use crate::failure::{Exit, Failure};
+use crate::following::Following;
 use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
@@ -117,6 +118,8 @@ pub(super) struct Daemon {
     pub(super) draining: Draining,
     /// When to try again to make larger tables.
     pub(super) grow_again: Again,
+    /// Says when the node has other addresses.
+    pub(super) _addresses: Following,
     /// What is left alone, and until when.
     pub(super) bypassed: Vec<Bypassed>,
     /// When to try again to end what is over.
@@ -170,12 +173,13 @@ impl Daemon {
                     // events keeps it from that.
                     let mut requests = 0;
                     for _ in 0..TOGETHER {
-                        if requests == ASKED_TOGETHER {
+                        // What comes after a reason to end is for whoever goes on.
+                        if stop.is_some() || requests == ASKED_TOGETHER {
                             break;
                         }
                         let Ok(event) = events.try_recv() else { break };
                         requests += usize::from(matches!(event, Event::Request(..)));
-                        stop = stop.or_else(|| self.handle(event, sender));
+                        stop = self.handle(event, sender);
                     }
                     stop
                 }
@@ -503,7 +507,6 @@ impl Daemon {
 
     /// Lets go of the tables and the state.
     pub(super) fn hand_over(mut self, succession: Succession) -> HandedOver {
-        self.direct.close();
         self.publish();
         let (kept, server) = self.keep();
         HandedOver { kept, server, succession }
@@ -511,6 +514,7 @@ impl Daemon {
 
     /// Lets go of all but what stays with the process.
     pub(super) fn keep(self) -> (Kept, Server) {
+        self.direct.close();
         let Self { gateways, leaf, metrics, signals, server, .. } = self;
         (Kept { gateways: Some(gateways), leaf, metrics, signals }, server)
     }

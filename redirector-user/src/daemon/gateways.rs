@@ -2,6 +2,7 @@
 //! appears.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use redirector_core::plan::{DestinationId, Plan, RouteId};
 
 use super::engine::Step;
 use super::{descriptors, log};
+use crate::again::Again;
 use crate::identity::{Local, Locals};
 use crate::proxy::{self, Config, ListenerState, Proxy, RelayStatus, Settings, Status, Through};
 use crate::state::GatewayListener;
@@ -18,6 +20,9 @@ use crate::state::GatewayListener;
 /// The gateways.
 pub struct Gateways {
     proxy: Option<Proxy>,
+    /// What is not served as the proxy could not be started, and when that is tried again.
+    failed: Vec<GatewayListener>,
+    again: Again,
     /// How they are relayed.
     settings: Settings,
     /// Listening sockets of a predecessor, until the first plan.
@@ -35,6 +40,8 @@ impl Gateways {
     pub fn new(settings: Settings, inherited: Vec<OwnedFd>) -> Self {
         Self {
             proxy: None,
+            failed: Vec::new(),
+            again: Again::default(),
             settings,
             inherited,
             routes: BTreeSet::new(),
@@ -92,12 +99,39 @@ impl Gateways {
         }
     }
 
+    /// Starts the proxy if it could not be, and it is time to try again.
+    pub fn start_when_it_is_time(&mut self, plan: &Plan) {
+        if self.again.is_due() {
+            self.update(plan);
+        }
+    }
+
+    /// How long until then.
+    pub fn until_start(&self) -> Option<Duration> {
+        self.again.until()
+    }
+
+    /// There is no proxy.
+    fn fails(&mut self, plan: &Plan, why: &dyn Display) {
+        tracing::error!("the gateway proxy: {why}; trying again");
+        let failed = Config::of_plan(plan).listeners.into_iter().map(|listener| GatewayListener {
+            address: listener.address,
+            gateway: listener.name.to_string(),
+            error: Some(why.to_string()),
+            draining: false,
+        });
+        self.failed = failed.collect();
+        self.again.failed();
+    }
+
     fn update(&mut self, plan: &Plan) {
+        self.failed.clear();
         if self.proxy.is_none() {
             let inherited = std::mem::take(&mut self.inherited);
             // One that an earlier daemon left may serve what is there no more.
             let is_left = self.settings.door.as_deref().is_some_and(proxy::is_at);
             if plan.gateways.listeners.is_empty() && !is_left {
+                self.again.over();
                 return;
             }
             if let Err(error) = descriptors::raise_limit() {
@@ -107,15 +141,13 @@ impl Gateways {
             settings.log = log::like_this().unwrap_or(settings.log);
             match Proxy::start(settings, Arc::new(self.locals.clone()), inherited) {
                 Ok(proxy) => self.proxy = Some(proxy),
-                Err(error) => {
-                    tracing::error!(%error, "the gateway proxy cannot be started");
-                    return;
-                }
+                Err(error) => return self.fails(plan, &error),
             }
         }
         let Some(proxy) = &self.proxy else { return };
         match proxy.update(Config::of_plan(plan)) {
             Ok(status) => {
+                self.again.over();
                 for listener in &status.listeners {
                     if let ListenerState::Failed { error, .. } = &listener.state {
                         let (gateway, address) = (&listener.name, listener.address);
@@ -124,15 +156,15 @@ impl Gateways {
                 }
             }
             Err(error) => {
-                tracing::error!("{error}; starting another");
                 self.proxy = None;
+                self.fails(plan, &error);
             }
         }
     }
 
     /// What is served, and by which process, for `status`.
     pub fn report(&self) -> (Vec<GatewayListener>, Option<RelayStatus>) {
-        let Some(status) = self.status() else { return (Vec::new(), None) };
+        let Some(status) = self.status() else { return (self.failed.clone(), None) };
         let listeners = status
             .listeners
             .into_iter()

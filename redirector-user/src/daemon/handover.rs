@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The predecessor goes on trying to take over again, whatever keeps it from that, unless
-//! somebody else is in charge: what it has serves gateways meanwhile.
+//! somebody else is in charge, or has unloaded everything: what it has serves gateways
+//! meanwhile.
 //!
 //! The successor goes on with the process that relays connections of gateways, or, where
 //! that is of another version, with the very same listening sockets: no client that waits
@@ -26,12 +27,13 @@ use std::time::{Duration, Instant};
 use rustix::net::getsockname;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Event;
 use super::control::{self, Request};
 use super::gateways::Gateways;
 use super::leaf::Leaf;
 use super::server::Server;
 use super::signals::Signals;
+use super::{Event, Options};
+use crate::datapath::{self, Datapath};
 use crate::failure::{Exit, Failure};
 use crate::state::{Lock, StateDir, StateError};
 
@@ -134,6 +136,35 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The process ends, and was in charge last: what is in force stays, or goes, as when it
+    /// ends in charge. Where somebody else is in charge by now, all of it is theirs.
+    ///
+    /// # Errors
+    ///
+    /// What is to go does not.
+    pub fn end_as_last(self, options: &Options) -> Result<Exit, Failure> {
+        let state = StateDir::new(&options.state_dir);
+        let lock = state.lock();
+        if lock.is_ok() {
+            let _ = std::fs::remove_file(state.control_socket());
+        }
+        if !options.detach_on_exit || matches!(lock, Err(StateError::Busy { .. })) {
+            tracing::info!("ending; everything stays in force without this process");
+            self.end();
+            return Ok(Exit::Fine);
+        }
+        tracing::info!("ending; detaching");
+        self.let_go(false);
+        let _lock = lock?;
+        let unload = || Datapath::unload(&options.bpffs);
+        match patiently(true, unload, |error| matches!(error, datapath::Error::Busy { .. })) {
+            Err(error) if !matches!(error, datapath::Error::NotLoaded { .. }) => Err(error)?,
+            _ => {}
+        }
+        state.remove()?;
+        Ok(Exit::Fine)
+    }
+
     /// The process ends, and nobody has taken over from it.
     pub fn end(self) {
         let stays = self.gateways.as_ref().is_some_and(Gateways::stays);

@@ -201,8 +201,9 @@ fn enter(cgroup: &Path, named: bool, predecessor: Option<u32>) -> io::Result<boo
     let own = std::process::id().to_string();
     let procs = fs::read_to_string(cgroup.join("cgroup.procs"))?;
     let shared = procs.lines().any(|pid| pid != own);
-    if procs.lines().any(|pid| !is_daemon(pid, predecessor)) {
-        let what = if named { "other processes are in it" } else { "another daemon is in it" };
+    if let Some(pid) = procs.lines().find(|pid| !is_daemon(pid, predecessor)) {
+        let what = if named { "another process" } else { "another daemon" };
+        let what = format!("{what} is in it (process {pid})");
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
     }
     fs::write(cgroup.join("cgroup.procs"), &own).inspect_err(|_| {
@@ -216,6 +217,15 @@ fn enter(cgroup: &Path, named: bool, predecessor: Option<u32>) -> io::Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_else_is_in_a_cgroup_is_named() {
+        let cgroup = tempfile::tempdir().unwrap();
+        std::fs::write(cgroup.path().join("cgroup.procs"), "1\n").unwrap();
+        let why = |named| enter(cgroup.path(), named, None).unwrap_err().to_string();
+        assert_eq!(why(true), "another process is in it (process 1)");
+        assert_eq!(why(false), "another daemon is in it (process 1)");
+    }
 
     #[test]
     fn the_flag_takes_a_word_or_a_path() {

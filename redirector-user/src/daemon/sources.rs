@@ -11,6 +11,7 @@ use super::callbacks::{sending, tell};
 use super::{Event, Options};
 use crate::datapath::cgroup::Cgroup;
 use crate::failure::{Exit, Failure};
+use crate::following::Following;
 use crate::identity::Direct;
 use crate::identity::pods::{self, PodCgroups, PodEvent};
 use crate::kubernetes::agent::Agent;
@@ -87,7 +88,7 @@ pub(super) fn source(options: &Options) -> Result<Box<dyn Source>, Failure> {
     };
     let node = options.settings.node_name.clone().unwrap_or_default();
     match Agent::new(setup.clone(), node) {
-        Ok(agent) => Ok(Box::new(agent)),
+        Ok(agent) => Ok(Box::new(Cluster { agent, _pods: None })),
         Err(error) => Err(Failure::input(error.to_string()).help(
             "run it in a pod with a service account, or name a kubeconfig with --kubeconfig",
         )),
@@ -140,7 +141,13 @@ impl Source for FileSource {
 }
 
 /// The API server, and the cgroups of this node's pods.
-impl Source for Agent {
+struct Cluster {
+    agent: Agent,
+    /// Once they are followed.
+    _pods: Option<Following>,
+}
+
+impl Source for Cluster {
     fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure> {
         let (cgroup2, cgroups) = (&with.report.cgroup2, &with.report.cgroups);
         let base = Cgroup::open(cgroup2)?.level;
@@ -156,24 +163,24 @@ impl Source for Agent {
                 tell(events)
             })
         });
-        pods.map_err(|error| {
+        self._pods = Some(pods.map_err(|error| {
             Failure::new(Exit::No, format!("the cgroups of pods cannot be followed: {error}"))
-        })?;
+        })?);
         let known = with.store.files().cloned().collect();
         let changed = tell(with.sender, || Event::Watches);
-        Agent::follow(self, known, with.direct.clone(), with.taking(), changed);
+        self.agent.follow(known, with.direct.clone(), with.taking(), changed);
         Ok(())
     }
 
     fn health(&self) -> (Vec<Watching>, u64) {
-        (self.watching(), self.drifted())
+        (self.agent.watching(), self.agent.drifted())
     }
 
     fn ready(&mut self) {
-        Agent::ready(self);
+        self.agent.ready();
     }
 
     fn judge(&self, in_force: &InForce, findings: Vec<Diagnostic>, report: &Report) {
-        Agent::judge(self, Judged::new(in_force, findings, &report.emptied, &report.unresolved));
+        self.agent.judge(Judged::new(in_force, findings, &report.emptied, &report.unresolved));
     }
 }

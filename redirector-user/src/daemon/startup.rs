@@ -48,15 +48,16 @@ fn mount_of_cgroup2(usual: &Path) -> String {
     format!("mkdir -p {0} && mount -t cgroup2 none {0}", quoted(&place))
 }
 
-/// The cgroups to attach to, all of them there.
+/// The cgroups to attach to, all of them there. A kubelet's are waited for if it `waits`.
 pub fn cgroups(
     given: &[PathBuf],
     kubernetes: bool,
     cgroup2: &Path,
+    waits: bool,
 ) -> Result<Vec<PathBuf>, Failure> {
     if given.is_empty() {
         return match kubernetes {
-            true => pods(cgroup2),
+            true => pods(cgroup2, waits),
             false => Ok(vec![cgroup2.to_owned()]),
         };
     }
@@ -107,7 +108,7 @@ fn announcement(whole: bool, cgroups: &[PathBuf]) -> String {
 
 /// The trees in which the kubelet makes the cgroups of pods. One that starts
 /// with the machine may be there before the kubelet has made them.
-fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn pods(cgroup2: &Path, waits: bool) -> Result<Vec<PathBuf>, Failure> {
     let mut waiting = false;
     loop {
         let trees = trees(cgroup2).map_err(|error| {
@@ -116,16 +117,17 @@ fn pods(cgroup2: &Path) -> Result<Vec<PathBuf>, Failure> {
         if !trees.is_empty() {
             return Ok(trees);
         }
+        let part = match mounts::is_whole(cgroup2) {
+            true => "",
+            false => " (a part of the hierarchy: the node's mount is to be shown to the agent)",
+        };
+        let none = format!("no cgroup of a kubelet (kubepods) below {}{part}", cgroup2.display());
+        let others = "other cgroups are named with --cgroup";
+        if !waits {
+            return Err(Failure::new(Exit::Unable, none).help(others));
+        }
         if !std::mem::replace(&mut waiting, true) {
-            let part = match mounts::is_whole(cgroup2) {
-                true => "",
-                false => " (a part of the hierarchy: the node's mount is to be shown to the agent)",
-            };
-            tracing::warn!(
-                "no cgroup of a kubelet (kubepods) below {}{part}: waiting for one; other cgroups \
-                 are named with --cgroup",
-                cgroup2.display()
-            );
+            tracing::warn!("{none}: waiting for one; {others}");
         }
         std::thread::sleep(KUBELET);
     }
@@ -287,6 +289,16 @@ mod tests {
         assert!(whole.contains("--cgroup"), "{whole}");
         let part = announcement(false, &["/cg/a".into(), "/cg/b".into()]);
         assert_eq!(part, "attaching to /cg/a, /cg/b: every process below is served");
+    }
+
+    #[test]
+    fn a_kubelet_is_not_waited_for_where_nothing_else_would_be_heard_meanwhile() {
+        let root = tempfile::tempdir().unwrap();
+        let failure = cgroups(&[], true, root.path(), false).unwrap_err();
+        assert!(failure.message.starts_with("no cgroup of a kubelet"), "{failure}");
+        std::fs::create_dir(root.path().join("kubepods")).unwrap();
+        let found = cgroups(&[], true, root.path(), false).unwrap();
+        assert_eq!(found, [root.path().join("kubepods")]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ impl Daemon {
     pub(super) fn until_next_check(&self) -> Duration {
         let check = self.options.verify.saturating_sub(self.verified.elapsed());
         let again = [self.apply_again, self.step_again].iter().filter_map(Again::until).min();
+        let again = again.into_iter().chain(self.gateways.until_start()).min();
         let check = again.map_or(check, |again| check.min(again));
         let check = self.until_bypass_over().map_or(check, |over| check.min(over));
         self.until_drained().map_or(check, |over| check.min(Duration::from_millis(over)))
@@ -34,6 +35,7 @@ impl Daemon {
         if self.apply_again.is_due() {
             self.changed = true;
         }
+        self.gateways.start_when_it_is_time(self.engine.plan());
         self.bring_in_step_when_it_is_time();
         if self.verified.elapsed() < self.options.verify {
             return;

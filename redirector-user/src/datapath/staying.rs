@@ -62,6 +62,8 @@ impl Datapath {
 
     /// What follows on an attachment; where it fails, [`tidy`](Self::tidy) tries it again.
     fn settle(&mut self) -> Result<(), Error> {
+        // First, as what follows may fail: who removes a pin then finds it made again.
+        self.hold_links()?;
         // Programs from before may count by the numbers of other tables: nobody else gets an
         // entry of those before they have come to their end.
         sys::wait_for_programs();
@@ -69,9 +71,6 @@ impl Datapath {
         self.pardon_the_gone();
         self.pins.remove_other_tables(&self.places.tables)?;
         self.remove_old_programs()?;
-        if let Some(held) = &mut self.held {
-            held.hold_links(&self.pins)?;
-        }
         self.tidy_links(&self.pins.others(MEMORY, &self.places.memory)?)?;
         self.is_settled = true;
         Ok(())
@@ -161,9 +160,20 @@ impl Datapath {
         self.tidy_links(&kept)
     }
 
+    /// Holds the links that are there now.
+    fn hold_links(&mut self) -> Result<(), Error> {
+        self.held.as_mut().map_or(Ok(()), |held| held.hold_links(&self.pins))
+    }
+
     /// As [`tidy`](Self::tidy); `kept` is the other memory that is in use. Right after
     /// programs were swapped, one of theirs may still run.
-    fn tidy_links(&self, kept: &[String]) -> Result<(), Error> {
+    fn tidy_links(&mut self, kept: &[String]) -> Result<(), Error> {
+        let removed = self.remove_links(kept);
+        // No pin of what has gone is made again.
+        removed.and(self.hold_links())
+    }
+
+    fn remove_links(&self, kept: &[String]) -> Result<(), Error> {
         for place in attach::places(&self.pins)? {
             attach::detach_other_memory(&self.pins, &self.places.memory, place.id, kept)?;
         }

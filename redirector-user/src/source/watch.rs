@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::files::{Dirty, Files, Look};
 use super::{Batch, QUIET};
+use crate::following::{Following, Wanted, following};
 use crate::inotify::Watches;
 
 /// What goes on without a pause is looked at after this time.
@@ -31,9 +32,12 @@ pub struct Timing {
     pub rescan: Duration,
 }
 
-/// Asks the watcher to read everything again.
-#[derive(Clone, Debug)]
-pub struct Reread(Arc<Readings>);
+/// Asks the watcher to read everything again; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Reread {
+    readings: Arc<Readings>,
+    _following: Following,
+}
 
 #[derive(Debug)]
 struct Readings {
@@ -47,15 +51,15 @@ struct Readings {
 impl Reread {
     /// Asks for it, and says which reading it is, from 1.
     pub fn ask(&self) -> u64 {
-        let reading = self.0.asked.fetch_add(1, SeqCst) + 1;
+        let reading = self.readings.asked.fetch_add(1, SeqCst) + 1;
         // The counter of an eventfd cannot overflow by ones.
-        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.readings.wake, &1u64.to_ne_bytes());
         reading
     }
 
     /// The last reading that is over: its changes were sent.
     pub fn over(&self) -> u64 {
-        self.0.over.load(SeqCst)
+        self.readings.over.load(SeqCst)
     }
 }
 
@@ -70,15 +74,16 @@ pub fn follow(
     let mut watches = Watches::new()?;
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let (asked, over) = (AtomicU64::new(0), AtomicU64::new(0));
-    let reread = Reread(Arc::new(Readings { wake, asked, over }));
-    let asked = reread.clone();
+    let readings = Arc::new(Readings { wake, asked, over });
+    let (following, wanted) = following()?;
+    let reread = Reread { readings: Arc::clone(&readings), _following: following };
     thread::Builder::new().name("files".into()).spawn(move || {
         let (mut dirty, mut since) = (Dirty::All, Instant::now());
         let mut first = true;
         loop {
             let begun = Instant::now();
-            let reading = asked.0.asked.load(SeqCst);
-            let is_asked = matches!(dirty, Dirty::All) && reading > asked.over();
+            let reading = readings.asked.load(SeqCst);
+            let is_asked = matches!(dirty, Dirty::All) && reading > readings.over.load(SeqCst);
             let look = look(&mut files, &mut watches, &dirty);
             let rest = Instant::now() + begun.elapsed();
             if (first || !look.changes.is_empty()) && !send(Batch::of_files(look.changes, since)) {
@@ -86,13 +91,16 @@ pub fn follow(
             }
             first = false;
             if is_asked {
-                asked.0.over.store(reading, SeqCst);
+                readings.over.store(reading, SeqCst);
                 if !send(Batch::of_files(Vec::new(), since)) {
                     return;
                 }
             }
             let wait = look.again.map_or(rescan, |again| again.min(rescan));
-            (dirty, since) = self::wait(&watches, &asked.0.wake, wait, rest);
+            let Some(next) = self::wait(&watches, &readings.wake, &wanted, wait, rest) else {
+                return;
+            };
+            (dirty, since) = next;
         }
     })?;
     Ok(reread)
@@ -114,8 +122,15 @@ fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> Look {
 }
 
 /// Waits for something to happen and to have an end, or for the time to pass, and not
-/// before `rest`. Returns what to read again, and since when it may be another.
-fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (Dirty, Instant) {
+/// before `rest`. Returns what to read again, and since when it may be another; nothing
+/// when nobody wants it any more.
+fn wait(
+    watches: &Watches,
+    asked: &OwnedFd,
+    wanted: &Wanted,
+    most: Duration,
+    rest: Instant,
+) -> Option<(Dirty, Instant)> {
     let inotify = watches.fd();
     let mut paths = BTreeSet::new();
     let mut all = false;
@@ -123,10 +138,14 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
     let mut since = None;
     loop {
         let now = Instant::now();
-        let mut fds = [PollFd::new(&inotify, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(wanted, PollFlags::empty()),
+            PollFd::new(&inotify, PollFlags::IN),
+            PollFd::new(asked, PollFlags::IN),
+        ];
         // What happens while it rests gathers in the kernel.
         let rests = since.is_some() && now < rest;
-        let (fds, end) = if rests { (&mut fds[..0], rest) } else { (&mut fds[..], until) };
+        let (fds, end) = if rests { (&mut fds[..1], rest) } else { (&mut fds[..], until) };
         let left = end.saturating_duration_since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -134,6 +153,9 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
         };
         // An interruption is a wait of no length.
         let _ = poll(fds, Some(&timeout));
+        if !fds[0].revents().is_empty() {
+            return None;
+        }
         let mut counter = [0; 8];
         let reread = rustix::io::read(asked, &mut counter).is_ok();
         let happened = watches.drain();
@@ -146,7 +168,7 @@ fn wait(watches: &Watches, asked: &OwnedFd, most: Duration, rest: Instant) -> (D
         }
         if now >= until {
             let dirty = if all { Dirty::All } else { Dirty::Paths(paths) };
-            return (dirty, since.unwrap_or(now));
+            return Some((dirty, since.unwrap_or(now)));
         }
     }
 }
@@ -259,6 +281,14 @@ mod tests {
         assert!(!writer.is_finished(), "it was seen meanwhile");
         drop(stop);
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_watches_files_that_nobody_wants() {
+        let root = tempfile::tempdir().unwrap();
+        let (receiver, reread) = followed(root.path().to_owned());
+        drop(reread);
+        while receiver.recv().is_ok() {}
     }
 
     #[test]

@@ -395,6 +395,11 @@ impl StateDir {
         report.is_some_and(|report| report.pinned == Some(Pinned::now(directory)))
     }
 
+    /// Whether it is known that no daemon has left anything here, as after `unload`.
+    pub fn is_removed(&self) -> bool {
+        matches!(self.report(), Ok(None))
+    }
+
     /// What the daemon, or the last one, knew.
     pub fn report(&self) -> Result<Option<Report>, StateError> {
         if let Some(report) = self.load(REPORT)? {

@@ -124,7 +124,7 @@ pub fn cgroups(given: &[PathBuf], ours: bool, checks: &mut Checks) {
         Err(failure) => return checks.push(Check::failed("cgroup2", &failure)),
     };
     checks.push(Check::fine("cgroup2", format!("is mounted at {}", cgroup2.display())));
-    let cgroups = match startup::cgroups(given, false, &cgroup2) {
+    let cgroups = match startup::cgroups(given, false, &cgroup2, false) {
         Ok(cgroups) => cgroups,
         Err(failure) => return checks.push(Check::failed("cgroups", &failure)),
     };

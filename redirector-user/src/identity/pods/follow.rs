@@ -1,55 +1,89 @@
 //! Says at once when a pod's cgroup comes or goes.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::{PodCgroups, PodEvent};
+use crate::again::Again;
+use crate::following::{Following, Waited, following};
 use crate::scheduling::hurry;
 
 /// Everything is read again at this interval, in case that events are lost.
-const ROUND: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+const ROUND: Duration = Duration::from_secs(30);
 
-/// After a failure.
+/// The first time until then after a failure: what was told with it may be lost.
 const REST: Duration = Duration::from_secs(1);
 
-/// Follows the cgroups in a thread of its own. First comes what is there now;
-/// `send` is also told when it was seen, unless it may have been there for
-/// long, and returns `false` to end the thread.
+/// Follows the cgroups in a thread of its own, which ends when the result is dropped. First
+/// comes what is there now; `send` is also told when it was seen, unless it may have been
+/// there for long, and returns `false` to end the thread.
+///
+/// # Errors
+///
+/// When they cannot be read now; later that is said in the log, and tried again.
 pub fn follow(
     mut pods: PodCgroups,
     mut send: impl FnMut(Vec<PodEvent>, Option<Instant>) -> bool + Send + 'static,
-) -> io::Result<()> {
-    let first = pods.rescan()?;
+) -> io::Result<Following> {
+    let (following, wanted) = following()?;
+    let mut events = Vec::new();
+    pods.rescan(&mut events)?;
     thread::Builder::new().name("pods".into()).spawn(move || {
         hurry();
-        let (mut events, mut seen) = (Ok(first), None);
+        let (mut seen, mut looked) = (None, Instant::now());
+        let mut again = Again::between(REST, ROUND);
         loop {
-            match events {
-                Ok(events) if events.is_empty() => {}
-                Ok(events) => {
-                    if !send(events, seen) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::error!("the cgroups of pods: {error}");
-                    thread::sleep(REST);
-                }
+            if !events.is_empty() && !send(std::mem::take(&mut events), seen) {
+                return;
             }
-            let happened =
-                poll(&mut [PollFd::from_borrowed_fd(pods.as_fd(), PollFlags::IN)], Some(&ROUND));
-            (events, seen) = match happened {
-                Ok(0) => (pods.rescan(), None),
-                _ => {
-                    let seen = Instant::now();
-                    (pods.read(), Some(seen))
+            let next = again.next().unwrap_or(looked + ROUND);
+            let left = next.saturating_duration_since(Instant::now());
+            let waited = wanted.wait(&pods, Some(left));
+            let now = Instant::now();
+            let all = now >= next;
+            seen = Some(now).filter(|_| !all);
+            let result = match waited {
+                Ok(Waited::Unwanted) => return,
+                Ok(_) if all => pods.rescan(&mut events),
+                Ok(_) => pods.read(&mut events),
+                Err(error) => {
+                    thread::sleep(REST);
+                    Err(error)
                 }
             };
+            match result {
+                Ok(()) if all => {
+                    looked = now;
+                    again.over();
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!("the cgroups of pods: {error}");
+                    if all || again.next().is_none() {
+                        again.failed();
+                    }
+                }
+            }
         }
     })?;
-    Ok(())
+    Ok(following)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_follows_pods_that_nobody_wants() {
+        let mount = tempfile::tempdir().unwrap();
+        let root = mount.path().join("kubepods");
+        std::fs::create_dir_all(root.join("poda")).unwrap();
+        let pods = PodCgroups::new(mount.path(), 0, &[root]).unwrap();
+        let (told, events) = std::sync::mpsc::channel();
+        let following = follow(pods, move |events, _| told.send(events).is_ok()).unwrap();
+        assert_eq!(events.recv().unwrap().len(), 1, "what is there now");
+        drop(following);
+        while events.recv().is_ok() {}
+    }
 }

@@ -57,8 +57,6 @@ pub struct PodCgroups {
     inotify: OwnedFd,
     watched: HashMap<i32, PathBuf>,
     known: BTreeMap<PathBuf, PodCgroup>,
-    /// What is known, and was not said, since something went wrong after it.
-    unsaid: Vec<PodEvent>,
 }
 
 impl PodCgroups {
@@ -86,7 +84,6 @@ impl PodCgroups {
             inotify,
             watched: HashMap::new(),
             known: BTreeMap::new(),
-            unsaid: Vec::new(),
         })
     }
 
@@ -99,25 +96,8 @@ impl PodCgroups {
     ///
     /// # Errors
     /// When a directory cannot be watched; `fs.inotify.max_user_watches` is
-    /// named where that is why.
-    pub fn rescan(&mut self) -> io::Result<Vec<PodEvent>> {
-        let mut events = std::mem::take(&mut self.unsaid);
-        let scanned = self.scan(&mut events);
-        self.said(events, scanned)
-    }
-
-    /// The events, unless something went wrong after them: then they are said the next time.
-    fn said(&mut self, events: Vec<PodEvent>, result: io::Result<()>) -> io::Result<Vec<PodEvent>> {
-        match result {
-            Ok(()) => Ok(events),
-            Err(error) => {
-                self.unsaid = events;
-                Err(error)
-            }
-        }
-    }
-
-    fn scan(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
+    /// named where that is why. It is the first of several; all else was read.
+    pub fn rescan(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
         let gone: Vec<PathBuf> = (self.known.iter())
             .filter(|(path, pod)| is_gone(path, pod.id))
             .map(|(path, _)| path.clone())
@@ -125,25 +105,21 @@ impl PodCgroups {
         for path in gone {
             self.forget(&path, events);
         }
+        let mut result = Ok(());
         for root in self.roots.clone() {
-            self.enter(&root, 0, events)?;
+            result = result.and(self.enter(&root, 0, events));
         }
-        Ok(())
+        result
     }
 
     /// What happened since the last call, without waiting: call it when
     /// [`as_fd`](AsFd::as_fd) is readable.
     ///
     /// # Errors
-    /// As [`rescan`](Self::rescan).
-    pub fn read(&mut self) -> io::Result<Vec<PodEvent>> {
-        let mut events = std::mem::take(&mut self.unsaid);
-        let taken = self.take(&mut events);
-        self.said(events, taken)
-    }
-
-    fn take(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
+    /// As [`rescan`](Self::rescan), which finds what could not be looked at.
+    pub fn read(&mut self, events: &mut Vec<PodEvent>) -> io::Result<()> {
         let mut seen = Vec::new();
+        let mut result = Ok(());
         let mut overflow = false;
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -159,7 +135,10 @@ impl PodCgroups {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => break,
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => {
+                    result = Err(errno.into());
+                    break;
+                }
             }
         }
         for (watch, flags, name) in seen {
@@ -171,15 +150,19 @@ impl PodCgroups {
             let path = directory.join(name);
             if flags.contains(ReadFlags::CREATE) {
                 let depth = self.depth(&path);
-                self.found(&path, depth, events)?;
-            } else if flags.contains(ReadFlags::DELETE) && inode(&path)?.is_none() {
-                self.forget(&path, events);
+                result = result.and(self.found(&path, depth, events));
+            } else if flags.contains(ReadFlags::DELETE) {
+                match inode(&path) {
+                    Ok(None) => self.forget(&path, events),
+                    Ok(Some(_)) => {}
+                    Err(error) => result = result.and(Err(error)),
+                }
             }
         }
         if overflow {
-            self.scan(events)?;
+            result = result.and(self.rescan(events));
         }
-        Ok(())
+        result
     }
 
     /// Levels below the nearest root.
@@ -205,10 +188,11 @@ impl PodCgroups {
                 return Err(io::Error::new(io::Error::from(errno).kind(), message));
             }
         };
+        let mut result = Ok(());
         for name in subdirectories(path)? {
-            self.found(&path.join(name), depth + 1, events)?;
+            result = result.and(self.found(&path.join(name), depth + 1, events));
         }
-        Ok(())
+        result
     }
 
     /// A directory that is there.
@@ -302,72 +286,86 @@ mod tests {
             .collect()
     }
 
+    /// What a look at everything finds.
+    fn all(pods: &mut PodCgroups) -> Vec<PodEvent> {
+        let mut events = Vec::new();
+        pods.rescan(&mut events).unwrap();
+        events
+    }
+
+    /// What has happened since.
+    fn news(pods: &mut PodCgroups) -> Vec<PodEvent> {
+        let mut events = Vec::new();
+        pods.read(&mut events).unwrap();
+        events
+    }
+
     #[test]
     fn what_is_there_at_the_start_is_found_by_the_scan() {
         let (tree, mut pods) = Tree::new();
         create_dir(tree.path("kubepods/poda")).unwrap();
         create_dir(tree.path("kubepods/burstable/podb")).unwrap();
-        let mut found = brief(&pods.rescan().unwrap());
+        let mut found = brief(&all(&mut pods));
         found.sort();
         assert_eq!(found, ["+a", "+b"]);
-        assert_eq!(pods.rescan().unwrap(), [], "nothing new");
+        assert_eq!(all(&mut pods), [], "nothing new");
         let b = pods.known().find(|pod| pod.uid.as_str() == "b").unwrap();
         assert_eq!(b.level, 4, "below a mount at level 1");
         assert_eq!(Some(b.id), inode(&tree.path("kubepods/burstable/podb")).unwrap());
     }
 
     #[test]
-    fn what_was_found_before_something_went_wrong_is_said_with_what_comes_after() {
+    fn what_cannot_be_looked_into_keeps_nothing_else_from_being_found() {
         let (tree, _) = Tree::new();
         create_dir(tree.path("kubepods/poda")).unwrap();
-        let (first, second) = (tree.path("kubepods"), tree.path("kubelet"));
+        let (first, second) = (tree.path("kubelet"), tree.path("kubepods"));
         // What leads to itself cannot be looked into.
-        std::os::unix::fs::symlink(&second, &second).unwrap();
-        let mut pods =
-            PodCgroups::new(tree.0.path(), 1, &[first, second.join("kubepods")]).unwrap();
-        pods.rescan().unwrap_err();
-        assert!(subdirectories(&second.join("kubepods")).is_err(), "nothing is known of it");
-        std::fs::remove_file(&second).unwrap();
-        assert_eq!(brief(&pods.rescan().unwrap()), ["+a"]);
+        std::os::unix::fs::symlink(&first, &first).unwrap();
+        let first = first.join("kubepods");
+        let mut pods = PodCgroups::new(tree.0.path(), 1, &[first.clone(), second]).unwrap();
+        let mut events = Vec::new();
+        pods.rescan(&mut events).unwrap_err();
+        assert!(subdirectories(&first).is_err(), "nothing is known of it");
+        assert_eq!(brief(&events), ["+a"]);
     }
 
     #[test]
     fn pods_that_come_and_go_are_reported_in_order() {
         let (tree, mut pods) = Tree::new();
-        assert_eq!(pods.rescan().unwrap(), []);
+        assert_eq!(all(&mut pods), []);
         create_dir(tree.path("kubepods/poda")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["+a"]);
+        assert_eq!(brief(&news(&mut pods)), ["+a"]);
         create_dir(tree.path("kubepods/burstable/podb")).unwrap();
         create_dir(tree.path("kubepods/burstable/podb/container")).unwrap();
         remove_dir(tree.path("kubepods/poda")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["+b", "-a"]);
+        assert_eq!(brief(&news(&mut pods)), ["+b", "-a"]);
         remove_dir_all(tree.path("kubepods/burstable/podb")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["-b"]);
-        assert_eq!(pods.read().unwrap(), [], "nothing happened");
+        assert_eq!(brief(&news(&mut pods)), ["-b"]);
+        assert_eq!(news(&mut pods), [], "nothing happened");
         assert_eq!(pods.known().count(), 0);
     }
 
     #[test]
     fn a_class_that_comes_later_is_watched_with_what_is_in_it_already() {
         let (tree, mut pods) = Tree::new();
-        pods.rescan().unwrap();
+        all(&mut pods);
         create_dir_all(tree.path("kubepods/besteffort/poda")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["+a"]);
+        assert_eq!(brief(&news(&mut pods)), ["+a"]);
         create_dir(tree.path("kubepods/besteffort/podb")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["+b"]);
+        assert_eq!(brief(&news(&mut pods)), ["+b"]);
     }
 
     #[test]
     fn a_directory_made_again_is_another_cgroup() {
         let (tree, mut pods) = Tree::new();
-        pods.rescan().unwrap();
+        all(&mut pods);
         create_dir(tree.path("kubepods/poda")).unwrap();
-        let first = pods.read().unwrap();
+        let first = news(&mut pods);
         // Held open, so that its inode number is not given out again.
         let held = std::fs::File::open(tree.path("kubepods/poda")).unwrap();
         remove_dir(tree.path("kubepods/poda")).unwrap();
         create_dir(tree.path("kubepods/poda")).unwrap();
-        let second = pods.read().unwrap();
+        let second = news(&mut pods);
         drop(held);
         assert_eq!(brief(&second), ["-a", "+a"]);
         let PodEvent::Appeared(first) = &first[0] else { panic!("{first:?}") };
@@ -377,16 +375,16 @@ mod tests {
     #[test]
     fn a_pod_gone_before_it_is_looked_at_is_never_mentioned() {
         let (tree, mut pods) = Tree::new();
-        pods.rescan().unwrap();
+        all(&mut pods);
         create_dir(tree.path("kubepods/poda")).unwrap();
         remove_dir(tree.path("kubepods/poda")).unwrap();
-        assert_eq!(pods.read().unwrap(), []);
+        assert_eq!(news(&mut pods), []);
     }
 
     #[test]
     fn a_queue_that_overflows_loses_nothing() {
         let (tree, mut pods) = Tree::new();
-        pods.rescan().unwrap();
+        all(&mut pods);
         let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
         let limit: usize = limit.trim().parse().unwrap();
         // A directory with nothing to tell us fills the queue.
@@ -395,7 +393,7 @@ mod tests {
             remove_dir(tree.path("kubepods/noise")).unwrap();
         }
         create_dir(tree.path("kubepods/poda")).unwrap();
-        assert_eq!(brief(&pods.read().unwrap()), ["+a"]);
+        assert_eq!(brief(&news(&mut pods)), ["+a"]);
     }
 
     #[test]
@@ -403,8 +401,8 @@ mod tests {
         let mount = tempfile::tempdir().unwrap();
         let root = mount.path().join("kubepods.slice");
         let mut pods = PodCgroups::new(mount.path(), 0, std::slice::from_ref(&root)).unwrap();
-        assert_eq!(pods.rescan().unwrap(), []);
+        assert_eq!(all(&mut pods), []);
         create_dir_all(root.join("kubepods-podx.slice")).unwrap();
-        assert_eq!(brief(&pods.rescan().unwrap()), ["+x"]);
+        assert_eq!(brief(&all(&mut pods)), ["+x"]);
     }
 }
