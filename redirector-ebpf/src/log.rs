@@ -14,10 +14,10 @@ pub extern "C" fn rd_log(outcome: u32, leg: u32, route: u32) -> u32 {
     match outcome as u16 {
         flow_outcome::REFUSED => debug!((), "refused by the frontend"),
         flow_outcome::REFUSED_LIMITED => {
-            debug!((), "refused: leg {} of route {} has its most connections", leg, route)
+            debug!((), "refused: leg {} of route {} has its most connections", leg, route);
         }
         flow_outcome::REFUSED_EMPTY => {
-            debug!((), "refused: leg {} of route {} has no endpoint", leg, route)
+            debug!((), "refused: leg {} of route {} has no endpoint", leg, route);
         }
         _ => debug!((), "leg {} of route {}", leg, route),
     }
