@@ -193,6 +193,7 @@ cat > /run/systemd/system/redirector.service.d/before.conf <<'END'
 [Service]
 ExecStart=
 ExecStart=/usr/bin/redirector run --config /etc/redirector
+UnsetEnvironment=REDIRECTOR_RELAY_SOCKET
 Slice=system.slice
 CapabilityBoundingSet=~
 SystemCallFilter=
