@@ -188,6 +188,8 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1, "nothing relays");
+    assert_eq!(pod.get("shareProcessNamespace"), None);
     let minimal = chart::objects(&json!({ "privileged": false }));
     let context = &of_kind(&minimal, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"];
     assert_eq!(context["privileged"], false);
@@ -199,8 +201,26 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(pod["shareProcessNamespace"], true);
     let relay = &pod["containers"][1];
     let context = &relay["securityContext"];
-    assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
-    assert_eq!((&context["runAsNonRoot"], &context["runAsUser"]), (&json!(true), &json!(65534)));
+    let confined = json!({
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "capabilities": { "drop": ["ALL"] },
+        "seccompProfile": { "type": "RuntimeDefault" },
+        "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true,
+        "runAsUser": 65534,
+        "runAsGroup": 65534,
+    });
+    assert_eq!(*context, confined);
+    // Nor the agent's token: what is mounted there already is left by the API server.
+    let of = |list: &Value, field: &str, value: &str| {
+        let mut all = list.as_array().unwrap().iter();
+        all.find(|one| one[field] == value).unwrap_or_else(|| panic!("{value}")).clone()
+    };
+    let at = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let token = of(&relay["volumeMounts"], "mountPath", at);
+    let volume = of(&pod["volumes"], "name", token["name"].as_str().unwrap());
+    assert_eq!(volume["emptyDir"], json!({}));
     let at = relay["args"][2].as_str().unwrap();
     assert_eq!(relay["args"], json!(["relay", "--listen", at]));
     let args = pod["containers"][0]["args"].as_array().unwrap();

@@ -220,6 +220,10 @@ fn take_charge(
     let leaf = kept.leaf.as_ref();
     datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
+    let door = relay_stays(options).then(|| state.relay_socket());
+    if let (Some(door), Some(leaf)) = (&door, leaf) {
+        proxy::place_at(door, &leaf.cgroup.path);
+    }
     datapath.set_daemon_cgroup(leaf.map(|leaf| &leaf.cgroup))?;
     let report = Report {
         pid: std::process::id(),
@@ -258,7 +262,7 @@ fn take_charge(
             drain: options.drain,
             cgroup: leaf.map(|leaf| leaf.cgroup.path.clone()),
             starter: options.starter.clone(),
-            door: relay_stays(options).then(|| state.relay_socket()),
+            door,
             access: options.access.clone(),
             ..Default::default()
         };

@@ -521,9 +521,8 @@ impl Daemon {
 
     pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {
         self.publish();
-        // A pod ends whole: what its relay has left has the time to drain.
-        let ends = self.options.detach_on_exit || self.options.kubernetes.is_some();
-        match self.gateways.stays() && !ends {
+        // Whether a pod ends, or this container only, is known to what starts relays there.
+        match self.gateways.stays() && !self.options.detach_on_exit {
             true => self.gateways.leave(),
             false => self.gateways.shutdown(),
         }

@@ -69,7 +69,7 @@ impl Leaf {
             Choice::None => return Ok(None),
             Choice::Path(path) => vec![cgroup2.join(path)],
             Choice::Auto => {
-                if let Some(cgroup) = shared(cgroup2).filter(|_| shares) {
+                if shares && let Some(cgroup) = shared(cgroup2, predecessor) {
                     return Ok(Some(Self { cgroup, moved: None }));
                 }
                 if let Some(cgroup) = container(&current, cgroup2) {
@@ -124,13 +124,16 @@ impl Drop for Leaf {
 
 /// The cgroup above this process's that is all ours: our slice, or the pod whose container
 /// this is.
-fn shared(cgroup2: &Path) -> Option<Cgroup> {
-    let own = mounts::cgroup_of(cgroup2, "self").ok()?;
+fn shared(cgroup2: &Path, predecessor: Option<u32>) -> Option<Cgroup> {
+    let told = |error: String| tracing::warn!(%error, "the daemon shares no cgroup with its relay");
+    let own = mounts::cgroup_of(cgroup2, "self").map_err(|error| told(error.to_string())).ok()?;
     let is_ours = |above: &&Path| {
         matches!(classify(above), Directory::Pod(_))
-            || (above.ends_with(SLICE) && strangers(above).is_empty())
+            || (above.ends_with(SLICE)
+                && strangers(above).is_empty()
+                && alone(&own, cgroup2, predecessor))
     };
-    Cgroup::open(own.ancestors().skip(1).find(is_ours)?).ok()
+    open(own.ancestors().skip(1).find(is_ours)?).map_err(told).ok()
 }
 
 /// What is in our slice and is not ours: nothing for any other cgroup.

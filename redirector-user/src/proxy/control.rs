@@ -244,8 +244,8 @@ impl Control {
         if std::mem::take(&mut self.shared) {
             // What another daemon has changed meanwhile.
             new = self.opened.listening();
-            if let Relay::Lives { process, .. } = &self.relay {
-                process.place(&self.settings, process.confined.pid);
+            if let Relay::Lives { process, .. } = &mut self.relay {
+                process.place(self.settings.cgroup.as_deref());
             }
             self.takes_charge();
         }
@@ -307,9 +307,13 @@ impl Control {
                 listener.state = ListenerState::Failed { error, tries };
             }
         }
-        if let Relay::Lives { process, .. } = &self.relay {
-            let (process, restarts, cut) = (process.confined.clone(), self.restarts, self.cut);
-            status.relay = Some(RelayStatus { process, restarts, cut });
+        if let Relay::Lives { process, .. } = &mut self.relay {
+            if process.not_exempt.is_some() {
+                process.place(self.settings.cgroup.as_deref());
+            }
+            let (restarts, cut, not_exempt) = (self.restarts, self.cut, process.not_exempt.clone());
+            let process = process.confined.clone();
+            status.relay = Some(RelayStatus { process, restarts, cut, not_exempt });
         }
         *status
     }

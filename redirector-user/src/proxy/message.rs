@@ -95,6 +95,9 @@ pub struct RelayStatus {
     pub restarts: u64,
     /// How many connections were cut by that, as far as that is known.
     pub cut: u64,
+    /// Why its own connections are not left alone; `None`: they are, or are not to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_exempt: Option<String>,
 }
 
 /// What a process may do, as the kernel says.

@@ -79,7 +79,7 @@ pub use message::{
     ByFailed, ByRefused, Confined, EndpointCounts, Failed, LegCounts, ListenerCounts,
     ListenerState, ListenerStatus, Refused, RelayStatus, Status,
 };
-pub use process::{is_at, retire_at};
+pub use process::{is_at, place_at, retire_at};
 pub use serve::{Log, Start, relay};
 pub use starter::{become_relay, start_relays};
 pub use told::{Became, Through};

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -38,6 +38,8 @@ pub(super) struct Process {
     link: UnixStream,
     /// What it may do.
     pub confined: Confined,
+    /// Why its connections are not left alone, where they are to be.
+    pub not_exempt: Option<String>,
     lives_on: bool,
     /// When it must have answered all that it is asked.
     until: Instant,
@@ -62,7 +64,7 @@ impl Process {
             .spawn()?;
         let pid = child.id();
         let mut this = Self::of(pid, Some(child), link)?;
-        this.place(settings, pid);
+        this.place(settings.cgroup.as_deref());
         // Once it answers, it has given up what it had.
         this.ask(&Question::Forget, &[])?;
         this.confined = confined(pid)?;
@@ -91,7 +93,7 @@ impl Process {
             }
             _ => return Err(failed("the relay that is started there does not stay")),
         };
-        this.place(settings, this.confined.pid);
+        this.place(settings.cgroup.as_deref());
         // Once it answers here the other connection is not missed.
         this.ask(&Question::Forget, &[])?;
         this.confined = confined(this.confined.pid)?;
@@ -134,7 +136,7 @@ impl Process {
                 return Err(error);
             }
         };
-        this.place(settings, this.confined.pid);
+        this.place(settings.cgroup.as_deref());
         this.confined = confined(this.confined.pid)?;
         Ok(Some((this, sockets)))
     }
@@ -150,20 +152,30 @@ impl Process {
         let process = pidfd_open(number, PidfdFlags::empty())?;
         let until = Instant::now() + PATIENCE;
         let confined = Confined { pid, ..Confined::default() };
-        Ok(Self { process, child, link, confined, lives_on: false, until })
+        Ok(Self { process, child, link, confined, not_exempt: None, lives_on: false, until })
     }
 
     /// Has it below the cgroup whose connections are left alone: in one of its own there,
     /// if it is in none.
-    pub fn place(&self, settings: &Settings, pid: u32) {
-        if let Some(cgroup) = &settings.cgroup
-            && !is_below(cgroup, pid)
-            && let Err(error) = move_to(&cgroup.join(RELAY), pid)
-        {
-            // Where it was started its connections are left alone too.
-            let cgroup = cgroup.display();
-            tracing::warn!(%cgroup, %error, "the relay has no cgroup of its own");
+    pub fn place(&mut self, exempt: Option<&Path>) {
+        let had = self.not_exempt.take();
+        let pid = self.confined.pid;
+        let Some(exempt) = exempt else { return };
+        let below = cgroup_of(pid).and_then(|own| Some(own.strip_prefix(exempt).ok()?.to_owned()));
+        if below.as_ref().is_some_and(|below| below != Path::new("")) {
+            return;
         }
+        let Err(error) = move_to(&exempt.join(RELAY), pid) else { return };
+        let why = format!("{}: {error}", exempt.join(RELAY).display());
+        // With the daemon they are left alone, too, wherever that is.
+        if below.is_some() || is_beside(pid) {
+            tracing::warn!("the relay has no cgroup of its own: {why}");
+            return;
+        }
+        if had.as_ref() != Some(&why) {
+            tracing::error!("connections of the relay are redirected: {why}");
+        }
+        self.not_exempt = Some(why);
     }
 
     /// Asks it something, with these sockets.
@@ -293,6 +305,16 @@ pub fn retire_at(door: &Path, drain: Duration) {
     }
 }
 
+/// Has the relay behind this door, if there is one, below the cgroup whose connections are
+/// going to be left alone: before they are.
+pub fn place_at(door: &Path, exempt: &Path) {
+    // What hinders that is told when it is gone on with.
+    if let Ok(Some(mut relay)) = Process::behind(door) {
+        relay.lives_on = true;
+        relay.place(Some(exempt));
+    }
+}
+
 /// Whether a relay is behind this door.
 pub fn is_at(door: &Path) -> bool {
     // One that lets nobody in is there, too.
@@ -330,11 +352,16 @@ pub(super) fn open(door: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether a process is in a cgroup below this one.
-fn is_below(cgroup: &Path, pid: u32) -> bool {
-    let mount = mounts::cgroup2().ok().flatten();
-    let own = mount.and_then(|mount| mounts::cgroup_of(&mount, &pid.to_string()).ok());
-    own.is_some_and(|own| own != cgroup && own.starts_with(cgroup))
+/// The cgroup of a process, where that can be told.
+fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    let mount = mounts::cgroup2().ok().flatten()?;
+    mounts::cgroup_of(&mount, &pid.to_string()).ok()
+}
+
+/// Whether a process is in this one's cgroup.
+fn is_beside(pid: u32) -> bool {
+    let own = mounts::shown_cgroup("self").ok();
+    own.is_some() && own == mounts::shown_cgroup(&pid.to_string()).ok()
 }
 
 /// Moves a process to a cgroup, which is made when it is absent.

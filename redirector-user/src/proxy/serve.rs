@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,6 +29,7 @@ use super::loops::Loops;
 use super::message::{Answer, Question};
 use super::set::Set;
 use super::snapshot::Snapshot;
+use super::starter::ENDS;
 use super::stats::Registry;
 use super::told::Told;
 use super::worker::{Mailbox, Worker, block_sigpipe};
@@ -36,7 +37,12 @@ use super::worker::{Mailbox, Worker, block_sigpipe};
 /// Longest time that the daemon may take to say what it has begun to.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long nobody is let in when that has failed.
+/// How long one whose starter ends waits for its daemon to go: both may have been told to end at
+/// one time, and a daemon that asks it until then is answered.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long nobody is let in when that has failed; and how often it is looked at whether the
+/// daemon has gone.
 const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Which program this is: relays of another are replaced. The version alone would not tell
@@ -88,10 +94,14 @@ pub fn relay(start: &Start, log_at: fn(&str)) -> io::Result<()> {
     let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let program = program();
     confine::give_up_privileges()?;
+    let (ends, tells) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(ENDS.as_raw(), tells)?;
     let asking = Arc::new(Asking::default());
     let Workers { set, threads, told } = workers(start, &asking)?;
     confine::only_relay()?;
-    let mut relay = Relay { set, asking, door: None, daemons: Vec::new(), log_at, program };
+    let (door, daemons, drain) = (None, Vec::new(), Duration::ZERO);
+    let ends = Ends::Told(ends);
+    let mut relay = Relay { set, asking, door, daemons, log_at, program, drain, ends };
     relay.admit(daemon);
     if relay.serve() {
         // Connections have the time that they were given.
@@ -182,6 +192,17 @@ struct Relay {
     log_at: fn(&str),
     /// Asked before files could not be any more.
     program: String,
+    /// How long connections may go on, as it was told last.
+    drain: Duration,
+    ends: Ends,
+}
+
+/// When a relay is to stop because who has started it ends.
+enum Ends {
+    /// Once it hears of it here.
+    Told(UnixStream),
+    /// When its daemon has gone, or then.
+    By(Instant),
 }
 
 impl Relay {
@@ -194,15 +215,33 @@ impl Relay {
     fn serve(&mut self) -> bool {
         let mut rests = false;
         while !self.daemons.is_empty() || self.door.is_some() {
+            if let Ends::By(then) = self.ends
+                && (self.daemons.is_empty() || then <= Instant::now())
+            {
+                tracing::info!(
+                    "what has started this relay ends; so does it, with its connections"
+                );
+                self.set.stop(self.drain);
+                self.door = None;
+                return true;
+            }
             let daemons = self.daemons.iter().map(|one| PollFd::new(one, PollFlags::IN));
             let door = self.door.iter().filter(|_| !rests);
             let door = door.map(|door| PollFd::new(door, PollFlags::IN));
-            let mut polled: Vec<_> = daemons.chain(door).collect();
-            if poll(&mut polled, rests.then_some(&REST)).is_err() {
+            let (told, by) = match &self.ends {
+                Ends::Told(told) => (Some(PollFd::new(told, PollFlags::IN)), false),
+                Ends::By(_) => (None, true),
+            };
+            let mut polled: Vec<_> = daemons.chain(door).chain(told).collect();
+            if poll(&mut polled, (rests || by).then_some(&REST)).is_err() {
                 continue;
             }
+            let is_told = !by && polled.pop().is_some_and(|told| !told.revents().is_empty());
             rests = false;
             let ready = polled.iter().position(|one| !one.revents().is_empty());
+            if is_told {
+                self.ends = Ends::By(Instant::now() + LAST_WORDS);
+            }
             let Some(ready) = ready else { continue };
             if ready == self.daemons.len() {
                 match self.door.as_ref().map(UnixListener::accept) {
@@ -250,6 +289,7 @@ impl Relay {
         let answer = match question {
             Question::Update(config, drain) => {
                 self.set.update(*config, drain);
+                self.drain = drain;
                 Answer::Done
             }
             Question::Listen(addresses) => {

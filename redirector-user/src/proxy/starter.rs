@@ -8,10 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -19,6 +20,10 @@ use super::SUBCOMMAND;
 use super::frame;
 use super::process::{PATIENCE, open};
 use crate::rights::peer;
+
+/// Tells a relay that who has started it is to end. The usual one ends it at once, as
+/// `systemctl stop` has it.
+pub(super) const ENDS: Signal = Signal::USR1;
 
 /// What systemd calls the stream to the journal.
 const JOURNAL: &str = "JOURNAL_STREAM";
@@ -56,7 +61,8 @@ pub fn become_relay() -> io::Error {
 }
 
 /// Starts a relay for each connection that root makes here, as systemd does for
-/// `redirector-relay.socket`, until it is told to end and all of them have ended.
+/// `redirector-relay.socket`, until it is told to end and all of them have ended: it tells
+/// them, and starts no more.
 ///
 /// # Errors
 ///
@@ -66,10 +72,12 @@ pub fn start_relays(at: &Path) -> io::Result<()> {
     let listener = open(at)?;
     // Root without CAP_DAC_OVERRIDE is as anybody else to a file of this user's.
     fs::set_permissions(at, fs::Permissions::from_mode(0o666))?;
+    let relays = Arc::new(Relays::default());
+    let started_by = Arc::clone(&relays);
     thread::Builder::new().name("starter".into()).spawn(move || {
         for daemon in listener.incoming() {
             let started = daemon.and_then(|daemon| match peer(&daemon)?.uid {
-                0 => start(daemon),
+                0 => started_by.start(daemon),
                 _ => Err(io::ErrorKind::PermissionDenied.into()),
             });
             if let Err(error) = started {
@@ -78,24 +86,46 @@ pub fn start_relays(at: &Path) -> io::Result<()> {
         }
     })?;
     tracing::info!(socket = %at.display(), "starts relays of gateways");
-    let mut ends = false;
     for signal in signals.forever() {
-        ends |= signal != SIGCHLD;
-        // Some have ended; and that is all there were, or not.
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-        if ends && wait(WaitOptions::NOHANG).is_err() {
+        if relays.are_over(signal != SIGCHLD) {
             break;
         }
     }
     Ok(())
 }
 
-fn start(daemon: UnixStream) -> io::Result<()> {
-    Command::new("/proc/self/exe")
-        .arg0("redirector")
-        .arg(SUBCOMMAND)
-        .stdin(OwnedFd::from(daemon))
-        .stdout(Stdio::null())
-        .spawn()
-        .map(drop)
+/// Those that were started and live; and whether no more are to be.
+#[derive(Default)]
+struct Relays(Mutex<(Vec<Child>, bool)>);
+
+impl Relays {
+    fn start(&self, daemon: UnixStream) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (living, ends) = &mut *state;
+        if *ends {
+            return Err(io::Error::other("it is to end"));
+        }
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("redirector").arg(SUBCOMMAND).stdout(Stdio::null());
+        living.push(command.stdin(OwnedFd::from(daemon)).spawn()?);
+        Ok(())
+    }
+
+    /// Some may have ended. Whether that was all, and no more are started, which is so from
+    /// now on if it `ends`.
+    fn are_over(&self, ends: bool) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (living, has_ended) = &mut *state;
+        living.retain_mut(|relay| matches!(relay.try_wait(), Ok(None)));
+        if ends {
+            // They have not been waited for: their numbers are theirs.
+            for relay in living.iter() {
+                if let Err(error) = kill_process(Pid::from_child(relay), ENDS) {
+                    tracing::warn!(%error, "a relay is not told to end");
+                }
+            }
+        }
+        *has_ended |= ends;
+        *has_ended && living.is_empty()
+    }
 }

@@ -1,6 +1,7 @@
 //! What relays connections of gateways in a unit, or container, of its own.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -143,16 +144,56 @@ fn a_pod_whose_container_starts_relays_is_left_alone_and_others_are_not() {
     assert!(cgroup_of(relay(&status)).ends_with("/relay"), "{status:#}");
     let beside = redirector.place.cgroup.child("kubepods/burstable/pod7/app");
     assert_eq!(answer(&beside), "one");
-    // What starts relays ends when they have.
     let first = relay(&status);
     kill(first);
     assert_eq!(dial(address), "itself", "clients wait for another");
     let second = another(&scene, first);
+    // The pod ends: what starts relays ends when they have, and they when connections have.
+    // One whose daemon does not know it yet serves as long as that is there.
     let open = Interrupted::open(address, "its");
-    // SAFETY: no memory is involved.
-    unsafe { libc::kill(starter.pid().cast_signed(), libc::SIGTERM) };
+    tell_to_end(&starter);
+    assert_eq!(relay(&redirector.status().json()), second);
+    assert_eq!(dial(address), "itself");
     assert_eq!(daemon.stop(), 0);
+    refuses(&scene, address);
     open.go_on();
-    kill(second);
     assert_eq!(starter.wait(), 0);
+    // So it is when there is no daemon any more, by a fault.
+    let starter = apart.starter();
+    let daemon = apart.start();
+    redirector.wait("the gateway", |_| dial(address) == "itself");
+    let open = Interrupted::open(address, "its");
+    apart.kill(daemon);
+    assert_eq!(dial(address), "itself");
+    tell_to_end(&starter);
+    refuses(&scene, address);
+    open.go_on();
+    assert_eq!(starter.wait(), 0);
+}
+
+fn tell_to_end(starter: &Daemon) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::kill(starter.pid().cast_signed(), libc::SIGTERM) }, 0);
+}
+
+fn refuses(scene: &Scene, gateway: SocketAddr) {
+    scene.redirector.wait("it accepts no more", |_| dial(gateway).contains("refused"));
+}
+
+#[test]
+fn a_relay_that_cannot_be_left_alone_is_a_problem_until_it_can() {
+    let Some(scene) = scene("stray") else { return };
+    let redirector = &scene.redirector;
+    let apart = Apart::new(&scene, "no-pod", ["agent", "relay"]);
+    let _starter = apart.starter();
+    let _itself = itself(&scene, free([127, 0, 0, 11]));
+    let limit = apart.daemon.join("cgroup.max.descendants");
+    fs::write(&limit, "0").expect("a limit");
+    let _daemon = apart.start();
+    let is_told = |status: &Value| has_problem(status, "that relays for gateways are redirected");
+    redirector.wait("a problem", is_told);
+    fs::write(&limit, "max").expect("no limit");
+    let status = redirector.wait("it is moved", |status| !is_told(status));
+    let below = cgroup_of(relay(&status));
+    assert!(below.ends_with("no-pod/agent/redirector-relay"), "{below}");
 }

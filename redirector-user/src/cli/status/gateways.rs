@@ -31,6 +31,12 @@ pub(super) fn told(
              times since the daemon started, and {cut} connections were cut"
         ));
     }
+    if let Some(why) = relay.as_ref().and_then(|relay| relay.not_exempt.as_ref()) {
+        problems.push(format!(
+            "connections of the process that relays for gateways are redirected, as it cannot be \
+             moved below the daemon's cgroup: {why}"
+        ));
+    }
     for name in report.exempt.iter().flat_map(|exempt| leaf::strangers(exempt)) {
         warnings.push(format!(
             "connects of {name} are not redirected: it is in redirector.slice, beside the daemon"
