@@ -123,7 +123,9 @@ pub fn count(destination: u32, endpoint: u32, admitted: bool) -> u16 {
         };
         let link = Live::link(destination, Live::stamp(of_parent));
         addr_of_mut!((*live).parent).write_volatile(link);
-        addr_of_mut!((*live).left).write_volatile(0);
+        if addr_of!((*live).left).read_volatile() != 0 {
+            addr_of_mut!((*live).left).write_volatile(0);
+        }
         Live::stamp(fetch_add(addr_of_mut!((*live).word), Live::ONE))
     }
 }

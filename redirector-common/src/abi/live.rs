@@ -13,7 +13,8 @@ pub const LIVES_EACH: u32 = 1 << LIVES_EACH_BITS;
 /// Which bits of an entry's number say where it lies in its array.
 pub const LIVES_EACH_BITS: u32 = 14;
 
-/// How many counts `SHARES` has, a power of two; count 0 is nobody's.
+/// How many counts `SHARES` has, a power of two; count 0 is nobody's: the seed lies there
+/// by which they are found ([`Live::share`]).
 pub const SHARES: u32 = 65_536;
 
 /// What is known of a destination, or of an endpoint of one: an entry of

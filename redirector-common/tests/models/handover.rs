@@ -39,6 +39,9 @@ enum Daemon {
     /// It was not confirmed, and takes over again.
     Returns,
     Ended,
+    /// Killed, or failed as no successor does: whoever supervises it starts it again.
+    Restarts,
+    /// A successor that was killed: its predecessor has to go on.
     Killed,
 }
 
@@ -46,6 +49,8 @@ enum Daemon {
 struct State {
     daemons: [Daemon; 3],
     lock: Option<usize>,
+    /// Which of them were in charge.
+    were: [bool; 3],
     faults: u8,
 }
 
@@ -65,7 +70,8 @@ impl State {
     }
 
     fn lives(&self, number: usize) -> bool {
-        !matches!(self.daemons[number], Daemon::Ended | Daemon::Killed | Daemon::Absent)
+        use Daemon::{Absent, Ended, Killed, Restarts};
+        !matches!(self.daemons[number], Ended | Restarts | Killed | Absent)
     }
 
     fn lock(&mut self, number: usize, model: &HandOver) -> Option<()> {
@@ -102,6 +108,13 @@ impl HandOver {
                 // That one does not answer yet.
                 Some(_) => Daemon::Ended,
             },
+            // Somebody else has come in between, and it has waited for long enough.
+            Daemon::Waits(_)
+                if self.without != Without::Lock
+                    && state.lock.is_some_and(|one| state.daemons[one] == Daemon::InCharge) =>
+            {
+                Daemon::Ended
+            }
             Daemon::Waits(before) => {
                 state.lock(number, self)?;
                 Daemon::Takes(before)
@@ -113,6 +126,7 @@ impl HandOver {
                 {
                     state.daemons[before] = Daemon::Ended;
                 }
+                state.were[number] = true;
                 Daemon::InCharge
             }
             Daemon::Lingers(after) => {
@@ -126,7 +140,7 @@ impl HandOver {
                 state.lock(number, self)?;
                 Daemon::Takes(None)
             }
-            Daemon::InCharge | Daemon::Ended | Daemon::Killed => return None,
+            Daemon::InCharge | Daemon::Ended | Daemon::Restarts | Daemon::Killed => return None,
         };
         Some(())
     }
@@ -134,14 +148,14 @@ impl HandOver {
     /// A step fails that can.
     fn fails(&self, state: &mut State, number: usize) -> Option<()> {
         match state.daemons[number] {
-            // The first daemon has been in charge before: it tries again.
-            Daemon::Returns | Daemon::Takes(None) if number == 0 => match self.without {
+            // It has been in charge before, and tries again.
+            Daemon::Returns | Daemon::Takes(None) if state.were[number] => match self.without {
                 Without::Again => state.ends(number, Daemon::Ended),
                 _ => state.ends(number, Daemon::Returns),
             },
-            // It follows nobody, so that whoever supervises it starts it again.
+            // It follows nobody.
             Daemon::Waits(None) | Daemon::Takes(None) | Daemon::InForce(None) => {
-                state.ends(number, Daemon::Killed);
+                state.ends(number, Daemon::Restarts);
             }
             Daemon::Asks | Daemon::Waits(_) | Daemon::Takes(_) | Daemon::InForce(_) => {
                 state.ends(number, Daemon::Ended);
@@ -158,7 +172,7 @@ impl Model for HandOver {
 
     fn init_states(&self) -> Vec<State> {
         let daemons = [Daemon::InCharge, Daemon::Absent, Daemon::Absent];
-        vec![State { daemons, lock: Some(0), faults: 0 }]
+        vec![State { daemons, lock: Some(0), were: [true, false, false], faults: 0 }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Step>) {
@@ -179,7 +193,15 @@ impl Model for HandOver {
             }
             Step::Killed(number) => {
                 state.faults += 1;
-                state.ends(number, Daemon::Killed);
+                let follows = matches!(
+                    state.daemons[number],
+                    Daemon::Asks
+                        | Daemon::Waits(Some(_))
+                        | Daemon::Takes(Some(_))
+                        | Daemon::InForce(Some(_))
+                );
+                let how = if follows { Daemon::Killed } else { Daemon::Restarts };
+                state.ends(number, how);
             }
         }
         Some(state)
@@ -188,12 +210,14 @@ impl Model for HandOver {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("one writes", |_, state: &State| state.writers() < 2),
-            // Whoever is killed is started again by who supervises it.
             Property::always("somebody is in charge in the end", |model: &Self, state: &State| {
                 let is_over = (0..3).all(|one| model.goes(&mut state.clone(), one).is_none());
+                let waits = |one: &Daemon| matches!(one, Daemon::Lingers(_) | Daemon::Returns);
                 !is_over
-                    || state.daemons.contains(&Daemon::InCharge)
-                    || state.daemons.contains(&Daemon::Killed)
+                    || (!state.daemons.iter().any(waits)
+                        && [Daemon::InCharge, Daemon::Restarts]
+                            .iter()
+                            .any(|one| state.daemons.contains(one)))
             }),
             Property::sometimes("the second successor is in charge", |_, state: &State| {
                 state.daemons[2] == Daemon::InCharge && state.daemons[1] == Daemon::Ended

@@ -20,6 +20,8 @@ enum Without {
     CountingFirst,
     /// Comparing the sides after a crash, whatever their words say.
     Comparing,
+    /// Waiting, where there are always readers, for those that were there at first.
+    Grace,
 }
 
 struct Update {
@@ -91,6 +93,9 @@ struct State {
     counts: [u8; 2],
     readers: [Reader; 2],
     daemon: Daemon,
+    /// Where counts did not come to zero: who was there then, of those that have not come
+    /// to their end (the kernel tells, by its own counts).
+    starved: Option<[bool; 2]>,
     /// Changes that came in force.
     made: u8,
     crashed: bool,
@@ -154,6 +159,9 @@ impl Update {
             }
             Reader::Leaves => {
                 state.counts[cpu] -= 1;
+                if let Some(there) = &mut state.starved {
+                    there[number] = false;
+                }
                 Reader::Out
             }
         };
@@ -174,7 +182,11 @@ impl Update {
             Daemon::Idle if usize::from(state.made) == ENTRY.len() => return None,
             Daemon::Idle => Daemon::Dirty(Why::Before),
             Daemon::Wait(why, cpu) => {
-                if self.without != Without::Waiting && state.counts[cpu] != 0 {
+                let over = match state.starved {
+                    Some(there) => self.without == Without::Grace || there == [false; 2],
+                    None => false,
+                };
+                if self.without != Without::Waiting && state.counts[cpu] != 0 && !over {
                     return None;
                 }
                 if cpu == 0 { Daemon::Wait(why, 1) } else { Daemon::Dirty(why) }
@@ -211,6 +223,7 @@ impl Update {
             Daemon::Flip => {
                 state.epoch += 1;
                 state.made += 1;
+                state.starved = None;
                 // Which side is the idle one is asked anew from here on.
                 Daemon::Doubt
             }
@@ -237,6 +250,7 @@ impl Model for Update {
             counts: [0; 2],
             readers: [Reader::Out; 2],
             daemon: Daemon::Idle,
+            starved: None,
             made: 0,
             crashed: false,
             doubted: false,
@@ -259,8 +273,13 @@ impl Model for Update {
         match step {
             Step::Read(number) => self.read(&mut state, number),
             Step::Daemon => self.change(&mut state)?,
-            Step::GiveUp => state.daemon = Daemon::Idle,
+            Step::GiveUp => {
+                state.daemon = Daemon::Idle;
+                let there = state.readers.map(|reader| reader != Reader::Out);
+                state.starved.get_or_insert(there);
+            }
             Step::Crash => {
+                state.starved = None;
                 state.crashed = true;
                 state.daemon = Daemon::Idle;
                 state.doubted = self.without != Without::Comparing;
@@ -296,6 +315,11 @@ fn a_change_is_seen_whole_or_not_at_all_whenever_it_is_read_and_wherever_it_ends
 #[test]
 fn readers_that_are_not_waited_for_see_half_a_change() {
     breaks("one configuration", Update { without: Without::Waiting, cpus: [0, 1] });
+}
+
+#[test]
+fn readers_that_were_there_at_first_and_are_not_waited_for_see_half_a_change() {
+    breaks("one configuration", Update { without: Without::Grace, cpus: [0, 1] });
 }
 
 #[test]

@@ -122,7 +122,9 @@ mod tests {
         let (first, following) = follow(send).unwrap();
         assert!(!first.is_empty());
         drop(following);
-        while ends.recv().is_ok() {}
+        let minute = std::time::Duration::from_secs(60);
+        let ended = std::iter::repeat_with(|| ends.recv_timeout(minute)).find_map(Result::err);
+        assert_eq!(ended, Some(std::sync::mpsc::RecvTimeoutError::Disconnected));
     }
 
     #[test]

@@ -81,8 +81,7 @@ impl Flows {
 }
 
 /// Has connections told in new tables for as long as in those before, of whatever
-/// sizes: whoever follows renews the lease of the ones in force only now and then. And has
-/// sources go where they went, by the seed of those.
+/// sizes: whoever follows renews the lease of the ones in force only now and then.
 pub fn take_lease(maps: &Maps, before: &Path) {
     let is_ours = |name: &OsStr| name.to_string_lossy().starts_with(&Part::Tables.of_version());
     if !before.file_name().is_some_and(is_ours) {
@@ -94,7 +93,6 @@ pub fn take_lease(maps: &Maps, before: &Path) {
     if let Ok(control) = control {
         let until = control.word(0, offset_of!(Control, flows_until)).load(SeqCst);
         maps.control.word(0, offset_of!(Control, flows_until)).fetch_max(until, SeqCst);
-        maps.set_seed(control.half(0, offset_of!(Control, seed)).load(SeqCst));
     }
 }
 

@@ -97,7 +97,7 @@ impl Datapath {
         let held = Held::open(&places, layout)?;
         let mut maps = Maps::open(&places, layout, Access::Write)?;
         maps.make_self_test()?;
-        maps.set_seed(self.maps.seed());
+        maps.take_seed();
         maps.bring_in_step()?;
         let until = offset_of!(Control, flows_until);
         let until = (until, self.maps.control.word(0, until).load(SeqCst));

@@ -304,22 +304,20 @@ impl Maps {
         entries.collect()
     }
 
-    /// Sets the seed of affinities and shares.
-    pub fn set_seed(&self, seed: u32) {
-        self.control.half(0, offset_of!(Control, seed)).store(seed, SeqCst);
-    }
-
-    /// That seed; zero where there is none yet.
+    /// The seed of affinities and shares; zero where there is none yet.
     pub fn seed(&self) -> u32 {
         self.control.half(0, offset_of!(Control, seed)).load(SeqCst)
     }
 
-    /// Draws one where there is none. It stays for as long as the tables, and goes over to
-    /// larger ones: nobody who may not read them can tell whose connections are counted
-    /// where.
-    pub fn make_seed(&self) {
-        if self.seed() == 0 {
-            self.set_seed(random() as u32 | 1);
+    /// Takes the seed that lies with the shares, and outlives tables of any layout as they do;
+    /// draws it where there is none. Nobody who may not read it can tell whose connections
+    /// are counted where.
+    pub fn take_seed(&self) {
+        let kept = self.shares.word(0, 0);
+        if kept.load(SeqCst) == 0 {
+            kept.store((random() as u32 | 1).into(), SeqCst);
         }
+        let seed = kept.load(SeqCst) as u32;
+        self.control.half(0, offset_of!(Control, seed)).store(seed, SeqCst);
     }
 }

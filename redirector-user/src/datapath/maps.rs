@@ -74,7 +74,7 @@ impl Maps {
             leg_counters: mapped(places, layout, names::LEG_COUNTERS, Access::Read)?,
             flow_counters: mapped(places, layout, names::FLOW_COUNTERS, Access::Read)?,
             lives: Lives::open(places, layout, access)?,
-            shares: mapped(places, layout, names::SHARES, Access::Read)?,
+            shares: mapped(places, layout, names::SHARES, access)?,
             starved: None,
         })
     }

@@ -102,6 +102,11 @@ pub struct Datapath {
     is_settled: bool,
 }
 
+/// As [`sys::wait_for_programs`].
+fn wait_for_programs() -> Result<(), Error> {
+    sys::wait_for_programs().map_err(|error| Error::from_io("waiting for programs that run", error))
+}
+
 impl Datapath {
     /// Takes charge: locks the pin directory, loads the programs and makes the
     /// tables, or takes over those that are there. Nothing is attached by it,
@@ -127,14 +132,14 @@ impl Datapath {
         pins.admit(&places.counts)?;
         let held = Held::open(&places, &layout)?;
         maps.make_self_test()?;
-        let in_force = maps.compare_sides()?;
+        let in_force = maps.compare_sides_patiently()?;
         if is_new && let Some(before) = pins.current()? {
             flows::take_lease(&maps, &before);
             // Programs may read what was before that which is in force in the tables of
             // before, and count by its numbers.
-            sys::wait_for_programs();
+            wait_for_programs()?;
         }
-        maps.make_seed();
+        maps.take_seed();
         let counts = Counts::of(&in_force);
         let levels = Levels::of(&maps.sources()?);
         Ok(Self {
@@ -197,7 +202,7 @@ impl Datapath {
         let lock = pins.lock()?;
         let mut this = Self::open_loaded(pins, Access::Write)?;
         this.lock = Some(Arc::new(lock));
-        this.counts = Counts::of(&this.maps.compare_sides()?);
+        this.counts = Counts::of(&this.maps.compare_sides_patiently()?);
         this.levels = Levels::of(&this.maps.sources()?);
         Ok(this)
     }
@@ -439,7 +444,9 @@ impl Datapath {
                 self.maps.set_flag(control_flags::ACCOUNTING, false);
                 // Whoever saw that there was accounting has said of its connection that it is
                 // followed after this: none is that nobody finds now.
-                sys::wait_for_programs();
+                wait_for_programs().inspect_err(|_| {
+                    self.maps.set_flag(control_flags::ACCOUNTING, true);
+                })?;
             }
             return self.tidy();
         }

@@ -10,7 +10,7 @@ use redirector_common::abi::{connection_state, control_flags};
 use super::cgroup::Cgroup;
 use super::layout::{MEMORY, Part};
 use super::pins::{PROGRAMS, Pins};
-use super::{Datapath, Error, Hook, attach, observe, sys};
+use super::{Datapath, Error, Hook, attach, observe, wait_for_programs};
 
 /// So many levels below those that are served lie the cgroups by which callers are told
 /// apart: see [`Control::caller_level`](redirector_common::abi::Control::caller_level).
@@ -66,7 +66,7 @@ impl Datapath {
         self.hold_links()?;
         // Programs from before may count by the numbers of other tables: nobody else gets an
         // entry of those before they have come to their end.
-        sys::wait_for_programs();
+        wait_for_programs()?;
         self.left.extend(self.maps.lives_in_use().into_iter().map(|(number, _)| number));
         self.pardon_the_gone();
         self.pins.remove_other_tables(&self.places.tables)?;
@@ -127,7 +127,8 @@ impl Datapath {
     /// Removes what was only kept for connections that have ended since: the
     /// programs that free their memory, in cgroups no longer attached to, that of
     /// accounting, after it was switched off, and other connection memory: of
-    /// another version, or from before it has grown. To be called now and then.
+    /// another version, or from before it has grown; and lets endpoints count no more that
+    /// have left, where programs had not come to their end. To be called now and then.
     ///
     /// # Errors
     ///
@@ -136,6 +137,9 @@ impl Datapath {
         self.writing()?;
         if !self.is_settled {
             self.settle()?;
+        }
+        if !self.left.is_empty() {
+            self.pardon_the_gone();
         }
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {

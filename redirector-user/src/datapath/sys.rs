@@ -3,12 +3,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -219,13 +220,20 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
 }
 
-/// Waits until every program that runs now has come to its end: programs of cgroups run
-/// as readers of RCU, and this waits for all of those. Where the kernel refuses it, since
-/// some of its processors are without a tick, it returns at once. Says whether it has waited.
-pub fn wait_for_programs() -> bool {
-    const GLOBAL: libc::c_int = 1;
-    // SAFETY: the call takes numbers only.
-    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) == 0 }
+/// Waits until every program that runs now has come to its end. Programs of cgroups run as
+/// readers of RCU, and the kernel waits for all of those when an entry of an array of arrays
+/// is written, on each of its configurations; `membarrier` returns at once where one
+/// processor is online, and does not do it where some are without a tick. Minimum kernel:
+/// 5.0.
+pub fn wait_for_programs() -> io::Result<()> {
+    let one = create_array("rd_wait", 4, 1, 0, None)?;
+    let all = create_array("rd_wait", 4, 1, 0, Some(one.as_fd()))?;
+    let (key, value) = (0_u32, one.as_raw_fd() as u32);
+    let mut attr = Attr::default();
+    attr.0[0] = all.as_raw_fd() as u32;
+    attr.wide(2, std::ptr::from_ref(&key) as u64);
+    attr.wide(4, std::ptr::from_ref(&value) as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(|_| ())
 }
 
 /// What a link to a cgroup is about.

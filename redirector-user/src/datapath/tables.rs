@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,22 +34,35 @@ pub struct Starved {
     /// The epoch that all programs read which begin since.
     epoch: u64,
     since: Instant,
-    over: Arc<AtomicBool>,
+    /// One of these: it goes on, is over, or the kernel has refused it.
+    state: Arc<AtomicU8>,
 }
+
+const WAITS: u8 = 0;
+const OVER: u8 = 1;
+const REFUSED: u8 = 2;
 
 impl Starved {
     /// Begins to wait, on a thread of its own: a program whose task is preempted takes its
     /// time, and the control loop has other things to do.
     fn begin(epoch: u64) -> Option<Self> {
-        let over = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&over);
-        let wait = move || tell.store(sys::wait_for_programs(), Ordering::SeqCst);
+        let state = Arc::new(AtomicU8::new(WAITS));
+        let tell = Arc::clone(&state);
+        let wait = move || {
+            let state = if sys::wait_for_programs().is_ok() { OVER } else { REFUSED };
+            tell.store(state, Ordering::SeqCst);
+        };
         thread::Builder::new().name("programs".into()).spawn(wait).ok()?;
-        Some(Self { epoch, since: Instant::now(), over })
+        Some(Self { epoch, since: Instant::now(), state })
+    }
+
+    /// Whether it is of this epoch, and not to be begun again.
+    fn counts_for(&self, epoch: u64) -> bool {
+        self.epoch == epoch && self.state.load(Ordering::SeqCst) != REFUSED
     }
 
     fn is_over(&self) -> bool {
-        self.since.elapsed() >= STARVES && self.over.load(Ordering::SeqCst)
+        self.since.elapsed() >= STARVES && self.state.load(Ordering::SeqCst) == OVER
     }
 }
 
@@ -293,7 +306,7 @@ impl Maps {
         let epoch = self.active().epoch;
         match (&left, &self.starved) {
             (Ok(()), _) => self.starved = None,
-            (Err(_), Some(starved)) if starved.epoch == epoch => {
+            (Err(_), Some(starved)) if starved.counts_for(epoch) => {
                 if starved.is_over() {
                     return Ok(());
                 }
@@ -346,6 +359,18 @@ impl Maps {
             self.bring(idle, &delta, active.generation, !image.prefixes.is_empty())?;
         }
         Ok(image)
+    }
+
+    /// As [`compare_sides`](Self::compare_sides), of who begins: for as long as programs are
+    /// given until only those from before are waited for, and some more.
+    pub fn compare_sides_patiently(&mut self) -> Result<Image, Error> {
+        let begun = Instant::now();
+        loop {
+            match self.compare_sides() {
+                Err(Error::GracePeriod { .. }) if begun.elapsed() < STARVES * 2 => {}
+                result => return result,
+            }
+        }
     }
 
     /// Everything that a side holds, but for the self-test's frontend.
