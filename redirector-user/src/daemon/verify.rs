@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::control_loop::Daemon;
 use super::startup;
@@ -15,8 +16,15 @@ use crate::state::FailingEndpoint;
 /// How long an endpoint counts as one that gateways fail to connect to.
 const FAILING: Duration = Duration::from_secs(60);
 
-/// Comparing the tables takes at most this share of the time.
+/// Comparing the tables takes at most this share of a processor.
 const SHARE: u32 = 50;
+
+/// The time that this thread has had on a processor: how long it waited for one, or for
+/// programs, says nothing of how much there is to compare.
+fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
 
 impl Daemon {
     /// How long the loop may sleep.
@@ -47,7 +55,7 @@ impl Daemon {
             // Nothing is taken by it.
             let _ = self.gateways.told(u64::MAX, self.options.verify * 4);
         }
-        let (before, mended) = (Instant::now(), self.report.drift_repaired);
+        let (before, mended) = (worked(), self.report.drift_repaired);
         let mut checked = self.verify_programs();
         self.note_pins(checked.as_ref().err());
         if checked.is_ok() && self.compared.elapsed() >= self.compare_took * SHARE {
@@ -55,7 +63,7 @@ impl Daemon {
             // Mending takes long and is rare: what has been mended is looked at again
             // soon.
             if self.report.drift_repaired == mended {
-                self.compare_took = before.elapsed();
+                self.compare_took = worked().saturating_sub(before);
             }
             self.compared = Instant::now();
         }
