@@ -66,6 +66,14 @@ impl AsFd for Wanted {
     }
 }
 
+/// Waits until whoever told something there has ended, and drops what comes before.
+#[cfg(test)]
+pub(crate) fn assert_ends<T>(told: &std::sync::mpsc::Receiver<T>) {
+    let minute = Duration::from_secs(60);
+    let ended = std::iter::repeat_with(|| told.recv_timeout(minute)).find_map(Result::err);
+    assert_eq!(ended, Some(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,22 @@ fn image(server: &Server) -> Image {
     image.build()
 }
 
+/// Servers of these names, an image for each, and a datapath with the first in force; nothing
+/// without privilege.
+fn started<const N: usize>(
+    what: &str,
+    names: [&str; N],
+) -> Option<(Place, [Server; N], [Image; N], Datapath)> {
+    if !privileged() {
+        return None;
+    }
+    let place = Place::new(what);
+    let servers = names.map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
+    let images = servers.each_ref().map(image);
+    let datapath = place.start(&place.options(), images.first()?).expect("started");
+    Some((place, servers, images, datapath))
+}
+
 fn answer(place: &Place) -> String {
     child::run(place.cgroup.path(), || {
         let socket = Socket::stream(service(), 0).expect("a socket");
@@ -53,14 +69,11 @@ fn readers(place: &Place) -> impl FnMut(u64) + use<> {
 
 #[test]
 fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays() {
-    if !privileged() {
+    let Some((place, _servers, images, mut datapath)) =
+        started("preempted", ["one", "two", "three"])
+    else {
         return;
-    }
-    let place = Place::new("preempted");
-    let servers = ["one", "two", "three"]
-        .map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
-    let images = servers.each_ref().map(image);
-    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    };
     let mut reading = readers(&place);
     reading(1);
     let begun = Instant::now();
@@ -88,14 +101,9 @@ fn a_program_whose_task_does_not_run_holds_up_no_change_and_what_it_reads_stays(
 
 #[test]
 fn what_mends_the_tables_is_written_to_no_side_that_is_read() {
-    if !privileged() {
+    let Some((place, _servers, images, mut datapath)) = started("mended", ["one", "two"]) else {
         return;
-    }
-    let place = Place::new("mended");
-    let servers =
-        ["one", "two"].map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
-    let images = servers.each_ref().map(image);
-    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    };
     let generation = datapath.active().generation;
     let mut reading = readers(&place);
     reading(1);
@@ -117,14 +125,10 @@ fn what_mends_the_tables_is_written_to_no_side_that_is_read() {
 
 #[test]
 fn larger_tables_get_no_entry_of_others_while_what_was_before_is_read() {
-    if !privileged() {
+    let Some((place, _servers, images, mut datapath)) = started("grown-while-read", ["one", "two"])
+    else {
         return;
-    }
-    let place = Place::new("grown-while-read");
-    let servers =
-        ["one", "two"].map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
-    let images = servers.each_ref().map(image);
-    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    };
     let mut reading = readers(&place);
     reading(1);
     datapath.apply(&images[0].diff(&images[1]), 2).expect("in force");
@@ -138,14 +142,10 @@ fn larger_tables_get_no_entry_of_others_while_what_was_before_is_read() {
 
 #[test]
 fn where_there_is_always_a_reader_those_from_before_are_waited_for_and_no_others() {
-    if !privileged() {
+    let Some((place, _servers, images, mut datapath)) = started("starved", ["one", "two", "three"])
+    else {
         return;
-    }
-    let place = Place::new("starved");
-    let servers = ["one", "two", "three"]
-        .map(|name| Server::start(name, SocketAddr::from(([127, 0, 0, 1], 0))));
-    let images = servers.each_ref().map(image);
-    let mut datapath: Datapath = place.start(&place.options(), &images[0]).expect("started");
+    };
     // Never zero, whoever comes and goes.
     readers(&place)(1);
     datapath.apply(&images[0].diff(&images[1]), 2).expect("in force");
@@ -166,13 +166,7 @@ fn where_there_is_always_a_reader_those_from_before_are_waited_for_and_no_others
 
 #[test]
 fn sides_that_a_daemon_left_alike_by_their_words_only_are_alike_when_the_next_one_comes() {
-    if !privileged() {
-        return;
-    }
-    let place = Place::new("words");
-    let server = Server::start("one", SocketAddr::from(([127, 0, 0, 1], 0)));
-    let image = image(&server);
-    let datapath: Datapath = place.start(&place.options(), &image).expect("started");
+    let Some((place, _servers, [image], datapath)) = started("words", ["one"]) else { return };
     let idle = datapath.active().side.other();
     drop(datapath);
     let pin = place.pins().join("current/FRONTENDS");
@@ -240,13 +234,7 @@ fn an_endpoint_that_has_lost_some_of_its_places_stays_ejected_until_the_last() {
 #[test]
 fn entries_that_connections_are_counted_in_are_made_as_they_are_needed_and_kept() {
     const NUMBER: u32 = 2 * LIVES_EACH + 7;
-    if !privileged() {
-        return;
-    }
-    let place = Place::new("lives");
-    let server = Server::start("one", SocketAddr::from(([127, 0, 0, 1], 0)));
-    let image = image(&server);
-    let mut datapath: Datapath = place.start(&place.options(), &image).expect("started");
+    let Some((place, _servers, [image], mut datapath)) = started("lives", ["one"]) else { return };
     let counts = place.pins().join(format!("counts-{LIVE_LAYOUT}"));
     let arrays = || {
         let names = std::fs::read_dir(&counts).expect("pins").flatten();

@@ -122,9 +122,7 @@ mod tests {
         let (first, following) = follow(send).unwrap();
         assert!(!first.is_empty());
         drop(following);
-        let minute = std::time::Duration::from_secs(60);
-        let ended = std::iter::repeat_with(|| ends.recv_timeout(minute)).find_map(Result::err);
-        assert_eq!(ended, Some(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        crate::following::assert_ends(&ends);
     }
 
     #[test]

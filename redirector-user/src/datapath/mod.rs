@@ -309,20 +309,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// Lets endpoints that have left count no more among those that are ejected, once nobody
-    /// reads that they are there.
-    fn pardon_the_gone(&mut self) {
-        if self.behind.is_some() {
-            return;
-        }
-        match self.maps.pardon_the_gone(&self.left) {
-            Ok(()) => self.left.clear(),
-            Err(error) => {
-                tracing::warn!("endpoints that are gone may still count as ejected: {error}");
-            }
-        }
-    }
-
     /// Everything that a side holds. Entries of arrays that are all zeroes are
     /// left out.
     ///

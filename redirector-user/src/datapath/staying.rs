@@ -138,9 +138,7 @@ impl Datapath {
         if !self.is_settled {
             self.settle()?;
         }
-        if !self.left.is_empty() {
-            self.pardon_the_gone();
-        }
+        self.pardon_the_gone();
         let mut kept = Vec::new();
         for name in self.pins.others(MEMORY, &self.places.memory)? {
             let directory = self.pins.join(&name);
@@ -162,6 +160,20 @@ impl Datapath {
             }
         }
         self.tidy_links(&kept)
+    }
+
+    /// Lets endpoints that have left count no more among those that are ejected, once nobody
+    /// reads that they are there.
+    pub(super) fn pardon_the_gone(&mut self) {
+        if self.behind.is_some() {
+            return;
+        }
+        match self.maps.pardon_the_gone(&self.left) {
+            Ok(()) => self.left.clear(),
+            Err(error) => {
+                tracing::warn!("endpoints that are gone may still count as ejected: {error}");
+            }
+        }
     }
 
     /// Holds the links that are there now.

@@ -288,9 +288,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (receiver, reread) = followed(root.path().to_owned());
         drop(reread);
-        let minute = Duration::from_secs(60);
-        let ended = std::iter::repeat_with(|| receiver.recv_timeout(minute)).find_map(Result::err);
-        assert_eq!(ended, Some(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        crate::following::assert_ends(&receiver);
     }
 
     #[test]

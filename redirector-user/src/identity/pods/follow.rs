@@ -84,8 +84,6 @@ mod tests {
         let following = follow(pods, move |events, _| told.send(events).is_ok()).unwrap();
         assert_eq!(events.recv().unwrap().len(), 1, "what is there now");
         drop(following);
-        let minute = Duration::from_secs(60);
-        let ended = std::iter::repeat_with(|| events.recv_timeout(minute)).find_map(Result::err);
-        assert_eq!(ended, Some(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        crate::following::assert_ends(&events);
     }
 }
