@@ -470,6 +470,22 @@ fn memory_that_cannot_be_read_for_want_of_memory_is_not_removed() {
 }
 
 #[test]
+fn what_is_attached_stays_so_while_somebody_has_removed_its_pins() {
+    if !privileged() {
+        return;
+    }
+    let (place, server) = (Place::new("unpinned"), server());
+    let mut datapath = place.start(&place.options(), &image(&server)).expect("started");
+    std::fs::remove_dir_all(place.pins()).expect("removed");
+    // What goes on now and then looks at what is pinned.
+    datapath.tidy().expect("tidied");
+    assert!(redirected(&place));
+    assert!(datapath.pin_again().expect("pinned") > 0);
+    drop(datapath);
+    assert!(redirected(&place), "the pins hold it");
+}
+
+#[test]
 fn parts_whose_pins_were_removed_are_made_anew() {
     if !privileged() {
         return;

@@ -92,6 +92,12 @@ fn link_at(pin: &Path) -> Result<Option<sys::CgroupLink>, Error> {
     }
 }
 
+/// Whether a link still attaches something; also where that cannot be told.
+pub fn is_attached(link: BorrowedFd<'_>) -> bool {
+    // Zero once it was detached, or its cgroup removed.
+    sys::link_info(link).map_or(true, |info| info.cgroup != 0)
+}
+
 /// Whether what was asked about is another thing than a link to a cgroup.
 fn is_no_link(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)

@@ -46,9 +46,10 @@ impl Held {
         !self.links.is_empty()
     }
 
-    /// Holds all links that are there now, and no others.
+    /// Holds all links that are there now, and goes on holding those whose pins somebody
+    /// has removed: they end only by being detached.
     pub fn hold_links(&mut self, pins: &Pins) -> Result<(), Error> {
-        let held = |place: Place| {
+        let pinned = |place: Place| {
             let mut links = Vec::new();
             for pin in attach::links_of_all(pins, place.id)? {
                 match opened(pin) {
@@ -59,7 +60,23 @@ impl Held {
             }
             Ok((place, links))
         };
-        self.links = attach::places(pins)?.into_iter().map(held).collect::<Result<_, Error>>()?;
+        let now: Vec<_> =
+            attach::places(pins)?.into_iter().map(pinned).collect::<Result<_, Error>>()?;
+        for (place, links) in std::mem::replace(&mut self.links, now) {
+            let is_pinned =
+                |pin: &Path| self.links.iter().flat_map(|of| &of.1).any(|(p, _)| p == pin);
+            let unpinned: Vec<_> = links
+                .into_iter()
+                .filter(|(pin, link)| !is_pinned(pin) && attach::is_attached(link.as_fd()))
+                .collect();
+            if unpinned.is_empty() {
+                continue;
+            }
+            match self.links.iter_mut().find(|(now, _)| now.id == place.id) {
+                Some((_, links)) => links.extend(unpinned),
+                None => self.links.push((place, unpinned)),
+            }
+        }
         Ok(())
     }
 

@@ -126,9 +126,11 @@ fn serves_gateways(privileged: bool) {
     let mut agent = agent_of(&node, &set, &container);
     let exempt = container.status(&node)["exempt"].clone();
     let is_pod = exempt.as_str().is_some_and(|path| path.ends_with(&container.parent));
-    // Beside version 1, podman's containers have no cgroup of version 2.
-    let is_version_2 = cgroup::mount() == Path::new("/sys/fs/cgroup");
-    assert_eq!((is_pod, exempt.is_null()), (is_version_2, !is_version_2 && !privileged));
+    // Beside version 1 it depends on where that of version 2 is mounted whether containers
+    // have one of it, too.
+    let is_given = privileged || is_version_2();
+    let is_placed = container.cgroup().starts_with(&format!("/{}/", container.parent));
+    assert_eq!((is_pod, exempt.is_null()), (is_given && is_placed, !is_given), "{exempt}");
     super::gateways::gateways_are_served(&cluster, &node, &mut agent);
     // What relays may do nothing, and stays with its connections when the agent's container
     // ends by a fault.
@@ -149,6 +151,11 @@ fn serves_gateways(privileged: bool) {
     assert!(agent.stop().success());
     podman(["kill", "--signal=TERM", &relay.name].iter());
     assert!(relaying.wait().expect("podman ends").success());
+}
+
+/// Whether there are cgroups of version 2 only.
+fn is_version_2() -> bool {
+    cgroup::mount() == Path::new("/sys/fs/cgroup")
 }
 
 /// The agent in a container, when it is ready.
@@ -177,7 +184,7 @@ fn agent_of(node: &Node, set: &Value, container: &Container) -> Agent {
 fn daemon_set(node: &Node, privileged: bool, more: &Value) -> Value {
     let mut args = vec!["--kubeconfig=/etc/redirector/kubeconfig"];
     // See docs/kubernetes.md.
-    if !privileged && cgroup::mount() != Path::new("/sys/fs/cgroup") {
+    if !privileged && !is_version_2() {
         args.push("--daemon-cgroup=none");
     }
     let below = |tree| node.below_mount(tree);
@@ -288,11 +295,22 @@ impl Container {
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// What /proc says in this file of its first process.
+    fn proc(&self, file: &str) -> String {
+        let pid = podman(["inspect", "--format={{.State.Pid}}", &self.name].iter());
+        std::fs::read_to_string(format!("/proc/{}/{file}", pid.trim())).expect("it runs")
+    }
+
+    /// The cgroup of version 2 that it is in, from the root of the hierarchy on.
+    fn cgroup(&self) -> String {
+        let cgroups = self.proc("cgroup");
+        let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+        own.expect("one of version 2").to_owned()
+    }
+
     /// The capabilities that its first process has in this set, as /proc names it.
     fn capabilities(&self, set: &str) -> u64 {
-        let pid = podman(["inspect", "--format={{.State.Pid}}", &self.name].iter());
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
-        let status = status.expect("it runs");
+        let status = self.proc("status");
         let found = status.lines().find_map(|line| line.strip_prefix(set)?.strip_prefix(':'));
         u64::from_str_radix(found.expect("capabilities").trim(), 16).expect("a number")
     }
