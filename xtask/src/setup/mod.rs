@@ -32,6 +32,8 @@ pub enum Purpose {
     Demo,
     /// Running the tests that take no virtual machine.
     Test,
+    /// Looking at what other people's code is used.
+    Supply,
     /// Running all of them.
     All,
     /// Making packages of programs that are there.
@@ -196,6 +198,13 @@ fn needs() -> Vec<Need> {
             purposes: &[Purpose::Test],
             found: postgresql,
             remedies: vec![Remedy::Package("postgresql")],
+        },
+        Need {
+            name: "cargo-deny",
+            why: "licences, sources and advisories of libraries",
+            purposes: &[Purpose::Supply],
+            found: || program("cargo-deny"),
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-deny", "0.20.2"))],
         },
         Need {
             name: "buildah",
@@ -395,6 +404,13 @@ fn install(missing: Vec<Need>) -> Result<()> {
         bail!("{} is still missing after installing it (needed for {})", need.name, need.why);
     }
     Ok(())
+}
+
+/// As [`cargo_install`], of what runs for seconds: optimising it takes longer.
+fn cargo_install_quickly(name: &str, version: &str) -> Command {
+    let mut command = cargo_install(name, version);
+    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command
 }
 
 /// `cargo install` of one program, at one version.

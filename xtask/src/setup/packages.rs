@@ -1,9 +1,7 @@
 //! What packages are made with, and what tests them. The former is installed by
 //! `cargo xtask package` alone: nothing else needs it.
 
-use std::process::Command;
-
-use super::{Need, Purpose, Remedy, cargo_install, program};
+use super::{Need, Purpose, Remedy, cargo_install_quickly, program};
 
 pub fn needs() -> Vec<Need> {
     vec![
@@ -33,35 +31,28 @@ pub fn needs() -> Vec<Need> {
             why: "the .deb, only for `cargo xtask package`",
             purposes: &[Purpose::Package],
             found: || program("cargo-deb"),
-            remedies: vec![Remedy::Run(|| installed("cargo-deb", "3.8.0"))],
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-deb", "3.8.0"))],
         },
         Need {
             name: "cargo-generate-rpm",
             why: "the .rpm, only for `cargo xtask package`",
             purposes: &[Purpose::Package],
             found: || program("cargo-generate-rpm"),
-            remedies: vec![Remedy::Run(|| installed("cargo-generate-rpm", "0.21.1"))],
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-generate-rpm", "0.21.1"))],
         },
         Need {
             name: "cargo-auditable",
             why: "programs that say what they are made of, only for `cargo xtask package`",
             purposes: &[Purpose::Release],
             found: || program("cargo-auditable"),
-            remedies: vec![Remedy::Run(|| installed("cargo-auditable", "0.7.7"))],
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-auditable", "0.7.7"))],
         },
         Need {
             name: "cargo-cyclonedx",
             why: "the bill of materials, only for `cargo xtask package`",
             purposes: &[Purpose::Release],
             found: || program("cargo-cyclonedx"),
-            remedies: vec![Remedy::Run(|| installed("cargo-cyclonedx", "0.5.9"))],
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-cyclonedx", "0.5.9"))],
         },
     ]
-}
-
-/// They run for seconds: optimising them takes longer.
-fn installed(name: &str, version: &str) -> Command {
-    let mut command = cargo_install(name, version);
-    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
-    command
 }

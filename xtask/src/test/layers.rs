@@ -11,7 +11,7 @@ use super::edits::RULES;
 use super::libtest::{Binary, Case, Outcome, tail};
 use super::pool::{Event, Pool, Test};
 use super::table::Layer;
-use super::{Selection, aarch64, purity};
+use super::{Selection, aarch64, purity, supply};
 use crate::command;
 use crate::workspace::{cargo, is_root, root, target};
 
@@ -37,9 +37,10 @@ const CONFORMANCE: &str = "conformance";
 /// Formatting, the purity of the core, clippy on host and BPF code.
 pub fn lint(selection: &Selection, layer: &mut Layer) -> Result<()> {
     type Check = fn() -> Outcome;
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("rustfmt", rustfmt),
         ("the core is pure", pure),
+        ("each library has its reason", reasons),
         (HOST_CLIPPY, host_clippy),
         ("clippy on BPF code", bpf_clippy),
         ("the daemon compiles for aarch64", aarch64::check),
@@ -78,6 +79,10 @@ fn rustfmt() -> Outcome {
 
 fn pure() -> Outcome {
     outcome(purity::findings())
+}
+
+fn reasons() -> Outcome {
+    outcome(supply::without_reason())
 }
 
 /// What clippy's driver has said of the programs that the other layers test.

@@ -9,6 +9,7 @@ pub mod libtest;
 mod package;
 pub mod pool;
 mod purity;
+mod supply;
 pub mod table;
 
 use std::process::ExitCode;
@@ -26,11 +27,13 @@ use table::{Layer, Report};
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The layers to run, in the order given [default: all but edits, image, package and vm]
+    /// The layers to run, in the order given [default: all but edits, supply, image,
+    /// package and vm]
     #[arg(value_enum)]
     layers: Vec<Name>,
-    /// Everything, as continuous integration does: long lives of edits, the image, the packages and
-    /// the virtual machines, and minutes of fuzzing instead of seconds
+    /// Everything, as continuous integration does: long lives of edits, the libraries' licences and
+    /// known faults, the image, the packages and the virtual machines, and minutes of fuzzing
+    /// instead of seconds
     #[arg(long)]
     all: bool,
     /// Runs only the tests whose path contains this; it takes a layer
@@ -44,7 +47,7 @@ pub struct Args {
 /// A layer of tests.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
-    /// Formatting, clippy on host and BPF code, purity of the core, aarch64
+    /// Formatting, clippy on host and BPF code, purity of the core, reasons for libraries, aarch64
     Lint,
     /// What needs neither privilege nor a kernel of a certain kind
     Unit,
@@ -59,6 +62,8 @@ enum Name {
     /// What is computed step by step against the whole: 100,000 edits, and those of 100,000 rules,
     /// optimised
     Edits,
+    /// Licences, sources, versions and known faults of libraries, by cargo-deny
+    Supply,
     /// The container image, run by podman as the DaemonSet would have it
     Image,
     /// The packages, installed on a fresh Debian with systemd
@@ -68,7 +73,7 @@ enum Name {
 }
 
 /// The layers that only `--all` has.
-const LONG: [Name; 4] = [Name::Edits, Name::Image, Name::Package, Name::Vm];
+const LONG: [Name; 5] = [Name::Edits, Name::Supply, Name::Image, Name::Package, Name::Vm];
 
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
 const FUZZING: [u64; 2] = [90, 10];
@@ -86,6 +91,7 @@ impl Name {
                 crate::fuzz::layer(selection, if selection.all { long } else { short }, layer)
             }
             Self::Edits => edits::layer(selection, layer),
+            Self::Supply => supply::layer(selection, layer),
             Self::Image => image::layer(selection, layer),
             Self::Package => package::layer(selection, layer),
             Self::Vm => crate::vm::layer(selection, layer),
@@ -96,7 +102,7 @@ impl Name {
     fn takes_build(self, selection: &Selection) -> bool {
         match self {
             Self::Lint => selection.has(layers::HOST_CLIPPY),
-            Self::Fuzz | Self::Edits | Self::Vm => false,
+            Self::Fuzz | Self::Edits | Self::Supply | Self::Vm => false,
             _ => true,
         }
     }
@@ -144,9 +150,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         some => some.to_vec(),
     };
-    let needs_all = |name: &Name| LONG.contains(name) && *name != Name::Edits;
-    let purpose = if chosen.iter().any(needs_all) { Purpose::All } else { Purpose::Test };
-    setup::ensure(purpose)?;
+    let purposes = chosen.iter().map(|name| match name {
+        Name::Image | Name::Package | Name::Vm => Purpose::All,
+        Name::Supply => Purpose::Supply,
+        _ => Purpose::Test,
+    });
+    setup::ensure(purposes.max().unwrap_or(Purpose::Test))?;
     if chosen.contains(&Name::Package) {
         setup::ensure(Purpose::Package)?;
     }
@@ -182,8 +191,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.layers.is_empty() && !args.all {
         let [long, short] = FUZZING;
         println!(
-            "--all adds: 100,000 edits and those of 100,000 rules, the container image under \
-             podman, the packages on a fresh Debian, kernel tests and demo on Debian's 6.1 and \
+            "--all adds: 100,000 edits and those of 100,000 rules, licences and known faults of \
+             libraries, the container image under podman, the packages on a fresh Debian, kernel tests and demo on Debian's 6.1 and \
              6.12 kernels, {long} s of fuzzing each target instead of {short} s"
         );
     }
