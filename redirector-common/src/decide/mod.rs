@@ -118,7 +118,7 @@ pub enum Decision {
     /// it may: refused.
     Limited(Choice),
     /// Go to this endpoint.
-    Route(Choice, Endpoint),
+    Route(Choice, ChosenEndpoint),
 }
 
 /// Which route and destination were taken.
@@ -132,7 +132,7 @@ pub struct Choice {
 
 /// Where a connection goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Endpoint {
+pub struct ChosenEndpoint {
     /// Index of the backend within the side (not within the destination).
     pub backend: u32,
     /// Its address. In the tables, the unspecified address of either family
@@ -144,7 +144,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-impl Endpoint {
+impl ChosenEndpoint {
     /// Puts what was dialled in the place of what stands for it.
     #[inline(always)]
     pub fn fill_in(&mut self, addr: &Addr, port: u16) {
@@ -182,7 +182,7 @@ pub struct Draft {
     /// Route and leg, from `RefuseLeg` on.
     pub choice: Choice,
     /// The endpoint, for `Route`.
-    pub endpoint: Endpoint,
+    pub endpoint: ChosenEndpoint,
     /// The destination's entry of `LIVE`, from `Limited` on; or zero.
     pub destination: u32,
     /// [`Destination::owner`], from `Limited` on.
@@ -211,7 +211,7 @@ impl Draft {
         Self {
             kind: DraftKind::Miss,
             choice: Choice { route: 0, leg: 0 },
-            endpoint: Endpoint { backend: 0, addr: Addr::from_words([0; 4]), port: 0 },
+            endpoint: ChosenEndpoint { backend: 0, addr: Addr::from_words([0; 4]), port: 0 },
             destination: 0,
             owner: 0,
             live: 0,
@@ -370,7 +370,7 @@ pub fn pick<T: Tables, C: Caller>(
     side: Side,
     destination: u32,
     caller: &mut C,
-) -> Option<Endpoint> {
+) -> Option<ChosenEndpoint> {
     let mut draft = Draft { kind: DraftKind::RefuseLeg, ..Draft::new() };
     pick_into(tables, side, destination, caller, &mut draft);
     (draft.kind == DraftKind::Route).then_some(draft.endpoint)
@@ -394,7 +394,7 @@ pub fn pick_into<T: Tables, C: Caller>(
     if destination.policy == policy::RANDOM {
         let at = if count > 1 { spread(caller.draw(), count) } else { (0, 0) };
         let Some((index, backend)) = resolve(tables, side, &destination, at) else { return };
-        draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+        draft.endpoint = ChosenEndpoint { backend: index, addr: backend.addr, port: backend.port };
         draft.kind = DraftKind::Route;
         return;
     }
@@ -404,7 +404,7 @@ pub fn pick_into<T: Tables, C: Caller>(
     if kind == DraftKind::Route {
         let Some(backend) = tables.backend(side, index) else { return };
         draft.live = backend.live;
-        draft.endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+        draft.endpoint = ChosenEndpoint { backend: index, addr: backend.addr, port: backend.port };
     }
 }
 

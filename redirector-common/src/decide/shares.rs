@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::choose::{REDRAWS, SCAN};
-use super::{Caller, Choice, Chosen, DraftKind, Endpoint, Tables, choose};
+use super::{Caller, Choice, Chosen, ChosenEndpoint, DraftKind, Tables, choose};
 use crate::abi::{Backend, CLASS_UNKNOWN, Destination, Live, Route, Side, policy};
 
 /// What is known of destinations and endpoints from other connections, by their entries
@@ -130,7 +130,7 @@ pub struct Part {
     pub share: f64,
     /// Its backends with their entries, and the shares that they get of all connections
     /// of the route; none that gets nothing.
-    pub endpoints: Vec<(Endpoint, Backend, f64)>,
+    pub endpoints: Vec<(ChosenEndpoint, Backend, f64)>,
     /// What is refused for want of an endpoint, of all connections of the route.
     pub refused: f64,
     /// What is refused because the destination has as many connections as it may.
@@ -186,7 +186,8 @@ fn decided<T: Tables>(
     let Chosen { kind, backend: index } = choose(tables, side, destination, caller);
     match (kind, tables.backend(side, index)) {
         (DraftKind::Route, Some(backend)) => {
-            let endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+            let endpoint =
+                ChosenEndpoint { backend: index, addr: backend.addr, port: backend.port };
             part.endpoints.push((endpoint, backend, part.share));
         }
         (DraftKind::Limited, _) => part.limited = part.share,
@@ -257,7 +258,8 @@ impl Draws {
         let slots = (self.destination.first..).zip(&self.backends).zip(chosen);
         part.endpoints.extend(slots.filter_map(|((index, backend), chosen)| {
             let backend = (*backend)?;
-            let endpoint = Endpoint { backend: index, addr: backend.addr, port: backend.port };
+            let endpoint =
+                ChosenEndpoint { backend: index, addr: backend.addr, port: backend.port };
             let share = part.share * chosen;
             (share > 0.0).then_some((endpoint, backend, share))
         }));

@@ -70,7 +70,7 @@ pub fn check(
         }
     }
     // Of two with one name the last is in force.
-    let mut places: HashMap<ObjectRef, Place<'_>> = HashMap::new();
+    let mut places: HashMap<ObjectRef, WrittenAt<'_>> = HashMap::new();
     for reading in readings {
         diagnostics.extend(reading.diagnostics.iter().cloned());
         let is_empty = reading.documents == 0 && reading.diagnostics.is_empty();
@@ -86,7 +86,7 @@ pub fn check(
                 Some(object) => drop(world.insert(object.clone())),
                 None => beside.refused.add(reference, &read.tree, &settings.cluster_domain),
             }
-            let place = Place { file: reading.file.as_ref(), read };
+            let place = WrittenAt { file: reading.file.as_ref(), read };
             if let Some(earlier) = places.insert(reference.clone(), place) {
                 diagnostics.push(repeated(reference, &earlier, &place));
             }
@@ -198,12 +198,12 @@ fn budgets(registry: &Registry) -> impl Iterator<Item = Finding> + '_ {
 
 /// Where an object is written.
 #[derive(Clone, Copy)]
-struct Place<'r> {
+struct WrittenAt<'r> {
     file: Option<&'r Arc<str>>,
     read: &'r Read,
 }
 
-impl Place<'_> {
+impl WrittenAt<'_> {
     /// Fills in where the path of a finding stands.
     fn fill(&self, finding: &mut Diagnostic) {
         place(finding, &self.read.tree);
@@ -211,7 +211,7 @@ impl Place<'_> {
     }
 }
 
-fn repeated(reference: &ObjectRef, earlier: &Place<'_>, later: &Place<'_>) -> Diagnostic {
+fn repeated(reference: &ObjectRef, earlier: &WrittenAt<'_>, later: &WrittenAt<'_>) -> Diagnostic {
     let line = later.read.tree.position.line;
     let whereabouts = match later.file {
         Some(name) if earlier.file != later.file => format!("in {name}, line {line}"),

@@ -54,7 +54,7 @@ pub struct Image {
 
 /// One entry that changes. `None` is "absent"; in an array, absent is zeroed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change<K, V> {
+pub struct EntryChange<K, V> {
     /// Which entry.
     pub key: K,
     /// What it was.
@@ -67,15 +67,15 @@ pub struct Change<K, V> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "the tables of Image, by the same names")]
 pub struct Delta {
-    pub frontends: Vec<Change<(Addr, u16), Verdict>>,
-    pub prefixes: Vec<Change<Prefix, Verdict>>,
-    pub class_verdicts: Vec<Change<(u32, u32), Verdict>>,
-    pub class_defaults: Vec<Change<u32, Verdict>>,
-    pub class_of: Vec<Change<u32, u32>>,
-    pub routes: Vec<Change<u32, Route>>,
-    pub legs: Vec<Change<u32, Leg>>,
-    pub destinations: Vec<Change<u32, Destination>>,
-    pub backends: Vec<Change<u32, Backend>>,
+    pub frontends: Vec<EntryChange<(Addr, u16), Verdict>>,
+    pub prefixes: Vec<EntryChange<Prefix, Verdict>>,
+    pub class_verdicts: Vec<EntryChange<(u32, u32), Verdict>>,
+    pub class_defaults: Vec<EntryChange<u32, Verdict>>,
+    pub class_of: Vec<EntryChange<u32, u32>>,
+    pub routes: Vec<EntryChange<u32, Route>>,
+    pub legs: Vec<EntryChange<u32, Leg>>,
+    pub destinations: Vec<EntryChange<u32, Destination>>,
+    pub backends: Vec<EntryChange<u32, Backend>>,
 }
 
 /// Calls a macro-like closure over every table of two structs; keeps the list
@@ -142,10 +142,10 @@ fn without_zeroes<V: Default + PartialEq>(array: &mut [(u32, Option<V>)]) {
 fn differing<K: Ord + Copy, V: PartialEq + Copy>(
     mut edits: Vec<(K, Option<V>)>,
     table: &BTreeMap<K, V>,
-) -> Vec<Change<K, V>> {
+) -> Vec<EntryChange<K, V>> {
     edits.sort_by_key(|(key, _)| *key);
     let last = edits.chunk_by(|(a, _), (b, _)| a == b).filter_map(<[_]>::last);
-    last.map(|(key, new)| Change { key: *key, old: table.get(key).copied(), new: *new })
+    last.map(|(key, new)| EntryChange { key: *key, old: table.get(key).copied(), new: *new })
         .filter(|change| change.old != change.new)
         .collect()
 }
@@ -281,10 +281,10 @@ impl Tables for Image {
 fn changes<K: Ord + Copy, V: PartialEq + Copy>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
-) -> Vec<Change<K, V>> {
+) -> Vec<EntryChange<K, V>> {
     let differing = join::outer(old, new).filter(|(_, old, new)| old != new);
     differing
-        .map(|(key, old, new)| Change { key: *key, old: old.copied(), new: new.copied() })
+        .map(|(key, old, new)| EntryChange { key: *key, old: old.copied(), new: new.copied() })
         .collect()
 }
 

@@ -32,13 +32,13 @@ pub struct Args {
 struct Answer {
     /// The generation that it is compared with.
     generation: u64,
-    changes: Vec<Change>,
+    changes: Vec<DifferenceRow>,
     /// How many entries of the kernel's tables would be written.
     entries: Option<usize>,
 }
 
 #[derive(Serialize, PartialEq, Eq, Debug)]
-struct Change {
+struct DifferenceRow {
     /// `frontend`, `route`, `destination`, `workload`.
     kind: &'static str,
     name: String,
@@ -90,11 +90,11 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
 }
 
 /// The differences between two Plans, by name.
-fn changes(before: &Plan, after: &Plan) -> Vec<Change> {
+fn changes(before: &Plan, after: &Plan) -> Vec<DifferenceRow> {
     let mut changes = Vec::new();
     let mut compare = |kind, name: String, before: Option<String>, after: Option<String>| {
         if before != after {
-            changes.push(Change { kind, name, before, after });
+            changes.push(DifferenceRow { kind, name, before, after });
         }
     };
     for id in union(before.frontends.keys(), after.frontends.keys()) {

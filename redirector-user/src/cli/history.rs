@@ -10,7 +10,7 @@ use super::kernel::KernelArgs;
 use super::{Common, Context, Exit, Failure, Format};
 use crate::daemon::now;
 use crate::output::{Align, Style, Table};
-use crate::state::{Entry, Replacement, steps_back};
+use crate::state::{HistoryEntry, Replacement, steps_back};
 
 /// So many things are named in a row.
 const NAMED: usize = 3;
@@ -44,7 +44,7 @@ struct Answer<'a> {
 #[serde(rename_all = "camelCase")]
 struct Generation<'a> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    entry: &'a HistoryEntry,
     /// What changed, in words.
     what: String,
     /// Which N of `rollback N` returns there.
@@ -71,7 +71,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let answer = Answer { generations: generations(&args.kernel, &history, common) };
     context.answer_list(common, &answer, answer.names(), |style| {
         let by_itself = |one: &Generation<'_>| {
-            let Entry { head, is_change, is_first, .. } = one.entry;
+            let HistoryEntry { head, is_change, is_first, .. } = one.entry;
             let told = head.of_generation.or(head.repeats).is_some();
             !args.all && !is_change && !is_first && !told && !head.partial && !one.in_force
         };
@@ -99,7 +99,7 @@ pub fn list(
     Ok(Exit::Fine)
 }
 
-fn read(kernel: &KernelArgs) -> Result<Vec<Entry>, Failure> {
+fn read(kernel: &KernelArgs) -> Result<Vec<HistoryEntry>, Failure> {
     let state = kernel.state();
     let mut history = state.history()?;
     history.retain(|entry| entry.head.generation != 0);
@@ -114,7 +114,7 @@ fn read(kernel: &KernelArgs) -> Result<Vec<Entry>, Failure> {
 
 fn generations<'a>(
     kernel: &KernelArgs,
-    history: &'a [Entry],
+    history: &'a [HistoryEntry],
     common: &Common,
 ) -> Vec<Generation<'a>> {
     let last = history.last().map(|entry| entry.head);
@@ -122,7 +122,7 @@ fn generations<'a>(
     let hold = kernel.report().report.hold;
     let back = steps_back(history, hold.map_or(current, |hold| hold.of_generation));
     let most = if common.output == Format::Text { NAMED } else { usize::MAX };
-    let generation = |entry: &'a Entry| Generation {
+    let generation = |entry: &'a HistoryEntry| Generation {
         entry,
         what: what(entry, most),
         rollback: back.iter().position(|one| *one == entry.head.generation).map(|at| at + 1),
@@ -212,8 +212,8 @@ fn at(made: u64) -> String {
 }
 
 /// What a generation changed, in words; of each kind of change so many objects are named.
-fn what(entry: &Entry, most: usize) -> String {
-    let Entry { head, objects, names, settings, is_first, .. } = entry;
+fn what(entry: &HistoryEntry, most: usize) -> String {
+    let HistoryEntry { head, objects, names, settings, is_first, .. } = entry;
     let mut parts = Vec::new();
     if let Some(of) = head.of_generation {
         parts.push(format!("rollback to generation {of}"));

@@ -4,7 +4,7 @@ use redirector_common::abi;
 use serde::Serialize;
 
 use super::{Common, Context, Exit, Failure};
-use crate::datapath::features::{self, Feature, Found};
+use crate::datapath::features::{self, Feature, Support};
 use crate::output::{Style, Table};
 
 /// What this binary is, and what of its needs this kernel has
@@ -47,9 +47,9 @@ fn text(version: &Version, style: Style) -> String {
             feature.needs.to_owned(),
             feature.since.to_owned(),
             match &feature.found {
-                Found::Yes => "yes".to_owned(),
-                Found::No => format!("no: {}", feature.without),
-                Found::Unknown(why) => format!("not known: {why}"),
+                Support::Yes => "yes".to_owned(),
+                Support::No => format!("no: {}", feature.without),
+                Support::Unknown(why) => format!("not known: {why}"),
             },
         ]);
     }

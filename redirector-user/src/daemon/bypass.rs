@@ -6,7 +6,7 @@ use redirector_core::world::can_leave_alone;
 
 use super::change::Cause;
 use super::control_loop::Daemon;
-use super::engine::{Engine, Newcomers};
+use super::engine::{Engine, PendingPods};
 use super::now;
 use crate::datapath::Datapath;
 use crate::failure::{Exit, Failure};
@@ -154,7 +154,7 @@ pub fn without_daemon(
     engine.begin_with(snapshot.world());
     engine.store = left.store.unwrap_or_default();
     // Pods may have been given some of the spare numbers: they stay as they are.
-    let step = engine.step_back_to(&snapshot, Newcomers::default()).map_err(|full| {
+    let step = engine.step_back_to(&snapshot, PendingPods::default()).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
     })?;
     state.save_bypassed(&after)?;

@@ -10,7 +10,7 @@ use redirector_core::work::Work;
 use redirector_core::world::Changes;
 
 use super::control_loop::Daemon;
-use super::engine::{Newcomers, Step};
+use super::engine::{PendingPods, PreparedChange};
 use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
@@ -36,7 +36,7 @@ pub(super) struct Cause {
 /// workloads before.
 pub(super) fn prepare(
     tracker: &mut Tracker,
-    step: &Step,
+    step: &PreparedChange,
     datapath: &mut Datapath,
 ) -> Result<(), Error> {
     if let Some(view) = &step.view {
@@ -138,7 +138,11 @@ impl Daemon {
     }
 
     /// Puts in force what has a place in the tables; of all else is said that it has not.
-    pub(super) fn apply_if_it_fits(&mut self, step: Result<Step, Full>, cause: Cause) -> bool {
+    pub(super) fn apply_if_it_fits(
+        &mut self,
+        step: Result<PreparedChange, Full>,
+        cause: Cause,
+    ) -> bool {
         match step {
             Ok(step) => self.apply(step, cause),
             Err(full) => {
@@ -204,7 +208,7 @@ impl Daemon {
 
     /// Puts a step in force, as a new generation when it changes anything.
     /// What could not be is said and changes nothing.
-    pub(super) fn apply(&mut self, step: Step, cause: Cause) -> bool {
+    pub(super) fn apply(&mut self, step: PreparedChange, cause: Cause) -> bool {
         let written = in_force::is_written(&step.made_of.objects);
         match self.try_to_apply(&step, cause) {
             Ok(()) => {
@@ -231,7 +235,7 @@ impl Daemon {
         true
     }
 
-    fn try_to_apply(&mut self, step: &Step, cause: Cause) -> Result<(), String> {
+    fn try_to_apply(&mut self, step: &PreparedChange, cause: Cause) -> Result<(), String> {
         // A daemon that has just started serves the gateways of the generation
         // that it found; that is no change.
         let first = step.is_first && self.generation != 0;
@@ -302,7 +306,7 @@ impl Daemon {
     }
 
     /// Has the kernel do it. On an error nothing has changed.
-    fn put_in_force(&mut self, step: &Step, generation: u64) -> Result<(), String> {
+    fn put_in_force(&mut self, step: &PreparedChange, generation: u64) -> Result<(), String> {
         // Followed from before the first connection that has to be, until
         // after the last.
         let follow = self.follows(self.engine.next_follows_connections());
@@ -338,9 +342,9 @@ impl Daemon {
     }
 
     /// The pods that were given a number and are not in the store yet.
-    pub(super) fn newcomers(&self) -> Newcomers {
+    pub(super) fn newcomers(&self) -> PendingPods {
         let (pods, numbers) = self.direct.newcomers();
-        Newcomers { pods, numbers }
+        PendingPods { pods, numbers }
     }
 
     pub(super) fn not_applied(&mut self, why: &str) {

@@ -26,7 +26,7 @@ use super::reread::Waiter;
 use super::resolving::Asked;
 use super::server::Server;
 use super::signals::Signals;
-use super::sources::Source;
+use super::sources::ConfigSource;
 use super::times::Times;
 use super::{Event, Options, log, memory, metrics, now};
 use crate::again::Again;
@@ -97,7 +97,7 @@ pub(super) struct Daemon {
     /// While the programs log anything.
     pub(super) program_log: Option<ProgramLog>,
     /// Where the configuration comes from.
-    pub(super) source: Box<dyn Source>,
+    pub(super) source: Box<dyn ConfigSource>,
     /// What `/readyz` says.
     pub(super) readiness: Arc<metrics::Readiness>,
     /// Looks at what is in force.

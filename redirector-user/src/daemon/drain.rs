@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redirector_core::drain::{Draining, Gone, after, to_tell};
 
 use super::control_loop::Daemon;
-use super::engine::Step;
+use super::engine::PreparedChange;
 use crate::datapath::reset::{Connections, ResetError, Wanted, reset};
 use crate::state::StateError;
 
@@ -71,7 +71,7 @@ impl Drainer {
 
 impl Daemon {
     /// Notes which endpoints go with a step that is about to come in force.
-    pub(super) fn note_gone(&mut self, step: &Step) -> Result<(), StateError> {
+    pub(super) fn note_gone(&mut self, step: &PreparedChange) -> Result<(), StateError> {
         let Some(endpoints) = &step.endpoints else { return Ok(()) };
         let draining = after(&self.draining, &self.engine.endpoints, endpoints, now_ms());
         if draining != self.draining {

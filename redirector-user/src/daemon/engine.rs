@@ -24,7 +24,7 @@ use super::left_out::Crowded;
 use super::resolving::Known;
 use crate::datapath::Sizes;
 use crate::identity::{View, Wanted};
-use crate::state::{Change, Contents, Head, Keeper, Resolved, Snapshot, Whole};
+use crate::state::{Contents, GenerationChange, Head, Keeper, Resolved, Snapshot, Whole};
 
 /// What is in force, and what it was made of.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl AddAssign<&Changed> for News {
 
 /// Pods that have a number already, and are not in the store yet.
 #[derive(Debug, Default)]
-pub struct Newcomers {
+pub struct PendingPods {
     /// The pods.
     pub pods: Vec<Arc<Object>>,
     /// Their numbers, and those that are left.
@@ -123,7 +123,7 @@ pub struct Newcomers {
 
 /// A change that is ready to come in force.
 #[derive(Debug)]
-pub struct Step {
+pub struct PreparedChange {
     /// What it changes about what is in force: objects, names and settings.
     pub made_of: world::Changes,
     /// What it changes about what is in force, by name.
@@ -217,7 +217,7 @@ impl Engine {
     pub fn emptied(
         &self,
         before: &Emptied,
-        step: &Step,
+        step: &PreparedChange,
         generation: u64,
     ) -> BTreeMap<DestinationId, Option<u64>> {
         self.placement.emptied(before, &step.changes, generation)
@@ -249,7 +249,7 @@ impl Engine {
     /// What the store says, compiled. What the compiler refuses is given back
     /// to the store until nothing more changes; what makes it more than the tables hold is
     /// left out, and the rest comes in force.
-    pub fn step(&mut self, newcomers: Newcomers) -> Result<Step, Full> {
+    pub fn step(&mut self, newcomers: PendingPods) -> Result<PreparedChange, Full> {
         let kept = self.kept.take();
         let mut kept =
             kept.unwrap_or_else(|| Kept::new(&self.settings, &self.store, &self.resolved));
@@ -335,8 +335,8 @@ impl Engine {
     pub fn step_back_to(
         &mut self,
         snapshot: &Snapshot,
-        newcomers: Newcomers,
-    ) -> Result<Step, Full> {
+        newcomers: PendingPods,
+    ) -> Result<PreparedChange, Full> {
         let mut world = snapshot.world();
         for pod in newcomers.pods {
             world.insert(pod);
@@ -358,7 +358,7 @@ impl Engine {
         (world, registry): (&World, &Registry),
         newcomers: layout::Newcomers,
         news: News,
-    ) -> Result<Step, Full> {
+    ) -> Result<PreparedChange, Full> {
         if let Some(since) = &mut self.since {
             since.steps += 1;
         }
@@ -395,7 +395,7 @@ impl Engine {
         let follows_endpoints =
             self.follow_endpoints || !self.endpoints.is_empty() || !self.drains.is_empty();
         work += news.work;
-        Ok(Step {
+        Ok(PreparedChange {
             endpoints: follows_endpoints.then(|| drain::endpoints(world, registry)),
             made_of: std::mem::take(&mut self.made_of),
             changes: std::mem::take(&mut self.pending),
@@ -419,7 +419,7 @@ impl Engine {
     }
 
     /// A step that was made is in force.
-    pub fn adopt(&mut self, step: Step) {
+    pub fn adopt(&mut self, step: PreparedChange) {
         self.placement.settle();
         self.found = None;
         self.other_names = false;
@@ -440,7 +440,7 @@ impl Engine {
 
     /// A step that was made does not come in force: what it is made of comes with the next
     /// one.
-    pub fn give_up(&mut self, step: Step) {
+    pub fn give_up(&mut self, step: PreparedChange) {
         self.placement.take_back();
         (self.made_of, self.pending) = (step.made_of, step.changes);
         self.classifier = Classifier::default();
@@ -493,7 +493,13 @@ impl Engine {
 
     /// What is to be written down of a step that was made. `accepts` says that it is what
     /// the store says, which is good by that.
-    pub fn change(&mut self, step: &Step, keeper: &Keeper, head: Head, accepts: bool) -> Change {
+    pub fn change(
+        &mut self,
+        step: &PreparedChange,
+        keeper: &Keeper,
+        head: Head,
+        accepts: bool,
+    ) -> GenerationChange {
         let layout = keeper.numbers(&mut self.placement);
         let world = self.world();
         let until = head.made.saturating_add(self.grace.as_secs());
@@ -513,7 +519,7 @@ impl Engine {
             names.collect()
         };
         let may_differ = step.names.is_some() || !step.made_of.names.is_empty();
-        Change {
+        GenerationChange {
             head,
             settings: world.map_or_else(Settings::default, |world| world.settings.clone()),
             resolved: may_differ.then(resolved),
@@ -552,7 +558,7 @@ impl Engine {
     }
 }
 
-impl Step {
+impl PreparedChange {
     /// Whether it is a change for connections.
     pub fn changes_something(&self) -> bool {
         !self.delta.is_empty() || self.changes.gateways.is_some()

@@ -23,7 +23,7 @@ use redirector_core::plan::{DestinationId, Plan};
 use redirector_core::world::World;
 
 use super::control_loop::Daemon;
-use super::engine::Step;
+use super::engine::PreparedChange;
 use crate::output::{destination_name, route_name};
 use crate::scheduling::give_way;
 use crate::state::{EmptiedShare, Finding};
@@ -207,7 +207,7 @@ impl Daemon {
     ///
     /// The routes of the whole Plan are looked through only when a destination loses its
     /// last endpoint or has one again, or a route to such a one changes.
-    pub(super) fn note_emptied(&mut self, step: &Step, generation: u64) {
+    pub(super) fn note_emptied(&mut self, step: &PreparedChange, generation: u64) {
         let emptied = self.engine.emptied(&self.emptied, step, generation);
         let plan = self.engine.plan();
         let routes = step.changes.routes.keys().flat_map(|route| &route.destinations);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redirector_core::plan::{DestinationId, Plan, RouteId};
 
-use super::engine::Step;
+use super::engine::PreparedChange;
 use super::{descriptors, log};
 use crate::again::Again;
 use crate::identity::{Local, Locals};
@@ -79,7 +79,7 @@ impl Gateways {
     }
 
     /// Serves what the plan says from now on, if a step changes anything about that.
-    pub fn follow(&mut self, step: &Step, plan: &Plan) {
+    pub fn follow(&mut self, step: &PreparedChange, plan: &Plan) {
         if step.changes.gateways.is_some() {
             let rules = plan.gateways.listeners.values().flat_map(|listener| &listener.rules);
             self.routes = rules.filter_map(|rule| rule.route.clone()).collect();

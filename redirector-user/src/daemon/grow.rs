@@ -7,7 +7,7 @@ use redirector_core::layout::{Full, Table};
 
 use super::change::prepare;
 use super::control_loop::Daemon;
-use super::engine::Step;
+use super::engine::PreparedChange;
 use crate::again::Again;
 use crate::datapath::{Error, Sizes};
 
@@ -72,7 +72,7 @@ pub(super) fn with_room(sizes: &Sizes, image: &Image, grows: bool) -> Result<Siz
 impl Daemon {
     /// Puts a step in force that the tables have no room for: larger ones are
     /// made, filled and swapped. On an error the old ones stay.
-    pub(super) fn grow(&mut self, step: &Step, generation: u64) -> Result<(), Error> {
+    pub(super) fn grow(&mut self, step: &PreparedChange, generation: u64) -> Result<(), Error> {
         let result = self.move_over(step, generation);
         match &result {
             Ok(()) => self.grow_again.over(),
@@ -84,7 +84,7 @@ impl Daemon {
         result
     }
 
-    fn move_over(&mut self, step: &Step, generation: u64) -> Result<(), Error> {
+    fn move_over(&mut self, step: &PreparedChange, generation: u64) -> Result<(), Error> {
         // Before the first attachment there is nothing to swap.
         let is_attached = !self.datapath.attachments()?.is_empty();
         let mut larger = self.datapath.beside(&step.sizes)?;

@@ -22,7 +22,7 @@ pub(super) struct Crowded {
 
 /// Where there is no room.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+enum Lacking {
     /// In a table.
     Table(Table),
     /// Among the endpoints of this namespace.
@@ -32,7 +32,7 @@ enum Place {
 /// The room that an object lacks.
 #[derive(Debug)]
 struct Lack {
-    place: Place,
+    place: Lacking,
     /// So many entries.
     count: u64,
     /// As many as there may be.
@@ -49,12 +49,12 @@ impl Crowded {
 
     /// Those that are others now, or for which there is room again, are tried again.
     pub fn retry(&mut self, store: &Store, stages: &Stages, placement: &Placement) {
-        let mut used: Vec<(Place, u64)> = Vec::new();
+        let mut used: Vec<(Lacking, u64)> = Vec::new();
         self.objects.retain(|object, lack| {
             let may_be_less = match &lack.place {
-                Place::Table(_) => store.touched().contains(object),
+                Lacking::Table(_) => store.touched().contains(object),
                 // How many it would have has other reasons, too.
-                Place::Namespace(namespace) => {
+                Lacking::Namespace(namespace) => {
                     store.written().any(|one| one.namespace == *namespace)
                 }
             };
@@ -63,8 +63,8 @@ impl Crowded {
             }
             let known = used.iter_mut().find(|(place, _)| *place == lack.place);
             let used_before = || match &lack.place {
-                Place::Table(table) => placement.used(*table),
-                Place::Namespace(namespace) => stages.endpoints_of(namespace),
+                Lacking::Table(table) => placement.used(*table),
+                Lacking::Namespace(namespace) => stages.endpoints_of(namespace),
             };
             let used_now = known.as_ref().map_or_else(used_before, |(_, used)| *used);
             let fits = used_now + lack.count <= lack.capacity;
@@ -79,7 +79,7 @@ impl Crowded {
 
     /// What tables had no room for is tried again: they may be larger.
     pub fn forget_tables(&mut self) {
-        self.objects.retain(|_, lack| !matches!(lack.place, Place::Table(_)));
+        self.objects.retain(|_, lack| !matches!(lack.place, Lacking::Table(_)));
     }
 
     /// Leaves out what makes a Plan not fit into the tables, and of what was good before the
@@ -103,7 +103,7 @@ impl Crowded {
                 reason += &format!("; larger tables cannot be made, and are tried again: {why}");
             }
             let finding = finding(world, object, &syntax::NO_ROOM, &reason);
-            self.leave(store, object, (Place::Table(table), *count, capacity), finding);
+            self.leave(store, object, (Lacking::Table(table), *count, capacity), finding);
         }
         !heaviest.is_empty()
     }
@@ -119,7 +119,7 @@ impl Crowded {
         let newest = beyond_endpoints(plan, world);
         for (object, count, why) in &newest {
             let finding = finding(world, object, &syntax::OVER_BUDGET, why);
-            let place = Place::Namespace(object.namespace.clone());
+            let place = Lacking::Namespace(object.namespace.clone());
             self.leave(store, object, (place, *count, most), finding);
         }
         !newest.is_empty()
@@ -129,7 +129,7 @@ impl Crowded {
         &mut self,
         store: &mut Store,
         object: &ObjectRef,
-        (place, count, capacity): (Place, u64, u64),
+        (place, count, capacity): (Lacking, u64, u64),
         finding: Diagnostic,
     ) {
         if store.withhold(object, finding.clone()) {

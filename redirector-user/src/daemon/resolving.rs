@@ -8,7 +8,7 @@ use redirector_core::registry::MOST_ADDRESSES;
 
 use super::control_loop::Daemon;
 use super::engine::Engine;
-use super::names::{Found, Resolved as Looked};
+use super::names::{Addresses, Resolved as Looked};
 use super::now;
 use crate::state::{KnownName, Resolved, UnresolvedName};
 
@@ -47,8 +47,8 @@ impl Engine {
 
     /// A name resolves to this `now`, in seconds since 1970. Returns whether that is news:
     /// another order of the same addresses is none.
-    pub fn resolve(&mut self, name: &Arc<str>, found: Found, now: u64) -> bool {
-        let Found { mut addresses, silent, ttl } = found;
+    pub fn resolve(&mut self, name: &Arc<str>, found: Addresses, now: u64) -> bool {
+        let Addresses { mut addresses, silent, ttl } = found;
         let ttl = ttl.map(|ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
         let known = self.resolved.entry(name.clone()).or_default();
         // Of a family that nobody answers for, what was known stays.

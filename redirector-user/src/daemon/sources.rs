@@ -45,7 +45,7 @@ impl Follow<'_> {
 }
 
 /// A source of the configuration.
-pub(super) trait Source {
+pub(super) trait ConfigSource {
     /// Begins to follow it: batches of changes come as events from then on.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ pub(super) trait Source {
 /// # Errors
 ///
 /// When there is no way to the API server.
-pub(super) fn source(options: &Options) -> Result<Box<dyn Source>, Failure> {
+pub(super) fn source(options: &Options) -> Result<Box<dyn ConfigSource>, Failure> {
     let Some(setup) = &options.kubernetes else {
         let (config, timing) = (options.config.clone(), options.timing);
         return Ok(Box::new(FileSource { config, timing, reread: None }));
@@ -107,7 +107,7 @@ struct FileSource {
     reread: Option<Reread>,
 }
 
-impl Source for FileSource {
+impl ConfigSource for FileSource {
     fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure> {
         let paths = files_to_follow(&self.config);
         if self.config.len() > paths.len() {
@@ -147,7 +147,7 @@ struct Cluster {
     _pods: Option<Following>,
 }
 
-impl Source for Cluster {
+impl ConfigSource for Cluster {
     fn follow(&mut self, with: &mut Follow<'_>) -> Result<(), Failure> {
         let (cgroup2, cgroups) = (&with.report.cgroup2, &with.report.cgroups);
         let base = Cgroup::open(cgroup2)?.level;

@@ -21,7 +21,7 @@ const CGROUP: &str = "cgroup";
 
 /// A cgroup that something of ours is attached to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct LinkedCgroup {
     /// Its id.
     pub id: u64,
     /// Where it is, or was.
@@ -44,13 +44,13 @@ pub fn outermost(cgroups: &[PathBuf]) -> Result<Vec<(Cgroup, File)>, Error> {
 }
 
 /// Every cgroup that has links.
-pub fn places(pins: &Pins) -> Result<Vec<Place>, Error> {
+pub fn places(pins: &Pins) -> Result<Vec<LinkedCgroup>, Error> {
     let mut places = Vec::new();
     for name in pins.names(&pins.links())? {
         let Ok(id) = name.parse() else { continue };
         // One that was killed may have made the directory only.
         let path = leads_to(&pins.links().join(&name).join(CGROUP))?.unwrap_or_default();
-        places.push(Place { id, path });
+        places.push(LinkedCgroup { id, path });
     }
     places.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(places)
@@ -69,7 +69,7 @@ pub enum Sight {
 }
 
 /// Looks for a cgroup that has links.
-pub fn sight(pins: &Pins, place: &Place) -> Result<Sight, Error> {
+pub fn sight(pins: &Pins, place: &LinkedCgroup) -> Result<Sight, Error> {
     if is_at(place)? {
         return Ok(Sight::Here);
     }
@@ -123,7 +123,7 @@ pub fn check_sight(pins: &Pins) -> Result<(), Error> {
 /// # Errors
 ///
 /// When that cannot be told.
-pub fn is_at(place: &Place) -> Result<bool, Error> {
+pub fn is_at(place: &LinkedCgroup) -> Result<bool, Error> {
     match Cgroup::open(&place.path) {
         Ok(cgroup) => Ok(cgroup.id == place.id),
         // Something else lies there, or on a mount that shows a part only.
@@ -186,7 +186,7 @@ pub fn links_of_all(pins: &Pins, cgroup: u64) -> Result<Vec<PathBuf>, Error> {
 
 /// Every cgroup that has links, with their hooks.
 pub fn served(pins: &Pins) -> Result<Vec<Served>, Error> {
-    let served = places(pins)?.into_iter().map(|Place { id, path }| {
+    let served = places(pins)?.into_iter().map(|LinkedCgroup { id, path }| {
         let mut hooks = Vec::new();
         for hook in Hook::ALL {
             if !links(pins, id, hook)?.is_empty() {
@@ -215,10 +215,10 @@ pub fn attach(
     hook: Hook,
 ) -> Result<(), Error> {
     let what = || format!("attaching {} to {}", hook.program(), cgroup.path.display());
-    name_cgroup(pins, &Place { id: cgroup.id, path: cgroup.path.clone() })?;
+    name_cgroup(pins, &LinkedCgroup { id: cgroup.id, path: cgroup.path.clone() })?;
     let program = program(places, hook)?;
     let pin = pin(pins, &places.memory, cgroup.id, hook);
-    let place = Place { id: cgroup.id, path: cgroup.path.clone() };
+    let place = LinkedCgroup { id: cgroup.id, path: cgroup.path.clone() };
     let updated = update(&pin, program.as_fd(), &place, hook);
     if updated.map_err(|error| Error::from_io(what(), error))? {
         return Ok(());
@@ -254,7 +254,12 @@ fn exclusive(file: &File, hook: Hook) -> bool {
 
 /// Puts a program into the link that is pinned there, if there is one and its
 /// cgroup lives.
-pub fn update(pin: &Path, program: BorrowedFd<'_>, place: &Place, hook: Hook) -> io::Result<bool> {
+pub fn update(
+    pin: &Path,
+    program: BorrowedFd<'_>,
+    place: &LinkedCgroup,
+    hook: Hook,
+) -> io::Result<bool> {
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -335,7 +340,7 @@ pub fn detach_link(pins: &Pins, pin: &Path) -> Result<(), Error> {
 }
 
 /// Notes which cgroup the links of a directory are about.
-pub fn name_cgroup(pins: &Pins, place: &Place) -> Result<(), Error> {
+pub fn name_cgroup(pins: &Pins, place: &LinkedCgroup) -> Result<(), Error> {
     let directory = directory(pins, place.id);
     pins.make(&directory)?;
     pins.link(&place.path, &directory.join(CGROUP))

@@ -21,7 +21,7 @@ pub const OLDEST: &str = "6.1";
 /// What a probe found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Found {
+pub enum Support {
     /// It is there.
     Yes,
     /// It is not.
@@ -44,7 +44,7 @@ pub struct Feature {
     /// Whether nothing works without it.
     pub required: bool,
     /// What was found.
-    pub found: Found,
+    pub found: Support,
 }
 
 /// How a feature is probed.
@@ -147,9 +147,9 @@ pub fn probe() -> Vec<Feature> {
             without: without.unwrap_or("cannot run"),
             required: without.is_none(),
             found: match probe.run() {
-                Ok(true) => Found::Yes,
-                Ok(false) => Found::No,
-                Err(why) => Found::Unknown(why),
+                Ok(true) => Support::Yes,
+                Ok(false) => Support::No,
+                Err(why) => Support::Unknown(why),
             },
         })
         .collect()
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn nothing_that_the_oldest_kernel_has_is_missing_here() {
         for feature in probe() {
-            assert_ne!(feature.found, Found::No, "{feature:?}");
+            assert_ne!(feature.found, Support::No, "{feature:?}");
         }
     }
 }

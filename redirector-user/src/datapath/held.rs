@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::attach::Place;
+use super::attach::LinkedCgroup;
 use super::layout::Layout;
 use super::pins::Pins;
 use super::places::Places;
@@ -16,7 +16,7 @@ pub struct Held {
     /// Maps and programs, with their pins.
     objects: Vec<(PathBuf, OwnedFd)>,
     /// The cgroups that something is attached to, and the links.
-    links: Vec<(Place, Vec<(PathBuf, OwnedFd)>)>,
+    links: Vec<(LinkedCgroup, Vec<(PathBuf, OwnedFd)>)>,
 }
 
 impl Held {
@@ -49,7 +49,7 @@ impl Held {
     /// Holds all links that are there now, and goes on holding those whose pins somebody
     /// has removed: they end only by being detached.
     pub fn hold_links(&mut self, pins: &Pins) -> Result<(), Error> {
-        let pinned = |place: Place| {
+        let pinned = |place: LinkedCgroup| {
             let mut links = Vec::new();
             for pin in attach::links_of_all(pins, place.id)? {
                 match opened(pin) {

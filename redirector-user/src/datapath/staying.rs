@@ -107,7 +107,10 @@ impl Datapath {
     }
 
     /// Links to cgroups that are not named any more.
-    fn surplus(&self, wanted: &[(Cgroup, std::fs::File)]) -> Result<Vec<attach::Place>, Error> {
+    fn surplus(
+        &self,
+        wanted: &[(Cgroup, std::fs::File)],
+    ) -> Result<Vec<attach::LinkedCgroup>, Error> {
         let mut places = attach::places(&self.pins)?;
         places.retain(|place| !wanted.iter().any(|(cgroup, _)| cgroup.id == place.id));
         Ok(places)

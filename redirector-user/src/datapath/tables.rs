@@ -93,12 +93,15 @@ impl Counts {
 
     /// After a change; or everything about it that does not fit.
     pub fn after(self, delta: &Delta, sizes: &Sizes) -> Result<Self, Error> {
-        fn grown<K, V>(count: usize, changes: &[redirector_core::image::Change<K, V>]) -> usize {
+        fn grown<K, V>(
+            count: usize,
+            changes: &[redirector_core::image::EntryChange<K, V>],
+        ) -> usize {
             let come = changes.iter().filter(|c| c.old.is_none() && c.new.is_some()).count();
             let gone = changes.iter().filter(|c| c.old.is_some() && c.new.is_none()).count();
             (count + come).saturating_sub(gone)
         }
-        fn highest<V>(changes: &[redirector_core::image::Change<u32, V>]) -> usize {
+        fn highest<V>(changes: &[redirector_core::image::EntryChange<u32, V>]) -> usize {
             changes
                 .iter()
                 .filter(|change| change.new.is_some())

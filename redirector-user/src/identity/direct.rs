@@ -17,7 +17,7 @@ use redirector_core::model::{Object, SourceId};
 use redirector_core::registry::{is_known_by_hash, pod_uid};
 
 use super::arrivals::Arrivals;
-use super::newcomers::{Newcomers, View};
+use super::newcomers::{NumberedPods, View};
 use super::pods::{PodCgroup, PodUid};
 use crate::datapath::{Error, SourceKey, SourceWriter};
 
@@ -44,7 +44,7 @@ struct Inner {
     beside: Option<Box<dyn Table>>,
     /// The numbers that mean the same before and after any change in progress.
     identities: HashMap<PodUid, u32>,
-    newcomers: Newcomers,
+    newcomers: NumberedPods,
     /// The cgroups that are there.
     cgroups: HashMap<PodUid, BTreeSet<SourceKey>>,
     /// What was made known, and the control loop has not taken over yet.

@@ -94,7 +94,7 @@ struct Given {
 
 /// Who was given which number.
 #[derive(Debug)]
-pub(super) struct Newcomers {
+pub(super) struct NumberedPods {
     /// The tables in force, and those that are to follow: never none.
     views: Vec<View>,
     /// Numbers of pods that have gone: the kernel may know their cgroups still.
@@ -102,14 +102,14 @@ pub(super) struct Newcomers {
     given: BTreeMap<SourceId, Given>,
 }
 
-impl Default for Newcomers {
+impl Default for NumberedPods {
     /// Before the first tables, which nothing is said of.
     fn default() -> Self {
         Self { views: vec![View::default()], spent: BTreeSet::new(), given: BTreeMap::new() }
     }
 }
 
-impl Newcomers {
+impl NumberedPods {
     /// Pods of an earlier run may have these numbers: they mean the same until
     /// the first tables are in force, and are not given before those after.
     pub fn resume(&mut self, numbers: impl IntoIterator<Item = u32>) {

@@ -10,11 +10,11 @@ use serde::{Deserialize, Deserializer};
 /// The newest entry that is not about a subresource: a status is no configuration, and
 /// most of what is written is one.
 #[derive(Debug, Default)]
-pub struct Newest<'a>(Option<Entry<'a>>);
+pub struct Newest<'a>(Option<ManagedFields<'a>>);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Entry<'a> {
+struct ManagedFields<'a> {
     #[serde(borrow)]
     manager: Cow<'a, str>,
     /// As RFC 3339 in UTC, which sorts as it is.
@@ -50,7 +50,7 @@ impl<'de: 'a, 'a> Visitor<'de> for Newest<'a> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut entries: A) -> Result<Self, A::Error> {
-        while let Some(entry) = entries.next_element::<Entry<'a>>()? {
+        while let Some(entry) = entries.next_element::<ManagedFields<'a>>()? {
             let is_newer = self.0.as_ref().is_none_or(|known| known.time <= entry.time);
             if is_newer && entry.subresource.is_empty() && !entry.manager.is_empty() {
                 self.0 = Some(entry);

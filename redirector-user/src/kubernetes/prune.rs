@@ -157,7 +157,7 @@ impl<'de> Visitor<'de> for Copy<'_> {
         self.into.push(b'[');
         let begin = self.into.len();
         while entries
-            .next_element_seed(Entry { keep: self.keep, begin, into: self.into })?
+            .next_element_seed(ListItem { keep: self.keep, begin, into: self.into })?
             .is_some()
         {}
         self.into.push(b']');
@@ -197,13 +197,13 @@ impl<'de> Visitor<'de> for Copy<'_> {
 }
 
 /// An entry of a list that begins at a place.
-struct Entry<'a> {
+struct ListItem<'a> {
     keep: Keep,
     begin: usize,
     into: &'a mut Vec<u8>,
 }
 
-impl<'de> DeserializeSeed<'de> for Entry<'_> {
+impl<'de> DeserializeSeed<'de> for ListItem<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {

@@ -25,7 +25,7 @@ pub struct Request<'a> {
 
 /// What happens to a connection at a gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum GatewayVerdict {
     /// It takes this route, by the rule at this place.
     Route {
         /// An index into [`Config::routes`](super::Config::routes).
@@ -61,7 +61,7 @@ pub fn decide(
     clients: &BTreeMap<IpAddr, KnownClient>,
     request: &Request<'_>,
     whose: &dyn Whose,
-) -> Verdict {
+) -> GatewayVerdict {
     let client = request.client.ip().to_canonical();
     let known = client_of(clients, request, whose);
     let incoming = Incoming {
@@ -72,7 +72,7 @@ pub fn decide(
     let dialled = listener.dialled.unwrap_or(request.dialled.ip());
     let met = first_match(rules, listener.port, dialled, &incoming);
     let taken = met.and_then(|rule| Some((rule, listener.rules.get(rule)?.route?)));
-    taken.map_or(Verdict::Refuse, |(rule, route)| Verdict::Route { route, rule })
+    taken.map_or(GatewayVerdict::Refuse, |(rule, route)| GatewayVerdict::Route { route, rule })
 }
 
 /// The workload that connects, if it is a known one. A socket of this machine and

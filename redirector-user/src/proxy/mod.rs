@@ -74,7 +74,7 @@ pub use access::AccessFormat;
 pub use config::{
     Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec,
 };
-pub use decide::{Request, Verdict, Whose, decide};
+pub use decide::{GatewayVerdict, Request, Whose, decide};
 pub use message::{
     ByFailed, ByRefused, Confined, EndpointCounts, Failed, LegCounts, ListenerCounts,
     ListenerState, ListenerStatus, Refused, RelayStatus, Status,

@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug, Default)]
 pub struct Walk {
     /// The files, by the name the user knows them by.
-    pub files: BTreeMap<Arc<str>, Found>,
+    pub files: BTreeMap<Arc<str>, FoundFile>,
     /// What could not be looked into: nothing below it counts as removed.
     pub unreadable: Vec<Unreadable>,
     /// The directories in which something can appear, vanish or be exchanged.
@@ -27,7 +27,7 @@ pub struct Walk {
 
 /// A file.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundFile {
     /// Where it is.
     pub path: PathBuf,
     /// What it is, links followed.
@@ -73,7 +73,7 @@ impl Walk {
         if !metadata.is_dir() {
             if named || (metadata.is_file() && is_document(path)) {
                 let name = path.to_string_lossy().as_ref().into();
-                self.files.insert(name, Found { path: path.to_owned(), metadata });
+                self.files.insert(name, FoundFile { path: path.to_owned(), metadata });
             }
             return;
         }

@@ -70,7 +70,7 @@ impl Frame<'_> {
 
 /// What stands at some place.
 #[derive(Debug)]
-pub(super) enum Found<'a> {
+pub(super) enum Scanned<'a> {
     /// A whole frame.
     Frame(Frame<'a>),
     /// Something else.
@@ -106,7 +106,7 @@ impl<'a> Frames<'a> {
 }
 
 impl<'a> Iterator for Frames<'a> {
-    type Item = (Found<'a>, Range<usize>);
+    type Item = (Scanned<'a>, Range<usize>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let begin = self.at;
@@ -115,7 +115,7 @@ impl<'a> Iterator for Frames<'a> {
         }
         if let Some((frame, end)) = self.frame(begin) {
             self.at = end;
-            return Some((Found::Frame(frame), begin..end));
+            return Some((Scanned::Frame(frame), begin..end));
         }
         // Packed text may hold the mark by chance: only a whole frame counts.
         let next = (begin + 1..self.bytes.len()).find(|at| {
@@ -124,7 +124,7 @@ impl<'a> Iterator for Frames<'a> {
                 && self.frame(*at).is_some()
         });
         self.at = next.unwrap_or(self.bytes.len());
-        Some((Found::Damage, begin..self.at))
+        Some((Scanned::Damage, begin..self.at))
     }
 }
 
@@ -134,8 +134,8 @@ mod tests {
 
     fn texts(bytes: &[u8]) -> Vec<Option<String>> {
         let text = |found| match found {
-            Found::Frame(frame) => Some(frame.read().unwrap()),
-            Found::Damage => None,
+            Scanned::Frame(frame) => Some(frame.read().unwrap()),
+            Scanned::Damage => None,
         };
         Frames::of(bytes).map(|(found, _)| text(found)).collect()
     }

@@ -15,7 +15,7 @@ use super::{StateDir, StateError};
 /// A generation, and what it changed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct HistoryEntry {
     /// Which, and when it was made.
     #[serde(flatten)]
     pub head: Head,
@@ -50,7 +50,7 @@ pub struct Replacement {
 
 /// The generations that `rollback` returns to from `from`, of a history with the oldest
 /// first: those before the last change, before the last but one, and so on.
-pub fn steps_back(history: &[Entry], from: u64) -> Vec<u64> {
+pub fn steps_back(history: &[HistoryEntry], from: u64) -> Vec<u64> {
     let known = history.iter().rev().skip_while(|entry| entry.head.generation > from);
     let mut earlier = Vec::new();
     let mut changed = false;
@@ -101,11 +101,11 @@ impl Gathered {
         self.names.dedup();
     }
 
-    fn entry(self) -> Entry {
+    fn entry(self) -> HistoryEntry {
         let Self { head, written, before, objects, names, settings, is_first } = self;
         let is_change = before != Some(written.count);
         let objects = objects.into_values().collect();
-        Entry { head, objects, names, settings, is_first, is_change }
+        HistoryEntry { head, objects, names, settings, is_first, is_change }
     }
 }
 
@@ -139,7 +139,7 @@ fn records(state: &StateDir) -> Result<(Vec<Record>, bool), StateError> {
 }
 
 /// What happened, the oldest first.
-pub(super) fn history(state: &StateDir) -> Result<Vec<Entry>, StateError> {
+pub(super) fn history(state: &StateDir) -> Result<Vec<HistoryEntry>, StateError> {
     let mut attempt = 1;
     let records = loop {
         let (records, is_whole) = records(state)?;

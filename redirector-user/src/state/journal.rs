@@ -19,7 +19,7 @@ use redirector_core::store::{Accepted, Kept, KeptMention};
 use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::Settings;
 
-use super::frame::{Found, Frame, Frames, Kind};
+use super::frame::{Frame, Frames, Kind, Scanned};
 use super::record::{Begin, Head, Numbers, Objects, Record, Resolved, Told, Version, Written};
 use super::snapshot::{self, Snapshot};
 use super::{StateDir, StateError, io_error};
@@ -62,8 +62,8 @@ pub(super) fn parts(bytes: &[u8]) -> impl Iterator<Item = Part<'_>> {
                 return (!rest.is_empty()).then(|| Part::Damage(rest, why.to_owned()));
             };
             let frame = match found {
-                Found::Frame(frame) => frame,
-                Found::Damage => {
+                Scanned::Frame(frame) => frame,
+                Scanned::Damage => {
                     if begin == at.start {
                         begin = at.end;
                     }

@@ -12,7 +12,7 @@ use redirector_core::layout::{self, Layout, Placement};
 use redirector_core::store::Store;
 
 use super::journal::{self, Journal};
-use super::record::{Begin, Change, Head, Step, Told};
+use super::record::{Append, Begin, GenerationChange, Head, Told};
 use super::snapshot::{Snapshot, Whole};
 use super::{StateDir, StateError, io_error, old};
 use crate::readers::May;
@@ -36,7 +36,7 @@ pub struct Keeper {
     /// Nothing in the tables has the number that was told.
     anew: bool,
     /// The way back to both before the last change, as long as that may be taken back.
-    before: Option<Box<(Step, bool)>>,
+    before: Option<Box<(Append, bool)>>,
     files: Arc<Mutex<Files>>,
     compacting: Option<JoinHandle<()>>,
 }
@@ -180,7 +180,7 @@ impl Keeper {
     /// What a generation `repeats` that is told of anew: what it did, unless its
     /// documents change without changing the tables. `otherwise` where that generation
     /// was not told of.
-    pub fn still_repeats(&self, change: &Change, otherwise: Option<u64>) -> Option<u64> {
+    pub fn still_repeats(&self, change: &GenerationChange, otherwise: Option<u64>) -> Option<u64> {
         if self.told.head.generation != change.head.generation {
             return otherwise;
         }
@@ -205,7 +205,7 @@ impl Keeper {
     /// The system's refusal, as of a full disk. Nothing is kept then.
     pub fn append(
         &mut self,
-        mut change: Change,
+        mut change: GenerationChange,
         whole: impl FnOnce() -> Whole,
     ) -> Result<usize, StateError> {
         self.before = None;

@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `journal/N` | what each generation was made of, and what was good: [`Keeper`], [`Snapshot`], [`Entry`] |
+//! | `journal/N` | what each generation was made of, and what was good: [`Keeper`], [`Snapshot`], [`HistoryEntry`] |
 //! | `bypass.json` | what is left alone, and until when |
 //! | `draining.json` | endpoints that have gone, and when connections to them are reset |
 //! | `grown.json` | the sizes that the tables have grown to |
@@ -46,9 +46,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use bypass::{BypassChange, Bypassed, bypass};
-pub use history::{Entry, Replacement, steps_back};
+pub use history::{HistoryEntry, Replacement, steps_back};
 pub use keeper::{Keeper, Left};
-pub use record::{Change, Head, Resolved};
+pub use record::{GenerationChange, Head, Resolved};
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
     Report, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
@@ -319,7 +319,7 @@ impl StateDir {
     /// # Errors
     ///
     /// When the journal cannot be read. What is damaged in it is left out.
-    pub fn history(&self) -> Result<Vec<Entry>, StateError> {
+    pub fn history(&self) -> Result<Vec<HistoryEntry>, StateError> {
         history::history(self)
     }
 

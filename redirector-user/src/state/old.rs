@@ -26,7 +26,7 @@ use redirector_core::stored::{self, Lost, Raw};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{Change, Resolved};
+use super::record::{GenerationChange, Resolved};
 use super::snapshot::{Contents, Snapshot, Whole};
 use super::{Keeper, StateDir, StateError, io_error, journal};
 
@@ -225,7 +225,7 @@ fn append_all(
         };
         not_read
             .extend(after.lost.iter().map(|lost| format!("of generation {generation}, {lost}")));
-        let mut change = Change::between(&before, &after);
+        let mut change = GenerationChange::between(&before, &after);
         // The only one that there is counts for all of them.
         let good = store.take().map(|(mut store, lost)| {
             if !lost.is_empty() {
@@ -240,7 +240,10 @@ fn append_all(
     }
     // Good, though nothing is known of what was in force.
     if let Some((store, _)) = store {
-        let change = Change { store: store.kept_since(), ..Change::between(&before, &before) };
+        let change = GenerationChange {
+            store: store.kept_since(),
+            ..GenerationChange::between(&before, &before)
+        };
         let good = store.good().cloned().collect();
         keeper.append(change, || Whole { good, ..Whole::default() })?;
     }

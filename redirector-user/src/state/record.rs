@@ -98,7 +98,7 @@ impl Resolved {
 
 /// What changes with a generation.
 #[derive(Debug)]
-pub struct Change {
+pub struct GenerationChange {
     /// Which.
     pub head: Head,
     /// The settings from now on.
@@ -114,7 +114,7 @@ pub struct Change {
     pub store: KeptChange,
 }
 
-impl Change {
+impl GenerationChange {
     /// What makes one generation another.
     pub(super) fn between(before: &Snapshot, after: &Snapshot) -> Self {
         Self {
@@ -274,7 +274,7 @@ pub(super) struct Told {
 
 /// What makes that what is written down next, and back.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct Append {
     number: u64,
     head: Head,
     written: Written,
@@ -297,7 +297,7 @@ impl Told {
     }
 
     /// How often what people write became another, with this change.
-    fn written(&self, change: &Change) -> Written {
+    fn written(&self, change: &GenerationChange) -> Written {
         let Head { generation, .. } = change.head;
         let is_written = is_written(&change.objects)
             || self.settings != change.settings
@@ -312,7 +312,7 @@ impl Told {
     }
 
     /// What is told next.
-    pub fn next(&self, change: &mut Change) -> Step {
+    pub fn next(&self, change: &mut GenerationChange) -> Append {
         let as_known = |(name, new): (Arc<str>, Resolved)| {
             let known = self.resolved.get(&name).filter(|known| known.is_same(&new));
             let known = known.cloned().unwrap_or(new);
@@ -320,7 +320,7 @@ impl Told {
         };
         let resolved = change.resolved.take().map(|all| all.into_iter().map(as_known).collect());
         let files = std::mem::take(&mut change.store.files).into_iter();
-        Step {
+        Append {
             number: self.number + 1,
             head: change.head,
             written: self.written(change),
@@ -331,8 +331,8 @@ impl Told {
     }
 
     /// Makes it that; returns the way back.
-    pub fn go(&mut self, step: Step) -> Step {
-        let Step { number, head, written, settings, resolved, files } = step;
+    pub fn go(&mut self, step: Append) -> Append {
+        let Append { number, head, written, settings, resolved, files } = step;
         let files = files.into_iter().map(|(name, mentions)| {
             let before = match mentions {
                 Some(mentions) => self.files.insert(name.clone(), mentions),
@@ -340,7 +340,7 @@ impl Told {
             };
             (name, before)
         });
-        Step {
+        Append {
             files: files.collect(),
             number: std::mem::replace(&mut self.number, number),
             head: std::mem::replace(&mut self.head, head),
@@ -352,7 +352,12 @@ impl Told {
 
     /// The frames of a change; none when nothing is different. `anew` says that the
     /// numbers in it are all that there are.
-    pub fn frames(&self, next: &Step, change: &Change, anew: bool) -> io::Result<Vec<u8>> {
+    pub fn frames(
+        &self,
+        next: &Append,
+        change: &GenerationChange,
+        anew: bool,
+    ) -> io::Result<Vec<u8>> {
         let mut pool = Pool::default();
         let objects = change.objects.iter().map(|(object, Replaced { before, after })| Changed {
             object: object.clone(),
@@ -386,7 +391,7 @@ impl Told {
         if same_head && nothing && change.layout.is_empty() && !anew {
             return Ok(Vec::new());
         }
-        let Step { number, head, written, .. } = *next;
+        let Append { number, head, written, .. } = *next;
         let record = Record {
             number,
             whole: false,

@@ -13,8 +13,8 @@ use redirector_core::store::{Content, Document, Store};
 use redirector_core::stored::Lost;
 use serde_json::{Value, json};
 
-use super::frame::{self, Found, Frames, Kind as Frame};
-use super::record::{Change, Resolved};
+use super::frame::{self, Frames, Kind as Frame, Scanned};
+use super::record::{GenerationChange, Resolved};
 use super::tests::directory;
 use super::{Contents, Keeper, Report, Snapshot, StateDir, Whole, journal};
 use random::random;
@@ -105,7 +105,8 @@ fn put(store: &mut Store, objects: &BTreeMap<ObjectRef, Arc<Object>>, rng: &mut 
 
 /// Keeps what follows another snapshot, and the store.
 fn keep(keeper: &mut Keeper, before: &Snapshot, after: &Snapshot, store: &mut Store) {
-    let change = Change { store: store.kept_since(), ..Change::between(before, after) };
+    let change =
+        GenerationChange { store: store.kept_since(), ..GenerationChange::between(before, after) };
     let good = store.effective().into_values().collect();
     keeper.append(change, || Whole { contents: after.contents.clone(), good }).unwrap();
     store.accept();
@@ -165,7 +166,7 @@ fn damage(state: &StateDir, kind: Frame, how: impl Fn(&mut Value)) {
     let mut damaged = Vec::new();
     for (found, at) in Frames::of(&bytes) {
         match found {
-            Found::Frame(frame) if frame.kind == kind => {
+            Scanned::Frame(frame) if frame.kind == kind => {
                 let mut value = frame.read().unwrap();
                 how(&mut value);
                 frame::put(&mut damaged, kind, &value).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redirector::datapath::{SourceKey, cgroup_of_socket};
 use redirector::identity::{Local, Locals};
-use redirector::proxy::{Config, Proxy, Request, Verdict, decide};
+use redirector::proxy::{Config, GatewayVerdict, Proxy, Request, decide};
 use redirector_core::compile::compile;
 use redirector_core::model::SourceId;
 use redirector_core::world::{Settings, World};
@@ -227,9 +227,9 @@ fn clients_of_this_namespace_are_known_by_their_cgroup_and_others_by_their_addre
         let request = Request { client, dialled: gateway, sni: None };
         decide(&config.listeners[0], &config.clients, &request, &locals)
     };
-    assert_eq!(decided(bank), Verdict::Route { route: 1, rule: 1 });
-    assert_eq!(decided(twice), Verdict::Refuse, "it is of two");
-    assert_eq!(decided(shop), Verdict::Refuse, "whose socket is gone");
+    assert_eq!(decided(bank), GatewayVerdict::Route { route: 1, rule: 1 });
+    assert_eq!(decided(twice), GatewayVerdict::Refuse, "it is of two");
+    assert_eq!(decided(shop), GatewayVerdict::Refuse, "whose socket is gone");
 }
 
 #[test]

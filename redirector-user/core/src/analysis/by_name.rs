@@ -76,14 +76,14 @@ fn not_taken(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) 
 /// there and what is said to have it.
 #[derive(Default)]
 struct Looked {
-    contested: Option<[Host; 2]>,
-    outranked: Option<(Host, IpNet, ObjectRef)>,
+    contested: Option<[EntryOfHost; 2]>,
+    outranked: Option<(EntryOfHost, IpNet, ObjectRef)>,
 }
 
 /// A host, and its entry.
-type Host = (Arc<str>, ObjectRef);
+type EntryOfHost = (Arc<str>, ObjectRef);
 
-fn host_of(claim: &Claim<'_>) -> Host {
+fn host_of(claim: &Claim<'_>) -> EntryOfHost {
     (claim.service.host.clone(), claim.service.object.clone())
 }
 
@@ -115,8 +115,9 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
     }
     let claims = Claims::new(facts.registry);
     let mut walk = Walk::new(facts.registry, &facts.book);
-    let mut contested: BTreeMap<([Host; 2], u16), Vec<IpAddr>> = BTreeMap::new();
-    let mut outranked: BTreeMap<(Host, IpNet, ObjectRef), BTreeSet<IpAddr>> = BTreeMap::new();
+    let mut contested: BTreeMap<([EntryOfHost; 2], u16), Vec<IpAddr>> = BTreeMap::new();
+    let mut outranked: BTreeMap<(EntryOfHost, IpNet, ObjectRef), BTreeSet<IpAddr>> =
+        BTreeMap::new();
     let classes = ClassId::try_from(facts.examined.plan.classes.len()).unwrap_or(ClassId::MAX);
     for ((port, ip), hosts) in hosts {
         let address = IpNet::from(ip);

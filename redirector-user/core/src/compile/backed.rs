@@ -68,7 +68,7 @@ impl Backed<'_> {
         let unresolved = port.unresolved.iter().filter(|one| has(Some(&one.labels), wanted));
         destination.unresolved = unresolved.map(|one| one.name.clone()).collect();
         let node = settings.node_name.as_deref();
-        let usable: Vec<&registry::Endpoint> = port
+        let usable: Vec<&registry::ServiceEndpoint> = port
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)

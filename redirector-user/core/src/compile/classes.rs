@@ -9,7 +9,7 @@ use super::met::set;
 use super::questions::{Questions, Traits};
 use crate::client::{Asked, Client};
 use crate::model::{Labels, Object, ObjectRef, SourceId, SourceSelector};
-use crate::plan::{Class, ClassId, Delta, Plan, Source};
+use crate::plan::{Class, ClassId, Delta, LocalWorkload, Plan};
 use crate::registry::Workload;
 use crate::world::Settings;
 
@@ -27,7 +27,7 @@ impl Classifier {
     /// A pod as the Plan would have it as a source, had it been there. `None`
     /// when it is not a running pod of this node, and when it would have made
     /// another class.
-    pub fn source(&self, object: &Object) -> Option<(SourceId, Source)> {
+    pub fn source(&self, object: &Object) -> Option<(SourceId, LocalWorkload)> {
         let pod = object.spec.pod()?;
         if pod.finished {
             return None;
@@ -45,12 +45,12 @@ impl Classifier {
 }
 
 /// A local workload as a source, its class to be found.
-pub(super) fn source(workload: &Workload) -> Option<(SourceId, Source)> {
+pub(super) fn source(workload: &Workload) -> Option<(SourceId, LocalWorkload)> {
     let id = SourceId {
         namespace: workload.object.namespace.clone(),
         name: workload.object.name.clone(),
     };
-    let source = Source {
+    let source = LocalWorkload {
         labels: workload.labels.clone(),
         addresses: workload.addresses.clone(),
         selector: workload.source.clone()?,
@@ -60,7 +60,11 @@ pub(super) fn source(workload: &Workload) -> Option<(SourceId, Source)> {
 }
 
 /// A source as rules see it.
-pub(super) fn client<'c>(settings: &Settings, id: &'c SourceId, source: &'c Source) -> Client<'c> {
+pub(super) fn client<'c>(
+    settings: &Settings,
+    id: &'c SourceId,
+    source: &'c LocalWorkload,
+) -> Client<'c> {
     Client {
         namespace: Some(&id.namespace),
         labels: Some(&source.labels),
@@ -117,7 +121,7 @@ impl Classes {
     pub fn group(
         &mut self,
         asked: &[(Asked, bool)],
-        others: BTreeMap<SourceId, Option<Source>>,
+        others: BTreeMap<SourceId, Option<LocalWorkload>>,
         plan: &mut Plan,
         delta: &mut Delta,
     ) -> BTreeSet<Asked> {
@@ -147,7 +151,7 @@ impl Classes {
             let Some(source) = plan.sources.get(&id).filter(|source| source.class != class) else {
                 continue;
             };
-            let source = Source { class, ..source.clone() };
+            let source = LocalWorkload { class, ..source.clone() };
             set(&mut plan.sources, &mut delta.sources, id, Some(source));
         }
         let gone: Vec<ClassId> =
@@ -205,7 +209,7 @@ impl Classes {
     pub fn add_probes(&self, probes: &[Probe], plan: &mut Plan) {
         let first = plan.classes.last_key_value().map_or(0, |(last, _)| last + 1);
         for (class, probe) in (first..).zip(probes) {
-            let source = Source {
+            let source = LocalWorkload {
                 labels: probe.labels.clone(),
                 addresses: probe.addresses.clone(),
                 // It has no processes.

@@ -25,7 +25,7 @@ impl Home {
 /// The weight of each endpoint. Without one it is left out; with zero it is
 /// not drawn, and stands by for endpoints that are ejected.
 pub(super) fn weigh(
-    endpoints: &[&registry::Endpoint],
+    endpoints: &[&registry::ServiceEndpoint],
     policy: &Policy,
     distribution: Option<TrafficDistribution>,
     home: &Home,
@@ -68,7 +68,7 @@ pub(super) fn weigh(
 
 /// How far an endpoint is: by the labels of failoverPriority, then by locality
 /// where `failover` is set too, or nothing else is.
-fn rank(endpoint: &registry::Endpoint, setting: &LocalitySetting, home: &Home) -> usize {
+fn rank(endpoint: &registry::ServiceEndpoint, setting: &LocalitySetting, home: &Home) -> usize {
     let labels: Vec<&str> = setting.failover_priority.iter().map(String::as_str).collect();
     let by_label = by_labels(endpoint, &labels, &home.labels);
     if labels.is_empty() || !setting.failover.is_empty() {
@@ -79,7 +79,7 @@ fn rank(endpoint: &registry::Endpoint, setting: &LocalitySetting, home: &Home) -
 
 /// How many of the labels are left from the first one in which the endpoint
 /// differs. `key=value` asks for that value instead of the client's own.
-fn by_labels(endpoint: &registry::Endpoint, labels: &[&str], home: &Labels) -> usize {
+fn by_labels(endpoint: &registry::ServiceEndpoint, labels: &[&str], home: &Labels) -> usize {
     let of_endpoint =
         |key: &str| endpoint.labels.as_ref().and_then(|labels| labels.get(key)).unwrap_or_default();
     let differs = labels.iter().position(|label| {
@@ -95,7 +95,7 @@ fn by_labels(endpoint: &registry::Endpoint, labels: &[&str], home: &Labels) -> u
 /// 0 in the same subzone, 1 in the zone, 2 in the region, 3 elsewhere; where a
 /// failover is written for the own region, 3 there and 4 elsewhere.
 fn by_locality(
-    endpoint: &registry::Endpoint,
+    endpoint: &registry::ServiceEndpoint,
     failover: &[(String, String)],
     home: &Locality,
 ) -> usize {
@@ -130,7 +130,7 @@ fn nearness(distribution: TrafficDistribution) -> Vec<&'static str> {
 /// `distribute`: each locality's percentage, divided among its endpoints; an
 /// endpoint in none of them is left out. `None` when nothing is said of here.
 fn distribute(
-    endpoints: &[&registry::Endpoint],
+    endpoints: &[&registry::ServiceEndpoint],
     setting: &LocalitySetting,
     here: &Locality,
 ) -> Option<Vec<Option<u64>>> {
@@ -142,7 +142,7 @@ fn distribute(
     // leave their share to the others, in proportion.
     let mut patterns: Vec<(&String, &u32)> = to.iter().collect();
     patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(specificity(pattern)));
-    let place = |endpoint: &registry::Endpoint| {
+    let place = |endpoint: &registry::ServiceEndpoint| {
         let locality = Locality::parse(&endpoint.locality);
         patterns.iter().position(|(pattern, _)| locality.within(pattern))
     };

@@ -13,7 +13,7 @@ use super::readers::Trace;
 use crate::client::{Answers, Asked, Asker, Client, Question};
 use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
-use crate::plan::{Class, ClassId, Frontend, FrontendId, Source, Verdict};
+use crate::plan::{Class, ClassId, Frontend, FrontendId, LocalWorkload, Verdict};
 use crate::registry::Registry;
 use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk, left_out};
 
@@ -44,7 +44,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
         registry: &'q Registry,
         book: &'q RuleBook,
         claims: &'q Claims,
-        (classes, sources): (&'a BTreeMap<ClassId, Class>, &'a BTreeMap<SourceId, Source>),
+        (classes, sources): (&'a BTreeMap<ClassId, Class>, &'a BTreeMap<SourceId, LocalWorkload>),
         probes: &'a [Probe],
     ) -> Self {
         let clients = classes.values().map(|class| {

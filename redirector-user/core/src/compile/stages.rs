@@ -48,7 +48,7 @@ use crate::world::{Changes, ServiceAddresses, Settings, World};
 pub struct Stages {
     pub(super) book: RuleBook,
     /// The services, by host.
-    hosts: FxHashMap<Arc<str>, Host>,
+    hosts: FxHashMap<Arc<str>, HostStage>,
     pub(super) claims: Claims,
     counts: Counts,
     pub(super) classes: Classes,
@@ -70,7 +70,7 @@ pub struct Stages {
 
 /// The services of a host.
 #[derive(Debug, Default)]
-struct Host {
+struct HostStage {
     services: Vec<Arc<Service>>,
     /// Whether there are rules for it.
     ruled: bool,
@@ -395,7 +395,7 @@ impl Stages {
             self.rejected.insert(host.clone(), rejected);
         }
         if !services.is_empty() {
-            self.hosts.insert(host.clone(), Host { services, ruled });
+            self.hosts.insert(host.clone(), HostStage { services, ruled });
         }
     }
 
@@ -414,7 +414,7 @@ impl Stages {
         registry: &Registry,
         changed: &Changed,
         dirty: &mut Dirty,
-    ) -> BTreeMap<SourceId, Option<crate::plan::Source>> {
+    ) -> BTreeMap<SourceId, Option<crate::plan::LocalWorkload>> {
         let mut others = BTreeMap::new();
         if changed.workloads.is_empty() {
             return others;

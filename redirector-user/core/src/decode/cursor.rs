@@ -99,20 +99,20 @@ fn is_entry((key, value): (&str, &str)) -> bool {
 
 /// A path, as a chain from the end.
 #[derive(Clone, Default)]
-struct Path(Option<Rc<(Path, Step)>>);
+struct Path(Option<Rc<(Path, PathStep)>>);
 
-enum Step {
+enum PathStep {
     Field(Rc<str>),
     Index(usize),
 }
 
 impl Path {
     fn field(&self, name: &str) -> Self {
-        Self(Some(Rc::new((self.clone(), Step::Field(name.into())))))
+        Self(Some(Rc::new((self.clone(), PathStep::Field(name.into())))))
     }
 
     fn index(&self, index: usize) -> Self {
-        Self(Some(Rc::new((self.clone(), Step::Index(index)))))
+        Self(Some(Rc::new((self.clone(), PathStep::Index(index)))))
     }
 
     fn write(&self, out: &mut String) {
@@ -120,9 +120,9 @@ impl Path {
         link.0.write(out);
         match &link.1 {
             // Writing to a String cannot fail.
-            Step::Index(index) => _ = write!(out, "[{index}]"),
-            Step::Field(name) if !is_plain(name) => _ = write!(out, "[\"{name}\"]"),
-            Step::Field(name) => {
+            PathStep::Index(index) => _ = write!(out, "[{index}]"),
+            PathStep::Field(name) if !is_plain(name) => _ = write!(out, "[\"{name}\"]"),
+            PathStep::Field(name) => {
                 if !out.is_empty() {
                     out.push('.');
                 }

@@ -23,7 +23,7 @@ pub(super) fn compare(
     same: Option<(&str, &Answers)>,
     got: &Explanation,
 ) -> Vec<Difference> {
-    let mut found = Found { destination: &got.destination, differences: Vec::new() };
+    let mut found = Comparison { destination: &got.destination, differences: Vec::new() };
     if let Some(rule) = &expected.rule
         && !is_rule(rule, got)
     {
@@ -62,12 +62,12 @@ pub(super) fn compare(
 }
 
 /// The differences found so far.
-struct Found<'f> {
+struct Comparison<'f> {
     destination: &'f str,
     differences: Vec<Difference>,
 }
 
-impl Found<'_> {
+impl Comparison<'_> {
     fn differs(
         &mut self,
         expectation: &'static str,
@@ -122,7 +122,12 @@ fn refusal_of(got: &Explanation) -> String {
     }
 }
 
-fn compare_shares(shares: &[(Of, f64)], within: Within, got: &Explanation, found: &mut Found<'_>) {
+fn compare_shares(
+    shares: &[(Of, f64)],
+    within: Within,
+    got: &Explanation,
+    found: &mut Comparison<'_>,
+) {
     // What is left as it is has no shares; a rule may have led there all the same.
     if got.verdict == VerdictWord::Passthrough {
         let all: Vec<String> =
@@ -149,7 +154,7 @@ fn compare_shares(shares: &[(Of, f64)], within: Within, got: &Explanation, found
             found.differs("shares", format!("{of} {}", percent(*wanted)), percent(share));
         }
     }
-    let other = |what: String, share: f64, found: &mut Found<'_>| {
+    let other = |what: String, share: f64, found: &mut Comparison<'_>| {
         if !within.equal(share, 0.0) {
             found.differs("shares", "nothing else", format!("{what} {}", percent(share)));
         }
@@ -187,7 +192,7 @@ fn compare_same(
     answers: &Answers,
     within: Within,
     got: &Explanation,
-    found: &mut Found<'_>,
+    found: &mut Comparison<'_>,
 ) {
     let answers = match answers {
         Ok(answers) => answers,

@@ -10,7 +10,7 @@ use redirector_common::abi::{
 };
 use redirector_common::addr::{Addr, V4_MAPPED_BITS};
 use redirector_common::decide::shares::{At, ByWeight, Known, Part, of_route};
-use redirector_common::decide::{Endpoint, verdict};
+use redirector_common::decide::{ChosenEndpoint, verdict};
 
 use super::shares::rounded;
 use super::{
@@ -278,14 +278,14 @@ fn reasons(
     let subset = view.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
     let name = format!("{}:{}{subset}", view.host, view.port);
     for ((addr, port), left) in &standing.ejected {
-        let to = address(&Endpoint { backend: 0, addr: *addr, port: *port }, dialled);
+        let to = address(&ChosenEndpoint { backend: 0, addr: *addr, port: *port }, dialled);
         let seconds = left.div_ceil(1_000_000_000);
         why.push(format!(
             "{name}: {to} is ejected for {seconds} s more, after connects that failed"
         ));
     }
     if !standing.ejected.is_empty() {
-        let weighted = |to: &Endpoint| {
+        let weighted = |to: &ChosenEndpoint| {
             by_weight
                 .endpoints
                 .iter()
@@ -331,7 +331,7 @@ fn summed<'p>(
     (endpoints, rounded(refused))
 }
 
-fn address(endpoint: &Endpoint, dialled: SocketAddr) -> SocketAddr {
+fn address(endpoint: &ChosenEndpoint, dialled: SocketAddr) -> SocketAddr {
     let mut endpoint = *endpoint;
     endpoint.fill_in(&Addr::from(dialled.ip()), dialled.port().to_be());
     SocketAddr::new(IpAddr::from(endpoint.addr), u16::from_be(endpoint.port))

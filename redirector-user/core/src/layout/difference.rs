@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassTable, Layout, Placed, Placement, Stepped, lives, numbers, ranges};
+use super::numbers::NumbersChange;
+use super::{ClassTable, Layout, Placed, Placement, Stepped, lives, ranges};
 use crate::difference;
 use crate::model::{ObjectRef, SourceId};
 use crate::plan::{DestinationId, FrontendId, RouteId};
@@ -30,9 +31,9 @@ pub struct Difference {
 /// What a step changes beside names.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Rest {
-    numbers: [numbers::Change; 5],
-    ranges: [ranges::Change; 2],
-    lives: lives::Change,
+    numbers: [NumbersChange; 5],
+    ranges: [ranges::RangesChange; 2],
+    lives: lives::LivesChange,
     /// All of them, when they may be others.
     spares: Option<BTreeMap<u32, u32>>,
 }
@@ -45,7 +46,9 @@ impl Difference {
             self;
         let step = step.as_ref().is_none_or(|step| {
             let Rest { numbers: _, ranges, lives, spares } = step;
-            ranges.iter().all(ranges::Change::is_empty) && lives.is_empty() && spares.is_none()
+            ranges.iter().all(ranges::RangesChange::is_empty)
+                && lives.is_empty()
+                && spares.is_none()
         });
         let names = routes.is_empty() && destinations.is_empty() && tables.is_empty();
         let others = identities.is_empty() && classes.is_empty() && frontends.is_empty();

@@ -27,12 +27,12 @@ impl Users {
 }
 
 /// Where a frontend stands in the tables.
-enum Place {
+enum TableKey {
     Exact((Addr, u16)),
     Prefix(Prefix),
 }
 
-impl From<&FrontendId> for Place {
+impl From<&FrontendId> for TableKey {
     fn from(id: &FrontendId) -> Self {
         let addr = Addr::from(id.prefix.addr());
         match id.prefix.prefix_len() == id.prefix.max_prefix_len() {
@@ -98,15 +98,15 @@ impl Placement {
     /// What a frontend says in the tables until this step.
     fn verdict_of(&self, id: &FrontendId) -> Option<abi::Verdict> {
         match id.into() {
-            Place::Exact(key) => self.image.frontends.get(&key).copied(),
-            Place::Prefix(prefix) => self.image.prefixes.get(&prefix).copied(),
+            TableKey::Exact(key) => self.image.frontends.get(&key).copied(),
+            TableKey::Prefix(prefix) => self.image.prefixes.get(&prefix).copied(),
         }
     }
 
     fn put(&self, id: &FrontendId, verdict: Option<abi::Verdict>, edits: &mut Edits) {
         match id.into() {
-            Place::Exact(key) => edits.frontends.push((key, verdict)),
-            Place::Prefix(prefix) => edits.prefixes.push((prefix, verdict)),
+            TableKey::Exact(key) => edits.frontends.push((key, verdict)),
+            TableKey::Prefix(prefix) => edits.prefixes.push((prefix, verdict)),
         }
     }
 

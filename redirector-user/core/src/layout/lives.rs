@@ -9,7 +9,7 @@ use redirector_common::abi::{LIVES, policy};
 use redirector_common::hash::Fnv;
 use serde::{Deserialize, Serialize};
 
-use super::numbers::{self, Numbers};
+use super::numbers::{Numbers, NumbersChange};
 use super::stepped::{Stepped, Stepping};
 use super::{Full, Table};
 use crate::difference::Difference;
@@ -29,12 +29,12 @@ pub(super) struct Lives {
 
 /// What a step changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Change {
+pub(super) struct LivesChange {
     of: Difference<DestinationId, Live>,
-    numbers: numbers::Change,
+    numbers: NumbersChange,
 }
 
-impl Change {
+impl LivesChange {
     /// Whether everybody has the entries that they had.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
@@ -58,12 +58,12 @@ impl Default for Lives {
 
 impl Lives {
     /// What this step changes.
-    pub fn change(&self) -> Change {
-        Change { of: self.of.difference(), numbers: self.numbers.change() }
+    pub fn change(&self) -> LivesChange {
+        LivesChange { of: self.of.difference(), numbers: self.numbers.change() }
     }
 
     /// Makes them what they were after a step that changed this.
-    pub fn follow(&mut self, change: Change) {
+    pub fn follow(&mut self, change: LivesChange) {
         self.of.follow(change.of);
         self.numbers.follow(change.numbers);
     }

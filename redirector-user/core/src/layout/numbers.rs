@@ -26,7 +26,7 @@ pub(super) struct Numbers {
 
 /// What a step changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Change {
+pub(super) struct NumbersChange {
     next: u32,
     /// So many of those that had come back were taken.
     taken: usize,
@@ -53,13 +53,13 @@ impl Numbers {
     }
 
     /// What this step changes.
-    pub(super) fn change(&self) -> Change {
+    pub(super) fn change(&self) -> NumbersChange {
         let taken = self.done.iter().filter(|done| matches!(done, Done::Again(_))).count();
-        Change { next: self.next, taken, waiting: self.waiting.clone(), used: self.used }
+        NumbersChange { next: self.next, taken, waiting: self.waiting.clone(), used: self.used }
     }
 
     /// Makes them what they were after a step that changed this.
-    pub(super) fn follow(&mut self, change: Change) {
+    pub(super) fn follow(&mut self, change: NumbersChange) {
         self.free.extend(self.waiting.drain(..));
         self.free.drain(..change.taken.min(self.free.len()));
         (self.next, self.waiting, self.used) = (change.next, change.waiting, change.used);

@@ -34,12 +34,12 @@ pub struct Placement {
     pub(super) spares_for: Option<usize>,
     /// How many destinations eject endpoints.
     ejecting: usize,
-    pub(super) step: Option<Step>,
+    pub(super) step: Option<Undo>,
 }
 
 /// What takes a step back, but for what the maps know.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Step {
+pub(super) struct Undo {
     changes: image::Delta,
     spares: Option<BTreeMap<u32, u32>>,
     /// The numbers of classes that earlier tables had.
@@ -153,11 +153,11 @@ impl Placement {
     fn begin_step(&mut self) {
         let classes = self.layout.classes.values();
         let earlier = classes.filter(|_| self.is_fresh).copied().collect();
-        self.step = Some(Step { earlier, ..Step::default() });
+        self.step = Some(Undo { earlier, ..Undo::default() });
         self.stepping().into_iter().for_each(Stepping::begin_step);
     }
 
-    /// All that a step changes, but for what [`Step`] knows.
+    /// All that a step changes, but for what [`Undo`] knows.
     fn stepping(&mut self) -> [&mut dyn Stepping; 17] {
         let Layout {
             routes,

@@ -30,7 +30,7 @@ pub(super) struct Ranges {
 
 /// What a step changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Change {
+pub(super) struct RangesChange {
     end: u32,
     /// As [`Before::gaps`].
     gaps: Vec<(bool, u32, u32)>,
@@ -54,7 +54,7 @@ impl From<Stored> for Ranges {
     }
 }
 
-impl Change {
+impl RangesChange {
     /// Whether no gap came or went.
     pub(super) fn is_empty(&self) -> bool {
         self.gaps.is_empty()
@@ -73,13 +73,13 @@ struct Before {
 
 impl Ranges {
     /// What this step changes.
-    pub(super) fn change(&self) -> Change {
+    pub(super) fn change(&self) -> RangesChange {
         let gaps = self.before.as_ref().map(|before| before.gaps.clone()).unwrap_or_default();
-        Change { end: self.end, gaps, waiting: self.waiting.clone(), used: self.used }
+        RangesChange { end: self.end, gaps, waiting: self.waiting.clone(), used: self.used }
     }
 
     /// Makes them what they were after a step that changed this.
-    pub(super) fn follow(&mut self, change: Change) {
+    pub(super) fn follow(&mut self, change: RangesChange) {
         for (came, first, size) in change.gaps {
             match came {
                 true => self.keep(first, size),

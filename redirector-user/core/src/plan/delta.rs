@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::gateway::GatewayPlan;
 use super::{
-    Class, ClassId, Destination, DestinationId, Frontend, FrontendId, Leg, Plan, RouteId, Source,
+    Class, ClassId, Destination, DestinationId, Frontend, FrontendId, Leg, LocalWorkload, Plan,
+    RouteId,
 };
 use crate::join;
 use crate::model::SourceId;
@@ -21,7 +22,7 @@ pub struct Delta {
     pub routes: Changes<Arc<RouteId>, Vec<Leg>>,
     pub destinations: Changes<DestinationId, Destination>,
     pub classes: Changes<ClassId, Class>,
-    pub sources: Changes<SourceId, Source>,
+    pub sources: Changes<SourceId, LocalWorkload>,
     /// `None`: as before.
     pub gateways: Option<GatewayPlan>,
 }
@@ -155,7 +156,7 @@ mod tests {
         let route = |number: u8| {
             Arc::new(RouteId { rule: None, destinations: vec![destination_id(number)] })
         };
-        let source = |class| Source {
+        let source = |class| LocalWorkload {
             labels: crate::model::Labels::new(),
             addresses: Vec::new(),
             selector: crate::model::SourceSelector::PodUid("u".into()),

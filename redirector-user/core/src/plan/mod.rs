@@ -41,7 +41,7 @@ pub struct Plan {
     pub classes: BTreeMap<ClassId, Class>,
     /// The local workloads that connections can come from.
     #[serde(with = "pairs")]
-    pub sources: BTreeMap<SourceId, Source>,
+    pub sources: BTreeMap<SourceId, LocalWorkload>,
     /// What the proxy serves. Its routes are among the routes above.
     pub gateways: GatewayPlan,
 }
@@ -230,7 +230,7 @@ pub struct Class {
 
 /// A local workload.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Source {
+pub struct LocalWorkload {
     /// Its labels.
     pub labels: Labels,
     /// Its own addresses, as far as known.

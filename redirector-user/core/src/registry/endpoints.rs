@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::edit::Edit;
 use super::selection::Selection;
-use super::service::{Endpoint, Port, ServiceKind};
+use super::service::{Port, ServiceEndpoint, ServiceKind};
 use super::topology::{self, Locality};
 use super::workloads::{entry_labels, entry_locality};
 use crate::client::contains;
@@ -25,13 +25,13 @@ use crate::world::World;
 use slices::Slices;
 
 /// A workload's labels with those of its place, and its locality.
-pub(super) type Place = (Labels, Arc<str>);
+pub(super) type LabelsAndLocality = (Labels, Arc<str>);
 
 /// A Pod, as an endpoint.
 #[derive(Debug)]
 pub(super) struct KnownPod {
     pub object: Arc<Object>,
-    place: OnceLock<Place>,
+    place: OnceLock<LabelsAndLocality>,
 }
 
 /// Where it is follows from the rest, and is only worked out when somebody asks.
@@ -46,7 +46,7 @@ impl PartialEq for KnownPod {
 pub(super) struct KnownEntry {
     pub object: Arc<Object>,
     labels: Labels,
-    pub place: Place,
+    pub place: LabelsAndLocality,
 }
 
 /// Workloads by namespace and name.
@@ -294,7 +294,7 @@ impl Backing {
 
     /// The labels and the locality of a Pod. `zone` is what an EndpointSlice
     /// says, for a node that is not known.
-    pub(super) fn place(&self, known: &KnownPod, zone: Option<&str>) -> Place {
+    pub(super) fn place(&self, known: &KnownPod, zone: Option<&str>) -> LabelsAndLocality {
         let labels = &known.object.meta.labels;
         let node = known.object.spec.pod().map_or("", |pod| &pod.node);
         let make = |locality: Locality| {
@@ -374,7 +374,7 @@ impl Backing {
         service: &Service,
         endpoint: &SliceEndpoint,
         number: u16,
-        found: &mut BTreeMap<IpAddr, Endpoint>,
+        found: &mut BTreeMap<IpAddr, ServiceEndpoint>,
         unusable: &mut usize,
     ) {
         // A pod that is named must be known; without a name it may be.
@@ -401,7 +401,7 @@ impl Backing {
                 Some((labels, locality)) => (Some(labels), locality),
                 None => (None, "".into()),
             };
-            found.entry(ip).or_insert_with(|| Endpoint {
+            found.entry(ip).or_insert_with(|| ServiceEndpoint {
                 ip,
                 port: number,
                 labels,
@@ -432,11 +432,11 @@ fn selects_labels(by: &Object, pods: bool, labels: &Labels) -> bool {
 /// A WorkloadEntry (or an endpoint of a ServiceEntry) at an address.
 pub(super) fn entry_endpoint(
     entry: &WorkloadEntry,
-    place: &Place,
+    place: &LabelsAndLocality,
     ip: IpAddr,
     port: u16,
-) -> Endpoint {
-    Endpoint {
+) -> ServiceEndpoint {
+    ServiceEndpoint {
         ip,
         port,
         labels: Some(place.0.clone()),
@@ -447,7 +447,7 @@ pub(super) fn entry_endpoint(
 }
 
 /// The labels with those of its place, and the locality.
-pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> Place {
+pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> LabelsAndLocality {
     let locality = entry_locality(labels, &entry.locality);
     if locality.is_unknown() && entry.network.is_empty() {
         return (labels.clone(), locality.text());

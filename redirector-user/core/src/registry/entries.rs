@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::endpoints::{Backing, entry_endpoint, entry_place};
+use super::endpoints::{Backing, LabelsAndLocality, entry_endpoint, entry_place};
 use super::frontends::{self, Owned};
 use super::given::is_given;
 use super::protocol;
-use super::service::{Endpoint, Port, Service, ServiceKind, Socket, Unresolved};
+use super::service::{Port, Service, ServiceEndpoint, ServiceKind, Socket, Unresolved};
 use super::visibility::ExportTo;
 use crate::model::annotations;
-use crate::model::{EntryPort, Labels, Object, Resolution, ServiceEntry, WorkloadEntry};
+use crate::model::{EntryPort, Object, Resolution, ServiceEntry, WorkloadEntry};
 use crate::validate::subnets;
 use crate::world::World;
 
@@ -56,8 +56,6 @@ pub(super) fn services(
     entry.hosts.iter().enumerate().map(service).collect()
 }
 
-type Place = (Labels, Arc<str>);
-
 /// An endpoint, before its port is known; without address it cannot be used.
 #[derive(Clone, Default)]
 struct Candidate {
@@ -67,7 +65,7 @@ struct Candidate {
     /// Its name, when that is not resolved to any address.
     unresolved: Option<Arc<str>>,
     entry: WorkloadEntry,
-    place: Place,
+    place: LabelsAndLocality,
 }
 
 pub(super) const fn resolves(entry: &ServiceEntry) -> bool {
@@ -87,29 +85,30 @@ fn candidates(
         return found;
     }
     // WorkloadEntries with the path of a socket are selected under DNS only.
-    let mut add = |entry: &WorkloadEntry, place: &Place, resolution: Resolution, own: bool| {
-        let addresses = match subnets::address(&entry.address) {
-            Some(ip) => vec![ip],
-            None if resolution == Resolution::Static => Vec::new(),
-            // A path of a socket is nothing that a connection could be sent to.
-            None if entry.address.starts_with("unix:") => Vec::new(),
-            None => resolve(world, names, &entry.address, resolution),
+    let mut add =
+        |entry: &WorkloadEntry, place: &LabelsAndLocality, resolution: Resolution, own: bool| {
+            let addresses = match subnets::address(&entry.address) {
+                Some(ip) => vec![ip],
+                None if resolution == Resolution::Static => Vec::new(),
+                // A path of a socket is nothing that a connection could be sent to.
+                None if entry.address.starts_with("unix:") => Vec::new(),
+                None => resolve(world, names, &entry.address, resolution),
+            };
+            let all = addresses.iter().map(|ip| Some(*ip));
+            let none = addresses.is_empty().then_some(None);
+            for at in all.chain(none) {
+                let socket = entry.address.starts_with("unix:")
+                    && (own || matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin));
+                let name = names.get(entry.address.as_str()).filter(|_| at.is_none());
+                found.push(Candidate {
+                    at,
+                    socket,
+                    unresolved: name.cloned(),
+                    entry: entry.clone(),
+                    place: place.clone(),
+                });
+            }
         };
-        let all = addresses.iter().map(|ip| Some(*ip));
-        let none = addresses.is_empty().then_some(None);
-        for at in all.chain(none) {
-            let socket = entry.address.starts_with("unix:")
-                && (own || matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin));
-            let name = names.get(entry.address.as_str()).filter(|_| at.is_none());
-            found.push(Candidate {
-                at,
-                socket,
-                unresolved: name.cloned(),
-                entry: entry.clone(),
-                place: place.clone(),
-            });
-        }
-    };
     for endpoint in &entry.endpoints {
         let place = entry_place(&endpoint.labels, endpoint);
         add(endpoint, &place, entry.resolution, true);
@@ -177,7 +176,7 @@ fn resolve(
 }
 
 fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
-    let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let mut endpoints: BTreeMap<IpAddr, ServiceEndpoint> = BTreeMap::new();
     let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
     for Candidate { at, socket, unresolved: name, entry, place } in found {
         let number = entry

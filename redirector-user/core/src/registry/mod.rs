@@ -39,7 +39,7 @@ pub use frontends::{MOST_ADDRESSES, NotTaken};
 pub use given::{HostOf, is_given};
 pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
-pub use service::{Endpoint, Port, Protocol, Service, ServiceKind, Socket, Unresolved};
+pub use service::{Port, Protocol, Service, ServiceEndpoint, ServiceKind, Socket, Unresolved};
 pub use topology::{Locality, labels as topology_labels};
 pub use visibility::{ExportTo, Reach};
 pub use workloads::{StandsFor, Workload, Workloads, is_known_by_hash, pod_uid};

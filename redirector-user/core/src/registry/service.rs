@@ -78,7 +78,7 @@ pub struct Port {
     /// original destination.
     pub target: Option<u16>,
     /// The endpoints that may be used, sorted by address, each once.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<ServiceEndpoint>,
     /// How many endpoints are known but may not be used: not ready, without
     /// address, of a kind that cannot be reached from here.
     pub unusable: usize,
@@ -152,7 +152,7 @@ impl Protocol {
 
 /// An endpoint of a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
+pub struct ServiceEndpoint {
     /// Its address.
     pub ip: IpAddr,
     /// Its port.

@@ -23,7 +23,7 @@ pub struct Replaced {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Index {
     /// Where objects are written, in the order of [`Store::files`].
-    places: FxHashMap<ObjectRef, Vec<Place>>,
+    places: FxHashMap<ObjectRef, Vec<MentionPlace>>,
     /// Objects of which something was read, or taken back, since the last change
     /// came in force. Of all others there is nothing to accept.
     pub touched: BTreeSet<ObjectRef>,
@@ -37,7 +37,7 @@ pub(super) struct Index {
 
 /// Which mention of which file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Place {
+struct MentionPlace {
     file: Arc<str>,
     at: usize,
 }
@@ -52,7 +52,7 @@ impl Index {
             if before == after {
                 continue;
             }
-            let place = Place { file: file.clone(), at };
+            let place = MentionPlace { file: file.clone(), at };
             if let Some(before) = before
                 && let Some(places) = self.places.get_mut(&before)
             {
@@ -144,7 +144,7 @@ impl Store {
         if !earlier && !self.in_force.contains_key(object) {
             return false;
         }
-        for Place { file: name, at } in self.index.places.get(object).into_iter().flatten() {
+        for MentionPlace { file: name, at } in self.index.places.get(object).into_iter().flatten() {
             let Some(file) = self.files.get_mut(name) else { continue };
             let Some(mention) = file.mentions.get_mut(*at) else { continue };
             if mention.candidate.is_some() {
@@ -170,7 +170,7 @@ impl Store {
         self.index.withheld = still;
         for object in resumed {
             let places = self.index.places.get(&object).cloned().unwrap_or_default();
-            for Place { file: name, at } in places {
+            for MentionPlace { file: name, at } in places {
                 let Some(file) = self.files.get_mut(&name) else { continue };
                 if let Some(mention) = file.mentions.get_mut(at) {
                     mention.withheld = None;
@@ -185,7 +185,9 @@ impl Store {
     /// gives. Returns whether that changed anything: `false` when that version
     /// was in force before, or does not exist.
     pub fn reject(&mut self, object: &ObjectRef, why: Vec<Diagnostic>) -> bool {
-        for Place { file: name, at } in self.index.places.get(object).into_iter().flatten().rev() {
+        for MentionPlace { file: name, at } in
+            self.index.places.get(object).into_iter().flatten().rev()
+        {
             let Some(file) = self.files.get_mut(name) else { continue };
             let Some(mention) = file.mentions.get_mut(*at) else { continue };
             if mention.current().is_none() {
@@ -212,7 +214,7 @@ impl Store {
         self.is_restored = false;
         for object in std::mem::take(&mut self.index.touched) {
             let in_force = self.effective_of(&object).cloned();
-            for Place { file, at } in self.index.places.get(&object).into_iter().flatten() {
+            for MentionPlace { file, at } in self.index.places.get(&object).into_iter().flatten() {
                 let Some(file) = self.files.get_mut(file) else { continue };
                 let Some(mention) = file.mentions.get_mut(*at) else { continue };
                 mention.accepted = mention.to_accept(in_force.as_ref()).cloned();

@@ -17,13 +17,13 @@ pub(super) struct Mended<'t> {
     /// How many lines stand before it, and on its first line, how many characters.
     before: (u32, u32),
     /// In the order in which they were made.
-    changes: Vec<Change>,
+    changes: Vec<Shift>,
     /// How often it was mended.
     times: usize,
 }
 
 /// A character more, or less, from a column of a line on.
-struct Change {
+struct Shift {
     line: u64,
     column: u64,
     more: bool,
@@ -49,12 +49,12 @@ impl<'t> Mended<'t> {
             // `{a:,}`: a value that is nothing.
             "found unexpected ':'" if rest.starts_with(':') => {
                 self.text.to_mut().insert(at + 1, ' ');
-                self.changes.push(Change { line, column, more: true });
+                self.changes.push(Shift { line, column, more: true });
             }
             // `"\'"`: an apostrophe.
             "found unknown escape character" if rest.starts_with("\\'") => {
                 self.text.to_mut().remove(at);
-                self.changes.push(Change { line, column, more: false });
+                self.changes.push(Shift { line, column, more: false });
             }
             // `!!str, x`: to Go a comma is part of a tag, as a semicolon is to both.
             "did not find expected whitespace or line break" if rest.starts_with(',') => {

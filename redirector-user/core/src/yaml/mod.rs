@@ -155,8 +155,10 @@ impl Node {
                 None => return node,
             };
             let next = match (step, &node.value) {
-                (Step::Field(name), Value::Map(_)) => node.entry(name).map(|entry| &entry.value),
-                (Step::Index(i), Value::List(items)) => items.get(i),
+                (PathStep::Field(name), Value::Map(_)) => {
+                    node.entry(name).map(|entry| &entry.value)
+                }
+                (PathStep::Index(i), Value::List(items)) => items.get(i),
                 _ => None,
             };
             match next {
@@ -167,27 +169,27 @@ impl Node {
     }
 }
 
-enum Step<'a> {
+enum PathStep<'a> {
     Field(&'a str),
     Index(usize),
 }
 
 /// Splits the first step off a path.
-fn next_step(path: &str) -> Option<(Step<'_>, &str)> {
+fn next_step(path: &str) -> Option<(PathStep<'_>, &str)> {
     let path = path.strip_prefix('.').unwrap_or(path);
     if let Some(rest) = path.strip_prefix("[\"") {
         let end = rest.find("\"]")?;
-        return Some((Step::Field(&rest[..end]), &rest[end + 2..]));
+        return Some((PathStep::Field(&rest[..end]), &rest[end + 2..]));
     }
     if let Some(rest) = path.strip_prefix('[') {
         let end = rest.find(']')?;
-        return Some((Step::Index(rest[..end].parse().ok()?), &rest[end + 1..]));
+        return Some((PathStep::Index(rest[..end].parse().ok()?), &rest[end + 1..]));
     }
     if path.is_empty() {
         return None;
     }
     let end = path.find(['.', '[']).unwrap_or(path.len());
-    Some((Step::Field(&path[..end]), &path[end..]))
+    Some((PathStep::Field(&path[..end]), &path[end..]))
 }
 
 impl Value {

@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 use super::{Check, Checks};
 use crate::cli::kernel::{KernelArgs, read_only};
 use crate::daemon::startup;
-use crate::datapath::features::{self, Found};
+use crate::datapath::features::{self, Support};
 use crate::datapath::{Datapath, Error};
 use crate::failure::{Exit, Failure};
 use crate::shell::quoted;
@@ -53,12 +53,12 @@ pub fn kernel(checks: &mut Checks) {
     for feature in features::probe() {
         let name = format!("kernel: {}", feature.needs);
         checks.push(match &feature.found {
-            Found::Yes => Check::fine(name, format!("{}: is there", feature.name)),
-            Found::Unknown(why) => {
+            Support::Yes => Check::fine(name, format!("{}: is there", feature.name)),
+            Support::Unknown(why) => {
                 let message = format!("{}: cannot be told: {why}", feature.name);
                 Check::unknown(name, message, "ask as root: sudo redirector doctor")
             }
-            Found::No => {
+            Support::No => {
                 let message = format!("{}: this kernel ({release}) has none", feature.name);
                 let since = feature.since;
                 let remedy = format!(

@@ -7,8 +7,8 @@ fn object(name: &str, before: bool, after: bool, by: &str) -> Replacement {
     Replacement { object: name.to_owned(), before: digest(before), after: digest(after), by }
 }
 
-fn entry(generation: u64, is_change: bool, objects: Vec<Replacement>) -> Entry {
-    Entry {
+fn entry(generation: u64, is_change: bool, objects: Vec<Replacement>) -> HistoryEntry {
+    HistoryEntry {
         head: Head { generation, made: generation, ..Head::default() },
         objects,
         names: Vec::new(),
@@ -18,7 +18,7 @@ fn entry(generation: u64, is_change: bool, objects: Vec<Replacement>) -> Entry {
     }
 }
 
-fn told(history: &[Entry]) -> Vec<Generation<'_>> {
+fn told(history: &[HistoryEntry]) -> Vec<Generation<'_>> {
     let back = steps_back(history, history.last().unwrap().head.generation);
     let one = |entry| Generation {
         entry,
@@ -47,7 +47,7 @@ fn a_generation_is_told_in_words() {
     assert_eq!(authors(&told(&history).iter().collect::<Vec<_>>()), "helm, rules.yaml");
     let back = Head { of_generation: Some(3), ..Head::default() };
     assert_eq!(
-        what(&Entry { head: back, ..entry(9, true, vec![]) }, 3),
+        what(&HistoryEntry { head: back, ..entry(9, true, vec![]) }, 3),
         "rollback to generation 3"
     );
 }

@@ -16,7 +16,7 @@ use super::kernel::{KernelArgs, Known};
 use super::neighbours;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::control::Request;
-use crate::datapath::features::{self, Feature, Found};
+use crate::datapath::features::{self, Feature, Support};
 use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
 use crate::identity::Resolver;
 use crate::mounts;
@@ -363,7 +363,7 @@ fn answer(
     }
     let draining = draining(state, &report, pid, &mut warnings);
     let features = features::probe();
-    for missing in features.iter().filter(|feature| feature.found == Found::No) {
+    for missing in features.iter().filter(|feature| feature.found == Support::No) {
         let line = format!(
             "this kernel has no {} (since {}), needed for {}: {}",
             missing.needs, missing.since, missing.name, missing.without

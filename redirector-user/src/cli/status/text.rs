@@ -6,7 +6,7 @@ use std::path::Path;
 use redirector_core::drain::how_many;
 
 use super::{Answer, duration};
-use crate::datapath::features::Found;
+use crate::datapath::features::Support;
 use crate::output::{Align, Style, Table, known_names, plain};
 
 /// So many names are shown.
@@ -60,7 +60,7 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         None => "not known".to_owned(),
     };
     let _ = writeln!(text, "drift       {drift}, mended {} times", answer.drift.repaired);
-    let there = answer.features.iter().filter(|one| one.found == Found::Yes).count();
+    let there = answer.features.iter().filter(|one| one.found == Support::Yes).count();
     let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
     let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
     let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());

@@ -5,7 +5,7 @@ use redirector_core::registry::MOST_ADDRESSES;
 use redirector_core::store::Content;
 
 use super::*;
-use crate::daemon::names::{Family, Found};
+use crate::daemon::names::{Addresses, Family};
 
 mod budgets;
 
@@ -53,16 +53,16 @@ fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_come_in_forc
     put(&mut engine, "entry.yaml", NAMED);
     let names = Some(["db.example".into()].into());
     for _ in 0..2 {
-        let step = engine.step(Newcomers::default()).expect("there is room");
+        let step = engine.step(PendingPods::default()).expect("there is room");
         assert_eq!(step.names, names);
         assert_eq!(step.made_of.objects.len(), 1, "{:?}", step.made_of);
         engine.give_up(step);
     }
-    let step = engine.step(Newcomers::default()).expect("there is room");
+    let step = engine.step(PendingPods::default()).expect("there is room");
     assert_eq!(step.names, names);
     engine.adopt(step);
     engine.store.accept();
-    let step = engine.step(Newcomers::default()).expect("there is room");
+    let step = engine.step(PendingPods::default()).expect("there is room");
     assert!(step.names.is_none() && step.made_of.is_empty() && step.changes.is_empty());
 }
 
@@ -75,7 +75,7 @@ fn names_are_asked_for_also_when_the_step_that_brought_them_did_not_fit() {
     let [services, rules] = text(3, 50);
     put(&mut engine, "services.yaml", &services);
     put(&mut engine, "rules.yaml", &rules);
-    let step = engine.step(Newcomers::default()).expect("the rest has room");
+    let step = engine.step(PendingPods::default()).expect("the rest has room");
     assert_eq!(step.names, Some(["db.example".into()].into()));
 }
 
@@ -111,7 +111,7 @@ fn all_that_connections_are_counted_on_can_be_replaced_at_once() {
 fn answers_stay_when_the_first_step_does_not_fit() {
     let mut engine = engine();
     let addresses = vec!["192.0.2.1".parse().expect("an address")];
-    let found = Found { addresses: addresses.clone(), ..Found::default() };
+    let found = Addresses { addresses: addresses.clone(), ..Addresses::default() };
     assert!(engine.resolve(&"db.example".into(), found, 1));
     let [services, rules] = text(2, 50);
     put(&mut engine, "services.yaml", &format!("{services}---\n{NAMED}"));
@@ -134,7 +134,7 @@ fn what_leaves_an_answer_stays_an_address_of_the_name_for_a_while() {
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     let resolve = |engine: &mut Engine, all: &[&str], silent, now| {
         let addresses = all.iter().map(|one| ip(one)).collect();
-        let news = engine.resolve(&name, Found { addresses, silent, ttl: None }, now);
+        let news = engine.resolve(&name, Addresses { addresses, silent, ttl: None }, now);
         let Answer { addresses, former } = engine.resolved()["db.example"].answer();
         let text =
             |all: Vec<IpAddr>| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
@@ -165,7 +165,7 @@ fn of_what_has_left_an_answer_no_more_is_kept_than_is_taken_and_the_last_stay() 
     let all = |first: u32| (first..first + 500).map(|n| IpAddr::from(Ipv4Addr::from(n)));
     for (now, first) in [(1, 1000), (2, 3000), (3, 2000), (4, 4000)] {
         let addresses = all(first).collect();
-        engine.resolve(&name, Found { addresses, ..Found::default() }, now);
+        engine.resolve(&name, Addresses { addresses, ..Addresses::default() }, now);
     }
     let known = &engine.resolved()["db.example"];
     assert_eq!(known.addresses.len() + known.former.len(), MOST_ADDRESSES);
@@ -192,7 +192,7 @@ fn take(engine: &mut Engine, rules: usize, first: u32) -> (Delta, Work) {
 }
 
 fn in_force(engine: &mut Engine) -> (Delta, Work) {
-    let step = engine.step(Newcomers::default()).expect("there is room");
+    let step = engine.step(PendingPods::default()).expect("there is room");
     let result = (step.delta.clone(), step.work);
     engine.adopt(step);
     engine.store.accept();
@@ -229,7 +229,7 @@ fn what_does_not_come_in_force_comes_with_the_next_step() {
     let layout = engine.layout().clone();
     let [services, rules] = text(10, 90);
     put(&mut engine, "rules.yaml", &rules);
-    let step = engine.step(Newcomers::default()).expect("there is room");
+    let step = engine.step(PendingPods::default()).expect("there is room");
     let weight = step.delta.clone();
     engine.give_up(step);
     assert_eq!((engine.image(), engine.layout()), (&before, &layout));

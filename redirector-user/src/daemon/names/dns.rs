@@ -21,7 +21,7 @@ use redirector_core::registry::is_given;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Ask, Done, Family, Found, Looked, Missed};
+use super::{Addresses, Ask, Done, Family, Looked, Missed};
 
 /// How long a lookup may take.
 #[derive(Clone, Copy)]
@@ -189,7 +189,7 @@ impl Asked {
         // What `redirector hosts` has written there says nothing of where the host is.
         let hosts: Vec<IpAddr> = hosts.filter(|ip| !is_given(ip)).collect();
         if !hosts.is_empty() {
-            return Ok(Found { addresses: each_once(hosts), ..Found::default() });
+            return Ok(Addresses { addresses: each_once(hosts), ..Addresses::default() });
         }
         let until = Instant::now() + self.patience.whole;
         let (mut gone, mut ttl) = (true, None);
@@ -197,7 +197,7 @@ impl Asked {
             match self.ask(&candidate, until).await {
                 (Answered::Some(addresses, ttl), silent) => {
                     let addresses = each_once(addresses);
-                    return Ok(Found { addresses, silent, ttl: seconds(ttl) });
+                    return Ok(Addresses { addresses, silent, ttl: seconds(ttl) });
                 }
                 (Answered::None { gone: also, ttl: other }, _) => {
                     (gone, ttl) = (gone && also, least(ttl, other));

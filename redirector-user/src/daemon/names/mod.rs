@@ -41,11 +41,11 @@ pub enum Via {
 }
 
 /// The addresses of each name.
-pub type Answers = BTreeMap<Arc<str>, Found>;
+pub type Answers = BTreeMap<Arc<str>, Addresses>;
 
 /// What a lookup has found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Found {
+pub struct Addresses {
     /// The addresses, in the resolver's order, each once.
     pub addresses: Vec<IpAddr>,
     /// What was not found out: nobody answered for this family, and what was known of it
@@ -79,7 +79,7 @@ struct Missed {
     ttl: Option<Duration>,
 }
 
-type Looked = Result<Found, Missed>;
+type Looked = Result<Addresses, Missed>;
 
 /// Who is told what a lookup came to.
 type Done = Box<dyn FnOnce(Looked) + Send>;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redirector_core::registry::is_given;
 
-use super::{Ask, Family, Found, Looked, Missed, Resolved};
+use super::{Addresses, Ask, Family, Looked, Missed, Resolved};
 
 /// Most names that have their turn at a time.
 pub(super) const AT_ONCE: usize = 16;
@@ -257,7 +257,7 @@ impl Schedule {
 
 /// What an answer says of where a host is. Servers of this machine, and `getaddrinfo`, read
 /// in /etc/hosts what `redirector hosts` has written there, and that says nothing of it.
-fn usable(mut found: Found) -> Looked {
+fn usable(mut found: Addresses) -> Looked {
     let of = |family: Family, all: &[IpAddr]| all.iter().any(|ip| family.has(ip));
     let before = found.addresses.clone();
     found.addresses.retain(|ip| !is_given(&ip.to_canonical()));

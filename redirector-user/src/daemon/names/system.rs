@@ -6,7 +6,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 
-use super::{Ask, Done, Found, Looked, Missed};
+use super::{Addresses, Ask, Done, Looked, Missed};
 
 /// A lookup's stack: the resolver of the machine may be any library.
 const STACK: usize = 512 << 10;
@@ -36,5 +36,5 @@ fn look_up(name: &str) -> Looked {
             addresses.push(address);
         }
     }
-    Ok(Found { addresses, ..Found::default() })
+    Ok(Addresses { addresses, ..Addresses::default() })
 }

@@ -9,7 +9,7 @@ fn names(names: impl IntoIterator<Item = String>) -> BTreeSet<Arc<str>> {
 }
 
 fn here(ttl: Option<Duration>) -> Looked {
-    Ok(Found { addresses: vec![IpAddr::from([127, 0, 0, 9])], ttl, ..Found::default() })
+    Ok(Addresses { addresses: vec![IpAddr::from([127, 0, 0, 9])], ttl, ..Addresses::default() })
 }
 
 /// Answers at once, but for some names, which it never answers for.
@@ -96,7 +96,7 @@ fn what_this_machine_was_given_says_nothing_of_where_a_host_is() {
     schedule.want(names(["a.x".to_owned()]));
     let mut found = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        schedule.found("a.x".into(), Ok(Found { addresses, ..Found::default() }));
+        schedule.found("a.x".into(), Ok(Addresses { addresses, ..Addresses::default() }));
         schedule.known.take().unwrap().0
     };
     let resolved = found(&["240.240.0.9", "192.0.2.1", "fdf0:240:240::9"]);

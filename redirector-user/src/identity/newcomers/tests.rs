@@ -60,7 +60,7 @@ impl Tables {
 pub struct Node {
     world: World,
     in_force: Tables,
-    newcomers: Newcomers,
+    newcomers: NumberedPods,
 }
 
 impl Node {
@@ -70,7 +70,7 @@ impl Node {
         let mut node = Self {
             world: World::new(settings),
             in_force: Tables::default(),
-            newcomers: Newcomers::default(),
+            newcomers: NumberedPods::default(),
         };
         node.rule(apps);
         for app in apps {
@@ -207,7 +207,7 @@ fn what_an_earlier_run_gave_means_the_same_until_the_first_tables_are_in_force()
     let mut node = Node::new(&["a"]);
     let number = node.put(&pod("new", "u", "a")).expect("its class is known");
     let class = node.in_force.class(number);
-    node.newcomers = Newcomers::default();
+    node.newcomers = NumberedPods::default();
     node.newcomers.resume([number]);
     assert_eq!(node.put(&pod("other", "v", "a")), None, "nothing is known yet");
     node.change();

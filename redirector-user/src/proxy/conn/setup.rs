@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::{Access, CLIENT_RESET, Conn, NEVER, Side, Step, milliseconds};
 use crate::datapath::canonical;
-use crate::proxy::decide::{Request, Verdict, client_of, decide};
+use crate::proxy::decide::{GatewayVerdict, Request, client_of, decide};
 use crate::proxy::io::Io;
 use crate::proxy::loops::Trail;
 use crate::proxy::message::{Failed, Refused};
@@ -302,12 +302,12 @@ impl Conn {
     /// Whether the client has said nothing, and a rule takes it without a name.
     fn takes_nameless(&self, setup: &Setup, io: &mut Io) -> bool {
         matches!(self.look(1, io), Ok(None))
-            && matches!(self.verdict(setup, None, io), Verdict::Route { .. })
+            && matches!(self.verdict(setup, None, io), GatewayVerdict::Route { .. })
     }
 
-    fn verdict(&self, setup: &Setup, sni: Option<&str>, io: &Io) -> Verdict {
+    fn verdict(&self, setup: &Setup, sni: Option<&str>, io: &Io) -> GatewayVerdict {
         let Some(listener) = setup.snapshot.listener(self.listener) else {
-            return Verdict::Refuse;
+            return GatewayVerdict::Refuse;
         };
         let request = Request { client: self.peer, dialled: self.dialled, sni };
         decide(&listener.spec, &setup.snapshot.clients, &request, &*io.shared.whose)
@@ -319,7 +319,7 @@ impl Conn {
         if let Some(access) = &mut self.access {
             access.sni = sni.map(str::to_owned);
         }
-        let Verdict::Route { route, rule } = self.verdict(&setup, sni, io) else {
+        let GatewayVerdict::Route { route, rule } = self.verdict(&setup, sni, io) else {
             return self.refuse(Refused::Unmatched, io);
         };
         let snapshot = Arc::clone(&setup.snapshot);

@@ -11,7 +11,7 @@ use super::*;
 use crate::datapath::Sizes;
 use crate::state::snapshot::Contents;
 use crate::state::tests::directory;
-use crate::state::{Entry, Resolved, steps_back};
+use crate::state::{HistoryEntry, Resolved, steps_back};
 
 mod compaction;
 
@@ -89,7 +89,8 @@ impl Scene {
     fn append(&mut self, next: &Snapshot) -> Result<usize, StateError> {
         let store = self.store.kept_since();
         let layout = numbers(&self.keeper, &self.now, next);
-        let change = Change { store, layout, ..Change::between(&self.now, next) };
+        let change =
+            GenerationChange { store, layout, ..GenerationChange::between(&self.now, next) };
         let good = self.store.effective().into_values().collect();
         self.keeper.append(change, || Whole { contents: next.contents.clone(), good })
     }
@@ -215,7 +216,7 @@ fn what_changes_nothing_is_not_written() {
     let next = Snapshot { made: 77, ..next };
     let layout = Placement::of(next.contents.layout.clone()).difference();
     let store = scene.store.kept_since();
-    let change = Change { store, layout, ..Change::between(&scene.now, &next) };
+    let change = GenerationChange { store, layout, ..GenerationChange::between(&scene.now, &next) };
     assert_eq!(scene.keeper.append(change, Whole::default).unwrap(), 0);
 }
 
@@ -330,7 +331,8 @@ fn damage_is_told_and_costs_what_it_hits() {
         let before = left.snapshot.unwrap_or_default();
         let layout = numbers(&keeper, &before, &next);
         let store = left.store.unwrap_or_default().kept_since();
-        let change = Change { store, layout, ..Change::between(&before, &next) };
+        let change =
+            GenerationChange { store, layout, ..GenerationChange::between(&before, &next) };
         let whole = Whole { contents: next.contents.clone(), ..Whole::default() };
         keeper.append(change, || whole).unwrap();
         assert_eq!(other.snapshot(9).unwrap(), Some(next), "byte {at}");
@@ -390,7 +392,7 @@ fn a_history_says_what_each_generation_changed() {
     scene.append(&next).unwrap();
 
     let history = scene.state.history().unwrap();
-    let told = |entry: &Entry| {
+    let told = |entry: &HistoryEntry| {
         let objects: Vec<_> = entry.objects.iter().map(|one| one.object.clone()).collect();
         (entry.head.generation, entry.is_change, objects, entry.names.len())
     };
@@ -434,7 +436,7 @@ fn what_was_replaced_is_what_is_different() {
     let mut scene = Scene::new();
     let [one, other] = [text(3, 1), text(2, 2)].map(|text| scene.step(1, &text));
     let names = |before, after| {
-        let replaced = Change::between(before, after).objects;
+        let replaced = GenerationChange::between(before, after).objects;
         replaced.keys().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(

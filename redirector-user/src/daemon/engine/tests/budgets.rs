@@ -161,7 +161,7 @@ fn an_entry_beyond_its_limit_by_what_its_names_resolve_to_does_not_come_and_go()
     engine.settings.budgets.object.endpoints = 2;
     let resolves = |engine: &mut Engine, count: u8| {
         let addresses = (1..=count).map(|last| IpAddr::from([192, 0, 2, last])).collect();
-        engine.resolve(&"db.example".into(), Found { addresses, ..Found::default() }, 1);
+        engine.resolve(&"db.example".into(), Addresses { addresses, ..Addresses::default() }, 1);
     };
     put(&mut engine, "entry.yaml", NAMED);
     let asked = |engine: &mut Engine| {
@@ -287,7 +287,7 @@ fn where_tables_cannot_grow_only_what_would_need_larger_ones_waits() {
     let [services, rules] = text(4, 50);
     put(&mut engine, "services.yaml", &services.replace("10.2.0.1]", "10.3.0.1]"));
     put(&mut engine, "rules.yaml", &rules);
-    let step = engine.step(Newcomers::default()).expect("they grow");
+    let step = engine.step(PendingPods::default()).expect("they grow");
     assert!(step.sizes.routes >= 4);
     engine.give_up(step);
     engine.cannot_grow("out of memory".to_owned());
