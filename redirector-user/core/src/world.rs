@@ -13,8 +13,8 @@ use crate::budget::Budgets;
 use crate::join;
 use crate::model::bypass::{Bypass, Target};
 use crate::model::{
-    DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectRef, Pod, Service, ServiceEntry,
-    SourceId, VirtualService, WorkloadEntry,
+    DestinationRule, EndpointSlice, Gateway, IstioMutual, Kind, Object, ObjectRef, Pod, Service,
+    ServiceEntry, SourceId, VirtualService, WorkloadEntry,
 };
 use crate::names::MESH;
 use crate::store::Replaced;
@@ -51,29 +51,6 @@ pub struct Settings {
     /// Hosts of ServiceEntries that have no addresses are given some.
     #[serde(default)]
     pub allocates: bool,
-}
-
-/// What becomes of connections for which a DestinationRule asks for `ISTIO_MUTUAL`, which
-/// the proxies of both sides would speak.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IstioMutual {
-    /// They are refused.
-    #[default]
-    Refuse,
-    /// They go as they are.
-    Plain,
-}
-
-impl IstioMutual {
-    /// What the word says; `None` for one that says nothing.
-    pub fn named(word: &str) -> Option<Self> {
-        match word {
-            "refuse" => Some(Self::Refuse),
-            "plain" => Some(Self::Plain),
-            _ => None,
-        }
-    }
 }
 
 /// For whom objects decide that are of another namespace than the host.

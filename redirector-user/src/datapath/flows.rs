@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::layout::Part;
 use super::mapped::{Access, Mapped};
 use super::maps::Maps;
-use super::{Datapath, Error, maps, names};
+use super::{Datapath, Error, maps, names, opened};
 
 /// Reads records in their order. Any number of readers do so at a time, also
 /// without a daemon.
@@ -88,7 +88,7 @@ pub fn take_lease(maps: &Maps, before: &Path) {
         return;
     }
     // Where the tables before cannot be read any more, nobody follows.
-    let control = maps::open(&before.join(names::CONTROL), Access::Read)
+    let control = opened::open(&before.join(names::CONTROL), Access::Read)
         .and_then(|map| Mapped::<Control>::new(names::CONTROL, &map, 1, Access::Read));
     if let Ok(control) = control {
         let until = control.word(0, offset_of!(Control, flows_until)).load(SeqCst);

@@ -13,7 +13,7 @@ use redirector_common::abi::{
 };
 use redirector_common::hash::Fnv;
 
-use super::{Error, Sizes, btf, maps, names};
+use super::{Error, Sizes, btf, names, opened};
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
@@ -221,7 +221,7 @@ impl Layout {
         let mut differences = Vec::new();
         for map in self.part(part) {
             let pin = directory.join(map.name);
-            let info = match maps::info(&pin) {
+            let info = match opened::info(&pin) {
                 Ok(info) => info,
                 Err(error @ (Error::Privilege { .. } | Error::Hidden { .. })) => return Err(error),
                 Err(error) => {

@@ -1,13 +1,12 @@
 //! The pinned maps, opened.
 
 use std::fmt;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, MapData};
 use redirector_common::abi::{
     Backend, ClassKey, Control, Destination, FlowCounters, FrontendKey, Leg, LegCounters,
     PrefixKey, Readers, Route, Source, Totals, Verdict,
@@ -16,9 +15,10 @@ use redirector_common::abi::{
 use super::layout::Layout;
 use super::lives::Lives;
 use super::mapped::{Access, Mapped};
+use super::opened::{hash, info, map, open, typed};
 use super::places::Places;
-use super::tables::Starved;
-use super::{Error, Sizes, names, sys};
+use super::starved::Starved;
+use super::{Error, Sizes, names};
 
 /// Everything that user space reads or writes.
 pub struct Maps {
@@ -95,44 +95,6 @@ impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Maps").field("control", &self.control.get(0)).finish_non_exhaustive()
     }
-}
-
-/// Opens a pinned map, for reading by whoever may do no more.
-pub fn open(pin: &Path, access: Access) -> Result<MapData, Error> {
-    let opened = match (access, sys::open_pin(pin)) {
-        // Whoever may write reads from a mapping.
-        (Access::Read, Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            sys::open_pin_for_reading(pin)
-        }
-        (_, opened) => opened,
-    };
-    let fd = opened.map_err(|error| match access {
-        Access::Read if error.kind() == io::ErrorKind::PermissionDenied => {
-            Error::hidden(pin, error)
-        }
-        _ => Error::from_io(format!("opening {}", pin.display()), error),
-    })?;
-    MapData::from_fd(fd)
-        .map_err(|error| Error::from_library(format!("opening {}", pin.display()), &error))
-}
-
-/// What a pinned map is like.
-pub fn info(pin: &Path) -> Result<MapInfo, Error> {
-    let map = open(pin, Access::Read)?;
-    map.info().map_err(|error| Error::from_library(format!("reading {}", pin.display()), &error))
-}
-
-/// A hash table.
-pub fn hash<K: Pod, V: Pod>(data: MapData) -> Result<HashMap<MapData, K, V>, Error> {
-    map(data).and_then(|map| HashMap::try_from(map).map_err(|error| typed(&error)))
-}
-
-fn map(data: MapData) -> Result<Map, Error> {
-    Map::from_map_data(data).map_err(|error| typed(&error))
-}
-
-fn typed(error: &(dyn std::error::Error + 'static)) -> Error {
-    Error::from_library("opening a pinned map", error)
 }
 
 /// An array with two sides. It is mapped only while much of it is read or

@@ -10,7 +10,8 @@ use redirector_common::abi::{Connection, LegCounters, Totals, connection_state a
 
 use super::layout::Layout;
 use super::mapped::{Access, Mapped};
-use super::maps::{Maps, hash, open};
+use super::maps::Maps;
+use super::opened::{hash, open};
 use super::{Counters, Error, LegCount, Remembered, names, sys};
 
 /// Sums up all counters.

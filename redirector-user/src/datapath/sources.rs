@@ -7,7 +7,8 @@ use aya::maps::{HashMap, MapData, MapError};
 use redirector_common::abi::{Control, Source, control_flags};
 
 use super::mapped::{Access, Mapped};
-use super::maps::{Maps, hash, open};
+use super::maps::Maps;
+use super::opened::{hash, open};
 use super::places::Places;
 use super::{Error, SourceKey, names};
 

@@ -1,11 +1,8 @@
 //! Changing and reading the two sides.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::mem::offset_of;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
-use std::thread;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
@@ -16,6 +13,7 @@ use redirector_common::abi::{
 use redirector_core::image::{Delta, Image, Prefix};
 
 use super::maps::Maps;
+use super::starved::{STARVES, Starved};
 use super::{Active, Error, Sizes, names, sys};
 
 /// How long a program may take over its lookups, and over what it counts by their
@@ -24,54 +22,7 @@ use super::{Active, Error, Sizes, names, sys};
 /// lies behind then, and nothing is written to it until the program has come to its end.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// So long programs are counted before it is asked whether those that were counted at first
-/// have come to their end: that takes no count, but more time.
-const STARVES: Duration = Duration::from_secs(5);
-
-/// A wait for programs that were there when counts did not come to zero.
-#[derive(Debug)]
-pub struct Starved {
-    /// The epoch that all programs read which begin since.
-    epoch: u64,
-    since: Instant,
-    /// One of these: it goes on, is over, or the kernel has refused it.
-    state: Arc<AtomicU8>,
-}
-
-const WAITS: u8 = 0;
-const OVER: u8 = 1;
-const REFUSED: u8 = 2;
-
-impl Starved {
-    /// Begins to wait, on a thread of its own: a program whose task is preempted takes its
-    /// time, and the control loop has other things to do.
-    fn begin(epoch: u64) -> Option<Self> {
-        let state = Arc::new(AtomicU8::new(WAITS));
-        let tell = Arc::clone(&state);
-        let wait = move || {
-            let state = if sys::wait_for_programs().is_ok() { OVER } else { REFUSED };
-            tell.store(state, Ordering::SeqCst);
-        };
-        thread::Builder::new().name("programs".into()).spawn(wait).ok()?;
-        Some(Self { epoch, since: Instant::now(), state })
-    }
-
-    /// Whether it is of this epoch, and not to be begun again.
-    fn counts_for(&self, epoch: u64) -> bool {
-        self.epoch == epoch && self.state.load(Ordering::SeqCst) != REFUSED
-    }
-
-    fn is_over(&self) -> bool {
-        self.since.elapsed() >= STARVES && self.state.load(Ordering::SeqCst) == OVER
-    }
-}
-
 const PREFIX_BITS: u8 = 128;
-
-/// A number that nobody can tell: hash keys of the standard library are random.
-pub fn random() -> u64 {
-    RandomState::new().hash_one(0_u8)
-}
 
 /// How many entries a side's hash tables have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -430,7 +381,7 @@ impl Maps {
         if self.self_test_port() != 0 {
             return Ok(());
         }
-        let port = 1 + (random() % 65_535) as u16;
+        let port = 1 + (sys::random() % 65_535) as u16;
         for side in [Side::of_epoch(0), Side::of_epoch(1)] {
             let key = frontend_key(side, (SELF_TEST_ADDR, port));
             written(self.frontends.insert(key, Verdict::REFUSE, 0), names::FRONTENDS)?;

@@ -63,6 +63,7 @@ mod serve;
 mod set;
 mod snapshot;
 mod sni;
+mod start;
 mod starter;
 mod stats;
 mod timer;
@@ -80,7 +81,8 @@ pub use message::{
     ListenerState, ListenerStatus, Refused, RelayStatus, Status,
 };
 pub use process::{is_at, place_at, retire_at};
-pub use serve::{Log, Start, relay};
+pub use serve::relay;
+pub use start::{Log, Start};
 pub use starter::{become_relay, start_relays};
 pub use told::{Became, Through};
 

@@ -3,8 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -19,13 +18,10 @@ use super::Settings;
 use super::decide::Whose;
 use super::frame;
 use super::message::{Answer, Confined, Question, Who};
-use super::serve::{Start, program};
+use super::start::{PATIENCE, Start, open, program};
 use super::starter::command;
 use crate::leftovers::RELAY;
 use crate::{mounts, rights};
-
-/// Longest wait for all answers to what is asked in one go: then it is as good as dead.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest time that a relay without connections takes to end.
 const WITHOUT_CONNECTIONS: Duration = Duration::from_secs(1);
@@ -339,17 +335,6 @@ fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
     let link = UnixStream::from(socket);
     link.set_nonblocking(false)?;
     Ok(Some(link))
-}
-
-/// A door that daemons of this user come by. Who listened there before is found no more.
-pub(super) fn open(door: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(door) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(door)?;
-    fs::set_permissions(door, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// The cgroup of a process, where that can be told.

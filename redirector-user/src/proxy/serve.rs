@@ -2,9 +2,7 @@
 //! what it is told over the sockets that it has from it.
 
 use std::io;
-use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
@@ -16,7 +14,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::listen;
 use rustix::process::setsid;
 use rustix::thread::set_name;
-use serde::{Deserialize, Serialize};
 
 use super::access::AccessLog;
 use super::asking::Asking;
@@ -29,7 +26,7 @@ use super::loops::Loops;
 use super::message::{Answer, Question};
 use super::set::Set;
 use super::snapshot::Snapshot;
-use super::starter::ENDS;
+use super::start::{ENDS, Start, program};
 use super::stats::Registry;
 use super::told::Told;
 use super::worker::{Mailbox, Worker, block_sigpipe};
@@ -44,40 +41,6 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long nobody is let in when that has failed; and how often it is looked at whether the
 /// daemon has gone.
 const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// Which program this is: relays of another are replaced. The version alone would not tell
-/// one that was built again, with a fault less, or with another form of what is said; when
-/// its file was made does, and how long it is.
-pub(super) fn program() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    // It is this file also when another has taken its place.
-    match std::fs::metadata("/proc/self/exe") {
-        Ok(file) => format!("{version} {} {}.{:09}", file.len(), file.mtime(), file.mtime_nsec()),
-        Err(_) => version.to_owned(),
-    }
-}
-
-/// What a relay is started with: its only argument, in JSON.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Start {
-    /// Worker threads.
-    pub workers: NonZero<usize>,
-    /// Longest wait for a whole ClientHello, where routes depend on it.
-    pub hello_timeout: Duration,
-    /// How it logs, on standard error.
-    pub log: Log,
-}
-
-/// How a relay logs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Log {
-    /// As `--log-level`.
-    pub level: String,
-    /// An object a line.
-    pub json: bool,
-    /// In colours.
-    pub colour: bool,
-}
 
 /// Relays until it is told to stop, or until nobody can come who could. Standard input
 /// is a socket of the daemon. `log_at` changes the level of the log.

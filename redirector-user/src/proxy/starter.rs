@@ -12,18 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::SUBCOMMAND;
 use super::frame;
-use super::process::{PATIENCE, open};
+use super::start::{ENDS, PATIENCE, open};
 use crate::rights::peer;
-
-/// Tells a relay that who has started it is to end. The usual one ends it at once, as
-/// `systemctl stop` has it.
-pub(super) const ENDS: Signal = Signal::USR1;
 
 /// What systemd calls the stream to the journal.
 const JOURNAL: &str = "JOURNAL_STREAM";

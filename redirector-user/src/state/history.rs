@@ -9,7 +9,8 @@ use redirector_core::world::Settings;
 use serde::Serialize;
 
 use super::journal::{ATTEMPTS, Part, load, numbers, parts};
-use super::record::{Head, Record, Written, of_options};
+use super::record::{Record, Written, of_options};
+use super::snapshot::Head;
 use super::{StateDir, StateError};
 
 /// A generation, and what it changed.

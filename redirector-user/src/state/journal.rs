@@ -20,8 +20,8 @@ use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::Settings;
 
 use super::frame::{Frame, Frames, Kind, Scanned};
-use super::record::{Begin, Head, Numbers, Objects, Record, Resolved, Told, Version, Written};
-use super::snapshot::{self, Snapshot};
+use super::record::{Begin, Numbers, Objects, Record, Told, Version, Written};
+use super::snapshot::{self, Head, Resolved, Snapshot};
 use super::{StateDir, StateError, io_error};
 
 /// Where the journals lie, numbered as they were begun.

@@ -12,8 +12,8 @@ use redirector_core::layout::{self, Layout, Placement};
 use redirector_core::store::Store;
 
 use super::journal::{self, Journal};
-use super::record::{Append, Begin, GenerationChange, Head, Told};
-use super::snapshot::{Snapshot, Whole};
+use super::record::{Append, Begin, GenerationChange, Told};
+use super::snapshot::{Head, Snapshot, Whole};
 use super::{StateDir, StateError, io_error, old};
 use crate::readers::May;
 use crate::scheduling::give_way;

@@ -48,12 +48,12 @@ use serde::de::DeserializeOwned;
 pub use bypass::{BypassChange, Bypassed, bypass};
 pub use history::{HistoryEntry, Replacement, steps_back};
 pub use keeper::{Keeper, Left};
-pub use record::{GenerationChange, Head, Resolved};
+pub use record::GenerationChange;
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
     Report, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
 };
-pub use snapshot::{Contents, Snapshot, Whole};
+pub use snapshot::{Contents, Head, Resolved, Snapshot, Whole};
 
 /// The file of what is left alone.
 const BYPASS: &str = "bypass.json";

@@ -26,7 +26,8 @@ use redirector_core::stored::{self, Lost, Raw};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{GenerationChange, Resolved};
+use super::record::GenerationChange;
+use super::snapshot::Resolved;
 use super::snapshot::{Contents, Snapshot, Whole};
 use super::{Keeper, StateDir, StateError, io_error, journal};
 

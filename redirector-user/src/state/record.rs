@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use redirector_core::in_force::is_written;
@@ -16,38 +15,14 @@ use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Object, ObjectRef};
 use redirector_core::store::{Accepted, KeptChange, KeptMention, Replaced};
 use redirector_core::stored::Raw;
-use redirector_core::world::{Answer, Settings};
+use redirector_core::world::Settings;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
 use super::digest;
 use super::frame::{self, Kind};
-use super::snapshot::{Contents, Snapshot, Whole};
-
-/// What tells generations apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Head {
-    /// Its number, as the kernel's tables carry it.
-    pub generation: u64,
-    /// The generation that it repeats, when `rollback` made it.
-    pub of_generation: Option<u64>,
-    /// The generation that differs from it by what is left alone and by nothing
-    /// else, when `bypass` made it: no change to roll back.
-    pub repeats: Option<u64>,
-    /// When it was made, in seconds since 1970.
-    pub made: u64,
-    /// It is a part of a load that goes on with the next generation: nobody wrote it as
-    /// it is, and `rollback` does not return to it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub partial: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
+use super::snapshot::{Contents, Head, Resolved, Snapshot, Whole};
 
 /// How often what people write became another: endpoints come, go and move by
 /// themselves, and names resolve to what they do. A load in several generations is one
@@ -66,34 +41,6 @@ pub(super) struct Begin {
     pub generation: u64,
     /// In how many generations what people write had become another.
     pub written: u64,
-}
-
-/// What a name resolved to.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Resolved {
-    /// The addresses, in the resolver's order.
-    pub addresses: Vec<IpAddr>,
-    /// Since when it is known to resolve to these, in seconds since 1970.
-    pub at: u64,
-    /// For how many seconds that holds, where the resolver says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u32>,
-    /// What it resolved to before, which counts as an address of it until then, in seconds
-    /// since 1970.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub former: BTreeMap<IpAddr, u64>,
-}
-
-impl Resolved {
-    /// What the World is told of it.
-    pub fn answer(&self) -> Answer {
-        Answer { addresses: self.addresses.clone(), former: self.former.keys().copied().collect() }
-    }
-
-    /// Whether both say the same of where the name leads.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.addresses == other.addresses && self.former.keys().eq(other.former.keys())
-    }
 }
 
 /// What changes with a generation.

@@ -14,7 +14,8 @@ use redirector_core::stored::Lost;
 use serde_json::{Value, json};
 
 use super::frame::{self, Frames, Kind as Frame, Scanned};
-use super::record::{GenerationChange, Resolved};
+use super::record::GenerationChange;
+use super::snapshot::Resolved;
 use super::tests::directory;
 use super::{Contents, Keeper, Report, Snapshot, StateDir, Whole, journal};
 use random::random;

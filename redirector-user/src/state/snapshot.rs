@@ -1,14 +1,66 @@
 //! What a generation was made of.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use redirector_core::layout::Layout;
 use redirector_core::model::Object;
 use redirector_core::stored::Lost;
-use redirector_core::world::{Settings, World};
+use redirector_core::world::{Answer, Settings, World};
+use serde::{Deserialize, Serialize};
 
-use super::record::{Head, Resolved};
+/// What tells generations apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// Its number, as the kernel's tables carry it.
+    pub generation: u64,
+    /// The generation that it repeats, when `rollback` made it.
+    pub of_generation: Option<u64>,
+    /// The generation that differs from it by what is left alone and by nothing
+    /// else, when `bypass` made it: no change to roll back.
+    pub repeats: Option<u64>,
+    /// When it was made, in seconds since 1970.
+    pub made: u64,
+    /// It is a part of a load that goes on with the next generation: nobody wrote it as
+    /// it is, and `rollback` does not return to it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub partial: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// What a name resolved to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The addresses, in the resolver's order.
+    pub addresses: Vec<IpAddr>,
+    /// Since when it is known to resolve to these, in seconds since 1970.
+    pub at: u64,
+    /// For how many seconds that holds, where the resolver says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
+    /// What it resolved to before, which counts as an address of it until then, in seconds
+    /// since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<IpAddr, u64>,
+}
+
+impl Resolved {
+    /// What the World is told of it.
+    pub fn answer(&self) -> Answer {
+        Answer { addresses: self.addresses.clone(), former: self.former.keys().copied().collect() }
+    }
+
+    /// Whether both say the same of where the name leads.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.addresses == other.addresses && self.former.keys().eq(other.former.keys())
+    }
+}
 
 /// What a generation was made of: enough to make it again, and to give the
 /// numbers in its tables their names.

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::examine::Examined;
-use super::services::unjoined;
 use super::{Around, Refused};
 use crate::decode::templates::PodTemplate;
 use crate::diag::nearest;
 use crate::model::annotations;
-use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Resolution};
+use crate::model::{EndpointSlice, Gateway, Kind, Labels, Object, ObjectRef, Resolution};
 use crate::names::{HostIndex, complete_host};
 use crate::registry::{ExportTo, Registry, Service};
 use crate::rules::{RuleBook, RuleSet};
@@ -431,4 +430,18 @@ fn differing<'n>(a: &'n str, b: &'n str) -> (&'n str, &'n str) {
 /// The scopes of an `exportTo`: `*`, or namespaces.
 pub(super) fn scopes(export: &ExportTo) -> impl Iterator<Item = &str> {
     export.is_public().then_some("*").into_iter().chain(export.namespaces().map(|name| &**name))
+}
+
+/// EndpointSlices whose ports are named otherwise than those of their Service, by which they
+/// are joined, with that.
+pub(super) fn unjoined(
+    world: &World,
+) -> impl Iterator<Item = (&Arc<Object>, &EndpointSlice, &crate::model::Service)> {
+    world.endpoint_slices().filter_map(|(object, slice)| {
+        let service = world.find(Kind::Service, &object.meta.namespace, &slice.service)?;
+        let service = service.spec.service()?;
+        let known = |name: &str| service.ports.iter().any(|port| port.name == name);
+        let joined = slice.ports.iter().any(|port| known(&port.name));
+        (!slice.endpoints.is_empty() && !joined).then_some((object, slice, service))
+    })
 }

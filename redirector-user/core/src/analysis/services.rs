@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::facts::{Facts, scopes};
+use super::facts::{Facts, scopes, unjoined};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
-use crate::model::{EndpointSlice, Kind, Object, ObjectRef, ServicePort, ServiceType};
+use crate::model::{ObjectRef, ServicePort, ServiceType};
 use crate::registry::{ExportTo, Protocol, Service, ServiceKind, of_service_port};
-use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, service) in facts.world.services() {
@@ -24,20 +22,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     protocols(facts, findings);
     frontends(facts, findings);
     slices(facts, findings);
-}
-
-/// EndpointSlices whose ports are named otherwise than those of their Service, by which they
-/// are joined, with that.
-pub(super) fn unjoined(
-    world: &World,
-) -> impl Iterator<Item = (&Arc<Object>, &EndpointSlice, &crate::model::Service)> {
-    world.endpoint_slices().filter_map(|(object, slice)| {
-        let service = world.find(Kind::Service, &object.meta.namespace, &slice.service)?;
-        let service = service.spec.service()?;
-        let known = |name: &str| service.ports.iter().any(|port| port.name == name);
-        let joined = slice.ports.iter().any(|port| known(&port.name));
-        (!slice.endpoints.is_empty() && !joined).then_some((object, slice, service))
-    })
 }
 
 fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {

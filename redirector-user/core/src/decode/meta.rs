@@ -6,9 +6,9 @@ use super::cursor::{Fields, ROOT, Unknown};
 use super::misplaced::outside_match;
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
+use crate::model::IstioMutual;
 use crate::model::annotations::{self, OURS};
 use crate::model::{Accepting, Kind, Meta, Origin};
-use crate::world::IstioMutual;
 use crate::yaml::Value;
 
 /// The fields of an ObjectMeta.

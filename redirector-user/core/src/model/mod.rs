@@ -27,7 +27,7 @@ pub use gateway::*;
 pub use identity::*;
 pub use kube::*;
 pub use labels::Labels;
-pub use policy::{ISTIO_MUTUAL, Policy};
+pub use policy::{ISTIO_MUTUAL, IstioMutual, Policy};
 pub use service_entry::*;
 pub use virtual_service::*;
 

@@ -8,6 +8,29 @@ use crate::proxy_header::Version;
 /// What is asked for by [`TlsMode::IstioMutual`].
 pub const ISTIO_MUTUAL: &str = "tls mode ISTIO_MUTUAL";
 
+/// What becomes of connections for which a DestinationRule asks for `ISTIO_MUTUAL`, which
+/// the proxies of both sides would speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IstioMutual {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go as they are.
+    Plain,
+}
+
+impl IstioMutual {
+    /// What the word says; `None` for one that says nothing.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "refuse" => Some(Self::Refuse),
+            "plain" => Some(Self::Plain),
+            _ => None,
+        }
+    }
+}
+
 /// The traffic policy in force for a destination.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Policy {

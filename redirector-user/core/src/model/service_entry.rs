@@ -39,6 +39,13 @@ impl ServiceEntry {
     pub fn has_own_endpoints(&self) -> bool {
         !self.endpoints.is_empty() || self.workload_selector.is_some()
     }
+
+    /// What a cluster allocated to one of its hosts.
+    pub fn allocated_to<'e>(&'e self, host: &'e str) -> impl Iterator<Item = &'e IpAddr> {
+        let those = self.allocated.iter();
+        let those = those.filter(move |(of, _)| of.as_deref().is_none_or(|of| of == host));
+        those.map(|(_, ip)| ip)
+    }
 }
 
 /// A port of a ServiceEntry.

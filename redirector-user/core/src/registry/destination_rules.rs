@@ -8,12 +8,13 @@ use super::edit::Edit;
 use super::service::Service;
 use super::visibility::ExportTo;
 use crate::client::Asker;
+use crate::model::IstioMutual;
 use crate::model::annotations::ISTIO_MUTUAL;
 use crate::model::{
     DestinationRule, Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy,
 };
 use crate::names::{HostIndex, complete_host};
-use crate::world::{IstioMutual, Settings, World};
+use crate::world::{Settings, World};
 
 /// All DestinationRules, merged.
 #[derive(Debug, Default, PartialEq)]

@@ -172,7 +172,7 @@ pub(super) fn addresses(
     if !entry.addresses.is_empty() {
         return entry.addresses.iter().map(IpNet::trunc).collect();
     }
-    let allocated = allocated(entry, host).map(|ip| IpNet::from(*ip));
+    let allocated = entry.allocated_to(host).map(|ip| IpNet::from(*ip));
     let given = owned.given.of(&object.meta.namespace, host);
     let mut addresses: Vec<IpNet> = Vec::new();
     for one in allocated.chain(given.into_iter().flatten()) {
@@ -181,16 +181,6 @@ pub(super) fn addresses(
         }
     }
     addresses
-}
-
-/// What a cluster allocated to a host of an entry.
-pub(super) fn allocated<'e>(
-    entry: &'e ServiceEntry,
-    host: &'e str,
-) -> impl Iterator<Item = &'e IpAddr> {
-    let those = entry.allocated.iter();
-    let those = those.filter(move |(of, _)| of.as_deref().is_none_or(|of| of == host));
-    those.map(|(_, ip)| ip)
 }
 
 /// The addresses that a host of an entry resolves to, and those that it did until lately, that

@@ -15,7 +15,6 @@ use ipnet::IpNet;
 use redirector_common::hash::Fnv;
 
 use super::edit::Edit;
-use super::frontends::allocated;
 use crate::model::{Object, Resolution, ServiceEntry, Spec};
 
 /// A host of a namespace.
@@ -108,7 +107,7 @@ fn hosts(object: Option<&Arc<Object>>) -> BTreeSet<HostOf> {
     };
     let hosts = entry.hosts.iter();
     let hosts = hosts
-        .filter(|host| !host.starts_with('*') && allocated(entry, host).next().is_none())
+        .filter(|host| !host.starts_with('*') && entry.allocated_to(host).next().is_none())
         .map(|host| (object.meta.namespace.clone(), host.as_str().into()));
     hosts.collect()
 }

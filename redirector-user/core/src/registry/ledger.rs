@@ -188,7 +188,7 @@ fn owns(world: &World, entry: &ServiceEntry, host: &str) -> usize {
     let learned = known.map_or(0, |answer| answer.all().count().min(MOST_ADDRESSES));
     let allocated = match world.settings.allocates {
         true => 2,
-        false => frontends::allocated(entry, host).count(),
+        false => entry.allocated_to(host).count(),
     };
     match entry.addresses.len() {
         0 => allocated + learned,
