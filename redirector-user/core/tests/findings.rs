@@ -189,7 +189,7 @@ fn rules_that_no_server_of_the_gateway_uses_are_told() {
         )
     };
     assert_eq!(bound_to("edge, mesh", tls, &hop("mesh", "edge")), none);
-    assert_eq!(bound_to("edge, mesh", tls, &hop("mesh", "mesh")), ["spec.tls"]);
+    assert_eq!(bound_to("edge, mesh", tls, &hop("mesh", "mesh")), none);
     assert_eq!(bound_to("edge, mesh", tls, &hop("edge", "edge")), ["spec.tcp"]);
 }
 

@@ -24,5 +24,6 @@ mod placement;
 mod reference_worlds;
 mod refusals;
 mod registry;
+mod server_names;
 mod service_entries;
 mod support;

@@ -16,7 +16,7 @@ use crate::model::ObjectRef;
 use crate::names::MESH;
 use crate::plan::ClassId;
 use crate::registry::{NotTaken, Service};
-use crate::rules::{Claim, Claims, Dial, Walk, Witness};
+use crate::rules::{Claim, Claims, Dial, ServerName, Walk, Witness};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut services: Vec<&Arc<Service>> =
@@ -129,7 +129,7 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
         for claim in all {
             walk.rules(&claim.service.host);
         }
-        let dial = Dial { address, port, gateway: MESH, sni: None };
+        let dial = Dial { address, port, gateway: MESH, sni: ServerName::Unknown };
         for class in (0..classes).take_while(|_| facts.spend(1)) {
             let who = Asker::new(facts.examined.client(class));
             let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));

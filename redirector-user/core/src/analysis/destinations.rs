@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::facts::Facts;
 use super::policies::served;
-use super::virtual_services::targets;
+use super::virtual_services::{Target, targets};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::Resolution;
+use crate::model::{Resolution, RuleList};
+use crate::names::MESH;
 use crate::registry::{Service, ServiceKind};
-use crate::rules::RuleSet;
+use crate::rules::{Rule, RuleSet};
 
 /// How far a chain of hosts is followed.
 const MAX_CHAIN: usize = 200;
@@ -22,7 +23,11 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(set.reference.clone(), findings);
         let targets = set.spec().map(|spec| targets(&set.reference, spec)).unwrap_or_default();
         let targets = targets.into_iter();
-        for target in targets.filter(|target| target.path.starts_with("spec.tcp")) {
+        let counts = |target: &Target<'_>| {
+            let rule = set.rule(&target.rule);
+            target.rule.list == RuleList::Tcp || rule.is_some_and(|rule| of_mesh(set, rule))
+        };
+        for target in targets.filter(counts) {
             let to = facts.full_host(&target.destination.host, set.namespace());
             let path = format!("{}.host", target.path);
             if let Some(service) = facts.registry.named(&to).first() {
@@ -73,13 +78,19 @@ fn passed_on(facts: &Facts<'_>, set: &RuleSet, to: &Service, path: &str, report:
     }
 }
 
-/// Where the tcp rules in the mesh send each host.
+/// Whether this is a `tls` rule that may match in the mesh.
+fn of_mesh(set: &RuleSet, rule: &Rule) -> bool {
+    set.is_for_mesh() && rule.id.list == RuleList::Tls && rule.may_match_at(MESH)
+}
+
+/// Where the rules in the mesh send each host.
 type Chains<'b> = BTreeMap<&'b str, BTreeSet<String>>;
 
 fn chains<'b>(facts: &'b Facts<'_>) -> Chains<'b> {
     let mut chains = Chains::new();
     for set in facts.book.sets().filter(|set| set.is_for_mesh()) {
-        let routes = set.tcp.iter().flat_map(|rule| set.route(rule));
+        let rules = set.tcp.iter().chain(set.tls.iter().filter(|rule| of_mesh(set, rule)));
+        let routes = rules.flat_map(|rule| set.route(rule));
         let to = routes.map(|entry| facts.full_host(&entry.host, set.namespace()));
         let to: BTreeSet<String> = to.collect();
         for host in &set.hosts {

@@ -282,9 +282,14 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
             continue;
         }
         let mut about = About::new(world, registry, object, spec);
-        for tcp in &spec.tcp {
-            let namespaces = about.namespaces(&tcp.route);
-            let selected = about.selected(&tcp.route);
+        let tcp = spec.tcp.iter().map(|tcp| (&tcp.route, tcp.matches.iter().collect::<Vec<_>>()));
+        let tls = spec
+            .tls
+            .iter()
+            .map(|tls| (&tls.route, tls.matches.iter().map(|one| &one.l4).collect::<Vec<_>>()));
+        for (route, matches) in tcp.chain(tls) {
+            let namespaces = about.namespaces(route);
+            let selected = about.selected(route);
             let mut made = BTreeSet::new();
             let mut ordered = Vec::new();
             let mut want = |one: Made| {
@@ -292,11 +297,11 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
                     ordered.push(one);
                 }
             };
-            if tcp.matches.is_empty() {
+            if matches.is_empty() {
                 namespaces.iter().for_each(|name| want((name.clone(), Labels::new(), None)));
                 selected.into_iter().for_each(|(name, labels)| want((name, labels, None)));
             }
-            for block in &tcp.matches {
+            for block in matches {
                 let (mut own, mut labels, mut address) = (None, Labels::new(), None);
                 for question in Block::new(block, &[], &object.meta.namespace).questions() {
                     match question {

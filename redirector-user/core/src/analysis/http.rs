@@ -1,11 +1,10 @@
-//! `http` and `tls` rules: what becomes of them at L4.
+//! `http` rules: what becomes of them at L4.
 
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
-use crate::names::MESH;
 use crate::registry::Protocol;
 use crate::rules::{RuleSet, subsets_resolve};
 
@@ -15,20 +14,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(set.reference.clone(), findings);
         if !spec.http.is_empty() {
             http(facts, set, &mut report);
-        }
-        if set.tls.iter().any(|rule| rule.may_match_at(MESH)) {
-            report.add(
-                "spec.tls",
-                Diagnostic::new(
-                    &l7::TLS_RULES,
-                    "tls rules are chosen by what the client sends after it has connected: in the \
-                     mesh they are left alone",
-                )
-                .help(
-                    "write what is meant for the mesh as a tcp rule, and declare the port of the \
-                     ServiceEntry TCP: the address tells the host; tls rules for gateways stay",
-                ),
-            );
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod refusals;
 mod refused;
 mod rules;
 mod served;
+mod server_names;
 mod services;
 mod unreached;
 mod virtual_services;
@@ -136,6 +137,7 @@ pub fn analyze(
     rules::analyze(&facts, &mut findings);
     destinations::analyze(&facts, &mut findings);
     http::analyze(&facts, &mut findings);
+    server_names::analyze(&facts, &mut findings);
     gateways::analyze(&facts, &mut findings);
     destination_rules::analyze(&facts, &mut findings);
     policies::analyze(&facts, &mut findings);

@@ -8,7 +8,7 @@ use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
 use crate::model::Resolution;
-use crate::names::{HostIndex, MESH};
+use crate::names::HostIndex;
 use crate::registry::{MergedRule, Service, ServiceKind};
 use crate::world::ServiceAddresses;
 
@@ -17,9 +17,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for set in facts.book.sets() {
         let Some(spec) = set.spec() else { continue };
         let http = spec.http.first().into_iter().flat_map(|rule| &rule.route);
-        let tls = spec.tls.iter().filter(|_| set.gateways.iter().any(|name| name != MESH));
         let tcp = spec.tcp.iter().flat_map(|rule| &rule.route);
-        for destination in tcp.chain(tls.flat_map(|rule| &rule.route)).chain(http) {
+        let tls = spec.tls.iter().flat_map(|rule| &rule.route);
+        for destination in tcp.chain(tls).chain(http) {
             routed.insert(&facts.full_host(&destination.host, set.namespace()), ());
         }
     }

@@ -11,7 +11,7 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
-use crate::model::{L4Match, TcpRule};
+use crate::model::{L4Match, RuleList, TcpRule};
 use crate::names::{MESH, complete_gateway};
 use crate::registry::{Protocol, Service, ServiceKind};
 use crate::rules::{Block, Rule, RuleSet, is_everything};
@@ -30,18 +30,17 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             useless_subnets(i, &rule.blocks, &mut report);
             weights(i, tcp, &mut report);
         }
-        // In the mesh they are left alone.
-        let tls = spec.tls.iter().enumerate().filter(|_| set.is_for_gateways());
-        for (i, tls) in tls {
+        for (i, tls) in spec.tls.iter().enumerate() {
             for (j, block) in tls.matches.iter().enumerate() {
                 let path = format!("spec.tls[{i}].match[{j}]");
-                port(&bound, &block.l4, &path, &mut report);
-                not_bound(set, &block.l4, &path, &mut report);
+                conditions(facts, &bound, &block.l4, &path, &mut report);
             }
         }
         shadows(facts, &set.tcp, &mut report);
-        if set.is_for_mesh() && !spec.tcp.is_empty() {
-            tcp_ports(&bound, &mut report);
+        for list in [RuleList::Tcp, RuleList::Tls] {
+            if set.has_for_mesh(list) {
+                ports(&bound, list, &mut report);
+            }
         }
     }
 }
@@ -424,8 +423,8 @@ fn weights(index: usize, rule: &TcpRule, report: &mut Report<'_>) {
     }
 }
 
-/// Hosts none of whose ports takes tcp rules.
-fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
+/// Hosts none of whose ports takes the rules of a list.
+fn ports(bound: &Bound<'_>, list: RuleList, report: &mut Report<'_>) {
     // Of hosts that are not there or are rejected, and of other names for hosts, it is said that
     // they are.
     let told = |service: &Service| {
@@ -433,14 +432,14 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
     };
     let services: Vec<&&Service> = bound.services.iter().filter(|one| !told(one)).collect();
     let ports = || services.iter().flat_map(|service| &service.ports);
-    if services.is_empty() || ports().any(|port| port.protocol.takes_tcp_rules()) {
+    if services.is_empty() || ports().any(|port| port.protocol.takes() == Some(list)) {
         return;
     }
     if ports().next().is_none() {
         let message = "the hosts have no port: no connection comes to the rules";
         let finding = Diagnostic::new(&l7::NO_TCP_PORT, message)
             .help("write the ports that clients dial in the Service or ServiceEntry");
-        return report.add("spec.tcp", finding);
+        return report.add(format!("spec.{list}"), finding);
     }
     let other = ports().any(|port| port.protocol == Protocol::Other);
     let is_entry = |service: &&&Service| service.is_entry();
@@ -449,12 +448,16 @@ fn tcp_ports(bound: &Bound<'_>, report: &mut Report<'_>) {
         .map(|port| format!("{} is {}", port.number, port.protocol.as_str()))
         .collect();
     report.add(
-        "spec.tcp",
+        format!("spec.{list}"),
         Diagnostic::new(
             &l7::NO_TCP_PORT,
-            format!("no port of the hosts takes tcp rules: {}", declared.join(", ")),
+            format!("no port of the hosts takes {list} rules: {}", declared.join(", ")),
         )
         .help(match (services.iter().any(is_entry), services.iter().all(is_entry)) {
+            _ if list == RuleList::Tls => {
+                "declare the port TLS (the protocol of a ServiceEntry's port, or the beginning of a \
+                 Service's port's name), or write tcp: with the same route list"
+            }
             (_, true) => "write protocol: TCP at the port of the ServiceEntry",
             _ if other => {
                 "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp or \

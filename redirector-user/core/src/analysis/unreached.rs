@@ -11,9 +11,13 @@ use super::{Finding, Report};
 use crate::client::Asker;
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::{ObjectRef, RuleId, RuleList};
+use crate::model::{ObjectRef, RuleId};
 use crate::names::MESH;
-use crate::rules::{Arrival, Block, Claims, Dial, Rule, RuleSet, Unwatched, Walk, places};
+use crate::registry::Service;
+use crate::rules::{
+    Arrival, Block, Claim, Claims, Dial, Rule, RuleSet, ServerName, Unwatched, Walk, Witness,
+    places,
+};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let examined = facts.examined;
@@ -73,7 +77,7 @@ fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
 }
 
 /// What is dialled in the mesh.
-struct Mesh<'f> {
+pub(super) struct Mesh<'f> {
     facts: &'f Facts<'f>,
     claims: &'f Claims,
     /// By service: its ports and prefixes.
@@ -81,8 +85,25 @@ struct Mesh<'f> {
     walk: Walk<'f>,
 }
 
+/// A connection to an address of one of a rule's hosts.
+pub(super) struct Dialled<'a, 'f> {
+    pub service: &'f Service,
+    pub dial: Dial<'a>,
+    pub who: &'a Asker<'a, 'f>,
+    claimed: &'a [(IpNet, Vec<Claim<'f>>)],
+    walk: &'a Walk<'f>,
+}
+
+impl<'f> Dialled<'_, 'f> {
+    /// Where it ends up.
+    pub fn arrive<W: Witness<'f>>(&self, witness: &mut W) -> Arrival<'f> {
+        let claimed = self.claimed.iter().map(|(at, claims)| (at, &claims[..]));
+        self.walk.arrive(claimed, &self.dial, self.who, witness)
+    }
+}
+
 impl<'f> Mesh<'f> {
-    fn new(facts: &'f Facts<'f>, claims: &'f Claims) -> Self {
+    pub fn new(facts: &'f Facts<'f>, claims: &'f Claims) -> Self {
         let mut dialled: HashMap<_, Vec<_>> = HashMap::new();
         for service in facts.registry.services() {
             dialled.entry(&service.object).or_default().extend(places(service));
@@ -90,11 +111,14 @@ impl<'f> Mesh<'f> {
         Self { facts, claims, dialled, walk: Walk::new(facts.registry, &facts.book) }
     }
 
-    /// The rule that one who meets the conditions of another one meets instead.
-    fn instead_of(&mut self, set: &'f RuleSet, rule: &'f Rule) -> Option<&'f RuleId> {
-        if !set.is_for_mesh() || rule.id.list != RuleList::Tcp {
-            return None;
-        }
+    /// Shows connections to the addresses of a set's hosts, of all who are asked anything by
+    /// its rules, until `look` has found something, or there are too many.
+    pub fn find<T>(
+        &mut self,
+        set: &'f RuleSet,
+        rules: &'f [Rule],
+        mut look: impl FnMut(&Dialled<'_, 'f>) -> Option<T>,
+    ) -> Option<T> {
         let Self { facts, claims, dialled, walk } = self;
         for service in facts.having(set) {
             for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
@@ -102,32 +126,48 @@ impl<'f> Mesh<'f> {
                 for claim in claimed.iter().flat_map(|(_, claims)| claims) {
                     walk.rules(&claim.service.host);
                 }
-                // Others may take all of it only together.
-                let rules = std::iter::once(rule).chain(&set.tcp);
-                let subnets = rules.flat_map(|rule| &rule.blocks).flat_map(Block::subnets);
+                let subnets = rules.iter().flat_map(|rule| &rule.blocks).flat_map(Block::subnets);
                 let within = subnets.filter(|subnet| prefix.contains(*subnet));
                 for address in std::iter::once(prefix).chain(within).copied() {
-                    let dial = Dial { address, port: *port, gateway: MESH, sni: None };
+                    let sni = ServerName::Of(&service.host);
+                    let dial = Dial { address, port: *port, gateway: MESH, sni };
                     for class in facts.examined.made_for(&set.reference) {
                         if !facts.spend(1) {
                             return None;
                         }
-                        let who = Asker::new(facts.examined.client(class));
-                        let met = set.export.visible(&who) && rule.matches(&dial, &who);
-                        let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));
-                        if met
-                            && let Arrival::Rule(_, claim, _, by) =
-                                walk.arrive(claimed, &dial, &who, &mut Unwatched)
-                            && claim.service.object == service.object
-                            && by.id != rule.id
-                        {
-                            return Some(&by.id);
+                        let who = &Asker::new(facts.examined.client(class));
+                        let dialled = Dialled { service, dial, who, claimed: &claimed, walk };
+                        if let Some(found) = look(&dialled) {
+                            return Some(found);
                         }
                     }
                 }
             }
         }
         None
+    }
+
+    /// The rule that one who meets the conditions of another one meets instead.
+    fn instead_of(&mut self, set: &'f RuleSet, rule: &'f Rule) -> Option<&'f RuleId> {
+        if !set.is_for_mesh() {
+            return None;
+        }
+        // Others may take all of it only together.
+        self.find(set, set.list(rule.id.list), |dialled| {
+            let meets = rule.matches(&dialled.dial, dialled.who) == Some(true);
+            let takes = dialled.service.port(dialled.dial.port)?.protocol.takes();
+            let met = meets && takes == Some(rule.id.list) && set.export.visible(dialled.who);
+            match dialled.arrive(&mut Unwatched) {
+                Arrival::Rule(_, claim, _, by)
+                    if met
+                        && claim.service.object == dialled.service.object
+                        && by.id != rule.id =>
+                {
+                    Some(&by.id)
+                }
+                _ => None,
+            }
+        })
     }
 }
 

@@ -198,7 +198,7 @@ fn visible_host<'h>(host: &'h str, gateway: &str, namespace: &str) -> Option<&'h
 pub(super) struct Target<'r> {
     pub destination: &'r RouteDestination,
     pub path: String,
-    rule: RuleId,
+    pub rule: RuleId,
     place: usize,
     /// Whether it gets any of the rule's connections.
     drawn: bool,

@@ -15,7 +15,9 @@ use crate::model::{ObjectRef, SourceId};
 use crate::names::MESH;
 use crate::plan::{Class, ClassId, Frontend, FrontendId, LocalWorkload, Verdict};
 use crate::registry::Registry;
-use crate::rules::{Claim, ClaimKind, Claims, Dial, RuleBook, Unwatched, Walk, left_out};
+use crate::rules::{
+    Claim, ClaimKind, Claims, Dial, RuleBook, ServerName, Unwatched, Walk, left_out,
+};
 
 /// Makes the frontends of islands.
 pub(super) struct Mesh<'a, 'q> {
@@ -248,7 +250,7 @@ impl<'a, 'q> Mesh<'a, 'q> {
     ) -> (Verdict, Vec<(Question<'q>, bool)>) {
         let Dialling { port, point, claimed, destinations } = dialling;
         let who = Asker::recording(client);
-        let dial = Dial { address: **point, port: *port, gateway: MESH, sni: None };
+        let dial = Dial { address: **point, port: *port, gateway: MESH, sni: ServerName::Unknown };
         let narrowest_first = claimed.iter().rev().map(|(prefix, claims)| (prefix, *claims));
         let arrival = self.walk.arrive(narrowest_first, &dial, &who, &mut Unwatched);
         let v6 = matches!(point, IpNet::V6(_));

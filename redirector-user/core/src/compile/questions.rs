@@ -188,7 +188,7 @@ impl Counts {
             self.namespaces(std::iter::once(&set.object.meta.namespace), more);
         }
         self.namespaces(set.export.namespaces(), more);
-        let blocks = set.tcp.iter().flat_map(|rule| &rule.blocks);
+        let blocks = set.tcp.iter().chain(&set.tls).flat_map(|rule| &rule.blocks);
         for question in blocks.flat_map(Block::questions) {
             self.count(Asked::from(&question), more);
         }

@@ -14,7 +14,7 @@ use crate::compile::destinations::{Destinations, Family};
 use crate::model::{Gateway, Kind, ObjectRef, Service};
 use crate::registry::{Locality, Registry, Workload};
 use crate::rules::{
-    Dial, Mode, RuleBook, Witness, as_client, leads_to, selects, servers, services_of,
+    Dial, Mode, RuleBook, ServerName, Witness, as_client, leads_to, selects, servers, services_of,
 };
 use crate::world::World;
 
@@ -106,13 +106,13 @@ pub(super) fn explain(
             address: ip.into(),
             port: serving.port,
             gateway: &name,
-            sni: query.sni.as_deref(),
+            sni: ServerName::Read(query.sni.as_deref()),
         };
         let mut reasons = Reasons::new(&who, ip);
         let mut matched = None;
         let _ = serving.rules(&book, &who, &mut reasons, |set, rule, reasons| {
             reasons.compared(set, rule, || rule.because(&dial, &client));
-            if !rule.matches(&dial, &client) {
+            if rule.matches(&dial, &client) != Some(true) {
                 return ControlFlow::Continue(());
             }
             matched = Some((set, rule));

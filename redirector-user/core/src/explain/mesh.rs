@@ -12,7 +12,7 @@ use crate::client::Asker;
 use crate::compile::destinations::Destinations;
 use crate::names::MESH;
 use crate::registry::{Registry, is_special};
-use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, Walk, Witness};
+use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, ServerName, Walk, Witness};
 use crate::world::World;
 
 pub(super) fn explain(
@@ -27,7 +27,8 @@ pub(super) fn explain(
     let mut answer = unanswered(source, query, HandledBy::Kernel);
     let dialled = query.destination.ip().to_canonical();
     let port = query.destination.port();
-    let dial = Dial { address: IpNet::from(dialled), port, gateway: MESH, sni: None };
+    let dial =
+        Dial { address: IpNet::from(dialled), port, gateway: MESH, sni: ServerName::Unknown };
 
     let all = Claims::new(registry);
     let mut walk = Walk::new(registry, &book);
@@ -153,15 +154,11 @@ fn the_rest<'q>(
 ) {
     for &set in &walk.rules(&claim.service.host).sets {
         if !set.export.visible(who) {
-            for rule in &set.tcp {
+            for rule in set.tcp.iter().chain(&set.tls) {
                 let because = || Err(format!("exportTo: it is {}", set.export.describe()));
                 reasons.compared(set, rule, because);
             }
             continue;
-        }
-        for rule in &set.tls {
-            let because = "tls: the server name is not known at connect";
-            reasons.compared(set, rule, || Err(because.to_owned()));
         }
         for index in set.http_at_l7_only() {
             reasons.considered.push(Considered {

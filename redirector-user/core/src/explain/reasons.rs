@@ -61,11 +61,13 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
 
     fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
         self.notes.push(format!(
-            "{} and {} resolve to {} both, and this connection would go to something else by each: \
-             nothing tells which was meant, so it is left as it is",
+            "{} and {} {} {} both, and this connection would go to something else by each: \
+             nothing tells which was meant, so {}",
             claim.service.host,
             other.service.host,
-            prefix.addr()
+            if claim.kind.is_by_host() { "resolve to" } else { "have" },
+            prefix.addr(),
+            if claim.kind.is_by_host() { "it is left as it is" } else { "no rule is applied" },
         ));
     }
 

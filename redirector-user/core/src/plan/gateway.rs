@@ -20,7 +20,7 @@ use crate::model::{Accepting, Labels, ObjectRef, RuleId};
 use crate::pairs;
 use crate::plan::RouteId;
 pub use crate::rules::Mode;
-use crate::rules::{Block, Dial};
+use crate::rules::{Block, Dial, ServerName};
 
 /// Everything that the proxy serves.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -171,7 +171,7 @@ pub fn first_match<'r>(
         port,
         // What depends on it is settled.
         gateway: "",
-        sni: incoming.sni,
+        sni: ServerName::Read(incoming.sni),
     };
     let who = Asker::new(incoming.client);
     rules.position(|conditions| {

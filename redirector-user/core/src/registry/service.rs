@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::visibility::ExportTo;
-use crate::model::{Kind, Labels, Object, ObjectRef, Resolution, TrafficDistribution};
+use crate::model::{Kind, Labels, Object, ObjectRef, Resolution, RuleList, TrafficDistribution};
 
 /// A service, as rules and clients know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,16 +126,20 @@ pub enum Protocol {
     Auto,
     /// HTTP and its kin: only `http` rules would apply.
     Http,
-    /// TLS or HTTPS: only `tls` rules would apply.
+    /// TLS or HTTPS: only `tls` rules apply, by the host that the address stands for.
     Tls,
     /// Not TCP at all.
     Other,
 }
 
 impl Protocol {
-    /// Whether `tcp` rules apply to the port.
-    pub const fn takes_tcp_rules(self) -> bool {
-        matches!(self, Self::Tcp | Self::Auto)
+    /// Which rules apply to the port at connect().
+    pub const fn takes(self) -> Option<RuleList> {
+        match self {
+            Self::Tcp | Self::Auto => Some(RuleList::Tcp),
+            Self::Tls => Some(RuleList::Tls),
+            Self::Http | Self::Other => None,
+        }
     }
 
     /// How messages call it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redirector_common::abi::MAX_LEGS;
 
-use super::condition::{Block, Dial};
+use super::condition::{Block, Dial, ServerName};
 use crate::client::Asker;
 use crate::model::{
     HttpRule, Object, ObjectRef, RouteDestination, RuleId, RuleList, VirtualService,
@@ -205,6 +205,20 @@ impl RuleSet {
         self.gateways.iter().any(|gateway| gateway == MESH)
     }
 
+    /// The rules of a list; of `http` the one that could be honoured at L4.
+    pub fn list(&self, list: RuleList) -> &[Rule] {
+        match list {
+            RuleList::Tcp => &self.tcp,
+            RuleList::Tls => &self.tls,
+            RuleList::Http => self.http.as_ref().map_or(&[], std::slice::from_ref),
+        }
+    }
+
+    /// Whether a rule of a list may match in the mesh.
+    pub fn has_for_mesh(&self, list: RuleList) -> bool {
+        self.is_for_mesh() && self.list(list).iter().any(|rule| rule.may_match_at(MESH))
+    }
+
     /// The weighted destinations of one of its rules.
     pub fn route(&self, rule: &Rule) -> &[RouteDestination] {
         self.spec().map_or(&[], |spec| spec.route(rule.id.list, rule.id.index as usize))
@@ -306,9 +320,16 @@ pub(crate) fn in_order<'q>(sets: &[&'q RuleSet], who: &Asker<'_, 'q>) -> Vec<usi
 }
 
 impl Rule {
-    /// Whether it matches.
-    pub fn matches<'q>(&'q self, dial: &Dial<'_>, who: &Asker<'_, 'q>) -> bool {
-        self.blocks.is_empty() || self.blocks.iter().any(|block| block.failing(dial, who).is_none())
+    /// Whether it matches; `None` where the server name decides, which is not known yet.
+    pub fn matches<'q>(&'q self, dial: &Dial<'_>, who: &Asker<'_, 'q>) -> Option<bool> {
+        let mut open = false;
+        for block in &self.blocks {
+            match block.failing(dial, who) {
+                None => return Some(true),
+                Some(condition) => open |= condition.is_open(dial),
+            }
+        }
+        (!open).then_some(self.blocks.is_empty())
     }
 
     /// Why it matches; or else why each of its blocks does not.
@@ -319,6 +340,15 @@ impl Rule {
         let mut reasons = Vec::new();
         for block in &self.blocks {
             match block.failing(dial, who) {
+                None if matches!(dial.sni, ServerName::Of(_))
+                    && !block.server_names().is_empty() =>
+                {
+                    return Ok(format!(
+                        "all conditions of a match block hold: the address is that of hosts which \
+                         sniHosts ({}) cover",
+                        block.server_names().join(", ")
+                    ));
+                }
                 None => return Ok("all conditions of a match block hold".to_owned()),
                 Some(condition) => reasons.push(condition.because(dial, &who.client())),
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::condition::ServerName;
 use crate::client::{Asker, Question};
 use crate::model::Resolution;
 use crate::registry::{Port, Protocol, Registry, Service, ServiceKind};
@@ -208,6 +209,14 @@ impl ClaimKind {
 }
 
 impl<'q> Claim<'q> {
+    /// What an address tells of the server name that who dials it asks for.
+    pub fn server_name(&self) -> ServerName<'q> {
+        match self.kind {
+            ClaimKind::Anywhere => ServerName::Unknown,
+            _ => ServerName::Of(&self.service.host),
+        }
+    }
+
     /// Whether the claim to a prefix stands for this client where it dials; all
     /// addresses there are alike to every claim.
     pub fn holds(

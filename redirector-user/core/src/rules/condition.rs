@@ -44,8 +44,29 @@ pub(crate) struct Dial<'d> {
     pub port: u16,
     /// The full name of the gateway, or `mesh`.
     pub gateway: &'d str,
-    /// The server name of the ClientHello, if one was read.
-    pub sni: Option<&'d str>,
+    /// What is known of the server name that the client asks for.
+    pub sni: ServerName<'d>,
+}
+
+/// What is known of the server name that a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ServerName<'d> {
+    /// What it has sent was read: the name, if it gave one.
+    Read(Option<&'d str>),
+    /// It has sent nothing yet, but dials an address of this host, maybe a wildcard, alone:
+    /// whoever means that host asks for its name.
+    Of(&'d str),
+    /// It has sent nothing yet, and the address tells nothing.
+    Unknown,
+}
+
+/// Whether a host covers all names of another one, in whatever case they are written.
+fn covers(wide: &str, host: &str) -> bool {
+    let (wide, host) = (wide.to_ascii_lowercase(), host.to_ascii_lowercase());
+    match wide.strip_prefix('*') {
+        Some(suffix) => host.trim_start_matches('*').ends_with(suffix),
+        None => wide == host,
+    }
 }
 
 impl Condition {
@@ -61,16 +82,24 @@ impl Condition {
             Self::SourceNamespace(_) | Self::SourceLabels(_) | Self::SourceSubnet(_) => {
                 self.question().is_some_and(|question| who.ask(question))
             }
-            Self::SniHosts(hosts) => {
-                let sni = dial.sni.map(str::to_ascii_lowercase);
-                hosts.iter().any(|host| {
-                    // A bare `*` covers also connections without a name.
-                    host == "*"
-                        || sni
-                            .as_ref()
-                            .is_some_and(|sni| hosts_match(&host.to_ascii_lowercase(), sni))
-                })
-            }
+            Self::SniHosts(hosts) => hosts.iter().any(|host| match dial.sni {
+                // A bare `*` covers also connections without a name.
+                _ if host == "*" => true,
+                ServerName::Read(Some(name)) | ServerName::Of(name) => covers(host, name),
+                ServerName::Read(None) | ServerName::Unknown => false,
+            }),
+        }
+    }
+
+    /// Whether it may hold after all, once the server name is known.
+    pub(crate) fn is_open(&self, dial: &Dial<'_>) -> bool {
+        let Self::SniHosts(hosts) = self else { return false };
+        match dial.sni {
+            ServerName::Read(_) => false,
+            ServerName::Of(host) => hosts
+                .iter()
+                .any(|one| hosts_match(&one.to_ascii_lowercase(), &host.to_ascii_lowercase())),
+            ServerName::Unknown => true,
         }
     }
 
@@ -110,10 +139,6 @@ impl Condition {
             (Self::SourceLabels(these), Self::SourceLabels(others)) => contains(these, others),
             (Self::SourceSubnet(this), Self::SourceSubnet(other)) => other.contains(this),
             (Self::SniHosts(these), Self::SniHosts(others)) => {
-                let covers = |wide: &str, host: &str| match wide.strip_prefix('*') {
-                    Some(suffix) => host.trim_start_matches('*').ends_with(suffix),
-                    None => wide == host,
-                };
                 these.iter().all(|host| others.iter().any(|other| covers(other, host)))
             }
             _ => false,
@@ -148,13 +173,28 @@ impl Condition {
                     client.addresses.iter().map(IpAddr::to_string).collect();
                 format!("sourceSubnet: {} is not in {subnet}", addresses.join(", "))
             }
-            Self::SniHosts(wanted) => match dial.sni {
-                Some(sni) => format!("sniHosts: {sni} is not {}", wanted.join(" or ")),
-                None => format!(
-                    "sniHosts: rule wants {}, and no server name was given",
-                    wanted.join(" or ")
-                ),
-            },
+            Self::SniHosts(wanted) => {
+                let wanted = wanted.join(" or ");
+                match dial.sni {
+                    ServerName::Read(Some(sni)) => format!("sniHosts: {sni} is not {wanted}"),
+                    ServerName::Read(None) => {
+                        format!("sniHosts: rule wants {wanted}, and no server name was given")
+                    }
+                    ServerName::Of(host) if self.is_open(dial) => format!(
+                        "sniHosts: the address is that of all of {host}, of which the rule wants \
+                         {wanted} only; no server name is known at connect, so that nobody can \
+                         tell, and no rule is applied"
+                    ),
+                    ServerName::Of(host) => {
+                        format!("sniHosts: the address is that of {host}, rule wants {wanted}")
+                    }
+                    ServerName::Unknown => format!(
+                        "sniHosts: rule wants {wanted}, no server name is known at connect, and \
+                         the address is nobody's own, so that nobody can tell, and no rule is \
+                         applied"
+                    ),
+                }
+            }
         }
     }
 }
@@ -437,7 +477,7 @@ mod tests {
                     for (port, sni) in
                         [(80, None), (443, Some("b.a.example")), (443, Some("C.A.example"))]
                     {
-                        let dial = Dial { address, port, gateway, sni };
+                        let dial = Dial { address, port, gateway, sni: ServerName::Read(sni) };
                         let failing = block.failing(&dial, &who);
                         let left = block.left_over(gateway, port);
                         let left = left

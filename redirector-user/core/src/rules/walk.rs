@@ -16,6 +16,7 @@ use super::claims::{Claim, ClaimKind};
 use super::condition::Dial;
 use super::destination::subsets_resolve;
 use crate::client::{Asker, Question};
+use crate::model::RuleList;
 use crate::registry::{Protocol, Registry};
 
 /// Looks on, at whatever it says that it wants to see.
@@ -39,8 +40,13 @@ pub(crate) trait Witness<'q> {
     /// A host leads to the address, and it is in a prefix that somebody is said to have.
     fn outranked(&mut self, _claim: &Claim<'q>, _prefix: &IpNet, _by: &Claim<'q>) {}
 
-    /// Two hosts lead to the address, and not to the same: it is left alone.
+    /// Two hosts lead to the address, and not to the same: it is left alone. Or both have it,
+    /// and a server name would tell them apart: no rule is applied.
     fn contested(&mut self, _prefix: &IpNet, _claim: &Claim<'q>, _other: &Claim<'q>) {}
+
+    /// Only a server name could tell whether a `tls` rule matches: none does, this one and
+    /// those below it.
+    fn undecided(&mut self, _set: &'q RuleSet, _rule: &'q Rule, _claim: &Claim<'q>) {}
 
     /// The rule that matches is left aside, because the client is bypassed or,
     /// if not, because the rule's object is.
@@ -123,12 +129,13 @@ impl<'q> Walk<'q> {
         }
         let (prefix, claim, others) = standing;
         let found = self.first_match(&claim, dial, who, witness);
-        let found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
-        if claim.kind.is_by_host()
-            && let Some(other) = self.contests(&claim, found, others, dial, who)
-        {
+        let mut found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
+        if let Some(other) = self.contests(&claim, found, others, dial, who) {
             witness.contested(&prefix, &claim, other);
-            return Arrival::Elsewhere(prefix, claim);
+            if claim.kind.is_by_host() {
+                return Arrival::Elsewhere(prefix, claim);
+            }
+            found = None;
         }
         if let Some((set, rule)) = found {
             return Arrival::Rule(prefix, claim, set, rule);
@@ -143,7 +150,8 @@ impl<'q> Walk<'q> {
     /// The first of the other hosts at an address by which the client would come to
     /// something else than to what was `found` by this one: nothing tells which host was
     /// meant. Who resolved to it until lately is not asked where one does now: hosts may change
-    /// places.
+    /// places. An address that is written is its owner's, whoever else writes it; but where
+    /// server names tell hosts apart, one namespace may have several there.
     fn contests<'c>(
         &self,
         claim: &Claim<'q>,
@@ -158,8 +166,11 @@ impl<'q> Walk<'q> {
         let settings = &self.registry.settings;
         let unruled =
             |one: &Claim<'q>| self.registry.rules.for_host(&one.service.host).next().is_none();
+        let by_host = claim.kind.is_by_host();
+        let by_name = claim.port.protocol.takes() == Some(RuleList::Tls);
         let mut others = others.filter(|other| {
             other.kind == claim.kind
+                && (by_host || by_name && other.service.namespace() == claim.service.namespace())
                 && other.service.host != claim.service.host
                 && other.service.export.visible(who)
         });
@@ -168,6 +179,7 @@ impl<'q> Walk<'q> {
             let by_other = by_other.filter(|(set, _)| !self.bypasses(set, who, &mut Unwatched));
             match (found, by_other) {
                 (Some((_, one)), Some((_, other))) => !std::ptr::eq(one, other),
+                (None, None) if !by_host => false,
                 (None, None) => {
                     let serve = [claim.serves(settings.services), other.serves(settings.services)];
                     let alike = claim.service.object == other.service.object
@@ -204,38 +216,54 @@ impl<'q> Walk<'q> {
         witness: &mut W,
     ) -> Option<(&'q RuleSet, &'q Rule)> {
         let protocol = claim.port.protocol;
-        let takes = protocol.takes_tcp_rules();
-        let rules = self.hosts.get(&*claim.service.host).filter(|_| takes || W::ALL)?;
-        let candidates = if W::ALL { rules.all() } else { rules.candidates(&dial.address) };
+        let taken = protocol.takes();
+        let rules = self.hosts.get(&*claim.service.host).filter(|_| taken.is_some() || W::ALL)?;
+        let dial = &Dial { sni: claim.server_name(), ..*dial };
+        let candidates = rules.lists.each_ref().map(|list| match () {
+            () if W::ALL => list.all.clone(),
+            () if taken == Some(list.list) => list.candidates(&dial.address),
+            () => Vec::new(),
+        });
         for index in in_order(&rules.sets, who) {
             let set = *rules.sets.get(index)?;
-            let takes = takes && self.is_for(set, claim, who);
-            let from = candidates.partition_point(|(of, _)| *of < index);
-            for (_, rule) in candidates.get(from..)?.iter().take_while(|(of, _)| *of == index) {
-                let rule = set.tcp.get(*rule)?;
-                witness.compared(set, rule, || match (takes, protocol.takes_tcp_rules()) {
-                    (true, _) => rule.because(dial, who),
-                    (false, true) => Err(format!(
-                        "{} is of namespace {}, and {} belongs to {}: it is for clients of its own \
-                         namespace (--cross-namespace=owner)",
-                        set.reference,
-                        set.namespace(),
-                        claim.service.host,
-                        claim.service.namespace()
-                    )),
-                    (false, false) => Err(format!(
-                        "port {} of {} is declared {}: tcp rules do not apply to it",
-                        dial.port,
-                        claim.service.host,
-                        protocol.as_str()
-                    )),
-                });
-                if takes && rule.matches(dial, who) {
-                    return Some((set, rule));
+            let is_for = self.is_for(set, claim, who);
+            for (list, candidates) in rules.lists.iter().map(|one| one.list).zip(&candidates) {
+                let takes = is_for && taken == Some(list);
+                let from = candidates.partition_point(|(of, _)| *of < index);
+                for (_, rule) in candidates.get(from..)?.iter().take_while(|(of, _)| *of == index) {
+                    let rule = set.list(list).get(*rule)?;
+                    witness.compared(set, rule, || match (takes, taken == Some(list)) {
+                        (true, _) => rule.because(dial, who),
+                        (false, true) => Err(format!(
+                            "{} is of namespace {}, and {} belongs to {}: it is for clients of \
+                             its own namespace (--cross-namespace=owner)",
+                            set.reference,
+                            set.namespace(),
+                            claim.service.host,
+                            claim.service.namespace()
+                        )),
+                        (false, false) => Err(format!(
+                            "port {} of {} is declared {}: {list} rules do not apply to it",
+                            dial.port,
+                            claim.service.host,
+                            protocol.as_str()
+                        )),
+                    });
+                    if !takes {
+                        continue;
+                    }
+                    match rule.matches(dial, who) {
+                        Some(true) => return Some((set, rule)),
+                        Some(false) => {}
+                        None => {
+                            witness.undecided(set, rule, claim);
+                            return None;
+                        }
+                    }
                 }
             }
             if let Ok(rule) = &set.http
-                && (takes || !protocol.takes_tcp_rules())
+                && (is_for || taken != Some(RuleList::Tcp))
             {
                 let applies = self.http_applies(protocol, set, rule, who);
                 let matches = applies.is_ok();
@@ -276,11 +304,20 @@ impl<'q> Walk<'q> {
     }
 }
 
-/// The rules of a host, with the prefixes of their blocks indexed.
+/// The rules of a host.
 #[derive(Debug)]
 pub(crate) struct HostRules<'q> {
     pub sets: Vec<&'q RuleSet>,
-    /// By prefix: which rules (set, rule) have a block with it.
+    /// Their `tcp` and their `tls` rules.
+    lists: [Listed; 2],
+}
+
+/// The rules of a list, as places (set, rule), with the prefixes of their blocks indexed.
+#[derive(Debug)]
+struct Listed {
+    list: RuleList,
+    all: Vec<(usize, usize)>,
+    /// By prefix: which rules have a block with it.
     by_subnet: HashMap<IpNet, Vec<(usize, usize)>>,
     /// Rules with a block without subnets.
     everywhere: Vec<(usize, usize)>,
@@ -290,15 +327,31 @@ pub(crate) struct HostRules<'q> {
 
 impl<'q> HostRules<'q> {
     fn new(book: &'q RuleBook, host: &str) -> Self {
+        let sets = book.for_host(host);
+        let lists = [RuleList::Tcp, RuleList::Tls].map(|list| Listed::new(&sets, list));
+        Self { sets, lists }
+    }
+
+    /// The subnets that lie inside a prefix and are narrower.
+    pub fn inside<'r>(&'r self, prefix: &'r IpNet) -> impl Iterator<Item = IpNet> + 'r {
+        let subnets = self.lists.iter().flat_map(|list| list.by_subnet.keys());
+        subnets.filter(move |subnet| *subnet != prefix && prefix.contains(*subnet)).copied()
+    }
+}
+
+impl Listed {
+    fn new(sets: &[&RuleSet], list: RuleList) -> Self {
         let mut rules = Self {
-            sets: book.for_host(host),
+            list,
+            all: Vec::new(),
             by_subnet: HashMap::new(),
             everywhere: Vec::new(),
             lengths: Default::default(),
         };
-        for (set_index, set) in rules.sets.iter().enumerate() {
-            for (rule_index, rule) in set.tcp.iter().enumerate() {
+        for (set_index, set) in sets.iter().enumerate() {
+            for (rule_index, rule) in set.list(list).iter().enumerate() {
                 let place = (set_index, rule_index);
+                rules.all.push(place);
                 if rule.blocks.is_empty() {
                     rules.everywhere.push(place);
                 }
@@ -316,19 +369,6 @@ impl<'q> HostRules<'q> {
             }
         }
         rules
-    }
-
-    /// The subnets that lie inside a prefix and are narrower.
-    pub fn inside<'r>(&'r self, prefix: &'r IpNet) -> impl Iterator<Item = IpNet> + 'r {
-        self.by_subnet
-            .keys()
-            .filter(move |subnet| *subnet != prefix && prefix.contains(*subnet))
-            .copied()
-    }
-
-    fn all(&self) -> Vec<(usize, usize)> {
-        let rules = self.sets.iter().enumerate();
-        rules.flat_map(|(set, rules)| (0..rules.tcp.len()).map(move |rule| (set, rule))).collect()
     }
 
     /// The rules that may match at a prefix, in written order within each set

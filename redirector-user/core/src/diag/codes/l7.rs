@@ -13,10 +13,10 @@ codes! {
         "Write what can be decided per connection under tcp; keep a proxy for the rest."
         "http:\n  - match: [{uri: {prefix: /a}}]\n    route: [{destination: {host: echo}}]"
     }
-    TLS_RULES = "RD5003" Warning NONE "tls rules need the first bytes of the connection" {
-        "They are chosen by the server name that the client sends after it has connected; at connect time nothing of it is known. In the mesh they are left alone: the connection goes where it was dialled to."
-        "Write what is meant for the mesh as a tcp rule, and declare the port of the ServiceEntry TCP: the address that is dialled tells the host. Rules for gateways stay as they are: there the server name is read."
-        "tls:\n  - match: [{sniHosts: [a.example.com]}]"
+    TLS_RULES = "RD5003" Warning NONE "The address does not decide the tls rule" {
+        "tls rules are chosen by the server name that the client sends after it has connected; at connect time nothing of it is known. In the mesh the address stands for it: where all hosts that have the address are covered by sniHosts, the rule matches, and where none is, it does not. Here neither can be said: the ServiceEntry has no address of its own, sniHosts cover a part of its wildcard host only, or several hosts of a namespace have one address and are not routed alike. This rule and those below it are left alone: the connection goes where it would go without them."
+        "Give each host an address of its own: a ServiceEntry with its full name and resolution DNS, or with addresses. Or write one rule whose sniHosts cover all hosts of the address. Rules for gateways stay as they are: there the server name is read."
+        "hosts: ['*.example.org'], resolution: NONE and no addresses, with\ntls:\n  - match: [{sniHosts: ['*.example.org']}]"
     }
     L7_SERVER = "RD5004" Warning NONE "The gateway's server needs a proxy that speaks its protocol" {
         "HTTP servers, servers that end TLS, and those in AUTO_PASSTHROUGH mode are not served here: connections to the port are refused. The other servers of the same Gateway work."
@@ -48,9 +48,9 @@ codes! {
         "Give the endpoint an address and a port."
         "endpoints: [{address: unix:///run/db.sock}]"
     }
-    NO_TCP_PORT = "RD5010" Warning NONE "No port of the hosts takes tcp rules" {
-        "tcp rules apply to ports that are declared TCP or not declared at all. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), or there is none, so the rules never apply."
-        "Begin the port's name with tcp, or set appProtocol: tcp."
+    NO_TCP_PORT = "RD5010" Warning NONE "No port of the hosts takes the rules" {
+        "tcp rules apply to ports that are declared TCP or not declared at all, and tls rules to those that are declared TLS or HTTPS. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), or there is none, so the rules never apply."
+        "Begin the port's name with tcp, or set appProtocol: tcp; for tls rules tls."
         "ports: [{name: http-echo, port: 19000}]"
     }
     UNIX_SERVER = "RD5011" Warning NONE "A gateway does not listen on a unix socket here" {

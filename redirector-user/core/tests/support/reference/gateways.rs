@@ -67,13 +67,14 @@ pub(super) fn decide(
                 match does {
                     Does::ByName => spec.tls.iter().enumerate().find_map(|(index, rule)| {
                         let mut blocks = rule.matches.iter();
-                        blocks
-                            .any(|one| block(&one.l4) && says(&one.sni_hosts, sni))
-                            .then_some(Rule { object, list: "tls", index, route: &rule.route })
+                        blocks.any(|one| block(&one.l4) && says(&one.sni_hosts, sni)).then_some(
+                            Rule { object, list: "tls", index, route: &rule.route, open: false },
+                        )
                     }),
                     _ => spec.tcp.iter().enumerate().find_map(|(index, rule)| {
-                        (rule.matches.is_empty() || rule.matches.iter().any(block))
-                            .then_some(Rule { object, list: "tcp", index, route: &rule.route })
+                        (rule.matches.is_empty() || rule.matches.iter().any(block)).then_some(
+                            Rule { object, list: "tcp", index, route: &rule.route, open: false },
+                        )
                     }),
                 };
             if let Some(rule) = found {

@@ -173,7 +173,7 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
     let by_name = owners.first().is_some_and(|first| first.by_name != ByName::No);
     owners.drain(..said.filter(|_| by_name).unwrap_or(0));
     let Some((owner, others)) = owners.split_first() else { return Outcome::pass() };
-    let found = comes_to(world, services, from, owner, to);
+    let mut found = comes_to(world, services, from, owner, to);
     if owner.by_name != ByName::No {
         let others = others
             .iter()
@@ -201,6 +201,27 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             if !alike {
                 return Outcome::pass();
             }
+        }
+    }
+    // What is written is the oldest's; but of one namespace several hosts with one address are
+    // told apart by the server name only, which nobody has said yet.
+    let alike = |one: &Owner<'_, '_>| (one.everywhere, one.service.kind == Kindness::Headless);
+    let told_apart = |other: &&Owner<'_, '_>| {
+        owner.by_name == ByName::No
+            && owner.port.speaks == Speaks::Tls
+            && (other.prefix, other.by_name, alike(other))
+                == (owner.prefix, ByName::No, alike(owner))
+            && other.service.object.meta.namespace == owner.service.object.meta.namespace
+            && other.service.host != owner.service.host
+    };
+    for other in others.iter().filter(told_apart) {
+        let place = |comes_to: &ComesTo<'_>| match comes_to {
+            ComesTo::Rule(rule) => Some((rule.object.reference(), rule.list, rule.index)),
+            _ => None,
+        };
+        if place(&found) != place(&comes_to(world, services, from, other, to)) {
+            found = without_rule(world, owner);
+            break;
         }
     }
     let Owner { service, port, everywhere, .. } = *owner;
@@ -235,18 +256,19 @@ fn comes_to<'w>(
     owner: &Owner<'_, '_>,
     to: SocketAddr,
 ) -> ComesTo<'w> {
-    let Owner { service, port, everywhere, by_name, .. } = *owner;
+    let port = owner.port;
     // Who is bypassed goes as if no rule matched, and so does what a bypassed rule
     // would take: the next rule does not get it.
     let bypass = &world.settings.bypass;
     let bypassed = bypass.workloads.iter().any(|id| {
         from.namespace.as_deref() == Some(&id.namespace) && from.name.as_deref() == Some(&id.name)
     });
-    let rules = if bypassed { Vec::new() } else { rules(world, from, service, to) };
+    let rules = if bypassed { Vec::new() } else { rules(world, from, owner, to) };
     for rule in rules {
         let Rule { object, list, .. } = rule;
         let applies = match list {
             "tcp" => matches!(port.speaks, Speaks::Tcp | Speaks::Unknown),
+            "tls" => port.speaks == Speaks::Tls,
             _ => {
                 port.speaks == Speaks::Tcp
                     && rule.route.iter().all(|entry| {
@@ -257,13 +279,19 @@ fn comes_to<'w>(
                     })
             }
         };
-        if applies && bypass.rules.contains(&object.reference()) {
+        if applies && (rule.open || bypass.rules.contains(&object.reference())) {
             break;
         }
         if applies {
             return ComesTo::Rule(rule);
         }
     }
+    without_rule(world, owner)
+}
+
+/// What a connection comes to when no rule takes it.
+fn without_rule<'w>(world: &World, owner: &Owner<'_, '_>) -> ComesTo<'w> {
+    let Owner { service, port, everywhere, by_name, .. } = *owner;
     let serves = match &service.kind {
         // What a name leads to needs nobody else, unless it is said where to go.
         Kindness::Entry(_) if by_name != ByName::No => port.has_own && !port.endpoints.is_empty(),
@@ -338,21 +366,42 @@ fn is_public(export_to: &[String]) -> bool {
     export_to.is_empty() || export_to.iter().any(|entry| entry == "*")
 }
 
-/// A rule: where it stands, and where it leads.
+/// A rule that matches, or may: where it stands, and where it leads.
 struct Rule<'w> {
     object: &'w Object,
     list: &'static str,
     index: usize,
     route: &'w [RouteDestination],
+    /// Whether it matches is not known before the server name is.
+    open: bool,
 }
 
-/// The rules that match, in order.
+/// Whether what is dialled is asked for by one of these server names: all of it, a part,
+/// or none.
+fn named(hosts: &[String], host: Option<&str>) -> Option<bool> {
+    let is_all = |wanted: &String| {
+        wanted == "*"
+            || host.is_some_and(|host| match (wanted.strip_prefix('*'), host.strip_prefix('*')) {
+                (None, None) => wanted.eq_ignore_ascii_case(host),
+                (None, Some(_)) => false,
+                (Some(wanted), host_of) => host_of.unwrap_or(host).ends_with(wanted),
+            })
+    };
+    if hosts.iter().any(is_all) {
+        return Some(true);
+    }
+    let meets = host.is_none_or(|host| hosts.iter().any(|wanted| hosts_match(wanted, host)));
+    (!meets).then_some(false)
+}
+
+/// The rules that match, or may, in order.
 fn rules<'w>(
     world: &'w World,
     from: &Connection,
-    service: &Service<'_>,
+    owner: &Owner<'_, '_>,
     to: SocketAddr,
 ) -> Vec<Rule<'w>> {
+    let service = owner.service;
     let domain = &world.settings.cluster_domain;
     let mut found = Vec::new();
     for (object, spec) in bound(world, from, "mesh") {
@@ -365,7 +414,18 @@ fn rules<'w>(
         for (index, rule) in spec.tcp.iter().enumerate() {
             let mut blocks = rule.matches.iter();
             if rule.matches.is_empty() || blocks.any(|block| holds(block, home, from, &at)) {
-                found.push(Rule { object, list: "tcp", index, route: &rule.route });
+                let open = false;
+                found.push(Rule { object, list: "tcp", index, route: &rule.route, open });
+            }
+        }
+        // No name is said yet: whoever dials an address means the host that has it.
+        let meant = (!owner.everywhere).then_some(&*service.host);
+        for (index, rule) in spec.tls.iter().enumerate() {
+            let blocks = rule.matches.iter().filter(|one| holds(&one.l4, home, from, &at));
+            let answers: Vec<_> = blocks.map(|one| named(&one.sni_hosts, meant)).collect();
+            if answers.iter().any(|answer| *answer != Some(false)) {
+                let open = !answers.contains(&Some(true));
+                found.push(Rule { object, list: "tls", index, route: &rule.route, open });
             }
         }
         if let Some(rule) = spec.http.first()
@@ -374,7 +434,8 @@ fn rules<'w>(
             && rule.l7_fields.is_empty()
             && !rule.route.is_empty()
         {
-            found.push(Rule { object, list: "http", index: 0, route: &rule.route });
+            let open = false;
+            found.push(Rule { object, list: "http", index: 0, route: &rule.route, open });
         }
     }
     found

@@ -48,6 +48,7 @@ pub(super) enum Speaks {
     Tcp,
     Unknown,
     SomethingElse,
+    Tls,
     NotTcp,
 }
 
@@ -243,7 +244,8 @@ fn pool(mut all: Vec<Service<'_>>) -> Vec<Service<'_>> {
 fn speaks(said: &str, number: u16) -> Speaks {
     match said {
         "tcp" | "mongo" | "redis" | "mysql" => Speaks::Tcp,
-        "http" | "http2" | "grpc" | "https" | "tls" => Speaks::SomethingElse,
+        "https" | "tls" => Speaks::Tls,
+        "http" | "http2" | "grpc" => Speaks::SomethingElse,
         "udp" => Speaks::NotTcp,
         _ if [25, 53, 3306, 27017].contains(&number) => Speaks::Tcp,
         _ => Speaks::Unknown,

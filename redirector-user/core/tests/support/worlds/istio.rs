@@ -201,7 +201,7 @@ fn service_entry(random: &mut Random, namespace: &str) -> Value {
         ports.push(json!({
             "number": number,
             "name": format!("p{number}"),
-            "protocol": random.pick(&["TCP", "TCP", "TCP", "HTTP", "TLS", "UDP"]),
+            "protocol": random.pick(&["TCP", "TCP", "TCP", "HTTP", "TLS", "TLS", "UDP"]),
             "targetPort": target.then_some(7000),
         }));
         if sole {
@@ -397,7 +397,7 @@ fn virtual_service(
         "exportTo": export_to(random, namespace),
     });
     let tcp: Vec<Value> = (0..random.below(5)).map(|_| tcp_rule(random, known)).collect();
-    let tls: Vec<Value> = match random.below(if in_mesh { 6 } else { 2 }) {
+    let tls: Vec<Value> = match random.below(if in_mesh { 3 } else { 2 }) {
         0 => (0..1 + random.below(3)).map(|_| tls_rule(random, &hosts, known)).collect(),
         _ => Vec::new(),
     };

@@ -1,0 +1,110 @@
+//! `tls` rules for the mesh that the address dialled does not decide.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::facts::Facts;
+use super::unreached::Mesh;
+use super::{Finding, Report};
+use crate::diag::Diagnostic;
+use crate::diag::codes::l7;
+use crate::model::{RuleId, RuleList};
+use crate::rules::{Claim, ClaimKind, Claims, Rule, RuleSet, Witness};
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let claims = OnceCell::new();
+    let mut mesh = None;
+    for set in facts.book.sets().filter(|set| set.has_for_mesh(RuleList::Tls)) {
+        let mesh = mesh.get_or_insert_with(|| {
+            Mesh::new(facts, claims.get_or_init(|| Claims::new(facts.registry)))
+        });
+        let mut told: BTreeMap<RuleId, Diagnostic> = BTreeMap::new();
+        let _: Option<()> = mesh.find(set, &set.tls, |dialled| {
+            let mut untold = Untold::default();
+            dialled.arrive(&mut untold);
+            let meant = || {
+                let mut rules = set.tls.iter();
+                rules.find(|rule| rule.matches(&dialled.dial, dialled.who) == Some(true))
+            };
+            if let Some((rule, why)) = untold.why(meant) {
+                told.entry(rule).or_insert(why);
+            }
+            None
+        });
+        let mut report = Report::new(set.reference.clone(), findings);
+        for (rule, why) in told.into_iter().filter(|(rule, _)| rule.object == set.reference) {
+            report.add(rule.path(), why);
+        }
+    }
+}
+
+/// What leaves rules without effect.
+#[derive(Default)]
+struct Untold<'q> {
+    undecided: Option<(&'q Rule, Claim<'q>)>,
+    contested: Option<(IpNet, Claim<'q>, Claim<'q>)>,
+}
+
+impl<'q> Witness<'q> for Untold<'q> {
+    const ALL: bool = false;
+
+    fn undecided(&mut self, _: &'q RuleSet, rule: &'q Rule, claim: &Claim<'q>) {
+        self.undecided = Some((rule, *claim));
+    }
+
+    fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
+        self.contested = Some((*prefix, *claim, *other));
+    }
+}
+
+impl<'q> Untold<'q> {
+    /// The rule, and what to do about it; `meant` is the one for the host that is dialled.
+    fn why(self, meant: impl FnOnce() -> Option<&'q Rule>) -> Option<(RuleId, Diagnostic)> {
+        let told = |rule: &Rule, message: String, help: &str| {
+            (rule.id.clone(), Diagnostic::new(&l7::TLS_RULES, message).help(help))
+        };
+        if let Some((rule, claim)) = self.undecided {
+            let host = &claim.service.host;
+            let wanted: Vec<&str> = rule
+                .blocks
+                .iter()
+                .flat_map(|block| block.server_names())
+                .map(|name| &**name)
+                .collect();
+            let wanted = wanted.join(", ");
+            return Some(match claim.kind {
+                ClaimKind::Anywhere => told(
+                    rule,
+                    format!(
+                        "{} has no address that would tell its hosts from others, and the server \
+                         name ({wanted}) is sent after connect() only: the rule is left alone",
+                        claim.service.object
+                    ),
+                    "give the ServiceEntry addresses, or write one with the full names of the hosts \
+                     and resolution DNS; what covers a wildcard can stay as it is at the gateway",
+                ),
+                _ => told(
+                    rule,
+                    format!(
+                        "{wanted} is a part of {host} only, whose address is dialled, and the server \
+                         name is sent after connect(): this rule and those below it are left alone"
+                    ),
+                    "let sniHosts cover all of the host, or write a ServiceEntry for each full name",
+                ),
+            });
+        }
+        let (prefix, claim, other) = self.contested.filter(|(_, one, _)| !one.kind.is_by_host())?;
+        Some(told(
+            meant()?,
+            format!(
+                "{} and {} both have {prefix}, and connections to port {} would not go to the same \
+                 by both: only the server name could tell, which is sent after connect(), so that \
+                 no rule is applied to them",
+                claim.service.host, other.service.host, claim.port.number
+            ),
+            "write one rule whose sniHosts cover both hosts, or give each addresses of its own",
+        ))
+    }
+}
