@@ -1,5 +1,6 @@
 //! What is said of connections to gateways.
 
+use redirector_core::compile::compile;
 use redirector_core::explain::{Query, QuerySource, explain};
 
 use crate::support::world;
@@ -35,4 +36,34 @@ fn rules_that_are_for_gateways_only_are_no_rules_of_the_mesh() {
     let query = Query { source: QuerySource::Unknown, destination, gateway: None, sni: None };
     let answer = explain(&world(DOCUMENTS), &query).expect("nobody is looked for");
     assert!(answer.considered.is_empty(), "{:?}", answer.considered);
+}
+
+#[test]
+fn who_is_believed_is_what_the_gateway_says_or_else_the_services_that_lead_there() {
+    let believed = |on_gateway: &str, services: &str| {
+        let text = DOCUMENTS.replace("Gateway edge:", &format!("Gateway edge {on_gateway}:"));
+        let compiled = compile(&world(&(text + services)));
+        let gateways = compiled.plan.gateways.listeners.into_values();
+        let said = gateways.flat_map(|one| one.accepting.announced_by).map(|net| net.to_string());
+        said.collect::<Vec<_>>()
+    };
+    let says =
+        |net: &str| format!("{{annotations: {{redirector.io/accept-proxy-protocol: {net}}}}}");
+    let service = |name: &str, net: &str, port: u16, app: &str| {
+        format!(
+            "Service {name} {}: {{clusterIP: 10.96.0.9, selector: {{istio: {app}}}, ports: [{{name: \
+             tcp, port: {port}}}]}}\n",
+            says(net)
+        )
+    };
+    let one = service("one", "10.1.0.0/16", 8100, "edge");
+    let both = one.clone() + &service("two", "10.2.0.0/16", 8100, "edge");
+    let others = service("port", "10.3.0.0/16", 8101, "edge")
+        + &service("workload", "10.4.0.0/16", 8100, "other");
+    let none: [&str; 0] = [];
+    assert_eq!(believed("", ""), none);
+    assert_eq!(believed("", &others), none, "another port, and another workload");
+    assert_eq!(believed("", &(one.clone() + &others)), ["10.1.0.0/16"]);
+    assert_eq!(believed("", &both), ["10.1.0.0/16", "10.2.0.0/16"]);
+    assert_eq!(believed(&says("10.9.0.0/16"), &both), ["10.9.0.0/16"]);
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxHashSet;
 use super::destinations::{Destinations, Family};
 use super::readers::Trace;
 use crate::client::Asker;
-use crate::model::{Accepting, RuleId, speaks_proxy_protocol};
+use crate::model::{RuleId, speaks_proxy_protocol};
 use crate::plan::Verdict;
 use crate::plan::gateway::{Dropped, GatewayPlan, GatewayRule, KnownClient, Listener, Mode};
 use crate::registry::{Registry, Workload};
@@ -154,7 +154,7 @@ fn listener<'q>(
         port: first.port,
         dialled: workload.stands_for.as_ref().map(|other| other.address),
         mode: first.mode.clone(),
-        accepting: Accepting::of(&first.gateway().meta.annotations),
+        accepting: first.accepting.clone(),
         rules: Vec::new(),
     };
     for serving in servers {

@@ -118,7 +118,9 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
                 at.complain(&syntax::IDLE_ANNOTATION, problem);
             }
             let read = |value| match (kind, name) {
-                (Kind::Gateway, _) => Accepting::default().read(name, value),
+                (Kind::Gateway, _) | (Kind::Service, annotations::ACCEPT_PROXY_PROTOCOL) => {
+                    Accepting::default().read(name, value)
+                }
                 (Kind::DestinationRule, annotations::ISTIO_MUTUAL) => {
                     let named = IstioMutual::named(value).map(drop);
                     named.ok_or_else(|| format!("\"{value}\" is neither refuse nor plain"))

@@ -67,7 +67,7 @@ pub const ALL: [(&str, &[Kind]); 13] = [
     (GATEWAY_NODE_PORTS, &[Kind::Service]),
     (DRAIN, &[Kind::Service, Kind::ServiceEntry, Kind::DestinationRule]),
     (PROXY_PROTOCOL, &[Kind::Gateway]),
-    (ACCEPT_PROXY_PROTOCOL, &[Kind::Gateway]),
+    (ACCEPT_PROXY_PROTOCOL, &[Kind::Gateway, Kind::Service]),
     (MAX_CONNECTIONS, &[Kind::Gateway]),
     (MAX_CONNECTIONS_PER_CLIENT, &[Kind::Gateway]),
     (CLIENT_KEEPALIVE, &[Kind::Gateway]),

@@ -12,7 +12,7 @@ use super::book::{Rule, RuleBook, RuleSet, in_order};
 use super::walk::Witness;
 use crate::client::{Asker, Client, contains};
 use crate::model::{
-    Gateway, Kind, Labels, Object, ObjectRef, Server, ServerTls, Service, TargetPort,
+    Accepting, Gateway, Kind, Labels, Object, ObjectRef, Server, ServerTls, Service, TargetPort,
 };
 use crate::names::hosts_match;
 use crate::registry::{Registry, Workload};
@@ -41,6 +41,8 @@ pub(crate) struct Serving {
     pub mode: Mode,
     /// The server's `port.number`.
     pub port: u16,
+    /// What holds for those who connect there.
+    pub accepting: Accepting,
 }
 
 /// A server that is not served: another has its port, or it listens nowhere.
@@ -186,6 +188,22 @@ fn listen_ports(world: &World, workload: &Workload, number: u16) -> BTreeSet<u16
     ports
 }
 
+/// What holds for those who connect to a workload at a server: what its Gateway says; and where
+/// that does not say who is believed, the Services that lead there do.
+fn accepting(world: &World, workload: &Workload, gateway: &Object, port: u16) -> Accepting {
+    let mut accepting = Accepting::of(&gateway.meta.annotations);
+    if accepting.announced_by.is_empty() {
+        let leading = services_of(world, workload)
+            .filter(|(_, service)| service.ports.iter().any(|one| one.port == port));
+        let said =
+            leading.flat_map(|(object, _)| Accepting::of(&object.meta.annotations).announced_by);
+        accepting.announced_by = said.collect();
+        accepting.announced_by.sort_unstable();
+        accepting.announced_by.dedup();
+    }
+    accepting
+}
+
 /// The Services that select a workload.
 pub(crate) fn services_of<'w>(
     world: &'w World,
@@ -257,8 +275,10 @@ pub(crate) fn servers(
                         ),
                     }),
                     None => {
-                        let (gateway, mode, port) = (gateway.clone(), mode.clone(), server.port);
-                        there.push(Serving { gateway, index, listen, mode, port });
+                        let (mode, port) = (mode.clone(), server.port);
+                        let accepting = accepting(world, workload, gateway, port);
+                        let gateway = gateway.clone();
+                        there.push(Serving { gateway, index, listen, mode, port, accepting });
                     }
                 }
             }
