@@ -89,6 +89,30 @@ fn an_endpoint_that_leaves_a_subset_loses_the_connections_of_that_one_and_no_oth
 }
 
 #[test]
+fn status_has_an_endpoint_once_with_the_destinations_that_it_has_left() {
+    let Some(scene) = Scene::new("drainrow", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let before = base(&scene, Some("1h"), true).replace(
+        "subsets: [",
+        "subsets: [{name: first, labels: {v: one}}, {name: all, labels: {app: echo}}, ",
+    );
+    redirector.write("base.yaml", &before);
+    let _daemon = redirector.start();
+    redirector.change("its new role", || {
+        redirector.write("base.yaml", &before.replace("app: echo, v: one", "app: echo, v: uno"));
+    });
+    let draining = redirector.status().json()["draining"].clone();
+    let one = scene.one.address().to_string();
+    let over = draining["endpoints"][&one].as_u64().expect("a time");
+    assert_eq!(draining["endpoints"], serde_json::json!({ one.clone(): over }));
+    let left =
+        ["first", "one"].map(|subset| format!("echo.default.svc.cluster.local:19000/{subset}"));
+    let left = left.map(|name| (name, serde_json::json!(over)));
+    let left: serde_json::Map<_, _> = left.into_iter().collect();
+    assert_eq!(draining["destinations"], serde_json::json!({ one: left }));
+}
+
+#[test]
 fn an_endpoint_that_goes_while_no_daemon_runs_drains_when_one_does() {
     let Some(scene) = Scene::new("drainold", PROGRAM) else { return };
     let redirector = &scene.redirector;

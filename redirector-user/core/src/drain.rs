@@ -73,9 +73,15 @@ pub fn to_tell<V>(gone: &BTreeMap<Gone, V>) -> impl Iterator<Item = (&Gone, &V)>
     gone.iter().filter(|(one, _)| one.from.is_none() || !gone.contains_key(&one.endpoint.into()))
 }
 
-/// How many endpoints have gone, each counted once whatever it has left.
-pub fn how_many(draining: &Draining) -> usize {
-    draining.keys().map(|gone| gone.endpoint).collect::<BTreeSet<_>>().len()
+/// Each endpoint that drains once, and when the first of its connections are reset, in
+/// milliseconds since 1970.
+pub fn by_endpoint(draining: &Draining) -> BTreeMap<SocketAddr, u64> {
+    let mut found = BTreeMap::new();
+    for (gone, over) in draining {
+        let first = found.entry(gone.endpoint).or_insert(*over);
+        *first = (*over).min(*first);
+    }
+    found
 }
 
 impl Gone {
@@ -399,13 +405,31 @@ spec:
         let draining = after(&Draining::new(), &before, &away, 1_000);
         assert_eq!(draining.get(&address(2).into()), Some(&6_000));
         let told: Vec<_> = to_tell(&draining).map(|(gone, _)| gone.to_string()).collect();
-        assert_eq!((told, how_many(&draining)), (vec!["10.0.0.2:80".to_owned()], 1));
+        assert_eq!((told, by_endpoint(&draining).len()), (vec!["10.0.0.2:80".to_owned()], 1));
         let draining = after(&draining, &away, &moved, 2_000);
         assert_eq!(names(&draining), LEFT);
         assert_eq!(draining.values().collect::<Vec<_>>(), [&6_000, &31_000], "since it went");
-        assert_eq!((to_tell(&draining).count(), how_many(&draining)), (2, 1));
+        assert_eq!((to_tell(&draining).count(), by_endpoint(&draining).len()), (2, 1));
         let back = after(&draining, &moved, &before, 3_000);
         assert_eq!(names(&back), ["10.0.0.2:80 from echo.default.svc.cluster.local:80/b"]);
+    }
+
+    #[test]
+    fn an_address_that_a_name_has_left_drains() {
+        let text = "
+ServiceEntry db {annotations: {redirector.io/drain: 5s}}:
+  hosts: [db.example.com]
+  resolution: DNS
+  ports: [{name: tcp, number: 80, protocol: TCP}]
+";
+        let of = |last: &[u8]| {
+            let mut world = testing::world(Settings::default(), text);
+            let answer: Vec<_> = last.iter().map(|last| address(*last).ip()).collect();
+            world.set_resolved("db.example.com", answer);
+            endpoints(&world, &Registry::new(&world))
+        };
+        let draining = after(&Draining::new(), &of(&[1, 2]), &of(&[2, 3]), 1_000);
+        assert_eq!(by_endpoint(&draining), BTreeMap::from([(address(1), 6_000)]));
     }
 
     #[test]

@@ -3,11 +3,14 @@
 mod gateways;
 mod text;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
-use redirector_core::drain::{Draining, to_tell};
+use redirector_core::drain::{Draining, by_endpoint, to_tell};
 use redirector_core::model::SourceId;
 use serde::Serialize;
 
@@ -139,12 +142,15 @@ struct ProgramRow {
     exclusive: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DrainingRow {
-    /// Endpoints that have gone, and when, in milliseconds since 1970,
+    /// Endpoints that have gone, each once, and when, in milliseconds since 1970, the first
     /// connections to them are reset.
-    endpoints: Draining,
+    endpoints: BTreeMap<SocketAddr, u64>,
+    /// What each of those has left that are still endpoints of others, and when connections
+    /// that were made by it are reset.
+    destinations: BTreeMap<SocketAddr, BTreeMap<Arc<str>, u64>>,
     /// How many connections the daemon reset.
     reset: u64,
     /// Why it could not, when that is so.
@@ -483,7 +489,7 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
         drift: DriftRow { entries: None, repaired: report.drift_repaired },
         identity_gaps: Vec::new(),
         bypassed: Vec::new(),
-        draining: DrainingRow { endpoints: Draining::new(), reset: 0, error: None },
+        draining: DrainingRow::default(),
         gateways: Vec::new(),
         relay: None,
         exempt: None,
@@ -514,7 +520,18 @@ fn draining(
     if let Some(error) = &report.drain_error {
         warnings.push(format!("connections to endpoints that have gone go on: {error}"));
     }
-    DrainingRow { endpoints, reset: report.connections_reset, error: report.drain_error.clone() }
+    let mut destinations: BTreeMap<SocketAddr, BTreeMap<Arc<str>, u64>> = BTreeMap::new();
+    for (gone, over) in to_tell(&endpoints) {
+        if let Some(from) = &gone.from {
+            destinations.entry(gone.endpoint).or_default().insert(from.name.clone(), *over);
+        }
+    }
+    DrainingRow {
+        endpoints: by_endpoint(&endpoints),
+        destinations,
+        reset: report.connections_reset,
+        error: report.drain_error.clone(),
+    }
 }
 
 /// What is said of a cgroup with our programs that cannot be looked at from here.

@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use redirector_core::drain::how_many;
-
 use super::{Answer, duration};
 use crate::datapath::features::Support;
 use crate::output::{Align, Style, Table, known_names, plain};
@@ -64,7 +62,7 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
     let _ = writeln!(text, "kernel      {there} of {} features are there", answer.features.len());
     let effective = answer.self_test.iter().filter(|test| test.error.is_none()).count();
     let _ = writeln!(text, "self-test   {effective} of {} passed", answer.self_test.len());
-    let draining = how_many(&answer.draining.endpoints);
+    let draining = answer.draining.endpoints.len();
     if draining > 0 || answer.draining.reset > 0 {
         let reset = answer.draining.reset;
         let endpoints = if draining == 1 { "endpoint" } else { "endpoints" };

@@ -15,7 +15,7 @@ mod server;
 
 use std::collections::BTreeMap;
 
-use redirector_core::drain::how_many;
+use redirector_core::drain::by_endpoint;
 
 use super::control_loop::Daemon;
 use super::now;
@@ -59,7 +59,7 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     page.single("state_failed", u8::from(report.report_error.is_some()));
     page.single("drift_total", report.drift_repaired);
     page.single("compile_drift_total", daemon.engine.drifts);
-    page.single("draining_endpoints", how_many(&daemon.draining));
+    page.single("draining_endpoints", by_endpoint(&daemon.draining).len());
     page.single("connections_reset_total", report.connections_reset);
     page.single("drain_failed", u8::from(report.drain_error.is_some()));
     page.family("watch_up");
