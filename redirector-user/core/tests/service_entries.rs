@@ -280,6 +280,21 @@ fn addresses_of_the_node_and_of_the_api_server_are_taken_for_no_name() {
 }
 
 #[test]
+fn of_a_name_with_very_many_addresses_the_first_are_taken_and_others_names_are_left_alone() {
+    let mut world = without_addresses("DNS", "{}");
+    let many: Vec<IpAddr> =
+        (0..10_000_u32).map(|n| Ipv4Addr::from(0xC612_0000 + n).into()).collect();
+    world.set_resolved("db.example.com", many);
+    let first = |n: u32| Ipv4Addr::from(0xC612_0000 + n);
+    assert_eq!(goes(&world, &format!("{}:5432", first(1023))), "192.0.2.10:7777");
+    assert_eq!(goes(&world, &format!("{}:5432", first(1024))), "passed");
+    assert_eq!(goes(&world, "192.0.2.9:5432"), "192.0.2.10:7777", "another host");
+    let told = told(&world, "RD4062");
+    let [only] = &told[..] else { panic!("{told:?}") };
+    assert!(only.contains("1024") && only.len() < 500, "{only}");
+}
+
+#[test]
 fn hosts_that_change_places_are_routed_by_what_they_resolve_to_now() {
     let of = |name: &str, to: &str| {
         format!(
