@@ -2,13 +2,14 @@
 //! real servers, in a network namespace of each recipe's own.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use redirector_tests::child::{self, wait_for};
+use redirector_tests::database::{MariaDb, PostgreSql};
 use redirector_tests::dns::DnsServer;
 use redirector_tests::kernel::privileged;
 use redirector_tests::netns::{self, NetNs};
@@ -17,9 +18,6 @@ use redirector_tests::redirector::Redirector;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 const PAGE: &str = include_str!("../../docs/cookbook.md");
-
-/// The port of Redis.
-const PORT: u16 = 6379;
 
 /// The only block of this kind in a section.
 fn block(title: &str, kind: &str) -> &'static str {
@@ -73,8 +71,14 @@ impl Kitchen {
 
     /// A server in the namespace, which listens.
     fn serve(&mut self, program: &str, arguments: &[&str], at: SocketAddr) {
+        let namespace = self.netns.name().to_owned();
+        self.serve_from(&namespace, program, arguments, at);
+    }
+
+    /// A server in another namespace, which is reached from this one.
+    fn serve_from(&mut self, namespace: &str, program: &str, arguments: &[&str], at: SocketAddr) {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.netns.name(), program]).args(arguments);
+        command.args(["netns", "exec", namespace, program]).args(arguments);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.servers.push(child.expect("cargo xtask setup installs it"));
         let begun = Instant::now();
@@ -90,16 +94,6 @@ impl Kitchen {
         fs::write(&file, block(self.title, "haproxy")).expect("a file");
         let file = file.to_string_lossy().into_owned();
         self.serve("haproxy", &["-db", "-f", &file], at.parse().expect("an address"));
-    }
-
-    /// A Redis that says where it is.
-    fn redis(&mut self, ip: &str) {
-        let at = SocketAddr::new(ip.parse().expect("an address"), PORT);
-        let directory = self.redirector.directory().to_string_lossy().into_owned();
-        let rest = ["--save", "", "--protected-mode", "no", "--dir", &directory];
-        self.serve("redis-server", &[&["--bind", ip], &rest[..]].concat(), at);
-        let answer = self.netns.within(|| ask(&TcpStream::connect(at)?, &format!("SET who {ip}")));
-        assert_eq!(answer.expect("an answer"), "+OK");
     }
 
     /// Runs a command in a cgroup, in the namespace.
@@ -131,14 +125,63 @@ impl Drop for Kitchen {
     }
 }
 
-/// Asks Redis for something; what it says in one line, or the string.
-fn ask(mut stream: &TcpStream, what: &str) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(format!("{what}\r\n").as_bytes())?;
-    let mut answer = [0; 256];
-    let length = stream.read(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    Ok(answer.trim_end().rsplit("\r\n").next().unwrap_or_default().to_owned())
+#[test]
+fn a_canary_gets_its_share_of_one_units_connections_and_what_is_open_moves_when_it_is_closed() {
+    let title = "A canary of a database that everybody dials";
+    let Some(kitchen) = Kitchen::new("cookcanary", title) else { return };
+    let _servers = [1, 2]
+        .map(|last| MariaDb::start(&kitchen.netns, SocketAddr::from(([127, 0, 0, last], 3306))));
+    let _daemon = kitchen.redirector.start();
+    let all = steps(PAGE, &format!("## {title}"));
+    let [canary, close] = &all[..] else { panic!("two commands") };
+    canary.compare(&kitchen.run("client", &canary.command)).unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(kitchen.run("other", &canary.command).trim(), "127.0.0.1", "nobody else");
+
+    let directory = kitchen.redirector.directory();
+    let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
+    let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
+    let write = |weights: [u8; 2]| {
+        let [old, new] = weights.map(|weight| format!("weight: {weight}}}"));
+        let documents = kitchen.documents().replace("weight: 80}", &old);
+        kitchen.redirector.change("the weights", || {
+            kitchen.redirector.write("recipe.yaml", &documents.replace("weight: 20}", &new));
+        });
+    };
+    write([0, 100]);
+    let pool = child::spawn(&kitchen.cgroup("client"), move || {
+        netns::enter(&namespace);
+        let mariadb = || {
+            let mut mariadb = Command::new("mariadb");
+            mariadb.args(["--no-defaults", "--skip-reconnect", "-h", "127.0.0.1", "-NBn"]);
+            mariadb
+        };
+        let mut open = mariadb();
+        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut open = open.spawn().expect("mariadb");
+        let mut asks = open.stdin.take().expect("its input");
+        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
+        let mut ask = || {
+            writeln!(asks, "select @@bind_address;").expect("it asks");
+            lines.next().and_then(Result::ok)
+        };
+        let before = ask();
+        fs::write(&is_ready, "").expect("a file");
+        wait_for(&is_over);
+        let ends = ask();
+        let again = mariadb().args(["-e", "select @@bind_address"]).output().expect("mariadb");
+        let again = String::from_utf8_lossy(&again.stdout).trim().to_owned();
+        let _ = open.wait();
+        (before, ends, again)
+    });
+    wait_for(&ready);
+    write([100, 0]);
+    let mut words = close.command.split(' ').skip(1);
+    assert_eq!(words.next(), Some("connections"));
+    let closed = kitchen.redirector.ask("connections", &words.collect::<Vec<_>>());
+    assert!(closed.exit == 0 && closed.out.contains("1 of 1"), "{closed:?}");
+    fs::write(&over, "").expect("a file");
+    let (before, ends, again) = pool.join();
+    assert_eq!((before.as_deref(), ends, &*again), (Some("127.0.0.2"), None, "127.0.0.1"));
 }
 
 #[test]
@@ -166,14 +209,113 @@ fn the_egress_of_one_namespace_is_a_gateway_and_others_go_on_their_own() {
 }
 
 #[test]
+fn tls_egress_as_istio_prints_it_goes_by_address_to_the_gateway_and_by_name_from_there() {
+    let title = "TLS egress, as Istio prints it";
+    let Some(mut kitchen) = Kitchen::new("cooksni", title) else { return };
+    // The servers are no addresses of the node's.
+    let outside = NetNs::new("cookout");
+    let name = outside.name();
+    kitchen.netns.ip(&format!("link add out type veth peer name in netns {name}"));
+    for (netns, device, addresses) in
+        [(&kitchen.netns, "out", &[1, 9][..]), (&outside, "in", &[72, 73, 74])]
+    {
+        netns.ip(&format!("link set {device} up"));
+        for last in addresses {
+            netns.ip(&format!("address add 192.0.2.{last}/24 dev {device}"));
+        }
+    }
+    let directory = kitchen.redirector.directory().to_string_lossy().into_owned();
+    let here = |text: &str| text.replace("/etc", &directory);
+    let mut steps = steps(PAGE, &format!("## {title}"));
+    kitchen.run("other", &here(&steps.remove(0).command));
+    let file = format!("{directory}/haproxy.cfg");
+    fs::write(&file, here(block(title, "haproxy"))).expect("a file");
+    let at = SocketAddr::from(([192, 0, 2, 74], 443));
+    kitchen.serve_from(name, "haproxy", &["-db", "-f", &file], at);
+
+    let dns = kitchen.netns.within(DnsServer::start);
+    for (host, last) in [
+        ("edition.example.com", 72),
+        ("de.wiki.example.org", 73),
+        ("en.wiki.example.org", 73),
+        ("www.wiki.example.org", 74),
+    ] {
+        dns.say_addresses(host, 60, &[&format!("192.0.2.{last}")]);
+    }
+    let resolver = dns.address().to_string();
+    let _daemon =
+        kitchen.netns.within(|| kitchen.redirector.start_with(&["--dns-server", &resolver]));
+    kitchen.redirector.wait("the gateway and the names", |status| {
+        let names = status["config"]["names"].as_array().cloned().unwrap_or_default();
+        let gateways = status["gateways"].as_array().is_some_and(|all| !all.is_empty());
+        let known = names.iter().all(|one| !one["addresses"][0].is_null());
+        gateways && names.len() == 4 && known && status["config"]["waiting"].is_null()
+    });
+    let explain = || {
+        let whose = ["--from-workload", "default/web", "--to", "192.0.2.72:443", "-o", "json"];
+        kitchen.redirector.ask("explain", &whose).json()
+    };
+    kitchen.redirector.wait("the addresses in the tables", |_| !explain()["rule"].is_null());
+    let explained = explain();
+    assert_eq!(explained["rule"]["index"], 0, "{explained}");
+    assert_eq!(explained["endpoints"]["127.0.0.71:443"], 1.0, "{explained}");
+    for step in steps {
+        let said = kitchen.run("client", &step.command);
+        step.compare(&said).unwrap_or_else(|why| panic!("{why}"));
+    }
+    let rules = kitchen.redirector.rules();
+    let mut check = Command::new(PROGRAM);
+    let output = check.args(["check", "-o", "json"]).arg(&rules).output().expect("it starts");
+    let checked: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let all = checked["diagnostics"].as_array().cloned().unwrap_or_default();
+    let others = |one: &&serde_json::Value| one["severity"] != "info" && one["code"] != "RD3019";
+    let warnings: Vec<_> = all.iter().filter(others).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+}
+
+/// What tells where one is, and whether that is a replica.
+const WHERE: &str = "select inet_server_addr(), pg_is_in_recovery()";
+
+#[test]
+fn a_server_that_speaks_first_does_so_through_the_mesh_and_a_gateway() {
+    let title = "Egress of one namespace through a gateway";
+    let Some(kitchen) = Kitchen::new("cookmaria", title) else { return };
+    // The recipe's host, as MySQL's; and the gateway's port with it.
+    kitchen.redirector.write("recipe.yaml", &kitchen.documents().replace("5432", "3306"));
+    let at = SocketAddr::from(([127, 0, 0, 62], 3306));
+    let _server = MariaDb::start(&kitchen.netns, at);
+    let log = kitchen.redirector.directory().join("access.log");
+    let file = log.to_string_lossy().into_owned();
+    let _daemon = kitchen.netns.within(|| {
+        kitchen.redirector.start_with(&["--access-log", "text", "--access-log-file", &file])
+    });
+    kitchen.redirector.wait("the gateway", |status| {
+        status["gateways"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    let ask = "mariadb --no-defaults -h 127.0.0.62 -NBe 'select length(repeat(\"x\", 1000000))'";
+    assert_eq!(kitchen.run("client", ask).trim(), "1000000");
+    assert_eq!(kitchen.run("other", ask).trim(), "1000000");
+    let told = || fs::read_to_string(&log).unwrap_or_default();
+    let begun = Instant::now();
+    while told().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "a line for the connection");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = told();
+    assert_eq!(told.matches("endpoint=127.0.0.62:3306").count(), 1, "the client's alone: {told}");
+}
+
+#[test]
 fn reports_ask_the_reader_by_whatever_name_they_know_and_follow_a_failover() {
     let title = "RDS by name, with a reader and a writer";
-    let Some(mut kitchen) = Kitchen::new("cookrds", title) else { return };
+    let Some(kitchen) = Kitchen::new("cookrds", title) else { return };
     let [first, second] = ["192.0.2.21", "192.0.2.22"];
-    for ip in [first, second] {
+    let [one, two] = [first, second].map(|ip| {
         kitchen.netns.ip(&format!("address add {ip}/32 dev lo"));
-        kitchen.redis(ip);
-    }
+        SocketAddr::new(ip.parse().expect("an address"), 5432)
+    });
+    let mut old = PostgreSql::primary(&kitchen.netns, one);
+    let new = old.replica(two);
     let [writer, reader] = ["orders.cluster-abc", "orders.cluster-ro-abc"]
         .map(|name| format!("{name}.eu-central-1.rds.amazonaws.com"));
     let dns = DnsServer::start();
@@ -198,44 +340,69 @@ fn reports_ask_the_reader_by_whatever_name_they_know_and_follow_a_failover() {
     wait(before);
     kitchen.as_the_page_has_it();
     let asks = |cgroup: &str, ip: &str| {
-        kitchen.run(cgroup, &format!("redis-cli -h {ip} get who")).trim().to_owned()
+        let psql = format!("psql -h {ip} -U app -d postgres -Atc '{WHERE}'");
+        kitchen.run(cgroup, &psql).trim().to_owned()
     };
-    assert_eq!(asks("other", first), first, "nobody else is concerned");
+    assert_eq!(asks("other", first), "192.0.2.21|f", "nobody else is concerned");
+    old.stop();
+    new.promote();
+    old.follow(&new);
     wait(say([second, first]));
-    assert_eq!([asks("client", second), asks("other", second)], [first, second]);
-    assert_eq!(asks("client", first), first, "the reader is where it is");
+    assert_eq!(
+        [asks("client", second), asks("other", second)],
+        ["192.0.2.21|t", "192.0.2.22|f"],
+        "the reader and the writer, wherever they are"
+    );
+    assert_eq!(asks("client", first), "192.0.2.21|t", "the reader is where it is");
 }
 
 #[test]
-fn a_failover_ends_what_was_open_to_the_old_primary() {
-    let Some(mut kitchen) = Kitchen::new("cookfail", "Failover with drain") else { return };
-    for ip in ["127.0.0.41", "127.0.0.42"] {
-        kitchen.redis(ip);
-    }
+fn a_failover_moves_what_was_open_to_the_old_primary() {
+    let Some(kitchen) = Kitchen::new("cookfail", "Failover with drain") else { return };
+    let old = PostgreSql::primary(&kitchen.netns, SocketAddr::from(([127, 0, 0, 41], 5432)));
+    let new = old.replica(SocketAddr::from(([127, 0, 0, 42], 5432)));
     let _daemon = kitchen.redirector.start();
     kitchen.as_the_page_has_it();
     let directory = kitchen.redirector.directory();
     let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
     let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
-    let pool = child::spawn(&kitchen.cgroup("client"), move || {
+    let application = child::spawn(&kitchen.cgroup("client"), move || {
         netns::enter(&namespace);
-        let address = SocketAddr::from(([127, 96, 0, 41], PORT));
-        let open = TcpStream::connect(address).expect("a connection");
-        let before = ask(&open, "GET who").expect("an answer");
+        let psql = || {
+            let mut psql = Command::new("psql");
+            psql.args(["-h", "127.96.0.41", "-U", "app", "-d", "postgres", "-At"]);
+            psql
+        };
+        let mut open = psql();
+        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut open = open.spawn().expect("psql");
+        let mut asks = open.stdin.take().expect("its input");
+        writeln!(asks, "create table orders (id int); {WHERE};").expect("it asks");
+        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
+        let before = lines.find_map(|line| line.ok().filter(|line| line.contains('|')));
         fs::write(&is_ready, "").expect("a file");
         wait_for(&is_over);
-        let ends = ask(&open, "GET who").map_err(|error| format!("{:?}", error.kind()));
-        let again = TcpStream::connect(address).expect("a connection");
-        (before, ends, ask(&again, "GET who").expect("an answer"))
+        writeln!(asks, "insert into orders values (1);").expect("it asks again");
+        drop(asks);
+        let ended = open.wait_with_output().expect("it ends");
+        let ended = (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned());
+        let again = psql().args(["-c", "insert into orders values (2)", "-c", WHERE]).output();
+        let again = String::from_utf8_lossy(&again.expect("psql").stdout).replace('\n', " ");
+        (before, ended, again)
     });
     wait_for(&ready);
+    new.promote();
+    old.demote();
     let after = kitchen.documents().replace("app: db, role: primary", "app: db, role: new");
     let after =
         after.replace("role: replica", "role: primary").replace("role: new", "role: replica");
     kitchen.redirector.write("recipe.yaml", &after);
     kitchen.redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
     fs::write(&over, "").expect("a file");
-    let (before, ends, again) = pool.join();
-    assert_eq!((&*before, &*again), ("127.0.0.41", "127.0.0.42"));
-    assert_eq!(ends, Err("ConnectionAborted".to_owned()));
+    let (before, ended, again) = application.join();
+    assert_eq!(before.as_deref(), Some("127.0.0.41|f"));
+    // Without the reset it would be told that the transaction is read-only.
+    assert_eq!(ended.0, Some(2), "the connection was lost: {}", ended.1);
+    assert!(!ended.1.contains("read-only"), "{}", ended.1);
+    assert_eq!(again.trim(), "INSERT 0 1 127.0.0.42|f");
 }

@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod cgroup;
 pub mod chart;
 pub mod child;
+pub mod database;
 pub mod dns;
 pub mod documents;
 pub mod established;

@@ -194,7 +194,7 @@ fn needs() -> Vec<Need> {
         },
         Need {
             name: "postgresql",
-            why: "a real server behind the gateway proxy, with its client",
+            why: "a real server, with a replica and its client, in the mesh and behind the gateway",
             purposes: &[Purpose::Test],
             found: postgresql,
             remedies: vec![Remedy::Package("postgresql")],
@@ -205,6 +205,20 @@ fn needs() -> Vec<Need> {
             purposes: &[Purpose::Supply],
             found: || program("cargo-deny"),
             remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-deny", "0.20.2"))],
+        },
+        Need {
+            name: "mariadbd",
+            why: "a real server that speaks first, in the mesh and behind the gateway proxy",
+            purposes: &[Purpose::Test],
+            found: || program("mariadbd").or_else(|| program("/usr/sbin/mariadbd")),
+            remedies: vec![Remedy::Package("mariadb-server-core")],
+        },
+        Need {
+            name: "mariadb",
+            why: "its client",
+            purposes: &[Purpose::Test],
+            found: || program("mariadb"),
+            remedies: vec![Remedy::Package("mariadb-client-core")],
         },
         Need {
             name: "buildah",
