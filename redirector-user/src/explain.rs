@@ -350,7 +350,7 @@ pub fn dialled(
 ) -> Result<(SocketAddr, Option<String>), ExplainError> {
     let addresses = to.addresses(registry, source)?;
     let Some((first, others)) = addresses.split_first() else {
-        return Err(ExplainError::NoAddress(to.to_string()));
+        return Err(ExplainError::NoAddress(to.to_string(), None));
     };
     let others: Vec<String> = others.iter().map(SocketAddr::to_string).collect();
     let note = format!("{to} is {}, too: ask for each of them", others.join(" and "));

@@ -155,7 +155,7 @@ pub fn read_again(file: Option<Arc<str>>, text: &str, memory: &mut Memory) -> Re
 fn parsed_into(reading: &mut Reading, document: yaml::Document, file: Option<&Arc<str>>) {
     let (before, found) = (reading.objects.len(), reading.diagnostics.len());
     document_into(reading, document.root, file, 0);
-    if document.duplicates.is_empty() {
+    if document.duplicates.is_empty() && document.indented.is_none() {
         return;
     }
     // The object is known, and not to be trusted.
@@ -166,6 +166,13 @@ fn parsed_into(reading: &mut Reading, document: yaml::Document, file: Option<&Ar
         [only] => only.reference.clone().map(Subject::from),
         _ => None,
     };
+    if let Some(indented) = document.indented {
+        // All else that was found may follow from it.
+        reading.diagnostics.truncate(found);
+        let mut finding = syntax_finding(&syntax::NOT_YAML, indented);
+        finding.object = object;
+        return reading.diagnostics.push(finding);
+    }
     // Items without their dashes are one map, whose keys stand twice.
     let no_lists: Vec<(u32, u32)> = (reading.diagnostics[found..].iter())
         .filter(|one| {
@@ -367,7 +374,15 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             ),
         };
         let finding = Diagnostic::new(&syntax::NOT_AN_OBJECT, message);
-        reading.diagnostics.push(placed(finding, root.position));
+        reading.diagnostics.push(match misspelt(&root, &missing) {
+            Some((name, entry)) => {
+                let key = entry.written.as_deref().unwrap_or(&entry.key);
+                let message = format!("{}: there is no field \"{key}\"", finding.message);
+                let finding = Diagnostic { message, ..finding };
+                placed(finding.help(format!("did you mean \"{name}\"?")), entry.position)
+            }
+            None => placed(finding, root.position),
+        });
         return;
     };
     match judge(api, kind_name) {
@@ -425,6 +440,15 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             reading.complete = false;
         }
     }
+}
+
+/// A field of the root that is nearly one of those that are missing.
+fn misspelt<'r>(root: &'r Node, missing: &[&'static str]) -> Option<(&'static str, &'r Entry)> {
+    let Value::Map(entries) = &root.value else { return None };
+    entries.iter().filter(|entry| !decode::is_of_root(&entry.key)).find_map(|entry| {
+        let near = nearest(&entry.key, missing.iter().copied())?;
+        Some((missing.iter().copied().find(|name| *name == near)?, entry))
+    })
 }
 
 fn placed(mut finding: Diagnostic, position: Position) -> Diagnostic {

@@ -78,11 +78,11 @@ fn where_owners_decide_rules_of_other_namespaces_are_for_their_own_clients() {
 
 #[test]
 fn what_decides_about_hosts_of_other_namespaces_is_named() {
-    let named = |cross_namespace| {
+    let told = |cross_namespace, codes: &[&str]| {
         let settings = Settings { cross_namespace, ..Settings::default() };
         let readings = [documents::read(None, &written_out(DOCUMENTS))];
         let found = check(&readings, &[], &[], &settings).diagnostics.into_iter();
-        let found = found.filter(|one| ["RD4049", "RD4050"].contains(&one.code));
+        let found = found.filter(|one| codes.contains(&one.code));
         found
             .map(|one| {
                 format!("{} {} {}", one.code, one.object_name().unwrap_or_default(), one.path)
@@ -95,6 +95,10 @@ fn what_decides_about_hosts_of_other_namespaces_is_named() {
             format!("{code} VirtualService/web/of-web spec.hosts[0]"),
         ]
     };
+    let named = |cross_namespace| told(cross_namespace, &["RD4049", "RD4050"]);
     assert_eq!(named(CrossNamespace::Istio), both("RD4049"));
     assert_eq!(named(CrossNamespace::Owner), both("RD4050"));
+    // Only in one of the two are the rules of both for all clients, in one order.
+    assert_eq!(told(CrossNamespace::Istio, &["RD3009"]).len(), 2);
+    assert_eq!(told(CrossNamespace::Owner, &["RD3009"]), [""; 0]);
 }

@@ -8,6 +8,7 @@ mod cross_namespace;
 mod edits;
 mod expect;
 mod findings;
+mod findings_advice;
 mod findings_annotations;
 mod findings_clients;
 mod findings_outside;

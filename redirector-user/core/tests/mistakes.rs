@@ -240,6 +240,53 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
             1,
         ),
         (
+            "    route:\n    - dest",
+            "\u{a0}   route:\n    - dest",
+            "RD1001@24:1 a no-break space (U+00A0) indents this line; YAML allows only spaces",
+            1,
+        ),
+        (
+            "  hosts:\n  - db.shop.internal",
+            "  hosts:\n  - *.shop.internal",
+            "RD1001@19:5 this is not YAML: a word that begins so",
+            1,
+        ),
+        ("app: web\n    route", "on: web\n    route", "RD1015@23:9 YAML reads the key on as", 2),
+        (
+            "labels: {app: web}",
+            "labels: {app: web, on: a, yes: b}",
+            "RD1015@34:59 YAML reads the key on as \"true\"",
+            3,
+        ),
+        (
+            "  tcp:\n",
+            "  gateway: [edge]\n  tcp:\n",
+            "RD1010@20:3 there is no field \"gateway\" here: it has no effect, and without gateways \
+             the rules are for every workload of the mesh",
+            1,
+        ),
+        (
+            "kind: VirtualService",
+            "Kind: VirtualService",
+            "RD1007@13:1 the document has no kind: there is no field \"Kind\"",
+            1,
+        ),
+        ("[10.0.0.10]", "['10.0.0.10 ']", "RD2008@6:15 \"10.0.0.10 \" is not a subnet: a space", 1),
+        ("[10.0.0.10]", "['10.0.0.10,::1']", "RD2008@6:15 \"10.0.0.10,::1\" is not one subnet", 1),
+        (
+            "        host: db",
+            "        host: \u{201c}db",
+            "RD2002@26:15 \"\u{201c}db.shop.internal\" is not a host name: \"\u{201c}\" is not \
+             allowed in it: YAML's quotes",
+            1,
+        ),
+        (
+            "  hosts:\n  - db.shop.internal",
+            "  host:\n  - db.shop.internal",
+            "RD2001@18:3 the list of the VirtualService's hosts is missing",
+            1,
+        ),
+        (
             "resolution: STATIC",
             "resolution: DYNAMIC_DNS",
             "RD2040@5:11 \"db.shop.internal\": resolution DYNAMIC_DNS is for wildcard hosts",

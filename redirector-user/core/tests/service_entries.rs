@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use redirector_core::analysis::{Around, analyze};
 use redirector_core::compile::compile;
+use redirector_core::diag::Severity;
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
 use redirector_core::model::Kind;
 use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
-use redirector_core::world::{Answer, World};
+use redirector_core::world::{Answer, ServiceAddresses, Settings, World};
 
-use crate::support::{unknown_shares, world};
+use crate::support::{Shares, unknown_shares, world, world_with};
 
 fn ask(world: &World, to: &str) -> Explanation {
     let destination = to.parse().expect("an address and a port");
@@ -71,6 +72,61 @@ fn an_entry_without_addresses_takes_its_port_everywhere_only_without_names_or_wh
         assert_eq!(goes(&world, "203.0.113.7:5432"), wanted, "{resolution} {annotations}");
         assert_eq!(goes(&world, "203.0.113.7:5433"), "passed");
         assert_eq!(goes(&world, "192.0.2.9:5432"), "192.0.2.10:7777", "its own address is another");
+    }
+}
+
+#[test]
+fn workloads_at_one_address_are_told_apart_by_port_and_label() {
+    let endpoint = |more: &str, version: &str| {
+        format!("{{address: 127.0.0.1, {more}labels: {{app: db, version: {version}}}}}")
+    };
+    let (one, other) =
+        (endpoint("ports: {tcp: 5001}, ", "v1"), endpoint("ports: {tcp: 5002}, ", "v2"));
+    let entry = |source: &str| {
+        format!(
+            "ServiceEntry db: {{hosts: [db.example.com], addresses: [240.0.0.1], ports: [{{number: \
+             5432, name: tcp, protocol: TCP}}], resolution: STATIC, {source}}}\n"
+        )
+    };
+    let service = "Service db: {clusterIP: 240.0.0.1, selector: {app: db}, ports: [{name: tcp, port: 5432}]}\n";
+    let selected = |one: &str, other: &str| {
+        format!("WorkloadEntry one: {one}\nWorkloadEntry other: {other}\n")
+    };
+    let selecting = entry("workloadSelector: {labels: {app: db}}");
+    let rule = |host: &str| {
+        format!(
+            "DestinationRule db: {{host: {host}, subsets: [{{name: v1, labels: {{version: v1}}}}, \
+             {{name: v2, labels: {{version: v2}}}}]}}\n\
+             VirtualService db: {{hosts: [{host}], tcp: [{{route: [{{destination: {{host: {host}, \
+             subset: v1}}, weight: 90}}, {{destination: {{host: {host}, subset: v2}}, weight: 10}}]}}]}}\n"
+        )
+    };
+    let apart = [("127.0.0.1:5001", 0.9), ("127.0.0.1:5002", 0.1)];
+    // Of one port, too, either may be meant by its labels; as a whole it is there once.
+    let (same, again) = (endpoint("", "v1"), endpoint("weight: 3, ", "v2"));
+    let together = [("127.0.0.1:5432", 1.0)];
+    for (text, host, wanted) in [
+        (entry(&format!("endpoints: [{one}, {other}]")), "db.example.com", &apart[..]),
+        (selecting.clone() + &selected(&one, &other), "db.example.com", &apart),
+        (service.to_owned() + &selected(&one, &other), "db", &apart),
+        (entry(&format!("endpoints: [{same}, {again}]")), "db.example.com", &together),
+        (selecting + &selected(&same, &again), "db.example.com", &together),
+        (service.to_owned() + &selected(&same, &again), "db", &together),
+    ] {
+        let whole: Vec<(String, f64)> =
+            wanted.iter().map(|(at, _)| ((*at).to_owned(), 1.0 / wanted.len() as f64)).collect();
+        let parts = wanted.iter().map(|(at, share)| ((*at).to_owned(), *share)).collect::<Vec<_>>();
+        for (text, wanted) in [(text.clone(), whole), (text + &rule(host), parts)] {
+            let settings = Settings { services: ServiceAddresses::Own, ..Settings::default() };
+            let world = world_with(&text, settings);
+            goes(&world, "240.0.0.1:5432");
+            let shares = unknown_shares(&world, "240.0.0.1:5432");
+            let wanted = Shares { endpoints: wanted.into_iter().collect(), ..Shares::default() };
+            assert!(shares.near(&wanted), "{text}: {shares:?}");
+            let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
+            let told = findings.iter().find(|one| one.diagnostic.severity != Severity::Info);
+            assert!(told.is_none(), "{text}: {told:?}");
+        }
     }
 }
 

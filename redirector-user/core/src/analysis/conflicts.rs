@@ -8,6 +8,7 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::references;
+use crate::registry::Service;
 use crate::rules::{RuleSet, in_order};
 
 /// Hosts that several VirtualServices claim in the mesh, for clients that see
@@ -27,10 +28,18 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     type Conflict<'b> = (&'b str, Vec<usize>);
     let mut conflicts: BTreeMap<Conflict<'_>, BTreeSet<&str>> = BTreeMap::new();
     for (host, mut scopes) in claims {
+        let owners = facts.services_of(host);
+        // What is for its own namespace's clients only is in nobody else's order.
+        let applies = |place: &usize, scope: &str| {
+            let home = all.get(*place).map_or("", |set| set.namespace());
+            let stays = |owner: &&Service| facts.world.settings.keeps_home(home, owner.namespace());
+            home == scope || owners.is_empty() || !owners.iter().all(stays)
+        };
         let public = scopes.remove("*").unwrap_or_default();
-        if public.len() > 1 {
-            let order = public.iter().copied().collect();
-            conflicts.entry((host, order)).or_default();
+        let for_all: Vec<usize> =
+            public.iter().copied().filter(|place| applies(place, "*")).collect();
+        if for_all.len() > 1 {
+            conflicts.entry((host, for_all.clone())).or_default();
         }
         let namespaces = facts.namespaces();
         for (scope, own) in scopes {
@@ -40,14 +49,15 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             if !known && !sets.any(|set| set.namespace() == scope) {
                 continue;
             }
-            let places: Vec<usize> = own.union(&public).copied().collect();
+            let places = own.union(&public).copied().filter(|place| applies(place, scope));
+            let places: Vec<usize> = places.collect();
             let sets: Vec<&RuleSet> =
                 places.iter().filter_map(|place| all.get(*place).copied()).collect();
             let who = Asker::new(Client::in_namespace(scope));
             let order = in_order(&sets, &who).into_iter();
             let order: Vec<usize> = order.filter_map(|at| places.get(at).copied()).collect();
             // What is so for everybody is not told again.
-            if order.len() > 1 && !order.iter().copied().eq(public.iter().copied()) {
+            if order.len() > 1 && order != for_all {
                 conflicts.entry((host, order)).or_default().insert(scope);
             }
         }

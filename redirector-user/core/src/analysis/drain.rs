@@ -12,7 +12,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for object in facts.world.objects() {
         let Some(value) = object.meta.annotations.get(DRAIN) else { continue };
         let problem = match (idle(DRAIN, value, object.reference().kind), time(object)) {
-            (Some(problem), _) => problem,
+            (Some((problem, _)), _) => problem,
             (None, Err(why)) => format!("{DRAIN}: {why}"),
             (None, Ok(_)) => continue,
         };

@@ -1,13 +1,13 @@
 //! ServiceEntries, WorkloadEntries and EndpointSlices: endpoints that can never
 //! be used.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
-use crate::model::{Kind, Resolution};
+use crate::model::{Kind, ObjectRef, Resolution, SourceSelector, annotations};
 use crate::registry::Pooled;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -56,8 +56,30 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut report = Report::new(object.reference(), findings);
         unix(&entry.address, "spec.address".to_owned(), &mut report);
     }
+    same_places(facts, findings);
     shared_hosts(facts, findings);
     slices(facts, findings);
+}
+
+/// WorkloadEntries whose processes are known as others'.
+fn same_places(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut first: HashMap<&SourceSelector, &ObjectRef> = HashMap::new();
+    for workload in facts.registry.workloads.sources() {
+        let Some(place) = &workload.source else { continue };
+        let annotation = match place {
+            SourceSelector::Cgroup(_) => annotations::CGROUP,
+            SourceSelector::Netns(_) => annotations::NETNS,
+            SourceSelector::PodUid(_) => continue,
+        };
+        let owner = *first.entry(place).or_insert(&workload.object);
+        if *owner != workload.object {
+            let message = format!("{owner} names it too and has it: no process is this workload");
+            Report::new(workload.object.clone(), findings).add(
+                format!("metadata.annotations[\"{annotation}\"]"),
+                Diagnostic::new(&differences::SAME_PLACE, message),
+            );
+        }
+    }
 }
 
 /// Hosts of several ServiceEntries of a namespace, as far as something of the

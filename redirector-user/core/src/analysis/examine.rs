@@ -229,10 +229,17 @@ impl Examined {
     }
 
     fn name(&self, class: ClassId) -> String {
-        let Some(first) = self.sources(class).into_iter().next() else { return String::new() };
+        let sources = self.sources(class);
+        let others = match sources.len() {
+            0 | 1 => String::new(),
+            more => format!(" and {} like it", more - 1),
+        };
+        let Some(first) = sources.into_iter().next() else { return String::new() };
         match first {
             QuerySource::Unknown => "callers in no known workload".to_owned(),
-            QuerySource::Workload { namespace, name } => format!("the workload {namespace}/{name}"),
+            QuerySource::Workload { namespace, name } => {
+                format!("the workload {namespace}/{name}{others}")
+            }
             QuerySource::Described { namespace, labels, addresses } => {
                 let labels: Vec<String> =
                     labels.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -10,7 +10,7 @@ use super::{Finding, Report};
 use crate::client::Client;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, Server, Service, TargetPort};
+use crate::model::{Gateway, Labels, Object, ObjectRef, Server, Service, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Plan;
 use crate::plan::gateway::{GatewayPlan, GatewayRule, Incoming};
@@ -53,6 +53,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     loops(facts, findings);
+    without_rules(facts, findings);
     for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
         let spec = facts.world.get(&gateway).and_then(|object| object.spec.gateway());
         let server = spec.and_then(|spec| spec.servers.get(index));
@@ -62,6 +63,50 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 Diagnostic::new(&differences::GATEWAY_BIND, reason),
             );
         }
+    }
+}
+
+/// Servers at which no rule can match, which refuse everything; but where it is told already
+/// why rules that are bound to their Gateway have nothing to do with it.
+fn without_rules(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut reached: BTreeMap<(&ObjectRef, u32), bool> = BTreeMap::new();
+    for listener in facts.examined.plan.gateways.listeners.values() {
+        let somebody = !listener.rules.is_empty() || matches!(listener.mode, Mode::Refuse(_));
+        *reached.entry((&listener.gateway, listener.server)).or_default() |= somebody;
+    }
+    let codes = [
+        &references::HOST_NOT_IN_GATEWAY,
+        &differences::UNUSED_RULES,
+        &differences::HIDDEN_FROM_GATEWAY,
+    ];
+    let told = |one: &&Finding| codes.iter().any(|code| code.id == one.diagnostic.code);
+    let told: BTreeSet<ObjectRef> =
+        findings.iter().filter(told).map(|one| one.object.clone()).collect();
+    for ((gateway, index), _) in reached.into_iter().filter(|(_, reached)| !reached) {
+        let spec = facts.world.get(gateway).and_then(|object| object.spec.gateway());
+        let Some(server) = spec.and_then(|spec| spec.servers.get(index as usize)) else { continue };
+        let name = format!("{}/{}", gateway.namespace, gateway.name);
+        let bound = facts.book.for_gateway(&name);
+        if bound.iter().any(|set| told.contains(&set.reference)) {
+            continue;
+        }
+        let refused = format!("connections to port {} are refused", server.port);
+        let finding = match bound.is_empty() {
+            true => Diagnostic::new(
+                &differences::NO_RULE_FOR_GATEWAY,
+                format!("no rule of the documents is bound to the Gateway: {refused}"),
+            ),
+            false => Diagnostic::new(
+                &differences::NO_RULE_AT_SERVER,
+                format!("no rule that is bound to the Gateway can match here: {refused}"),
+            )
+            .help(format!(
+                "add a {} rule for the port, or remove the server",
+                uses(server).unwrap_or("tcp")
+            )),
+        };
+        let path = format!("spec.servers[{index}].port.number");
+        Report::new(gateway.clone(), findings).add(path, finding);
     }
 }
 

@@ -32,7 +32,13 @@ fn http(facts: &Facts<'_>, set: &RuleSet, report: &mut Report<'_>) {
                 &l7::HTTP_RULES,
                 "http rules are decided request by request: they are left alone",
             )
-            .help("write what can be decided per connection under tcp:"),
+            .help(match set.hosts.is_empty() {
+                true => {
+                    "tcp rules have no delegates: write what can be decided per connection under \
+                     tcp: of the VirtualService that has the hosts"
+                }
+                false => "write what can be decided per connection under tcp:",
+            }),
         );
         return;
     }
@@ -59,6 +65,14 @@ fn http(facts: &Facts<'_>, set: &RuleSet, report: &mut Report<'_>) {
             ),
         ),
     };
-    let help = "write tcp: instead of http:, with the same route list";
+    let has_route =
+        set.spec().is_some_and(|spec| spec.http.iter().all(|one| !one.route.is_empty()));
+    let help = match has_route {
+        true => "write tcp: instead of http:, with the same route list",
+        false => {
+            "write tcp: instead of http:, with the destinations that are meant as its route: tcp \
+             rules have neither delegates nor redirects"
+        }
+    };
     report.add("spec.http", Diagnostic::new(code, message).help(help));
 }

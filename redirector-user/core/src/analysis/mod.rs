@@ -84,23 +84,20 @@ impl Refused {
     /// Adds an object, as far as it can be read.
     pub fn add(&mut self, object: &ObjectRef, tree: &Node, cluster_domain: &str) {
         let full = |host: &str| complete_host(host, &object.namespace, cluster_domain).into_owned();
+        // One is written for the other, and may be what is wrong.
         let spec = tree.get("spec");
+        let said = ["host", "hosts"].into_iter().filter_map(|name| spec?.get(name));
+        let hosts = said.flat_map(|node| match &node.value {
+            Value::List(hosts) => hosts.iter().filter_map(Node::as_str).collect(),
+            _ => Vec::from_iter(node.as_str()),
+        });
         match object.kind {
             Kind::Service => {
                 let host = service_host(&object.name, &object.namespace, cluster_domain);
                 self.services.insert(host);
             }
-            Kind::ServiceEntry => {
-                if let Some(Value::List(hosts)) =
-                    spec.and_then(|spec| spec.get("hosts")).map(|hosts| &hosts.value)
-                {
-                    self.services.extend(hosts.iter().filter_map(Node::as_str).map(full));
-                }
-            }
-            Kind::DestinationRule => {
-                let host = spec.and_then(|spec| spec.get("host")?.as_str());
-                self.rules.extend(host.map(full));
-            }
+            Kind::ServiceEntry => self.services.extend(hosts.map(full)),
+            Kind::DestinationRule => self.rules.extend(hosts.map(full)),
             Kind::Gateway => {
                 self.gateways.insert(format!("{}/{}", object.namespace, object.name));
             }

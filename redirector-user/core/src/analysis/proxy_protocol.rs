@@ -16,7 +16,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let Some(value) = object.meta.annotations.get(PROXY_PROTOCOL) else { continue };
         annotated = true;
         let problem = match idle(PROXY_PROTOCOL, value, object.reference().kind) {
-            Some(problem) => problem,
+            Some((problem, _)) => problem,
             None if value == PROXY_PROTOCOL_V2 => continue,
             None => format!("{PROXY_PROTOCOL}: \"{value}\" is not {PROXY_PROTOCOL_V2}"),
         };

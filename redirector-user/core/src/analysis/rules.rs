@@ -94,23 +94,46 @@ fn conditions(
             .help("sourceLabels and sourceNamespace mean the same in both"),
         );
     }
-    if block.destination_subnets.len() > 1
-        && let Some(n) = block.destination_subnets.iter().position(is_everything)
-    {
-        report.add(
-            format!("{path}.destinationSubnets[{n}]"),
-            Diagnostic::new(
-                &differences::ANY_SUBNET,
-                "0.0.0.0/0 takes every address here, so the other subnets add nothing; Istio \
-                 drops it and keeps the others",
-            ),
-        );
-    }
+    dropped_by_istio(&block.destination_subnets, path, report);
     port(bound, block, path, report);
     not_bound(bound.set, block, path, report);
     gateways(bound.set, block, path, report);
     sources(facts, bound, block, path, report);
     subnets(facts, bound, block, path, report);
+}
+
+/// Whether Istio leaves a subnet out: whatever its length, one of 0.0.0.0 is "any" there.
+fn is_any_to_istio(subnet: &IpNet) -> bool {
+    matches!(subnet, IpNet::V4(subnet) if subnet.network().is_unspecified())
+}
+
+fn dropped_by_istio(subnets: &[IpNet], path: &str, report: &mut Report<'_>) {
+    let alone = subnets.iter().all(is_any_to_istio);
+    for (n, net) in subnets.iter().enumerate().filter(|(_, net)| is_any_to_istio(net)) {
+        let keeps = match alone {
+            true => "so that the match takes every address there",
+            false => "and keeps the others",
+        };
+        let finding = match (is_everything(net), alone) {
+            (true, true) => continue,
+            (true, false) => Diagnostic::new(
+                &differences::ANY_SUBNET,
+                format!(
+                    "{net} takes every address here, so the other subnets add nothing; Istio \
+                     drops it {keeps}"
+                ),
+            ),
+            (false, _) => Diagnostic::new(
+                &differences::ANY_SUBNET,
+                format!(
+                    "{net} is compared here as it is written; Istio drops every subnet of 0.0.0.0, \
+                     whatever its length, {keeps}"
+                ),
+            )
+            .help("write the networks that are meant; where every address is, 0.0.0.0/0 alone"),
+        };
+        report.add(format!("{path}.destinationSubnets[{n}]"), finding);
+    }
 }
 
 /// The gateways of a match, in full; all that the object is bound to, where it names none.
@@ -310,7 +333,19 @@ fn subnets(
                 if of_pods { "; the Pods' addresses do not count" } else { "" }
             ),
         )
-        .help("write a subnet that contains the clusterIP"),
+        .help(match bound.services.iter().map(|service| &service.kind).max_by_key(|kind| match kind {
+            ServiceKind::Headless => 2,
+            ServiceKind::Entry(_) => 1,
+            _ => 0,
+        }) {
+            Some(ServiceKind::Headless) => {
+                "a headless Service has the addresses of its Pods: write a subnet that contains them"
+            }
+            Some(ServiceKind::Entry(_)) => {
+                "write a subnet that contains an address of the ServiceEntry"
+            }
+            _ => "write a subnet that contains the clusterIP",
+        }),
     );
 }
 
@@ -388,14 +423,16 @@ fn shadowed(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut R
                 ),
             )
         } else {
-            Diagnostic::new(
-                &differences::SHADOWED_SUBNET,
-                format!(
-                    "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands \
-                     first and wins; Istio would use the longer prefix"
-                ),
-            )
-            .help("move the narrower rule above the wider one: then both agree")
+            let wins = format!(
+                "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands first \
+                 and wins"
+            );
+            let (istio, both) = match is_any_to_istio(net) {
+                true => ("", ""),
+                false => ("; Istio would use the longer prefix", ": then both agree"),
+            };
+            Diagnostic::new(&differences::SHADOWED_SUBNET, wins + istio)
+                .help(format!("move the narrower rule above the wider one{both}"))
         };
         report.add(format!("{path}.destinationSubnets[{k}]"), finding);
     }

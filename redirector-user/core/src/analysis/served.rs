@@ -2,20 +2,22 @@
 //! the [`Plan`](crate::plan::Plan).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::facts::Facts;
 use super::refused::{COMPLETE, NOT_USABLE};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
-use crate::diag::codes::differences;
+use crate::diag::codes::{Code, differences};
 use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Policy};
 use crate::plan::{ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, RouteId};
-use crate::registry::{MergedRule, MergedSubset};
+use crate::registry::{MergedRule, MergedSubset, Service};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let plan = &facts.examined.plan;
     let mut told: BTreeSet<(&ObjectRef, &str)> = BTreeSet::new();
+    let mut without: BTreeMap<(&ObjectRef, &str), Without> = BTreeMap::new();
     let mut everywhere: BTreeMap<(&ObjectRef, u16), BTreeSet<&ObjectRef>> = BTreeMap::new();
     for (id, frontend) in &plan.frontends {
         if id.prefix.prefix_len() == 0 {
@@ -25,16 +27,21 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
         let own = frontend.routes().find(|(_, route)| route.rule.is_none());
         let Some((_, own)) = own else { continue };
-        if let Some((path, diagnostic)) = without_endpoints(facts, id, frontend, own)
-            && told.insert((&frontend.service, diagnostic.code))
-        {
-            Report::new(frontend.service.clone(), findings).add(path, diagnostic);
+        if let Some(one) = without_endpoints(facts, id, frontend, own) {
+            let known =
+                without.entry((&frontend.service, one.code.id)).or_insert_with(|| one.clone());
+            if known.whom == one.whom && known.at != one.at {
+                known.at.extend(one.at);
+            }
         }
         if let Some((path, diagnostic)) = spread(facts, id, frontend, own)
             && told.insert((&frontend.service, diagnostic.code))
         {
             Report::new(frontend.service.clone(), findings).add(path, diagnostic);
         }
+    }
+    for ((service, _), one) in without {
+        Report::new(service.clone(), findings).add(one.path, one.told());
     }
     for ((service, port), rules) in everywhere {
         let shown: Vec<String> = rules.iter().take(3).map(|rule| rule.to_string()).collect();
@@ -60,50 +67,84 @@ fn addresses(service: &ObjectRef) -> &'static str {
     if service.kind == Kind::ServiceEntry { "spec.addresses" } else { "spec.clusterIP" }
 }
 
+/// A service that nobody is behind.
+#[derive(Clone)]
+struct Without {
+    path: &'static str,
+    code: &'static Code,
+    because: String,
+    /// Of which family that is, where that is why.
+    family: &'static str,
+    /// What clients dial.
+    at: Vec<SocketAddr>,
+    /// For whom, with a space before it; nothing for everybody.
+    whom: String,
+    help: Option<&'static str>,
+}
+
+impl Without {
+    fn told(self) -> Diagnostic {
+        let Self { code, because, family, at, whom, help, .. } = self;
+        let shown: Vec<String> = at.iter().take(4).map(SocketAddr::to_string).collect();
+        let more = match at.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let shown = shown.join(", ");
+        let message = format!("{because}: connections to {family}{shown}{more} are refused{whom}");
+        let finding = Diagnostic::new(code, message);
+        Diagnostic { help: help.map(str::to_owned), ..finding }
+    }
+}
+
 /// A service that nobody is behind, where clients dial it.
 fn without_endpoints(
     facts: &Facts<'_>,
     id: &FrontendId,
     frontend: &Frontend,
     own: &RouteId,
-) -> Option<(&'static str, Diagnostic)> {
+) -> Option<Without> {
     let destination = facts.examined.plan.destinations.get(own.destinations.first()?)?;
     let service = &frontend.service;
-    let at = SocketAddr::new(id.prefix.addr(), id.port);
     let lacks = destination.lacks?;
     let whom = takers([frontend]).get(own).and_then(|takers| facts.examined.takers(takers));
-    let whom = whom.map_or_else(String::new, |whom| format!(" for {whom}"));
-    match lacks {
+    let without = |path, code, because: String| Without {
+        path,
+        code,
+        because,
+        family: "",
+        at: vec![SocketAddr::new(id.prefix.addr(), id.port)],
+        whom: whom.map_or_else(String::new, |whom| format!(" for {whom}")),
+        help: None,
+    };
+    let because = || destination.empty_because.clone().unwrap_or_default();
+    Some(match lacks {
         Lacks::Family => {
-            let [family, other] =
-                if id.prefix.addr().is_ipv6() { ["IPv6", "IPv4"] } else { ["IPv4", "IPv6"] };
-            let message = format!(
-                "all endpoints are {other}: connections to the {family} address {at} are refused{whom}"
-            );
-            Some((addresses(service), Diagnostic::new(&differences::OTHER_FAMILY, message)))
+            let [family, other] = match id.prefix.addr().is_ipv6() {
+                true => ["the IPv6 address ", "IPv4"],
+                false => ["the IPv4 address ", "IPv6"],
+            };
+            let because = format!("all endpoints are {other}");
+            let of = without(addresses(service), &differences::OTHER_FAMILY, because);
+            Without { family, ..of }
         }
-        Lacks::Node if !facts.knows_node() => None,
-        lacks @ (Lacks::Usable | Lacks::Node) => {
-            let because = destination.empty_because.as_deref().unwrap_or_default();
-            let message = format!("{because}: connections to {at} are refused{whom}");
-            let finding = Diagnostic::new(&differences::NO_ENDPOINTS, message);
-            Some(match lacks {
-                Lacks::Usable => ("spec", finding.help(NOT_USABLE)),
-                _ => ("spec.internalTrafficPolicy", finding),
-            })
+        Lacks::Node if !facts.knows_node() => return None,
+        Lacks::Usable => {
+            let of = without("spec", &differences::NO_ENDPOINTS, because());
+            Without { help: Some(NOT_USABLE), ..of }
         }
+        Lacks::Node => without("spec.internalTrafficPolicy", &differences::NO_ENDPOINTS, because()),
         Lacks::Endpoints if facts.complete(service) => {
-            let message = format!("it has no endpoint: connections to {at} are refused{whom}");
-            Some(("spec", Diagnostic::new(&differences::NO_ENDPOINTS, message).help(COMPLETE)))
+            let because = "it has no endpoint".to_owned();
+            let of = without("spec", &differences::NO_ENDPOINTS, because);
+            Without { help: Some(COMPLETE), ..of }
         }
         Lacks::Endpoints if !facts.lost_elsewhere(service) => {
-            let message = format!(
-                "the documents have no endpoint of it: connections to {at} are refused{whom}"
-            );
-            Some(("spec", Diagnostic::new(&differences::NO_KNOWN_ENDPOINT, message)))
+            let because = "the documents have no endpoint of it".to_owned();
+            without("spec", &differences::NO_KNOWN_ENDPOINT, because)
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }
 
 /// A ServiceEntry's address that rules were written for, for some, and that all
@@ -121,8 +162,11 @@ fn spread(
     let address = id.prefix.addr();
     let whole = id.prefix.prefix_len() == id.prefix.max_prefix_len();
     let stays = |endpoint: &Endpoint| whole && endpoint.address.ip() == address;
-    // At an address that was made up for the entry nobody has been before.
-    if destination.endpoints.iter().all(stays) || !facts.has_address_in(&id.prefix) {
+    // At an address that was made up for the entry nobody has been before; at this machine's
+    // own there always is somebody.
+    let own = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    let in_use = facts.has_address_in(&id.prefix) || own.iter().any(|ip| id.prefix.contains(ip));
+    if destination.endpoints.iter().all(stays) || !in_use {
         return None;
     }
     let to = match destination.endpoints.as_slice() {
@@ -160,7 +204,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         asks: Option<&'static str>,
         /// Whose connections to services are refused; `None` is everybody.
         whom: BTreeSet<Option<ClassId>>,
-        hosts: BTreeSet<&'p str>,
+        hosts: BTreeMap<&'p str, BTreeSet<u16>>,
         shares: BTreeSet<(&'p ObjectRef, usize)>,
     }
     // Merged rules by the oldest of their objects.
@@ -187,7 +231,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             match &route.rule {
                 Some(rule) => drop(refused.shares.insert((&rule.object, place))),
                 None => {
-                    refused.hosts.insert(&id.host);
+                    refused.hosts.entry(&id.host).or_default().insert(id.port);
                     refused.whom.extend(takers.get(&**route).into_iter().flatten());
                 }
             }
@@ -197,7 +241,8 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let mut what = Vec::new();
         let of =
             facts.examined.takers(&whom).map_or_else(String::new, |whom| format!(" of {whom}"));
-        if let Some(first) = hosts.first() {
+        if let Some((first, ports)) = hosts.first_key_value() {
+            let first = at_ports(facts, first, ports);
             what.push(match hosts.len() {
                 1 => format!("all connections{of} to {first}"),
                 count => format!("all connections{of} to {count} services, such as {first}"),
@@ -221,6 +266,18 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
         Report::new(object.clone(), findings).add(path, finding);
     }
+}
+
+/// A host, with these ports of it where it has others.
+fn at_ports(facts: &Facts<'_>, host: &str, ports: &BTreeSet<u16>) -> String {
+    let has_others =
+        |service: &Arc<Service>| service.tcp_ports().any(|port| !ports.contains(&port.number));
+    if !facts.registry.named(host).iter().any(has_others) {
+        return host.to_owned();
+    }
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let word = if ports.len() == 1 { "port" } else { "ports" };
+    format!("{host}, {word} {}", ports.join(", "))
 }
 
 /// Who is sent along each route of these; `None` is everybody else.

@@ -1,6 +1,6 @@
 //! VirtualServices: gateways, hosts and destinations that must exist.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::examine::{Share, listed};
 use super::facts::Facts;
@@ -204,6 +204,28 @@ pub(super) struct Target<'r> {
     drawn: bool,
 }
 
+impl Target<'_> {
+    /// The port that whoever meets the rule has dialled, where its match says it.
+    fn only_port(&self, spec: &VirtualService) -> Option<u16> {
+        let index = self.rule.index as usize;
+        let ports: BTreeSet<Option<u16>> = match self.rule.list {
+            RuleList::Tcp => spec.tcp.get(index)?.matches.iter().map(|block| block.port).collect(),
+            RuleList::Tls => {
+                spec.tls.get(index)?.matches.iter().map(|block| block.l4.port).collect()
+            }
+            RuleList::Http => return None,
+        };
+        ports.first().copied().flatten().filter(|_| ports.len() == 1)
+    }
+
+    /// The subsets of its host that the route names.
+    fn subsets_used<'s>(&self, spec: &'s VirtualService) -> BTreeSet<&'s str> {
+        let route = spec.route(self.rule.list, self.rule.index as usize).iter();
+        let of_host = route.filter(|other| other.host == self.destination.host);
+        of_host.filter_map(|other| other.subset.as_deref()).collect()
+    }
+}
+
 /// All destinations of a VirtualService.
 pub(super) fn targets<'r>(object: &ObjectRef, spec: &'r VirtualService) -> Vec<Target<'r>> {
     let mut targets = Vec::new();
@@ -232,6 +254,8 @@ fn destinations(
     for target in targets(&report.object, rule) {
         let refused = consequence(facts, &target);
         let never = facts.examined.never_has_port(&target.rule, target.place);
+        let dialled = target.only_port(rule);
+        let used = target.subsets_used(rule);
         let Target { destination, path, .. } = target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
@@ -277,7 +301,17 @@ fn destinations(
                             }
                         ),
                     )
-                    .help(format!("add port: {{number: {}}}", known.ports[0])),
+                    .help(match dialled.filter(|port| known.ports.contains(port)) {
+                        Some(port) => format!("add port: {{number: {port}}}"),
+                        None if never => format!(
+                            "add port: with the number that is meant, of {}",
+                            list(&known.ports)
+                        ),
+                        // One port for all would send some elsewhere than now.
+                        None => "write a rule for each port: with the port in its match, and the \
+                                 same port at its destination"
+                            .to_owned(),
+                    }),
                     );
                 }
                 // Another name without ports of its own has those of what it names.
@@ -299,7 +333,7 @@ fn destinations(
         }
         // No subset can be defined of what does not exist.
         if let Some(subset) = destination.subset.as_ref().filter(|_| !unknown)
-            && let Some(finding) = subsets.finding(facts, object, host, subset, &refused)
+            && let Some(finding) = subsets.finding(facts, object, host, subset, (&refused, &used))
         {
             report.add(format!("{path}.subset"), finding);
         }
@@ -334,7 +368,7 @@ fn list(ports: &[u16]) -> String {
 struct Subsets {
     /// As Istio's analyzer finds them: host and namespace as it takes them out
     /// of a name, and subset.
-    defined: HashSet<(String, String, String)>,
+    defined: BTreeSet<(String, String, String)>,
     /// By subset name: a rule that defines it for a host that names no service, and
     /// the host.
     by_name: HashMap<String, (ObjectRef, String)>,
@@ -342,7 +376,7 @@ struct Subsets {
 
 impl Subsets {
     fn new(facts: &Facts<'_>) -> Self {
-        let mut subsets = Self { defined: HashSet::new(), by_name: HashMap::new() };
+        let mut subsets = Self { defined: BTreeSet::new(), by_name: HashMap::new() };
         for (object, rule) in facts.world.destination_rules() {
             let namespace = &object.meta.namespace;
             let host = facts.full_host(&rule.host, namespace);
@@ -369,7 +403,7 @@ impl Subsets {
         object: &Object,
         host: &str,
         subset: &str,
-        refused: &str,
+        (refused, used): (&str, &BTreeSet<&str>),
     ) -> Option<Diagnostic> {
         let namespace = &object.meta.namespace;
         let full = facts.full_host(host, namespace);
@@ -391,18 +425,21 @@ impl Subsets {
                  {full}"
             ),
             None => {
-                let near = nearest(
-                    subset,
-                    self.defined
-                        .iter()
-                        .filter(|(n, a, _)| {
-                            (n.clone(), a.clone()) == resource_name(&full, namespace)
-                        })
-                        .map(|(_, _, subset)| subset.as_str()),
-                );
-                match near {
+                let of = resource_name(&full, namespace);
+                let defined =
+                    self.defined.iter().filter(|(name, at, _)| (name, at) == (&of.0, &of.1));
+                let defined = || defined.clone().map(|(_, _, subset)| subset.as_str());
+                // One that the route has already is hardly meant a second time.
+                let near = nearest(subset, defined().filter(|one| !used.contains(one)));
+                match near.or_else(|| nearest(subset, defined())) {
                     Some(near) => format!("did you mean \"{near}\"?"),
-                    None => format!("add a DestinationRule with host: {full} and this subset"),
+                    None => match facts.registry.rules.for_host(&full).next() {
+                        Some(rule) => match rule.objects.first() {
+                            Some(rule) => format!("define it under subsets: of {rule}"),
+                            None => format!("define it under subsets: of the rule for {full}"),
+                        },
+                        None => format!("add a DestinationRule with host: {full} and this subset"),
+                    },
                 }
             }
         });

@@ -68,13 +68,14 @@ impl Backed<'_> {
         let unresolved = port.unresolved.iter().filter(|one| has(Some(&one.labels), wanted));
         destination.unresolved = unresolved.map(|one| one.name.clone()).collect();
         let node = settings.node_name.as_deref();
-        let usable: Vec<&registry::ServiceEndpoint> = port
+        let mut usable: Vec<&registry::ServiceEndpoint> = port
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.ip.is_ipv6() == id.v6)
             .filter(|endpoint| !service.local_only || endpoint.node.as_deref() == node)
             .filter(|endpoint| has(endpoint.labels.as_ref(), wanted))
             .collect();
+        usable.dedup_by_key(|endpoint| (endpoint.ip, endpoint.port));
         if usable.is_empty() {
             let (lacks, why) = match destination.unresolved.as_slice() {
                 [] => self.why_empty(id, wanted, settings),

@@ -42,16 +42,13 @@ fn no_spec(root: &Fields<'_>, kind: &str, known: &[&str]) {
         let finding = Diagnostic::new(&admission::REQUIRED, message);
         return metadata.place("spec").report(finding.help("indent it by as much as metadata:"));
     }
-    let beside = root.entries().into_iter().find(|(name, _)| known.contains(&name.trim()));
+    let beside = root.entries().into_iter().find(|(name, _)| known.contains(name));
     let Some((name, _)) = beside.filter(|_| root.has("spec")) else {
         return required(root, "spec", &what);
     };
-    let help = match name.trim() == name {
-        true => "indent it, and what follows it, so that it is below spec:",
-        false => "what stands before it is no space (such as U+00A0): indent with spaces",
-    };
-    let message = format!("{what} is missing: \"{}\" stands beside it", name.trim());
-    let finding = Diagnostic::new(&admission::REQUIRED, message).help(help);
+    let message = format!("{what} is missing: \"{name}\" stands beside it");
+    let finding = Diagnostic::new(&admission::REQUIRED, message)
+        .help("indent it, and what follows it, so that it is below spec:");
     root.key_place(name).report(finding);
 }
 

@@ -92,6 +92,18 @@ fn is_template(text: &str) -> bool {
     within("{{", "}}") || within("${", "}") || within("{%", "%}")
 }
 
+/// What comes of the absence of a field that says for whom or for what the rest holds, which
+/// would otherwise be found out by connections.
+fn without(field: &str) -> Option<&'static str> {
+    match field {
+        "gateways" => Some("without gateways the rules are for every workload of the mesh"),
+        "exportTo" => Some("without exportTo every namespace sees the object"),
+        "subset" => Some("without subset all endpoints of the host are meant"),
+        "resolution" => Some("without resolution the address dialled is used, as with NONE"),
+        _ => None,
+    }
+}
+
 /// Whether these would be key and value, had the colon a space behind it.
 fn is_entry((key, value): (&str, &str)) -> bool {
     !value.is_empty() && !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric())
@@ -263,11 +275,16 @@ impl<'a> At<'a> {
                         continue;
                     }
                 }
+                let near = nearest(name, known.iter().copied());
+                let without = near.filter(|near| !fields.has(near)).and_then(without);
+                let effect = match without {
+                    Some(without) => format!("it has no effect, and {without}"),
+                    None => "it has no effect".to_owned(),
+                };
                 let mut finding = Diagnostic::new(
                     &syntax::UNKNOWN_FIELD,
-                    format!("there is no field \"{name}\" here: it has no effect"),
+                    format!("there is no field \"{name}\" here: {effect}"),
                 );
-                let near = nearest(name, known.iter().copied());
                 let near = near.map(|near| format!("did you mean \"{near}\"?"));
                 let help = below.or(near);
                 finding.help = help.or_else(|| Some(format!("known are: {}", known.join(", "))));
@@ -386,9 +403,19 @@ impl<'a> At<'a> {
         found
     }
 
-    /// A map of strings to strings, with each value's place.
+    /// A map of strings to strings, with each value's place. Warns of keys that YAML reads as
+    /// something else.
     pub fn string_map(&self) -> Vec<(&'a str, &'a str, At<'a>)> {
         let Some(fields) = self.any_fields() else { return Vec::new() };
+        if let Value::Map(entries) = &self.node.value {
+            for entry in entries.iter() {
+                let Some(written) = &entry.written else { continue };
+                let message = format!("YAML reads the key {written} as \"{}\"", entry.key);
+                let finding = Diagnostic::new(&syntax::AMBIGUOUS_SCALAR, message);
+                let finding = finding.help(format!("put it in quotes: \"{written}\""));
+                fields.entry_at(entry).at_key(entry.position).report(finding);
+            }
+        }
         fields.entries().into_iter().filter_map(|(key, at)| Some((key, at.string()?, at))).collect()
     }
 

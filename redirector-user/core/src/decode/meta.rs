@@ -110,12 +110,24 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
     if let Some(at) = fields.get("annotations").filter(|at| matches!(at.node.value, Value::Map(_)))
     {
         at.fields_or(&[], |name| unknown_annotation(name).map_or(Unknown::Told, Unknown::Found));
-        for (name, at) in at.any_fields().iter().flat_map(Fields::entries) {
+        let all = at.any_fields();
+        for (name, at) in all.iter().flat_map(Fields::entries) {
             // These two have codes of their own.
             let own = matches!(name, annotations::DRAIN | annotations::PROXY_PROTOCOL);
             let value = at.node.as_str().filter(|_| !own);
-            if let Some(problem) = value.and_then(|value| annotations::idle(name, value, kind)) {
-                at.complain(&syntax::IDLE_ANNOTATION, problem);
+            if let Some((problem, help)) =
+                value.and_then(|value| annotations::idle(name, value, kind))
+            {
+                let finding = Diagnostic::new(&syntax::IDLE_ANNOTATION, problem);
+                at.report(Diagnostic { help, ..finding });
+            }
+            let cgroup = || all.as_ref()?.get(annotations::CGROUP)?.node.as_str();
+            if name == annotations::NETNS && cgroup().and_then(annotations::cgroup).is_some() {
+                let message = format!("{name} has no effect beside {}", annotations::CGROUP);
+                at.report(
+                    Diagnostic::new(&syntax::IDLE_ANNOTATION, message)
+                        .help("remove one of the two"),
+                );
             }
             let read = |value| match (kind, name) {
                 (Kind::Gateway, _) | (Kind::Service, annotations::ACCEPT_PROXY_PROTOCOL) => {

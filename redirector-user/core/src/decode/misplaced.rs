@@ -43,6 +43,10 @@ pub(super) fn in_match(name: &str, known: &[&str], rule_is_told: bool) -> Unknow
         format!("there is no condition \"{name}\": without it the rule would match more"),
     );
     Unknown::Found(finding.help(match nearest(name, known.iter().copied()) {
+        // In braces, `{port:80}` is a key without a value.
+        Some(near) if name.starts_with(&format!("{near}:")) => {
+            "a colon needs a space behind it".to_owned()
+        }
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("known are: {}", known.join(", ")),
     }))

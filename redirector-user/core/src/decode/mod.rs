@@ -20,10 +20,10 @@ mod virtual_service;
 use std::sync::Arc;
 
 use crate::diag::Diagnostic;
-use crate::diag::codes::{admission, syntax};
+use crate::diag::codes::admission;
 use crate::model::annotations;
 use crate::model::{Kind, Object, ObjectRef, Spec};
-use crate::yaml::{Node, Value};
+use crate::yaml::Node;
 use cursor::{At, Sink};
 
 /// What became of a document.
@@ -89,8 +89,12 @@ fn read(
             }
         }
     }
-    misread_keys(node, &At::root(node, sink));
     (Some(reference), Some(Object { meta, spec }))
+}
+
+/// Whether every object may have a field of this name.
+pub fn is_of_root(name: &str) -> bool {
+    cursor::ROOT.contains(&name)
 }
 
 const fn is_istio(kind: Kind) -> bool {
@@ -102,23 +106,4 @@ const fn is_istio(kind: Kind) -> bool {
             | Kind::ServiceEntry
             | Kind::WorkloadEntry
     )
-}
-
-/// Warns of labels and annotations whose keys YAML reads as something else.
-fn misread_keys(node: &Node, root: &At<'_>) {
-    for list in ["labels", "annotations"] {
-        let Some(map) = node.get("metadata").and_then(|meta| meta.get(list)) else { continue };
-        let Value::Map(entries) = &map.value else { continue };
-        for entry in entries.iter() {
-            if let Some(written) = &entry.written {
-                root.report(
-                    Diagnostic::new(
-                        &syntax::AMBIGUOUS_SCALAR,
-                        format!("YAML reads the key {written} as \"{}\"", entry.key),
-                    )
-                    .help(format!("put it in quotes: \"{written}\"")),
-                );
-            }
-        }
-    }
 }

@@ -228,10 +228,20 @@ fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
     }
     let place = spec.place("endpoints");
     match entry.resolution {
-        Resolution::None if !items.is_empty() => place.complain(
-            &admission::ENTRY_CONFLICT,
-            "under resolution NONE the address dialled is used: there can be no endpoints",
-        ),
+        Resolution::None if !items.is_empty() => {
+            let unsaid = if spec.has("resolution") { "" } else { ", which is the default," };
+            let message = format!(
+                "under resolution NONE{unsaid} the address dialled is used: there can be no endpoints"
+            );
+            let addresses = |at: &At<'_>| {
+                let address = at.node.get("address").and_then(Node::as_str);
+                address.is_some_and(|address| subnets::address(address).is_some())
+            };
+            let resolution = if items.iter().all(addresses) { "STATIC" } else { "DNS" };
+            place.report(Diagnostic::new(&admission::ENTRY_CONFLICT, message).help(format!(
+                "write resolution: {resolution} to send connections to them, or remove endpoints:"
+            )));
+        }
         Resolution::DnsRoundRobin if items.len() > 1 => place.complain(
             &admission::ENTRY_CONFLICT,
             format!("resolution {resolution} takes one endpoint at most"),
@@ -379,24 +389,23 @@ fn workload(at: &At<'_>, entry: Option<&Whole<'_>>) -> Option<WorkloadEntry> {
     } else if let (Some(path), false) = (unix, dns) {
         check(&place, &admission::BAD_ENDPOINT, common::unix_path(path));
     } else if !names::is_ip(address) {
+        let is_name = names::fqdn(address).is_ok();
         let by_name = resolution != Some(Resolution::Static);
-        if !by_name {
-            place.report(
-                Diagnostic::new(
-                    &admission::BAD_ENDPOINT,
-                    format!("\"{address}\" is not an IP address, as resolution STATIC asks for"),
-                )
-                .help("write an address, or resolution: DNS"),
-            );
-        } else if names::fqdn(address).is_err() {
-            let mut finding = Diagnostic::new(
-                &admission::BAD_ENDPOINT,
-                format!("\"{address}\" is neither an IP address nor a host name"),
-            );
-            if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-                finding.help = Some("an address carries no port: ports go under ports:".to_owned());
-            }
-            place.report(finding);
+        let message = match by_name {
+            true => format!("\"{address}\" is neither an IP address nor a host name"),
+            false => format!("\"{address}\" is not an IP address, as resolution STATIC asks for"),
+        };
+        let with_port =
+            address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let help = match (with_port, by_name) {
+            (true, _) => Some("an address carries no port: ports go under ports:"),
+            (false, false) if is_name => Some("write an address, or resolution: DNS"),
+            (false, false) => Some("write an address"),
+            (false, true) => None,
+        };
+        if !(by_name && is_name) {
+            let finding = Diagnostic::new(&admission::BAD_ENDPOINT, message);
+            place.report(Diagnostic { help: help.map(str::to_owned), ..finding });
         }
     }
     if let Some(ports) = fields.get("ports").and_then(|at| at.any_fields()) {

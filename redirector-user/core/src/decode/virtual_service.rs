@@ -114,7 +114,9 @@ fn duplicate_hosts(hosts: &[At<'_>]) {
 fn delegate(spec: &Fields<'_>) {
     let carried: Vec<&str> =
         ["gateways", "tls", "tcp"].into_iter().filter(|name| !spec.is_empty(name)).collect();
-    if !carried.is_empty() {
+    if !carried.is_empty() && spec.misspelt(&["hosts"]).is_some() {
+        required(spec, "hosts", "the list of the VirtualService's hosts");
+    } else if !carried.is_empty() {
         spec.place("hosts").report(
             Diagnostic::new(
                 &admission::BAD_DELEGATE,

@@ -26,7 +26,7 @@ impl FromStr for Dialled {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
+        if let Some(address) = text.parse().ok().filter(|at: &SocketAddr| at.port() != 0) {
             return Ok(Self::Address(address));
         }
         let name = |(host, port): (&str, &str)| {
@@ -83,11 +83,19 @@ impl Dialled {
             let by_name = registry.named(host).iter().any(|service| service.by_name);
             return Err(match by_name {
                 true => ExplainError::NotResolved(host.clone()),
-                false => ExplainError::NoAddress(host.clone()),
+                false => ExplainError::NoAddress(host.clone(), elsewhere(registry, host)),
             });
         }
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
+}
+
+/// A Service of this short name in some namespace, as it is called from others.
+fn elsewhere(registry: &Registry, host: &str) -> Option<String> {
+    let suffix = format!(".svc.{}", registry.settings.cluster_domain);
+    let mut short = registry.services().filter_map(|service| service.host.strip_suffix(&suffix));
+    let found = short.find(|short| short.split_once('.').is_some_and(|(name, _)| name == host));
+    found.map(str::to_owned)
 }
 
 /// What a name resolves to: that of the first service on a Pod's search path.
@@ -126,7 +134,17 @@ mod tests {
         for text in ["10.0.0.1:80", "[fd00::1]:443", "web:80", "web.shop.svc.cluster.local:80"] {
             assert_eq!(text.parse::<Dialled>().map(|dialled| dialled.to_string()), Ok(text.into()));
         }
-        for text in ["10.0.0.1", "fd00::1:80", "web", "web:0", "web:99999", ":80", "a b:80", ""] {
+        for text in [
+            "10.0.0.1",
+            "fd00::1:80",
+            "web",
+            "web:0",
+            "10.0.0.1:0",
+            "web:99999",
+            ":80",
+            "a b:80",
+            "",
+        ] {
             assert!(text.parse::<Dialled>().is_err(), "{text}");
         }
     }

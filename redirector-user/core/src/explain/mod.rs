@@ -71,8 +71,8 @@ pub enum ExplainError {
     NoWorkload(String, String),
     /// There is no Gateway of this namespace and name.
     NoGateway(String, String),
-    /// No service of this name has an address.
-    NoAddress(String),
+    /// No service of this name has an address; one in another namespace may be meant.
+    NoAddress(String, Option<String>),
     /// The addresses of the service are those that its name resolves to, and it is not
     /// resolved.
     NotResolved(String),
@@ -83,8 +83,9 @@ impl fmt::Display for ExplainError {
         match self {
             Self::NoWorkload(namespace, name) => write!(
                 f,
-                "there is no Pod or WorkloadEntry {namespace}/{name}; \
-                 --from-namespace and --from-label describe a source that is in no document"
+                "there is no Pod or WorkloadEntry {namespace}/{name} that could connect (a Pod that \
+                 has ended is none); a source that is in no document is described by its namespace \
+                 and labels"
             ),
             Self::NoGateway(namespace, name) => write!(f, "there is no Gateway {namespace}/{name}"),
             Self::NotResolved(host) => write!(
@@ -93,11 +94,14 @@ impl fmt::Display for ExplainError {
                  until then nothing that is dialled is taken for it (with --config, --resolve \
                  asks the resolver)"
             ),
-            Self::NoAddress(host) => write!(
-                f,
-                "no service is called {host} and has an address in the documents; an IP:PORT can \
-                 be dialled without a name"
-            ),
+            Self::NoAddress(host, near) => {
+                let what =
+                    format!("no service is called {host} and has an address in the documents");
+                match near {
+                    Some(near) => write!(f, "{what}; did you mean {near}?"),
+                    None => write!(f, "{what}; an IP:PORT can be dialled without a name"),
+                }
+            }
         }
     }
 }

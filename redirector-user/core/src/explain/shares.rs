@@ -6,9 +6,11 @@ use super::{DestinationView, Explanation, HandledBy, VerdictWord};
 use crate::compile::destinations::Destinations;
 use crate::plan::{RouteId, Verdict};
 
-/// Six decimals.
+/// Six decimals; the whole only of the whole.
 pub(super) fn rounded(share: f64) -> f64 {
-    (share * 1e6).round() / 1e6
+    let rounded = (share * 1e6).round() / 1e6;
+    // What is left is little, and is.
+    if rounded == 1.0 && share < 1.0 - 1e-12 { 0.999_999 } else { rounded }
 }
 
 /// Fills in verdict, destinations, endpoints and the share that is refused.

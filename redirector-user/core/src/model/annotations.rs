@@ -75,16 +75,48 @@ pub const ALL: [(&str, &[Kind]); 13] = [
     (CLAIM_PORT, &[Kind::ServiceEntry]),
 ];
 
-/// What is wrong with one of these where it stands: it means nothing for the kind, or
-/// has a value that is neither yes nor no.
-pub fn idle(name: &str, value: &str, kind: Kind) -> Option<String> {
+/// What is wrong with one of these where it stands, and how to mend it: it means nothing for
+/// the kind, has a value that is neither yes nor no, or names no place.
+pub fn idle(name: &str, value: &str, kind: Kind) -> Option<(String, Option<String>)> {
     let (_, kinds) = ALL.iter().find(|(known, _)| *known == name)?;
     if !kinds.contains(&kind) {
-        return Some(format!("{name} has no meaning for a {kind}"));
+        return Some((format!("{name} has no meaning for a {kind}"), None));
     }
-    let is_switch = matches!(name, GATEWAY | GATEWAY_NODE_PORTS | CLAIM_PORT);
-    let is_said = matches!(value, ON | "false");
-    (is_switch && !is_said).then(|| format!("{name}: \"{value}\" is not \"{ON}\""))
+    let said = |why: &str| format!("{name}: \"{value}\" {why}");
+    match name {
+        GATEWAY | GATEWAY_NODE_PORTS | CLAIM_PORT if !matches!(value, ON | "false") => {
+            Some((said(&format!("is not \"{ON}\"")), Some(format!("write {name}: \"{ON}\""))))
+        }
+        CGROUP if !value.is_empty() && cgroup(value).is_none() => {
+            let below = value
+                .trim_matches('/')
+                .strip_prefix("sys/fs/cgroup")
+                .map(|rest| rest.trim_start_matches('/'));
+            let example = below
+                .filter(|below| cgroup(below).is_some())
+                .unwrap_or("system.slice/shop.service");
+            let help = format!("write the path below the cgroup2 mount, such as {example}");
+            Some((said("names no cgroup: no process is known by it"), Some(help)))
+        }
+        NETNS if !value.is_empty() && netns(value).is_none() => {
+            let help = "write the path of its file, such as /run/netns/shop".to_owned();
+            Some((said("names no network namespace: no process is known by it"), Some(help)))
+        }
+        _ => None,
+    }
+}
+
+/// The cgroup that a value of [`CGROUP`] names: a path below the mount, without slashes at
+/// its ends. One that leads out of the mount, or begins at the root of files, names none.
+pub fn cgroup(value: &str) -> Option<&str> {
+    let path = value.trim_matches('/');
+    let at_root = path == "sys/fs/cgroup" || path.starts_with("sys/fs/cgroup/");
+    (!at_root && path.split('/').all(|part| !matches!(part, "" | "." | ".."))).then_some(path)
+}
+
+/// The file that a value of [`NETNS`] names: an absolute path.
+pub fn netns(value: &str) -> Option<&str> {
+    (value.starts_with('/') && value.split('/').all(|part| part != "..")).then_some(value)
 }
 
 /// Istio's, of a Service: the namespaces that see it.

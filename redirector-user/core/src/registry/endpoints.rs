@@ -328,7 +328,7 @@ impl Backing {
         }
         let namespace = &object.meta.namespace;
         for (port, declared) in ports.iter_mut().zip(&service.ports) {
-            let mut found = BTreeMap::new();
+            let mut of_slices = BTreeMap::new();
             for slice in self.slices.of(&object.reference()) {
                 let number = slice.ports.iter().find_map(|slice_port| {
                     (slice_port.name == declared.name).then_some(slice_port.port).flatten()
@@ -340,23 +340,21 @@ impl Backing {
                         service,
                         endpoint,
                         number,
-                        &mut found,
+                        &mut of_slices,
                         &mut port.unusable,
                     );
                 }
             }
+            let mut all: Vec<ServiceEndpoint> = of_slices.into_values().collect();
             for known in self.entries(namespace, &service.selector) {
                 let Some(entry) = known.object.spec.workload_entry() else { continue };
                 let Some(number) = entry_port(declared, entry) else { continue };
                 match entry.address.parse() {
-                    Ok(ip) => {
-                        let endpoint = || entry_endpoint(entry, &known.place, ip, number);
-                        found.entry(ip).or_insert_with(endpoint);
-                    }
+                    Ok(ip) => all.push(entry_endpoint(entry, &known.place, ip, number)),
                     Err(_) => port.unusable += 1,
                 }
             }
-            port.endpoints = found.into_values().collect();
+            port.endpoints = in_order(all);
         }
     }
 
@@ -421,6 +419,15 @@ impl Backing {
         }
         self.pods.get(namespace)?.get(name)
     }
+}
+
+/// The endpoints of a port as [`Port::endpoints`] has them. An address says nothing of who
+/// listens there: on one machine each port is somebody else.
+pub(super) fn in_order(mut all: Vec<ServiceEndpoint>) -> Vec<ServiceEndpoint> {
+    let what = |one: &ServiceEndpoint| (one.ip, one.port);
+    all.sort_by_key(what);
+    all.dedup_by(|next, kept| what(next) == what(kept) && next.labels == kept.labels);
+    all
 }
 
 /// Whether an object selects a workload with these labels.

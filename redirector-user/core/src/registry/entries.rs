@@ -1,14 +1,14 @@
 //! The services of ServiceEntries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::endpoints::{Backing, LabelsAndLocality, entry_endpoint, entry_place};
+use super::endpoints::{Backing, LabelsAndLocality, entry_endpoint, entry_place, in_order};
 use super::frontends::{self, Owned};
 use super::given::is_given;
 use super::protocol;
-use super::service::{Port, Service, ServiceEndpoint, ServiceKind, Socket, Unresolved};
+use super::service::{Port, Service, ServiceKind, Socket, Unresolved};
 use super::visibility::ExportTo;
 use crate::model::annotations;
 use crate::model::{EntryPort, Object, Resolution, ServiceEntry, WorkloadEntry};
@@ -176,7 +176,7 @@ fn resolve(
 }
 
 fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
-    let mut endpoints: BTreeMap<IpAddr, ServiceEndpoint> = BTreeMap::new();
+    let mut endpoints = Vec::new();
     let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
     for Candidate { at, socket, unresolved: name, entry, place } in found {
         let number = entry
@@ -186,9 +186,7 @@ fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
             .or(declared.target_port)
             .unwrap_or(declared.number);
         match at {
-            Some(ip) => {
-                endpoints.entry(*ip).or_insert_with(|| entry_endpoint(entry, place, *ip, number));
-            }
+            Some(ip) => endpoints.push(entry_endpoint(entry, place, *ip, number)),
             None => {
                 unusable += 1;
                 let labels = place.0.clone();
@@ -206,7 +204,7 @@ fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
         // Istio does not look at the names of a ServiceEntry's ports.
         protocol: protocol::parse(&declared.protocol),
         target: declared.target_port,
-        endpoints: endpoints.into_values().collect(),
+        endpoints: in_order(endpoints),
         unusable,
         unresolved,
         sockets,

@@ -77,7 +77,8 @@ pub struct Port {
     /// A ServiceEntry's `targetPort`, which also overrides the port of its
     /// original destination.
     pub target: Option<u16>,
-    /// The endpoints that may be used, sorted by address, each once.
+    /// The endpoints that may be used, sorted by address and port. Two workloads may say one
+    /// address and port; a destination has only the first of those that it wants.
     pub endpoints: Vec<ServiceEndpoint>,
     /// How many endpoints are known but may not be used: not ready, without
     /// address, of a kind that cannot be reached from here.

@@ -344,9 +344,10 @@ pub(crate) fn entry_labels(meta: &Meta, entry: &WorkloadEntry) -> Labels {
 fn of_entry(object: &Object, entry: &WorkloadEntry) -> Workload {
     let meta = &object.meta;
     let annotation = |name: &str| meta.annotations.get(name).filter(|value| !value.is_empty());
-    let cgroup = annotation(annotations::CGROUP)
-        .map(|path| SourceSelector::Cgroup(path.trim_matches('/').into()));
-    let netns = annotation(annotations::NETNS).map(|path| SourceSelector::Netns(path.into()));
+    let cgroup = annotation(annotations::CGROUP).and_then(annotations::cgroup);
+    let cgroup = cgroup.map(|path| SourceSelector::Cgroup(path.into()));
+    let netns = annotation(annotations::NETNS).and_then(annotations::netns);
+    let netns = netns.map(|path| SourceSelector::Netns(path.into()));
     let labels = entry_labels(meta, entry);
     Workload {
         object: object.reference(),

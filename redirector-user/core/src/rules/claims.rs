@@ -68,8 +68,10 @@ pub(crate) fn claimed(service: &Service) -> Vec<(usize, IpNet, ClaimKind)> {
             claimed.extend(addresses.iter().map(|ip| (place, (*ip).into(), kind)));
         }
         if service.kind == ServiceKind::Headless {
-            let addresses = port.endpoints.iter().map(|endpoint| endpoint.ip.into());
-            claimed.extend(addresses.map(|prefix| (place, prefix, ClaimKind::HeadlessEndpoint)));
+            let mut addresses: Vec<_> = port.endpoints.iter().map(|one| one.ip).collect();
+            addresses.dedup();
+            let kind = ClaimKind::HeadlessEndpoint;
+            claimed.extend(addresses.into_iter().map(|ip| (place, ip.into(), kind)));
         }
         if service.claims_everywhere() {
             let all = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];

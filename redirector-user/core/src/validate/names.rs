@@ -85,7 +85,9 @@ fn bad_label(name: &str, label: &str) -> String {
     } else if label.contains('*') {
         "a wildcard may only stand at the very beginning".to_owned()
     } else if let Some(c) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
-        format!("\"{c}\" is not allowed in it")
+        let quote = matches!(c, '\u{2018}'..='\u{201f}');
+        let quote = if quote { ": YAML's quotes are \" and '" } else { "" };
+        format!("\"{c}\" is not allowed in it{quote}")
     } else {
         format!("the part \"{label}\" must begin and end with a letter or digit")
     };

@@ -23,6 +23,12 @@ fn canonical(net: IpNet) -> IpNet {
 /// bare address is a prefix of full length, and host bits are masked. The error
 /// says what is wrong.
 pub fn parse(text: &str) -> Result<IpNet, String> {
+    if text.contains(',') {
+        return Err(format!("\"{text}\" is not one subnet: each is an item of its own"));
+    }
+    if text.trim() != text {
+        return Err(format!("\"{text}\" is not a subnet: a space stands at one end of it"));
+    }
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

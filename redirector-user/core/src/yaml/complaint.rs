@@ -1,8 +1,8 @@
 //! What the parser refuses, in a user's words.
 
-use super::SyntaxError;
 use super::events::{Mark, Refusal};
 use super::mended::Mended;
+use super::{Position, SyntaxError};
 
 /// The parser's complaint, in a user's words where its own say little.
 pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
@@ -20,10 +20,19 @@ pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
             limit: false,
         };
     }
+    let before = text.as_str().lines().enumerate().take(line.saturating_add(1));
+    let before = before.filter_map(|(line, l)| {
+        let rest = l.trim_start_matches(' ');
+        let column = (l.len() - rest.len()) as u64;
+        indented(rest, text.position(Mark { byte: 0, line: line as u64, column }))
+    });
+    if let Some(error) = before.last() {
+        return error;
+    }
     if let Some((message, help, at)) = cause(text.as_str(), &why) {
         return SyntaxError {
             message: format!("this is not YAML: {message}"),
-            help: Some(help.to_owned()),
+            help: Some(help),
             position: text.position(at),
             limit: false,
         };
@@ -43,6 +52,22 @@ pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
     }
 }
 
+/// What is wrong with a line, or a key, that begins with what looks like a space and is none.
+pub(super) fn indented(text: &str, position: Position) -> Option<SyntaxError> {
+    let no_space = |c: char| c.is_whitespace() || matches!(c, '\u{200b}' | '\u{2060}' | '\u{feff}');
+    let first = text.chars().next().filter(|c| !c.is_ascii() && no_space(*c))?;
+    let what = if first == '\u{a0}' { "a no-break space" } else { "a character that is no space" };
+    Some(SyntaxError {
+        message: format!(
+            "{what} (U+{:04X}) indents this line; YAML allows only spaces there",
+            u32::from(first)
+        ),
+        help: Some("replace it with spaces".to_owned()),
+        position,
+        limit: false,
+    })
+}
+
 /// Whether the last line before a place that says anything ends a document.
 fn is_behind_end(text: &str, at: Mark) -> bool {
     let before = text.lines().take(usize::try_from(at.line).unwrap_or(usize::MAX));
@@ -50,7 +75,23 @@ fn is_behind_end(text: &str, at: Mark) -> bool {
 }
 
 /// What most often makes the parser complain so, and where that is.
-fn cause(text: &str, why: &Refusal) -> Option<(&'static str, &'static str, Mark)> {
+fn cause(text: &str, why: &Refusal) -> Option<(&'static str, String, Mark)> {
+    if let Some((what, from)) = &why.context
+        && let "while scanning an alias" | "while scanning an anchor" = &**what
+    {
+        let line = text.lines().nth(usize::try_from(from.line).ok()?)?;
+        let rest: String = line.chars().skip(usize::try_from(from.column).ok()?).collect();
+        let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ']' | '}');
+        let word = rest.split(ends).next().unwrap_or_default();
+        let message = "a word that begins so, and is not in quotes, repeats or names another value";
+        return Some((message, format!("put it in quotes: \"{word}\""), *from));
+    }
+    let (message, help, at) = cause_of_lines(text, why)?;
+    Some((message, help.to_owned(), at))
+}
+
+/// What most often makes it do so where lines are not what they seem.
+fn cause_of_lines(text: &str, why: &Refusal) -> Option<(&'static str, &'static str, Mark)> {
     const NO_COLON: &str = "this line is neither a key nor an item of a list";
     const COLON: &str =
         "a key has a colon behind it, and a space or the end of the line behind that";

@@ -31,6 +31,9 @@ pub struct Document {
     pub root: Node,
     /// Keys that stand twice in one map. The first of each is kept.
     pub duplicates: Vec<SyntaxError>,
+    /// A line that is indented with what looks like a space and is none: what stands on it,
+    /// and below it, is elsewhere than it seems.
+    pub indented: Option<SyntaxError>,
 }
 
 /// Reads all documents of a text. Time and memory are linear in its length.
@@ -162,7 +165,7 @@ fn json(
             Err(_) => {
                 documents.truncate(before);
                 let root = Node::from_json(&value);
-                documents.push(Document { root, duplicates: Vec::new() });
+                documents.push(Document { root, duplicates: Vec::new(), indented: None });
             }
         }
     }
@@ -256,9 +259,9 @@ fn read(text: &Mended<'_>, budget: &mut usize, documents: &mut Vec<Document>) ->
         match events.next().map_err(Stop::Refusal)? {
             (Event::StreamEnd, _) => return Ok(()),
             (Event::DocumentEnd, _) => {
-                let (root, duplicates) = builder.finish();
+                let (root, duplicates, indented) = builder.finish();
                 if let Some(root) = root.filter(|root| root.value != Value::Null) {
-                    documents.push(Document { root, duplicates });
+                    documents.push(Document { root, duplicates, indented });
                 }
             }
             (event, mark) => builder.event(event, mark).map_err(Stop::Error)?,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::complaint::indented;
 use super::events::{Event, Mark};
 use super::mended::Mended;
 use super::{Entry, MAX_DEPTH, MAX_NODES, Node, Position, SyntaxError, Value, scalar};
@@ -41,6 +42,7 @@ pub(super) struct Builder<'a> {
     anchors: HashMap<Arc<str>, (Node, usize)>,
     root: Option<Node>,
     duplicates: Vec<SyntaxError>,
+    indented: Option<SyntaxError>,
 }
 
 fn too_deep(position: Position) -> SyntaxError {
@@ -62,13 +64,15 @@ impl<'a> Builder<'a> {
             anchors: HashMap::new(),
             root: None,
             duplicates: Vec::new(),
+            indented: None,
         }
     }
 
-    /// A document has ended: its tree, and the keys that stand twice in it.
-    pub fn finish(&mut self) -> (Option<Node>, Vec<SyntaxError>) {
+    /// A document has ended: its tree, the keys that stand twice in it, and one that is
+    /// not where it seems.
+    pub fn finish(&mut self) -> (Option<Node>, Vec<SyntaxError>, Option<SyntaxError>) {
         self.anchors.clear();
-        (self.root.take(), std::mem::take(&mut self.duplicates))
+        (self.root.take(), std::mem::take(&mut self.duplicates), self.indented.take())
     }
 
     /// Takes an event of a document.
@@ -79,6 +83,9 @@ impl<'a> Builder<'a> {
             Event::Scalar { text, plain, tag, anchor } => {
                 let value = scalar_value(&text, plain, tag.as_deref(), position)?;
                 if self.wants_key() {
+                    if plain && self.indented.is_none() {
+                        self.indented = indented(&text, position);
+                    }
                     let merge = plain && tag.is_none() && text == "<<";
                     return self.key(value, &text, merge, named(anchor), position);
                 }
@@ -250,13 +257,18 @@ impl<'a> Builder<'a> {
                     limit: false,
                 });
             }
+            let other = first.and_then(|first| first.written.as_deref()).unwrap_or(&as_read);
+            let read = match *as_read == *text && other == text {
+                true => String::new(),
+                false => format!(" (YAML reads {text} and {other} as {as_read})"),
+            };
             self.duplicates.push(SyntaxError {
                 message: match first {
                     Some(first) => format!(
-                        "the key \"{as_read}\" stands twice in one map, first on line {}",
+                        "the key \"{text}\" stands twice in one map, first on line {}{read}",
                         first.position.line
                     ),
-                    None => format!("the key \"{as_read}\" stands twice in one map"),
+                    None => format!("the key \"{text}\" stands twice in one map{read}"),
                 },
                 help: Some("keep one of them; where both are lists, join the lists".to_owned()),
                 position,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use redirector_core::explain::{Dialled, Explanation, Query, QuerySource, explain_with};
 use redirector_core::model::{Labels, SourceSelector};
 use redirector_core::registry::Registry;
+use redirector_core::validate::names::is_dns_label;
 use redirector_core::world::Changes;
 
 use super::completions;
@@ -67,7 +68,7 @@ pub struct Args {
 #[command(next_help_heading = "Who connects")]
 struct SourceArgs {
     /// A workload in this namespace
-    #[arg(long, value_name = "NAMESPACE", group = "from")]
+    #[arg(long, value_name = "NAMESPACE", group = "from", value_parser = namespace)]
     from_namespace: Option<String>,
     /// With this label
     #[arg(long, action = clap::ArgAction::Append, value_name = "KEY=VALUE", requires = "from_namespace", value_parser = label)]
@@ -97,6 +98,13 @@ fn pair(text: &str) -> Result<Pair, String> {
         }
         _ => Err("expected NAMESPACE/NAME, such as default/client".to_owned()),
     }
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let legal = is_dns_label(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    legal.then(|| text.to_owned()).ok_or_else(|| {
+        "a namespace has lower-case letters, digits and '-', such as default".to_owned()
+    })
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -198,7 +206,8 @@ fn by_cgroup(registry: &Registry, path: &Path) -> QuerySource {
             }
             _ => None,
         })
-        .max_by_key(|(length, _)| *length);
+        // Of two with one cgroup the first has it, as everywhere.
+        .min_by_key(|(length, _)| std::cmp::Reverse(*length));
     let found = found.map(|(_, workload)| QuerySource::Workload {
         namespace: workload.object.namespace.to_string(),
         name: workload.object.name.to_string(),

@@ -24,9 +24,9 @@ codes! {
         "Move the more general rule below, or remove this one."
         "tcp:\n  - match: [{port: 19000}]\n    route: [{destination: {host: a}}]\n  - match: [{port: 19000, sourceNamespace: foo}]\n    route: [{destination: {host: b}}]"
     }
-    ANY_SUBNET = "RD4005" Warning NONE "0.0.0.0/0 stands beside other subnets" {
-        "Here it matches every address, so the others add nothing. Istio silently drops it and keeps the others."
-        "Keep 0.0.0.0/0 alone, or remove it."
+    ANY_SUBNET = "RD4005" Warning NONE "Istio drops a subnet of 0.0.0.0" {
+        "Istio silently drops every subnet that is written with the address 0.0.0.0, whatever its length: alone it means every address there, and beside others nothing. Here it is compared as it is written, so 0.0.0.0/0 beside others takes every address, and 0.0.0.0/1 half of them."
+        "Keep 0.0.0.0/0 alone, or remove it; write the networks that are meant instead of a shorter one."
         "destinationSubnets: [0.0.0.0/0, 10.0.0.0/8]"
     }
     USELESS_SUBNETS = "RD4006" Warning NONE "Another match of the rule takes every address" {
@@ -287,5 +287,20 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "A plain TCP server at a gateway knows of a connection where it arrived, and nothing of the host that was meant: TCP carries no name. Of two servers with one port the first is served, and its rules decide about all connections, those included that the mesh sends there for the other server's hosts. Istio drops the second server, and says so in its log only."
         "Give each host a port of the gateway of its own, and let the rule for the mesh lead to that; or use TLS with PASSTHROUGH, where the server name tells the hosts apart."
         "servers:\n- port: {number: 15443, name: a, protocol: TCP}\n  hosts: [a.example.com]\n- port: {number: 15443, name: b, protocol: TCP}\n  hosts: [b.example.com]"
+    }
+    NO_RULE_AT_SERVER = "RD4065" Warning NONE "No rule can match at a server of the Gateway" {
+        "Rules are bound to the Gateway, and none of them can match what comes to this server: they are for other ports or hosts, or of a list that a server of this kind does not use (tcp for TCP, tls for TLS with PASSTHROUGH). A gateway has no default destination, so every connection to the server is refused."
+        "Add a rule for the server's port, or remove the server."
+        "a Gateway with servers on the ports 5432 and 5433, and a rule with match: [{port: 5432}] alone"
+    }
+    NO_RULE_FOR_GATEWAY = "RD4066" Info NONE "The documents have no rule for the Gateway" {
+        "No VirtualService among the documents is bound to the Gateway. A gateway has no default destination: while none is, every connection to its servers is refused."
+        "Check it together with the VirtualServices that are bound to it, if there are any."
+        "a Gateway without a VirtualService that names it in gateways"
+    }
+    SAME_PLACE = "RD4067" Warning NONE "Two WorkloadEntries name one cgroup or network namespace" {
+        "A process is one workload. Of several that name its cgroup, or its network namespace, the first by namespace and name has it; conditions on the others hold for none of their processes, as status says of them."
+        "Give each its own cgroup or network namespace, or remove one."
+        "two WorkloadEntries with redirector.io/cgroup: system.slice/shop.service"
     }
 }

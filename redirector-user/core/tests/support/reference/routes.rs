@@ -213,7 +213,15 @@ pub(super) fn endpoints(world: &World, found: &Found<'_, '_>, v4: bool, relayed:
             && (!service.local_only || endpoint.node.as_deref() == node)
             && labelled
     });
-    let usable: Vec<&Endpoint> = usable.collect();
+    // Who is said twice to be at an address and port is there once, as said first.
+    let mut once: Vec<&Endpoint> = Vec::new();
+    for one in usable {
+        let same = |other: &&Endpoint| (other.ip, other.port) == (one.ip, one.port);
+        if one.socket || !once.iter().any(same) {
+            once.push(one);
+        }
+    }
+    let usable = once;
     if usable.iter().all(|one| one.socket) {
         return Reached::nowhere();
     }

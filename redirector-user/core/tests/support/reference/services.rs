@@ -372,6 +372,7 @@ fn service_endpoints(
             }
         }
     }
+    let mut all: Vec<Endpoint> = found.into_values().collect();
     for (other, entry) in world.workload_entries() {
         let labels = written_labels(other, entry);
         let selected = !stands_in(other) && carries(&labels, &service.selector);
@@ -386,10 +387,10 @@ fn service_endpoints(
             }
         };
         if let (Ok(ip), Some(number)) = (entry.address.parse(), number) {
-            found.entry(ip).or_insert_with(|| workload(entry, &labels, ip, number));
+            all.push(workload(entry, &labels, ip, number));
         }
     }
-    found.into_values().collect()
+    all
 }
 
 fn alive(object: &Object) -> Option<(&Object, &Pod)> {
@@ -481,12 +482,11 @@ fn entry_endpoints(
             _ => Vec::new(),
         }
     };
-    let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let mut found: Vec<Endpoint> = Vec::new();
     let mut add = |one: &WorkloadEntry, labels: &Labels| {
         let number = one.ports.get(&port.name).copied().unwrap_or(default);
-        for ip in addresses(&one.address) {
-            found.entry(ip).or_insert_with(|| workload(one, labels, ip, number));
-        }
+        let at = addresses(&one.address).into_iter();
+        found.extend(at.map(|ip| workload(one, labels, ip, number)));
     };
     for one in &entry.endpoints {
         add(one, &one.labels);
@@ -511,7 +511,7 @@ fn entry_endpoints(
             {
                 for ip in &pod.ips {
                     let place = place_of_pod(world, other, pod, None);
-                    found.entry(*ip).or_insert_with(|| Endpoint {
+                    found.push(Endpoint {
                         ip: *ip,
                         port: default,
                         labels: Some(pod_labels(other, pod, &place)),
@@ -528,5 +528,5 @@ fn entry_endpoints(
     let nowhere = IpAddr::from([0, 0, 0, 0]);
     let sockets = sockets
         .map(|one| Endpoint { socket: true, ..workload(one, &one.labels, nowhere, default) });
-    found.into_values().chain(sockets).collect()
+    found.into_iter().chain(sockets).collect()
 }

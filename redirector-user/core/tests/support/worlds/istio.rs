@@ -163,11 +163,15 @@ fn server(random: &mut Random, index: u64) -> Value {
 /// A workload: `ports` are the names that it may give numbers to.
 fn workload(random: &mut Random, ports: &[&str], names: bool) -> Value {
     let given = random.some(ports, 1);
+    let number = *random.pick(&[7001, 7002]);
     let given: Map<String, Value> =
-        given.into_iter().map(|name| (name.to_owned(), json!(7001))).collect();
+        given.into_iter().map(|name| (name.to_owned(), json!(number))).collect();
     let name = names && random.once_in(2);
     let address = if name {
         *random.pick(&["db.example.com", "x.example.com", UNRESOLVED])
+    } else if random.once_in(3) {
+        // Several on one machine, which their ports tell apart.
+        ENDPOINTS[0]
     } else {
         *random.pick(&ENDPOINTS)
     };
