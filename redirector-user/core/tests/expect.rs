@@ -174,7 +174,7 @@ fn a_mistake_is_told_with_its_place() {
         ("{namespace: shop}", "{workload: a/b, namespace: a}", 3, 9, "remove one of the two"),
         ("web:80", "web", 4, 7, "expected IP:PORT or HOST:PORT"),
         ("web:80", "fd00::1:80", 4, 7, "[fd00::10]:80"),
-        ("100%", "120%", 7, 15, "1.2 is no share"),
+        ("100%", "120%", 7, 15, "120% is no share"),
         ("100%", "100", 7, 15, "100 is no share: expected a share, such as 80% or 0.8"),
         ("100%", "most", 7, 15, "expected a share"),
         ("web/v1: 100%", "web/v1: 1\n      web/v1: 0", 7, 7, "stands here twice"),

@@ -64,6 +64,7 @@ status: {podIP: 10.9.9.9}
 #[test]
 fn the_first_finding_is_the_mistake_and_often_the_only_one() {
     assert_eq!(told(GOOD), [""; 0]);
+    let mut wrongly = Vec::new();
     // What is written instead of what, what is said first, and how much in all.
     for (right, wrong, first, findings) in [
         (
@@ -268,7 +269,7 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
         (
             "kind: VirtualService",
             "Kind: VirtualService",
-            "RD1007@13:1 the document has no kind: there is no field \"Kind\"",
+            "RD1005@13:1 the document has no kind: there is no field \"Kind\"",
             1,
         ),
         ("[10.0.0.10]", "['10.0.0.10 ']", "RD2008@6:15 \"10.0.0.10 \" is not a subnet: a space", 1),
@@ -295,9 +296,11 @@ fn the_first_finding_is_the_mistake_and_often_the_only_one() {
     ] {
         assert!(GOOD.contains(right), "{right}");
         let told = told(&GOOD.replacen(right, wrong, 1));
-        assert!(told.first().is_some_and(|told| told.starts_with(first)), "{first}: {told:#?}");
-        assert_eq!(told.len(), findings, "{told:#?}");
+        if !told.first().is_some_and(|told| told.starts_with(first)) || told.len() != findings {
+            wrongly.push((first, findings, told));
+        }
     }
+    assert!(wrongly.is_empty(), "{wrongly:#?}");
 }
 
 #[test]

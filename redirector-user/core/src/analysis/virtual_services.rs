@@ -433,11 +433,13 @@ impl Subsets {
                 let near = nearest(subset, defined().filter(|one| !used.contains(one)));
                 match near.or_else(|| nearest(subset, defined())) {
                     Some(near) => format!("did you mean \"{near}\"?"),
-                    None => match facts.registry.rules.for_host(&full).next() {
-                        Some(rule) => match rule.objects.first() {
-                            Some(rule) => format!("define it under subsets: of {rule}"),
-                            None => format!("define it under subsets: of the rule for {full}"),
-                        },
+                    None => match facts
+                        .registry
+                        .rules
+                        .for_host(&full)
+                        .find_map(|rule| rule.objects.first())
+                    {
+                        Some(rule) => format!("define it under subsets: of {rule}"),
                         None => format!("add a DestinationRule with host: {full} and this subset"),
                     },
                 }

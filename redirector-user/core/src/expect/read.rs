@@ -405,11 +405,12 @@ struct ShareVisitor;
 
 const SHARE: &str = "a share, such as 80% or 0.8";
 
-fn fraction<E: Error>(value: f64) -> Result<f64, E> {
+/// A share that is written like this.
+fn fraction<E: Error>(value: f64, written: impl fmt::Display) -> Result<f64, E> {
     if (0.0..=1.0).contains(&value) {
         return Ok(value);
     }
-    Err(E::custom(format!("{value} is no share: expected {SHARE}, from 0 to 100%")))
+    Err(E::custom(format!("{written} is no share: expected {SHARE}, from 0 to 100%")))
 }
 
 impl Visitor<'_> for ShareVisitor {
@@ -420,21 +421,21 @@ impl Visitor<'_> for ShareVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<f64, E> {
-        fraction(value)
+        fraction(value, value)
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<f64, E> {
-        fraction(value as f64)
+        fraction(value as f64, value)
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<f64, E> {
-        fraction(value as f64)
+        fraction(value as f64, value)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<f64, E> {
         let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
         match number {
-            Some(percent) => fraction(percent / 100.0),
+            Some(percent) => fraction(percent / 100.0, text),
             None => Err(E::custom(format!("\"{text}\": expected {SHARE}"))),
         }
     }

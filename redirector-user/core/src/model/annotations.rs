@@ -107,11 +107,13 @@ pub fn idle(name: &str, value: &str, kind: Kind) -> Option<(String, Option<Strin
 }
 
 /// The cgroup that a value of [`CGROUP`] names: a path below the mount, without slashes at
-/// its ends. One that leads out of the mount, or begins at the root of files, names none.
+/// its ends; `/` is the mount itself. One that leads out of it, or begins at the root of files,
+/// names none.
 pub fn cgroup(value: &str) -> Option<&str> {
     let path = value.trim_matches('/');
     let at_root = path == "sys/fs/cgroup" || path.starts_with("sys/fs/cgroup/");
-    (!at_root && path.split('/').all(|part| !matches!(part, "" | "." | ".."))).then_some(path)
+    let is_step = |part: &str| !matches!(part, "" | "." | "..");
+    (!at_root && (path.is_empty() || path.split('/').all(is_step))).then_some(path)
 }
 
 /// The file that a value of [`NETNS`] names: an absolute path.
