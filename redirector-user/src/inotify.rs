@@ -27,6 +27,8 @@ pub struct Happened {
     pub anything: bool,
     /// The entries that it happened to, as far as they were named.
     pub paths: BTreeSet<PathBuf>,
+    /// It happened to directories, too, or to what was not named.
+    pub to_directories: bool,
     /// Events were lost: anything may have happened anywhere.
     pub overflow: bool,
 }
@@ -45,7 +47,7 @@ impl Watches {
 
     /// Watches these directories and no others. Returns whether any is new:
     /// what happened there before caused no event.
-    pub fn set(&mut self, directories: &[PathBuf]) -> bool {
+    pub fn set<'d>(&mut self, directories: impl IntoIterator<Item = &'d PathBuf>) -> bool {
         let flags = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVE
@@ -90,9 +92,15 @@ impl Watches {
         while let Ok(event) = reader.next() {
             happened.anything = true;
             happened.overflow |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-            let (Some(names), Some(name)) = (self.names.get(&event.wd()), event.file_name()) else {
+            let names = self.names.get(&event.wd());
+            let flags = event.events();
+            // That a watch has ended is news where it was not ended here.
+            let is_news = names.is_some() || !flags.contains(ReadFlags::IGNORED);
+            let (Some(names), Some(name)) = (names, event.file_name()) else {
+                happened.to_directories |= is_news;
                 continue;
             };
+            happened.to_directories |= flags.contains(ReadFlags::ISDIR);
             let name = OsStr::from_bytes(name.to_bytes());
             happened.paths.extend(names.iter().map(|directory| directory.join(name)));
         }

@@ -12,7 +12,7 @@ use redirector_core::documents::{self, Memory};
 use redirector_core::store::Content;
 
 use super::read::{Fingerprint, ReadError, UNSETTLED, read_any, read_limited, read_settled};
-use super::walk::{Walk, walk};
+use super::walk::{FileEntry, FoundFile, Walk, WatchedPlaces, name_of, walk};
 use super::{Change, Parse};
 
 /// How long a file that is held open for writing, and does not change, is
@@ -32,6 +32,10 @@ pub struct Files {
     /// a file and then write the new one under its name: in between nothing is gone.
     absence: Duration,
     known: BTreeMap<Arc<str>, Known>,
+    /// Where they were found.
+    places: WatchedPlaces,
+    /// What is to be looked at again in any case: it is being written, or has vanished.
+    unsettled: BTreeSet<PathBuf>,
 }
 
 /// What is known of a file.
@@ -51,12 +55,14 @@ struct Known {
     missing: Option<Instant>,
 }
 
-/// Which files to read even when they look the same as before.
+/// What to look at.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Dirty {
-    /// These.
-    Paths(BTreeSet<PathBuf>),
-    /// All.
+pub enum Scope {
+    /// These entries, to which something happened, and all else where that may be news of it.
+    Entries(BTreeSet<PathBuf>),
+    /// Everything; of what looks the same as before only these are read.
+    Tree(BTreeSet<PathBuf>),
+    /// Everything, and all is read.
     All,
 }
 
@@ -65,11 +71,17 @@ pub enum Dirty {
 pub struct Look {
     /// What changed.
     pub changes: Vec<Change>,
-    /// The directories in which something can change.
-    pub directories: Vec<PathBuf>,
+    /// Everything was looked at.
+    pub is_whole: bool,
     /// When to look again without being told: some file is being written, or has
     /// vanished a moment ago.
     pub again: Option<Duration>,
+}
+
+impl Look {
+    fn again_in(&mut self, time: Duration) {
+        self.again = Some(self.again.map_or(time, |again| again.min(time)));
+    }
 }
 
 impl Files {
@@ -84,86 +96,129 @@ impl Files {
     ) -> Self {
         let begin = Instant::now().checked_sub(absence);
         let known = known.map(|name| (name, Known { missing: begin, ..Known::default() }));
-        Self { paths, parse, absence, known: known.collect() }
+        let (places, unsettled) = (WatchedPlaces::default(), BTreeSet::new());
+        Self { paths, parse, absence, known: known.collect(), places, unsettled }
     }
 
-    /// Looks at all of them, and reads what changed.
-    pub fn look(&mut self, dirty: &Dirty) -> Look {
-        let found = walk(&self.paths);
-        let mut changes = Vec::new();
-        let mut again = None;
-        for (name, file) in &found.files {
-            let now = Fingerprint::of(&file.metadata);
-            let dirty = match dirty {
-                Dirty::All => true,
-                Dirty::Paths(paths) => paths.contains(&file.path),
-            };
-            let known = self.known.entry(name.clone()).or_default();
-            known.missing = None;
-            if !dirty && known.fingerprint == Some(now) && known.unreadable.is_none() {
-                continue;
+    /// The directories in which something can change.
+    pub fn directories(&self) -> &BTreeSet<PathBuf> {
+        &self.places.directories
+    }
+
+    /// Looks, and reads what changed.
+    pub fn look(&mut self, scope: Scope) -> Look {
+        match scope {
+            Scope::Entries(paths) => {
+                self.look_at(&paths).unwrap_or_else(|| self.look_through(Some(&paths)))
             }
-            let patient = match known.writing {
-                Some((before, since)) if before == now => since.elapsed() < PATIENCE,
-                _ => true,
-            };
-            // A pipe that the user names can be read once.
-            let result = if file.metadata.is_file() {
-                read_settled(&file.path, patient)
-            } else if known.hash.is_some() {
-                continue;
-            } else {
-                read_any(&file.path).map(|text| (text, now))
-            };
-            match result {
-                Ok((text, fingerprint)) => {
-                    known.writing = None;
-                    known.fingerprint = settled(fingerprint).then_some(fingerprint);
-                    let hash = hash(&text);
-                    if known.hash == Some(hash) && known.unreadable.is_none() {
-                        continue;
-                    }
-                    known.hash = Some(hash);
-                    known.unreadable = None;
-                    changes.push(Change::Put(
-                        name.clone(),
-                        content(self.parse, name, &text, &mut known.memory),
-                    ));
+            Scope::Tree(paths) => self.look_through(Some(&paths)),
+            Scope::All => self.look_through(None),
+        }
+    }
+
+    /// Looks at these entries and what is unsettled; `None` where that is not enough.
+    fn look_at(&mut self, paths: &BTreeSet<PathBuf>) -> Option<Look> {
+        let entries: Vec<_> =
+            paths.union(&self.unsettled).map(|path| (path, self.places.entry(path))).collect();
+        let mut found = BTreeMap::new();
+        let mut again = None;
+        let mut unsettled = BTreeSet::new();
+        for (path, entry) in entries {
+            match entry {
+                FileEntry::File(name, file) => _ = found.insert(name, file),
+                FileEntry::Gone(name) => {
+                    let Some(known) = self.known.get_mut(&name) else { continue };
+                    // Whether it is gone, or cannot be seen, takes a look at all above it.
+                    let left = known.is_missing_for(self.absence)?;
+                    again = again.into_iter().chain([left]).min();
+                    unsettled.insert(path.clone());
                 }
-                Err(ReadError::BeingWritten) => {
-                    again = Some(UNSETTLED);
-                    if known.writing.is_none_or(|(before, _)| before != now) {
-                        known.writing = Some((now, Instant::now()));
-                    }
-                }
-                // It vanished since it was listed.
-                Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                    again = Some(UNSETTLED);
-                }
-                Err(error) => {
-                    known.fingerprint = Some(now);
-                    changes
-                        .extend(known.report(name, &error.to_string(), || refused(name, &error)));
-                }
+                FileEntry::Unclear => return None,
             }
         }
-        let (missing, soonest) = self.missing(&found);
-        changes.extend(missing);
-        let again = again.into_iter().chain(soonest).min();
-        Look { changes, directories: found.directories, again }
+        self.unsettled = unsettled;
+        let mut look = Look { changes: Vec::new(), is_whole: false, again };
+        found.iter().for_each(|(name, file)| self.look_into(name, file, true, &mut look));
+        Some(look)
     }
 
-    /// What was there and is no longer seen: removed, or merely out of sight. Also
-    /// when the next of those that vanished counts as removed.
-    fn missing(&mut self, found: &Walk) -> (Vec<Change>, Option<Duration>) {
-        let (mut changes, mut soonest) = (Vec::new(), None);
+    /// Looks at all of them, and reads what looks different from before, and these; `None`:
+    /// all.
+    fn look_through(&mut self, read: Option<&BTreeSet<PathBuf>>) -> Look {
+        let mut found = walk(&self.paths);
+        self.places = std::mem::take(&mut found.places);
+        self.unsettled.clear();
+        let mut look = Look { changes: Vec::new(), is_whole: true, again: None };
+        for (name, file) in &found.files {
+            let is_read = read.is_none_or(|paths| paths.contains(&file.path));
+            self.look_into(name, file, is_read, &mut look);
+        }
+        self.missing(&found, &mut look);
+        look
+    }
+
+    /// Reads a file if it looks different from before, or is to be read.
+    fn look_into(&mut self, name: &Arc<str>, file: &FoundFile, is_read: bool, look: &mut Look) {
+        let now = Fingerprint::of(&file.metadata);
+        let known = self.known.entry(name.clone()).or_default();
+        known.missing = None;
+        if !is_read && known.fingerprint == Some(now) && known.unreadable.is_none() {
+            return;
+        }
+        let patient = match known.writing {
+            Some((before, since)) if before == now => since.elapsed() < PATIENCE,
+            _ => true,
+        };
+        // A pipe that the user names can be read once.
+        let result = if file.metadata.is_file() {
+            read_settled(&file.path, patient)
+        } else if known.hash.is_some() {
+            return;
+        } else {
+            read_any(&file.path).map(|text| (text, now))
+        };
+        match result {
+            Ok((text, fingerprint)) => {
+                known.writing = None;
+                known.fingerprint = settled(fingerprint).then_some(fingerprint);
+                let hash = hash(&text);
+                if known.hash == Some(hash) && known.unreadable.is_none() {
+                    return;
+                }
+                known.hash = Some(hash);
+                known.unreadable = None;
+                let content = content(self.parse, name, &text, &mut known.memory);
+                look.changes.push(Change::Put(name.clone(), content));
+            }
+            Err(ReadError::BeingWritten) => {
+                if known.writing.is_none_or(|(before, _)| before != now) {
+                    known.writing = Some((now, Instant::now()));
+                }
+                self.unsettled.insert(file.path.clone());
+                look.again_in(UNSETTLED);
+            }
+            // It vanished since it was listed.
+            Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.unsettled.insert(file.path.clone());
+                look.again_in(UNSETTLED);
+            }
+            Err(error) => {
+                known.fingerprint = Some(now);
+                let report = known.report(name, &error.to_string(), || refused(name, &error));
+                look.changes.extend(report);
+            }
+        }
+    }
+
+    /// What was there and is no longer seen: removed, or merely out of sight.
+    fn missing(&mut self, found: &Walk, look: &mut Look) {
         // What cannot be looked into is itself worth a word, also when nothing
         // is known of what lies below it.
         for place in &found.unreadable {
-            let name: Arc<str> = place.path.to_string_lossy().as_ref().into();
+            let name = name_of(&place.path);
             let why = place.error.to_string();
             let known = self.known.entry(name.clone()).or_default();
-            changes.extend(known.report(&name, &why, || unreadable(&name, &why)));
+            look.changes.extend(known.report(&name, &why, || unreadable(&name, &why)));
         }
         self.known.retain(|name, known| {
             if found.files.contains_key(name) {
@@ -171,22 +226,27 @@ impl Files {
             }
             if let Some(place) = found.unreadable.iter().find(|place| place.covers(name)) {
                 let why = place.error.to_string();
-                changes.extend(known.report(name, &why, || unreadable(name, &why)));
+                look.changes.extend(known.report(name, &why, || unreadable(name, &why)));
                 return true;
             }
-            let since = known.missing.get_or_insert_with(Instant::now).elapsed();
-            if let Some(left) = self.absence.checked_sub(since).filter(|left| !left.is_zero()) {
-                soonest = soonest.into_iter().chain([left]).min();
+            if let Some(left) = known.is_missing_for(self.absence) {
+                look.again_in(left);
+                self.unsettled.insert((&**name).into());
                 return true;
             }
-            changes.push(Change::Removed(name.clone()));
+            look.changes.push(Change::Removed(name.clone()));
             false
         });
-        (changes, soonest)
     }
 }
 
 impl Known {
+    /// It is not there. How long that is waited for yet, if it may be back.
+    fn is_missing_for(&mut self, absence: Duration) -> Option<Duration> {
+        let since = self.missing.get_or_insert_with(Instant::now).elapsed();
+        absence.checked_sub(since).filter(|left| !left.is_zero())
+    }
+
     /// Reports once that it cannot be read.
     fn report(
         &mut self,
@@ -227,7 +287,7 @@ pub fn read_all(paths: &[PathBuf], stdin: impl std::io::Read) -> (Vec<Text>, Vec
         }
     }
     for place in &found.unreadable {
-        let name: Arc<str> = place.path.to_string_lossy().as_ref().into();
+        let name: Arc<str> = name_of(&place.path);
         diagnostics.push(unreadable(&name, &place.error));
     }
     (texts, diagnostics)
@@ -277,136 +337,4 @@ fn refused(name: &Arc<str>, error: &ReadError) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    /// Every file is a single document, and "broken" is broken.
-    fn parse(_: &Arc<str>, text: &[u8], _: &mut Memory) -> Content {
-        if text == b"broken" { Content::Broken(Vec::new()) } else { Content::Whole(Vec::new()) }
-    }
-
-    fn files(root: &Path) -> Files {
-        Files::new(vec![root.to_owned()], parse, Duration::ZERO, std::iter::empty())
-    }
-
-    /// The changes, one word each.
-    fn seen(files: &mut Files, root: &Path) -> Vec<String> {
-        let prefix = format!("{}/", root.display());
-        let look = files.look(&Dirty::Paths(BTreeSet::new()));
-        let short = |name: &str| name.trim_start_matches(&prefix).to_owned();
-        let words = look.changes.iter().map(|change| match change {
-            Change::Put(name, Content::Whole(_)) => format!("put {}", short(name)),
-            Change::Put(name, Content::Broken(_)) => format!("broken {}", short(name)),
-            Change::Unreadable(name, _) => format!("unreadable {}", short(name)),
-            Change::Removed(name) => format!("removed {}", short(name)),
-        });
-        words.collect()
-    }
-
-    #[test]
-    fn only_what_changed_is_read_again() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::write(root.join("a.yaml"), "1").unwrap();
-        fs::write(root.join("b.yaml"), "1").unwrap();
-        let mut files = files(root);
-        assert_eq!(seen(&mut files, root), ["put a.yaml", "put b.yaml"]);
-        assert!(seen(&mut files, root).is_empty());
-        fs::write(root.join("b.yaml"), "2").unwrap();
-        assert_eq!(seen(&mut files, root), ["put b.yaml"]);
-        fs::write(root.join("b.yaml"), "2").unwrap();
-        assert!(seen(&mut files, root).is_empty(), "written, and the same");
-        fs::remove_file(root.join("a.yaml")).unwrap();
-        assert_eq!(seen(&mut files, root), ["removed a.yaml"]);
-        fs::write(root.join("new"), "3").unwrap();
-        fs::rename(root.join("new"), root.join("b.yaml")).unwrap();
-        assert_eq!(seen(&mut files, root), ["put b.yaml"]);
-    }
-
-    #[test]
-    fn an_emptied_file_is_half_written() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::write(root.join("a.yaml"), "1").unwrap();
-        let mut files = files(root);
-        seen(&mut files, root);
-        fs::write(root.join("a.yaml"), "").unwrap();
-        assert_eq!(seen(&mut files, root), ["broken a.yaml"]);
-    }
-
-    #[test]
-    fn a_file_that_is_moved_away_and_written_anew_was_never_gone() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::write(root.join("a.yaml"), "1").unwrap();
-        fs::write(root.join("b.yaml"), "1").unwrap();
-        let absence = Duration::from_secs(3600);
-        let mut files = Files::new(vec![root.to_owned()], parse, absence, std::iter::empty());
-        seen(&mut files, root);
-        fs::rename(root.join("a.yaml"), root.join("a.yaml~")).unwrap();
-        let look = files.look(&Dirty::Paths(BTreeSet::new()));
-        assert!(look.changes.is_empty(), "{look:?}");
-        assert!(look.again.is_some_and(|again| again <= absence), "{look:?}");
-        // What happens elsewhere waits for nothing.
-        fs::write(root.join("b.yaml"), "2").unwrap();
-        assert_eq!(seen(&mut files, root), ["put b.yaml"]);
-        fs::write(root.join("a.yaml"), "2").unwrap();
-        assert_eq!(seen(&mut files, root), ["put a.yaml"]);
-        assert_eq!(files.look(&Dirty::Paths(BTreeSet::new())).again, None);
-    }
-
-    #[test]
-    fn a_directory_that_vanishes_keeps_its_files_until_it_is_back() {
-        let outer = tempfile::tempdir().unwrap();
-        let root = outer.path().join("rules");
-        fs::create_dir(&root).unwrap();
-        fs::write(root.join("a.yaml"), "1").unwrap();
-        fs::write(root.join("b.yaml"), "1").unwrap();
-        let mut files = files(&root);
-        seen(&mut files, &root);
-        fs::rename(&root, outer.path().join("away")).unwrap();
-        let vanished = seen(&mut files, &root);
-        assert_eq!(vanished.len(), 3, "{vanished:?}");
-        assert!(vanished.iter().all(|word| word.starts_with("unreadable")), "{vanished:?}");
-        assert!(seen(&mut files, &root).is_empty(), "said once");
-        fs::remove_file(outer.path().join("away/b.yaml")).unwrap();
-        fs::rename(outer.path().join("away"), &root).unwrap();
-        let mut back = seen(&mut files, &root);
-        back.sort();
-        assert_eq!(back[0], "put a.yaml");
-        assert!(back.contains(&"removed b.yaml".to_owned()), "{back:?}");
-    }
-
-    #[test]
-    fn files_of_an_earlier_run_that_are_gone_are_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let known = format!("{}/gone.yaml", root.display());
-        let known = std::iter::once(known.into());
-        let absence = Duration::from_secs(3600);
-        let mut files = Files::new(vec![root.to_owned()], parse, absence, known);
-        assert_eq!(seen(&mut files, root), ["removed gone.yaml"]);
-    }
-
-    #[test]
-    fn a_file_that_is_being_written_waits_for_its_end() {
-        use std::io::Write;
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::write(root.join("a.yaml"), "1").unwrap();
-        let mut files = files(root);
-        seen(&mut files, root);
-        let mut writer = fs::File::create(root.join("a.yaml")).unwrap();
-        writer.write_all(b"2").unwrap();
-        let look = files.look(&Dirty::All);
-        // A file system without leases cannot tell.
-        if look.changes.is_empty() {
-            assert!(look.again.is_some());
-        }
-        drop(writer);
-        let look = files.look(&Dirty::All);
-        assert_eq!(look.again, None);
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! `*.json` below it. Names that begin with a dot are left out: they are what
 //! editors and ConfigMap volumes keep beside the files that are meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -21,8 +21,30 @@ pub struct Walk {
     pub files: BTreeMap<Arc<str>, FoundFile>,
     /// What could not be looked into: nothing below it counts as removed.
     pub unreadable: Vec<Unreadable>,
-    /// The directories in which something can appear, vanish or be exchanged.
-    pub directories: Vec<PathBuf>,
+    /// Where something can appear, vanish or be exchanged.
+    pub places: WatchedPlaces,
+}
+
+/// Where something can appear, vanish or be exchanged.
+#[derive(Debug, Default)]
+pub struct WatchedPlaces {
+    /// The directories to be watched.
+    pub directories: BTreeSet<PathBuf>,
+    /// Those of them whose entries were looked through.
+    listed: BTreeSet<PathBuf>,
+    /// What lies on the way to a PATH or to what a link points to, these included.
+    steps: BTreeSet<PathBuf>,
+}
+
+/// What became of an entry of a directory.
+#[derive(Debug)]
+pub enum FileEntry {
+    /// It is a file that is meant.
+    File(Arc<str>, FoundFile),
+    /// If it was one, it is no longer.
+    Gone(Arc<str>),
+    /// What comes of it shows in a walk only.
+    Unclear,
 }
 
 /// A file.
@@ -59,9 +81,37 @@ pub fn walk(paths: &[PathBuf]) -> Walk {
         walk.watch_way_to(path);
         walk.visit(path, true, &mut Vec::new());
     }
-    walk.directories.sort();
-    walk.directories.dedup();
     walk
+}
+
+impl WatchedPlaces {
+    /// Looks at an entry, no directory, to which something happened since the walk.
+    pub fn entry(&self, path: &Path) -> FileEntry {
+        if self.steps.contains(path) {
+            return FileEntry::Unclear;
+        }
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => return FileEntry::Unclear,
+        };
+        // What a file is by one of its names it is by all of them.
+        let is_more = |one: &Metadata| one.is_dir() || one.is_symlink() || one.nlink() > 1;
+        if metadata.as_ref().is_some_and(is_more) {
+            return FileEntry::Unclear;
+        }
+        // As the walk named it.
+        let directory = path.parent().and_then(|parent| self.listed.get(parent));
+        let (directory, name) = match directory.zip(path.file_name()) {
+            Some(of) if !is_hidden(path) && is_document(path) => of,
+            _ => return FileEntry::Gone(name_of(path)),
+        };
+        let path = directory.join(name);
+        match metadata.filter(Metadata::is_file) {
+            Some(metadata) => FileEntry::File(name_of(&path), FoundFile { path, metadata }),
+            None => FileEntry::Gone(name_of(&path)),
+        }
+    }
 }
 
 impl Walk {
@@ -72,8 +122,7 @@ impl Walk {
         };
         if !metadata.is_dir() {
             if named || (metadata.is_file() && is_document(path)) {
-                let name = path.to_string_lossy().as_ref().into();
-                self.files.insert(name, FoundFile { path: path.to_owned(), metadata });
+                self.files.insert(name_of(path), FoundFile { path: path.to_owned(), metadata });
             }
             return;
         }
@@ -81,7 +130,8 @@ impl Walk {
         if above.contains(&this) || above.len() > MAX_DEPTH {
             return;
         }
-        self.directories.push(path.to_owned());
+        self.places.directories.insert(path.to_owned());
+        self.places.listed.insert(path.to_owned());
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) => return self.cannot(path, named, error),
@@ -136,15 +186,21 @@ impl Walk {
                 }
                 parent = above;
             }
-            self.directories.push(parent.clone());
+            self.places.directories.insert(parent);
+            self.places.steps.extend(path.ancestors().map(Path::to_owned));
             // A link further up the way, as `..data` in a ConfigMap volume.
             for step in path.ancestors().skip(1).filter(|step| step.is_symlink()) {
-                self.directories.push(parent_of(step));
+                self.places.directories.insert(parent_of(step));
             }
             let Ok(target) = fs::read_link(&path) else { return };
             path = parent_of(&path).join(target);
         }
     }
+}
+
+/// What the user knows it by.
+pub fn name_of(path: &Path) -> Arc<str> {
+    path.to_string_lossy().as_ref().into()
 }
 
 fn parent_of(path: &Path) -> PathBuf {
@@ -210,8 +266,8 @@ mod tests {
         symlink("..data/rules.yaml", root.join("rules.yaml")).unwrap();
         let found = walk(&[root.to_owned()]);
         assert_eq!(names(&found, root), ["rules.yaml"]);
-        assert!(found.directories.contains(&root.to_owned()));
-        assert!(found.directories.contains(&root.join("..data")));
+        assert!(found.places.directories.contains(&root.to_owned()));
+        assert!(found.places.directories.contains(&root.join("..data")));
     }
 
     #[test]
@@ -221,7 +277,7 @@ mod tests {
         let found = walk(std::slice::from_ref(&missing));
         assert!(found.unreadable[0].named);
         assert!(found.unreadable[0].covers(missing.join("x.yaml").to_str().unwrap()));
-        assert!(found.directories.contains(&root.path().to_owned()));
+        assert!(found.places.directories.contains(&root.path().to_owned()));
     }
 
     #[test]

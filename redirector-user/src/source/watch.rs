@@ -1,6 +1,7 @@
 //! When to look at the files: when the kernel says that something happened, once nothing
 //! more does, so that files that are written one after the other are read together; and
-//! in a slow round anyway. After a look nothing is looked at for as long as it took,
+//! in a slow round anyway. Only what it happened to is looked at then, and everything in
+//! the slow round, or when that may concern more: a directory, a link. After a look nothing is looked at for as long as it took,
 //! so that a tree of many files that is written all the time takes half of a processor
 //! at most; what happens meanwhile gathers.
 
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::files::{Dirty, Files, Look};
+use super::files::{Files, Look, Scope};
 use super::{Batch, QUIET};
 use crate::following::{Following, Wanted, following};
 use crate::inotify::Watches;
@@ -78,29 +79,38 @@ pub fn follow(
     let (following, wanted) = following()?;
     let reread = Reread { readings: Arc::clone(&readings), _following: following };
     thread::Builder::new().name("files".into()).spawn(move || {
-        let (mut dirty, mut since) = (Dirty::All, Instant::now());
-        let mut first = true;
+        let (mut scope, mut since) = (Scope::All, Instant::now());
+        let mut whole = None;
         loop {
             let begun = Instant::now();
             let reading = readings.asked.load(SeqCst);
-            let is_asked = matches!(dirty, Dirty::All) && reading > readings.over.load(SeqCst);
-            let look = look(&mut files, &mut watches, &dirty);
+            let is_asked = scope == Scope::All && reading > readings.over.load(SeqCst);
+            let look = look(&mut files, &mut watches, scope);
             let rest = Instant::now() + begun.elapsed();
-            if (first || !look.changes.is_empty()) && !send(Batch::of_files(look.changes, since)) {
+            let is_news = whole.is_none() || !look.changes.is_empty();
+            if is_news && !send(Batch::of_files(look.changes, since)) {
                 return;
             }
-            first = false;
             if is_asked {
                 readings.over.store(reading, SeqCst);
                 if !send(Batch::of_files(Vec::new(), since)) {
                     return;
                 }
             }
-            let wait = look.again.map_or(rescan, |again| again.min(rescan));
-            let Some(next) = self::wait(&watches, &readings.wake, &wanted, wait, rest) else {
+            // The first look is whole.
+            let before = whole.filter(|_| !look.is_whole).unwrap_or(begun);
+            whole = Some(before);
+            let most = rescan.saturating_sub(before.elapsed());
+            let most = look.again.map_or(most, |again| again.min(most));
+            let Some(next) = self::wait(&watches, &readings.wake, &wanted, most, rest) else {
                 return;
             };
-            (dirty, since) = next;
+            (scope, since) = next;
+            if let Scope::Entries(paths) = &mut scope
+                && before.elapsed() >= rescan
+            {
+                scope = Scope::Tree(std::mem::take(paths));
+            }
         }
     })?;
     Ok(reread)
@@ -108,21 +118,21 @@ pub fn follow(
 
 /// Looks, and looks again while there are directories that were not watched
 /// during the look: what happened there in between caused no event.
-fn look(files: &mut Files, watches: &mut Watches, dirty: &Dirty) -> Look {
-    let mut look = files.look(dirty);
+fn look(files: &mut Files, watches: &mut Watches, scope: Scope) -> Look {
+    let mut look = files.look(scope);
     for _ in 0..8 {
-        if !watches.set(&look.directories) {
+        if !look.is_whole || !watches.set(files.directories()) {
             break;
         }
-        let again = files.look(&Dirty::Paths(BTreeSet::new()));
+        let again = files.look(Scope::Tree(BTreeSet::new()));
         look.changes.extend(again.changes);
-        (look.directories, look.again) = (again.directories, again.again);
+        look.again = again.again;
     }
     look
 }
 
 /// Waits for something to happen and to have an end, or for the time to pass, and not
-/// before `rest`. Returns what to read again, and since when it may be another; nothing
+/// before `rest`. Returns what to look at, and since when it may be another; nothing
 /// when nobody wants it any more.
 fn wait(
     watches: &Watches,
@@ -130,10 +140,10 @@ fn wait(
     wanted: &Wanted,
     most: Duration,
     rest: Instant,
-) -> Option<(Dirty, Instant)> {
+) -> Option<(Scope, Instant)> {
     let inotify = watches.fd();
     let mut paths = BTreeSet::new();
-    let mut all = false;
+    let (mut all, mut tree) = (false, false);
     let mut until = (Instant::now() + most).max(rest);
     let mut since = None;
     loop {
@@ -160,6 +170,7 @@ fn wait(
         let reread = rustix::io::read(asked, &mut counter).is_ok();
         let happened = watches.drain();
         paths.extend(happened.paths);
+        tree |= happened.to_directories;
         all |= happened.overflow || reread;
         let now = Instant::now();
         if happened.anything || reread {
@@ -167,8 +178,12 @@ fn wait(
             until = (now + QUIET).min(first + GATHERED).max(rest);
         }
         if now >= until {
-            let dirty = if all { Dirty::All } else { Dirty::Paths(paths) };
-            return Some((dirty, since.unwrap_or(now)));
+            let scope = match (all, tree) {
+                (true, _) => Scope::All,
+                (false, true) => Scope::Tree(paths),
+                (false, false) => Scope::Entries(paths),
+            };
+            return Some((scope, since.unwrap_or(now)));
         }
     }
 }
