@@ -94,6 +94,40 @@ macro_rules! each_table {
     };
 }
 
+/// A comparison of the Image that is kept with one that was made anew, in pieces.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    frontends: Option<(Addr, u16)>,
+    prefixes: Option<Prefix>,
+    class_verdicts: Option<(u32, u32)>,
+    class_defaults: Option<u32>,
+    class_of: Option<u32>,
+    routes: Option<u32>,
+    legs: Option<u32>,
+    destinations: Option<u32>,
+    backends: Option<u32>,
+    /// Whether any entry was found to differ.
+    pub differs: bool,
+}
+
+impl Comparison {
+    /// Compares the next piece, of no more than `most` entries, which becomes less by them;
+    /// `made` is used up by that. Returns whether it was the last one.
+    pub fn go_on(&mut self, kept: &Image, made: &mut Image, most: &mut usize) -> bool {
+        macro_rules! table {
+            ($name:ident) => {
+                let (after, differs) = (&mut self.$name, &mut self.differs);
+                let found = |_, _| *differs = true;
+                if !join::compare(&kept.$name, &mut made.$name, after, most, found) {
+                    return false;
+                }
+            };
+        }
+        each_table!(table);
+        true
+    }
+}
+
 /// Entries as they are to be; of two with the same key the later one counts. In arrays,
 /// entries that are all zeroes are absent: in the kernel's tables they are the same, and
 /// a dump leaves them out.

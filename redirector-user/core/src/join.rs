@@ -1,6 +1,8 @@
 //! Two maps side by side.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// The full outer join of two maps: every key of either, in order, with what each
 /// map has there.
@@ -21,6 +23,46 @@ pub fn outer<'m, K: Ord, V>(
     })
 }
 
+/// Compares a piece of two maps, of which the second is used up by that: entries beyond
+/// `after`, and no more than `most`, which becomes less by them. Says which keys have
+/// something else, and returns whether that was the last piece.
+pub fn compare<K: Ord + Clone, V: PartialEq>(
+    kept: &BTreeMap<K, V>,
+    made: &mut BTreeMap<K, V>,
+    after: &mut Option<K>,
+    most: &mut usize,
+    mut differs: impl FnMut(K, Option<V>),
+) -> bool {
+    let begin = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut kept = kept.range((begin, Bound::Unbounded)).peekable();
+    let mut last = None;
+    let is_over = loop {
+        let order = match (kept.peek(), made.first_key_value()) {
+            (None, None) => break true,
+            (Some((there, _)), Some((here, _))) => (*there).cmp(here),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+        };
+        if *most == 0 {
+            break false;
+        }
+        *most -= 1;
+        let there = if order.is_le() { kept.next() } else { None };
+        let (key, value) = match if order.is_ge() { made.pop_first() } else { None } {
+            Some((key, value)) => (Some(key), Some(value)),
+            None => (there.map(|(key, _)| key.clone()), None),
+        };
+        if there.map(|(_, value)| value) != value.as_ref()
+            && let Some(key) = &key
+        {
+            differs(key.clone(), value);
+        }
+        last = key;
+    };
+    *after = last.or(after.take());
+    is_over
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +78,30 @@ mod tests {
             let wanted: Vec<_> =
                 keys.iter().map(|key| (key, left.get(key), right.get(key))).collect();
             prop_assert_eq!(outer(&left, &right).collect::<Vec<_>>(), wanted);
+        }
+
+        #[test]
+        fn a_comparison_in_pieces_finds_what_one_at_once_does(
+            kept: BTreeMap<u8, u8>, made: BTreeMap<u8, u8>, piece in 1_usize..20,
+        ) {
+            let differing = outer(&kept, &made).filter(|(_, kept, made)| kept != made);
+            let wanted: Vec<_> = differing.map(|(key, _, made)| (*key, made.copied())).collect();
+            let (mut left, mut after, mut found) = (made.clone(), None, Vec::new());
+            let mut pieces = 0;
+            loop {
+                let (before, mut most) = (found.len(), piece);
+                let is_over =
+                    compare(&kept, &mut left, &mut after, &mut most, |k, v| found.push((k, v)));
+                prop_assert!(found.len() - before <= piece);
+                pieces += 1;
+                if is_over {
+                    break;
+                }
+                prop_assert_eq!(most, 0);
+            }
+            prop_assert_eq!(found, wanted);
+            prop_assert!(left.is_empty());
+            prop_assert!((pieces - 1) * piece <= outer(&kept, &made).count());
         }
     }
 }

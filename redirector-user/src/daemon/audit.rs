@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use redirector_common::abi::Limits;
 use redirector_core::compile::compile;
-use redirector_core::image::Image;
+use redirector_core::image::{self, Image};
 use redirector_core::layout::Layout;
-use redirector_core::plan::Plan;
+use redirector_core::plan::{self, Plan};
 use redirector_core::world::World;
 
 use super::control_loop::Daemon;
@@ -23,6 +23,9 @@ const EVERY: Duration = Duration::from_secs(600);
 /// than a hundredth of one processor.
 const REST: u32 = 99;
 
+/// So many entries are compared at once: changes do not wait for more.
+const PIECE: usize = 1000;
+
 /// What is in force, to be made anew.
 #[derive(Debug)]
 pub struct Given {
@@ -32,6 +35,8 @@ pub struct Given {
     pub layout: Layout,
     /// How large the tables are.
     pub limits: Limits,
+    /// The workloads and classes of it: the numbers of classes.
+    pub numbers: Plan,
 }
 
 /// The same, made anew.
@@ -42,14 +47,28 @@ pub struct Anew {
     /// What the tables are to hold, by the numbers that were kept; nothing where they do not
     /// lead to tables that everything fits into.
     pub image: Option<Image>,
+    /// How far that was compared with what is kept.
+    pub compared: Compared,
+}
+
+/// How far a comparison has come.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Of the Plans.
+    pub plan: plan::Comparison,
+    /// Of the Images.
+    pub image: image::Comparison,
 }
 
 impl Given {
     /// Makes it anew. Takes time that grows with the configuration.
     pub fn anew(self) -> Anew {
-        let plan = compile(&self.world).plan;
+        let mut plan = compile(&self.world).plan;
         let placed = self.layout.place(&plan, &self.limits);
-        Anew { plan, image: placed.ok().map(|(_, image)| image) }
+        let image = placed.ok().map(|(_, image)| image);
+        // As it was then: workloads may be in other classes since.
+        plan.renumber_as(&self.numbers);
+        Anew { plan, image, compared: Compared::default() }
     }
 }
 
@@ -61,6 +80,8 @@ pub struct Auditor {
     busy: bool,
     /// When it is to begin.
     next: Instant,
+    /// What it made, until that is compared.
+    made: Option<Box<Anew>>,
 }
 
 impl Auditor {
@@ -77,13 +98,32 @@ impl Auditor {
                 thread::sleep(begun.elapsed() * REST);
             }
         })?;
-        Ok(Self { wake, busy: false, next: Instant::now() + EVERY })
+        Ok(Self { wake, busy: false, next: Instant::now() + EVERY, made: None })
+    }
+}
+
+impl Auditor {
+    /// Takes what was made anew: it is to be compared.
+    pub(super) fn made(&mut self, anew: Box<Anew>) {
+        self.made = Some(anew);
+    }
+
+    /// Whether there is something to be compared.
+    pub(super) fn has_made(&self) -> bool {
+        self.made.is_some()
     }
 }
 
 impl Daemon {
-    /// Has what is kept audited when it is time to.
+    /// Has what is kept audited when it is time to, and compares it with what was made anew,
+    /// a piece each time.
     pub(super) fn audit(&mut self) {
+        if let Some(mut anew) = self.auditor.made.take() {
+            match self.engine.audit(&mut anew, PIECE) {
+                Some(parts) => self.audited(&parts),
+                None => self.auditor.made = Some(anew),
+            }
+        }
         if self.auditor.busy || self.auditor.next > Instant::now() {
             return;
         }
@@ -93,11 +133,10 @@ impl Daemon {
         let _ = self.auditor.wake.send(given);
     }
 
-    /// Compares what is kept with what was made anew.
-    pub(super) fn audited(&mut self, anew: Anew) {
+    /// These parts of what is kept differed from what was made anew.
+    fn audited(&mut self, parts: &[&str]) {
         self.auditor.busy = false;
         self.auditor.next = Instant::now() + EVERY;
-        let parts = self.engine.audit(anew);
         if parts.is_empty() {
             return;
         }

@@ -162,7 +162,8 @@ pub(super) fn started(error: std::io::Error) -> Failure {
 impl Daemon {
     pub(super) fn run(&mut self, sender: &Sender<Event>, events: &Receiver<Event>) -> End {
         loop {
-            let wait = match self.waiting.is_empty() && !self.changed {
+            let idle = self.waiting.is_empty() && !self.changed && !self.auditor.has_made();
+            let wait = match idle {
                 true => self.until_next_check(),
                 false => Duration::ZERO,
             };
@@ -246,7 +247,7 @@ impl Daemon {
                 self.changed |= self.engine.settings.set_node_addresses(addresses);
             }
             Event::Looked(looked) => self.looked(looked),
-            Event::Audited(anew) => self.audited(*anew),
+            Event::Audited(anew) => self.auditor.made(anew),
             Event::Reread => {
                 tracing::info!("reading everything again");
                 // Nobody waits for it.

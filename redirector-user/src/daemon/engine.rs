@@ -92,8 +92,6 @@ pub struct Engine {
 struct Since {
     changes: plan::Delta,
     steps: u64,
-    /// The workloads and classes of what it was given: the numbers of classes.
-    numbers: Plan,
 }
 
 /// What may be another than after the step before.
@@ -456,27 +454,35 @@ impl Engine {
         let Plan { sources, classes, .. } = self.plan();
         let (sources, classes) = (sources.clone(), classes.clone());
         let numbers = Plan { sources, classes, ..Plan::default() };
-        self.since = Some(Since { changes: plan::Delta::default(), steps: 0, numbers });
-        Some(Given { world, layout: self.placement.layout().clone(), limits: self.sizes.limits() })
+        self.since = Some(Since { changes: plan::Delta::default(), steps: 0 });
+        let (layout, limits) = (self.placement.layout().clone(), self.sizes.limits());
+        Some(Given { world, layout, limits, numbers })
     }
 
-    /// Compares what is kept with what was made anew, but for what has changed meanwhile, and
-    /// returns which parts of it differ. If there are any, the next step takes nothing for
-    /// granted, but for what the kernel holds.
-    pub fn audit(&mut self, anew: Anew) -> Vec<&'static str> {
-        let Some(since) = self.since.take() else { return Vec::new() };
-        let Anew { mut plan, image } = anew;
-        // As it was then: workloads may be in other classes since.
-        plan.renumber_as(&since.numbers);
-        let mut drift = self.plan().difference(&plan);
+    /// Compares a piece of what is kept with what was made anew, but for what has changed
+    /// meanwhile; after the last one, returns which parts of it differ. If there are any, the
+    /// next step takes nothing for granted, but for what the kernel holds.
+    pub fn audit(&mut self, anew: &mut Anew, mut most: usize) -> Option<Vec<&'static str>> {
+        let Anew { plan, image, compared } = anew;
+        if !compared.plan.go_on(self.plan(), plan, &mut most) {
+            return None;
+        }
+        let has_image = image.is_some();
+        if let Some(image) = image
+            && !compared.image.go_on(self.placement.image(), image, &mut most)
+        {
+            return None;
+        }
+        let Some(since) = self.since.take() else { return Some(Vec::new()) };
+        let drift = &mut compared.plan.differing;
         drift.leave_out(&since.changes);
         let mut parts = drift.parts();
         let is_of_now = since.steps == 0 && self.found.is_none() && self.pending.is_empty();
-        if parts.is_empty() && is_of_now && image.as_ref() != Some(self.placement.image()) {
+        if parts.is_empty() && is_of_now && (!has_image || compared.image.differs) {
             parts.push("tables");
         }
         if parts.is_empty() {
-            return parts;
+            return Some(parts);
         }
         self.drifts += 1;
         let nothing = Placement::of(Layout::default());
@@ -488,7 +494,7 @@ impl Engine {
         if let Some(kept) = &mut self.kept {
             kept.registry = Registry::new(&kept.world);
         }
-        parts
+        Some(parts)
     }
 
     /// What is to be written down of a step that was made. `accepts` says that it is what

@@ -73,6 +73,37 @@ impl Plan {
     }
 }
 
+/// A comparison of the Plan that is kept with one that was made anew, in pieces.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    frontends: Option<FrontendId>,
+    routes: Option<Arc<RouteId>>,
+    destinations: Option<DestinationId>,
+    classes: Option<ClassId>,
+    sources: Option<SourceId>,
+    /// What was found to differ: what makes the one that is kept the other.
+    pub differing: Delta,
+}
+
+impl Comparison {
+    /// Compares the next piece, of no more than `most` entries, which becomes less by them;
+    /// `made` is used up by that. Returns whether it was the last one.
+    pub fn go_on(&mut self, kept: &Plan, made: &mut Plan, most: &mut usize) -> bool {
+        macro_rules! map {
+            ($name:ident) => {
+                let (after, found) = (&mut self.$name, &mut self.differing.$name);
+                let differs = |key, value| _ = found.insert(key, value);
+                if !join::compare(&kept.$name, &mut made.$name, after, most, differs) {
+                    return false;
+                }
+            };
+        }
+        each_map!(map);
+        self.differing.gateways = (kept.gateways != made.gateways).then(|| made.gateways.clone());
+        true
+    }
+}
+
 impl Delta {
     /// Adds what comes after this: both are one change then.
     pub fn then(&mut self, later: Self) {

@@ -20,7 +20,7 @@ use crate::intern::Pool;
 use crate::model::{Kind, Labels, ObjectRef, Policy, RuleId, SourceId, SourceSelector};
 use crate::pairs;
 pub use crate::rules::Lacks;
-pub use delta::{Changes, Delta};
+pub use delta::{Changes, Comparison, Delta};
 use gateway::GatewayPlan;
 
 /// Everything that the kernel is to hold.
