@@ -41,6 +41,9 @@ const QUIET: &str = "--debounce=5ms";
 /// Time between two changes that are timed, and as much again as the first one took.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A daemon that takes less than a twentieth of a processor for so long has nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Time between endpoints that come and go.
 const CHURN: Duration = Duration::from_millis(10);
 
@@ -54,9 +57,10 @@ fn main() -> ExitCode {
         };
         let nothing = |_: &Scene| json!({});
         let all = |scene: &Scene| {
+            // What people write is looked at again for a while: that comes last.
             json!({
-                "weight": scene.weights(changes), "endpoint": scene.endpoints(changes),
-                "churn": scene.churn(0, seconds),
+                "churn": scene.churn(0, seconds), "endpoint": scene.endpoints(changes),
+                "weight": scene.weights(changes),
             })
         };
         row(0, 0, true, &nothing);
@@ -188,9 +192,23 @@ impl Scene {
         shares(times.collect())
     }
 
+    /// Waits until all that a start leaves to be done is.
+    fn wait_idle(&self) {
+        let begun = Instant::now();
+        loop {
+            let before = processor(self.daemon.pid());
+            thread::sleep(IDLE);
+            if processor(self.daemon.pid()) - before < IDLE / 20 {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never idle:\n{}", self.daemon.log());
+        }
+    }
+
     /// What part of a processor the daemon takes while an endpoint of a Service comes or
     /// goes a hundred times a second, and the microseconds for each of these.
     fn churn(&self, service: usize, seconds: usize) -> Value {
+        self.wait_idle();
         let name = format!("endpoints-of-{service}.yaml");
         let (begun, before) = (Instant::now(), processor(self.daemon.pid()));
         let mut round = 0;

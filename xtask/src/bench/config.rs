@@ -76,7 +76,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
              that the file has to be quiet: a *weight* in a file of 100 VirtualServices, an \
              *endpoint* that comes or goes in a file of its own, the *first workload of a class*, \
              about which each Service has a rule. *Churn* is an endpoint that comes or goes a \
-             hundred times a second, in percent of one processor. *Memory* is the daemon's own, \
+             hundred times a second, once a start has left nothing to be done, in percent of one \
+             processor. *Memory* is the daemon's own, \
              without its program and the kernel's tables; *state* what lies in the state \
              directory after all changes. The rows without rules are the control.\n\n{tables}",
             machine::made_by(),
