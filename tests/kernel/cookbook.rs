@@ -135,7 +135,8 @@ fn a_canary_gets_its_share_of_one_units_connections_and_what_is_open_moves_when_
     let all = steps(PAGE, &format!("## {title}"));
     let [canary, close] = &all[..] else { panic!("two commands") };
     canary.compare(&kitchen.run("client", &canary.command)).unwrap_or_else(|why| panic!("{why}"));
-    assert_eq!(kitchen.run("other", &canary.command).trim(), "127.0.0.1", "nobody else");
+    let fewer = canary.command.replace("seq 60", "seq 10");
+    assert_eq!(kitchen.run("other", &fewer).trim(), "127.0.0.1", "nobody else");
 
     let directory = kitchen.redirector.directory();
     let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
@@ -206,6 +207,49 @@ fn the_egress_of_one_namespace_is_a_gateway_and_others_go_on_their_own() {
     let direct =
         kitchen.run("other", "curl --silent --interface 127.0.0.9 http://127.0.0.62:5432/");
     assert_eq!(direct, "127.0.0.9");
+}
+
+#[test]
+fn hosts_of_one_port_go_by_their_addresses_to_a_port_each_of_one_gateway() {
+    let title = "Egress of one namespace through a gateway";
+    let Some(mut kitchen) = Kitchen::new("cookhosts", title) else { return };
+    // The recipe's documents once more, for another host: all but its workloads.
+    let recipe = kitchen.documents();
+    let all = recipe.split("---\n").filter(|one| !one.contains("kind: WorkloadEntry"));
+    let ledger = all.collect::<Vec<_>>().join("---\n");
+    let ledger = [
+        ("payments", "ledger"),
+        ("name: egress,", "name: egress-ledger,"),
+        ("[mesh, egress]", "[mesh, egress-ledger]"),
+        ("[egress]", "[egress-ledger]"),
+        ("egress.shop", "egress-ledger.shop"),
+        ("127.96.0.61", "127.96.0.63"),
+        ("127.0.0.62", "127.0.0.63"),
+        ("15432", "15433"),
+    ]
+    .into_iter()
+    .fold(ledger, |text, (from, to)| text.replace(from, to));
+    kitchen.redirector.write("ledger.yaml", &ledger);
+    let file = kitchen.redirector.directory().join("haproxy.cfg");
+    let server = |last: u8| {
+        format!(
+            "frontend host{last}\n  bind 127.0.0.{last}:5432\n  http-request return status 200 \
+             content-type text/plain lf-string \"{last} by %[src]\"\n"
+        )
+    };
+    let defaults = block(title, "haproxy").split("frontend").next().unwrap_or_default();
+    fs::write(&file, [defaults, &server(62), &server(63)].concat()).expect("a file");
+    let file = file.to_string_lossy().into_owned();
+    kitchen.serve("haproxy", &["-db", "-f", &file], SocketAddr::from(([127, 0, 0, 63], 5432)));
+    let _daemon = kitchen.netns.within(|| kitchen.redirector.start());
+    kitchen.redirector.wait("both ports", |status| {
+        status["gateways"].as_array().is_some_and(|all| all.len() == 2)
+    });
+    for last in [62, 63] {
+        let curl = format!("curl --silent --interface 127.0.0.9 http://127.0.0.{last}:5432/");
+        assert_eq!(kitchen.run("client", &curl), format!("{last} by 127.0.0.1"));
+        assert_eq!(kitchen.run("other", &curl), format!("{last} by 127.0.0.9"));
+    }
 }
 
 #[test]
