@@ -17,6 +17,7 @@ use crate::documents::{Read, Reading};
 use crate::layout;
 use crate::model::ObjectRef;
 use crate::registry::Registry;
+use crate::store::stands_again;
 use crate::world::{Settings, World};
 use crate::yaml::Node;
 
@@ -213,17 +214,7 @@ impl WrittenAt<'_> {
 
 fn repeated(reference: &ObjectRef, earlier: &WrittenAt<'_>, later: &WrittenAt<'_>) -> Diagnostic {
     let line = later.read.tree.position.line;
-    let whereabouts = match later.file {
-        Some(name) if earlier.file != later.file => format!("in {name}, line {line}"),
-        _ => format!("on line {line}"),
-    };
-    let mut finding = Diagnostic::new(
-        &references::REPEATED_OBJECT,
-        format!("{reference} stands again {whereabouts}: only the last one counts"),
-    )
-    .help("remove one of the two, or give it another name");
-    finding.object = Some(reference.clone().into());
-    finding.path = "metadata.name".to_owned();
+    let mut finding = stands_again(reference, earlier.file, (later.file, line));
     earlier.fill(&mut finding);
     finding
 }

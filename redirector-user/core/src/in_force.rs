@@ -26,7 +26,7 @@ impl InForce {
     /// What a store comes to, and what of it is in force.
     pub fn new(store: &Store, world: World) -> Self {
         let warnings = store.diagnostics().filter(|one| one.severity == Severity::Warning);
-        let warnings = warnings.cloned().collect();
+        let warnings = warnings.cloned().chain(store.repeated()).collect();
         Self { world, rejected: store.rejected(), warnings }
     }
 

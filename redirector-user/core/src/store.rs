@@ -29,6 +29,8 @@ use crate::model::{Object, ObjectRef};
 mod change;
 mod kept;
 
+pub(crate) use change::stands_again;
+
 use change::Index;
 pub use change::Replaced;
 pub use kept::{Accepted, Kept, KeptChange, KeptMention, StoredDifference, StoredStore};

@@ -74,7 +74,14 @@ impl KernelArgs {
         let socket = state.control_socket();
         let response = control::ask(&socket, request, PATIENCE).map_err(|error| {
             let socket = socket.display();
-            Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}"))
+            let error = match error.kind() {
+                ErrorKind::WouldBlock => format!("not within {} seconds", PATIENCE.as_secs()),
+                _ => error.to_string(),
+            };
+            Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}")).help(
+                "it does nothing of what it had not begun to: `redirector history` and `status` \
+                 say whether it had",
+            )
         })?;
         match response.error {
             Some(error) => Err(Failure::input(error)),
@@ -137,7 +144,17 @@ impl KernelArgs {
                 (Report::default(), Some(doubt))
             }
         };
-        Known { pid, report, doubt }
+        // It holds the pins, and not this directory: that was another one, or was emptied.
+        let other = pid.is_none().then(|| datapath::in_charge(&self.bpffs)).flatten();
+        let doubt = other.map_or(doubt, |other| {
+            Some(format!(
+                "process {other} is in charge of {}, and not of the state directory {directory}: \
+                 it has another one, or somebody has removed what was in this one. What it knows \
+                 cannot be told; when it is started again it makes one anew",
+                self.bpffs.display()
+            ))
+        });
+        Known { pid: pid.or(other), report, doubt }
     }
 
     /// What the generation in force was made of; says so when that is not

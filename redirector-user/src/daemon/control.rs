@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream as Stream;
@@ -300,11 +301,19 @@ async fn converse(
             None => Ok(()),
         };
     }
+    // Who has gone was told that nothing came of it: it may ask again.
+    if has_gone(stream.get_ref()) {
+        return Ok(());
+    }
     let (sender, answer) = oneshot::channel();
     if !ask(request, sender) {
         return Ok(());
     }
-    let Ok(Answer { response, sockets, afterwards }) = answer.await else { return Ok(()) };
+    let answer = tokio::select! {
+        answer = answer => answer,
+        () = goes(stream.get_ref()) => return Ok(()),
+    };
+    let Ok(Answer { response, sockets, afterwards }) = answer else { return Ok(()) };
     let told = async {
         reply(&mut stream, &response).await?;
         // A client that does not wait for them does not get them.
@@ -317,6 +326,20 @@ async fn converse(
         afterwards.tell(confirmed && word == *CONFIRMED);
     }
     told
+}
+
+/// Whether the other side has closed its end; one that only says no more waits for an answer.
+fn has_gone(stream: &Stream) -> bool {
+    let mut socket = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut socket, Some(&now)).is_ok_and(|_| socket[0].revents().contains(PollFlags::HUP))
+}
+
+/// Waits for that.
+async fn goes(stream: &Stream) {
+    while !has_gone(stream) {
+        sleep(FRESH).await;
+    }
 }
 
 async fn take(stream: &mut tokio::io::BufReader<Stream>) -> io::Result<Request> {
@@ -403,6 +426,26 @@ mod tests {
         BufReader::new(stream).read_line(&mut line).unwrap();
         assert!(line.contains("not understood"), "{line}");
         drop(silent);
+    }
+
+    #[test]
+    fn what_was_asked_by_somebody_who_gave_it_up_is_known_as_that() {
+        let root = tempfile::tempdir().unwrap();
+        let state = StateDir::new(root.path());
+        let (tell, asked) = mpsc::channel();
+        let mut server = Server::start().unwrap();
+        serve(&mut server, &state, move |_, reply| tell.send(reply).is_ok()).unwrap();
+        let rollback = serde_json::to_string(&Request::Rollback { steps: 1 }).unwrap();
+        let mut stream = UnixStream::connect(state.control_socket()).unwrap();
+        writeln!(stream, "{rollback}").unwrap();
+        // One that only says no more waits for the answer.
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut reply: oneshot::Sender<Answer> = asked.recv().unwrap();
+        std::thread::sleep(FRESH * 2);
+        assert!(!reply.is_closed());
+        drop(stream);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(reply.closed());
     }
 
     #[test]

@@ -254,11 +254,10 @@ impl Daemon {
                 let _ = self.source.reread();
             }
             Event::Drained(drained) => self.drained(drained),
+            // Who asked for it has gone: a successor would leave nobody in charge, and a command
+            // that was given up may be given again.
+            Event::Request(_, reply) if reply.is_closed() => {}
             Event::Request(Request::HandOver { confirms, adopts }, reply) => {
-                // One that has gone meanwhile would leave nobody in charge.
-                if reply.is_closed() {
-                    return None;
-                }
                 let adopts = adopts && self.gateways.stays();
                 let sockets = match self.sockets(adopts) {
                     Ok(sockets) => sockets,

@@ -58,6 +58,7 @@ pub use flows::{Flows, now};
 pub use lookup::Lookup;
 pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
 pub use peer::{canonical, cgroup_of_socket};
+pub use pins::in_charge;
 pub use sockets::{Open, Socket};
 pub use types::*;
 

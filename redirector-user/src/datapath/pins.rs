@@ -549,6 +549,11 @@ fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
 /// How long what a killed process leaves behind may live.
 const LEFTOVERS: Duration = Duration::from_secs(2);
 
+/// The process that is in charge of what is pinned there, as far as that can be told.
+pub fn in_charge(root: &Path) -> Option<u32> {
+    holder_pid(&File::open(root).ok()?)?.parse().ok()
+}
+
 /// The process that took the lock of a file, as far as /proc tells.
 fn holder_pid(file: &File) -> Option<String> {
     let meta = file.metadata().ok()?;

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::{File, Mention, Store};
 use crate::diag::Diagnostic;
+use crate::diag::codes::references;
 use crate::model::{Object, ObjectRef};
 
 /// An object that came, went or is another.
@@ -24,6 +25,8 @@ pub struct Replaced {
 pub(super) struct Index {
     /// Where objects are written, in the order of [`Store::files`].
     places: FxHashMap<ObjectRef, Vec<MentionPlace>>,
+    /// Those of them that are written more than once.
+    repeated: BTreeSet<ObjectRef>,
     /// Objects of which something was read, or taken back, since the last change
     /// came in force. Of all others there is nothing to accept.
     pub touched: BTreeSet<ObjectRef>,
@@ -57,14 +60,21 @@ impl Index {
                 && let Some(places) = self.places.get_mut(&before)
             {
                 places.retain(|other| *other != place);
+                if places.len() < 2 {
+                    self.repeated.remove(&before);
+                }
                 if places.is_empty() {
                     self.places.remove(&before);
                 }
             }
             if let Some(after) = after {
                 // Nearly all are written once.
-                let places = self.places.entry(after).or_insert_with(|| Vec::with_capacity(1));
+                let places = self.places.entry(after.clone());
+                let places = places.or_insert_with(|| Vec::with_capacity(1));
                 places.insert(places.partition_point(|other| *other < place), place);
+                if places.len() > 1 {
+                    self.repeated.insert(after);
+                }
             }
         }
     }
@@ -132,6 +142,27 @@ impl Store {
     /// gives was not in force yet.
     pub fn is_new(&self, object: &ObjectRef) -> bool {
         self.mentions_of(object).any(|mention| mention.new_version().is_some())
+    }
+
+    /// What is written and does not count, as the object is written again.
+    pub(crate) fn repeated(&self) -> Vec<Diagnostic> {
+        let line = |place: &MentionPlace| {
+            let mention = self.files.get(&place.file)?.mentions.get(place.at)?;
+            Some(mention.current()?.meta.origin.line)
+        };
+        let mut repeated = Vec::new();
+        for object in &self.index.repeated {
+            let places = self.index.places.get(object).map_or(&[][..], Vec::as_slice);
+            for (earlier, later) in places.iter().zip(places.iter().skip(1)) {
+                let Some(again) = line(later) else { continue };
+                let mut finding =
+                    stands_again(object, Some(&earlier.file), (Some(&later.file), again));
+                finding.file = Some(earlier.file.clone());
+                finding.line = line(earlier).unwrap_or_default();
+                repeated.push(finding);
+            }
+        }
+        repeated
     }
 
     /// Has the new version of an object wait, if another was good before: that one stays
@@ -226,4 +257,25 @@ impl Store {
             }
         }
     }
+}
+
+/// What is said of an object where it is written and does not count: it stands again there, on
+/// that line.
+pub(crate) fn stands_again(
+    object: &ObjectRef,
+    here: Option<&Arc<str>>,
+    (there, line): (Option<&Arc<str>>, u32),
+) -> Diagnostic {
+    let whereabouts = match there {
+        Some(name) if here != there => format!("in {name}, line {line}"),
+        _ => format!("on line {line}"),
+    };
+    let mut finding = Diagnostic::new(
+        &references::REPEATED_OBJECT,
+        format!("{object} stands again {whereabouts}: only the last one counts"),
+    )
+    .help("remove one of the two, or give it another name");
+    finding.object = Some(object.clone().into());
+    finding.path = "metadata.name".to_owned();
+    finding
 }

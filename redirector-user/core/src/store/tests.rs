@@ -144,6 +144,23 @@ fn of_one_object_in_two_files_the_last_in_path_order_counts() {
 }
 
 #[test]
+fn that_an_object_stands_twice_is_told_for_as_long_as_it_does() {
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("one", "1"), good("two", "1")]);
+    assert_eq!(store.repeated(), []);
+    put(&mut store, "b", vec![good("one", "2")]);
+    let [one] = &store.repeated()[..] else { panic!("{:?}", store.repeated()) };
+    assert_eq!((one.code, one.file.as_deref()), ("RD3001", Some("a")));
+    assert!(one.message.contains("stands again in b"), "{}", one.message);
+    let world = crate::world::World::default();
+    assert_eq!(crate::in_force::InForce::new(&store, world).warnings, store.repeated());
+    put(&mut store, "a", vec![good("two", "1"), good("two", "2")]);
+    assert!(store.repeated()[0].message.contains("stands again on line"));
+    store.remove("a");
+    assert_eq!(store.repeated(), []);
+}
+
+#[test]
 fn an_object_that_moves_and_breaks_on_the_way_stays() {
     let mut store = Store::default();
     put(&mut store, "a", vec![good("x", "1")]);

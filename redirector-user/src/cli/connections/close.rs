@@ -78,8 +78,9 @@ fn said(answer: &Answer) -> String {
         text += &match error {
             Some(error) => format!("{} were not: {error}\n", missing.len()),
             None => format!(
-                "{} were not found: they have ended meanwhile, or are in network namespaces that \
-                 are not in /proc or /run/netns here\n",
+                "{} were not found: they have ended meanwhile, were reset before and are not \
+                 closed by their processes yet, or are in network namespaces that are not in \
+                 /proc or /run/netns here\n",
                 missing.len()
             ),
         };

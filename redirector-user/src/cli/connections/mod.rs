@@ -97,6 +97,7 @@ fn text(rows: &[Row], style: Style) -> String {
             }
             (Some(workload), None) => workload.clone(),
             (None, Some(process)) => format!("{} {}", plain(&process.command), process.pid),
+            (None, None) if row.state.is_none() => "(reset, or not seen here)".to_owned(),
             (None, None) => String::new(),
         };
         table.row([

@@ -24,7 +24,8 @@ pub struct Row {
     /// Tells connections apart while their sockets are open, also in `flows`.
     pub cookie: u64,
     /// What TCP makes of it: `established`, `connecting`, `half-closed`, `closing`; nothing when
-    /// its socket is not seen.
+    /// its socket is not seen: in a network namespace that is not seen here, or once it was
+    /// reset, until its process closes it.
     pub state: Option<&'static str>,
     /// The workload of the process, as the tables know it now.
     pub workload: Option<String>,
