@@ -100,6 +100,11 @@ impl Files {
         Self { paths, parse, absence, known: known.collect(), places, unsettled }
     }
 
+    /// How long a file that has vanished is waited for.
+    pub fn absence(&self) -> Duration {
+        self.absence
+    }
+
     /// The directories in which something can change.
     pub fn directories(&self) -> &BTreeSet<PathBuf> {
         &self.places.directories

@@ -81,6 +81,8 @@ pub fn follow(
     thread::Builder::new().name("files".into()).spawn(move || {
         let (mut scope, mut since) = (Scope::All, Instant::now());
         let mut whole = None;
+        // The last reading that was asked for and is not over, and since when.
+        let mut pending: Option<(u64, Instant)> = None;
         loop {
             let begun = Instant::now();
             let reading = readings.asked.load(SeqCst);
@@ -92,6 +94,14 @@ pub fn follow(
                 return;
             }
             if is_asked {
+                pending = Some((reading, pending.map_or(begun, |(_, since)| since)));
+            }
+            // A file that has vanished may come back, until it is gone; one that is written all
+            // the time is not waited for longer.
+            let is_over = |(_, since): &mut (u64, Instant)| {
+                look.again.is_none() || since.elapsed() > files.absence()
+            };
+            if let Some((reading, _)) = pending.take_if(is_over) {
                 readings.over.store(reading, SeqCst);
                 if !send(Batch::of_files(Vec::new(), since)) {
                     return;
@@ -318,5 +328,25 @@ mod tests {
         }
         fs::write(root.path().join("a.yaml"), "1").unwrap();
         wait_for(&receiver, put("a.yaml"));
+    }
+
+    #[test]
+    fn what_has_vanished_is_gone_before_a_reading_that_was_asked_for_is_over() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.yaml"), "1").unwrap();
+        let (sender, receiver) = channel();
+        let absence = Duration::from_secs(1);
+        let files = Files::new(vec![root.path().to_owned()], parse, absence, std::iter::empty());
+        let rescan = Duration::from_secs(3600);
+        let reread = follow(files, rescan, move |batch| sender.send(batch).is_ok()).unwrap();
+        wait_for(&receiver, put("a.yaml"));
+        fs::remove_file(root.path().join("a.yaml")).unwrap();
+        assert_eq!(reread.ask(), 1);
+        let mut is_gone = false;
+        while reread.over() < 1 {
+            let batch = receiver.recv().unwrap();
+            is_gone |= batch.arrivals.iter().any(|one| matches!(one.change, Change::Removed(_)));
+        }
+        assert!(is_gone);
     }
 }
