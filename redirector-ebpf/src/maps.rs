@@ -156,6 +156,12 @@ limits! {
     KERNEL_SOCKET;
     /// `Limits::btf`.
     HAS_BTF;
+    /// `Limits::socket_error`.
+    SOCKET_ERROR;
+    /// `Limits::md5_keys`.
+    MD5_KEYS;
+    /// `Limits::ao_keys`.
+    AO_KEYS;
 }
 
 /// The tables in the kernel, as one connection reads them.

@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1,
 };
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::SockOpsContext;
 use redirector_common::abi::{
     Destination, FlowCounters, HANDSHAKES, Side, connection_state as state, control_flags,
@@ -21,13 +21,21 @@ use redirector_common::decide::Tables as _;
 
 use crate::atomic::{add, fetch_add_half, fetch_or};
 use crate::flow::{self, Later};
-use crate::maps::{CONTROL, FLOW_COUNTERS, Maps};
+use crate::maps::{AO_KEYS, CONTROL, FLOW_COUNTERS, MD5_KEYS, Maps, SOCKET_ERROR};
 use crate::memory::{self, Entry};
 use crate::{live, readers, stream};
 
 /// Who gives up earlier has not waited for the endpoint: after this time the
 /// first packet has been sent again.
 const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Errors of a socket that no packet brings before its handshake is done: somebody here has
+/// ended it.
+const ECONNABORTED: i32 = 103;
+const ECONNRESET: i32 = 104;
+
+/// Nobody has answered.
+const ETIMEDOUT: i32 = 110;
 
 /// An event.
 #[inline(always)]
@@ -70,6 +78,74 @@ fn connecting(ctx: &SockOpsContext) {
     let Some((_, entry)) = find(ctx) else { return };
     if ctx.set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok() {
         mark(&entry, state::FOLLOWED);
+        if error(ctx).is_some_and(|error| error != 0) {
+            // It is of what the socket was before, and its owner has not asked for it.
+            // SAFETY: an entry is valid memory while the program runs, and this one is of a
+            // connection that is about to begin: nobody else writes.
+            unsafe { addr_of_mut!((*entry.connection).since).write_volatile(0) };
+        }
+    }
+}
+
+/// The socket, as the kernel has it; null where its types are not known.
+#[inline(always)]
+fn tcp_sock(ctx: &SockOpsContext) -> *const u8 {
+    // SAFETY: `sk` of the context is a valid socket or null, which the verifier makes us
+    // check.
+    unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return core::ptr::null();
+        }
+        bpf_skc_to_tcp_sock(sk.cast()).cast()
+    }
+}
+
+/// The error that the socket has met: zero, if none. `None` where that cannot be told.
+#[inline(always)]
+fn error(ctx: &SockOpsContext) -> Option<i32> {
+    let at = SOCKET_ERROR.load() as usize;
+    if at == 0 {
+        return None;
+    }
+    let socket = tcp_sock(ctx);
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: a `struct tcp_sock` begins with a `struct sock`, and the kernel has said where
+    // in that its error lies.
+    Some(unsafe { socket.add(at).cast::<i32>().read_volatile() })
+}
+
+/// Whether the client has keys on its socket: who has not got them does not answer, and what
+/// he answers is dropped.
+#[inline(always)]
+fn has_keys(ctx: &SockOpsContext) -> bool {
+    let has = |at: u32| {
+        if at == 0 {
+            return false;
+        }
+        let socket = tcp_sock(ctx);
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: as in `error`, of a pointer in `struct tcp_sock`; it is not followed.
+        !unsafe { socket.add(at as usize).cast::<*const u8>().read_volatile() }.is_null()
+    };
+    has(MD5_KEYS.load()) || has(AO_KEYS.load())
+}
+
+/// Whether a connection that was never established is the endpoint's failure, and not the
+/// client's own doing, who may have been `patient`.
+#[inline(always)]
+fn is_endpoints(ctx: &SockOpsContext, followed: &Followed, patient: bool) -> bool {
+    match error(ctx) {
+        None => followed.state & state::RELEASED == 0 || patient,
+        // It may be older than this connection: see `connecting`.
+        Some(_) if followed.since == 0 => false,
+        Some(0 | ECONNABORTED | ECONNRESET) => patient && !has_keys(ctx),
+        Some(ETIMEDOUT) => !has_keys(ctx),
+        Some(_) => true,
     }
 }
 
@@ -137,7 +213,8 @@ fn packet(ctx: &SockOpsContext) {
 fn closed(ctx: &SockOpsContext) {
     let Some((cookie, entry)) = find(ctx) else { return };
     let counters = counters(&entry);
-    let Followed { live, leg, who, since, state: now } = followed(&entry);
+    let followed = followed(&entry);
+    let Followed { live, leg, who, since, state: now } = followed;
     // As in `established`.
     if now & state::FOLLOWED == 0 {
         return;
@@ -151,7 +228,7 @@ fn closed(ctx: &SockOpsContext) {
     let patient = since != 0 && lost && waited >= PATIENCE_NS;
     let outcome = if now & state::ESTABLISHED != 0 {
         flow_outcome::ENDED
-    } else if now & state::RELEASED == 0 || patient {
+    } else if is_endpoints(ctx, &followed, patient) {
         flow_outcome::FAILED
     } else {
         flow_outcome::GIVEN_UP

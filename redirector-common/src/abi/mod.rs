@@ -413,6 +413,13 @@ pub struct Limits {
     /// 1 where the kernel describes its types (BTF): then it can be asked whether a
     /// socket is one of MPTCP.
     pub btf: u32,
+    /// Which byte of `struct sock` its error begins at. Zero: not known.
+    pub socket_error: u32,
+    /// Which byte of `struct tcp_sock` the pointer to MD5 keys begins at. Zero: there are
+    /// none, or it is not known.
+    pub md5_keys: u32,
+    /// The same of keys for TCP's authentication option (RFC 5925).
+    pub ao_keys: u32,
 }
 
 /// An entry of `READERS`: how many programs are between reading the epoch and
@@ -483,9 +490,10 @@ layout! {
         leg: 92, identity: 96, process: 100, command: 104,
     }
     OverflowState, 64, { used: 0 }
-    Limits, 44, {
+    Limits, 56, {
         class_tables: 0, identities: 4, routes: 8, legs: 12, destinations: 16, backends: 20,
         connections: 24, overflow: 28, stripes: 32, kernel_socket: 36, btf: 40,
+        socket_error: 44, md5_keys: 48, ao_keys: 52,
     }
     Readers, 64, { count: 0 }
     Record, 128, {

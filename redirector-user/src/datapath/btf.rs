@@ -1,5 +1,6 @@
 //! What the kernel says of its own types: where in a socket it is written that it is one
-//! of the kernel's own. No helper tells that to programs.
+//! of the kernel's own, which error it has met, and that it has keys. No helper tells that to
+//! programs.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -20,6 +21,12 @@ pub struct Types {
     pub are_there: bool,
     /// `Limits::kernel_socket`.
     pub kernel_socket: u32,
+    /// `Limits::socket_error`.
+    pub socket_error: u32,
+    /// `Limits::md5_keys`.
+    pub md5_keys: u32,
+    /// `Limits::ao_keys`.
+    pub ao_keys: u32,
 }
 
 /// Of the kernel that runs.
@@ -37,6 +44,9 @@ fn read(file: &Path) -> Result<Types, Error> {
         Ok(bytes) => Ok(Types {
             are_there: true,
             kernel_socket: bit(&bytes, b"sock", b"sk_kern_sock").and_then(packed).unwrap_or(0),
+            socket_error: byte(&bytes, b"sock", b"sk_err").unwrap_or(0),
+            md5_keys: byte(&bytes, b"tcp_sock", b"md5sig_info").unwrap_or(0),
+            ao_keys: byte(&bytes, b"tcp_sock", b"ao_info").unwrap_or(0),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Types::default()),
         Err(error) => Err(Error::from_io(
@@ -53,6 +63,17 @@ fn packed(bit: u32) -> Option<u32> {
 
 /// Which bit of a structure is this field, of one bit.
 fn bit(btf: &[u8], structure: &[u8], field: &[u8]) -> Option<u32> {
+    place(btf, structure, field).and_then(|(bit, size)| (size == 1).then_some(bit))
+}
+
+/// At which byte of a structure this field begins, of whole bytes.
+fn byte(btf: &[u8], structure: &[u8], field: &[u8]) -> Option<u32> {
+    let is_whole = |(bit, size)| size == 0 && bit % 8 == 0;
+    place(btf, structure, field).filter(|place| is_whole(*place)).map(|(bit, _)| bit / 8)
+}
+
+/// At which bit of a structure this field begins; and of how many it is, if of some only.
+fn place(btf: &[u8], structure: &[u8], field: &[u8]) -> Option<(u32, u32)> {
     let word = |at: usize| Some(u32::from_le_bytes(btf.get(at..at + 4)?.try_into().ok()?));
     let own = word(4)? as usize;
     let part = |at: usize| Some((own + word(at)? as usize, word(at + 4)? as usize));
@@ -81,10 +102,11 @@ fn bit(btf: &[u8], structure: &[u8], field: &[u8]) -> Option<u32> {
             continue;
         }
         for member in (0..count).map(|member| begin + 12 * member) {
-            // Sizes of fields in bits, and where they lie, where any has a size.
-            let place = word(member + 8)?;
-            if is(word(member)?, field) && info >> 31 == 1 && place >> 24 == 1 {
-                return Some(place & 0xff_ffff);
+            if is(word(member)?, field) {
+                let place = word(member + 8)?;
+                // Sizes of fields in bits, and where they lie, where any has a size.
+                let sized = info >> 31 == 1;
+                return Some(if sized { (place & 0xff_ffff, place >> 24) } else { (place, 0) });
             }
         }
     }
@@ -101,6 +123,7 @@ mod tests {
         assert_eq!(types.are_there, fs::exists(FILE).unwrap_or(false));
         assert!(!types.are_there || types.kernel_socket & 0xff != 0, "{types:?}");
         assert!((types.kernel_socket & 0xff).count_ones() <= 1);
+        assert!(!types.are_there || types.socket_error != 0, "{types:?}");
     }
 
     #[test]
@@ -115,6 +138,7 @@ mod tests {
     fn what_is_cut_off_or_noise_says_nothing() {
         let Ok(bytes) = fs::read(FILE) else { return };
         assert_eq!(bit(&bytes, b"sock", b"no_such_field"), None);
+        assert_eq!(byte(&bytes, b"sock", b"sk_kern_sock"), None, "it is a bit");
         for length in [0, 3, 23, 24, 1000] {
             assert_eq!(bit(&bytes[..length], b"sock", b"sk_kern_sock"), None);
         }

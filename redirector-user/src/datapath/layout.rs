@@ -113,6 +113,9 @@ impl Layout {
             stripes: cpus.next_power_of_two().min(MOST_STRIPES),
             kernel_socket: types.kernel_socket,
             btf: types.are_there.into(),
+            socket_error: types.socket_error,
+            md5_keys: types.md5_keys,
+            ao_keys: types.ao_keys,
             ..sizes.limits()
         };
         let array = |name, value, entries| Shape {

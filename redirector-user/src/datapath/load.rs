@@ -160,7 +160,7 @@ fn load_object(
     places: &Places,
 ) -> Result<Ebpf, Error> {
     let limits = layout.limits;
-    let globals: [(&'static str, u32); 11] = [
+    let globals: [(&'static str, u32); 14] = [
         ("LIMIT_CLASS_TABLES", limits.class_tables),
         ("LIMIT_IDENTITIES", limits.identities),
         ("LIMIT_ROUTES", limits.routes),
@@ -172,6 +172,9 @@ fn load_object(
         ("LIMIT_STRIPES", limits.stripes),
         ("KERNEL_SOCKET", limits.kernel_socket),
         ("HAS_BTF", limits.btf),
+        ("SOCKET_ERROR", limits.socket_error),
+        ("MD5_KEYS", limits.md5_keys),
+        ("AO_KEYS", limits.ao_keys),
     ];
     let mut loader = EbpfLoader::new();
     for (name, value) in &globals {

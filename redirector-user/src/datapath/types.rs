@@ -54,6 +54,9 @@ impl Sizes {
             stripes: 1,
             kernel_socket: 0,
             btf: 0,
+            socket_error: 0,
+            md5_keys: 0,
+            ao_keys: 0,
         }
     }
 }

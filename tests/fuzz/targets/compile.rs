@@ -49,6 +49,9 @@ fuzz_target!(|bytes: &[u8]| {
         overflow: 1,
         kernel_socket: 0,
         btf: 0,
+        socket_error: 0,
+        md5_keys: 0,
+        ao_keys: 0,
         stripes: 1,
     };
     let Ok((layout, image)) = Layout::default().place(&compiled.plan, &limits) else { return };

@@ -69,12 +69,37 @@ fn sign(socket: &Socket) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// Has a socket hear nothing: of what comes, all is dropped. It takes no privilege.
+fn deafen(socket: &Socket) {
+    // Returns, and keeps nothing.
+    let mut program = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut program };
+    // SAFETY: the descriptor is open; the buffer is as long as it says, and what it points to
+    // lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as u32,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A socket that waits for nothing.
+fn socket() -> Socket {
+    let socket = Socket::stream(service(), 0).expect("a socket");
+    socket.nonblocking().expect("the option");
+    socket
+}
+
 /// Begins so many connections that get no answer.
 fn unanswered(count: usize) -> Vec<Socket> {
     let open = |_| {
-        let socket = Socket::stream(service(), 0).expect("a socket");
-        sign(&socket);
-        socket.nonblocking().expect("the option");
+        let socket = socket();
+        deafen(&socket);
         let _ = socket.connect(service());
         socket
     };
@@ -146,4 +171,64 @@ fn failures_of_one_workload_leave_no_endpoint_out_that_others_reach() {
     assert_eq!(ejected(&scene), Some(0));
     let answers = ask(&good);
     assert_eq!((failed(&answers), ejected(&scene)), (1, Some(1)), "{answers:?}");
+}
+
+#[test]
+fn what_a_client_does_to_its_own_connects_is_no_failure_of_the_endpoint() {
+    let Some(scene) = Scene::new("own", 2) else { return };
+    let policy = "{outlierDetection: {consecutive5xxErrors: 1, interval: 600s, \
+                  baseEjectionTime: 900s, maxEjectionPercent: 100}}";
+    scene.redirector.write("all.yaml", &scene.documents(&[(1, 1), (2, 1)], policy));
+    let _daemon = scene.redirector.start();
+    let client = scene.client(0);
+    let ejected = || maps(&scene, "destinations")[0]["ejected"].as_u64();
+    let shut = |socket: &Socket| {
+        // SAFETY: the descriptor is open.
+        assert_eq!(unsafe { libc::shutdown(socket.fd(), libc::SHUT_RDWR) }, 0);
+    };
+    // As a client that has not much time.
+    let timed_out = |socket: &Socket| {
+        socket.set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 1000).expect("the option");
+        let _ = socket.connect(service());
+        socket.finish(30_000).err().and_then(|error| error.raw_os_error())
+    };
+    child::run(&client, || {
+        for socket in unanswered(4) {
+            shut(&socket);
+            // The error that this has left says nothing of what comes next.
+            let _ = socket.connect(service());
+            shut(&socket);
+        }
+        for socket in unanswered(4) {
+            socket.disconnect().expect("it is not connected");
+        }
+    });
+    assert_eq!(ejected(), Some(0), "given up");
+    child::run(&client, || {
+        for _ in 0..4 {
+            // One that was refused elsewhere, and has not been asked about it.
+            let socket = socket();
+            let _ = socket.connect(redirector_tests::agent::free_port());
+            let mut poll = libc::pollfd { fd: socket.fd(), events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one structure, as said.
+            assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 30_000) }, 1);
+            socket.disconnect().expect("it is not connected");
+            deafen(&socket);
+            let _ = socket.connect(service());
+            shut(&socket);
+        }
+    });
+    assert_eq!(ejected(), Some(0), "an older error");
+    let signed = child::run(&client, || {
+        let socket = socket();
+        sign(&socket);
+        timed_out(&socket)
+    });
+    assert_eq!((signed, ejected()), (Some(libc::ETIMEDOUT), Some(0)), "keys");
+    let deaf = child::run(&client, || {
+        let socket = socket();
+        deafen(&socket);
+        timed_out(&socket)
+    });
+    assert_eq!((deaf, ejected()), (Some(libc::ETIMEDOUT), Some(1)), "nobody has answered");
 }

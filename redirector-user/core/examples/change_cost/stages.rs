@@ -24,6 +24,9 @@ const LIMITS: Limits = Limits {
     overflow: 0,
     kernel_socket: 0,
     btf: 0,
+    socket_error: 0,
+    md5_keys: 0,
+    ao_keys: 0,
     stripes: 1,
 };
 
