@@ -1,6 +1,7 @@
 //! The life of a connection's entry: claimed at connect, followed where there is
 //! accounting, and freed by whichever of release and TCP close is the last that counts,
-//! while another socket waits for its place and accounting is switched off.
+//! while another socket waits for its place and accounting is switched off. A socket whose
+//! connection is over may connect once more.
 //!
 //! The socket's lock keeps connect apart from the events of the network, which come one at
 //! a time; release comes after connect, and at the same time as those.
@@ -21,6 +22,8 @@ enum Without {
     Asking,
     /// Agreeing by one word who frees the entry.
     Agreeing,
+    /// Forgetting an earlier connect of the socket.
+    Forgetting,
 }
 
 struct Life {
@@ -29,6 +32,8 @@ struct Life {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum App {
+    /// It has connected before: that is forgotten first.
+    Again,
     New,
     Claimed,
     /// What its connect knows of accounting.
@@ -58,13 +63,16 @@ struct Socket {
     net: Net,
     /// Whether it tells of its states: by this connect, an earlier one or another program.
     tells: bool,
+    /// It has connected before.
+    again: bool,
+    /// How often the entry of this connect was freed.
     freed: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    /// Whose the place is: what the cookie says.
-    owner: Option<usize>,
+    /// Whose the place is: what the cookie says; and whether it is of his second connect.
+    owner: Option<(usize, bool)>,
     word: u32,
     sockets: [Socket; 2],
     accounting: bool,
@@ -85,22 +93,34 @@ enum Daemon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     App(usize),
+    /// The socket, whose connection is over, connects once more.
+    Again(usize),
     /// The next event of the network; or the last one at once.
     Net(usize, bool),
     Daemon,
 }
 
 impl State {
+    /// Whether this socket finds an entry of its own.
+    fn finds(&self, socket: usize) -> bool {
+        self.owner.is_some_and(|(owner, _)| owner == socket)
+    }
+
+    /// Somebody writes who has found an entry of this socket before.
+    fn writes(&mut self, socket: usize) {
+        self.strayed |= self.owner != Some((socket, self.sockets[socket].again));
+    }
+
     /// Sets bits of the entry that a socket has found before, and says what they were.
     fn mark(&mut self, socket: usize, bits: u32) -> u32 {
-        self.strayed |= self.owner != Some(socket);
+        self.writes(socket);
         let before = self.word;
         self.word |= bits;
         before
     }
 
     fn free(&mut self, socket: usize) {
-        self.strayed |= self.owner != Some(socket);
+        self.writes(socket);
         self.word = 0;
         self.owner = None;
         self.sockets[socket].freed += 1;
@@ -116,10 +136,20 @@ impl State {
 impl Life {
     fn app(&self, state: &mut State, number: usize) -> Option<()> {
         state.sockets[number].app = match state.sockets[number].app {
+            App::Again => {
+                if state.finds(number) && self.without != Without::Forgetting {
+                    state.free(number);
+                }
+                let socket = &mut state.sockets[number];
+                (socket.again, socket.freed, socket.net) = (true, 0, Net::Quiet);
+                App::New
+            }
             App::New if state.owner.is_none() => {
-                state.owner = Some(number);
+                state.owner = Some((number, state.sockets[number].again));
                 App::Claimed
             }
+            // Its own, of before, is what is found instead.
+            App::New if state.finds(number) => App::Connected,
             // It goes to the table for those whose place is taken.
             App::New => {
                 state.sockets[number].net = Net::Over;
@@ -136,7 +166,7 @@ impl Life {
                 }
                 App::Connected
             }
-            App::Connected if state.owner == Some(number) => App::Found,
+            App::Connected if state.finds(number) => App::Found,
             App::Connected => App::Gone,
             App::Found => App::Marked(state.mark(number, state::RELEASED)),
             App::Marked(before) => {
@@ -157,10 +187,10 @@ impl Life {
 
     fn net(&self, state: &mut State, number: usize, last: bool) -> Option<()> {
         let Socket { app, net, tells, .. } = state.sockets[number];
-        if matches!(app, App::New | App::Claimed | App::Sends(_)) {
+        if matches!(app, App::Again | App::New | App::Claimed | App::Sends(_)) {
             return None;
         }
-        let finds = state.attached && state.owner == Some(number);
+        let finds = state.attached && state.finds(number);
         let asked = self.without == Without::Asking;
         let counts = |word: u32| asked || word & state::FOLLOWED != 0;
         state.sockets[number].net = match net {
@@ -218,7 +248,8 @@ impl Model for Life {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        let socket = |tells| Socket { app: App::New, net: Net::Quiet, tells, freed: 0 };
+        let socket =
+            |tells| Socket { app: App::New, net: Net::Quiet, tells, again: false, freed: 0 };
         let of = |tells: [bool; 2]| State {
             owner: None,
             word: 0,
@@ -234,7 +265,8 @@ impl Model for Life {
     fn actions(&self, _: &State, actions: &mut Vec<Step>) {
         actions.push(Step::Daemon);
         for number in [0, 1] {
-            actions.extend([Step::App(number), Step::Net(number, false), Step::Net(number, true)]);
+            actions.extend([Step::App(number), Step::Again(number)]);
+            actions.extend([Step::Net(number, false), Step::Net(number, true)]);
         }
     }
 
@@ -242,6 +274,13 @@ impl Model for Life {
         let mut state = last.clone();
         match step {
             Step::App(number) => self.app(&mut state, number)?,
+            Step::Again(number) => {
+                let socket = &mut state.sockets[number];
+                if (socket.app, socket.net, socket.again) != (App::Connected, Net::Over, false) {
+                    return None;
+                }
+                socket.app = App::Again;
+            }
             Step::Net(number, last) => self.net(&mut state, number, last)?,
             Step::Daemon => self.daemon(&mut state)?,
         }
@@ -255,13 +294,17 @@ impl Model for Life {
                 state.sockets.iter().all(|socket| socket.freed < 2)
             }),
             Property::always("nothing outlives its socket", |_, state: &State| {
-                !state.owner.is_some_and(|number| {
+                !state.owner.is_some_and(|(number, _)| {
                     let socket = &state.sockets[number];
                     socket.app == App::Gone && socket.net == Net::Over
                 })
             }),
             Property::sometimes("both have had the place", |_, state: &State| {
                 state.sockets.iter().all(|socket| socket.freed == 1)
+            }),
+            Property::sometimes("one has it twice, and then the other", |_, state: &State| {
+                let [one, other] = &state.sockets;
+                one.again && one.freed == 1 && !other.again && other.freed == 1
             }),
         ]
     }
@@ -285,4 +328,9 @@ fn accounting_that_ends_without_waiting_leaves_an_entry_for_ever() {
 #[test]
 fn ends_that_do_not_agree_leave_an_entry_or_free_it_twice() {
     breaks("freed once", Life { without: Without::Agreeing });
+}
+
+#[test]
+fn an_earlier_connect_that_is_not_forgotten_is_taken_for_the_next_one() {
+    breaks("nobody writes to another's", Life { without: Without::Forgetting });
 }
