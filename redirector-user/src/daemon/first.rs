@@ -98,7 +98,7 @@ impl Daemon {
         self.times.forget();
         self.look();
         // What a predecessor has in force is its own, and never taken back here.
-        let fresh = self.predecessor.is_none() && self.datapath.attachments()?.is_empty();
+        let fresh = self.datapath.attachments()?.is_empty();
         self.datapath.attach()?;
         if fresh
             && let Err(failure) = startup::nobody_else(
@@ -107,7 +107,11 @@ impl Daemon {
                 &self.datapath.attachments()?,
             )
         {
-            // The kernel is left as it was found.
+            // The kernel is left as it was found: to a predecessor that waits, as that has it.
+            if self.predecessor.is_some() {
+                self.datapath.detach()?;
+                return Err(failure);
+            }
             self.gateways.shutdown();
             self.datapath.remove()?;
             self.state.remove()?;

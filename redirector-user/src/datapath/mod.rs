@@ -561,6 +561,16 @@ impl Datapath {
         remove_all(&pins)
     }
 
+    /// Detaches from everywhere; tables and memory stay.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn detach(&self) -> Result<(), Error> {
+        self.writing()?;
+        detach_all(&self.pins)
+    }
+
     /// As [`unload`](Self::unload), by the daemon in charge itself.
     ///
     /// # Errors
@@ -585,8 +595,10 @@ impl Datapath {
 /// Removes every pin: links first, so that no program runs on tables that are
 /// half gone.
 fn remove_all(pins: &Pins) -> Result<(), Error> {
-    for place in attach::places(pins)? {
-        attach::detach_all(pins, place.id)?;
-    }
+    detach_all(pins)?;
     pins.remove_all()
+}
+
+fn detach_all(pins: &Pins) -> Result<(), Error> {
+    attach::places(pins)?.iter().try_for_each(|place| attach::detach_all(pins, place.id))
 }
