@@ -8,6 +8,7 @@ mod health;
 mod image;
 mod nested;
 mod newcomers;
+mod surge;
 mod two_agents;
 
 use std::collections::VecDeque;

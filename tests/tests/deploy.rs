@@ -186,7 +186,7 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(pod["hostPID"], false);
     assert_eq!(container["securityContext"]["privileged"], true);
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
-    assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+    assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"], json!({ "maxUnavailable": 1 }));
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
     assert_eq!(pod["containers"].as_array().unwrap().len(), 1, "nothing relays");
     assert_eq!(pod.get("shareProcessNamespace"), None);
@@ -195,8 +195,18 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(context["privileged"], false);
     assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
     let gateways = chart::objects(&json!({ "gateways": { "enabled": true } }));
-    let pod = &of_kind(&gateways, "DaemonSet")["spec"]["template"]["spec"];
+    let set = of_kind(&gateways, "DaemonSet");
+    let pod = &set["spec"]["template"]["spec"];
     assert_eq!(pod["hostNetwork"], true);
+    // In a roll-out both pods are on the node, which no port of it may hinder; and the old one
+    // stays until the new one has answered its probes itself.
+    let strategy = &set["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(*strategy, json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+    assert!(pod["containers"].as_array().unwrap().iter().all(|one| one.get("ports").is_none()));
+    let probe = &pod["containers"][0]["readinessProbe"];
+    let (period, failures) = (&probe["periodSeconds"], &probe["failureThreshold"]);
+    assert!(set["spec"]["minReadySeconds"].as_u64() > period.as_u64() && *failures == 1);
+    assert!(pod["containers"][0]["args"].as_array().unwrap().contains(&json!("--replace")));
     // What relays is no part of the agent's container, and has no privilege.
     assert_eq!(pod["shareProcessNamespace"], true);
     let relay = &pod["containers"][1];
@@ -235,8 +245,10 @@ fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
         let objects = chart::objects(&values);
         let set = of_kind(&objects, "DaemonSet");
         let template = &set["spec"]["template"];
-        let port = &template["spec"]["containers"][0]["ports"][0];
-        assert_eq!(port["containerPort"], 9999);
+        let container = &template["spec"]["containers"][0];
+        for probe in ["readinessProbe", "livenessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], 9999);
+        }
         let labels = template["metadata"]["labels"].as_object().unwrap();
         let policy = of_kind(&objects, "NetworkPolicy");
         let monitor = of_kind(&objects, "PodMonitor");
@@ -256,7 +268,17 @@ fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
         let allowed = policy["spec"]["ingress"].as_array().unwrap();
         assert_eq!(allowed.len(), 1);
         assert_eq!(allowed[0]["ports"], json!([{ "protocol": "TCP", "port": 9999 }]));
-        assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
+        let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+        match template["spec"]["hostNetwork"] == true {
+            true => assert!(endpoint["relabelings"].to_string().contains("$1:9999"), "{endpoint}"),
+            false => {
+                let port = &container["ports"][0];
+                assert_eq!(
+                    (&endpoint["port"], &port["containerPort"]),
+                    (&port["name"], &json!(9999))
+                );
+            }
+        }
         // Each role is bound, and to the account that the pods run under.
         let account = &template["spec"]["serviceAccountName"];
         assert_eq!(&of_kind(&objects, "ServiceAccount")["metadata"]["name"], account);

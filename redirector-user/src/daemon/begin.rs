@@ -43,6 +43,8 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
     let (mut sender, mut events) = mpsc::channel();
     // Once it has handed over to one that is gone: when to try again to take over.
     let mut back: Option<Again> = None;
+    // Whom it has handed over to is not seen from here.
+    let mut stands_by = false;
     loop {
         let failure = match take_charge(&options, &mut kept, back.is_some(), &sender) {
             Ok(mut daemon) => match daemon.serve(&sender, &events) {
@@ -56,7 +58,9 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
                 }
                 Ok(End::Signal(signal)) => return daemon.end(signal),
                 Ok(End::HandOver(succession)) => {
-                    let lingered = daemon.hand_over(succession).linger(&events);
+                    let state = StateDir::new(&options.state_dir);
+                    let lingered = daemon.hand_over(succession).linger(&state, &events);
+                    stands_by = succession.elsewhere;
                     let Some(again) = lingered else { return Ok(Exit::Fine) };
                     kept = again;
                     back = Some(Again::default());
@@ -84,8 +88,13 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
             let state = StateDir::new(&options.state_dir);
             if let Some(pid) = state.daemon() {
                 tracing::warn!(pid, "another daemon is in charge: {failure}");
-                kept.end();
-                return Ok(Exit::Fine);
+                if !stands_by || stops {
+                    kept.end();
+                    return Ok(Exit::Fine);
+                }
+                let Some(stood) = kept.stand_by(&state, &events) else { return Ok(Exit::Fine) };
+                kept = stood;
+                continue;
             }
             if state.is_removed() {
                 kept.let_go(false);
@@ -202,7 +211,7 @@ fn take_charge(
             Failure::new(Exit::Unable, format!("the node's addresses cannot be known: {error}"))
         })?;
     engine.settings.set_node_addresses(addresses);
-    let replaced = predecessor.as_ref().map(|one| one.pid);
+    let replaced = predecessor.as_ref().and_then(|one| one.pid);
     let before = state.report().ok().flatten().unwrap_or_default();
     leftovers::sweep(cgroups.iter().map(PathBuf::as_path));
     if kept.leaf.is_none() {

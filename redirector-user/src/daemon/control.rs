@@ -89,6 +89,10 @@ pub enum Request {
         /// the sockets of gateways are not needed.
         #[serde(default)]
         adopts: bool,
+        /// Whether it is in another PID namespace, and so not seen from here, as the daemon
+        /// of another pod is: by the kernel's word, and not by its own.
+        #[serde(skip)]
+        elsewhere: bool,
     },
     /// Log at this level from now on.
     LogLevel {
@@ -278,7 +282,7 @@ async fn converse(
     looks: Looks,
 ) -> io::Result<()> {
     let mut stream = tokio::io::BufReader::new(stream);
-    let request = match timeout(PATIENCE, take(&mut stream)).await {
+    let mut request = match timeout(PATIENCE, take(&mut stream)).await {
         Ok(Ok(request)) => request,
         failed => {
             let why = match failed {
@@ -290,7 +294,11 @@ async fn converse(
         }
     };
     asked.now();
-    let uid = stream.get_ref().peer_cred()?.uid();
+    let peer = stream.get_ref().peer_cred()?;
+    let uid = peer.uid();
+    if let Request::HandOver { elsewhere, .. } = &mut request {
+        *elsewhere = peer.pid().is_none_or(|pid| pid == 0);
+    }
     if !is_owner(uid) {
         if !request.only_looks() {
             let error = Some(format!("user {uid} may only look: that takes root"));
@@ -465,7 +473,7 @@ mod tests {
             reply.send(Answer { response, sockets, afterwards: Some(afterwards) }).is_ok()
         })
         .unwrap();
-        let request = Request::HandOver { confirms: true, adopts: true };
+        let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
         let (response, sockets, connection) = ask_for_sockets(&path, &request).unwrap();
         assert_eq!((response.sockets, sockets.len()), (150, 150));
         let ports: std::collections::BTreeSet<u16> = sockets
@@ -510,15 +518,16 @@ mod tests {
     fn versions_without_confirmation_are_understood_and_understand() {
         let earlier = r#"{"do":"hand-over"}"#;
         let request: Request = serde_json::from_str(earlier).unwrap();
-        assert_eq!(request, Request::HandOver { confirms: false, adopts: false });
+        assert_eq!(request, Request::HandOver { confirms: false, adopts: false, elsewhere: false });
 
         #[derive(PartialEq, Debug, Deserialize)]
         #[serde(tag = "do", rename_all = "kebab-case")]
         enum Earlier {
             HandOver,
         }
-        let now =
-            serde_json::to_string(&Request::HandOver { confirms: true, adopts: true }).unwrap();
+        let now = Request::HandOver { confirms: true, adopts: true, elsewhere: true };
+        let now = serde_json::to_string(&now).unwrap();
+        assert!(!now.contains("elsewhere"), "who asks does not say it: {now}");
         assert_eq!(serde_json::from_str::<Earlier>(&now).unwrap(), Earlier::HandOver);
     }
 }

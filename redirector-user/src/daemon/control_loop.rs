@@ -257,7 +257,7 @@ impl Daemon {
             // Who asked for it has gone: a successor would leave nobody in charge, and a command
             // that was given up may be given again.
             Event::Request(_, reply) if reply.is_closed() => {}
-            Event::Request(Request::HandOver { confirms, adopts }, reply) => {
+            Event::Request(Request::HandOver { confirms, adopts, elsewhere }, reply) => {
                 let adopts = adopts && self.gateways.stays();
                 let sockets = match self.sockets(adopts) {
                     Ok(sockets) => sockets,
@@ -283,7 +283,7 @@ impl Daemon {
                 }
                 // The successor accepts from the same sockets.
                 self.server.stop_accepting();
-                return Some(End::HandOver(Succession { confirms, adopts }));
+                return Some(End::HandOver(Succession { confirms, adopts, elsewhere }));
             }
             // Of a successor that this daemon has taken over from again.
             Event::Succeeded(_) => {}

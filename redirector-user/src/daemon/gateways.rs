@@ -62,6 +62,14 @@ impl Gateways {
         }
     }
 
+    /// Another pod's daemon is in charge: has what relays here accept no more, if that
+    /// daemon has not, and its connections finish. Does not wait for them.
+    pub fn give_way(&mut self) {
+        if let Some(proxy) = self.proxy.take() {
+            proxy.give_way();
+        }
+    }
+
     /// These workloads are there from now on.
     pub fn know(&self, locals: Vec<Local>) {
         if self.locals.set(locals)

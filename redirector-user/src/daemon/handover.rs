@@ -15,8 +15,12 @@
 //! meanwhile.
 //!
 //! The successor goes on with the process that relays connections of gateways, or, where
-//! that is of another version, with the very same listening sockets: no client that waits
-//! in one is lost. The kernel goes on by itself all the while.
+//! that is of another version or in another pod, with the very same listening sockets: no
+//! client that waits in one is lost. The kernel goes on by itself all the while.
+//!
+//! The successor may be in another pod, of which nothing is seen from here. Who would end
+//! then would be started again by its kubelet: so the predecessor stands by until it is told
+//! to end, and takes over again should nobody be in charge, as when a roll-out is taken back.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -35,6 +39,7 @@ use super::signals::Signals;
 use super::{Event, Options};
 use crate::datapath::{self, Datapath};
 use crate::failure::{Exit, Failure};
+use crate::rights;
 use crate::state::{Lock, StateDir, StateError};
 
 /// How long a predecessor may take to let go.
@@ -44,11 +49,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// again.
 pub const SUCCESSION: Duration = Duration::from_secs(60);
 
+/// How often one that stands by looks whether anybody is in charge.
+const LOOKS: Duration = Duration::from_secs(1);
+
 /// The daemon that this one follows.
 #[derive(Debug)]
 pub struct Predecessor {
-    /// Its process.
-    pub pid: u32,
+    /// Its process, where that is seen from here.
+    pub pid: Option<u32>,
     /// Its listening sockets.
     pub sockets: Vec<OwnedFd>,
     /// As long as this is open, it waits.
@@ -60,7 +68,7 @@ impl Predecessor {
     pub fn ask(state: &StateDir) -> Result<Option<Self>, Failure> {
         let Some(pid) = state.daemon() else { return Ok(None) };
         let socket = state.control_socket();
-        let request = Request::HandOver { confirms: true, adopts: true };
+        let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
         let (response, sockets, connection) =
             control::ask_for_sockets(&socket, &request).map_err(|error| {
                 let socket = socket.display();
@@ -72,7 +80,10 @@ impl Predecessor {
             return Err(Failure::new(Exit::No, why).help("stop it first"));
         }
         tracing::info!(pid, sockets = sockets.len(), "taking over from the daemon in charge");
-        Ok(Some(Self { pid, sockets, connection }))
+        // The number that it has written is that of another process here, where it is in
+        // another pod.
+        let pid = rights::peer(&connection).ok().map(|peer| peer.pid.unsigned_abs());
+        Ok(Some(Self { pid: pid.filter(|pid| *pid != 0), sockets, connection }))
     }
 
     /// The listening socket that it has at this address.
@@ -89,11 +100,11 @@ impl Predecessor {
         // One of an earlier version does not listen to that, and one that has gone
         // needs not.
         let _ = control::confirm(&self.connection);
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let pid = self.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid
             && let Err(error) = kill_process(pid, Signal::TERM)
         {
-            tracing::warn!(%error, pid = self.pid, "the daemon before cannot be told to end");
+            tracing::warn!(%error, ?pid, "the daemon before cannot be told to end");
         }
     }
 }
@@ -165,6 +176,30 @@ impl Kept {
         Ok(Exit::Fine)
     }
 
+    /// Somebody is in charge who is not seen from here: waits until this process is to end
+    /// (`None`), or nobody is in charge any more.
+    pub fn stand_by(mut self, state: &StateDir, events: &Receiver<Event>) -> Option<Self> {
+        if let Some(mut gateways) = self.gateways.take() {
+            gateways.give_way();
+        }
+        self.metrics = None;
+        tracing::info!("the daemon of another pod is in charge; standing by");
+        loop {
+            match events.recv_timeout(LOOKS) {
+                Ok(Event::Stop(_)) | Err(RecvTimeoutError::Disconnected) => return None,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    // One that begins has the lock, and is not heard yet.
+                    let listens = UnixStream::connect(state.control_socket()).is_ok();
+                    if !listens && state.daemon().is_none() {
+                        tracing::warn!("nobody is in charge any more; taking over again");
+                        return Some(self);
+                    }
+                }
+            }
+        }
+    }
+
     /// The process ends, and nobody has taken over from it.
     pub fn end(self) {
         let stays = self.gateways.as_ref().is_some_and(Gateways::stays);
@@ -204,13 +239,15 @@ pub struct Succession {
     pub confirms: bool,
     /// It goes on with the process that relays.
     pub adopts: bool,
+    /// It is not seen from here.
+    pub elsewhere: bool,
 }
 
 impl HandedOver {
     /// Goes on serving gateways until the successor is in force, and then lets their
-    /// connections finish. If it never comes to that, what is needed to take over
-    /// again.
-    pub fn linger(self, events: &Receiver<Event>) -> Option<Kept> {
+    /// connections finish. If it never comes to that, or nobody is in charge
+    /// [later](Kept::stand_by), what is needed to take over again.
+    pub fn linger(self, state: &StateDir, events: &Receiver<Event>) -> Option<Kept> {
         let until = Instant::now() + SUCCESSION;
         tracing::info!("handed over; gateways go on until the successor is in charge");
         let because = loop {
@@ -219,6 +256,10 @@ impl HandedOver {
                 false => events.recv_timeout(until.saturating_duration_since(Instant::now())),
             };
             match event {
+                Ok(Event::Succeeded(true)) if self.succession.elsewhere => {
+                    drop(self.server);
+                    return self.kept.stand_by(state, events);
+                }
                 Ok(Event::Stop(_) | Event::Succeeded(true)) => {
                     drop(self.server);
                     self.kept.let_go(self.succession.adopts);

@@ -44,6 +44,8 @@ pub(super) enum Ask {
     Stop,
     /// End, and leave the relay to the next daemon.
     Leave,
+    /// End, and have the relay end when its connections have.
+    GiveWay,
 }
 
 /// A file that is written behind what is there.
@@ -169,7 +171,8 @@ impl Control {
             };
             match ask {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
-                Ok(Ask::Leave) => return self.leave(),
+                Ok(Ask::Leave) => return self.leave(Process::leave),
+                Ok(Ask::GiveWay) => return self.leave(Process::give_way),
                 Ok(ask) => self.answer(ask),
                 Err(RecvTimeoutError::Timeout) => {
                     self.begins_to_ask();
@@ -225,7 +228,7 @@ impl Control {
             }
             // Who is in charge now is asked instead.
             Ask::Silent(number) if number == self.number && !self.shared => self.attend(),
-            Ask::Silent(_) | Ask::Stop | Ask::Leave => {}
+            Ask::Silent(_) | Ask::Stop | Ask::Leave | Ask::GiveWay => {}
         }
     }
 
@@ -441,12 +444,13 @@ impl Control {
         }
     }
 
-    fn leave(self) {
+    /// Ends, and the relay is left like this.
+    fn leave(self, leave: impl FnOnce(Process, &Settings)) {
         if let Some(before) = self.before {
             before.retire(self.settings.drain);
         }
         if let Relay::Lives { process, .. } = self.relay {
-            process.leave(&self.settings);
+            leave(process, &self.settings);
         }
     }
 

@@ -242,6 +242,12 @@ impl Proxy {
         self.end(Ask::Leave);
     }
 
+    /// Has the relay accept no more, if nobody has told it so yet, and leaves it to finish
+    /// its connections.
+    pub fn give_way(mut self) {
+        self.end(Ask::GiveWay);
+    }
+
     fn ask<T>(&self, ask: impl FnOnce(Sender<T>) -> Ask) -> Result<T, Stopped> {
         let (reply, answer) = channel();
         self.tell(ask(reply));

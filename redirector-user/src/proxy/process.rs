@@ -28,7 +28,9 @@ const WITHOUT_CONNECTIONS: Duration = Duration::from_secs(1);
 
 /// A living relay. Dropping it kills it, unless it was [left](Process::leave).
 pub(super) struct Process {
-    process: OwnedFd,
+    /// None where it is in another PID namespace, as that of another pod is: it answers, and
+    /// nothing else can be done about it.
+    process: Option<OwnedFd>,
     /// Where it is this process's own.
     child: Option<Child>,
     link: UnixStream,
@@ -85,7 +87,13 @@ impl Process {
         // Who is at the other end the kernel does not say: who listens at the door, it does.
         let mut this = match answer.0 {
             Answer::Done => {
-                Self::behind(door)?.ok_or_else(|| failed("no relay comes to the door"))?
+                let found = Self::behind(door)?;
+                let this = found.ok_or_else(|| failed("no relay comes to the door"))?;
+                if this.process.is_none() {
+                    let why = "it is in another PID namespace (shareProcessNamespace of the pod)";
+                    return Err(failed(why));
+                }
+                this
             }
             _ => return Err(failed("the relay that is started there does not stay")),
         };
@@ -103,10 +111,6 @@ impl Process {
         let pid = rights::peer(&link)?.pid.unsigned_abs();
         if pid == std::process::id() {
             return Ok(None);
-        }
-        if pid == 0 {
-            let why = "the relay is in another PID namespace (shareProcessNamespace of the pod)";
-            return Err(io::Error::other(why));
         }
         Self::of(pid, None, link).map(Some)
     }
@@ -132,20 +136,23 @@ impl Process {
                 return Err(error);
             }
         };
-        this.place(settings.cgroup.as_deref());
-        this.confined = confined(this.confined.pid)?;
+        if this.process.is_some() {
+            this.place(settings.cgroup.as_deref());
+            this.confined = confined(this.confined.pid)?;
+        }
         Ok(Some((this, sockets)))
     }
 
-    /// Whether it is of this program, which can go on with it.
+    /// Whether it is of this program and of this pod, which can go on with it.
     pub fn fits(&mut self) -> bool {
         let answer = self.ask(&Question::Version, &[]);
-        matches!(answer, Ok(Answer::Version(version)) if version == program())
+        self.process.is_some()
+            && matches!(answer, Ok(Answer::Version(version)) if version == program())
     }
 
     fn of(pid: u32, child: Option<Child>, link: UnixStream) -> io::Result<Self> {
-        let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
-        let process = pidfd_open(number, PidfdFlags::empty())?;
+        let number = Pid::from_raw(pid.cast_signed());
+        let process = number.map(|number| pidfd_open(number, PidfdFlags::empty())).transpose()?;
         let until = Instant::now() + PATIENCE;
         let confined = Confined { pid, ..Confined::default() };
         Ok(Self { process, child, link, confined, not_exempt: None, lives_on: false, until })
@@ -156,7 +163,7 @@ impl Process {
     pub fn place(&mut self, exempt: Option<&Path>) {
         let had = self.not_exempt.take();
         let pid = self.confined.pid;
-        let Some(exempt) = exempt else { return };
+        let (Some(exempt), true) = (exempt, self.process.is_some()) else { return };
         let below = cgroup_of(pid).and_then(|own| Some(own.strip_prefix(exempt).ok()?.to_owned()));
         if below.as_ref().is_some_and(|below| below != Path::new("")) {
             return;
@@ -259,6 +266,16 @@ impl Process {
         }
     }
 
+    /// As [`retire`](Self::retire), unless a successor has told it so before: then it
+    /// finishes its connections, and answers no more.
+    pub fn give_way(mut self, settings: &Settings) {
+        self.begins();
+        match self.ask(&Question::Version, &[]) {
+            Ok(_) => self.retire(settings.drain),
+            Err(_) => self.lives_on = true,
+        }
+    }
+
     /// Leaves it to the next daemon, if it is to stay.
     pub fn leave(mut self, settings: &Settings) {
         self.lives_on = settings.door.is_some();
@@ -270,8 +287,9 @@ impl Drop for Process {
         if self.lives_on {
             return;
         }
+        let Some(process) = &self.process else { return };
         // It is of another user: without CAP_KILL it cannot be, and is not waited for.
-        let killed = pidfd_send_signal(&self.process, Signal::KILL);
+        let killed = pidfd_send_signal(process, Signal::KILL);
         if let Err(error) = killed {
             tracing::debug!(%error, "the relay is not killed");
         }

@@ -173,7 +173,8 @@ fn start(node: &Node, privileged: bool, values: &Value) -> (Container, Agent) {
 
 /// The agent of this container, when it is ready.
 fn agent_of(node: &Node, set: &Value, container: &Container) -> Agent {
-    let metrics = set["containers"][0]["ports"][0]["containerPort"].as_u64().expect("a port");
+    let probe = &set["containers"][0]["readinessProbe"]["httpGet"];
+    let metrics = probe["port"].as_u64().expect("a port");
     let metrics = (Ipv4Addr::LOCALHOST, u16::try_from(metrics).expect("a port")).into();
     let mut agent = Agent::of(node.directory.path(), &mut container.run(), metrics);
     agent.wait_ready();

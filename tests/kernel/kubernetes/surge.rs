@@ -1,0 +1,138 @@
+//! A roll-out of an agent that serves gateways: on a node there is the new pod beside the old
+//! one for a while, and neither sees the other's processes.
+
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use redirector_tests::agent::{Agent, command, free_port};
+use redirector_tests::cgroup::enter;
+use redirector_tests::kernel::privileged;
+use redirector_tests::load::Interrupted;
+use redirector_tests::node::Node;
+use redirector_tests::scene::dial;
+
+use super::gateways::{gateways_are_served, make_gateways};
+use super::{Cluster, node, uid};
+
+/// Both containers of a pod: they share a PID namespace. When it is told to end, each of them
+/// is.
+const CONTAINERS: &str = r#"
+program=$0 socket=$1
+shift
+"$program" relay --listen "$socket" & starter=$!
+while [ ! -S "$socket" ]; do sleep 0.01; done
+"$program" "$@" & agent=$!
+trap 'kill $agent $starter' TERM
+wait $agent
+code=$?
+if [ $code = 143 ]; then
+    # It was interrupted.
+    wait $agent
+    code=$?
+fi
+wait $starter
+exit $code
+"#;
+
+/// A pod of the DaemonSet: its agent, and what starts relays for it.
+struct Pod(Agent);
+
+impl Pod {
+    /// Starts the containers of one, by its number, as the chart has them with gateways.
+    fn start(node: &Node, number: u32, metrics: SocketAddr) -> Self {
+        let directory = node.directory.path().join(format!("pod-{number}"));
+        std::fs::create_dir(&directory).expect("a directory");
+        let arguments = node.arguments().into_iter();
+        let arguments = arguments.filter(|one| !one.starts_with("--daemon-cgroup"));
+        let socket = directory.join("start.sock");
+        let agent = command(
+            ["run".to_owned(), "--replace".into(), "--gateways".into()]
+                .into_iter()
+                .chain(arguments)
+                .chain([
+                    format!("--metrics-address={metrics}"),
+                    format!("--relay-socket={}", socket.display()),
+                ]),
+        );
+        let mut containers = Command::new("unshare");
+        containers
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", CONTAINERS])
+            .arg(agent.get_program())
+            .arg(&socket)
+            .args(agent.get_args());
+        let cgroup = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(900 + number)));
+        enter(&mut containers, &cgroup);
+        Self(Agent::of(&directory, &mut containers, metrics))
+    }
+
+    /// Waits until its log says something for so many times.
+    fn says(&mut self, what: &str, times: usize) {
+        self.0.wait(what, |agent| agent.log().matches(what).count() >= times);
+    }
+
+    /// Ends it as a kubelet does.
+    fn stop(self) {
+        let outside = self.0.pid();
+        let children = format!("/proc/{outside}/task/{outside}/children");
+        let children = std::fs::read_to_string(children).expect("it runs");
+        let first = children.trim().parse().expect("the first process of the pod");
+        // SAFETY: no memory is involved; who waits for it has not ended.
+        assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
+        let status = self.0.end();
+        assert_eq!((status.code(), status.signal()), (Some(0), None));
+    }
+}
+
+/// Said once when it is in charge.
+const IN_FORCE: &str = "in force generation=";
+
+#[test]
+fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it_ends() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    make_gateways(&cluster);
+    let gateway: SocketAddr = format!("{}.31:19000", cluster.net).parse().expect("an address");
+    let metrics = free_port();
+    let mut old = Pod::start(&node, 1, metrics);
+    old.says(IN_FORCE, 1);
+    gateways_are_served(&cluster, &node, &mut old.0);
+    let open = Interrupted::open(gateway, "on");
+    let rolled_out = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&rolled_out);
+    let clients = thread::spawn(move || {
+        let mut answers = Vec::new();
+        while !until.load(Ordering::Relaxed) {
+            answers.push(dial(gateway));
+        }
+        answers
+    });
+    let mut new = Pod::start(&node, 2, metrics);
+    new.says(IN_FORCE, 1);
+    old.says("standing by", 1);
+    rolled_out.store(true, Ordering::Relaxed);
+    let answers = clients.join().expect("clients");
+    let refused: Vec<_> = answers.iter().filter(|answer| *answer != "one").collect();
+    assert!(refused.is_empty() && !answers.is_empty(), "{refused:?} of {}", answers.len());
+    assert!(new.0.is_ready(), "whom probes of both pods come to");
+    // What the old pod has, it keeps.
+    open.go_on();
+    // The roll-out is taken back, and nobody says so.
+    drop(new);
+    old.says(IN_FORCE, 2);
+    gateways_are_served(&cluster, &node, &mut old.0);
+    // And made again: this time the old pod ends.
+    let mut new = Pod::start(&node, 3, metrics);
+    new.says(IN_FORCE, 1);
+    old.says("standing by", 2);
+    old.stop();
+    gateways_are_served(&cluster, &node, &mut new.0);
+    assert_eq!(dial(gateway), "one");
+    new.stop();
+}
