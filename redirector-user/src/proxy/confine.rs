@@ -173,11 +173,15 @@ fn always() -> Vec<i64> {
         libc::SYS_rt_sigreturn,
         libc::SYS_sigaltstack,
     ];
-    // What newer architectures have one call less for.
-    #[cfg(target_arch = "x86_64")]
-    calls.extend([libc::SYS_epoll_wait, libc::SYS_poll]);
+    calls.extend(OLDER);
     calls
 }
+
+/// What newer architectures have one call less for.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[i64] = &[];
 
 #[cfg(test)]
 mod tests {
