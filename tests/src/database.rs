@@ -131,6 +131,16 @@ impl PostgreSql {
         });
     }
 
+    /// Returns when its replicas have all that was written.
+    ///
+    /// # Panics
+    ///
+    /// When they do not get it, or there is none.
+    pub fn wait_for_replicas(&self) {
+        let all = "select bool_and(replay_lsn >= pg_current_wal_lsn()) from pg_stat_replication";
+        wait_until("the replica", || self.ask(all).as_deref() == Some("t"));
+    }
+
     /// Ends in order: all that was written is with the replicas.
     pub fn stop(&mut self) {
         self.server.end(libc::SIGINT);
