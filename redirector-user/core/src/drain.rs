@@ -84,6 +84,19 @@ pub fn by_endpoint(draining: &Draining) -> BTreeMap<SocketAddr, u64> {
     found
 }
 
+/// By endpoint, the destinations that it has left, and when the first of its connections of them
+/// are reset. Two of them may have one name: the kernel knows them by number.
+pub fn by_destination(draining: &Draining) -> BTreeMap<SocketAddr, BTreeMap<Arc<str>, u64>> {
+    let mut found: BTreeMap<_, BTreeMap<_, u64>> = BTreeMap::new();
+    for (gone, over) in to_tell(draining) {
+        let Some(from) = &gone.from else { continue };
+        let there = found.entry(gone.endpoint).or_default();
+        let first = there.entry(from.name.clone()).or_insert(*over);
+        *first = (*over).min(*first);
+    }
+    found
+}
+
 impl Gone {
     /// Whether it is where a connection was sent, by its endpoint and by the destination that
     /// the kernel remembers.
@@ -412,6 +425,25 @@ spec:
         assert_eq!((to_tell(&draining).count(), by_endpoint(&draining).len()), (2, 1));
         let back = after(&draining, &moved, &before, 3_000);
         assert_eq!(names(&back), ["10.0.0.2:80 from echo.default.svc.cluster.local:80/b"]);
+    }
+
+    #[test]
+    fn of_destinations_with_one_name_the_first_time_is_told() {
+        let left = |owner: u32, name: &str| {
+            let from = Some(Left { owner, name: name.into() });
+            Gone { endpoint: address(1), from }
+        };
+        let draining = Draining::from([
+            (left(1, "a:80"), 1_000),
+            (left(2, "a:80"), 2_000),
+            (left(3, "b:80"), 4_000),
+            (left(4, "b:80"), 3_000),
+        ]);
+        let told = BTreeMap::from([("a:80".into(), 1_000), ("b:80".into(), 3_000)]);
+        assert_eq!(by_destination(&draining), BTreeMap::from([(address(1), told)]));
+        let mut everywhere = draining;
+        everywhere.insert(address(1).into(), 500);
+        assert_eq!(by_destination(&everywhere), BTreeMap::new(), "it has left each of them");
     }
 
     #[test]

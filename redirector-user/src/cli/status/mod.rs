@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
-use redirector_core::drain::{Draining, by_endpoint, to_tell};
+use redirector_core::drain::{Draining, by_destination, by_endpoint, to_tell};
 use redirector_core::model::SourceId;
 use serde::Serialize;
 
@@ -520,15 +520,9 @@ fn draining(
     if let Some(error) = &report.drain_error {
         warnings.push(format!("connections to endpoints that have gone go on: {error}"));
     }
-    let mut destinations: BTreeMap<SocketAddr, BTreeMap<Arc<str>, u64>> = BTreeMap::new();
-    for (gone, over) in to_tell(&endpoints) {
-        if let Some(from) = &gone.from {
-            destinations.entry(gone.endpoint).or_default().insert(from.name.clone(), *over);
-        }
-    }
     DrainingRow {
         endpoints: by_endpoint(&endpoints),
-        destinations,
+        destinations: by_destination(&endpoints),
         reset: report.connections_reset,
         error: report.drain_error.clone(),
     }
