@@ -67,3 +67,48 @@ fn who_is_believed_is_what_the_gateway_says_or_else_the_services_that_lead_there
     assert_eq!(believed("", &both), ["10.1.0.0/16", "10.2.0.0/16"]);
     assert_eq!(believed(&says("10.9.0.0/16"), &both), ["10.9.0.0/16"]);
 }
+
+#[test]
+fn a_listener_believes_whom_the_services_that_lead_to_it_name() {
+    let believed = |numbers: &[u16], services: &str| {
+        let servers = numbers.iter().map(|number| {
+            format!(
+                "{{port: {{number: {number}, name: tcp-{number}, protocol: TCP}}, hosts: ['*']}}"
+            )
+        });
+        let servers = servers.collect::<Vec<_>>().join(", ");
+        let one = "{port: {number: 8100, name: tcp, protocol: TCP}, hosts: ['*']}";
+        let compiled = compile(&world(&(DOCUMENTS.replace(one, &servers) + services)));
+        let listeners = compiled.plan.gateways.listeners.into_iter();
+        let said = listeners.map(|(at, one)| {
+            let nets = one.accepting.announced_by.iter().map(ToString::to_string);
+            (at.port(), nets.collect::<Vec<_>>().join(", "))
+        });
+        said.collect::<Vec<_>>()
+    };
+    let service = |name: &str, annotations: &str, ports: &str| {
+        format!(
+            "Service {name} {{annotations: {{{annotations}}}}}: {{clusterIP: 10.96.0.9, selector: \
+             {{istio: edge}}, ports: [{ports}]}}\n"
+        )
+    };
+    let trusts = "redirector.io/accept-proxy-protocol: 10.1.0.0/16";
+    let port = |port: u16, target: u16| {
+        format!("{{name: tcp-{port}, port: {port}, targetPort: {target}}}")
+    };
+    let balancer = service("lb", trusts, &port(443, 8443));
+    let internal = service("internal", "", &port(443, 9443));
+    let told = |all: &[(u16, &str)]| -> Vec<(u16, String)> {
+        all.iter().map(|(port, nets)| (*port, (*nets).to_owned())).collect()
+    };
+    assert_eq!(
+        believed(&[443], &(balancer.clone() + &internal)),
+        told(&[(8443, "10.1.0.0/16"), (9443, "")]),
+        "who comes by the other Service is not believed"
+    );
+    assert_eq!(
+        believed(&[8443], &balancer),
+        told(&[(8443, "10.1.0.0/16")]),
+        "a server with the number of the port that the Service leads to"
+    );
+}

@@ -109,7 +109,7 @@ pub fn served<'a>(
     for object in services {
         let Some(service) = asking(object) else { continue };
         let labels = labels(object, service, pods);
-        for address in addresses(service) {
+        for address in service.addresses() {
             let near = ports.address(address).filter(|_| service.cluster_ips.contains(&address));
             let Some(near) = near.filter(|_| !is_local(address)) else {
                 objects.push(entry(object, labels.clone(), address));
@@ -153,12 +153,6 @@ fn relayed_ports<'s>(
         .iter()
         .filter(|port| port.protocol == "TCP")
         .filter(|port| gateways.iter().any(|one| relays(one, labels, port.port)))
-}
-
-/// Where clients may dial it.
-fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
-    let lists = [&service.cluster_ips, &service.external_ips, &service.load_balancer_ips];
-    lists.into_iter().flatten().copied()
 }
 
 /// What the Service selects, and what all pods that it selects have in common.

@@ -36,6 +36,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// Where clients may dial it.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let lists = [&self.cluster_ips, &self.external_ips, &self.load_balancer_ips];
+        lists.into_iter().flatten().copied()
+    }
+
     /// Which endpoints go first: by the field, or else by the annotation of
     /// clusters in which the field is not served yet.
     pub fn distribution(&self, annotations: &Labels) -> Option<TrafficDistribution> {

@@ -189,12 +189,26 @@ fn listen_ports(world: &World, workload: &Workload, number: u16) -> BTreeSet<u16
 }
 
 /// What holds for those who connect to a workload at a server: what its Gateway says; and where
-/// that does not say who is believed, the Services that lead there do.
-fn accepting(world: &World, workload: &Workload, gateway: &Object, port: u16) -> Accepting {
+/// that does not say who is believed, the Services that lead to where it listens do.
+fn accepting(
+    world: &World,
+    workload: &Workload,
+    gateway: &Object,
+    (port, listen): (u16, u16),
+) -> Accepting {
     let mut accepting = Accepting::of(&gateway.meta.annotations);
     if accepting.announced_by.is_empty() {
-        let leading = services_of(world, workload)
-            .filter(|(_, service)| service.ports.iter().any(|one| one.port == port));
+        let leads = |service: &Service| {
+            service.ports.iter().any(|one| match &workload.stands_for {
+                // What dials that address, or a port of the node.
+                Some(other) => {
+                    let there = service.addresses().any(|address| address == other.address);
+                    one.port == port && (there || one.node_port == Some(listen))
+                }
+                None => leads_to(world, workload, service, one.port) == Some(listen),
+            })
+        };
+        let leading = services_of(world, workload).filter(|(_, service)| leads(service));
         let said =
             leading.flat_map(|(object, _)| Accepting::of(&object.meta.annotations).announced_by);
         accepting.announced_by = said.collect();
@@ -276,7 +290,7 @@ pub(crate) fn servers(
                     }),
                     None => {
                         let (mode, port) = (mode.clone(), server.port);
-                        let accepting = accepting(world, workload, gateway, port);
+                        let accepting = accepting(world, workload, gateway, (port, listen));
                         let gateway = gateway.clone();
                         there.push(Serving { gateway, index, listen, mode, port, accepting });
                     }
