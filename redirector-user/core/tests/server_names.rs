@@ -165,3 +165,64 @@ ServiceEntry wiki:
         assert_eq!(unknown_shares(&world, to).passed, index.is_none(), "{to}");
     }
 }
+
+#[test]
+fn rules_whose_hosts_have_no_address_at_all_are_told() {
+    let told = |spec: &str| {
+        let entry = format!(
+            "
+ServiceEntry a:
+  hosts: ['*.example.org']
+  ports: [{{number: 443, name: tls, protocol: TLS}}]
+{spec}"
+        );
+        let text = entry + &rules("'*.example.org'", &["{sniHosts: ['*.example.org']}"]);
+        taken(&text, "10.1.1.1:443").1
+    };
+    let first = ["spec.tls[0]"];
+    let endpoints = "  endpoints: [{address: 192.0.2.1}]\n";
+    assert_eq!(told(&format!("  resolution: STATIC\n{endpoints}")), first);
+    assert_eq!(told(&format!("  resolution: DNS\n{endpoints}")), first);
+    let given = format!("  resolution: STATIC\n  addresses: [10.1.1.1]\n{endpoints}");
+    assert_eq!(told(&given), [""; 0], "it has one");
+    let text = entry("b", "b.example.org", "", "").replace("resolution: NONE", "resolution: DNS");
+    let text = text + &rules("b.example.org", &[B]);
+    assert_eq!(taken(&text, "10.1.1.1:443").1, [""; 0], "the daemon resolves the name");
+}
+
+#[test]
+fn pods_of_two_headless_services_are_the_older_ones_with_its_rules() {
+    let text = "
+Service one: {clusterIP: None, selector: {app: web}, ports: [{name: tls, port: 443}]}
+Service two: {clusterIP: None, selector: {app: web}, ports: [{name: tls, port: 443}]}
+WorkloadEntry web: {address: 10.0.0.7, labels: {app: web}}
+";
+    for (host, index) in [("one", Some(0)), ("two", None)] {
+        let host = format!("{host}.default.svc.cluster.local");
+        let rules = rules(&host, &[&format!("{{sniHosts: [{host}]}}")]);
+        assert_eq!(taken(&(text.to_owned() + &rules), "10.0.0.7:443"), (index, vec![]), "{host}");
+    }
+}
+
+#[test]
+fn a_name_that_leads_to_an_address_that_two_hosts_write_is_told_to_lead_there() {
+    let endpoints = "  endpoints: [{address: 192.0.2.1}]\n";
+    let [a, b] = ["a", "b"]
+        .map(|name| entry(name, &format!("{name}.example.org"), "10.1.1.0/24", endpoints));
+    let name = "
+ServiceEntry name:
+  hosts: [name.example.com]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+";
+    let mut world = world(&(egress() + &a + &b + name + &rules("a.example.org", &[A])));
+    world.set_resolved("name.example.com", vec!["10.1.1.1".parse().expect("an address")]);
+    let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
+    let told = |code: &str| {
+        let found = findings.iter().filter(|one| one.diagnostic.code == code);
+        found.map(|one| one.object.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told("RD4061"), [""; 0], "neither resolves to it");
+    assert_eq!(told("RD4062"), ["name"]);
+    assert_eq!(told("RD5003"), ["out"]);
+}

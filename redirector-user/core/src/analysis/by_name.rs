@@ -95,7 +95,10 @@ impl<'q> Witness<'q> for Looked {
     }
 
     fn contested(&mut self, _: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
-        self.contested = Some([claim, other].map(host_of));
+        // Of those that are written, their tls rules are told.
+        if claim.kind.is_by_host() {
+            self.contested = Some([claim, other].map(host_of));
+        }
     }
 }
 

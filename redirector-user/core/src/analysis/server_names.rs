@@ -10,8 +10,10 @@ use super::unreached::Mesh;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::l7;
-use crate::model::{RuleId, RuleList};
-use crate::rules::{Claim, ClaimKind, Claims, Rule, RuleSet, Witness};
+use crate::model::{Resolution, RuleId, RuleList};
+use crate::names::MESH;
+use crate::registry::{Service, ServiceKind};
+use crate::rules::{Claim, ClaimKind, Claims, Rule, RuleSet, Witness, places};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let claims = OnceCell::new();
@@ -21,6 +23,11 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Mesh::new(facts, claims.get_or_init(|| Claims::new(facts.registry)))
         });
         let mut told: BTreeMap<RuleId, Diagnostic> = BTreeMap::new();
+        if let Some(rule) = set.tls.iter().find(|rule| rule.may_match_at(MESH))
+            && let Some(why) = nowhere(facts, set)
+        {
+            told.insert(rule.id.clone(), why);
+        }
         let _: Option<()> = mesh.find(set, &set.tls, |dialled| {
             let mut untold = Untold::default();
             dialled.arrive(&mut untold);
@@ -38,6 +45,39 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             report.add(rule.path(), why);
         }
     }
+}
+
+/// Of hosts that have no address at all: nothing can tell that they are dialled. Names that are
+/// not resolved yet, and Services that the cluster gives theirs, may have some later.
+fn nowhere(facts: &Facts<'_>, set: &RuleSet) -> Option<Diagnostic> {
+    let services = facts.having(set);
+    let takes = |service: &&&Service| {
+        let mut ports = service.ports.iter();
+        let takes = ports.any(|port| port.protocol.takes() == Some(RuleList::Tls));
+        takes && service.rejected.is_none()
+    };
+    let mut all = services.iter().filter(takes);
+    let first = all.clone().next()?;
+    let has_none = |one: &&Service| one.is_entry() && !one.by_name && places(one).next().is_none();
+    if !all.all(has_none) {
+        return None;
+    }
+    let ServiceKind::Entry(resolution) = first.kind else { return None };
+    let message = format!(
+        "{} has no address, and its hosts are known by nothing else before the server name is sent: \
+         the tls rules have no effect in the mesh, and connections go where they would without them",
+        first.object
+    );
+    let help = match resolution {
+        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => {
+            "a wildcard cannot be resolved: write a ServiceEntry with the full names of the hosts and \
+             resolution DNS, or give this one addresses"
+        }
+        Resolution::Static | Resolution::None => {
+            "give the ServiceEntry addresses, or resolution DNS and the full names of its hosts"
+        }
+    };
+    Some(Diagnostic::new(&l7::TLS_RULES, message).help(help))
 }
 
 /// What leaves rules without effect.

@@ -151,7 +151,8 @@ impl<'q> Walk<'q> {
     /// something else than to what was `found` by this one: nothing tells which host was
     /// meant. Who resolved to it until lately is not asked where one does now: hosts may change
     /// places. An address that is written is its owner's, whoever else writes it; but where
-    /// server names tell hosts apart, one namespace may have several there.
+    /// server names tell hosts apart, one namespace may have several there. (Pods that several
+    /// headless services select are the oldest one's: they cannot have addresses of their own.)
     fn contests<'c>(
         &self,
         claim: &Claim<'q>,
@@ -167,7 +168,8 @@ impl<'q> Walk<'q> {
         let unruled =
             |one: &Claim<'q>| self.registry.rules.for_host(&one.service.host).next().is_none();
         let by_host = claim.kind.is_by_host();
-        let by_name = claim.port.protocol.takes() == Some(RuleList::Tls);
+        let by_name = claim.port.protocol.takes() == Some(RuleList::Tls)
+            && claim.kind != ClaimKind::HeadlessEndpoint;
         let mut others = others.filter(|other| {
             other.kind == claim.kind
                 && (by_host || by_name && other.service.namespace() == claim.service.namespace())

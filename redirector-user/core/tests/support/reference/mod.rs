@@ -205,12 +205,12 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
     }
     // What is written is the oldest's; but of one namespace several hosts with one address are
     // told apart by the server name only, which nobody has said yet.
-    let alike = |one: &Owner<'_, '_>| (one.everywhere, one.service.kind == Kindness::Headless);
     let told_apart = |other: &&Owner<'_, '_>| {
         owner.by_name == ByName::No
             && owner.port.speaks == Speaks::Tls
-            && (other.prefix, other.by_name, alike(other))
-                == (owner.prefix, ByName::No, alike(owner))
+            && ![owner, *other].iter().any(|one| one.service.kind == Kindness::Headless)
+            && (other.prefix, other.by_name, other.everywhere)
+                == (owner.prefix, ByName::No, owner.everywhere)
             && other.service.object.meta.namespace == owner.service.object.meta.namespace
             && other.service.host != owner.service.host
     };
