@@ -1,7 +1,6 @@
 //! The recipes of docs/cookbook.md about connections of this machine, as they stand there: with
 //! real servers, in a network namespace of each recipe's own.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -313,9 +312,8 @@ fn tls_egress_as_istio_prints_it_goes_by_address_to_the_gateway_and_by_name_from
     let output = check.args(["check", "-o", "json"]).arg(&rules).output().expect("it starts");
     let checked: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let all = checked["diagnostics"].as_array().expect("a list");
-    let warnings = all.iter().filter(|one| one["severity"] != "info");
-    let codes: BTreeSet<_> = warnings.filter_map(|one| one["code"].as_str()).collect();
-    assert_eq!(codes, BTreeSet::from(["RD3019"]), "as the page has it: {all:#?}");
+    let warnings: Vec<_> = all.iter().filter(|one| one["severity"] != "info").collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
 }
 
 /// What tells where one is, and whether that is a replica.
