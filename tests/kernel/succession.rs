@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redirector_tests::netns::NetNs;
 use redirector_tests::redirector::Daemon;
 use redirector_tests::scene::{Scene, dial, free, gateway, scrape, to};
 
@@ -82,6 +83,22 @@ fn a_successor_that_cannot_listen_leaves_its_predecessor_in_charge() {
     is_in_charge_again(&scene, &daemon, metrics, 2);
     assert_eq!(dial(address), "one");
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_successor_in_another_network_serves_its_own_metrics() {
+    let Some(scene) = Scene::new("other-network", PROGRAM) else { return };
+    let netns = NetNs::new("before");
+    let port = free([127, 0, 0, 1]).port();
+    let metrics = format!("0.0.0.0:{port}");
+    let arguments = ["--metrics-address", &metrics];
+    let before = netns.within(|| scene.redirector.start_with(&arguments));
+    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    assert!(TcpStream::connect(here).is_err(), "it is not in this network");
+    let after = scene.redirector.start_with(&[&["--replace"], arguments.as_slice()].concat());
+    assert!(scrape(here).contains("redirector_config_generation"));
+    assert_eq!(before.wait(), 0);
+    assert_eq!(after.stop(), 0);
 }
 
 /// Its successor has gone, so many times by now; something else listens where it has its

@@ -233,7 +233,10 @@ fn take_charge(
     if let (Some(door), Some(leaf)) = (&door, leaf) {
         proxy::place_at(door, &leaf.cgroup.path);
     }
-    datapath.set_daemon_cgroup(leaf.map(|leaf| &leaf.cgroup))?;
+    // That of another pod's relay, until the own one accepts: there is room for one.
+    if !predecessor.as_ref().is_some_and(Predecessor::is_elsewhere) {
+        datapath.set_daemon_cgroup(leaf.map(|leaf| &leaf.cgroup))?;
+    }
     let report = Report {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -3,15 +3,19 @@
 
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::control_loop::{Daemon, End, started};
 use super::handover::SUCCESSION;
 use super::signals::Signals;
 use super::sources::Follow;
 use super::{Event, control, metrics, startup};
+use crate::datapath::{Attached, Datapath};
 use crate::failure::{Exit, Failure};
 use crate::state::Pinned;
+
+/// How often it is looked at whether the relay accepts, as long as it does not.
+const RELAYS: Duration = Duration::from_millis(20);
 
 impl Daemon {
     /// Serves until it is to end.
@@ -94,31 +98,76 @@ impl Daemon {
             }
         }
         self.changed = false;
-        self.begin_with_it()?;
-        self.times.forget();
-        self.look();
         // What a predecessor has in force is its own, and never taken back here.
         let fresh = self.datapath.attachments()?.is_empty();
+        if fresh {
+            self.nobody_else(&Datapath::programs_of_others(&self.report.cgroups))?;
+        }
+        self.begin_with_it()?;
+        if let Some(end) = self.gateways_serve(sender, events)? {
+            return Ok(Some(end));
+        }
+        self.datapath.set_daemon_cgroup(self.leaf.as_ref().map(|leaf| &leaf.cgroup))?;
+        self.times.forget();
+        self.look();
         self.datapath.attach()?;
-        if fresh
-            && let Err(failure) = startup::nobody_else(
-                self.options.kubernetes.is_some(),
-                !self.options.cgroups.is_empty(),
-                &self.datapath.attachments()?,
-            )
-        {
-            // The kernel is left as it was found: to a predecessor that waits, as that has it.
-            if self.predecessor.is_some() {
-                self.datapath.detach()?;
-                return Err(failure);
-            }
-            self.gateways.shutdown();
-            self.datapath.remove()?;
-            self.state.remove()?;
-            return Err(failure);
+        if fresh {
+            // Another one may have begun at the same time.
+            self.nobody_else(&self.datapath.attachments()?)?;
         }
         self.report.pinned = Some(Pinned::now(&self.options.bpffs));
         self.self_test();
+        Ok(None)
+    }
+
+    /// Nobody else decides who is not to beside this one; else this one does not: the kernel
+    /// is left to a predecessor that waits, or as it was.
+    fn nobody_else(&mut self, attached: &[Attached]) -> Result<(), Failure> {
+        let (kubernetes, chosen) =
+            (self.options.kubernetes.is_some(), !self.options.cgroups.is_empty());
+        let Err(failure) = startup::nobody_else(kubernetes, chosen, attached) else {
+            return Ok(());
+        };
+        if self.predecessor.is_some() {
+            self.datapath.detach()?;
+            return Err(failure);
+        }
+        self.gateways.shutdown();
+        self.datapath.remove()?;
+        self.state.remove()?;
+        Err(failure)
+    }
+
+    /// Waits until those whom a predecessor serves are served here, as the other container,
+    /// which relays, may come after this one; or says how to end before that.
+    fn gateways_serve(
+        &mut self,
+        sender: &Sender<Event>,
+        events: &Receiver<Event>,
+    ) -> Result<Option<End>, Failure> {
+        if self.predecessor.is_none() {
+            return Ok(None);
+        }
+        let until = Instant::now() + SUCCESSION;
+        while let Err(why) = self.gateways.serve() {
+            if Instant::now() >= until {
+                let why = format!("nobody relays for gateways in a minute: {why}");
+                return Err(Failure::new(Exit::No, why)
+                    .help("the daemon before is in charge again, and serves them"));
+            }
+            match events.recv_timeout(RELAYS) {
+                Ok(Event::Stop(_)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(Some(End::Early));
+                }
+                Ok(event) => {
+                    if let Some(end) = self.handle(event, sender) {
+                        return Ok(Some(end));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.gateways.start_when_it_is_time(self.engine.plan());
+        }
         Ok(None)
     }
 

@@ -86,6 +86,16 @@ impl Gateways {
         }
     }
 
+    /// Whether all that is to be served is accepted by a relay of this daemon's, where it can be
+    /// listened there; else why not.
+    pub fn serve(&self) -> Result<(), String> {
+        if let Some(proxy) = &self.proxy {
+            return proxy.serves().unwrap_or_else(|stopped| Err(stopped.to_string()));
+        }
+        let failed = self.failed.iter().find_map(|listener| listener.error.clone());
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Serves what the plan says from now on, if a step changes anything about that.
     pub fn follow(&mut self, step: &PreparedChange, plan: &Plan) {
         if step.changes.gateways.is_some() {

@@ -39,8 +39,8 @@ use super::signals::Signals;
 use super::{Event, Options};
 use crate::datapath::{self, Datapath};
 use crate::failure::{Exit, Failure};
-use crate::rights;
 use crate::state::{Lock, StateDir, StateError};
+use crate::{proxy, rights};
 
 /// How long a predecessor may take to let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ const LOOKS: Duration = Duration::from_secs(1);
 pub struct Predecessor {
     /// Its process, where that is seen from here.
     pub pid: Option<u32>,
-    /// Its listening sockets.
+    /// Its listening sockets in this network namespace.
     pub sockets: Vec<OwnedFd>,
     /// As long as this is open, it waits.
     connection: UnixStream,
@@ -69,8 +69,8 @@ impl Predecessor {
         let Some(pid) = state.daemon() else { return Ok(None) };
         let socket = state.control_socket();
         let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
-        let (response, sockets, connection) =
-            control::ask_for_sockets(&socket, &request).map_err(|error| {
+        let (response, mut sockets, connection) = control::ask_for_sockets(&socket, &request)
+            .map_err(|error| {
                 let socket = socket.display();
                 let why = format!("process {pid} does not hand over: {socket}: {error}");
                 Failure::new(Exit::No, why).help("stop it first")
@@ -79,11 +79,21 @@ impl Predecessor {
             let why = format!("process {pid} does not hand over: {error}");
             return Err(Failure::new(Exit::No, why).help("stop it first"));
         }
+        // That of a pod with a network of its own listens where nobody asks this one.
+        datapath::keep_own(&mut sockets).map_err(|error| {
+            let why = format!("whether the sockets of process {pid} are of this network: {error}");
+            Failure::new(Exit::No, why)
+        })?;
         tracing::info!(pid, sockets = sockets.len(), "taking over from the daemon in charge");
         // The number that it has written is that of another process here, where it is in
         // another pod.
         let pid = rights::peer(&connection).ok().map(|peer| peer.pid.unsigned_abs());
         Ok(Some(Self { pid: pid.filter(|pid| *pid != 0), sockets, connection }))
+    }
+
+    /// Whether it is not seen from here, as that of another pod.
+    pub const fn is_elsewhere(&self) -> bool {
+        self.pid.is_none()
     }
 
     /// The listening socket that it has at this address.
@@ -190,7 +200,7 @@ impl Kept {
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     // One that begins has the lock, and is not heard yet.
-                    let listens = UnixStream::connect(state.control_socket()).is_ok();
+                    let listens = proxy::is_at(&state.control_socket());
                     if !listens && state.daemon().is_none() {
                         tracing::warn!("nobody is in charge any more; taking over again");
                         return Some(self);

@@ -234,12 +234,10 @@ pub fn nobody_else(kubernetes: bool, chosen: bool, attached: &[Attached]) -> Res
 /// find it.
 fn no_other_agent(attached: &[Attached]) -> Result<(), Failure> {
     let is_same = |other: &Attached| {
-        let ours = |one: &Attached| one.ours && one.hook == other.hook && one.name == other.name;
         !other.ours
             && matches!(other.hook, Hook::Connect4 | Hook::Connect6)
             && other.at == other.cgroup
-            && !other.name.is_empty()
-            && attached.iter().any(ours)
+            && other.name == other.hook.program()
     };
     let Some(other) = attached.iter().find(|one| is_same(one)) else { return Ok(()) };
     Err(Failure::new(

@@ -1,5 +1,5 @@
 //! What the kernel says of its own types: where in a socket it is written that it is one
-//! of the kernel's own, which error it has met, and that it has keys. No helper tells that to
+//! of the kernel's own, which error it has met, and whether it has keys. No helper tells that to
 //! programs.
 
 use std::path::Path;
@@ -124,6 +124,14 @@ mod tests {
         assert!(!types.are_there || types.kernel_socket & 0xff != 0, "{types:?}");
         assert!((types.kernel_socket & 0xff).count_ones() <= 1);
         assert!(!types.are_there || types.socket_error != 0, "{types:?}");
+        // What is only there with CONFIG_TCP_MD5SIG, or CONFIG_TCP_AO.
+        let symbols = fs::read_to_string("/proc/kallsyms").expect("the kernel's symbols");
+        let has = |name| symbols.lines().any(|line| line.split(' ').nth(2) == Some(name));
+        for (name, keys) in
+            [("tcp_md5_do_add", types.md5_keys), ("tcp_ao_destroy_sock", types.ao_keys)]
+        {
+            assert_eq!(keys != 0, types.are_there && has(name), "{name}: {types:?}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub use error::Error;
 pub(crate) use error::says_gone;
 pub use flows::{Flows, now};
 pub use lookup::Lookup;
-pub use netns::{Netns, NotOpened, netns_cookie, own_cookie};
+pub use netns::{Netns, NotOpened, keep_own, netns_cookie, own_cookie};
 pub use peer::{canonical, cgroup_of_socket};
 pub use pins::in_charge;
 pub use sockets::{Open, Socket};

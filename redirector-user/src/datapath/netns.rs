@@ -28,7 +28,26 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// The cookie of the calling thread's network namespace; `ENOPROTOOPT` on a
 /// kernel that does not tell it.
 pub fn own_cookie() -> io::Result<u64> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    cookie_of(&std::net::UdpSocket::bind("0.0.0.0:0")?)
+}
+
+/// Lets go of the sockets of other network namespaces than the calling thread's: their
+/// addresses are others, however alike they look.
+///
+/// # Errors
+///
+/// The namespace cannot be told: then none is let go of.
+pub fn keep_own(sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
+    if sockets.is_empty() {
+        return Ok(());
+    }
+    let own = own_cookie()?;
+    sockets.retain(|socket| cookie_of(socket).is_ok_and(|cookie| cookie == own));
+    Ok(())
+}
+
+/// The cookie of the network namespace that a socket is of.
+fn cookie_of(socket: &impl AsRawFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut size = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the buffer is as large as `size` says.

@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Ask {
     Update(Config, Sender<Status>),
     Status(Sender<Status>),
+    /// Whether a relay accepts from all listening sockets; else why not.
+    Serves(Sender<Result<(), String>>),
     /// What was told after this record; and more, for so long.
     Follow(u64, Duration, Sender<Vec<Through>>),
     /// Copies of all listening sockets.
@@ -178,7 +180,6 @@ impl Control {
                     self.begins_to_ask();
                     if begins.is_some_and(|at| at <= Instant::now()) {
                         self.begin_again();
-                        self.retire_before();
                     }
                     if self.again.is_some_and(|at| at <= Instant::now()) {
                         self.gives_sockets();
@@ -186,6 +187,7 @@ impl Control {
                     let new = self.opened.try_again();
                     self.opened.keep_alive(&self.config.listeners);
                     self.pass_on(&new);
+                    self.retire_before();
                 }
             }
         }
@@ -207,6 +209,9 @@ impl Control {
             }
             Ask::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Ask::Serves(reply) => {
+                let _ = reply.send(self.serves());
             }
             Ask::Follow(after, time, reply) => {
                 let told = match self.ask(&Question::Follow(after, time), &[]) {
@@ -257,9 +262,19 @@ impl Control {
         self.retire_before();
     }
 
+    /// Whether the relay accepts from all listening sockets; else why not.
+    fn serves(&self) -> Result<(), String> {
+        match &self.relay {
+            Relay::Failed { because } if !self.config.listeners.is_empty() => Err(because.clone()),
+            _ if !self.owed.addresses.is_empty() => Err(self.owed.because.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// Has an earlier relay end, once another one serves.
     fn retire_before(&mut self) {
         if matches!(self.relay, Relay::Lives { .. })
+            && self.serves().is_ok()
             && let Some(before) = self.before.take()
         {
             before.retire(self.settings.drain);
@@ -347,8 +362,13 @@ impl Control {
             Err(error) => error,
         };
         let is_short = since.elapsed() < SHORT;
-        self.restarts += 1;
-        self.cut += std::mem::take(&mut self.active);
+        let active = std::mem::take(&mut self.active);
+        // A successor may have told it to end, which did not come in force: then its
+        // connections finish.
+        if !self.shared {
+            self.restarts += 1;
+            self.cut += active;
+        }
         self.failed(&error);
         if is_short {
             self.begins.failed();
@@ -359,7 +379,7 @@ impl Control {
         None
     }
 
-    /// Notes that there is none. What is left of it is killed.
+    /// Notes that there is none. One that does not answer is killed.
     fn failed(&mut self, error: &io::Error) {
         tracing::error!(%error, "the relay of gateways does not answer; starting another");
         self.relay = Relay::Failed { because: error.to_string() };
@@ -444,13 +464,17 @@ impl Control {
         }
     }
 
-    /// Ends, and the relay is left like this.
+    /// Ends, and the relay is left like this: an earlier one, where there is no other.
     fn leave(self, leave: impl FnOnce(Process, &Settings)) {
-        if let Some(before) = self.before {
-            before.retire(self.settings.drain);
-        }
-        if let Relay::Lives { process, .. } = self.relay {
-            leave(process, &self.settings);
+        match (self.relay, self.before) {
+            (Relay::Lives { process, .. }, before) => {
+                if let Some(before) = before {
+                    before.retire(self.settings.drain);
+                }
+                leave(process, &self.settings);
+            }
+            (Relay::Failed { .. }, Some(before)) => leave(before, &self.settings),
+            (Relay::Failed { .. }, None) => {}
         }
     }
 

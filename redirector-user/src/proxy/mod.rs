@@ -192,6 +192,16 @@ impl Proxy {
         self.ask(|reply| Ask::Update(config, reply))
     }
 
+    /// Whether a relay accepts from all listening sockets that there are, or need not as
+    /// there is nothing to serve; within, why not.
+    ///
+    /// # Errors
+    ///
+    /// When the proxy has stopped.
+    pub fn serves(&self) -> Result<Result<(), String>, Stopped> {
+        self.ask(Ask::Serves)
+    }
+
     /// How it is doing.
     ///
     /// # Errors

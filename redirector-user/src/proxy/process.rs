@@ -21,7 +21,7 @@ use super::message::{Answer, Confined, Question, Who};
 use super::start::{PATIENCE, Start, open, program};
 use super::starter::command;
 use crate::leftovers::RELAY;
-use crate::{mounts, rights};
+use crate::{datapath, mounts, rights};
 
 /// Longest time that a relay without connections takes to end.
 const WITHOUT_CONNECTIONS: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ impl Process {
     }
 
     /// The relay that an earlier daemon has left behind this door, if there is one; and
-    /// its listening sockets.
+    /// its listening sockets in this network namespace.
     ///
     /// # Errors
     ///
@@ -129,7 +129,11 @@ impl Process {
             (Answer::Failed(why), _) => Err(io::Error::other(why)),
             (_, sockets) => sockets,
         };
-        let sockets = match sockets {
+        let own = sockets.and_then(|mut sockets| {
+            datapath::keep_own(&mut sockets)?;
+            Ok(sockets)
+        });
+        let sockets = match own {
             Ok(sockets) => sockets,
             Err(error) => {
                 this.retire(settings.drain);
@@ -209,8 +213,13 @@ impl Process {
         sockets: &[OwnedFd],
     ) -> io::Result<(Answer, io::Result<Vec<OwnedFd>>)> {
         let left = || self.until.saturating_duration_since(Instant::now());
-        frame::send(&self.link, question, sockets, left())?;
-        frame::receive(&self.link, left())
+        let answer = frame::send(&self.link, question, sockets, left())
+            .and_then(|()| frame::receive(&self.link, left()));
+        // Who hangs up has gone, or finishes its connections, as another daemon has told it.
+        if let Err(error) = &answer {
+            self.lives_on |= hangs_up(error);
+        }
+        answer
     }
 
     /// What it is asked from now on is asked in one go.
@@ -285,6 +294,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.lives_on {
+            // It may have gone before.
+            let _ = self.child.as_mut().map(Child::try_wait);
             return;
         }
         let Some(process) = &self.process else { return };
@@ -353,6 +364,12 @@ fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
     let link = UnixStream::from(socket);
     link.set_nonblocking(false)?;
     Ok(Some(link))
+}
+
+/// Whether the other end was closed.
+fn hangs_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// The cgroup of a process, where that can be told.

@@ -2,6 +2,7 @@
 //! what it is told over the sockets that it has from it.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
@@ -302,6 +303,14 @@ impl Relay {
             }
         };
         let told = frame::send(daemon, &answer, &shared, PATIENCE);
+        if stops {
+            // Others than who waits for its end learn that nothing is answered any more. One
+            // of them may be standard input as well, which stays open.
+            let stopped_by = self.daemons.swap_remove(place);
+            for other in std::mem::replace(&mut self.daemons, vec![stopped_by]) {
+                let _ = other.shutdown(Shutdown::Both);
+            }
+        }
         // Also when nobody waits for the answer.
         if stops { Ok(true) } else { told.map(|()| false) }
     }

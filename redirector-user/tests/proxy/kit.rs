@@ -144,10 +144,16 @@ impl Setup {
 
     /// As [`start_with`](Self::start_with), where these workloads are.
     pub fn start_knowing(self, drain: Duration, locals: &Locals) -> Proxy {
+        self.start_as(locals, |settings| settings.drain = drain)
+    }
+
+    /// As [`start_knowing`](Self::start_knowing), with settings that are changed.
+    pub fn start_as(self, locals: &Locals, change: impl FnOnce(&mut Settings)) -> Proxy {
         let workers = NonZero::new(2).expect("two");
         let hello_timeout = Duration::from_millis(600);
         let program = env!("CARGO_BIN_EXE_redirector").into();
-        let settings = Settings { workers, drain, hello_timeout, program, ..Settings::default() };
+        let mut settings = Settings { workers, hello_timeout, program, ..Settings::default() };
+        change(&mut settings);
         let proxy = Proxy::start(settings, Arc::new(locals.clone()), Vec::new()).expect("a proxy");
         proxy.update(self.0).expect("the configuration in force");
         proxy

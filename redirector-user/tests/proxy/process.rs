@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use redirector::identity::Locals;
+use redirector::proxy::{Settings, retire_at};
 use rustix::process::{Signal, geteuid, kill_process};
 
 use crate::kit::*;
@@ -56,6 +59,36 @@ fn a_relay_that_does_not_answer_holds_up_no_change_for_long() {
     let mut name = [0];
     stream.read_exact(&mut name).expect("a name");
     assert_eq!(name, *b"b");
+}
+
+#[test]
+fn a_relay_that_a_successor_has_told_to_end_finishes_its_connections_while_another_serves() {
+    let port = reserve();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let door = directory.path().join("relay.sock");
+    let has_door = |settings: &mut Settings| settings.door = Some(door.clone());
+    let proxy = Setup::to(port.address, &[a.address]).start_as(&Locals::default(), has_door);
+    let before = relay(&proxy);
+    let mut open = connect(port.address);
+    open.read_exact(&mut [0]).expect("a name");
+    // The successor has the sockets, and is gone before it is in charge.
+    drop(proxy.share().expect("it goes on").expect("its sockets"));
+    retire_at(&door, Duration::from_secs(60));
+    let begun = Instant::now();
+    proxy.update(Setup::to(port.address, &[b.address]).0).expect("in force");
+    let mut name = [0];
+    connect(port.address).read_exact(&mut name).expect("a name");
+    assert_eq!(name, *b"b");
+    assert!(begun.elapsed() < Duration::from_secs(4), "nobody waits for who has hung up");
+    assert_ne!(relay(&proxy), before);
+    open.write_all(b"x").expect("written");
+    open.read_exact(&mut name).expect("it goes on");
+    assert_eq!(name, *b"x");
+    let relay = proxy.status().expect("a status").relay.expect("a relay");
+    assert_eq!((relay.restarts, relay.cut), (0, 0));
+    proxy.shutdown();
+    let _ = kill_process(before, Signal::KILL);
 }
 
 #[test]

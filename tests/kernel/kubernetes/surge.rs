@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +19,16 @@ use redirector_tests::scene::dial;
 use super::gateways::{gateways_are_served, make_gateways};
 use super::{Cluster, node, uid};
 
-/// Both containers of a pod: they share a PID namespace. When it is told to end, each of them
-/// is.
+/// Both containers of a pod, which share a PID namespace: first the agent, and what starts
+/// relays once it is [let](Pod::relays). When the pod is told to end, each of them is.
 const CONTAINERS: &str = r#"
 program=$0 socket=$1
 shift
-"$program" relay --listen "$socket" & starter=$!
-while [ ! -S "$socket" ]; do sleep 0.01; done
 "$program" "$@" & agent=$!
+(
+    while [ ! -e "$socket.let" ]; do sleep 0.01; done
+    exec "$program" relay --listen "$socket"
+) & starter=$!
 trap 'kill $agent $starter' TERM
 wait $agent
 code=$?
@@ -39,7 +42,10 @@ exit $code
 "#;
 
 /// A pod of the DaemonSet: its agent, and what starts relays for it.
-struct Pod(Agent);
+struct Pod {
+    agent: Agent,
+    socket: PathBuf,
+}
 
 impl Pod {
     /// Starts the containers of one, by its number, as the chart has them with gateways.
@@ -66,29 +72,34 @@ impl Pod {
             .args(agent.get_args());
         let cgroup = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(900 + number)));
         enter(&mut containers, &cgroup);
-        Self(Agent::of(&directory, &mut containers, metrics))
+        Self { agent: Agent::of(&directory, &mut containers, metrics), socket }
+    }
+
+    /// Lets its second container begin.
+    fn relays(&self) {
+        std::fs::write(format!("{}.let", self.socket.display()), "").expect("written");
     }
 
     /// Waits until its log says something for so many times.
     fn says(&mut self, what: &str, times: usize) {
-        self.0.wait(what, |agent| agent.log().matches(what).count() >= times);
+        self.agent.wait(what, |agent| agent.log().matches(what).count() >= times);
     }
 
     /// Ends it as a kubelet does.
     fn stop(self) {
-        let outside = self.0.pid();
+        let outside = self.agent.pid();
         let children = format!("/proc/{outside}/task/{outside}/children");
         let children = std::fs::read_to_string(children).expect("it runs");
         let first = children.trim().parse().expect("the first process of the pod");
         // SAFETY: no memory is involved; who waits for it has not ended.
         assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
-        let status = self.0.end();
+        let status = self.agent.end();
         assert_eq!((status.code(), status.signal()), (Some(0), None));
     }
 }
 
 /// Said once when it is in charge.
-const IN_FORCE: &str = "in force generation=";
+const IN_FORCE: &str = "INFO in force generation=";
 
 #[test]
 fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it_ends() {
@@ -101,8 +112,9 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
     let gateway: SocketAddr = format!("{}.31:19000", cluster.net).parse().expect("an address");
     let metrics = free_port();
     let mut old = Pod::start(&node, 1, metrics);
+    old.relays();
     old.says(IN_FORCE, 1);
-    gateways_are_served(&cluster, &node, &mut old.0);
+    gateways_are_served(&cluster, &node, &mut old.agent);
     let open = Interrupted::open(gateway, "on");
     let rolled_out = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&rolled_out);
@@ -114,25 +126,39 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
         answers
     });
     let mut new = Pod::start(&node, 2, metrics);
+    // It has all but who relays.
+    new.says("nobody starts relays there", 1);
+    old.says("handed over", 1);
+    assert_eq!(dial(gateway), "one");
+    assert!(!new.agent.is_ready());
+    new.relays();
     new.says(IN_FORCE, 1);
     old.says("standing by", 1);
     rolled_out.store(true, Ordering::Relaxed);
     let answers = clients.join().expect("clients");
     let refused: Vec<_> = answers.iter().filter(|answer| *answer != "one").collect();
     assert!(refused.is_empty() && !answers.is_empty(), "{refused:?} of {}", answers.len());
-    assert!(new.0.is_ready(), "whom probes of both pods come to");
+    assert!(new.agent.is_ready(), "whom probes of both pods come to");
     // What the old pod has, it keeps.
     open.go_on();
     // The roll-out is taken back, and nobody says so.
     drop(new);
     old.says(IN_FORCE, 2);
-    gateways_are_served(&cluster, &node, &mut old.0);
+    gateways_are_served(&cluster, &node, &mut old.agent);
+    // Of one that never relays nobody is told that it is in charge.
+    let mut never = Pod::start(&node, 4, metrics);
+    never.says("nobody starts relays there", 1);
+    drop(never);
+    old.says(IN_FORCE, 3);
+    gateways_are_served(&cluster, &node, &mut old.agent);
+    assert_eq!(old.agent.log().matches("standing by").count(), 1);
     // And made again: this time the old pod ends.
     let mut new = Pod::start(&node, 3, metrics);
+    new.relays();
     new.says(IN_FORCE, 1);
     old.says("standing by", 2);
     old.stop();
-    gateways_are_served(&cluster, &node, &mut new.0);
+    gateways_are_served(&cluster, &node, &mut new.agent);
     assert_eq!(dial(gateway), "one");
     new.stop();
 }

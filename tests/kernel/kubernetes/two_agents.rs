@@ -2,9 +2,8 @@
 //! first is lost.
 
 use std::net::TcpListener;
-use std::path::Path;
 
-use redirector::datapath::Datapath;
+use redirector::datapath::{Datapath, Error};
 use redirector_tests::agent::{Agent, command};
 use redirector_tests::kernel::privileged;
 use redirector_tests::node::Node;
@@ -105,14 +104,12 @@ fn a_successor_of_one_that_waits_does_not_decide_beside_another_agent() {
     arguments.push("--replace".to_owned());
     let said = refused(arguments);
     assert!(said.contains("with its pins elsewhere"), "{said}");
-    let attached = |pins: &Path| {
-        let programs = Datapath::open_read_only(pins).expect("it is loaded");
-        programs.attachments().expect("its programs")
-    };
-    let programs = attached(&node.place.pins());
+    let programs = Datapath::open_read_only(&node.place.pins()).expect("it is loaded");
+    let programs = programs.attachments().expect("its programs");
     let others: Vec<_> = programs.iter().filter(|one| !one.ours && one.at == one.cgroup).collect();
     assert!(others.is_empty(), "the other one has left something: {others:?}");
-    assert_eq!(attached(&pins), []);
+    let own = Datapath::open_read_only(&pins).map(|_| ());
+    assert!(matches!(own, Err(Error::NotLoaded { .. })), "nothing is in force: {own:?}");
     waiting.wait("it to wait again", |agent| {
         agent.log().contains("taking over again") && agent.page("/readyz").is_some()
     });
