@@ -87,7 +87,9 @@ pub fn walk(paths: &[PathBuf]) -> Walk {
 impl WatchedPlaces {
     /// Looks at an entry, no directory, to which something happened since the walk.
     pub fn entry(&self, path: &Path) -> FileEntry {
-        if self.steps.contains(path) {
+        // The kernel tells of `rules.yaml` as of something in `.`.
+        let plain = path.strip_prefix(".").unwrap_or(path);
+        if self.steps.contains(path) || self.steps.contains(plain) {
             return FileEntry::Unclear;
         }
         let metadata = match fs::symlink_metadata(path) {
@@ -246,6 +248,15 @@ mod tests {
         let found = walk(&[root.to_owned()]);
         assert_eq!(names(&found, root), ["a.yml", "b/c/y.yaml", "b/x.json", "z.yaml"]);
         assert!(found.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_file_of_the_working_directory_is_one_however_it_is_written() {
+        for path in ["Cargo.toml", "./Cargo.toml"] {
+            let places = walk(&[path.into()]).places;
+            assert!(places.directories.contains(Path::new(".")), "{path}");
+            assert!(matches!(places.entry(Path::new("./Cargo.toml")), FileEntry::Unclear));
+        }
     }
 
     #[test]

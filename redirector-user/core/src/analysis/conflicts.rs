@@ -41,10 +41,14 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if for_all.len() > 1 {
             conflicts.entry((host, for_all.clone())).or_default();
         }
+        // At home it is in the order of those clients.
+        for place in public.iter().filter(|place| !applies(place, "*")) {
+            scopes.entry(all.get(*place).map_or("", |set| set.namespace())).or_default();
+        }
         let namespaces = facts.namespaces();
         for (scope, own) in scopes {
             // Where nobody can be, nobody sees the two together.
-            let mut sets = own.iter().filter_map(|place| all.get(*place).copied());
+            let mut sets = own.union(&public).filter_map(|place| all.get(*place).copied());
             let known = namespaces.is_empty() || namespaces.contains(scope);
             if !known && !sets.any(|set| set.namespace() == scope) {
                 continue;

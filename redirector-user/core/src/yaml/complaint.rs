@@ -20,11 +20,12 @@ pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
             limit: false,
         };
     }
-    let before = text.as_str().lines().enumerate().take(line.saturating_add(1));
-    let before = before.filter_map(|(line, l)| {
+    let lines: Vec<&str> = text.as_str().lines().take(line.saturating_add(1)).collect();
+    let before = lines.iter().enumerate().filter_map(|(line, l)| {
         let rest = l.trim_start_matches(' ');
-        let column = (l.len() - rest.len()) as u64;
-        indented(rest, text.position(Mark { byte: 0, line: line as u64, column }))
+        let column = l.len() - rest.len();
+        let at = Mark { byte: 0, line: line as u64, column: column as u64 };
+        indented(rest, text.position(at)).filter(|_| !is_text(&lines[..line], column))
     });
     if let Some(error) = before.last() {
         return error;
@@ -133,4 +134,12 @@ fn cause_of_lines(text: &str, why: &Refusal) -> Option<(&'static str, &'static s
         }
         _ => None,
     }
+}
+
+/// Whether what is indented so far below these lines is of a block of text.
+fn is_text(above: &[&str], column: usize) -> bool {
+    let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    let parent = above.iter().rev().find(|line| !line.trim().is_empty() && indent(line) < column);
+    let end = parent.and_then(|line| line.split_whitespace().last());
+    end.is_some_and(|end| end.starts_with(['|', '>']))
 }

@@ -105,6 +105,14 @@ fn what_it_does_not_read_is_refused_at_its_place() {
 }
 
 #[test]
+fn what_is_blamed_for_a_refusal_is_indentation_and_no_text() {
+    let text = shown("a: |\n  \u{a0}text\nb: [1\nc: 2\n");
+    assert!(text.contains("flow sequence"), "{text}");
+    let indentation = shown("a:\n\u{a0} b: 1\nc: [1\n");
+    assert!(indentation.contains("no-break space"), "{indentation}");
+}
+
+#[test]
 fn hostile_texts_cost_no_more_than_their_length() {
     let deep = |open: &str| open.repeat(1 << 20);
     for text in [
