@@ -128,6 +128,37 @@ fn a_gateway_whose_words_about_clients_are_those_of_an_older_one_is_told() {
     assert_eq!(told_in(&both), nothing, "each has an address of its own");
 }
 
+#[test]
+fn a_service_whose_words_on_whom_to_believe_are_not_all_that_is_in_force_is_told() {
+    let service = |name: &str, net: &str, port: u16| {
+        format!(
+            "Service {name} {{annotations: {{redirector.io/accept-proxy-protocol: {net}}}}}:              {{clusterIP: 10.96.0.9, selector: {{istio: edge}}, ports: [{{name: tls, port:              {port}}}]}}
+---
+"
+        )
+    };
+    let edge = "WorkloadEntry edge {annotations: {redirector.io/gateway: 'true'}}: {address:                 192.0.2.1, labels: {istio: edge}}
+---
+";
+    let plain = gateway("g", None, TLS) + edge;
+    let trusting = gateway("g", Some("x"), TLS).replace(
+        "redirector.io/proxy-protocol: x",
+        "redirector.io/accept-proxy-protocol: 10.0.0.0/8",
+    ) + edge;
+    let [one, two] =
+        [("one", "10.1.0.0/16"), ("two", "0.0.0.0/0")].map(|(name, net)| service(name, net, 443));
+    let at = |name: &str| {
+        format!(
+            "RD4052 Service/default/{name} metadata.annotations.redirector.io/accept-proxy-protocol"
+        )
+    };
+    assert_eq!(told_in(&(plain.clone() + &one)), [""; 0]);
+    assert_eq!(told_in(&(plain.clone() + &one + &two)), [at("one"), at("two")]);
+    assert_eq!(told_in(&(trusting + &one)), [at("one")]);
+    let elsewhere = service("two", "0.0.0.0/0", 444);
+    assert_eq!(told_in(&(plain + &one + &elsewhere)), [""; 0], "it leads to another port");
+}
+
 fn told_in(text: &str) -> Vec<String> {
     told(&report(text), &["RD4052"]).into_iter().map(|(place, _)| place.to_owned()).collect()
 }

@@ -226,3 +226,38 @@ ServiceEntry name:
     assert_eq!(told("RD4062"), ["name"]);
     assert_eq!(told("RD5003"), ["out"]);
 }
+
+#[test]
+fn a_name_that_a_wider_one_above_takes_is_told_because_istio_would_use_it() {
+    let told = |text: &str| {
+        let hosts = entry("a", "a.example.org", "10.1.1.1", "")
+            + &entry("b", "b.example.org", "10.1.1.2", "");
+        let world = world(&(egress() + &hosts + text));
+        let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
+        let shadowed =
+            findings.into_iter().filter(|one| ["RD4068", "RD4048"].contains(&one.diagnostic.code));
+        let told = shadowed.map(|one| {
+            let istio = one.diagnostic.message.contains("Istio would use the more specific");
+            (one.diagnostic.code, one.path, istio)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let all = "{sniHosts: ['*.example.org']}";
+    let of = |matches: &[&str]| told(&rules("'*.example.org', www.example.net", matches));
+    let name = |path: &str| ("RD4068", path.to_owned(), true);
+    assert_eq!(of(&[all, A]), [name("spec.tls[1].match[0].sniHosts[0]")]);
+    assert_eq!(
+        of(&[all, "{sniHosts: [www.example.net, b.example.org]}"]),
+        [name("spec.tls[1].match[0].sniHosts[1]")]
+    );
+    assert_eq!(of(&[A, all]), [], "the narrower one stands first");
+    assert_eq!(of(&["{sniHosts: ['*.example.org'], port: 444}", A]), [], "of another port");
+    assert_eq!(
+        of(&["{sniHosts: ['*.example.org', a.example.org]}", A]),
+        [("RD4048", "spec.tls[1]".to_owned(), false)],
+        "both have the name: Envoy takes the first, too"
+    );
+    let two = rules("'*.example.org'", &[all])
+        + &rules("a.example.org", &[A]).replace("Service out", "Service younger");
+    assert_eq!(told(&two), [("RD4048", "spec.tls[0]".to_owned(), true)]);
+}

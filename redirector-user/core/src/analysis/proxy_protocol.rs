@@ -1,14 +1,18 @@
 //! The annotations of ours about the clients of a Gateway: that has backends told of them,
 //! and those about who connects.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use super::facts::Facts;
 use super::gateways::{binds_meet, both_select};
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
 use crate::diag::codes::differences;
-use crate::model::annotations::{PROXY_PROTOCOL, idle};
+use crate::model::annotations::{ACCEPT_PROXY_PROTOCOL, PROXY_PROTOCOL, idle};
 use crate::model::{Accepting, Gateway, Object, PROXY_PROTOCOL_V2, Server, speaks_proxy_protocol};
-use crate::rules::{Mode, RuleSet, by_age, mode};
+use crate::rules::{Mode, RuleSet, by_age, leads_there, mode, servers, services_of};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut annotated = false;
@@ -31,6 +35,59 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     by_another(facts, findings);
+    by_services(facts, findings);
+}
+
+/// Services whose words on whom to believe are not what is in force where they lead: the Gateway
+/// says other ones, or other Services add theirs.
+fn by_services(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let said = |object: &Object| -> BTreeSet<IpNet> {
+        Accepting::of(&object.meta.annotations).announced_by.into_iter().collect()
+    };
+    let mut told = BTreeSet::new();
+    for workload in facts.registry.workloads.all().filter(|workload| workload.gateway) {
+        let services: Vec<_> = services_of(facts.world, workload)
+            .filter(|(object, _)| !said(object).is_empty())
+            .collect();
+        if services.is_empty() {
+            continue;
+        }
+        if !facts.spend(services.len()) {
+            return;
+        }
+        let (listeners, _) = servers(facts.world, workload, None);
+        for serving in listeners.values().filter_map(|all| all.first()) {
+            let at = (serving.port, serving.listen);
+            let believed: BTreeSet<IpNet> =
+                serving.accepting.announced_by.iter().copied().collect();
+            for (object, _) in services.iter().filter(|(object, service)| {
+                leads_there(facts.world, workload, service, at) && said(object) != believed
+            }) {
+                if !told.insert(object.reference()) {
+                    continue;
+                }
+                let all: Vec<String> = believed.iter().map(IpNet::to_string).collect();
+                let why = match said(serving.gateway()).is_empty() {
+                    true => "which is what all Services that lead there say together".to_owned(),
+                    false => format!(
+                        "as {} says, which goes before what Services say",
+                        serving.gateway().reference()
+                    ),
+                };
+                let problem = format!(
+                    "at port {} of {} the PROXY headers of {} are believed, {why}",
+                    serving.listen,
+                    workload.object,
+                    all.join(", ")
+                );
+                let finding = Diagnostic::new(&differences::CLIENTS_BY_ANOTHER, problem).help(
+                    "write the annotation in one place: on the Gateway, which goes before all",
+                );
+                Report::new(object.reference(), findings)
+                    .add(format!("metadata.annotations.{ACCEPT_PROXY_PROTOCOL}"), finding);
+            }
+        }
+    }
 }
 
 /// Gateways that say other things of those who connect than the oldest one that has the

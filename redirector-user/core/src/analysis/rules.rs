@@ -37,6 +37,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
         shadows(facts, &set.tcp, &mut report);
+        shadows(facts, &set.tls, &mut report);
         for list in [RuleList::Tcp, RuleList::Tls] {
             if set.has_for_mesh(list) {
                 ports(&bound, list, &mut report);
@@ -378,12 +379,35 @@ fn shadows(facts: &Facts<'_>, rules: &[Rule], report: &mut Report<'_>) {
             return;
         }
         for (j, block) in rule.blocks.iter().enumerate() {
-            if !facts.spend(above.len()) {
+            if !facts.spend(above.len() * block.server_names().len().max(1)) {
                 return;
             }
-            shadowed(&above, block, &format!("spec.tcp[{i}].match[{j}]"), report);
+            let path = format!("{}.match[{j}]", rule.id.path());
+            match rule.id.list {
+                RuleList::Tls => shadowed_names(&above, block, &path, report),
+                RuleList::Tcp | RuleList::Http => shadowed(&above, block, &path, report),
+            }
         }
         above.extend(rule.blocks.iter().map(|block| (i, block)));
+    }
+}
+
+/// Server names that a wider one above takes: Envoy would take the most specific.
+fn shadowed_names(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
+    for (k, name) in block.server_names().iter().enumerate() {
+        let wider = above.iter().find_map(|(n, other)| Some((n, block.wider_name(name, other)?)));
+        let Some((n, wide)) = wider else { continue };
+        report.add(
+            format!("{path}.sniHosts[{k}]"),
+            Diagnostic::new(
+                &differences::SHADOWED_NAME,
+                format!(
+                    "{name} is covered by {wide} of rule {n} of the list (counted from 0), which \
+                     stands first and wins; Istio would use the more specific name"
+                ),
+            )
+            .help("move the rule with the narrower name above: then both agree"),
+        );
     }
 }
 

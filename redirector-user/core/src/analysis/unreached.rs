@@ -46,7 +46,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     // all because that is meant.
                     for (gateway, by) in before.filter(|(_, by)| by.object != set.reference) {
                         let at = format!(" that comes to the Gateway {gateway}");
-                        report.add(path.clone(), unreached(set, &at, by));
+                        report.add(path.clone(), unreached(facts, set, rule, &at, by));
                     }
                     continue;
                 }
@@ -59,7 +59,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                         .instead_of(set, rule),
                 };
                 if let Some(by) = by {
-                    report.add(path, unreached(set, "", by));
+                    report.add(path, unreached(facts, set, rule, "", by));
                 }
             }
         }
@@ -68,8 +68,12 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 
 /// The rules of which it is said already, at one of their matches.
 fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
-    let codes =
-        [&differences::SHADOWED_SUBNET, &differences::REPEATED_SUBNET, &differences::DEAD_RULE];
+    let codes = [
+        &differences::SHADOWED_SUBNET,
+        &differences::REPEATED_SUBNET,
+        &differences::DEAD_RULE,
+        &differences::SHADOWED_NAME,
+    ];
     let told = |finding: &&Finding| codes.iter().any(|code| code.id == finding.diagnostic.code);
     let rule = |path: &str| path.split_inclusive(']').next().unwrap_or_default().to_owned();
     let findings = findings.iter().filter(told);
@@ -171,7 +175,19 @@ impl<'f> Mesh<'f> {
     }
 }
 
-fn unreached(set: &RuleSet, at: &str, by: &RuleId) -> Diagnostic {
+fn unreached(facts: &Facts<'_>, set: &RuleSet, rule: &Rule, at: &str, by: &RuleId) -> Diagnostic {
+    let theirs = facts.book.get(&by.object).map_or(&[][..], |theirs| theirs.list(by.list));
+    let mut theirs = theirs.iter().filter(|one| one.id == *by).flat_map(|one| &one.blocks);
+    let is_wider = |other: &Block| {
+        let covers = |one: &Block| {
+            one.server_names().iter().any(|name| one.wider_name(name, other).is_some())
+        };
+        rule.blocks.iter().any(covers)
+    };
+    let istio = match theirs.any(is_wider) {
+        true => "; Istio would use the more specific server name",
+        false => "",
+    };
     let mut other = by.path();
     if by.object != set.reference {
         _ = write!(other, " of {}", by.object);
@@ -179,7 +195,7 @@ fn unreached(set: &RuleSet, at: &str, by: &RuleId) -> Diagnostic {
     Diagnostic::new(
         &differences::NEVER_REACHED,
         format!(
-            "no connection{at} reaches this rule: {other} is compared first, and takes what it would match"
+            "no connection{at} reaches this rule: {other} is compared first, and takes what it would match{istio}"
         ),
     )
     .help("the first rule that matches wins: narrow the other one, or put both in one object in the order that is meant")

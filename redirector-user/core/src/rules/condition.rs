@@ -337,8 +337,24 @@ impl Block {
     /// The same for what of it lies within a subnet.
     pub(crate) fn implies_within(&self, subnet: Option<&IpNet>, other: &Self) -> bool {
         let within = subnet.map(|subnet| Condition::DestinationSubnets(vec![*subnet]));
+        self.implies_with(within.as_ref(), other)
+    }
+
+    /// Of another block that holds for all of this one's connections that ask for one of its
+    /// names, the name that covers it, if it is a wider one and it does not have the same, too.
+    pub(crate) fn wider_name<'o>(&self, name: &str, other: &'o Self) -> Option<&'o str> {
+        let asks = Condition::SniHosts(vec![name.to_owned()]);
+        if !self.implies_with(Some(&asks), other) {
+            return None;
+        }
+        let mut wide = other.server_names().iter().filter(|one| covers(one, name)).peekable();
+        let first = *wide.peek()?;
+        wide.all(|one| !covers(name, one)).then_some(first)
+    }
+
+    fn implies_with(&self, within: Option<&Condition>, other: &Self) -> bool {
         other.conditions.iter().all(|other| {
-            self.conditions.iter().chain(&within).any(|condition| condition.implies(other))
+            self.conditions.iter().chain(within).any(|condition| condition.implies(other))
         })
     }
 }

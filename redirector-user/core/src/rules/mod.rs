@@ -26,7 +26,7 @@ pub use destination::Lacks;
 pub(crate) use destination::{Named, named, subsets_resolve};
 pub use servers::{Mode, relays};
 pub(crate) use servers::{
-    Outdone, Serving, as_client, bound_elsewhere, by_age, leads_to, mode, selects, servers,
-    services_of,
+    Outdone, Serving, as_client, bound_elsewhere, by_age, leads_there, leads_to, mode, selects,
+    servers, services_of,
 };
 pub(crate) use walk::{Arrival, Unwatched, Walk, Witness};

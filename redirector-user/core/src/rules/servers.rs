@@ -198,17 +198,8 @@ fn accepting(
 ) -> Accepting {
     let mut accepting = Accepting::of(&gateway.meta.annotations);
     if accepting.announced_by.is_empty() {
-        let leads = |service: &Service| {
-            service.ports.iter().any(|one| match &workload.stands_for {
-                // What dials that address, or a port of the node.
-                Some(other) => {
-                    let there = service.addresses().any(|address| address == other.address);
-                    one.port == port && (there || one.node_port == Some(listen))
-                }
-                None => leads_to(world, workload, service, one.port) == Some(listen),
-            })
-        };
-        let leading = services_of(world, workload).filter(|(_, service)| leads(service));
+        let leading = services_of(world, workload)
+            .filter(|(_, service)| leads_there(world, workload, service, (port, listen)));
         let said =
             leading.flat_map(|(object, _)| Accepting::of(&object.meta.annotations).announced_by);
         accepting.announced_by = said.collect();
@@ -216,6 +207,23 @@ fn accepting(
         accepting.announced_by.dedup();
     }
     accepting
+}
+
+/// Whether a Service that selects a workload leads to where that listens for a server.
+pub(crate) fn leads_there(
+    world: &World,
+    workload: &Workload,
+    service: &Service,
+    (port, listen): (u16, u16),
+) -> bool {
+    service.ports.iter().any(|one| match &workload.stands_for {
+        // What dials that address, or a port of the node.
+        Some(other) => {
+            let there = service.addresses().any(|address| address == other.address);
+            one.port == port && (there || one.node_port == Some(listen))
+        }
+        None => leads_to(world, workload, service, one.port) == Some(listen),
+    })
 }
 
 /// The Services that select a workload.

@@ -264,7 +264,7 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "a ServiceEntry whose endpoint is the gateway's own address, as the destination of a rule for the gateway"
     }
     CLIENTS_BY_ANOTHER = "RD4052" Warning NONE "What the Gateway says of its clients is not in force" {
-        "Passthrough servers of several Gateways may share a port. Who connects there is known before it is known which of them he wants, so the annotations redirector.io/accept-proxy-protocol, max-connections, max-connections-per-client and client-keepalive of the oldest one hold for all of them: whom it trusts may name himself any client, and those that a younger one sets are not in force at that port."
+        "Passthrough servers of several Gateways may share a port. Who connects there is known before it is known which of them he wants, so the annotations redirector.io/accept-proxy-protocol, max-connections, max-connections-per-client and client-keepalive of the oldest one hold for all of them: whom it trusts may name himself any client, and those that a younger one sets are not in force at that port. A Service that leads to a gateway may name whom to believe, too: what the Gateway names goes before it, and what several Services name that lead to one port is united."
         "Write the same annotations on all Gateways that share a port, or give the one that needs others a port or an address of its own."
         "annotations: {redirector.io/accept-proxy-protocol: 10.0.0.0/8}   # on the younger of two passthrough Gateways for port 443"
     }
@@ -302,5 +302,10 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "A process is one workload. Of several that name its cgroup, or its network namespace, the first by namespace and name has it; conditions on the others hold for none of their processes, as status says of them."
         "Give each its own cgroup or network namespace, or remove one."
         "two WorkloadEntries with redirector.io/cgroup: system.slice/shop.service"
+    }
+    SHADOWED_NAME = "RD4068" Warning NONE "A wider server name above takes this one" {
+        "The first matching rule wins, in the written order, as the API documents it: connections that ask for this name go by a rule above, whose sniHosts cover it. Envoy, and so Istio's data plane, takes the most specific server name instead and would use this rule. That is so in the mesh and at gateways. Where the rules stand in two VirtualServices, RD4048 says it."
+        "Move the rule with the narrower name above the other: then both agree."
+        "tls:\n  - match: [{sniHosts: ['*.example.org']}]\n    route: [{destination: {host: a}}]\n  - match: [{sniHosts: [www.example.org]}]\n    route: [{destination: {host: b}}]"
     }
 }
