@@ -21,13 +21,13 @@ pub(super) fn syntax_error(text: &Mended<'_>, why: Refusal) -> SyntaxError {
         };
     }
     let lines: Vec<&str> = text.as_str().lines().take(line.saturating_add(1)).collect();
-    let before = lines.iter().enumerate().filter_map(|(line, l)| {
+    let mut before = lines.iter().enumerate().filter_map(|(line, l)| {
         let rest = l.trim_start_matches(' ');
         let column = l.len() - rest.len();
         let at = Mark { byte: 0, line: line as u64, column: column as u64 };
         indented(rest, text.position(at)).filter(|_| !is_text(&lines[..line], column))
     });
-    if let Some(error) = before.last() {
+    if let Some(error) = before.next_back() {
         return error;
     }
     if let Some((message, help, at)) = cause(text.as_str(), &why) {
