@@ -154,7 +154,7 @@ spec:
     );
     watched.shows(&Shown {
         warnings: &[
-            "the name no-such-name.invalid does not resolve, connections to it are refused",
+            "the name no-such-name.invalid does not resolve, what is routed to it is refused",
         ],
         metrics: &[("unresolved_names", 1), ("emptied_shares", 0)],
         ..Shown::default()

@@ -283,7 +283,7 @@ impl fmt::Display for UnresolvedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, because, kept, refuses, .. } = self;
         let outcome = match kept.is_empty() {
-            true if *refuses => "connections to it are refused".to_owned(),
+            true if *refuses => "what is routed to it is refused".to_owned(),
             true => "nothing that is dialled is taken for it".to_owned(),
             false => format!("its {} earlier addresses stay", kept.len()),
         };
