@@ -93,6 +93,7 @@ fn elsewhere_lists_are_of_what_the_server_has_in_memory() {
     assert!(lists.iter().all(|list| list.contains("resourceVersion=0")), "{lists:?}");
     assert!(lists.iter().all(|list| !list.contains("limit=")), "{lists:?}");
     // A list that is needed again is none of an earlier time than the watch was at.
+    wait("all watches", || server.open_watches() == Watched::ALL.len());
     server.compact();
     server.order("watch", "/services?", 1, Trouble::ErrorEvent(410));
     server.cut_watches();
