@@ -144,19 +144,24 @@ impl Tree {
         Ok(())
     }
 
-    /// Busybox under all its names, and iproute2's `ip`, which knows network
-    /// namespaces, with its libraries.
+    /// Busybox under all its names, and with their libraries iproute2's `ip`, which knows
+    /// network namespaces, and util-linux' `unshare`, which ends with what it has begun.
     fn userland(&mut self) -> Result<()> {
         let busybox = which("busybox").context("busybox is missing: `cargo xtask setup`")?;
         self.copy(&busybox, "/bin/busybox")?;
         for applet in command::stdout(Command::new(&busybox).arg("--list"))?.lines() {
-            if !matches!(applet, "busybox" | "ip" | "redirector" | "init") {
+            if !matches!(applet, "busybox" | "ip" | "unshare" | "redirector" | "init") {
                 self.archive.symlink(&format!("/bin/{applet}"), "busybox");
             }
         }
-        let ip = which("ip").context("ip is missing: `cargo xtask setup`")?;
-        self.copy(&ip, "/sbin/ip")?;
-        for library in libraries(&ip)? {
+        let mut all = BTreeSet::new();
+        for (name, to) in [("ip", "/sbin/ip"), ("unshare", "/bin/unshare")] {
+            let program =
+                which(name).with_context(|| format!("{name} is missing: `cargo xtask setup`"))?;
+            self.copy(&program, to)?;
+            all.extend(libraries(&program)?);
+        }
+        for library in all {
             self.copy(&library, &library.to_string_lossy())?;
         }
         Ok(())
