@@ -16,7 +16,7 @@ use crate::model::ObjectRef;
 use crate::names::MESH;
 use crate::plan::ClassId;
 use crate::registry::{NotTaken, Service};
-use crate::rules::{Claim, Claims, Dial, ServerName, Walk, Witness};
+use crate::rules::{Claim, Dial, ServerName, Walk, Witness};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut services: Vec<&Arc<Service>> =
@@ -116,7 +116,7 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
     if hosts.is_empty() {
         return;
     }
-    let claims = Claims::new(facts.registry);
+    let claims = facts.claims();
     let mut walk = Walk::new(facts.registry, &facts.book);
     let mut contested: BTreeMap<([EntryOfHost; 2], u16), Vec<IpAddr>> = BTreeMap::new();
     let mut outranked: BTreeMap<(EntryOfHost, IpNet, ObjectRef), BTreeSet<IpAddr>> =

@@ -30,8 +30,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (host, mut scopes) in claims {
         let owners = facts.services_of(host);
         // What is for its own namespace's clients only is in nobody else's order.
+        let home = |place: &usize| all.get(*place).map_or("", |set| set.namespace());
         let applies = |place: &usize, scope: &str| {
-            let home = all.get(*place).map_or("", |set| set.namespace());
+            let home = home(place);
             let stays = |owner: &&Service| facts.world.settings.keeps_home(home, owner.namespace());
             home == scope || owners.is_empty() || !owners.iter().all(stays)
         };
@@ -43,7 +44,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
         // At home it is in the order of those clients.
         for place in public.iter().filter(|place| !applies(place, "*")) {
-            scopes.entry(all.get(*place).map_or("", |set| set.namespace())).or_default();
+            scopes.entry(home(place)).or_default();
         }
         let namespaces = facts.namespaces();
         for (scope, own) in scopes {

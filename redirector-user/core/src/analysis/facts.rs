@@ -1,7 +1,7 @@
 //! What the analyzers look things up in: built once, so that no question costs
 //! a walk over all objects.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::model::annotations;
 use crate::model::{EndpointSlice, Gateway, Kind, Labels, Object, ObjectRef, Resolution};
 use crate::names::{HostIndex, complete_host};
 use crate::registry::{ExportTo, Registry, Service};
-use crate::rules::{RuleBook, RuleSet};
+use crate::rules::{Claims, RuleBook, RuleSet};
 use crate::world::World;
 
 /// How many names are compared in all to find what somebody may have meant.
@@ -66,6 +66,8 @@ pub(super) struct Facts<'w> {
     refused: &'w Refused,
     /// Addresses of workloads and of endpoints, where somebody was before.
     addresses: BTreeSet<IpAddr>,
+    /// See [`claims`](Self::claims).
+    claims: OnceCell<Claims>,
     budget: Cell<usize>,
     comparisons: Cell<usize>,
 }
@@ -143,6 +145,7 @@ impl<'w> Facts<'w> {
                 .collect(),
             refused: &around.refused,
             addresses: somebodys(registry),
+            claims: OnceCell::new(),
             budget: Cell::new(SUGGESTION_BUDGET),
             comparisons: Cell::new(COMPARISON_BUDGET),
         };
@@ -284,6 +287,11 @@ impl<'w> Facts<'w> {
     /// Whether any Pod or WorkloadEntry is known at all.
     pub fn knows_workloads(&self) -> bool {
         !self.pods.all.is_empty() || !self.entries.all.is_empty()
+    }
+
+    /// Whose each address is, made when it is asked for first.
+    pub fn claims(&self) -> &Claims {
+        self.claims.get_or_init(|| Claims::new(self.registry))
     }
 
     /// Pays for comparisons; `false` when the budget does not allow them.

@@ -1,6 +1,5 @@
 //! `tls` rules for the mesh that the address dialled does not decide.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
@@ -13,15 +12,12 @@ use crate::diag::codes::l7;
 use crate::model::{Resolution, RuleId, RuleList};
 use crate::names::MESH;
 use crate::registry::{Service, ServiceKind};
-use crate::rules::{Claim, ClaimKind, Claims, Rule, RuleSet, Witness, places};
+use crate::rules::{Claim, ClaimKind, Rule, RuleSet, Witness, places};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let claims = OnceCell::new();
     let mut mesh = None;
     for set in facts.book.sets().filter(|set| set.has_for_mesh(RuleList::Tls)) {
-        let mesh = mesh.get_or_insert_with(|| {
-            Mesh::new(facts, claims.get_or_init(|| Claims::new(facts.registry)))
-        });
+        let mesh = mesh.get_or_insert_with(|| Mesh::new(facts));
         let mut told: BTreeMap<RuleId, Diagnostic> = BTreeMap::new();
         if let Some(rule) = set.tls.iter().find(|rule| rule.may_match_at(MESH))
             && let Some(why) = nowhere(facts, set)

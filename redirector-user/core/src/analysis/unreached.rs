@@ -1,6 +1,5 @@
 //! Rules that no connection reaches, because others take what they would match.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
@@ -15,8 +14,7 @@ use crate::model::{ObjectRef, RuleId};
 use crate::names::MESH;
 use crate::registry::Service;
 use crate::rules::{
-    Arrival, Block, Claim, Claims, Dial, Rule, RuleSet, ServerName, Unwatched, Walk, Witness,
-    places,
+    Arrival, Block, Claim, Dial, Rule, RuleSet, ServerName, Unwatched, Walk, Witness, places,
 };
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -25,7 +23,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     if examined.left_out > 0 {
         return;
     }
-    let claims = OnceCell::new();
     let mut mesh = None;
     let told = told(findings);
     for set in facts.book.sets() {
@@ -52,11 +49,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 }
                 let by = match before.next() {
                     Some((_, by)) => Some(by),
-                    None => mesh
-                        .get_or_insert_with(|| {
-                            Mesh::new(facts, claims.get_or_init(|| Claims::new(facts.registry)))
-                        })
-                        .instead_of(set, rule),
+                    None => mesh.get_or_insert_with(|| Mesh::new(facts)).instead_of(set, rule),
                 };
                 if let Some(by) = by {
                     report.add(path, unreached(facts, set, rule, "", by));
@@ -83,7 +76,6 @@ fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
 /// What is dialled in the mesh.
 pub(super) struct Mesh<'f> {
     facts: &'f Facts<'f>,
-    claims: &'f Claims,
     /// By service: its ports and prefixes.
     dialled: HashMap<&'f ObjectRef, Vec<(u16, IpNet)>>,
     walk: Walk<'f>,
@@ -107,12 +99,12 @@ impl<'f> Dialled<'_, 'f> {
 }
 
 impl<'f> Mesh<'f> {
-    pub fn new(facts: &'f Facts<'f>, claims: &'f Claims) -> Self {
+    pub fn new(facts: &'f Facts<'f>) -> Self {
         let mut dialled: HashMap<_, Vec<_>> = HashMap::new();
         for service in facts.registry.services() {
             dialled.entry(&service.object).or_default().extend(places(service));
         }
-        Self { facts, claims, dialled, walk: Walk::new(facts.registry, &facts.book) }
+        Self { facts, dialled, walk: Walk::new(facts.registry, &facts.book) }
     }
 
     /// Shows connections to the addresses of a set's hosts, of all who are asked anything by
@@ -123,10 +115,10 @@ impl<'f> Mesh<'f> {
         rules: &'f [Rule],
         mut look: impl FnMut(&Dialled<'_, 'f>) -> Option<T>,
     ) -> Option<T> {
-        let Self { facts, claims, dialled, walk } = self;
+        let Self { facts, dialled, walk } = self;
         for service in facts.having(set) {
             for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
-                let claimed = claims.to(*port, prefix);
+                let claimed = facts.claims().to(*port, prefix);
                 for claim in claimed.iter().flat_map(|(_, claims)| claims) {
                     walk.rules(&claim.service.host);
                 }
