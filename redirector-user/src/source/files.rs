@@ -126,7 +126,7 @@ impl Files {
         let entries: Vec<_> =
             paths.union(&self.unsettled).map(|path| (path, self.places.entry(path))).collect();
         let mut found = BTreeMap::new();
-        let mut again = None;
+        let mut look = Look { changes: Vec::new(), is_whole: false, again: None };
         let mut unsettled = BTreeSet::new();
         for (path, entry) in entries {
             match entry {
@@ -134,15 +134,13 @@ impl Files {
                 FileEntry::Gone(name) => {
                     let Some(known) = self.known.get_mut(&name) else { continue };
                     // Whether it is gone, or cannot be seen, takes a look at all above it.
-                    let left = known.is_missing_for(self.absence)?;
-                    again = again.into_iter().chain([left]).min();
+                    look.again_in(known.is_missing_for(self.absence)?);
                     unsettled.insert(path.clone());
                 }
                 FileEntry::Unclear => return None,
             }
         }
         self.unsettled = unsettled;
-        let mut look = Look { changes: Vec::new(), is_whole: false, again };
         found.iter().for_each(|(name, file)| self.look_into(name, file, true, &mut look));
         Some(look)
     }
