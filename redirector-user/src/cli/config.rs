@@ -8,8 +8,7 @@ use std::time::Duration;
 use redirector_core::budget::{Budgets, Quantity};
 use redirector_core::diag::Diagnostic;
 use redirector_core::documents::{self, Reading};
-use redirector_core::model::IstioMutual;
-use redirector_core::model::Object;
+use redirector_core::model::{IstioMutual, Object};
 use redirector_core::world::{CrossNamespace, ServiceAddresses, Settings, World};
 use redirector_core::yaml;
 

@@ -43,6 +43,7 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
     let (mut sender, mut events) = mpsc::channel();
     // Once it has handed over to one that is gone: when to try again to take over.
     let mut back: Option<Again> = None;
+    let state = StateDir::new(&options.state_dir);
     // Whom it has handed over to is not seen from here.
     let mut stands_by = false;
     loop {
@@ -58,7 +59,6 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
                 }
                 Ok(End::Signal(signal)) => return daemon.end(signal),
                 Ok(End::HandOver(succession)) => {
-                    let state = StateDir::new(&options.state_dir);
                     let lingered = daemon.hand_over(succession).linger(&state, &events);
                     stands_by = succession.elsewhere;
                     let Some(again) = lingered else { return Ok(Exit::Fine) };
@@ -85,7 +85,6 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
         let before = std::mem::replace(&mut events, from);
         let mut stops = before.try_iter().any(|event| matches!(event, Event::Stop(_)));
         if let Some(failure) = failure {
-            let state = StateDir::new(&options.state_dir);
             if let Some(pid) = state.daemon() {
                 tracing::warn!(pid, "another daemon is in charge: {failure}");
                 if !stands_by || stops {

@@ -355,6 +355,11 @@ pub fn detach_all(pins: &Pins, cgroup: u64) -> Result<(), Error> {
     pins.remove(&directory(pins, cgroup))
 }
 
+/// Detaches everything from all cgroups.
+pub fn detach_everywhere(pins: &Pins) -> Result<(), Error> {
+    places(pins)?.iter().try_for_each(|place| detach_all(pins, place.id))
+}
+
 /// `BPF_F_ALLOW_MULTI`.
 const ALLOW_MULTI: u32 = 1 << 1;
 

@@ -561,16 +561,6 @@ impl Datapath {
         remove_all(&pins)
     }
 
-    /// Detaches from everywhere; tables and memory stay.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal.
-    pub fn detach(&self) -> Result<(), Error> {
-        self.writing()?;
-        detach_all(&self.pins)
-    }
-
     /// As [`unload`](Self::unload), by the daemon in charge itself.
     ///
     /// # Errors
@@ -595,10 +585,6 @@ impl Datapath {
 /// Removes every pin: links first, so that no program runs on tables that are
 /// half gone.
 fn remove_all(pins: &Pins) -> Result<(), Error> {
-    detach_all(pins)?;
+    attach::detach_everywhere(pins)?;
     pins.remove_all()
-}
-
-fn detach_all(pins: &Pins) -> Result<(), Error> {
-    attach::places(pins)?.iter().try_for_each(|place| attach::detach_all(pins, place.id))
 }

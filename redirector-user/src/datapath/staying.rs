@@ -60,6 +60,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Detaches from everywhere; tables and memory stay.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn detach(&self) -> Result<(), Error> {
+        self.writing()?;
+        attach::detach_everywhere(&self.pins)
+    }
+
     /// What follows on an attachment; where it fails, [`tidy`](Self::tidy) tries it again.
     fn settle(&mut self) -> Result<(), Error> {
         // First, as what follows may fail: who removes a pin then finds it made again.

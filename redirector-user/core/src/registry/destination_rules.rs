@@ -8,10 +8,9 @@ use super::edit::Edit;
 use super::service::Service;
 use super::visibility::ExportTo;
 use crate::client::Asker;
-use crate::model::IstioMutual;
 use crate::model::annotations::ISTIO_MUTUAL;
 use crate::model::{
-    DestinationRule, Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy,
+    DestinationRule, IstioMutual, Labels, Meta, Object, ObjectRef, Policy, Subset, TrafficPolicy,
 };
 use crate::names::{HostIndex, complete_host};
 use crate::world::{Settings, World};
