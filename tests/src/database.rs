@@ -1,10 +1,10 @@
 //! Databases, as Debian packages them: real servers and their clients, in a network
 //! namespace, as nobody (PostgreSQL refuses to be root), in a directory of their own.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,25 +37,63 @@ fn succeeds(command: &mut Command) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for something of a server; if it does not come, says what the server has said.
+fn wait_until(server: &Server, what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what} does not answer");
+        assert!(begun.elapsed() < LIMIT, "{what} does not answer: {}", server.said());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// A server process, which ends when this is dropped.
 #[derive(Debug)]
-struct Server(Option<Child>);
+struct Server {
+    child: Child,
+    /// Its stderr.
+    said: File,
+}
 
 impl Server {
+    fn start(mut command: Command) -> Self {
+        let said = tempfile::tempfile().expect("a file");
+        command.stderr(said.try_clone().expect("a descriptor"));
+        Self { child: command.spawn().expect("cargo xtask setup installs it"), said }
+    }
+
+    /// The last of what it said.
+    fn said(&self) -> String {
+        let end = self.said.metadata().map_or(0, |file| file.len());
+        let mut text = vec![0; 4096];
+        // Its offset is the server's, too.
+        let read = self.said.read_at(&mut text, end.saturating_sub(4096)).unwrap_or_default();
+        String::from_utf8_lossy(text.get(..read).unwrap_or_default()).into_owned()
+    }
+
+    /// Ends it by a signal, or at last by force.
     fn end(&mut self, signal: libc::c_int) {
-        let Some(mut child) = self.0.take() else { return };
-        let pid = libc::pid_t::try_from(child.id()).expect("a process id");
-        // SAFETY: a system call on numbers; the child was not waited for, so the id is its.
-        unsafe { libc::kill(pid, signal) };
-        child.wait().expect("it ends");
+        let begun = Instant::now();
+        let mut signalled = false;
+        while self.child.try_wait().expect("it is a child").is_none() {
+            if !signalled {
+                let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
+                // SAFETY: a system call on numbers; the child was not waited for, so the id is its.
+                unsafe { libc::kill(pid, signal) };
+                signalled = true;
+            }
+            if begun.elapsed() > LIMIT {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                // Only one panic can be told.
+                let told = std::thread::panicking();
+                assert!(told, "it does not end by signal {signal}: {}", self.said());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -71,7 +109,8 @@ impl Drop for Server {
 pub struct PostgreSql {
     namespace: String,
     at: SocketAddr,
-    server: Server,
+    /// Unless it was stopped.
+    server: Option<Server>,
     data: TempDir,
 }
 
@@ -126,7 +165,7 @@ impl PostgreSql {
     pub fn demote(&self) {
         let set = "alter system set default_transaction_read_only = on";
         assert!(self.ask(set).is_some() && self.ask("select pg_reload_conf()").is_some());
-        wait_until("the new setting", || {
+        self.wait_until("the new setting", || {
             self.ask("show default_transaction_read_only").as_deref() == Some("on")
         });
     }
@@ -138,12 +177,14 @@ impl PostgreSql {
     /// When they do not get it, or there is none.
     pub fn wait_for_replicas(&self) {
         let all = "select bool_and(replay_lsn >= pg_current_wal_lsn()) from pg_stat_replication";
-        wait_until("the replica", || self.ask(all).as_deref() == Some("t"));
+        self.wait_until("the replica", || self.ask(all).as_deref() == Some("t"));
     }
 
     /// Ends in order: all that was written is with the replicas.
     pub fn stop(&mut self) {
-        self.server.end(libc::SIGINT);
+        if let Some(mut server) = self.server.take() {
+            server.end(libc::SIGINT);
+        }
     }
 
     /// Having been stopped, it starts again, as a replica of another one.
@@ -171,7 +212,7 @@ impl PostgreSql {
     }
 
     fn stopped(namespace: &str, at: SocketAddr) -> Self {
-        Self { namespace: namespace.to_owned(), at, server: Server(None), data: directory() }
+        Self { namespace: namespace.to_owned(), at, server: None, data: directory() }
     }
 
     fn program(&self, name: &str) -> Command {
@@ -194,15 +235,25 @@ impl PostgreSql {
         postgres.args(["-h", &self.at.ip().to_string(), "-p", &self.at.port().to_string()]);
         // Without fsync, and without a socket file.
         postgres.args(["-F", "-k", "", "-D"]).arg(self.data.path());
-        self.server = Server(Some(postgres.spawn().expect("it starts")));
-        wait_until("PostgreSQL", || self.ask("select 1").is_some());
+        self.server = Some(Server::start(postgres));
+        self.wait_until("PostgreSQL", || self.ask("select 1").is_some());
     }
+
+    fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
+        wait_until(self.server.as_ref().expect("it runs"), what, done);
+    }
+}
+
+/// Where Debian has it, which need not be among the places of programs; or else anywhere.
+fn mariadbd() -> &'static Path {
+    let debian = Path::new("/usr/sbin/mariadbd");
+    if debian.exists() { debian } else { Path::new("mariadbd") }
 }
 
 /// A MariaDB server, whose user may be anybody.
 #[derive(Debug)]
 pub struct MariaDb {
-    _server: Server,
+    server: Server,
     _data: TempDir,
 }
 
@@ -215,21 +266,22 @@ impl MariaDb {
     pub fn start(netns: &NetNs, at: SocketAddr) -> Self {
         let data = directory();
         let path = |name: &str| data.path().join(name).to_string_lossy().into_owned();
-        let mut server = command(netns.name(), Path::new("mariadbd"));
+        let mut server = command(netns.name(), mariadbd());
         server.args(["--no-defaults", "--skip-grant-tables", "--innodb-log-file-size=5M"]);
         server.args(["--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0"]);
         server.arg(format!("--datadir={}", path("")));
         server.arg(format!("--socket={}", path("socket")));
         server.arg(format!("--bind-address={}", at.ip())).arg(format!("--port={}", at.port()));
-        let server = server.spawn().expect("cargo xtask setup installs MariaDB");
-        let this = Self { _server: Server(Some(server)), _data: data };
+        let this = Self { server: Server::start(server), _data: data };
         let mut ask = Command::new("ip");
         ask.args(["netns", "exec", netns.name(), "mariadb", "--no-defaults", "-e", "select 1"]);
         ask.args(["-h", &at.ip().to_string(), "-P", &at.port().to_string()]);
         let mut ask = ask;
         ask.stdout(Stdio::null()).stderr(Stdio::null());
         let ask = std::cell::RefCell::new(ask);
-        wait_until("MariaDB", || ask.borrow_mut().status().is_ok_and(|status| status.success()));
+        wait_until(&this.server, "MariaDB", || {
+            ask.borrow_mut().status().is_ok_and(|status| status.success())
+        });
         this
     }
 }
