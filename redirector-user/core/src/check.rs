@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::analysis::examine::Examined;
 use crate::analysis::{self, Around, Finding, deployments, part};
-use crate::diag::codes::{admission, references, syntax};
+use crate::diag::codes::{references, syntax};
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
 use crate::layout;
@@ -127,9 +126,7 @@ pub fn check(
             *message = format!("{message}; it may be in what could not be read: {hidden}");
         }
     }
-    // Of several that are one service the addresses are for the ports of all.
-    diagnostics
-        .retain(|one| one.code != admission::NO_ADDRESSES.id || !is_served(&world, &examined, one));
+    analysis::entries::retain_lacking(&mut diagnostics, &world, &registry, &examined);
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {
@@ -172,19 +169,6 @@ fn hidden(readings: &[Reading], around: &[Reading], unreadable: &[Diagnostic]) -
     Some(match first.line {
         0 => file.to_owned(),
         line => format!("{file}, line {line}"),
-    })
-}
-
-/// Whether connections to the port that a finding about a ServiceEntry is of are known by
-/// some address all the same.
-fn is_served(world: &World, examined: &Examined, finding: &Diagnostic) -> bool {
-    let Some(object) = finding.reference() else { return false };
-    let entry = world.get(object).and_then(|object| object.spec.service_entry());
-    let mut ports = entry.into_iter().flat_map(|entry| &entry.ports).enumerate();
-    let port = ports.find(|(place, _)| finding.path == format!("spec.ports[{place}]"));
-    let Some((_, port)) = port else { return false };
-    examined.plan.frontends.iter().any(|(id, frontend)| {
-        id.port == port.number && id.prefix.prefix_len() > 0 && frontend.service == *object
     })
 }
 

@@ -44,7 +44,9 @@ impl InForce {
         let world = &self.world;
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        for finding in analysis::analyze(world, &mut registry, &Around::default()).0 {
+        let (analyzed, examined) = analysis::analyze(world, &mut registry, &Around::default());
+        analysis::entries::retain_lacking(&mut findings, world, &registry, &examined);
+        for finding in analyzed {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }

@@ -69,6 +69,31 @@ fn report(texts: &[(&str, &str)]) -> Report {
     check(&readings, &[], &[], &settings)
 }
 
+/// Documents that people copy from pages.
+const PAGES: [(&str, &str); 2] = [
+    ("cookbook.md", include_str!("../../../docs/cookbook.md")),
+    ("names.md", include_str!("../../../docs/names.md")),
+];
+
+#[test]
+fn documents_that_pages_print_have_no_warning() {
+    let mut recipes = 0;
+    for (page, text) in PAGES {
+        for (place, block) in text.split("```yaml\n").skip(1).enumerate() {
+            let (yaml, _) = block.split_once("```").expect("it ends");
+            if !yaml.contains("\nkind: ") {
+                continue;
+            }
+            let report = report(&[("printed.yaml", yaml)]);
+            let warns = report.diagnostics.iter().filter(|one| one.severity != Severity::Info);
+            let warned: Vec<_> = warns.collect();
+            assert!(warned.is_empty(), "{page}, block {place}: {warned:#?}");
+            recipes += usize::from(page == "cookbook.md");
+        }
+    }
+    assert_eq!(recipes, PAGES[0].1.matches("\n## ").count(), "one of each recipe");
+}
+
 struct Case<'t> {
     section: &'t str,
     kind: &'t str,

@@ -3,12 +3,15 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::examine::Examined;
 use super::facts::Facts;
 use super::{Finding, Report};
-use crate::diag::codes::{differences, l7};
+use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, ObjectRef, Resolution, SourceSelector, annotations};
-use crate::registry::Pooled;
+use crate::registry::{Pooled, Registry};
+use crate::rules::RuleBook;
+use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, entry) in facts.world.service_entries() {
@@ -59,6 +62,44 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     same_places(facts, findings);
     shared_hosts(facts, findings);
     slices(facts, findings);
+}
+
+/// Takes out where a ServiceEntry is said by itself to have no addresses for a port, and has some
+/// by others of its host, or needs none: only routes lead there, and no rule for the mesh is for
+/// those who would dial it.
+pub(crate) fn retain_lacking(
+    diagnostics: &mut Vec<Diagnostic>,
+    world: &World,
+    registry: &Registry,
+    examined: &Examined,
+) {
+    let lacks = |one: &Diagnostic| one.code == admission::NO_ADDRESSES.id;
+    if !diagnostics.iter().any(lacks) {
+        return;
+    }
+    let plan = &examined.plan;
+    let dialled = plan.frontends.iter().filter(|(id, _)| id.prefix.prefix_len() > 0);
+    let dialled: HashSet<_> = dialled.map(|(id, one)| (&one.service, id.port)).collect();
+    let led_to = plan.destinations.keys().filter_map(|id| Some((id.view.first()?, id.port)));
+    let led_to: HashSet<_> = led_to.collect();
+    let book = RuleBook::new(world, registry);
+    diagnostics.retain(|one| {
+        let object = one.reference().filter(|_| lacks(one));
+        let entry = object.and_then(|object| world.get(object)?.spec.service_entry());
+        let (Some(object), Some(entry)) = (object, entry) else { return true };
+        let mut ports = entry.ports.iter().enumerate();
+        let port = ports.find(|(place, _)| one.path == format!("spec.ports[{place}]"));
+        let Some((_, port)) = port else { return true };
+        let has_or_needs_none = |host: &String| {
+            let services = registry.named(host).iter();
+            let mut services = services.filter(|one| one.namespace() == &object.namespace);
+            services.any(|service| {
+                let place = (&service.object, port.number);
+                dialled.contains(&place) || led_to.contains(&place) && !book.is_for_host(host)
+            })
+        };
+        !entry.hosts.iter().all(has_or_needs_none)
+    });
 }
 
 /// WorkloadEntries whose processes are known as others'.

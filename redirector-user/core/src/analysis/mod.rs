@@ -12,7 +12,7 @@ pub mod deployments;
 mod destination_rules;
 mod destinations;
 mod drain;
-mod entries;
+pub(crate) mod entries;
 pub mod examine;
 mod facts;
 mod foreign;
