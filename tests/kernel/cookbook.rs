@@ -261,7 +261,7 @@ fn tls_egress_as_istio_prints_it_goes_by_address_to_the_gateway_and_by_name_from
     let name = outside.name();
     kitchen.netns.ip(&format!("link add out type veth peer name in netns {name}"));
     for (netns, device, addresses) in
-        [(&kitchen.netns, "out", &[1, 9][..]), (&outside, "in", &[72, 73, 74])]
+        [(&kitchen.netns, "out", &[1, 9][..]), (&outside, "in", &[72, 73, 74, 75])]
     {
         netns.ip(&format!("link set {device} up"));
         for last in addresses {
@@ -273,7 +273,9 @@ fn tls_egress_as_istio_prints_it_goes_by_address_to_the_gateway_and_by_name_from
     let mut steps = steps(PAGE, &format!("## {title}"));
     kitchen.run("other", &here(&steps.remove(0).command));
     let file = format!("{directory}/haproxy.cfg");
-    fs::write(&file, here(block(title, "haproxy"))).expect("a file");
+    let last = "  bind 192.0.2.74:443";
+    let one_more = format!("  bind 192.0.2.75:443 ssl crt {directory}/outside.pem\n{last}");
+    fs::write(&file, here(block(title, "haproxy")).replace(last, &one_more)).expect("a file");
     let at = SocketAddr::from(([192, 0, 2, 74], 443));
     kitchen.serve_from(name, "haproxy", &["-db", "-f", &file], at);
 
@@ -307,14 +309,49 @@ fn tls_egress_as_istio_prints_it_goes_by_address_to_the_gateway_and_by_name_from
         let said = kitchen.run("client", &step.command);
         step.compare(&said).unwrap_or_else(|why| panic!("{why}"));
     }
-    let rules = kitchen.redirector.rules();
-    let mut check = Command::new(PROGRAM);
-    let output = check.args(["check", "-o", "json"]).arg(&rules).output().expect("it starts");
-    let checked: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let all = checked["diagnostics"].as_array().expect("a list");
-    let warnings: Vec<_> = all.iter().filter(|one| one["severity"] != "info").collect();
-    assert!(warnings.is_empty(), "{warnings:#?}");
+
+    // Istio's own wildcard beside it; and a host at an address of another one, with a
+    // VirtualService and a subset of its own, which lead to the same gateway.
+    dns.say_addresses("news.example.com", 60, &["192.0.2.72"]);
+    let recipe = kitchen.documents();
+    let all = recipe.split("---\n").filter(|one| {
+        one.contains("edition") && !one.contains("kind: Gateway") && !one.contains("wiki")
+    });
+    let news = all.collect::<Vec<_>>().join("---\n").replace("edition", "news");
+    kitchen.redirector.change("another host of the address", || {
+        let known = "hosts: [edition.example.com, \"";
+        assert!(recipe.contains(known), "{recipe}");
+        let both = known.replace(", \"", ", news.example.com, \"");
+        kitchen.redirector.write("recipe.yaml", &recipe.replace(known, &both));
+        kitchen.redirector.write("wildcard.yaml", WILDCARD);
+        kitchen.redirector.write("news.yaml", &news);
+    });
+    kitchen.redirector.wait("its address", |_| {
+        explain()["notes"].to_string().contains("news.example.com resolves to 192.0.2.72, too")
+    });
+    for (name, at, told) in [
+        ("edition.example.com", 72, "at 192.0.2.72 by 192.0.2.1"),
+        ("news.example.com", 72, "at 192.0.2.72 by 192.0.2.1"),
+        ("en.wiki.example.org", 73, "at 192.0.2.74 by 192.0.2.1"),
+        ("fr.wiki.example.org", 75, "at 192.0.2.75 by 192.0.2.9"),
+    ] {
+        let curl = format!(
+            "curl --silent --insecure --interface 192.0.2.9 --resolve {name}:443:192.0.2.{at} \
+             https://{name}/"
+        );
+        assert_eq!(kitchen.run("client", &curl), format!("{name} {told}"));
+    }
 }
+
+/// As Istio's documentation has it: no address, and no names.
+const WILDCARD: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wildcard}
+spec:
+  hosts: [\"*.wiki.example.org\"]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+";
 
 /// What tells where one is, and whether that is a replica.
 const WHERE: &str = "select inet_server_addr(), pg_is_in_recovery()";

@@ -1,10 +1,14 @@
 //! ServiceEntries by name: what is dialled is what a name resolves to, as a DNS server of
 //! the test's own says it.
 
+use std::net::SocketAddr;
+
 use redirector_tests::child;
 use redirector_tests::dns::{DnsServer, Says};
+use redirector_tests::established::{Established, goes_on, was_reset};
+use redirector_tests::netns::NetNs;
 use redirector_tests::redirector::Daemon;
-use redirector_tests::scene::{Scene, dial};
+use redirector_tests::scene::{Scene, dial, free, scrape};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -33,18 +37,20 @@ spec:
 struct Named {
     scene: Scene,
     dns: DnsServer,
+    metrics: SocketAddr,
 }
 
 impl Named {
     fn new(what: &str) -> Option<Self> {
         let scene = Scene::new(what, PROGRAM)?;
         scene.redirector.write("db.yaml", DATABASE);
-        Some(Self { scene, dns: DnsServer::start() })
+        Some(Self { scene, dns: DnsServer::start(), metrics: free([127, 0, 0, 1]) })
     }
 
     fn start(&self, grace: &str) -> Daemon {
-        let server = self.dns.address().to_string();
-        self.scene.redirector.start_with(&["--dns-server", &server, "--name-grace", grace])
+        let [server, metrics] = [self.dns.address(), self.metrics].map(|one| one.to_string());
+        let names = ["--dns-server", &server, "--name-grace", grace];
+        self.scene.redirector.start_with(&[&names[..], &["--metrics-address", &metrics]].concat())
     }
 
     /// Waits until the name is known to lead there, and until lately there.
@@ -92,6 +98,13 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
     };
     named.scene.redirector.wait("the warning", warned);
     assert_eq!(named.answer(SECOND), "two");
+    let oldest = || {
+        let metrics = scrape(named.metrics);
+        let line =
+            |line: &str| line.strip_prefix("redirector_oldest_kept_answer_seconds ")?.parse().ok();
+        metrics.lines().find_map(line)
+    };
+    named.scene.redirector.wait("its age", |_| oldest() >= Some(1));
     let notes = named.explain(SECOND)["notes"].to_string();
     assert!(notes.contains("db.example.com resolves to 192.0.2.11 for "), "{notes}");
     assert!(notes.contains("the last lookup failed"), "{notes}");
@@ -156,4 +169,35 @@ fn before_a_name_is_resolved_nothing_is_taken_for_it() {
     named.dns.say_addresses("db.example.com", 1, &["192.0.2.10"]);
     named.waits(&["192.0.2.10"], &[]);
     assert_eq!(named.answer(FIRST), "two");
+}
+
+#[test]
+fn an_endpoint_that_leaves_the_answer_of_its_name_drains() {
+    let Some(named) = Named::new("namedrain") else { return };
+    let redirector = &named.scene.redirector;
+    let (entry, rule) = DATABASE.split_once("---\n").expect("an entry and a rule");
+    let pool = entry.replace("name: db", "name: pool").replace("db.example", "pool.example");
+    let pool = pool.replace("pool}", "pool, annotations: {redirector.io/drain: now}}");
+    let rule = rule.replace("host: echo, subset: two", "host: pool.example.com");
+    redirector.write("db.yaml", &[entry, &pool, &rule].join("---\n"));
+    named.dns.say_addresses("db.example.com", 60, &["192.0.2.10"]);
+    let at = |last: u8| SocketAddr::from(([127, 0, 0, last], 19000));
+    let say = |last| named.dns.say_addresses("pool.example.com", 1, &[&at(last).ip().to_string()]);
+    say(3);
+    let _daemon = named.start("1h");
+    named.waits(&["192.0.2.10"], &[]);
+    redirector.wait("the endpoint", |_| {
+        named.explain(FIRST)["endpoints"] == serde_json::json!({"127.0.0.3:19000": 1.0})
+    });
+    let netns = NetNs::new("namedrain");
+    let connect = |name, endpoint| {
+        let first = FIRST.parse().expect("an address");
+        let directory = redirector.directory();
+        Established::new((directory, name), &named.scene.client(), &netns, first, endpoint)
+    };
+    let open = connect("open", at(3));
+    say(4);
+    redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
+    assert_eq!(open.ends(), was_reset());
+    assert_eq!(connect("next", at(4)).ends(), goes_on());
 }

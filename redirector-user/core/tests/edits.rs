@@ -460,3 +460,41 @@ fn what_a_claim_to_every_address_has_nowhere_to_send_is_seen_again_when_it_has()
     assert!(cluster.stages.plan() == fresh.plan());
     assert_eq!(cluster.stages.memory(), fresh.memory());
 }
+
+#[test]
+fn weights_that_make_hosts_of_one_address_alike_are_looked_at_where_they_share_it() {
+    let entry = |name: &str, address: &str, protocol: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{name}.example.com], addresses: [{address}], ports: [{{number: 80, name: p, \
+             protocol: {protocol}}}], resolution: STATIC, endpoints: [{{address: 10.0.0.1}}]}}\n"
+        )
+    };
+    let rule = |name: &str, weight: u32| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{name}.example.com], tls: [{{match: [{{sniHosts: [{name}.example.com]}}], \
+             route: [{{destination: {{host: p.example.com}}, weight: {weight}}}, {{destination: {{host: \
+             q.example.com}}, weight: 50}}]}}]}}\n"
+        )
+    };
+    let mut text: String = [("p", "10.1.1.1", "TCP"), ("q", "10.1.1.2", "TCP")]
+        .map(|(name, address, protocol)| entry(name, address, protocol))
+        .concat();
+    text += &entry("one", "10.1.1.3", "TLS");
+    text += &entry("two", "10.1.1.3", "TLS");
+    let mut cluster = Cluster::of(&(text + &rule("one", 50) + &rule("two", 50)));
+    let taken = |cluster: &Cluster| {
+        let routes = cluster.stages.plan().routes.keys();
+        routes.filter(|route| route.rule.is_some()).count()
+    };
+    assert_eq!(taken(&cluster), 1, "both lead to the same");
+    for (name, weight, alike) in [("two", 20, false), ("one", 20, true), ("one", 30, false)] {
+        let (_, work) = cluster.put(&rule(name, weight));
+        assert_eq!((work.rules, work.islands), (1, 1), "{name} {weight}");
+        assert_eq!(taken(&cluster), usize::from(alike), "{name} {weight}");
+        let fresh = Stages::of(&cluster.world, &Registry::new(&cluster.world));
+        assert!(cluster.stages.plan() == fresh.plan(), "{name} {weight}");
+        assert_eq!(cluster.stages.memory(), fresh.memory());
+    }
+}

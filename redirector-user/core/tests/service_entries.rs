@@ -11,6 +11,7 @@ use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
 use redirector_core::world::{Answer, ServiceAddresses, Settings, World};
 
+use crate::support::reference::{Connection, Reference};
 use crate::support::{Shares, unknown_shares, world, world_with};
 
 fn ask(world: &World, to: &str) -> Explanation {
@@ -238,6 +239,95 @@ VirtualService {name}: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host
             assert!(message.contains(part), "{part}: {message}");
         }
         assert!(!message.contains("198.51.100.1"), "{message}");
+    }
+}
+
+#[test]
+fn alike_is_where_connections_go_whoever_says_it() {
+    let base = "
+ServiceEntry one:
+  hosts: [one.example.com]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: DNS
+ServiceEntry two:
+  hosts: [two.example.com]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: DNS
+ServiceEntry egress:
+  hosts: [egress.example.com]
+  addresses: [192.0.2.9]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints:
+  - {address: 192.0.2.10, labels: {zone: a}}
+  - {address: 192.0.2.11, labels: {zone: b}}
+Service alias: {type: ExternalName, externalName: egress.example.com, ports: [{port: 443}]}
+DestinationRule egress:
+  host: egress.example.com
+  subsets:
+  - {name: for-one}
+  - {name: for-two}
+  - {name: limited, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}
+  - {name: a, labels: {zone: a}}
+  - {name: also-a, labels: {zone: a}}
+  - {name: b, labels: {zone: b}}
+";
+    let of = |routes: [&str; 2]| {
+        let rules = [("one", routes[0]), ("two", routes[1])].map(|(host, route)| {
+            let route: Vec<String> = route
+                .split(", ")
+                .map(|one| {
+                    let (subset, weight) = one.split_once(' ').unwrap_or((one, "1"));
+                    let (host, subset) = match subset.split_once(':') {
+                        Some((host, subset)) => (host, format!(", subset: {subset}")),
+                        None => (subset, String::new()),
+                    };
+                    format!("{{destination: {{host: {host}{subset}}}, weight: {weight}}}")
+                })
+                .collect();
+            let route = route.join(", ");
+            format!(
+                "VirtualService {host}: {{hosts: [{host}.example.com], tcp: [{{route: [{route}]}}]}}\n"
+            )
+        });
+        let mut world = world(&(base.to_owned() + &rules.concat()));
+        world.set_resolved("one.example.com", addresses(&["198.51.100.3"]));
+        world.set_resolved("two.example.com", addresses(&["198.51.100.3"]));
+        world
+    };
+    let e = "egress.example.com";
+    let both = "192.0.2.10:443 192.0.2.11:443";
+    let [one, two] = ["egress.example.com:for-one", "egress.example.com:for-two"];
+    let [a, also_a] = ["egress.example.com:a", "egress.example.com:also-a"];
+    let b = "egress.example.com:b";
+    for (routes, wanted) in [
+        ([e, e], both),
+        ([one, two], both),
+        ([one, e], both),
+        ([e, "alias"], both),
+        ([a, also_a], "192.0.2.10:443"),
+        ([&format!("{a} 80, {b} 20"), &format!("{b} 1, {also_a} 4")], both),
+        ([&format!("{a} 40, {also_a} 40, {b} 20, {e} 0"), &format!("{a} 80, {b} 20")], both),
+        (["nowhere.example.com", "egress.example.com:unknown"], "refused"),
+        ([a, b], "passed"),
+        ([a, e], "passed"),
+        ([one, "egress.example.com:limited"], "passed"),
+        ([&format!("{a} 80, {b} 20"), &format!("{a} 20, {b} 80")], "passed"),
+        ([e, "one.example.com"], "passed"),
+        ([e, "nowhere.example.com"], "passed"),
+    ] {
+        let world = of(routes);
+        assert_eq!(goes(&world, "198.51.100.3:443"), wanted, "{routes:?}");
+        let is_told = !told(&world, "RD4061").is_empty();
+        assert_eq!(is_told, wanted == "passed", "{routes:?}");
+        let notes = ask(&world, "198.51.100.3:443").notes.join("\n");
+        let note = "two.example.com resolves to 198.51.100.3, too, and \
+                    VirtualService/default/two leads its connections to the same";
+        assert_eq!(notes.contains(note), !is_told, "{routes:?}: {notes}");
+        let reference = Reference::new(&world);
+        let outcome =
+            reference.decide(&Connection::default(), "198.51.100.3:443".parse().expect("one"));
+        assert_eq!(outcome.passed, is_told, "{routes:?}: {outcome:?}");
     }
 }
 
@@ -583,4 +673,51 @@ ServiceEntry other/grab {creationTimestamp: '2026-01-01T00:00:00Z'}:
     // Nor is it, written in another way.
     let mapped = text.replace("[10.96.7.7]", "['::ffff:10.96.7.7']");
     assert_eq!(goes(&world(&mapped), "10.96.7.7:443"), "192.0.2.5:6443");
+}
+
+#[test]
+fn what_a_younger_entry_of_a_host_loses_is_told_at_that_one() {
+    let of = |older: &str, younger: &str| {
+        let text = [("one", older, 10), ("two", younger, 11)].map(|(name, more, last)| {
+            format!(
+                "ServiceEntry {name}: {{hosts: [db.example.com], addresses: [192.0.2.9], {more}, \
+                 endpoints: [{{address: 192.0.2.{last}}}]}}\n"
+            )
+        });
+        let world = world(&text.concat());
+        let (findings, _) = analyze(&world, &mut Registry::new(&world), &Around::default());
+        let told = findings.into_iter().filter(|one| one.diagnostic.code == "RD4046");
+        told.map(|one| (one.object.name.to_string(), one.diagnostic.message)).collect::<Vec<_>>()
+    };
+    let ports = |number: u16| {
+        format!("ports: [{{number: {number}, name: tcp, protocol: TCP}}], resolution: STATIC")
+    };
+    assert_eq!(of(&ports(80), &ports(81)), [], "each has its own");
+    let same = of(&ports(80), &ports(80));
+    let [(name, why)] = &same[..] else { panic!("{same:?}") };
+    assert!(name == "two" && why.contains("the older one's counts"), "{same:?}");
+    let apart = of(&ports(80), &format!("{}, exportTo: ['.']", ports(81)));
+    let [(name, why)] = &apart[..] else { panic!("{apart:?}") };
+    assert!(name == "two" && why.contains("differ in resolution, exportTo"), "{apart:?}");
+}
+
+#[test]
+fn that_weights_move_no_pools_is_said_with_the_command_that_does() {
+    let of = |weights: [u32; 2]| {
+        let text = format!(
+            "
+ServiceEntry db: {{hosts: [db.example.com], addresses: [192.0.2.9], ports: [{{number: 80, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: [{{address: 192.0.2.10}}]}}
+ServiceEntry new: {{hosts: [new.example.com], addresses: [192.0.2.8], ports: [{{number: 80, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: [{{address: 192.0.2.11}}]}}
+VirtualService db:
+  hosts: [db.example.com]
+  tcp: [{{route: [{{destination: {{host: db.example.com}}, weight: {}}}, {{destination: {{host: new.example.com}}, weight: {}}}]}}]
+",
+            weights[0], weights[1]
+        );
+        ask(&world(&text), "192.0.2.9:80").notes.join("\n")
+    };
+    let command = "redirector connections close --route VirtualService/default/db";
+    for weights in [[90, 10], [100, 0]] {
+        assert!(of(weights).contains(command), "{weights:?}: {}", of(weights));
+    }
 }

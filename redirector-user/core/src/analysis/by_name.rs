@@ -176,7 +176,8 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
                     ),
                 )
                 .help(
-                    "write the same rule for both hosts, or give one of them addresses of its own",
+                    "let the rules for both hosts lead to the same destinations with the same weights, \
+                     or give one of the hosts addresses of its own",
                 ),
             );
         }

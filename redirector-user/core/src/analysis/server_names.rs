@@ -115,11 +115,12 @@ impl<'q> Untold<'q> {
                     rule,
                     format!(
                         "{} has no address that would tell its hosts from others, and the server \
-                         name ({wanted}) is sent after connect() only: the rule is left alone",
+                         name ({wanted}) is sent after connect() only: the rule is not applied, and \
+                         connections to them go on to where they were dialled",
                         claim.service.object
                     ),
-                    "give the ServiceEntry addresses, or write one with the full names of the hosts \
-                     and resolution DNS; what covers a wildcard can stay as it is at the gateway",
+                    "write a ServiceEntry with the full names of the hosts and resolution DNS beside \
+                     it, or give it addresses; rules that cover the wildcard can stay as they are",
                 ),
                 _ => told(
                     rule,
@@ -140,7 +141,7 @@ impl<'q> Untold<'q> {
                  no rule is applied to them",
                 claim.service.host, other.service.host, claim.port.number
             ),
-            "write one rule whose sniHosts cover both hosts, or give each addresses of its own",
+            "write rules that lead to the same for both hosts, or give each addresses of its own",
         ))
     }
 }

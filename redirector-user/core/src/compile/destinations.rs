@@ -244,16 +244,11 @@ impl<'q> Destinations<'q> {
             before.is_some_and(|before| route.destinations.get(place) == Some(&nowhere(before)))
         };
         let own = route.destinations.iter().enumerate().filter(|(place, _)| !beside(*place));
-        let parts = own.map(|(_, id)| id.clone()).zip(Self::weights(set, rule)).collect();
+        let weights = set.weighted(rule).map(|(_, weight)| weight);
+        let parts = own.map(|(_, id)| id.clone()).zip(weights).collect();
         let legs = self.without_lost(parts).into_iter().map(|(_, weight)| Leg { weight });
         let legs = legs.collect();
         self.met.reweigh(route, legs);
-    }
-
-    fn weights<'r>(set: &'r RuleSet, rule: &Rule) -> impl Iterator<Item = u64> + use<'r> {
-        let entries = set.route(rule);
-        let sole = entries.len() == 1;
-        entries.iter().map(move |entry| if sole { 1 } else { u64::from(entry.weight) })
     }
 
     /// The verdict of a rule: its route, met from now on, or "pass" where all
@@ -266,9 +261,8 @@ impl<'q> Destinations<'q> {
         port: u16,
         family: Family,
     ) -> (Arc<RouteId>, Verdict) {
-        let entries = set.route(rule);
-        let mut parts = Vec::with_capacity(entries.len());
-        for (entry, weight) in entries.iter().zip(Self::weights(set, rule)) {
+        let mut parts = Vec::with_capacity(set.route(rule).len());
+        for (entry, weight) in set.weighted(rule) {
             parts.push((self.entry(who, set.namespace(), entry, port, family), weight));
         }
         self.route(Some(rule.id.clone()), parts)
@@ -327,9 +321,8 @@ impl<'q> Destinations<'q> {
         v6: bool,
     ) -> bool {
         let any = |v6| {
-            let entries = set.route(rule);
-            let mut drawn = entries.iter().filter(|one| entries.len() == 1 || one.weight > 0);
-            drawn.any(|entry| {
+            let mut drawn = set.weighted(rule).filter(|(_, weight)| *weight > 0);
+            drawn.any(|(entry, _)| {
                 let Resolved { id, found } = self.resolve(who, set.namespace(), entry, port, v6);
                 found.is_ok_and(|found| {
                     let has = !self.make(&id, &found).endpoints.is_empty();

@@ -18,6 +18,8 @@
 //!   the whole port;
 //! * for a VirtualService with a wildcard: all hosts are compared with it, and made
 //!   again where it is for them;
+//! * when weights change of a rule for hosts that share an address, since they are routed
+//!   there only where they are alike: that address;
 //! * when the first endpoint of a destination comes or the last one goes: all that
 //!   names its host;
 //! * when a local workload changes, or what is asked about some: all local workloads
@@ -308,6 +310,17 @@ impl Stages {
             }
             for service in &known.services {
                 dirty.regions.extend(places(service));
+            }
+        }
+        let reweighted: BTreeSet<&ObjectRef> =
+            dirty.reweighted.iter().map(|rule| &rule.object).collect();
+        for set in reweighted.into_iter().filter_map(|object| self.book.get(object)) {
+            for host in set.hosts.iter().filter(|_| set.is_for_mesh()) {
+                let known = registry.hosts_matching(host).into_iter();
+                let known = known.filter_map(|host| self.hosts.get(host));
+                let all = known.flat_map(|host| &host.services).flat_map(|one| places(one));
+                let shared = |(port, prefix): &(u16, IpNet)| self.claims.are_shared(*port, prefix);
+                dirty.regions.extend(all.filter(shared));
             }
         }
         let others = self.read_workloads(registry, changed, &mut dirty);

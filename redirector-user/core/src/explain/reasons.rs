@@ -71,6 +71,16 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
         ));
     }
 
+    fn alike(&mut self, prefix: &IpNet, other: &Claim<'q>, set: &'q RuleSet) {
+        self.notes.push(format!(
+            "{} {} {}, too, and {} leads its connections to the same",
+            other.service.host,
+            if other.kind.is_by_host() { "resolves to" } else { "has" },
+            prefix.addr(),
+            set.reference,
+        ));
+    }
+
     fn bypassed(&mut self, set: &'q RuleSet, client: bool) {
         let by = if client { "the source".to_owned() } else { set.reference.to_string() };
         self.notes.push(format!("{by} is bypassed: it goes as if no rule matched"));

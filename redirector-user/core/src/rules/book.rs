@@ -195,6 +195,17 @@ impl RuleSet {
         &self.object.meta.namespace
     }
 
+    /// The destinations of one of its rules with what is drawn by: a sole one gets all,
+    /// whatever its weight.
+    pub fn weighted<'s>(
+        &'s self,
+        rule: &Rule,
+    ) -> impl Iterator<Item = (&'s RouteDestination, u64)> + use<'s> {
+        let route = self.route(rule);
+        let sole = route.len() == 1;
+        route.iter().map(move |entry| (entry, if sole { 1 } else { u64::from(entry.weight) }))
+    }
+
     /// Whether it is bound to a gateway.
     pub fn is_for_gateways(&self) -> bool {
         self.gateways.iter().any(|gateway| gateway != MESH)

@@ -164,6 +164,14 @@ impl Claims {
         found
     }
 
+    /// Whether several hosts claim a port of this very prefix.
+    pub fn are_shared(&self, port: u16, prefix: &IpNet) -> bool {
+        let owners = self.ports.get(&port).and_then(|prefixes| prefixes.get(prefix));
+        let mut hosts = owners.into_iter().flatten().map(|owner| &owner.service.host);
+        let first = hosts.next();
+        hosts.any(|host| Some(host) != first)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.ports.values().flat_map(BTreeMap::values).map(Vec::len).sum()

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Rule, RuleSet};
 use crate::client::Asker;
-use crate::model::RouteDestination;
+use crate::model::{Labels, Policy, RouteDestination};
 use crate::names::complete_host;
 use crate::registry::{NoService, Registry, Service};
 
@@ -100,6 +100,72 @@ pub(crate) fn subsets_resolve<'q>(
         }
     }
     Ok(())
+}
+
+/// Whether a client's connections go to the same by two rules, and as many of them, whatever
+/// they call it; `dialled` is the port.
+pub(crate) fn lead_alike<'q>(
+    registry: &'q Registry,
+    who: &Asker<'_, 'q>,
+    dialled: u16,
+    (one, other): ((&RuleSet, &Rule), (&RuleSet, &Rule)),
+) -> bool {
+    let parts = |(set, rule): (&RuleSet, &Rule)| {
+        let mut parts: Vec<(Option<There<'q>>, u128)> = Vec::new();
+        for (entry, weight) in set.weighted(rule).filter(|(_, weight)| *weight > 0) {
+            let there = There::of(registry, who, set.namespace(), entry, dialled);
+            match parts.iter_mut().find(|(known, _)| *known == there) {
+                Some((_, sum)) => *sum += u128::from(weight),
+                None => parts.push((there, weight.into())),
+            }
+        }
+        parts
+    };
+    let (one, other) = (parts(one), parts(other));
+    let [all, of_all] =
+        [&one, &other].map(|parts| parts.iter().map(|(_, part)| part).sum::<u128>());
+    one.len() == other.len()
+        && one.iter().all(|(there, part)| {
+            let same = other.iter().find(|(other, _)| other == there);
+            same.is_some_and(|(_, of)| part * of_all == of * all)
+        })
+}
+
+/// Where connections of a destination go, for one client: the endpoints of this service with
+/// these labels, by this policy.
+#[derive(PartialEq)]
+struct There<'q> {
+    host: &'q str,
+    port: u16,
+    labels: Option<&'q Labels>,
+    policy: Policy,
+}
+
+impl<'q> There<'q> {
+    /// Of an entry of a route; `None` where there is no such destination.
+    fn of(
+        registry: &'q Registry,
+        who: &Asker<'_, 'q>,
+        namespace: &str,
+        entry: &RouteDestination,
+        dialled: u16,
+    ) -> Option<Self> {
+        let Named { service, port, .. } = named(registry, who, namespace, entry, dialled);
+        let service = service.ok()?;
+        let port = service.port(port)?.number;
+        let rule = registry.rules.find(who, service);
+        let name = entry.subset.as_deref().filter(|name| !name.is_empty());
+        let subset = match name {
+            Some(name) => Some(rule?.subset(name)?),
+            None => None,
+        };
+        Some(Self {
+            host: &service.host,
+            port,
+            labels: subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty()),
+            policy: rule.map_or_else(Policy::default, |rule| rule.policy(name, port)),
+        })
+    }
 }
 
 fn no_service(host: &str, why: NoService) -> (Lacks, String) {

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::book::{Rule, RuleBook, RuleSet, in_order};
 use super::claims::{Claim, ClaimKind};
 use super::condition::Dial;
-use super::destination::subsets_resolve;
+use super::destination::{lead_alike, subsets_resolve};
 use crate::client::{Asker, Question};
 use crate::model::RuleList;
 use crate::registry::{Protocol, Registry};
@@ -43,6 +43,9 @@ pub(crate) trait Witness<'q> {
     /// Two hosts lead to the address, and not to the same: it is left alone. Or both have it,
     /// and a server name would tell them apart: no rule is applied.
     fn contested(&mut self, _prefix: &IpNet, _claim: &Claim<'q>, _other: &Claim<'q>) {}
+
+    /// Another host has the address, too, and this set's rule for it leads to the same.
+    fn alike(&mut self, _prefix: &IpNet, _other: &Claim<'q>, _set: &'q RuleSet) {}
 
     /// Only a server name could tell whether a `tls` rule matches: none does, this one and
     /// those below it.
@@ -130,7 +133,7 @@ impl<'q> Walk<'q> {
         let (prefix, claim, others) = standing;
         let found = self.first_match(&claim, dial, who, witness);
         let mut found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
-        if let Some(other) = self.contests(&claim, found, others, dial, who) {
+        if let Some(other) = self.contests((&prefix, &claim), found, others, (dial, who), witness) {
             witness.contested(&prefix, &claim, other);
             if claim.kind.is_by_host() {
                 return Arrival::Elsewhere(prefix, claim);
@@ -153,13 +156,13 @@ impl<'q> Walk<'q> {
     /// places. An address that is written is its owner's, whoever else writes it; but where
     /// server names tell hosts apart, one namespace may have several there. (Pods that several
     /// headless services select are the oldest one's: they cannot have addresses of their own.)
-    fn contests<'c>(
+    fn contests<'c, W: Witness<'q>>(
         &self,
-        claim: &Claim<'q>,
+        (prefix, claim): (&IpNet, &Claim<'q>),
         found: Option<(&'q RuleSet, &'q Rule)>,
         others: impl Iterator<Item = &'c Claim<'q>>,
-        dial: &Dial<'_>,
-        who: &Asker<'_, 'q>,
+        (dial, who): (&Dial<'_>, &Asker<'_, 'q>),
+        witness: &mut W,
     ) -> Option<&'c Claim<'q>>
     where
         'q: 'c,
@@ -180,7 +183,14 @@ impl<'q> Walk<'q> {
             let by_other = self.first_match(other, dial, who, &mut Unwatched);
             let by_other = by_other.filter(|(set, _)| !self.bypasses(set, who, &mut Unwatched));
             match (found, by_other) {
-                (Some((_, one)), Some((_, other))) => !std::ptr::eq(one, other),
+                (Some(one), Some(by)) => {
+                    let same = std::ptr::eq(one.1, by.1);
+                    let alike = same || lead_alike(self.registry, who, dial.port, (one, by));
+                    if alike && !same {
+                        witness.alike(prefix, other, by.0);
+                    }
+                    !alike
+                }
                 (None, None) if !by_host => false,
                 (None, None) => {
                     let serve = [claim.serves(settings.services), other.serves(settings.services)];

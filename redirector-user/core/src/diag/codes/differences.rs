@@ -269,8 +269,8 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "annotations: {redirector.io/accept-proxy-protocol: 10.0.0.0/8}   # on the younger of two passthrough Gateways for port 443"
     }
     CONTESTED_ADDRESS = "RD4061" Warning NONE "Two hosts resolve to one address, and are not routed alike" {
-        "The addresses that the hosts of a ServiceEntry without addresses resolve to are its own. Behind one address there may be many hosts (a content delivery network), and nothing in a TCP connection tells which was meant. Where all hosts that are known to lead there are routed alike for a client, it is routed; otherwise its connections to the address are left as they are."
-        "Write the same rule for both hosts (one VirtualService), or give one of the ServiceEntries addresses that its clients dial."
+        "The addresses that the hosts of a ServiceEntry without addresses resolve to are its own. Behind one address there may be many hosts (a content delivery network), and nothing in a TCP connection tells which was meant. Where all hosts that are known to lead there are routed alike for a client, it is routed; otherwise its connections to the address are left as they are. Alike is where the rules lead: the same services, labels and policies, with the same shares, whichever VirtualService or subset says it."
+        "Let the rules for both hosts lead to the same (in one VirtualService or in two), or give one of the ServiceEntries addresses that its clients dial."
         "hosts: [a.example.com] and hosts: [b.example.com], both at 192.0.2.1, and a VirtualService for one of them"
     }
     ADDRESS_NOT_TAKEN = "RD4062" Warning NONE "An address that a host resolves to is not taken for it" {

@@ -1,7 +1,10 @@
 //! DestinationRules, plainly.
 
+use std::collections::BTreeMap;
+
 use redirector_core::model::{
-    DestinationRule, Labels, LbAlgorithm, LocalitySetting, Object, Subset, TlsMode, TrafficPolicy,
+    DestinationRule, Labels, LbAlgorithm, LocalitySetting, Object, PolicySettings, Subset, TlsMode,
+    TrafficPolicy,
 };
 use redirector_core::names::complete_host;
 use redirector_core::world::World;
@@ -49,6 +52,30 @@ impl Policy {
             detects_outliers,
             locality: balancer.and_then(|balancer| balancer.locality),
         }
+    }
+}
+
+/// All that a subset's policy, over its rule's, says of a port.
+pub(super) fn in_force(
+    rule: Option<&Merged<'_>>,
+    subset: Option<&Subset>,
+    port: u16,
+) -> TrafficPolicy {
+    let rule = rule.and_then(|rule| rule.policy.clone()).unwrap_or_default();
+    let subset = subset.and_then(|subset| subset.traffic_policy.clone()).unwrap_or_default();
+    let level =
+        |policy: &TrafficPolicy| policy.port_level.get(&port).unwrap_or(&policy.settings).clone();
+    let (base, over) = (level(&rule), level(&subset));
+    TrafficPolicy {
+        settings: PolicySettings {
+            load_balancer: over.load_balancer.or(base.load_balancer),
+            tcp_pool: over.tcp_pool.or(base.tcp_pool),
+            outlier: over.outlier.or(base.outlier),
+            tls: over.tls.or(base.tls),
+        },
+        port_level: BTreeMap::new(),
+        tunnel: rule.tunnel || subset.tunnel,
+        proxy_protocol: subset.proxy_protocol.or(rule.proxy_protocol),
     }
 }
 

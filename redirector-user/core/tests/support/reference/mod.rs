@@ -22,7 +22,7 @@ use redirector_core::model::{
 use redirector_core::names::{complete_gateway, complete_host, hosts_match};
 use redirector_core::world::{ServiceAddresses, World};
 
-use destination_rules::destination_rule;
+use destination_rules::{destination_rule, in_force};
 use routes::{Dialled, Found, Reached, endpoints, find, leads_anywhere, share_out, take};
 use services::{Kindness, Port, Service, Speaks, services};
 
@@ -188,8 +188,8 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             };
             let alike = match (&found, comes_to(world, services, from, other, to)) {
                 (ComesTo::Rule(one), ComesTo::Rule(other)) => {
-                    let place = |rule: &Rule<'_>| (rule.object.reference(), rule.list, rule.index);
-                    place(one) == place(&other)
+                    leads(world, services, from, one, to)
+                        == leads(world, services, from, &other, to)
                 }
                 (ComesTo::Own, ComesTo::Own) => {
                     let object = |one: &Owner<'_, '_>| one.service.object.reference();
@@ -215,11 +215,11 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             && other.service.host != owner.service.host
     };
     for other in others.iter().filter(told_apart) {
-        let place = |comes_to: &ComesTo<'_>| match comes_to {
-            ComesTo::Rule(rule) => Some((rule.object.reference(), rule.list, rule.index)),
+        let to_what = |comes_to: &ComesTo<'_>| match comes_to {
+            ComesTo::Rule(rule) => Some(leads(world, services, from, rule, to)),
             _ => None,
         };
-        if place(&found) != place(&comes_to(world, services, from, other, to)) {
+        if to_what(&found) != to_what(&comes_to(world, services, from, other, to)) {
             found = without_rule(world, owner);
             break;
         }
@@ -247,6 +247,44 @@ fn decide(world: &World, services: &[Service<'_>], from: &Connection, to: Socket
             }
         }
     }
+}
+
+/// Where a rule leads, with the part of all that goes there, in parts of all weights: services
+/// by host and port with labels and policy, or nowhere.
+type Leads = Vec<(Option<(String, u16, Labels, String)>, (u64, u64))>;
+
+fn leads(
+    world: &World,
+    services: &[Service<'_>],
+    from: &Connection,
+    rule: &Rule<'_>,
+    to: SocketAddr,
+) -> Leads {
+    let mut parts = BTreeMap::<_, u64>::new();
+    let mut all = 0;
+    for entry in rule.route {
+        let weight = if rule.route.len() == 1 { 1 } else { u64::from(entry.weight) };
+        if weight == 0 {
+            continue;
+        }
+        let found = find(world, services, from, rule.object, entry, to.port()).ok();
+        let there = found.and_then(|Found { service, port, rule, subset }| {
+            let port = port?.number;
+            let policy = in_force(rule.as_ref(), subset.as_ref(), port);
+            let labels = subset.map(|subset| subset.labels).unwrap_or_default();
+            Some((service.host.clone(), port, labels, format!("{policy:?}")))
+        });
+        *parts.entry(there).or_default() += weight;
+        all += weight;
+    }
+    let reduced = |part: u64| {
+        let (mut one, mut other) = (part, all);
+        while other > 0 {
+            (one, other) = (other, one % other);
+        }
+        (part / one, all / one)
+    };
+    parts.into_iter().map(|(there, part)| (there, reduced(part))).collect()
 }
 
 fn comes_to<'w>(
