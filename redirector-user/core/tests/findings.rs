@@ -198,8 +198,7 @@ fn addresses_that_a_cluster_allocated_are_addresses() {
     let entry = object(
         "ServiceEntry",
         "a/db",
-        "{hosts: [db.example.com], resolution: STATIC, ports: [{number: 80, name: tcp, protocol: \
-         TCP}], endpoints: [{address: 10.0.0.1}]}",
+        "{hosts: [db.example.com], resolution: DNS, ports: [{number: 80, name: tcp, protocol: TCP}]}",
     );
     assert_eq!(places(&report(&entry), &["RD2109"]), ["RD2109 ServiceEntry/a/db spec.ports[0]"]);
     let allocated = entry + "status: {addresses: [{host: db.example.com, value: 240.240.0.1}]}\n";

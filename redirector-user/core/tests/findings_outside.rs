@@ -405,38 +405,6 @@ fn an_entry_whose_host_has_an_address_elsewhere_is_not_told_to_have_none() {
 }
 
 #[test]
-fn an_entry_that_is_not_dialled_needs_no_addresses_and_one_by_name_has_them() {
-    let told = |text: &str| places(&report(text), &["RD2109"]);
-    let of = |hosts: &str, more: &str| {
-        let spec = format!(
-            "{{hosts: [{hosts}], ports: [{{number: 5432, name: tcp, protocol: TCP}}], {more}}}"
-        );
-        entry("a/db", &spec)
-    };
-    let first = ["RD2109 ServiceEntry/a/db spec.ports[0]"];
-    assert_eq!(told(&of("db.example.com", "resolution: DNS")), [""; 0]);
-    let wild = "resolution: DNS, endpoints: [{address: db.example.com}]";
-    assert_eq!(told(&of("'*.example.com'", wild)), first, "it resolves to nothing");
-    assert_eq!(told(&of("'*.example.com', db.example.com", wild)), first);
-
-    let db = of("db.example.com", "resolution: STATIC, endpoints: [{address: 10.0.0.1}]");
-    assert_eq!(told(&db), first, "nobody gets there");
-    let to_it = |hosts: &str, gateways: &str| {
-        format!(
-            "VirtualService a/{gateways}: {{hosts: ['{hosts}'], gateways: [{gateways}], tcp: \
-             [{{route: [{{destination: {{host: db.example.com}}}}]}}]}}\n"
-        )
-    };
-    let gateway = "Gateway a/edge: {selector: {app: edge}, servers: [{port: {number: 5432, name: \
-                   tcp, protocol: TCP}, hosts: ['*']}]}\nWorkloadEntry a/edge: {address: \
-                   192.0.2.9, labels: {app: edge}}\n";
-    let served = db + gateway + &to_it("*", "edge");
-    assert_eq!(told(&served), [""; 0], "routes lead there");
-    let dialled = served + &to_it("db.example.com", "mesh");
-    assert_eq!(told(&dialled), first, "who would meet the rule?");
-}
-
-#[test]
 fn addresses_with_a_port_are_written_as_they_are_dialled() {
     let six = |name: &str| {
         let spec = "{hosts: [NAME.example.com], addresses: ['2001:db8::1'], resolution: STATIC, \

@@ -10,7 +10,6 @@ use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, ObjectRef, Resolution, SourceSelector, annotations};
 use crate::registry::{Pooled, Registry};
-use crate::rules::RuleBook;
 use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -64,9 +63,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     slices(facts, findings);
 }
 
-/// Takes out where a ServiceEntry is said by itself to have no addresses for a port, and has some
-/// by others of its host, or needs none: only routes lead there, and no rule for the mesh is for
-/// those who would dial it.
+/// Takes out where a ServiceEntry is said by itself to have no addresses for a port, and
+/// connections to it are known by some all the same: those of others of its host, or what its
+/// hosts resolve to.
 pub(crate) fn retain_lacking(
     diagnostics: &mut Vec<Diagnostic>,
     world: &World,
@@ -77,28 +76,22 @@ pub(crate) fn retain_lacking(
     if !diagnostics.iter().any(lacks) {
         return;
     }
-    let plan = &examined.plan;
-    let dialled = plan.frontends.iter().filter(|(id, _)| id.prefix.prefix_len() > 0);
+    let frontends = examined.plan.frontends.iter();
+    let dialled = frontends.filter(|(id, _)| id.prefix.prefix_len() > 0);
     let dialled: HashSet<_> = dialled.map(|(id, one)| (&one.service, id.port)).collect();
-    let led_to = plan.destinations.keys().filter_map(|id| Some((id.view.first()?, id.port)));
-    let led_to: HashSet<_> = led_to.collect();
-    let book = RuleBook::new(world, registry);
     diagnostics.retain(|one| {
         let object = one.reference().filter(|_| lacks(one));
         let entry = object.and_then(|object| world.get(object)?.spec.service_entry());
-        let (Some(object), Some(entry)) = (object, entry) else { return true };
-        let mut ports = entry.ports.iter().enumerate();
+        let mut ports = entry.into_iter().flat_map(|entry| &entry.ports).enumerate();
         let port = ports.find(|(place, _)| one.path == format!("spec.ports[{place}]"));
-        let Some((_, port)) = port else { return true };
-        let has_or_needs_none = |host: &String| {
-            let services = registry.named(host).iter();
-            let mut services = services.filter(|one| one.namespace() == &object.namespace);
-            services.any(|service| {
-                let place = (&service.object, port.number);
-                dialled.contains(&place) || led_to.contains(&place) && !book.is_for_host(host)
-            })
+        let (Some(object), Some(entry), Some((_, port))) = (object, entry, port) else {
+            return true;
         };
-        !entry.hosts.iter().all(has_or_needs_none)
+        !entry.hosts.iter().all(|host| {
+            let services = registry.named(host).iter();
+            let mut own = services.filter(|one| one.namespace() == &object.namespace);
+            own.any(|service| dialled.contains(&(&service.object, port.number)))
+        })
     });
 }
 

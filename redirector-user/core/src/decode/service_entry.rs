@@ -307,21 +307,23 @@ fn tcp_hosts(spec: &Fields<'_>, entry: &ServiceEntry) {
             "in Istio a TCP port of a ServiceEntry without addresses is claimed on every address",
         );
     }
-    // What a name resolves to is its own; a wildcard resolves to nothing.
-    let mut nameless = entry.hosts.iter().filter(|host| !dns || host.starts_with('*'));
-    if none
-        && entry.allocated.is_empty()
-        && let Some(host) = nameless.next()
-    {
+    if none && entry.allocated.is_empty() {
         for (place, port) in spec.items("ports").iter().zip(&entry.ports) {
             if !plain(port) {
                 continue;
             }
-            let message = format!(
-                "port {} carries TCP and {host} has no addresses: connections to it cannot be told \
-                 from others to that port",
-                port.number
-            );
+            let number = port.number;
+            let message = match dns && !entry.hosts.iter().all(|host| host.starts_with('*')) {
+                true => format!(
+                    "port {number} carries TCP and the ServiceEntry has no addresses: here those \
+                     that its hosts resolve to are its own; in Istio connections to it cannot be \
+                     told from others to that port"
+                ),
+                false => format!(
+                    "port {number} carries TCP and the ServiceEntry has no addresses: connections \
+                     to it cannot be told from others to that port"
+                ),
+            };
             place.report(
                 Diagnostic::new(&admission::NO_ADDRESSES, message)
                     .help("add addresses: with the addresses that clients dial"),

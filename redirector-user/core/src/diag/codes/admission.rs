@@ -246,7 +246,7 @@ codes! {
         "tls: {mode: PASSTHROUGH, credentialName: cert}"
     }
     NO_ADDRESSES = "RD2109" Warning ADDRESSES "A TCP port of a ServiceEntry needs addresses" {
-        "TCP connections are told apart by the address dialled. Without addresses there is nothing to recognise them by. Under resolution NONE, and with the annotation redirector.io/claim-port, the ServiceEntry claims the port at every address for its rules (RD4045 says when it does); otherwise it has no frontend here, and is reached by routes only. In Istio it claims the port for every destination, unless addresses are allocated automatically. It is not said where nothing is missing: under DNS and DNS_ROUND_ROBIN, where the addresses that the hosts resolve to are their own, and of an entry that routes lead to (those of a gateway, say) and no rule for the mesh is for."
+        "TCP connections are told apart by the address dialled. Without addresses there is nothing to recognise them by. Under resolution NONE, and with the annotation redirector.io/claim-port, the ServiceEntry claims the port at every address for its rules (RD4045 says when it does); under DNS and DNS_ROUND_ROBIN the addresses that its hosts resolve to are its own; otherwise it has no frontend here and none of its traffic is routed. In Istio it claims the port for every destination, unless addresses are allocated automatically."
         "Add addresses, or a port with a protocol that names its host (TLS, HTTP)."
         "kind: ServiceEntry\nspec:\n  hosts: [db.example.com]\n  ports: [{number: 5432, name: tcp, protocol: TCP}]"
     }
