@@ -200,7 +200,7 @@ impl Daemon {
                     false => self.times.refused(),
                 }
                 self.pace.took(slice.max(1), begun.elapsed());
-                self.spare.give_back();
+                self.spare.note();
             } else if changed {
                 // An earlier configuration is held, and the sources say what they said.
                 if self.report.apply_error.is_some() {
@@ -214,6 +214,7 @@ impl Daemon {
             self.check();
             self.audit();
             self.publish();
+            self.spare.give_back();
         }
     }
 

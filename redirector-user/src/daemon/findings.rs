@@ -156,7 +156,10 @@ impl Daemon {
     /// Takes what the thread says.
     pub(super) fn looked(&mut self, looked: Looked) {
         match looked {
-            Looked::Found(in_force, findings) => self.found(&in_force, findings),
+            Looked::Found(in_force, findings) => {
+                self.found(&in_force, findings);
+                self.spare.note();
+            }
             Looked::Rested => self.looker.idle = true,
         }
     }

@@ -39,7 +39,7 @@ impl Daemon {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.dismiss();
         }
-        self.spare.give_back();
+        self.spare.note();
         Ok(self.run(sender, events))
     }
 
