@@ -721,3 +721,22 @@ VirtualService db:
         assert!(of(weights).contains(command), "{weights:?}: {}", of(weights));
     }
 }
+
+#[test]
+fn an_allocated_address_of_a_family_without_endpoints_is_no_warning_and_a_resolved_one_is() {
+    let text = "
+ServiceEntry writer: {hosts: [writer.example.com], ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: DNS}
+ServiceEntry reader: {hosts: [reader.example.com], ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: DNS}
+VirtualService writer: {hosts: [writer.example.com], tcp: [{route: [{destination: {host: reader.example.com}}]}]}
+";
+    let mut world = world_with(text, Settings { allocates: true, ..Settings::default() });
+    world.set_resolved("writer.example.com", addresses(&["198.51.100.1"]));
+    world.set_resolved("reader.example.com", addresses(&["198.51.100.2"]));
+    let registry = Registry::new(&world);
+    let [six] = [&registry.named("writer.example.com")[0].addresses]
+        .map(|all| all.iter().find(|one| one.addr().is_ipv6()).expect("one of each").addr());
+    assert_eq!(goes(&world, &format!("[{six}]:5432")), "refused");
+    assert_eq!(told(&world, "RD4016"), [""; 0]);
+    world.set_resolved("writer.example.com", addresses(&["198.51.100.1", "fd00::1"]));
+    assert_eq!(told(&world, "RD4016").len(), 1, "what a resolver says is dialled by itself");
+}

@@ -15,7 +15,7 @@ use crate::diag::nearest;
 use crate::model::annotations;
 use crate::model::{EndpointSlice, Gateway, Kind, Labels, Object, ObjectRef, Resolution};
 use crate::names::{HostIndex, complete_host};
-use crate::registry::{ExportTo, Registry, Service};
+use crate::registry::{ExportTo, Registry, Service, is_given};
 use crate::rules::{Claims, RuleBook, RuleSet};
 use crate::world::World;
 
@@ -155,6 +155,16 @@ impl<'w> Facts<'w> {
         }
         facts.carriers(around.templates.iter().chain(&around.refused.pods));
         facts
+    }
+
+    /// Whether an address was allocated to a ServiceEntry, as one of each family is, whatever its
+    /// endpoints are.
+    pub fn is_allocated(&self, entry: &ObjectRef, address: IpAddr) -> bool {
+        let entry = self.world.get(entry).and_then(|object| object.spec.service_entry());
+        entry.is_some_and(|entry| {
+            let in_a_cluster = entry.allocated.iter().any(|(_, ip)| *ip == address);
+            entry.addresses.is_empty() && (in_a_cluster || is_given(&address))
+        })
     }
 
     fn domain(&self) -> &'w str {

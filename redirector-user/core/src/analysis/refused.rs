@@ -14,7 +14,17 @@ use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut causes = Causes::new(findings);
-    for refusal in &facts.examined.refusals {
+    let refusals = &facts.examined.refusals;
+    // Where the rules are met, by family, but at what was allocated: who dials such an address
+    // of one family goes on to the host's other one.
+    let lacks_family = refusals.iter().any(|one| one.lacks == Some(Lacks::Family));
+    let frontends = facts.examined.plan.frontends.iter().filter(|_| lacks_family);
+    let dialled: HashSet<_> = frontends
+        .filter(|(id, frontend)| !facts.is_allocated(&frontend.service, id.prefix.addr()))
+        .flat_map(|(id, one)| one.routes().map(|(_, route)| (&route.rule, id.prefix.addr())))
+        .filter_map(|(rule, address)| Some((rule.as_ref()?, address.is_ipv6())))
+        .collect();
+    for refusal in refusals {
         let path = refusal.rule.destination_path(refusal.destination);
         let told = causes.at(&refusal.rule.object, &path);
         let elsewhere = match refusal.lacks {
@@ -29,6 +39,12 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Some(Lacks::Subset) if facts.refused_rule(&refusal.id.host) => true,
             Some(Lacks::Export) => false,
             Some(Lacks::Port) => !told.is_empty(),
+            Some(Lacks::Family)
+                if refusal.gateways.is_empty()
+                    && !dialled.contains(&(&refusal.rule, refusal.id.v6)) =>
+            {
+                true
+            }
             _ => told.iter().any(|(code, _)| *code != references::PORT_REQUIRED.id),
         };
         if elsewhere {

@@ -119,6 +119,7 @@ fn without_endpoints(
     };
     let because = || destination.empty_because.clone().unwrap_or_default();
     Some(match lacks {
+        Lacks::Family if facts.is_allocated(service, id.prefix.addr()) => return None,
         Lacks::Family => {
             let [family, other] = match id.prefix.addr().is_ipv6() {
                 true => ["the IPv6 address ", "IPv4"],

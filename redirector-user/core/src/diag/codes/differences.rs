@@ -80,7 +80,7 @@ codes! {
         "a destination whose Pods are not ready"
     }
     OTHER_FAMILY = "RD4016" Warning NONE "The endpoints are of the other address family" {
-        "A connection keeps its address family. The host has an address of a family in which the destination has no endpoint: connections to it that reach this destination are refused."
+        "A connection keeps its address family. The host has an address of a family in which the destination has no endpoint: connections to it that reach this destination are refused. It is not said of addresses that were allocated, one of each family: whoever dials one of them goes on to the other."
         "Give the destination endpoints of that family."
         "an IPv6 clusterIP and only IPv4 endpoints"
     }
