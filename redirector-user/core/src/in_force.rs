@@ -44,9 +44,8 @@ impl InForce {
         let world = &self.world;
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        let (analyzed, examined) = analysis::analyze(world, &mut registry, &Around::default());
-        analysis::entries::retain_lacking(&mut findings, world, &registry, &examined);
-        for finding in analyzed {
+        analysis::entries::retain_lacking(&mut findings, world, &registry);
+        for finding in analysis::analyze(world, &mut registry, &Around::default()).0 {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }

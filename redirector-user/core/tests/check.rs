@@ -87,7 +87,10 @@ fn documents_that_pages_print_have_no_warning_but_istios_about_names() {
             let report = report(&[("printed.yaml", yaml)]);
             // Istio's own warning: what its hosts resolve to is an entry's only here.
             let warns = report.diagnostics.iter().filter(|one| one.severity != Severity::Info);
-            let warned: Vec<_> = warns.filter(|one| one.code != "RD2109").collect();
+            let by_name = |one: &&Diagnostic| {
+                one.code == "RD2109" && one.message.contains("those that its hosts resolve to")
+            };
+            let warned: Vec<_> = warns.filter(|one| !by_name(one)).collect();
             assert!(warned.is_empty(), "{page}, block {place}: {warned:#?}");
             recipes += usize::from(page == "cookbook.md");
         }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use redirector_core::analysis::{Around, analyze};
 use redirector_core::compile::compile;
 use redirector_core::diag::Severity;
+use redirector_core::documents;
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain};
+use redirector_core::in_force::InForce;
 use redirector_core::model::Kind;
 use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
@@ -739,4 +741,27 @@ VirtualService writer: {hosts: [writer.example.com], tcp: [{route: [{destination
     assert_eq!(told(&world, "RD4016"), [""; 0]);
     world.set_resolved("writer.example.com", addresses(&["198.51.100.1", "fd00::1"]));
     assert_eq!(told(&world, "RD4016").len(), 1, "what a resolver says is dialled by itself");
+}
+
+#[test]
+fn in_force_an_entry_by_name_lacks_addresses_until_its_name_is_resolved() {
+    let text = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: DNS
+";
+    let warnings = documents::read(None, text).diagnostics;
+    let mut world = world(text);
+    let told = |world: &World| {
+        let (world, warnings) = (world.clone(), warnings.clone());
+        let all = InForce { world, rejected: Vec::new(), warnings }.findings();
+        all.iter().filter(|one| one.code == "RD2109").count()
+    };
+    assert_eq!(told(&world), 1);
+    world.set_resolved("db.example.com", addresses(&["198.51.100.1"]));
+    assert_eq!(told(&world), 0, "no rule is needed for that");
 }

@@ -3,13 +3,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::examine::Examined;
+use ipnet::IpNet;
+
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::codes::{admission, differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{Kind, ObjectRef, Resolution, SourceSelector, annotations};
 use crate::registry::{Pooled, Registry};
+use crate::rules::places;
 use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -70,17 +72,9 @@ pub(crate) fn retain_lacking(
     diagnostics: &mut Vec<Diagnostic>,
     world: &World,
     registry: &Registry,
-    examined: &Examined,
 ) {
-    let lacks = |one: &Diagnostic| one.code == admission::NO_ADDRESSES.id;
-    if !diagnostics.iter().any(lacks) {
-        return;
-    }
-    let frontends = examined.plan.frontends.iter();
-    let dialled = frontends.filter(|(id, _)| id.prefix.prefix_len() > 0);
-    let dialled: HashSet<_> = dialled.map(|(id, one)| (&one.service, id.port)).collect();
     diagnostics.retain(|one| {
-        let object = one.reference().filter(|_| lacks(one));
+        let object = one.reference().filter(|_| one.code == admission::NO_ADDRESSES.id);
         let entry = object.and_then(|object| world.get(object)?.spec.service_entry());
         let mut ports = entry.into_iter().flat_map(|entry| &entry.ports).enumerate();
         let port = ports.find(|(place, _)| one.path == format!("spec.ports[{place}]"));
@@ -90,7 +84,8 @@ pub(crate) fn retain_lacking(
         !entry.hosts.iter().all(|host| {
             let services = registry.named(host).iter();
             let mut own = services.filter(|one| one.namespace() == &object.namespace);
-            own.any(|service| dialled.contains(&(&service.object, port.number)))
+            let here = |(at, prefix): (u16, IpNet)| at == port.number && prefix.prefix_len() > 0;
+            own.any(|service| places(service).any(here))
         })
     });
 }
