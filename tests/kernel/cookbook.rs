@@ -116,11 +116,13 @@ impl Kitchen {
         self.is_free_of_findings();
     }
 
-    /// In force, and with its names resolved, there is nothing to be said of the recipe's documents.
+    /// In force, and with its names resolved, there is nothing to be said of the recipe's
+    /// documents. (That is worked out behind what is in force.)
     fn is_free_of_findings(&self) {
-        let status = self.redirector.status().json();
-        let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
-        assert!(warnings.iter().all(|one| !one.to_string().contains("(RD")), "{warnings:#?}");
+        self.redirector.wait("no finding", |status| {
+            let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
+            warnings.iter().all(|one| !one.to_string().contains("(RD"))
+        });
     }
 }
 
