@@ -39,3 +39,65 @@ pub mod scheduling;
 mod shell;
 pub mod source;
 pub mod state;
+
+/// What fuzzers try, each with whatever bytes.
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz {
+    pub use crate::daemon::control::fuzz::requests;
+    pub use crate::kubernetes::fuzz::objects;
+    pub use crate::proxy::fuzz::{client_hello, messages, relay};
+    pub use crate::state::fuzz::journal;
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// Some inputs of any bytes, which fuzzers make better: that each target can be run.
+        fn some(count: u64, target: fn(&[u8])) {
+            target(&[]);
+            for seed in 0..count {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let bytes: Vec<u8> = (0..random.usize(1..400)).map(|_| random.u8(..)).collect();
+                target(&bytes);
+            }
+        }
+
+        #[test]
+        fn clients_hellos() {
+            some(2_000, client_hello);
+        }
+
+        #[test]
+        fn messages_of_the_relay() {
+            some(500, messages);
+        }
+
+        #[test]
+        fn schedules_of_the_relay() {
+            some(40, relay);
+        }
+
+        #[test]
+        fn requests_at_the_control_socket() {
+            some(500, requests);
+        }
+
+        #[test]
+        fn objects_of_the_api_server() {
+            some(500, objects);
+            // Maps that came as lists were taken for maps.
+            for text in ["[{}]", r#"[{"name":"a"}]"#, r#"{"metadata":["n","a","u","1",7,[]]}"#] {
+                for resource in 0..22 {
+                    objects(&[&[resource], text.as_bytes()].concat());
+                    let line = format!("{{\"type\":\"ADDED\",\"object\":{text}}}");
+                    objects(&[&[resource], line.as_bytes()].concat());
+                }
+            }
+        }
+
+        #[test]
+        fn journals() {
+            some(200, journal);
+        }
+    }
+}

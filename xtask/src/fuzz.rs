@@ -1,5 +1,5 @@
 //! `cargo xtask fuzz`: coverage-guided fuzzing of everything that reads what
-//! people write.
+//! people, clients, the API server and other processes say, and of what is written on disk.
 //!
 //! libFuzzer, built from its crate, with the instrumentation that a stable
 //! compiler has: no nightly is needed. Inputs that broke something are kept
@@ -138,7 +138,7 @@ fn fuzz(name: &str, seconds: u64) -> Result<Case> {
         .arg("-print_final_stats=1")
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .arg(&corpus)
-        .args(seeds())
+        .args(seeds(name))
         .arg(&findings);
     let output = command::output(&mut fuzzer)?;
     let log = String::from_utf8_lossy(&output.stderr);
@@ -157,12 +157,14 @@ fn fuzz(name: &str, seconds: u64) -> Result<Case> {
     Ok(Case::since(started, format!("{name}, {runs} inputs"), outcome))
 }
 
-/// Where good inputs to start from are.
-fn seeds() -> impl Iterator<Item = PathBuf> {
-    ["tests/conformance/documents", "deploy/examples"]
-        .into_iter()
-        .map(|dir| root().join(dir))
-        .filter(|dir: &PathBuf| Path::is_dir(dir))
+/// Where good inputs to start from are: for those targets that read text.
+fn seeds(name: &str) -> impl Iterator<Item = PathBuf> {
+    let dirs: &[&str] = match name {
+        "compile" | "documents" => &["tests/conformance/documents", "deploy/examples"],
+        "objects" => &["tests/transcripts"],
+        _ => &[],
+    };
+    dirs.iter().map(|dir| root().join(dir)).filter(|dir: &PathBuf| Path::is_dir(dir))
 }
 
 /// The number that follows a label in libFuzzer's closing lines.

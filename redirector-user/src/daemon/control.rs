@@ -405,6 +405,8 @@ async fn send(stream: &Stream, sockets: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -243,7 +243,7 @@ struct Line<'a> {
     object: &'a RawValue,
 }
 
-fn event(line: &str) -> serde_json::Result<Event> {
+pub(super) fn event(line: &str) -> serde_json::Result<Event> {
     let Line { kind, object } = serde_json::from_str(line)?;
     Ok(match kind {
         "DELETED" => Event::Gone(object.to_owned()),

@@ -150,6 +150,10 @@ impl Reader {
     /// As [`look`](Self::look).
     pub fn decode(&self, seen: Seen) -> serde_json::Result<Item> {
         let mut data: Value = serde_json::from_slice(&self.kept)?;
+        // A list of what is in a map is taken for one where only that is looked at.
+        if !(data.is_object() && data["metadata"].is_object()) {
+            return Err(serde::de::Error::custom("this is no object with metadata"));
+        }
         let kind = self.resource.kind();
         // In lists, the items of built-in kinds have no kind.
         data["apiVersion"] = json!(self.api_version);

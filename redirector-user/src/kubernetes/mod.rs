@@ -34,6 +34,8 @@ pub mod discover;
 pub mod events;
 pub mod findings;
 pub mod follow;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod gateways;
 pub mod held;
 pub mod item;

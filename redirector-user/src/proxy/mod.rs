@@ -48,6 +48,8 @@ mod decide;
 mod descriptors;
 mod drain;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod io;
 mod listener;
 mod loops;

@@ -10,7 +10,6 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::listen;
 use rustix::process::setsid;
@@ -18,18 +17,12 @@ use rustix::thread::set_name;
 
 use super::access::AccessLog;
 use super::asking::Asking;
-use super::config::Config;
 use super::confine;
-use super::descriptors::Descriptors;
 use super::frame;
 use super::io::Shared;
-use super::loops::Loops;
 use super::message::{Answer, Question};
 use super::set::Set;
-use super::snapshot::Snapshot;
 use super::start::{ENDS, Start, program};
-use super::stats::Registry;
-use super::told::Told;
 use super::worker::{Mailbox, Worker, block_sigpipe};
 
 /// Longest time that the daemon may take to say what it has begun to.
@@ -97,17 +90,9 @@ struct Workers {
 
 /// Starts the workers; they listen nowhere yet.
 fn workers(start: &Start, asking: &Arc<Asking>) -> io::Result<Workers> {
-    let nothing = Snapshot::new(Config::default(), &mut Registry::default());
     let (access, lines) = AccessLog::new();
-    let shared = Arc::new(Shared {
-        snapshot: ArcSwap::from_pointee(nothing),
-        loops: Loops::default(),
-        hello_timeout: start.hello_timeout,
-        descriptors: Descriptors::of_process(),
-        whose: Box::new(Arc::clone(asking)),
-        told: Told::default(),
-        access,
-    });
+    let shared = Shared::new(start.hello_timeout, Box::new(Arc::clone(asking)), access);
+    let shared = Arc::new(shared);
     // What a thread does at its beginning it may not do later.
     let all_there = Arc::new(Barrier::new(start.workers.get() + 2));
     let there = Arc::clone(&all_there);

@@ -91,33 +91,34 @@ fn server_name(extensions: &[u8]) -> Option<String> {
     Some(name.trim_end_matches('.').to_owned()).filter(|name| !name.is_empty())
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
+/// A ClientHello for `name`, in records of at most `record` bytes.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn client_hello(name: &str, record: usize) -> Vec<u8> {
+    let host = [&[0][..], &(name.len() as u16).to_be_bytes(), name.as_bytes()].concat();
+    let list = [&(host.len() as u16).to_be_bytes()[..], &host].concat();
+    let sni = [&[0, 0][..], &(list.len() as u16).to_be_bytes(), &list].concat();
+    let grease = [0x3a, 0x3a, 0, 1, 0];
+    let extensions = [&grease[..], &sni].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &[0, 2, 0x13, 0x01],
+        &[1, 0],
+        &(extensions.len() as u16).to_be_bytes(),
+        &extensions,
+    ]
+    .concat();
+    let message = [&[1][..], &(body.len() as u32).to_be_bytes()[1..], &body].concat();
+    message
+        .chunks(record)
+        .flat_map(|part| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat())
+        .collect()
+}
 
-    /// A ClientHello for `name`, in records of at most `record` bytes.
-    pub fn client_hello(name: &str, record: usize) -> Vec<u8> {
-        let host = [&[0][..], &(name.len() as u16).to_be_bytes(), name.as_bytes()].concat();
-        let list = [&(host.len() as u16).to_be_bytes()[..], &host].concat();
-        let sni = [&[0, 0][..], &(list.len() as u16).to_be_bytes(), &list].concat();
-        let grease = [0x3a, 0x3a, 0, 1, 0];
-        let extensions = [&grease[..], &sni].concat();
-        let body = [
-            &[3, 3][..],
-            &[7; 32],
-            &[0],
-            &[0, 2, 0x13, 0x01],
-            &[1, 0],
-            &(extensions.len() as u16).to_be_bytes(),
-            &extensions,
-        ]
-        .concat();
-        let message = [&[1][..], &(body.len() as u32).to_be_bytes()[1..], &body].concat();
-        message
-            .chunks(record)
-            .flat_map(|part| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat())
-            .collect()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_name_is_found_in_one_record_or_in_many() {

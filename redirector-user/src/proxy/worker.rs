@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io;
 use rustix::time::{
@@ -26,8 +26,6 @@ use super::conn::{Conn, NEVER, Side, Step};
 use super::io::{Io, Shared, UPSTREAM};
 use super::listener::{Accepted, Pace, accept};
 use super::opened::BACKLOG;
-use super::pipes::Pipes;
-use super::relay::BUFFER;
 use super::timer::Wheel;
 use super::upstream::reset_on_close;
 
@@ -117,26 +115,18 @@ impl Worker {
     ///
     /// When descriptors have run out.
     pub fn new(mailbox: Mailbox, shared: Arc<Shared>) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, mailbox.wake.as_fd(), EventData::new_u64(WAKE), EventFlags::IN)?;
+        let io = Io::new(shared)?;
+        epoll::add(&io.epoll, mailbox.wake.as_fd(), EventData::new_u64(WAKE), EventFlags::IN)?;
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         )?;
         let flags = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), flags)?;
+        epoll::add(&io.epoll, &timer, EventData::new_u64(TIMER), flags)?;
         Ok(Self {
             mailbox,
             started: Instant::now(),
-            io: Io {
-                epoll,
-                buffer: vec![0; BUFFER],
-                pipes: Pipes::new(shared.descriptors.clone()),
-                random: fastrand::Rng::new(),
-                now: 0,
-                shared,
-                exhausted: false,
-            },
+            io,
             listeners: Slab::new(),
             conns: Slab::new(),
             generation: 0,

@@ -30,7 +30,12 @@ pub(super) enum Kind {
 
 /// Puts a frame behind what is there.
 pub(super) fn put(to: &mut Vec<u8>, kind: Kind, value: &impl Serialize) -> io::Result<()> {
-    let packed = lz4_flex::compress_prepend_size(&serde_json::to_vec(value)?);
+    put_text(to, kind, &serde_json::to_vec(value)?)
+}
+
+/// Puts a frame with this in it, which was JSON before, behind what is there.
+pub(super) fn put_text(to: &mut Vec<u8>, kind: Kind, json: &[u8]) -> io::Result<()> {
+    let packed = lz4_flex::compress_prepend_size(json);
     let length = u32::try_from(packed.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     to.extend(MARK);
     to.push(kind as u8);
@@ -62,9 +67,12 @@ impl Frame<'_> {
     ///
     /// Why it cannot be read, as where another version wrote it.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let json = lz4_flex::decompress_size_prepended(self.packed);
-        let json = json.map_err(|error| error.to_string())?;
-        serde_json::from_slice(&json).map_err(|error| error.to_string())
+        serde_json::from_slice(&self.text()?).map_err(|error| error.to_string())
+    }
+
+    /// The same, as it is written.
+    pub(super) fn text(&self) -> Result<Vec<u8>, String> {
+        lz4_flex::decompress_size_prepended(self.packed).map_err(|error| error.to_string())
     }
 }
 

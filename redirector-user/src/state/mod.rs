@@ -21,6 +21,8 @@
 
 mod bypass;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod history;
 mod journal;
 mod keeper;

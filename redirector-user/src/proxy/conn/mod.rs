@@ -8,6 +8,8 @@
 //! Here is what goes on while it is relayed, and what is common to all of it.
 
 mod attempt;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod setup;
 mod watch;
 
