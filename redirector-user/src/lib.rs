@@ -4,6 +4,7 @@
 //! * [`boot`]: which boot of the machine this is.
 //! * [`cli`]: the command line, a function of arguments, environment and
 //!   writers.
+//! * [`confined`]: what a process may do.
 //! * [`daemon`]: the control loop.
 //! * [`datapath`]: the programs and tables in the kernel.
 //! * [`explain`]: why a connection goes where it goes, from the kernel's tables.
@@ -21,6 +22,7 @@
 mod again;
 pub mod boot;
 pub mod cli;
+pub mod confined;
 pub mod daemon;
 pub mod datapath;
 pub mod explain;

@@ -13,7 +13,7 @@ kind: Namespace
 metadata:
   name: redirector-system
   labels:
-    # The agent is privileged: see docs/kubernetes.md.
+    # Its capabilities, and directories of the node: see docs/kubernetes.md.
     pod-security.kubernetes.io/enforce: privileged
 ";
 

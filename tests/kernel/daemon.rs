@@ -3,6 +3,7 @@
 
 mod drift;
 mod gateways;
+mod privileges;
 mod relays;
 
 use std::fs;

@@ -68,7 +68,6 @@ fn what_is_removed_with_a_package_is_where_the_flags_say_and_they_are_no_shell()
 fn everything() -> Value {
     json!({
         "gateways": { "enabled": true },
-        "privileged": false,
         "detachOnExit": true,
         "drain": true,
         "startupTaint": "redirector.io/agent-not-ready",
@@ -184,16 +183,21 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
     assert_eq!(pod["priorityClassName"], "system-node-critical");
     assert_eq!(pod["hostNetwork"], false);
     assert_eq!(pod["hostPID"], false);
-    assert_eq!(container["securityContext"]["privileged"], true);
+    let context = &container["securityContext"];
+    assert_eq!(context["privileged"], false);
+    assert_eq!(context["allowPrivilegeEscalation"], false);
+    let least = json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] });
+    assert_eq!(context["capabilities"], least);
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"], json!({ "maxUnavailable": 1 }));
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
     assert_eq!(pod["containers"].as_array().unwrap().len(), 1, "nothing relays");
     assert_eq!(pod.get("shareProcessNamespace"), None);
-    let minimal = chart::objects(&json!({ "privileged": false }));
-    let context = &of_kind(&minimal, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-    assert_eq!(context["privileged"], false);
-    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+    let all = chart::objects(&json!({ "privileged": true }));
+    let context =
+        &of_kind(&all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    let all = json!({ "privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0 });
+    assert_eq!(*context, all);
     let gateways = chart::objects(&json!({ "gateways": { "enabled": true } }));
     let set = of_kind(&gateways, "DaemonSet");
     let pod = &set["spec"]["template"]["spec"];

@@ -11,6 +11,7 @@ use redirector_core::store::Store;
 
 use super::audit::Auditor;
 use super::callbacks::{sending, tell};
+use super::confine::confine;
 use super::control_loop::{Daemon, End, started};
 use super::drain::Drainer;
 use super::engine::Engine;
@@ -24,6 +25,7 @@ use super::server::Server;
 use super::sources::{files_to_follow, source};
 use super::{Event, Options, addresses, memory, metrics, now, startup};
 use crate::again::Again;
+use crate::confined::Confined;
 use crate::datapath::{self, Datapath, Sizes};
 use crate::failure::{Exit, Failure, end_with_any_panic};
 use crate::identity::watch::Watch;
@@ -39,6 +41,7 @@ const SPARES: usize = 16;
 pub fn run(mut options: Options) -> Result<Exit, Failure> {
     // The kernel goes on, and whoever supervises the daemon starts the next one.
     end_with_any_panic("everything stays in force without this process");
+    confine(&options);
     let mut kept = Kept::default();
     let (mut sender, mut events) = mpsc::channel();
     // Once it has handed over to one that is gone: when to try again to take over.
@@ -238,6 +241,7 @@ fn take_charge(
     }
     let report = Report {
         pid: std::process::id(),
+        process: Confined::of(std::process::id()).ok(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: now(),
         config: options.config.clone(),

@@ -16,6 +16,7 @@
 //! * [`change`]: a change, from the store to the kernel.
 //! * [`engine`]: what the kernel is to hold.
 //! * [`kept`]: what the store says, as it was compiled last.
+//! * [`confine`]: what the daemon gives up when it starts.
 //! * [`control_loop`]: what happens when.
 //! * [`times`]: how long changes take to be in force.
 //! * [`verify`]: the kernel against what it should be.
@@ -41,6 +42,7 @@ mod begin;
 mod bypass;
 mod callbacks;
 mod change;
+mod confine;
 pub mod control;
 mod control_loop;
 pub mod descriptors;

@@ -19,6 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::confined::keep_none;
+
 /// Most clients of one socket at a time, of whom may change something and of whom may not.
 /// Each is a descriptor.
 const MOST: usize = 64;
@@ -45,7 +47,8 @@ impl Server {
     /// When the system gives no thread.
     pub fn start() -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).thread_name("server").enable_all().build()?;
+        builder.worker_threads(1).thread_name("server").on_thread_start(keep_none);
+        let runtime = builder.enable_all().build()?;
         Ok(Self { runtime: Some(runtime), accepting: Vec::new() })
     }
 

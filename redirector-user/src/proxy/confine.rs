@@ -12,15 +12,13 @@ use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Gid, Resource, Rlimit, Uid, geteuid, set_dumpable_behavior, setrlimit,
 };
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
     SeccompFilter, SeccompRule, apply_filter_all_threads,
 };
+
+use crate::confined;
 
 /// Its user, where the machine has one of that name.
 const USER: &str = "redirector-relay";
@@ -45,19 +43,15 @@ pub(super) fn give_up_privileges() -> io::Result<()> {
     for resource in [Resource::Core, Resource::Memlock] {
         setrlimit(resource, NOTHING)?;
     }
-    // What can be, of what a program with file capabilities could be given.
-    let bounding = CapabilitySet::all().iter().map(remove_capability_from_bounding_set);
-    bounding.for_each(drop);
+    // As long as it may.
+    confined::bound(CapabilitySet::empty());
     if geteuid().is_root() {
         match become_another() {
             Err(Errno::PERM) => tracing::warn!("the relay stays root, without any capability"),
             done => done?,
         }
     }
-    set_no_new_privs(true)?;
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    clear_ambient_capability_set()?;
+    confined::keep(CapabilitySet::empty())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::access::AccessFormat;
 use super::config::{Config, DestinationName};
 use super::told::Through;
+use crate::confined::Confined;
 
 /// What the daemon asks of the relay.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,23 +99,6 @@ pub struct RelayStatus {
     /// Why its own connections are not left alone; `None`: they are, or are not to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_exempt: Option<String>,
-}
-
-/// What a process may do, as the kernel says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Confined {
-    /// Its number.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Its capabilities, all sets together: the bits of `/proc/PID/status`, 16 hexadecimal
-    /// digits.
-    pub capabilities: String,
-    /// Whether it can never have more.
-    pub no_new_privileges: bool,
-    /// Whether its system calls are filtered.
-    pub filtered: bool,
 }
 
 /// How a listener is doing.

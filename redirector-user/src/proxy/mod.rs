@@ -79,8 +79,8 @@ pub use config::{
 };
 pub use decide::{GatewayVerdict, Request, Whose, decide};
 pub use message::{
-    ByFailed, ByRefused, Confined, EndpointCounts, Failed, LegCounts, ListenerCounts,
-    ListenerState, ListenerStatus, Refused, RelayStatus, Status,
+    ByFailed, ByRefused, EndpointCounts, Failed, LegCounts, ListenerCounts, ListenerState,
+    ListenerStatus, Refused, RelayStatus, Status,
 };
 pub use process::{is_at, place_at, retire_at};
 pub use serve::relay;

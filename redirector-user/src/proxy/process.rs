@@ -17,9 +17,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::Settings;
 use super::decide::Whose;
 use super::frame;
-use super::message::{Answer, Confined, Question, Who};
+use super::message::{Answer, Question, Who};
 use super::start::{PATIENCE, Start, open, program};
 use super::starter::command;
+use crate::confined::{Confined, keep_none};
 use crate::leftovers::RELAY;
 use crate::{datapath, mounts, rights};
 
@@ -65,7 +66,7 @@ impl Process {
         this.place(settings.cgroup.as_deref());
         // Once it answers, it has given up what it had.
         this.ask(&Question::Forget, &[])?;
-        this.confined = confined(pid)?;
+        this.confined = Confined::of(pid)?;
         if let Some(door) = &settings.door {
             this.give(&Question::Stay, &[open(door)?.into()])?;
         }
@@ -100,7 +101,7 @@ impl Process {
         this.place(settings.cgroup.as_deref());
         // Once it answers here the other connection is not missed.
         this.ask(&Question::Forget, &[])?;
-        this.confined = confined(this.confined.pid)?;
+        this.confined = Confined::of(this.confined.pid)?;
         Ok(this)
     }
 
@@ -142,7 +143,7 @@ impl Process {
         };
         if this.process.is_some() {
             this.place(settings.cgroup.as_deref());
-            this.confined = confined(this.confined.pid)?;
+            this.confined = Confined::of(this.confined.pid)?;
         }
         Ok(Some((this, sockets)))
     }
@@ -241,6 +242,7 @@ impl Process {
         let (ours, theirs) = UnixStream::pair()?;
         self.give(&Question::Attend, &[theirs.into()])?;
         thread::Builder::new().name("gateway-clients".into()).spawn(move || {
+            keep_none();
             while frame::wait(&ours).is_ok()
                 && let Ok((Who { cgroup }, _)) = frame::receive(&ours, PATIENCE)
             {
@@ -388,27 +390,4 @@ fn is_beside(pid: u32) -> bool {
 fn move_to(cgroup: &Path, pid: u32) -> io::Result<()> {
     fs::create_dir_all(cgroup)?;
     fs::write(cgroup.join("cgroup.procs"), pid.to_string())
-}
-
-/// What the kernel says that a process may do.
-fn confined(pid: u32) -> io::Result<Confined> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|line| line.split_whitespace().next()).unwrap_or_default()
-    };
-    let sets = ["CapInh", "CapPrm", "CapEff", "CapAmb"];
-    let sets = sets.map(|set| u64::from_str_radix(field(set), 16));
-    let missing = |_| io::Error::new(io::ErrorKind::InvalidData, "no capabilities are told");
-    let mut capabilities = 0;
-    for set in sets {
-        capabilities |= set.map_err(missing)?;
-    }
-    Ok(Confined {
-        pid,
-        uid: field("Uid").parse().map_err(io::Error::other)?,
-        capabilities: format!("{capabilities:016x}"),
-        no_new_privileges: field("NoNewPrivs") == "1",
-        filtered: field("Seccomp") == "2",
-    })
 }

@@ -15,6 +15,7 @@ use redirector_core::store::Rejected;
 use serde::{Deserialize, Serialize};
 
 use crate::boot;
+use crate::confined::Confined;
 use crate::proxy::RelayStatus;
 
 /// Published by the daemon whenever it changes. Times are in seconds since
@@ -24,6 +25,8 @@ use crate::proxy::RelayStatus;
 pub struct Report {
     /// The daemon's process id.
     pub pid: u32,
+    /// What it may do; some of its threads may do less.
+    pub process: Option<Confined>,
     /// Its version.
     pub version: String,
     /// When it started.

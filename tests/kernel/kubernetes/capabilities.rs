@@ -35,7 +35,7 @@ fn the_capabilities_of_the_chart_are_enough() {
         return;
     }
     use redirector_tests::chart;
-    let objects = chart::objects(&json!({ "privileged": false }));
+    let objects = chart::objects(&json!({}));
     let set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
     let context = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
     let names = context["capabilities"]["add"].as_array().expect("a list");

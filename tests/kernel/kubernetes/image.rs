@@ -356,6 +356,12 @@ fn confined(container: &Value) -> Vec<String> {
         if context["seccompProfile"]["type"] == "Unconfined" {
             arguments.push("--security-opt=seccomp=unconfined".into());
         }
+        if context["appArmorProfile"]["type"] == "Unconfined" {
+            arguments.push("--security-opt=apparmor=unconfined".into());
+        }
+        if let Some(kind) = context["seLinuxOptions"]["type"].as_str() {
+            arguments.push(format!("--security-opt=label=type:{kind}"));
+        }
     }
     if set("readOnlyRootFilesystem") {
         arguments.extend(["--read-only".to_owned(), "--read-only-tmpfs=false".into()]);

@@ -18,6 +18,7 @@ use super::config::interval;
 use super::kernel::{KernelArgs, Known};
 use super::neighbours;
 use super::{Common, Context, Exit, Failure};
+use crate::confined::Confined;
 use crate::daemon::control::Request;
 use crate::datapath::features::{self, Feature, Support};
 use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
@@ -88,6 +89,8 @@ pub(super) struct DaemonRow {
     pub(super) pid: u32,
     version: String,
     started: u64,
+    /// What it may do; some of its threads may do less.
+    process: Option<Confined>,
 }
 
 #[derive(Serialize)]
@@ -168,7 +171,8 @@ struct DriftRow {
 
 impl DaemonRow {
     fn new(pid: u32, report: &Report) -> Self {
-        Self { pid, version: report.version.clone(), started: report.started }
+        let (version, process) = (report.version.clone(), report.process.clone());
+        Self { pid, version, started: report.started, process }
     }
 }
 

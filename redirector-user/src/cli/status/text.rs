@@ -4,11 +4,20 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Answer, duration};
+use crate::confined::Confined;
 use crate::datapath::features::Support;
 use crate::output::{Align, Style, Table, known_names, plain};
 
 /// So many names are shown.
 const NAMES: usize = 20;
+
+/// What a process may do.
+fn capabilities(confined: &Confined) -> String {
+    match &*confined.names() {
+        [] => "no capabilities".to_owned(),
+        names => names.join(", "),
+    }
+}
 
 /// Health in a word, some lines of figures, what is wrong, and the programs.
 pub(super) fn text(answer: &Answer, style: Style) -> String {
@@ -19,6 +28,9 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         Some(daemon) => {
             let _ =
                 writeln!(text, "daemon      process {}, version {}", daemon.pid, daemon.version);
+            if let Some(confined) = &daemon.process {
+                let _ = writeln!(text, "may         {}", capabilities(confined));
+            }
         }
         None => {
             let _ = writeln!(text, "daemon      none");
@@ -26,12 +38,8 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
     }
     if let Some(relay) = &answer.relay {
         let confined = &relay.process;
-        let capabilities = match confined.capabilities.trim_start_matches('0') {
-            "" => "no capabilities".to_owned(),
-            some => format!("capabilities {some}"),
-        };
-        let (pid, uid) = (confined.pid, confined.uid);
-        let _ = writeln!(text, "relay       process {pid}, user {uid}, {capabilities}");
+        let (pid, uid, may) = (confined.pid, confined.uid, capabilities(confined));
+        let _ = writeln!(text, "relay       process {pid}, user {uid}, {may}");
         if let Some(exempt) = &answer.exempt {
             let _ = writeln!(text, "exempt      {}", plain(&exempt.to_string_lossy()));
         }

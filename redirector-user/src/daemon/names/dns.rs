@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Addresses, Ask, Done, Family, Looked, Missed};
+use crate::confined::keep_none;
 
 /// How long a lookup may take.
 #[derive(Clone, Copy)]
@@ -83,6 +84,7 @@ impl Dns {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("dns")
+            .on_thread_start(keep_none)
             .enable_all()
             .build()?;
         let stamps = files.stamps();

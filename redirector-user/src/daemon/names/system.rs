@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::{Addresses, Ask, Done, Looked, Missed};
+use crate::confined::keep_none;
 
 /// A lookup's stack: the resolver of the machine may be any library.
 const STACK: usize = 512 << 10;
@@ -17,7 +18,10 @@ pub(super) struct System;
 impl Ask for System {
     fn ask(&mut self, name: &Arc<str>, done: Done) -> io::Result<()> {
         let name = name.clone();
-        let look_up = move || done(look_up(&name));
+        let look_up = move || {
+            keep_none();
+            done(look_up(&name));
+        };
         thread::Builder::new().name("name".into()).stack_size(STACK).spawn(look_up).map(drop)
     }
 

@@ -1,0 +1,80 @@
+//! What the daemon may do, and what it has given up when it serves.
+
+use std::fs;
+use std::path::Path;
+
+use redirector_tests::scene::free;
+
+use super::scene;
+
+/// What a daemon of a plain machine keeps that starts its relays itself: numbers as in
+/// `linux/capability.h`, and names.
+const KEPT: [(u32, &str); 13] = [
+    (1, "DAC_OVERRIDE"),
+    (5, "KILL"),
+    (6, "SETGID"),
+    (7, "SETUID"),
+    (8, "SETPCAP"),
+    (10, "NET_BIND_SERVICE"),
+    (12, "NET_ADMIN"),
+    (19, "SYS_PTRACE"),
+    (21, "SYS_ADMIN"),
+    (23, "SYS_NICE"),
+    (28, "LEASE"),
+    (38, "PERFMON"),
+    (39, "BPF"),
+];
+
+/// Threads that read what others say: requests, and answers of DNS servers.
+const OF_STRANGERS: [&str; 2] = ["server", "dns"];
+
+/// A field of `/proc/PID/status`.
+fn field(task: &Path, name: &str) -> String {
+    let status = fs::read_to_string(task.join("status")).expect("the thread is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("the kernel tells it").trim().to_owned()
+}
+
+fn capabilities(task: &Path, set: &str) -> u64 {
+    u64::from_str_radix(&field(task, set), 16).expect("a number")
+}
+
+#[test]
+fn the_daemon_keeps_what_it_needs_and_threads_that_hear_strangers_keep_nothing() {
+    let Some(scene) = scene("privileges") else { return };
+    let redirector = &scene.redirector;
+    let metrics = free([127, 0, 0, 1]).to_string();
+    let daemon = redirector.start_with(&["--metrics-address", &metrics]);
+    // Where the machine has less to give, as a container does, less is kept.
+    let has = capabilities(Path::new("/proc/self"), "CapPrm");
+    let kept: Vec<_> = KEPT.into_iter().filter(|(number, _)| has >> number & 1 == 1).collect();
+    let bits = kept.iter().fold(0, |bits, (number, _)| bits | 1 << number);
+    assert!(bits != has, "there is something to give up");
+
+    let mut strangers = 0;
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("its threads");
+    for task in tasks.map(|task| task.expect("a thread").path()) {
+        let name = field(&task, "Name");
+        let is_strangers = OF_STRANGERS.contains(&&*name);
+        strangers += usize::from(is_strangers);
+        let expected = if is_strangers { 0 } else { bits };
+        for set in ["CapPrm", "CapEff"] {
+            assert_eq!(capabilities(&task, set), expected, "{set} of the thread {name}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(capabilities(&task, set), 0, "{set} of the thread {name}");
+        }
+        assert_eq!(capabilities(&task, "CapBnd") & !bits, 0, "of the thread {name}");
+        let confined = (field(&task, "NoNewPrivs"), field(&task, "Seccomp"));
+        assert_eq!(confined, ("1".to_owned(), "2".to_owned()), "of the thread {name}");
+    }
+    assert_eq!(strangers, OF_STRANGERS.len(), "all of them are looked at");
+
+    let status = redirector.status().json();
+    let process = &status["daemon"]["process"];
+    assert_eq!(process["capabilities"], format!("{bits:016x}"), "{process:#}");
+    assert_eq!((&process["noNewPrivileges"], &process["filtered"]), (&true.into(), &true.into()));
+    let names: Vec<_> = kept.iter().map(|(_, name)| *name).collect();
+    let text = redirector.ask("status", &[]).out;
+    assert!(text.contains(&format!("may         {}\n", names.join(", "))), "{text}");
+}
