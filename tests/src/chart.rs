@@ -1,5 +1,5 @@
 //! The Helm chart, rendered: the part of Helm that the chart uses, which is Go
-//! templates with four of Helm's functions and values over defaults.
+//! templates with five of Helm's functions and values over defaults.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,17 @@ fn read(path: &Path) -> String {
 /// # Panics
 /// When a template is not one, or uses what is not imitated here.
 pub fn render(values: &Value) -> String {
+    try_render(values).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The same, or why the chart refuses these values.
+///
+/// # Errors
+/// What the chart says.
+///
+/// # Panics
+/// As [`render`].
+pub fn try_render(values: &Value) -> Result<String, String> {
     let chart = directory();
     let about = &documents(&read(&chart.join("Chart.yaml")))[0];
     let mut all = documents(&read(&chart.join("values.yaml"))).remove(0);
@@ -50,20 +61,21 @@ pub fn render(values: &Value) -> String {
     for name in names {
         let mut template = Template::default();
         template.add_func("default", default);
+        template.add_func("fail", fail);
         template.add_func("nindent", nindent);
         template.add_func("quote", quote);
         template.add_func("toYaml", to_yaml);
         let text = format!("{helpers}{}", read(&name));
         template.parse(&text).unwrap_or_else(|error| panic!("{}: {error}", name.display()));
         let made = template.render(&scope);
-        let made = made.unwrap_or_else(|error| panic!("{}: {error}", name.display()));
+        let made = made.map_err(|error| format!("{}: {error}", name.display()))?;
         if made.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')) {
             whole.push_str("---\n");
             whole.push_str(made.trim_start_matches(['\n', '-']).trim_end());
             whole.push('\n');
         }
     }
-    whole
+    Ok(whole)
 }
 
 /// The objects of that text.
@@ -101,6 +113,14 @@ fn json_of(value: &Go) -> Value {
             number.as_i64().map_or_else(|| json!(number.as_f64()), |number| json!(number))
         }
         _ => Value::Null,
+    }
+}
+
+/// `fail WHY`: nothing is made.
+fn fail(args: &[Go]) -> Result<Go, FuncError> {
+    match args {
+        [Go::String(why)] => Err(FuncError::Generic(why.clone())),
+        _ => Err(FuncError::ExactlyXArgs("fail".into(), 1)),
     }
 }
 

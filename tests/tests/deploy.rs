@@ -72,7 +72,7 @@ fn everything() -> Value {
         "drain": true,
         "startupTaint": "redirector.io/agent-not-ready",
         "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
-        "networkPolicy": { "from": [{ "namespaceSelector": {} }] },
+        "metrics": { "tokenSecret": { "name": "scrape" } },
         "crds": true,
         "imagePullSecrets": [{ "name": "pull" }],
         "affinity": { "nodeAffinity": {} },
@@ -150,11 +150,11 @@ fn the_chart_makes_objects_that_the_api_server_knows() {
     let plain = kinds(&chart::objects(&json!({})));
     assert!(!plain.contains("PodMonitor") && !plain.contains("CustomResourceDefinition"));
     let all = kinds(&chart::objects(&everything()));
-    for kind in
-        ["DaemonSet", "PodMonitor", "CustomResourceDefinition", "NetworkPolicy", "ClusterRole"]
-    {
+    for kind in ["DaemonSet", "PodMonitor", "CustomResourceDefinition", "ClusterRole"] {
         assert!(all.contains(kind), "{all:?}");
     }
+    // It would keep nobody from the node's network.
+    assert!(plain.contains("NetworkPolicy") && !all.contains("NetworkPolicy"));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn the_daemon_set_is_set_up_as_the_design_says() {
 fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
     for values in [json!({ "podMonitor": { "enabled": true } }), everything()] {
         let mut values = values;
-        values["metrics"] = json!({ "port": 9999 });
+        values["metrics"]["port"] = json!(9999);
         let objects = chart::objects(&values);
         let set = of_kind(&objects, "DaemonSet");
         let template = &set["spec"]["template"];
@@ -254,14 +254,11 @@ fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
             assert_eq!(container[probe]["httpGet"]["port"], 9999);
         }
         let labels = template["metadata"]["labels"].as_object().unwrap();
-        let policy = of_kind(&objects, "NetworkPolicy");
+        let policy = objects.iter().find(|object| object["kind"] == "NetworkPolicy");
         let monitor = of_kind(&objects, "PodMonitor");
-        let selectors = [
-            &set["spec"]["selector"],
-            &policy["spec"]["podSelector"],
-            &monitor["spec"]["selector"],
-        ];
-        for selector in selectors {
+        let selectors = [&set["spec"]["selector"], &monitor["spec"]["selector"]];
+        let of_policy = policy.map(|policy| &policy["spec"]["podSelector"]);
+        for selector in selectors.into_iter().chain(of_policy) {
             let wanted = selector["matchLabels"].as_object().unwrap();
             assert!(!wanted.is_empty());
             assert!(
@@ -269,13 +266,17 @@ fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
                 "{selector}"
             );
         }
-        let allowed = policy["spec"]["ingress"].as_array().unwrap();
-        assert_eq!(allowed.len(), 1);
-        assert_eq!(allowed[0]["ports"], json!([{ "protocol": "TCP", "port": 9999 }]));
         let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
         match template["spec"]["hostNetwork"] == true {
-            true => assert!(endpoint["relabelings"].to_string().contains("$1:9999"), "{endpoint}"),
+            true => {
+                assert_eq!(policy, None);
+                assert!(endpoint["relabelings"].to_string().contains("$1:9999"), "{endpoint}");
+            }
             false => {
+                let allowed = policy.unwrap()["spec"]["ingress"].as_array().unwrap();
+                assert_eq!(allowed.len(), 1);
+                assert_eq!(allowed[0]["ports"], json!([{ "protocol": "TCP", "port": 9999 }]));
+                assert_eq!(allowed[0]["from"].as_array().map(Vec::len), Some(1), "not everybody");
                 let port = &container["ports"][0];
                 assert_eq!(
                     (&endpoint["port"], &port["containerPort"]),
@@ -294,6 +295,56 @@ fn what_goes_with_the_agent_finds_its_pods_and_its_port() {
             assert_eq!(binding["subjects"][0]["namespace"], set["metadata"]["namespace"]);
         }
     }
+}
+
+#[test]
+fn metrics_are_for_the_node_itself_or_for_who_is_named_or_sends_the_token() {
+    let container = |values: &Value| {
+        let objects = chart::objects(values);
+        let pod = of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"].clone();
+        let arguments = pod["containers"][0]["args"].as_array().unwrap().clone();
+        let metrics = arguments.iter().filter_map(|one| one.as_str()?.strip_prefix("--metrics-"));
+        (pod.clone(), metrics.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let (pod, metrics) = container(&json!({}));
+    assert_eq!(metrics, ["address=0.0.0.0:9464"]);
+    assert_eq!(pod["containers"][0]["readinessProbe"]["httpGet"].get("host"), None);
+    let (pod, metrics) = container(&json!({ "gateways": { "enabled": true } }));
+    assert_eq!(metrics, ["address=127.0.0.1:9464"]);
+    for probe in ["readinessProbe", "livenessProbe"] {
+        assert_eq!(pod["containers"][0][probe]["httpGet"]["host"], "127.0.0.1");
+    }
+    let (pod, metrics) = container(&everything());
+    let expected = [
+        "address=127.0.0.1:9464",
+        "token-address=$(HOST_IP):9464",
+        "token-file=/run/redirector-metrics/token",
+    ];
+    assert_eq!(metrics, expected);
+    let named = |list: &Value, name: &str| {
+        let mut all = list.as_array().unwrap().iter();
+        all.find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    let mount = named(&pod["containers"][0]["volumeMounts"], "metrics-token");
+    assert_eq!(mount["mountPath"], "/run/redirector-metrics");
+    let secret = named(&pod["volumes"], "metrics-token")["secret"].clone();
+    assert_eq!(secret["items"], json!([{ "key": "token", "path": "token" }]));
+    let address = named(&pod["containers"][0]["env"], "HOST_IP");
+    assert_eq!(address["valueFrom"]["fieldRef"]["fieldPath"], "status.hostIP");
+    let objects = chart::objects(&everything());
+    let sent = &of_kind(&objects, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["authorization"];
+    let credentials = json!({ "name": secret["secretName"], "key": "token" });
+    assert_eq!(*sent, json!({ "type": "Bearer", "credentials": credentials }));
+    // What relays has no part in it.
+    assert!(!pod["containers"][1]["volumeMounts"].to_string().contains("metrics-token"));
+
+    let refused = |values: Value| chart::try_render(&values).unwrap_err();
+    let nobody = refused(json!({ "networkPolicy": { "from": [] } }));
+    assert!(nobody.contains("name who may scrape"), "{nobody}");
+    chart::try_render(&json!({ "networkPolicy": { "from": [], "enabled": false } })).unwrap();
+    let without =
+        refused(json!({ "gateways": { "enabled": true }, "podMonitor": { "enabled": true } }));
+    assert!(without.contains("metrics.tokenSecret.name"), "{without}");
 }
 
 #[test]

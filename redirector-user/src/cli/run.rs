@@ -1,6 +1,6 @@
 //! `redirector run`
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::kubernetes::KubernetesArgs;
 use super::names::NamesArgs;
 use super::{Context, Exit, Failure};
 use crate::daemon::leaf::Choice;
+use crate::daemon::metrics::{At, token};
 use crate::daemon::names::Setup;
 use crate::daemon::{self, Options, log};
 use crate::datapath::Sizes;
@@ -70,6 +71,14 @@ pub struct Args {
     /// Where metrics are served (Prometheus text at /metrics), or none
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = metrics)]
     metrics_address: Metrics,
+    /// Where metrics are served besides, to who sends the token that --metrics-token-file has
+    /// (Authorization: Bearer): an address that others than this machine's processes reach
+    #[arg(long, value_name = "ADDRESS", requires = "metrics_token_file", value_parser = address)]
+    metrics_token_address: Option<SocketAddr>,
+    /// File with that token, which is read anew for each request. The daemon's own user must be
+    /// able to read it
+    #[arg(long, value_name = "FILE", requires = "metrics_token_address")]
+    metrics_token_file: Option<PathBuf>,
     /// How many routes with their destinations, destinations and gateways have metrics of their
     /// own; more of a kind are counted together as "other"
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
@@ -210,9 +219,36 @@ fn metrics(text: &str) -> Result<Metrics, String> {
     if text == "none" {
         return Ok(Metrics(None));
     }
+    address(text).map(|address| Metrics(Some(address))).map_err(|why| format!("{why}, or none"))
+}
+
+/// As `127.0.0.1:9464` or `[::1]:9464`. Where an address is filled in, as Kubernetes does, nobody
+/// knows whether it needs brackets: it may be without.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let without_brackets = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some((ip.parse::<IpAddr>().ok()?, port.parse().ok()?).into())
+    };
     text.parse()
-        .map(|address| Metrics(Some(address)))
-        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:9464, or none".to_owned())
+        .ok()
+        .or_else(without_brackets)
+        .ok_or_else(|| "expected IP:PORT, such as 127.0.0.1:9464".to_owned())
+}
+
+impl Args {
+    /// Where metrics are served, and to whom.
+    fn metrics(&self) -> Result<Vec<At>, Failure> {
+        let open = self.metrics_address.0.map(|address| At { address, token: None });
+        let guarded = self.metrics_token_address.zip(self.metrics_token_file.as_ref());
+        let Some((address, file)) = guarded else { return Ok(Vec::from_iter(open)) };
+        token::is_there(file).map_err(|error| {
+            let why = format!("no token for metrics can be read: {}: {error}", file.display());
+            Failure::new(Exit::Unable, why)
+                .help("write one there, and let the daemon's own user read it: chmod 0400")
+        })?;
+        let guarded = At { address, token: Some(file.clone()) };
+        Ok(open.into_iter().chain([guarded]).collect())
+    }
 }
 
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
@@ -263,7 +299,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         starter: args.relay_socket.clone(),
         access: args.times.access_log.map(|format| (format, args.times.access_log_file.clone())),
         history: args.times.history,
-        metrics: args.metrics_address.0,
+        metrics: args.metrics()?,
         metrics_limit: args.metrics_limit,
         accounting: args.accounting,
         flows: args.flows,
@@ -271,4 +307,20 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
         fixed_sizes: args.sizes.fixed_sizes,
         program_log: args.program_log_level,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_known_with_brackets_and_without() {
+        for text in ["10.0.0.1:9464", "[fd00::1]:9464"] {
+            assert_eq!(address(text), Ok(text.parse().unwrap()));
+        }
+        assert_eq!(address("fd00::1:9464"), address("[fd00::1]:9464"));
+        for wrong in ["", "9464", ":9464", "10.0.0.1", "localhost:9464", "10.0.0.1:port"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -104,7 +104,7 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
             }
             tracing::error!("nobody is in charge, and it is tried again: {failure}");
             // Whoever is started instead may want the address.
-            kept.metrics = None;
+            kept.metrics.clear();
             again.failed();
             stops = stops || stops_before(again.next(), &events);
             if state.is_removed() {
@@ -257,8 +257,9 @@ fn take_charge(
         emptied: before.emptied,
         ..Report::default()
     };
-    let passed_on = predecessor.as_mut().zip(options.metrics);
-    let passed_on = passed_on.and_then(|(one, address)| one.listener(address));
+    let passed_on = predecessor.as_mut().map(|one| {
+        options.metrics.iter().filter_map(|at| one.listener(at.address)).collect::<Vec<_>>()
+    });
     let inherited = predecessor.as_mut().map(|one| std::mem::take(&mut one.sockets));
     let inherited = inherited.unwrap_or_default();
     let sources = datapath.sources()?;
@@ -298,7 +299,7 @@ fn take_charge(
         gateways,
         leaf,
         server,
-        metrics: metrics.or(passed_on),
+        metrics: metrics.into_iter().chain(passed_on.into_iter().flatten()).collect(),
         predecessor,
         program_log: None,
         watched: None,

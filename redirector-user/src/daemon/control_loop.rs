@@ -88,8 +88,8 @@ pub(super) struct Daemon {
     pub(super) leaf: Option<Leaf>,
     /// Metrics, health and requests.
     pub(super) server: Server,
-    /// The listening socket of metrics, from whom this daemon follows, or its own.
-    pub(super) metrics: Option<TcpListener>,
+    /// The listening sockets of metrics, from whom this daemon follows, or its own.
+    pub(super) metrics: Vec<TcpListener>,
     /// To be dismissed once this daemon is in force.
     pub(super) predecessor: Option<Predecessor>,
     /// Until when somebody watches connections.
@@ -500,7 +500,7 @@ impl Daemon {
     fn sockets(&self, adopts: bool) -> std::io::Result<Vec<OwnedFd>> {
         let mut sockets = self.gateways.share()?;
         sockets.truncate(if adopts { 0 } else { sockets.len() });
-        if let Some(listener) = &self.metrics {
+        for listener in &self.metrics {
             sockets.push(listener.try_clone()?.into());
         }
         Ok(sockets)

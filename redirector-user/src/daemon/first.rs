@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::control_loop::{Daemon, End, started};
 use super::handover::SUCCESSION;
+use super::metrics::{At, Pages};
 use super::signals::Signals;
 use super::sources::Follow;
-use super::{Event, control, metrics, startup};
+use super::{Event, control, startup};
 use crate::datapath::{Attached, Datapath};
 use crate::failure::{Exit, Failure};
 use crate::state::Pinned;
@@ -202,19 +203,27 @@ impl Daemon {
             to.send(Event::Request(request, reply)).is_ok()
         })
         .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))?;
-        let Some(address) = self.options.metrics else { return Ok(()) };
         let to = sender.clone();
-        let inherited = self.metrics.take();
-        let listener = inherited.map_or_else(|| TcpListener::bind(address), Ok);
-        let served = listener.and_then(|listener| {
-            self.metrics = Some(listener.try_clone()?);
-            let ask = move |reply| to.send(Event::Metrics(reply)).is_ok();
-            metrics::serve(&mut self.server, listener, self.readiness.clone(), ask)
-        });
-        served.map_err(|error| {
-            Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
-                .help("name another address with --metrics-address, or none")
-        })
+        let ask = move |reply| to.send(Event::Metrics(reply)).is_ok();
+        let pages = Pages::new(&self.server, self.readiness.clone(), ask);
+        let mut inherited = std::mem::take(&mut self.metrics);
+        for At { address, token } in self.options.metrics.clone() {
+            let is_there = |one: &TcpListener| one.local_addr().is_ok_and(|own| own == address);
+            let known = inherited.iter().position(is_there).map(|at| inherited.swap_remove(at));
+            let listener = known.map_or_else(|| TcpListener::bind(address), Ok);
+            let served = listener.and_then(|listener| {
+                self.metrics.push(listener.try_clone()?);
+                pages.serve(&mut self.server, listener, token)
+            });
+            served.map_err(|error| {
+                Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
+                    .help(
+                        "name another address with --metrics-address (or none) or \
+                         --metrics-token-address",
+                    )
+            })?;
+        }
+        Ok(())
     }
 }
 

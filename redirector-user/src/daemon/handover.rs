@@ -150,8 +150,8 @@ pub struct Kept {
     pub gateways: Option<Gateways>,
     /// It is in there.
     pub leaf: Option<Leaf>,
-    /// The socket of its metrics: nobody else can take the address.
-    pub metrics: Option<TcpListener>,
+    /// The sockets of its metrics: nobody else can take the addresses.
+    pub metrics: Vec<TcpListener>,
     /// It is told to end.
     pub signals: Option<Signals>,
 }
@@ -192,7 +192,7 @@ impl Kept {
         if let Some(mut gateways) = self.gateways.take() {
             gateways.give_way();
         }
-        self.metrics = None;
+        self.metrics.clear();
         tracing::info!("the daemon of another pod is in charge; standing by");
         loop {
             match events.recv_timeout(LOOKS) {

@@ -72,7 +72,7 @@ mod times;
 mod verify;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -135,7 +135,7 @@ pub struct Options {
     /// How many generations are kept for `rollback`.
     pub history: usize,
     /// Where metrics are served.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Vec<metrics::At>,
     /// How many routes, destinations and gateways have metrics of their own.
     pub metrics_limit: usize,
     /// Count handshakes, failures and times of connections.

@@ -12,6 +12,7 @@ mod kept;
 mod page;
 mod pods;
 mod server;
+pub mod token;
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ use page::labels;
 
 pub use kept::{Kept, OTHER};
 pub(super) use page::Page;
-pub use server::{Readiness, serve};
+pub use server::{At, Pages, Readiness};
 
 /// The text of one scrape.
 pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
@@ -193,7 +194,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut server = Server::start().unwrap();
-        serve(&mut server, listener, readiness.clone(), make).unwrap();
+        let pages = Pages::new(&server, readiness.clone(), make);
+        pages.serve(&mut server, listener, None).unwrap();
         (server, address)
     }
 
@@ -203,6 +205,43 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    #[test]
+    fn where_a_token_is_wanted_nothing_is_answered_to_who_does_not_send_that_of_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = Server::start().unwrap();
+        let page = |reply: oneshot::Sender<String>| reply.send("a page\n".to_owned()).is_ok();
+        let pages = Pages::new(&server, Arc::default(), page);
+        pages.serve(&mut server, listener, Some(file.clone())).unwrap();
+        let status = |path: &str, header: &str| {
+            let answer = ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n"));
+            answer.strip_prefix("HTTP/1.1 ").unwrap()[..3].to_owned()
+        };
+        let right = "Authorization: Bearer s3cret\r\n";
+        assert_eq!(status("/metrics", right), "503", "there is none");
+        assert!(token::is_there(&file).is_err());
+        std::fs::write(&file, " \n").unwrap();
+        assert_eq!(status("/metrics", "Authorization: Bearer \r\n"), "503", "nothing is none");
+        assert!(token::is_there(&file).is_err());
+        std::fs::write(&file, "s3cret\n").unwrap();
+        token::is_there(&file).unwrap();
+        assert_eq!(status("/metrics", right), "200");
+        assert_eq!(status("/metrics", "authorization: bearer s3cret\r\n"), "200");
+        for path in ["/metrics", "/readyz", "/healthz", "/"] {
+            for wrong in ["", "Bearer", "Bearer s3cre", "Bearer s3crets", "Basic s3cret", "s3cret"]
+            {
+                let header = format!("Authorization: {wrong}\r\n");
+                let header = if wrong.is_empty() { "" } else { &header };
+                assert_eq!(status(path, header), "401", "{path} with {wrong:?}");
+            }
+        }
+        std::fs::write(&file, "another").unwrap();
+        assert_eq!(status("/metrics", right), "401");
+        assert_eq!(status("/metrics", "Authorization: Bearer another\r\n"), "200");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What is answered over HTTP: `/metrics`, `/readyz`, `/healthz`.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::token;
 use crate::daemon::server::{PATIENCE, Server};
 use crate::state::Report;
 
@@ -76,41 +78,75 @@ struct Shared {
     readers: mpsc::Sender<Reader>,
 }
 
-/// Serves the clients of a listening socket; `ask` has the text of a page made and
-/// sent, and returns `false` when nobody makes any more.
-///
-/// # Errors
-///
-/// When the socket cannot be watched.
-pub fn serve(
-    server: &mut Server,
-    listener: TcpListener,
-    readiness: Arc<Readiness>,
-    ask: impl FnMut(oneshot::Sender<String>) -> bool + Send + 'static,
-) -> io::Result<()> {
-    let (readers, waiting) = mpsc::channel(READERS);
-    server.spawn(pages(waiting, ask));
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/readyz", get(readyz))
-        .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
-        .fallback(|| async { text(StatusCode::NOT_FOUND, "see /metrics\n") })
-        .with_state(Shared { readiness, readers });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_REQUEST);
-    // A connection is a request: its whole time is known. A client that says no more
-    // may wait for its answer.
-    http.keep_alive(false).half_close(true);
-    server.clients(listener, move |stream, asked| {
-        let router = router.clone();
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            asked.now();
-            router.clone().oneshot(request.map(Body::new))
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        // A client that went away, or said nothing, needs no answer.
-        async move { drop(timeout(PAGE + PATIENCE, connection).await) }
-    })
+/// Where something is served, and to whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct At {
+    /// Where.
+    pub address: SocketAddr,
+    /// To who sends the token that is in this file; `None`: to everybody.
+    pub token: Option<PathBuf>,
+}
+
+/// What is answered, wherever it is asked.
+#[derive(Clone)]
+pub struct Pages(Router);
+
+impl Pages {
+    /// `ask` has the text of a page made and sent, and returns `false` when nobody makes any
+    /// more.
+    pub fn new(
+        server: &Server,
+        readiness: Arc<Readiness>,
+        ask: impl FnMut(oneshot::Sender<String>) -> bool + Send + 'static,
+    ) -> Self {
+        let (readers, waiting) = mpsc::channel(READERS);
+        server.spawn(pages(waiting, ask));
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/readyz", get(readyz))
+            .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
+            .fallback(|| async { text(StatusCode::NOT_FOUND, "see /metrics\n") })
+            .with_state(Shared { readiness, readers });
+        Self(router)
+    }
+
+    /// Serves the clients of a listening socket: all, or those who send the token that is in a
+    /// file.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be watched.
+    pub fn serve(
+        &self,
+        server: &mut Server,
+        listener: TcpListener,
+        token: Option<PathBuf>,
+    ) -> io::Result<()> {
+        let (router, token) = (self.0.clone(), token.map(Arc::new));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_REQUEST);
+        // A connection is a request: its whole time is known. A client that says no more
+        // may wait for its answer.
+        http.keep_alive(false).half_close(true);
+        server.clients(listener, move |stream, asked| {
+            let (router, token) = (router.clone(), token.clone());
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                asked.now();
+                let (router, token) = (router.clone(), token.clone());
+                async move {
+                    if let Some(file) = token
+                        && let Err(refusal) = token::check(&file, request.headers()).await
+                    {
+                        return Ok(refusal);
+                    }
+                    router.oneshot(request.map(Body::new)).await
+                }
+            });
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            // A client that went away, or said nothing, needs no answer.
+            async move { drop(timeout(PAGE + PATIENCE, connection).await) }
+        })
+    }
 }
 
 /// Makes pages one at a time: who asks while one is made waits for the next, which is
@@ -151,7 +187,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     text(status, words)
 }
 
-fn text(status: StatusCode, words: impl Into<Body>) -> Response {
+pub(super) fn text(status: StatusCode, words: impl Into<Body>) -> Response {
     (status, [(CONTENT_TYPE, TEXT)], words.into()).into_response()
 }
 
