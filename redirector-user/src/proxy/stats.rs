@@ -70,7 +70,7 @@ impl LegStats {
 /// What a destination remembers.
 #[derive(Default, Debug)]
 pub(super) struct DestinationStats {
-    pub active: AtomicU32,
+    active: AtomicU32,
     /// Counts the turns of ROUND_ROBIN.
     pub turn: AtomicU32,
 }
@@ -81,6 +81,20 @@ pub(super) struct EndpointStats {
     pub active: AtomicU32,
     /// Attempts that failed.
     pub missed: AtomicU64,
+}
+
+impl DestinationStats {
+    /// Counts one more connection, unless there are so many: of all workers together, whoever
+    /// comes at the same time.
+    pub fn admit(&self, most: Option<u32>) -> bool {
+        let more = |active: u32| (active < most.unwrap_or(u32::MAX)).then_some(active + 1);
+        self.active.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// One of those has ended.
+    pub fn dismiss(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
 }
 
 impl ListenerStats {
@@ -229,5 +243,54 @@ impl Registry {
         let mut failing: Vec<_> = counts.filter(|one| one.missed > 0).collect();
         failing.sort_by(|a, b| (&a.destination, a.endpoint).cmp(&(&b.destination, b.endpoint)));
         failing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    const WORKERS: u32 = 2;
+
+    /// Waits until all workers have met so many times, awake, so that they go on at once.
+    fn meet(met: &AtomicU32, times: u32) {
+        met.fetch_add(1, SeqCst);
+        for turn in 1_u32.. {
+            if met.load(SeqCst) >= times * WORKERS {
+                return;
+            }
+            match turn % 1_000 {
+                0 => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_destinations_connections_are_never_more_than_it_may_have_whichever_workers_ask_at_once() {
+        let (stats, met) = (DestinationStats::default(), AtomicU32::new(0));
+        let worker = || {
+            let mut wrong = 0;
+            for round in 0..5_000 {
+                meet(&met, 3 * round + 1);
+                let is_admitted = stats.admit(Some(1));
+                meet(&met, 3 * round + 2);
+                wrong += u32::from(stats.active.load(SeqCst) != 1);
+                meet(&met, 3 * round + 3);
+                if is_admitted {
+                    stats.dismiss();
+                }
+            }
+            wrong
+        };
+        let wrong = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(wrong, [0; WORKERS as usize], "one of two is admitted each time");
+        let so_many = |most| (0..10).filter(|_| stats.admit(Some(most))).count();
+        assert_eq!([so_many(3), so_many(3), so_many(5)], [3, 0, 2]);
+        assert!(stats.admit(None), "as many as there are");
     }
 }

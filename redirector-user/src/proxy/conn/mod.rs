@@ -263,7 +263,7 @@ impl Conn {
             target.leg().active.fetch_sub(1, Relaxed);
             target.leg().sent.fetch_add(self.up.bytes, Relaxed);
             target.leg().received.fetch_add(self.down.bytes, Relaxed);
-            target.destination.counters.active.fetch_sub(1, Relaxed);
+            target.destination.counters.dismiss();
             target.destination.endpoints[target.endpoint].active.fetch_sub(1, Relaxed);
         }
         let (Some(access), Some(format)) = (self.access.take(), io.shared.access.format()) else {

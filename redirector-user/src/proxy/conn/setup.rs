@@ -336,13 +336,11 @@ impl Conn {
             counts.fail(Failed::NoEndpoint);
             return self.refuse(Refused::NoEndpoint, io);
         };
-        let most = destination.spec.max_connections;
-        if most.is_some_and(|most| destination.counters.active.load(Relaxed) >= most) {
+        if !destination.counters.admit(destination.spec.max_connections) {
             counts.fail(Failed::Full);
             return self.refuse(Refused::DestinationFull, io);
         }
         counts.active.fetch_add(1, Relaxed);
-        destination.counters.active.fetch_add(1, Relaxed);
         destination.endpoints[endpoint].active.fetch_add(1, Relaxed);
         self.target = Some(Target {
             route: Arc::clone(&route.stats),
