@@ -19,7 +19,7 @@ const LEFT: &str = "!futex,ppoll,poll,epoll_wait,epoll_pwait,restart_syscall,clo
                     nanosleep,sched_yield,rt_sigprocmask,rt_sigreturn,close,munmap,madvise,brk,\
                     mmap,mremap,mprotect,exit,exit_group,getpid,gettid,getuid,geteuid,getgid,\
                     getegid,getrandom,rseq,set_robust_list,sigaltstack,execve,sched_getaffinity,\
-                    arch_prctl";
+                    clock_gettime,arch_prctl";
 
 /// One call of a thread, counted from when it is first looked at.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
