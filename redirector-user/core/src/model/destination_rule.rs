@@ -40,7 +40,7 @@ pub struct TrafficPolicy {
     /// The fields that port-level settings also have.
     #[serde(flatten)]
     pub settings: PolicySettings,
-    /// By service port; replaces the fields of its own level wholesale.
+    /// By service port; replaces its own level as a whole, what ports cannot have included.
     pub port_level: BTreeMap<u16, PolicySettings>,
     /// `tunnel` is set: it would change bytes on the wire.
     pub tunnel: bool,

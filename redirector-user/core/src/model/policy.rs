@@ -44,33 +44,34 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy of service port `port`: the subset's settings over the
-    /// rule's, field by field. On either level, the settings of the port
-    /// replace those of the level wholesale.
+    /// The policy of service port `port`: the subset's over the rule's, field by field. On
+    /// either level, the settings of the port replace the level as a whole; a subset's replace
+    /// those of the rule as well, also where they say nothing.
     pub fn effective(
         rule: Option<&TrafficPolicy>,
         subset: Option<&TrafficPolicy>,
         port: u16,
     ) -> Self {
-        let level = |policy: &TrafficPolicy| {
-            policy.port_level.get(&port).unwrap_or(&policy.settings).clone()
+        let of_port = |policy: &TrafficPolicy| policy.port_level.get(&port).cloned();
+        let level = |policy: &TrafficPolicy| match of_port(policy) {
+            Some(settings) => Self { settings, ..Self::default() },
+            None => Self {
+                settings: policy.settings.clone(),
+                tunnel: policy.tunnel,
+                proxy_protocol: policy.proxy_protocol,
+            },
         };
         let base = rule.map(level).unwrap_or_default();
         let over = subset.map(level).unwrap_or_default();
-        let any = |field: fn(&TrafficPolicy) -> bool| {
-            rule.is_some_and(field) || subset.is_some_and(field)
-        };
         Self {
-            settings: PolicySettings {
-                load_balancer: over.load_balancer.or(base.load_balancer),
-                tcp_pool: over.tcp_pool.or(base.tcp_pool),
-                outlier: over.outlier.or(base.outlier),
-                tls: over.tls.or(base.tls),
-            },
-            tunnel: any(|policy| policy.tunnel),
-            proxy_protocol: subset
-                .and_then(|policy| policy.proxy_protocol)
-                .or(rule.and_then(|policy| policy.proxy_protocol)),
+            settings: subset.and_then(of_port).unwrap_or(PolicySettings {
+                load_balancer: over.settings.load_balancer.or(base.settings.load_balancer),
+                tcp_pool: over.settings.tcp_pool.or(base.settings.tcp_pool),
+                outlier: over.settings.outlier.or(base.settings.outlier),
+                tls: over.settings.tls.or(base.settings.tls),
+            }),
+            tunnel: over.tunnel || base.tunnel,
+            proxy_protocol: over.proxy_protocol.or(base.proxy_protocol),
         }
     }
 
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_level_setting_replaces_its_level_and_the_subset_goes_over_field_by_field() {
+    fn settings_of_a_port_replace_their_level_and_the_subset_goes_over_field_by_field() {
         let mut rule = TrafficPolicy::default();
         rule.settings.load_balancer = balance(LbAlgorithm::RoundRobin);
         rule.settings.tcp_pool = Some(TcpPool { max_connections: Some(1), ..TcpPool::default() });
@@ -124,6 +125,28 @@ mod tests {
         let effective = Policy::effective(Some(&rule), Some(&subset), 81);
         assert_eq!(effective.algorithm(), Some(&LbAlgorithm::Random));
         assert!(effective.settings.tcp_pool.is_some(), "fields of the rule show through");
+        subset.port_level.insert(81, PolicySettings::default());
+        let effective = Policy::effective(Some(&rule), Some(&subset), 81);
+        assert_eq!(effective.settings, PolicySettings::default(), "nor is the rule's");
+    }
+
+    #[test]
+    fn what_goes_before_the_bytes_is_not_asked_for_by_a_port_and_a_subsets_port_leaves_the_rules() {
+        let all = TrafficPolicy {
+            tunnel: true,
+            proxy_protocol: Some(Version::V2),
+            ..TrafficPolicy::default()
+        };
+        let mut but_one = all.clone();
+        but_one.port_level.insert(80, PolicySettings::default());
+        let asks = |rule: Option<&_>, subset: Option<&_>, port| {
+            let policy = Policy::effective(rule, subset, port);
+            (policy.tunnel, policy.proxy_protocol.is_some())
+        };
+        assert_eq!(asks(Some(&but_one), None, 81), (true, true));
+        assert_eq!(asks(Some(&but_one), None, 80), (false, false));
+        assert_eq!(asks(None, Some(&but_one), 80), (false, false));
+        assert_eq!(asks(Some(&all), Some(&but_one), 80), (true, true));
     }
 
     #[test]

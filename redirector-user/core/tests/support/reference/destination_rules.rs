@@ -24,38 +24,22 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn of(rule: Option<&Merged<'_>>, subset: Option<&Subset>, port: u16) -> Self {
-        let level = |policy: &TrafficPolicy| {
-            policy.port_level.get(&port).unwrap_or(&policy.settings).clone()
-        };
-        let rule_policy = rule.and_then(|rule| rule.policy.as_ref());
-        let subset_policy = subset.and_then(|subset| subset.traffic_policy.as_ref());
-        let (base, over) = (rule_policy.map(level), subset_policy.map(level));
-        let tls = over
-            .as_ref()
-            .and_then(|level| level.tls)
-            .or_else(|| base.as_ref().and_then(|level| level.tls));
-        let detects_outliers = [&over, &base]
-            .into_iter()
-            .any(|level| level.as_ref().is_some_and(|level| level.outlier.is_some()));
-        let balancer = over
-            .and_then(|level| level.load_balancer)
-            .or_else(|| base.and_then(|level| level.load_balancer));
-        let both = [rule_policy, subset_policy];
-        let any = |field: fn(&TrafficPolicy) -> bool| both.into_iter().flatten().any(field);
+        let TrafficPolicy { settings, tunnel, proxy_protocol, .. } = in_force(rule, subset, port);
+        let PolicySettings { load_balancer, outlier, tls, .. } = settings;
         Self {
-            changes_bytes: tls.is_some_and(|mode| mode != TlsMode::Disable)
-                || any(|policy| policy.tunnel),
-            announces: any(|policy| policy.proxy_protocol.is_some()),
-            passthrough: balancer
+            changes_bytes: tls.is_some_and(|mode| mode != TlsMode::Disable) || tunnel,
+            announces: proxy_protocol.is_some(),
+            passthrough: load_balancer
                 .as_ref()
                 .is_some_and(|balancer| balancer.algorithm == Some(LbAlgorithm::Passthrough)),
-            detects_outliers,
-            locality: balancer.and_then(|balancer| balancer.locality),
+            detects_outliers: outlier.is_some(),
+            locality: load_balancer.and_then(|balancer| balancer.locality),
         }
     }
 }
 
-/// All that a subset's policy, over its rule's, says of a port.
+/// All that a subset's policy, over its rule's, says of a port. What is written for the port
+/// stands for all of its level; in a subset, for the rule's as well.
 pub(super) fn in_force(
     rule: Option<&Merged<'_>>,
     subset: Option<&Subset>,
@@ -63,20 +47,26 @@ pub(super) fn in_force(
 ) -> TrafficPolicy {
     let rule = rule.and_then(|rule| rule.policy.clone()).unwrap_or_default();
     let subset = subset.and_then(|subset| subset.traffic_policy.clone()).unwrap_or_default();
-    let level =
-        |policy: &TrafficPolicy| policy.port_level.get(&port).unwrap_or(&policy.settings).clone();
-    let (base, over) = (level(&rule), level(&subset));
-    TrafficPolicy {
-        settings: PolicySettings {
-            load_balancer: over.load_balancer.or(base.load_balancer),
-            tcp_pool: over.tcp_pool.or(base.tcp_pool),
-            outlier: over.outlier.or(base.outlier),
-            tls: over.tls.or(base.tls),
-        },
-        port_level: BTreeMap::new(),
-        tunnel: rule.tunnel || subset.tunnel,
-        proxy_protocol: subset.proxy_protocol.or(rule.proxy_protocol),
-    }
+    let alone = subset.port_level.contains_key(&port);
+    let here = |mut policy: TrafficPolicy| match policy.port_level.remove(&port) {
+        Some(settings) => TrafficPolicy { settings, ..TrafficPolicy::default() },
+        None => TrafficPolicy { port_level: BTreeMap::new(), ..policy },
+    };
+    let (mut here, over) = (here(rule), here(subset));
+    let (below, above) = (here.settings, over.settings);
+    here.settings = if alone {
+        above
+    } else {
+        PolicySettings {
+            load_balancer: above.load_balancer.or(below.load_balancer),
+            tcp_pool: above.tcp_pool.or(below.tcp_pool),
+            outlier: above.outlier.or(below.outlier),
+            tls: above.tls.or(below.tls),
+        }
+    };
+    here.tunnel |= over.tunnel;
+    here.proxy_protocol = over.proxy_protocol.or(here.proxy_protocol);
+    here
 }
 
 /// DestinationRules that count as one.

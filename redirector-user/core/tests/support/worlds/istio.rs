@@ -321,7 +321,11 @@ fn policy(random: &mut Random) -> Value {
             };
             let mut setting = setting;
             setting["port"] = json!({ "number": random.pick(&PORTS) });
-            json!({ "portLevelSettings": [setting] })
+            let mut policy = json!({ "portLevelSettings": [setting] });
+            if random.once_in(2) {
+                policy["proxyProtocol"] = json!({ "version": "V2" });
+            }
+            policy
         }
         4 => json!({ "outlierDetection": outlier }),
         5 => json!({
