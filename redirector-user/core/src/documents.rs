@@ -519,11 +519,15 @@ fn judge(api: &str, name: &str) -> Judgement {
     // is nearly ours, or none, is a slip.
     let group = |api: &str| api.split_once('/').map(|(group, _)| group.to_owned());
     let ours = group(api_versions(kind)[0]);
+    // No other group of Istio's or of Kubernetes' has them, but for one.
+    let of_istio = |group: &str| group == "istio.io" || group.ends_with(".istio.io");
+    let known = |theirs: &str, ours: &str| {
+        of_istio(theirs) && of_istio(ours) || theirs.ends_with(".k8s.io") && kind != Kind::Gateway
+    };
     match (group(api), ours) {
-        // No other group of Istio's has them.
         (Some(theirs), Some(ours))
             if theirs.contains('.')
-                && !(theirs.ends_with(".istio.io") && ours.ends_with(".istio.io"))
+                && !known(&theirs, &ours)
                 && strsim::levenshtein(&theirs, &ours) > 4 =>
         {
             Judgement::Other

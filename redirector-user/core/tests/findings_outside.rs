@@ -444,3 +444,35 @@ fn what_has_every_address_never_has_what_stays_on_the_machine() {
     // What is asked for by itself is given.
     assert!(of("127.0.0.0/8")("127.0.0.1") && of("127.0.0.1")("127.0.0.1"));
 }
+
+#[test]
+fn what_is_said_of_hosts_gateways_and_owners_says_for_whom() {
+    let messages = |text: &str, code: &str| {
+        let report = report(text);
+        let of = report.diagnostics.into_iter().filter(|one| one.code == code);
+        of.map(|one| (one.message, one.help.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    let gateway = "Gateway a/edge: {selector: {app: edge}, servers: [{port: {number: 80, name: tcp, \
+                   protocol: TCP}, hosts: ['*']}]}\n";
+    let echo = service("a/echo", "10.96.0.1", "");
+    let rules = |gateways: &str| {
+        format!(
+            "{echo}{gateway}VirtualService a/vs: {{hosts: [away.example.com], gateways: [{gateways}], \
+             tcp: [{{route: [{{destination: {{host: echo.a.svc.cluster.local}}}}]}}]}}\n"
+        )
+    };
+    let told = messages(&rules("edge, mesh"), "RD3020");
+    assert!(told[0].0.ends_with("in the mesh"), "at the gateway they do: {told:?}");
+    let told = messages(&rules("Mesh"), "RD3002");
+    assert!(told[0].1.contains("mesh"), "{told:?}");
+    let entry = |name: &str, more: &str| {
+        let spec = format!(
+            "{{hosts: [{name}.example.com], addresses: [192.0.2.1], resolution: STATIC, ports: \
+             [{{number: 80, name: tcp, protocol: TCP}}], endpoints: [{{address: 10.0.0.1}}]{more}}}"
+        );
+        entry(&format!("b/{name}"), &spec)
+    };
+    let shared = |more: &str| messages(&(entry("one", more) + &entry("two", "")), "RD4019");
+    assert!(shared("")[0].0.ends_with("keeps it"), "{:?}", shared(""));
+    assert!(shared(", exportTo: [.]")[0].0.ends_with("for clients that see it"));
+}

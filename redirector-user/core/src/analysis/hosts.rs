@@ -38,10 +38,12 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 if is_ip(host) {
                     format!(
                         "{host} is an address, and in the mesh services are known by name: the \
-                         rules never apply to it"
+                         rules never apply to it there"
                     )
                 } else {
-                    format!("no service has the host {full}: the rules never apply to it")
+                    format!(
+                        "no service has the host {full}: the rules never apply to it in the mesh"
+                    )
                 },
             );
             let near = facts.suggest_host(host, set.namespace());

@@ -96,9 +96,10 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     Diagnostic::new(
                         &differences::SHARED_FRONTEND,
                         format!(
-                            "{} belongs to {} too, which {because} and keeps it",
+                            "{} belongs to {} too, which {because} and keeps it{}",
                             SocketAddr::new(address.addr(), port.number),
-                            owner.object
+                            owner.object,
+                            if owner.export.is_public() { "" } else { " for clients that see it" }
                         ),
                     ),
                 );

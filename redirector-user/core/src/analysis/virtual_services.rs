@@ -54,8 +54,9 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
                 .collect();
             let same_name =
                 known.iter().find(|known| known.rsplit('/').next() == full.rsplit('/').next());
-            let near = same_name
-                .map(String::as_str)
+            let near = Some(MESH)
+                .filter(|mesh| name.eq_ignore_ascii_case(mesh))
+                .or(same_name.map(String::as_str))
                 .or_else(|| nearest(&full, known.iter().map(String::as_str)));
             let finding = Diagnostic::new(
                 &references::UNKNOWN_GATEWAY,

@@ -47,9 +47,8 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
         _ => Resolution::None,
     };
     let resolution = RESOLUTIONS[index];
-    entry.workload_selector = spec
-        .get("workloadSelector")
-        .map(|at| common::selector(&at, "labels", "it selects every workload of the namespace"));
+    entry.workload_selector =
+        spec.get("workloadSelector").map(|at| common::selector(&at, "labels", "it selects none"));
     if entry.workload_selector.is_some() && spec.get("endpoints").is_some() {
         spec.place("endpoints").complain(
             &admission::ENTRY_CONFLICT,
@@ -248,13 +247,13 @@ fn endpoints(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {
         ),
         _ => {}
     }
-    if entry.workload_selector.is_some() && entry.resolution != Resolution::Static {
+    if entry.workload_selector.is_some() && entry.resolution == Resolution::None {
         spec.place("workloadSelector").report(
             Diagnostic::new(
                 &admission::SELECTOR_UNUSED,
-                format!("a workloadSelector does not go with resolution {resolution}"),
+                "a workloadSelector does not go with resolution NONE",
             )
-            .help("write resolution: STATIC"),
+            .help("write resolution: STATIC, or DNS where WorkloadEntries have names"),
         );
     }
     let names: BTreeSet<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();

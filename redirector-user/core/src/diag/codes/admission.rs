@@ -231,7 +231,7 @@ codes! {
         "outlierDetection: {consecutiveErrors: 5}"
     }
     EMPTY_SELECTOR = "RD2106" Warning WARNED "The selector is empty" {
-        "A selector without labels selects everything in its namespace."
+        "Without labels the selector of a ServiceEntry selects nothing, and that of a DestinationRule every workload of its namespace, as in Istio."
         "Add labels, or remove the selector."
         "workloadSelector: {}"
     }
@@ -250,9 +250,9 @@ codes! {
         "Add addresses, or a port with a protocol that names its host (TLS, HTTP)."
         "kind: ServiceEntry\nspec:\n  hosts: [db.example.com]\n  ports: [{number: 5432, name: tcp, protocol: TCP}]"
     }
-    SELECTOR_UNUSED = "RD2110" Warning WARNED "workloadSelector does not go with this resolution" {
-        "Workloads are selected for resolution STATIC; under NONE the address dialled is used, and under DNS names are resolved."
-        "Write resolution: STATIC, or remove the selector."
+    SELECTOR_UNUSED = "RD2110" Warning WARNED "workloadSelector does not go with resolution NONE" {
+        "Workloads are selected for resolution STATIC, and for DNS, where WorkloadEntries may have names; under NONE the address dialled is used."
+        "Write resolution: STATIC or DNS, or remove the selector."
         "resolution: NONE\nworkloadSelector: {labels: {app: db}}"
     }
     PARTIAL_WILDCARD = "RD2111" Warning WARNED "A wildcard covers a part of a label" {
