@@ -27,7 +27,7 @@ pub struct Happened {
     pub anything: bool,
     /// The entries that it happened to, as far as they were named.
     pub paths: BTreeSet<PathBuf>,
-    /// It happened to directories, too, or to what was not named.
+    /// It happened to directories, too, or to what was not named or is not there any more.
     pub to_directories: bool,
     /// Events were lost: anything may have happened anywhere.
     pub overflow: bool,
@@ -100,7 +100,8 @@ impl Watches {
                 happened.to_directories |= is_news;
                 continue;
             };
-            happened.to_directories |= flags.contains(ReadFlags::ISDIR);
+            // What was written by a name that is gone may have other names.
+            happened.to_directories |= flags.intersects(ReadFlags::ISDIR | ReadFlags::DELETE);
             let name = OsStr::from_bytes(name.to_bytes());
             happened.paths.extend(names.iter().map(|directory| directory.join(name)));
         }

@@ -120,6 +120,47 @@ fn a_file_that_is_not_read() {
 }
 
 #[test]
+fn a_volume_of_documents_that_is_not_mounted() {
+    let Some(watched) = Watched::new("volume") else { return };
+    let rules = watched.scene.redirector.rules();
+    let mount = || {
+        let volume = SmallDisk::new(&rules);
+        fs::write(rules.join("base.yaml"), watched.scene.base()).expect("documents");
+        fs::write(rules.join("rules.yaml"), to("two")).expect("documents");
+        volume
+    };
+    for name in ["base.yaml", "rules.yaml"] {
+        fs::remove_file(rules.join(name)).expect("removed");
+    }
+    let volume = mount();
+    let daemon = watched.start();
+    watched.is_healthy();
+    let gone = Shown {
+        problems: &["rules: the file is refused, the last good version of its objects stays"],
+        ..Shown::default()
+    };
+    let answer = || watched.scene.answer(&watched.scene.client());
+    drop(volume);
+    watched.shows(&gone);
+    assert_eq!(answer(), "two");
+    // Nor does the next daemon take it for removed.
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = watched.start();
+    watched.shows(&gone);
+    assert_eq!(answer(), "two");
+    let reload = || watched.scene.redirector.ask("reload", &[]).exit;
+    let volume = mount();
+    assert_eq!(reload(), 0, "nothing tells of what is mounted");
+    watched.is_healthy();
+    assert_eq!(answer(), "two");
+    drop(volume);
+    watched.shows(&gone);
+    assert_eq!(reload(), 0);
+    watched.is_healthy();
+    assert!(answer().contains("refused"), "nobody serves the address");
+}
+
+#[test]
 fn an_object_that_is_refused() {
     let Some(watched) = Watched::new("object") else { return };
     let daemon = watched.start();
@@ -321,14 +362,31 @@ fn pins_that_are_gone() {
 fn names_that_are_lost() {
     let Some(watched) = Watched::new("names") else { return };
     let state = watched.scene.redirector.directory().join("state");
-    let daemon = watched.start();
+    // Nothing but a change has it look.
+    let daemon = watched.start_with(&["--verify", "1h"]);
     fs::remove_dir_all(state.join("journal")).expect("removed");
     watched.shows(&Shown { problems: &["knows nothing of generation 1"], ..Shown::default() });
+    watched.write("rules.yaml", &to("two"));
+    watched.is_healthy();
+    fs::remove_dir_all(&state).expect("removed");
+    watched.shows(&Shown {
+        problems: &["knows nothing of generation 2", "which it makes anew by itself"],
+        ..Shown::default()
+    });
+    watched.write("rules.yaml", &to("one"));
+    watched.is_healthy();
+    // The next daemon finds all of it, also when nothing but time had it look.
     daemon.kill();
+    let daemon = watched.start();
+    assert_eq!(watched.scene.redirector.generation(), 3);
+    fs::remove_dir_all(&state).expect("removed");
+    watched.is_healthy();
+    daemon.kill();
+    assert_eq!(watched.scene.redirector.status().exit, 0);
     fs::remove_dir_all(&state).expect("removed");
     watched.shows(&Shown {
         problems: &[
-            "knows nothing of generation 1",
+            "knows nothing of generation 3",
             "whether everything that the sources say is in force cannot be told",
         ],
         ..Shown::default()

@@ -17,6 +17,7 @@
 //! [withheld](Store::withhold): it waits, and the one before stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -137,7 +138,7 @@ pub struct Rejected {
     /// The object; `None` when the whole file is concerned, or when it could
     /// not be made out which object was meant.
     pub object: Option<ObjectRef>,
-    /// Whether an earlier version stays in force. For a whole file: whether
+    /// Whether an earlier version stays in force. For a whole file, or a directory: whether
     /// any of its objects do.
     pub kept: bool,
     /// Why.
@@ -308,7 +309,7 @@ impl Store {
                 rejected.push(Rejected {
                     file: name.clone(),
                     object: None,
-                    kept: file.mentions.iter().any(|mention| mention.current().is_some()),
+                    kept: self.below(name).any(|mention| mention.current().is_some()),
                     diagnostics: errors(&file.diagnostics),
                 });
             }
@@ -334,6 +335,14 @@ impl Store {
 
     fn mentions(&self) -> impl Iterator<Item = &Mention> {
         self.files.values().flat_map(|file| &file.mentions)
+    }
+
+    /// What is written in this file, or in those of this directory.
+    fn below<'s>(&'s self, name: &'s Arc<str>) -> impl Iterator<Item = &'s Mention> {
+        let files = self.files.range(name.clone()..);
+        let files = files.take_while(|(file, _)| file.starts_with(&**name));
+        let files = files.filter(|(file, _)| Path::new(&***file).starts_with(&**name));
+        files.flat_map(|(_, file)| &file.mentions)
     }
 
     /// The files of which anything was said.

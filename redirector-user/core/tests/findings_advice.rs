@@ -160,6 +160,14 @@ Gateway shop/edge:
     let http = rule(&format!("http: [{{{route}}}]"));
     assert_eq!(of(&http, "RD4065"), [""; 0], "it is told that no server uses the rules");
     assert_eq!(of(&http, "RD4041").len(), 1);
+    // What it is told of another Gateway says nothing of this one.
+    let inner = "Gateway shop/inner: {selector: {istio: other}, servers: [{port: {number: 80, name: \
+                 tcp, protocol: TCP}, hosts: [b.example.com]}]}\n";
+    let both = one.replace("['*'], gateways: [edge]", "[a.example.com], gateways: [edge, inner]");
+    assert_eq!(of(&(both + inner), "RD4065"), servers[1..]);
+    // Of rules that were refused it is told why.
+    let refused = rule(&format!("tcp: [{{match: [{{port: -1}}], {route}}}]"));
+    assert_eq!(of(&refused, "RD4066"), [""; 0]);
 }
 
 #[test]

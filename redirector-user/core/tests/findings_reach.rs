@@ -39,6 +39,36 @@ fn rules_that_the_workloads_of_their_gateway_do_not_see_are_told() {
 }
 
 #[test]
+fn namespaces_that_do_not_exist_are_told_where_something_is_exported_to_them() {
+    let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let text = |name: &str| {
+        let rest = "tcp: [{route: [{destination: {host: db}}]}]";
+        let spec = format!("{{hosts: [db], exportTo: ['.', {name}, b], {rest}}}");
+        let annotations = format!("{{networking.istio.io/exportTo: 'data,{name}'}}");
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: data, \
+             annotations: {annotations}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n\
+             ---\n"
+        ) + &virtual_service("data/v", &spec)
+            + &service("b/other", "10.96.0.2", "")
+    };
+    let codes = ["RD4069"];
+    let found = report(&(text("shpo") + namespace));
+    assert_eq!(
+        places(&found, &codes),
+        [
+            "RD4069 Service/data/db metadata.annotations[\"networking.istio.io/exportTo\"]",
+            "RD4069 VirtualService/data/v spec.exportTo[1]",
+        ]
+    );
+    let mut helps = found.diagnostics.iter().filter(|one| one.code == codes[0]);
+    assert!(helps.all(|one| one.help.as_deref() == Some("did you mean shop?")), "{found:#?}");
+    // In another namespace there is something, and without any Namespace none is known.
+    assert_eq!(places(&report(&(text("shop") + namespace)), &codes), [""; 0]);
+    assert_eq!(places(&report(&text("shpo")), &codes), [""; 0]);
+}
+
+#[test]
 fn a_served_service_whose_endpoints_are_all_unready_is_a_warning() {
     let db = object(
         "Service",

@@ -149,8 +149,8 @@ impl KernelArgs {
         let doubt = other.map_or(doubt, |other| {
             Some(format!(
                 "process {other} is in charge of {}, and not of the state directory {directory}: \
-                 it has another one, or somebody has removed what was in this one. What it knows \
-                 cannot be told; when it is started again it makes one anew",
+                 it has another one, or somebody has removed what was in this one, which it makes \
+                 anew by itself. What it knows cannot be told",
                 self.bpffs.display()
             ))
         });

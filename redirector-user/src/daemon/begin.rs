@@ -335,7 +335,7 @@ fn take_charge(
         datapath,
         engine,
         signals,
-        _lock: lock,
+        lock,
     })
 }
 

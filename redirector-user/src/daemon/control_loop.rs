@@ -152,7 +152,7 @@ pub(super) struct Daemon {
     pub(super) seen: Option<(Instant, Result<Standing, String>)>,
     pub(super) signals: Option<Signals>,
     /// Let go of last: whoever follows has all of it then.
-    pub(super) _lock: Lock,
+    pub(super) lock: Lock,
 }
 
 pub(super) fn started(error: std::io::Error) -> Failure {
@@ -193,6 +193,9 @@ impl Daemon {
             self.let_go();
             let slice = self.take(self.pace.slice());
             let changed = std::mem::take(&mut self.changed);
+            if changed || self.verified.elapsed() >= self.options.verify {
+                self.see_to_state(sender);
+            }
             if changed && self.report.hold.is_none() {
                 let begun = Instant::now();
                 match self.step() {

@@ -193,16 +193,21 @@ impl Daemon {
         Err(Failure::new(Exit::No, why))
     }
 
-    fn listen(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
-        if self.signals.is_none() {
-            self.signals = Some(Signals::hear(sender).map_err(started)?);
-        }
+    /// Takes requests in the state directory.
+    pub(super) fn take_requests(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
         let to = sender.clone();
         let path = self.state.control_socket();
         control::serve(&mut self.server, &self.state, move |request, reply| {
             to.send(Event::Request(request, reply)).is_ok()
         })
-        .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))?;
+        .map_err(|error| Failure::new(Exit::No, format!("{}: {error}", path.display())))
+    }
+
+    fn listen(&mut self, sender: &Sender<Event>) -> Result<(), Failure> {
+        if self.signals.is_none() {
+            self.signals = Some(Signals::hear(sender).map_err(started)?);
+        }
+        self.take_requests(sender)?;
         let to = sender.clone();
         let ask = move |reply| to.send(Event::Metrics(reply)).is_ok();
         let pages = Pages::new(&self.server, self.readiness.clone(), ask);

@@ -86,6 +86,15 @@ impl Gateways {
         }
     }
 
+    /// What relays gets another door where somebody has removed the one that it had.
+    pub fn see_to_door(&self) {
+        if let (Some(door), Some(proxy)) = (&self.settings.door, &self.proxy)
+            && !door.exists()
+        {
+            proxy.open_door();
+        }
+    }
+
     /// Whether all that is to be served is accepted by a relay of this daemon's, where it can be
     /// listened there; else why not.
     pub fn serve(&self) -> Result<(), String> {
@@ -183,19 +192,7 @@ impl Gateways {
     /// What is served, and by which process, for `status`.
     pub fn report(&self) -> (Vec<GatewayListener>, Option<RelayStatus>) {
         let Some(status) = self.status() else { return (self.failed.clone(), None) };
-        let listeners = status
-            .listeners
-            .into_iter()
-            .map(|listener| GatewayListener {
-                address: listener.address,
-                gateway: listener.name.to_string(),
-                draining: matches!(listener.state, ListenerState::Draining { .. }),
-                error: match listener.state {
-                    ListenerState::Failed { error, .. } => Some(error),
-                    _ => None,
-                },
-            })
-            .collect();
+        let listeners = status.listeners.into_iter().map(GatewayListener::from).collect();
         (listeners, status.relay)
     }
 

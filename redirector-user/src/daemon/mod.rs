@@ -33,6 +33,7 @@
 //! * [`pace`]: how many changes are put in force at once.
 //! * [`signals`]: what the process is told to do.
 //! * [`reread`]: files that are read again, and what came of it.
+//! * [`restored`]: the state directory, when what was in it is gone.
 //! * [`program_log`]: what the programs in the kernel log.
 //! * [`metrics`]: what a monitoring system reads.
 
@@ -64,6 +65,7 @@ mod pace;
 mod program_log;
 mod reread;
 mod resolving;
+mod restored;
 mod server;
 mod signals;
 mod sources;

@@ -40,6 +40,7 @@ pub(super) enum Ask {
     /// Copies of all listening sockets.
     Share(Sender<io::Result<Vec<OwnedFd>>>),
     Forget,
+    OpenDoor,
     LogAt(String),
     /// The relay with this number asks no more.
     Silent(u64),
@@ -227,6 +228,7 @@ impl Control {
                 let _ = reply.send(sockets.map(Iterator::collect).map_err(Into::into));
             }
             Ask::Forget => drop(self.ask(&Question::Forget, &[])),
+            Ask::OpenDoor => self.opens_door(),
             Ask::LogAt(level) => {
                 drop(self.ask(&Question::LogAt(level.clone()), &[]));
                 self.settings.log.level = level;
@@ -417,6 +419,19 @@ impl Control {
         let level = self.settings.log.level.clone();
         drop(self.ask(&Question::LogAt(level), &[]));
         self.gives_sockets();
+    }
+
+    fn opens_door(&mut self) {
+        let (Relay::Lives { process, .. }, Some(door)) = (&mut self.relay, &self.settings.door)
+        else {
+            return;
+        };
+        match process.stay(door) {
+            Ok(()) => tracing::warn!(door = %door.display(), "somebody has removed it: made again"),
+            Err(error) => tracing::error!(
+                "no later daemon finds the relay, as its door cannot be made again: {error}"
+            ),
+        }
     }
 
     /// Gives it those by which it asks, and tells of connections.

@@ -82,7 +82,7 @@ pub use message::{
     ByFailed, ByRefused, EndpointCounts, Failed, LegCounts, ListenerCounts, ListenerState,
     ListenerStatus, Refused, RelayStatus, Status,
 };
-pub use process::{is_at, place_at, retire_at};
+pub use process::{is_at, place_at, retire_at, status_at};
 pub use serve::relay;
 pub use start::{Log, Start};
 pub use starter::{become_relay, start_relays};
@@ -226,6 +226,11 @@ impl Proxy {
     /// Whose the cgroups of clients are may have changed.
     pub fn forget(&self) {
         self.tell(Ask::Forget);
+    }
+
+    /// Opens the relay's [door](Settings::door) again, which was removed.
+    pub fn open_door(&self) {
+        self.tell(Ask::OpenDoor);
     }
 
     /// The relay logs at this level from now on.

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::Settings;
 use super::decide::Whose;
 use super::frame;
-use super::message::{Answer, Question, Who};
+use super::message::{Answer, Question, Status, Who};
 use super::start::{PATIENCE, Start, open, program};
 use super::starter::command;
 use crate::confined::{Confined, keep_none};
@@ -68,9 +68,18 @@ impl Process {
         this.ask(&Question::Forget, &[])?;
         this.confined = Confined::of(pid)?;
         if let Some(door) = &settings.door {
-            this.give(&Question::Stay, &[open(door)?.into()])?;
+            this.stay(door)?;
         }
         Ok(this)
+    }
+
+    /// Has it be there for later daemons, which come by this door.
+    ///
+    /// # Errors
+    ///
+    /// When the door cannot be made, or it cannot take it.
+    pub fn stay(&mut self, door: &Path) -> io::Result<()> {
+        self.give(&Question::Stay, &[open(door)?.into()])
     }
 
     /// Has one started by who listens at `starter`, of this daemon's program, whichever is
@@ -348,6 +357,24 @@ pub fn is_at(door: &Path) -> bool {
     !matches!(knock(door), Ok(None))
 }
 
+/// How the relay behind this door is doing, by its own word; `None` when nobody is there.
+///
+/// # Errors
+///
+/// When that cannot be told: it lets nobody in, or does not answer in time.
+pub fn status_at(door: &Path) -> io::Result<Option<Status>> {
+    let Some(link) = knock(door)? else { return Ok(None) };
+    frame::send(&link, &Question::Status, &[], PATIENCE)?;
+    match frame::receive(&link, PATIENCE) {
+        Ok((Answer::Status(status), _)) => Ok(Some(*status)),
+        Ok(_) => Err(io::Error::other("it answers something else")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::other(format!("not within {} seconds", PATIENCE.as_secs())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Comes by this door, without waiting; `None` when nobody is there.
 ///
 /// # Errors
@@ -361,7 +388,8 @@ fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
         // Its queue is full: a socket that waits would wait for ever.
         Err(Errno::AGAIN) => return Err(Errno::AGAIN.into()),
         // Nobody has been there, or nobody is there any more.
-        Err(_) => return Ok(None),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+        Err(error) => return Err(error.into()),
     }
     let link = UnixStream::from(socket);
     link.set_nonblocking(false)?;

@@ -214,7 +214,7 @@ impl Relay {
                     }
                     self.daemons.swap_remove(ready);
                     if self.daemons.is_empty() && self.door.is_some() {
-                        tracing::info!("the daemon has gone; its relay goes on");
+                        tracing::info!("no daemon is there; its relay goes on");
                     }
                 }
             }

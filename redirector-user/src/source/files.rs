@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,12 +13,16 @@ use redirector_core::documents::{self, Memory};
 use redirector_core::store::Content;
 
 use super::read::{Fingerprint, ReadError, UNSETTLED, read_any, read_limited, read_settled};
-use super::walk::{FileEntry, FoundFile, Walk, WatchedPlaces, name_of, walk};
+use super::walk::{FileEntry, FoundFile, Listed, Unreadable, Walk, WatchedPlaces, name_of, walk};
 use super::{Change, Parse};
 
 /// How long a file that is held open for writing, and does not change, is
 /// waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why what was in a directory is not taken for removed.
+const EMPTIED: &str = "no file is in it any more, and it is not the directory that they were in, as \
+                       when a volume is not mounted; `redirector reload` takes them for removed";
 
 /// A change within this time of a look may have the same time stamp as what the
 /// look saw, so the next look reads the file again.
@@ -34,6 +39,9 @@ pub struct Files {
     known: BTreeMap<Arc<str>, Known>,
     /// Where they were found.
     places: WatchedPlaces,
+    /// The directories that are taken for what was meant, by device and inode: where one of
+    /// these holds nothing, everything in it was removed.
+    trusted: BTreeMap<PathBuf, (u64, u64)>,
     /// What is to be looked at again in any case: it is being written, or has vanished.
     unsettled: BTreeSet<PathBuf>,
 }
@@ -64,6 +72,8 @@ pub enum Scope {
     Tree(BTreeSet<PathBuf>),
     /// Everything, and all is read.
     All,
+    /// The same, for who says that what is there is meant.
+    Asked,
 }
 
 /// What a look saw.
@@ -96,8 +106,15 @@ impl Files {
     ) -> Self {
         let begin = Instant::now().checked_sub(absence);
         let known = known.map(|name| (name, Known { missing: begin, ..Known::default() }));
-        let (places, unsettled) = (WatchedPlaces::default(), BTreeSet::new());
-        Self { paths, parse, absence, known: known.collect(), places, unsettled }
+        Self {
+            paths,
+            parse,
+            absence,
+            known: known.collect(),
+            places: WatchedPlaces::default(),
+            trusted: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+        }
     }
 
     /// How long a file that has vanished is waited for.
@@ -114,15 +131,20 @@ impl Files {
     pub fn look(&mut self, scope: Scope) -> Look {
         match scope {
             Scope::Entries(paths) => {
-                self.look_at(&paths).unwrap_or_else(|| self.look_through(Some(&paths)))
+                self.look_at(&paths).unwrap_or_else(|| self.look_through(Some(&paths), false))
             }
-            Scope::Tree(paths) => self.look_through(Some(&paths)),
-            Scope::All => self.look_through(None),
+            Scope::Tree(paths) => self.look_through(Some(&paths), false),
+            Scope::All => self.look_through(None, false),
+            Scope::Asked => self.look_through(None, true),
         }
     }
 
     /// Looks at these entries and what is unsettled; `None` where that is not enough.
     fn look_at(&mut self, paths: &BTreeSet<PathBuf>) -> Option<Look> {
+        // Whether a directory is trusted again takes a look at all of it.
+        if self.trusted.len() < self.places.listed.len() {
+            return None;
+        }
         let entries: Vec<_> =
             paths.union(&self.unsettled).map(|path| (path, self.places.entry(path))).collect();
         let mut found = BTreeMap::new();
@@ -146,10 +168,11 @@ impl Files {
     }
 
     /// Looks at all of them, and reads what looks different from before, and these; `None`:
-    /// all.
-    fn look_through(&mut self, read: Option<&BTreeSet<PathBuf>>) -> Look {
+    /// all. `trust`: however empty a directory is.
+    fn look_through(&mut self, read: Option<&BTreeSet<PathBuf>>, trust: bool) -> Look {
         let mut found = walk(&self.paths);
         self.places = std::mem::take(&mut found.places);
+        found.unreadable.extend(self.emptied(trust));
         self.unsettled.clear();
         let mut look = Look { changes: Vec::new(), is_whole: true, again: None };
         for (name, file) in &found.files {
@@ -158,6 +181,25 @@ impl Files {
         }
         self.missing(&found, &mut look);
         look
+    }
+
+    /// Directories that hold nothing, in which there were files, and which are others than
+    /// those were in: as when a volume is not mounted.
+    fn emptied(&mut self, trust: bool) -> Vec<Unreadable> {
+        let before = std::mem::take(&mut self.trusted);
+        let held = |directory: &Path| {
+            let below = |name: &&Arc<str>| Path::new(&***name).starts_with(directory);
+            self.known.keys().filter(below).any(|name| Path::new(&**name) != directory)
+        };
+        let mut emptied = Vec::new();
+        for (path, Listed { identity, holds }) in &self.places.listed {
+            if trust || *holds || before.get(path) == Some(identity) || !held(path) {
+                self.trusted.insert(path.clone(), *identity);
+            } else {
+                emptied.push(Unreadable { path: path.clone(), error: io::Error::other(EMPTIED) });
+            }
+        }
+        emptied
     }
 
     /// Reads a file if it looks different from before, or is to be read.
@@ -201,7 +243,7 @@ impl Files {
                 look.again_in(UNSETTLED);
             }
             // It vanished since it was listed.
-            Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.unsettled.insert(file.path.clone());
                 look.again_in(UNSETTLED);
             }
@@ -271,7 +313,7 @@ pub type Text = (Arc<str>, Vec<u8>);
 
 /// The text of all files below the PATHs, once; `-` is `stdin`. For commands
 /// that look and do not watch.
-pub fn read_all(paths: &[PathBuf], stdin: impl std::io::Read) -> (Vec<Text>, Vec<Diagnostic>) {
+pub fn read_all(paths: &[PathBuf], stdin: impl io::Read) -> (Vec<Text>, Vec<Diagnostic>) {
     let (mut texts, mut diagnostics) = (Vec::new(), Vec::new());
     let (dashes, paths): (Vec<_>, Vec<_>) =
         paths.iter().cloned().partition(|path| path.as_os_str() == "-");

@@ -31,9 +31,18 @@ pub struct WatchedPlaces {
     /// The directories to be watched.
     pub directories: BTreeSet<PathBuf>,
     /// Those of them whose entries were looked through.
-    listed: BTreeSet<PathBuf>,
+    pub listed: BTreeMap<PathBuf, Listed>,
     /// What lies on the way to a PATH or to what a link points to, these included.
     steps: BTreeSet<PathBuf>,
+}
+
+/// A directory whose entries were looked through.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
+    /// Which one it is: its device and its inode.
+    pub identity: (u64, u64),
+    /// Something is below it that is meant, or that could not be looked into.
+    pub holds: bool,
 }
 
 /// What became of an entry of a directory.
@@ -61,8 +70,6 @@ pub struct FoundFile {
 pub struct Unreadable {
     /// The file, or the directory.
     pub path: PathBuf,
-    /// Whether the user named it, rather than something above it.
-    pub named: bool,
     /// Why.
     pub error: io::Error,
 }
@@ -103,8 +110,8 @@ impl WatchedPlaces {
             return FileEntry::Unclear;
         }
         // As the walk named it.
-        let directory = path.parent().and_then(|parent| self.listed.get(parent));
-        let (directory, name) = match directory.zip(path.file_name()) {
+        let directory = path.parent().and_then(|parent| self.listed.get_key_value(parent));
+        let (directory, name) = match directory.map(|(path, _)| path).zip(path.file_name()) {
             Some(of) if !is_hidden(path) && is_document(path) => of,
             _ => return FileEntry::Gone(name_of(path)),
         };
@@ -117,32 +124,33 @@ impl WatchedPlaces {
 }
 
 impl Walk {
-    fn visit(&mut self, path: &Path, named: bool, above: &mut Vec<(u64, u64)>) {
+    /// Says whether there is something that is meant, or that could not be looked into.
+    fn visit(&mut self, path: &Path, named: bool, above: &mut Vec<(u64, u64)>) -> bool {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) => return self.cannot(path, named, error),
         };
         if !metadata.is_dir() {
-            if named || (metadata.is_file() && is_document(path)) {
+            let is_meant = named || (metadata.is_file() && is_document(path));
+            if is_meant {
                 self.files.insert(name_of(path), FoundFile { path: path.to_owned(), metadata });
             }
-            return;
+            return is_meant;
         }
         let this = (metadata.dev(), metadata.ino());
         if above.contains(&this) || above.len() > MAX_DEPTH {
-            return;
+            return false;
         }
         self.places.directories.insert(path.to_owned());
-        self.places.listed.insert(path.to_owned());
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) => return self.cannot(path, named, error),
         };
-        let mut below = Vec::new();
+        let (mut below, mut holds) = (Vec::new(), false);
         for entry in entries {
             match entry {
                 Ok(entry) => below.push(entry.path()),
-                Err(error) => self.cannot(path, named, error),
+                Err(error) => holds |= self.cannot(path, named, error),
             }
         }
         below.sort();
@@ -160,18 +168,22 @@ impl Walk {
             if is_link && !is_document(&path) && !path.exists() {
                 continue;
             }
-            self.visit(&path, false, above);
+            holds |= self.visit(&path, false, above);
         }
         above.pop();
+        self.places.listed.insert(path.to_owned(), Listed { identity: this, holds });
+        holds
     }
 
-    fn cannot(&mut self, path: &Path, named: bool, error: io::Error) {
+    /// Notes that it could not be looked into, unless it is gone.
+    fn cannot(&mut self, path: &Path, named: bool, error: io::Error) -> bool {
         // What vanished between the listing of its directory and now is gone;
         // only what the user named, or a link points to, is missing.
         if error.kind() == io::ErrorKind::NotFound && !named && !path.is_symlink() {
-            return;
+            return false;
         }
-        self.unreadable.push(Unreadable { path: path.to_owned(), named, error });
+        self.unreadable.push(Unreadable { path: path.to_owned(), error });
+        true
     }
 
     /// Watches every directory in which a step on the way to `path` can be
@@ -286,7 +298,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let missing = root.path().join("a/b");
         let found = walk(std::slice::from_ref(&missing));
-        assert!(found.unreadable[0].named);
         assert!(found.unreadable[0].covers(missing.join("x.yaml").to_str().unwrap()));
         assert!(found.places.directories.contains(&root.path().to_owned()));
     }

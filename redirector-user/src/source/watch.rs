@@ -86,7 +86,7 @@ pub fn follow(
         loop {
             let begun = Instant::now();
             let reading = readings.asked.load(SeqCst);
-            let is_asked = scope == Scope::All && reading > readings.over.load(SeqCst);
+            let is_asked = scope == Scope::Asked;
             let look = look(&mut files, &mut watches, scope);
             let rest = Instant::now() + begun.elapsed();
             let is_news = whole.is_none() || !look.changes.is_empty();
@@ -153,7 +153,7 @@ fn wait(
 ) -> Option<(Scope, Instant)> {
     let inotify = watches.fd();
     let mut paths = BTreeSet::new();
-    let (mut all, mut tree) = (false, false);
+    let (mut all, mut tree, mut is_asked) = (false, false, false);
     let mut until = (Instant::now() + most).max(rest);
     let mut since = None;
     loop {
@@ -181,7 +181,8 @@ fn wait(
         let happened = watches.drain();
         paths.extend(happened.paths);
         tree |= happened.to_directories;
-        all |= happened.overflow || reread;
+        all |= happened.overflow;
+        is_asked |= reread;
         let now = Instant::now();
         if happened.anything || reread {
             let first = *since.get_or_insert(now);
@@ -189,6 +190,7 @@ fn wait(
         }
         if now >= until {
             let scope = match (all, tree) {
+                _ if is_asked => Scope::Asked,
                 (true, _) => Scope::All,
                 (false, true) => Scope::Tree(paths),
                 (false, false) => Scope::Entries(paths),

@@ -14,7 +14,7 @@ use redirector_core::store::Store;
 use super::journal::{self, Journal};
 use super::record::{Append, Begin, GenerationChange, Told};
 use super::snapshot::{Head, Snapshot, Whole};
-use super::{StateDir, StateError, io_error, old};
+use super::{StateDir, StateError, io_error, is_at, old};
 use crate::readers::May;
 use crate::scheduling::give_way;
 
@@ -239,6 +239,29 @@ impl Keeper {
         drop(files);
         self.before = Some(Box::new((back, std::mem::replace(&mut self.anew, false))));
         Ok(written)
+    }
+
+    /// Whether the journal that is written to is where it belongs: nobody has removed it.
+    pub fn is_there(&self) -> bool {
+        let files = lock(&self.files);
+        let is_there = |one: &Current| is_at(&one.file, &journal::path(&self.state, one.number));
+        files.current.as_ref().is_none_or(is_there)
+    }
+
+    /// Begins a journal in the place of one that was removed, with what is in force and good.
+    ///
+    /// # Errors
+    ///
+    /// The system's refusal.
+    pub fn begin_anew(&mut self, whole: impl FnOnce() -> Whole) -> Result<(), StateError> {
+        if self.is_there() {
+            return Ok(());
+        }
+        let mut files = lock(&self.files);
+        let Some(current) = &mut files.current else { return Ok(()) };
+        // No compaction that goes on takes it for the one that it began with.
+        *current = Current::begin(&self.state, current.number + 1, &self.told, &whole())?;
+        Ok(())
     }
 
     /// Takes the last change back: it did not come in force.

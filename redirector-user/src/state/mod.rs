@@ -33,7 +33,7 @@ mod snapshot;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,7 +145,7 @@ pub struct StateDir {
 /// Held while the daemon lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl StateDir {
@@ -258,7 +258,12 @@ impl StateDir {
         }
         file.set_len(0).map_err(failed)?;
         writeln!(file, "{} {}", std::process::id(), host_name()).map_err(failed)?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+
+    /// Whether this lock is the one that others meet: nobody has removed it.
+    pub fn is_locked_by(&self, lock: &Lock) -> bool {
+        is_at(&lock.file, &self.path.join(LOCK))
     }
 
     /// The process id of the daemon that lives now; nothing when none does.
@@ -490,6 +495,14 @@ impl StateDir {
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> StateError {
     StateError::Io { what, path: path.to_owned(), source }
+}
+
+/// Whether a file that is open is the one at this path, as far as that can be told.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(there)) => (file.dev(), file.ino()) == (there.dev(), there.ino()),
+        (_, there) => !there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
+    }
 }
 
 /// Where a file is written before it gets its place.

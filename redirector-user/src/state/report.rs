@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot;
 use crate::confined::Confined;
-use crate::proxy::RelayStatus;
+use crate::proxy::{ListenerState, ListenerStatus, RelayStatus};
 
 /// Published by the daemon whenever it changes. Times are in seconds since
 /// 1970.
@@ -149,6 +149,20 @@ pub struct GatewayListener {
     pub error: Option<String>,
     /// It was removed, and its last connections are finishing.
     pub draining: bool,
+}
+
+impl From<ListenerStatus> for GatewayListener {
+    fn from(listener: ListenerStatus) -> Self {
+        Self {
+            address: listener.address,
+            gateway: listener.name.to_string(),
+            draining: matches!(listener.state, ListenerState::Draining { .. }),
+            error: match listener.state {
+                ListenerState::Failed { error, .. } => Some(error),
+                ListenerState::Listening | ListenerState::Draining { .. } => None,
+            },
+        }
+    }
 }
 
 /// How a watch of the API server is doing.

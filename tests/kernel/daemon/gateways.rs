@@ -13,7 +13,7 @@ use redirector_tests::load::Interrupted;
 use redirector_tests::scene::{Scene, dial, free, gateway};
 use redirector_tests::server::Server;
 
-use super::{has_warning, scene};
+use super::{has_problem, has_warning, scene};
 
 #[test]
 fn a_gateway_is_served_and_follows_its_documents() {
@@ -156,6 +156,14 @@ fn gateways_go_on_while_the_daemon_is_away_and_the_next_one_goes_on_with_their_c
         let status = redirector.wait("the same relay", |status| relay(status) == first);
         assert_eq!(status["relay"]["restarts"], 0, "{status:#}");
     }
+    // Also when somebody removes the state directory.
+    let state = redirector.directory().join("state");
+    fs::remove_dir_all(&state).unwrap();
+    redirector.wait("another one", |_| state.join("relay.sock").exists());
+    daemon.kill();
+    let daemon = redirector.start();
+    let status = redirector.wait("the same relay", |status| relay(status) == first);
+    assert_eq!(status["relay"]["restarts"], 0, "{status:#}");
     // A gateway that goes meanwhile goes with the next daemon.
     daemon.kill();
     fs::remove_file(redirector.rules().join("edge.yaml")).unwrap();
@@ -171,6 +179,50 @@ fn gateways_go_on_while_the_daemon_is_away_and_the_next_one_goes_on_with_their_c
         assert!(begun.elapsed() < Duration::from_secs(60), "the relay ends, too");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn without_a_daemon_gateways_are_what_the_process_that_relays_says() {
+    let Some(scene) = scene("asked") else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 12]);
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let daemon = redirector.start_with(&["--drain", "1500ms"]);
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    // Its removal is the last thing that the daemon knows.
+    let _lasting = TcpStream::connect(address).unwrap();
+    fs::remove_file(redirector.rules().join("edge.yaml")).unwrap();
+    redirector.wait("the drain", |status| status["gateways"][0]["draining"] == true);
+    let pid = relay(&redirector.status().json());
+    daemon.kill();
+    let status = redirector.wait("its end", |status| status["gateways"] == serde_json::json!([]));
+    assert!(!has_warning(&status, "are served"), "{status:#}");
+    assert_eq!(status["healthy"], true, "{status:#}");
+    // One that hangs is not one that serves.
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let daemon = redirector.start();
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    assert_eq!(relay(&redirector.status().json()), pid);
+    daemon.kill();
+    let status = redirector.status().json();
+    assert!(has_warning(&status, "are served as they were"), "{status:#}");
+    assert_eq!(status["gateways"][0]["address"], address.to_string(), "{status:#}");
+    let signal = |signal| {
+        // SAFETY: no memory is involved.
+        assert_eq!(unsafe { libc::kill(i32::try_from(pid).expect("a process"), signal) }, 0);
+    };
+    signal(libc::SIGSTOP);
+    let status = redirector.status();
+    signal(libc::SIGCONT);
+    assert_eq!(status.exit, 1, "{status:?}");
+    let status = status.json();
+    assert!(has_problem(&status, "are served cannot be told"), "{status:#}");
+    assert_eq!(status["gateways"], serde_json::json!([]), "{status:#}");
+}
+
+/// The process that relays.
+fn relay(status: &serde_json::Value) -> i64 {
+    status["relay"]["process"]["pid"].as_i64().expect("there is one")
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::model::{EndpointSlice, Gateway, Kind, Labels, Object, ObjectRef, Reso
 use crate::names::{HostIndex, complete_host};
 use crate::registry::{ExportTo, Registry, Service, is_given};
 use crate::rules::{Claims, RuleBook, RuleSet};
+use crate::validate::names::is_dns_label;
 use crate::world::World;
 
 /// How many names are compared in all to find what somebody may have meant.
@@ -58,7 +59,7 @@ pub(super) struct Facts<'w> {
     pods: Carriers,
     templates: Carriers,
     entries: Carriers,
-    /// Names of Namespace objects.
+    /// See [`namespaces`](Self::namespaces).
     namespaces: BTreeSet<Arc<str>>,
     /// The Services of EndpointSlices that are not joined with them.
     unjoined: HashSet<ObjectRef>,
@@ -136,10 +137,7 @@ impl<'w> Facts<'w> {
             pods: Carriers::default(),
             templates: Carriers::default(),
             entries: Carriers::default(),
-            namespaces: world
-                .of_kind(Kind::Namespace)
-                .map(|object| object.meta.name.clone())
-                .collect(),
+            namespaces: namespaces(world),
             unjoined: unjoined(world)
                 .filter_map(|(object, slice, _)| slice.of(&object.meta.namespace))
                 .collect(),
@@ -249,6 +247,11 @@ impl<'w> Facts<'w> {
         self.refused.gateways.contains(full)
     }
 
+    /// Whether a VirtualService that is bound to a Gateway of this full name was.
+    pub fn refused_rules_at(&self, gateway: &str) -> bool {
+        self.refused.bound.contains(gateway)
+    }
+
     /// Pods, and what promises Pods.
     pub fn pods(&self) -> &Carriers {
         &self.pods
@@ -289,9 +292,24 @@ impl<'w> Facts<'w> {
         &self.entries
     }
 
-    /// The namespaces that have an object of their own; empty when none is said.
+    /// The namespaces that have an object of their own, and those in which there is
+    /// something; empty when none has.
     pub fn namespaces(&self) -> &BTreeSet<Arc<str>> {
         &self.namespaces
+    }
+
+    /// Why nobody can be in a namespace, as far as that is known.
+    pub fn nobody_in(&self, namespace: &str) -> Option<String> {
+        if !is_dns_label(namespace) || namespace.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Some(format!("\"{namespace}\" is not the name of a namespace"));
+        }
+        let is_known = self.namespaces.is_empty() || self.namespaces.contains(namespace);
+        (!is_known).then(|| format!("there is no namespace \"{namespace}\" in the documents"))
+    }
+
+    /// "did you mean": the namespace that may have been meant.
+    pub fn suggest_namespace(&self, namespace: &str) -> Option<&str> {
+        nearest(namespace, self.namespaces.iter().map(|name| &**name))
     }
 
     /// Whether any Pod or WorkloadEntry is known at all.
@@ -421,6 +439,15 @@ impl<'w> Facts<'w> {
         services.dedup_by_key(|service| service.age());
         services
     }
+}
+
+fn namespaces(world: &World) -> BTreeSet<Arc<str>> {
+    let objects = world.of_kind(Kind::Namespace).map(|object| object.meta.name.clone());
+    let mut namespaces: BTreeSet<Arc<str>> = objects.collect();
+    if !namespaces.is_empty() {
+        namespaces.extend(world.objects().map(|object| object.meta.namespace.clone()));
+    }
+    namespaces
 }
 
 /// The addresses of all workloads and endpoints.

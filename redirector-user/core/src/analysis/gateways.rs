@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
 use super::refusals::{Share, shares};
+use super::virtual_services::Unfit;
 use super::{Finding, Report};
 use crate::client::Client;
 use crate::diag::Diagnostic;
@@ -14,12 +15,12 @@ use crate::model::{Gateway, Labels, Object, ObjectRef, Server, Service, TargetPo
 use crate::names::hosts_match;
 use crate::plan::Plan;
 use crate::plan::gateway::{GatewayPlan, GatewayRule, Incoming};
-use crate::rules::{Block, Mode, Outdone, bound_elsewhere, mode};
+use crate::rules::{Block, Mode, Outdone, RuleSet, bound_elsewhere, mode};
 
 /// Servers by Gateway, for each selector and port.
 type Servers<'w> = HashMap<(&'w Labels, u16), BTreeMap<String, &'w Server>>;
 
-pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+pub(super) fn analyze(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Finding>) {
     let none = Labels::new();
     let mut servers: Servers<'_> = HashMap::new();
     let mut services: HashMap<&str, Vec<&Service>> = HashMap::new();
@@ -53,7 +54,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     loops(facts, findings);
-    without_rules(facts, findings);
+    without_rules(facts, unfit, findings);
     for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
         let spec = facts.world.get(&gateway).and_then(|object| object.spec.gateway());
         let server = spec.and_then(|spec| spec.servers.get(index));
@@ -67,27 +68,20 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// Servers at which no rule can match, which refuse everything; but where it is told already
-/// why rules that are bound to their Gateway have nothing to do with it.
-fn without_rules(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+/// why rules that are bound to their Gateway have nothing to do with it, or were refused.
+fn without_rules(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Finding>) {
     let mut reached: BTreeMap<(&ObjectRef, u32), bool> = BTreeMap::new();
     for listener in facts.examined.plan.gateways.listeners.values() {
         let somebody = !listener.rules.is_empty() || matches!(listener.mode, Mode::Refuse(_));
         *reached.entry((&listener.gateway, listener.server)).or_default() |= somebody;
     }
-    let codes = [
-        &references::HOST_NOT_IN_GATEWAY,
-        &differences::UNUSED_RULES,
-        &differences::HIDDEN_FROM_GATEWAY,
-    ];
-    let told = |one: &&Finding| codes.iter().any(|code| code.id == one.diagnostic.code);
-    let told: BTreeSet<ObjectRef> =
-        findings.iter().filter(told).map(|one| one.object.clone()).collect();
     for ((gateway, index), _) in reached.into_iter().filter(|(_, reached)| !reached) {
         let spec = facts.world.get(gateway).and_then(|object| object.spec.gateway());
         let Some(server) = spec.and_then(|spec| spec.servers.get(index as usize)) else { continue };
         let name = format!("{}/{}", gateway.namespace, gateway.name);
         let bound = facts.book.for_gateway(&name);
-        if bound.iter().any(|set| told.contains(&set.reference)) {
+        let is_unfit = |set: &&RuleSet| unfit.contains(&(set.reference.clone(), name.clone()));
+        if bound.iter().any(is_unfit) || facts.refused_rules_at(&name) {
             continue;
         }
         let refused = format!("connections to port {} are refused", server.port);

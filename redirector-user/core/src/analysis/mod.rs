@@ -14,6 +14,7 @@ mod destinations;
 mod drain;
 pub(crate) mod entries;
 pub mod examine;
+mod exports;
 mod facts;
 mod foreign;
 mod gateways;
@@ -37,7 +38,7 @@ use crate::decode::templates::{PodTemplate, pod};
 use crate::diag::Diagnostic;
 use crate::model::annotations::SERVICE_NAME;
 use crate::model::{EndpointSlice, Kind, ObjectRef};
-use crate::names::{complete_host, service_host};
+use crate::names::{complete_gateway, complete_host, service_host};
 use crate::registry::Registry;
 use crate::world::World;
 use crate::yaml::{Node, Value};
@@ -74,6 +75,8 @@ pub struct Refused {
     pub rules: BTreeSet<String>,
     /// Full names of Gateways.
     pub gateways: BTreeSet<String>,
+    /// Full names of Gateways that VirtualServices are bound to.
+    pub bound: BTreeSet<String>,
     /// The Services of EndpointSlices.
     pub endpoints: BTreeSet<ObjectRef>,
     /// Pods.
@@ -101,6 +104,13 @@ impl Refused {
             Kind::Gateway => {
                 self.gateways.insert(format!("{}/{}", object.namespace, object.name));
             }
+            Kind::VirtualService => {
+                let gateways = spec.and_then(|spec| spec.get("gateways"));
+                if let Some(Value::List(names)) = gateways.map(|node| &node.value) {
+                    let full = |name| complete_gateway(name, &object.namespace).into_owned();
+                    self.bound.extend(names.iter().filter_map(Node::as_str).map(full));
+                }
+            }
             Kind::EndpointSlice => {
                 let labels = tree.get("metadata").and_then(|metadata| metadata.get("labels"));
                 let service = labels.and_then(|labels| labels.get(SERVICE_NAME)?.as_str());
@@ -127,7 +137,7 @@ pub fn analyze(
     let registry = &*registry;
     let facts = Facts::new(world, registry, around, &examined);
     let mut findings = Vec::new();
-    virtual_services::analyze(&facts, &mut findings);
+    let unfit = virtual_services::analyze(&facts, &mut findings);
     conflicts::analyze(&facts, &mut findings);
     hosts::analyze(&facts, &mut findings);
     foreign::analyze(&facts, &mut findings);
@@ -135,13 +145,14 @@ pub fn analyze(
     destinations::analyze(&facts, &mut findings);
     http::analyze(&facts, &mut findings);
     server_names::analyze(&facts, &mut findings);
-    gateways::analyze(&facts, &mut findings);
+    gateways::analyze(&facts, &unfit, &mut findings);
     destination_rules::analyze(&facts, &mut findings);
     policies::analyze(&facts, &mut findings);
     services::analyze(&facts, &mut findings);
     entries::analyze(&facts, &mut findings);
     by_name::analyze(&facts, &mut findings);
     drain::analyze(&facts, &mut findings);
+    exports::analyze(&facts, &mut findings);
     proxy_protocol::analyze(&facts, &mut findings);
     refused::analyze(&facts, &mut findings);
     served::analyze(&facts, &mut findings);

@@ -15,7 +15,6 @@ use crate::model::{L4Match, RuleList, TcpRule};
 use crate::names::{MESH, complete_gateway};
 use crate::registry::{Protocol, Service, ServiceKind};
 use crate::rules::{Block, Rule, RuleSet, is_everything};
-use crate::validate::names::is_dns_label;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for set in facts.book.sets() {
@@ -227,28 +226,20 @@ fn sources(
     report: &mut Report<'_>,
 ) {
     let namespace = block.source_namespace.as_str();
-    let namespaces = facts.namespaces();
     if !namespace.is_empty() {
         let export = &bound.set.export;
         let sees = export.visible(&Asker::new(Client::in_namespace(namespace)));
-        let message = if !is_dns_label(namespace)
-            || namespace.bytes().any(|b| b.is_ascii_uppercase())
-        {
-            Some(format!("\"{namespace}\" is not the name of a namespace: nobody can be in it"))
-        } else if !namespaces.is_empty() && !namespaces.contains(namespace) {
-            Some(format!("there is no namespace \"{namespace}\" in the documents"))
-        } else if bound.is_mesh_alone() && !sees {
+        let unseen = || {
             let export = export.describe();
-            Some(format!(
+            format!(
                 "clients in \"{namespace}\" do not see the object, which is {export}: the match \
-                     never holds"
-            ))
-        } else {
-            None
+                 never holds"
+            )
         };
-        if let Some(message) = message {
+        let nobody = facts.nobody_in(namespace);
+        if let Some(message) = nobody.or_else(|| (bound.is_mesh_alone() && !sees).then(unseen)) {
             let finding = Diagnostic::new(&differences::BAD_SOURCE_NAMESPACE, message);
-            let near = nearest(namespace, namespaces.iter().map(|name| &**name));
+            let near = facts.suggest_namespace(namespace);
             report.add(format!("{path}.sourceNamespace"), finding.meant(near));
         }
     }

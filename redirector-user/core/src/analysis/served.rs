@@ -17,7 +17,7 @@ use crate::registry::{MergedRule, MergedSubset, Service};
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let plan = &facts.examined.plan;
     let mut told: BTreeSet<(&ObjectRef, &str)> = BTreeSet::new();
-    let mut without: BTreeMap<(&ObjectRef, &str), Without> = BTreeMap::new();
+    let mut without: BTreeMap<(&ObjectRef, String, String), Without> = BTreeMap::new();
     let mut everywhere: BTreeMap<(&ObjectRef, u16), BTreeSet<&ObjectRef>> = BTreeMap::new();
     for (id, frontend) in &plan.frontends {
         if id.prefix.prefix_len() == 0 {
@@ -28,11 +28,9 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let own = frontend.routes().find(|(_, route)| route.rule.is_none());
         let Some((_, own)) = own else { continue };
         if let Some(one) = without_endpoints(facts, id, frontend, own) {
-            let known =
-                without.entry((&frontend.service, one.code.id)).or_insert_with(|| one.clone());
-            if known.whom == one.whom && known.at != one.at {
-                known.at.extend(one.at);
-            }
+            let key = (&frontend.service, one.because.clone(), one.whom.clone());
+            let at = SocketAddr::new(id.prefix.addr(), id.port);
+            without.entry(key).or_insert(one).at.push(at);
         }
         if let Some((path, diagnostic)) = spread(facts, id, frontend, own)
             && told.insert((&frontend.service, diagnostic.code))
@@ -40,7 +38,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Report::new(frontend.service.clone(), findings).add(path, diagnostic);
         }
     }
-    for ((service, _), one) in without {
+    for ((service, ..), one) in without {
         Report::new(service.clone(), findings).add(one.path, one.told());
     }
     for ((service, port), rules) in everywhere {
@@ -68,7 +66,6 @@ fn addresses(service: &ObjectRef) -> &'static str {
 }
 
 /// A service that nobody is behind.
-#[derive(Clone)]
 struct Without {
     path: &'static str,
     code: &'static Code,
@@ -113,7 +110,7 @@ fn without_endpoints(
         code,
         because,
         family: "",
-        at: vec![SocketAddr::new(id.prefix.addr(), id.port)],
+        at: Vec::new(),
         whom: whom.map_or_else(String::new, |whom| format!(" for {whom}")),
         help: None,
     };
@@ -131,7 +128,8 @@ fn without_endpoints(
         }
         Lacks::Node if !facts.knows_node() => return None,
         Lacks::Usable => {
-            let of = without("spec", &differences::NO_ENDPOINTS, because());
+            let because = "no endpoint of it is ready and reachable".to_owned();
+            let of = without("spec", &differences::NO_ENDPOINTS, because);
             Without { help: Some(NOT_USABLE), ..of }
         }
         Lacks::Node => without("spec.internalTrafficPolicy", &differences::NO_ENDPOINTS, because()),

@@ -16,17 +16,28 @@ use crate::names::{MESH, complete_gateway, hosts_match};
 use crate::registry::ExportTo;
 use crate::rules::Rule;
 
-pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let subsets = Subsets::new(facts);
+/// VirtualServices with the full name of a Gateway where it is told why rules of theirs never
+/// match.
+pub(super) type Unfit = BTreeSet<(ObjectRef, String)>;
+
+pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Unfit {
+    let (subsets, mut unfit) = (Subsets::new(facts), Unfit::new());
     for (object, rule) in facts.world.virtual_services() {
         let mut report = Report::new(object.reference(), findings);
-        gateways(facts, object, rule, &mut report);
+        gateways(facts, object, rule, &mut unfit, &mut report);
         destinations(facts, &subsets, object, rule, &mut report);
     }
+    unfit
 }
 
 /// `gateways` that do not exist or do not serve any of the hosts.
-fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &mut Report<'_>) {
+fn gateways(
+    facts: &Facts<'_>,
+    object: &Object,
+    rule: &VirtualService,
+    unfit: &mut Unfit,
+    report: &mut Report<'_>,
+) {
     let namespace = &object.meta.namespace;
     for (i, name) in rule.gateways.iter().enumerate().filter(|(_, name)| *name != MESH) {
         let path = format!("spec.gateways[{i}]");
@@ -78,6 +89,7 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
             hosts.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)))
         };
         let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
+        let before = report.findings.len();
         unused_rules(facts, object, &full, &servers, report);
         hidden(facts, object, rule, (&full, spec), report);
         if servers.is_empty() {
@@ -97,6 +109,9 @@ fn gateways(facts: &Facts<'_>, object: &Object, rule: &VirtualService, report: &
                 )
                 .help("add the host to a server of the Gateway, or correct it here"),
             );
+        }
+        if report.findings.len() > before {
+            unfit.insert((report.object.clone(), full.into_owned()));
         }
     }
 }

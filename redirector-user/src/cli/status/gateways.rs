@@ -12,9 +12,11 @@ pub(super) fn told(
     problems: &mut Vec<String>,
     warnings: &mut Vec<String>,
 ) -> (Vec<GatewayListener>, Option<RelayStatus>) {
-    // Without its daemon what relays may go on.
-    let relays = pid.is_some() || proxy::is_at(&state.relay_socket());
-    let gateways = if relays { report.gateways.clone() } else { Vec::new() };
+    let (mut gateways, mut relay) = (report.gateways.clone(), report.relay.clone());
+    if pid.is_none() {
+        gateways = without_daemon(state, report, gateways, problems, warnings);
+        relay.take_if(|_| gateways.is_empty());
+    }
     for listener in &gateways {
         if let Some(error) = &listener.error {
             problems.push(format!(
@@ -23,7 +25,6 @@ pub(super) fn told(
             ));
         }
     }
-    let relay = report.relay.clone().filter(|_| relays);
     if let Some(relay) = relay.as_ref().filter(|relay| relay.restarts > 0) {
         let (times, cut) = (relay.restarts, relay.cut);
         warnings.push(format!(
@@ -42,10 +43,50 @@ pub(super) fn told(
             "connects of {name} are not redirected: it is in redirector.slice, beside the daemon"
         ));
     }
-    if pid.is_none() && relays && !report.gateways.is_empty() {
-        warnings.push("the gateways of this node are served as they were, without a daemon".into());
-    } else if !relays && !report.gateways.is_empty() {
-        problems.push("no daemon runs, so the gateways of this node are not served".to_owned());
-    }
     (gateways, relay)
+}
+
+/// Where gateways are served that a daemon has left: what relays may go on, and says it itself.
+fn without_daemon(
+    state: &StateDir,
+    report: &Report,
+    mut left: Vec<GatewayListener>,
+    problems: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Vec<GatewayListener> {
+    left.retain(|listener| !listener.draining);
+    let mut served: Vec<_> = match proxy::status_at(&state.relay_socket()) {
+        Ok(Some(status)) => status.listeners.into_iter().map(GatewayListener::from).collect(),
+        Ok(None) => {
+            if !left.is_empty() {
+                problems.push("no daemon runs, so the gateways of this node are not served".into());
+            }
+            return Vec::new();
+        }
+        Err(error) => {
+            if !left.is_empty() {
+                let pid = report.relay.as_ref().map_or(0, |relay| relay.process.pid);
+                problems.push(format!(
+                    "whether the gateways of this node are served cannot be told: no daemon runs, \
+                     and process {pid}, which relays for them, does not answer: {error}"
+                ));
+            }
+            return Vec::new();
+        }
+    };
+    if served.iter().any(|listener| !listener.draining) {
+        warnings.push("the gateways of this node are served as they were, without a daemon".into());
+    }
+    for mut listener in left {
+        let at = served.iter().position(|one| one.address == listener.address);
+        if at.is_some() && listener.error.is_none() {
+            continue;
+        }
+        // Which sockets could not be opened only the daemon knew.
+        listener.error.get_or_insert_with(|| "what relays does not know of it".to_owned());
+        at.map(|at| served.swap_remove(at));
+        served.push(listener);
+    }
+    served.sort_by_key(|listener| listener.address);
+    served
 }

@@ -111,7 +111,65 @@ fn files_of_an_earlier_run_that_are_gone_are_removed() {
     let known = std::iter::once(known.into());
     let absence = Duration::from_secs(3600);
     let mut files = Files::new(vec![root.to_owned()], parse, absence, known);
-    assert_eq!(seen(&mut files, root), ["removed gone.yaml"]);
+    // The directory may be one in which nothing is mounted yet.
+    let words = seen(&mut files, root);
+    assert!(words.iter().all(|word| word.starts_with("unreadable")), "{words:?}");
+    assert_eq!(words.len(), 2, "the directory, and the file: {words:?}");
+    fs::write(root.join("a.yaml"), "1").unwrap();
+    assert_eq!(seen(&mut files, root), ["put a.yaml", "removed gone.yaml"]);
+}
+
+#[test]
+fn an_empty_directory_in_the_place_of_one_with_files_removes_none_until_one_is_there_or_asked() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = &outer.path().join("rules");
+    let deep = root.join("deep");
+    let fill = || {
+        fs::create_dir_all(&deep).unwrap();
+        ["a.yaml", "deep/b.yaml"].map(|name| fs::write(root.join(name), "1").unwrap())
+    };
+    fill();
+    let mut files = files(root);
+    seen(&mut files, root);
+    for (round, asked) in [false, true].into_iter().enumerate() {
+        // As a volume that is unmounted.
+        fs::rename(root, outer.path().join(round.to_string())).unwrap();
+        fs::create_dir(root).unwrap();
+        let words = seen(&mut files, root);
+        assert_eq!(words.len(), 3, "{words:?}");
+        assert!(words.iter().all(|word| word.starts_with("unreadable")), "{words:?}");
+        assert!(seen(&mut files, root).is_empty(), "said once");
+        let look = match asked {
+            true => files.look(Scope::Asked),
+            false => {
+                let new = root.join("c.yaml");
+                fs::write(&new, "1").unwrap();
+                files.look(Scope::Entries([new].into()))
+            }
+        };
+        let gone =
+            |change: &&Change| matches!(change, Change::Removed(name) if name.ends_with("yaml"));
+        assert_eq!(look.changes.iter().filter(gone).count(), 2, "{look:?}");
+        if !asked {
+            fill();
+            fs::remove_file(root.join("c.yaml")).unwrap();
+            seen(&mut files, root);
+        }
+    }
+    // A part of it is another volume.
+    fill();
+    seen(&mut files, root);
+    fs::rename(&deep, outer.path().join("deep")).unwrap();
+    fs::create_dir(&deep).unwrap();
+    let mut words = seen(&mut files, root);
+    words.sort();
+    assert_eq!(words, ["unreadable deep", "unreadable deep/b.yaml"]);
+    // What somebody removes is gone, one by one or all of it.
+    fs::remove_dir(&deep).unwrap();
+    fs::remove_file(root.join("a.yaml")).unwrap();
+    let mut words = seen(&mut files, root);
+    words.sort();
+    assert_eq!(words, ["removed a.yaml", "removed deep", "removed deep/b.yaml"]);
 }
 
 #[test]
@@ -237,6 +295,13 @@ fn what_a_file_is_by_one_of_its_names_it_is_by_all() {
     followed.follow();
     let texts: Vec<_> = followed.texts.values().filter_map(|text| text.chars().last()).collect();
     assert_eq!(texts, ['2', '2', '2']);
+    // Also by one that it had for a moment.
+    fs::hard_link(root.join("a.yaml"), root.join("moment")).unwrap();
+    fs::write(root.join("moment"), "3").unwrap();
+    fs::remove_file(root.join("moment")).unwrap();
+    followed.follow();
+    let texts: Vec<_> = followed.texts.values().filter_map(|text| text.chars().last()).collect();
+    assert_eq!(texts, ['3', '3', '3']);
 }
 
 #[test]

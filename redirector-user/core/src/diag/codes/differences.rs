@@ -289,7 +289,7 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "servers:\n- port: {number: 15443, name: a, protocol: TCP}\n  hosts: [a.example.com]\n- port: {number: 15443, name: b, protocol: TCP}\n  hosts: [b.example.com]"
     }
     NO_RULE_AT_SERVER = "RD4065" Warning NONE "No rule can match at a server of the Gateway" {
-        "Rules are bound to the Gateway, and none of them can match what comes to this server: they are for other ports or hosts, or of a list that a server of this kind does not use (tcp for TCP, tls for TLS with PASSTHROUGH). A gateway has no default destination, so every connection to the server is refused."
+        "Rules are bound to the Gateway, and none of them can match what comes to this server: they are for other ports or hosts, or of a list that a server of this kind does not use (tcp for TCP, tls for TLS with PASSTHROUGH). A gateway has no default destination, so every connection to the server is refused. Servers that share a port by server names are judged together."
         "Add a rule for the server's port, or remove the server."
         "a Gateway with servers on the ports 5432 and 5433, and a rule with match: [{port: 5432}] alone"
     }
@@ -307,5 +307,10 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "The first matching rule wins, in the written order, as the API documents it: connections that ask for this name go by a rule above, whose sniHosts cover it. Envoy, and so Istio's data plane, takes the most specific server name instead and would use this rule. That is so in the mesh and at gateways. Where the rules stand in two VirtualServices, RD4048 says it."
         "Move the rule with the narrower name above the other: then both agree."
         "tls:\n  - match: [{sniHosts: ['*.example.org']}]\n    route: [{destination: {host: a}}]\n  - match: [{sniHosts: [www.example.org]}]\n    route: [{destination: {host: b}}]"
+    }
+    UNKNOWN_EXPORT = "RD4069" Warning NONE "No namespace has the name in exportTo" {
+        "exportTo names the namespaces whose clients and gateways see the object. This one does not exist in the documents, which have Namespaces, so it shows the object to nobody; where no other is named, nobody sees it at all. Istio does not check it."
+        "Correct the name, or add the Namespace to the documents."
+        "exportTo: [shpo]   # the namespace is shop"
     }
 }

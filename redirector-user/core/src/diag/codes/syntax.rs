@@ -94,8 +94,8 @@ codes! {
         "a tcp route with 65 destinations"
     }
     UNREADABLE = "RD1019" Error NONE "The file cannot be read" {
-        "The system refuses it, it is not there, or it is empty as after a crash. A running daemon keeps the last good version of every object of the file, or of every file of a directory that has vanished, until it can be read again or the directory is there without it."
-        "Look at the file's permissions and at the directory's mount. To remove a file's objects, remove the file."
+        "The system refuses it, it is not there, or it is empty as after a crash. So it is with a directory that has vanished, and with one without any file that is not the one in which files were, as when a volume is not mounted. A running daemon keeps the last good version of every object of the file, or of every file of the directory, until it can be read again or the directory is there, with a file, without it."
+        "Look at the file's permissions and at the directory's mount. To remove a file's objects, remove the file; where an empty directory has taken the place of one with files, say `redirector reload`."
         "redirector check missing.yaml"
     }
     NO_DOCUMENT = "RD1020" Info NONE "The file holds no document" {
