@@ -1,13 +1,16 @@
-//! Sockets that are passed from one process to another, over a Unix socket, and who is at its
-//! other end.
+//! Sockets that are passed from one process to another, over a Unix socket, how that is
+//! connected to, and who is at its other end.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    sendmsg, socket_with,
 };
 
 /// So many sockets go with one byte; the kernel takes up to 253.
@@ -57,6 +60,20 @@ pub fn take(
         }
     }
     if sockets.len() == count { Ok(sockets) } else { Err(LOST.into()) }
+}
+
+/// Connects to a Unix socket, without waiting for a place in its queue.
+///
+/// # Errors
+///
+/// The kernel's: `WouldBlock` where the queue is full, as that of who does not accept.
+pub fn knock(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let link = UnixStream::from(socket);
+    link.set_nonblocking(false)?;
+    Ok(link)
 }
 
 /// Who is at the other end of a Unix socket, or listens there, by the kernel's word. The process

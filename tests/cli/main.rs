@@ -321,6 +321,15 @@ fn a_share_without_endpoints_is_explained_as_refused() {
 }
 
 #[test]
+fn a_cgroup_that_is_no_workloads_and_not_there_is_said_to_be_so() {
+    let (_directory, path) = file(&format!("{SERVICE}---\n{RULE}---\n{ENTRY}"));
+    let to = ["--config", &path, "--to", "10.96.0.10:19000", "-o", "json"];
+    let explain = |cgroup| redirector(&[&["explain", "--from-cgroup", cgroup], &to[..]].concat());
+    let said = explain("/no/such.slice").json()["notes"].to_string();
+    assert!(said.contains("has the cgroup /no/such.slice, which is not there"), "{said}");
+}
+
+#[test]
 fn documents_come_from_standard_input_and_directories_too() {
     use std::io::Write;
     let (directory, _) = file(SERVICE);

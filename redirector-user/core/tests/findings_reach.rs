@@ -38,6 +38,23 @@ fn rules_that_the_workloads_of_their_gateway_do_not_see_are_told() {
     }
 }
 
+/// With more matches above it than may be compared one by one.
+#[test]
+fn a_dead_rule_is_told_whatever_the_number_of_rules_above_it() {
+    let rule = |conditions: &str| {
+        format!("{{match: [{{{conditions}}}], route: [{{destination: {{host: shop}}}}]}}")
+    };
+    let mut rules: Vec<String> = (1..=7000).map(|port| rule(&format!("port: {port}"))).collect();
+    rules.push(rule("port: 6543, sourceNamespace: web"));
+    let rules = rules.join(", ");
+    let spec = format!("{{hosts: [shop], gateways: [edge], tcp: [{rules}]}}");
+    let text = service("a/shop", "10.96.0.1", "") + &virtual_service("a/v", &spec);
+    assert_eq!(
+        places(&report(&text), &["RD4004"]),
+        ["RD4004 VirtualService/a/v spec.tcp[7000].match[0]"]
+    );
+}
+
 #[test]
 fn namespaces_that_do_not_exist_are_told_where_something_is_exported_to_them() {
     let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";

@@ -63,6 +63,16 @@ impl KernelArgs {
 
     /// What the daemon answers. `without` says why none will not do.
     pub fn ask(&self, request: &Request, without: &str) -> Result<Response, Failure> {
+        self.ask_for(request, without, PATIENCE)
+    }
+
+    /// The same, and waits no longer than this.
+    pub fn ask_for(
+        &self,
+        request: &Request,
+        without: &str,
+        patience: Duration,
+    ) -> Result<Response, Failure> {
         let state = self.state();
         if state.daemon().is_none() {
             // Where nothing is loaded there is nothing to ask about, either.
@@ -72,10 +82,12 @@ impl KernelArgs {
             ));
         }
         let socket = state.control_socket();
-        let response = control::ask(&socket, request, PATIENCE).map_err(|error| {
+        let response = control::ask(&socket, request, patience).map_err(|error| {
             let socket = socket.display();
             let error = match error.kind() {
-                ErrorKind::WouldBlock => format!("not within {} seconds", PATIENCE.as_secs()),
+                ErrorKind::WouldBlock => {
+                    format!("not within {}", humantime::format_duration(patience))
+                }
                 _ => error.to_string(),
             };
             Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}")).help(
@@ -200,7 +212,7 @@ impl KernelArgs {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The same where there is something to say without one.
-const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+pub const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known of a daemon.
 #[derive(Debug)]

@@ -363,8 +363,9 @@ async fn reply(stream: &mut tokio::io::BufReader<Stream>, response: &Response) -
 
 /// Asks the daemon that listens at `path`, and waits so long for its answer.
 pub fn ask(path: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = rights::knock(path)?;
     stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;

@@ -1,7 +1,7 @@
 //! The relay's process, as the daemon has it.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Settings;
@@ -368,7 +366,7 @@ pub fn status_at(door: &Path) -> io::Result<Option<Status>> {
     match frame::receive(&link, PATIENCE) {
         Ok((Answer::Status(status), _)) => Ok(Some(*status)),
         Ok(_) => Err(io::Error::other("it answers something else")),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
             Err(io::Error::other(format!("not within {} seconds", PATIENCE.as_secs())))
         }
         Err(error) => Err(error),
@@ -381,24 +379,21 @@ pub fn status_at(door: &Path) -> io::Result<Option<Status>> {
 ///
 /// When somebody is, and does not let anybody in.
 fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match connect(&socket, &SocketAddrUnix::new(door)?) {
-        Ok(()) => {}
-        // Its queue is full: a socket that waits would wait for ever.
-        Err(Errno::AGAIN) => return Err(Errno::AGAIN.into()),
+    match rights::knock(door) {
+        Ok(link) => Ok(Some(link)),
         // Nobody has been there, or nobody is there any more.
-        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
-    let link = UnixStream::from(socket);
-    link.set_nonblocking(false)?;
-    Ok(Some(link))
 }
 
 /// Whether the other end was closed.
 fn hangs_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 

@@ -29,6 +29,7 @@ mod rules;
 mod served;
 mod server_names;
 mod services;
+mod shadows;
 mod unreached;
 mod virtual_services;
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::facts::Facts;
+use super::shadows::shadowed;
 use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::codes::{differences, l7};
@@ -14,7 +15,7 @@ use crate::diag::{Diagnostic, nearest};
 use crate::model::{L4Match, RuleList, TcpRule};
 use crate::names::{MESH, complete_gateway};
 use crate::registry::{Protocol, Service, ServiceKind};
-use crate::rules::{Block, Rule, RuleSet, is_everything};
+use crate::rules::{Block, RuleSet, is_everything};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for set in facts.book.sets() {
@@ -35,8 +36,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 conditions(facts, &bound, &block.l4, &path, &mut report);
             }
         }
-        shadows(facts, &set.tcp, &mut report);
-        shadows(facts, &set.tls, &mut report);
+        shadowed(facts, &set.tcp, &mut report);
+        shadowed(facts, &set.tls, &mut report);
         for list in [RuleList::Tcp, RuleList::Tls] {
             if set.has_for_mesh(list) {
                 ports(&bound, list, &mut report);
@@ -103,7 +104,7 @@ fn conditions(
 }
 
 /// Whether Istio leaves a subnet out: whatever its length, one of 0.0.0.0 is "any" there.
-fn is_any_to_istio(subnet: &IpNet) -> bool {
+pub(super) fn is_any_to_istio(subnet: &IpNet) -> bool {
     matches!(subnet, IpNet::V4(subnet) if subnet.network().is_unspecified())
 }
 
@@ -358,98 +359,6 @@ fn useless_subnets(index: usize, blocks: &[Block], report: &mut Report<'_>) {
                 ),
             );
         }
-    }
-}
-
-/// Matches that rules above take everything from.
-fn shadows(facts: &Facts<'_>, rules: &[Rule], report: &mut Report<'_>) {
-    let mut above: Vec<(usize, &Block)> = Vec::new();
-    for (i, rule) in rules.iter().enumerate() {
-        // What stands below a rule without match admission has told.
-        if rule.blocks.is_empty() {
-            return;
-        }
-        for (j, block) in rule.blocks.iter().enumerate() {
-            if !facts.spend(above.len() * block.server_names().len().max(1)) {
-                return;
-            }
-            let path = format!("{}.match[{j}]", rule.id.path());
-            match rule.id.list {
-                RuleList::Tls => shadowed_names(&above, block, &path, report),
-                RuleList::Tcp | RuleList::Http => shadowed(&above, block, &path, report),
-            }
-        }
-        above.extend(rule.blocks.iter().map(|block| (i, block)));
-    }
-}
-
-/// Server names that a wider one above takes: Envoy would take the most specific.
-fn shadowed_names(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
-    for (k, name) in block.server_names().iter().enumerate() {
-        let wider = above.iter().find_map(|(n, other)| Some((n, block.wider_name(name, other)?)));
-        let Some((n, wide)) = wider else { continue };
-        report.add(
-            format!("{path}.sniHosts[{k}]"),
-            Diagnostic::new(
-                &differences::SHADOWED_NAME,
-                format!(
-                    "{name} is covered by {wide} of rule {n} of the list (counted from 0), which \
-                     stands first and wins; Istio would use the more specific name"
-                ),
-            )
-            .help("move the rule with the narrower name above: then both agree"),
-        );
-    }
-}
-
-fn shadowed(above: &[(usize, &Block)], block: &Block, path: &str, report: &mut Report<'_>) {
-    // What is written twice is already reported by its own code.
-    if above.iter().any(|(_, other)| *other == block) {
-        return;
-    }
-    let whole = above.iter().find(|(_, other)| other.subnets().is_empty() && block.implies(other));
-    if let Some((n, _)) = whole {
-        report.add(
-            path,
-            Diagnostic::new(
-                &differences::DEAD_RULE,
-                format!(
-                    "rule {n} of the list (counted from 0) takes everything that this match does"
-                ),
-            )
-            .help("the first matching rule wins: move the more general one below"),
-        );
-        return;
-    }
-    for (k, net) in block.subnets().iter().enumerate() {
-        let Some((n, outer)) = above
-            .iter()
-            .filter(|(_, other)| block.implies_within(Some(net), other))
-            .find_map(|(n, other)| Some((n, other.subnets().iter().find(|o| o.contains(net))?)))
-        else {
-            continue;
-        };
-        let finding = if outer == net {
-            Diagnostic::new(
-                &differences::REPEATED_SUBNET,
-                format!(
-                    "{net} stands in rule {n} of the list (counted from 0) already, which wins; in \
-                     Istio Envoy rejects the listener"
-                ),
-            )
-        } else {
-            let wins = format!(
-                "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands first \
-                 and wins"
-            );
-            let (istio, both) = match is_any_to_istio(net) {
-                true => ("", ""),
-                false => ("; Istio would use the longer prefix", ": then both agree"),
-            };
-            Diagnostic::new(&differences::SHADOWED_SUBNET, wins + istio)
-                .help(format!("move the narrower rule above the wider one{both}"))
-        };
-        report.add(format!("{path}.destinationSubnets[{k}]"), finding);
     }
 }
 

@@ -30,8 +30,7 @@ pub(super) fn compare(
         found.differs("rule", rule, rule_of(got));
     }
     if let Some(passthrough) = expected.passthrough
-        && (got.verdict == VerdictWord::Undecided
-            || passthrough != (got.verdict == VerdictWord::Passthrough))
+        && (got.is_undecided() || passthrough != (got.verdict == VerdictWord::Passthrough))
     {
         let what = if passthrough { "passed through" } else { "not passed through" };
         found.differs("passthrough", what, verdict_of(got));
@@ -47,7 +46,7 @@ pub(super) fn compare(
         }
     }
     if let Refused::Share(share) = expected.refused
-        && !expected.within.equal(share, got.refused_share)
+        && !expected.within.equal(share, got.refused_for_good())
     {
         let mut what = format!("{} refused", percent(share));
         if share == 0.0 {
@@ -103,10 +102,10 @@ fn rule_of(got: &Explanation) -> String {
 
 fn verdict_of(got: &Explanation) -> &'static str {
     match got.verdict {
+        _ if got.is_undecided() => "undecided until names are resolved",
         VerdictWord::Route => "routed",
         VerdictWord::Passthrough => "passed through",
         VerdictWord::Refuse => "refused",
-        VerdictWord::Undecided => "undecided until names are resolved",
     }
 }
 
@@ -117,8 +116,8 @@ fn refusal_of(got: &Explanation) -> String {
     });
     let refused: Vec<String> = refused.collect();
     match refused.as_slice() {
-        [] => format!("{} refused", percent(got.refused_share)),
-        _ => format!("{} refused ({})", percent(got.refused_share), refused.join("; ")),
+        [] => format!("{} refused", percent(got.refused_for_good())),
+        _ => format!("{} refused ({})", percent(got.refused_for_good()), refused.join("; ")),
     }
 }
 
@@ -223,7 +222,7 @@ fn compare_same(
 /// Everything that can become of a connection, and how often it does.
 fn outcome_of(got: &Explanation) -> BTreeMap<String, f64> {
     let mut outcome = BTreeMap::new();
-    if got.verdict == VerdictWord::Passthrough {
+    if got.verdict == VerdictWord::Passthrough && !got.is_undecided() {
         outcome.insert("passed through".to_owned(), 1.0);
         return outcome;
     }
@@ -231,7 +230,7 @@ fn outcome_of(got: &Explanation) -> BTreeMap<String, f64> {
         *outcome.entry(format!("to {one}")).or_default() += one.share;
     }
     outcome.extend(endpoints_of(got).iter().map(|(address, share)| (address.to_string(), *share)));
-    outcome.insert("refused".to_owned(), got.refused_share);
+    outcome.insert("refused".to_owned(), got.refused_for_good());
     outcome.insert("undecided".to_owned(), got.undecided_share);
     outcome
 }

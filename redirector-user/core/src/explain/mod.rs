@@ -130,9 +130,10 @@ pub struct Explanation {
     pub destinations: Vec<DestinationView>,
     /// The share of all connections that each endpoint gets, six decimals.
     pub endpoints: BTreeMap<String, f64>,
-    /// The share of all connections that is refused.
+    /// The share of all connections that is refused, also where only until names are resolved.
     pub refused_share: f64,
-    /// The share of all connections that is decided when names are resolved.
+    /// The share of all connections that is decided when names are resolved. Until then a
+    /// rule's connections are refused, and all others left as they are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub undecided_share: f64,
     /// These names.
@@ -149,18 +150,17 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// What happens for as long as its names are not resolved.
-    pub fn until_names_are_resolved(&mut self) {
-        let ruled = !self.destinations.is_empty();
-        if ruled {
-            self.refused_share = shares::rounded(self.refused_share + self.undecided_share);
+    /// Whether nothing is routed until names are resolved.
+    pub fn is_undecided(&self) -> bool {
+        self.verdict != VerdictWord::Route && self.undecided_share > 0.0
+    }
+
+    /// The share of all connections that is refused whatever names resolve to.
+    pub fn refused_for_good(&self) -> f64 {
+        match self.verdict {
+            VerdictWord::Passthrough => 0.0,
+            _ => shares::rounded(self.refused_share - self.undecided_share),
         }
-        self.undecided_share = 0.0;
-        self.verdict = match self.verdict {
-            VerdictWord::Undecided if ruled => VerdictWord::Refuse,
-            VerdictWord::Undecided => VerdictWord::Passthrough,
-            verdict => verdict,
-        };
     }
 }
 
@@ -191,9 +191,6 @@ pub enum VerdictWord {
     Passthrough,
     /// It is refused.
     Refuse,
-    /// It is decided when names are resolved. Until then a rule's connections are
-    /// refused, and all others left as they are.
-    Undecided,
 }
 
 /// Who handles a connection.

@@ -46,7 +46,8 @@ pub(super) fn fill(
         });
         let total: u128 = endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum();
         if total == 0 {
-            *(if unresolved.is_empty() { &mut refused } else { &mut undecided }) += share;
+            refused += share;
+            undecided += if unresolved.is_empty() { 0.0 } else { share };
             continue;
         }
         let standing_by = endpoints.iter().filter(|endpoint| endpoint.weight == 0).count();
@@ -81,15 +82,12 @@ pub(super) fn fill(
     explanation.verdict = match verdict {
         Verdict::Pass => VerdictWord::Passthrough,
         Verdict::Refuse => VerdictWord::Refuse,
-        Verdict::Route(_) if explanation.endpoints.is_empty() && undecided > 0.0 => {
-            VerdictWord::Undecided
-        }
         Verdict::Route(_) if explanation.endpoints.is_empty() => VerdictWord::Refuse,
         Verdict::Route(_) => VerdictWord::Route,
     };
     match explanation.verdict {
         VerdictWord::Passthrough => explanation.endpoints.clear(),
         VerdictWord::Refuse => explanation.refused_share = 1.0,
-        VerdictWord::Route | VerdictWord::Undecided => {}
+        VerdictWord::Route => {}
     }
 }

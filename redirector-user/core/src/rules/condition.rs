@@ -230,6 +230,9 @@ impl fmt::Display for Bare {
     }
 }
 
+/// A port, a namespace and a label that a block asks for, as far as it does.
+pub(crate) type Anchor<'b> = (Option<u16>, Option<&'b str>, Option<(&'b str, &'b str)>);
+
 /// A match block: all of its conditions must hold. What does not depend on the
 /// client stands first, so that no client is asked in vain.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -327,6 +330,48 @@ impl Block {
             }
         }
         Some(Self { conditions: conditions.into() })
+    }
+
+    /// What every block has that [implies](Self::implies) this one.
+    pub(crate) fn anchor(&self) -> Anchor<'_> {
+        let mut anchor = Anchor::default();
+        for condition in &self.conditions {
+            match condition {
+                Condition::Port(port) => anchor.0 = Some(*port),
+                Condition::SourceNamespace(namespace) => anchor.1 = Some(namespace),
+                Condition::SourceLabels(labels) => anchor.2 = labels.iter().next(),
+                _ => {}
+            }
+        }
+        anchor
+    }
+
+    /// All that the [`anchor`](Self::anchor) of a block can be that this one implies.
+    pub(crate) fn anchors(&self) -> Vec<Anchor<'_>> {
+        let mut anchors = vec![Anchor::default()];
+        for condition in &self.conditions {
+            let more: Vec<Anchor<'_>> = match condition {
+                Condition::Port(port) => anchors
+                    .iter()
+                    .map(|(_, namespace, label)| (Some(*port), *namespace, *label))
+                    .collect(),
+                Condition::SourceNamespace(namespace) => anchors
+                    .iter()
+                    .map(|(port, _, label)| (*port, Some(&**namespace), *label))
+                    .collect(),
+                Condition::SourceLabels(labels) => {
+                    let with = |label| {
+                        anchors
+                            .iter()
+                            .map(move |(port, namespace, _)| (*port, *namespace, Some(label)))
+                    };
+                    labels.iter().flat_map(with).collect()
+                }
+                _ => continue,
+            };
+            anchors.extend(more);
+        }
+        anchors
     }
 
     /// Whether `other` holds whenever this does.
@@ -518,6 +563,7 @@ mod tests {
             let (holds_a, holds_b) = (holds(&a), holds(&b));
             if a.implies(&b) {
                 prop_assert!(holds_a.iter().zip(&holds_b).all(|(a, b)| !a || *b), "{a:?} {b:?}");
+                prop_assert!(a.anchors().contains(&b.anchor()), "{a:?} {b:?}");
             }
         }
 

@@ -20,8 +20,8 @@ mod walk;
 
 pub(crate) use book::{Rule, RuleBook, RuleSet, in_order};
 pub(crate) use claims::{Claim, ClaimKind, Claims, claimed, left_out, places};
+pub(crate) use condition::{Anchor, Dial, ServerName, is_everything};
 pub use condition::{Block, Condition};
-pub(crate) use condition::{Dial, ServerName, is_everything};
 pub use destination::Lacks;
 pub(crate) use destination::{Named, named, subsets_resolve};
 pub use servers::{Mode, relays};

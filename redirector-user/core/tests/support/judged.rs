@@ -239,12 +239,8 @@ pub fn expected(outcome: &Outcome) -> Shares {
 pub fn told(answer: &Explanation) -> Shares {
     Shares {
         endpoints: answer.endpoints.clone(),
-        // What is decided when names are resolved is refused until then; without a
-        // rule it is passed.
-        refused: answer.refused_share
-            + if answer.destinations.is_empty() { 0.0 } else { answer.undecided_share },
-        passed: answer.verdict == VerdictWord::Passthrough
-            || (answer.verdict == VerdictWord::Undecided && answer.destinations.is_empty()),
+        refused: answer.refused_share,
+        passed: answer.verdict == VerdictWord::Passthrough,
     }
 }
 

@@ -169,11 +169,23 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
         }
         _ => QuerySource::Unknown,
     };
+    let nowhere = args.source.from_cgroup.as_ref().filter(|_| source == QuerySource::Unknown);
     let (destination, others) =
         dialled(&registry, &source, &args.to).map_err(explain::Error::from)?;
     let query = Query { source, destination, gateway: gateway(args), sni: args.sni.clone() };
     let mut explanation = explain_with(&world, &registry, &query).map_err(explain::Error::from)?;
     explanation.notes.extend(others);
+    if let Some(path) = nowhere {
+        let also = match Process::of_cgroup(path) {
+            Ok(_) => "",
+            Err(_) => ", which is not there on this machine either",
+        };
+        explanation.notes.push(format!(
+            "no workload of the documents has the cgroup {}{also}: this is what callers in no known \
+             workload get",
+            path.display()
+        ));
+    }
     if explanation.frontend.as_ref().is_some_and(|frontend| frontend.name.is_some()) {
         explanation.notes.push(format!(
             "if {} is the node's own, which documents do not say, it is left as it is",

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use redirector_core::layout::Layout;
 use serde::Serialize;
 
-use super::kernel::KernelArgs;
+use super::kernel::{KernelArgs, REPORT_PATIENCE};
 use super::{Common, Context, Exit, Failure, Format};
 use crate::daemon::control::Request;
 use crate::datapath::{self, Flows};
@@ -57,6 +57,12 @@ const RENEWAL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let begun = Instant::now();
+    // How long the daemon is waited for, where it is not for as long as this takes.
+    let patience = || {
+        let left = args.r#for.map(|time| time.saturating_sub(begun.elapsed()));
+        left.map_or(REPORT_PATIENCE, |left| left.clamp(LOOK, REPORT_PATIENCE))
+    };
     let datapath = args.kernel.open()?;
     let mut flows = datapath.flows()?;
     let follow = args.follow || args.r#for.is_some();
@@ -73,7 +79,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     flows.rewind(u64::MAX);
     let mut before: Vec<Told> = read(&mut flows, &mut stories, &args.filter);
     let mut gateways = Gateways::default();
-    let through = gateways.read(&args.kernel, if follow { LEASE } else { Duration::ZERO });
+    let through =
+        gateways.read(&args.kernel, patience(), if follow { LEASE } else { Duration::ZERO });
     before.extend(through.into_iter().filter(|told| args.filter.takes(told)));
     before.sort_by_key(|told| told.at);
     let lost = flows.lost();
@@ -94,13 +101,13 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     }
     drop(datapath);
 
-    let begun = Instant::now();
     let mut renewed: Option<Instant> = None;
     loop {
         if renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
             // First of all, so that how it ends is told of the first that is told, too.
             let request = Request::Follow { seconds: LEASE.as_secs() };
-            if let Err(failure) = args.kernel.ask(&request, "so it is not told how they end")
+            if let Err(failure) =
+                args.kernel.ask_for(&request, "so it is not told how they end", patience())
                 && renewed.is_none()
             {
                 context.note(&format!("note: {}", failure.message));
@@ -111,7 +118,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
                 // Who may only look has the daemon do it.
                 Err(datapath::Error::Privilege { .. }) => {
                     let request = Request::Tell { seconds: LEASE.as_secs() };
-                    args.kernel.ask(&request, "and who may only look cannot have it told")?;
+                    let without = "and who may only look cannot have it told";
+                    args.kernel.ask_for(&request, without, patience())?;
                 }
                 done => done?,
             }
@@ -120,7 +128,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         }
         let mut told = read(&mut flows, &mut stories, &args.filter);
         if gateways.is_time() {
-            let through = gateways.read(&args.kernel, LEASE).into_iter();
+            let through = gateways.read(&args.kernel, patience(), LEASE).into_iter();
             told.extend(through.filter(|told| args.filter.takes(told)));
             told.sort_by_key(|told| told.at);
         }
@@ -157,11 +165,11 @@ impl Gateways {
         self.next.is_none_or(|next| next <= Instant::now())
     }
 
-    /// What was told since the last time: nothing where no daemon runs. There is more for
-    /// so long.
-    fn read(&mut self, kernel: &KernelArgs, time: Duration) -> Vec<Told> {
+    /// What was told since the last time: nothing where no daemon answers in time. There is
+    /// more for so long.
+    fn read(&mut self, kernel: &KernelArgs, patience: Duration, time: Duration) -> Vec<Told> {
         let request = Request::Through { after: self.last, seconds: time.as_secs() };
-        let answer = kernel.ask(&request, "");
+        let answer = kernel.ask_for(&request, "", patience);
         // A daemon that is away is not looked for all the time.
         let wait = if answer.is_ok() { ASK } else { RENEWAL };
         self.next = Some(Instant::now() + wait);
