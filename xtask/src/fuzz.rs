@@ -29,8 +29,13 @@ pub struct Args {
     seconds: u64,
 }
 
-/// The package of the targets: each file of its `targets` directory is one.
+/// The package of the targets.
 const PACKAGE: &str = "redirector-fuzz";
+
+/// Its directories with a file for each: those of the core, and those that need the daemon
+/// built for them, which its feature of that name asks for.
+const CORE: &str = "targets";
+const DAEMON: &str = "daemon";
 
 /// The cargo profile: see the workspace's Cargo.toml.
 const PROFILE: &str = "fuzz";
@@ -54,12 +59,12 @@ const LONGEST: u32 = 16 * 1024;
 /// `cargo xtask fuzz [TARGET...]`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(Purpose::Test)?;
-    let all = targets()?;
+    let all = targets(&[CORE, DAEMON])?;
     if let Some(unknown) = args.targets.iter().find(|name| !all.contains(name)) {
         bail!("there is no fuzz target `{unknown}`; there are: {}", all.join(", "));
     }
     let chosen = if args.targets.is_empty() { all } else { args.targets.clone() };
-    build()?;
+    build(&["--features", DAEMON])?;
     let mut good = true;
     for name in chosen {
         println!("==> {name}, {} s", args.seconds);
@@ -75,10 +80,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All targets, for `seconds` each, as a layer of tests.
+/// All targets of the core, for `seconds` each, as a layer of tests.
 pub fn layer(selection: &Selection, seconds: u64, layer: &mut Layer) -> Result<()> {
-    build()?;
-    let names = targets()?;
+    build(&[])?;
+    let names = targets(&[CORE])?;
     // Side by side: each of them is busy on one processor.
     thread::scope(|scope| {
         let wanted = names.iter().filter(|name| selection.has(name));
@@ -90,16 +95,18 @@ pub fn layer(selection: &Selection, seconds: u64, layer: &mut Layer) -> Result<(
     })
 }
 
-/// The names of all targets, sorted.
-fn targets() -> Result<Vec<String>> {
-    let dir = root().join("tests/fuzz/targets");
+/// The names of all targets of these directories, sorted.
+fn targets(directories: &[&str]) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in dir.read_dir().with_context(|| format!("cannot list {}", dir.display()))? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "rs")
-            && let Some(name) = file.file_stem()
-        {
-            names.push(name.to_string_lossy().into_owned());
+    for directory in directories {
+        let dir = root().join("tests/fuzz").join(directory);
+        for entry in dir.read_dir().with_context(|| format!("cannot list {}", dir.display()))? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "rs")
+                && let Some(name) = file.file_stem()
+            {
+                names.push(name.to_string_lossy().into_owned());
+            }
         }
     }
     names.sort();
@@ -110,12 +117,13 @@ fn build_dir() -> PathBuf {
     target().join("fuzz")
 }
 
-fn build() -> Result<()> {
+fn build(features: &[&str]) -> Result<()> {
     command::run(
         cargo()
             .args(["build", "--profile", PROFILE, "--package", PACKAGE, "--target", TRIPLE])
             .arg("--target-dir")
             .arg(build_dir())
+            .args(features)
             .env("RUSTFLAGS", INSTRUMENTATION)
             .env_remove("CARGO_ENCODED_RUSTFLAGS"),
     )

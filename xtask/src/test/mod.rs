@@ -57,7 +57,7 @@ enum Name {
     Kernel,
     /// The reference document, played against this machine's kernel
     Demo,
-    /// Coverage-guided fuzzing of all targets at once: seconds, or minutes with --all
+    /// Coverage-guided fuzzing of the core at once: seconds, or minutes with --all
     Fuzz,
     /// What is computed step by step against the whole: 100,000 edits, and those of 100,000 rules,
     /// optimised
