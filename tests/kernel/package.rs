@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
+use redirector_tests::figure;
 use redirector_tests::machine::{GIVEN, Machine};
 use redirector_tests::page::steps;
 
@@ -50,6 +52,7 @@ fn assert_same(machine: &Machine, before: &BTreeSet<String>) {
 fn package_page_of_installation_works_as_printed_and_leaves_nothing() {
     let machine = boot("page", &packages());
     let before = everything(&machine);
+    let begun = Instant::now();
     let page = include_str!("../../docs/install.md");
     let mut transcript = Vec::new();
     for step in steps(page, "## A machine in ten minutes") {
@@ -61,6 +64,9 @@ fn package_page_of_installation_works_as_printed_and_leaves_nothing() {
         step.compare(&format!("{}{}", answer.out, answer.err))
             .unwrap_or_else(|why| panic!("{why}"));
         follow(&machine, &step.command);
+        if step.command.starts_with("systemctl enable") {
+            figure!("from the package to the canary of one unit: {:.1?}", begun.elapsed());
+        }
     }
     // `cargo xtask pictures` shows it.
     let transcript = serde_json::to_string(&transcript).expect("text");

@@ -2,7 +2,7 @@
 //! nothing else.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -34,15 +34,22 @@ pub fn build(args: &Args) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => static_binary::build(arch, false)?,
     };
-    let mut build = buildah(&binary, arch, &args.tag, &args.buildah)?;
+    let mut build = buildah(&binary, arch, &args.tag, &args.buildah, &[])?;
     run(&mut build)
         .with_context(|| format!("`{}` made no image (apt-get install buildah)", shown(&build)))?;
     println!("{}", args.tag);
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command that puts a static binary into an image of that name.
-pub fn buildah(binary: &Path, arch: Arch, tag: &str, arguments: &[String]) -> Result<Command> {
+/// The command that puts a static binary into an image of that name. The arguments are of
+/// buildah, the options of its building.
+pub fn buildah(
+    binary: &Path,
+    arch: Arch,
+    tag: &str,
+    arguments: &[String],
+    options: &[&str],
+) -> Result<Command> {
     let context = target().join("image-context");
     std::fs::create_dir_all(&context)?;
     std::fs::copy(binary, context.join("redirector"))
@@ -50,8 +57,27 @@ pub fn buildah(binary: &Path, arch: Arch, tag: &str, arguments: &[String]) -> Re
     let mut build = Command::new("buildah");
     build
         .args(arguments)
-        .args(["bud", "--arch", arch.debian(), "--tag", tag, "--file"])
+        .args(["bud", "--arch", arch.debian(), "--tag", tag])
+        .args(options)
+        .arg("--file")
         .arg(root().join("deploy/Containerfile"))
         .arg(&context);
     Ok(build)
+}
+
+/// Writes the image of a static binary as a file that `docker load`, `podman load` and
+/// `kind load image-archive` read. It is the same for the same binary and `epoch`, seconds
+/// since 1970.
+pub fn archive(binary: &Path, arch: Arch, tag: &str, epoch: &str, file: &Path) -> Result<()> {
+    // Storage of its own: no image of the user's is touched, and none is left.
+    let store = target().join("package/images");
+    let path = |name: &str| store.join(name).to_string_lossy().into_owned();
+    let mut arguments = vec!["--storage-driver".to_owned(), "vfs".to_owned()];
+    arguments.extend(["--root".to_owned(), path("root"), "--runroot".to_owned(), path("run")]);
+    let options = ["--quiet", "--timestamp", epoch];
+    run(buildah(binary, arch, tag, &arguments, &options)?.stdout(Stdio::null()))?;
+    let mut push = Command::new("buildah");
+    push.args(&arguments).args(["push", "--quiet", tag]);
+    run(push.arg(format!("docker-archive:{}:{tag}", file.display())))?;
+    std::fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
 }

@@ -53,7 +53,7 @@ enum Task {
     Bench(bench::Args),
     /// Builds the container image: a static binary and nothing else
     Image(image::Args),
-    /// Builds packages: .deb, .rpm and an archive, with checksums and bills of materials
+    /// Builds packages: .deb, .rpm, an archive and the image, with checksums and bills of materials
     Package(package::Args),
     /// Prints what the changelog says of a version, for the page of its release
     Notes(package::notes::Args),
@@ -114,16 +114,12 @@ mod tests {
             if words == ["--version"] {
                 continue;
             }
-            let words = words.into_iter().map(|word| match word {
-                "$arch" => "aarch64",
-                other => other,
-            });
             if let Err(error) = super::Cli::try_parse_from(["cargo xtask"].into_iter().chain(words))
             {
                 panic!("{call}: {error}");
             }
             calls += 1;
         }
-        assert!(calls >= 3, "{calls}");
+        assert!(calls >= 2, "{calls}");
     }
 }

@@ -2,12 +2,13 @@
 //! statically, and so for every distribution.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::command::run;
-use crate::cross::{self, Toolchain};
+use crate::cross;
 use crate::workspace::{cargo, target};
 
 /// What processors it is for.
@@ -56,24 +57,25 @@ impl Arch {
 /// Links the program statically, whatever else it is linked with.
 const STATIC: &str = "-C target-feature=+crt-static";
 
+/// A cargo that compiles for that architecture, and links statically. The target has to be
+/// named to it, even where it is the host's: flags would reach build scripts and macros.
+pub fn cargo_for(arch: Arch, more: &str) -> Result<Command> {
+    let flags = [STATIC, more].join(" ");
+    if arch == Arch::host()? {
+        let mut cargo = cargo();
+        cargo.env("RUSTFLAGS", flags.trim());
+        Ok(cargo)
+    } else if arch == Arch::Aarch64 {
+        cross::compiling(flags.trim())?.with_context(cross::missing)
+    } else {
+        bail!("programs for {} are built on such machines only", arch.name());
+    }
+}
+
 /// Builds it; gives back its path. With `audited` it holds the list of the crates that it
 /// is made of, which `cargo audit` reads.
 pub fn build(arch: Arch, audited: bool) -> Result<PathBuf> {
-    let mut cargo = if arch == Arch::host()? {
-        let mut cargo = cargo();
-        cargo.env("RUSTFLAGS", STATIC);
-        cargo
-    } else if arch == Arch::Aarch64 {
-        let toolchain = Toolchain::find()?.with_context(|| {
-            let triple = arch.triple();
-            format!("no standard library for {triple}; try `rustup target add {triple}`")
-        })?;
-        let mut cargo = toolchain.with_flags(STATIC);
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
-        cargo
-    } else {
-        bail!("programs for {} are built on such machines only", arch.name());
-    };
+    let mut cargo = cargo_for(arch, "")?;
     // A directory of its own: the flags would rebuild everything else.
     let directory = target().join("image");
     if audited {
@@ -84,7 +86,6 @@ pub fn build(arch: Arch, audited: bool) -> Result<PathBuf> {
         // What a backtrace needs for names stays.
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
         .args(["build", "--release", "-p", "redirector-user", "--bin", "redirector"])
-        // Named, so that the flags do not reach build scripts and macros.
         .args(["--target", arch.triple()]);
     run(&mut cargo)?;
     Ok(directory.join(arch.triple()).join("release/redirector"))

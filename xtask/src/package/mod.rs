@@ -1,4 +1,4 @@
-//! `cargo xtask package`: everything that a release consists of, apart from the image.
+//! `cargo xtask package`: everything that a release consists of.
 //!
 //! What a package installs lies in one [tree](tree), as it will lie on the machine:
 //! the .deb, the .rpm and the archive are three wrappings of it.
@@ -27,7 +27,8 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-/// Makes the packages of each architecture, their bills of materials, and the checksums.
+/// Makes packages and image of each architecture, their bills of materials, and the
+/// checksums.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(Purpose::Release)?;
     let host = Arch::host()?;
@@ -41,6 +42,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let program = if arch == host { ours.clone() } else { static_binary::build(arch, true)? };
         let packages = Packages { arch, program, version: version().to_owned() };
         packages.make(&ours, &output)?;
+        let tag = format!("localhost/redirector:{}", version());
+        let file = format!("redirector-{}-image-{}.tar", version(), arch.name());
+        crate::image::archive(&packages.program, arch, &tag, &epoch()?, &output.join(file))?;
         bill(arch, &output)?;
     }
     sums(&output)?;
@@ -68,16 +72,10 @@ pub struct Packages {
 impl Packages {
     /// Makes .deb, .rpm and archive. `ours` is the same program for this machine.
     pub fn make(&self, ours: &Path, output: &Path) -> Result<()> {
-        let Self { arch, program, version } = self;
-        // Where both tools look for what is built.
-        let place = target().join("package");
-        let tree = place.join(arch.triple()).join("release/tree");
-        tree::grow(&tree, program, ours)?;
-        let (place, epoch) = (place.to_string_lossy().into_owned(), epoch()?);
-        let mut deb = cargo();
-        deb.args(["deb", "--quiet", "--no-build", "--no-strip", "--package", "redirector-user"])
-            .args(["--target", arch.triple(), "--deb-version", version, "--output"])
-            .arg(output.join(format!("redirector_{version}_{}.deb", arch.debian())));
+        let Self { arch, version, .. } = self;
+        let tree = self.tree(ours)?;
+        self.deb(output, &[])?;
+        let (place, epoch) = (place().to_string_lossy().into_owned(), epoch()?);
         let mut rpm = cargo();
         rpm.args(["generate-rpm", "--package", "redirector-user", "--auto-req", "disabled"])
             .args(["--target", arch.triple(), "--target-dir", &place])
@@ -85,9 +83,7 @@ impl Packages {
             .args(["--payload-compress", "gzip"])
             .args(["--set-metadata", &format!("version = {version:?}"), "--output"])
             .arg(output.join(format!("redirector-{version}-1.{}.rpm", arch.name())));
-        for tool in [&mut deb, &mut rpm] {
-            call(tool.env("CARGO_TARGET_DIR", &place).env("SOURCE_DATE_EPOCH", &epoch))?;
-        }
+        call(rpm.env("CARGO_TARGET_DIR", &place).env("SOURCE_DATE_EPOCH", &epoch))?;
         let name = format!("redirector-{version}-linux-{}", arch.name());
         let mut archive = Command::new("tar");
         archive
@@ -101,6 +97,32 @@ impl Packages {
             .args(["--create", "."]);
         call(&mut archive)
     }
+
+    /// Makes the tree of what they install anew, where the tools look for it.
+    pub fn tree(&self, ours: &Path) -> Result<PathBuf> {
+        let tree = place().join(self.arch.triple()).join("release/tree");
+        tree::grow(&tree, &self.program, ours)?;
+        Ok(tree)
+    }
+
+    /// Makes the .deb of that tree, with further options of cargo-deb; gives back its path.
+    pub fn deb(&self, output: &Path, options: &[&str]) -> Result<PathBuf> {
+        let Self { arch, version, .. } = self;
+        let path = output.join(format!("redirector_{version}_{}.deb", arch.debian()));
+        let mut deb = cargo();
+        deb.args(["deb", "--quiet", "--no-build", "--no-strip", "--package", "redirector-user"])
+            .args(["--target", arch.triple(), "--deb-version", version])
+            .args(options)
+            .arg("--output")
+            .arg(&path);
+        call(deb.env("CARGO_TARGET_DIR", place()).env("SOURCE_DATE_EPOCH", epoch()?))?;
+        Ok(path)
+    }
+}
+
+/// Where both tools look for what is built.
+fn place() -> PathBuf {
+    target().join("package")
 }
 
 /// Makes it an empty directory.

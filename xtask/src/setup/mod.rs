@@ -223,7 +223,7 @@ fn needs() -> Vec<Need> {
         Need {
             name: "buildah",
             why: "the container image",
-            purposes: &[Purpose::All],
+            purposes: &[Purpose::All, Purpose::Release],
             found: || program("buildah"),
             remedies: vec![Remedy::Package("buildah")],
         },
@@ -257,6 +257,13 @@ fn needs() -> Vec<Need> {
             purposes: &[Purpose::All],
             found: || program("qemu-system-x86_64"),
             remedies: vec![Remedy::Package("qemu-system-x86")],
+        },
+        Need {
+            name: "qemu-system-aarch64",
+            why: "a virtual machine of 64-bit ARM",
+            purposes: &[Purpose::All],
+            found: || program("qemu-system-aarch64"),
+            remedies: vec![Remedy::Package("qemu-system-arm")],
         },
         Need {
             name: "busybox (static)",

@@ -46,7 +46,12 @@ fn clippy_driver() -> Result<PathBuf> {
 
 /// Compiles tests with this `cargo test` command; it shows its progress.
 pub fn tests(cargo: &mut Command) -> Result<Build> {
-    cargo.args(["--no-run", "--message-format=json"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    by(cargo.arg("--no-run"))
+}
+
+/// Compiles with this command of cargo, which runs nothing; it shows its progress.
+pub fn by(cargo: &mut Command) -> Result<Build> {
+    cargo.arg("--message-format=json").stdin(Stdio::null()).stdout(Stdio::piped());
     let shown = command::shown(cargo);
     let mut child = cargo.spawn().with_context(|| format!("cannot run `{shown}`"))?;
     let mut build = Build::default();

@@ -27,10 +27,10 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
         layer.single(Case { name: "image".into(), outcome, seconds: 0.0 });
         return Ok(());
     }
-    let binary = initramfs::binaries()?.join("redirector");
+    let binary = initramfs::binaries(Arch::host()?, true)?.program("redirector")?.to_owned();
     let engine = Engine::new()?;
     let begun = Instant::now();
-    let mut build = crate::image::buildah(&binary, Arch::host()?, IMAGE, &[])?;
+    let mut build = crate::image::buildah(&binary, Arch::host()?, IMAGE, &[], &[])?;
     command::stdout(build.envs(engine.env()))?;
     layer.single(Case::since(begun, "the image is built", Outcome::Passed));
     let mut environment = vec![("REDIRECTOR_TESTS_IMAGE".to_owned(), IMAGE.to_owned())];

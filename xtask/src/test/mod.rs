@@ -28,11 +28,11 @@ use table::{Layer, Report};
 #[derive(clap::Args)]
 pub struct Args {
     /// The layers to run, in the order given [default: all but edits, supply, image,
-    /// package and vm]
+    /// package, arm and vm]
     #[arg(value_enum)]
     layers: Vec<Name>,
     /// Everything, as continuous integration does: long lives of edits, the libraries' licences and
-    /// known faults, the image, the packages and the virtual machines, and minutes of fuzzing
+    /// known faults, the image, the packages, ARM and the virtual machines, and minutes of fuzzing
     /// instead of seconds
     #[arg(long)]
     all: bool,
@@ -68,12 +68,15 @@ enum Name {
     Image,
     /// The packages, installed on a fresh Debian with systemd
     Package,
+    /// Package, image and kernel tests on 64-bit ARM, in a virtual machine
+    Arm,
     /// Kernel tests and demo on other kernels, in virtual machines
     Vm,
 }
 
 /// The layers that only `--all` has.
-const LONG: [Name; 5] = [Name::Edits, Name::Supply, Name::Image, Name::Package, Name::Vm];
+const LONG: [Name; 6] =
+    [Name::Edits, Name::Supply, Name::Image, Name::Package, Name::Arm, Name::Vm];
 
 /// How long each target is fuzzed, in seconds: with `--all`, and without.
 const FUZZING: [u64; 2] = [90, 10];
@@ -94,6 +97,7 @@ impl Name {
             Self::Supply => supply::layer(selection, layer),
             Self::Image => image::layer(selection, layer),
             Self::Package => package::layer(selection, layer),
+            Self::Arm => aarch64::layer(selection, layer),
             Self::Vm => crate::vm::layer(selection, layer),
         }
     }
@@ -151,12 +155,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         some => some.to_vec(),
     };
     let purposes = chosen.iter().map(|name| match name {
-        Name::Image | Name::Package | Name::Vm => Purpose::All,
+        Name::Image | Name::Package | Name::Arm | Name::Vm => Purpose::All,
         Name::Supply => Purpose::Supply,
         _ => Purpose::Test,
     });
     setup::ensure(purposes.max().unwrap_or(Purpose::Test))?;
-    if chosen.contains(&Name::Package) {
+    if chosen.contains(&Name::Package) || chosen.contains(&Name::Arm) {
         setup::ensure(Purpose::Package)?;
     }
     let selection = Selection { all: args.all, only: args.only.clone() };
@@ -192,8 +196,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let [long, short] = FUZZING;
         println!(
             "--all adds: 100,000 edits and those of 100,000 rules, licences and known faults of \
-             libraries, the container image under podman, the packages on a fresh Debian, kernel tests and demo on Debian's 6.1 and \
-             6.12 kernels, {long} s of fuzzing each target instead of {short} s"
+             libraries, the container image under podman, the packages on a fresh Debian, package \
+             and kernel tests on 64-bit ARM, kernel tests and demo on Debian's 6.1 and 6.12 \
+             kernels, {long} s of fuzzing each target instead of {short} s"
         );
     }
     println!("{}", report.summary());

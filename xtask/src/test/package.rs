@@ -27,7 +27,7 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
         layer.single(Case { name: "packages".into(), outcome, seconds: 0.0 });
         return Ok(());
     }
-    let program = initramfs::binaries()?.join("redirector");
+    let program = initramfs::binaries(Arch::host()?, true)?.program("redirector")?.to_owned();
     let begun = Instant::now();
     let output = target().join("xtask/packages");
     package::clear(&output)?;

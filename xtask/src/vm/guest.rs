@@ -2,6 +2,7 @@
 //! runs what the host asked for, and reports over the second serial port.
 
 mod patched;
+mod programs;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -22,20 +23,25 @@ use crate::test::pool::{Event, Pool, Test};
 /// Set on the kernel's command line, which makes it an environment variable of
 /// the first process: what to run.
 pub const ORDERS: &str = "REDIRECTOR_GUEST";
+/// Set beside it: the device of the port over which results go.
+pub const RESULTS: &str = "REDIRECTOR_RESULTS";
 /// Where the kernel tests lie.
 pub const TESTS: &str = "/tests";
 /// Where modules of the kernel lie.
 pub const MODULES: &str = "/modules";
 /// Where sample configuration and demo lie.
 pub const DOCUMENTS: &str = "/deploy";
+/// Where the container image's files lie, on the machine that has them.
+pub const IMAGE: &str = "/image";
 /// Where the daemon's program lies.
 pub const REDIRECTOR: &str = "/bin/redirector";
 
 /// Where the recording build of the programs lies.
 pub const RECORDING_OBJECT: &str = "/lib/redirector-recording.bpf.o";
 
-/// By what tests divide their repetitions: emulated connections are slow.
-const SCALE: &str = "10";
+/// By what tests divide their repetitions: emulated connections are slow, and the slower
+/// the less the processor is like this one.
+const SCALE: &str = if cfg!(target_arch = "x86_64") { "10" } else { "40" };
 
 /// The suite of the demo.
 pub const DEMO: &str = "demo";
@@ -112,6 +118,7 @@ fn live() -> Result<()> {
         match layer {
             "demo" => play_demo(&mut host)?,
             "kernel" => run_tests(&mut host, words)?,
+            "programs" => programs::try_all(&mut host)?,
             other => bail!("unknown orders: {other}"),
         }
     }
@@ -189,13 +196,14 @@ fn shell() -> Result<()> {
     run(Command::new("setsid").args(["cttyhack", "sh"]))
 }
 
-/// The second serial port, in raw mode.
+/// The serial port that is not the console, in raw mode.
 struct Host(File);
 
 impl Host {
     fn connect() -> Result<Self> {
-        let port =
-            File::options().write(true).open("/dev/ttyS1").context("no second serial port")?;
+        let name = std::env::var(RESULTS).context("no port was named")?;
+        let port = File::options().write(true).open(format!("/dev/{name}"));
+        let port = port.with_context(|| format!("no serial port {name}"))?;
         // SAFETY: an all-zero termios is a valid value for tcgetattr to fill.
         let mut settings: libc::termios = unsafe { std::mem::zeroed() };
         // SAFETY: the descriptor is open and `settings` outlives the call.

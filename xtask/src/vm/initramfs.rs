@@ -5,76 +5,72 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::guest;
 use super::newc::Archive;
 use crate::command;
-use crate::test::{build, layers};
-use crate::workspace::{cargo, root, target, which};
+use crate::setup::debian::Packages;
+use crate::static_binary::{Arch, cargo_for};
+use crate::test::build::{self, Build};
+use crate::test::layers;
+use crate::workspace::{root, target, which};
 
-/// The target that static binaries are built for. It is named to cargo even
-/// where it is the host's, so that build scripts and macros stay dynamic.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The cargo profile: see the workspace's Cargo.toml.
-const PROFILE: &str = "vm";
+/// What busybox has less of, and where it lies: iproute2's knows network namespaces,
+/// util-linux' ends with what it has begun.
+const PROGRAMS: [(&str, &str); 2] = [("ip", "/sbin/ip"), ("unshare", "/bin/unshare")];
 
-/// Builds `xtask` and `redirector`, linked statically; gives back the directory
-/// that they are in.
-pub fn binaries() -> Result<PathBuf> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the virtual machines are x86_64, and so must be the machine that builds for them");
+/// The cargo profile of an architecture: see the workspace's Cargo.toml.
+pub const fn profile(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "vm",
+        Arch::Aarch64 => "arm",
     }
-    println!("building static binaries");
-    // Not by their packages: all have the features that the workspace has together, so
-    // that nothing is compiled twice.
-    command::run(static_build("build").args(["--bin", "xtask", "--bin", "redirector"]))?;
-    Ok(target().join("vm/build").join(TARGET).join(PROFILE))
+}
+
+/// Builds `xtask` and `redirector`, linked statically, and with them the kernel tests: one
+/// after the other they would have other features, and much would be compiled twice.
+pub fn binaries(arch: Arch, with_tests: bool) -> Result<Build> {
+    println!("building static binaries for {}", arch.name());
+    // Not by their packages: all have the features that the workspace has together.
+    let mut build = cargo_for(arch, "-C relocation-model=static")?;
+    build.args(["build", "--bin", "xtask", "--bin", "redirector"]);
+    if with_tests {
+        build.args(["--test", layers::KERNEL]);
+    }
+    let place = match arch {
+        Arch::X86_64 => "vm/build",
+        // Where lints have compiled some of it.
+        Arch::Aarch64 => "aarch64",
+    };
+    build
+        .args(["--profile", profile(arch), "--target", arch.triple(), "--target-dir"])
+        .arg(target().join(place));
+    build::by(&mut build)
 }
 
 /// Builds everything and writes the archive; gives back its path.
 pub fn build(with_tests: bool) -> Result<PathBuf> {
-    let binaries = binaries()?;
+    let build = binaries(Arch::X86_64, with_tests)?;
     let mut archive = Tree::default();
-    archive.copy(&binaries.join("xtask"), "/init")?;
-    archive.copy(&binaries.join("redirector"), guest::REDIRECTOR)?;
+    archive.copy(build.program("redirector")?, guest::REDIRECTOR)?;
     if with_tests {
-        archive.copy(&layers::recording_object()?, guest::RECORDING_OBJECT)?;
-        archive.surroundings()?;
-        // Where the tests were told at compile time that their program lies.
-        let program = binaries.join("redirector-under-test").to_string_lossy().into_owned();
-        archive.parent_of(&program);
-        archive.archive.symlink(&program, guest::REDIRECTOR);
-        let mut tests = static_build("test");
-        tests.args(["--test", layers::KERNEL]);
-        archive.copy(&build::tests(&mut tests)?.test(layers::KERNEL)?.path, guest::TESTS)?;
+        archive.tests(&build)?;
     }
     archive.userland()?;
-    for directory in ["examples", "demo"] {
-        archive.copy_directory(
-            &root().join("deploy").join(directory),
-            &format!("{}/{directory}", guest::DOCUMENTS),
-        )?;
-    }
-    for place in ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"] {
-        archive.directory(place);
-    }
-    // The first process gets its standard streams from this one.
-    archive.archive.device("/dev/console", 5, 1);
-    let path = target().join("vm/initramfs.cpio");
-    std::fs::write(&path, archive.archive.finish())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+    archive.finish(&build, "initramfs")
 }
 
-fn static_build(subcommand: &str) -> Command {
-    let mut command = cargo();
-    command
-        .arg(subcommand)
-        .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
-        .arg(target().join("vm/build"))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
-    command
+/// The same for 64-bit ARM, with the kernel tests. The program in it is that of a package,
+/// whose files are in `package`, unpacked; `image` is the root of the container image.
+pub fn of_arm64(build: &Build, package: &Path, image: &Path) -> Result<PathBuf> {
+    let mut archive = Tree::default();
+    archive.copy_tree(package, "")?;
+    archive.symlink(guest::REDIRECTOR, "/usr/bin/redirector");
+    archive.tests(build)?;
+    archive.userland_of_arm64()?;
+    archive.copy_tree(image, guest::IMAGE)?;
+    archive.finish(build, "initramfs-arm64")
 }
 
 /// An archive that knows which directories it has.
@@ -102,20 +98,47 @@ impl Tree {
         }
     }
 
+    /// The kernel tests, and what they take.
+    fn tests(&mut self, build: &Build) -> Result<()> {
+        self.copy(&layers::recording_object()?, guest::RECORDING_OBJECT)?;
+        self.surroundings()?;
+        // Where the tests were told at compile time that their program lies.
+        let program = build.program("redirector-under-test")?;
+        self.symlink(&program.to_string_lossy(), guest::REDIRECTOR);
+        self.copy(&build.test(layers::KERNEL)?.path, guest::TESTS)
+    }
+
+    /// What all machines have; writes the archive, and gives back its path.
+    fn finish(mut self, build: &Build, name: &str) -> Result<PathBuf> {
+        self.copy(build.program("xtask")?, "/init")?;
+        for directory in ["examples", "demo"] {
+            self.copy_tree(
+                &root().join("deploy").join(directory),
+                &format!("{}/{directory}", guest::DOCUMENTS),
+            )?;
+        }
+        for place in ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"] {
+            self.directory(place);
+        }
+        // The first process gets its standard streams from this one.
+        self.archive.device("/dev/console", 5, 1);
+        let path = target().join("vm").join(name).with_extension("cpio");
+        std::fs::create_dir_all(target().join("vm"))?;
+        std::fs::write(&path, self.archive.finish())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn symlink(&mut self, path: &str, to: &str) {
+        self.parent_of(path);
+        self.archive.symlink(path, to);
+    }
+
     fn copy(&mut self, from: &Path, to: &str) -> Result<()> {
         let content =
             std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.parent_of(to);
         self.archive.file(to, &content);
-        Ok(())
-    }
-
-    fn copy_directory(&mut self, from: &Path, to: &str) -> Result<()> {
-        for entry in from.read_dir().with_context(|| format!("cannot read {}", from.display()))? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            self.copy(&entry.path(), &format!("{to}/{name}"))?;
-        }
         Ok(())
     }
 
@@ -144,28 +167,68 @@ impl Tree {
         Ok(())
     }
 
-    /// Busybox under all its names, and with their libraries iproute2's `ip`, which knows
-    /// network namespaces, and util-linux' `unshare`, which ends with what it has begun.
+    /// Busybox under all its names, and [`PROGRAMS`], with their libraries.
     fn userland(&mut self) -> Result<()> {
-        let busybox = which("busybox").context("busybox is missing: `cargo xtask setup`")?;
-        self.copy(&busybox, "/bin/busybox")?;
-        for applet in command::stdout(Command::new(&busybox).arg("--list"))?.lines() {
-            if !matches!(applet, "busybox" | "ip" | "unshare" | "redirector" | "init") {
-                self.archive.symlink(&format!("/bin/{applet}"), "busybox");
-            }
-        }
+        self.programs(ours)?;
         let mut all = BTreeSet::new();
-        for (name, to) in [("ip", "/sbin/ip"), ("unshare", "/bin/unshare")] {
-            let program =
-                which(name).with_context(|| format!("{name} is missing: `cargo xtask setup`"))?;
-            self.copy(&program, to)?;
-            all.extend(libraries(&program)?);
+        for (name, _) in PROGRAMS {
+            all.extend(libraries(&ours(name)?)?);
         }
         for library in all {
             self.copy(&library, &library.to_string_lossy())?;
         }
         Ok(())
     }
+
+    /// The same out of Debian's packages for 64-bit ARM, downloaded if need be.
+    fn userland_of_arm64(&mut self) -> Result<()> {
+        let place = target().join("aarch64/userland");
+        if !place.exists() {
+            println!("downloading busybox, ip and unshare for 64-bit ARM");
+            let unfinished = target().join("aarch64/unfinished");
+            let packages = Packages::of_arm64()?;
+            packages.update()?;
+            let names = ["busybox-static", "iproute2", "util-linux"];
+            packages.unpack_with_dependencies(&names, &unfinished)?;
+            std::fs::rename(&unfinished, &place)?;
+        }
+        self.programs(|name| {
+            let mut paths = ["bin", "usr/bin"].iter().map(|bin| place.join(bin).join(name));
+            paths.find(|path| path.exists()).with_context(|| format!("Debian has no {name}"))
+        })?;
+        // Whose libraries are whose is not asked: they are small.
+        for directory in ["lib", "lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu"] {
+            for entry in place.join(directory).read_dir()? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.contains(".so") && path.is_file() {
+                    self.copy(&path, &format!("/{directory}/{name}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn programs(&mut self, found: impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
+        self.copy(&found("busybox")?, "/bin/busybox")?;
+        // Of this machine's: that of another processor cannot be asked.
+        for applet in command::stdout(Command::new(ours("busybox")?).arg("--list"))?.lines() {
+            if !["busybox", "redirector", "init"].contains(&applet)
+                && PROGRAMS.iter().all(|(name, _)| *name != applet)
+            {
+                self.archive.symlink(&format!("/bin/{applet}"), "busybox");
+            }
+        }
+        for (name, to) in PROGRAMS {
+            self.copy(&found(name)?, to)?;
+        }
+        Ok(())
+    }
+}
+
+/// A program of this machine.
+fn ours(name: &str) -> Result<PathBuf> {
+    which(name).with_context(|| format!("{name} is missing: `cargo xtask setup`"))
 }
 
 /// The shared libraries of a program, the dynamic linker among them.

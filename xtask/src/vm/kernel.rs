@@ -7,15 +7,18 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command;
-use crate::setup::debian;
-use crate::workspace::{is_root, target};
+use crate::setup::debian::{self, Packages};
+use crate::static_binary::Arch;
+use crate::workspace::target;
 
 /// A kernel that can be booted.
 #[derive(Clone)]
 pub struct Kernel {
     /// Its release, such as `6.1.0-56-cloud-amd64`.
     pub release: String,
-    /// The bzImage.
+    /// What processors it is for.
+    pub arch: Arch,
+    /// The bzImage, or what that is elsewhere.
     pub image: PathBuf,
     /// The modules that tests need, in the order in which they are loaded.
     pub modules: Vec<PathBuf>,
@@ -37,6 +40,9 @@ struct Series {
     suffixes: &'static [&'static str],
 }
 
+/// The oldest series that is supported, on 64-bit ARM.
+const ARM64: Series = Series { prefix: "linux-image-6.1.0-", suffixes: &["-cloud-arm64"] };
+
 /// The oldest series that is supported, and a current one.
 const SERIES: &[Series] = &[
     Series { prefix: "linux-image-6.1.0-", suffixes: &["-cloud-amd64"] },
@@ -44,13 +50,17 @@ const SERIES: &[Series] = &[
 ];
 
 impl Kernel {
-    /// A kernel image of the user's.
+    /// A kernel image of the user's, for x86_64.
     pub fn of_file(image: &Path) -> Result<Self> {
+        Self::of_image(image, Arch::X86_64)
+    }
+
+    fn of_image(image: &Path, arch: Arch) -> Result<Self> {
         let image =
             image.canonicalize().with_context(|| format!("no kernel at {}", image.display()))?;
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let release = name.strip_prefix("vmlinuz-").unwrap_or(&name).to_owned();
-        Ok(Self { release, image, modules: Vec::new() })
+        Ok(Self { release, arch, image, modules: Vec::new() })
     }
 
     /// The newest of each series that Debian offers, downloaded if need be.
@@ -61,16 +71,25 @@ impl Kernel {
                  give a kernel image with --kernel PATH"
             );
         }
-        SERIES.iter().map(Series::newest).collect()
+        let newest = |series: &Series| series.newest(&Packages::default(), Arch::X86_64);
+        SERIES.iter().map(newest).collect()
+    }
+
+    /// That of Debian's for 64-bit ARM, downloaded if need be.
+    pub fn of_arm64() -> Result<Self> {
+        if !debian::present() {
+            bail!("Debian's kernels are fetched with apt-get, which this system does not have");
+        }
+        ARM64.newest(&Packages::of_arm64()?, Arch::Aarch64)
     }
 }
 
 impl Series {
-    fn newest(&self) -> Result<Kernel> {
-        let mut package = self.package()?;
-        if package.is_none() && is_root() {
-            debian::update()?;
-            package = self.package()?;
+    fn newest(&self, packages: &Packages, arch: Arch) -> Result<Kernel> {
+        let mut package = self.package(packages)?;
+        if package.is_none() {
+            packages.update()?;
+            package = self.package(packages)?;
         }
         let Some(package) = package else {
             bail!(
@@ -80,12 +99,12 @@ impl Series {
                 self.suffixes[0]
             );
         };
-        unpacked(&package)
+        unpacked(packages, &package, arch)
     }
 
     /// The name of the newest package.
-    fn package(&self) -> Result<Option<String>> {
-        let names = command::stdout(Command::new("apt-cache").args(["pkgnames", self.prefix]))?;
+    fn package(&self, packages: &Packages) -> Result<Option<String>> {
+        let names = packages.names(self.prefix)?;
         Ok(self.newest_of(names.lines()).map(str::to_owned))
     }
 
@@ -105,7 +124,7 @@ impl Series {
 }
 
 /// The kernel in a package, from the cache or downloaded.
-fn unpacked(package: &str) -> Result<Kernel> {
+fn unpacked(packages: &Packages, package: &str, arch: Arch) -> Result<Kernel> {
     let cache = target().join("vm/kernels");
     let directory = cache.join(package);
     // An older version of this left out some of the modules.
@@ -116,17 +135,7 @@ fn unpacked(package: &str) -> Result<Kernel> {
     if !directory.exists() {
         println!("downloading {package}");
         let unfinished = cache.join(format!("{package}.unfinished"));
-        std::fs::create_dir_all(&unfinished)?;
-        // As root, apt would give up its privileges for a directory that its
-        // own user can write; this one need not be.
-        command::stdout(
-            Command::new("apt-get")
-                .args(["download", "--quiet", "-o", "APT::Sandbox::User=root", package])
-                .current_dir(&unfinished),
-        )?;
-        let archive = only_file(&unfinished, ".deb")?;
-        command::stdout(Command::new("dpkg").arg("-x").arg(&archive).arg(&unfinished))?;
-        std::fs::remove_file(&archive)?;
+        packages.unpack(package, &unfinished)?;
         keep_modules(&unfinished)?;
         // The others are not needed, and large.
         for rest in ["lib", "usr"] {
@@ -147,7 +156,7 @@ fn unpacked(package: &str) -> Result<Kernel> {
         .with_context(|| format!("{package} has no kernel image"))?;
     let modules = MODULES.map(|(_, name)| directory.join("modules").join(format!("{name}.ko")));
     let modules = modules.into_iter().filter(|path| path.exists()).collect();
-    Ok(Kernel { modules, ..Kernel::of_file(&image)? })
+    Ok(Kernel { modules, ..Kernel::of_image(&image, arch)? })
 }
 
 /// What the list of the kept modules says.
@@ -177,15 +186,6 @@ fn keep_modules(package: &Path) -> Result<()> {
     }
     std::fs::write(kept.join(WANTED), wanted())?;
     Ok(())
-}
-
-fn only_file(directory: &Path, suffix: &str) -> Result<PathBuf> {
-    directory
-        .read_dir()?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.to_string_lossy().ends_with(suffix))
-        .with_context(|| format!("apt-get has left no {suffix} in {}", directory.display()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::guest::{self, Message};
 use super::kernel::Kernel;
 use super::newc::Archive;
+use crate::static_binary::Arch;
 use crate::test::libtest::{Case, Outcome, tail};
 use crate::workspace::target;
 
@@ -27,6 +28,9 @@ const ALARMS: &[&str] = &[
     "Out of memory:",
     "general protection fault",
     "Call Trace:",
+    "Call trace:",
+    "Internal error:",
+    "Unable to handle kernel",
 ];
 
 /// How a kernel dies where an emulated processor still runs its translation of a
@@ -63,10 +67,23 @@ impl Boot {
         format!("{release}, {cpus}{extra}")
     }
 
+    fn emulator(&self) -> &'static str {
+        match self.kernel.arch {
+            Arch::X86_64 => "qemu-system-x86_64",
+            Arch::Aarch64 => "qemu-system-aarch64",
+        }
+    }
+
     fn command(&self, initramfs: &Path) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(self.emulator());
+        let machine: &[&str] = match self.kernel.arch {
+            Arch::X86_64 => &["-cpu", "max,la57=off"],
+            // A server's. Authenticating pointers, which newer ones do, is slow when emulated.
+            Arch::Aarch64 => &["-machine", "virt", "-cpu", "neoverse-n1"],
+        };
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-m", "2048"])
+            .args(["-accel", "tcg,thread=multi", "-m", "2048"])
+            .args(machine)
             .args(["-smp", &self.cpus.to_string()])
             .arg("-kernel")
             .arg(&self.kernel.image)
@@ -96,10 +113,29 @@ impl Boot {
         Ok(path)
     }
 
+    /// The devices of the console, and of the port for results.
+    const fn ports(&self) -> [&'static str; 2] {
+        match self.kernel.arch {
+            Arch::X86_64 => ["ttyS0", "ttyS1"],
+            // A port of its own kind, and a card.
+            Arch::Aarch64 => ["ttyAMA0", "ttyS0"],
+        }
+    }
+
+    /// The port for results.
+    const fn results(&self) -> [&'static str; 2] {
+        match self.kernel.arch {
+            Arch::X86_64 => ["-serial", "chardev:results"],
+            Arch::Aarch64 => ["-device", "pci-serial,chardev=results"],
+        }
+    }
+
     fn command_line(&self, orders: &str, quiet: &str) -> String {
+        let [console, results] = self.ports();
         format!(
-            "console=ttyS0 {quiet} panic=-1 oops=panic {} {}={orders}",
+            "console={console} {quiet} panic=-1 oops=panic {} {}={results} {}={orders}",
             self.extra,
+            guest::RESULTS,
             guest::ORDERS
         )
     }
@@ -185,14 +221,16 @@ fn run_once(
             .args(["-append", &boot.command_line(&boot.orders, "loglevel=5")])
             .arg("-serial")
             .arg(format!("file:{}", files.console.display()))
-            .arg("-serial")
-            .arg(format!("file:{}", files.results.display()))
+            .arg("-chardev")
+            .arg(format!("file,id=results,path={}", files.results.display()))
+            .args(boot.results())
             .stdin(Stdio::null())
             .spawn()
-            .context("cannot start qemu-system-x86_64: `cargo xtask setup`")?,
+            .with_context(|| format!("cannot start {}: `cargo xtask setup`", boot.emulator()))?,
     );
     let mut reader = Reader { running: vec!["boot".to_owned()], ..Reader::default() };
-    let fault = watch(&mut machine, &files, show, |new| reader.take(new, &mut tell))?;
+    let fault =
+        watch(&mut machine, boot.emulator(), &files, show, |new| reader.take(new, &mut tell))?;
     drop(machine);
     reader.take(&files.results_from(reader.read), &mut tell);
     let fault = fault.or_else(|| {
@@ -249,6 +287,7 @@ impl Reader {
 /// results from where it has read them to.
 fn watch(
     machine: &mut Machine,
+    emulator: &str,
     files: &Files,
     show: bool,
     mut take: impl FnMut(&str) -> usize,
@@ -273,7 +312,7 @@ fn watch(
         }
         match ended {
             Some(status) if status.success() => return Ok(None),
-            Some(status) => bail!("qemu-system-x86_64 ended with {status}"),
+            Some(status) => bail!("{emulator} ended with {status}"),
             None => {}
         }
         let volume = console.len() + read;

@@ -69,6 +69,14 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
     run_all(&boots(&kernels, false, selection.only.as_deref()), &archive, false, layer)
 }
 
+/// The machine of 64-bit ARM, as part of a layer: kernel tests whose paths contain one of
+/// these words, and the programs of package and image.
+pub fn arm64(words: &str, archive: &Path, layer: &mut Layer) -> Result<()> {
+    let kernel = Kernel::of_arm64()?;
+    let orders = format!("kernel,programs:{words}");
+    run_all(&[Boot { kernel, cpus: 2, extra: "", orders }], archive, false, layer)
+}
+
 fn boots(kernels: &[Kernel], demo_only: bool, only: Option<&str>) -> Vec<Boot> {
     let orders = match only {
         Some(word) => format!("kernel:{word}"),
