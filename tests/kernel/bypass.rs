@@ -2,6 +2,7 @@
 //! without one.
 
 use redirector::state::StateDir;
+use redirector_tests::mount::SmallDisk;
 use redirector_tests::scene::{ECHO, Scene, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
@@ -93,6 +94,28 @@ fn a_bypass_needs_no_daemon_and_the_next_one_keeps_it() {
     assert!(warnings.contains("no daemon runs to end it"), "{warnings}");
     let _daemon = redirector.start();
     assert!(!is_left_alone(&scene));
+}
+
+#[test]
+fn a_bypass_that_cannot_be_written_down_is_none_and_says_what_helps() {
+    let Some(scene) = scene("bypassfull") else { return };
+    let redirector = &scene.redirector;
+    let disk = SmallDisk::new(&redirector.directory().join("state"));
+    let daemon = redirector.start();
+    disk.fill();
+    let refused = || {
+        let answer = redirector.ask("bypass", &WORKLOAD);
+        assert_eq!(answer.exit, 1, "{answer:?}");
+        assert!(answer.err.contains("nothing is changed") && answer.err.contains("make room"));
+        assert!(!is_left_alone(&scene));
+        assert_eq!(redirector.status().json()["bypassed"], serde_json::json!([]));
+    };
+    refused();
+    daemon.kill();
+    refused();
+    disk.empty();
+    bypass(&scene, &WORKLOAD, &["--for", "1h"]);
+    assert!(is_left_alone(&scene));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is left alone for a while: by the daemon, and without one.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use redirector_core::world::can_leave_alone;
@@ -20,7 +21,7 @@ impl Daemon {
         }
         let after = change.apply(&self.bypassed, now())?;
         let before = self.bypassed.clone();
-        self.leave_alone(after)?;
+        self.leave_alone(after).map_err(unchanged)?;
         for one in before.iter().filter(|one| !self.bypassed.contains(one)) {
             tracing::info!("no longer bypassed: {}", one.target);
         }
@@ -106,6 +107,14 @@ impl Daemon {
     }
 }
 
+/// Why what is left alone is as it was, and what helps.
+fn unchanged(why: impl Display) -> String {
+    format!(
+        "{why}; nothing is changed: what is left alone is written down first, so that it ends. Where \
+         a disk is full, make room on it and ask again"
+    )
+}
+
 /// The same with no daemon alive: on the tables that are in force. Returns the
 /// generation then in force, and all that is left alone.
 ///
@@ -145,7 +154,8 @@ pub fn without_daemon(
         let world = snapshot.world();
         can_leave_alone(target, |object| world.get(object)).map_err(Failure::input)?;
     }
-    let after = change.apply(&state.bypassed()?, now()).map_err(Failure::input)?;
+    let before = state.bypassed()?;
+    let after = change.apply(&before, now()).map_err(Failure::input)?;
     // Tables that grow take a daemon.
     let mut settings = snapshot.settings.clone();
     settings.bypass = bypass(&after);
@@ -157,7 +167,8 @@ pub fn without_daemon(
     let step = engine.step_back_to(&snapshot, PendingPods::default()).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
     })?;
-    state.save_bypassed(&after)?;
+    let failed = |why: String| Failure::new(Exit::No, unchanged(why));
+    state.save_bypassed(&after).map_err(|error| failed(error.to_string()))?;
     if step.delta.is_empty() {
         return Ok((active.generation, after));
     }
@@ -165,7 +176,14 @@ pub fn without_daemon(
     let repeats = Some(snapshot.repeats.unwrap_or(active.generation));
     let head = Head { generation, repeats, made: now(), partial: false, ..snapshot.head() };
     let change = engine.change(&step, &keeper, head, false);
-    keeper.append(change, || engine.whole(false))?;
-    datapath.apply(&step.delta, generation).inspect_err(|_| keeper.take_back())?;
+    let kept = keeper.append(change, || engine.whole(false)).map_err(|error| error.to_string());
+    let applied = kept.and_then(|_| {
+        let applied = datapath.apply(&step.delta, generation);
+        applied.inspect_err(|_| keeper.take_back()).map_err(|error| error.to_string())
+    });
+    applied.map_err(|why| match state.save_bypassed(&before) {
+        Ok(()) => failed(why),
+        Err(error) => failed(format!("{why}; and that is not written down: {error}")),
+    })?;
     Ok((generation, after))
 }

@@ -349,8 +349,11 @@ impl StateDir {
         store.iter().flat_map(|(store, _)| store.files().cloned()).collect()
     }
 
-    /// Keeps what is left alone.
+    /// Keeps what is left alone. That nothing is has room on a full disk, too.
     pub fn save_bypassed(&self, bypassed: &[Bypassed]) -> Result<(), StateError> {
+        if bypassed.is_empty() {
+            return self.remove_file(BYPASS);
+        }
         self.save(BYPASS, &bypassed)
     }
 
