@@ -10,6 +10,7 @@ use std::time::Instant;
 use redirector_tests::figure;
 use redirector_tests::machine::{GIVEN, Machine};
 use redirector_tests::page::steps;
+use redirector_tests::terminal::Terminal;
 
 /// What `cargo xtask test package` has made: the packages of two versions.
 const PACKAGES: &str = "REDIRECTOR_TESTS_PACKAGES";
@@ -18,6 +19,8 @@ const ROOT: &str = "REDIRECTOR_TESTS_ROOT";
 
 /// The files that a user has, of the version and of the next one.
 const DEB: [&str; 2] = ["redirector_0.2.0_amd64.deb", "redirector_0.2.1_amd64.deb"];
+/// The same of the other kin of distributions.
+const RPM: [&str; 2] = ["redirector-0.2.0-1.x86_64.rpm", "redirector-0.2.1-1.x86_64.rpm"];
 
 fn packages() -> PathBuf {
     std::env::var_os(PACKAGES).expect("set by cargo xtask test package").into()
@@ -32,9 +35,9 @@ fn boot(what: &str, given: &Path) -> Machine {
 /// what was installed when.
 fn everything(machine: &Machine) -> BTreeSet<String> {
     let all = machine.succeed(
-        "find / -xdev \\( -path /var/lib/dpkg -o -path /var/log -o -path /var/cache/apt \
-             -o -path /var/lib/apt -o -path /root -o -path /var/lib/systemd \\) -prune -o -print
-         find /run /sys/fs/bpf /sys/fs/cgroup -name '*redirector*'
+        "find / -xdev \\( -path /var/lib/dpkg -o -path /var/log -o -path /var/cache/apt -o -path /var/cache/man \
+             -o -path /var/lib/apt -o -path /var/lib/rpm -o -path /root -o -path /var/lib/systemd \\) -prune -o -print
+         find /run /var/log /sys/fs/bpf /sys/fs/cgroup -name '*redirector*'
          cut -d: -f1 /etc/passwd /etc/group
          systemctl list-unit-files --no-legend --no-pager",
     );
@@ -156,6 +159,65 @@ fn package_tour_of_the_readme_works_as_printed() {
         assert_eq!(answer.exit, 0, "{shown}: {answer:?}");
         step.compare(&answer.out).unwrap_or_else(|why| panic!("{why}"));
     }
+    assert_same(&machine, &before);
+}
+
+#[test]
+#[ignore = "needs the packages: cargo xtask test package"]
+fn package_names_in_force_are_completed_by_every_shell() {
+    let machine = boot("shells", &packages());
+    let page = steps(include_str!("../../docs/install.md"), "### The first rule");
+    machine.succeed(&format!(
+        "dpkg -i {}
+         {}
+         systemctl start redirector
+         echo 'autoload -U compinit && compinit -u' > /root/.zshrc",
+        DEB[0], page[0].command
+    ));
+    for shell in ["bash --login", "zsh", "fish"] {
+        let typing = format!("TERM=xterm script --quiet --command '{shell}' /dev/null");
+        let mut terminal = Terminal::start(machine.command(&typing), 200, 40);
+        terminal.wait(shell, |shown| shown.contains("# "));
+        for begun in ["db.", "db.shop.internal:5"] {
+            let typed = format!("redirector explain --from-workload s\t --to {begun}\t\r");
+            terminal.press(&typed);
+            terminal.wait(shell, |shown| shown.contains("rule VirtualService/shop/db tcp[0]"));
+        }
+        terminal.press("redirector bypass --rule V\t\r");
+        terminal.wait(shell, |shown| shown.contains("VirtualService/shop/db is bypassed for"));
+        machine.succeed("redirector bypass --end");
+    }
+}
+
+#[test]
+#[ignore = "needs the packages: cargo xtask test package"]
+fn package_of_the_other_kin_is_installed_upgraded_and_removed_with_nothing_left() {
+    let machine = boot("rpm", &packages());
+    let rpm = |arguments: &str| {
+        machine.succeed(&format!("rpm --force-debian --nodeps {arguments}"));
+    };
+    // Which is that of their zsh, and not of this one.
+    machine.succeed("mkdir -p /usr/share/zsh/site-functions");
+    let before = everything(&machine);
+    rpm(&format!("--install {}", RPM[0]));
+    assert_eq!(machine.run("redirector status").exit, 4, "nothing is started");
+    machine.succeed(&format!(
+        "cat > /etc/redirector/gateway.yaml <<'END'\n{GATEWAY}\nEND
+         systemctl enable --now redirector
+         systemd-run --collect --unit echo socat TCP-LISTEN:7000,bind=127.0.0.3,fork,reuseaddr EXEC:cat",
+    ));
+    let answers = "echo ping | socat -t 5 - TCP:127.0.0.9:15400";
+    machine.wait("the gateway serves", answers, |answer| answer.out == "ping\n");
+    let main = "systemctl show --value --property MainPID redirector";
+    let first = machine.succeed(main);
+    rpm(&format!("--upgrade {}", RPM[1]));
+    assert_ne!(machine.succeed(main), first, "another daemon is in charge");
+    assert_eq!(machine.succeed(answers), "ping\n");
+    machine.wait("it is healthy", "redirector status", |answer| answer.exit == 0);
+    rpm("--erase redirector");
+    machine.wait("the relay ends", "pgrep -x redirector", |answer| answer.exit != 0);
+    // What somebody has written stays.
+    machine.succeed("systemctl stop echo && rm -r /etc/redirector");
     assert_same(&machine, &before);
 }
 

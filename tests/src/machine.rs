@@ -95,12 +95,8 @@ impl Machine {
         (name.trim() == "systemd").then_some(child)
     }
 
-    /// Runs a script of the shell in it, as root in [`GIVEN`], outside of all units.
-    ///
-    /// # Panics
-    ///
-    /// When no shell can be started.
-    pub fn run(&self, script: &str) -> Answer {
+    /// To run a script of the shell in it, as root in [`GIVEN`], outside of all units.
+    pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string()])
@@ -108,11 +104,19 @@ impl Machine {
             .arg(format!("--wd=/proc/{}/root{GIVEN}", self.init))
             .args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"])
             .args(["LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "COLUMNS=80"])
-            .args(["sh", "-ec", script])
-            .stdin(Stdio::null());
+            .args(["sh", "-ec", script]);
         let shell = self.cgroup.child("shell");
         enter(&mut command, &shell);
-        command.output().expect("nsenter starts").into()
+        command
+    }
+
+    /// Runs it.
+    ///
+    /// # Panics
+    ///
+    /// When no shell can be started.
+    pub fn run(&self, script: &str) -> Answer {
+        self.command(script).stdin(Stdio::null()).output().expect("nsenter starts").into()
     }
 
     /// What a script prints that has to succeed.

@@ -36,6 +36,29 @@ const VARIABLE: &str = "REDIRECTOR_COMPLETE";
 
 const NAME: &str = "redirector";
 
+/// Bash ends a word at a colon, and a service's port stands behind one. What loads this
+/// script has functions for that.
+const BASH: &str = r#"
+_redirector() {
+    if ! declare -F _get_comp_words_by_ref __ltrim_colon_completions >/dev/null; then
+        _clap_complete_redirector "$@"
+        return
+    fi
+    local cur words cword
+    _get_comp_words_by_ref -n : cur words cword
+    local COMP_WORDS=("${words[@]}") COMP_CWORD=$cword
+    _clap_complete_redirector "$1" "$cur" "$3"
+    __ltrim_colon_completions "$cur"
+}
+complete -o nospace -o bashdefault -o nosort -F _redirector redirector
+"#;
+
+/// Where it is loaded at the first Tab, that is answered, too.
+const ZSH: &str = r#"if [ "$funcstack[1]" = "_redirector" ]; then
+    _clap_dynamic_completer_redirector "$@"
+fi
+"#;
+
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, Failure> {
     context.print(&script(args.shell)?)?;
     Ok(Exit::Fine)
@@ -51,13 +74,11 @@ fn script(shell: Shell) -> Result<String, Failure> {
         .write_registration(VARIABLE, NAME, NAME, NAME, &mut script)
         .map_err(|error| failed(error.to_string()))?;
     let mut script = String::from_utf8_lossy(&script).into_owned();
-    if name == "zsh" {
-        // Where it is loaded at the first Tab, that is answered, too.
-        script.push_str(
-            "if [ \"$funcstack[1]\" = \"_redirector\" ]; then\n    \
-             _clap_dynamic_completer_redirector \"$@\"\nfi\n",
-        );
-    }
+    script += match name.as_str() {
+        "bash" => BASH,
+        "zsh" => ZSH,
+        _ => "",
+    };
     Ok(script)
 }
 

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 
+use clap::builder::Resettable;
 use clap::{Arg, ArgAction, Command};
 
 use super::Env;
@@ -74,5 +75,6 @@ fn with_variable(arg: Arg, env: &Env) -> Arg {
         }
         _ => vec![value.to_owned()],
     };
-    arg.required(false).default_values(values)
+    // A default is not what clap calls present.
+    arg.required(false).required_unless_present(Resettable::Reset).default_values(values)
 }

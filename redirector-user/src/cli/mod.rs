@@ -414,6 +414,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_required_can_be_a_variable() {
+        let vars = [("REDIRECTOR_CONFIG".into(), "/etc/redirector".into())].into();
+        let env = Env { vars, ..Env::default() };
+        let parsed = command(&env).try_get_matches_from(["redirector", "run"]);
+        assert!(parsed.is_ok(), "{parsed:?}");
+        assert!(command(&Env::default()).try_get_matches_from(["redirector", "run"]).is_err());
+    }
+
+    #[test]
     fn every_command_has_a_manual_page_with_its_options() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("man1");

@@ -10,7 +10,9 @@ use anyhow::{Context, Result};
 use crate::command::{run, stdout};
 use crate::workspace::root;
 
-/// Files of the checkout, and where they go.
+/// Files of the checkout, and where they go. There is none of tmpfiles.d or sysusers.d: the
+/// units name their directories and the relay's user, which are there once they are started,
+/// and need no script that removes them.
 const FILES: [(&str, &str); 12] = [
     ("deploy/systemd/redirector.service", "usr/lib/systemd/system/redirector.service"),
     ("deploy/systemd/redirector.slice", "usr/lib/systemd/system/redirector.slice"),

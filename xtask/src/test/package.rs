@@ -16,8 +16,9 @@ use crate::static_binary::Arch;
 use crate::vm::initramfs;
 use crate::workspace::{is_root, target};
 
-/// What a Debian machine has that matters here, and what the pages' examples take.
-const DEBIAN: &str = "systemd,systemd-sysv,dbus,iproute2,procps,socat";
+/// What a Debian machine has that matters here, and what examples and tests take.
+const DEBIAN: &str = "systemd,systemd-sysv,dbus,iproute2,procps,socat,\
+                      bash-completion,zsh,fish,jq,man-db,rpm";
 
 /// Makes packages of two versions out of the program that the virtual machines get,
 /// looks at them, and runs the tests of them.
@@ -68,12 +69,13 @@ fn versions() -> Result<[String; 2]> {
 /// The root of a fresh Debian; kept, because it is downloaded.
 fn machine() -> Result<PathBuf> {
     let place = target().join("xtask/debian");
-    let root = place.join("root");
+    // Named by what it has: one that was made of less will not do.
+    let root = place.join(DEBIAN.replace(',', "+"));
     if root.exists() {
         return Ok(root);
     }
+    package::clear(&place)?;
     let unfinished = place.join("unfinished");
-    package::clear(&unfinished)?;
     let mut debootstrap = Command::new("mmdebstrap");
     debootstrap
         .args(["--quiet", "--variant=minbase", "--include", DEBIAN, "bookworm"])

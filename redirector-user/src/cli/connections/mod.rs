@@ -17,10 +17,10 @@ use rows::Row;
 #[command(after_help = "\
 Examples:
   redirector connections
-  redirector connections --route VirtualService/default/db --output json
-  redirector connections --address 10.0.0.6:5432
-  redirector connections close --address 10.0.0.6:5432
-  redirector connections close --workload shop/web --yes
+  redirector connections --route VirtualService/default/echo --output json
+  redirector connections --address 10.244.2.10:9000
+  redirector connections close --address 10.244.2.10:9000
+  redirector connections close --workload default/telnet-client --yes
 
 They are those of the kernel's memory, whoever made them, with a daemon or without
 one. A connection that is open stays where it is when a weight or a rule changes;
