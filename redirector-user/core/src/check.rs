@@ -127,6 +127,7 @@ pub fn check(
         }
     }
     analysis::entries::retain_lacking(&mut diagnostics, &world, &registry);
+    analysis::policies::retain_in_force(&mut diagnostics, &registry);
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {

@@ -423,3 +423,79 @@ fn a_server_name_that_an_older_object_has_is_never_reached_by_the_younger_one() 
     assert_eq!(found[0].0, "RD4048 VirtualService/a/two spec.tls[0]");
     assert_eq!(unreached(&text("x.example.org")), []);
 }
+
+#[test]
+fn a_subset_whose_endpoints_are_not_ready_does_not_lack_their_labels() {
+    let at = |name: &str, last: u8| {
+        let ready = if name == "old" { "True" } else { "False" };
+        format!(
+            "Pod a/{name} {{labels: {{app: db, version: {name}}}}}:\n  {{nodeName: node-1}}\nstatus: \
+             {{phase: Running, podIP: 10.0.0.{last}, conditions: [{{type: Ready, status: \
+             '{ready}'}}]}}\n"
+        )
+    };
+    let slice = |name: &str, ready: bool, last: u8| {
+        let endpoint = format!(
+            "addresses: [10.0.0.{last}], conditions: {{ready: {ready}}}, targetRef: {{kind: Pod, \
+             name: {name}, namespace: a}}"
+        );
+        slice("a/db", "tcp", &endpoint).replace("name: db-x", &format!("name: db-{name}"))
+    };
+    let text = service("a/db", "10.96.0.1", "").replace("app: db}", "app: other}")
+        + &at("old", 1)
+        + &at("new", 2)
+        + &slice("old", true, 1)
+        + &slice("new", false, 2)
+        + &object(
+            "DestinationRule",
+            "a/db",
+            "{host: db, subsets: [{name: new, labels: {version: new}}]}",
+        )
+        + &virtual_service(
+            "a/db",
+            "{hosts: [db], tcp: [{route: [{destination: {host: db, subset: new}}]}]}",
+        );
+    let report = report(&text);
+    let found = told(&report, &["RD3011", "RD3021", "RD4015"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4015 VirtualService/a/db spec.tcp[0].route[0].destination.subset");
+    assert!(message.contains("no usable endpoint"), "{message}");
+}
+
+#[test]
+fn what_is_dropped_when_destination_rules_are_merged_is_told_and_nothing_else_of_it() {
+    let rule = |name: &str, month: u8, rest: &str| {
+        format!(
+            "DestinationRule a/{name} {{creationTimestamp: '2024-0{month}-01T00:00:00Z'}}: {{host: \
+             db, {rest}}}\n"
+        )
+    };
+    let tls = "trafficPolicy: {tls: {mode: SIMPLE}}";
+    let merged = |first: &str| {
+        let text = service("a/db", "10.96.0.1", ", version: v1")
+            + &rule("one", 1, &format!("{first}, subsets: [{{name: v, labels: {{app: db}}}}]"))
+            + &rule(
+                "two",
+                2,
+                &format!("{tls}, subsets: [{{name: v, labels: {{version: v1}}, {tls}}}]"),
+            );
+        let report = report(&text);
+        places(&report, &["RD4070", "RD5006"])
+    };
+    assert_eq!(
+        merged("trafficPolicy: {loadBalancer: {simple: RANDOM}}"),
+        [
+            "RD4070 DestinationRule/a/two spec.trafficPolicy",
+            "RD4070 DestinationRule/a/two spec.subsets[0]",
+        ]
+    );
+    // What says the same is in force, whose it is.
+    assert_eq!(
+        merged(tls),
+        [
+            "RD5006 DestinationRule/a/one spec.trafficPolicy.tls",
+            "RD5006 DestinationRule/a/two spec.trafficPolicy.tls",
+            "RD4070 DestinationRule/a/two spec.subsets[0]",
+        ]
+    );
+}

@@ -62,12 +62,14 @@ fn subsets(facts: &Facts<'_>, object: &Object, rule: &DestinationRule, report: &
         let has = |labels: Option<&Labels>| {
             subset.labels.is_empty() || labels.is_some_and(|have| contains(have, &subset.labels))
         };
-        // What a name will be resolved to has the labels that are written beside it.
-        let usable = ports().any(|port| {
+        // What a name will be resolved to has the labels that are written beside it. That one
+        // is there and cannot be used is told of the shares that go to it.
+        let there = ports().any(|port| {
             port.endpoints.iter().any(|endpoint| has(endpoint.labels.as_ref()))
                 || port.unresolved.iter().any(|endpoint| has(Some(&endpoint.labels)))
+                || port.unusable.iter().any(|labels| has(labels.as_ref()))
         });
-        if usable {
+        if there {
             continue;
         }
         if !facts.pods().any(&subset.labels) && !facts.entries().any(&subset.labels) {

@@ -21,7 +21,7 @@ mod gateways;
 mod hosts;
 mod http;
 pub mod part;
-mod policies;
+pub(crate) mod policies;
 mod proxy_protocol;
 pub mod refusals;
 mod refused;

@@ -1,15 +1,15 @@
 //! DestinationRules against one another, and against what is routed at all.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
-use crate::diag::codes::differences;
-use crate::model::Resolution;
+use crate::diag::codes::{differences, l7};
+use crate::model::{ObjectRef, Resolution};
 use crate::names::HostIndex;
-use crate::registry::{MergedRule, Service, ServiceKind};
+use crate::registry::{MergedRule, Registry, Service, ServiceKind};
 use crate::world::ServiceAddresses;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -43,8 +43,40 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             ),
         );
     }
+    dropped(facts, findings);
     nearest_first(facts, findings);
     lookups(facts, findings);
+}
+
+/// Policies and subsets in the place of which an older rule's are in force.
+fn dropped(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for one in facts.registry.rules.all().into_iter().flat_map(|rule| &rule.dropped) {
+        let what = if one.subset.is_some() { "subset" } else { "trafficPolicy" };
+        let finding = Diagnostic::new(
+            &differences::DROPPED_BY_MERGE,
+            format!(
+                "{} is older, is for the same host, and has such a {what} that differs: that one is \
+                 in force, this one is not",
+                one.by
+            ),
+        );
+        Report::new(one.object.clone(), findings).add(one.path(), finding);
+    }
+}
+
+/// Takes out where a policy is said by itself to change bytes, and is not in force because an
+/// older rule's is.
+pub(crate) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, registry: &Registry) {
+    let dropped = registry.rules.all().into_iter().flat_map(|rule| &rule.dropped);
+    let dropped: HashSet<(&ObjectRef, String)> =
+        dropped.map(|one| (&one.object, one.path())).collect();
+    diagnostics.retain(|one| {
+        let Some(object) = one.reference().filter(|_| one.code == l7::CHANGES_BYTES.id) else {
+            return true;
+        };
+        let starts = one.path.match_indices('.').map(|(at, _)| &one.path[..at]);
+        !starts.into_iter().any(|start| dropped.contains(&(object, start.to_owned())))
+    });
 }
 
 /// Policies that prefer the nearest endpoints without saying so.

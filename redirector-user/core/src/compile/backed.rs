@@ -121,7 +121,7 @@ impl Backed<'_> {
         let host = &service.host;
         let family = if id.v6 { "IPv6" } else { "IPv4" };
         if !port.has_somebody() {
-            return match port.unusable {
+            return match port.unusable.len() {
                 0 => (Lacks::Endpoints, format!("{host} has no endpoint on port {}", port.number)),
                 count => (
                     Lacks::Usable,
@@ -154,6 +154,14 @@ impl Backed<'_> {
         let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
         let subset = id.subset.as_deref().unwrap_or_default();
         let elsewhere = (port.endpoints.iter()).any(|one| has(one.labels.as_ref(), wanted));
+        let unusable = port.unusable.iter().filter(|labels| has(labels.as_ref(), wanted)).count();
+        if !elsewhere && unusable > 0 {
+            let why = format!(
+                "{host} has no endpoint with the labels of subset {subset} ({rule}) that is ready \
+                 and reachable, of {unusable}"
+            );
+            return (Lacks::Usable, why);
+        }
         (
             if elsewhere { Lacks::Family } else { Lacks::Labels },
             format!("no {family} endpoint of {host} has the labels of subset {subset} ({rule})"),

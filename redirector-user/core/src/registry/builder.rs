@@ -114,7 +114,7 @@ fn of_service(
             ),
             target: None,
             endpoints: Vec::new(),
-            unusable: 0,
+            unusable: Vec::new(),
             unresolved: Vec::new(),
             sockets: Vec::new(),
             are_the_host: false,

@@ -43,6 +43,29 @@ pub struct MergedRule {
     pub policy: Option<TrafficPolicy>,
     /// The subsets of all, of two with one name the older.
     pub subsets: Vec<MergedSubset>,
+    /// What of younger objects is not in force.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A policy, or a subset, in the place of which an older object's is in force, which is another.
+#[derive(Debug, PartialEq)]
+pub struct Dropped {
+    /// The object that it is of.
+    pub object: ObjectRef,
+    /// The place of the subset in it; `None` is its policy for all.
+    pub subset: Option<usize>,
+    /// The object whose is in force.
+    pub by: ObjectRef,
+}
+
+impl Dropped {
+    /// Where it stands in its object.
+    pub fn path(&self) -> String {
+        match self.subset {
+            Some(place) => format!("spec.subsets[{place}]"),
+            None => "spec.trafficPolicy".to_owned(),
+        }
+    }
 }
 
 /// A subset, and the object that defines it.
@@ -125,7 +148,9 @@ impl Key {
             selector: self.selector,
             policy: None,
             subsets: Vec::new(),
+            dropped: Vec::new(),
         };
+        let mut policy_of = None;
         for object in objects {
             let Some(rule) = object.spec.destination_rule() else { continue };
             let own = object.meta.annotations.get(ISTIO_MUTUAL);
@@ -134,15 +159,32 @@ impl Key {
                 true => policy.without_istio_mutual(),
                 false => policy.clone(),
             };
-            if merged.policy.is_none() {
-                merged.policy = rule.traffic_policy.as_deref().map(taken);
-            }
             let object = object.reference();
-            for subset in &rule.subsets {
-                if merged.subset(&subset.name).is_none() {
-                    let mut subset = subset.clone();
-                    subset.traffic_policy = subset.traffic_policy.as_ref().map(taken);
-                    merged.subsets.push(MergedSubset { subset, object: object.clone() });
+            if let Some(policy) = rule.traffic_policy.as_deref().map(taken) {
+                match (&merged.policy, &policy_of) {
+                    (Some(other), Some(by)) if *other != policy => merged.dropped.push(Dropped {
+                        object: object.clone(),
+                        subset: None,
+                        by: ObjectRef::clone(by),
+                    }),
+                    (Some(_), _) => {}
+                    (None, _) => {
+                        merged.policy = Some(policy);
+                        policy_of = Some(object.clone());
+                    }
+                }
+            }
+            for (place, subset) in rule.subsets.iter().enumerate() {
+                let mut subset = subset.clone();
+                subset.traffic_policy = subset.traffic_policy.as_ref().map(taken);
+                match merged.subsets.iter().find(|one| one.subset.name == subset.name) {
+                    None => merged.subsets.push(MergedSubset { subset, object: object.clone() }),
+                    Some(other) if other.subset != subset => merged.dropped.push(Dropped {
+                        object: object.clone(),
+                        subset: Some(place),
+                        by: other.object.clone(),
+                    }),
+                    Some(_) => {}
                 }
             }
             merged.objects.push(object);

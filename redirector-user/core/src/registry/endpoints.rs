@@ -351,7 +351,7 @@ impl Backing {
                 let Some(number) = entry_port(declared, entry) else { continue };
                 match entry.address.parse() {
                     Ok(ip) => all.push(entry_endpoint(entry, &known.place, ip, number)),
-                    Err(_) => port.unusable += 1,
+                    Err(_) => port.unusable.push(Some(known.place.0.clone())),
                 }
             }
             port.endpoints = in_order(all);
@@ -373,7 +373,7 @@ impl Backing {
         endpoint: &SliceEndpoint,
         number: u16,
         found: &mut BTreeMap<IpAddr, ServiceEndpoint>,
-        unusable: &mut usize,
+        unusable: &mut Vec<Option<Labels>>,
     ) {
         // A pod that is named must be known; without a name it may be.
         let named = endpoint.pod.as_ref().map(|(namespace, name)| {
@@ -387,7 +387,11 @@ impl Backing {
             endpoint.ready || service.publish_not_ready
         };
         if !usable || matches!(named, Some(None)) {
-            *unusable += endpoint.addresses.len();
+            for &ip in &endpoint.addresses {
+                let known = named.unwrap_or_else(|| self.pod_with_address(namespace, ip));
+                let place = known.map(|known| self.place(known, endpoint.zone.as_deref()));
+                unusable.push(place.map(|(labels, _)| labels));
+            }
             return;
         }
         for &ip in &endpoint.addresses {

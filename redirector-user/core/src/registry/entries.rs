@@ -177,7 +177,7 @@ fn resolve(
 
 fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
     let mut endpoints = Vec::new();
-    let (mut unusable, mut unresolved, mut sockets) = (0, Vec::new(), Vec::new());
+    let (mut unusable, mut unresolved, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
     for Candidate { at, socket, unresolved: name, entry, place } in found {
         let number = entry
             .ports
@@ -188,8 +188,8 @@ fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {
         match at {
             Some(ip) => endpoints.push(entry_endpoint(entry, place, *ip, number)),
             None => {
-                unusable += 1;
                 let labels = place.0.clone();
+                unusable.push(Some(labels.clone()));
                 unresolved.extend(name.clone().map(|name| Unresolved { name, labels }));
                 if *socket {
                     let (labels, weight) = (place.0.clone(), entry.weight.max(1));

@@ -66,13 +66,17 @@ impl Host {
         self.own.is_empty()
     }
 
-    /// Gives an object other services of the host.
+    /// Gives an object other services of the host; [`settle`](Self::settle) has to follow.
     pub fn replace(&mut self, object: &ObjectRef, services: Vec<Service>) {
         self.own.retain(|service| service.object != *object);
         for service in services {
             let at = self.own.partition_point(|other| other.age() < service.age());
             self.own.insert(at, Arc::new(service));
         }
+    }
+
+    /// Works out what the services come to, once for all that were replaced.
+    pub fn settle(&mut self) {
         self.pool = pool(&self.own).map(Box::new);
     }
 }

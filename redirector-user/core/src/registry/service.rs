@@ -80,9 +80,9 @@ pub struct Port {
     /// The endpoints that may be used, sorted by address and port. Two workloads may say one
     /// address and port; a destination has only the first of those that it wants.
     pub endpoints: Vec<ServiceEndpoint>,
-    /// How many endpoints are known but may not be used: not ready, without
-    /// address, of a kind that cannot be reached from here.
-    pub unusable: usize,
+    /// The labels, where they are known, of each endpoint that is known but may not be used:
+    /// not ready, without address, of a kind that cannot be reached from here.
+    pub unusable: Vec<Option<Labels>>,
     /// Endpoints whose names are not resolved to any address: what they will be
     /// resolved to decides.
     pub unresolved: Vec<Unresolved>,

@@ -171,6 +171,9 @@ impl Registry {
         }
         changed.names = names.iter().any(|(name, was)| self.names.has(name) != *was);
         for (host, before) in before {
+            if let Some(of_host) = self.hosts.get_mut(&host) {
+                of_host.settle();
+            }
             if let Some(change) = change(&before, self.named(&host)) {
                 changed.hosts.insert(host, change);
             }

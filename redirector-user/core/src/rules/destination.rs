@@ -31,7 +31,8 @@ pub enum Lacks {
     Endpoints,
     /// Its endpoints are names, which are not resolved.
     Resolution,
-    /// Endpoints are known and cannot be used: not ready, or without address.
+    /// Endpoints, with the labels of the subset, are known and cannot be used: not ready, or
+    /// without address.
     Usable,
     /// The endpoints are of the other address family.
     Family,

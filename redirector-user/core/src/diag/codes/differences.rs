@@ -313,4 +313,9 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "Correct the name, or add the Namespace to the documents."
         "exportTo: [shpo]   # the namespace is shop"
     }
+    DROPPED_BY_MERGE = "RD4070" Warning NONE "An older DestinationRule's policy or subset is in force instead" {
+        "DestinationRules of one namespace for one host, with the same exportTo and workloadSelector, are merged as in Istio: the first trafficPolicy counts, and of subsets with one name the first, in the order of age. What a younger one says otherwise is not in force, for anybody."
+        "Write the policy and the subsets of a host in one DestinationRule, or remove the part that is not in force."
+        "kind: DestinationRule\nspec: {host: db, trafficPolicy: {loadBalancer: {simple: RANDOM}}}   # twice in a namespace, with different policies"
+    }
 }
