@@ -273,3 +273,31 @@ VirtualService shop/hl: {hosts: [hl], tcp: [{match: [{destinationSubnets: [10.0.
         (&address("endpoints: [{address: a.example.com}]"), "RD2040", &["| write resolution: DNS"]),
     ]);
 }
+
+#[test]
+fn who_is_told_to_write_a_port_is_told_which_the_destination_lacks() {
+    let text = "
+Service shop/pg: {clusterIP: 10.96.0.12, selector: {app: other}, ports: [{name: tcp, port: 5432}]}
+VirtualService shop/v: {hosts: [web, pg], tcp: [{route: [{destination: {host: web}}]}]}
+";
+    each(&[(text, "RD3007", &["| write a rule for each port", "web has no port 5432"])]);
+}
+
+#[test]
+fn a_server_to_which_tls_rules_are_bound_is_told_to_pass_tls_through() {
+    let gateway = |protocol: &str| {
+        format!(
+            "Gateway shop/g: {{selector: {{app: other}}, servers: [{{port: {{number: 443, name: x, \
+             protocol: {protocol}, hosts: [a.example.com]}}]}}\n"
+        )
+    };
+    let mutual = gateway("TLS}, tls: {mode: ISTIO_MUTUAL}");
+    let rule = "VirtualService shop/v: {hosts: [a.example.com], gateways: [g], tls: [{match: \
+                [{sniHosts: [a.example.com]}], route: [{destination: {host: other}}]}]}\n";
+    let passes = "tls: {mode: PASSTHROUGH} at the server";
+    each(&[
+        (&mutual, "RD5004", &["tls mode ISTIO_MUTUAL", "| declare the port TCP, without tls:"]),
+        (&(mutual.clone() + rule), "RD5004", &[passes]),
+        (&(gateway("TCP}") + rule), "RD4041", &[passes]),
+    ]);
+}

@@ -499,3 +499,106 @@ fn what_is_dropped_when_destination_rules_are_merged_is_told_and_nothing_else_of
         ]
     );
 }
+
+#[test]
+fn a_match_for_a_port_that_takes_no_such_rules_is_told() {
+    let ports =
+        "[{name: tcp-a, port: 7001}, {name: http-b, port: 7002}, {name: tls-c, port: 7003}]";
+    let text = |of: &str| {
+        object("Service", "a/mix", &format!("{{clusterIP: 10.96.0.1, ports: {ports}}}"))
+            + &service("a/db", "10.96.0.2", "")
+            + &virtual_service(
+                "a/v",
+                &format!(
+                    "{{hosts: [mix], tcp: [{{match: [{{port: 7001}}, {{port: {of}}}], route: \
+                     [{{destination: {{host: db}}}}]}}]}}"
+                ),
+            )
+    };
+    for (port, protocol) in [("7002", "HTTP"), ("7003", "TLS")] {
+        let report = report(&text(port));
+        let found = told(&report, &["RD5010"]);
+        let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+        assert_eq!(place, "RD5010 VirtualService/a/v spec.tcp[0].match[1].port");
+        assert!(message.contains(&format!("port {port} of the hosts is {protocol}")), "{message}");
+    }
+    let fits = text("7001, sourceNamespace: a");
+    assert_eq!(places(&report(&fits), &["RD5010"]), [""; 0]);
+}
+
+#[test]
+fn rules_whose_clients_do_not_see_the_service_of_their_host_are_told() {
+    let text = |seen: &str, rules: &str| {
+        object(
+            "ServiceEntry",
+            "data/pg",
+            &format!(
+                "{{hosts: [pg.example.com], addresses: [198.51.100.70], ports: [{{number: 5432, \
+                 name: tcp, protocol: TCP}}], exportTo: ['{seen}'], resolution: STATIC, \
+                 endpoints: [{{address: 192.0.2.1}}]}}"
+            ),
+        ) + &virtual_service(
+            "shop/pg",
+            &format!(
+                "{{hosts: [pg.example.com], exportTo: ['{rules}'], tcp: [{{route: [{{destination: \
+                 {{host: db}}}}]}}]}}"
+            ),
+        ) + &service("shop/db", "10.96.0.2", "")
+    };
+    for (seen, rules, says) in [
+        (".", ".", Some("no client sees both")),
+        ("~", "*", Some("no client sees both")),
+        (".", "*", Some("clients in shop")),
+        ("shop", ".", None),
+        (".", "data", None),
+        ("*", ".", None),
+    ] {
+        let report = report(&text(seen, rules));
+        let found = told(&report, &["RD4072"]);
+        match (&found[..], says) {
+            ([], None) => {}
+            ([(place, message)], Some(says)) => {
+                assert_eq!(place, "RD4072 VirtualService/shop/pg spec.hosts[0]");
+                assert!(message.contains(says), "{message}");
+            }
+            _ => panic!("{seen} {rules}: {found:#?}"),
+        }
+    }
+}
+
+#[test]
+fn workload_entries_that_what_selects_them_cannot_use_are_told() {
+    let entry = |spec: &str| {
+        object("WorkloadEntry", "a/w", &format!("{{labels: {{app: pg}}, address: {spec}}}"))
+    };
+    let static_entry = |resolution: &str| {
+        object(
+            "ServiceEntry",
+            "a/pg",
+            &format!(
+                "{{hosts: [pg.example.com], addresses: [198.51.100.70], ports: [{{number: 5432, \
+                 name: tcp, protocol: TCP}}], resolution: {resolution}, workloadSelector: \
+                 {{labels: {{app: pg}}}}}}"
+            ),
+        )
+    };
+    let named = object(
+        "Service",
+        "a/pg",
+        "{clusterIP: 10.96.0.1, selector: {app: pg}, ports: [{name: tcp, port: 80, targetPort: web}]}",
+    );
+    let found = |text: String| {
+        let report = report(&text);
+        places(&report, &["RD4071"]).join(", ").replace("RD4071 WorkloadEntry/a/w spec.", "")
+    };
+    assert_eq!(found(static_entry("STATIC") + &entry("pg.example.org")), "address");
+    assert_eq!(found(static_entry("DNS") + &entry("pg.example.org")), "");
+    let ports = |name: &str| entry(&format!("192.0.2.1, ports: {{{name}: 5433}}"));
+    assert_eq!(found(static_entry("STATIC") + &ports("tcp-pg")), "ports");
+    assert_eq!(found(static_entry("STATIC") + &ports("tcp")), "");
+    assert_eq!(found(named.clone() + &entry("192.0.2.1")), "ports");
+    assert_eq!(found(named.clone() + &ports("web")), "");
+    // It is used where another one that selects it has the port.
+    assert_eq!(found(named + &static_entry("STATIC") + &ports("web")), "");
+    assert_eq!(found(ports("web")), "");
+}

@@ -375,7 +375,7 @@ fn conflicts(
                 ),
             );
         }
-        l7_server(i, server, report);
+        l7_server(facts, i, server, report);
     }
 }
 
@@ -447,14 +447,27 @@ pub(super) fn uses(server: &Server) -> Option<&'static str> {
 }
 
 /// Servers that a relay of bytes cannot be.
-fn l7_server(index: usize, server: &Server, report: &mut Report<'_>) {
+fn l7_server(facts: &Facts<'_>, index: usize, server: &Server, report: &mut Report<'_>) {
     let Mode::Refuse(why) = mode(server) else { return };
+    let gateway = format!("{}/{}", report.object.namespace, report.object.name);
+    let bound = |rule: &crate::rules::Rule| rule.may_match_at(&gateway);
+    let by_name = facts.book.sets().any(|set| set.tls.iter().any(bound));
     report.add(
         format!("spec.servers[{index}].port.protocol"),
         Diagnostic::new(
             &l7::L7_SERVER,
             format!("{why}: connections to port {} are refused here", server.port),
         )
-        .help("declare the port TCP, or leave it to a gateway that speaks the protocol"),
+        .help(match by_name {
+            true => {
+                "write protocol: TLS and tls: {mode: PASSTHROUGH} at the server: the tls rules that \
+                 are bound to the Gateway are for that; or leave it to a gateway that speaks the \
+                 protocol"
+            }
+            false => {
+                "declare the port TCP, without tls:, or leave it to a gateway that speaks the \
+                 protocol"
+            }
+        }),
     );
 }

@@ -2,9 +2,12 @@
 
 use super::facts::Facts;
 use super::{Finding, Report};
+use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
+use crate::model::RuleList;
 use crate::registry::{Service, ServiceKind};
+use crate::rules::RuleSet;
 use crate::validate::names::is_ip;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -27,6 +30,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                         )
                         .help("write the host that it names"),
                     );
+                } else if let Some(finding) = unseen(facts, set, &services) {
+                    report.add(format!("spec.hosts[{i}]"), finding);
                 }
                 continue;
             }
@@ -50,4 +55,38 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             report.add(format!("spec.hosts[{i}]"), finding.meant(near));
         }
     }
+}
+
+/// Clients that see the rules, and no service of a host: all of them, or those of the object's
+/// own namespace.
+fn unseen(facts: &Facts<'_>, set: &RuleSet, services: &[&Service]) -> Option<Diagnostic> {
+    if ![RuleList::Tcp, RuleList::Tls].into_iter().any(|list| set.has_for_mesh(list)) {
+        return None;
+    }
+    let mut services = services.iter().filter(|one| one.rejected.is_none());
+    let first = services.clone().next()?;
+    let service = format!("{}, which is {}", first.object, first.export.describe());
+    let home = set.namespace();
+    let at_home = &Asker::new(Client::in_namespace(home));
+    let message = if !services.clone().any(|one| set.export.meets(&one.export)) {
+        format!(
+            "no client sees both these rules, which are {}, and {service}: they never apply to the \
+             host in the mesh",
+            set.export.describe()
+        )
+    } else if *home != *facts.world.settings.root_namespace
+        && set.export.visible(at_home)
+        && !services.any(|one| one.export.visible(at_home))
+    {
+        format!(
+            "clients in {home}, the namespace of the rules, do not see {service}: to them the rules \
+             do not apply"
+        )
+    } else {
+        return None;
+    };
+    let finding = Diagnostic::new(&differences::HIDDEN_FROM_CLIENTS, message);
+    Some(finding.help(
+        "export the service to those who are to have the rules, or write them where it is seen",
+    ))
 }

@@ -32,6 +32,7 @@ mod services;
 mod shadows;
 mod unreached;
 mod virtual_services;
+mod workload_entries;
 
 use std::collections::BTreeSet;
 
@@ -151,6 +152,7 @@ pub fn analyze(
     policies::analyze(&facts, &mut findings);
     services::analyze(&facts, &mut findings);
     entries::analyze(&facts, &mut findings);
+    workload_entries::analyze(&facts, &mut findings);
     by_name::analyze(&facts, &mut findings);
     drain::analyze(&facts, &mut findings);
     exports::analyze(&facts, &mut findings);

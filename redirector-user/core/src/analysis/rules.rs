@@ -14,7 +14,7 @@ use crate::diag::codes::{differences, l7};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{L4Match, RuleList, TcpRule};
 use crate::names::{MESH, complete_gateway};
-use crate::registry::{Protocol, Service, ServiceKind};
+use crate::registry::{Port, Protocol, Service, ServiceKind};
 use crate::rules::{Block, RuleSet, is_everything};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -25,7 +25,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         for (i, (tcp, rule)) in spec.tcp.iter().zip(&set.tcp).enumerate() {
             for (j, block) in tcp.matches.iter().enumerate() {
                 let path = format!("spec.tcp[{i}].match[{j}]");
-                conditions(facts, &bound, block, &path, &mut report);
+                conditions(facts, &bound, (RuleList::Tcp, block), &path, &mut report);
             }
             useless_subnets(i, &rule.blocks, &mut report);
             weights(i, tcp, &mut report);
@@ -33,7 +33,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         for (i, tls) in spec.tls.iter().enumerate() {
             for (j, block) in tls.matches.iter().enumerate() {
                 let path = format!("spec.tls[{i}].match[{j}]");
-                conditions(facts, &bound, &block.l4, &path, &mut report);
+                conditions(facts, &bound, (RuleList::Tls, &block.l4), &path, &mut report);
             }
         }
         shadowed(facts, &set.tcp, &mut report);
@@ -81,7 +81,7 @@ impl<'w> Bound<'w> {
 fn conditions(
     facts: &Facts<'_>,
     bound: &Bound<'_>,
-    block: &L4Match,
+    (list, block): (RuleList, &L4Match),
     path: &str,
     report: &mut Report<'_>,
 ) {
@@ -96,7 +96,7 @@ fn conditions(
         );
     }
     dropped_by_istio(&block.destination_subnets, path, report);
-    port(bound, block, path, report);
+    port(bound, (list, block), path, report);
     not_bound(bound.set, block, path, report);
     gateways(bound.set, block, path, report);
     sources(facts, bound, block, path, report);
@@ -146,11 +146,19 @@ fn named<'s>(set: &'s RuleSet, block: &'s L4Match) -> Vec<Cow<'s, str>> {
 }
 
 /// A port that nothing has that comes to the match.
-fn port(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>) {
+fn port(
+    bound: &Bound<'_>,
+    (list, block): (RuleList, &L4Match),
+    path: &str,
+    report: &mut Report<'_>,
+) {
     let Some(port) = block.port else { return };
     let names = named(bound.set, block);
     let those = names.iter().filter_map(|name| bound.ports.get_key_value(&**name));
     let those: BTreeMap<_, _> = those.collect();
+    if those.len() == 1 && those.contains_key(&MESH) {
+        of_other_protocol(bound, list, port, path, report);
+    }
     if those.is_empty() || those.values().any(|ports| ports.is_empty() || ports.contains(&port)) {
         return;
     }
@@ -173,6 +181,43 @@ fn port(bound: &Bound<'_>, block: &L4Match, path: &str, report: &mut Report<'_>)
             (true, _) => "write the port of the Service, or of a Gateway's server",
         }),
     );
+}
+
+/// A port of the hosts that takes no rules of the list, where another one does.
+fn of_other_protocol(
+    bound: &Bound<'_>,
+    list: RuleList,
+    number: u16,
+    path: &str,
+    report: &mut Report<'_>,
+) {
+    let all = || bound.services.iter().flat_map(|service| &service.ports);
+    let takes = |port: &Port| port.protocol.takes() == Some(list);
+    let mut those = all().filter(|port| port.number == number);
+    let Some(first) = those.clone().next() else { return };
+    if those.any(takes) || !all().any(takes) {
+        return;
+    }
+    let message = format!(
+        "port {number} of the hosts is {}, and takes no {list} rules: the match never holds",
+        first.protocol.as_str()
+    );
+    let finding = Diagnostic::new(&l7::NO_TCP_PORT, message);
+    report.add(format!("{path}.port"), finding.help(declare(list)));
+}
+
+/// How a port is declared that takes the rules of a list.
+fn declare(list: RuleList) -> &'static str {
+    match list {
+        RuleList::Tls => {
+            "declare the port TLS (the protocol of a ServiceEntry's port, or the beginning of a \
+             Service's port's name), or write tcp: with the same route list"
+        }
+        _ => {
+            "begin the name of a Service's port with tcp, or set its appProtocol: tcp; write \
+             protocol: TCP at the port of a ServiceEntry"
+        }
+    }
 }
 
 /// Gateways of a match that are none of the object's.
@@ -415,20 +460,14 @@ fn ports(bound: &Bound<'_>, list: RuleList, report: &mut Report<'_>) {
             format!("no port of the hosts takes {list} rules: {}", declared.join(", ")),
         )
         .help(match (services.iter().any(is_entry), services.iter().all(is_entry)) {
-            _ if list == RuleList::Tls => {
-                "declare the port TLS (the protocol of a ServiceEntry's port, or the beginning of a \
-                 Service's port's name), or write tcp: with the same route list"
-            }
+            _ if list == RuleList::Tls => declare(list),
             (_, true) => "write protocol: TCP at the port of the ServiceEntry",
             _ if other => {
                 "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp or \
                  whose appProtocol is tcp"
             }
             (false, _) => "begin the port's name with tcp, or set appProtocol: tcp",
-            (true, false) => {
-                "begin the name of a Service's port with tcp, or set its appProtocol: tcp; write \
-                 protocol: TCP at the port of a ServiceEntry"
-            }
+            (true, false) => declare(list),
         }),
     );
 }

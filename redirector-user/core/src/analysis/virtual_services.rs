@@ -193,6 +193,11 @@ fn unused_rules(
             )
             .help(match list {
                 "tcp" => "write tls: with sniHosts, or declare the server's port TCP without tls",
+                "tls" => {
+                    "write protocol: TLS and tls: {mode: PASSTHROUGH} at the server; or tcp: with \
+                     the same route list, where the first one may take connections whatever \
+                     server name they ask for"
+                }
                 _ if used.contains(&Some("tcp")) => "write tcp: with the same route list",
                 _ => "write tls: with sniHosts, and the same route list",
             }),
@@ -272,7 +277,7 @@ fn destinations(
         let never = facts.examined.never_has_port(&target.rule, target.place);
         let dialled = target.only_port(rule);
         let used = target.subsets_used(rule);
-        let Target { destination, path, .. } = target;
+        let Target { destination, path, .. } = &target;
         let host = &destination.host;
         let known = facts.destination(namespace, &rule.export_to, host);
         let mut unknown = false;
@@ -324,9 +329,7 @@ fn destinations(
                             list(&known.ports)
                         ),
                         // One port for all would send some elsewhere than now.
-                        None => "write a rule for each port: with the port in its match, and the \
-                                 same port at its destination"
-                            .to_owned(),
+                        None => one_each(facts, &target, host, &known.ports),
                     }),
                     );
                 }
@@ -353,6 +356,25 @@ fn destinations(
         {
             report.add(format!("{path}.subset"), finding);
         }
+    }
+}
+
+/// What to do where one rule is for several ports and each leads to that of the destination.
+fn one_each(facts: &Facts<'_>, target: &Target<'_>, host: &str, ports: &[u16]) -> String {
+    let set = facts.book.get(&target.rule.object).filter(|set| set.is_for_mesh());
+    let services = set.map(|set| facts.having(set)).unwrap_or_default();
+    let dialled = services.iter().flat_map(|service| &service.ports);
+    let dialled = dialled.filter(|port| port.protocol.takes() == Some(target.rule.list));
+    let lacking = dialled.map(|port| port.number).filter(|port| !ports.contains(port));
+    let lacking = Vec::from_iter(lacking.collect::<BTreeSet<u16>>());
+    let each = "write a rule for each port: with the port in its match, and the same port at its \
+                destination";
+    match lacking.as_slice() {
+        [] => each.to_owned(),
+        lacking => format!(
+            "{each}; {host} has no port {}: for that name another one, or another destination",
+            list(lacking)
+        ),
     }
 }
 

@@ -138,6 +138,20 @@ pub enum ServerTls {
     IstioMutual,
 }
 
+impl ServerTls {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passthrough => "PASSTHROUGH",
+            Self::Simple => "SIMPLE",
+            Self::Mutual => "MUTUAL",
+            Self::OptionalMutual => "OPTIONAL_MUTUAL",
+            Self::AutoPassthrough => "AUTO_PASSTHROUGH",
+            Self::IstioMutual => "ISTIO_MUTUAL",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

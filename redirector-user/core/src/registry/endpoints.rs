@@ -196,6 +196,16 @@ impl Backing {
         }
     }
 
+    /// Those that have a WorkloadEntry as an endpoint because of its labels.
+    pub(super) fn users(&self, world: &World, entry: &ObjectRef) -> BTreeSet<ObjectRef> {
+        let mut found = BTreeSet::new();
+        let known = self.entries.get(&entry.namespace).and_then(|all| all.get(&entry.name));
+        if let Some(known) = known {
+            self.find_users(world, false, (&entry.namespace, &known.labels), &mut found);
+        }
+        found
+    }
+
     /// Those that select a pod, or a WorkloadEntry, of a namespace with these labels.
     fn find_users(
         &self,
@@ -469,7 +479,7 @@ pub(super) fn entry_place(labels: &Labels, entry: &WorkloadEntry) -> LabelsAndLo
 
 /// The port of a WorkloadEntry that a Service port leads to; `None` when the
 /// Service names one that it does not have.
-fn entry_port(declared: &ServicePort, entry: &WorkloadEntry) -> Option<u16> {
+pub(crate) fn entry_port(declared: &ServicePort, entry: &WorkloadEntry) -> Option<u16> {
     match &declared.target_port {
         TargetPort::Name(name) => entry.ports.get(name).copied(),
         TargetPort::Number(number) => {

@@ -33,6 +33,7 @@ use rustc_hash::FxHashMap;
 pub use changed::Changed;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of};
+pub(crate) use endpoints::entry_port;
 pub use endpoints::selects;
 pub(crate) use frontends::is_special;
 pub use frontends::{MOST_ADDRESSES, NotTaken};
@@ -175,6 +176,12 @@ impl Registry {
     /// All that are left out.
     pub fn all_over(&self) -> impl Iterator<Item = (&ObjectRef, &Over)> {
         self.ledger.all_over()
+    }
+
+    /// The Services and ServiceEntries that have a WorkloadEntry as an endpoint because of its
+    /// labels.
+    pub fn users_of(&self, world: &World, entry: &ObjectRef) -> BTreeSet<ObjectRef> {
+        self.backing.users(world, entry)
     }
 
     /// ServiceEntries that have a host in common, by the age of the younger one.

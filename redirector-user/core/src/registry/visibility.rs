@@ -87,6 +87,16 @@ impl ExportTo {
         self.reach(who).is_some()
     }
 
+    /// Whether a client may see both an object and another one.
+    pub fn meets(&self, other: &Self) -> bool {
+        let is_somebodys = |one: &Self| one.public || one.namespaces().next().is_some();
+        match (self.public, other.public) {
+            (true, _) => is_somebodys(other),
+            (_, true) => is_somebodys(self),
+            _ => self.namespaces().any(|name| other.namespaces().any(|other| name == other)),
+        }
+    }
+
     /// Whether everybody sees it.
     pub fn is_public(&self) -> bool {
         self.public

@@ -164,10 +164,10 @@ pub(crate) fn mode(server: &Server) -> Mode {
             "a {protocol} server with tls mode AUTO_PASSTHROUGH takes its destinations from the \
              server names that Istio's gateways write"
         )),
-        (protocol, Some(tls)) => {
-            let tls = format!("{tls:?}").to_ascii_uppercase();
-            refuse(format!("a {protocol} server with tls mode {tls} would have to end TLS itself"))
-        }
+        (protocol, Some(tls)) => refuse(format!(
+            "a {protocol} server with tls mode {} would have to end TLS itself",
+            tls.as_str()
+        )),
         (protocol @ ("TLS" | "HTTPS"), None) => refuse(format!("a {protocol} server needs tls")),
         (protocol, None) => refuse(format!("a {protocol} server would have to speak {protocol}")),
     }

@@ -96,6 +96,9 @@ fn cause_of_lines(text: &str, why: &Refusal) -> Option<(&'static str, &'static s
     const NO_COLON: &str = "this line is neither a key nor an item of a list";
     const COLON: &str =
         "a key has a colon behind it, and a space or the end of the line behind that";
+    const DEEPER: &str = "this key is further in than the item of a list above it, and so a part of that item's text";
+    const NO_SPACE: &str = "the dash that begins an item of a list has no space behind it";
+    const SPACE: &str = "write a space behind the dash";
     let began = why.context.as_ref();
     let began = began.map(|(what, from)| (what.as_str(), *from));
     match (&*why.problem, began) {
@@ -128,9 +131,19 @@ fn cause_of_lines(text: &str, why: &Refusal) -> Option<(&'static str, &'static s
             if line.contains(": ") || line.trim_end().ends_with(':') {
                 return None;
             }
-            let indent = line.chars().take_while(|c| c.is_whitespace()).count();
+            let indent = |line: &str| line.chars().take_while(|c| c.is_whitespace()).count();
+            if line.trim_start().starts_with("- ") {
+                let column = indent(last) as u64;
+                let at = Mark { byte: 0, line: why.at.line, column };
+                return Some((DEEPER, "write it as far in as the keys that it belongs beside", at));
+            }
+            let (message, help) = match line.trim_start().strip_prefix('-') {
+                Some(rest) if !rest.starts_with('-') => (NO_SPACE, SPACE),
+                _ => (NO_COLON, COLON),
+            };
+            let indent = indent(line);
             let line = why.at.line.checked_sub(up as u64 + 1)?;
-            Some((NO_COLON, COLON, Mark { byte: 0, line, column: indent as u64 }))
+            Some((message, help, Mark { byte: 0, line, column: indent as u64 }))
         }
         _ => None,
     }

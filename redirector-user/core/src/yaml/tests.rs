@@ -96,6 +96,15 @@ fn what_it_does_not_read_is_refused_at_its_place() {
             "a:\n  b\n  c: d\n",
             "this is not YAML: this line is neither a key nor an item of a list@2:3",
         ),
+        (
+            "a:\n- b\n c:\n- d\n",
+            "this is not YAML: this key is further in than the item of a list above it, and so a \
+             part of that item's text@3:2",
+        ),
+        (
+            "a:\n  -b\nc:\n  -d\n  e: f\n",
+            "this is not YAML: the dash that begins an item of a list has no space behind it@4:3",
+        ),
         ("a: b: c\n", "this is not YAML: a second colon makes a second key on one line@1:5"),
         ("a: 1\nb: \"c\nd: 2\n", "this is not YAML: this quote is never closed@2:4"),
         ("a: b\n\u{1}: c\n", "this is not YAML: control characters are not allowed@2:1"),

@@ -318,4 +318,14 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "Write the policy and the subsets of a host in one DestinationRule, or remove the part that is not in force."
         "kind: DestinationRule\nspec: {host: db, trafficPolicy: {loadBalancer: {simple: RANDOM}}}   # twice in a namespace, with different policies"
     }
+    ENTRY_LEFT_OUT = "RD4071" Warning NONE "What selects the WorkloadEntry cannot use it, or a port of it" {
+        "A Service, or a ServiceEntry with resolution STATIC, takes addresses only, so a WorkloadEntry with a host name is left out there; so is one that lacks the port by whose name the targetPort of a Service leads to it. A number in ports counts for the port of a service with that name alone: under any other name it is not used. It is so in Istio, too."
+        "Write an address, or select it by a ServiceEntry with resolution DNS; name ports as what selects them does."
+        "kind: WorkloadEntry\nspec: {address: db.example.com, labels: {app: db}}   # selected by a ServiceEntry with resolution: STATIC"
+    }
+    HIDDEN_FROM_CLIENTS = "RD4072" Warning NONE "Who sees the rules does not see the service" {
+        "Rules apply in the mesh to connections to the addresses of their hosts' services, and both the VirtualService and the service have to be exported to the client's namespace. Here no namespace sees both, or the VirtualService's own does not: connections of such clients are decided as if there were no rule."
+        "Export the service to the namespaces that are to have the rules, or write the VirtualService in one that sees it."
+        "kind: VirtualService\nmetadata: {namespace: shop}\nspec: {hosts: [pg.example.com], exportTo: ['.']}   # a ServiceEntry of namespace data with exportTo: ['.']"
+    }
 }

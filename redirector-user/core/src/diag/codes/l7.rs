@@ -49,7 +49,7 @@ codes! {
         "endpoints: [{address: unix:///run/db.sock}]"
     }
     NO_TCP_PORT = "RD5010" Warning NONE "No port of the hosts takes the rules" {
-        "tcp rules apply to ports that are declared TCP or not declared at all, and tls rules to those that are declared TLS or HTTPS. All ports of these hosts are declared as something else (by appProtocol, or the beginning of their name), or there is none, so the rules never apply."
+        "tcp rules apply to ports that are declared TCP or not declared at all, and tls rules to those that are declared TLS or HTTPS. All ports of these hosts, or all that have the number in a match, are declared as something else (by appProtocol, or the beginning of their name), or there is none, so the rules never apply there."
         "Begin the port's name with tcp, or set appProtocol: tcp; for tls rules tls."
         "ports: [{name: http-echo, port: 19000}]"
     }
