@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How the name begins of a cgroup that a daemon makes for itself: its process id
 /// follows behind a `-`, or nothing.
@@ -11,6 +11,9 @@ pub const DAEMON: &str = "redirector-daemon";
 /// The name of the cgroup, below a daemon's, of the process that relays connections of
 /// its gateways.
 pub const RELAY: &str = "redirector-relay";
+
+/// The slice of our units, by its name.
+pub const SLICE: &str = "redirector.slice";
 
 /// How the name begins of the cgroup of a self-test: the process id of who makes it
 /// follows behind a `-`, and a number behind another.
@@ -37,17 +40,18 @@ pub fn remove(cgroup: &Path) -> io::Result<()> {
     fs::remove_dir(cgroup)
 }
 
+/// What is left directly below these cgroups, by its name: processes may be in it.
+pub fn left<'a>(cgroups: impl IntoIterator<Item = &'a Path>) -> impl Iterator<Item = PathBuf> {
+    // One that has gone, or that one may not look into, holds nothing of ours.
+    let entries = cgroups.into_iter().flat_map(fs::read_dir).flatten().flatten();
+    entries.filter(|one| is_left(&one.file_name().to_string_lossy())).map(|one| one.path())
+}
+
 /// Removes what is left directly below these cgroups. The kernel keeps those that a
 /// process is in.
 pub fn sweep<'a>(cgroups: impl IntoIterator<Item = &'a Path>) {
-    for cgroup in cgroups {
-        // One that has gone, or that one may not look into, holds nothing of ours.
-        let Ok(entries) = fs::read_dir(cgroup) else { continue };
-        for entry in entries.flatten().filter(|one| is_left(&one.file_name().to_string_lossy())) {
-            if remove(&entry.path()).is_ok() {
-                tracing::info!(cgroup = %entry.path().display(), "left over from a killed process: removed");
-            }
-        }
+    for cgroup in left(cgroups).filter(|cgroup| remove(cgroup).is_ok()) {
+        tracing::info!(cgroup = %cgroup.display(), "left over from a killed process: removed");
     }
 }
 

@@ -66,21 +66,28 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     };
     // Connections of gateways go on, too, for as long as usual.
     proxy::retire_at(&state.relay_socket(), proxy::Settings::default().drain);
-    sweep(&report);
+    sweep(&report, &state.relay_socket());
     state.remove()?;
     unloaded?;
     context.answer(common, &Answer { unloaded: true }, |_| "unloaded\n".to_owned())?;
     Ok(Exit::Fine)
 }
 
-/// Removes the cgroups of a daemon, and of self-tests, that were killed.
-fn sweep(report: &Report) {
+/// Removes the cgroups of a daemon, and of self-tests, that were killed. Relays there that
+/// nobody finds any more end.
+fn sweep(report: &Report, door: &Path) {
     let own = report.daemon_cgroup.as_deref();
+    let root = mounts::cgroup2().ok().flatten();
+    let current = root.as_deref().and_then(|root| mounts::cgroup_of(root, "self").ok());
+    let above = [own.and_then(Path::parent), root.as_deref(), current.as_deref()];
+    let above = above.into_iter().flatten();
+    let all: Vec<_> = above.chain(report.cgroups.iter().map(PathBuf::as_path)).collect();
+    let slice = root.as_ref().map(|root| root.join(leftovers::SLICE));
+    let exempt = leftovers::left(all.iter().copied()).chain(report.exempt.clone()).chain(slice);
+    proxy::end_left(exempt, door);
     if let Some(cgroup) = own {
         // The kernel keeps it while a process is in it.
         let _ = leftovers::remove(cgroup);
     }
-    let root = mounts::cgroup2().ok().flatten();
-    let all = own.and_then(Path::parent).into_iter().chain(root.as_deref());
-    leftovers::sweep(all.chain(report.cgroups.iter().map(PathBuf::as_path)));
+    leftovers::sweep(all);
 }

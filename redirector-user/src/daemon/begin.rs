@@ -229,6 +229,9 @@ fn take_charge(
         })?;
     }
     let leaf = kept.leaf.as_ref();
+    if let (Some(leaf), None, false) = (leaf, &predecessor, is_back) {
+        proxy::end_lost(&leaf.cgroup.path, &state.relay_socket());
+    }
     datapath.set_accounting(options.accounting || engine.follows_connections())?;
     datapath.set_flows(options.flows)?;
     let door = relay_stays(options).then(|| state.relay_socket());

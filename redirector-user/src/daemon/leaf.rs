@@ -11,11 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::datapath::cgroup::Cgroup;
 use crate::identity::pods::layout::{Directory, classify};
-use crate::leftovers::{DAEMON, RELAY, remove};
+use crate::leftovers::{DAEMON, RELAY, SLICE, remove};
 use crate::{leftovers, mounts};
-
-/// The slice of our units, by its name.
-const SLICE: &str = "redirector.slice";
 
 /// Which cgroup the daemon is to be alone in.
 #[derive(Clone, PartialEq, Eq, Debug)]

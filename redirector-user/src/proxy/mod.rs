@@ -11,7 +11,8 @@
 //! * [`config`]: the input: listeners with their rules, routes, destinations.
 //! * [`opened`]: the listening sockets.
 //! * [`control`]: has the relay do what the configuration says, and starts another one
-//!   when it has ended; [`process`]: its process; [`starter`]: who starts that.
+//!   when it has ended; [`process`]: its process; [`starter`]: who starts that;
+//!   [`lost`]: those that no daemon finds.
 //!
 //! How they talk: [`frame`] and [`message`].
 //!
@@ -53,6 +54,7 @@ pub(crate) mod fuzz;
 mod io;
 mod listener;
 mod loops;
+mod lost;
 mod message;
 mod near;
 mod opened;
@@ -78,6 +80,7 @@ pub use config::{
     Config, DestinationName, DestinationSpec, Keepalive, ListenerSpec, RouteSpec, RuleSpec,
 };
 pub use decide::{GatewayVerdict, Request, Whose, decide};
+pub use lost::{end_left, end_lost};
 pub use message::{
     ByFailed, ByRefused, EndpointCounts, Failed, LegCounts, ListenerCounts, ListenerState,
     ListenerStatus, Refused, RelayStatus, Status,

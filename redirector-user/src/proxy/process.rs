@@ -378,7 +378,7 @@ pub fn status_at(door: &Path) -> io::Result<Option<Status>> {
 /// # Errors
 ///
 /// When somebody is, and does not let anybody in.
-fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
+pub(super) fn knock(door: &Path) -> io::Result<Option<UnixStream>> {
     match rights::knock(door) {
         Ok(link) => Ok(Some(link)),
         // Nobody has been there, or nobody is there any more.

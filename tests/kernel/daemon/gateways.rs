@@ -182,6 +182,46 @@ fn gateways_go_on_while_the_daemon_is_away_and_the_next_one_goes_on_with_their_c
 }
 
 #[test]
+fn a_relay_whose_state_directory_is_lost_ends_with_the_next_daemon_and_with_unload() {
+    let Some(scene) = scene("lost") else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 14]);
+    let state = redirector.directory().join("state");
+    redirector.write("edge.yaml", &gateway(address, "one"));
+    let daemon = redirector.start();
+    redirector.wait("the gateway", |_| dial(address) == "one");
+    let first = relay(&redirector.status().json());
+    assert_eq!(daemon.stop(), 0);
+    fs::remove_dir_all(&state).unwrap();
+    redirector.write("edge.yaml", &gateway(address, "two"));
+    let old = Interrupted::open(address, "one");
+    let daemon = redirector.start();
+    redirector.wait("the change", |_| dial(address) == "two");
+    old.go_on();
+    let second = relay(&redirector.status().json());
+    assert_ne!(second, first);
+    assert!(
+        daemon.log().contains(&format!(
+            "is told to end: it accepts no more, and its connections have their time pid={first}"
+        )),
+        "{}",
+        daemon.log()
+    );
+    // Its gateway is gone, too.
+    assert_eq!(daemon.stop(), 0);
+    fs::remove_dir_all(&state).unwrap();
+    fs::remove_file(redirector.rules().join("edge.yaml")).unwrap();
+    let daemon = redirector.start();
+    assert!(TcpStream::connect(address).is_err(), "{}", daemon.log());
+    redirector.change("it again", || redirector.write("edge.yaml", &gateway(address, "one")));
+    redirector.wait("its answer", |_| dial(address) == "one");
+    assert_eq!(daemon.stop(), 0);
+    fs::remove_file(state.join("relay.sock")).unwrap();
+    assert_eq!(redirector.ask("unload", &["--yes"]).exit, 0);
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
 fn without_a_daemon_gateways_are_what_the_process_that_relays_says() {
     let Some(scene) = scene("asked") else { return };
     let redirector = &scene.redirector;
