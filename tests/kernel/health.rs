@@ -191,13 +191,23 @@ spec:
   ports: [{number: 80, name: tcp, protocol: TCP}]
   resolution: DNS
   endpoints: [{address: no-such-name.invalid}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: dialled}
+spec:
+  hosts: [dialled.invalid]
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  resolution: DNS
 ",
     );
     watched.shows(&Shown {
         warnings: &[
             "the name no-such-name.invalid does not resolve, what is routed to it is refused",
+            "the name dialled.invalid does not resolve, so that rules for it have no effect, its \
+             clients go past them",
         ],
-        metrics: &[("unresolved_names", 1), ("emptied_shares", 0)],
+        metrics: &[("unresolved_names", 2), ("emptied_shares", 0)],
         ..Shown::default()
     });
     assert!(daemon.log().contains("no-such-name.invalid does not resolve"), "{}", daemon.log());

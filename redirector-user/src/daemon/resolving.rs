@@ -127,8 +127,17 @@ impl Daemon {
                 Ok(at) => (unresolved[at].because, unresolved[at].kept) = (because, kept),
                 Err(_) => {
                     let refuses = self.engine.is_endpoint(&name);
+                    let is_dialled = self.engine.is_dialled(&name);
                     let (name, since) = (name.to_string(), now);
-                    let one = UnresolvedName { name, because, since, kept, answered, refuses };
+                    let one = UnresolvedName {
+                        name,
+                        because,
+                        since,
+                        kept,
+                        answered,
+                        refuses,
+                        is_dialled,
+                    };
                     tracing::warn!("{one}");
                     unresolved.push(one);
                     news = true;

@@ -68,6 +68,10 @@ pub struct Report {
     /// when that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin_error: Option<String>,
+    /// Why the kernel could not be compared with what it should be last time, when that is
+    /// so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare_error: Option<String>,
     /// Why this report could not be written, when that is so: then only the daemon
     /// itself can tell.
     pub report_error: Option<String>,
@@ -271,6 +275,10 @@ pub struct UnresolvedName {
     /// only addresses that are dialled are.
     #[serde(default = "yes")]
     pub refuses: bool,
+    /// It is a host that clients dial by what it resolves to: without that its rules are
+    /// for nobody.
+    #[serde(default)]
+    pub is_dialled: bool,
 }
 
 const fn yes() -> bool {
@@ -298,11 +306,19 @@ pub struct KnownName {
 
 impl fmt::Display for UnresolvedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, because, kept, refuses, .. } = self;
-        let outcome = match kept.is_empty() {
-            true if *refuses => "what is routed to it is refused".to_owned(),
-            true => "nothing that is dialled is taken for it".to_owned(),
-            false => format!("its {} earlier addresses stay", kept.len()),
+        let Self { name, because, kept, refuses, is_dialled, .. } = self;
+        let outcome = match (kept.len(), refuses, is_dialled) {
+            (0, true, false) => "what is routed to it is refused".to_owned(),
+            (0, true, true) => {
+                "so that rules for it have no effect, its clients go past them, and \
+                                what others are routed to it is refused"
+                    .to_owned()
+            }
+            (0, false, _) => {
+                "so that rules for it have no effect, and its clients go past them".to_owned()
+            }
+            (1, ..) => "its earlier address stays".to_owned(),
+            (kept, ..) => format!("its {kept} earlier addresses stay"),
         };
         write!(f, "the name {name} does not resolve, {outcome}: {because}")
     }

@@ -166,6 +166,17 @@ impl Registry {
         })
     }
 
+    /// Whether a name is a host whose rules are for those who dial what it resolves to.
+    pub fn is_dialled(&self, world: &World, name: &str) -> bool {
+        self.names.with(name).any(|entry| {
+            let object = world.get(entry);
+            let spec = object.and_then(|object| object.spec.service_entry());
+            spec.is_some_and(|spec| {
+                spec.hosts.iter().any(|host| host == name) && frontends::by_name(spec, name)
+            })
+        })
+    }
+
     /// Why a VirtualService, Service or ServiceEntry is left out, as if it were not there:
     /// it, or its namespace, asks for more than it may. Others can still name the host of a
     /// service that is, and are told why they do not reach it.
