@@ -16,6 +16,7 @@ use redirector_core::registry::Registry;
 use redirector_core::world::World;
 
 use crate::datapath::{self, Hook, Lookup, Served, SourceKey, netns_cookie};
+use crate::identity::{OF_ANOTHER, Resolver};
 use crate::mounts;
 use crate::state::Snapshot;
 
@@ -217,12 +218,24 @@ pub fn explain(
             let id = SourceId { namespace: namespace.as_str().into(), name: name.as_str().into() };
             match layout.identity(&id) {
                 Some(identity) => {
-                    if !tables.sources()?.iter().any(|(_, number)| *number == identity) {
+                    let sources = tables.sources()?;
+                    let own = sources.iter().filter(|(_, number)| *number == identity);
+                    let own: Vec<_> = own.map(|(key, _)| key).collect();
+                    let selector = registry.workloads.named(namespace, name);
+                    let selector = selector.and_then(|workload| workload.source.as_ref());
+                    let mut resolver = Resolver::new(cgroup2()?);
+                    if own.is_empty() {
                         notes.push(
                             "none of its processes can be told at the moment: until its cgroup or \
                              namespace appears there is nobody who connects as this workload"
                                 .to_owned(),
                         );
+                    } else if selector.is_some_and(|one| resolver.is_another(one, own)) {
+                        notes.push(format!(
+                            "its processes cannot be told: {OF_ANOTHER}; they get what callers in \
+                             no known workload get (--from-cgroup, --from-pid) until the daemon is \
+                             started"
+                        ));
                     }
                     process = cgroup_of(registry, namespace, name);
                     (source.clone(), Some(Caller::of(tables, identity, None)))

@@ -249,7 +249,7 @@ spec: {{address: 127.0.0.7, labels: {{app: spaced}}}}
         "rules.yaml",
         &to("two").replace("  - route", "  - match: [{sourceLabels: {app: client}}]\n    route"),
     );
-    let _daemon = redirector.start();
+    let daemon = redirector.start();
     let who = |cgroup: &str| {
         let answer =
             redirector.ask("explain", &["--from-cgroup", cgroup, "--to", ECHO, "--output", "json"]);
@@ -290,6 +290,29 @@ spec: {{address: 127.0.0.7, labels: {{app: spaced}}}}
         kinds.iter().any(|row| row["kind"] == "netns" && row["workload"] == "default/spaced"),
         "{sources:#}"
     );
+
+    // One that is made anew while no daemon follows is another one, which the kernel does
+    // not know.
+    let deep = redirector.place.cgroup.child("client/a/deep");
+    redirector.wait("it again", |status| gap(status).is_none());
+    daemon.kill();
+    let deep_is_another = |status: &serde_json::Value| {
+        has_problem(status, "default/deep cannot be told: its cgroup, or namespace, is another")
+    };
+    let explained = || {
+        let asked = ["--from-workload", "default/deep", "--to", ECHO];
+        redirector.ask("explain", &asked).out.contains("its processes cannot be told")
+    };
+    assert!(!deep_is_another(&redirector.status().json()) && !explained());
+    fs::remove_dir(&deep).unwrap();
+    assert!(!deep_is_another(&redirector.status().json()), "nobody is there");
+    redirector.place.cgroup.child("client/a/deep");
+    let status = redirector.status();
+    assert!(status.exit == 1 && deep_is_another(&status.json()), "{status:?}");
+    assert!(explained());
+    let _daemon = redirector.start();
+    redirector.wait("its own", |status| gap(status).is_none() && status["healthy"] == true);
+    assert!(!explained());
 }
 
 #[test]

@@ -60,6 +60,7 @@ impl Daemon {
         self.note_pins(checked.as_ref().err());
         if checked.is_ok() && self.compared.elapsed() >= self.compare_took * SHARE {
             checked = self.compare();
+            self.report.compare_error = checked.as_ref().err().map(ToString::to_string);
             // Mending takes long and is rare: what has been mended is looked at again
             // soon.
             if self.report.drift_repaired == mended {

@@ -27,5 +27,5 @@ pub use arrivals::{Arrivals, Histogram};
 pub use direct::{Direct, Table};
 pub use locals::{Local, Locals};
 pub use newcomers::View;
-pub use resolve::{Missing, Resolver};
+pub use resolve::{Missing, OF_ANOTHER, Resolver};
 pub use tracker::{Gap, Kernel, Tracker, Wanted};

@@ -52,6 +52,10 @@ pub enum Missing {
     },
 }
 
+/// What is said of a workload that is [another](Resolver::is_another) than the kernel knows.
+pub const OF_ANOTHER: &str = "its cgroup, or namespace, is another one than the kernel knows, \
+                              which was made anew while no daemon followed";
+
 /// Resolves selectors, remembering what costs a thread to find out.
 #[derive(Debug, Default)]
 pub struct Resolver {
@@ -84,6 +88,24 @@ impl Resolver {
                 Some(keys) => Ok(keys.values().copied().collect()),
                 None => Err(Missing::NoPod),
             },
+        }
+    }
+
+    /// Whether a workload's cgroup or namespace is there, and is none of these, which the
+    /// kernel takes for it: it was made anew. Those of pods are not looked for.
+    pub fn is_another<'a>(
+        &mut self,
+        selector: &SourceSelector,
+        known: impl IntoIterator<Item = &'a SourceKey>,
+    ) -> bool {
+        // How deep a cgroup lies, a container may not see.
+        let number = |key: &SourceKey| match *key {
+            SourceKey::Cgroup { id, .. } => (true, id),
+            SourceKey::Netns { cookie } => (false, cookie),
+        };
+        match self.resolve(selector).as_deref() {
+            Ok([key]) => known.into_iter().all(|one| number(one) != number(key)),
+            _ => false,
         }
     }
 

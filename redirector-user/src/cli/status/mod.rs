@@ -22,7 +22,7 @@ use crate::confined::Confined;
 use crate::daemon::control::Request;
 use crate::datapath::features::{self, Feature, Support};
 use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
-use crate::identity::Resolver;
+use crate::identity::{OF_ANOTHER, Resolver};
 use crate::mounts;
 use crate::proxy::RelayStatus;
 use crate::state::{
@@ -247,7 +247,9 @@ pub(super) fn look(kernel: &KernelArgs, context: &mut Context<'_>) -> Result<Ans
         Ok(datapath) => {
             let (active, image) = datapath.dump_active()?;
             let snapshot = kernel.snapshot(active.generation, context)?;
-            let drift = snapshot.as_ref().and_then(|snapshot| {
+            // What cannot be read is nothing that the kernel could differ from.
+            let whole = snapshot.as_ref().filter(|snapshot| snapshot.lost.is_empty());
+            let drift = whole.and_then(|snapshot| {
                 let plan = compile(&snapshot.world()).plan;
                 let limits = datapath.sizes().limits();
                 let (_, wanted) = snapshot.contents.layout.place(&plan, &limits).ok()?;
@@ -286,6 +288,7 @@ fn answer(
 ) -> Result<Answer, Failure> {
     let Known { pid, report, doubt } = known;
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let is_followed = pid.is_some() && doubt.is_none();
     problems.extend(doubt);
     if pid.is_none() {
         warnings.push(
@@ -380,7 +383,9 @@ fn answer(
         );
         if missing.required { problems.push(line) } else { warnings.push(line) }
     }
-    let gaps = gaps(datapath, snapshot)?;
+    let (gaps, others) = gaps(datapath, snapshot)?;
+    // A daemon that runs sees to it by itself, in a moment.
+    problems.extend(others.into_iter().filter(|_| !is_followed));
     warnings.extend(report.unserved.iter().cloned());
     for gap in &gaps {
         warnings.push(format!("{} cannot be told: {}", gap.workload, gap.because));
@@ -444,6 +449,11 @@ fn reported(
         problems.push(format!(
             "what is in force cannot be pinned, or not be looked at, and may end with the daemon: \
              {error}"
+        ));
+    }
+    if let Some(error) = &report.compare_error {
+        problems.push(format!(
+            "whether the kernel does what it should cannot be told, as it cannot be compared: {error}"
         ));
     }
     if let Some(error) = &report.report_error {
@@ -563,29 +573,39 @@ fn programs(attached: &[Attached], all: bool, problems: &mut Vec<String>) {
 }
 
 /// The workloads of the configuration in force whose processes the kernel
-/// cannot tell, looked for now.
-fn gaps(datapath: &Datapath, snapshot: Option<&Snapshot>) -> Result<Vec<UnknownWorkload>, Failure> {
-    let Some(snapshot) = snapshot else { return Ok(Vec::new()) };
-    let known: Vec<u32> = datapath.sources()?.into_iter().map(|(_, number)| number).collect();
+/// cannot tell, looked for now; and a word on each that it takes for another one.
+fn gaps(
+    datapath: &Datapath,
+    snapshot: Option<&Snapshot>,
+) -> Result<(Vec<UnknownWorkload>, Vec<String>), Failure> {
+    let Some(snapshot) = snapshot else { return Ok(Default::default()) };
+    let known = datapath.sources()?;
     let mut resolver = Resolver::new(mounts::cgroup2().ok().flatten().unwrap_or_default());
     let world = snapshot.world();
     let registry = redirector_core::registry::Registry::new(&world);
-    let mut gaps = Vec::new();
+    let (mut gaps, mut others) = (Vec::new(), Vec::new());
     for workload in registry.workloads.sources() {
         let (namespace, name) = (workload.object.namespace.clone(), workload.object.name.clone());
         let id = SourceId { namespace, name };
-        let identity = snapshot.contents.layout.identity(&id);
-        if identity.is_some_and(|identity| known.contains(&identity)) {
+        let Some(selector) = &workload.source else { continue };
+        let of = |identity| known.iter().filter(move |(_, number)| Some(*number) == identity);
+        let mut keys = of(snapshot.contents.layout.identity(&id)).map(|(key, _)| key).peekable();
+        if keys.peek().is_some() {
+            if resolver.is_another(selector, keys) {
+                others.push(format!(
+                    "{}/{} cannot be told: {OF_ANOTHER}; start the daemon",
+                    id.namespace, id.name
+                ));
+            }
             continue;
         }
-        let Some(selector) = &workload.source else { continue };
         let because = match resolver.resolve(selector) {
             Err(why) => why.to_string(),
             Ok(_) => "it is there, and the kernel has not been told yet".to_owned(),
         };
         gaps.push(UnknownWorkload { workload: format!("{}/{}", id.namespace, id.name), because });
     }
-    Ok(gaps)
+    Ok((gaps, others))
 }
 
 fn duration(seconds: u64) -> String {
