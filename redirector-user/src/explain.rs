@@ -260,7 +260,7 @@ pub fn explain(
     let query = query(question, source, destination);
     let mut explanation = explain_with(world, registry, &query)?;
     // What the resolver has not answered is refused now, and not decided later.
-    explanation.undecided_share = 0.0;
+    explanation.until_names_are_resolved();
     if query.gateway.is_some() {
         // The proxy decides by the documents in force.
         explanation.notes.extend(notes);

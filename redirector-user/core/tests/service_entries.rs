@@ -30,7 +30,7 @@ fn goes(world: &World, to: &str) -> String {
     assert_eq!(tables.endpoints.keys().cloned().collect::<Vec<_>>().join(" "), endpoints, "{to}");
     assert_eq!(tables.passed, answer.verdict == VerdictWord::Passthrough, "{to}: {answer:?}");
     match answer.verdict {
-        _ if answer.is_undecided() => "undecided".to_owned(),
+        VerdictWord::Undecided => "undecided".to_owned(),
         VerdictWord::Passthrough => "passed".to_owned(),
         VerdictWord::Refuse => "refused".to_owned(),
         VerdictWord::Route => endpoints,
@@ -141,8 +141,7 @@ fn addresses(all: &[&str]) -> Vec<IpAddr> {
 fn what_a_host_resolves_to_is_its_own_where_it_has_no_addresses() {
     let mut world = without_addresses("DNS", "{}");
     let before = ask(&world, "198.51.100.1:5432");
-    assert_eq!((before.verdict, before.frontend.is_some()), (VerdictWord::Passthrough, false));
-    assert!(before.is_undecided());
+    assert_eq!((before.verdict, before.frontend.is_some()), (VerdictWord::Undecided, false));
     assert_eq!(before.undecided_names, ["db.example.com"]);
     assert!(unknown_shares(&world, "198.51.100.1:5432").passed, "nothing is taken before");
     assert_eq!(goes(&world, "127.0.0.1:5432"), "passed", "no name decides about that");
@@ -544,7 +543,7 @@ ServiceEntry db:
     named.settings.allocates = true;
     named.set_resolved("db.example.com", answers.clone());
     let answer = ask(&named, &format!("{}:5432", answers[0]));
-    assert!(answer.is_undecided(), "never to itself: {answer:?}");
+    assert_eq!(answer.verdict, VerdictWord::Undecided, "never to itself: {answer:?}");
     named.set_resolved("db.example.com", [answers.clone(), addresses(&["192.0.2.8"])].concat());
     assert_eq!(goes(&named, &format!("{}:5432", answers[0])), "192.0.2.8:5432");
 }
@@ -613,10 +612,11 @@ VirtualService split:
     .concat();
     let mut world = world(&text);
     let answer = ask(&world, "192.0.2.1:80");
-    let until_then = (VerdictWord::Passthrough, 0.0);
-    assert_eq!((answer.verdict, answer.refused_share), until_then, "without a rule");
-    assert!(answer.is_undecided());
+    assert_eq!((answer.verdict, answer.refused_share), (VerdictWord::Undecided, 0.0));
     assert_eq!(answer.undecided_names, ["named.example"]);
+    let mut now = answer;
+    now.until_names_are_resolved();
+    assert_eq!(now.verdict, VerdictWord::Passthrough, "without a rule");
     let answer = ask(&world, "192.0.2.3:80");
     assert_eq!((answer.verdict, answer.refused_share), (VerdictWord::Route, 0.75));
     assert_eq!((answer.undecided_share, answer.refused_for_good()), (0.75, 0.0));

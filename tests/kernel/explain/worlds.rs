@@ -39,6 +39,7 @@ fn promised(explanation: &Explanation, to: SocketAddr) -> BTreeMap<Result<String
     match (explanation.verdict, &explanation.now) {
         (VerdictWord::Passthrough, _) => [(Ok(shown(to)), 1.0)].into(),
         (VerdictWord::Refuse, _) => [(refused, 1.0)].into(),
+        (VerdictWord::Undecided, _) => panic!("tables have decided: {explanation:?}"),
         (VerdictWord::Route, None) => panic!("it is not said how it stands now: {explanation:?}"),
         (VerdictWord::Route, Some(NowView { endpoints, refused_share, .. })) => {
             let endpoints = endpoints.iter().map(|(endpoint, share)| {

@@ -30,7 +30,8 @@ pub(super) fn compare(
         found.differs("rule", rule, rule_of(got));
     }
     if let Some(passthrough) = expected.passthrough
-        && (got.is_undecided() || passthrough != (got.verdict == VerdictWord::Passthrough))
+        && (got.verdict == VerdictWord::Undecided
+            || passthrough != (got.verdict == VerdictWord::Passthrough))
     {
         let what = if passthrough { "passed through" } else { "not passed through" };
         found.differs("passthrough", what, verdict_of(got));
@@ -102,7 +103,7 @@ fn rule_of(got: &Explanation) -> String {
 
 fn verdict_of(got: &Explanation) -> &'static str {
     match got.verdict {
-        _ if got.is_undecided() => "undecided until names are resolved",
+        VerdictWord::Undecided => "undecided until names are resolved",
         VerdictWord::Route => "routed",
         VerdictWord::Passthrough => "passed through",
         VerdictWord::Refuse => "refused",
@@ -222,7 +223,7 @@ fn compare_same(
 /// Everything that can become of a connection, and how often it does.
 fn outcome_of(got: &Explanation) -> BTreeMap<String, f64> {
     let mut outcome = BTreeMap::new();
-    if got.verdict == VerdictWord::Passthrough && !got.is_undecided() {
+    if got.verdict == VerdictWord::Passthrough {
         outcome.insert("passed through".to_owned(), 1.0);
         return outcome;
     }

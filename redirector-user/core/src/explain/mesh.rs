@@ -85,6 +85,7 @@ pub(super) fn explain(
             ));
         }
         if claim.decided_by_names() {
+            answer.verdict = VerdictWord::Undecided;
             answer.undecided_share = 1.0;
             answer.undecided_names =
                 claim.port.unresolved.iter().map(|one| one.name.to_string()).collect();
@@ -131,6 +132,7 @@ fn by_name<'q>(
         answer.notes.extend(why.map(|why| format!("{} resolves to it, {why}", service.host)));
     }
     if !answer.undecided_names.is_empty() && !is_special(&dialled) {
+        answer.verdict = VerdictWord::Undecided;
         answer.undecided_share = 1.0;
         answer.notes.push(format!(
             "decided when its names are resolved: {}; until then nothing is taken for them, and \

@@ -150,17 +150,19 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Whether nothing is routed until names are resolved.
-    pub fn is_undecided(&self) -> bool {
-        self.verdict != VerdictWord::Route && self.undecided_share > 0.0
+    /// Makes it say what happens for as long as its names are not resolved.
+    pub fn until_names_are_resolved(&mut self) {
+        self.undecided_share = 0.0;
+        self.verdict = match self.verdict {
+            VerdictWord::Undecided if self.refused_share > 0.0 => VerdictWord::Refuse,
+            VerdictWord::Undecided => VerdictWord::Passthrough,
+            verdict => verdict,
+        };
     }
 
     /// The share of all connections that is refused whatever names resolve to.
     pub fn refused_for_good(&self) -> f64 {
-        match self.verdict {
-            VerdictWord::Passthrough => 0.0,
-            _ => shares::rounded(self.refused_share - self.undecided_share),
-        }
+        shares::rounded((self.refused_share - self.undecided_share).max(0.0))
     }
 }
 
@@ -191,6 +193,9 @@ pub enum VerdictWord {
     Passthrough,
     /// It is refused.
     Refuse,
+    /// All of it is decided when names are resolved. Until then a rule's connections are
+    /// refused, and all others left as they are.
+    Undecided,
 }
 
 /// Who handles a connection.

@@ -82,12 +82,15 @@ pub(super) fn fill(
     explanation.verdict = match verdict {
         Verdict::Pass => VerdictWord::Passthrough,
         Verdict::Refuse => VerdictWord::Refuse,
+        Verdict::Route(_) if explanation.endpoints.is_empty() && undecided > 0.0 => {
+            VerdictWord::Undecided
+        }
         Verdict::Route(_) if explanation.endpoints.is_empty() => VerdictWord::Refuse,
         Verdict::Route(_) => VerdictWord::Route,
     };
     match explanation.verdict {
         VerdictWord::Passthrough => explanation.endpoints.clear(),
         VerdictWord::Refuse => explanation.refused_share = 1.0,
-        VerdictWord::Route => {}
+        VerdictWord::Route | VerdictWord::Undecided => {}
     }
 }

@@ -240,7 +240,8 @@ pub fn told(answer: &Explanation) -> Shares {
     Shares {
         endpoints: answer.endpoints.clone(),
         refused: answer.refused_share,
-        passed: answer.verdict == VerdictWord::Passthrough,
+        passed: answer.verdict == VerdictWord::Passthrough
+            || (answer.verdict == VerdictWord::Undecided && answer.refused_share == 0.0),
     }
 }
 

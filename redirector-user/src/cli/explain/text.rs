@@ -26,7 +26,7 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
         HandledBy::Proxy => " (by the gateway proxy)",
     };
     let verdict = match explanation.verdict {
-        _ if explanation.is_undecided() => style.help("decided when names are resolved"),
+        VerdictWord::Undecided => style.help("decided when names are resolved"),
         VerdictWord::Route => style.good("routed"),
         VerdictWord::Passthrough => style.help("passed through: left as it is"),
         VerdictWord::Refuse => style.error("refused"),
@@ -92,7 +92,7 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
         let _ = writeln!(text, "{}", style.strong("endpoints"));
         let refused = match explanation.verdict {
             VerdictWord::Route => explanation.refused_for_good(),
-            VerdictWord::Passthrough | VerdictWord::Refuse => 0.0,
+            VerdictWord::Passthrough | VerdictWord::Refuse | VerdictWord::Undecided => 0.0,
         };
         shares(&mut text, &explanation.endpoints, refused);
     }
