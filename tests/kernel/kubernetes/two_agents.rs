@@ -23,7 +23,9 @@ fn with(node: &Node, own: &[&String]) -> Vec<String> {
 
 /// How a second agent ends that was started with these arguments.
 fn refused(arguments: Vec<String>) -> String {
-    let output = command(["run".to_owned()].into_iter().chain(arguments)).output();
+    // Others that run beside this test may have the usual port.
+    let own = ["run", "--metrics-address=none"].map(ToOwned::to_owned);
+    let output = command(own.into_iter().chain(arguments)).output();
     let output = output.expect("it runs");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
