@@ -214,8 +214,10 @@ impl<'q> Destinations<'q> {
         self.met.cut();
         Destination::lacking(&(
             Lacks::Limit,
+            // How many they are by now depends on what was made before: it is not said.
             format!(
-                "the destinations of namespace {namespace} have {has} endpoints, and may have {}",
+                "the destinations of namespace {namespace} have more than twice the endpoints that \
+                 they may have, {}",
                 settings.budgets.namespace.endpoints
             ),
         ))
