@@ -429,10 +429,10 @@ impl Datapath {
     /// The kernel's refusal.
     pub fn set_accounting(&mut self, on: bool) -> Result<(), Error> {
         self.writing()?;
-        if self.maps.flag(control_flags::ACCOUNTING) == on {
-            return Ok(());
-        }
         if !on {
+            if !self.maps.flag(control_flags::ACCOUNTING) {
+                return Ok(());
+            }
             self.maps.set_flag(control_flags::ACCOUNTING, false);
             // Whoever saw that there was accounting has said of its connection that it is
             // followed after this: none is that nobody finds now.
