@@ -209,6 +209,10 @@ impl<'q> Destinations<'q> {
             let count = |one: &Destination| i64::try_from(one.endpoints.len()).unwrap_or(i64::MAX);
             let more = more + count(&made) - before.map_or(0, count);
             self.more.insert(namespace.clone(), more);
+            // Whether the next one is made would depend on which comes first.
+            if self.met.endpoints_of(namespace).saturating_add_signed(more) > may_have {
+                self.met.cut();
+            }
             return made;
         }
         self.met.cut();

@@ -80,12 +80,12 @@ impl Met {
         self.cut = false;
     }
 
-    /// Some destinations were not made in this step.
+    /// Some destinations were not made in this step, or would not have been in another order.
     pub fn cut(&mut self) {
         self.cut = true;
     }
 
-    /// Whether some were not.
+    /// Whether there was such a one.
     pub fn is_cut(&self) -> bool {
         self.cut
     }

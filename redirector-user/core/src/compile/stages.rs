@@ -194,8 +194,8 @@ impl Stages {
         self.classes.classifier()
     }
 
-    /// Whether some destinations have no endpoints in the Plan because those of their
-    /// namespace would have far more than they may.
+    /// Whether those of some namespace would have far more endpoints than they may, so that
+    /// some destinations may have none in the Plan.
     pub fn is_cut(&self) -> bool {
         self.met.is_cut()
     }
