@@ -2,6 +2,7 @@
 
 mod gateways;
 mod text;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +12,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_core::compile::compile;
 use redirector_core::drain::{Draining, by_destination, by_endpoint, to_tell};
-use redirector_core::model::SourceId;
 use serde::Serialize;
 
 use super::config::interval;
@@ -22,8 +22,6 @@ use crate::confined::Confined;
 use crate::daemon::control::Request;
 use crate::datapath::features::{self, Feature, Support};
 use crate::datapath::{self, Active, Attached, Datapath, Hook, Standing};
-use crate::identity::{OF_ANOTHER, Resolver};
-use crate::mounts;
 use crate::proxy::RelayStatus;
 use crate::state::{
     Bypassed, GatewayListener, Report, Snapshot, StateDir, Tested, UnknownWorkload,
@@ -383,7 +381,7 @@ fn answer(
         );
         if missing.required { problems.push(line) } else { warnings.push(line) }
     }
-    let (gaps, others) = gaps(datapath, snapshot)?;
+    let (gaps, others) = workloads::gaps(datapath, snapshot)?;
     // A daemon that runs sees to it by itself, in a moment.
     problems.extend(others.into_iter().filter(|_| !is_followed));
     warnings.extend(report.unserved.iter().cloned());
@@ -570,42 +568,6 @@ fn programs(attached: &[Attached], all: bool, problems: &mut Vec<String>) {
             }
         }
     }
-}
-
-/// The workloads of the configuration in force whose processes the kernel
-/// cannot tell, looked for now; and a word on each that it takes for another one.
-fn gaps(
-    datapath: &Datapath,
-    snapshot: Option<&Snapshot>,
-) -> Result<(Vec<UnknownWorkload>, Vec<String>), Failure> {
-    let Some(snapshot) = snapshot else { return Ok(Default::default()) };
-    let known = datapath.sources()?;
-    let mut resolver = Resolver::new(mounts::cgroup2().ok().flatten().unwrap_or_default());
-    let world = snapshot.world();
-    let registry = redirector_core::registry::Registry::new(&world);
-    let (mut gaps, mut others) = (Vec::new(), Vec::new());
-    for workload in registry.workloads.sources() {
-        let (namespace, name) = (workload.object.namespace.clone(), workload.object.name.clone());
-        let id = SourceId { namespace, name };
-        let Some(selector) = &workload.source else { continue };
-        let of = |identity| known.iter().filter(move |(_, number)| Some(*number) == identity);
-        let mut keys = of(snapshot.contents.layout.identity(&id)).map(|(key, _)| key).peekable();
-        if keys.peek().is_some() {
-            if resolver.is_another(selector, keys) {
-                others.push(format!(
-                    "{}/{} cannot be told: {OF_ANOTHER}; start the daemon",
-                    id.namespace, id.name
-                ));
-            }
-            continue;
-        }
-        let because = match resolver.resolve(selector) {
-            Err(why) => why.to_string(),
-            Ok(_) => "it is there, and the kernel has not been told yet".to_owned(),
-        };
-        gaps.push(UnknownWorkload { workload: format!("{}/{}", id.namespace, id.name), because });
-    }
-    Ok((gaps, others))
 }
 
 fn duration(seconds: u64) -> String {
