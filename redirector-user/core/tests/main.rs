@@ -25,6 +25,7 @@ mod placement;
 mod reference_worlds;
 mod refusals;
 mod registry;
+mod resolved_hosts;
 mod server_names;
 mod service_entries;
 mod support;
