@@ -49,7 +49,11 @@ impl<'s> Apart<'s> {
         command.args(["--daemon-cgroup", "auto", "--relay-socket"]).arg(&self.socket);
         enter(&mut command, &self.daemon);
         let daemon = redirector.launch_command(command, Stdio::null());
-        redirector.wait("the daemon", |status| status["daemon"]["pid"] == daemon.pid());
+        // Until then what is told of the relay is what an earlier daemon knew, and a relay that
+        // ends has nobody who holds its sockets.
+        redirector.wait("the daemon", |status| {
+            status["daemon"]["pid"] == daemon.pid() && daemon.log().contains("INFO in force")
+        });
         daemon
     }
 
@@ -108,7 +112,7 @@ fn a_relay_in_a_unit_of_its_own_outlives_the_daemons_and_is_replaced_there() {
     let status = redirector.wait("the same relay", |status| relay(status) == first);
     assert_eq!(status["relay"]["restarts"], 0, "{status:#}");
     kill(first);
-    assert_eq!(dial(address), "itself", "clients wait meanwhile");
+    assert_eq!(dial(address), "itself", "clients wait meanwhile: {}", daemon.log());
     let second = another(&scene, first);
     assert!(cgroup_of(second).ends_with(unit), "{}", cgroup_of(second));
     // What else is in there is told of; the next daemon has a cgroup of its own, and of its
