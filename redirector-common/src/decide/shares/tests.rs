@@ -4,12 +4,17 @@ use super::*;
 use crate::abi::Leg;
 use crate::decide::{Caller, Decision, take};
 
+mod whole;
+
 const SIDE: Side = Side::of_epoch(0);
 
 /// One route, and entries by index. The entry of `LIVE` of a backend is its index
 /// and one.
 #[derive(Clone, Default, Debug)]
 struct Small {
+    first: u32,
+    /// Of the route; all legs where it is not said.
+    count: Option<u32>,
     legs: Vec<Leg>,
     destinations: Vec<Destination>,
     backends: Vec<Backend>,
@@ -20,7 +25,8 @@ struct Small {
 
 impl Tables for Small {
     fn route(&self, _: Side, _: u32) -> Option<Route> {
-        Some(Route { first: 0, count: self.legs.len() as u32 })
+        let count = self.count.unwrap_or(self.legs.len() as u32);
+        Some(Route { first: self.first, count })
     }
     fn leg(&self, _: Side, index: u32) -> Option<Leg> {
         self.legs.get(index as usize).copied()
@@ -277,7 +283,7 @@ fn of_many_that_are_all_ejected_one_is_taken_all_the_same() {
             backends: slots.collect(),
             ejected: vec![true; count as usize],
             active: vec![0; count as usize],
-            full: false,
+            ..Small::default()
         };
         let parts = of_route(&small, SIDE, 0, &small);
         assert!((parts[0].refused - refused).abs() < 1e-6, "{count}: {parts:?}");
@@ -359,7 +365,7 @@ fn what_is_never_drawn_has_no_endpoint_of_a_source_that_is_known_either() {
         backends: vec![backend; 2],
         ejected: vec![false],
         active: vec![0],
-        full: false,
+        ..Small::default()
     };
     let parts = of_route(&small, SIDE, 0, &Keeps(&small, 7));
     let endpoints: Vec<_> = parts.iter().map(|part| part.endpoints.len()).collect();

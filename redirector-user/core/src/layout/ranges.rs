@@ -209,6 +209,95 @@ mod tests {
         assert_eq!(take(&mut ranges, 6), Some(0), "they became one");
     }
 
+    /// What is given out, with the rest of the state in an order of its own.
+    type Used = BTreeSet<(u32, u32)>;
+
+    /// Each entry below the end is given out, waits or is free, once; no two gaps touch, none
+    /// is at the end, and both ways to look for one have the same.
+    fn assert_whole(ranges: &Ranges, used: &Used) {
+        let mut parts: Vec<(u32, u32)> = used.iter().copied().collect();
+        parts.extend(&ranges.waiting);
+        parts.extend(ranges.free.iter().map(|(first, size)| (*first, *size)));
+        parts.sort_unstable();
+        let end = parts
+            .iter()
+            .try_fold(0, |end, (first, count)| (*first == end).then_some(first + count));
+        assert_eq!(end, Some(ranges.end), "{ranges:?} {used:?}");
+        let is_gap = |at| ranges.free.contains_key(&at) || at == ranges.end;
+        assert!(!ranges.free.iter().any(|(first, size)| is_gap(first + size)), "{ranges:?}");
+        let by_size: BTreeSet<_> = ranges.free.iter().map(|(at, size)| (*size, *at)).collect();
+        assert_eq!(by_size, ranges.by_size);
+        assert_eq!(ranges.used, used.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
+    }
+
+    /// Takes a range, and holds what came of it against all that there is.
+    fn take(ranges: &mut Ranges, used: &mut Used, count: u32, capacity: u32) {
+        let fits = |size: &&u32| **size >= count;
+        let smallest = ranges.free.values().filter(fits).min().copied();
+        let before = ranges.clone();
+        match ranges.take(count, capacity, Table::Legs) {
+            Ok(first) => {
+                let at = before.free.get(&first);
+                assert_eq!(at.copied(), smallest, "the smallest gap: {before:?}, {count}");
+                assert!(at.is_some() || first == before.end, "{before:?}: {first}");
+                used.insert((first, count));
+            }
+            Err(full) => {
+                assert!(smallest.is_none() && before.end + count > capacity, "{before:?}");
+                assert_eq!(full.needed, before.used + u64::from(count));
+                assert_eq!(*ranges, before, "what does not fit leaves nothing");
+            }
+        }
+        assert!(ranges.end <= capacity);
+        assert_whole(ranges, used);
+    }
+
+    #[test]
+    fn each_step_from_each_way_to_share_out_few_entries_keeps_them_apart() {
+        const CAPACITY: u32 = 5;
+        let mut seen = BTreeSet::new();
+        let mut open = vec![(Ranges::default(), Used::new())];
+        let mut steps = 0;
+        while let Some((ranges, used)) = open.pop() {
+            let waiting = ranges.waiting.iter().copied().collect::<Used>();
+            if !seen.insert((ranges.end, ranges.free.clone(), waiting, used.clone())) {
+                continue;
+            }
+            let mut begun = ranges.clone();
+            begun.begin_step();
+            assert_whole(&begun, &used);
+            for which in 0..1 << used.len() {
+                let mut freed = (begun.clone(), Used::new());
+                for (bit, range) in used.iter().enumerate() {
+                    match which >> bit & 1 {
+                        1 => freed.0.free(range.0, range.1),
+                        _ => drop(freed.1.insert(*range)),
+                    }
+                }
+                // Two ranges, or one or none.
+                for sizes in 0..(CAPACITY + 2).pow(2) {
+                    let (mut after, mut has) = freed.clone();
+                    for count in [sizes % (CAPACITY + 2), sizes / (CAPACITY + 2)] {
+                        if count > 0 {
+                            take(&mut after, &mut has, count, CAPACITY);
+                        }
+                    }
+                    steps += 1;
+                    let mut back = after.clone();
+                    back.take_back();
+                    assert_eq!(back, ranges, "a step that is taken back leaves nothing");
+                    let change = after.change();
+                    after.settle();
+                    let mut follows = ranges.clone();
+                    follows.follow(change);
+                    assert_eq!(follows, after, "who follows the change has the same");
+                    open.push((after, has));
+                }
+            }
+        }
+        println!("figure: {} ways to share out {CAPACITY} entries, {steps} steps", seen.len());
+    }
+
     proptest! {
         #[test]
         fn ranges_in_use_never_overlap(steps in prop::collection::vec(
