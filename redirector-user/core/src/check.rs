@@ -126,8 +126,7 @@ pub fn check(
             *message = format!("{message}; it may be in what could not be read: {hidden}");
         }
     }
-    analysis::entries::retain_lacking(&mut diagnostics, &world, &registry);
-    analysis::policies::retain_in_force(&mut diagnostics, &registry);
+    analysis::retain_still_true(&mut diagnostics, &world, &registry);
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {

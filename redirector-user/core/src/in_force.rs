@@ -44,8 +44,7 @@ impl InForce {
         let world = &self.world;
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        analysis::entries::retain_lacking(&mut findings, world, &registry);
-        analysis::policies::retain_in_force(&mut findings, &registry);
+        analysis::retain_still_true(&mut findings, world, &registry);
         for finding in analysis::analyze(world, &mut registry, &Around::default()).0 {
             if finding.diagnostic.severity == Severity::Info {
                 continue;

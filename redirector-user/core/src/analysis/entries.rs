@@ -68,7 +68,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 /// Takes out where a ServiceEntry is said by itself to have no addresses for a port, and
 /// connections to it are known by some all the same: those of others of its host, or what its
 /// hosts resolve to.
-pub(crate) fn retain_lacking(
+pub(super) fn retain_lacking(
     diagnostics: &mut Vec<Diagnostic>,
     world: &World,
     registry: &Registry,

@@ -12,7 +12,7 @@ pub mod deployments;
 mod destination_rules;
 mod destinations;
 mod drain;
-pub(crate) mod entries;
+mod entries;
 pub mod examine;
 mod exports;
 mod facts;
@@ -21,7 +21,7 @@ mod gateways;
 mod hosts;
 mod http;
 pub mod part;
-pub(crate) mod policies;
+mod policies;
 mod proxy_protocol;
 pub mod refusals;
 mod refused;
@@ -161,6 +161,12 @@ pub fn analyze(
     served::analyze(&facts, &mut findings);
     unreached::analyze(&facts, &mut findings);
     (findings, examined)
+}
+
+/// Takes out what was said of documents one by one, and is not so where all of them are known.
+pub fn retain_still_true(diagnostics: &mut Vec<Diagnostic>, world: &World, registry: &Registry) {
+    entries::retain_lacking(diagnostics, world, registry);
+    policies::retain_in_force(diagnostics, registry);
 }
 
 /// Where the findings of one object go.

@@ -66,7 +66,7 @@ fn dropped(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 
 /// Takes out where a policy is said by itself to change bytes, and is not in force because an
 /// older rule's is.
-pub(crate) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, registry: &Registry) {
+pub(super) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, registry: &Registry) {
     let dropped = registry.rules.all().into_iter().flat_map(|rule| &rule.dropped);
     let dropped: HashSet<(&ObjectRef, String)> =
         dropped.map(|one| (&one.object, one.path())).collect();
