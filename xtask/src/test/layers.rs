@@ -31,6 +31,8 @@ pub const COOKBOOK: &str = "cookbook";
 pub const HOST_CLIPPY: &str = "clippy on host code";
 /// Tests of the crates themselves that need a network namespace.
 const OF_ROOT: [&str; 3] = ["cookbook::", "connect::ports_below_1024_", "near::a_bulky_direction_"];
+/// By what random worlds and connections are divided without `--all`.
+pub const SCALE: u32 = 3;
 /// The samples.
 const CONFORMANCE: &str = "conformance";
 
@@ -159,7 +161,10 @@ pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
         return Ok(());
     }
     let recording = recording_object()?.to_string_lossy().into_owned();
-    let environment = vec![("REDIRECTOR_RECORDING_OBJECT".to_owned(), recording)];
+    let mut environment = vec![("REDIRECTOR_RECORDING_OBJECT".to_owned(), recording)];
+    if !selection.all {
+        environment.push(("REDIRECTOR_SCALE".to_owned(), SCALE.to_string()));
+    }
     // They wait more than they work.
     let mut pool = kernel_pool(2 * cores(), KERNEL, environment);
     let is_upgrade = |test: &Test<'_>| test.suite == UPGRADE;
