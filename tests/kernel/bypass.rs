@@ -136,6 +136,54 @@ fn a_bypass_without_the_state_directory_is_told_what_is_lost() {
     assert!(!is_left_alone(&scene));
 }
 
+/// A bypass that is refused because of the journal, and changes nothing.
+fn refused_by_the_journal(scene: &Scene) {
+    let before = scene.redirector.status().json();
+    for args in [&WORKLOAD[..], &["--end"]] {
+        let answer = scene.redirector.ask("bypass", args);
+        assert_eq!(answer.exit, 1, "{args:?}: {answer:?}");
+        for said in ["cannot be made again", "the journal is damaged", "nothing is changed"] {
+            assert!(answer.err.contains(said), "{said}: {answer:?}");
+        }
+    }
+    let after = scene.redirector.status().json();
+    assert_eq!(after["generation"], before["generation"], "{after:#}");
+    assert_eq!(after["bypassed"], serde_json::json!([]));
+}
+
+#[test]
+fn a_bypass_does_not_take_away_what_a_damaged_journal_has_lost() {
+    let Some(scene) = scene("bypassdamage") else { return };
+    let redirector = &scene.redirector;
+    redirector.start().kill();
+    redirector.damage_journal();
+    refused_by_the_journal(&scene);
+    assert!(!is_left_alone(&scene));
+    let status = redirector.status();
+    assert_eq!((status.exit, status.out.contains("cannot be read")), (1, true), "{status:?}");
+
+    let _daemon = redirector.start();
+    assert!(!is_left_alone(&scene));
+    assert_eq!(redirector.status().json()["healthy"], true);
+    bypass(&scene, &WORKLOAD, &[]);
+    assert!(is_left_alone(&scene));
+}
+
+#[test]
+fn a_held_configuration_does_not_give_way_to_what_a_damaged_journal_has_left_of_it() {
+    let Some(scene) = Scene::new("bypassheld", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    redirector.change("another rule", || redirector.write("rules.yaml", &to("two")));
+    assert_eq!(redirector.ask("rollback", &[]).exit, 0);
+    redirector.damage_journal();
+    refused_by_the_journal(&scene);
+    assert_eq!(scene.answer(&scene.client()), "one");
+
+    assert_eq!(redirector.ask("rollback", &["--release"]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "two");
+}
+
 #[test]
 fn a_bypass_outlives_a_change_and_is_no_change_to_roll_back() {
     let Some(scene) = scene("bypassback") else { return };

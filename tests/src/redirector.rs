@@ -1,6 +1,7 @@
 //! The `redirector` program, as a user runs it.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -242,6 +243,23 @@ impl Redirector {
         let logs = logs.filter(|path| path.to_string_lossy().contains("-log-"));
         let last = logs.max_by_key(|path| path.metadata().and_then(|log| log.modified()).ok());
         last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
+    /// Damages what the journal begins with: the objects that the first generation had.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn damage_journal(&self) {
+        let journals = fs::read_dir(self.directory.path().join("state/journal"));
+        for journal in journals.expect("the journals").flatten() {
+            let file = fs::File::options().read(true).write(true).open(journal.path());
+            let file = file.expect("a journal");
+            let at = file.metadata().expect("its length").len() / 10;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).expect("a byte");
+            file.write_all_at(&[!byte[0]], at).expect("it is written");
+        }
     }
 
     /// `status --output json`.

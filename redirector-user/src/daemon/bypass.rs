@@ -120,7 +120,7 @@ fn unchanged(why: impl Display) -> String {
 ///
 /// # Errors
 ///
-/// When a daemon has begun meanwhile, what is in force is not known by name, or
+/// When a daemon has begun meanwhile, not all that is in force is known by name, or
 /// the kernel refuses.
 pub fn without_daemon(
     pins: &std::path::Path,
@@ -128,10 +128,10 @@ pub fn without_daemon(
     change: &BypassChange,
 ) -> Result<(u64, Vec<Bypassed>), Failure> {
     let mut datapath = Datapath::open(pins)?;
-    let unnamed = |message: String| {
-        Failure::input(message).help(
-            "name the directory that the daemon used with --state-dir, or start `redirector run`, \
-             which writes the names again",
+    let unnamed = |why: String| {
+        Failure::input(format!("{why}; nothing is changed")).help(
+            "start `redirector run`, which reads its sources and writes everything anew; where the \
+             daemon had another --state-dir, name that",
         )
     };
     if !state.path().is_dir() {
@@ -143,19 +143,28 @@ pub fn without_daemon(
     let _lock = state.lock()?;
     let (active, image) = datapath.dump_active()?;
     let (mut keeper, left) = Keeper::open(state, active.generation)?;
-    let snapshot = left.snapshot.ok_or_else(|| {
-        unnamed(format!(
+    let Some(snapshot) = left.snapshot else {
+        // Why, where something is damaged.
+        state.snapshot(active.generation).map_err(|error| unnamed(error.to_string()))?;
+        return Err(unnamed(format!(
             "the state directory {} does not know generation {}, which is in force, by name",
             state.path().display(),
             active.generation
-        ))
-    })?;
+        )));
+    };
+    snapshot.insist().map_err(unnamed)?;
     if let BypassChange::Begin(target, _) = change {
         let world = snapshot.world();
         can_leave_alone(target, |object| world.get(object)).map_err(Failure::input)?;
     }
     let before = state.bypassed()?;
     let after = change.apply(&before, now()).map_err(Failure::input)?;
+    let failed = |why: String| Failure::new(Exit::No, unchanged(why));
+    if bypass(&after) == snapshot.settings.bypass {
+        // Nothing but how long it lasts is another.
+        state.save_bypassed(&after).map_err(|error| failed(error.to_string()))?;
+        return Ok((active.generation, after));
+    }
     // Tables that grow take a daemon.
     let mut settings = snapshot.settings.clone();
     settings.bypass = bypass(&after);
@@ -167,7 +176,6 @@ pub fn without_daemon(
     let step = engine.step_back_to(&snapshot, PendingPods::default()).map_err(|full| {
         Failure::new(Exit::No, format!("not applied, what was in force stays: {full}"))
     })?;
-    let failed = |why: String| Failure::new(Exit::No, unchanged(why));
     state.save_bypassed(&after).map_err(|error| failed(error.to_string()))?;
     if step.delta.is_empty() {
         return Ok((active.generation, after));

@@ -124,8 +124,15 @@ impl Daemon {
         stays
     }
 
-    /// Puts an earlier configuration in force, with what is left alone now.
+    /// Puts an earlier configuration in force, with what is left alone now. Where something is
+    /// in force, it does not give way to less than was written down.
     pub(super) fn put_back(&mut self, snapshot: &Snapshot, cause: Cause) -> bool {
+        if self.generation != 0
+            && let Err(lost) = snapshot.insist()
+        {
+            self.not_applied(&lost);
+            return false;
+        }
         let newcomers = self.newcomers();
         let step = self.engine.step_back_to(snapshot, newcomers);
         self.apply_if_it_fits(step, cause)
@@ -400,9 +407,7 @@ impl Daemon {
         };
         let snapshot = self.state.snapshot(earlier).map_err(|error| error.to_string())?;
         let snapshot = snapshot.ok_or_else(|| format!("generation {earlier} is not kept"))?;
-        if let Some(lost) = snapshot.lost.first() {
-            return Err(format!("generation {earlier} cannot be made again: {lost}"));
-        }
+        snapshot.insist()?;
         let newcomers = self.newcomers();
         let step =
             self.engine.step_back_to(&snapshot, newcomers).map_err(|full| full.to_string())?;

@@ -112,6 +112,21 @@ impl Snapshot {
         Head { generation, of_generation, repeats, made, partial }
     }
 
+    /// Whether all of it is known: of less than that no tables are made in the place of those
+    /// that are in force.
+    ///
+    /// # Errors
+    ///
+    /// What is lost of it.
+    pub fn insist(&self) -> Result<(), String> {
+        let Some(first) = self.lost.first() else { return Ok(()) };
+        let more = match self.lost.len() - 1 {
+            0 => String::new(),
+            more => format!("; and so it is with {more} more parts"),
+        };
+        Err(format!("generation {} cannot be made again: {first}{more}", self.generation))
+    }
+
     /// The World that it describes.
     pub fn world(&self) -> World {
         let mut world = World::new(self.settings.clone());
