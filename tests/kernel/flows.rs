@@ -201,15 +201,11 @@ fn nothing_is_told_while_nobody_follows_unless_the_daemon_is_asked_to() {
     let daemon = scene.redirector.start_with(&["--flows"]);
     assert_eq!(scene.answer(&scene.client()), "one");
     // Nobody waits longer than asked to for a daemon that hangs.
-    let signal = |signal| {
-        // SAFETY: no memory is involved.
-        assert_eq!(unsafe { libc::kill(daemon.pid().cast_signed(), signal) }, 0);
-    };
-    signal(libc::SIGSTOP);
+    daemon.signal(libc::SIGSTOP);
     let begun = Instant::now();
     let answer = scene.redirector.ask("flows", &["--for", "1s", "--last", "1"]);
     let took = begun.elapsed();
-    signal(libc::SIGCONT);
+    daemon.signal(libc::SIGCONT);
     assert_eq!(answer.exit, 0, "{answer:?}");
     assert!(answer.out.contains(ECHO) && answer.err.contains("does not answer"), "{answer:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");

@@ -31,6 +31,7 @@ mod program_log;
 mod readers;
 mod refusals;
 mod reload;
+mod silent;
 mod source;
 mod succession;
 mod takeover;

@@ -327,6 +327,16 @@ impl Daemon {
         self.child.try_wait().expect("its status").is_some()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid().cast_signed(), signal) }, 0);
+    }
+
     /// Ends it without warning.
     pub fn kill(mut self) {
         self.end();
@@ -338,8 +348,7 @@ impl Daemon {
     ///
     /// When it does not end.
     pub fn stop(self) -> i32 {
-        // SAFETY: the child has not been waited for.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        self.signal(libc::SIGTERM);
         self.wait()
     }
 

@@ -62,7 +62,8 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     let (generation, bypassed) = if alone {
         bypass_without_daemon(&args.kernel.bpffs, &state, &change)?
     } else {
-        let response = args.kernel.ask(&Request::Bypass { change: change.clone() }, "")?;
+        let response =
+            args.kernel.order(&Request::Bypass { change: change.clone() }, "", context)?;
         (response.generation, state.bypassed()?)
     };
     context.answer(common, &Answer { generation, bypassed }, |_| match &change {

@@ -68,7 +68,7 @@ struct Row<'a> {
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let history = read(&args.kernel)?;
-    let answer = Answer { generations: generations(&args.kernel, &history, common) };
+    let answer = Answer { generations: generations(&args.kernel, &history, common, context) };
     context.answer_list(common, &answer, answer.names(), |style| {
         let by_itself = |one: &Generation<'_>| {
             let HistoryEntry { head, is_change, is_first, .. } = one.entry;
@@ -87,7 +87,7 @@ pub fn list(
     context: &mut Context<'_>,
 ) -> Result<Exit, Failure> {
     let history = read(kernel)?;
-    let mut generations = generations(kernel, &history, common);
+    let mut generations = generations(kernel, &history, common, context);
     generations.retain(|one| one.rollback.is_some());
     let answer = Answer { generations };
     context.answer_list(common, &answer, answer.names(), |style| {
@@ -116,10 +116,11 @@ fn generations<'a>(
     kernel: &KernelArgs,
     history: &'a [HistoryEntry],
     common: &Common,
+    context: &mut Context<'_>,
 ) -> Vec<Generation<'a>> {
     let last = history.last().map(|entry| entry.head);
     let current = last.map_or(0, |head| head.repeats.unwrap_or(head.generation));
-    let hold = kernel.report().report.hold;
+    let hold = kernel.report_or_last(context).hold;
     let back = steps_back(history, hold.map_or(current, |hold| hold.of_generation));
     let most = if common.output == Format::Text { NAMED } else { usize::MAX };
     let generation = |entry: &'a HistoryEntry| Generation {

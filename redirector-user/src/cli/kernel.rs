@@ -1,6 +1,7 @@
 //! What the commands that look into the kernel have in common.
 
-use std::io::ErrorKind;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub struct KernelArgs {
     /// Directory of the daemon's state: names, files, last good versions
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state_dir: PathBuf,
+    /// The daemon did not answer in time when it was asked last.
+    #[arg(skip)]
+    pub silent: Cell<bool>,
 }
 
 impl KernelArgs {
@@ -61,9 +65,9 @@ impl KernelArgs {
         })
     }
 
-    /// What the daemon answers. `without` says why none will not do.
+    /// What the daemon answers to who only looks. `without` says why none will not do.
     pub fn ask(&self, request: &Request, without: &str) -> Result<Response, Failure> {
-        self.ask_for(request, without, PATIENCE)
+        self.ask_for(request, without, REPORT_PATIENCE)
     }
 
     /// The same, and waits no longer than this.
@@ -73,32 +77,87 @@ impl KernelArgs {
         without: &str,
         patience: Duration,
     ) -> Result<Response, Failure> {
+        self.ask_while(request, without, patience, |_, _| {})
+    }
+
+    /// What it answers to who wants something done; says so when that takes long.
+    pub fn order(
+        &self,
+        request: &Request,
+        without: &str,
+        context: &mut Context<'_>,
+    ) -> Result<Response, Failure> {
+        let mut is_said = false;
+        self.ask_while(request, without, PATIENCE, |pid, waited| {
+            if waited >= LONG && !std::mem::replace(&mut is_said, true) {
+                let patience = humantime::format_duration(PATIENCE);
+                context.note(&format!(
+                    "note: the daemon (process {pid}) does not answer yet: it may be at a large \
+                     change, and is waited for, up to {patience}"
+                ));
+            }
+        })
+    }
+
+    fn ask_while(
+        &self,
+        request: &Request,
+        without: &str,
+        patience: Duration,
+        mut waits: impl FnMut(u32, Duration),
+    ) -> Result<Response, Failure> {
         let state = self.state();
-        if state.daemon().is_none() {
+        let Some(pid) = state.daemon() else {
             // Where nothing is loaded there is nothing to ask about, either.
             self.open()?;
             return Err(Failure::new(Exit::No, format!("no daemon runs, {without}")).help(
                 "start `redirector run`; the kernel keeps the last configuration meanwhile",
             ));
-        }
-        let socket = state.control_socket();
-        let response = control::ask(&socket, request, patience).map_err(|error| {
-            let socket = socket.display();
-            let error = match error.kind() {
-                ErrorKind::WouldBlock => {
-                    format!("not within {}", humantime::format_duration(patience))
-                }
-                _ => error.to_string(),
-            };
-            Failure::new(Exit::No, format!("the daemon does not answer: {socket}: {error}")).help(
-                "it does nothing of what it had not begun to: `redirector history` and `status` \
-                 say whether it had",
-            )
-        })?;
+        };
+        let response = self
+            .wait_for(request, patience, |waited| waits(pid, waited))
+            .map_err(|error| self.no_answer(pid, request, &error))?;
         match response.error {
             Some(error) => Err(Failure::input(error)),
             None => Ok(response),
         }
+    }
+
+    /// Asks the daemon that lives; not for long again where it was silent.
+    fn wait_for(
+        &self,
+        request: &Request,
+        patience: Duration,
+        waits: impl FnMut(Duration),
+    ) -> io::Result<Response> {
+        let patience = if self.silent.get() { patience.min(AGAIN) } else { patience };
+        let answer = control::ask(&self.state().control_socket(), request, patience, waits);
+        let is_silent = |error: &io::Error| error.kind() == ErrorKind::TimedOut;
+        self.silent.set(answer.as_ref().is_err_and(is_silent));
+        answer
+    }
+
+    fn no_answer(&self, pid: u32, request: &Request, error: &io::Error) -> Failure {
+        let help = match control::remedy(&self.state().control_socket(), error) {
+            Some(remedy) if request.only_looks() => remedy,
+            Some(remedy) => format!("{remedy}. What it had not begun to do it does not do later"),
+            None => {
+                "it does nothing of what it had not begun to: `redirector history` and `status` \
+                     say whether it had"
+                    .to_owned()
+            }
+        };
+        Failure::new(Exit::No, format!("the daemon (process {pid}) does not answer: {error}"))
+            .help(help)
+    }
+
+    /// What the daemon knows, or knew; says so where it does not answer.
+    pub fn report_or_last(&self, context: &mut Context<'_>) -> Report {
+        let Known { report, silent, .. } = self.report();
+        if let Some(silent) = silent {
+            context.note(&format!("note: {silent}; what it wrote last counts here"));
+        }
+        report
     }
 
     /// What the daemon knows: from itself when it runs, else what it, or the last one,
@@ -106,10 +165,10 @@ impl KernelArgs {
     pub fn report(&self) -> Known {
         let state = self.state();
         let pid = state.daemon();
-        if pid.is_some() {
-            match control::ask(&state.control_socket(), &Request::Report, REPORT_PATIENCE) {
+        if let Some(pid) = pid {
+            match self.wait_for(&Request::Report, REPORT_PATIENCE, |_| {}) {
                 Ok(Response { report: Some(report), .. }) => {
-                    return Known { pid, report: *report, doubt: None };
+                    return Known { pid: Some(pid), report: *report, doubt: None, silent: None };
                 }
                 // One of an earlier version knows no such request.
                 Ok(_) => {}
@@ -120,13 +179,11 @@ impl KernelArgs {
                         ErrorKind::NotFound | ErrorKind::ConnectionRefused
                     ) => {}
                 Err(error) => {
-                    let doubt = format!(
-                        "the daemon (process {}) does not answer: {error}; what follows is what \
-                         it wrote last",
-                        pid.unwrap_or_default()
-                    );
+                    let silent = self.no_answer(pid, &Request::Report, &error);
+                    let doubt = format!("{silent}; what follows is what it wrote last");
                     let report = state.report().ok().flatten().unwrap_or_default();
-                    return Known { pid, report, doubt: Some(doubt) };
+                    let (doubt, silent) = (Some(doubt), Some(silent));
+                    return Known { pid: Some(pid), report, doubt, silent };
                 }
             }
         }
@@ -166,7 +223,7 @@ impl KernelArgs {
                 self.bpffs.display()
             ))
         });
-        Known { pid: pid.or(other), report, doubt }
+        Known { pid: pid.or(other), report, doubt, silent: None }
     }
 
     /// What the generation in force was made of; says so when that is not
@@ -211,6 +268,12 @@ impl KernelArgs {
 /// How long an answer of the daemon may take: it may be at a large change.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Who waits longer than this is told so.
+const LONG: Duration = Duration::from_secs(5);
+
+/// How long one is waited for that was silent before.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The same where there is something to say without one.
 pub const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -223,6 +286,8 @@ pub struct Known {
     pub report: Report,
     /// Why that may not be all, when it may not.
     pub doubt: Option<String>,
+    /// That it does not answer, when that is why, and what helps.
+    pub silent: Option<Failure>,
 }
 
 /// Why nothing below a directory of pins can be opened, when that is so because

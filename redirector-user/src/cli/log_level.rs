@@ -21,7 +21,7 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let request = Request::LogLevel { level: args.level.clone() };
-    let response = args.kernel.ask(&request, "and it is the daemon that logs")?;
+    let response = args.kernel.order(&request, "and it is the daemon that logs", context)?;
     context.answer(common, &response, |_| {
         format!("the daemon logs at {} from now on\n", args.level)
     })?;

@@ -40,7 +40,7 @@ struct Answer {
 
 pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let request = Request::Reread;
-    let response = args.kernel.ask(&request, "and it is the daemon that reads")?;
+    let response = args.kernel.order(&request, "and it is the daemon that reads", context)?;
     let report = response.report.ok_or_else(|| {
         let message =
             "the daemon is of an earlier version: it reads again, and does not say what came of it";

@@ -35,7 +35,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
     } else {
         Request::Rollback { steps: args.steps as usize }
     };
-    let response = args.kernel.ask(&request, "and it is the daemon that rolls back")?;
+    let response = args.kernel.order(&request, "and it is the daemon that rolls back", context)?;
     let generation = response.generation;
     context.answer(common, &response, |_| match response.of_generation {
         Some(of) => format!(

@@ -3,10 +3,9 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream as Stream;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{sleep, timeout};
+
+pub use asking::{ask, ask_for_sockets, remedy};
 
 use super::server::{Asked, PATIENCE, Server, is_owner};
 use crate::datapath::Standing;
@@ -103,7 +104,7 @@ pub enum Request {
 
 impl Request {
     /// Whether it changes nothing for anybody, so that readers may ask it.
-    pub(super) fn only_looks(&self) -> bool {
+    pub fn only_looks(&self) -> bool {
         match self {
             Self::Report
             | Self::Gateways
@@ -361,36 +362,6 @@ async fn reply(stream: &mut tokio::io::BufReader<Stream>, response: &Response) -
     timeout(PATIENCE, stream.write_all(line.as_bytes())).await?
 }
 
-/// Asks the daemon that listens at `path`, and waits so long for its answer.
-pub fn ask(path: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
-    let mut stream = rights::knock(path)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    writeln!(stream, "{}", serde_json::to_string(request)?)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
-
-/// As [`ask`], for an answer with sockets; and the connection, to [`confirm`].
-pub fn ask_for_sockets(
-    path: &Path,
-    request: &Request,
-) -> io::Result<(Response, Vec<OwnedFd>, UnixStream)> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    writeln!(stream, "{}", serde_json::to_string(request)?)?;
-    // Byte by byte: reading beyond the line would lose the sockets.
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    let response: Response = serde_json::from_slice(&line)?;
-    let sockets = rights::take(&stream, response.sockets, || Ok(()))?;
-    Ok((response, sockets, stream))
-}
-
 /// What confirms.
 const CONFIRMED: &[u8; 1] = b".";
 
@@ -406,11 +377,13 @@ async fn send(stream: &Stream, sockets: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
+mod asking;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
     use std::sync::mpsc;
 
     #[test]
@@ -429,7 +402,7 @@ mod tests {
         .unwrap();
         let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let request = Request::Rollback { steps: 2 };
-        let response = ask(&path, &request, Duration::from_secs(60)).unwrap();
+        let response = ask(&path, &request, Duration::from_secs(60), |_| {}).unwrap();
         assert_eq!(response.of_generation, Some(5));
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"hello\n").unwrap();

@@ -71,9 +71,10 @@ impl Predecessor {
         let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
         let (response, mut sockets, connection) = control::ask_for_sockets(&socket, &request)
             .map_err(|error| {
-                let socket = socket.display();
-                let why = format!("process {pid} does not hand over: {socket}: {error}");
-                Failure::new(Exit::No, why).help("stop it first")
+                let at = socket.display();
+                let why = format!("process {pid} does not hand over: {at}: {error}");
+                let remedy = control::remedy(&socket, &error);
+                Failure::new(Exit::No, why).help(remedy.unwrap_or("stop it first".to_owned()))
             })?;
         if let Some(error) = response.error {
             let why = format!("process {pid} does not hand over: {error}");

@@ -162,7 +162,9 @@ fn in_force(args: &Args, checks: &mut Checks, context: &mut Context<'_>) {
         }
         Err(failure) => return checks.push(Check::failed(CHECK, &failure)),
     };
+    let silent = status.daemon.as_ref().and_then(|daemon| daemon.silent.as_ref());
     checks.push(match &status.daemon {
+        Some(status::DaemonRow { silent: Some(silent), .. }) => Check::failed("daemon", silent),
         Some(daemon) => Check::fine("daemon", format!("process {} runs", daemon.pid)),
         None => Check::warning(
             "daemon",
@@ -170,7 +172,9 @@ fn in_force(args: &Args, checks: &mut Checks, context: &mut Context<'_>) {
             "start it: systemctl start redirector, or redirector run",
         ),
     });
-    for problem in &status.problems {
+    let is_told =
+        |problem: &&String| silent.is_some_and(|silent| problem.starts_with(&silent.message));
+    for problem in status.problems.iter().filter(|problem| !is_told(problem)) {
         let help = "docs/operations.md has each of these, and what to type";
         checks.push(Check::failed(CHECK, &Failure::input(problem).help(help)));
     }

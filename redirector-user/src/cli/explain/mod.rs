@@ -261,7 +261,7 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         .chain(&explanation.undecided_names)
         .collect();
     if !names.is_empty() {
-        let report = args.kernel.report().report;
+        let report = args.kernel.report_or_last(context);
         let known = report.names.iter().filter(|one| names.contains(&one.name));
         let known: Vec<String> = known.map(|one| known_name(one, now())).collect();
         explanation.notes.extend(known);

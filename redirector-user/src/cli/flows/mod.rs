@@ -89,6 +89,12 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         out.tell(told, context)?;
     }
     if !follow {
+        if args.kernel.silent.get() {
+            context.note(
+                "note: the daemon does not answer, so connections through gateways are not told: \
+                 `redirector status` says what helps",
+            );
+        }
         if out.told.is_empty() && out.common.output.encoding().is_none() {
             context.note(if datapath.tells_flows() {
                 "note: there were none like that"

@@ -92,7 +92,8 @@ fn a_load_in_parts_and_endpoints_that_move_are_a_row_each_and_one_step_back_each
 #[test]
 fn who_has_no_history_is_told_where_to_look() {
     let root = tempfile::tempdir().unwrap();
-    let kernel = KernelArgs { bpffs: root.path().join("pins"), state_dir: root.path().into() };
+    let (bpffs, state_dir) = (root.path().join("pins"), root.path().into());
+    let kernel = KernelArgs { bpffs, state_dir, silent: Default::default() };
     let failure = read(&kernel).unwrap_err();
     assert_eq!(failure.exit, Exit::NotLoaded);
     assert!(failure.message.contains("no history"), "{failure:?}");

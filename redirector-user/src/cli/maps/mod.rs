@@ -85,7 +85,7 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         View { active, image: &image, names: layout.names(), layout: &layout, world: &world };
     let mut answer = view.answer(args.part, &datapath, snapshot.is_some())?;
     if args.part.shows(Part::Names) {
-        answer.names = Some(args.kernel.report().report.names);
+        answer.names = Some(args.kernel.report_or_last(context).names);
     }
     let all = args.part == Part::All;
     context.answer_list(common, &answer, names(&answer, all), |style| text(&answer, all, style))?;

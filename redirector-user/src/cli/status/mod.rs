@@ -89,6 +89,9 @@ pub(super) struct DaemonRow {
     started: u64,
     /// What it may do; some of its threads may do less.
     process: Option<Confined>,
+    /// That it does not answer, when it does not, which one of the problems says.
+    #[serde(skip)]
+    pub(super) silent: Option<Failure>,
 }
 
 #[derive(Serialize)]
@@ -168,9 +171,9 @@ struct DriftRow {
 }
 
 impl DaemonRow {
-    fn new(pid: u32, report: &Report) -> Self {
+    fn new(pid: u32, report: &Report, silent: Option<Failure>) -> Self {
         let (version, process) = (report.version.clone(), report.process.clone());
-        Self { pid, version, started: report.started, process }
+        Self { pid, version, started: report.started, process, silent }
     }
 }
 
@@ -284,7 +287,7 @@ fn answer(
     known: Known,
     drift: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let Known { pid, report, doubt } = known;
+    let Known { pid, report, doubt, silent } = known;
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let is_followed = pid.is_some() && doubt.is_none();
     problems.extend(doubt);
@@ -393,7 +396,7 @@ fn answer(
         healthy: problems.is_empty(),
         problems,
         warnings,
-        daemon: pid.map(|pid| DaemonRow::new(pid, &report)),
+        daemon: pid.map(|pid| DaemonRow::new(pid, &report, silent)),
         generation: active.generation,
         epoch: active.epoch,
         in_step: active.in_step,
@@ -479,7 +482,7 @@ fn reported(
 
 /// The answer where a daemon runs and has nothing in force.
 fn nothing_in_force(known: Known, why: &Failure) -> Answer {
-    let Known { pid, report, doubt } = known;
+    let Known { pid, report, doubt, silent } = known;
     let mut problems = vec![NEVER.to_owned()];
     if report.pinned.is_some() {
         problems = vec![why.message.clone()];
@@ -492,7 +495,7 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
         config: ConfigRow::new(&report, None, 0),
         problems,
         warnings,
-        daemon: pid.map(|pid| DaemonRow::new(pid, &report)),
+        daemon: pid.map(|pid| DaemonRow::new(pid, &report, silent)),
         generation: 0,
         epoch: 0,
         in_step: false,
