@@ -126,7 +126,7 @@ pub fn check(
             *message = format!("{message}; it may be in what could not be read: {hidden}");
         }
     }
-    analysis::retain_still_true(&mut diagnostics, &world, &registry);
+    analysis::retain_still_true(&mut diagnostics, &world, &registry, &findings);
     diagnostics.extend(part::only_a_part(&world, &registry, &beside, &mut findings));
     let mut told: HashMap<ObjectRef, usize> = HashMap::new();
     for finding in findings {

@@ -44,8 +44,9 @@ impl InForce {
         let world = &self.world;
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        analysis::retain_still_true(&mut findings, world, &registry);
-        for finding in analysis::analyze(world, &mut registry, &Around::default()).0 {
+        let of_all = analysis::analyze(world, &mut registry, &Around::default()).0;
+        analysis::retain_still_true(&mut findings, world, &registry, &of_all);
+        for finding in of_all {
             if finding.diagnostic.severity == Severity::Info {
                 continue;
             }

@@ -103,3 +103,38 @@ fn what_decides_about_hosts_of_other_namespaces_is_named() {
     // In the other one that is so for those of the namespace that wrote the one.
     assert_eq!(told(CrossNamespace::Owner, &["RD3009"]).len(), 2);
 }
+
+#[test]
+fn a_host_that_is_of_the_own_namespace_too_is_told_to_be_decided_there_for_all() {
+    let entry = |name: &str, address: &str| {
+        format!(
+            "ServiceEntry {name}: {{hosts: [pg.example.com], addresses: [{address}], resolution: \
+             STATIC, ports: [{{number: 80, name: tcp, protocol: TCP}}], endpoints: [{{address: \
+             10.0.0.2}}]}}\n"
+        )
+    };
+    let text = entry("web/pg", "10.97.0.1")
+        + &entry("data/pg", "10.97.0.2")
+        + "VirtualService web/pg: {hosts: [pg.example.com], tcp: [{route: [{destination: {host: \
+           pg.example.com}}]}]}\n";
+    let settings = Settings { cross_namespace: CrossNamespace::Owner, ..Settings::default() };
+    let readings = [documents::read(None, &written_out(&text))];
+    let found = check(&readings, &[], &[], &settings).diagnostics;
+    let told: Vec<&str> =
+        found.iter().filter(|one| one.code == "RD4050").map(|one| &*one.message).collect();
+    let [told] = &told[..] else { panic!("{found:#?}") };
+    assert!(told.starts_with("pg.example.com belongs to the namespace data, too, "), "{told}");
+    assert!(told.ends_with("where they dial what is theirs"), "{told}");
+    let world = world_with(&text, settings);
+    let matched = |to: &str| {
+        let source = QuerySource::Described {
+            namespace: "shop".to_owned(),
+            labels: Default::default(),
+            addresses: Vec::new(),
+        };
+        let destination = to.parse().expect("an address");
+        let query = Query { source, destination, gateway: None, sni: None };
+        explain(&world, &query).expect("nobody is looked for").rule.is_some()
+    };
+    assert_eq!(["10.97.0.1:80", "10.97.0.2:80"].map(matched), [true, false]);
+}

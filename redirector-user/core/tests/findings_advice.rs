@@ -129,6 +129,58 @@ fn a_subnet_of_no_address_is_compared_here_and_dropped_in_istio() {
     assert_eq!(unshadowed.endpoints.len(), 1, "{unshadowed:?}");
 }
 
+/// Rules, each with its match, for a host that has a network and the port 80.
+fn of_network(matches: &[&str]) -> String {
+    let route = "route: [{destination: {host: other}}]";
+    let rules: Vec<_> =
+        matches.iter().map(|one| format!("{{match: [{{{one}}}], {route}}}")).collect();
+    format!(
+        "ServiceEntry shop/net: {{hosts: [net.example.com], addresses: [10.200.0.0/16], ports: \
+         [{{number: 80, name: tcp, protocol: TCP}}], resolution: NONE}}\nVirtualService shop/net: \
+         {{hosts: [net.example.com], tcp: [{}]}}\n",
+        rules.join(", ")
+    )
+}
+
+#[test]
+fn a_narrower_subnet_below_is_told_what_istio_does_whatever_else_the_wider_one_asks() {
+    let rules = |first: &str, second: &str| {
+        let subnets = |one: &str| format!("destinationSubnets: [{one}]");
+        of_network(&[&(subnets(first) + ", port: 80"), &subnets(second)])
+    };
+    let at = "spec.tcp[1].match[0].destinationSubnets";
+    let narrower = rules("10.200.0.0/17", "10.200.1.0/24, 10.200.2.0/24");
+    let found = said(&narrower, "RD4002");
+    let is_told = |n: usize| {
+        found[n].starts_with(&format!("{at}[{n}]: ")) && found[n].contains("the longer prefix")
+    };
+    assert!(found.len() == 2 && is_told(0) && is_told(1), "{found:#?}");
+    assert_eq!(said(&narrower, "RD4048"), [""; 0]);
+    // Where Istio agrees, or the one that stands above is of another object.
+    assert_eq!(said(&rules("10.200.0.0/17", "10.200.0.0/17"), "RD4002"), [""; 0]);
+    assert_eq!(said(&rules("10.200.0.0/17", "10.200.0.0/17"), "RD4048").len(), 1);
+}
+
+#[test]
+fn a_subnet_outside_of_a_network_beside_one_inside_is_told_to_differ_from_istio() {
+    let rule = |subnets: &str| of_network(&[&format!("destinationSubnets: [{subnets}]")]);
+    each(&[(
+        &rule("10.200.1.0/24, 10.201.0.0/16"),
+        "RD4012",
+        &[
+            "destinationSubnets[1]: 10.201.0.0/16 lies outside",
+            "(10.200.0.0/16)",
+            "Istio would take",
+        ],
+    )]);
+    for inside in ["10.200.1.0/24, 10.0.0.0/8", "10.200.1.0/24, fd00::/8"] {
+        assert_eq!(said(&rule(inside), "RD4012"), [""; 0]);
+    }
+    // At single addresses Istio listens at those alone.
+    let single = rule("10.200.0.1/32, 10.201.0.0/16").replace("[10.200.0.0/16]", "[10.200.0.1]");
+    assert_eq!(said(&single, "RD4012"), [""; 0]);
+}
+
 #[test]
 fn a_server_at_which_no_rule_can_match_is_told_to_refuse() {
     let gateway = "

@@ -31,6 +31,23 @@ fn an_address_that_no_gateway_workload_has_is_told_to_be_none() {
 }
 
 #[test]
+fn a_gateway_that_nobody_serves_is_answered_for_with_whom_it_lacks() {
+    let world = world(&DOCUMENTS.replace("labels: {istio: edge}", "labels: {istio: other}"));
+    let answer = |port: u16| {
+        let destination = ([203, 0, 113, 1], port).into();
+        let gateway = Some(("default".to_owned(), "edge".to_owned()));
+        let query = Query { source: QuerySource::Unknown, destination, gateway, sni: None };
+        explain(&world, &query).expect("there is such a Gateway").notes.join("; ")
+    };
+    let notes = answer(8100);
+    let told = "no workload with the labels istio: edge is known: this is what one in namespace \
+                default would do";
+    assert!(notes.starts_with(told) && !notes.contains("Pod/"), "{notes}");
+    let elsewhere = answer(8101);
+    assert!(elsewhere.contains("no server of a workload of Gateway/default/edge"), "{elsewhere}");
+}
+
+#[test]
 fn rules_that_are_for_gateways_only_are_no_rules_of_the_mesh() {
     let destination = "10.96.0.1:80".parse().expect("an address and a port");
     let query = Query { source: QuerySource::Unknown, destination, gateway: None, sni: None };

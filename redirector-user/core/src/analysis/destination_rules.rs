@@ -1,10 +1,11 @@
 //! DestinationRules: hosts that exist, subsets that have somebody in them.
 
 use super::facts::Facts;
+use super::hosts::named_alone;
 use super::{Finding, Report};
 use crate::client::contains;
 use crate::diag::Diagnostic;
-use crate::diag::codes::references;
+use crate::diag::codes::{differences, references};
 use crate::model::{DestinationRule, Labels, Object};
 use crate::registry::Port;
 
@@ -12,6 +13,18 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, rule) in facts.world.destination_rules() {
         let mut report = Report::new(object.reference(), findings);
         let namespace = &object.meta.namespace;
+        let full = facts.full_host(&rule.host, namespace);
+        if let Some(named) = named_alone(&facts.services_of(&full)) {
+            let finding = Diagnostic::new(
+                &differences::ALIAS_HOST,
+                format!(
+                    "{full} is an ExternalName Service: policies and subsets for it are never in \
+                     force"
+                ),
+            );
+            report.add("spec.host", finding.help(format!("write host: {named}")));
+            continue;
+        }
         if facts.destination(namespace, &rule.export_to, &rule.host).is_none() {
             unknown_host(facts, object, rule, &mut report);
             continue;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::examine::listed;
 use super::facts::Facts;
 use super::{Finding, Report};
 use crate::diag::Diagnostic;
@@ -15,20 +16,19 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for set in facts.book.sets().filter(|set| set.is_for_mesh()) {
         for (at, host) in set.hosts.iter().enumerate() {
             let services = facts.services_of(host);
-            let owners = services.iter().map(|service| &**service.namespace());
-            let owners: BTreeSet<&str> = owners.filter(|owner| *owner != set.namespace()).collect();
+            let owners = services.iter().map(|service| &**service.namespace()).collect();
             let path = format!("spec.hosts[{at}]");
-            tell(facts, findings, &set.reference, path, (host, &set.export, &owners));
+            tell(facts, findings, &set.reference, path, (host, &set.export, owners));
         }
     }
     for (object, entry) in facts.world.service_entries() {
-        let home = &object.meta.namespace;
-        let export = ExportTo::new(entry.export_to.iter().map(String::as_str), home);
+        let export =
+            ExportTo::new(entry.export_to.iter().map(String::as_str), &object.meta.namespace);
         for (at, host) in entry.hosts.iter().enumerate() {
-            let owner = namespace_of(host, &facts.world.settings.cluster_domain);
-            let owners = owner.into_iter().filter(|owner| *owner != &**home).collect();
+            let owners = namespace_of(host, &facts.world.settings.cluster_domain);
+            let owners = owners.into_iter().collect();
             let path = format!("spec.hosts[{at}]");
-            tell(facts, findings, &object.reference(), path, (host, &export, &owners));
+            tell(facts, findings, &object.reference(), path, (host, &export, owners));
         }
     }
 }
@@ -38,22 +38,31 @@ fn tell(
     findings: &mut Vec<Finding>,
     object: &ObjectRef,
     path: String,
-    (host, export, owners): (&str, &ExportTo, &BTreeSet<&str>),
+    (host, export, mut owners): (&str, &ExportTo, BTreeSet<&str>),
 ) {
     let settings = &facts.world.settings;
+    // A host may be of several namespaces, and of its own is its own.
+    let shared = owners.remove(&*object.namespace);
     if owners.is_empty() || !export.leaves_home() || *object.namespace == *settings.root_namespace {
         return;
     }
-    let owners = owners.iter().copied().collect::<Vec<_>>().join(", ");
-    let (code, outcome) = match settings.cross_namespace {
-        CrossNamespace::Istio => (
+    let owners = Vec::from_iter(owners);
+    let theirs = listed("namespace", &owners);
+    let (code, outcome) = match (settings.cross_namespace, shared) {
+        (CrossNamespace::Istio, _) => (
             &differences::OF_ANOTHER_NAMESPACE,
             "decides for clients of every namespace that sees it",
         ),
-        CrossNamespace::Owner => {
+        (CrossNamespace::Owner, false) => {
             (&differences::KEPT_AT_HOME, "is left out for clients of other namespaces than its own")
         }
+        (CrossNamespace::Owner, true) => (
+            &differences::KEPT_AT_HOME,
+            "is left out for clients of other namespaces than its own where they dial what is \
+             theirs",
+        ),
     };
-    let message = format!("{host} belongs to namespace {owners}, and {object} {outcome}");
+    let too = if shared { ", too" } else { "" };
+    let message = format!("{host} belongs to {theirs}{too}, and {object} {outcome}");
     Report::new(object.clone(), findings).add(path, Diagnostic::new(code, message));
 }

@@ -16,9 +16,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let hosts = set.spec().map_or(&[][..], |spec| &spec.hosts);
         for (i, (host, full)) in hosts.iter().zip(&set.hosts).enumerate() {
             let services = facts.services_of(full);
-            let alias = |service: &&Service| matches!(service.kind, ServiceKind::ExternalName(_));
             if !services.is_empty() {
-                if services.iter().all(alias) {
+                if let Some(named) = named_alone(&services) {
                     report.add(
                         format!("spec.hosts[{i}]"),
                         Diagnostic::new(
@@ -28,7 +27,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                                  rules could apply to"
                             ),
                         )
-                        .help("write the host that it names"),
+                        .help(format!("write the host that it names: {named}")),
                     );
                 } else if let Some(finding) = unseen(facts, set, &services) {
                     report.add(format!("spec.hosts[{i}]"), finding);
@@ -55,6 +54,15 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             report.add(format!("spec.hosts[{i}]"), finding.meant(near));
         }
     }
+}
+
+/// The host that the first of some services names, where all of them are other names.
+pub(super) fn named_alone<'w>(services: &[&'w Service]) -> Option<&'w str> {
+    let name = |service: &&'w Service| match &service.kind {
+        ServiceKind::ExternalName(target) => Some(&**target),
+        _ => None,
+    };
+    services.iter().map(name).reduce(|first, other| first.filter(|_| other.is_some())).flatten()
 }
 
 /// Clients that see the rules, and no service of a host: all of them, or those of the object's

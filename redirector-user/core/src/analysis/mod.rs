@@ -163,10 +163,16 @@ pub fn analyze(
     (findings, examined)
 }
 
-/// Takes out what was said of documents one by one, and is not so where all of them are known.
-pub fn retain_still_true(diagnostics: &mut Vec<Diagnostic>, world: &World, registry: &Registry) {
+/// Takes out what was said of documents one by one, and is not so where all of them are known;
+/// `findings` are those about all of them.
+pub fn retain_still_true(
+    diagnostics: &mut Vec<Diagnostic>,
+    world: &World,
+    registry: &Registry,
+    findings: &[Finding],
+) {
     entries::retain_lacking(diagnostics, world, registry);
-    policies::retain_in_force(diagnostics, registry);
+    policies::retain_in_force(diagnostics, findings);
 }
 
 /// Where the findings of one object go.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::facts::Facts;
+use super::hosts::named_alone;
 use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
-use crate::model::{ObjectRef, Resolution};
+use crate::model::{Kind, ObjectRef, Resolution};
 use crate::names::HostIndex;
-use crate::registry::{MergedRule, Registry, Service, ServiceKind};
+use crate::registry::{MergedRule, Service, ServiceKind};
 use crate::world::ServiceAddresses;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -30,6 +31,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let full = facts.full_host(&rule.host, &object.meta.namespace);
         let services = facts.services_of(&full);
         if services.is_empty()
+            || named_alone(&services).is_some()
             || !routed.matching(&full).is_empty()
             || services.iter().any(|service| served(facts, service))
         {
@@ -43,9 +45,58 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             ),
         );
     }
+    unknown_ports(facts, findings);
     dropped(facts, findings);
     nearest_first(facts, findings);
     lookups(facts, findings);
+}
+
+/// Settings of ports that no service of the host has.
+fn unknown_ports(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (object, rule) in facts.world.destination_rules() {
+        let of_rule = rule.traffic_policy.iter().map(|policy| ("spec".to_owned(), &**policy));
+        let of_subsets = rule.subsets.iter().enumerate().filter_map(|(i, subset)| {
+            Some((format!("spec.subsets[{i}]"), subset.traffic_policy.as_ref()?))
+        });
+        let policies =
+            of_rule.chain(of_subsets).filter(|(_, policy)| !policy.port_level.is_empty());
+        let mut policies = policies.peekable();
+        if policies.peek().is_none() {
+            continue;
+        }
+        let full = facts.full_host(&rule.host, &object.meta.namespace);
+        let services = facts.services_of(&full);
+        let known = services.iter().flat_map(|service| &service.ports).map(|port| port.number);
+        let known: BTreeSet<u16> = known.collect();
+        if known.is_empty() || named_alone(&services).is_some() {
+            continue;
+        }
+        for (at, policy) in policies {
+            let lacking = policy.port_level.keys().filter(|port| !known.contains(port));
+            let lacking: BTreeSet<u16> = lacking.copied().collect();
+            if lacking.is_empty() {
+                continue;
+            }
+            let finding = Diagnostic::new(
+                &differences::POLICY_WITHOUT_EFFECT,
+                format!(
+                    "{full} has no port {}, only {}: what is set for it concerns no connection",
+                    list(&lacking),
+                    list(&known)
+                ),
+            );
+            Report::new(object.reference(), findings).add(
+                format!("{at}.trafficPolicy.portLevelSettings"),
+                finding.help("write the port of the Service, not its targetPort"),
+            );
+        }
+    }
+}
+
+/// The first of some ports.
+fn list(ports: &BTreeSet<u16>) -> String {
+    let shown: Vec<String> = ports.iter().take(8).map(u16::to_string).collect();
+    shown.join(", ")
 }
 
 /// Policies and subsets in the place of which an older rule's are in force.
@@ -64,18 +115,25 @@ fn dropped(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Takes out where a policy is said by itself to change bytes, and is not in force because an
-/// older rule's is.
-pub(super) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, registry: &Registry) {
-    let dropped = registry.rules.all().into_iter().flat_map(|rule| &rule.dropped);
-    let dropped: HashSet<(&ObjectRef, String)> =
-        dropped.map(|one| (&one.object, one.path())).collect();
+/// Takes out where a policy is said by itself to change bytes, and is found to be in force for
+/// nobody: an older rule's is, or the host is another name.
+pub(super) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, findings: &[Finding]) {
+    let idle = findings.iter().filter_map(|one| {
+        let is_rule = one.object.kind == Kind::DestinationRule;
+        let path = match one.diagnostic.code {
+            code if code == differences::DROPPED_BY_MERGE.id => &*one.path,
+            code if code == differences::ALIAS_HOST.id && is_rule => "spec",
+            _ => return None,
+        };
+        Some((&one.object, path))
+    });
+    let idle: HashSet<(&ObjectRef, &str)> = idle.collect();
     diagnostics.retain(|one| {
         let Some(object) = one.reference().filter(|_| one.code == l7::CHANGES_BYTES.id) else {
             return true;
         };
-        let starts = one.path.match_indices('.').map(|(at, _)| &one.path[..at]);
-        !starts.into_iter().any(|start| dropped.contains(&(object, start.to_owned())))
+        let mut starts = one.path.match_indices('.').map(|(at, _)| &one.path[..at]);
+        !starts.any(|start| idle.contains(&(object, start)))
     });
 }
 

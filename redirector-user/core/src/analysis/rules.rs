@@ -348,7 +348,10 @@ fn subnets(
         is_everything(net) || net.contains(address) || address.contains(net)
     };
     let any = block.destination_subnets.iter().any(|net| addresses.iter().any(|a| meets(net, a)));
-    if addresses.is_empty() || any {
+    if any {
+        return beside_networks(&addresses, block, path, report);
+    }
+    if addresses.is_empty() {
         return;
     }
     let of_pods = bound
@@ -385,6 +388,36 @@ fn subnets(
             _ => "write a subnet that contains the clusterIP",
         }),
     );
+}
+
+/// Subnets that lie outside of the hosts' networks, beside others that do not: Istio listens at
+/// the port for every address, and compares the subnets alone.
+fn beside_networks(addresses: &[IpNet], block: &L4Match, path: &str, report: &mut Report<'_>) {
+    let networks: Vec<&IpNet> =
+        addresses.iter().filter(|one| one.prefix_len() < one.max_prefix_len()).collect();
+    let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+    for (n, net) in block.destination_subnets.iter().enumerate() {
+        let meets = |one: &IpNet| net.contains(one) || one.contains(net);
+        let of_family: Vec<String> = (networks.iter())
+            .filter(|one| is_v4(one) == is_v4(net))
+            .map(|one| one.to_string())
+            .collect();
+        if of_family.is_empty() || is_any_to_istio(net) || addresses.iter().any(meets) {
+            continue;
+        }
+        let finding = Diagnostic::new(
+            &differences::SUBNET_MISSES,
+            format!(
+                "{net} lies outside of the hosts' addresses ({}): no connection to it comes to the \
+                 rule here, and Istio would take them all",
+                of_family.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ")
+            ),
+        );
+        report.add(
+            format!("{path}.destinationSubnets[{n}]"),
+            finding.help("add it to the addresses of the ServiceEntry, or remove it here"),
+        );
+    }
 }
 
 /// Subnets beside an alternative that has none.

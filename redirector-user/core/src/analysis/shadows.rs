@@ -120,6 +120,19 @@ fn names(
     Some(())
 }
 
+/// Of a subnet in a wider one of rule `n` of the list, which stands above.
+pub(super) fn in_wider(net: &IpNet, outer: &IpNet, n: usize) -> Diagnostic {
+    let wins = format!(
+        "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands first and wins"
+    );
+    let (istio, both) = match is_any_to_istio(net) {
+        true => ("", ""),
+        false => ("; Istio would use the longer prefix", ": then both agree"),
+    };
+    Diagnostic::new(&differences::SHADOWED_SUBNET, wins + istio)
+        .help(format!("move the narrower rule above the wider one{both}"))
+}
+
 fn matches(
     facts: &Facts<'_>,
     above: &Above<'_>,
@@ -166,16 +179,7 @@ fn matches(
                 ),
             )
         } else {
-            let wins = format!(
-                "{net} lies in {outer} of rule {n} of the list (counted from 0), which stands first \
-                 and wins"
-            );
-            let (istio, both) = match is_any_to_istio(net) {
-                true => ("", ""),
-                false => ("; Istio would use the longer prefix", ": then both agree"),
-            };
-            Diagnostic::new(&differences::SHADOWED_SUBNET, wins + istio)
-                .help(format!("move the narrower rule above the wider one{both}"))
+            in_wider(net, outer, n)
         };
         report.add(format!("{path}.destinationSubnets[{k}]"), finding);
     }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use ipnet::IpNet;
 
 use super::facts::Facts;
+use super::shadows::in_wider;
 use super::{Finding, Report};
 use crate::client::Asker;
 use crate::diag::Diagnostic;
@@ -47,12 +48,19 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     }
                     continue;
                 }
-                let by = match before.next() {
-                    Some((_, by)) => Some(by),
-                    None => mesh.get_or_insert_with(|| Mesh::new(facts)).instead_of(set, rule),
-                };
-                if let Some(by) = by {
+                if let Some((_, by)) = before.next() {
                     report.add(path, unreached(facts, set, rule, "", by));
+                    continue;
+                }
+                let mesh = mesh.get_or_insert_with(|| Mesh::new(facts));
+                let Some(by) = mesh.instead_of(set, rule) else { continue };
+                let shadowed = in_wider_subnets(facts, rule, by);
+                if shadowed.is_empty() || by.object != set.reference {
+                    report.add(path, unreached(facts, set, rule, "", by));
+                    continue;
+                }
+                for (at, finding) in shadowed {
+                    report.add(format!("{path}.{at}"), finding);
                 }
             }
         }
@@ -167,9 +175,34 @@ impl<'f> Mesh<'f> {
     }
 }
 
+/// The matches of a rule.
+fn blocks<'f>(facts: &'f Facts<'_>, rule: &RuleId) -> impl Iterator<Item = &'f Block> + Clone {
+    let list = facts.book.get(&rule.object).map_or(&[][..], |set| set.list(rule.list));
+    list.iter().filter(move |one| one.id == *rule).flat_map(|one| &one.blocks)
+}
+
+/// Of a rule that another one takes everything from: its subnets, where each lies in a wider one
+/// of that. None, where one does not.
+fn in_wider_subnets(facts: &Facts<'_>, rule: &Rule, by: &RuleId) -> Vec<(String, Diagnostic)> {
+    let theirs = blocks(facts, by).flat_map(Block::subnets);
+    let mut found = Vec::new();
+    for (j, block) in rule.blocks.iter().enumerate() {
+        if block.subnets().is_empty() {
+            return Vec::new();
+        }
+        for (k, net) in block.subnets().iter().enumerate() {
+            let Some(outer) = theirs.clone().find(|one| *one != net && one.contains(net)) else {
+                return Vec::new();
+            };
+            let path = format!("match[{j}].destinationSubnets[{k}]");
+            found.push((path, in_wider(net, outer, by.index as usize)));
+        }
+    }
+    found
+}
+
 fn unreached(facts: &Facts<'_>, set: &RuleSet, rule: &Rule, at: &str, by: &RuleId) -> Diagnostic {
-    let theirs = facts.book.get(&by.object).map_or(&[][..], |theirs| theirs.list(by.list));
-    let mut theirs = theirs.iter().filter(|one| one.id == *by).flat_map(|one| &one.blocks);
+    let mut theirs = blocks(facts, by);
     let is_wider = |other: &Block| {
         let covers = |one: &Block| {
             one.server_names().iter().any(|name| one.wider_name(name, other).is_some())

@@ -94,8 +94,12 @@ fn is_template(text: &str) -> bool {
 
 /// What comes of the absence of a field that says for whom or for what the rest holds, which
 /// would otherwise be found out by connections.
-fn without(field: &str) -> Option<&'static str> {
+fn without(field: &str, known: &[&str]) -> Option<&'static str> {
     match field {
+        // Of all that has labels only a subset has a policy.
+        "labels" if known.contains(&"trafficPolicy") => {
+            Some("without labels the subset is all endpoints of the host")
+        }
         "gateways" => Some("without gateways the rules are for every workload of the mesh"),
         "exportTo" => Some("without exportTo every namespace sees the object"),
         "subset" => Some("without subset all endpoints of the host are meant"),
@@ -276,7 +280,8 @@ impl<'a> At<'a> {
                     }
                 }
                 let near = nearest(name, known.iter().copied());
-                let without = near.filter(|near| !fields.has(near)).and_then(without);
+                let missing = near.filter(|near| !fields.has(near));
+                let without = missing.and_then(|near| without(near, known));
                 let effect = match without {
                     Some(without) => format!("it has no effect, and {without}"),
                     None => "it has no effect".to_owned(),

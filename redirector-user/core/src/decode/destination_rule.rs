@@ -87,7 +87,7 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
         return None;
     }
     let mut policy = TrafficPolicy {
-        settings: settings(&fields),
+        settings: settings(&fields, None),
         port_level: BTreeMap::new(),
         tunnel: fields.get("tunnel").is_some(),
         proxy_protocol: fields.get("proxyProtocol").map(|at| version(&at)),
@@ -97,7 +97,7 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
     }
     tunnel(&fields);
     if let Some(at) = fields.get("tunnel") {
-        changes_bytes(&at, "tunnel");
+        changes_bytes(&at, "tunnel", None);
     }
     if let Some(at) = fields.get("retryBudget") {
         ignored(&at, "retryBudget");
@@ -118,7 +118,10 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
         {
             at.complain(&admission::EMPTY_POLICY, "the setting of the port sets nothing");
         }
-        let settings = settings(&fields);
+        // Istio does not look at the number; what is no port concerns none.
+        let number = selector.fields(&["number"]).and_then(|port| port.get("number")?.integer());
+        let port = number.and_then(|number| u16::try_from(number).ok());
+        let settings = settings(&fields, port);
         let balancer = settings.load_balancer.as_ref();
         if balancer.is_some_and(|one| matches!(one.algorithm, Some(LbAlgorithm::SourceIp { .. }))) {
             fields.place("loadBalancer").complain(
@@ -126,9 +129,7 @@ fn traffic_policy(at: &At<'_>) -> Option<TrafficPolicy> {
                 "here useSourceIp holds for the port; Istio chooses at random",
             );
         }
-        // Istio does not look at the number; what is no port concerns none.
-        let number = selector.fields(&["number"]).and_then(|port| port.get("number")?.integer());
-        if let Some(port) = number.and_then(|number| u16::try_from(number).ok()) {
+        if let Some(port) = port {
             policy.port_level.insert(port, settings);
         }
     }
@@ -142,12 +143,15 @@ fn version(at: &At<'_>) -> Version {
     if written == Some(1) { Version::V2 } else { Version::V1 }
 }
 
-/// Warns of a setting that would change bytes on the wire.
-fn changes_bytes(at: &At<'_>, what: &str) {
+/// Warns of a setting that would change bytes on the wire, of all ports or of one.
+fn changes_bytes(at: &At<'_>, what: &str, port: Option<u16>) {
+    let port = port.map(|port| format!(" to port {port}")).unwrap_or_default();
     at.report(
         Diagnostic::new(
             &l7::CHANGES_BYTES,
-            format!("{what} would change bytes on the wire: shares under this policy are refused"),
+            format!(
+                "{what} would change bytes on the wire: shares{port} under this policy are refused"
+            ),
         )
         .help("remove it, or let a proxy serve the destination"),
     );
@@ -180,7 +184,7 @@ fn tunnel(fields: &Fields<'_>) {
     }
 }
 
-fn settings(fields: &Fields<'_>) -> PolicySettings {
+fn settings(fields: &Fields<'_>, port: Option<u16>) -> PolicySettings {
     let outlier = fields.get("outlierDetection").and_then(|at| outlier(&at));
     PolicySettings {
         load_balancer: fields
@@ -188,7 +192,7 @@ fn settings(fields: &Fields<'_>) -> PolicySettings {
             .and_then(|at| load_balancer(&at, fields.get("outlierDetection").is_some())),
         tcp_pool: fields.get("connectionPool").and_then(|at| pool(&at)),
         outlier,
-        tls: fields.get("tls").and_then(|at| tls(&at)),
+        tls: fields.get("tls").and_then(|at| tls(&at, port)),
     }
 }
 
@@ -316,7 +320,7 @@ fn outlier(at: &At<'_>) -> Option<OutlierDetection> {
     Some(detection)
 }
 
-fn tls(at: &At<'_>) -> Option<TlsMode> {
+fn tls(at: &At<'_>, port: Option<u16>) -> Option<TlsMode> {
     let fields = at.fields(&[
         "mode",
         "clientCertificate",
@@ -336,7 +340,7 @@ fn tls(at: &At<'_>) -> Option<TlsMode> {
         _ => TlsMode::Disable,
     };
     if mode != TlsMode::Disable {
-        changes_bytes(at, "tls");
+        changes_bytes(at, "tls", port);
     }
     let code: &'static Code = &admission::CLIENT_TLS;
     let set = |name: &str| fields.string(name).is_some_and(|text| !text.is_empty());

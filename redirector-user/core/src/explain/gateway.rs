@@ -11,7 +11,7 @@ use super::{
 };
 use crate::client::Asker;
 use crate::compile::destinations::{Destinations, Family};
-use crate::model::{Gateway, Kind, ObjectRef, Service};
+use crate::model::{Gateway, Kind, Labels, ObjectRef, Service};
 use crate::registry::{Locality, Registry, Workload};
 use crate::rules::{
     Dial, Mode, RuleBook, ServerName, Witness, as_client, leads_to, selects, servers, services_of,
@@ -44,7 +44,20 @@ pub(super) fn explain(
             return Ok(answer);
         }
     };
-    if reached.by_other_means() {
+    let called = match reached.is_known {
+        true => reached.workload.object.to_string(),
+        false => format!("a workload of {}", object.reference()),
+    };
+    if !reached.is_known {
+        let labels = gateway.selector.iter().flat_map(Labels::iter);
+        let labels: Vec<String> = labels.map(|(key, value)| format!("{key}: {value}")).collect();
+        answer.notes.push(format!(
+            "no workload with the labels {} is known: this is what one in namespace {} would do; \
+             one in another namespace may see other rules and hosts, and have other policies",
+            if labels.is_empty() { "of a gateway".to_owned() } else { labels.join(", ") },
+            object.meta.namespace
+        ));
+    } else if reached.by_other_means() {
         let known: Vec<String> = reached.workload.addresses.iter().map(IpAddr::to_string).collect();
         answer.notes.push(format!(
             "no workload of {} and no Service of one has {ip}: this is what {} would do with \
@@ -81,10 +94,9 @@ pub(super) fn explain(
     let arrives = reached.arrives(world, query.destination.port());
     let there = arrives.and_then(|port| serving.get(&port)).map_or(&[][..], Vec::as_slice);
     if there.is_empty() {
-        answer.notes.push(format!(
-            "no server of {} listens where {} leads",
-            workload.object, query.destination
-        ));
+        answer
+            .notes
+            .push(format!("no server of {called} listens where {} leads", query.destination));
         return Ok(answer);
     }
     let book = RuleBook::new(world, registry);
@@ -134,6 +146,8 @@ pub(super) fn explain(
 /// The gateway workload that a connection reaches.
 struct Reached {
     workload: Workload,
+    /// Whether there is such a workload.
+    is_known: bool,
     /// Whether it is one of the Gateway's by what its document says.
     says_so: bool,
     /// The Service whose address was dialled.
@@ -184,6 +198,7 @@ fn reach(
     if let Some(workload) = dialled.iter().find(|one| one.addresses.contains(&ip)) {
         return Ok(Reached {
             workload: taken(workload),
+            is_known: true,
             says_so: says_so(workload),
             service: None,
             own_address: true,
@@ -197,7 +212,8 @@ fn reach(
     if let Some((workload, says_so, service)) = through {
         let listens_at = sole(&workload.addresses);
         let service = Some(service);
-        return Ok(Reached { workload, says_so, service, own_address: false, listens_at });
+        let (is_known, own_address) = (true, false);
+        return Ok(Reached { workload, is_known, says_so, service, own_address, listens_at });
     }
     let owner = registry.workloads.all().find(|workload| {
         workload.addresses.contains(&ip) || service_with(world, workload, ip).is_some()
@@ -221,7 +237,8 @@ fn reach(
         |workload| Workload::clone(workload),
     );
     let listens_at = sole(&workload.addresses);
-    Ok(Reached { workload, says_so: true, service: None, own_address: false, listens_at })
+    let (is_known, says_so) = (!selected.is_empty(), true);
+    Ok(Reached { workload, is_known, says_so, service: None, own_address: false, listens_at })
 }
 
 fn sole(addresses: &[IpAddr]) -> Option<IpAddr> {

@@ -60,7 +60,7 @@ codes! {
         "sourceNamespace: Foo_Bar"
     }
     SUBNET_MISSES = "RD4012" Warning NONE "No address of the hosts is in the subnets" {
-        "destinationSubnets is compared with the address that the client dials: the clusterIP of the Service (or the address of the ServiceEntry), not the address of the Pod that answers. None of them is in these subnets, so the match never holds."
+        "destinationSubnets is compared with the address that the client dials: the clusterIP of the Service (or the address of the ServiceEntry), not the address of the Pod that answers. None of them is in these subnets, so the match never holds; or one subnet beside others has none of them, where the hosts have whole networks: for such hosts Istio listens at the port for every address, and takes what is in the subnets."
         "Write a subnet that contains the clusterIP."
         "destinationSubnets: [10.244.0.0/16]   # the Pods' addresses; the clusterIP is 10.96.0.10"
     }
@@ -110,8 +110,8 @@ codes! {
         "a DestinationRule in the client's namespace that only sets a load balancer"
     }
     POLICY_WITHOUT_EFFECT = "RD4022" Warning NONE "The trafficPolicy concerns no connection here" {
-        "A policy takes effect on connections that are routed here: those that a rule names, and those to addresses that only this project serves. None of these goes to the host."
-        "Nothing needs mending if a sidecar applies it; add a rule for the host otherwise."
+        "A policy takes effect on connections that are routed here: those that a rule names, and those to addresses that only this project serves. None of these goes to the host; or what is set is for a port (portLevelSettings) that the host does not have: the number is that of the Service's port, not its targetPort."
+        "Write the Service's port. Nothing needs mending where a sidecar applies the policy; add a rule for the host otherwise."
         "a trafficPolicy for a Service that no VirtualService names"
     }
     GATEWAY_ONLY_TIMEOUT = "RD4023" Info NONE "The timeout takes effect at gateways only" {
@@ -150,8 +150,8 @@ codes! {
         "http:\n  - route:\n      - {destination: {host: echo, subset: prod}, weight: 80}\n      - {destination: {host: echo, subset: gray}, weight: 20}"
     }
     ALIAS_HOST = "RD4030" Warning NONE "An ExternalName Service has no address that rules could apply to" {
-        "It is another name for a host: clients resolve it and dial that host's address. Rules for it never apply. As a destination it means the host that it names, when a Service or ServiceEntry has that."
-        "Write the rule for the host that it names."
+        "It is another name for a host: clients resolve it and dial that host's address. Rules for it never apply, and a DestinationRule for it is in force for nobody. As a destination it means the host that it names, with the DestinationRules for that, when a Service or ServiceEntry has it."
+        "Write the rule, or the DestinationRule, for the host that it names."
         "hosts: [alias]   # a Service of type ExternalName"
     }
     UNKNOWN_SLICE_SERVICE = "RD4031" Warning NONE "The EndpointSlice belongs to no Service" {
