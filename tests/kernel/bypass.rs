@@ -156,7 +156,7 @@ fn a_bypass_does_not_take_away_what_a_damaged_journal_has_lost() {
     let Some(scene) = scene("bypassdamage") else { return };
     let redirector = &scene.redirector;
     redirector.start().kill();
-    redirector.damage_journal();
+    redirector.damage_journal(0);
     refused_by_the_journal(&scene);
     assert!(!is_left_alone(&scene));
     let status = redirector.status();
@@ -176,7 +176,7 @@ fn a_held_configuration_does_not_give_way_to_what_a_damaged_journal_has_left_of_
     let _daemon = redirector.start();
     redirector.change("another rule", || redirector.write("rules.yaml", &to("two")));
     assert_eq!(redirector.ask("rollback", &[]).exit, 0);
-    redirector.damage_journal();
+    redirector.damage_journal(0);
     refused_by_the_journal(&scene);
     assert_eq!(scene.answer(&scene.client()), "one");
 

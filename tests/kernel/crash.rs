@@ -200,6 +200,35 @@ fn history_and_a_held_configuration_survive_a_version_with_other_tables() {
     assert_eq!(scene.answer(&scene.client()), "one");
 }
 
+#[test]
+fn what_is_refused_while_its_last_good_version_is_damaged_stays_as_the_kernel_has_it() {
+    // There is an older version of it, or there is none.
+    for older in ["one", "two"] {
+        let Some(scene) = Scene::new("unread", PROGRAM) else { return };
+        let redirector = &scene.redirector;
+        redirector.write("rules.yaml", &to(older));
+        let daemon = redirector.start();
+        let mut from = 0;
+        if older != "two" {
+            from = fs::metadata(redirector.journal()).expect("a journal").len();
+            redirector.change("the rule", || redirector.write("rules.yaml", &to("two")));
+        }
+        daemon.kill();
+        redirector.damage_journal(from);
+        redirector.write("rules.yaml", &to("two").replace("weight: 100", "weight: -5"));
+        let _daemon = redirector.start();
+        assert_eq!(scene.answer(&scene.client()), "two");
+        let status = redirector.status().json();
+        let problems = status["problems"].to_string();
+        assert!(problems.contains("last good version cannot be read"), "{status:#}");
+        assert!(problems.contains("its last good version stays"), "{status:#}");
+
+        redirector.write("rules.yaml", &to("one"));
+        redirector.wait("health", |status| status["healthy"] == true);
+        assert_eq!(scene.answer(&scene.client()), "one");
+    }
+}
+
 fn tables(pins: &Path) -> PathBuf {
     fs::read_link(pins.join("current")).expect("the tables in force")
 }

@@ -245,21 +245,29 @@ impl Redirector {
         last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
-    /// Damages what the journal begins with: the objects that the first generation had.
+    /// The journal that is written to.
     ///
     /// # Panics
     ///
     /// When there is none.
-    pub fn damage_journal(&self) {
+    pub fn journal(&self) -> PathBuf {
         let journals = fs::read_dir(self.directory.path().join("state/journal"));
-        for journal in journals.expect("the journals").flatten() {
-            let file = fs::File::options().read(true).write(true).open(journal.path());
-            let file = file.expect("a journal");
-            let at = file.metadata().expect("its length").len() / 10;
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).expect("a byte");
-            file.write_all_at(&[!byte[0]], at).expect("it is written");
-        }
+        let paths = journals.expect("the journals").flatten().map(|journal| journal.path());
+        paths.max().expect("a journal")
+    }
+
+    /// Damages the objects that the journal tells of from this byte on.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn damage_journal(&self, from: u64) {
+        let journal = fs::File::options().read(true).write(true).open(self.journal());
+        let journal = journal.expect("a journal");
+        // Behind what a frame begins with.
+        let (at, mut byte) = (from + 60, [0]);
+        journal.read_exact_at(&mut byte, at).expect("a byte");
+        journal.write_all_at(&[!byte[0]], at).expect("it is written");
     }
 
     /// `status --output json`.

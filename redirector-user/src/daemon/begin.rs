@@ -189,8 +189,8 @@ fn take_charge(
         tracing::warn!("{what}: mended");
     }
     let active = datapath.active();
-    let (keeper, left) = Keeper::open(&state, active.generation)?;
-    let mut not_read = left.not_read.clone();
+    let (keeper, mut left) = Keeper::open(&state, active.generation)?;
+    let (mut not_read, unread) = (left.not_read.clone(), std::mem::take(&mut left.unread));
     let hold = left.snapshot.as_ref().and_then(hold_of);
     let mut engine = engine(options, &datapath, left, &mut not_read)?;
     let mut bypassed = state.bypassed().unwrap_or_else(|error| {
@@ -320,6 +320,7 @@ fn take_charge(
         report,
         published: None,
         lost,
+        unread,
         changed: true,
         waiting: Default::default(),
         rereading: Vec::new(),

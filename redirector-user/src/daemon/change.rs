@@ -15,7 +15,7 @@ use super::grow::differences;
 use super::now;
 use crate::datapath::{Datapath, Error};
 use crate::identity::Tracker;
-use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, digest, steps_back};
+use crate::state::{Head, Hold, Refused, Snapshot, UnknownWorkload, Unread, digest, steps_back};
 
 /// Why something is put in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,7 +114,8 @@ impl Daemon {
     /// Has what is in force as this daemon's own, with its workloads and gateways, when
     /// what is to be in force instead is not. That is still to be said, and tried again.
     pub(super) fn stay(&mut self) -> bool {
-        let Some(last) = self.state.snapshot(self.generation).ok().flatten() else { return false };
+        let last = self.state.snapshot(self.generation).ok().flatten();
+        let Some(last) = last.filter(|last| last.insist().is_ok()) else { return false };
         let (of_generation, repeats) = (last.of_generation, last.repeats.or(Some(last.generation)));
         let (why, again) = (self.report.apply_error.clone(), self.apply_again);
         let stays = self.put_back(&last, Cause { of_generation, repeats, ..Cause::default() });
@@ -182,7 +183,10 @@ impl Daemon {
         if applied {
             self.engine.forget_names();
         }
-        let rejected = self.engine.rejected();
+        let mut rejected = self.engine.rejected();
+        for one in &mut rejected {
+            one.kept |= self.unread.concerns(one.object.as_ref());
+        }
         let refused = rejected
             .iter()
             .map(|one| Refused { in_force: self.version_in_force(one), ..one.into() });
@@ -255,6 +259,9 @@ impl Daemon {
             (false, known) => known,
         };
         let (of_generation, repeats) = (cause.of_generation, cause.repeats);
+        if fresh && of_generation.is_none() {
+            self.insist_on_what_is_refused()?;
+        }
         // What is whole stays so, though a load begins that changes nothing at first.
         let partial = cause.partial && (fresh || self.keeper.head().partial);
         let head = Head { generation, of_generation, repeats, made: now(), partial };
@@ -284,6 +291,7 @@ impl Daemon {
         }
         self.direct.settle(true);
         self.generation = generation;
+        self.unread = Unread::default();
         self.report.apply_error = None;
         self.apply_again.over();
         self.note_emptied(step, generation);
@@ -299,6 +307,24 @@ impl Daemon {
             self.look();
         }
         Ok(())
+    }
+
+    /// Of what is refused the last good version stays: where that cannot be read, what is in force
+    /// does, for an older one, or none, would take its place.
+    fn insist_on_what_is_refused(&self) -> Result<(), String> {
+        if self.unread == Unread::default() {
+            return Ok(());
+        }
+        let rejected = self.engine.store.rejected();
+        let Some(one) = rejected.iter().find(|one| self.unread.concerns(one.object.as_ref()))
+        else {
+            return Ok(());
+        };
+        let what = one.object.as_ref().map_or_else(|| one.file.to_string(), ToString::to_string);
+        Err(format!(
+            "{what} is refused, and its last good version cannot be read, as a part of the journal \
+             is damaged: nothing is changed until it is right, or is removed"
+        ))
     }
 
     fn note_unserved(&mut self) {

@@ -37,7 +37,7 @@ use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
 use crate::state::{
-    Bypassed, FailingEndpoint, Keeper, Lock, Report, StateDir, Tested, WaitingChanges,
+    Bypassed, FailingEndpoint, Keeper, Lock, Report, StateDir, Tested, Unread, WaitingChanges,
 };
 
 /// What waits for less is not written down: it is over before anybody reads it.
@@ -128,6 +128,8 @@ pub(super) struct Daemon {
     pub(super) published: Option<Report>,
     /// What the last daemon had in force had gone when this one came.
     pub(super) lost: bool,
+    /// Of what was in force at the start, what could not be read, until something else is.
+    pub(super) unread: Unread,
     /// Something was read since the last step.
     pub(super) changed: bool,
     /// What was read and is not in force.

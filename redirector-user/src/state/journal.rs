@@ -20,6 +20,7 @@ use redirector_core::stored::{self, Lost, Raw};
 use redirector_core::world::Settings;
 
 use super::frame::{Frame, Frames, Kind, Scanned};
+use super::keeper::Unread;
 use super::record::{Begin, Numbers, Objects, Record, Told, Version, Written};
 use super::snapshot::{self, Head, Resolved, Snapshot};
 use super::{StateDir, StateError, io_error};
@@ -344,6 +345,13 @@ impl Journal {
     /// What was good then, and what of it is lost.
     pub fn kept(&self) -> (Kept, Vec<Lost>) {
         self.known.kept()
+    }
+
+    /// The objects that came in force then, or were good, in a version that cannot be read.
+    pub fn unread(&self) -> Unread {
+        let Known { gaps, objects, outdated, .. } = &self.known;
+        let lost = objects.iter().filter(|(_, object)| object.is_err()).map(|(object, _)| object);
+        Unread { all: !gaps.is_empty(), objects: lost.chain(outdated.keys()).cloned().collect() }
     }
 
     /// What the next record goes on from.

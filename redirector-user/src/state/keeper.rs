@@ -1,5 +1,6 @@
 //! Writing a journal.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -9,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use redirector_core::layout::{self, Layout, Placement};
+use redirector_core::model::ObjectRef;
 use redirector_core::store::Store;
 
 use super::journal::{self, Journal};
@@ -84,6 +86,24 @@ pub struct Left {
     pub store: Option<Store>,
     /// What cannot be read.
     pub not_read: Vec<String>,
+    /// Of what is in force, where something is, which objects not: what is good may be older.
+    pub unread: Unread,
+}
+
+/// Of which objects it is not known what is in force, as a part of the journal is damaged.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unread {
+    /// Of none it is known.
+    pub all: bool,
+    /// Of these it is not.
+    pub objects: BTreeSet<ObjectRef>,
+}
+
+impl Unread {
+    /// Whether an object may be one of them; without one, whether any object is.
+    pub fn concerns(&self, object: Option<&ObjectRef>) -> bool {
+        self.all || object.map_or(!self.objects.is_empty(), |one| self.objects.contains(one))
+    }
 }
 
 impl Keeper {
@@ -102,6 +122,10 @@ impl Keeper {
         let mut keeper = Self::new(state.clone());
         if let Err(error) = keeper.find(active, &mut left) {
             left.not_read.push(error.to_string());
+        }
+        left.unread.all |= left.snapshot.is_none() && !left.not_read.is_empty();
+        if active == 0 {
+            left.unread = Unread::default();
         }
         Ok((keeper, left))
     }
@@ -136,8 +160,12 @@ impl Keeper {
         let is_active = active == 0 || snapshot.generation == active;
         left.not_read.extend(journal.damage.iter().map(ToString::to_string));
         left.not_read.extend(lost.iter().map(|lost| format!("of what was good, {lost}")));
-        if let Some(cut) = &journal.cut {
-            tracing::warn!("{cut}: what was being written there never came in force");
+        left.unread = journal.unread();
+        match &journal.cut {
+            Some(cut) if is_active => {
+                tracing::warn!("{cut}: what was being written there never came in force");
+            }
+            cut => left.not_read.extend(cut.iter().map(ToString::to_string)),
         }
         let mut store = Store::of_kept(&kept);
         if !lost.is_empty() {

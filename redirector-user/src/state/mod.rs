@@ -49,7 +49,7 @@ use serde::de::DeserializeOwned;
 
 pub use bypass::{BypassChange, Bypassed, bypass};
 pub use history::{HistoryEntry, Replacement, steps_back};
-pub use keeper::{Keeper, Left};
+pub use keeper::{Keeper, Left, Unread};
 pub use record::GenerationChange;
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
