@@ -161,6 +161,11 @@ fn a_bypass_does_not_take_away_what_a_damaged_journal_has_lost() {
     assert!(!is_left_alone(&scene));
     let status = redirector.status();
     assert_eq!((status.exit, status.out.contains("cannot be read")), (1, true), "{status:?}");
+    // Nor is anything told by what is left.
+    for source in [["--from-workload", "default/client"], ["--from-namespace", "default"]] {
+        let answer = redirector.ask("explain", &[&source[..], &["--to", ECHO]].concat());
+        assert!(answer.exit == 1 && answer.err.contains("not known by name"), "{answer:?}");
+    }
 
     let _daemon = redirector.start();
     assert!(!is_left_alone(&scene));

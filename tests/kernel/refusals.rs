@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use redirector_tests::redirector::{Answer, Redirector, without_mounts};
 use redirector_tests::scene::Scene;
@@ -257,4 +259,23 @@ fn the_tables_are_for_those_with_privilege_only_and_it_is_said_so() {
         assert!(answer.err.contains("Run it as root"), "{args:?}: {answer:?}");
         assert!(!answer.err.contains("nothing is loaded"), "{args:?}: {answer:?}");
     }
+}
+
+#[test]
+fn what_is_refused_does_not_date_anew_what_is_in_force() {
+    let Some(scene) = Scene::new("dated", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let made = || {
+        let history = redirector.ask("history", &["--output", "json"]).json();
+        history["generations"][0]["made"].as_u64().expect("a time")
+    };
+    let before = made();
+    // Times are in seconds.
+    while UNIX_EPOCH.elapsed().expect("a time").as_secs() <= before {
+        thread::sleep(Duration::from_millis(50));
+    }
+    redirector.write("bad.yaml", "a: [");
+    redirector.wait("the refusal", |status| status["config"]["rejected"][0].is_object());
+    assert_eq!(made(), before);
 }

@@ -268,6 +268,11 @@ impl Daemon {
         let mut change = self.engine.change(step, &self.keeper, head, cause.accepts);
         if !fresh {
             change.head.repeats = self.keeper.still_repeats(&change, repeats);
+            // Since when it is in force, and not when something was read.
+            let known = self.keeper.head();
+            if known.generation == generation {
+                change.head.made = known.made;
+            }
         }
         // Before the flip, so that whoever sees the generation finds its names.
         let whole = || self.engine.whole(cause.accepts);

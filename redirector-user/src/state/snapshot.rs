@@ -10,6 +10,8 @@ use redirector_core::stored::Lost;
 use redirector_core::world::{Answer, Settings, World};
 use serde::{Deserialize, Serialize};
 
+use super::journal::LAYOUT;
+
 /// What tells generations apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,6 +127,11 @@ impl Snapshot {
             more => format!("; and so it is with {more} more parts"),
         };
         Err(format!("generation {} cannot be made again: {first}{more}", self.generation))
+    }
+
+    /// Whether it is known which numbers of the tables are what.
+    pub fn knows_numbers(&self) -> bool {
+        self.lost.iter().all(|lost| lost.what != LAYOUT)
     }
 
     /// The World that it describes.

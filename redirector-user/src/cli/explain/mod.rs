@@ -250,7 +250,11 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         // What is read again is of the same generation, as a rule.
         let known = match named.take() {
             Some((of, known)) if of == generation => known,
-            _ => args.kernel.snapshot(generation, context)?.as_ref().map(Named::from),
+            _ => {
+                let known = args.kernel.snapshot(generation, context)?;
+                // By some of the names others are told wrong.
+                known.filter(|known| known.insist().is_ok()).as_ref().map(Named::from)
+            }
         };
         let (_, known) = named.insert((generation, known));
         Ok::<_, Failure>(crate::explain::explain(tables, &served, known.as_ref(), &question)?)

@@ -300,10 +300,15 @@ fn answer(
     if active.generation == 0 {
         problems.push(NEVER.to_owned());
     } else if snapshot.is_none() {
-        problems.push(format!(
-            "the state directory knows nothing of generation {}, which is in force",
-            active.generation
-        ));
+        let generation = active.generation;
+        problems.push(match state.snapshot(generation) {
+            Err(error) => {
+                format!("what generation {generation}, which is in force, is made of: {error}")
+            }
+            Ok(_) => format!(
+                "the state directory knows nothing of generation {generation}, which is in force"
+            ),
+        });
     }
     if !active.in_step {
         let behind = "the idle side of the tables lies behind; it is tried again, and nothing \
@@ -351,7 +356,9 @@ fn answer(
     reported(&report, pid, &mut problems, &mut warnings);
     warnings.extend(report.not_read.iter().map(|what| format!("when the daemon started: {what}")));
     if let Some(snapshot) = snapshot {
-        problems.extend(snapshot.lost.iter().map(|lost| format!("of what is in force, {lost}")));
+        problems.extend(snapshot.lost.iter().map(|lost| {
+            format!("of what is in force, {lost}: starting the daemon anew writes it again")
+        }));
     }
     if let Some(hold) = &report.hold {
         warnings.push(format!(

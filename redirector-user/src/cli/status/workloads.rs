@@ -10,12 +10,15 @@ use crate::mounts;
 use crate::state::{Snapshot, UnknownWorkload};
 
 /// The workloads of the configuration in force whose processes the kernel
-/// cannot tell, looked for now; and a word on each that it takes for another one.
+/// cannot tell, looked for now; and a word on each that it takes for another one. Nothing
+/// where it cannot be told which numbers they have.
 pub(super) fn gaps(
     datapath: &Datapath,
     snapshot: Option<&Snapshot>,
 ) -> Result<(Vec<UnknownWorkload>, Vec<String>), Failure> {
-    let Some(snapshot) = snapshot else { return Ok(Default::default()) };
+    let Some(snapshot) = snapshot.filter(|snapshot| snapshot.knows_numbers()) else {
+        return Ok(Default::default());
+    };
     let known = datapath.sources()?;
     let mut resolver = Resolver::new(mounts::cgroup2().ok().flatten().unwrap_or_default());
     let world = snapshot.world();
