@@ -1,5 +1,5 @@
 //! The Helm chart, rendered: the part of Helm that the chart uses, which is Go
-//! templates with five of Helm's functions and values over defaults.
+//! templates with five of Helm's functions, values over defaults, and their schema.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use gtmpl::{Context, FuncError, Template, Value as Go};
 use serde_json::{Value, json};
 
 use crate::apiserver::documents;
+
+mod schema;
 
 /// Where the chart lies.
 pub fn directory() -> PathBuf {
@@ -39,6 +41,9 @@ pub fn try_render(values: &Value) -> Result<String, String> {
     let about = &documents(&read(&chart.join("Chart.yaml")))[0];
     let mut all = documents(&read(&chart.join("values.yaml"))).remove(0);
     crate::apiserver::merge(&mut all, values);
+    let types = read(&chart.join("values.schema.json"));
+    let types: Value = serde_json::from_str(&types).expect("a schema is JSON");
+    schema::check(&types, &types, "", &all)?;
     let scope = json!({
         "Values": all,
         "Chart": {

@@ -174,6 +174,52 @@ fn every_value_of_the_chart_has_an_effect() {
     }
 }
 
+/// Each value with its path, as a list of names; those in lists are left out.
+fn each(value: &Value, path: &[String], all: &mut Vec<Vec<String>>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let path = [path, std::slice::from_ref(name)].concat();
+        each(value, &path, all);
+        all.push(path);
+    }
+}
+
+#[test]
+fn a_value_that_is_mistyped_or_of_another_kind_is_refused_by_its_path() {
+    let values = documents(&deploy("chart/values.yaml")).remove(0);
+    let mut all = Vec::new();
+    each(&values, &[], &mut all);
+    let at = |path: &[String], value: Value| {
+        path.iter().rev().fold(value, |value, name| json!({ name: value }))
+    };
+    let free = ["requests", "limits", "labels", "nodeSelector", "affinity", "podLabels"];
+    let free = |name: &String| free.contains(&name.as_str()) || name == "podAnnotations";
+    for path in all.into_iter().filter(|path| !path.iter().rev().skip(1).any(free)) {
+        let name = path.join(".");
+        // Of another kind than any setting is.
+        let why = chart::try_render(&at(&path, json!([7]))).unwrap_err();
+        assert!(why.starts_with(&format!(".{name}")), "{name}: {why}");
+        // Beside it, with one letter too many.
+        let (last, above) = path.split_last().unwrap();
+        let beside = [above, &[format!("{last}x")]].concat();
+        let why = chart::try_render(&at(&beside, json!(true))).unwrap_err();
+        assert_eq!(why, format!(".{name}x: there is no such setting"));
+    }
+    let wrong = [
+        json!({ "metrics": { "port": "9464" } }),
+        json!({ "metrics": { "port": 0 } }),
+        json!({ "gateways": { "ports": "15400" } }),
+        json!({ "gateways": { "enabled": "yes" } }),
+        json!({ "capabilities": ["CAP-BPF"] }),
+        json!({ "paths": { "state": "run/redirector" } }),
+        json!({ "image": { "pullPolicy": "Sometimes" } }),
+        json!({ "imagePullSecrets": [{}] }),
+        json!({ "args": [""] }),
+    ];
+    for values in wrong {
+        assert!(chart::try_render(&values).is_err(), "{values}");
+    }
+}
+
 #[test]
 fn the_daemon_set_is_set_up_as_the_design_says() {
     let objects = chart::objects(&json!({}));
