@@ -8,6 +8,7 @@ mod connection;
 mod ejection;
 mod handover;
 mod lives;
+mod rollout;
 mod update;
 
 use stateright::{Checker as _, Model};
