@@ -1,6 +1,7 @@
 //! Small domains, whole: the arithmetic of indices, against a plain reading of it.
 
 use super::*;
+use crate::addr::Addr;
 use crate::decide::{pick, spread};
 
 /// So many draws, evenly spread, hit each of up to four slots as often, and of two halves
@@ -180,5 +181,72 @@ fn the_entries_of_both_sides_are_the_whole_array_and_no_two_the_same() {
             (0..capacity + 2).filter_map(move |index| Side::of_epoch(epoch).slot(index, capacity))
         };
         assert!(of(0).chain(of(1)).eq(0..2 * capacity), "{capacity} entries");
+    }
+}
+
+/// A source with this affinity, which knows who is ejected.
+struct Stays<'s>(&'s Small, u32);
+
+impl Caller for Stays<'_> {
+    fn class(&mut self, _: Side) -> u32 {
+        0
+    }
+    fn draw(&mut self) -> u32 {
+        0
+    }
+    fn affinity(&mut self) -> u32 {
+        self.1
+    }
+    fn is_ejected(&mut self, _: u32, endpoint: u32) -> bool {
+        Known::is_ejected(self.0, endpoint)
+    }
+}
+
+/// So many endpoints of one destination, of which the first ones are ejected.
+fn ejected(count: u32, ejected: u32, policy: u32) -> Small {
+    let backend = |live| Backend { threshold: u32::MAX, live, ..Backend::default() };
+    Small {
+        legs: vec![Leg::default()],
+        destinations: vec![Destination { count, policy, ..Destination::default() }],
+        backends: (1..=count).map(backend).collect(),
+        ejected: (0..count).map(|at| at < ejected).collect(),
+        active: vec![0; count as usize],
+        ..Small::default()
+    }
+}
+
+#[test]
+fn the_sources_of_an_ejected_endpoint_are_shared_among_the_others() {
+    let small = ejected(3, 1, policy::SOURCE_HASH | policy::EJECTING);
+    let mut counts = [0_u32; 3];
+    for source in 0..3_000_u32 {
+        let affinity = source * (u32::MAX / 3_000);
+        let [first, again] = [(); 2].map(|()| take(&small, SIDE, 0, &mut Stays(&small, affinity)));
+        assert_eq!(first, again, "it stays");
+        let Decision::Route(_, one) = first else { panic!("{first:?}") };
+        counts[one.backend as usize] += 1;
+    }
+    assert!(counts[0] == 0 && counts[1].abs_diff(counts[2]) < 300, "{counts:?}");
+}
+
+#[test]
+fn of_as_many_as_are_looked_at_and_are_all_ejected_none_is_taken_and_of_more_one_is() {
+    for (count, is_taken) in [(1, false), (SCAN - 1, false), (SCAN, false), (SCAN + 1, true)] {
+        let small = ejected(count, count, policy::EJECTING);
+        let outcome = take(&small, SIDE, 0, &mut Stays(&small, 0));
+        assert_eq!(matches!(outcome, Decision::Route(..)), is_taken, "{count}: {outcome:?}");
+    }
+}
+
+#[test]
+fn what_stands_for_what_was_dialled_is_filled_in_and_nothing_else() {
+    let [own, dialled] = [1, 2].map(Addr::from_v4_word);
+    let none = Addr::from_v4_word(0);
+    for (addr, port, wanted) in
+        [(own, 7, (own, 7)), (own, 0, (own, 9)), (none, 7, (dialled, 7)), (none, 0, (dialled, 9))]
+    {
+        let mut endpoint = ChosenEndpoint { backend: 0, addr, port };
+        endpoint.fill_in(&dialled, 9);
+        assert_eq!((endpoint.addr, endpoint.port), wanted);
     }
 }
