@@ -2,6 +2,7 @@
 //! connections go.
 
 mod callers;
+mod kernel_sockets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -70,6 +70,21 @@ impl Socket {
     /// The kernel's.
     pub fn new(like: SocketAddr, kind: i32, protocol: i32) -> io::Result<Self> {
         let family = if like.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+        Self::of_family(family, kind, protocol)
+    }
+
+    /// One of SMC, which dials IPv4: behind it is a socket of TCP that the kernel has opened
+    /// for itself, and connects when this one is connected.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, where the module `smc` is not loaded, too.
+    pub fn smc() -> io::Result<Self> {
+        const AF_SMC: i32 = 43;
+        Self::of_family(AF_SMC, libc::SOCK_STREAM, 0)
+    }
+
+    fn of_family(family: i32, kind: i32, protocol: i32) -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
         // SAFETY: the descriptor was just made.

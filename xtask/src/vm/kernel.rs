@@ -26,8 +26,14 @@ pub struct Kernel {
 
 /// The modules that tests need, in the order in which they are loaded: those
 /// that a kernel has built in, or of whose kind it has none, are left out.
-const MODULES: [(&str, &str); 3] =
-    [("net/ipv4", "inet_diag"), ("net/ipv4", "tcp_diag"), ("drivers/net", "veth")];
+const MODULES: [(&str, &str); 5] = [
+    ("net/ipv4", "inet_diag"),
+    ("net/ipv4", "tcp_diag"),
+    ("drivers/net", "veth"),
+    // The one needs the other.
+    ("drivers/infiniband/core", "ib_core"),
+    ("net/smc", "smc"),
+];
 
 /// The file beside the kept modules that says which were wanted.
 const WANTED: &str = "wanted";
