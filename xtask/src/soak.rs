@@ -50,7 +50,10 @@ enum How {
     Counted { count: (&'static str, u64), seed: &'static str },
 }
 
-const PARTS: [Part; 13] = [
+/// The test of the streams themselves.
+const RELAY: &str = "relay::whatever_is_urgent_";
+
+const PARTS: [Part; 14] = [
     Part {
         name: "changes",
         what: "200 changes a second of 1,000 rules at once, under 20,000 connections a second",
@@ -138,7 +141,16 @@ const PARTS: [Part; 13] = [
         target: "proxy",
         how: How::Itself,
         // Thousands of connections need all the descriptors that there are.
-        arguments: &["--test-threads=1"],
+        arguments: &["--test-threads=1", "--skip", RELAY],
+    },
+    Part {
+        name: "relay",
+        what: "100,000 connections through the proxy, with portions, urgent marks, half closes \
+               and resets by chance: each byte",
+        package: "redirector-user",
+        target: "proxy",
+        how: How::Itself,
+        arguments: &[RELAY],
     },
     Part {
         name: "worlds",
