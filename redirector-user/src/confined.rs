@@ -72,6 +72,11 @@ pub fn keep(kept: CapabilitySet) -> io::Result<()> {
     bound(kept);
     set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
+    reduce(kept)
+}
+
+/// Takes from this thread all capabilities but these.
+fn reduce(kept: CapabilitySet) -> io::Result<()> {
     let kept = kept.intersection(capabilities(None)?.permitted);
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
@@ -88,10 +93,13 @@ pub fn bound(kept: CapabilitySet) {
 /// Gives up all capabilities of this thread, which reads what strangers say. Others of the
 /// process keep theirs: what this thread is talked into by mistake is done without.
 pub fn keep_none() {
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    keep_only(CapabilitySet::empty());
+}
+
+/// Gives up all capabilities of this thread but these, for which it is there.
+pub fn keep_only(kept: CapabilitySet) {
     // Giving up is always allowed.
-    if let Err(error) = set_capabilities(None, sets) {
+    if let Err(error) = reduce(kept) {
         tracing::warn!(%error, "a thread keeps its capabilities");
     }
 }

@@ -13,14 +13,20 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redirector_core::drain::{Draining, Gone, after, to_tell};
+use rustix::thread::CapabilitySet;
 
 use super::control_loop::Daemon;
 use super::engine::PreparedChange;
+use crate::confined::keep_only;
 use crate::datapath::reset::{Connections, ResetError, Wanted, reset};
 use crate::state::StateError;
 
 /// Time before another attempt, in milliseconds.
 const AGAIN: u64 = 10_000;
+
+/// What it takes to enter the network namespaces of others, and to reset connections there.
+const TAKES: CapabilitySet =
+    CapabilitySet::NET_ADMIN.union(CapabilitySet::SYS_ADMIN).union(CapabilitySet::SYS_PTRACE);
 
 /// Connections to endpoints whose time is over.
 #[derive(Debug)]
@@ -55,6 +61,7 @@ impl Drainer {
     pub fn start(mut send: impl FnMut(Drained) -> bool + Send + 'static) -> io::Result<Self> {
         let (over, jobs) = mpsc::channel::<Over>();
         thread::Builder::new().name("drain".into()).spawn(move || {
+            keep_only(TAKES);
             for over in jobs {
                 let (reset, error) = match reset(&over.wanted) {
                     Ok(reset) => (reset, None),

@@ -28,6 +28,9 @@ const KEPT: [(u32, &str); 13] = [
 /// Threads that read what others say: requests, and answers of DNS servers.
 const OF_STRANGERS: [&str; 2] = ["server", "dns"];
 
+/// What the thread keeps that enters network namespaces to reset connections, of [`KEPT`].
+const OF_DRAIN: [&str; 3] = ["NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN"];
+
 /// A field of `/proc/PID/status`.
 fn field(task: &Path, name: &str) -> String {
     let status = fs::read_to_string(task.join("status")).expect("the thread is there");
@@ -48,16 +51,23 @@ fn the_daemon_keeps_what_it_needs_and_threads_that_hear_strangers_keep_nothing()
     // Where the machine has less to give, as a container does, less is kept.
     let has = capabilities(Path::new("/proc/self"), "CapPrm");
     let kept: Vec<_> = KEPT.into_iter().filter(|(number, _)| has >> number & 1 == 1).collect();
-    let bits = kept.iter().fold(0, |bits, (number, _)| bits | 1 << number);
+    let all = |bits: u64, (number, _): &(u32, &str)| bits | 1 << number;
+    let bits = kept.iter().fold(0, all);
+    let drains = kept.iter().filter(|(_, name)| OF_DRAIN.contains(name)).fold(0, all);
     assert!(bits != has, "there is something to give up");
 
-    let mut strangers = 0;
+    let (mut strangers, mut drainers) = (0, 0);
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("its threads");
     for task in tasks.map(|task| task.expect("a thread").path()) {
         let name = field(&task, "Name");
         let is_strangers = OF_STRANGERS.contains(&&*name);
         strangers += usize::from(is_strangers);
-        let expected = if is_strangers { 0 } else { bits };
+        drainers += usize::from(name == "drain");
+        let expected = match &*name {
+            "drain" => drains,
+            _ if is_strangers => 0,
+            _ => bits,
+        };
         for set in ["CapPrm", "CapEff"] {
             assert_eq!(capabilities(&task, set), expected, "{set} of the thread {name}");
         }
@@ -68,7 +78,7 @@ fn the_daemon_keeps_what_it_needs_and_threads_that_hear_strangers_keep_nothing()
         let confined = (field(&task, "NoNewPrivs"), field(&task, "Seccomp"));
         assert_eq!(confined, ("1".to_owned(), "2".to_owned()), "of the thread {name}");
     }
-    assert_eq!(strangers, OF_STRANGERS.len(), "all of them are looked at");
+    assert_eq!((strangers, drainers), (OF_STRANGERS.len(), 1), "all of them are looked at");
 
     let status = redirector.status().json();
     let process = &status["daemon"]["process"];
