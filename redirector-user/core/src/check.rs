@@ -99,7 +99,7 @@ pub fn check(
             &references::NOT_EXAMINED,
             format!(
                 "what {} more sources would meet is not examined: what is refused to them is not \
-                 told",
+                 told, and no rule that nobody reaches",
                 examined.left_out
             ),
         ));

@@ -11,16 +11,20 @@ use crate::client::{Client, Question};
 use crate::compile::{Probe, Seen, compile_for};
 use crate::explain::QuerySource;
 use crate::model::{
-    Kind, Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, VirtualService,
+    Kind, Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, Spec, VirtualService,
 };
-use crate::names::{MESH, complete_host};
+use crate::names::{MESH, complete_host, service_host};
 use crate::plan::{ClassId, Lacks, Plan};
 use crate::registry::{ExportTo, MergedRule, Registry, ServiceKind};
-use crate::rules::Block;
+use crate::rules::{Block, RuleBook, places};
 use crate::world::World;
 
 /// So many sources are made up at most.
 const MAX_PROBES: usize = 10_000;
+
+/// So often they are asked something at most: each at every address at which it dials, by every
+/// VirtualService that is for the host.
+const MAX_ASKED: u64 = 50_000_000;
 
 /// A namespace that no document names: it stands for all of those.
 const ELSEWHERE: &str = "?";
@@ -58,7 +62,7 @@ pub(super) enum Share {
 /// Compiles a World for all sources that matter. The registry is as before
 /// afterwards.
 pub fn examine(world: &World, registry: &mut Registry) -> Examined {
-    let (probes, left_out) = probes(world, registry);
+    let (probes, left_out) = probes(world, registry, MAX_ASKED);
     let examined = registry.workloads.examined(world.gateways());
     let own = std::mem::replace(&mut registry.workloads, examined);
     let (plan, seen) = compile_for(world, registry, &probes);
@@ -281,8 +285,53 @@ pub(super) fn listed(what: &str, names: &[&str]) -> String {
 /// What a source is made of.
 type Made = (Arc<str>, Labels, Option<IpAddr>);
 
-/// The sources that are made up, and how many more there would be.
-fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
+/// How often one who dials at hosts is asked something there.
+struct Costs<'w> {
+    world: &'w World,
+    registry: &'w Registry,
+    book: RuleBook,
+    /// By full host, wildcards among them.
+    known: HashMap<String, u64>,
+}
+
+impl<'w> Costs<'w> {
+    fn new(world: &'w World, registry: &'w Registry) -> Self {
+        Self { world, registry, book: RuleBook::new(world, registry), known: HashMap::new() }
+    }
+
+    /// At all hosts that an object has a say about.
+    fn of(&mut self, object: &Object) -> u64 {
+        let domain = &self.world.settings.cluster_domain;
+        let namespace = &object.meta.namespace;
+        let hosts: Vec<String> = match &object.spec {
+            Spec::VirtualService(spec) => spec.hosts.clone(),
+            Spec::DestinationRule(spec) => vec![spec.host.clone()],
+            Spec::ServiceEntry(spec) => spec.hosts.clone(),
+            Spec::Service(_) => vec![service_host(&object.meta.name, namespace, domain)],
+            _ => Vec::new(),
+        };
+        let full = hosts.iter().map(|host| complete_host(host, namespace, domain).into_owned());
+        full.map(|host| self.at(host)).fold(0, u64::saturating_add)
+    }
+
+    fn at(&mut self, host: String) -> u64 {
+        if let Some(known) = self.known.get(&host) {
+            return *known;
+        }
+        let all = self.registry.hosts_matching(&host).into_iter().map(|host| {
+            let services = self.registry.named(host).iter();
+            let dialled: usize = services.map(|service| places(service).count()).sum();
+            dialled.saturating_mul(1 + self.book.for_host(host).len()) as u64
+        });
+        let cost = all.fold(0, u64::saturating_add);
+        self.known.insert(host, cost);
+        cost
+    }
+}
+
+/// The sources that are made up, who are asked so often at `most`, and how many more there would
+/// be.
+fn probes(world: &World, registry: &Registry, most: u64) -> (Vec<Probe>, usize) {
     let mut wanted: Vec<(&Arc<Object>, Vec<Made>)> = Vec::new();
     for (object, spec) in world.virtual_services() {
         if !spec.gateways.is_empty() && !spec.gateways.iter().any(|name| name == MESH) {
@@ -335,17 +384,22 @@ fn probes(world: &World, registry: &Registry) -> (Vec<Probe>, usize) {
     // One for every rule before any has its second.
     let mut known: BTreeMap<Made, usize> = BTreeMap::new();
     let mut probes: Vec<Probe> = Vec::new();
-    let mut left_out = 0;
-    let deepest = wanted.iter().map(|(_, made)| made.len()).max().unwrap_or(0);
+    let (mut left_out, mut left) = (0, most);
+    let mut costs = Costs::new(world, registry);
+    let wanted: Vec<_> =
+        wanted.into_iter().map(|(object, made)| (object, made, costs.of(object))).collect();
+    let deepest = wanted.iter().map(|(_, made, _)| made.len()).max().unwrap_or(0);
     for depth in 0..deepest {
-        for (object, made) in &wanted {
+        for (object, made, cost) in &wanted {
             let Some(one) = made.get(depth) else { continue };
-            let at = match known.get(one) {
-                Some(at) => *at,
-                None if probes.len() >= MAX_PROBES => {
-                    left_out += 1;
-                    continue;
-                }
+            let at = known.get(one).copied();
+            if *cost > left || at.is_none() && probes.len() >= MAX_PROBES {
+                left_out += 1;
+                continue;
+            }
+            left -= cost;
+            let at = match at {
+                Some(at) => at,
                 None => {
                     let (namespace, labels, address) = one.clone();
                     let name = format!("{ELSEWHERE}{}", probes.len()).into();
@@ -468,5 +522,40 @@ impl<'w> About<'w> {
         let mut known = BTreeSet::new();
         all.retain(|name| known.insert(name.clone()));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use crate::world::Settings;
+
+    #[test]
+    fn who_is_made_up_is_asked_no_more_than_so_often() {
+        let rule = |name: u8| {
+            format!(
+                "VirtualService a/v{name}: {{hosts: ['*.a.svc.cluster.local'], exportTo: ['.'], tcp: \
+                 [{{match: [{{sourceLabels: {{app: c{name}}}}}], route: [{{destination: {{host: \
+                 s0}}}}]}}]}}\n"
+            )
+        };
+        let service = |name: u8| {
+            format!(
+                "Service a/s{name}: {{clusterIP: 10.96.0.{name}, ports: [{{name: tcp, port: 80}}]}}\n"
+            )
+        };
+        let text: String = (0..4).map(rule).chain((1..7).map(service)).collect();
+        let world = testing::world(Settings::default(), &text);
+        let registry = Registry::new(&world);
+        let made = |most| {
+            let (probes, left_out) = probes(&world, &registry, most);
+            (probes.len(), left_out)
+        };
+        // Each dials six addresses, at which there are four objects with rules.
+        let each = 6 * (1 + 4);
+        assert_eq!(made(4 * each), (4, 0));
+        assert_eq!(made(3 * each), (3, 1));
+        assert_eq!(made(each - 1), (0, 4));
     }
 }

@@ -127,8 +127,9 @@ impl<'f> Mesh<'f> {
         for service in facts.having(set) {
             for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
                 let claimed = facts.claims().to(*port, prefix);
+                let mut asked = 1;
                 for claim in claimed.iter().flat_map(|(_, claims)| claims) {
-                    walk.rules(&claim.service.host);
+                    asked += walk.rules(&claim.service.host).sets.len();
                 }
                 let subnets = rules.iter().flat_map(|rule| &rule.blocks).flat_map(Block::subnets);
                 let within = subnets.filter(|subnet| prefix.contains(*subnet));
@@ -136,7 +137,7 @@ impl<'f> Mesh<'f> {
                     let sni = ServerName::Of(&service.host);
                     let dial = Dial { address, port: *port, gateway: MESH, sni };
                     for class in facts.examined.made_for(&set.reference) {
-                        if !facts.spend(1) {
+                        if !facts.spend(asked) {
                             return None;
                         }
                         let who = &Asker::new(facts.examined.client(class));

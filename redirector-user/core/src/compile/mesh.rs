@@ -258,8 +258,11 @@ impl<'a, 'q> Mesh<'a, 'q> {
             .arrival(&who, &arrival, *port, v6)
             .map_or(Verdict::Pass, |(_, verdict)| verdict);
         let record = who.into_record();
-        self.hosts.extend(record.hosts);
-        self.asked.extend(record.answers.iter().map(|(question, _)| *question));
+        // Where there are probes nothing is ever made again.
+        if self.by_object.is_empty() {
+            self.hosts.extend(record.hosts);
+            self.asked.extend(record.answers.iter().map(|(question, _)| *question));
+        }
         (verdict, record.answers)
     }
 }
