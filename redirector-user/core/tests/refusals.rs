@@ -15,7 +15,7 @@ use redirector_core::diag::{Diagnostic, Severity};
 use redirector_core::explain::{Explanation, Query, QuerySource, VerdictWord, explain_with};
 use redirector_core::model::{ObjectRef, Resolution, RuleId, Spec};
 use redirector_core::plan::{ClassId, FrontendId, Lacks};
-use redirector_core::registry::Registry;
+use redirector_core::registry::{Registry, is_given, with_stand_ins};
 use redirector_core::world::World;
 
 use crate::support::number;
@@ -289,7 +289,10 @@ impl Checked<'_> {
                     };
                     here.iter().any(|one| one.severity == severity) || self.tells_of_slices(refusal)
                 }
-                Some(Lacks::Family) => here.iter().any(|one| one.severity == Severity::Warning),
+                Some(Lacks::Family) => {
+                    self.is_met_at_given(refusal)
+                        || here.iter().any(|one| one.severity == Severity::Warning)
+                }
                 Some(Lacks::Resolution | Lacks::Sockets | Lacks::Bytes | Lacks::Labels) => {
                     elsewhere.is_some() || !here.is_empty()
                 }
@@ -300,6 +303,16 @@ impl Checked<'_> {
             }
             self.tells_for_whom(refusal, &here);
         }
+    }
+
+    /// Whether who dials the family of a refusal dials allocated addresses, of which a host
+    /// has one of each.
+    fn is_met_at_given(&self, refusal: &Refusal) -> bool {
+        let mut met = self.examined.plan.frontends.iter().filter(|(id, one)| {
+            let mut rules = one.routes().filter_map(|(_, route)| route.rule.as_ref());
+            id.prefix.addr().is_ipv6() == refusal.id.v6 && rules.any(|rule| *rule == refusal.rule)
+        });
+        met.all(|(id, _)| is_given(&id.prefix.addr()))
     }
 
     /// Whether an EndpointSlice of the service is told not to be joined with it.
@@ -407,6 +420,10 @@ fn a_share_is_said_to_be_refused_to_those_to_whom_explain_refuses_it() {
             .map(|one| (one.object.to_string(), one.path, one.diagnostic))
             .chain(of_reading)
             .collect();
+        // What is said is of when the hosts are resolved.
+        let standing = with_stand_ins(&world);
+        let world = standing.unwrap_or(world);
+        let registry = Registry::new(&world);
         let checked =
             Checked { index, documents: &documents, world: &world, registry, examined, told };
         refused += checked.refuses_whom_explain_refuses();

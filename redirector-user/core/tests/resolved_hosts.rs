@@ -8,7 +8,7 @@ use redirector_core::explain::VerdictWord;
 use redirector_core::model::Kind;
 use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
-use redirector_core::world::Answer;
+use redirector_core::world::{Answer, World};
 
 use crate::service_entries::{addresses, ask, goes, told, without_addresses};
 use crate::support::reference::{Connection, Reference};
@@ -353,4 +353,31 @@ VirtualService {name}:
     // Once only one of them did, who asked it then is served.
     world.set_resolved("reader.example.com", addresses(&[a]));
     assert_eq!(goes(&world, "198.51.100.3:5432"), "192.0.2.20:5432");
+}
+
+#[test]
+fn what_rules_for_a_host_refuse_is_told_before_the_host_is_resolved() {
+    let text = "
+ServiceEntry db: {hosts: [db.example.com], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+ServiceEntry private:
+  hosts: [private.example.com]
+  addresses: [192.0.2.77]
+  exportTo: [.]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.1}]
+VirtualService one:
+  hosts: [db.example.com]
+  tcp: [{route: [{destination: {host: private.example.com}}]}]
+VirtualService two:
+  hosts: [db.example.com]
+  tcp: [{match: [{sourceNamespace: data}], route: [{destination: {host: db.example.com}}]}]
+";
+    let mut world = world(text);
+    let all = |world: &World| ["RD3018", "RD4048"].map(|code| told(world, code).len());
+    assert_eq!(all(&world), [1, 1]);
+    let at = format!("{:?}", told(&world, "RD4048"));
+    assert!(!at.contains("240.240."), "nobody has such an address: {at}");
+    world.set_resolved("db.example.com", addresses(&["198.51.100.1"]));
+    assert_eq!(all(&world), [1, 1], "it is the same afterwards");
 }

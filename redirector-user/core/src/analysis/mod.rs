@@ -41,7 +41,7 @@ use crate::diag::Diagnostic;
 use crate::model::annotations::SERVICE_NAME;
 use crate::model::{EndpointSlice, Kind, ObjectRef};
 use crate::names::{complete_gateway, complete_host, service_host};
-use crate::registry::Registry;
+use crate::registry::{Registry, with_stand_ins};
 use crate::world::World;
 use crate::yaml::{Node, Value};
 use examine::Examined;
@@ -128,13 +128,21 @@ impl Refused {
     }
 }
 
-/// Everything that is wrong between the objects of a World. The registry is as
-/// before afterwards.
+/// Everything that is wrong between the objects of a World, and will be once each host is
+/// resolved. The registry is as before afterwards.
 pub fn analyze(
     world: &World,
     registry: &mut Registry,
     around: &Around,
 ) -> (Vec<Finding>, Examined) {
+    match with_stand_ins(world) {
+        Some(standing) => between(&standing, &mut Registry::new(&standing), around),
+        None => between(world, registry, around),
+    }
+}
+
+/// The same where the addresses of all hosts are known.
+fn between(world: &World, registry: &mut Registry, around: &Around) -> (Vec<Finding>, Examined) {
     let examined = examine::examine(world, registry);
     let registry = &*registry;
     let facts = Facts::new(world, registry, around, &examined);

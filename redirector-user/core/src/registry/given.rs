@@ -15,7 +15,9 @@ use ipnet::IpNet;
 use redirector_common::hash::Fnv;
 
 use super::edit::Edit;
-use crate::model::{Object, Resolution, ServiceEntry, Spec};
+use super::frontends::by_name;
+use crate::model::{Kind, Object, Resolution, ServiceEntry, Spec};
+use crate::world::World;
 
 /// A host of a namespace.
 pub type HostOf = (Arc<str>, Arc<str>);
@@ -176,6 +178,47 @@ impl Given {
     pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, Option<&HostOf>)> {
         self.displaced.iter().map(|(host, other)| (host, other.as_ref()))
     }
+}
+
+/// The same World with an address of each family for the hosts whose own are not known before
+/// they are resolved, as a cluster would have allocated them: what their clients meet does not
+/// depend on which these are. `None` where there is no such host.
+pub fn with_stand_ins(world: &World) -> Option<World> {
+    if world.settings.allocates {
+        return None;
+    }
+    let entries = || world.of_kind(Kind::ServiceEntry);
+    let awaited = |object: &Arc<Object>| -> Vec<HostOf> {
+        let Some(entry) = object.spec.service_entry() else { return Vec::new() };
+        let is_known =
+            |host: &str| world.answer(host).is_some_and(|one| one.all().next().is_some());
+        let hosts = hosts(Some(object)).into_iter();
+        hosts.filter(|(_, host)| by_name(entry, host) && !is_known(host)).collect()
+    };
+    let wanted = entries().flat_map(awaited).map(|host| (host, 1)).collect();
+    let mut given = Given { wanted, ..Given::default() };
+    if given.wanted.is_empty() {
+        return None;
+    }
+    let owners = entries().chain(world.of_kind(Kind::Service));
+    let written: Vec<Lasts> = owners.flat_map(|object| written(Some(object))).collect();
+    given.places = place(given.wanted.keys(), written.iter()).0;
+    let mut standing = world.clone();
+    for object in entries() {
+        let mut allocated = Vec::new();
+        for (namespace, host) in awaited(object) {
+            let addresses = given.of(&namespace, &host).into_iter().flatten();
+            allocated.extend(addresses.map(|net| (Some(host.to_string()), net.addr())));
+        }
+        if !allocated.is_empty() {
+            let mut object = Object::clone(object);
+            if let Spec::ServiceEntry(entry) = &mut object.spec {
+                entry.allocated.extend(allocated);
+            }
+            standing.insert(object);
+        }
+    }
+    Some(standing)
 }
 
 /// Gives each its place, in their order.

@@ -37,7 +37,7 @@ pub(crate) use endpoints::entry_port;
 pub use endpoints::selects;
 pub(crate) use frontends::is_special;
 pub use frontends::{MOST_ADDRESSES, NotTaken};
-pub use given::{HostOf, is_given};
+pub use given::{HostOf, is_given, with_stand_ins};
 pub use hosts::{HostChange, Pooled};
 pub use protocol::of_service_port;
 pub use service::{Port, Protocol, Service, ServiceEndpoint, ServiceKind, Socket, Unresolved};
