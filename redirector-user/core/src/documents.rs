@@ -3,7 +3,7 @@
 //! Whatever is wrong is said of the one object that it concerns; the others are
 //! read. Documents of other kinds are left alone, with a note.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::decode;
@@ -521,8 +521,11 @@ fn judge(api: &str, name: &str) -> Judgement {
     let ours = group(api_versions(kind)[0]);
     // No other group of Istio's or of Kubernetes' has them, but for one.
     let of_istio = |group: &str| group == "istio.io" || group.ends_with(".istio.io");
+    let words = |group: &str| BTreeSet::from_iter(group.split('.').map(str::to_owned));
     let known = |theirs: &str, ours: &str| {
-        of_istio(theirs) && of_istio(ours) || theirs.ends_with(".k8s.io") && kind != Kind::Gateway
+        of_istio(theirs) && of_istio(ours)
+            || theirs.ends_with(".k8s.io") && kind != Kind::Gateway
+            || words(theirs) == words(ours)
     };
     match (group(api), ours) {
         (Some(theirs), Some(ours))

@@ -224,6 +224,30 @@ fn a_service_that_uses_its_own_node_only_and_has_nobody_there_is_told_to_refuse(
 }
 
 #[test]
+fn a_subset_that_is_on_other_nodes_alone_is_told_to_be_that() {
+    let settings = Settings { node_name: Some("here".to_owned()), ..own() };
+    let slice = slice(
+        "a/db",
+        "tcp",
+        "addresses: [10.1.0.1], nodeName: there, targetRef: {kind: \
+                                      Pod, name: db-1, namespace: a}",
+    );
+    let text = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: here}}\n---\napiVersion: v1\nkind: Pod\n\
+         metadata: {{name: db-1, namespace: a, uid: u-1, labels: {{version: v1}}}}\nspec: \
+         {{nodeName: there, containers: []}}\nstatus: {{podIPs: [{{ip: 10.1.0.1}}]}}\n---\n\
+         Service a/db: {{clusterIP: 10.96.0.1, internalTrafficPolicy: Local, ports: [{{name: tcp, \
+         port: 80}}]}}\nDestinationRule a/db: {{host: db, subsets: [{{name: v1, labels: {{version: \
+         v1}}}}]}}\nVirtualService a/db: {{hosts: [db], tcp: [{{route: [{{destination: {{host: db, \
+         subset: v1}}}}]}}]}}\n{slice}"
+    );
+    let told = of_files(&[("a.yaml", &text)], &settings);
+    let words = "with the labels of subset v1 (DestinationRule/a/db) is on node here";
+    assert!(told.iter().any(|one| one.starts_with("RD4015") && one.contains(words)), "{told:?}");
+    assert!(!told.iter().any(|one| one.starts_with("RD4016")), "{told:?}");
+}
+
+#[test]
 fn ports_of_slices_that_are_named_otherwise_are_told() {
     let db = "Service a/db: {clusterIP: 10.96.0.1, ports: [{name: tcp, port: 80}]}\n".to_owned();
     let text = |port: &str| db.clone() + &slice("a/db", port, "addresses: [10.1.0.1]");

@@ -81,6 +81,7 @@ fn wrong_kinds_and_api_versions_are_named() {
     assert_eq!(of("networking.istio.io/v2", "VirtualService"), Some("RD1006"));
     assert_eq!(of("networking.k8s.io/v1", "VirtualService"), Some("RD1006"));
     assert_eq!(of("istio.io/v1", "DestinationRule"), Some("RD1006"));
+    assert_eq!(of("istio.networking.io/v1", "VirtualService"), Some("RD1006"));
     assert_eq!(of("networking.istio.io/v1", "Virtualservice"), Some("RD1008"));
     assert_eq!(of("gateway.networking.k8s.io/v1", "Gateway"), Some("RD1023"));
     assert_eq!(of("gateway.networking.k8s.io/v1", "GatewayClass"), Some("RD1007"));

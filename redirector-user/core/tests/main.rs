@@ -13,6 +13,7 @@ mod findings_annotations;
 mod findings_clients;
 mod findings_outside;
 mod findings_policies;
+mod findings_ports;
 mod findings_reach;
 mod findings_shares;
 mod flattening;

@@ -479,3 +479,20 @@ fn a_condition_that_cannot_be_read_never_makes_a_rule_wider() {
     }
     assert!(read < 2000, "most slips are refused: {read} were not");
 }
+
+#[test]
+fn a_value_in_the_place_of_a_map_or_a_duration_is_told_how_to_be_written() {
+    let help = |spec: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\n\
+             spec: {{host: db, trafficPolicy: {{{spec}}}}}\n"
+        );
+        let report = judge("a.yaml", &text);
+        let one = report.diagnostics.into_iter().find(|one| one.code == "RD1009");
+        one.and_then(|one| one.help).unwrap_or_default()
+    };
+    assert_eq!(help("loadBalancer: ROUND_ROBIN"), "write {simple: ROUND_ROBIN}");
+    assert_eq!(help("portLevelSettings: [{port: 5432}]"), "write {number: 5432}");
+    assert_eq!(help("connectionPool: {tcp: {connectTimeout: 5}}"), "write a unit: 5s");
+    assert_eq!(help("outlierDetection: {baseEjectionTime: 30}"), "write a unit: 30s");
+}

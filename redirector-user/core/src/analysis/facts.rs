@@ -15,7 +15,7 @@ use crate::diag::nearest;
 use crate::model::annotations;
 use crate::model::{EndpointSlice, Gateway, Kind, Labels, Object, ObjectRef, Resolution};
 use crate::names::{HostIndex, complete_host};
-use crate::registry::{ExportTo, Registry, Service, is_given};
+use crate::registry::{ExportTo, Protocol, Registry, Service, is_given};
 use crate::rules::{Claims, RuleBook, RuleSet};
 use crate::validate::names::is_dns_label;
 use crate::world::World;
@@ -403,6 +403,15 @@ impl<'w> Facts<'w> {
     /// The services that have the hosts of a VirtualService.
     pub fn having(&self, set: &RuleSet) -> Vec<&'w Service> {
         set.hosts.iter().flat_map(|host| self.services_of(host)).collect()
+    }
+
+    /// Those of a host's ports to which connections can go.
+    pub fn tcp_ports(&self, ports: &[u16], host: &str, namespace: &str) -> Vec<u16> {
+        let services = self.services_of(&self.full_host(host, namespace));
+        let all = services.iter().flat_map(|service| &service.ports);
+        let others = all.filter(|port| port.protocol == Protocol::Other);
+        let others: BTreeSet<u16> = others.map(|port| port.number).collect();
+        ports.iter().filter(|port| !others.contains(port)).copied().collect()
     }
 
     /// Whether the documents know the node that they are judged for: the name of a machine

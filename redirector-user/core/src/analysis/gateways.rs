@@ -14,7 +14,7 @@ use crate::diag::codes::{differences, l7, references};
 use crate::model::{Gateway, Labels, Object, ObjectRef, Server, Service, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Plan;
-use crate::plan::gateway::{GatewayPlan, GatewayRule, Incoming};
+use crate::plan::gateway::{Dropped, GatewayPlan, GatewayRule, Incoming};
 use crate::rules::{Block, Mode, Outdone, RuleSet, bound_elsewhere, mode};
 
 /// Servers by Gateway, for each selector and port.
@@ -55,7 +55,10 @@ pub(super) fn analyze(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Findi
     }
     loops(facts, findings);
     without_rules(facts, unfit, findings);
-    for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, facts.registry) {
+    ports_taken(facts, findings);
+    // Whatever it is here, a Pod with the Gateway's labels serves it where it runs.
+    let all = facts.registry.workloads.all();
+    for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, all) {
         let spec = facts.world.get(&gateway).and_then(|object| object.spec.gateway());
         let server = spec.and_then(|spec| spec.servers.get(index));
         if server.is_some_and(|server| !is_unix(server)) {
@@ -64,6 +67,24 @@ pub(super) fn analyze(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Findi
                 Diagnostic::new(&differences::GATEWAY_BIND, reason),
             );
         }
+    }
+}
+
+/// Servers whose port on a workload is another's, and of which that is not told by their numbers:
+/// Services lead both to one port.
+fn ports_taken(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for Dropped { gateway, server, reason } in &facts.examined.plan.gateways.dropped {
+        let spec = facts.world.get(gateway).and_then(|object| object.spec.gateway());
+        let written = spec.and_then(|spec| spec.servers.get(*server as usize));
+        let path = format!("spec.servers[{server}]");
+        let is_told = |one: &Finding| one.object == *gateway && one.path.starts_with(&path);
+        if written.is_none_or(|one| uses(one).is_none()) || findings.iter().any(is_told) {
+            continue;
+        }
+        let message = format!("{reason}: this server is not served there");
+        let finding = Diagnostic::new(&differences::GATEWAY_PORT_TAKEN, message)
+            .help("use a port that the gateway's Service leads elsewhere");
+        Report::new(gateway.clone(), findings).add(format!("{path}.port.number"), finding);
     }
 }
 

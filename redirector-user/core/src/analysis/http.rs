@@ -5,7 +5,8 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
-use crate::registry::Protocol;
+use crate::model::{L4Match, VirtualService};
+use crate::registry::{Port, Protocol};
 use crate::rules::{RuleSet, subsets_resolve};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -13,36 +14,51 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let Some(spec) = set.spec() else { continue };
         let mut report = Report::new(set.reference.clone(), findings);
         if !spec.http.is_empty() {
-            http(facts, set, &mut report);
+            http(facts, set, spec, &mut report);
         }
     }
 }
 
-fn http(facts: &Facts<'_>, set: &RuleSet, report: &mut Report<'_>) {
+fn http(facts: &Facts<'_>, set: &RuleSet, spec: &VirtualService, report: &mut Report<'_>) {
     let services = facts.having(set);
-    let declared = services.iter().flat_map(|service| {
-        let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-        tcp.map(|port| format!("port {} of {}", port.number, service.host))
-    });
-    let declared: Vec<String> = declared.take(4).collect();
-    if declared.is_empty() {
+    let may_be_for = |number: u16| {
+        spec.http.iter().any(|rule| rule.ports.is_empty() || rule.ports.contains(&number))
+    };
+    let has_tcp = |number: u16| {
+        let open = |block: &L4Match| block.port.is_none_or(|port| port == number);
+        spec.tcp.iter().any(|rule| rule.matches.is_empty() || rule.matches.iter().any(open))
+    };
+    let ports = |those: &dyn Fn(&Port) -> bool| {
+        let all = services.iter().flat_map(|one| one.ports.iter().map(|port| (&one.host, port)));
+        let all = all.filter(|(_, port)| may_be_for(port.number) && those(port));
+        let all = all.map(|(host, port)| format!("port {} of {host}", port.number)).take(4);
+        all.collect::<Vec<_>>().join(", ")
+    };
+    let declared = ports(&|port| port.protocol == Protocol::Tcp && !has_tcp(port.number));
+    let left = ports(&|port| matches!(port.protocol, Protocol::Http | Protocol::Auto));
+    if declared.is_empty() || !left.is_empty() {
+        let they = match declared.is_empty() {
+            true => "they".to_owned(),
+            false => format!("on {left} they"),
+        };
+        let message = format!("http rules are decided request by request: {they} are left alone");
         report.add(
             "spec.http",
-            Diagnostic::new(
-                &l7::HTTP_RULES,
-                "http rules are decided request by request: they are left alone",
-            )
-            .help(match set.hosts.is_empty() {
+            Diagnostic::new(&l7::HTTP_RULES, message).help(match set.hosts.is_empty() {
                 true => {
                     "tcp rules have no delegates: write what can be decided per connection under \
                      tcp: of the VirtualService that has the hosts"
                 }
-                false => "write what can be decided per connection under tcp:",
+                false => {
+                    "write what can be decided per connection under tcp:, for a port that is \
+                     declared TCP"
+                }
             }),
         );
+    }
+    if declared.is_empty() {
         return;
     }
-    let ports = declared.join(", ");
     let who = Asker::new(Client::in_namespace(set.namespace()));
     let applied = match &set.http {
         Ok(rule) if facts.examined.meets(&rule.id) => Ok(()),
@@ -53,20 +69,19 @@ fn http(facts: &Facts<'_>, set: &RuleSet, report: &mut Report<'_>) {
         Err(why) => (
             &l7::HTTP_ON_TCP,
             format!(
-                "{ports} is declared TCP, where http rules have no effect: connections are not \
+                "{declared} is declared TCP, where http rules have no effect: connections are not \
                  split, every endpoint gets the same share (and here: {why})"
             ),
         ),
         Ok(()) => (
             &differences::HTTP_AS_TCP,
             format!(
-                "{ports} is declared TCP: in Istio http rules have no effect there; here the \
+                "{declared} is declared TCP: in Istio http rules have no effect there; here the \
                  first one is applied as a tcp rule"
             ),
         ),
     };
-    let has_route =
-        set.spec().is_some_and(|spec| spec.http.iter().all(|one| !one.route.is_empty()));
+    let has_route = spec.http.iter().all(|one| !one.route.is_empty());
     let help = match has_route {
         true => "write tcp: instead of http:, with the same route list",
         false => {

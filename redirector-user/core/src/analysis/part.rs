@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use super::virtual_services::targets;
 use super::{Around, Finding};
+use crate::client::contains;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences, references};
-use crate::model::{Kind, ObjectRef};
-use crate::names::complete_host;
+use crate::model::{Kind, ObjectRef, Spec};
+use crate::names::{complete_host, service_host};
 use crate::registry::{Port, Registry, Service};
 use crate::world::World;
 
@@ -27,7 +28,7 @@ struct Missing {
     codes: &'static [&'static Code],
 }
 
-const ALL: [Missing; 4] = [
+const ALL: [Missing; 5] = [
     Missing {
         what: "Services and ServiceEntries",
         kinds: &[Kind::Service, Kind::ServiceEntry],
@@ -54,6 +55,12 @@ const ALL: [Missing; 4] = [
             &differences::UNKNOWN_POD,
         ],
     },
+    // Of Services that select Pods: these do not say that they are behind one.
+    Missing {
+        what: "EndpointSlices",
+        kinds: &[Kind::EndpointSlice],
+        codes: &[&differences::NO_KNOWN_ENDPOINT],
+    },
 ];
 
 /// What is only said of something that is missing.
@@ -77,6 +84,34 @@ fn services_at<'r>(
     })
 }
 
+/// The services that a finding is about.
+fn services_of<'r>(
+    world: &World,
+    registry: &'r Registry,
+    finding: &Finding,
+) -> impl Iterator<Item = &'r Arc<Service>> {
+    let object = &finding.object;
+    let domain = &world.settings.cluster_domain;
+    let hosts = match world.get(object).map(|object| &object.spec) {
+        Some(Spec::DestinationRule(rule)) => {
+            vec![complete_host(&rule.host, &object.namespace, domain).into_owned()]
+        }
+        Some(Spec::Service(_)) => vec![service_host(&object.name, &object.namespace, domain)],
+        Some(Spec::ServiceEntry(entry)) => entry.hosts.clone(),
+        _ => Vec::new(),
+    };
+    let own = hosts.into_iter().flat_map(move |host| registry.named(&host).iter());
+    own.chain(services_at(world, registry, finding))
+}
+
+/// Whether a Pod has the labels that a Service asks for.
+fn selects_pods(world: &World, service: &ObjectRef) -> bool {
+    let selector = world.get(service).and_then(|object| Some(&object.spec.service()?.selector));
+    let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return false };
+    let pods = world.of_namespace(Kind::Pod, &service.namespace);
+    pods.into_iter().any(|(_, pod)| contains(&pod.meta.labels, selector))
+}
+
 /// Where slices have endpoints that are Pods, and no Pod is among the documents: takes out
 /// what follows from that, and says so.
 fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Option<String> {
@@ -91,23 +126,12 @@ fn pods(world: &World, registry: &Registry, findings: &mut Vec<Finding>) -> Opti
             world.get(&finding.object)?.spec.endpoint_slice()?.of(&finding.object.namespace)
         })
         .collect();
-    let of_rule = |rule: &ObjectRef| {
-        let spec = world.get(rule).and_then(|object| object.spec.destination_rule());
-        spec.is_some_and(|spec| {
-            let domain = &world.settings.cluster_domain;
-            let host = complete_host(&spec.host, &rule.namespace, domain);
-            registry.named(&host).iter().any(|service| services.contains(&service.object))
-        })
-    };
-    findings.retain(|finding| match finding.diagnostic.code {
-        _ if unknown(&finding) => false,
-        code if code == differences::NO_ENDPOINTS.id => {
-            let mut at = services_at(world, registry, finding);
-            !services.contains(&finding.object)
-                && !at.any(|service| services.contains(&service.object))
-        }
-        code if code == references::EMPTY_SUBSET.id => !of_rule(&finding.object),
-        _ => true,
+    let follows = [differences::NO_ENDPOINTS.id, references::EMPTY_SUBSET.id];
+    findings.retain(|finding| {
+        let mut those = services_of(world, registry, finding);
+        let follows = follows.contains(&finding.diagnostic.code)
+            && those.any(|service| services.contains(&service.object));
+        !follows && !unknown(&finding)
     });
     named("Pods", places)
 }
@@ -131,19 +155,21 @@ pub fn only_a_part(
 ) -> Option<Diagnostic> {
     let mut missing = Vec::new();
     for Missing { what, kinds, codes } in &ALL {
-        let endpoints = || {
-            let mut ports = registry.services().flat_map(|service| &service.ports);
-            ports.any(Port::has_somebody)
-        };
-        let workloads = kinds.contains(&Kind::Pod) && (!around.templates.is_empty() || endpoints());
-        if workloads || kinds.iter().any(|kind| world.of_kind(*kind).next().is_some()) {
+        let templates = kinds.contains(&Kind::Pod) && !around.templates.is_empty();
+        if templates || kinds.iter().any(|kind| world.of_kind(*kind).next().is_some()) {
             continue;
         }
         let before = findings.len();
         findings.retain(|finding| {
+            let mut services = services_of(world, registry, finding);
             !codes.iter().any(|code| code.id == finding.diagnostic.code)
-                || finding.diagnostic.code == references::UNKNOWN_SUBSET.id
-                    && services_at(world, registry, finding).next().is_some()
+                || match kinds {
+                    [Kind::DestinationRule] => services.next().is_some(),
+                    [Kind::EndpointSlice] => !services.any(|one| selects_pods(world, &one.object)),
+                    // What a ServiceEntry has within itself is all that there is of it.
+                    [Kind::Pod, ..] => services.any(|one| one.ports.iter().any(Port::has_somebody)),
+                    _ => false,
+                }
         });
         missing.extend(named(what, before - findings.len()));
     }

@@ -203,8 +203,16 @@ fn of_other_protocol(
         first.protocol.as_str()
     );
     let finding = Diagnostic::new(&l7::NO_TCP_PORT, message);
-    report.add(format!("{path}.port"), finding.help(declare(list)));
+    let help = match first.protocol {
+        Protocol::Other => OF_TCP,
+        _ => declare(list),
+    };
+    report.add(format!("{path}.port"), finding.help(help));
 }
+
+/// How a port is declared that takes tcp rules, and may be one of another transport.
+const OF_TCP: &str = "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp \
+                      or whose appProtocol is tcp";
 
 /// How a port is declared that takes the rules of a list.
 fn declare(list: RuleList) -> &'static str {
@@ -495,10 +503,7 @@ fn ports(bound: &Bound<'_>, list: RuleList, report: &mut Report<'_>) {
         .help(match (services.iter().any(is_entry), services.iter().all(is_entry)) {
             _ if list == RuleList::Tls => declare(list),
             (_, true) => "write protocol: TCP at the port of the ServiceEntry",
-            _ if other => {
-                "a port takes tcp rules whose protocol is TCP, and whose name begins with tcp or \
-                 whose appProtocol is tcp"
-            }
+            _ if other => OF_TCP,
             (false, _) => "begin the port's name with tcp, or set appProtocol: tcp",
             (true, false) => declare(list),
         }),

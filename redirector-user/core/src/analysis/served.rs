@@ -23,7 +23,10 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if id.prefix.prefix_len() == 0 {
             let rules = frontend.routes().filter_map(|(_, route)| route.rule.as_ref());
             let rules = rules.map(|rule| &rule.object);
-            everywhere.entry((&frontend.service, id.port)).or_default().extend(rules);
+            let rules: Vec<&ObjectRef> = rules.collect();
+            if !rules.is_empty() {
+                everywhere.entry((&frontend.service, id.port)).or_default().extend(rules);
+            }
         }
         let own = frontend.routes().find(|(_, route)| route.rule.is_none());
         let Some((_, own)) = own else { continue };

@@ -326,7 +326,7 @@ fn destinations(
                         Some(port) => format!("add port: {{number: {port}}}"),
                         None if never => format!(
                             "add port: with the number that is meant, of {}",
-                            list(&known.ports)
+                            list(&facts.tcp_ports(&known.ports, host, namespace))
                         ),
                         // One port for all would send some elsewhere than now.
                         None => one_each(facts, &target, host, &known.ports),

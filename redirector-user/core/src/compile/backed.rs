@@ -132,27 +132,31 @@ impl Backed<'_> {
                 ),
             };
         }
-        if port.unresolved.is_empty()
-            && !port.endpoints.iter().any(|endpoint| endpoint.ip.is_ipv6() == id.v6)
-        {
+        let mut of_family =
+            port.endpoints.iter().filter(|one| one.ip.is_ipv6() == id.v6).peekable();
+        if port.unresolved.is_empty() && of_family.peek().is_none() {
             return (
                 Lacks::Family,
                 format!("{host} has no {family} endpoint, and the address dialled is {family}"),
             );
         }
-        if service.local_only && wanted.is_none() {
-            let why = match settings.node_name.as_deref() {
-                Some(node) => format!(
+        let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
+        let subset = id.subset.as_deref().unwrap_or_default();
+        if service.local_only && of_family.any(|one| has(one.labels.as_ref(), wanted)) {
+            let why = match (settings.node_name.as_deref(), wanted) {
+                (None, _) => format!(
+                    "{host} has internalTrafficPolicy Local, and the node's name is not known"
+                ),
+                (Some(node), None) => format!(
                     "{host} has no endpoint on node {node}, and its internalTrafficPolicy is Local"
                 ),
-                None => format!(
-                    "{host} has internalTrafficPolicy Local, and the node's name is not known"
+                (Some(node), Some(_)) => format!(
+                    "no endpoint of {host} with the labels of subset {subset} ({rule}) is on node \
+                     {node}, and its internalTrafficPolicy is Local"
                 ),
             };
             return (Lacks::Node, why);
         }
-        let rule = rule.map(|rule| list(&rule.objects)).unwrap_or_default();
-        let subset = id.subset.as_deref().unwrap_or_default();
         let elsewhere = (port.endpoints.iter()).any(|one| has(one.labels.as_ref(), wanted));
         let unusable = port.unusable.iter().filter(|labels| has(labels.as_ref(), wanted)).count();
         if !elsewhere && unusable > 0 {

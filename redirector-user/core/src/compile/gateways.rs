@@ -96,7 +96,8 @@ pub(super) fn compile<'q>(
             }
         }
     }
-    plan.dropped.extend(bound_elsewhere(world, registry).into_iter().map(dropped));
+    let gateways = registry.workloads.all().filter(|workload| workload.gateway);
+    plan.dropped.extend(bound_elsewhere(world, gateways).into_iter().map(dropped));
     plan.dropped.dedup();
     if plan.asks_clients() {
         plan.clients = clients(registry);

@@ -7,6 +7,7 @@ use crate::diag::codes::admission;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::model::Labels;
 use crate::validate::{durations, names};
+use crate::yaml::Value;
 
 /// `spec`, with its known fields; complains when there is none.
 pub(super) fn spec<'a>(
@@ -250,6 +251,10 @@ pub(super) fn gateway_names(fields: &Fields<'_>) -> Vec<String> {
 /// A duration of at least 1 ms, in milliseconds. With `zero`, 0 is taken too.
 pub(super) fn duration(fields: &Fields<'_>, name: &str, zero: bool) -> Option<u64> {
     let at = fields.get(name)?;
+    if let Value::Int(_, text) | Value::Float(_, text) = &at.node.value {
+        at.report(at.mistyped("a duration").help(format!("write a unit: {text}s")));
+        return None;
+    }
     match durations::milliseconds(at.string()?, zero) {
         Ok(milliseconds) => Some(milliseconds),
         Err(message) => {

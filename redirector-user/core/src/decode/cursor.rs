@@ -197,12 +197,15 @@ impl<'a> At<'a> {
         self.report(Diagnostic::new(code, message));
     }
 
+    /// That the value has the wrong type.
+    pub fn mistyped(&self, expected: &str) -> Diagnostic {
+        let found = self.node.value.describe();
+        Diagnostic::new(&syntax::WRONG_TYPE, format!("expected {expected}, found {found}"))
+    }
+
     /// Reports that the value has the wrong type.
     pub fn wrong_type(&self, expected: &str) {
-        let mut finding = Diagnostic::new(
-            &syntax::WRONG_TYPE,
-            format!("expected {expected}, found {}", self.node.value.describe()),
-        );
+        let mut finding = self.mistyped(expected);
         finding.help = match &self.node.value {
             Value::Bool(_, text) | Value::Int(_, text) | Value::Float(_, text)
                 if expected.contains("string") || expected.contains("name") =>
@@ -250,6 +253,14 @@ impl<'a> At<'a> {
         known: &'static [&'static str],
         other: impl Fn(&str) -> Unknown,
     ) -> Option<Fields<'a>> {
+        // Of these maps one is the field that is meant where there is only a value.
+        if let (Some(field @ ("number" | "simple")), Value::Int(_, text) | Value::String(text)) =
+            (known.first().copied(), &self.node.value)
+        {
+            let help = format!("write {{{field}: {text}}}");
+            self.report(self.mistyped("a map").help(help));
+            return None;
+        }
         let fields = self.any_fields()?;
         if let Value::Map(entries) = &self.node.value {
             let mut last: Option<&Entry> = None;

@@ -11,7 +11,9 @@ pub(super) fn no_answer(case: &Case, error: &ExplainError) -> Difference {
     let (expectation, expected) = match error {
         ExplainError::NoWorkload(namespace, name) => ("from", format!("{namespace}/{name}")),
         ExplainError::NoGateway(namespace, name) => ("gateway", format!("{namespace}/{name}")),
-        ExplainError::NoAddress(..) | ExplainError::NotResolved(_) => ("to", case.to.to_string()),
+        ExplainError::NoAddress(..)
+        | ExplainError::WithoutAddress(_)
+        | ExplainError::NotResolved(_) => ("to", case.to.to_string()),
     };
     Difference { expectation, destination: None, expected, got: error.to_string() }
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::{ExplainError, QuerySource};
 use crate::names::service_host;
-use crate::registry::{Registry, ServiceKind};
+use crate::registry::{Registry, Service, ServiceKind};
 
 /// Where a connection goes, as the one who connects says it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +62,8 @@ impl Dialled {
     ///
     /// # Errors
     ///
-    /// [`ExplainError::NoAddress`] when the World has no address for the name, and
+    /// [`ExplainError::NoAddress`] when the World does not know the name,
+    /// [`ExplainError::WithoutAddress`] when it has no address for it, and
     /// [`ExplainError::NotResolved`] when that is to be resolved.
     pub fn addresses(
         &self,
@@ -81,9 +83,11 @@ impl Dialled {
         let found = lookup(registry, host, namespace);
         if found.is_empty() {
             let by_name = registry.named(host).iter().any(|service| service.by_name);
-            return Err(match by_name {
-                true => ExplainError::NotResolved(host.clone()),
-                false => ExplainError::NoAddress(host.clone(), elsewhere(registry, host)),
+            let meant = known(registry, host, namespace).into_iter().flatten().next();
+            return Err(match meant {
+                _ if by_name => ExplainError::NotResolved(host.clone()),
+                Some(service) => ExplainError::WithoutAddress(service.object.clone()),
+                None => ExplainError::NoAddress(host.clone(), elsewhere(registry, host)),
             });
         }
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
@@ -98,8 +102,8 @@ fn elsewhere(registry: &Registry, host: &str) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// What a name resolves to: that of the first service on a Pod's search path.
-fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
+/// What a name means: the first services on a Pod's search path.
+fn known<'r>(registry: &'r Registry, host: &str, namespace: &str) -> Option<&'r [Arc<Service>]> {
     let domain = &registry.settings.cluster_domain;
     // A name with dots is looked up in the namespace too: `web.shop` may be `shop`'s.
     let candidates = [
@@ -108,10 +112,13 @@ fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
         format!("{host}.{domain}"),
         host.to_owned(),
     ];
-    let known = candidates.iter().find(|name| !registry.named(name).is_empty());
-    let Some(known) = known else { return Vec::new() };
+    candidates.iter().map(|name| registry.named(name)).find(|those| !those.is_empty())
+}
+
+/// What a name resolves to.
+fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for service in registry.named(known) {
+    for service in known(registry, host, namespace).into_iter().flatten() {
         match &service.kind {
             // One step, as everywhere.
             ServiceKind::ExternalName(target) => {
@@ -128,6 +135,16 @@ fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_without_address_is_named_and_not_another_name_for_it() {
+        let text = "Service shop/db: {ports: [{name: tcp, port: 80}]}\n";
+        let world = crate::testing::world(crate::world::Settings::default(), text);
+        let to: Dialled = "db.shop:80".parse().unwrap();
+        let answer = to.addresses(&Registry::new(&world), &QuerySource::Unknown);
+        let why = answer.expect_err("nothing is dialled").to_string();
+        assert!(why.starts_with("Service/shop/db has no address in the documents"), "{why}");
+    }
 
     #[test]
     fn an_address_or_a_name_with_a_port_is_dialled() {

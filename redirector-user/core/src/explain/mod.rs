@@ -20,7 +20,7 @@ pub use dialled::Dialled;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Asker, Client};
-use crate::model::Labels;
+use crate::model::{Kind, Labels, ObjectRef};
 use crate::registry::Registry;
 use crate::rules::{Rule, RuleSet};
 use crate::world::World;
@@ -76,6 +76,8 @@ pub enum ExplainError {
     /// The addresses of the service are those that its name resolves to, and it is not
     /// resolved.
     NotResolved(String),
+    /// What is to be dialled has no address in the World.
+    WithoutAddress(ObjectRef),
 }
 
 impl fmt::Display for ExplainError {
@@ -93,6 +95,15 @@ impl fmt::Display for ExplainError {
                 "the addresses of {host} are decided when its name is resolved, and it is not: \
                  until then nothing that is dialled is taken for it (with --config, --resolve \
                  asks the resolver)"
+            ),
+            Self::WithoutAddress(service) => write!(
+                f,
+                "{service} has no address in the documents: nothing that is dialled is known to be \
+                 it; write its {}",
+                match service.kind {
+                    Kind::ServiceEntry => "addresses",
+                    _ => "clusterIP, or the EndpointSlices where that is None",
+                }
             ),
             Self::NoAddress(host, near) => {
                 let what =

@@ -117,6 +117,10 @@ pub struct TlsMatch {
 pub struct HttpRule {
     /// Whether it has a non-empty `match`.
     pub has_match: bool,
+    /// The ports that its matches ask for; none where one of them does not ask, or there is
+    /// no match.
+    #[serde(default)]
+    pub ports: Box<[u16]>,
     /// Names of the fields, other than `match`, `route` and `name`, that only
     /// mean something at L7 (`retries`, `fault`, `headers` of a destination
     /// and so on).

@@ -15,7 +15,7 @@ use crate::model::{
     Accepting, Gateway, Kind, Labels, Object, ObjectRef, Server, ServerTls, Service, TargetPort,
 };
 use crate::names::hosts_match;
-use crate::registry::{Registry, Workload};
+use crate::registry::Workload;
 use crate::world::World;
 
 /// What is done with the connections of a server.
@@ -291,8 +291,9 @@ pub(crate) fn servers(
                         gateway: gateway.reference(),
                         index,
                         reason: format!(
-                            "port {listen} of {} belongs to {}",
+                            "port {listen} of {} belongs to servers[{}] of {}",
                             workload.object,
+                            other.index,
                             other.gateway.reference()
                         ),
                     }),
@@ -310,11 +311,13 @@ pub(crate) fn servers(
     (serving, outdone)
 }
 
-/// Servers whose `bind` is an address of none of the workloads here that serve
-/// their Gateway.
-pub(crate) fn bound_elsewhere(world: &World, registry: &Registry) -> Vec<Outdone> {
-    let workloads: Vec<&Workload> =
-        registry.workloads.all().filter(|workload| workload.gateway).collect();
+/// Servers whose `bind` is an address of none of these workloads, of which some serve their
+/// Gateway.
+pub(crate) fn bound_elsewhere<'w>(
+    world: &World,
+    workloads: impl Iterator<Item = &'w Workload>,
+) -> Vec<Outdone> {
+    let workloads: Vec<&Workload> = workloads.collect();
     let mut dropped = Vec::new();
     for (gateway, spec) in by_age(world) {
         let serving: Vec<&&Workload> =

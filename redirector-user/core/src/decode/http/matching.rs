@@ -12,9 +12,10 @@ const CLAIMS: &str = "@request.auth.claims";
 /// The longest regular expression, in bytes.
 const MAX_REGEX: usize = 1024;
 
-/// A match block. Rules that delegate, and delegates, take no expressions.
-pub(super) fn block(at: &At<'_>, rooted: bool, in_mesh: bool) {
-    let Some(fields) = at.fields(&[
+/// A match block, and the port that it asks for. Rules that delegate, and delegates, take no
+/// expressions.
+pub(super) fn block(at: &At<'_>, rooted: bool, in_mesh: bool) -> Option<u16> {
+    let fields = at.fields(&[
         "name",
         "uri",
         "scheme",
@@ -29,9 +30,7 @@ pub(super) fn block(at: &At<'_>, rooted: bool, in_mesh: bool) {
         "withoutHeaders",
         "sourceNamespace",
         "statPrefix",
-    ]) else {
-        return;
-    };
+    ])?;
     for name in ["uri", "scheme", "method", "authority"] {
         if let Some(at) = fields.get(name) {
             string_match(&at, rooted);
@@ -46,10 +45,10 @@ pub(super) fn block(at: &At<'_>, rooted: bool, in_mesh: bool) {
             string_match(&at, rooted);
         }
     }
-    match_port(&fields);
     common::legal_labels(&fields, "sourceLabels");
     common::gateway_names(&fields);
     source_namespace(&fields);
+    match_port(&fields)
 }
 
 fn header(at: &At<'_>, name: &str, in_mesh: bool) {

@@ -42,9 +42,8 @@ pub(super) fn http_rule(at: &At<'_>, delegate: bool, in_mesh: bool) -> Option<Ht
     conflicts(&fields, delegate, !fields.is_empty("route"));
     let rooted = delegate || fields.get("delegate").is_some();
     let matches = fields.items("match");
-    for block in &matches {
-        matching::block(block, rooted, in_mesh);
-    }
+    let ports: Vec<Option<u16>> =
+        matches.iter().map(|block| matching::block(block, rooted, in_mesh)).collect();
     action::check(&fields);
     headers::check(&fields);
     headers::one_authority(&fields);
@@ -67,6 +66,7 @@ pub(super) fn http_rule(at: &At<'_>, delegate: bool, in_mesh: bool) -> Option<Ht
     }
     Some(HttpRule {
         has_match: !matches.is_empty(),
+        ports: ports.into_iter().collect::<Option<_>>().unwrap_or_default(),
         l7_fields,
         route: weighted(&fields, &route, &["destination", "weight", "headers"]),
         line: at.line(),
