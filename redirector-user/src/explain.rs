@@ -298,6 +298,11 @@ fn explain_unnamed(
         return Err(Error::Unnamed);
     };
     let mut explanation = without_names(&query(question, QuerySource::Unknown, *to));
+    if identity != IDENTITY_UNKNOWN {
+        explanation.notes.push(format!(
+            "the caller is in the kernel's workload number {identity}, whose name is not known here"
+        ));
+    }
     if let Some(why) = process.and_then(|own| own.left_alone(tables, served, *to)) {
         explanation.notes.push(why);
         return Ok(explanation);

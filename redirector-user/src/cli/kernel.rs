@@ -55,13 +55,24 @@ impl KernelArgs {
             let gone = matches!(error, datapath::Error::NotLoaded { .. })
                 && self.state().had_pinned(&self.bpffs);
             let failure = Failure::from(error);
-            if !gone {
-                return failure;
+            match (gone, self.state().daemon()) {
+                (false, _) => failure,
+                (true, Some(pid)) => {
+                    let pins = self.bpffs.display();
+                    let message = format!(
+                        "nothing is pinned at {pins} any more, so that what is in force cannot be \
+                         looked at"
+                    );
+                    Failure { message, ..failure }.help(format!(
+                        "the daemon (process {pid}) runs, and pins it again by itself; where no \
+                         bpffs is mounted there any more, mount one again"
+                    ))
+                }
+                (true, None) => failure.help(
+                    "a daemon had pinned everything there; somebody has removed it since, and so \
+                     detached it: `redirector run` puts it in force again",
+                ),
             }
-            failure.help(
-                "a daemon had pinned everything there; somebody has removed it since, and so \
-                 detached it: `redirector run` puts it in force again",
-            )
         })
     }
 
@@ -301,4 +312,27 @@ pub fn read_only(bpffs: &Path) -> Option<Failure> {
                     it so (mount -o remount,rw), in a container without readOnly";
         Failure::new(Exit::Unable, message).help(help)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Pinned;
+
+    #[test]
+    fn who_finds_no_pins_is_told_to_start_a_daemon_only_where_none_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let (bpffs, state_dir) = (root.path().join("pins"), root.path().join("state"));
+        let kernel = KernelArgs { bpffs, state_dir, silent: Cell::default() };
+        let state = kernel.state();
+        state.create().unwrap();
+        let pinned = Some(Pinned::now(&kernel.bpffs));
+        state.save_report(&Report { pinned, ..Report::default() }).unwrap();
+        let told = || kernel.open().unwrap_err().to_string();
+        assert!(told().contains("`redirector run` puts it in force again"), "{}", told());
+        let _lock = state.lock().unwrap();
+        let with_daemon = told();
+        assert!(with_daemon.contains("pins it again by itself"), "{with_daemon}");
+        assert!(!with_daemon.contains("redirector run"), "{with_daemon}");
+    }
 }
