@@ -74,14 +74,25 @@ fn a_successor_that_is_killed_before_it_is_in_force_leaves_its_predecessor_in_ch
 fn a_successor_that_cannot_listen_leaves_its_predecessor_in_charge() {
     let Some(scene) = Scene::new("deaf-successor", PROGRAM) else { return };
     let metrics = free([127, 0, 0, 1]);
-    let (daemon, address) = in_charge(&scene, &metrics.to_string());
+    // As charts of before had it with gateways.
+    let all = SocketAddr::from(([0; 4], metrics.port()));
+    let (daemon, address) = in_charge(&scene, &all.to_string());
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address_taken = taken.local_addr().expect("its address").to_string();
-    let args = ["--replace", "--metrics-address", &address_taken];
-    let other = scene.redirector.launch(&args, Stdio::null());
-    assert_ne!(other.wait(), 0);
-    is_in_charge_again(&scene, &daemon, metrics, 2);
-    assert_eq!(dial(address), "one");
+    let taken = taken.local_addr().map(|address| (taken, address)).expect("its address");
+    let before = format!("the daemon before listens on {all}");
+    let tries = [(taken.1, "name another address"), (metrics, &*before)];
+    for (times, (own, why)) in (2..).zip(tries) {
+        let args = ["--replace", "--metrics-address", &own.to_string()];
+        let other = scene.redirector.launch(&args, Stdio::null());
+        let log = other.log_file().to_owned();
+        assert_ne!(other.wait(), 0);
+        let said = std::fs::read_to_string(log).expect("what it has said");
+        assert!(said.contains(&format!("metrics cannot be served on {own}")), "{said}");
+        assert!(said.contains(why), "{said}");
+        is_in_charge_again(&scene, &daemon, metrics, times);
+        assert_eq!(dial(address), "one");
+        scene.redirector.change("back", || scene.redirector.write("rules.yaml", &to("one")));
+    }
     assert_eq!(daemon.stop(), 0);
 }
 

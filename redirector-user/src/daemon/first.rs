@@ -221,11 +221,18 @@ impl Daemon {
                 pages.serve(&mut self.server, listener, token)
             });
             served.map_err(|error| {
+                let before = self.predecessor.as_ref().map_or(&[][..], |one| &one.addresses);
+                let help = match before.iter().find(|own| own.port() == address.port()) {
+                    Some(own) => format!(
+                        "the daemon before listens on {own}, which takes the same port of all \
+                         addresses: end that one first (in a cluster, delete its pod)"
+                    ),
+                    None => "name another address with --metrics-address (or none) or \
+                             --metrics-token-address"
+                        .to_owned(),
+                };
                 Failure::new(Exit::No, format!("metrics cannot be served on {address}: {error}"))
-                    .help(
-                        "name another address with --metrics-address (or none) or \
-                         --metrics-token-address",
-                    )
+                    .help(help)
             })?;
         }
         Ok(())

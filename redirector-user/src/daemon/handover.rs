@@ -59,6 +59,8 @@ pub struct Predecessor {
     pub pid: Option<u32>,
     /// Its listening sockets in this network namespace.
     pub sockets: Vec<OwnedFd>,
+    /// Where they listen, also once they are somebody else's.
+    pub addresses: Vec<SocketAddr>,
     /// As long as this is open, it waits.
     connection: UnixStream,
 }
@@ -89,7 +91,9 @@ impl Predecessor {
         // The number that it has written is that of another process here, where it is in
         // another pod.
         let pid = rights::peer(&connection).ok().map(|peer| peer.pid.unsigned_abs());
-        Ok(Some(Self { pid: pid.filter(|pid| *pid != 0), sockets, connection }))
+        let addresses = sockets.iter().filter_map(address_of).collect();
+        let pid = pid.filter(|pid| *pid != 0);
+        Ok(Some(Self { pid, sockets, addresses, connection }))
     }
 
     /// Whether it is not seen from here, as that of another pod.
@@ -99,10 +103,7 @@ impl Predecessor {
 
     /// The listening socket that it has at this address.
     pub fn listener(&mut self, address: SocketAddr) -> Option<TcpListener> {
-        let is_at = |socket: &OwnedFd| {
-            getsockname(socket).is_ok_and(|own| SocketAddr::try_from(own) == Ok(address))
-        };
-        let at = self.sockets.iter().position(is_at)?;
+        let at = self.sockets.iter().position(|one| address_of(one) == Some(address))?;
         Some(self.sockets.swap_remove(at).into())
     }
 
@@ -118,6 +119,11 @@ impl Predecessor {
             tracing::warn!(%error, ?pid, "the daemon before cannot be told to end");
         }
     }
+}
+
+/// Where a socket of TCP listens.
+fn address_of(socket: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(getsockname(socket).ok()?).ok()
 }
 
 /// Takes the lock of the state directory; while a predecessor lets go, in a
