@@ -20,7 +20,8 @@ use crate::model::VirtualService;
 /// Something that is counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Quantity {
-    /// Addresses, times ports, times hosts, of Services and ServiceEntries.
+    /// Addresses, times ports, times hosts, of Services and ServiceEntries. Those of a
+    /// namespace that have one host are one service of it: each address has each port.
     Frontends,
     /// Endpoints, times ports, times hosts, of Services and ServiceEntries.
     Endpoints,
@@ -259,30 +260,22 @@ impl Over {
         self.quantity != Quantity::Names
     }
 
-    /// Which of the objects of a namespace are left out: in this order, those of which what
-    /// [is counted](Self::counted) does not fit into what those before have left.
-    pub fn of_namespace<T>(
-        objects: impl IntoIterator<Item = (T, Amounts)>,
-        budgets: &Budgets,
-    ) -> impl Iterator<Item = (T, Self)> {
-        let mut all = Amounts::default();
-        let limits = budgets.namespace;
-        objects.into_iter().filter_map(move |(object, amounts)| {
-            let with = all.plus(&amounts);
-            let Some(quantity) = with.beyond(&limits) else {
-                all = with;
-                return None;
-            };
-            if quantity != Quantity::Names {
-                all.names = with.names;
-            }
-            let (amount, limit) = (amounts.get(quantity), limits.get(quantity));
-            Some((object, Self { quantity, amount, limit, of_namespace: true }))
-        })
+    /// Why an object is left out, of which what [is counted](Self::counted) does not fit into
+    /// what those before it, which have `all` of these, have left of their namespace's.
+    pub fn of_namespace(amounts: &Amounts, all: &mut Amounts, budgets: &Budgets) -> Option<Self> {
+        let limits = &budgets.namespace;
+        let with = all.plus(amounts);
+        let Some(quantity) = with.beyond(limits) else {
+            *all = with;
+            return None;
+        };
+        if quantity != Quantity::Names {
+            all.names = with.names;
+        }
+        let (amount, limit) = (amounts.get(quantity), limits.get(quantity));
+        Some(Self { quantity, amount, limit, of_namespace: true })
     }
-}
 
-impl Over {
     /// What is said of it.
     pub const fn code(&self) -> &'static Code {
         if self.of_namespace { &syntax::OVER_BUDGET } else { &syntax::OVER_LIMIT }
@@ -315,7 +308,11 @@ mod tests {
     fn the_newest_that_does_not_fit_is_left_out_and_what_fits_beside_it_is_not() {
         let budgets = Budgets { namespace: rules(10), ..Budgets::default() };
         let objects = [("a", rules(4)), ("b", rules(5)), ("c", rules(2)), ("d", rules(1))];
-        let over: Vec<_> = Over::of_namespace(objects, &budgets).collect();
+        let mut all = Amounts::default();
+        let over = objects.iter().filter_map(|(object, amounts)| {
+            Some((*object, Over::of_namespace(amounts, &mut all, &budgets)?))
+        });
+        let over: Vec<_> = over.collect();
         let [("c", over)] = over[..] else { panic!("{over:?}") };
         assert_eq!((over.quantity, over.amount, over.limit), (Quantity::Rules, 2, 10));
     }

@@ -62,6 +62,42 @@ fn what_asks_for_more_than_its_budget_is_named() {
     assert_eq!(with_limits(&text, object, most(5)), ["RD1026 ServiceEntry/default/a"]);
 }
 
+/// ServiceEntries of one namespace and host.
+fn of_one_host(
+    count: usize,
+    address: impl Fn(usize) -> usize,
+    port: impl Fn(usize) -> usize,
+) -> String {
+    let entry = |at: usize| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: \
+             e{at:04}}}\nspec: {{hosts: [db.example.com], addresses: [10.1.{}.1], ports: \
+             [{{number: {}, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: \
+             [{{address: 10.0.0.1}}]}}\n",
+            address(at),
+            1000 + port(at)
+        )
+    };
+    (1..=count).map(entry).collect()
+}
+
+#[test]
+fn entries_of_one_host_count_as_the_service_that_they_are() {
+    let Budgets { object, namespace } = Budgets::default();
+    let most = |frontends| Amounts { frontends, ..namespace };
+    let none: [&str; 0] = [];
+    // Each address has each port.
+    let both = of_one_host(4, |at| at, |at| at);
+    assert_eq!(with_limits(&both, object, most(16)), none);
+    assert_eq!(with_limits(&both, object, most(15)), ["RD1026 ServiceEntry/default/e0004"]);
+    // What they have in common is there once.
+    assert_eq!(with_limits(&of_one_host(9, |_| 1, |at| at), object, most(9)), none);
+    assert_eq!(with_limits(&of_one_host(9, |at| at, |_| 1), object, most(9)), none);
+    // Those of other namespaces are other services.
+    let apart = both.replacen("name: e0004", "name: e0004, namespace: other", 1);
+    assert_eq!(with_limits(&apart, object, most(9)), none);
+}
+
 fn report(texts: &[(&str, &str)]) -> Report {
     let readings: Vec<_> =
         texts.iter().map(|(name, text)| documents::read(Some((*name).into()), text)).collect();

@@ -327,6 +327,10 @@ impl Cluster {
         for read in documents::read(None, text).objects {
             world.insert(read.object.expect("it is admitted"));
         }
+        Self::in_world(world)
+    }
+
+    fn in_world(world: World) -> Self {
         let registry = Registry::new(&world);
         let stages = Stages::of(&world, &registry);
         Self { world, registry, stages }
@@ -407,6 +411,30 @@ fn one_endpoint_of_a_routed_service_is_its_destinations_and_of_another_nothing()
     let (delta, work) = cluster.put(&slice(7, &[]));
     assert_eq!(work, Work { hosts: 1, destinations: 1, islands: 2, ..Work::default() });
     assert!(delta.frontends.is_empty() && delta.routes.is_empty());
+}
+
+#[test]
+fn entries_of_one_host_are_made_as_far_as_their_namespace_may_have_them_together() {
+    let mut cluster = Cluster::of("");
+    cluster.world.settings.budgets.namespace.frontends = 64;
+    cluster = Cluster::in_world(cluster.world);
+    let entry = |at: usize| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: \
+             e{at:02}}}\nspec: {{hosts: [db.example.com], addresses: [10.1.{at}.1], ports: \
+             [{{number: {at}, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: \
+             [{{address: 10.0.0.1}}]}}\n"
+        )
+    };
+    let all: String = (1..=50).map(entry).collect();
+    // Each of eight addresses has each of eight ports; of fifty it would be 2,500.
+    let (delta, work) = cluster.put(&all);
+    assert_eq!((delta.frontends.len(), work.islands), (64, 64));
+    let over = cluster.registry.all_over().map(|(object, _)| &*object.name);
+    assert_eq!(
+        over.collect::<Vec<_>>(),
+        (9..=50).map(|at| format!("e{at:02}")).collect::<Vec<_>>()
+    );
 }
 
 #[test]

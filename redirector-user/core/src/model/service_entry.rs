@@ -62,7 +62,7 @@ pub struct EntryPort {
 }
 
 /// `resolution` of a ServiceEntry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Resolution {
     /// The original destination.
     #[default]

@@ -1,11 +1,15 @@
 //! The services of a host.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use ipnet::IpNet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builder::beyond_limit;
-use super::service::Service;
+use super::service::{Port, Service};
 use crate::model::ObjectRef;
 
 /// Two ServiceEntries of one namespace that have a host in common.
@@ -55,30 +59,39 @@ impl Host {
         self.pool.as_ref().map_or(&[], |pool| &pool.pooled)
     }
 
-    /// Whether an object has exactly these services of the host.
-    pub fn has(&self, object: &ObjectRef, services: &[Service]) -> bool {
-        let own = self.own.iter().filter(|service| service.object == *object);
-        own.map(|service| &**service).eq(services)
-    }
-
     /// Whether nobody has services of it.
     pub fn is_empty(&self) -> bool {
         self.own.is_empty()
     }
 
-    /// Gives an object other services of the host; [`settle`](Self::settle) has to follow.
-    pub fn replace(&mut self, object: &ObjectRef, services: Vec<Service>) {
-        self.own.retain(|service| service.object != *object);
-        for service in services {
-            let at = self.own.partition_point(|other| other.age() < service.age());
-            self.own.insert(at, Arc::new(service));
+    /// Gives objects, which are sorted, these services of the host. Returns what there was
+    /// before, if they had others. All are looked at once, however many are replaced.
+    pub fn replace(
+        &mut self,
+        mut services: Vec<(ObjectRef, Vec<Service>)>,
+    ) -> Option<Vec<Arc<Service>>> {
+        let mut own: FxHashMap<&ObjectRef, Vec<&Service>> = FxHashMap::default();
+        for service in self.own.iter().filter(|service| find(&services, service).is_some()) {
+            own.entry(&service.object).or_default().push(service);
         }
-    }
-
-    /// Works out what the services come to, once for all that were replaced.
-    pub fn settle(&mut self) {
+        services.retain(|(object, services)| {
+            let own = own.get(object).map_or(&[][..], Vec::as_slice);
+            !own.iter().copied().eq(services)
+        });
+        if services.is_empty() {
+            return None;
+        }
+        let before = self.services().to_vec();
+        self.own.retain(|service| find(&services, service).is_none());
+        self.own.extend(services.into_iter().flat_map(|(_, services)| services).map(Arc::new));
+        self.own.sort_by(|one, other| one.age().cmp(&other.age()));
         self.pool = pool(&self.own).map(Box::new);
+        Some(before)
     }
+}
+
+fn find(services: &[(ObjectRef, Vec<Service>)], service: &Service) -> Option<usize> {
+    services.binary_search_by(|(object, _)| object.cmp(&service.object)).ok()
 }
 
 /// ServiceEntries of one namespace that have a host in common are one service for
@@ -92,41 +105,99 @@ fn pool(own: &[Arc<Service>]) -> Option<Pool> {
     let lacks = there > 0 && there < own.len();
     let own = own.iter().filter(|service| !lacks || is_there(service));
     let mut all: Vec<Arc<Service>> = Vec::with_capacity(there);
-    let mut by_namespace: FxHashMap<&Arc<str>, Vec<usize>> = FxHashMap::default();
+    // The first of each namespace, and the first of those that can be one service.
+    let mut firsts: FxHashMap<&Arc<str>, &ObjectRef> = FxHashMap::default();
+    let mut alike: FxHashMap<_, (usize, &Service)> = FxHashMap::default();
+    let mut parts: BTreeMap<usize, Parts<'_>> = BTreeMap::new();
     let mut pooled = Vec::new();
     for service in own {
         if !service.is_entry() {
             all.push(service.clone());
             continue;
         }
-        let known = by_namespace.entry(service.namespace()).or_default();
-        let first = known.first().map(|&index| all[index].object.clone());
-        let alike = known.iter().copied().find(|&index| all[index].pools_with(service));
-        if let Some(first) = first
-            && first != service.object
-        {
-            let older = alike.map_or(first, |index| all[index].object.clone());
-            let (younger, host) = (service.object.clone(), service.host.clone());
-            let lost = match alike {
-                Some(index) => {
-                    let older = Arc::make_mut(&mut all[index]);
-                    let lost = older.pool(Service::clone(service));
-                    older.rejected = beyond_limit(older);
-                    lost
-                }
-                None => {
-                    known.push(all.len());
-                    all.push(service.clone());
-                    service.ports.iter().map(|port| port.number).collect()
-                }
-            };
-            pooled.push(Pooled { host, older, younger, separate: alike.is_none(), lost });
-        } else {
-            known.push(all.len());
+        let first = *firsts.entry(service.namespace()).or_insert(&service.object);
+        let (at, older) = *alike.entry(service.pools_by()).or_insert((all.len(), service));
+        if *first == service.object {
             all.push(service.clone());
+            continue;
         }
+        let separate = at == all.len();
+        let (older, lost) = if separate {
+            all.push(service.clone());
+            (first, service.ports.iter().map(|port| port.number).collect())
+        } else {
+            (&older.object, parts.entry(at).or_insert_with(|| Parts::of(older)).add(service))
+        };
+        let (older, younger, host) = (older.clone(), service.object.clone(), service.host.clone());
+        pooled.push(Pooled { host, older, younger, separate, lost });
+    }
+    for (at, parts) in parts {
+        let service = Arc::make_mut(&mut all[at]);
+        parts.join(service);
+        service.rejected = beyond_limit(service);
     }
     (lacks || !pooled.is_empty()).then_some(Pool { services: all, pooled })
+}
+
+/// What ServiceEntries that are one service have, each thing once.
+struct Parts<'s> {
+    ports: FxHashMap<u16, &'s Port>,
+    addresses: FxHashSet<IpNet>,
+    by_name: bool,
+    learned: BTreeSet<IpAddr>,
+    former: BTreeSet<IpAddr>,
+    /// What the oldest has not: ports and addresses, in their order.
+    more: (Vec<&'s Port>, Vec<IpNet>),
+}
+
+impl<'s> Parts<'s> {
+    /// Those of the oldest.
+    fn of(oldest: &'s Service) -> Self {
+        let mut ports = FxHashMap::default();
+        for port in &oldest.ports {
+            ports.entry(port.number).or_insert(port);
+        }
+        Self {
+            ports,
+            addresses: oldest.addresses.iter().copied().collect(),
+            by_name: oldest.by_name,
+            learned: oldest.learned.iter().copied().collect(),
+            former: oldest.former.iter().copied().collect(),
+            more: Default::default(),
+        }
+    }
+
+    /// With those of a younger one. Returns the ports that an older one has already, and that
+    /// do not say the same.
+    fn add(&mut self, younger: &'s Service) -> Vec<u16> {
+        let mut lost = Vec::new();
+        for port in &younger.ports {
+            match self.ports.entry(port.number) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(port);
+                    self.more.0.push(port);
+                }
+                Entry::Occupied(known) if **known.get() == *port => {}
+                Entry::Occupied(_) => lost.push(port.number),
+            }
+        }
+        let addresses = younger.addresses.iter().copied();
+        self.more.1.extend(addresses.filter(|address| self.addresses.insert(*address)));
+        self.by_name |= younger.by_name;
+        self.learned.extend(&younger.learned);
+        self.former.extend(&younger.former);
+        lost
+    }
+
+    /// Gives all of them to the oldest.
+    fn join(self, oldest: &mut Service) {
+        let Self { by_name, learned, former, more: (ports, addresses), .. } = self;
+        oldest.ports.extend(ports.into_iter().cloned());
+        oldest.addresses.extend(addresses);
+        oldest.by_name = by_name;
+        oldest.former = former.difference(&learned).copied().collect();
+        oldest.learned = learned.into_iter().collect();
+    }
 }
 
 /// What is different about a host.

@@ -9,7 +9,9 @@ use super::destination_rules::age;
 use super::edit::Edit;
 use super::endpoints::Backing;
 use super::entries;
-use super::frontends::{self, MOST_ADDRESSES};
+use super::given::HostOf;
+use super::hosts::Host;
+use super::together::{Hosts, Owns, Together};
 use crate::budget::{Amounts, Budgets, Over};
 use crate::model::{Kind, Object, ObjectRef, Resolution, ServiceEntry, Spec};
 use crate::validate::subnets;
@@ -20,8 +22,11 @@ use crate::world::World;
 pub(super) struct Ledger {
     /// What Services and ServiceEntries ask for; VirtualServices say it themselves.
     services: FxHashMap<ObjectRef, Amounts>,
-    /// What [is counted](Over::counted) in a namespace.
+    /// What [is counted](Over::counted) in a namespace, with what follows.
     namespaces: FxHashMap<Arc<str>, Amounts>,
+    /// How many frontends more than each by itself the ServiceEntries of a host have
+    /// together, where that is so.
+    together: FxHashMap<HostOf, u64>,
     /// Who is left out.
     over: BTreeMap<ObjectRef, Over>,
     /// Namespaces of which some are, for there being too many.
@@ -37,6 +42,8 @@ pub(super) struct Entry<'l> {
     touched: BTreeSet<Arc<str>>,
     /// Why objects were left out before that may be for another reason now, or are not.
     before: BTreeMap<ObjectRef, Option<Over>>,
+    /// ServiceEntries that are others, by the hosts that they have or had.
+    hosts: FxHashMap<HostOf, Vec<ObjectRef>>,
 }
 
 impl Ledger {
@@ -52,8 +59,17 @@ impl Ledger {
 
     /// Begins a change.
     pub fn enter(&mut self, budgets: &Budgets) -> Entry<'_> {
-        let (touched, before) = (BTreeSet::new(), BTreeMap::new());
-        Entry { ledger: self, budgets: *budgets, touched, before }
+        let (touched, before, hosts) = Default::default();
+        Entry { ledger: self, budgets: *budgets, touched, before, hosts }
+    }
+
+    /// Counts other frontends in a namespace.
+    fn count(&mut self, namespace: &Arc<str>, before: &Amounts, after: &Amounts) {
+        let all = self.namespaces.entry(namespace.clone()).or_default();
+        *all = all.minus(before).plus(after);
+        if *all == Amounts::default() {
+            self.namespaces.remove(namespace);
+        }
     }
 }
 
@@ -68,9 +84,22 @@ impl Entry<'_> {
         self.charge(edit.reference, &before, rules(edit.after));
     }
 
-    /// A Service or ServiceEntry, or what it selects, may be another.
-    pub fn services(&mut self, world: &World, backing: &Backing, owner: &ObjectRef) {
-        let after = world.get(owner).map(|object| of_services(world, backing, object));
+    /// A Service or ServiceEntry, which `was` this, or what it selects, may be another.
+    pub fn services(
+        &mut self,
+        world: &World,
+        backing: &Backing,
+        owner: &ObjectRef,
+        was: Option<&Arc<Object>>,
+    ) {
+        let object = world.get(owner);
+        let hosts = [was, object].into_iter().flatten();
+        let hosts = hosts.filter_map(|one| one.spec.service_entry()).flat_map(|one| &one.hosts);
+        for host in hosts {
+            let of_host = (owner.namespace.clone(), host.as_str().into());
+            self.hosts.entry(of_host).or_default().push(owner.clone());
+        }
+        let after = object.map(|object| of_services(world, backing, object));
         let before = match after {
             Some(after) => self.ledger.services.insert(owner.clone(), after),
             None => self.ledger.services.remove(owner),
@@ -86,11 +115,7 @@ impl Entry<'_> {
         let was = self.ledger.over.remove(object);
         let after = after.unwrap_or_default();
         let counted = |amounts| Over::counted(amounts, &self.budgets);
-        let all = self.ledger.namespaces.entry(namespace.clone()).or_default();
-        *all = all.minus(&counted(before)).plus(&counted(&after));
-        if *all == Amounts::default() {
-            self.ledger.namespaces.remove(namespace);
-        }
+        self.ledger.count(namespace, &counted(before), &counted(&after));
         self.touched.insert(namespace.clone());
         self.before.entry(object.clone()).or_insert(was);
         if let Some(over) = Over::of_object(&after, &self.budgets) {
@@ -99,8 +124,19 @@ impl Entry<'_> {
     }
 
     /// Ends the change. Returns who is left out that was not, or not for this, and who is
-    /// no longer.
-    pub fn settle(mut self, world: &World) -> BTreeSet<ObjectRef> {
+    /// no longer. These are the `hosts` before it.
+    pub fn settle(
+        mut self,
+        world: &World,
+        hosts: &FxHashMap<Arc<str>, Host>,
+    ) -> BTreeSet<ObjectRef> {
+        for (host, mut entries) in std::mem::take(&mut self.hosts) {
+            let known = hosts.get(&host.1).into_iter().flat_map(Host::own);
+            let known = known.map(|service| &service.object);
+            let of_namespace = |one: &&ObjectRef| one.namespace == host.0;
+            entries.extend(known.filter(of_namespace).cloned());
+            self.count_together(world, host, entries);
+        }
         for namespace in std::mem::take(&mut self.touched) {
             let all = self.ledger.namespaces.get(&namespace);
             let fits = all.is_none_or(|all| all.beyond(&self.budgets.namespace).is_none());
@@ -112,6 +148,42 @@ impl Entry<'_> {
             (self.ledger.over(&object) != before.as_ref()).then_some(object)
         };
         self.before.into_iter().filter_map(differs).collect()
+    }
+
+    /// Counts what the ServiceEntries of a host have together, of which these have it or had.
+    fn count_together(&mut self, world: &World, host: HostOf, mut entries: Vec<ObjectRef>) {
+        entries.sort_unstable();
+        entries.dedup();
+        let (mut all, mut each) = (Together::default(), 0_u64);
+        for reference in &entries {
+            if !self.ledger.services.get(reference).is_some_and(|amounts| self.is_counted(amounts))
+            {
+                continue;
+            }
+            let Some(entry) = world.get(reference).and_then(|one| one.spec.service_entry()) else {
+                continue;
+            };
+            for _ in entry.hosts.iter().filter(|one| **one == *host.1) {
+                let owns = Owns::of(world, entry, &host.1);
+                each = each.saturating_add(owns.frontends(entry));
+                all.add(owns, entry);
+            }
+        }
+        let frontends = |frontends| Amounts { frontends, ..Amounts::default() };
+        let after = all.frontends().saturating_sub(each);
+        let before = match after {
+            0 => self.ledger.together.remove(&host),
+            _ => self.ledger.together.insert(host.clone(), after),
+        };
+        let before = before.unwrap_or_default();
+        if before != after {
+            self.ledger.count(&host.0, &frontends(before), &frontends(after));
+            self.touched.insert(host.0);
+        }
+    }
+
+    fn is_counted(&self, amounts: &Amounts) -> bool {
+        Over::of_object(amounts, &self.budgets).is_none()
     }
 
     /// Looks at all objects of a namespace.
@@ -135,16 +207,27 @@ impl Entry<'_> {
                 let counted = Over::counted(&amounts, &self.budgets);
                 if counted != Amounts::default() {
                     let (created, name, _) = age(&object.meta);
-                    all.push(((created, name, reference), counted));
+                    let entry = object.spec.service_entry();
+                    let entry =
+                        entry.filter(|_| Over::of_object(&amounts, &self.budgets).is_none());
+                    all.push(((created, name, reference), counted, entry));
                 }
             }
         }
-        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        all.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
         ledger.crowded.remove(namespace);
-        for ((.., reference), over) in Over::of_namespace(all, &self.budgets) {
-            self.before.entry(reference.clone()).or_insert(None);
-            ledger.over.insert(reference.clone(), over);
-            ledger.crowded.insert(namespace.clone());
+        let (mut taken, mut hosts) = (Amounts::default(), Hosts::default());
+        for ((.., reference), mut amounts, entry) in all {
+            if let Some(entry) = entry {
+                amounts.frontends = hosts.more(world, entry);
+            }
+            if let Some(over) = Over::of_namespace(&amounts, &mut taken, &self.budgets) {
+                self.before.entry(reference.clone()).or_insert(None);
+                ledger.over.insert(reference.clone(), over);
+                ledger.crowded.insert(namespace.clone());
+            } else if let Some(entry) = entry {
+                hosts.add(world, entry);
+            }
         }
     }
 }
@@ -170,29 +253,16 @@ fn of_services(world: &World, backing: &Backing, object: &Object) -> Amounts {
             let namespace = &*object.meta.namespace;
             let each = of_entry(world, backing, namespace, entry);
             let ports = count(entry.ports.len());
-            let owns = entry.hosts.iter().map(|host| count(owns(world, entry, host)).max(1));
+            let frontends =
+                entry.hosts.iter().map(|host| Owns::of(world, entry, host).frontends(entry));
             Amounts {
-                frontends: ports.saturating_mul(owns.sum()),
+                frontends: frontends.fold(0, u64::saturating_add),
                 endpoints: each.saturating_mul(ports),
                 names: count(entries::names(backing, namespace, entry).count()),
                 ..Amounts::default()
             }
         }
         _ => Amounts::default(),
-    }
-}
-
-/// How many addresses a host of a ServiceEntry has, at most.
-fn owns(world: &World, entry: &ServiceEntry, host: &str) -> usize {
-    let known = world.answer(host).filter(|_| frontends::by_name(entry, host));
-    let learned = known.map_or(0, |answer| answer.all().count().min(MOST_ADDRESSES));
-    let allocated = match world.settings.allocates {
-        true => 2,
-        false => entry.allocated_to(host).count(),
-    };
-    match entry.addresses.len() {
-        0 => allocated + learned,
-        written => written,
     }
 }
 

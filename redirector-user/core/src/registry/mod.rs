@@ -19,6 +19,7 @@ mod names;
 mod protocol;
 mod selection;
 mod service;
+mod together;
 mod topology;
 mod update;
 mod visibility;

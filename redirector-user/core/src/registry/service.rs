@@ -53,7 +53,7 @@ pub struct Service {
 }
 
 /// What a service is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ServiceKind {
     /// A Service with (or, in its document, without) cluster addresses.
     Cluster,
@@ -323,40 +323,9 @@ impl Service {
         }
     }
 
-    /// Whether a ServiceEntry of the same host and namespace can be one service
-    /// with this one.
-    pub(super) fn pools_with(&self, other: &Self) -> bool {
-        self.kind == other.kind
-            && self.export == other.export
-            && self.claims_everywhere() == other.claims_everywhere()
-    }
-
-    /// Takes a younger one's ports and addresses in. Returns the ports that the
-    /// older one has already, and that do not say the same.
-    pub(super) fn pool(&mut self, younger: Self) -> Vec<u16> {
-        let mut lost = Vec::new();
-        for port in younger.ports {
-            match self.ports.iter().find(|known| known.number == port.number) {
-                None => self.ports.push(port),
-                Some(known) if *known == port => {}
-                Some(_) => lost.push(port.number),
-            }
-        }
-        for address in younger.addresses {
-            if !self.addresses.contains(&address) {
-                self.addresses.push(address);
-            }
-        }
-        self.by_name |= younger.by_name;
-        self.learned.extend(younger.learned);
-        self.former.extend(younger.former);
-        for addresses in [&mut self.learned, &mut self.former] {
-            addresses.sort_unstable();
-            addresses.dedup();
-        }
-        let learned = &self.learned;
-        self.former.retain(|ip| !learned.contains(ip));
-        lost
+    /// What ServiceEntries of one host have in common that can be one service.
+    pub(super) fn pools_by(&self) -> (&Arc<str>, &ServiceKind, &ExportTo, bool) {
+        (self.namespace(), &self.kind, &self.export, self.claims_everywhere())
     }
 
     /// Whether it comes from a ServiceEntry.

@@ -22,8 +22,8 @@ use crate::model::{Kind, Object, ObjectRef};
 use crate::store::Replaced;
 use crate::world::{Answer, Changes, ServiceAddresses, Settings, World};
 
-/// The services of a host before, of hosts that may have others now.
-type Before = BTreeMap<Arc<str>, Vec<Arc<Service>>>;
+/// The services that objects have of hosts now.
+type Made = BTreeMap<(Arc<str>, ObjectRef), Vec<Service>>;
 
 impl Registry {
     /// Builds the registry of a World.
@@ -150,31 +150,37 @@ impl Registry {
         for edit in of_kind(edits, Kind::EndpointSlice) {
             self.backing.change_slice(edit, &mut concerned);
         }
+        let was = |owner: &ObjectRef| {
+            let edit = edits.binary_search_by(|edit| edit.reference.cmp(owner)).ok();
+            let edit = edit.and_then(|at| edits.get(at));
+            edit.map_or_else(|| world.get(owner), |edit| edit.before)
+        };
         // What they ask for, and who is left out by that.
         let mut entry = self.ledger.enter(&world.settings.budgets);
         of_kind(edits, Kind::VirtualService).iter().for_each(|edit| entry.rules(edit));
-        concerned.iter().for_each(|owner| entry.services(world, &self.backing, owner));
-        for object in entry.settle(world) {
+        for owner in &concerned {
+            entry.services(world, &self.backing, owner, was(owner));
+        }
+        for object in entry.settle(world, &self.hosts) {
             match object.kind {
                 Kind::VirtualService => _ = changed.rules.insert(object),
                 _ => _ = concerned.insert(object),
             }
         }
         // Their services, and what they come to by host.
-        let mut before = Before::new();
+        let mut made = Made::new();
         let mut names = BTreeMap::new();
         for owner in &concerned {
-            let edit = edits.binary_search_by(|edit| edit.reference.cmp(owner)).ok();
-            let edit = edit.and_then(|at| edits.get(at));
-            let was = edit.map_or_else(|| world.get(owner), |edit| edit.before);
-            changed.work.services += self.make(world, owner, was, &mut before, &mut names);
+            changed.work.services += self.make(world, owner, was(owner), &mut made, &mut names);
         }
         changed.names = names.iter().any(|(name, was)| self.names.has(name) != *was);
-        for (host, before) in before {
-            if let Some(of_host) = self.hosts.get_mut(&host) {
-                of_host.settle();
+        let mut made = made.into_iter().peekable();
+        while let Some(((host, owner), services)) = made.next() {
+            let mut of_host = vec![(owner, services)];
+            while let Some(((_, owner), services)) = made.next_if(|((next, _), _)| *next == host) {
+                of_host.push((owner, services));
             }
-            if let Some(change) = change(&before, self.named(&host)) {
+            if let Some((host, change)) = self.replace(host, of_host) {
                 changed.hosts.insert(host, change);
             }
         }
@@ -194,20 +200,19 @@ impl Registry {
     }
 
     /// Makes the services of an object again, and returns how many there are. It `was`
-    /// this before. Of hosts that have other services by it those `before` are kept,
-    /// and likewise which `names` there were.
+    /// this before. Which `names` there were is kept.
     fn make(
         &mut self,
         world: &World,
         owner: &ObjectRef,
         was: Option<&Arc<Object>>,
-        before: &mut Before,
+        made: &mut Made,
         names: &mut BTreeMap<Arc<str>, bool>,
     ) -> usize {
         let domain = &world.settings.cluster_domain;
-        let hosts = was.map(|object| builder::hosts(object, domain)).unwrap_or_default();
-        let mut by_host: BTreeMap<Arc<str>, Vec<Service>> =
-            hosts.into_iter().map(|host| (host, Vec::new())).collect();
+        for host in was.map(|object| builder::hosts(object, domain)).unwrap_or_default() {
+            made.entry((host, owner.clone())).or_default();
+        }
         let (object, over) = (world.get(owner), self.ledger.over(owner));
         let resolved = object.filter(|_| over.is_none_or(Over::resolves));
         let own_names = resolved.map(|object| builder::names(&self.backing, object));
@@ -217,30 +222,31 @@ impl Registry {
             None => builder::services(world, (&self.backing, &self.owned), object, &own_names),
         });
         self.names.set(owner, own_names, names);
-        let mut made = 0;
+        let mut count = 0;
         for service in services.into_iter().flatten() {
-            made += 1;
-            by_host.entry(service.host.clone()).or_default().push(service);
+            count += 1;
+            made.entry((service.host.clone(), owner.clone())).or_default().push(service);
         }
-        for (mut host, mut services) in by_host {
-            if let Some((known, of_host)) = self.hosts.get_key_value(&host) {
-                if of_host.has(owner, &services) {
-                    continue;
-                }
-                // Its name is kept once.
-                host = known.clone();
-                services.iter_mut().for_each(|service| service.host = host.clone());
-            } else if services.is_empty() {
-                continue;
-            }
-            let of_host = self.hosts.entry(host.clone()).or_default();
-            before.entry(host.clone()).or_insert_with(|| of_host.services().to_vec());
-            of_host.replace(owner, services);
-            if of_host.is_empty() {
-                self.hosts.remove(&host);
-            }
+        count
+    }
+
+    /// Gives objects these services of a host, and returns what that changes.
+    fn replace(
+        &mut self,
+        host: Arc<str>,
+        mut services: Vec<(ObjectRef, Vec<Service>)>,
+    ) -> Option<(Arc<str>, HostChange)> {
+        // Its name is kept once.
+        let host = self.hosts.get_key_value(&host).map_or(host, |(known, _)| known.clone());
+        let all = services.iter_mut().flat_map(|(_, services)| services);
+        all.for_each(|service| service.host = host.clone());
+        let of_host = self.hosts.entry(host.clone()).or_default();
+        let before = of_host.replace(services);
+        if of_host.is_empty() {
+            self.hosts.remove(&host);
         }
-        made
+        let change = change(&before?, self.named(&host))?;
+        Some((host, change))
     }
 
     /// Where the node is, or else where the local workloads say that they are, when

@@ -6,7 +6,7 @@ use crate::client::Asker;
 
 /// A parsed `exportTo`, the same on VirtualServices, DestinationRules,
 /// ServiceEntries and (as an annotation) Services.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ExportTo {
     /// `*`, or nothing said.
     public: bool,

@@ -129,7 +129,7 @@ codes! {
         "tests:\n  - name: web\n    to: web:80\n    expect: {shares: {web: 120%}}"
     }
     OVER_BUDGET = "RD1026" Error NONE "The namespace asks for more than one may have" {
-        "All objects of one namespace together may ask for so many frontends, endpoints, names, rules, conditions and legs as --namespace-limit says. The newest of them that do not fit, by creationTimestamp and then by name, are left out as if they were not there, and of those that were edited the version before stays in force; nothing of other namespaces is. They come in force by themselves as soon as there is room. The endpoints of the destinations that rules lead to are counted, too: each subset has its own, and belongs to its DestinationRule."
+        "All objects of one namespace together may ask for so many frontends, endpoints, names, rules, conditions and legs as --namespace-limit says. The newest of them that do not fit, by creationTimestamp and then by name, are left out as if they were not there, and of those that were edited the version before stays in force; nothing of other namespaces is. They come in force by themselves as soon as there is room. The endpoints of the destinations that rules lead to are counted, too: each subset has its own, and belongs to its DestinationRule. Of ServiceEntries of one host each address has each port of all: what the newest adds by that is its own."
         "Remove what is not needed, reduce the number that the message names, move objects into other namespaces, or raise the limit."
         "a namespace with 300,000 rules"
     }
