@@ -1,7 +1,7 @@
 //! ServiceEntries by name: what is dialled is what a name resolves to, as a DNS server of
 //! the test's own says it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use redirector_tests::child;
 use redirector_tests::dns::{DnsServer, Says};
@@ -9,6 +9,7 @@ use redirector_tests::established::{Established, goes_on, was_reset};
 use redirector_tests::netns::NetNs;
 use redirector_tests::redirector::Daemon;
 use redirector_tests::scene::{Scene, dial, free, scrape};
+use redirector_tests::server::Server;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
@@ -120,6 +121,48 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
     let _daemon = named.start("1h");
     assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));
     named.scene.redirector.wait("the warning", warned);
+}
+
+#[test]
+fn a_name_is_dialled_at_its_addresses_of_both_families_and_each_leads_to_endpoints_of_its_own() {
+    let Some(named) = Named::new("families") else { return };
+    let port = named.scene.one.address().port();
+    let _six = Server::start("six", SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+    let (entry, rule) = DATABASE.split_once("---\n").expect("an entry and a rule");
+    let pool = entry.replace("name: db", "name: pool").replace("db.example", "pool.example");
+    let pool = pool.replace("name: tcp", &format!("name: tcp, targetPort: {port}"));
+    let rule = rule.replace("host: echo, subset: two", "host: pool.example.com");
+    named.scene.redirector.write("db.yaml", &[entry, &pool, &rule].join("---\n"));
+    named.dns.say_addresses("pool.example.com", 1, &["127.0.0.2", "::1"]);
+    named.dns.say_addresses("db.example.com", 1, &["2001:db8::10"]);
+    let _daemon = named.start("1h");
+    named.waits(&["2001:db8::10"], &[]);
+    assert_eq!(named.answer("[2001:db8::10]:19000"), "six");
+    assert_eq!(named.explain(FIRST)["verdict"], "passthrough");
+
+    named.dns.say_addresses("db.example.com", 1, &["192.0.2.10", "2001:db8::11"]);
+    named.waits(&["192.0.2.10", "2001:db8::11"], &["2001:db8::10"]);
+    for (to, answers) in [
+        (FIRST, "two"),
+        ("[::ffff:192.0.2.10]:19000", "two"),
+        ("[2001:db8::11]:19000", "six"),
+        ("[2001:db8::10]:19000", "six"),
+    ] {
+        assert_eq!(named.answer(to), answers, "{to}");
+        let family = if answers == "two" { "127.0.0.2" } else { "[::1]" };
+        let endpoints = serde_json::json!({ format!("{family}:{port}"): 1.0 });
+        assert_eq!(named.explain(to)["endpoints"], endpoints, "{to}");
+    }
+
+    // Nobody of the other family stands in.
+    named.dns.say_addresses("pool.example.com", 1, &["127.0.0.2"]);
+    let refused = |_: &serde_json::Value| {
+        named.explain("[2001:db8::11]:19000")["verdict"] == serde_json::json!("refuse")
+    };
+    named.scene.redirector.wait("the refusal", refused);
+    let answer = named.answer("[2001:db8::11]:19000");
+    assert!(answer.starts_with("Connection refused"), "{answer}");
+    assert_eq!(named.answer(FIRST), "two");
 }
 
 #[test]
