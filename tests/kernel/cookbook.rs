@@ -515,3 +515,61 @@ fn a_failover_moves_what_was_open_to_the_old_primary() {
     assert!(!ended.1.contains("read-only"), "{}", ended.1);
     assert_eq!(again.trim(), "INSERT 0 1 127.0.0.42|f");
 }
+
+/// Which server it is, and what it has.
+const ORDERS: &str = "select @@bind_address, group_concat(id order by id) from shop.orders";
+
+#[test]
+fn a_failover_of_mariadb_moves_what_was_open_to_the_old_primary() {
+    let Some(kitchen) = Kitchen::new("cookmariafail", "Failover with drain") else { return };
+    let [old, new] = [41, 42]
+        .map(|last| MariaDb::start(&kitchen.netns, SocketAddr::from(([127, 0, 0, last], 3306))));
+    new.follow(&old);
+    let documents = kitchen.documents().replace("5432", "3306");
+    kitchen.redirector.write("recipe.yaml", &documents);
+    let _daemon = kitchen.redirector.start();
+    let directory = kitchen.redirector.directory();
+    let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
+    let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
+    let application = child::spawn(&kitchen.cgroup("client"), move || {
+        netns::enter(&namespace);
+        let mariadb = || {
+            let mut mariadb = Command::new("mariadb");
+            mariadb.args(["--no-defaults", "--skip-reconnect", "-h", "127.96.0.41", "-NBn"]);
+            mariadb
+        };
+        let mut open = mariadb();
+        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut open = open.spawn().expect("mariadb");
+        let mut asks = open.stdin.take().expect("its input");
+        let begin = "create database shop; create table shop.orders (id int)";
+        writeln!(asks, "{begin}; insert into shop.orders values (1); {ORDERS};").expect("it asks");
+        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
+        let before = lines.next().and_then(Result::ok);
+        fs::write(&is_ready, "").expect("a file");
+        wait_for(&is_over);
+        writeln!(asks, "insert into shop.orders values (2);").expect("it asks again");
+        drop(asks);
+        let ended = open.wait_with_output().expect("it ends");
+        let ended = (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned());
+        let insert = format!("insert into shop.orders values (3); {ORDERS}");
+        let again = mariadb().args(["-e", &insert]).output().expect("mariadb");
+        (before, ended, String::from_utf8_lossy(&again.stdout).trim().to_owned())
+    });
+    wait_for(&ready);
+    new.wait(ORDERS, "127.0.0.42\t1");
+    assert!(new.ask("stop slave").is_some() && old.ask("set global read_only = 1").is_some());
+    let after = documents.replace("app: db, role: primary", "app: db, role: new");
+    let after =
+        after.replace("role: replica", "role: primary").replace("role: new", "role: replica");
+    kitchen.redirector.write("recipe.yaml", &after);
+    kitchen.redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
+    fs::write(&over, "").expect("a file");
+    let (before, ended, again) = application.join();
+    assert_eq!(before.as_deref(), Some("127.0.0.41\t1"));
+    assert_eq!(ended.0, Some(1), "{}", ended.1);
+    // 2006 or 2013: the connection is gone. That it is read-only would be 1290.
+    assert!(ended.1.contains("ERROR 20"), "{}", ended.1);
+    assert_eq!(again, "127.0.0.42\t1,3");
+    assert_eq!(old.ask(ORDERS).as_deref(), Some("127.0.0.41\t1"), "nothing was written to it");
+}

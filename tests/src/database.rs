@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -254,6 +254,8 @@ fn mariadbd() -> &'static Path {
 #[derive(Debug)]
 pub struct MariaDb {
     server: Server,
+    netns: String,
+    at: SocketAddr,
     _data: TempDir,
 }
 
@@ -272,16 +274,47 @@ impl MariaDb {
         server.arg(format!("--datadir={}", path("")));
         server.arg(format!("--socket={}", path("socket")));
         server.arg(format!("--bind-address={}", at.ip())).arg(format!("--port={}", at.port()));
-        let this = Self { server: Server::start(server), _data: data };
-        let mut ask = Command::new("ip");
-        ask.args(["netns", "exec", netns.name(), "mariadb", "--no-defaults", "-e", "select 1"]);
-        ask.args(["-h", &at.ip().to_string(), "-P", &at.port().to_string()]);
-        let mut ask = ask;
-        ask.stdout(Stdio::null()).stderr(Stdio::null());
-        let ask = std::cell::RefCell::new(ask);
-        wait_until(&this.server, "MariaDB", || {
-            ask.borrow_mut().status().is_ok_and(|status| status.success())
-        });
+        // So that another one may follow it.
+        let IpAddr::V4(ip) = at.ip() else { panic!("{at} is not of IPv4") };
+        server.arg(format!("--server-id={}", u32::from(ip))).arg("--log-bin=changes");
+        let server = Server::start(server);
+        let this = Self { server, netns: netns.name().to_owned(), at, _data: data };
+        wait_until(&this.server, "MariaDB", || this.ask("select 1").is_some());
         this
+    }
+
+    /// What it answers, a line for each row, if it does.
+    pub fn ask(&self, query: &str) -> Option<String> {
+        let mut ask = Command::new("ip");
+        ask.args(["netns", "exec", &self.netns, "mariadb", "--no-defaults", "-NB", "-e", query]);
+        ask.args(["-h", &self.at.ip().to_string(), "-P", &self.at.port().to_string()]);
+        let answer = ask.output().ok().filter(|answer| answer.status.success())?;
+        Some(String::from_utf8_lossy(&answer.stdout).trim().to_owned())
+    }
+
+    /// Has it do from now on what another one does, that has done nothing yet.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn follow(&self, primary: &Self) {
+        let (host, port) = (primary.at.ip(), primary.at.port());
+        // Without the tables that an installation makes there is none for how far it is.
+        let follow = format!(
+            "create database mysql; create table mysql.gtid_slave_pos (domain_id int unsigned, \
+             sub_id bigint unsigned, server_id int unsigned not null, seq_no bigint unsigned not \
+             null, primary key (domain_id, sub_id)); change master to master_host='{host}', \
+             master_port={port}, master_user='replica', master_use_gtid=no; start slave"
+        );
+        assert!(self.ask(&follow).is_some(), "{}", self.server.said());
+    }
+
+    /// Waits until it answers so.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub fn wait(&self, query: &str, answer: &str) {
+        wait_until(&self.server, query, || self.ask(query).as_deref() == Some(answer));
     }
 }
