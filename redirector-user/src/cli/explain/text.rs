@@ -51,7 +51,16 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
             let _ = writeln!(text, "  rule {rule}{place}");
         }
         None if explanation.verdict == VerdictWord::Route => {
-            let _ = writeln!(text, "  no rule: the service's own endpoints");
+            // Where the names of what is in force are lost, the service's is, too.
+            let is_named = explanation.frontend.as_ref().is_none_or(|one| one.service.is_some());
+            let _ = writeln!(
+                text,
+                "  {}",
+                match is_named {
+                    true => "no rule: the service's own endpoints",
+                    false => "by which rule, if any, is not known by name",
+                }
+            );
         }
         None => {}
     }
