@@ -78,7 +78,9 @@ impl Bench {
         server.take_used();
         let before = server.bytes_sent();
         let begun = Instant::now();
-        let mut agent = Agent::start(node.directory.path(), node.arguments());
+        // It logs what an agent does that nobody watches.
+        let arguments = node.arguments().into_iter().filter(|one| !one.starts_with("--log-level"));
+        let mut agent = Agent::start(node.directory.path(), arguments);
         agent.wait_ready();
         let bench = Self { agent, _node: node, server, scale };
         let used = Used { at: begun, cpu: 0.0, bytes: before, generation: 0.0 };

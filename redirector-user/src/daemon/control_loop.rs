@@ -316,7 +316,10 @@ impl Daemon {
                 Change::Unreadable(name, why) => {
                     tracing::warn!(file = %name, "{}; what it held stays", why.message);
                 }
-                Change::Removed(name) => tracing::info!(file = %name, "removed"),
+                Change::Removed(name) if arrival.is_written() => {
+                    tracing::info!(file = %name, "removed");
+                }
+                Change::Removed(name) => tracing::debug!(file = %name, "removed"),
             }
         }
         self.times.taken(&batch);

@@ -67,6 +67,8 @@ impl Daemon {
                 self.compare_took = worked().saturating_sub(before);
             }
             self.compared = Instant::now();
+            // All that the tables hold was read.
+            self.spare.note();
         }
         if let Err(error) = checked {
             tracing::error!("the kernel cannot be compared with what it should be: {error}");

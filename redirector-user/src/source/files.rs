@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redirector_core::diag::Diagnostic;
@@ -27,6 +30,9 @@ const EMPTIED: &str = "no file is in it any more, and it is not the directory th
 /// A change within this time of a look may have the same time stamp as what the
 /// look saw, so the next look reads the file again.
 const CLOCK_GRAIN: Duration = Duration::from_millis(100);
+
+/// So many files are read at once at most: a start does not take a whole large machine.
+const MOST_THREADS: usize = 4;
 
 /// The files below the PATHs, as they were at the last look.
 #[derive(Debug)]
@@ -163,7 +169,12 @@ impl Files {
             }
         }
         self.unsettled = unsettled;
-        found.iter().for_each(|(name, file)| self.look_into(name, file, true, &mut look));
+        for (name, file) in found {
+            let known = self.known.entry(name.clone()).or_default();
+            known.missing = None;
+            let seen = known.look_into(self.parse, &name, &file);
+            self.take(seen, &file, &mut look);
+        }
         Some(look)
     }
 
@@ -175,12 +186,35 @@ impl Files {
         found.unreadable.extend(self.emptied(trust));
         self.unsettled.clear();
         let mut look = Look { changes: Vec::new(), is_whole: true, again: None };
-        for (name, file) in &found.files {
-            let is_read = read.is_none_or(|paths| paths.contains(&file.path));
-            self.look_into(name, file, is_read, &mut look);
+        for name in found.files.keys() {
+            self.known.entry(name.clone()).or_default().missing = None;
+        }
+        let is_read = |file: &FoundFile| read.is_none_or(|paths| paths.contains(&file.path));
+        let due = self.known.iter_mut().filter_map(|(name, known)| {
+            let file = found.files.get(name)?;
+            (is_read(file) || known.looks_different(file)).then_some((name, file, known))
+        });
+        let parse = self.parse;
+        let due = due.collect();
+        for (seen, file) in in_parallel(due, |(name, file, known): (_, _, &mut Known)| {
+            (known.look_into(parse, name, file), file)
+        }) {
+            self.take(seen, file, &mut look);
         }
         self.missing(&found, &mut look);
         look
+    }
+
+    /// Takes what looking into a file came to.
+    fn take(&mut self, seen: Seen, file: &FoundFile, look: &mut Look) {
+        match seen {
+            Seen::Same => {}
+            Seen::Changed(change) => look.changes.push(change),
+            Seen::Unsettled => {
+                self.unsettled.insert(file.path.clone());
+                look.again_in(UNSETTLED);
+            }
+        }
     }
 
     /// Directories that hold nothing, in which there were files, and which are others than
@@ -200,59 +234,6 @@ impl Files {
             }
         }
         emptied
-    }
-
-    /// Reads a file if it looks different from before, or is to be read.
-    fn look_into(&mut self, name: &Arc<str>, file: &FoundFile, is_read: bool, look: &mut Look) {
-        let now = Fingerprint::of(&file.metadata);
-        let known = self.known.entry(name.clone()).or_default();
-        known.missing = None;
-        if !is_read && known.fingerprint == Some(now) && known.unreadable.is_none() {
-            return;
-        }
-        let patient = match known.writing {
-            Some((before, since)) if before == now => since.elapsed() < PATIENCE,
-            _ => true,
-        };
-        // A pipe that the user names can be read once.
-        let result = if file.metadata.is_file() {
-            read_settled(&file.path, patient)
-        } else if known.hash.is_some() {
-            return;
-        } else {
-            read_any(&file.path).map(|text| (text, now))
-        };
-        match result {
-            Ok((text, fingerprint)) => {
-                known.writing = None;
-                known.fingerprint = settled(fingerprint).then_some(fingerprint);
-                let hash = hash(&text);
-                if known.hash == Some(hash) && known.unreadable.is_none() {
-                    return;
-                }
-                known.hash = Some(hash);
-                known.unreadable = None;
-                let content = content(self.parse, name, &text, &mut known.memory);
-                look.changes.push(Change::Put(name.clone(), content));
-            }
-            Err(ReadError::BeingWritten) => {
-                if known.writing.is_none_or(|(before, _)| before != now) {
-                    known.writing = Some((now, Instant::now()));
-                }
-                self.unsettled.insert(file.path.clone());
-                look.again_in(UNSETTLED);
-            }
-            // It vanished since it was listed.
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                self.unsettled.insert(file.path.clone());
-                look.again_in(UNSETTLED);
-            }
-            Err(error) => {
-                known.fingerprint = Some(now);
-                let report = known.report(name, &error.to_string(), || refused(name, &error));
-                look.changes.extend(report);
-            }
-        }
     }
 
     /// What was there and is no longer seen: removed, or merely out of sight.
@@ -285,7 +266,64 @@ impl Files {
     }
 }
 
+/// What looking into a file came to.
+enum Seen {
+    Same,
+    Changed(Change),
+    /// It is being written, or has vanished.
+    Unsettled,
+}
+
 impl Known {
+    /// Whether a file may hold something else than what is known.
+    fn looks_different(&self, file: &FoundFile) -> bool {
+        self.fingerprint != Some(Fingerprint::of(&file.metadata)) || self.unreadable.is_some()
+    }
+
+    /// Reads a file.
+    fn look_into(&mut self, parse: Parse, name: &Arc<str>, file: &FoundFile) -> Seen {
+        let now = Fingerprint::of(&file.metadata);
+        let patient = match self.writing {
+            Some((before, since)) if before == now => since.elapsed() < PATIENCE,
+            _ => true,
+        };
+        // A pipe that the user names can be read once.
+        let result = if file.metadata.is_file() {
+            read_settled(&file.path, patient)
+        } else if self.hash.is_some() {
+            return Seen::Same;
+        } else {
+            read_any(&file.path).map(|text| (text, now))
+        };
+        match result {
+            Ok((text, fingerprint)) => {
+                self.writing = None;
+                self.fingerprint = settled(fingerprint).then_some(fingerprint);
+                let hash = hash(&text);
+                if self.hash == Some(hash) && self.unreadable.is_none() {
+                    return Seen::Same;
+                }
+                self.hash = Some(hash);
+                self.unreadable = None;
+                let content = content(parse, name, &text, &mut self.memory);
+                Seen::Changed(Change::Put(name.clone(), content))
+            }
+            Err(ReadError::BeingWritten) => {
+                if self.writing.is_none_or(|(before, _)| before != now) {
+                    self.writing = Some((now, Instant::now()));
+                }
+                Seen::Unsettled
+            }
+            // It vanished since it was listed.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Seen::Unsettled,
+            Err(error) => {
+                self.fingerprint = Some(now);
+                let report = self.report(name, &error.to_string(), || refused(name, &error));
+                report.map_or(Seen::Same, Seen::Changed)
+            }
+        }
+    }
+
     /// It is not there. How long that is waited for yet, if it may be back.
     fn is_missing_for(&mut self, absence: Duration) -> Option<Duration> {
         let since = self.missing.get_or_insert_with(Instant::now).elapsed();
@@ -306,6 +344,36 @@ impl Known {
         self.hash = None;
         Some(Change::Unreadable(name.clone(), diagnostic()))
     }
+}
+
+/// Does the same with each of these, on as many processors as there are, and gives what comes of
+/// it in their order.
+fn in_parallel<Job: Send, Made: Send>(
+    jobs: Vec<Job>,
+    make: impl Fn(Job) -> Made + Sync,
+) -> Vec<Made> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let others = processors.min(jobs.len()).min(MOST_THREADS).saturating_sub(1);
+    let jobs = Mutex::new(jobs.into_iter().enumerate());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut made = Vec::new();
+        while let Some((place, job)) = next() {
+            made.push((place, make(job)));
+        }
+        made
+    };
+    let mut made = thread::scope(|scope| {
+        let start = |_| thread::Builder::new().name("files".into()).spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (0..others).filter_map(start).collect();
+        let mut made = work();
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        made
+    });
+    made.sort_unstable_by_key(|(place, _)| *place);
+    made.into_iter().map(|(_, made)| made).collect()
 }
 
 /// A file by its name, and what is in it.

@@ -75,6 +75,13 @@ pub struct Arrival {
     pub since: Instant,
 }
 
+impl Arrival {
+    /// Whether people write what is put or removed; endpoints come and go by themselves.
+    pub fn is_written(&self) -> bool {
+        self.of.as_ref().is_none_or(|object| object.kind.is_written())
+    }
+}
+
 /// Changes that were read at once: they come in force at one instant, but for what may
 /// go first.
 #[derive(Clone, Debug, Default)]

@@ -144,7 +144,7 @@ impl Queue {
             unit.iter().for_each(|arrival| self.discount(arrival));
             arrivals.extend(unit);
         }
-        self.cut = self.order.iter().flatten().any(is_written);
+        self.cut = self.order.iter().flatten().any(Arrival::is_written);
         Some(Batch { arrivals })
     }
 
@@ -187,11 +187,6 @@ fn object(change: &Change) -> Option<&Arc<Object>> {
         },
         _ => None,
     }
-}
-
-/// Whether people write what is put or removed; endpoints come and go by themselves.
-fn is_written(arrival: &Arrival) -> bool {
-    arrival.of.as_ref().is_none_or(|object| object.kind.is_written())
 }
 
 fn is_rule(change: &Change) -> bool {

@@ -223,7 +223,9 @@ impl Keeper {
         self.told.head.repeats.filter(|_| change.objects.is_empty() && are_known)
     }
 
-    /// Keeps a change; it has reached the disk when this returns. `whole` says what is
+    /// Keeps a change; it has reached the disk when this returns, where anything comes in force
+    /// by it or gets another number. The disk is not waited for with what does neither: only
+    /// when the machine fails it may be lost, and it is read again then. `whole` says what is
     /// in force and good then, for a journal that begins with it. What is written is
     /// proportional to what is different, and nothing when nothing is. Returns how many
     /// bytes that was.
@@ -237,6 +239,8 @@ impl Keeper {
         whole: impl FnOnce() -> Whole,
     ) -> Result<usize, StateError> {
         self.before = None;
+        let counts = change.head.generation != self.told.head.generation;
+        let counts = counts || !change.layout.is_empty();
         let next = self.told.next(&mut change);
         let mut files = lock(&self.files);
         let (written, back) = match &mut files.current {
@@ -247,7 +251,7 @@ impl Keeper {
                 if frames.is_empty() {
                     return Ok(0);
                 }
-                current.append(&frames).map_err(failed)?;
+                current.append(&frames, counts).map_err(failed)?;
                 (frames.len(), self.told.go(next))
             }
             none => {
@@ -457,13 +461,15 @@ impl Current {
         })
     }
 
-    fn append(&mut self, frames: &[u8]) -> io::Result<()> {
+    /// Appends these; `counts`: they have reached the disk when this returns, with all before.
+    fn append(&mut self, frames: &[u8], counts: bool) -> io::Result<()> {
         // What was taken back, or could not be written as a whole, is to go.
         if self.file.metadata()?.len() != self.end {
             self.file.set_len(self.end)?;
         }
         let written = self.file.write_all_at(frames, self.end);
-        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+        let sync = || if counts { self.file.sync_data() } else { Ok(()) };
+        if let Err(error) = written.and_then(|()| sync()) {
             let _ = self.file.set_len(self.end);
             return Err(error);
         }

@@ -427,3 +427,15 @@ fn what_happens_is_seen_as_by_a_look_at_everything() {
     }
     assert!(looks[1] < looks[0], "no look was at anything less than everything");
 }
+
+#[test]
+fn what_is_read_on_several_processors_is_told_in_its_order() {
+    let jobs: Vec<usize> = (0..1000).collect();
+    let made = in_parallel(jobs.clone(), |job| {
+        // The first ones take longest.
+        std::thread::sleep(Duration::from_micros(if job < 4 { 10_000 } else { 0 }));
+        job
+    });
+    assert_eq!(made, jobs);
+    assert!(in_parallel(Vec::new(), |job: usize| job).is_empty());
+}
