@@ -71,6 +71,10 @@ impl Lives {
     /// Makes arrays until there are so many entries. Says whether any was made.
     pub fn make_room(&mut self, entries: usize) -> Result<bool, Error> {
         let before = self.arrays.len();
+        if self.len() >= entries {
+            // Nobody else makes any while this is open for writing.
+            return Ok(false);
+        }
         loop {
             self.follow()?;
             let (index, pin) = (self.arrays.len(), self.pin(self.arrays.len()));
