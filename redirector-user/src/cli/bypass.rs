@@ -17,9 +17,9 @@ use crate::state::{BypassChange, Bypassed};
 #[command(group = clap::ArgGroup::new("what").args(["workload", "rule", "end"]).required(true).multiple(true))]
 #[command(after_help = "\
 Examples:
-  redirector bypass --workload default/telnet-client   for ten minutes
+  redirector bypass --workload default/telnet-client   # for ten minutes
   redirector bypass --rule VirtualService/default/echo --for 2h
-  redirector bypass --end                              nothing is bypassed any longer
+  redirector bypass --end   # nothing is bypassed any longer
 
 What is bypassed goes as if no rule matched: to the address dialled, or, where
 only redirector serves that address, to the service's own endpoints. Connections

@@ -23,8 +23,8 @@ use crate::state::StateDir;
 Example:
   redirector completions bash > /etc/bash_completion.d/redirector
 
-The script asks the program at each Tab. Who may read the state directory (root) gets
-the names of workloads, routes and services in force as well.")]
+The script asks the program at each Tab. Who may read the state directory (root)
+gets the names of workloads, routes and services in force as well.")]
 pub struct Args {
     /// The shell
     #[arg(value_enum)]

@@ -19,9 +19,8 @@ const NAMED: usize = 3;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  redirector history                   what people changed, the newest first
-  redirector history --all             also endpoints and names that moved by
-                                       themselves, a row each
+  redirector history              # what people changed, the newest first
+  redirector history --all        # also what moved by itself, a row each
   redirector history --output json | jq '.generations[0].objects'
 
 ROLLBACK says which N `redirector rollback N` returns there. What is kept is

@@ -16,7 +16,7 @@ use super::{Common, Context, Exit, Failure, Format};
 #[command(after_help = "\
 Examples:
   redirector hosts rules/ | sudo tee -a /etc/hosts
-  redirector hosts --allocate-addresses rules/     as `run --allocate-addresses` gives them")]
+  redirector hosts --allocate-addresses rules/   # as `run` with it gives them")]
 pub struct Args {
     /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(required = true, value_name = "PATH")]

@@ -10,7 +10,7 @@ use crate::daemon::control::Request;
 Examples:
   redirector log-level debug
   redirector log-level info,redirector::source=trace
-  redirector log-level info          as it begins, unless --log-level said else")]
+  redirector log-level info    # as it begins, unless --log-level said else")]
 pub struct Args {
     /// error, warn, info, debug, trace, or a filter such as redirector::source=debug
     #[arg(value_name = "LEVEL")]

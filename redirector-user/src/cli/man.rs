@@ -119,7 +119,7 @@ fn ending(examples: &str, others: &[&str]) -> Roff {
     if !examples.is_empty() {
         roff.control("SH", ["EXAMPLES"]).control("nf", []);
         for line in examples.lines() {
-            roff.text([roman(line.trim_start())]);
+            roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
         }
         roff.control("fi", []);
     }

@@ -56,9 +56,9 @@ pub use context::{Context, Env};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  redirector check rules/             what is wrong with these documents
-  redirector run --config rules/      route by them, and follow their changes
-  redirector status                   is it working"
+  redirector check rules/             # what is wrong with these documents
+  redirector run --config rules/      # route by them, and follow their changes
+  redirector status                   # is it working"
 )]
 struct Cli {
     /// How to answer
@@ -471,7 +471,7 @@ mod tests {
     /// The commands of ours in a line for a shell, without what is said of them and where
     /// their answers go.
     fn typed(line: &str) -> Vec<Vec<&str>> {
-        let line = line.trim().split("  ").next().unwrap_or_default();
+        let line = line.split(" # ").next().unwrap_or_default();
         let parts = line.split(" | ").map(|part| part.split(" > ").next().unwrap_or_default());
         let words = parts.map(|part| {
             let words = part.split_whitespace().map(|word| word.trim_matches('\''));
@@ -486,9 +486,13 @@ mod tests {
         let all = command(&Env::default());
         let helps = all.get_subcommands().chain([&all]).filter_map(clap::Command::get_after_help);
         let helps: Vec<String> = helps.map(ToString::to_string).collect();
+        // As it is printed where a terminal has 80 columns: what is broken there cannot be typed.
+        let wide = helps.iter().flat_map(|help| help.lines()).find(|line| width(line) > WIDTH);
+        assert_eq!(wide, None);
         let examples = helps.iter().filter_map(|help| help.split("\n\n").next());
-        let lines = examples.flat_map(str::lines).filter(|line| line.starts_with("  "));
-        let typed: Vec<_> = lines.flat_map(typed).collect();
+        let examples: Vec<_> = examples.map(|all| all.replace("\\\n", "")).collect();
+        let lines = examples.iter().flat_map(|all| all.lines());
+        let typed: Vec<_> = lines.filter(|line| line.starts_with("  ")).flat_map(typed).collect();
         assert!(typed.len() > 40, "{typed:?}");
         for words in typed {
             let parsed = command(&Env::default()).try_get_matches_from(&words);

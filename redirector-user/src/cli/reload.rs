@@ -16,8 +16,8 @@ use crate::state::{Hold, Refused};
 Example:
   redirector reload
 
-Files that change are read without it: this is for scripts that want to know when,
-and whether all of it is in force. Exit code 1 when it is not.")]
+Files that change are read without it: this is for scripts that want to know
+when, and whether all of it is in force. Exit code 1 when it is not.")]
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,

@@ -8,10 +8,10 @@ use crate::daemon::control::Request;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  redirector rollback              the configuration before the last change
-  redirector rollback 3            that of three changes ago
-  redirector rollback --list       what N can be, and what each returns to
-  redirector rollback --release    back to what the files or objects say")]
+  redirector rollback              # the configuration before the last change
+  redirector rollback 3            # that of three changes ago
+  redirector rollback --list       # what N can be, and what each returns to
+  redirector rollback --release    # back to what the files or objects say")]
 pub struct Args {
     /// How many changes to go back
     #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

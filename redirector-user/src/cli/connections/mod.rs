@@ -22,19 +22,19 @@ Examples:
   redirector connections close --address 10.244.2.10:9000
   redirector connections close --workload default/telnet-client --yes
 
-They are those of the kernel's memory, whoever made them, with a daemon or without
-one. A connection that is open stays where it is when a weight or a rule changes;
-`close` has its client dial again: it sees ECONNABORTED, and its server a reset. What
-is dialled meanwhile is left alone. Resetting takes CAP_NET_ADMIN in the network
-namespaces of the sockets, CAP_SYS_ADMIN to enter them, and a kernel with
-CONFIG_INET_DIAG_DESTROY; the exit code is 1 when something that was to be reset is
-not found, when there is nothing of what a filter names, or when it cannot be told of
-all whose they are, and 3 when that is not possible.
+They are those of the kernel's memory, whoever made them, with a daemon or
+without one. A connection that is open stays where it is when a weight or a rule
+changes; `close` has its client dial again: it sees ECONNABORTED, and its server
+a reset. What is dialled meanwhile is left alone. Resetting takes CAP_NET_ADMIN
+in the network namespaces of the sockets, CAP_SYS_ADMIN to enter them, and a
+kernel with CONFIG_INET_DIAG_DESTROY; the exit code is 1 when something that was
+to be reset is not found, when there is nothing of what a filter names, or when
+it cannot be told of all whose they are, and 3 when that is not possible.
 
 What the kernel does not say is left out: how old a connection is, without `run
---accounting`; its process, when this user may not see it, or none has it; its rule,
-when since the connection was made, as far as the history tells, the place where it
-was counted was given to another one.")]
+--accounting`; its process, when this user may not see it, or none has it; its
+rule, when since the connection was made, as far as the history tells, the place
+where it was counted was given to another one.")]
 pub struct Args {
     /// Reset them, after asking
     #[arg(value_enum)]

@@ -20,7 +20,8 @@ use crate::output::{Style, plain};
 Examples:
   redirector doctor
   redirector doctor --config /etc/redirector --cgroup system.slice
-  redirector doctor --output json | jq '.checks[] | select(.outcome == \"failed\")'
+  redirector doctor --output json | \\
+      jq '.checks[] | select(.outcome == \"failed\")'
 
 It changes nothing, and what it advises can be typed as it is. Exit code 0 when
 everything holds, warnings or not; 1 when something does not; 3 when that is a

@@ -27,9 +27,11 @@ pub use text::text;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  redirector explain --config rules/ --from-workload default/telnet-client --to 10.96.0.10:19000
+  redirector explain --config rules/ --from-workload default/telnet-client \\
+      --to 10.96.0.10:19000
   redirector explain --from-pid 4711 --to '[fd00::10]:443'
-  redirector explain --from-namespace foo --from-label app=web --to echo-server.default:19000
+  redirector explain --from-namespace foo --from-label app=web \\
+      --to echo-server.default:19000
 
 With --config it answers from the documents alone, without privilege; without,
 from the tables in the kernel: what the next connection gets. The shares are

@@ -36,9 +36,9 @@ Examples:
   redirector status --output json | jq .problems
 
 Exit code 0 when connections are decided as they should be, also when no daemon
-runs; 1 when not, or when that cannot be told: also when a file or object is not in
-force, a watch does not work, or a share has lost its last endpoint; 3 without the
-privilege to look; 4 when nothing is loaded.")]
+runs; 1 when not, or when that cannot be told: also when a file or object is not
+in force, a watch does not work, or a share has lost its last endpoint; 3
+without the privilege to look; 4 when nothing is loaded.")]
 pub struct Args {
     /// Go on, and show it anew every so often [default: 2s]
     #[arg(long, short, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = interval)]

@@ -30,8 +30,8 @@ Examples:
   redirector top --interval 10s --count 1
   redirector top --count 3 --output json
 
-In a terminal, without --count: arrows, page keys, home and end scroll, s sorts by
-another column, / filters by name, q ends.
+In a terminal, without --count: arrows, page keys, home and end scroll, s sorts
+by another column, / filters by name, q ends.
 
 SHARE is what was drawn in the interval, WEIGHT what is configured. OPEN, FAILED
 and HANDSHAKE need a daemon, which follows connections until they end for as
