@@ -1,6 +1,8 @@
 //! The packages, on a machine that was never met before: a fresh Debian with systemd as
 //! its first process, in namespaces of its own.
 
+mod examples;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

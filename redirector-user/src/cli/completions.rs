@@ -21,7 +21,8 @@ use crate::state::StateDir;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Example:
-  redirector completions bash > /etc/bash_completion.d/redirector
+  redirector completions bash \\
+      > /usr/share/bash-completion/completions/redirector
 
 The script asks the program at each Tab. Who may read the state directory (root)
 gets the names of workloads, routes and services in force as well.")]

@@ -25,7 +25,7 @@ use story::{Stories, Told};
 #[command(after_help = "\
 Examples:
   redirector flows --follow
-  redirector flows --follow --workload default/telnet-client --outcome refused
+  redirector flows --for 10s --workload default/telnet-client --outcome refused
   redirector flows --since 5m --pid 4711
   redirector flows --last 100 --route VirtualService/default/echo --output json
 
