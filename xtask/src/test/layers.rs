@@ -34,7 +34,7 @@ pub const HOST_CLIPPY: &str = "clippy on host code";
 /// Tests of the crates themselves that need a network namespace.
 const OF_ROOT: [&str; 3] = ["cookbook::", "connect::ports_below_1024_", "near::a_bulky_direction_"];
 /// By what random worlds and connections are divided without `--all`.
-pub const SCALE: u32 = 3;
+pub const SCALE: u32 = 5;
 /// The samples.
 const CONFORMANCE: &str = "conformance";
 
@@ -140,7 +140,8 @@ pub fn unit(selection: &Selection, layer: &mut Layer) -> Result<()> {
             layer.ended(&test.suite, Case { name: test.name, outcome, seconds: 0.0 });
         }
     }
-    run(&pool(cores(), "unit", Vec::new()), &tests, layer)
+    // Some of them wait.
+    run(&pool(cores() + 1, "unit", Vec::new()), &tests, layer)
 }
 
 /// The samples of documents and decisions.
@@ -169,7 +170,7 @@ pub fn kernel(selection: &Selection, layer: &mut Layer) -> Result<()> {
         environment.push(("REDIRECTOR_SCALE".to_owned(), SCALE.to_string()));
     }
     // They wait more than they work.
-    let mut pool = kernel_pool(2 * cores(), KERNEL, environment);
+    let mut pool = kernel_pool(2 * cores() + 1, KERNEL, environment);
     let is_upgrade = |test: &Test<'_>| test.suite == UPGRADE;
     let (upgrades, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(is_upgrade);
     if upgrades.is_empty() {
