@@ -4,6 +4,8 @@ use std::io;
 use std::mem::size_of;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The niceness of a thread that a pod waits for.
 const NICE: libc::c_int = -15;
 
@@ -48,6 +50,13 @@ pub fn take_short_turns() {
         let error = io::Error::last_os_error();
         tracing::debug!(%error, "a thread that pods wait for takes turns of the usual length");
     }
+}
+
+/// The time that this thread has had on a processor: how long it waited for one, or for
+/// others, says nothing of how much there was to do.
+pub fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// The niceness of a thread that nobody waits for.

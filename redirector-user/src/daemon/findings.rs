@@ -25,7 +25,7 @@ use redirector_core::world::World;
 use super::control_loop::Daemon;
 use super::engine::PreparedChange;
 use crate::output::{destination_name, route_name};
-use crate::scheduling::give_way;
+use crate::scheduling::{give_way, worked};
 use crate::state::{EmptiedShare, Finding};
 
 /// So many findings are shown one by one; of the others, how many there are. They are
@@ -35,7 +35,7 @@ const SHOWN: usize = 100;
 /// So many new ones are logged at once.
 const LOGGED: usize = 20;
 
-/// After looking, the thread rests for so many times as long as it took: it takes less
+/// After looking, the thread rests for so many times as long as it worked: it takes less
 /// than a hundredth of one processor.
 const REST: u32 = 199;
 
@@ -86,12 +86,12 @@ impl Looker {
             give_way();
             while let Ok(wake) = woken.recv() {
                 let Wake::Look(in_force) = wake else { continue };
-                let begun = Instant::now();
+                let before = worked();
                 let findings = in_force.findings();
                 if !send(Looked::Found(in_force, findings)) {
                     return;
                 }
-                rest(&woken, begun.elapsed());
+                rest(&woken, worked().saturating_sub(before));
                 if !send(Looked::Rested) {
                     return;
                 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::control_loop::Daemon;
 use super::startup;
 use crate::again::Again;
 use crate::datapath::{Error, Hook};
+use crate::scheduling::worked;
 use crate::state::FailingEndpoint;
 
 /// How long an endpoint counts as one that gateways fail to connect to.
@@ -18,13 +18,6 @@ const FAILING: Duration = Duration::from_secs(60);
 
 /// Comparing the tables takes at most this share of a processor.
 const SHARE: u32 = 50;
-
-/// The time that this thread has had on a processor: how long it waited for one, or for
-/// programs, says nothing of how much there is to compare.
-fn worked() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
-}
 
 impl Daemon {
     /// How long the loop may sleep.
