@@ -103,7 +103,9 @@ pub fn small() -> Sizes {
         destinations: 512,
         backends: 2048,
         connections: 1024,
-        overflow: 256,
+        // Each processor hands out cookies of its own: a process that is moved between two may
+        // meet itself in all of its places, and then has a sixteenth of these.
+        overflow: 4096,
     }
 }
 
