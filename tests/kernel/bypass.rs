@@ -1,6 +1,9 @@
 //! Break-glass: what is left alone goes as if no rule matched, with a daemon and
 //! without one.
 
+use std::thread;
+use std::time::Duration;
+
 use redirector::state::StateDir;
 use redirector_tests::mount::SmallDisk;
 use redirector_tests::scene::{ECHO, Scene, to};
@@ -88,7 +91,10 @@ fn a_bypass_needs_no_daemon_and_the_next_one_keeps_it() {
     assert_eq!(redirector.generation(), generation, "nothing changed");
     daemon.kill();
     // One that is over when the daemon comes is not taken up again.
-    bypass(&scene, &RULE, &["--for", "0s"]);
+    let none = redirector.ask("bypass", &[&RULE[..], &["--for", "0s"]].concat());
+    assert!(none.exit == 2 && none.err.contains("at least 1s"), "{none:?}");
+    bypass(&scene, &RULE, &["--for", "1s"]);
+    thread::sleep(Duration::from_millis(1_100));
     assert!(is_left_alone(&scene));
     let warnings = redirector.status().json()["warnings"].to_string();
     assert!(warnings.contains("no daemon runs to end it"), "{warnings}");

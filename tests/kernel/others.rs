@@ -1,6 +1,7 @@
 //! What somebody else can do, or use up: nobody else pays for it.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,16 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redirector_tests::redirector::Daemon;
-use redirector_tests::scene::{Scene, to};
+use redirector_tests::scene::{Scene, dial, free, gateway, to};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_redirector-under-test");
 
 /// Nobody.
 const USER: u32 = 65534;
 
-/// Sets how many descriptors a daemon may have.
-fn limit(daemon: &Daemon, descriptors: u64) {
-    let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 4096 };
+/// Sets how many descriptors a daemon may have, and may make of it.
+fn limit(daemon: &Daemon, descriptors: u64, most: u64) {
+    let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: most };
     let pid = daemon.pid().cast_signed();
     // SAFETY: the structure outlives the call, and no earlier limit is asked for.
     let set =
@@ -43,13 +44,33 @@ fn a_workload_stays_known_while_descriptors_have_run_out_and_goes_with_its_cgrou
     redirector.write("rules.yaml", &rule);
     let daemon = redirector.start();
     assert_eq!(scene.answer(&scene.client()), "two");
-    limit(&daemon, 3);
+    limit(&daemon, 3, 4096);
     until_logged(&daemon, "cannot be told");
     assert_eq!(scene.answer(&scene.client()), "two");
-    limit(&daemon, 4096);
+    limit(&daemon, 4096, 4096);
     fs::remove_dir(scene.client()).expect("nobody is in it");
     until_logged(&daemon, "workload gone");
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_gateway_that_has_no_descriptor_left_for_a_client_says_so_and_serves_him_once_it_has() {
+    let Some(scene) = Scene::new("starved", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    let address = free([127, 0, 0, 6]);
+    let daemon = redirector.start();
+    // What relays begins with what the daemon has.
+    limit(&daemon, 256, 256);
+    redirector.write("edge.yaml", &gateway(address, "two"));
+    redirector.wait("its answer", |_| dial(address) == "two");
+    let clients: Vec<_> =
+        (0..200).map(|_| TcpStream::connect(address).expect("the kernel takes it")).collect();
+    let word = format!("Gateway/default/edge servers[0] at {address} lets clients wait");
+    let status =
+        redirector.wait("a warning", |status| status["warnings"].to_string().contains(&word));
+    assert_eq!(status["starvedGateways"][0]["address"], address.to_string(), "{status:#}");
+    drop(clients);
+    assert_eq!(dial(address), "two");
 }
 
 #[test]

@@ -71,6 +71,18 @@ fn an_annotation_at_a_kind_that_it_is_not_for_or_with_a_value_that_says_nothing_
         entry("redirector.io/claim-port: 'true'"),
         ["redirector.io/claim-port has no meaning for a WorkloadEntry"]
     );
+    let service = |annotation: &str| {
+        let text =
+            format!("Service s {{annotations: {{{annotation}}}}}: {{ports: [{{port: 80}}]}}\n");
+        let report = report(&text);
+        let found = told(&report, &["RD1028"]).into_iter();
+        found.map(|(_, message)| message.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        service("networking.istio.io/exportto: ."),
+        ["there is no annotation networking.istio.io/exportto: it has no effect"]
+    );
+    assert_eq!(service("networking.istio.io/exportTo: ., networking.istio.io/other: x"), none);
 }
 
 #[test]

@@ -201,6 +201,19 @@ fn subnets_that_only_together_take_all_of_a_later_one_shadow_it() {
     let at = ["RD4048 VirtualService/a/net spec.tcp[1]"];
     assert_eq!(places(&report(&rules("172.16.128.0/17")), &["RD4048"]), at);
     assert_eq!(places(&report(&rules("172.16.128.0/18")), &["RD4048"]), [""; 0]);
+    // Of another object, too, Istio would choose by the length.
+    let apart = ["172.16.0.0/17", "172.16.1.0/24"].map(|subnet| {
+        let rule = "route: [{destination: {host: net.example.com}}]";
+        let spec = format!(
+            "{{hosts: [net.example.com], tcp: [{{match: [{{destinationSubnets: [{subnet}]}}], {rule}}}]}}"
+        );
+        virtual_service(&format!("a/{}", if subnet.ends_with('7') { "one" } else { "two" }), &spec)
+    });
+    let report = report(&(net.clone() + &apart.concat()));
+    let found = told(&report, &["RD4048"]);
+    let [(place, message)] = &found[..] else { panic!("{found:#?}") };
+    assert_eq!(place, "RD4048 VirtualService/a/two spec.tcp[0]");
+    assert!(message.ends_with("; Istio would use the longer prefix"), "{message}");
 }
 
 #[test]

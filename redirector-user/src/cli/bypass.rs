@@ -34,13 +34,22 @@ pub struct Args {
     #[arg(long, value_name = "OBJECT", value_parser = Target::rule, add = completions::rules())]
     rule: Option<Target>,
     /// How long
-    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = time)]
     time: Duration,
     /// End it now; without --workload or --rule everything that is bypassed
     #[arg(long, conflicts_with = "time")]
     end: bool,
     #[command(flatten)]
     kernel: KernelArgs,
+}
+
+/// One that is over at once would be none.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) {
+        return Err("at least 1s; --end ends it".to_owned());
+    }
+    Ok(time)
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,5 @@
 //! The beginning: what is in force already, and everything that the loop holds.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -23,6 +22,7 @@ use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::server::Server;
 use super::sources::{files_to_follow, source};
+use super::verify::Lately;
 use super::{Event, Options, addresses, memory, metrics, now, startup};
 use crate::again::Again;
 use crate::confined::Confined;
@@ -311,7 +311,8 @@ fn take_charge(
         looker,
         auditor,
         emptied: findings::emptied_before(&report.emptied),
-        missed: BTreeMap::new(),
+        missed: Lately::default(),
+        starved: Lately::default(),
         apply_again: Again::default(),
         step_again: Again::default(),
         generation: active.generation,

@@ -1,6 +1,5 @@
 //! What happens when.
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use super::server::Server;
 use super::signals::Signals;
 use super::sources::ConfigSource;
 use super::times::Times;
+use super::verify::Lately;
 use super::{Event, Options, log, memory, metrics, now};
 use crate::again::Again;
 use crate::datapath::{Datapath, Standing};
@@ -37,7 +37,8 @@ use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
 use crate::state::{
-    Bypassed, FailingEndpoint, Keeper, Lock, Report, StateDir, Tested, Unread, WaitingChanges,
+    Bypassed, FailingEndpoint, Keeper, Lock, Report, StarvedGateway, StateDir, Tested, Unread,
+    WaitingChanges,
 };
 
 /// What waits for less is not written down: it is over before anybody reads it.
@@ -106,8 +107,10 @@ pub(super) struct Daemon {
     pub(super) auditor: Auditor,
     /// Destinations in force that have lost their endpoints.
     pub(super) emptied: Emptied,
-    /// How many attempts of gateways have failed, and when that grew last.
-    pub(super) missed: BTreeMap<FailingEndpoint, (u64, Instant)>,
+    /// Attempts of gateways that failed.
+    pub(super) missed: Lately<FailingEndpoint>,
+    /// Pauses of gateways for want of descriptors or memory.
+    pub(super) starved: Lately<StarvedGateway>,
     /// When to try again what could not be put in force.
     pub(super) apply_again: Again,
     /// When to try again to bring the idle side in step.

@@ -10,11 +10,38 @@ use super::control_loop::Daemon;
 use super::startup;
 use crate::again::Again;
 use crate::datapath::{Error, Hook};
+use crate::proxy;
 use crate::scheduling::worked;
-use crate::state::FailingEndpoint;
+use crate::state::{FailingEndpoint, StarvedGateway};
 
-/// How long an endpoint counts as one that gateways fail to connect to.
-const FAILING: Duration = Duration::from_secs(60);
+/// How long what has happened at a gateway is told of.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// What has happened lately, of what is counted.
+pub(super) struct Lately<K>(BTreeMap<K, (u64, Instant)>);
+
+impl<K> Default for Lately<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone> Lately<K> {
+    /// Takes the counts as they are now, each of what has happened at least once. Returns
+    /// those that have grown lately.
+    fn note(&mut self, counts: impl IntoIterator<Item = (K, u64)>) -> Vec<K> {
+        let dated = counts.into_iter().map(|(what, count)| {
+            let since = match self.0.get(&what) {
+                Some((before, since)) if *before == count => *since,
+                _ => Instant::now(),
+            };
+            (what, (count, since))
+        });
+        self.0 = dated.collect();
+        let lately = self.0.iter().filter(|(_, (_, since))| since.elapsed() < LATELY);
+        lately.map(|(what, _)| what.clone()).collect()
+    }
+}
 
 /// Comparing the tables takes at most this share of a processor.
 const SHARE: u32 = 50;
@@ -73,26 +100,25 @@ impl Daemon {
         }
     }
 
-    /// Notes the endpoints to which attempts of gateways have failed in the last time.
+    /// Notes what has gone wrong at gateways in the last time.
     pub(super) fn note_failing(&mut self) {
-        let failing = self.gateways.status().map(|status| status.failing).unwrap_or_default();
-        let mut missed = BTreeMap::new();
-        for one in failing {
+        let proxy::Status { failing, listeners, .. } = self.gateways.status().unwrap_or_default();
+        let failing = failing.into_iter().map(|one| {
             let (destination, endpoint) = (one.destination.to_string(), one.endpoint);
-            let named = FailingEndpoint { destination, endpoint };
-            let since = match self.missed.get(&named) {
-                Some((count, since)) if *count == one.missed => *since,
-                _ => Instant::now(),
-            };
-            missed.insert(named, (one.missed, since));
-        }
-        let failing = missed.iter().filter(|(_, (_, since))| since.elapsed() < FAILING);
-        let failing: Vec<_> = failing.map(|(one, _)| one.clone()).collect();
+            (FailingEndpoint { destination, endpoint }, one.missed)
+        });
+        let starved = listeners.into_iter().filter(|one| one.counts.starved != 0).map(|one| {
+            let (gateway, address) = (one.name.to_string(), one.address);
+            (StarvedGateway { gateway, address }, one.counts.starved)
+        });
+        let (failing, starved) = (self.missed.note(failing), self.starved.note(starved));
         for one in failing.iter().filter(|one| !self.report.failing.contains(one)) {
             tracing::warn!("{one}");
         }
-        self.report.failing = failing;
-        self.missed = missed;
+        for one in starved.iter().filter(|one| !self.report.starved.contains(one)) {
+            tracing::warn!("{one}");
+        }
+        (self.report.failing, self.report.starved) = (failing, starved);
     }
 
     /// Writes to the idle side, too, what a change could write to one side only.

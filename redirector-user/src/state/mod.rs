@@ -53,7 +53,8 @@ pub use keeper::{Keeper, Left, Unread};
 pub use record::GenerationChange;
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
-    Report, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching, digest,
+    Report, StarvedGateway, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching,
+    digest,
 };
 pub use snapshot::{Contents, Head, Resolved, Snapshot, Whole};
 

@@ -104,8 +104,10 @@ pub struct Report {
     /// The process that relays its connections.
     pub relay: Option<RelayStatus>,
     /// Endpoints to which gateways failed to connect in the last minute; others were
-    /// tried instead.
+    /// tried instead, if there were any.
     pub failing: Vec<FailingEndpoint>,
+    /// Gateways that let clients wait in the last minute.
+    pub starved: Vec<StarvedGateway>,
     /// How the watches of the API server are doing; empty without one.
     pub watching: Vec<Watching>,
     /// How many objects differed from fresh lists of the API server, since the
@@ -340,7 +342,28 @@ impl fmt::Display for FailingEndpoint {
         write!(
             f,
             "gateways fail to connect to {endpoint} of {destination}, and try others instead \
-             (redirector_gateway_attempt_failures_total)"
+             where there are any (redirector_gateway_attempt_failures_total)"
+        )
+    }
+}
+
+/// A gateway that let clients wait, because descriptors or memory had run out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StarvedGateway {
+    /// The Gateway.
+    pub gateway: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for StarvedGateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gateway, address } = self;
+        write!(
+            f,
+            "{gateway} at {address} lets clients wait, as descriptors or memory of what relays \
+             have run out (redirector_gateway_starved_total): raise LimitNOFILE= of its unit"
         )
     }
 }

@@ -82,8 +82,16 @@ fn a_gateway_that_cannot_listen_is_reported_beside_what_works_and_served_once_it
     assert_eq!(told.exit, 1, "{told:?}");
     assert!(told.out.contains(&format!("cannot listen at {address}")), "{told:?}");
     assert_eq!(scene.answer(&scene.client()), "one", "everything else works");
+    let told = || {
+        let to = address.to_string();
+        redirector.ask("explain", &["--gateway", "default/edge", "--to", &to]).out
+    };
+    let explained = told();
+    let why = format!("not now: Gateway/default/edge servers[0] cannot listen at {address}");
+    assert!(explained.contains(&why), "{explained}");
     drop(taken);
     redirector.wait("its answer", |status| error(status).is_null() && dial(address) == "two");
+    assert!(!told().contains("not now"), "{}", told());
 }
 
 #[test]

@@ -210,9 +210,12 @@ fn unreached(facts: &Facts<'_>, set: &RuleSet, rule: &Rule, at: &str, by: &RuleI
         };
         rule.blocks.iter().any(covers)
     };
-    let istio = match theirs.any(is_wider) {
-        true => "; Istio would use the more specific server name",
-        false => "",
+    let istio = if theirs.any(is_wider) {
+        "; Istio would use the more specific server name"
+    } else if !in_wider_subnets(facts, rule, by).is_empty() {
+        "; Istio would use the longer prefix"
+    } else {
+        ""
     };
     let mut other = by.path();
     if by.object != set.reference {

@@ -1,6 +1,7 @@
 //! The annotations and labels that mean something here: each name is written once.
 
 use super::Kind;
+use crate::diag::nearest;
 
 /// The value by which an annotation switches something on.
 pub const ON: &str = "true";
@@ -75,9 +76,16 @@ pub const ALL: [(&str, &[Kind]); 13] = [
     (CLAIM_PORT, &[Kind::ServiceEntry]),
 ];
 
-/// What is wrong with one of these where it stands, and how to mend it: it means nothing for
-/// the kind, has a value that is neither yes nor no, or names no place.
+/// What is wrong with one of these, or of Istio's of a Service, where it stands, and how to mend
+/// it: it means nothing for the kind, has a value that is neither yes nor no, names no place, or
+/// is another's name but for a slip.
 pub fn idle(name: &str, value: &str, kind: Kind) -> Option<(String, Option<String>)> {
+    if let (Kind::Service, Some(word)) = (kind, name.strip_prefix(ISTIOS)) {
+        let known = [EXPORT_TO, TRAFFIC_DISTRIBUTION];
+        let near = nearest(word, known.iter().filter_map(|known| known.strip_prefix(ISTIOS)))?;
+        let problem = format!("there is no annotation {name}: it has no effect");
+        return Some((problem, Some(format!("did you mean {ISTIOS}{near}?"))));
+    }
     let (_, kinds) = ALL.iter().find(|(known, _)| *known == name)?;
     if !kinds.contains(&kind) {
         return Some((format!("{name} has no meaning for a {kind}"), None));
@@ -120,6 +128,9 @@ pub fn cgroup(value: &str) -> Option<&str> {
 pub fn netns(value: &str) -> Option<&str> {
     (value.starts_with('/') && value.split('/').all(|part| part != "..")).then_some(value)
 }
+
+/// What the names of Istio's annotations begin with.
+const ISTIOS: &str = "networking.istio.io/";
 
 /// Istio's, of a Service: the namespaces that see it.
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";

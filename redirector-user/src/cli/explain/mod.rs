@@ -15,6 +15,7 @@ use super::completions;
 use super::config::{Documents, SettingsArgs};
 use super::kernel::KernelArgs;
 use super::names::NamesArgs;
+use super::status::gateways::not_served;
 use super::{Common, Context, Exit, Failure};
 use crate::daemon::names::{self, Resolved};
 use crate::daemon::now;
@@ -271,6 +272,10 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
         let known = report.names.iter().filter(|one| names.contains(&one.name));
         let known: Vec<String> = known.map(|one| known_name(one, now())).collect();
         explanation.notes.extend(known);
+    }
+    if let Some(Pair { namespace, name }) = &args.gateway {
+        let problems = not_served(&args.kernel, namespace, name);
+        explanation.notes.extend(problems.into_iter().map(|why| format!("not now: {why}")));
     }
     Ok(explanation)
 }

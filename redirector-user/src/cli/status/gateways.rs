@@ -1,5 +1,6 @@
 //! What `status` tells of gateways, and of the process that relays their connections.
 
+use crate::cli::kernel::{KernelArgs, Known};
 use crate::daemon::leaf;
 use crate::proxy::{self, RelayStatus};
 use crate::state::{GatewayListener, Report, StateDir};
@@ -17,14 +18,7 @@ pub(super) fn told(
         gateways = without_daemon(state, report, gateways, problems, warnings);
         relay.take_if(|_| gateways.is_empty());
     }
-    for listener in &gateways {
-        if let Some(error) = &listener.error {
-            problems.push(format!(
-                "{} cannot listen at {}: {error}",
-                listener.gateway, listener.address
-            ));
-        }
-    }
+    problems.extend(gateways.iter().filter_map(cannot_listen));
     if let Some(relay) = relay.as_ref().filter(|relay| relay.restarts > 0) {
         let (times, cut) = (relay.restarts, relay.cut);
         warnings.push(format!(
@@ -44,6 +38,25 @@ pub(super) fn told(
         ));
     }
     (gateways, relay)
+}
+
+fn cannot_listen(listener: &GatewayListener) -> Option<String> {
+    let GatewayListener { gateway, address, error, .. } = listener;
+    error.as_ref().map(|error| format!("{gateway} cannot listen at {address}: {error}"))
+}
+
+/// Why clients of this Gateway are not served now, whatever its rules say.
+pub(in crate::cli) fn not_served(kernel: &KernelArgs, namespace: &str, name: &str) -> Vec<String> {
+    let Known { pid, report, .. } = kernel.report();
+    let (mut problems, mut listeners) = (Vec::new(), report.gateways.clone());
+    if pid.is_none() {
+        listeners =
+            without_daemon(&kernel.state(), &report, listeners, &mut problems, &mut Vec::new());
+    }
+    let object = format!("Gateway/{namespace}/{name}");
+    let own = listeners.iter().filter(|one| one.gateway.split(' ').next() == Some(&object));
+    problems.extend(own.filter_map(cannot_listen));
+    problems
 }
 
 /// Where gateways are served that a daemon has left: what relays may go on, and says it itself.

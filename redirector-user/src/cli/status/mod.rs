@@ -1,6 +1,6 @@
 //! `redirector status`
 
-mod gateways;
+pub(super) mod gateways;
 mod text;
 mod workloads;
 
@@ -76,6 +76,8 @@ pub(super) struct Answer {
     watches: Vec<crate::state::Watching>,
     /// Endpoints to which gateways fail to connect.
     failing_endpoints: Vec<crate::state::FailingEndpoint>,
+    /// Gateways that let clients wait.
+    starved_gateways: Vec<crate::state::StarvedGateway>,
     /// What the kernel has of what is needed.
     features: Vec<Feature>,
     /// Decisions that asked for the source of a caller in no known workload.
@@ -410,6 +412,7 @@ fn answer(
         config: ConfigRow::new(&report, snapshot, now),
         watches: report.watching,
         failing_endpoints: report.failing,
+        starved_gateways: report.starved,
         programs: attached
             .into_iter()
             .chain(below)
@@ -485,6 +488,7 @@ fn reported(
             .push(format!("{more} more warnings about what is in force (status --output json)"));
     }
     warnings.extend(report.failing.iter().map(ToString::to_string));
+    warnings.extend(report.starved.iter().map(ToString::to_string));
 }
 
 /// The answer where a daemon runs and has nothing in force.
@@ -517,6 +521,7 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
         exempt: None,
         watches: report.watching,
         failing_endpoints: report.failing,
+        starved_gateways: report.starved,
         features: features::probe(),
         unknown_source_decisions: 0,
     }

@@ -139,7 +139,7 @@ codes! {
         "LEAST_REQUEST for 1,100,000 endpoints of one namespace"
     }
     IDLE_ANNOTATION = "RD1028" Warning NONE "The annotation means nothing here" {
-        "Each annotation of this project's is read of some kinds of objects only, and those that switch something on are read as \"true\" alone. redirector.io/cgroup is a path below the cgroup2 mount, and redirector.io/netns the path of a file; a workload is known by one of them. This one stands at another kind, has another value, or stands beside the other, and has no effect."
+        "Each annotation of this project's is read of some kinds of objects only, and those that switch something on are read as \"true\" alone. redirector.io/cgroup is a path below the cgroup2 mount, and redirector.io/netns the path of a file; a workload is known by one of them. This one stands at another kind, has another value, or stands beside the other, or is Istio's but for a slip (networking.istio.io/exportto), and has no effect."
         "Write it at the object that it is for, with a value that it can have."
         "kind: WorkloadEntry\nmetadata: {annotations: {redirector.io/gateway: \"yes\"}}"
     }
