@@ -464,6 +464,58 @@ fn reports_ask_the_reader_by_whatever_name_they_know_and_follow_a_failover() {
     assert_eq!(asks("client", first), "192.0.2.21|t", "the reader is where it is");
 }
 
+/// What an application is told that keeps one connection while the roles change: at first, how
+/// that connection ends, with its status and its last words, and what a new one is told.
+type Told = (Option<String>, (Option<i32>, String), String);
+
+/// The application, which says this at first, that later, and begins anew with such arguments,
+/// and the change of roles: of the servers, and of the documents.
+fn failover(
+    kitchen: &Kitchen,
+    documents: &str,
+    client: &[&str],
+    says: [&str; 2],
+    again: &[&str],
+    servers: impl FnOnce(),
+) -> Told {
+    let directory = kitchen.redirector.directory();
+    let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
+    let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
+    let application = child::spawn(&kitchen.cgroup("client"), move || {
+        netns::enter(&namespace);
+        let client = || {
+            let mut command = Command::new(client[0]);
+            command.args(&client[1..]);
+            command
+        };
+        let mut open = client();
+        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut open = open.spawn().expect("it starts");
+        let mut asks = open.stdin.take().expect("its input");
+        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
+        writeln!(asks, "{};", says[0]).expect("it asks");
+        let before = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("127."));
+        fs::write(&is_ready, "").expect("a file");
+        wait_for(&is_over);
+        writeln!(asks, "{};", says[1]).expect("it asks again");
+        drop(asks);
+        let ended = open.wait_with_output().expect("it ends");
+        let ended = (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned());
+        let again = client().args(again).output().expect("it starts");
+        let again = String::from_utf8_lossy(&again.stdout).replace('\n', " ");
+        (before, ended, again.trim().to_owned())
+    });
+    wait_for(&ready);
+    servers();
+    let after = documents.replace("app: db, role: primary", "app: db, role: new");
+    let after =
+        after.replace("role: replica", "role: primary").replace("role: new", "role: replica");
+    kitchen.redirector.write("recipe.yaml", &after);
+    kitchen.redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
+    fs::write(&over, "").expect("a file");
+    application.join()
+}
+
 #[test]
 fn a_failover_moves_what_was_open_to_the_old_primary() {
     let Some(kitchen) = Kitchen::new("cookfail", "Failover with drain") else { return };
@@ -471,49 +523,23 @@ fn a_failover_moves_what_was_open_to_the_old_primary() {
     let new = old.replica(SocketAddr::from(([127, 0, 0, 42], 5432)));
     let _daemon = kitchen.redirector.start();
     kitchen.as_the_page_has_it();
-    let directory = kitchen.redirector.directory();
-    let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
-    let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
-    let application = child::spawn(&kitchen.cgroup("client"), move || {
-        netns::enter(&namespace);
-        let psql = || {
-            let mut psql = Command::new("psql");
-            psql.args(["-h", "127.96.0.41", "-U", "app", "-d", "postgres", "-At"]);
-            psql
-        };
-        let mut open = psql();
-        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut open = open.spawn().expect("psql");
-        let mut asks = open.stdin.take().expect("its input");
-        writeln!(asks, "create table orders (id int); {WHERE};").expect("it asks");
-        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
-        let before = lines.find_map(|line| line.ok().filter(|line| line.contains('|')));
-        fs::write(&is_ready, "").expect("a file");
-        wait_for(&is_over);
-        writeln!(asks, "insert into orders values (1);").expect("it asks again");
-        drop(asks);
-        let ended = open.wait_with_output().expect("it ends");
-        let ended = (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned());
-        let again = psql().args(["-c", "insert into orders values (2)", "-c", WHERE]).output();
-        let again = String::from_utf8_lossy(&again.expect("psql").stdout).replace('\n', " ");
-        (before, ended, again)
-    });
-    wait_for(&ready);
-    old.wait_for_replicas();
-    new.promote();
-    old.demote();
-    let after = kitchen.documents().replace("app: db, role: primary", "app: db, role: new");
-    let after =
-        after.replace("role: replica", "role: primary").replace("role: new", "role: replica");
-    kitchen.redirector.write("recipe.yaml", &after);
-    kitchen.redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
-    fs::write(&over, "").expect("a file");
-    let (before, ended, again) = application.join();
+    let (before, ended, again) = failover(
+        &kitchen,
+        &kitchen.documents(),
+        &["psql", "-h", "127.96.0.41", "-U", "app", "-d", "postgres", "-At"],
+        [&format!("create table orders (id int); {WHERE}"), "insert into orders values (1)"],
+        &["-c", "insert into orders values (2)", "-c", WHERE],
+        || {
+            old.wait_for_replicas();
+            new.promote();
+            old.demote();
+        },
+    );
     assert_eq!(before.as_deref(), Some("127.0.0.41|f"));
     // Without the reset it would be told that the transaction is read-only.
     assert_eq!(ended.0, Some(2), "the connection was lost: {}", ended.1);
     assert!(!ended.1.contains("read-only"), "{}", ended.1);
-    assert_eq!(again.trim(), "INSERT 0 1 127.0.0.42|f");
+    assert_eq!(again, "INSERT 0 1 127.0.0.42|f");
 }
 
 /// Which server it is, and what it has.
@@ -528,44 +554,22 @@ fn a_failover_of_mariadb_moves_what_was_open_to_the_old_primary() {
     let documents = kitchen.documents().replace("5432", "3306");
     kitchen.redirector.write("recipe.yaml", &documents);
     let _daemon = kitchen.redirector.start();
-    let directory = kitchen.redirector.directory();
-    let [ready, over] = ["ready", "over"].map(|name| directory.join(name));
-    let (is_ready, is_over, namespace) = (ready.clone(), over.clone(), kitchen.netns.path());
-    let application = child::spawn(&kitchen.cgroup("client"), move || {
-        netns::enter(&namespace);
-        let mariadb = || {
-            let mut mariadb = Command::new("mariadb");
-            mariadb.args(["--no-defaults", "--skip-reconnect", "-h", "127.96.0.41", "-NBn"]);
-            mariadb
-        };
-        let mut open = mariadb();
-        open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut open = open.spawn().expect("mariadb");
-        let mut asks = open.stdin.take().expect("its input");
-        let begin = "create database shop; create table shop.orders (id int)";
-        writeln!(asks, "{begin}; insert into shop.orders values (1); {ORDERS};").expect("it asks");
-        let mut lines = BufReader::new(open.stdout.take().expect("its output")).lines();
-        let before = lines.next().and_then(Result::ok);
-        fs::write(&is_ready, "").expect("a file");
-        wait_for(&is_over);
-        writeln!(asks, "insert into shop.orders values (2);").expect("it asks again");
-        drop(asks);
-        let ended = open.wait_with_output().expect("it ends");
-        let ended = (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned());
-        let insert = format!("insert into shop.orders values (3); {ORDERS}");
-        let again = mariadb().args(["-e", &insert]).output().expect("mariadb");
-        (before, ended, String::from_utf8_lossy(&again.stdout).trim().to_owned())
-    });
-    wait_for(&ready);
-    new.wait(ORDERS, "127.0.0.42\t1");
-    assert!(new.ask("stop slave").is_some() && old.ask("set global read_only = 1").is_some());
-    let after = documents.replace("app: db, role: primary", "app: db, role: new");
-    let after =
-        after.replace("role: replica", "role: primary").replace("role: new", "role: replica");
-    kitchen.redirector.write("recipe.yaml", &after);
-    kitchen.redirector.wait("the reset", |status| status["draining"]["reset"] == 1);
-    fs::write(&over, "").expect("a file");
-    let (before, ended, again) = application.join();
+    let begin = "create database shop; create table shop.orders (id int)";
+    let (before, ended, again) = failover(
+        &kitchen,
+        &documents,
+        &["mariadb", "--no-defaults", "--skip-reconnect", "-h", "127.96.0.41", "-NBn"],
+        [
+            &format!("{begin}; insert into shop.orders values (1); {ORDERS}"),
+            "insert into shop.orders values (2)",
+        ],
+        &["-e", &format!("insert into shop.orders values (3); {ORDERS}")],
+        || {
+            new.wait(ORDERS, "127.0.0.42\t1");
+            assert!(new.ask("stop slave").is_some());
+            assert!(old.ask("set global read_only = 1").is_some());
+        },
+    );
     assert_eq!(before.as_deref(), Some("127.0.0.41\t1"));
     assert_eq!(ended.0, Some(1), "{}", ended.1);
     // 2006 or 2013: the connection is gone. That it is read-only would be 1290.
