@@ -11,6 +11,7 @@ mod cross;
 mod demo;
 mod fuzz;
 mod image;
+mod mutants;
 mod package;
 mod pictures;
 mod play;
@@ -49,6 +50,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Keeps the long forms of tests up for a while, and prints their figures
     Soak(soak::Args),
+    /// Changes the code in one place after the other, and says what no test notices
+    Mutants(mutants::Args),
     /// Measures, and writes the tables and plots of docs/performance.md and docs/scaling.md
     Bench(bench::Args),
     /// Builds the container image: a static binary and nothing else
@@ -89,6 +92,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::build(&args),
         Task::Package(args) => package::run(&args),

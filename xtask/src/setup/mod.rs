@@ -40,13 +40,16 @@ pub enum Purpose {
     Package,
     /// Making all that a release consists of.
     Release,
+    /// Trying whether tests notice what is wrong.
+    Mutants,
 }
 
 impl Purpose {
     /// Whether who wants this wants that, too. Tests include the demo, and all of them
-    /// those that are run by default; making packages includes building only.
+    /// those that are run by default; all that comes after that includes building only.
     fn includes(self, other: Self) -> bool {
         match self {
+            Self::Mutants => matches!(other, Self::Build | Self::Mutants),
             Self::Package | Self::Release => {
                 other == Self::Build || (other > Self::All && other <= self)
             }
@@ -205,6 +208,13 @@ fn needs() -> Vec<Need> {
             purposes: &[Purpose::Supply],
             found: || program("cargo-deny"),
             remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-deny", "0.20.2"))],
+        },
+        Need {
+            name: "cargo-mutants",
+            why: "changes of the code that tests have to notice",
+            purposes: &[Purpose::Mutants],
+            found: || program("cargo-mutants"),
+            remedies: vec![Remedy::Run(|| cargo_install_quickly("cargo-mutants", "27.1.0"))],
         },
         Need {
             name: "mariadbd",
