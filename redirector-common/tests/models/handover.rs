@@ -3,6 +3,7 @@
 
 use stateright::{Model, Property};
 
+use super::daemons::{Lock, is_over};
 use super::{breaks, holds};
 
 /// What is left out, to see that it is missed.
@@ -48,7 +49,7 @@ enum Daemon {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     daemons: [Daemon; 3],
-    lock: Option<usize>,
+    lock: Lock,
     /// Which of them were in charge.
     were: [bool; 3],
     faults: u8,
@@ -74,19 +75,9 @@ impl State {
         !matches!(self.daemons[number], Ended | Restarts | Killed | Absent)
     }
 
-    fn lock(&mut self, number: usize, model: &HandOver) -> Option<()> {
-        if self.lock.is_some() && model.without != Without::Lock {
-            return None;
-        }
-        self.lock = Some(number);
-        Some(())
-    }
-
     fn ends(&mut self, number: usize, how: Daemon) {
         self.daemons[number] = how;
-        if self.lock == Some(number) {
-            self.lock = None;
-        }
+        self.lock.ends(number);
     }
 }
 
@@ -94,7 +85,7 @@ impl HandOver {
     fn goes(&self, state: &mut State, number: usize) -> Option<()> {
         state.daemons[number] = match state.daemons[number] {
             Daemon::Absent => Daemon::Asks,
-            Daemon::Asks => match state.lock {
+            Daemon::Asks => match state.lock.0 {
                 None => Daemon::Waits(None),
                 Some(before) if state.daemons[before] == Daemon::InCharge => {
                     // It lets go of tables and state as it answers.
@@ -102,7 +93,7 @@ impl HandOver {
                         Without::Lingering => Daemon::Ended,
                         _ => Daemon::Lingers(number),
                     };
-                    state.lock = None;
+                    state.lock.ends(before);
                     Daemon::Waits(Some(before))
                 }
                 // That one does not answer yet.
@@ -111,12 +102,12 @@ impl HandOver {
             // Somebody else has come in between, and it has waited for long enough.
             Daemon::Waits(_)
                 if self.without != Without::Lock
-                    && state.lock.is_some_and(|one| state.daemons[one] == Daemon::InCharge) =>
+                    && state.lock.0.is_some_and(|one| state.daemons[one] == Daemon::InCharge) =>
             {
                 Daemon::Ended
             }
             Daemon::Waits(before) => {
-                state.lock(number, self)?;
+                state.lock.take(number, self.without == Without::Lock)?;
                 Daemon::Takes(before)
             }
             Daemon::Takes(before) => Daemon::InForce(before),
@@ -135,9 +126,9 @@ impl HandOver {
                 }
                 Daemon::Returns
             }
-            Daemon::Returns if state.lock.is_some_and(|other| other != number) => Daemon::Ended,
+            Daemon::Returns if state.lock.0.is_some_and(|other| other != number) => Daemon::Ended,
             Daemon::Returns => {
-                state.lock(number, self)?;
+                state.lock.take(number, self.without == Without::Lock)?;
                 Daemon::Takes(None)
             }
             Daemon::InCharge | Daemon::Ended | Daemon::Restarts | Daemon::Killed => return None,
@@ -172,7 +163,7 @@ impl Model for HandOver {
 
     fn init_states(&self) -> Vec<State> {
         let daemons = [Daemon::InCharge, Daemon::Absent, Daemon::Absent];
-        vec![State { daemons, lock: Some(0), were: [true, false, false], faults: 0 }]
+        vec![State { daemons, lock: Lock(Some(0)), were: [true, false, false], faults: 0 }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Step>) {
@@ -211,7 +202,7 @@ impl Model for HandOver {
         vec![
             Property::always("one writes", |_, state: &State| state.writers() < 2),
             Property::always("somebody is in charge in the end", |model: &Self, state: &State| {
-                let is_over = (0..3).all(|one| model.goes(&mut state.clone(), one).is_none());
+                let is_over = is_over(state, 3, |state, one| model.goes(state, one));
                 let waits = |one: &Daemon| matches!(one, Daemon::Lingers(_) | Daemon::Returns);
                 !is_over
                     || (!state.daemons.iter().any(waits)

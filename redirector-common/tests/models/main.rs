@@ -5,6 +5,7 @@
 //! printed (`cargo test -p redirector-common --test models -- --nocapture`).
 
 mod connection;
+mod daemons;
 mod ejection;
 mod handover;
 mod lives;

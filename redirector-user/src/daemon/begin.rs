@@ -103,6 +103,8 @@ pub fn run(mut options: Options) -> Result<Exit, Failure> {
                 return Err(failure);
             }
             tracing::error!("nobody is in charge, and it is tried again: {failure}");
+            // Who begins meanwhile is not to wait for this one.
+            kept.lingering = None;
             // Whoever is started instead may want the address.
             kept.metrics.clear();
             again.failed();
@@ -287,7 +289,7 @@ fn take_charge(
         };
         Gateways::new(settings, inherited)
     });
-    let Kept { leaf, metrics, signals, .. } = std::mem::take(kept);
+    let Kept { leaf, metrics, signals, lingering, .. } = std::mem::take(kept);
     Ok(Daemon {
         tracker: Tracker::new(Resolver::new(cgroup2), sources, direct.clone()),
         direct,
@@ -340,6 +342,7 @@ fn take_charge(
         datapath,
         engine,
         signals,
+        lingering,
         lock,
     })
 }

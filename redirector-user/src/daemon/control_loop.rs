@@ -16,7 +16,7 @@ use super::drain::Drainer;
 use super::engine::Engine;
 use super::findings::Looker;
 use super::gateways::Gateways;
-use super::handover::{HandedOver, Kept, Predecessor, Succession};
+use super::handover::{self, HandedOver, Kept, Predecessor, Succession};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
 use super::pace::Pace;
@@ -37,8 +37,8 @@ use crate::identity::watch::Watch;
 use crate::identity::{Direct, Tracker};
 use crate::source::{self, Change};
 use crate::state::{
-    Bypassed, FailingEndpoint, Keeper, Lock, Report, StarvedGateway, StateDir, Tested, Unread,
-    WaitingChanges,
+    Bypassed, FailingEndpoint, Keeper, Lingering, Lock, Report, StarvedGateway, StateDir,
+    StateError, Tested, Unread, WaitingChanges,
 };
 
 /// What waits for less is not written down: it is over before anybody reads it.
@@ -156,6 +156,8 @@ pub(super) struct Daemon {
     /// How the programs stood when somebody asked for it last, and when to look again.
     pub(super) seen: Option<(Instant, Result<Standing, String>)>,
     pub(super) signals: Option<Signals>,
+    /// It has handed over, and does not listen again yet.
+    pub(super) lingering: Option<Lingering>,
     /// Let go of last: whoever follows has all of it then.
     pub(super) lock: Lock,
 }
@@ -520,7 +522,13 @@ impl Daemon {
     /// Lets go of the tables and the state.
     pub(super) fn hand_over(mut self, succession: Succession) -> HandedOver {
         self.publish();
-        let (kept, server) = self.keep();
+        let busy = |error: &StateError| matches!(error, StateError::Busy { .. });
+        let lingering = handover::patiently(true, || self.state.linger(), busy);
+        let (mut kept, server) = self.keep();
+        match lingering {
+            Ok(lingering) => kept.lingering = Some(lingering),
+            Err(error) => tracing::warn!("{error}; who begins next does not wait for this one"),
+        }
         HandedOver { kept, server, succession }
     }
 
@@ -528,7 +536,8 @@ impl Daemon {
     pub(super) fn keep(self) -> (Kept, Server) {
         self.direct.close();
         let Self { gateways, leaf, metrics, signals, server, .. } = self;
-        (Kept { gateways: Some(gateways), leaf, metrics, signals }, server)
+        let kept = Kept { gateways: Some(gateways), leaf, metrics, signals, lingering: None };
+        (kept, server)
     }
 
     pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {

@@ -51,6 +51,7 @@ impl Daemon {
         events: &Receiver<Event>,
     ) -> Result<Option<End>, Failure> {
         self.listen(sender)?;
+        self.lingering = None;
         self.follow_program_log();
         if self.lost {
             self.restore();

@@ -21,6 +21,9 @@
 //! The successor may be in another pod, of which nothing is seen from here. Who would end
 //! then would be started again by its kubelet: so the predecessor stands by until it is told
 //! to end, and takes over again should nobody be in charge, as when a roll-out is taken back.
+//!
+//! Whoever begins while a successor has just gone waits until the predecessor is in charge again,
+//! and follows it then: were it sooner, that one would give way to who serves nobody yet.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -39,7 +42,7 @@ use super::signals::Signals;
 use super::{Event, Options};
 use crate::datapath::{self, Datapath};
 use crate::failure::{Exit, Failure};
-use crate::state::{Lock, StateDir, StateError};
+use crate::state::{Lingering, Lock, StateDir, StateError};
 use crate::{proxy, rights};
 
 /// How long a predecessor may take to let go.
@@ -48,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a successor may take to be in force: then the predecessor is in charge
 /// again.
 pub const SUCCESSION: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether something is so that is so in a moment.
+const SOON: Duration = Duration::from_millis(10);
 
 /// How often one that stands by looks whether anybody is in charge.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -68,8 +74,15 @@ pub struct Predecessor {
 impl Predecessor {
     /// Asks the daemon in charge, if there is one, to hand over.
     pub fn ask(state: &StateDir) -> Result<Option<Self>, Failure> {
+        let (begun, socket) = (Instant::now(), state.control_socket());
+        let is_back = || !state.is_lingered() || proxy::is_at(&socket);
+        if !is_back() {
+            tracing::info!("waits for the daemon that has handed over to one that has gone");
+        }
+        while !is_back() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(SOON);
+        }
         let Some(pid) = state.daemon() else { return Ok(None) };
-        let socket = state.control_socket();
         let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
         let (response, mut sockets, connection) = control::ask_for_sockets(&socket, &request)
             .map_err(|error| {
@@ -142,7 +155,7 @@ pub fn patiently<T, E>(
     loop {
         match attempt() {
             Err(error) if worth && busy(&error) && begun.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(SOON);
             }
             result => return result,
         }
@@ -161,6 +174,8 @@ pub struct Kept {
     pub metrics: Vec<TcpListener>,
     /// It is told to end.
     pub signals: Option<Signals>,
+    /// Others are to know that it may be in charge again.
+    pub lingering: Option<Lingering>,
 }
 
 impl Kept {
@@ -200,6 +215,7 @@ impl Kept {
             gateways.give_way();
         }
         self.metrics.clear();
+        self.lingering = None;
         tracing::info!("the daemon of another pod is in charge; standing by");
         loop {
             match events.recv_timeout(LOOKS) {
@@ -226,7 +242,8 @@ impl Kept {
     /// The process ends: connections of gateways finish, or go on where somebody `adopts`
     /// the process that relays them.
     pub fn let_go(self, adopts: bool) {
-        let Self { gateways, leaf, .. } = self;
+        let Self { gateways, leaf, lingering, .. } = self;
+        drop(lingering);
         if let Some(mut gateways) = gateways {
             if adopts {
                 gateways.leave();

@@ -14,6 +14,7 @@
 //! | `report.json` | [`Report`]: what the daemon knows beyond the tables |
 //! | `report-stale.json` | the same, when what it knows since could not be written |
 //! | `daemon.lock` | locked while a daemon lives; holds its process id and host |
+//! | `succession.lock` | locked while somebody who has handed over is not followed yet |
 //! | `control.sock` | where a living daemon takes requests |
 //!
 //! A journal consists of frames ([`frame`]), which make up records ([`record`]); the
@@ -63,6 +64,9 @@ const BYPASS: &str = "bypass.json";
 
 /// The lock of the daemon.
 const LOCK: &str = "daemon.lock";
+
+/// The lock of those who have handed over.
+const SUCCESSION: &str = "succession.lock";
 
 /// Where a daemon takes requests.
 const CONTROL_SOCKET: &str = "control.sock";
@@ -149,6 +153,19 @@ pub struct Lock {
     file: File,
 }
 
+/// Held by who has handed over, until somebody is in charge.
+#[derive(Debug)]
+pub struct Lingering {
+    _file: File,
+}
+
+/// Opens the file of a lock, for its owner only: who could open it could hold it.
+fn lock_file(path: &Path) -> Result<File, StateError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(|source| io_error("cannot lock", path, source))
+}
+
 impl StateDir {
     /// The directory at `path`, which may not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -223,14 +240,7 @@ impl StateDir {
     pub fn lock(&self) -> Result<Lock, StateError> {
         let path = self.path.join(LOCK);
         let failed = |source| io_error("cannot lock", &path, source);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = lock_file(&path)?;
         let mut text = String::new();
         let begun = Instant::now();
         loop {
@@ -287,6 +297,30 @@ impl StateDir {
             }
             _ => None,
         }
+    }
+
+    /// Tells others that this process may be in charge again, for as long as the result lives.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` when somebody looks at this moment; and the system's refusal.
+    pub fn linger(&self) -> Result<Lingering, StateError> {
+        let path = self.path.join(SUCCESSION);
+        let file = lock_file(&path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Lingering { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(StateError::Busy { path: self.path.clone(), holder: "unknown".to_owned() })
+            }
+            Err(error) => Err(io_error("cannot lock", &path, error.into())),
+        }
+    }
+
+    /// Whether somebody [lingers](Self::linger).
+    pub fn is_lingered(&self) -> bool {
+        let Ok(file) = File::open(self.path.join(SUCCESSION)) else { return false };
+        let alone = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        alone == Err(rustix::io::Errno::WOULDBLOCK)
     }
 
     /// Where a living daemon takes requests.
@@ -430,9 +464,8 @@ impl StateDir {
             self.remove_file(&name)?;
         }
         old::remove(self)?;
-        for name in
-            [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT, CONTROL_SOCKET, RELAY_SOCKET, LOCK]
-        {
+        let files = [BYPASS, DRAINING, GROWN, REPORT, STALE_REPORT];
+        for name in files.into_iter().chain([CONTROL_SOCKET, RELAY_SOCKET, SUCCESSION, LOCK]) {
             self.remove_file(name)?;
         }
         // What somebody else put here is theirs.
@@ -539,6 +572,19 @@ mod tests {
         drop(lock);
         assert_eq!(state.daemon(), None);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn who_has_handed_over_is_known_until_the_last_of_them_does_no_more() {
+        let (_root, state) = directory();
+        assert!(!state.is_lingered());
+        let (one, other) = (state.linger().unwrap(), state.linger().unwrap());
+        drop(one);
+        assert!(state.is_lingered());
+        drop(other);
+        assert!(!state.is_lingered());
+        state.remove().unwrap();
+        assert!(!state.path().exists());
     }
 
     #[test]

@@ -85,16 +85,59 @@ impl Pod {
         self.agent.wait(what, |agent| agent.log().matches(what).count() >= times);
     }
 
+    /// Sends a signal to its agent, and not to what relays.
+    fn tell_agent(&self, signal: libc::c_int) {
+        tell(first_child(first_child(self.agent.pid())), signal);
+    }
+
     /// Ends it as a kubelet does.
     fn stop(self) {
-        let outside = self.agent.pid();
-        let children = format!("/proc/{outside}/task/{outside}/children");
-        let children = std::fs::read_to_string(children).expect("it runs");
-        let first = children.trim().parse().expect("the first process of the pod");
-        // SAFETY: no memory is involved; who waits for it has not ended.
-        assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
+        tell(first_child(self.agent.pid()), libc::SIGTERM);
         let status = self.agent.end();
         assert_eq!((status.code(), status.signal()), (Some(0), None));
+    }
+}
+
+/// The first process that this one has started, of those that live.
+fn first_child(pid: u32) -> u32 {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(children).expect("it runs");
+    let first = children.split_whitespace().next().expect("it has started one");
+    first.parse().expect("a process id")
+}
+
+/// Sends a signal to a process of a pod.
+fn tell(pid: u32, signal: libc::c_int) {
+    // SAFETY: no memory is involved; who waits for it has not ended.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+}
+
+/// Clients that dial a gateway, one after the other.
+struct Clients {
+    until: Arc<AtomicBool>,
+    answers: thread::JoinHandle<Vec<String>>,
+}
+
+impl Clients {
+    fn of(gateway: SocketAddr) -> Self {
+        let until = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&until);
+        let answers = thread::spawn(move || {
+            let mut answers = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                answers.push(dial(gateway));
+            }
+            answers
+        });
+        Self { until, answers }
+    }
+
+    /// Each of them was answered.
+    fn were_served(self) {
+        self.until.store(true, Ordering::Relaxed);
+        let answers = self.answers.join().expect("clients");
+        let refused: Vec<_> = answers.iter().filter(|answer| *answer != "one").collect();
+        assert!(refused.is_empty() && !answers.is_empty(), "{refused:?} of {}", answers.len());
     }
 }
 
@@ -116,15 +159,7 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
     old.says(IN_FORCE, 1);
     gateways_are_served(&cluster, &node, &mut old.agent);
     let open = Interrupted::open(gateway, "on");
-    let rolled_out = Arc::new(AtomicBool::new(false));
-    let until = Arc::clone(&rolled_out);
-    let clients = thread::spawn(move || {
-        let mut answers = Vec::new();
-        while !until.load(Ordering::Relaxed) {
-            answers.push(dial(gateway));
-        }
-        answers
-    });
+    let clients = Clients::of(gateway);
     let mut new = Pod::start(&node, 2, metrics);
     // It has all but who relays.
     new.says("nobody starts relays there", 1);
@@ -134,10 +169,7 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
     new.relays();
     new.says(IN_FORCE, 1);
     old.says("standing by", 1);
-    rolled_out.store(true, Ordering::Relaxed);
-    let answers = clients.join().expect("clients");
-    let refused: Vec<_> = answers.iter().filter(|answer| *answer != "one").collect();
-    assert!(refused.is_empty() && !answers.is_empty(), "{refused:?} of {}", answers.len());
+    clients.were_served();
     assert!(new.agent.is_ready(), "whom probes of both pods come to");
     // What the old pod has, it keeps.
     open.go_on();
@@ -159,6 +191,40 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
     old.says("standing by", 2);
     old.stop();
     gateways_are_served(&cluster, &node, &mut new.agent);
+    assert_eq!(dial(gateway), "one");
+    new.stop();
+}
+
+#[test]
+fn a_pod_that_is_there_before_the_end_of_the_last_one_is_heard_of_refuses_no_client() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let node = node(&cluster, "node-a");
+    make_gateways(&cluster);
+    let gateway: SocketAddr = format!("{}.31:19000", cluster.net).parse().expect("an address");
+    let metrics = free_port();
+    let mut old = Pod::start(&node, 1, metrics);
+    old.relays();
+    old.says(IN_FORCE, 1);
+    gateways_are_served(&cluster, &node, &mut old.agent);
+    let clients = Clients::of(gateway);
+    let mut killed = Pod::start(&node, 2, metrics);
+    killed.says("nobody starts relays there", 1);
+    old.says("handed over", 1);
+    old.tell_agent(libc::SIGSTOP);
+    drop(killed);
+    let mut new = Pod::start(&node, 3, metrics);
+    new.says("waits for the daemon that has handed over", 1);
+    old.tell_agent(libc::SIGCONT);
+    old.says("handed over", 2);
+    new.says("nobody starts relays there", 1);
+    new.relays();
+    new.says(IN_FORCE, 1);
+    old.says("standing by", 1);
+    clients.were_served();
+    old.stop();
     assert_eq!(dial(gateway), "one");
     new.stop();
 }
