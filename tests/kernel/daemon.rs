@@ -49,7 +49,7 @@ fn files_changed_broken_removed_and_restored_under_load_give_no_wrong_answer() {
     for (text, said) in [
         ("spec: [half".to_owned(), "is refused"),
         (to("one").split_at(120).0.to_owned(), "is refused"),
-        (String::new(), "half written"),
+        (String::new(), "or leave a comment in it"),
         (to("one").replace("hosts: [echo]", "hosts: 7"), "VirtualService/default/echo is refused"),
     ] {
         fs::write(&rules, &text).unwrap();

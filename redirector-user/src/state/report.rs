@@ -468,7 +468,7 @@ impl Refused {
     }
 }
 
-/// `FILE:LINE: OBJECT is refused, ITS LAST GOOD VERSION STAYS: WHY`.
+/// `FILE:LINE: OBJECT is refused, ITS LAST GOOD VERSION STAYS: WHY; WHAT MENDS IT`.
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (why, line) = self.why();
@@ -477,7 +477,9 @@ impl fmt::Display for Refused {
             write!(f, ":{line}")?;
         }
         let (what, outcome) = (self.object.as_deref().unwrap_or("the file"), self.outcome());
-        write!(f, ": {what} is refused, {outcome}: {why}")
+        write!(f, ": {what} is refused, {outcome}: {why}")?;
+        let help = self.diagnostics.first().and_then(|first| first.help.as_ref());
+        help.map_or(Ok(()), |help| write!(f, "; {help}"))
     }
 }
 
