@@ -76,41 +76,74 @@ pub fn is_written(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
     })
 }
 
+/// Whether any of these changes is one to go back over: of what [people write](is_written); and
+/// of endpoints in files, which move there because somebody has written it.
+pub fn is_to_go_back_over(changes: &BTreeMap<ObjectRef, Replaced>) -> bool {
+    let is_of_file = |Replaced { before, after }: &Replaced| {
+        let object = after.as_ref().or(before.as_ref());
+        object.is_some_and(|object| object.meta.origin.file.is_some())
+    };
+    is_written(changes)
+        || changes.iter().any(|(object, replaced)| match object.kind {
+            Kind::ServiceEntry | Kind::WorkloadEntry => is_of_file(replaced),
+            _ => false,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing;
     use crate::world::Settings;
 
-    #[test]
-    fn endpoints_that_move_are_not_what_people_write() {
-        let objects = |text: &str| -> BTreeMap<ObjectRef, Arc<Object>> {
-            let world = testing::world(Settings::default(), text);
-            world.objects().map(|one| (one.reference(), one.clone())).collect()
-        };
-        let changes = |before: &str, after: &str| {
-            let (before, after) = (objects(before), objects(after));
-            let all: Vec<_> = before.keys().chain(after.keys()).cloned().collect();
-            let replaced = |object: &ObjectRef| Replaced {
-                before: before.get(object).cloned(),
-                after: after.get(object).cloned(),
-            };
-            is_written(&all.into_iter().map(|one| (one.clone(), replaced(&one))).collect())
-        };
-        let workload = "WorkloadEntry w: {address: 192.0.2.1}
-";
-        assert!(!changes(workload, ""));
-        assert!(!changes(workload, &workload.replace("2.1", "2.2")));
-        let entry = "ServiceEntry e:
+    const WORKLOAD: &str = "WorkloadEntry w: {address: 192.0.2.1}\n";
+    const ENTRY: &str = "ServiceEntry e:
   hosts: [db.example]
   addresses: [192.0.2.9]
   ports: [{number: 80, name: tcp, protocol: TCP}]
   resolution: STATIC
   endpoints: [{address: 192.0.2.1}]
 ";
-        assert!(!changes(entry, &entry.replace("2.1", "2.2")));
-        assert!(changes(entry, &entry.replace("number: 80", "number: 81")));
-        assert!(changes(entry, ""));
-        assert!(changes("", entry));
+
+    /// What makes the one text the other, in this file.
+    fn changes(file: Option<&str>, before: &str, after: &str) -> BTreeMap<ObjectRef, Replaced> {
+        let objects = |text: &str| -> BTreeMap<ObjectRef, Arc<Object>> {
+            let world = testing::world(Settings::default(), text);
+            let objects = world.objects().map(|one| {
+                let mut object = Object::clone(one);
+                object.meta.origin.file = file.map(Into::into);
+                (one.reference(), Arc::new(object))
+            });
+            objects.collect()
+        };
+        let (before, after) = (objects(before), objects(after));
+        let all: Vec<_> = before.keys().chain(after.keys()).cloned().collect();
+        let replaced = |object: &ObjectRef| Replaced {
+            before: before.get(object).cloned(),
+            after: after.get(object).cloned(),
+        };
+        all.into_iter().map(|one| (one.clone(), replaced(&one))).collect()
+    }
+
+    #[test]
+    fn endpoints_that_move_are_not_what_people_write() {
+        let written = |before: &str, after: &str| is_written(&changes(None, before, after));
+        assert!(!written(WORKLOAD, ""));
+        assert!(!written(WORKLOAD, &WORKLOAD.replace("2.1", "2.2")));
+        assert!(!written(ENTRY, &ENTRY.replace("2.1", "2.2")));
+        assert!(written(ENTRY, &ENTRY.replace("number: 80", "number: 81")));
+        assert!(written(ENTRY, ""));
+        assert!(written("", ENTRY));
+    }
+
+    #[test]
+    fn endpoints_are_gone_back_over_where_a_file_says_them() {
+        for text in [WORKLOAD, ENTRY] {
+            let moved = text.replace("2.1", "2.2");
+            assert!(is_to_go_back_over(&changes(Some("a.yaml"), text, &moved)), "{text}");
+            assert!(is_to_go_back_over(&changes(Some("a.yaml"), text, "")), "{text}");
+            assert!(!is_to_go_back_over(&changes(None, text, &moved)), "{text}");
+        }
+        assert!(is_to_go_back_over(&changes(None, "", ENTRY)));
     }
 }

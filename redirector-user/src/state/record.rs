@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use redirector_core::in_force::is_written;
+use redirector_core::in_force::is_to_go_back_over;
 use redirector_core::layout::{self, Layout};
 use redirector_core::model::bypass::Bypass;
 use redirector_core::model::{Object, ObjectRef};
@@ -25,7 +25,7 @@ use super::frame::{self, Kind};
 use super::snapshot::{Contents, Head, Resolved, Snapshot, Whole};
 
 /// How often what people write became another: endpoints come, go and move by
-/// themselves, and names resolve to what they do. A load in several generations is one
+/// themselves, but for those in files, and names resolve to what they do. A load in several generations is one
 /// time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Written {
@@ -246,7 +246,7 @@ impl Told {
     /// How often what people write became another, with this change.
     fn written(&self, change: &GenerationChange) -> Written {
         let Head { generation, .. } = change.head;
-        let is_written = is_written(&change.objects)
+        let is_written = is_to_go_back_over(&change.objects)
             || self.settings != change.settings
                 && of_options(&self.settings) != of_options(&change.settings);
         let Written { count, last } = self.written;
