@@ -19,6 +19,8 @@ use crate::addr::Addr;
 mod choose;
 #[cfg(not(target_arch = "bpf"))]
 pub mod shares;
+#[cfg(test)]
+mod tests;
 
 pub use choose::{Chosen, affinity, choose, mix, stranger};
 

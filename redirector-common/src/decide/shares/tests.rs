@@ -371,3 +371,68 @@ fn what_is_never_drawn_has_no_endpoint_of_a_source_that_is_known_either() {
     let endpoints: Vec<_> = parts.iter().map(|part| part.endpoints.len()).collect();
     assert_eq!(endpoints, [0, 1], "{parts:?}");
 }
+
+#[test]
+fn one_that_is_free_far_from_where_the_last_draw_was_is_not_found() {
+    const COUNT: u32 = 130;
+    const FREE: u32 = 40;
+    let slot = |at| Backend { threshold: u32::MAX, alias: 0, live: at + 1, ..Backend::default() };
+    let destination =
+        Destination { count: COUNT, policy: policy::EJECTING, ..Destination::default() };
+    let small = Small {
+        legs: vec![Leg::default()],
+        destinations: vec![destination],
+        backends: (0..COUNT).map(slot).collect(),
+        ejected: (0..COUNT).map(|at| at != FREE).collect(),
+        active: vec![0; COUNT as usize],
+        ..Small::default()
+    };
+    let part = &of_route(&small, SIDE, 0, &small)[0];
+    // What a draw and as many as are tried again have not found, begins at any of the others;
+    // of these so many are looked at that lie before the free one, around the end, too.
+    let others = f64::from(COUNT - 1);
+    let left = (others / f64::from(COUNT)).powi(1 + REDRAWS as i32);
+    let far = left * (1.0 - f64::from(SCAN) / others);
+    for (endpoint, _, share) in &part.endpoints {
+        let wanted = if endpoint.backend == FREE { 1.0 - far } else { far / others };
+        assert!((share - wanted).abs() < 1e-8, "{endpoint:?}: {share}, not {wanted}");
+    }
+    assert_eq!(part.endpoints.len(), COUNT as usize);
+}
+
+#[test]
+fn whose_affinity_is_known_has_the_weights_where_that_does_not_decide() {
+    let backend = Backend { threshold: u32::MAX, live: 1, ..Backend::default() };
+    let other = Backend { alias: 1, ..backend };
+    let small = Small {
+        legs: vec![Leg::default()],
+        destinations: vec![Destination { count: 2, ..Destination::default() }],
+        backends: vec![backend, other],
+        ejected: vec![false],
+        active: vec![0],
+        ..Small::default()
+    };
+    let part = &of_route(&small, SIDE, 0, &Keeps(&small, 7))[0];
+    let shares: Vec<_> = part.endpoints.iter().map(|(_, _, share)| *share).collect();
+    assert_eq!(shares.len(), 2, "{part:?}");
+    assert!(shares.iter().all(|share| (share - 0.5).abs() < 1e-8), "{shares:?}");
+}
+
+#[test]
+fn what_live_says_holds_at_the_moment_and_for_those_that_have_an_entry() {
+    let entry = Live { word: 9 * Live::ONE, ejected_until: 50, ..Live::default() };
+    let live = |number| if number == 3 { entry } else { unreachable!("nobody's entry") };
+    let at = |now, mine| At { live, mine: move |_| mine, now, affinity: Some(4) };
+    let destination = |live| Destination { live, max_connections: 12, ..Destination::default() };
+    assert_eq!(
+        [40, 49, 50, 60].map(|now| at(now, 0).ejected_for(3)),
+        [Some(10), Some(1), None, None]
+    );
+    assert_eq!([49, 50].map(|now| at(now, 0).is_ejected(3)), [true, false]);
+    assert_eq!((at(49, 0).ejected_for(0), at(49, 0).is_ejected(0)), (None, false));
+    assert_eq!((at(0, 0).active(3), at(0, 0).active(0)), (9, 0));
+    // Three quarters are used: who has a quarter gets no more.
+    assert_eq!([2, 3].map(|mine| at(0, mine).is_full(&destination(3))), [false, true]);
+    assert!(!at(0, 3).is_full(&destination(0)));
+    assert_eq!(at(0, 0).affinity(), Some(4));
+}
