@@ -283,6 +283,11 @@ fn where_a_workload_is_known_by_a_place_that_is_none_is_told() {
             "RD1028",
             &["| write redirector.io/gateway: \"true\""],
         ),
+        (
+            &entry("redirector.io/original-destination: 'true'"),
+            "RD1022",
+            &["| SO_ORIGINAL_DST is not answered: docs/decisions/0034-original-destination.md"],
+        ),
     ]);
     let both = cgroup("a.slice") + &cgroup("/a.slice").replace("shop/w ", "shop/v ");
     each(&[(&both, "RD4067", &["WorkloadEntry/shop/v names it too"])]);

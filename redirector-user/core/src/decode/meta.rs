@@ -155,6 +155,9 @@ pub(super) fn meta(root: &Fields<'_>, kind: Kind, file: Option<&Arc<str>>) -> Op
     })
 }
 
+/// What who has read of it may ask for, without our prefix.
+const NOT_ANSWERED: &str = "original-destination";
+
 /// What is wrong with an annotation that begins as ours do and is none of them.
 fn unknown_annotation(name: &str) -> Option<Diagnostic> {
     let word = name
@@ -162,10 +165,15 @@ fn unknown_annotation(name: &str) -> Option<Diagnostic> {
         .filter(|_| annotations::ALL.iter().all(|(known, _)| *known != name))?;
     let known = || annotations::ALL.iter().filter_map(|(name, _)| name.strip_prefix(OURS));
     let message = format!("there is no annotation {name}");
-    Some(Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(match nearest(word, known()) {
-        Some(near) => format!("did you mean {OURS}{near}?"),
-        None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
-    }))
+    Some(
+        Diagnostic::new(&syntax::UNKNOWN_ANNOTATION, message).help(match nearest(word, known()) {
+            _ if word == NOT_ANSWERED => "SO_ORIGINAL_DST is not answered: \
+             docs/decisions/0034-original-destination.md says why, and what to do instead"
+                .to_owned(),
+            Some(near) => format!("did you mean {OURS}{near}?"),
+            None => format!("known are: {OURS}{{{}}}", known().collect::<Vec<_>>().join(", ")),
+        }),
+    )
 }
 
 /// Fields of the root that nobody reads: without them the object may be another one, or

@@ -109,7 +109,7 @@ codes! {
         "tcp:\n  - match:\n      - sourceLabel: {app: web}"
     }
     UNKNOWN_ANNOTATION = "RD1022" Error NONE "The annotation does not exist" {
-        "Annotations that begin with redirector.io/ are this project's, and this one is none of them. It would have no effect, so the object is not used."
+        "Annotations that begin with redirector.io/ are this project's, and this one is none of them. It would have no effect, so the object is not used. redirector.io/original-destination is none either: SO_ORIGINAL_DST is not answered (docs/decisions/0034-original-destination.md)."
         "Write the name that the message offers."
         "annotations: {redirector.io/cgruop: system.slice/shop.service}"
     }
