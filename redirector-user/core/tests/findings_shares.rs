@@ -243,8 +243,13 @@ fn what_a_mesh_wide_istio_mutual_refuses_goes_plain_where_that_is_said() {
     };
     let help = found("").expect("it is refused");
     assert!(help.contains("--istio-mutual=plain"), "{help}");
-    assert_eq!(found(" {annotations: {redirector.io/istio-mutual: plain}}"), None);
+    let plain = " {annotations: {redirector.io/istio-mutual: plain}}";
+    assert_eq!(found(plain), None);
     assert!(found(" {annotations: {redirector.io/istio-mutual: refuse}}").is_some());
+    // Nor is it said of the policy by itself.
+    let bytes = |text: &str| told(&report(text), &["RD5006"]).len();
+    assert_eq!([bytes(&policy("")), bytes(&policy(plain))], [1, 0]);
+    assert_eq!(bytes(&policy(plain).replace("ISTIO_MUTUAL", "SIMPLE")), 1);
 }
 
 #[test]
@@ -278,5 +283,52 @@ fn the_proxy_protocol_of_a_rule_refuses_in_the_mesh_and_not_at_gateways() {
     // Of the two the share of the rule at the gateway is served.
     let report = report(&(edge + &inner));
     let found = told(&report, &["RD4044"]);
-    assert!(found.iter().all(|(_, message)| !message.contains("share")), "{found:#?}");
+    let [(_, message)] = &found[..] else { panic!("{found:#?}") };
+    let of_inner = "all connections to inner.a.svc.cluster.local that do not come by a gateway";
+    assert!(message.contains(of_inner) && !message.contains("share"), "{message}");
+}
+
+#[test]
+fn hosts_of_one_tcp_server_with_a_rule_each_are_told_to_share_its_port() {
+    let gateway = |hosts: &str| {
+        object(
+            "Gateway",
+            "a/out",
+            &format!(
+                "{{selector: {{istio: out}}, servers: [{{port: {{number: 15432, name: tcp, protocol: \
+                 TCP}}, hosts: [{hosts}]}}]}}"
+            ),
+        ) + &object(
+            "WorkloadEntry",
+            "a/out {annotations: {redirector.io/gateway: 'true'}}",
+            "{address: 192.0.2.9, labels: {istio: out}}",
+        )
+    };
+    let rule = |name: &str, host: &str, conditions: &str| {
+        let spec = format!(
+            "{{hosts: [{host}], gateways: [out], tcp: [{{match: [{{port: 15432{conditions}}}], route: \
+             [{{destination: {{host: {name}}}}}]}}]}}"
+        );
+        service(&format!("a/{name}"), "10.96.0.7", "")
+            + &object("VirtualService", &format!("a/{name}"), &spec)
+    };
+    let of = |text: &str| {
+        let report = report(text);
+        let told = told(&report, &["RD4064"]).into_iter();
+        told.map(|(place, message)| format!("{place}: {message}")).collect::<Vec<_>>()
+    };
+    let both = rule("one", "one.example.com", "") + &rule("two", "two.example.com", "");
+    for hosts in ["one.example.com, two.example.com", "'*'"] {
+        let told = of(&(gateway(hosts) + &both));
+        let [only] = &told[..] else { panic!("{told:#?}") };
+        let words = "RD4064 Gateway/a/out spec.servers[0].port.number: one.example.com and \
+                     two.example.com share port 15432";
+        assert!(only.starts_with(words), "{only}");
+    }
+    // Clients tell what the port does not, and one host may have its rules in two places.
+    let apart = rule("one", "one.example.com", ", sourceNamespace: x")
+        + &rule("two", "two.example.com", ", sourceNamespace: y");
+    assert_eq!(of(&(gateway("'*'") + &apart)), [""; 0]);
+    let one = rule("one", "one.example.com", "") + &rule("two", "one.example.com", "");
+    assert_eq!(of(&(gateway("'*'") + &one)), [""; 0]);
 }

@@ -329,9 +329,9 @@ impl Engine {
         self.kept.as_ref().is_some_and(|kept| kept.registry.is_endpoint(&kept.world, name))
     }
 
-    /// Whether a name is a host whose rules are for those who dial what it resolves to.
+    /// Whether a name is a host whose rules are for those alone who dial what it resolves to.
     pub fn is_dialled(&self, name: &str) -> bool {
-        self.kept.as_ref().is_some_and(|kept| kept.registry.is_dialled(&kept.world, name))
+        self.kept.as_ref().is_some_and(|kept| kept.registry.is_dialled(name))
     }
 
     /// An earlier configuration, compiled, but with what is left alone now.

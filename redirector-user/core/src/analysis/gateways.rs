@@ -11,7 +11,7 @@ use super::{Finding, Report};
 use crate::client::Client;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Labels, Object, ObjectRef, Server, Service, TargetPort};
+use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Server, Service, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Plan;
 use crate::plan::gateway::{Dropped, GatewayPlan, GatewayRule, Incoming};
@@ -56,6 +56,7 @@ pub(super) fn analyze(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Findi
     loops(facts, findings);
     without_rules(facts, unfit, findings);
     ports_taken(facts, findings);
+    hosts_at_one_port(facts, findings);
     // Whatever it is here, a Pod with the Gateway's labels serves it where it runs.
     let all = facts.registry.workloads.all();
     for Outdone { gateway, index, reason } in bound_elsewhere(facts.world, all) {
@@ -87,6 +88,53 @@ fn ports_taken(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         Report::new(gateway.clone(), findings).add(format!("{path}.port.number"), finding);
     }
 }
+
+/// TCP servers with rules of two VirtualServices for other hosts, of which one takes what is
+/// the other's.
+fn hosts_at_one_port(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut told = BTreeSet::new();
+    for set in facts.book.sets().filter(|_| facts.examined.left_out == 0) {
+        for rule in &set.tcp {
+            for (gateway, by) in facts.examined.before(&rule.id) {
+                let others = facts.book.get(&by.object).filter(|other| {
+                    !set.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
+                });
+                let Some(other) = others.filter(|_| facts.spend(set.hosts.len())) else { continue };
+                let name = gateway
+                    .split_once('/')
+                    .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name));
+                let spec = name.and_then(|object| Some((object, object.spec.gateway()?)));
+                let Some((object, spec)) = spec else { continue };
+                for (i, server) in spec.servers.iter().enumerate() {
+                    if mode(server) != Mode::Tcp
+                        || rule.left_over(gateway, server.port).is_none()
+                        || !told.insert((gateway, i, &set.reference))
+                    {
+                        continue;
+                    }
+                    let (theirs, ours) = (other.hosts.join(", "), set.hosts.join(", "));
+                    let path = format!("spec.servers[{i}].port.number");
+                    Report::new(object.reference(), findings).add(
+                        path,
+                        Diagnostic::new(
+                            &differences::HOSTS_SHARE_GATEWAY_PORT,
+                            format!(
+                                "{theirs} and {ours} share port {}, on which nothing tells which is \
+                                 meant: {} is compared first, and takes what is for {}",
+                                server.port, other.reference, set.reference
+                            ),
+                        )
+                        .help(A_PORT_EACH),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What to do about TCP hosts with one port.
+const A_PORT_EACH: &str = "give each a port of its own, and let the rule for the mesh lead to \
+                           that; or use TLS with PASSTHROUGH, where the server name tells";
 
 /// Servers at which no rule can match, which refuse everything; but where it is told already
 /// why rules that are bound to their Gateway have nothing to do with it, or were refused.
@@ -390,10 +438,7 @@ fn conflicts(
                         server.port
                     ),
                 )
-                .help(
-                    "give each a port of its own, and let the rule for the mesh lead to that; or \
-                     use TLS with PASSTHROUGH, where the server name tells",
-                ),
+                .help(A_PORT_EACH),
             );
         }
         l7_server(facts, i, server, report);

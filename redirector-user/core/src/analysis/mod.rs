@@ -180,7 +180,7 @@ pub fn retain_still_true(
     findings: &[Finding],
 ) {
     entries::retain_lacking(diagnostics, world, registry);
-    policies::retain_in_force(diagnostics, findings);
+    policies::retain_in_force(diagnostics, findings, world);
 }
 
 /// Where the findings of one object go.

@@ -8,10 +8,10 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
-use crate::model::{Kind, ObjectRef, Resolution};
+use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Resolution};
 use crate::names::HostIndex;
-use crate::registry::{MergedRule, Service, ServiceKind};
-use crate::world::ServiceAddresses;
+use crate::registry::{MergedRule, Service, ServiceKind, goes_plain};
+use crate::world::{ServiceAddresses, World};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut routed: HostIndex<()> = HostIndex::default();
@@ -116,8 +116,13 @@ fn dropped(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// Takes out where a policy is said by itself to change bytes, and is found to be in force for
-/// nobody: an older rule's is, or the host is another name.
-pub(super) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, findings: &[Finding]) {
+/// nobody: an older rule's is, the host is another name, or it is said that the connections go
+/// as they are.
+pub(super) fn retain_in_force(
+    diagnostics: &mut Vec<Diagnostic>,
+    findings: &[Finding],
+    world: &World,
+) {
     let idle = findings.iter().filter_map(|one| {
         let is_rule = one.object.kind == Kind::DestinationRule;
         let path = match one.diagnostic.code {
@@ -132,6 +137,12 @@ pub(super) fn retain_in_force(diagnostics: &mut Vec<Diagnostic>, findings: &[Fin
         let Some(object) = one.reference().filter(|_| one.code == l7::CHANGES_BYTES.id) else {
             return true;
         };
+        if one.message.starts_with(ISTIO_MUTUAL)
+            && let Some(rule) = world.get(object)
+            && goes_plain(&rule.meta, world.settings.istio_mutual)
+        {
+            return false;
+        }
         let mut starts = one.path.match_indices('.').map(|(at, _)| &one.path[..at]);
         !starts.any(|start| idle.contains(&(object, start)))
     });

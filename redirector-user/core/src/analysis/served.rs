@@ -204,6 +204,8 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     struct Refused<'p> {
         why: &'p str,
         asks: Option<&'static str>,
+        /// Those at gateways have endpoints.
+        gateways_can: bool,
         /// Whose connections to services are refused; `None` is everybody.
         whom: BTreeSet<Option<ClassId>>,
         hosts: BTreeMap<&'p str, BTreeSet<u16>>,
@@ -229,6 +231,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             let Some(policy) = rule.and_then(|rule| asking(facts, rule, id)) else { continue };
             let refused = by_policy.entry(policy).or_default();
             refused.asks = destination.policy.changes_bytes();
+            refused.gateways_can = gateways_can;
             refused.why = destination.empty_because.as_deref().unwrap_or_default();
             match &route.rule {
                 Some(rule) => drop(refused.shares.insert((&rule.object, place))),
@@ -239,7 +242,7 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for ((object, path), Refused { why, asks, whom, hosts, shares }) in by_policy {
+    for ((object, path), Refused { why, asks, gateways_can, whom, hosts, shares }) in by_policy {
         let mut what = Vec::new();
         let of =
             facts.examined.takers(&whom).map_or_else(String::new, |whom| format!(" of {whom}"));
@@ -257,7 +260,8 @@ fn policies(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             });
         }
         let are = if hosts.is_empty() && shares.len() == 1 { "is" } else { "are" };
-        let message = format!("{why}: {} {are} refused here", what.join(" and "));
+        let but = if gateways_can { " that do not come by a gateway" } else { "" };
+        let message = format!("{why}: {}{but} {are} refused here", what.join(" and "));
         let mut finding = Diagnostic::new(&differences::POLICY_REFUSES, message);
         if asks == Some(ISTIO_MUTUAL) {
             finding = finding.help(

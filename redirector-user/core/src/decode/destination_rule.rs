@@ -339,8 +339,8 @@ fn tls(at: &At<'_>, port: Option<u16>) -> Option<TlsMode> {
         Some(3) => TlsMode::IstioMutual,
         _ => TlsMode::Disable,
     };
-    if mode != TlsMode::Disable {
-        changes_bytes(at, "tls", port);
+    if let Some(what) = mode.changes_bytes() {
+        changes_bytes(at, what, port);
     }
     let code: &'static Code = &admission::CLIENT_TLS;
     let set = |name: &str| fields.string(name).is_some_and(|text| !text.is_empty());

@@ -31,6 +31,18 @@ impl IstioMutual {
     }
 }
 
+impl TlsMode {
+    /// How it is called where it would change bytes on the wire.
+    pub const fn changes_bytes(self) -> Option<&'static str> {
+        match self {
+            Self::Disable => None,
+            Self::Simple => Some("tls mode SIMPLE"),
+            Self::Mutual => Some("tls mode MUTUAL"),
+            Self::IstioMutual => Some(ISTIO_MUTUAL),
+        }
+    }
+}
+
 /// The traffic policy in force for a destination.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Policy {
@@ -83,13 +95,8 @@ impl Policy {
 
     /// The same at gateways, which write what goes before the client's bytes.
     pub fn changes_bytes_at_gateways(&self) -> Option<&'static str> {
-        match self.settings.tls {
-            Some(TlsMode::Simple) => return Some("tls mode SIMPLE"),
-            Some(TlsMode::Mutual) => return Some("tls mode MUTUAL"),
-            Some(TlsMode::IstioMutual) => return Some(ISTIO_MUTUAL),
-            Some(TlsMode::Disable) | None => {}
-        }
-        self.tunnel.then_some("tunnel")
+        let tls = self.settings.tls.and_then(TlsMode::changes_bytes);
+        tls.or_else(|| self.tunnel.then_some("tunnel"))
     }
 
     /// The algorithm that is asked for, if any is.

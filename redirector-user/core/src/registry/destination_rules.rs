@@ -153,8 +153,7 @@ impl Key {
         let mut policy_of = None;
         for object in objects {
             let Some(rule) = object.spec.destination_rule() else { continue };
-            let own = object.meta.annotations.get(ISTIO_MUTUAL);
-            let is_plain = own.and_then(IstioMutual::named).unwrap_or(mutual) == IstioMutual::Plain;
+            let is_plain = goes_plain(&object.meta, mutual);
             let taken = |policy: &TrafficPolicy| match is_plain {
                 true => policy.without_istio_mutual(),
                 false => policy.clone(),
@@ -191,6 +190,13 @@ impl Key {
         }
         Some(merged)
     }
+}
+
+/// Whether connections for which a DestinationRule asks for ISTIO_MUTUAL go as they are: where
+/// it does not say it itself, `mutual` does.
+pub(crate) fn goes_plain(meta: &Meta, mutual: IstioMutual) -> bool {
+    let own = meta.annotations.get(ISTIO_MUTUAL);
+    own.and_then(IstioMutual::named).unwrap_or(mutual) == IstioMutual::Plain
 }
 
 impl DestinationRules {

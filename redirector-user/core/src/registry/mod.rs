@@ -33,7 +33,7 @@ use rustc_hash::FxHashMap;
 
 pub use changed::Changed;
 pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
-pub(crate) use destination_rules::{age, export_of};
+pub(crate) use destination_rules::{age, export_of, goes_plain};
 pub(crate) use endpoints::entry_port;
 pub use endpoints::selects;
 pub(crate) use frontends::is_special;
@@ -167,14 +167,11 @@ impl Registry {
         })
     }
 
-    /// Whether a name is a host whose rules are for those who dial what it resolves to.
-    pub fn is_dialled(&self, world: &World, name: &str) -> bool {
-        self.names.with(name).any(|entry| {
-            let object = world.get(entry);
-            let spec = object.and_then(|object| object.spec.service_entry());
-            spec.is_some_and(|spec| {
-                spec.hosts.iter().any(|host| host == name) && frontends::by_name(spec, name)
-            })
+    /// Whether a name is a host whose rules are for those alone who dial what it resolves to:
+    /// nothing else is known to be its own.
+    pub fn is_dialled(&self, name: &str) -> bool {
+        self.named(name).iter().any(|service| {
+            service.by_name && service.addresses.is_empty() && !service.claims_everywhere()
         })
     }
 

@@ -284,7 +284,7 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "two hosts of 65,023 with one hash"
     }
     HOSTS_SHARE_GATEWAY_PORT = "RD4064" Warning NONE "Two TCP hosts share a port of the gateway" {
-        "A plain TCP server at a gateway knows of a connection where it arrived, and nothing of the host that was meant: TCP carries no name. Of two servers with one port the first is served, and its rules decide about all connections, those included that the mesh sends there for the other server's hosts. Istio drops the second server, and says so in its log only."
+        "A plain TCP server at a gateway knows of a connection where it arrived, and nothing of the host that was meant: TCP carries no name. Of two servers with one port the first is served, and its rules decide about all connections, those included that the mesh sends there for the other server's hosts. Istio drops the second server, and says so in its log only. It is the same where one server has several hosts with a VirtualService each: the oldest VirtualService's rules are compared first, and take what they match for all of them."
         "Give each host a port of the gateway of its own, and let the rule for the mesh lead to that; or use TLS with PASSTHROUGH, where the server name tells the hosts apart."
         "servers:\n- port: {number: 15443, name: a, protocol: TCP}\n  hosts: [a.example.com]\n- port: {number: 15443, name: b, protocol: TCP}\n  hosts: [b.example.com]"
     }

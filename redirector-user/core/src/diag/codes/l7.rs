@@ -29,7 +29,7 @@ codes! {
         "connectionPool: {http: {http1MaxPendingRequests: 10}}"
     }
     CHANGES_BYTES = "RD5006" Warning NONE "The policy would change bytes on the wire" {
-        "TLS and tunnels need somebody in the middle who writes bytes. Sending the connection without them would be wrong, so it is refused: the share of destinations under this policy gets ECONNREFUSED."
+        "TLS and tunnels need somebody in the middle who writes bytes. Sending the connection without them would be wrong, so it is refused: the share of destinations under this policy gets ECONNREFUSED. It is not said of ISTIO_MUTUAL where --istio-mutual=plain or the annotation redirector.io/istio-mutual has such connections go as they are."
         "Remove the setting, or let a proxy serve the destination."
         "trafficPolicy: {tls: {mode: SIMPLE}}"
     }
