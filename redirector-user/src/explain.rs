@@ -255,7 +255,7 @@ pub fn explain(
             (source.unwrap_or_default(), Some(Caller::of(tables, identity, Some(own))))
         }
     };
-    let (destination, others) = dialled(registry, &source, &question.to)?;
+    let (destination, others) = dialled(world, registry, &source, &question.to)?;
     notes.extend(others);
     let query = query(question, source, destination);
     let mut explanation = explain_with(world, registry, &query)?;
@@ -362,11 +362,12 @@ fn query(question: &Question, source: QuerySource, destination: SocketAddr) -> Q
 ///
 /// When a name has none.
 pub fn dialled(
+    world: &World,
     registry: &Registry,
     source: &QuerySource,
     to: &Dialled,
 ) -> Result<(SocketAddr, Option<String>), ExplainError> {
-    let addresses = to.addresses(registry, source)?;
+    let addresses = to.addresses(world, registry, source)?;
     let Some((first, others)) = addresses.split_first() else {
         return Err(ExplainError::NoAddress(to.to_string(), None));
     };

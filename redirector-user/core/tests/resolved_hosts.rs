@@ -1,10 +1,10 @@
 //! Hosts of ServiceEntries that are dialled by what they resolve to.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use redirector_core::analysis::{Around, analyze};
 use redirector_core::compile::compile;
-use redirector_core::explain::VerdictWord;
+use redirector_core::explain::{Dialled, QuerySource, VerdictWord};
 use redirector_core::model::Kind;
 use redirector_core::plan::FrontendId;
 use redirector_core::registry::Registry;
@@ -52,6 +52,18 @@ fn what_a_host_resolves_to_is_its_own_where_it_has_no_addresses() {
     }
     let notes = ask(&world, "198.51.100.2:5432").notes;
     assert!(notes.iter().any(|note| note.contains("resolved to it until lately")), "{notes:?}");
+
+    // Who dials the name dials what is taken for it, or what is not, where nothing is.
+    let dialled = |world: &World| {
+        let to: Dialled = "db.example.com:5432".parse().expect("a name");
+        to.addresses(world, &Registry::new(world), &QuerySource::Unknown).map_err(|_| ())
+    };
+    let at = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), 5432);
+    assert_eq!(dialled(&world), Ok(vec![at("198.51.100.1"), at("198.51.100.2")]));
+    world.set_resolved("db.example.com", addresses(&["127.0.0.1"]));
+    assert_eq!(dialled(&world), Ok(vec![at("127.0.0.1")]));
+    world.set_resolved("db.example.com", addresses(&[]));
+    assert_eq!(dialled(&world), Err(()), "it is not resolved");
 }
 
 #[test]
@@ -250,11 +262,8 @@ spec:
         assert_eq!(of, owner, "{namespace} {prefix}");
         let is_said = told(&world, "RD4062").iter().any(|one| one.contains("what is written goes"));
         let notes = ask(&world, "198.51.100.1:5432").notes.join("\n");
-        // At its very address nothing else is asked.
-        let wide = !prefix.ends_with("/32");
-        let visible = wide && namespace == "default";
         let notes = notes.contains("what is written goes");
-        assert_eq!((is_said, notes), (wide, visible), "{namespace} {prefix}");
+        assert_eq!((is_said, notes), (true, namespace == "default"), "{namespace} {prefix}");
         assert_eq!(goes(&world, "203.0.113.7:5432") == "passed", prefix != "0.0.0.0/0");
     }
 }

@@ -77,7 +77,7 @@ fn not_taken(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) 
 #[derive(Default)]
 struct Looked {
     contested: Option<[EntryOfHost; 2]>,
-    outranked: Option<(EntryOfHost, IpNet, ObjectRef)>,
+    outranked: Option<(EntryOfHost, String)>,
 }
 
 /// A host, and its entry.
@@ -90,8 +90,17 @@ fn host_of(claim: &Claim<'_>) -> EntryOfHost {
 impl<'q> Witness<'q> for Looked {
     const ALL: bool = false;
 
-    fn outranked(&mut self, claim: &Claim<'q>, prefix: &IpNet, by: &Claim<'q>) {
-        self.outranked = Some((host_of(claim), *prefix, by.service.object.clone()));
+    fn outranked<'c>(
+        &mut self,
+        mut hosts: impl Iterator<Item = &'c Claim<'q>>,
+        prefix: &IpNet,
+        by: &Claim<'q>,
+    ) where
+        'q: 'c,
+    {
+        if let Some(claim) = hosts.next() {
+            self.outranked = Some((host_of(claim), by.has(prefix)));
+        }
     }
 
     fn contested(&mut self, _: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
@@ -119,8 +128,7 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
     let claims = facts.claims();
     let mut walk = Walk::new(facts.registry, &facts.book);
     let mut contested: BTreeMap<([EntryOfHost; 2], u16), Vec<IpAddr>> = BTreeMap::new();
-    let mut outranked: BTreeMap<(EntryOfHost, IpNet, ObjectRef), BTreeSet<IpAddr>> =
-        BTreeMap::new();
+    let mut outranked: BTreeMap<(EntryOfHost, String), BTreeSet<IpAddr>> = BTreeMap::new();
     let classes = ClassId::try_from(facts.examined.plan.classes.len()).unwrap_or(ClassId::MAX);
     for ((port, ip), hosts) in hosts {
         let address = IpNet::from(ip);
@@ -148,14 +156,14 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
             }
         }
     }
-    for (((host, object), prefix, owner), all) in outranked {
+    for (((host, object), is), all) in outranked {
         Report::new(object, findings).add(
             "spec.hosts",
             Diagnostic::new(
                 &differences::ADDRESS_NOT_TAKEN,
                 format!(
-                    "{host} resolves to {}, which is in {prefix} of {owner}: what is written goes \
-                     before what a name resolves to",
+                    "{host} resolves to {}, which is {is}: what is written goes before what a name \
+                     resolves to",
                     listed(&all)
                 ),
             ),

@@ -273,7 +273,7 @@ impl Suite {
 
 impl Case {
     fn answers(&self, world: &World, registry: &Registry) -> Answers {
-        let addresses = self.to.addresses(registry, &self.source)?;
+        let addresses = self.to.addresses(world, registry, &self.source)?;
         let explain = |destination| {
             let query = Query {
                 source: self.source.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{ExplainError, QuerySource};
 use crate::names::service_host;
 use crate::registry::{Registry, Service, ServiceKind};
+use crate::world::World;
 
 /// Where a connection goes, as the one who connects says it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,7 +59,8 @@ impl fmt::Display for Dialled {
 impl Dialled {
     /// The addresses that it stands for, sorted: what the name of a service
     /// resolves to for a program in the source's namespace (in `default`, as in
-    /// /etc/hosts, when that is not known).
+    /// /etc/hosts, when that is not known). Where none of them is taken for it, those that
+    /// are not are what is dialled.
     ///
     /// # Errors
     ///
@@ -67,6 +69,7 @@ impl Dialled {
     /// [`ExplainError::NotResolved`] when that is to be resolved.
     pub fn addresses(
         &self,
+        world: &World,
         registry: &Registry,
         source: &QuerySource,
     ) -> Result<Vec<SocketAddr>, ExplainError> {
@@ -80,9 +83,13 @@ impl Dialled {
                 namespace
             }
         };
-        let found = lookup(registry, host, namespace);
+        let mut found = lookup(registry, host, namespace);
+        let by_name = registry.named(host).iter().any(|service| service.by_name);
+        if found.is_empty() && by_name {
+            found.extend(registry.judged(world, host).into_iter().map(|(ip, _)| ip));
+            found.sort_unstable();
+        }
         if found.is_empty() {
-            let by_name = registry.named(host).iter().any(|service| service.by_name);
             let meant = known(registry, host, namespace).into_iter().flatten().next();
             return Err(match meant {
                 _ if by_name => ExplainError::NotResolved(host.clone()),
@@ -141,7 +148,7 @@ mod tests {
         let text = "Service shop/db: {ports: [{name: tcp, port: 80}]}\n";
         let world = crate::testing::world(crate::world::Settings::default(), text);
         let to: Dialled = "db.shop:80".parse().unwrap();
-        let answer = to.addresses(&Registry::new(&world), &QuerySource::Unknown);
+        let answer = to.addresses(&world, &Registry::new(&world), &QuerySource::Unknown);
         let why = answer.expect_err("nothing is dialled").to_string();
         assert!(why.starts_with("Service/shop/db has no address in the documents"), "{why}");
     }

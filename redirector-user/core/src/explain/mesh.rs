@@ -39,11 +39,12 @@ pub(super) fn explain(
     let mut reasons = Reasons::new(&who, dialled);
     let narrowest_first = claimed.iter().map(|(prefix, claims)| (prefix, &claims[..]));
     let arrival = walk.arrive(narrowest_first, &dial, &who, &mut reasons);
+    let unresolved = by_name(world, registry, &who, query.destination, &mut answer);
     let (prefix, claim) = match &arrival {
         Arrival::Unclaimed => {
             reasons.tell(&mut answer);
             answer.notes.push(format!("no service that the source sees has {}", query.destination));
-            by_name(world, registry, &who, query.destination, &mut answer);
+            decided_by(unresolved, &dialled, &mut answer);
             return answer;
         }
         Arrival::Rule(prefix, claim, ..)
@@ -110,15 +111,17 @@ pub(super) fn explain(
     answer
 }
 
-/// Services whose names decide whether an address that nobody else has is theirs.
+/// The hosts that may lead to an address once they are resolved. Of those that do and have not
+/// got it by that it is noted.
 fn by_name<'q>(
     world: &World,
     registry: &'q Registry,
     who: &Asker<'_, 'q>,
     to: SocketAddr,
     answer: &mut Explanation,
-) {
+) -> Vec<String> {
     let dialled = to.ip().to_canonical();
+    let mut unresolved = Vec::new();
     for service in registry.by_precedence() {
         let may = service.by_name && service.rejected.is_none() && service.export.visible(who);
         if !may || service.port(to.port()).is_none() {
@@ -126,22 +129,27 @@ fn by_name<'q>(
         }
         let judged = registry.judged(world, &service.host);
         if judged.is_empty() {
-            answer.undecided_names.push(service.host.to_string());
+            unresolved.push(service.host.to_string());
         }
         let why = judged.iter().find(|(ip, _)| *ip == dialled).and_then(|(_, why)| why.as_ref());
         answer.notes.extend(why.map(|why| format!("{} resolves to it, {why}", service.host)));
     }
-    if !answer.undecided_names.is_empty() && !is_special(&dialled) {
-        answer.verdict = VerdictWord::Undecided;
-        answer.undecided_share = 1.0;
-        answer.notes.push(format!(
-            "decided when its names are resolved: {}; until then nothing is taken for them, and \
-             it is left as it is",
-            answer.undecided_names.join(", ")
-        ));
-    } else {
-        answer.undecided_names.clear();
+    unresolved
+}
+
+/// What these hosts resolve to decides whether an address that nobody else has is theirs.
+fn decided_by(unresolved: Vec<String>, dialled: &IpAddr, answer: &mut Explanation) {
+    if unresolved.is_empty() || is_special(dialled) {
+        return;
     }
+    answer.verdict = VerdictWord::Undecided;
+    answer.undecided_share = 1.0;
+    answer.undecided_names = unresolved;
+    answer.notes.push(format!(
+        "decided when its names are resolved: {}; until then nothing is taken for them, and \
+         it is left as it is",
+        answer.undecided_names.join(", ")
+    ));
 }
 
 /// Rules for the same host that cannot apply whatever they match: hidden ones,

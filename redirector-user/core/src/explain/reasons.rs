@@ -51,12 +51,22 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
         });
     }
 
-    fn outranked(&mut self, claim: &Claim<'q>, prefix: &IpNet, by: &Claim<'q>) {
-        self.notes.push(format!(
-            "{} leads to {}, which is in {prefix} of {}: what is written goes before what a name \
-             resolves to",
-            claim.service.host, self.dialled, by.service.object
-        ));
+    fn outranked<'c>(
+        &mut self,
+        hosts: impl Iterator<Item = &'c Claim<'q>>,
+        prefix: &IpNet,
+        by: &Claim<'q>,
+    ) where
+        'q: 'c,
+    {
+        let (at, is) = (self.dialled, by.has(prefix));
+        self.notes.extend(hosts.map(|claim| {
+            format!(
+                "{} leads to {at}, which is {is}: what is written goes before what a name resolves \
+                 to",
+                claim.service.host
+            )
+        }));
     }
 
     fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {

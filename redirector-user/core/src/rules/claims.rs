@@ -269,6 +269,18 @@ impl<'q> Claim<'q> {
         }
     }
 
+    /// What an address in its prefix is of it, as in "which is an address of ...".
+    pub fn has(&self, prefix: &IpNet) -> String {
+        let object = &self.service.object;
+        match self.kind {
+            ClaimKind::HeadlessEndpoint => format!("an endpoint of {object}"),
+            _ if prefix.prefix_len() == prefix.max_prefix_len() => {
+                format!("an address of {object}")
+            }
+            _ => format!("in {prefix} of {object}"),
+        }
+    }
+
     /// Whether we serve the address as soon as a name is resolved.
     pub fn decided_by_names(&self) -> bool {
         let by_names = ServiceKind::Entry(Resolution::Dns) == self.service.kind

@@ -37,8 +37,17 @@ pub(crate) trait Witness<'q> {
     ) {
     }
 
-    /// A host leads to the address, and it is in a prefix that somebody is said to have.
-    fn outranked(&mut self, _claim: &Claim<'q>, _prefix: &IpNet, _by: &Claim<'q>) {}
+    /// Hosts lead to the address, if there are any, and it is in a prefix that somebody else is
+    /// said to have.
+    fn outranked<'c>(
+        &mut self,
+        _hosts: impl Iterator<Item = &'c Claim<'q>>,
+        _prefix: &IpNet,
+        _by: &Claim<'q>,
+    ) where
+        'q: 'c,
+    {
+    }
 
     /// Two hosts lead to the address, and not to the same: it is left alone. Or both have it,
     /// and a server name would tell them apart: no rule is applied.
@@ -127,10 +136,18 @@ impl<'q> Walk<'q> {
         if standing.1.kind.is_by_host()
             && let Some(said) = stands(ClaimKind::is_said, witness)
         {
-            witness.outranked(&standing.1, &said.0, &said.1);
+            witness.outranked(std::iter::once(&standing.1), &said.0, &said.1);
             standing = said;
         }
         let (prefix, claim, others) = standing;
+        if claim.kind.is_said() {
+            let hosts = others.clone().filter(|other| {
+                other.kind.is_by_host()
+                    && other.service.host != claim.service.host
+                    && other.service.export.visible(who)
+            });
+            witness.outranked(hosts, &prefix, &claim);
+        }
         let found = self.first_match(&claim, dial, who, witness);
         let mut found = found.filter(|(set, _)| !self.bypasses(set, who, witness));
         if let Some(other) = self.contests((&prefix, &claim), found, others, (dial, who), witness) {

@@ -174,7 +174,7 @@ fn from_documents(args: &Args, context: &mut Context<'_>) -> Result<Explanation,
     };
     let nowhere = args.source.from_cgroup.as_ref().filter(|_| source == QuerySource::Unknown);
     let (destination, others) =
-        dialled(&registry, &source, &args.to).map_err(explain::Error::from)?;
+        dialled(&world, &registry, &source, &args.to).map_err(explain::Error::from)?;
     let query = Query { source, destination, gateway: gateway(args), sni: args.sni.clone() };
     let mut explanation = explain_with(&world, &registry, &query).map_err(explain::Error::from)?;
     explanation.notes.extend(others);
