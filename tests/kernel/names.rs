@@ -49,9 +49,13 @@ impl Named {
     }
 
     fn start(&self, grace: &str) -> Daemon {
+        self.start_with(&["--name-grace", grace])
+    }
+
+    fn start_with(&self, args: &[&str]) -> Daemon {
         let [server, metrics] = [self.dns.address(), self.metrics].map(|one| one.to_string());
-        let names = ["--dns-server", &server, "--name-grace", grace];
-        self.scene.redirector.start_with(&[&names[..], &["--metrics-address", &metrics]].concat())
+        let own = ["--dns-server", &server, "--metrics-address", &metrics];
+        self.scene.redirector.start_with(&[&own, args].concat())
     }
 
     /// Waits until the name is known to lead there, and until lately there.
@@ -106,6 +110,14 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
         metrics.lines().find_map(line)
     };
     named.scene.redirector.wait("its age", |_| oldest() >= Some(1));
+    let metrics = scrape(named.metrics);
+    let of_name = |family, value: &str| {
+        format!("redirector_name_{family}{{name=\"db.example.com\"}} {value}")
+    };
+    for line in [of_name("unresolved", "1"), of_name("addresses", "1")] {
+        assert!(metrics.lines().any(|one| one == line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains(&of_name("answer_age_seconds", "")), "{metrics}");
     let notes = named.explain(SECOND)["notes"].to_string();
     assert!(notes.contains("db.example.com resolves to 192.0.2.11 for "), "{notes}");
     assert!(notes.contains("the last lookup failed"), "{notes}");
@@ -117,6 +129,12 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
         "{maps}"
     );
     assert!(of_db["because"].is_string(), "{maps}");
+    // Why is what the last lookup has come to, and not the first one that has failed.
+    named.dns.say_addresses("db.example.com", 1, &[]);
+    named.scene.redirector.wait("the last reason", |status| {
+        let why = status["config"]["names"][0]["because"].as_str();
+        why.is_some_and(|why| why.contains("neither A nor AAAA"))
+    });
     daemon.kill();
     let _daemon = named.start("1h");
     assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));
@@ -194,6 +212,28 @@ fn a_name_that_leads_to_the_machine_itself_or_to_a_service_takes_nothing_from_an
     named.scene.redirector.wait("the warning", |status| {
         let warnings = status["warnings"].as_array();
         warnings.is_some_and(|all| all.iter().any(|one| one.to_string().contains("RD4062")))
+    });
+}
+
+#[test]
+fn a_host_with_endpoints_and_an_address_of_its_own_needs_no_answer() {
+    let Some(named) = Named::new("given") else { return };
+    let endpoints = "resolution: DNS\n  endpoints: [{address: 127.0.0.1}]\n";
+    named.scene.redirector.write("db.yaml", &DATABASE.replace("resolution: DNS\n", endpoints));
+    named.dns.say("db.example.com", Says::Nothing(1));
+    let unresolved = |status: &serde_json::Value| status["config"]["unresolved"].clone();
+    let is_told = |status: &serde_json::Value| status["config"]["names"][0]["because"].is_string();
+    let daemon = named.start_with(&["--allocate-addresses"]);
+    let status = named.scene.redirector.wait("why it is not answered for", is_told);
+    assert_eq!(unresolved(&status), serde_json::json!([]), "{status:#}");
+    assert!(scrape(named.metrics).contains("\nredirector_unresolved_names 0\n"));
+    let explained = named.explain("db.example.com:19000");
+    assert_eq!((&explained["verdict"], explained["rule"].is_object()), (&"route".into(), true));
+    // Without one its rules are for those who dial what it resolves to, and so for nobody.
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = named.start_with(&[]);
+    named.scene.redirector.wait("the warning", |status| {
+        unresolved(status).as_array().is_some_and(|all| all.len() == 1)
     });
 }
 

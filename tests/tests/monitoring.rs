@@ -193,6 +193,9 @@ fn the_dashboard_shows_only_what_is_exported_and_all_families_that_are_worth_it(
         "remembered_connections",
         "names",
         "oldest_kept_answer_seconds",
+        "name_addresses",
+        "name_unresolved",
+        "name_answer_age_seconds",
     ];
     let bytes = ["gateway_sent_bytes_total", "gateway_received_bytes_total"];
     for family in FAMILIES {

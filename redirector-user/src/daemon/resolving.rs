@@ -20,6 +20,8 @@ pub(super) type Known = BTreeMap<Arc<str>, Resolved>;
 pub(super) struct Asked {
     /// When each was answered last, in seconds since 1970.
     answered: BTreeMap<Arc<str>, u64>,
+    /// Names that nobody answers for, and that nothing depends on: why not.
+    unneeded: BTreeMap<Arc<str>, String>,
     /// How often a lookup has failed.
     pub failures: u64,
     /// What the report says of the names is not so any more.
@@ -31,8 +33,17 @@ impl Asked {
     /// gives another; 0 where there is none.
     pub fn oldest(&self, unresolved: &[UnresolvedName]) -> u64 {
         let kept = unresolved.iter().filter(|one| !one.kept.is_empty());
-        let ages = kept.map(|one| now().saturating_sub(one.answered.unwrap_or(one.since)));
-        ages.max().unwrap_or(0)
+        kept.filter_map(|one| self.age(&one.name, Some(one))).max().unwrap_or(0)
+    }
+
+    /// How many seconds ago a name was answered for last; since when it fails, where it never
+    /// was. `None` before it was looked up.
+    pub fn age(&self, name: &str, failing: Option<&UnresolvedName>) -> Option<u64> {
+        let since = match failing {
+            Some(one) => one.answered.unwrap_or(one.since),
+            None => *self.answered.get(name)?,
+        };
+        Some(now().saturating_sub(since))
     }
 }
 
@@ -111,46 +122,55 @@ impl Daemon {
             self.asked.answered.insert(name, now);
         }
         self.changed |= moved;
-        let mut unresolved = std::mem::take(&mut self.report.unresolved);
+        let unresolved = std::mem::take(&mut self.report.unresolved).into_iter();
+        let mut unresolved: BTreeMap<Arc<str>, UnresolvedName> =
+            unresolved.map(|one| (one.name.as_str().into(), one)).collect();
         let before = unresolved.len();
-        unresolved.retain(|one| self.names.wants(&one.name) && !answered.contains(&*one.name));
-        // These are in order; those that come behind them are others.
-        let told = unresolved.len();
-        let mut news = told != before;
+        let fails = |name: &Arc<str>| self.names.wants(name) && !answered.contains(name);
+        unresolved.retain(|name, _| fails(name));
+        self.asked.unneeded.retain(|name, _| fails(name));
+        let mut news = unresolved.len() != before;
+        let mut fails_otherwise = false;
         self.asked.failures += failed.len() as u64;
         for (name, because) in failed {
-            let known = self.engine.resolved().get(&name);
-            let kept = known.map(|known| known.addresses.clone()).unwrap_or_default();
-            let answered = self.asked.answered.get(&name).copied();
-            let answered = answered.or(known.map(|known| known.at));
-            match unresolved[..told].binary_search_by(|one| (*one.name).cmp(&name)) {
-                Ok(at) => (unresolved[at].because, unresolved[at].kept) = (because, kept),
-                Err(_) => {
-                    let refuses = self.engine.is_endpoint(&name);
-                    let is_dialled = self.engine.is_dialled(&name);
-                    let (name, since) = (name.to_string(), now);
-                    let one = UnresolvedName {
-                        name,
-                        because,
-                        since,
-                        kept,
-                        answered,
-                        refuses,
-                        is_dialled,
-                    };
-                    tracing::warn!("{one}");
-                    unresolved.push(one);
-                    news = true;
-                }
+            let before = unresolved.remove(&name);
+            let since = before.as_ref().map_or(now, |before| before.since);
+            let Some(one) = self.unresolved(&name, &because, since) else {
+                news |= before.is_some();
+                let before = self.asked.unneeded.insert(name, because.clone());
+                fails_otherwise |= before != Some(because);
+                continue;
+            };
+            match &before {
+                Some(before) => fails_otherwise |= *before != one,
+                None => tracing::warn!("{one}"),
             }
+            news |= before.is_none_or(|before| before.costs() != one.costs());
+            unresolved.insert(name, one);
         }
-        unresolved.sort_by(|one, other| one.name.cmp(&other.name));
-        self.report.unresolved = unresolved;
+        self.report.unresolved = unresolved.into_values().collect();
         if news {
             self.judge_again();
         }
         // What is reported is written down: that an answer was confirmed is no news.
-        self.asked.is_news |= news || moved;
+        self.asked.is_news |= news || moved || fails_otherwise;
+    }
+
+    /// What is said of a name that does not resolve; `None` where that costs nobody anything:
+    /// a host that has endpoints and is dialled at addresses of its own.
+    fn unresolved(&self, name: &Arc<str>, because: &str, since: u64) -> Option<UnresolvedName> {
+        let known = self.engine.resolved().get(name);
+        let answered = self.asked.answered.get(name).copied();
+        let one = UnresolvedName {
+            name: name.to_string(),
+            because: because.to_owned(),
+            since,
+            kept: known.map(|known| known.addresses.clone()).unwrap_or_default(),
+            answered: answered.or(known.map(|known| known.at)),
+            refuses: self.engine.is_endpoint(name),
+            is_dialled: self.engine.is_dialled(name),
+        };
+        (one.refuses || one.is_dialled || !one.kept.is_empty()).then_some(one)
     }
 
     /// Lets go of what names resolved to before, when it is time to.
@@ -180,7 +200,7 @@ impl Daemon {
                 former: former.into_keys().collect(),
                 since: (at != 0).then_some(at),
                 ttl,
-                because: failing.map(|one| one.because.clone()),
+                because: failing.map(|one| &one.because).or(self.asked.unneeded.get(name)).cloned(),
             }
         };
         self.report.names = asked.iter().map(one).collect();

@@ -277,8 +277,8 @@ pub struct UnresolvedName {
     /// only addresses that are dialled are.
     #[serde(default = "yes")]
     pub refuses: bool,
-    /// It is a host that clients dial by what it resolves to: without that its rules are
-    /// for nobody.
+    /// It is a host that clients dial by nothing but what it resolves to: without that its
+    /// rules are for nobody.
     #[serde(default)]
     pub is_dialled: bool,
 }
@@ -304,6 +304,13 @@ pub struct KnownName {
     pub ttl: Option<u32>,
     /// Why it could not be resolved last time.
     pub because: Option<String>,
+}
+
+impl UnresolvedName {
+    /// What it costs, of all that is said.
+    pub const fn costs(&self) -> (bool, bool) {
+        (self.refuses, self.is_dialled)
+    }
 }
 
 impl fmt::Display for UnresolvedName {

@@ -71,10 +71,15 @@ families! {
     Gauge "config_warnings" NONE, "Warnings about what is in force";
     Gauge "emptied_shares" NONE, "Shares in force that had an endpoint and have none now";
     Gauge "names" NONE, "Names of ServiceEntries that are resolved, or that should be";
-    Gauge "unresolved_names" NONE, "Names of ServiceEntries that do not resolve";
+    Gauge "unresolved_names" NONE, "Names that do not resolve, where endpoints or addresses depend on it";
     Counter "name_failures_total" NONE, "Lookups of names that have failed";
     Gauge "oldest_kept_answer_seconds" NONE,
         "Age of the oldest answer that stays in force since its name does not resolve any more";
+    Gauge "name_addresses" &["name"],
+        "Addresses that a name resolves to, by its last good answer";
+    Gauge "name_unresolved" &["name"], "1 while a name does not resolve";
+    Gauge "name_answer_age_seconds" &["name"],
+        "Time since a name was answered for, or since it has failed where it never was";
     Gauge "identity_gaps" NONE, "Workloads whose processes cannot be told";
     Histogram "pod_known_seconds" &["expected"],
         "Time from seeing a pod's new cgroup to its entry in the kernel's table; expected: the API \

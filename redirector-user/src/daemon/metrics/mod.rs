@@ -1,7 +1,7 @@
 //! What a monitoring system reads: Prometheus text over HTTP.
 //!
-//! How many series there are is bounded: labels name routes, destinations, subsets
-//! and gateways, never endpoints, workloads or processes, and of those no more
+//! How many series there are is bounded: labels name routes, destinations, subsets,
+//! gateways and names of ServiceEntries, never endpoints, workloads or processes, and of those no more
 //! than [`metrics_limit`](super::Options::metrics_limit) of each group have series
 //! of their own ([`kept`]).
 
@@ -9,6 +9,7 @@ mod destinations;
 pub mod families;
 mod gateways;
 mod kept;
+mod names;
 mod page;
 mod pods;
 mod server;
@@ -45,6 +46,7 @@ pub(super) fn text(daemon: &Daemon, kept: &mut Kept) -> String {
     page.single("unresolved_names", report.unresolved.len());
     page.single("name_failures_total", daemon.asked.failures);
     page.single("oldest_kept_answer_seconds", daemon.asked.oldest(&report.unresolved));
+    names::families(report, &daemon.asked, kept, &mut page);
     page.single("identity_gaps", report.gaps.len());
     pods::family(&daemon.direct.arrivals(), &mut page);
     let oldest = daemon.oldest();
@@ -305,6 +307,7 @@ mod tests {
             // No more of them than --metrics-limit.
             "object",
             "in_force",
+            "name",
         ];
         for (at, family) in FAMILIES.iter().enumerate() {
             let counts = family.name.ends_with("_total");

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::{self, Cursor};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::{Hosts, TokioResolver};
 use redirector_core::registry::is_given;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -66,7 +66,7 @@ type Stamp = (u64, u64, i64, i64, u64);
 struct Asked {
     /// Asks for whole names only.
     resolver: TokioResolver,
-    hosts: Hosts,
+    hosts: HashMap<Name, Vec<IpAddr>>,
     search: Vec<Name>,
     /// A name with so many dots is tried as a whole one first.
     ndots: usize,
@@ -172,26 +172,17 @@ impl Asked {
         let provider = TokioRuntimeProvider::default();
         let resolver = TokioResolver::builder_with_config(config, provider).with_options(options);
         let resolver = resolver.build().map_err(|error| error.to_string())?;
-        let mut hosts = Hosts::default();
-        if let Some(text) = read(&files.hosts)? {
-            let parsed = hosts.read_hosts_conf(Cursor::new(text));
-            parsed.map_err(|error| format!("{}: {error}", files.hosts.display()))?;
-        }
+        let hosts = hosts(&read(&files.hosts)?.unwrap_or_default());
         Ok(Self { resolver, hosts, search, ndots, patience })
     }
 
     async fn look_up(&self, name: &str) -> Looked {
         let missed = |because: String| Missed { because, ttl: None };
         let asked: Name = name.parse().map_err(|error| missed(format!("{error}")))?;
-        let known = |kind| {
-            let found = self.hosts.lookup_static_host(&Query::query(asked.clone(), kind))?;
-            Some(found.answers().iter().filter_map(address).collect::<Vec<_>>())
-        };
-        let hosts = [RecordType::A, RecordType::AAAA].into_iter().filter_map(known).flatten();
-        // What `redirector hosts` has written there says nothing of where the host is.
-        let hosts: Vec<IpAddr> = hosts.filter(|ip| !is_given(ip)).collect();
-        if !hosts.is_empty() {
-            return Ok(Addresses { addresses: each_once(hosts), ..Addresses::default() });
+        let mut whole = asked.clone();
+        whole.set_fqdn(true);
+        if let Some(hosts) = self.hosts.get(&whole) {
+            return Ok(Addresses { addresses: each_once(hosts.clone()), ..Addresses::default() });
         }
         let until = Instant::now() + self.patience.whole;
         let (mut gone, mut ttl) = (true, None);
@@ -210,9 +201,14 @@ impl Asked {
                 }
             }
         }
-        let because = match gone {
-            true => "there is no such name (NXDOMAIN)",
-            false => "it has neither A nor AAAA records",
+        let because = match ttl {
+            _ if gone => "there is no such name (NXDOMAIN)",
+            Some(_) => "it has neither A nor AAAA records",
+            // What an answer has of others is not shown to who asks.
+            None => {
+                "the answer has neither A nor AAAA records of this name, and no SOA record, which \
+                 says that there are none: it may be about another name"
+            }
         };
         Err(Missed { because: because.to_owned(), ttl: seconds(ttl) })
     }
@@ -371,6 +367,25 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
+}
+
+/// The addresses of each name in a hosts file, those of IPv4 first. What `redirector hosts` has
+/// written there says nothing of where a host is. (Hickory's own reader copies all that a name
+/// has for each line.)
+fn hosts(text: &str) -> HashMap<Name, Vec<IpAddr>> {
+    let mut hosts: HashMap<Name, Vec<IpAddr>> = HashMap::new();
+    for line in text.trim_start_matches('\u{feff}').lines() {
+        let line = line.split_once('#').map_or(line, |(line, _)| line);
+        let mut words = line.split_whitespace();
+        let address = words.next().and_then(|word| word.parse().ok());
+        let Some(address) = address.filter(|ip| !is_given(ip)) else { continue };
+        for mut name in words.filter_map(|word| word.parse::<Name>().ok()) {
+            name.set_fqdn(true);
+            hosts.entry(name).or_default().push(address);
+        }
+    }
+    hosts.values_mut().for_each(|all| all.sort_by_key(IpAddr::is_ipv6));
+    hosts
 }
 
 type Conf = (Vec<Name>, Vec<NameServerConfig>, ResolverOpts);

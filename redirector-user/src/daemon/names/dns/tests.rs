@@ -56,8 +56,8 @@ fn only_what_is_said_of_a_name_and_its_aliases_counts() {
     assert_eq!(of_name(&asked, &ring), none);
 }
 
-/// A server of these names and their addresses. There are no others; those that have none
-/// do not answer for AAAA records.
+/// A server of these names and their addresses. There are no others; it does not answer for
+/// AAAA records, but of liar.example, of which it says what another one has.
 fn serve(names: &'static [(&str, &str)]) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = socket.local_addr().unwrap();
@@ -73,6 +73,10 @@ fn serve(names: &'static [(&str, &str)]) -> SocketAddr {
             answer.add_query(asked.clone());
             match (known, kind) {
                 (None, _) => answer.metadata.response_code = ResponseCode::NXDomain,
+                (Some(("liar.example.", at)), _) => {
+                    let other = Record::from_rdata(name("other.example."), 60, ip(at).into());
+                    _ = answer.add_answer(other);
+                }
                 (Some(_), RecordType::AAAA) => continue,
                 (Some((_, at)), _) => {
                     _ = answer.add_answer(Record::from_rdata(owner, 60, ip(at).into()));
@@ -115,6 +119,28 @@ fn the_first_of_the_search_list_that_has_addresses_counts_and_a_silent_family_ho
         assert_eq!((found.addresses, found.silent), (vec![ip(at)], Some(Family::V6)), "{name}");
     }
     assert!(ask(&mut dns, "none.db").recv().unwrap().unwrap_err().because.contains("NXDOMAIN"));
+}
+
+#[test]
+fn an_answer_about_another_name_is_not_told_to_say_that_there_are_no_addresses() {
+    let directory = tempfile::tempdir().unwrap();
+    let known = &[("liar.example.", "192.0.2.66")];
+    let mut dns = Dns::reading(files(directory.path()), vec![serve(known)], PATIENCE).unwrap();
+    let missed = ask(&mut dns, "liar.example").recv().unwrap().unwrap_err();
+    assert!(missed.because.contains("it may be about another name"), "{missed:?}");
+}
+
+#[test]
+fn a_hosts_file_is_read_in_a_time_that_grows_with_its_length() {
+    let begun = Instant::now();
+    let line = |n: u32| format!("{} Db.example.com db\n", Ipv4Addr::from(0xC612_0000 + n));
+    let text: String = (0..60_000).map(line).collect();
+    let hosts = hosts(&format!("\u{feff}fd00::7\tdb\nno.address db\nfe80::1%lo db\n{text}"));
+    assert_eq!(hosts[&name("db.example.com.")].len(), 60_000);
+    let all = &hosts[&name("db.")];
+    assert_eq!((all.len(), all[0], all[60_000]), (60_001, ip("198.18.0.0"), ip("fd00::7")));
+    // Copying what there is for each line takes minutes.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
