@@ -137,3 +137,48 @@ fn those_that_are_named_are_reset_after_asking_and_no_others() {
     let none = redirector.ask("connections", &["close", "--route", "default/ehco", "--yes"]);
     assert!(none.exit == 1 && none.out.contains("0 of 0"), "{none:?}");
 }
+
+#[test]
+fn what_another_rule_may_have_made_is_found_by_either_and_reset_after_asking_only() {
+    let Some((scene, [one, _])) = scene("unsure") else { return };
+    let redirector = &scene.redirector;
+    let spaces = [NetNs::new("unsure")];
+    let _daemon = redirector.start();
+    let open = connect(&scene, "open", &spaces[0], one);
+    let rename = |subset: &str, name: &str| {
+        let rule = to(subset).replace("{name: echo}", &format!("{{name: {name}}}"));
+        redirector.change("another name", || redirector.write("rules.yaml", &rule));
+    };
+    // Others where it is counted, which lead elsewhere: none of them made it.
+    for name in ["a", "b", "c"] {
+        rename("two", name);
+    }
+    let by_echo = ["--route", "VirtualService/default/echo"];
+    let rows = listed(&scene, &by_echo);
+    let route = "VirtualService/default/echo tcp[0]";
+    assert!(rows.len() == 1 && rows[0]["route"] == route, "{rows:#?}");
+    // One that leads to where it went.
+    for name in ["d", "e", "f"] {
+        rename("one", name);
+    }
+    let rows = listed(&scene, &[]);
+    let may_be = rows[0]["mayBe"].as_array().expect("several");
+    assert!(rows[0]["route"].is_null() && may_be.contains(&route.into()), "{rows:#?}");
+    let others = may_be.iter().filter_map(Value::as_str).filter(|other| *other != route);
+    let other = others.last().expect("another").split(' ').next().expect("an object");
+    for object in [by_echo[1], other] {
+        let answer = redirector.ask("connections", &["--route", object, "--output", "wide"]);
+        assert!(answer.out.contains(route), "{answer:?}");
+        assert!(answer.err.contains("1 of them may be by another rule"), "{answer:?}");
+        let answer = redirector.ask("connections", &["close", "--route", object, "--yes"]);
+        assert!(answer.exit == 1 && answer.out.contains("0 of 0"), "{answer:?}");
+        assert!(answer.err.contains("1 that may be by another rule are left alone"), "{answer:?}");
+    }
+    let mut command = redirector.command("connections");
+    command.args(["close", by_echo[0], by_echo[1]]);
+    let mut terminal = Terminal::start(command, 160, 20);
+    terminal.wait("the question", |text| text.contains("1 of which may be by another rule? [y/N]"));
+    terminal.press("y\r");
+    assert_eq!(terminal.end().exit, 0);
+    assert_eq!(open.ends(), was_reset());
+}

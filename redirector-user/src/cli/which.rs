@@ -40,8 +40,10 @@ pub struct About<'a> {
     pub workload: Option<&'a str>,
     /// Its process.
     pub pid: Option<u32>,
-    /// The rule, as `VirtualService/default/echo tcp[0]`.
+    /// The rule, as `VirtualService/default/echo tcp[0]`; nothing where it is not sure.
     pub route: Option<&'a str>,
+    /// Where it is not: the rules by one of which it was made, as far as that is known.
+    pub may_be: &'a [String],
     /// The address dialled, and the endpoint.
     pub addresses: [Option<SocketAddr>; 2],
 }
@@ -80,22 +82,37 @@ impl Which {
         self.workload.is_some() || self.route.is_some()
     }
 
-    /// Whether this one is meant. What is not known of it is not what was asked for.
-    pub fn takes(&self, one: About<'_>) -> bool {
-        self.workload.as_deref().is_none_or(|wanted| one.workload == Some(wanted))
+    /// Whether this one is meant; `None` where that is not known, as its rule is not. Of
+    /// workload, process and addresses what is not known is not what was asked for.
+    pub fn takes(&self, one: About<'_>) -> Option<bool> {
+        let takes = self.workload.as_deref().is_none_or(|wanted| one.workload == Some(wanted))
             && self.pid.is_none_or(|pid| one.pid == Some(pid))
-            && self.route.as_deref().is_none_or(|wanted| {
-                one.route.is_some_and(|route| {
-                    let object = route.split(' ').next().unwrap_or_default();
-                    object == wanted || object.split_once('/').is_some_and(|(_, o)| o == wanted)
-                })
-            })
             && self.address.is_none_or(|wanted| {
                 let is = |address: &SocketAddr| {
                     address.ip() == wanted.ip
                         && wanted.port.is_none_or(|port| port == address.port())
                 };
                 one.addresses.iter().flatten().any(is)
-            })
+            });
+        match &self.route {
+            Some(wanted) if takes => by_rule_of(wanted, one),
+            _ => Some(takes),
+        }
+    }
+}
+
+/// Whether it was made by a rule of the object.
+fn by_rule_of(wanted: &str, one: About<'_>) -> Option<bool> {
+    let is = |route: &str| {
+        let object = route.split(' ').next().unwrap_or_default();
+        object == wanted || object.split_once('/').is_some_and(|(_, name)| name == wanted)
+    };
+    let may = || one.may_be.iter().map(|route| is(route));
+    match one.route {
+        Some(route) => Some(is(route)),
+        None if one.may_be.is_empty() => None,
+        None if may().all(|is| is) => Some(true),
+        None if may().any(|is| is) => None,
+        None => Some(false),
     }
 }

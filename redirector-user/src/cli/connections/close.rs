@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::super::{Common, Context, Exit, Failure};
-use super::{Args, rows, text};
+use super::rows::{self, Row};
+use super::{Args, text};
 use crate::datapath::reset::{Connections, Wanted, reset};
 
 /// The answer.
@@ -33,11 +34,25 @@ pub fn run(args: &Args, common: &Common, context: &mut Context<'_>) -> Result<Ex
         return Err(Failure::new(Exit::Usage, "nobody is there to be asked")
             .help("say --yes to reset them without a question"));
     }
-    let (rows, partial) = rows::read(&args.kernel, &args.which, context)?;
+    let (mut rows, mut partial) = rows::read(&args.kernel, &args.which, context)?;
+    let is_meant = |row: &Row| args.which.takes(row.about()).is_some();
+    let unsure = rows.iter().filter(|row| !is_meant(row)).count();
+    if unsure > 0 && args.yes {
+        rows.retain(is_meant);
+        partial = true;
+        context.note(&format!(
+            "note: {unsure} that may be by another rule are left alone: without --yes it is asked, \
+             and --address, --workload and --pid name them"
+        ));
+    }
     if !rows.is_empty() && !args.yes {
         let shown = text(&rows, context.err_style());
         context.note(shown.trim_end());
-        if !context.ask(&format!("Reset these {} connections?", rows.len())) {
+        let of_others = match unsure {
+            0 => String::new(),
+            _ => format!(", {unsure} of which may be by another rule"),
+        };
+        if !context.ask(&format!("Reset these {} connections{of_others}?", rows.len())) {
             return Ok(Exit::No);
         }
     }

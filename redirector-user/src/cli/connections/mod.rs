@@ -32,9 +32,10 @@ to be reset is not found, when there is nothing of what a filter names, or when
 it cannot be told of all whose they are, and 3 when that is not possible.
 
 What the kernel does not say is left out: how old a connection is, without `run
---accounting`; its process, when this user may not see it, or none has it; its
-rule, when since the connection was made, as far as the history tells, the place
-where it was counted was given to another one.")]
+--accounting`; its process, when this user may not see it, or none has it. Where
+the place at which it is counted was another rule's with the same destination,
+and its age does not tell, both rules are named (\"A or B\"). --route has those
+too; `close` asks, and with --yes leaves them alone, which is exit code 1.")]
 pub struct Args {
     /// Reset them, after asking
     #[arg(value_enum)]
@@ -108,7 +109,7 @@ fn text(rows: &[Row], style: Style) -> String {
             shown(row.sent),
             shown(row.received),
             who,
-            row.route.clone().unwrap_or_default(),
+            row.route.clone().unwrap_or_else(|| row.may_be.join(" or ")),
         ]);
     }
     table.render(style.columns())

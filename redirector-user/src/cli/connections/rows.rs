@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redirector_common::abi::IDENTITY_UNKNOWN;
+use redirector_core::layout::owner;
 use serde::Serialize;
 
 use super::super::which::{About, Process, Which};
 use super::super::{Context, Failure};
 use crate::cli::kernel::KernelArgs;
-use crate::datapath::{self, Datapath, Open};
+use crate::datapath::{self, Datapath, Open, Remembered};
 use crate::explain;
 use crate::output::{destination_name, route_name, source_name};
 use crate::state::{StateDir, StateError};
@@ -37,6 +38,9 @@ pub struct Row {
     pub destination: Option<SocketAddr>,
     /// The rule, or whose own endpoints it went to.
     pub route: Option<String>,
+    /// Where that is not sure: by one of these it was made, as far as is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub may_be: Vec<String>,
     /// The destination drawn, with its subset.
     pub to: Option<String>,
     /// The endpoint.
@@ -50,18 +54,19 @@ pub struct Row {
 }
 
 impl Row {
-    fn about(&self) -> About<'_> {
+    pub fn about(&self) -> About<'_> {
         About {
             workload: self.workload.as_deref(),
             pid: self.process.as_ref().map(|process| process.pid),
             route: self.route.as_deref(),
+            may_be: &self.may_be,
             addresses: [self.destination, Some(self.endpoint)],
         }
     }
 }
 
-/// The connections that are meant, by endpoint and the oldest first; and whether some may be
-/// missing, as it cannot be told of all of them whose they are.
+/// The connections that are meant, and those that may be, by endpoint and the oldest first; and
+/// whether some may be missing, as it cannot be told of all of them whose they are.
 pub fn read(
     kernel: &KernelArgs,
     which: &Which,
@@ -98,14 +103,36 @@ pub fn read(
     let numbers = numbers(&datapath, processes.values())?;
     let workloads = named(workloads(&kernel.state(), numbers), which, context)?;
     let rows = open.iter().filter_map(|one| row(one, &routes, &processes, &workloads));
-    let mut rows: Vec<Row> = rows.filter(|row| which.takes(row.about())).collect();
+    let (mut rows, lost): (Vec<Row>, Vec<Row>) = rows
+        .filter(|row| which.takes(row.about()) != Some(false))
+        .partition(|row| which.takes(row.about()).is_some() || !row.may_be.is_empty());
+    note_unsure(&rows, lost.len(), which, context);
     rows.sort_by(|one, other| {
         let key = |row: &Row| (row.endpoint, row.destination, row.source_port, row.cookie);
         let age = |row: &Row| row.seconds.unwrap_or(f64::INFINITY);
         let by_endpoint = one.endpoint.cmp(&other.endpoint);
         by_endpoint.then(age(other).total_cmp(&age(one))).then(key(one).cmp(&key(other)))
     });
-    Ok((rows, partial && which.is_of_processes()))
+    Ok((rows, partial && which.is_of_processes() || !lost.is_empty()))
+}
+
+/// Says of how many the rule is not known for sure, or not at all, where rules are asked for.
+fn note_unsure(rows: &[Row], lost: usize, which: &Which, context: &mut Context<'_>) {
+    let unsure = rows.iter().filter(|row| which.takes(row.about()).is_none()).count();
+    if unsure > 0 {
+        context.note(&format!(
+            "note: {unsure} of them may be by another rule: where they are counted another one was, \
+             with the same destination, and when they were made is not known. `redirector run \
+             --accounting` tells it of those that are made from then on"
+        ));
+    }
+    if lost > 0 {
+        context.note(&format!(
+            "note: {lost} more may be by such a rule: by which they were made is not known any \
+             more, as the history does not go back so far. They are left out; `redirector \
+             connections` has them, and --address, --workload and --pid name them"
+        ));
+    }
 }
 
 /// Names, without which what is asked for by its name is not found: all else is told without
@@ -137,7 +164,9 @@ fn row(
     let age = known
         .and_then(|known| known.since)
         .map(|since| Duration::from_nanos(datapath::now().saturating_sub(since)));
-    let (route, to) = known.and_then(|known| routes.of(known.leg, age)).cloned().unzip();
+    let places = known.map(|known| routes.of(known, age)).unwrap_or_default();
+    let mut may_be: Vec<String> = places.iter().map(|place| place.route.clone()).collect();
+    let route = may_be.pop_if(|_| places.len() == 1);
     Some(Row {
         cookie: open.cookie,
         state: socket.map(|socket| socket.state),
@@ -146,7 +175,8 @@ fn row(
         source_port: socket.map(|socket| socket.own.port()),
         destination: known.map(|known| known.dialled),
         route,
-        to,
+        may_be,
+        to: places.first().map(|place| place.destination.clone()),
         endpoint: known.map(|known| known.backend).or(socket.map(|socket| socket.peer))?,
         seconds: age.map(|age| age.as_secs_f64()),
         sent: socket.and_then(|socket| socket.sent),
@@ -219,15 +249,23 @@ fn workloads(
     Ok(named.filter_map(|(pid, number)| Some((pid, names.get(&number)?.clone()))).collect())
 }
 
-/// Routes and destinations by place.
-type Places = BTreeMap<u32, (String, String)>;
+/// What a place in the tables stood for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Place {
+    /// The destination, as the kernel calls it in every version: see [`owner`].
+    owner: u32,
+    /// Its name.
+    destination: String,
+    /// The route that leads there.
+    route: String,
+}
 
 /// What places in the tables stood for.
 #[derive(Default)]
 struct Routes {
     /// The generations that are kept, the newest first: when each was made, in seconds since
-    /// 1970, and the route and destination of each place that is asked for.
-    kept: Vec<(u64, Places)>,
+    /// 1970, and each place that is asked for.
+    kept: Vec<(u64, BTreeMap<u32, Place>)>,
 }
 
 impl Routes {
@@ -240,25 +278,31 @@ impl Routes {
         for entry in entries.iter().rev() {
             let Some(snapshot) = state.snapshot(entry.head.generation)? else { continue };
             let names = snapshot.contents.layout.names();
-            let named = legs.iter().filter_map(|leg| {
+            let places = legs.iter().filter_map(|leg| {
                 let (route, _, destination) = names.legs.get(leg)?;
-                Some((*leg, (route_name(route), destination_name(destination))))
+                let owner = owner(destination);
+                let destination = destination_name(destination);
+                Some((*leg, Place { owner, destination, route: route_name(route) }))
             });
-            kept.push((entry.head.made, named.collect()));
+            kept.push((entry.head.made, places.collect()));
         }
         Ok(Self { kept })
     }
 
-    /// The route, and its destination, that a place has stood for since a connection was
-    /// made, as far as that is kept: nothing when it has stood for several.
-    fn of(&self, leg: u32, age: Option<Duration>) -> Option<&(String, String)> {
+    /// What the place of a connection has stood for since that was made, as far as that is
+    /// kept, the newest first. What does not lead to its destination it was not made by.
+    fn of(&self, made: &Remembered, age: Option<Duration>) -> Vec<&Place> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let begun = age.map_or(0, |age| now.saturating_sub(age).as_secs());
         // Those that were made since then, and the one that was in force then.
         let since = self.kept.iter().take_while(|(made, _)| *made >= begun).count();
         let asked = self.kept.iter().take(since + 1);
-        let mut names = asked.filter_map(|(_, named)| named.get(&leg));
-        let first = names.next()?;
-        names.all(|other| other == first).then_some(first)
+        let mut found = Vec::new();
+        for place in asked.filter_map(|(_, places)| places.get(&made.leg)) {
+            if place.owner == made.destination && !found.contains(&place) {
+                found.push(place);
+            }
+        }
+        found
     }
 }

@@ -44,9 +44,10 @@ impl Filter {
             workload: told.workload.as_deref(),
             pid: told.process.as_ref().map(|process| process.pid),
             route: told.route.as_deref(),
+            may_be: &[],
             addresses: [Some(told.destination), told.endpoint],
         };
-        self.which.takes(about)
+        self.which.takes(about) == Some(true)
             && self.since.is_none_or(|since| told.at >= since)
             && self.outcome.as_ref().is_none_or(|wanted| {
                 told.outcome == wanted
