@@ -356,6 +356,9 @@ fn query(question: &Question, source: QuerySource, destination: SocketAddr) -> Q
     Query { source, destination, gateway: gateway.clone(), sni: sni.clone() }
 }
 
+/// So many other addresses of a name are shown.
+const SHOWN: usize = 8;
+
 /// The first address that is meant, and a word on those that are as well.
 ///
 /// # Errors
@@ -371,8 +374,12 @@ pub fn dialled(
     let Some((first, others)) = addresses.split_first() else {
         return Err(ExplainError::NoAddress(to.to_string(), None));
     };
-    let others: Vec<String> = others.iter().map(SocketAddr::to_string).collect();
-    let note = format!("{to} is {}, too: ask for each of them", others.join(" and "));
+    let shown: Vec<String> = others.iter().take(SHOWN).map(SocketAddr::to_string).collect();
+    let more = match others.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let note = format!("{to} is {}{more}, too: ask for each of them", shown.join(" and "));
     Ok((*first, (!others.is_empty()).then_some(note)))
 }
 

@@ -164,8 +164,8 @@ fn what_another_rule_may_have_made_is_found_by_either_and_reset_after_asking_onl
     let rows = listed(&scene, &[]);
     let may_be = rows[0]["mayBe"].as_array().expect("several");
     assert!(rows[0]["route"].is_null() && may_be.contains(&route.into()), "{rows:#?}");
-    let others = may_be.iter().filter_map(Value::as_str).filter(|other| *other != route);
-    let other = others.last().expect("another").split(' ').next().expect("an object");
+    let other = may_be.iter().filter_map(Value::as_str).find(|other| *other != route);
+    let other = other.and_then(|other| other.split(' ').next()).expect("another");
     for object in [by_echo[1], other] {
         let answer = redirector.ask("connections", &["--route", object, "--output", "wide"]);
         assert!(answer.out.contains(route), "{answer:?}");

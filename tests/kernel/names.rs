@@ -101,7 +101,12 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
         let unresolved = status["config"]["unresolved"].as_array();
         unresolved.is_some_and(|all| all.iter().any(|one| one["kept"][0] == "192.0.2.11"))
     };
-    named.scene.redirector.wait("the warning", warned);
+    let status = named.scene.redirector.wait("the warning", warned);
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("its earlier address stays (") && warnings.contains("s old): "),
+        "{warnings}"
+    );
     assert_eq!(named.answer(SECOND), "two");
     let oldest = || {
         let metrics = scrape(named.metrics);
@@ -138,7 +143,12 @@ fn what_a_name_resolves_to_is_routed_by_its_rules_and_for_a_while_what_it_resolv
     daemon.kill();
     let _daemon = named.start("1h");
     assert_eq!((named.answer(FIRST).as_str(), named.answer(SECOND).as_str()), ("two", "two"));
-    named.scene.redirector.wait("the warning", warned);
+    let status = named.scene.redirector.wait("the warning", warned);
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("its earlier address stays (") && warnings.contains("s old): "),
+        "{warnings}"
+    );
 }
 
 #[test]
@@ -249,6 +259,10 @@ fn before_a_name_is_resolved_nothing_is_taken_for_it() {
     assert_eq!(answer["verdict"], "passthrough", "{answer}");
     let notes = answer["notes"].to_string();
     assert!(notes.contains("decided when its names are resolved: db.example.com"), "{notes}");
+    let args = ["--from-workload", "default/client", "--to", "db.example.com:19000"];
+    let by_name = named.scene.redirector.ask("explain", &args);
+    let why = "db.example.com was never resolved; the last lookup failed: there is no such name";
+    assert!(by_name.exit == 1 && by_name.err.contains(why), "{by_name:?}");
     named.dns.say_addresses("db.example.com", 1, &["192.0.2.10"]);
     named.waits(&["192.0.2.10"], &[]);
     assert_eq!(named.answer(FIRST), "two");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use redirector_common::hash::Fnv;
 use redirector_core::diag::Diagnostic;
@@ -306,15 +307,27 @@ pub struct KnownName {
     pub because: Option<String>,
 }
 
+impl fmt::Display for UnresolvedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said(""))
+    }
+}
+
 impl UnresolvedName {
     /// What it costs, of all that is said.
     pub const fn costs(&self) -> (bool, bool) {
         (self.refuses, self.is_dialled)
     }
-}
 
-impl fmt::Display for UnresolvedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// All of it in words, with the age of what stays; `now` is in seconds since 1970.
+    pub fn with_age(&self, now: u64) -> String {
+        let answered = self.answered.filter(|_| !self.kept.is_empty());
+        let age = answered.map(|at| Duration::from_secs(now.saturating_sub(at)));
+        let age = age.map(|age| format!(" ({} old)", humantime::format_duration(age)));
+        self.said(&age.unwrap_or_default())
+    }
+
+    fn said(&self, age: &str) -> String {
         let Self { name, because, kept, refuses, is_dialled, .. } = self;
         let outcome = match (kept.len(), refuses, is_dialled) {
             (0, true, false) => "what is routed to it is refused".to_owned(),
@@ -326,10 +339,10 @@ impl fmt::Display for UnresolvedName {
             (0, false, _) => {
                 "so that rules for it have no effect, and its clients go past them".to_owned()
             }
-            (1, ..) => "its earlier address stays".to_owned(),
-            (kept, ..) => format!("its {kept} earlier addresses stay"),
+            (1, ..) => format!("its earlier address stays{age}"),
+            (kept, ..) => format!("its {kept} earlier addresses stay{age}"),
         };
-        write!(f, "the name {name} does not resolve, {outcome}: {because}")
+        format!("the name {name} does not resolve, {outcome}: {because}")
     }
 }
 

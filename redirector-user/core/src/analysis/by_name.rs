@@ -48,12 +48,15 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Addresses that a host resolves to and that are not taken for it.
+/// Addresses that a host resolves to and that are not taken for it; what it resolved to until
+/// lately is nobody's trouble any more.
 fn not_taken(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) {
     let judged = facts.registry.judged(facts.world, &service.host);
+    let now = facts.world.resolved(&service.host).unwrap_or_default().iter();
+    let now: BTreeSet<IpAddr> = now.map(IpAddr::to_canonical).collect();
     let mut told: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
     for (ip, why) in judged {
-        let Some(why) = why else { continue };
+        let Some(why) = why.filter(|_| now.contains(&ip)) else { continue };
         let told = told.entry(why.to_string()).or_default();
         // Of too many the number is enough.
         if why != NotTaken::TooMany || told.is_empty() {

@@ -1,5 +1,6 @@
 //! What is dialled: an address, or a name as a program looks it up.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -57,10 +58,10 @@ impl fmt::Display for Dialled {
 }
 
 impl Dialled {
-    /// The addresses that it stands for, sorted: what the name of a service
-    /// resolves to for a program in the source's namespace (in `default`, as in
-    /// /etc/hosts, when that is not known). Where none of them is taken for it, those that
-    /// are not are what is dialled.
+    /// The addresses that it stands for: what the name of a service resolves to for a program
+    /// in the source's namespace (in `default`, as in /etc/hosts, when that is not known), taken
+    /// for it or not. Of a host that has to be resolved those come first that were allocated to
+    /// it, then what it resolves to, and last what it resolved to until lately; others are sorted.
     ///
     /// # Errors
     ///
@@ -83,13 +84,9 @@ impl Dialled {
                 namespace
             }
         };
-        let mut found = lookup(registry, host, namespace);
-        let by_name = registry.named(host).iter().any(|service| service.by_name);
-        if found.is_empty() && by_name {
-            found.extend(registry.judged(world, host).into_iter().map(|(ip, _)| ip));
-            found.sort_unstable();
-        }
+        let found = lookup((world, registry), host, namespace);
         if found.is_empty() {
+            let by_name = registry.named(host).iter().any(|service| service.by_name);
             let meant = known(registry, host, namespace).into_iter().flatten().next();
             return Err(match meant {
                 _ if by_name => ExplainError::NotResolved(host.clone()),
@@ -122,20 +119,31 @@ fn known<'r>(registry: &'r Registry, host: &str, namespace: &str) -> Option<&'r 
     candidates.iter().map(|name| registry.named(name)).find(|those| !those.is_empty())
 }
 
-/// What a name resolves to.
-fn lookup(registry: &Registry, host: &str, namespace: &str) -> Vec<IpAddr> {
+/// What a name resolves to, each address once.
+fn lookup((world, registry): (&World, &Registry), host: &str, namespace: &str) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut by_name = false;
     for service in known(registry, host, namespace).into_iter().flatten() {
         match &service.kind {
             // One step, as everywhere.
             ServiceKind::ExternalName(target) => {
                 addresses.extend(registry.named(target).iter().flat_map(|other| other.answers()));
             }
-            _ => addresses.extend(service.answers()),
+            _ => {
+                by_name |= service.by_name;
+                let answer = world.answer(&service.host).filter(|_| service.by_name);
+                let now = answer.into_iter().flat_map(|answer| &answer.addresses);
+                addresses.extend(service.whole_addresses());
+                addresses.extend(now.map(IpAddr::to_canonical));
+                addresses.extend(service.answers());
+            }
         }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
+    if !by_name {
+        addresses.sort_unstable();
+    }
+    let mut known = HashSet::new();
+    addresses.retain(|ip| known.insert(*ip));
     addresses
 }
 

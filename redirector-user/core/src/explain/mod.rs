@@ -377,10 +377,12 @@ fn names(world: &World, registry: &Registry, source: &Caller, host: &str) -> Vec
         .filter(|with| !with.separate && with.older == service.object && with.host == service.host);
     let entries = std::iter::once(&service.object).chain(pooled.map(|with| &with.younger));
     let names: BTreeSet<&Arc<str>> = entries.flat_map(|entry| registry.names_of(entry)).collect();
-    // Not those that other hosts of the same entry are resolved by.
+    // Not those that other hosts of the same entry are resolved by, nor what only its addresses
+    // come from.
     let is_other = |name: &Arc<str>| {
-        *name != service.host
-            && registry.named(name).iter().any(|other| other.object == service.object)
+        let mut named = registry.named(name).iter();
+        *name != service.host && named.any(|other| other.object == service.object)
+            || !registry.is_endpoint(world, name)
     };
     let of = |name: &Arc<str>| NameView {
         name: name.to_string(),

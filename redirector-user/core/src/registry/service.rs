@@ -301,9 +301,13 @@ impl Service {
             addresses.dedup();
             return addresses;
         }
+        self.whole_addresses().chain(self.by_host()).collect()
+    }
+
+    /// Those of its addresses that are no networks.
+    pub fn whole_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let whole = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-        let whole = whole.map(IpNet::addr);
-        whole.chain(self.by_host()).collect()
+        whole.map(IpNet::addr)
     }
 
     /// The addresses that its host resolves to, or did until lately, where they are its own.

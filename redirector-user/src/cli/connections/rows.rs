@@ -121,9 +121,9 @@ fn note_unsure(rows: &[Row], lost: usize, which: &Which, context: &mut Context<'
     let unsure = rows.iter().filter(|row| which.takes(row.about()).is_none()).count();
     if unsure > 0 {
         context.note(&format!(
-            "note: {unsure} of them may be by another rule: where they are counted another one was, \
-             with the same destination, and when they were made is not known. `redirector run \
-             --accounting` tells it of those that are made from then on"
+            "note: {unsure} of them may be by another rule: the place where they are counted was that \
+             one's, too, with the same destination, and when they were made is not known. `redirector \
+             run --accounting` tells it of those that are made from then on"
         ));
     }
     if lost > 0 {

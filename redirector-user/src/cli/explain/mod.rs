@@ -5,7 +5,9 @@ mod text;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use redirector_core::explain::{Dialled, Explanation, Query, QuerySource, explain_with};
+use redirector_core::explain::{
+    Dialled, ExplainError, Explanation, Query, QuerySource, explain_with,
+};
 use redirector_core::model::{Labels, SourceSelector};
 use redirector_core::registry::Registry;
 use redirector_core::validate::names::is_dns_label;
@@ -260,7 +262,13 @@ fn from_kernel(args: &Args, context: &mut Context<'_>) -> Result<Explanation, Fa
             }
         };
         let (_, known) = named.insert((generation, known));
-        Ok::<_, Failure>(crate::explain::explain(tables, &served, known.as_ref(), &question)?)
+        let explained = crate::explain::explain(tables, &served, known.as_ref(), &question);
+        if let Err(explain::Error::Unknown(ExplainError::NotResolved(host))) = &explained {
+            let report = args.kernel.report_or_last(context);
+            let known = report.names.iter().filter(|one| one.name == *host);
+            known.for_each(|one| context.note(&format!("note: {}", known_name(one, now()))));
+        }
+        Ok::<_, Failure>(explained?)
     })?;
     let of_destinations = explanation.destinations.iter().flat_map(|one| &one.names);
     let names: BTreeSet<&String> = (of_destinations.map(|one| &one.name))

@@ -480,7 +480,7 @@ fn reported(
         problems.push(format!("{watch}; for {}", duration(since)));
     }
     problems.extend(report.emptied.iter().map(ToString::to_string));
-    warnings.extend(report.unresolved.iter().map(ToString::to_string));
+    warnings.extend(report.unresolved.iter().map(|one| one.with_age(crate::daemon::now())));
     warnings.extend(report.findings.iter().take(SHOWN).map(ToString::to_string));
     let more = report.warnings.saturating_sub(SHOWN);
     if more > 0 {
