@@ -373,7 +373,8 @@ pub fn pick<T: Tables, C: Caller>(
     destination: u32,
     caller: &mut C,
 ) -> Option<ChosenEndpoint> {
-    let mut draft = Draft { kind: DraftKind::RefuseLeg, ..Draft::new() };
+    // Whichever way it refuses.
+    let mut draft = Draft::new();
     pick_into(tables, side, destination, caller, &mut draft);
     (draft.kind == DraftKind::Route).then_some(draft.endpoint)
 }

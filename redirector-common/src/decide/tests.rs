@@ -150,6 +150,8 @@ fn affinity_is_of_the_identity_and_of_strangers_by_their_namespace() {
     assert_eq!([1, u32::MAX, 0x1234_5678].map(mix), [0x514e_28b7, 0x81f1_6f39, 0xe37c_d1bc]);
     let unasked = || unreachable!("it is known who that is");
     assert_eq!(affinity(7, 3, unasked), 0x7fda_34f2);
-    assert_eq!(affinity(7, IDENTITY_UNKNOWN, || 0x1_0000_0005), 0xaa0a_985a);
+    // Mixed, the number of a namespace has the uppermost bit, or has it not.
+    let of_namespace = [5, 6].map(|netns| affinity(7, IDENTITY_UNKNOWN, || 1 << 32 | netns));
+    assert_eq!(of_namespace, [0xaa0a_985a, 0x1f0a_310d]);
     assert_eq!([stranger(5), stranger(1 << 31 | 6)], [1 << 31 | 5, 1 << 31 | 6]);
 }
