@@ -1,15 +1,14 @@
 //! The packages, on a machine that was never met before: a fresh Debian with systemd as
-//! its first process, in namespaces of its own.
+//! its first process, in namespaces of its own; their [life] on one with a kernel of its own.
 
 mod examples;
+mod life;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
-use redirector_tests::figure;
 use redirector_tests::machine::{GIVEN, Machine};
 use redirector_tests::page::steps;
 use redirector_tests::terminal::Terminal;
@@ -50,73 +49,6 @@ fn assert_same(machine: &Machine, before: &BTreeSet<String>) {
     let after = everything(machine);
     let left: Vec<_> = after.symmetric_difference(before).collect();
     assert!(left.is_empty(), "before and after differ: {left:#?}");
-}
-
-#[test]
-#[ignore = "needs the packages: cargo xtask test package"]
-fn package_page_of_installation_works_as_printed_and_leaves_nothing() {
-    let machine = boot("page", &packages());
-    let before = everything(&machine);
-    let begun = Instant::now();
-    let page = include_str!("../../docs/install.md");
-    let mut transcript = Vec::new();
-    for step in steps(page, "## A machine in ten minutes") {
-        let answer = machine.run(&step.command);
-        let shown = format!("line {}: {}", step.line, step.command);
-        transcript.push((step.command.clone(), format!("{}{}", answer.out, answer.err)));
-        let shows_failure = step.answer.iter().any(|line| line.starts_with("error: "));
-        assert_eq!(answer.exit != 0, shows_failure, "{shown}: {answer:?}\n{}", machine.journal());
-        step.compare(&format!("{}{}", answer.out, answer.err))
-            .unwrap_or_else(|why| panic!("{why}"));
-        follow(&machine, &step.command);
-        if step.command.starts_with("systemctl enable") {
-            figure!("from the package to the canary of one unit: {:.1?}", begun.elapsed());
-        }
-    }
-    // `cargo xtask pictures` shows it.
-    let transcript = serde_json::to_string(&transcript).expect("text");
-    fs::write(packages().join("page.json"), transcript).expect("written");
-    assert_same(&machine, &before);
-}
-
-/// What the page says of what follows from a command.
-fn follow(machine: &Machine, command: &str) {
-    let says = |what: &str, since: &str, word: &str| {
-        let script = format!("journalctl --unit shop-web --output cat {since}");
-        machine.wait(what, &script, |answer| answer.out.lines().any(|line| line == word));
-    };
-    let is_pinned = || machine.succeed("ls -A /sys/fs/bpf").contains("redirector");
-    match command.split_whitespace().collect::<Vec<_>>()[..] {
-        ["apt-get", "install", ..] => {
-            let version = machine.succeed("redirector --version");
-            // The packages differ in their number only: they hold one program.
-            assert!(version.starts_with("redirector "), "{version}");
-            assert_eq!(
-                machine.succeed(
-                    "systemd-analyze verify --man=no redirector.service redirector-relay.socket \
-                         redirector-relay@1.service redirector.slice 2>&1"
-                ),
-                ""
-            );
-        }
-        ["systemd-run", ..] => {
-            assert!(!is_pinned(), "nothing is touched before it is asked for");
-            says("the first server answers", "", "v1");
-        }
-        ["systemctl", "enable", ..] => {
-            let said = machine.succeed("journalctl --unit redirector --output cat");
-            let whole = "every process of this machine is served";
-            let place = said.find(whole).unwrap_or_else(|| panic!("{said}"));
-            assert!(said[place..].contains("in force"), "{said}");
-            says("the canary answers", "", "v2");
-        }
-        ["rm", ..] => {
-            machine.wait("it is taken back", "redirector maps all", |answer| {
-                answer.exit == 0 && !answer.out.contains("shop/db")
-            });
-        }
-        _ => {}
-    }
 }
 
 #[test]
@@ -255,82 +187,6 @@ spec:
   gateways: [gate]
   tcp: [{route: [{destination: {host: echo.shop.internal, port: {number: 7000}}}]}]
 "#;
-
-/// As the unit was when the daemon started what relays itself, below it.
-const BEFORE: &str = "
-mkdir -p /run/systemd/system/redirector.service.d
-cat > /run/systemd/system/redirector.service.d/before.conf <<'END'
-[Service]
-ExecStart=
-ExecStart=/usr/bin/redirector run --config /etc/redirector
-UnsetEnvironment=REDIRECTOR_RELAY_SOCKET
-Slice=system.slice
-CapabilityBoundingSet=~
-SystemCallFilter=
-END
-systemctl daemon-reload
-# Another program than that of both packages, which have one time.
-touch /usr/bin/redirector";
-
-#[test]
-#[ignore = "needs the packages: cargo xtask test package"]
-fn package_upgrade_and_downgrade_fail_no_connection_and_cut_no_relay() {
-    let machine = boot("upgrade", &packages());
-    let install = |deb: &str| {
-        let main = "systemctl show --value --property MainPID redirector";
-        let before = machine.succeed(main);
-        machine.succeed(&format!("dpkg -i {deb}"));
-        machine.wait("another daemon is in charge", main, |answer| answer.out != before);
-        let healthy = |answer: &redirector_tests::redirector::Answer| answer.exit == 0;
-        machine.wait("it is healthy", "redirector status", healthy);
-    };
-    machine.succeed(&format!(
-        "dpkg -i {}
-         {BEFORE}
-         cat > /etc/redirector/gateway.yaml <<'END'\n{GATEWAY}\nEND
-         echo REDIRECTOR_DRAIN=1h >> /etc/default/redirector
-         systemctl enable --now redirector
-         systemd-run --collect --unit echo socat TCP-LISTEN:7000,bind=127.0.0.3,fork,reuseaddr EXEC:cat",
-        DEB[0]
-    ));
-    let answers = "echo ping | socat -t 5 - TCP:127.0.0.9:15400";
-    machine.wait("the gateway serves", answers, |answer| answer.out == "ping\n");
-    // Both go on until they are told, and note what came of each connection.
-    let load = |unit: &str, address: &str| {
-        machine.succeed(&format!(
-            "systemd-run --unit {unit} sh -c 'while [ ! -e /run/enough ]; do \
-                 echo ping | socat -t 5 - TCP:{address} || echo failed; done'"
-        ));
-    };
-    load("mesh", "127.96.0.12:7000");
-    load("through", "127.0.0.9:15400");
-    // Its last word is said when all is over.
-    machine.succeed(
-        "mkfifo /run/words
-         systemd-run --unit relay sh -c 'socat - TCP:127.0.0.9:15400 < /run/words > /run/heard'
-         systemd-run --unit speaker sh -c 'exec > /run/words; echo first; \
-             while [ ! -e /run/enough ]; do sleep 0.05; done; echo last'",
-    );
-    machine.wait("the relay stands", "cat /run/heard", |answer| answer.out == "first\n");
-    machine.succeed("rm /run/systemd/system/redirector.service.d/before.conf");
-    install(DEB[1]);
-    machine.succeed("systemctl restart redirector");
-    install(DEB[0]);
-    machine.succeed("systemctl restart redirector");
-    machine.succeed("touch /run/enough");
-    machine.wait("the relay ends whole", "cat /run/heard", |answer| answer.out == "first\nlast\n");
-    for unit in ["mesh", "through"] {
-        let state = format!("systemctl is-active {unit}");
-        machine.wait("the load ends", &state, |answer| answer.out != "active\n");
-        let said = machine.succeed(&format!("journalctl --unit {unit} --output cat"));
-        let pings = said.lines().filter(|line| *line == "ping").count();
-        println!("{unit}: {pings} connections");
-        assert!(pings > 10, "{said}");
-        let is_wrong = |line: &&str| *line == "failed" || line.contains("socat[");
-        let wrong: Vec<_> = said.lines().filter(is_wrong).collect();
-        assert!(wrong.is_empty(), "{wrong:#?}\n{}", machine.journal());
-    }
-}
 
 #[test]
 #[ignore = "needs the packages: cargo xtask test package"]

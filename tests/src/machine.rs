@@ -1,5 +1,6 @@
-//! A machine of a test's own on this kernel: a fresh Debian with systemd as its first
-//! process, in namespaces and a cgroup that are all that it can see.
+//! A machine of a test's own: a fresh Debian with systemd as its first process. On this
+//! kernel it has namespaces and a cgroup that are all that it can see; a virtual one, which
+//! has a kernel of its own, was booted around the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,33 +53,30 @@ exec chroot . /bin/sh -c 'umount -l /run/old; rmdir /run/old
 /// It; everything of it goes when this is dropped.
 #[derive(Debug)]
 pub struct Machine {
-    /// What has made its namespaces, and ends with it.
-    outside: Child,
+    /// What has made its namespaces, and ends with it, where this machine is another.
+    outside: Option<(Child, TempDir)>,
     /// Its first process, as this machine numbers it.
     init: u32,
     cgroup: TestCgroup,
-    _mounts: TempDir,
 }
 
 impl Machine {
-    /// Boots one from this root, which is only read. What is in `given` is in its
-    /// [`GIVEN`].
+    /// Boots one from this root, which is only read; that of this machine itself means that
+    /// it was booted for the test. What is in `given` is in its [`GIVEN`].
     ///
     /// # Panics
     ///
     /// When it does not boot.
     pub fn boot(what: &str, root: &Path, given: &Path) -> Self {
         let cgroup = TestCgroup::new(what);
-        let mounts = tempfile::tempdir().expect("a temporary directory");
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
-            .args(["--fork", "--kill-child", "sh", "-c", BOOT, "boot"])
-            .args([mounts.path(), root, given])
-            .stdin(Stdio::null());
-        enter(&mut command, cgroup.path());
-        let outside = command.spawn().expect("unshare starts");
-        let mut machine = Self { outside, init: 0, cgroup, _mounts: mounts };
+        let outside = if root == Path::new("/") {
+            let copied = Command::new("cp").arg("-a").arg(given.join(".")).arg(GIVEN).status();
+            assert!(copied.expect("cp starts").success());
+            None
+        } else {
+            Some(start(&cgroup, root, given))
+        };
+        let mut machine = Self { outside, init: 0, cgroup };
         machine.init = machine.until("it boots", Self::first_process);
         machine.wait("is-system-running", "systemctl is-system-running", |answer| {
             ["running", "degraded"].contains(&answer.out.trim())
@@ -88,11 +86,16 @@ impl Machine {
 
     /// The process that systemd is, once it is.
     fn first_process(&self) -> Option<u32> {
-        let outside = self.outside.id();
-        let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children"));
-        let child: u32 = children.ok()?.split_whitespace().next()?.parse().ok()?;
-        let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-        (name.trim() == "systemd").then_some(child)
+        let first = match &self.outside {
+            None => 1,
+            Some((outside, _)) => {
+                let outside = outside.id();
+                let children = format!("/proc/{outside}/task/{outside}/children");
+                fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()?
+            }
+        };
+        let name = fs::read_to_string(format!("/proc/{first}/comm")).ok()?;
+        (name.trim() == "systemd").then_some(first)
     }
 
     /// To run a script of the shell in it, as root in [`GIVEN`], outside of all units.
@@ -158,11 +161,6 @@ impl Machine {
         self.run("journalctl --no-pager --lines 60 || true").out
     }
 
-    /// Its cgroup, as this machine sees it.
-    pub fn cgroup(&self) -> &Path {
-        self.cgroup.path()
-    }
-
     /// A file of it, as this machine reaches it.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
@@ -171,8 +169,23 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its first process goes with it, and all others with that one.
-        let _ = self.outside.kill();
-        let _ = self.outside.wait();
+        if let Some((outside, _)) = &mut self.outside {
+            // Its first process goes with it, and all others with that one.
+            let _ = outside.kill();
+            let _ = outside.wait();
+        }
     }
+}
+
+/// Starts one in that cgroup. Gives back what ends it, and the place of its mounts.
+fn start(cgroup: &TestCgroup, root: &Path, given: &Path) -> (Child, TempDir) {
+    let mounts = tempfile::tempdir().expect("a temporary directory");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
+        .args(["--fork", "--kill-child", "sh", "-c", BOOT, "boot"])
+        .args([mounts.path(), root, given])
+        .stdin(Stdio::null());
+    enter(&mut command, cgroup.path());
+    (command.spawn().expect("unshare starts"), mounts)
 }

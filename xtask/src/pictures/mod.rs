@@ -3,22 +3,20 @@
 mod terminal;
 mod way;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::workspace::{root, target};
+use crate::test::layers::logs;
+use crate::workspace::root;
 
 /// Draws them into `docs`.
 pub fn run() -> Result<ExitCode> {
-    let transcript = target().join("xtask/packages/page.json");
-    let text = std::fs::read_to_string(&transcript).with_context(|| {
-        format!(
-            "{} is missing, what the commands of docs/install.md answered: `cargo xtask test \
-             package` writes it",
-            transcript.display()
-        )
-    })?;
+    let text = transcript(&logs("package")).context(
+        "it is not known what the commands of docs/install.md answered: `cargo xtask test package` \
+         says it",
+    )?;
     let steps: Vec<(String, String)> = serde_json::from_str(&text)?;
     for (name, picture) in [("way.svg", way::draw()), ("terminal.svg", terminal::draw(&steps))] {
         let path = root().join("docs").join(name);
@@ -27,6 +25,14 @@ pub fn run() -> Result<ExitCode> {
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a test has printed of what it typed.
+fn transcript(logs: &Path) -> Option<String> {
+    logs.read_dir().ok()?.flatten().find_map(|entry| {
+        let log = std::fs::read_to_string(entry.path()).ok()?;
+        log.lines().find_map(|line| Some(line.split_once("transcript: ")?.1.to_owned()))
+    })
 }
 
 /// Text as XML has it.

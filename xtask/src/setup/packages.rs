@@ -21,7 +21,7 @@ pub fn needs() -> Vec<Need> {
         },
         Need {
             name: "cpio",
-            why: "reading the RPM package",
+            why: "reading the RPM package, and a whole Debian in a virtual machine",
             purposes: &[Purpose::All],
             found: || program("cpio"),
             remedies: vec![Remedy::Package("cpio")],

@@ -23,6 +23,8 @@ pub const OF_IMAGE: &str = "kubernetes::image::";
 const OF_MODULES: &str = "policies::kernel_sockets::";
 /// Those of them that need the packages.
 pub const OF_PACKAGES: &str = "package::";
+/// Those of them that take a whole machine, and not only namespaces.
+pub const OF_LIFE: &str = "package::life::";
 /// The suite of those that need a second version of the daemon, and no other kernel.
 pub const UPGRADE: &str = "upgrade";
 /// The suite of those that need a tracer, which no other kernel's machine has.
@@ -203,15 +205,19 @@ pub fn of_image(environment: Vec<(String, String)>, layer: &mut Layer) -> Result
     run(&kernel_pool(cores(), "image", environment), &tests, layer)
 }
 
-/// The tests of the packages.
+/// The tests of the packages: those of a whole machine are run by `whole`.
 pub fn of_packages(
     environment: Vec<(String, String)>,
     selection: &Selection,
     layer: &mut Layer,
+    whole: impl FnOnce(&mut Layer) -> Result<()>,
 ) -> Result<()> {
     let tests = kernel_tests(build::all()?)?;
     let tests = tests.into_iter().filter(|test| test.name.starts_with(OF_PACKAGES)).collect();
-    run(&kernel_pool(cores(), "package", environment), &selection.of(tests), layer)
+    let (of_life, others): (Vec<_>, Vec<_>) =
+        selection.of(tests).into_iter().partition(|test| test.name.starts_with(OF_LIFE));
+    run(&kernel_pool(cores(), "package", environment), &others, layer)?;
+    if of_life.is_empty() { Ok(()) } else { whole(layer) }
 }
 
 /// Whether a test is of something that is made for it alone: the image, or the packages.
@@ -253,8 +259,13 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The directory of what a layer's tests print.
+pub fn logs(layer: &str) -> PathBuf {
+    target().join("xtask/logs").join(layer)
+}
+
 fn pool(workers: usize, layer: &str, environment: Vec<(String, String)>) -> Pool {
-    Pool { workers, environment, logs: target().join("xtask/logs").join(layer) }
+    Pool { workers, environment, logs: logs(layer) }
 }
 
 fn kernel_pool(workers: usize, layer: &str, mut environment: Vec<(String, String)>) -> Pool {

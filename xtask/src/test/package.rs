@@ -1,4 +1,5 @@
-//! The packages, installed on a fresh Debian that has systemd as its first process.
+//! The packages, installed on a fresh Debian that has systemd as its first process: in
+//! namespaces, and for what becomes of a package in a virtual machine with Debian's kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,12 +14,12 @@ use super::table::Layer;
 use crate::command::{run, stdout};
 use crate::package::{self, Packages};
 use crate::static_binary::Arch;
-use crate::vm::initramfs;
+use crate::vm::{self, initramfs};
 use crate::workspace::{is_root, target};
 
 /// What a Debian machine has that matters here, and what examples and tests take.
 const DEBIAN: &str = "systemd,systemd-sysv,dbus,iproute2,procps,socat,\
-                      bash-completion,zsh,fish,jq,man-db,rpm";
+                      bash-completion,zsh,fish,jq,man-db,rpm,kmod";
 
 /// Makes packages of two versions out of the program that the virtual machines get,
 /// looks at them, and runs the tests of them.
@@ -28,7 +29,8 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
         layer.single(Case { name: "packages".into(), outcome, seconds: 0.0 });
         return Ok(());
     }
-    let program = initramfs::binaries(Arch::host()?, true)?.program("redirector")?.to_owned();
+    let build = initramfs::binaries(Arch::host()?, true)?;
+    let program = build.program("redirector")?.to_owned();
     let begun = Instant::now();
     let output = target().join("xtask/packages");
     package::clear(&output)?;
@@ -50,7 +52,10 @@ pub fn layer(selection: &Selection, layer: &mut Layer) -> Result<()> {
     let given = |name: &str, path: &Path| (name.to_owned(), path.to_string_lossy().into_owned());
     let environment =
         vec![given("REDIRECTOR_TESTS_PACKAGES", &output), given("REDIRECTOR_TESTS_ROOT", &root)];
-    layers::of_packages(environment, selection, layer)
+    let debs: Vec<_> = versions()?.iter().map(|version| deb(&output, version, arch)).collect();
+    layers::of_packages(environment, selection, layer, |layer| {
+        vm::debian(&root, &debs, &build, selection, layer)
+    })
 }
 
 /// This one, and the one after it.
@@ -89,7 +94,7 @@ fn machine() -> Result<PathBuf> {
 fn wrappings(output: &Path, arch: Arch) -> Result<()> {
     let [version, _] = versions()?;
     let path = |name: String| output.join(name).to_string_lossy().into_owned();
-    let deb = path(format!("redirector_{version}_{}.deb", arch.debian()));
+    let deb = deb(output, &version, arch).to_string_lossy().into_owned();
     let rpm = path(format!("redirector-{version}-1.{}.rpm", arch.name()));
     let archive = path(format!("redirector-{version}-linux-{}.tar.gz", arch.name()));
     // Mode, size and path of each file, whoever lists them.
@@ -108,6 +113,10 @@ fn wrappings(output: &Path, arch: Arch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn deb(output: &Path, version: &str, arch: Arch) -> PathBuf {
+    output.join(format!("redirector_{version}_{}.deb", arch.debian()))
 }
 
 fn archive_top(version: &str, arch: Arch) -> String {

@@ -46,6 +46,11 @@ pub enum Event<'a> {
 }
 
 impl Pool {
+    /// The file of what a test prints.
+    pub fn log(&self, suite: &str, test: &str) -> PathBuf {
+        self.logs.join(format!("{suite} {}.log", test.replace("::", "-")))
+    }
+
     /// Runs tests; `tell` is told what happens.
     ///
     /// # Errors
@@ -72,10 +77,10 @@ impl Pool {
                         if sender.send(Event::Begins(test)).is_err() {
                             return;
                         }
-                        let name = format!("{} {}.log", test.suite, test.name.replace("::", "-"));
+                        let log = self.log(&test.suite, &test.name);
                         let case = test
                             .binary
-                            .run(&test.name, &self.environment, &self.logs.join(name), LIMIT)
+                            .run(&test.name, &self.environment, &log, LIMIT)
                             .unwrap_or_else(|error| Case {
                                 name: test.name.clone(),
                                 outcome: Outcome::Failed(format!("{error:#}")),

@@ -3,6 +3,9 @@
 use std::fmt::Write;
 use std::time::Instant;
 
+use anyhow::{Context, Result};
+
+use super::layers::logs;
 use super::libtest::{Case, Outcome, Suite};
 
 /// How many of the slowest tests are named at the end.
@@ -30,6 +33,17 @@ impl Layer {
             begun: Instant::now(),
             seconds: 0.0,
         }
+    }
+
+    /// A test that was run elsewhere has printed this: its figures are shown.
+    pub fn printed(&self, file: &str, text: &str) -> Result<()> {
+        // The first one stands behind the test's name.
+        for (_, figure) in text.lines().filter_map(|line| line.split_once("figure: ")) {
+            println!("    {figure}");
+        }
+        let logs = logs(&self.name);
+        std::fs::create_dir_all(&logs)?;
+        std::fs::write(logs.join(file), text).with_context(|| format!("cannot write {file}"))
     }
 
     /// A test of a suite has ended.

@@ -1,5 +1,6 @@
-//! Inside the virtual machine: the first process. It mounts what a node has,
-//! runs what the host asked for, and reports over the second serial port.
+//! Inside the virtual machine: the first process, which mounts what a node has, or a unit
+//! of systemd, which has done so. It runs what the host asked for, and reports over the
+//! second serial port.
 
 mod patched;
 mod programs;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::demo;
-use crate::test::layers::{COOKBOOK, FAULTS, UPGRADE, is_made_for, of_modules};
+use crate::test::layers::{COOKBOOK, FAULTS, OF_LIFE, UPGRADE, is_made_for, of_modules};
 use crate::test::libtest::{Binary, Case, Outcome};
 use crate::test::pool::{Event, Pool, Test};
 
@@ -33,6 +34,8 @@ pub const MODULES: &str = "/modules";
 pub const DOCUMENTS: &str = "/deploy";
 /// Where the container image's files lie, on the machine that has them.
 pub const IMAGE: &str = "/image";
+/// Where the packages lie, on the machine that they are installed on.
+pub const PACKAGES: &str = "/packages";
 /// Where the daemon's program lies.
 pub const REDIRECTOR: &str = "/bin/redirector";
 
@@ -60,6 +63,13 @@ pub enum Message {
         /// Its name.
         test: String,
     },
+    /// A test that ends has printed this.
+    Printed {
+        /// The name of the file that it goes to.
+        file: String,
+        /// All of it.
+        text: String,
+    },
     /// A test has ended.
     Ended {
         /// What it belongs to.
@@ -81,10 +91,11 @@ pub fn is_init() -> bool {
     std::process::id() == 1
 }
 
-/// The life of the first process.
+/// The life of the first process, or of the unit.
 pub fn main() -> ExitCode {
-    if !is_init() {
-        eprintln!("error: this runs as the first process of a virtual machine only");
+    // Whose end is that of the machine.
+    if !is_init() && std::env::var_os(ORDERS).is_none() {
+        eprintln!("error: this runs in a virtual machine only");
         return ExitCode::FAILURE;
     }
     if let Err(error) = live() {
@@ -99,12 +110,10 @@ pub fn main() -> ExitCode {
 }
 
 fn live() -> Result<()> {
-    mount_all()?;
-    // SAFETY: no other thread exists yet that could read the environment.
-    unsafe { std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") };
+    if is_init() {
+        make_a_node()?;
+    }
     strict();
-    load_modules()?;
-    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     patched::patch_now().context("cannot attach a program of each kind")?;
     let orders = std::env::var(ORDERS).unwrap_or_default();
     if orders == "shell" {
@@ -118,11 +127,21 @@ fn live() -> Result<()> {
         match layer {
             "demo" => play_demo(&mut host)?,
             "kernel" => run_tests(&mut host, words)?,
+            "packages" => run_tests_of_packages(&mut host, words)?,
             "programs" => programs::try_all(&mut host)?,
             other => bail!("unknown orders: {other}"),
         }
     }
     host.tell(&Message::Done)
+}
+
+/// What systemd does elsewhere.
+fn make_a_node() -> Result<()> {
+    mount_all()?;
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe { std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") };
+    load_modules()?;
+    run(Command::new("ip").args(["link", "set", "lo", "up"]))
 }
 
 /// Loads the modules that came with the kernel; a kernel of the user's has none.
@@ -159,30 +178,71 @@ fn play_demo(host: &mut Host) -> Result<()> {
 
 /// Runs every test, or those whose paths contain a word of the list.
 fn run_tests(host: &mut Host, words: &str) -> Result<()> {
-    let binary = Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() };
+    let binary = all_tests();
     let wanted = |test: &Test<'_>| {
         ![UPGRADE, FAULTS, COOKBOOK].contains(&&*test.suite)
             && !is_made_for(test)
             && words.split(',').any(|word| test.name.contains(word))
     };
     let tests: Vec<_> = of_modules(&binary)?.into_iter().filter(wanted).collect();
-    let environment = [
-        ("REDIRECTOR_TESTS", "kernel"),
-        ("REDIRECTOR_SCALE", SCALE),
-        ("REDIRECTOR_PROGRAM", REDIRECTOR),
-        ("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     // As many at a time as libtest would.
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = Pool { workers, environment: environment.into(), logs: "/run/logs".into() };
+    let pool = pool(
+        workers,
+        &[
+            ("REDIRECTOR_TESTS", "kernel"),
+            ("REDIRECTOR_SCALE", SCALE),
+            ("REDIRECTOR_PROGRAM", REDIRECTOR),
+            ("REDIRECTOR_RECORDING_OBJECT", RECORDING_OBJECT),
+        ],
+    );
+    pool.run(&tests, |event| host.tell(&event.into()))
+}
+
+/// Runs those of what becomes of a package, or of them those whose paths contain a word: one
+/// after the other, because all have this machine to themselves.
+fn run_tests_of_packages(host: &mut Host, word: &str) -> Result<()> {
+    let binary = all_tests();
+    let tests: Vec<_> = of_modules(&binary)?
+        .into_iter()
+        .filter(|test| test.name.starts_with(OF_LIFE) && test.name.contains(word))
+        .collect();
+    let pool = pool(
+        1,
+        &[
+            ("REDIRECTOR_TESTS", "kernel"),
+            ("REDIRECTOR_TESTS_PACKAGES", PACKAGES),
+            ("REDIRECTOR_TESTS_ROOT", "/"),
+        ],
+    );
     pool.run(&tests, |event| {
-        host.tell(&match event {
-            Event::Begins(test) => Message::Begins { test: test.name.clone() },
-            Event::Ended(suite, case) => Message::Ended { suite, case },
-            Event::SuiteEnded(suite) => Message::SuiteEnded { suite },
-        })
+        if let Event::Ended(suite, case) = &event {
+            let log = pool.log(suite, &case.name);
+            let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+            let file = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            host.tell(&Message::Printed { file, text })?;
+        }
+        host.tell(&event.into())
     })
+}
+
+fn all_tests() -> Binary {
+    Binary { name: "kernel".into(), path: TESTS.into(), directory: "/".into() }
+}
+
+fn pool(workers: usize, environment: &[(&str, &str)]) -> Pool {
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    Pool { workers, environment: environment.collect(), logs: "/run/logs".into() }
+}
+
+impl From<Event<'_>> for Message {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Begins(test) => Self::Begins { test: test.name.clone() },
+            Event::Ended(suite, case) => Self::Ended { suite, case },
+            Event::SuiteEnded(suite) => Self::SuiteEnded { suite },
+        }
+    }
 }
 
 fn shell() -> Result<()> {

@@ -1,5 +1,5 @@
 //! What the virtual machine boots into: this build's binaries, linked
-//! statically, and a userland of busybox and `ip`.
+//! statically, and a userland of busybox and `ip`, or all of a Debian.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::guest;
+use super::kernel::Kernel;
 use super::newc::Archive;
 use crate::command;
 use crate::setup::debian::Packages;
@@ -73,6 +74,52 @@ pub fn of_arm64(build: &Build, package: &Path, image: &Path) -> Result<PathBuf> 
     archive.finish(build, "initramfs-arm64")
 }
 
+/// The unit that runs in a whole Debian what the host asked for.
+const UNIT: &str = "[Unit]
+Description=What this machine was booted for
+[Service]
+ExecStartPre=/sbin/depmod
+ExecStart=/guest guest
+PassEnvironment=REDIRECTOR_GUEST REDIRECTOR_RESULTS
+";
+
+/// A whole Debian, that of `root`, which begins with its own systemd; with these packages,
+/// and the kernel tests.
+pub fn of_debian(
+    build: &Build,
+    root: &Path,
+    packages: &[PathBuf],
+    kernel: &Kernel,
+) -> Result<PathBuf> {
+    let mut archive = Tree::default();
+    for package in packages {
+        let name = package.file_name().unwrap_or_default().to_string_lossy();
+        archive.copy(package, &format!("{}/{name}", guest::PACKAGES))?;
+    }
+    for module in &kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.copy(module, &format!("/usr/lib/modules/{}/{name}", kernel.release))?;
+    }
+    archive.copy(&build.test(layers::KERNEL)?.path, guest::TESTS)?;
+    archive.copy(build.program("xtask")?, "/guest")?;
+    let units = "/etc/systemd/system";
+    archive.text(&format!("{units}/guest.service"), UNIT);
+    archive.symlink(&format!("{units}/multi-user.target.wants/guest.service"), "../guest.service");
+    archive.symlink("/init", "/sbin/init");
+    let path = archive.write("initramfs-debian")?;
+    // Before it, and with the owners and modes that its files have. The kernel unpacks one
+    // archive after the other.
+    let ours = path.with_extension("ours");
+    std::fs::rename(&path, &ours)?;
+    let script = r#"cd "$1"
+        (find . -xdev -print0 | cpio --null --create --format newc --quiet; cat "$2") > "$3""#;
+    let mut all = Command::new("sh");
+    all.args(["-ec", script, "sh"]).args([root, &ours, &path]);
+    command::run(&mut all)?;
+    std::fs::remove_file(&ours)?;
+    Ok(path)
+}
+
 /// An archive that knows which directories it has.
 #[derive(Default)]
 struct Tree {
@@ -120,6 +167,12 @@ impl Tree {
         for place in ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"] {
             self.directory(place);
         }
+        self.write(name)
+    }
+
+    /// Writes the archive, and gives back its path.
+    fn write(mut self, name: &str) -> Result<PathBuf> {
+        self.directory("/dev");
         // The first process gets its standard streams from this one.
         self.archive.device("/dev/console", 5, 1);
         let path = target().join("vm").join(name).with_extension("cpio");
@@ -140,6 +193,11 @@ impl Tree {
         self.parent_of(to);
         self.archive.file(to, &content);
         Ok(())
+    }
+
+    fn text(&mut self, path: &str, content: &str) {
+        self.parent_of(path);
+        self.archive.text(path, content);
     }
 
     /// What tests read of the checkout, where they were compiled to look for it,

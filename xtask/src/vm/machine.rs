@@ -155,6 +155,8 @@ pub fn shell(boot: &Boot, initramfs: &Path) -> Result<()> {
 pub enum Told {
     /// The kernel that runs.
     Booted(String),
+    /// What a test has printed, and the name of the file for it.
+    Printed(String, String),
     /// A test of a suite has ended.
     Ended(String, Case),
     /// It was the last one of its suite.
@@ -166,6 +168,7 @@ impl Told {
     fn subject(&self) -> (&'static str, String) {
         match self {
             Self::Booted(_) => ("kernel", String::new()),
+            Self::Printed(file, _) => ("log", file.clone()),
             Self::Ended(suite, case) => ("test", format!("{suite} {}", case.name)),
             Self::SuiteEnded(suite) => ("suite", suite.clone()),
         }
@@ -268,6 +271,7 @@ impl Reader {
                     self.running.clear();
                     tell(Told::Booted(release));
                 }
+                Ok(Message::Printed { file, text }) => tell(Told::Printed(file, text)),
                 Ok(Message::Begins { test }) => self.running.push(test),
                 Ok(Message::Ended { suite, case }) => {
                     self.running.retain(|test| *test != case.name);

@@ -20,6 +20,7 @@ use anyhow::Result;
 
 use crate::setup::{self, Purpose};
 use crate::test::Selection;
+use crate::test::build::Build;
 use crate::test::table::Layer;
 use kernel::Kernel;
 use machine::{Boot, Told};
@@ -77,6 +78,24 @@ pub fn arm64(words: &str, archive: &Path, layer: &mut Layer) -> Result<()> {
     run_all(&[Boot { kernel, cpus: 2, extra: "", orders }], archive, false, layer)
 }
 
+/// The machine that packages are installed on, as part of a layer: the Debian of `root` with
+/// its own kernel, and the tests of what becomes of a package.
+pub fn debian(
+    root: &Path,
+    packages: &[PathBuf],
+    build: &Build,
+    selection: &Selection,
+    layer: &mut Layer,
+) -> Result<()> {
+    let Some(mut kernel) = Kernel::of_debian()?.into_iter().next() else { return Ok(()) };
+    let archive = initramfs::of_debian(build, root, packages, &kernel)?;
+    // They are where that Debian looks for them.
+    kernel.modules.clear();
+    let orders = format!("packages:{}", selection.only.as_deref().unwrap_or_default());
+    let boot = Boot { kernel, cpus: 2, extra: "systemd.getty_auto=no", orders };
+    run_all(&[boot], &archive, false, layer)
+}
+
 fn boots(kernels: &[Kernel], demo_only: bool, only: Option<&str>) -> Vec<Boot> {
     let orders = match only {
         Some(word) => format!("kernel:{word}"),
@@ -130,6 +149,7 @@ fn run_all(boots: &[Boot], archive: &Path, show: bool, layer: &mut Layer) -> Res
         for (name, told) in events {
             match told? {
                 Told::Booted(release) => println!("    {name}: booted {release}"),
+                Told::Printed(file, text) => layer.printed(&file, &text)?,
                 Told::Ended(suite, case) => layer.ended(&format!("{name}: {suite}"), case),
                 Told::SuiteEnded(suite) => layer.suite_ended(&format!("{name}: {suite}")),
             }

@@ -9,7 +9,8 @@ pub struct Archive {
 }
 
 const DIRECTORY: u32 = 0o040_755;
-const FILE: u32 = 0o100_755;
+const PROGRAM: u32 = 0o100_755;
+const TEXT: u32 = 0o100_644;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
@@ -21,7 +22,12 @@ impl Archive {
 
     /// A file that everybody may read and execute.
     pub fn file(&mut self, path: &str, content: &[u8]) {
-        self.entry(path, FILE, (0, 0), content);
+        self.entry(path, PROGRAM, (0, 0), content);
+    }
+
+    /// A file that everybody may read.
+    pub fn text(&mut self, path: &str, content: &str) {
+        self.entry(path, TEXT, (0, 0), content.as_bytes());
     }
 
     /// A symbolic link.
