@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use redirector::daemon::metrics::OTHER;
 use redirector::daemon::metrics::families::{FAMILIES, Kind, PREFIX};
 use redirector_tests::child;
+use redirector_tests::dns::DnsServer;
 use redirector_tests::scene::{Scene, dial, free, gateway, scrape, split, to};
 use redirector_tests::socket::Socket;
 
@@ -47,6 +48,17 @@ spec:
   subsets: [{name: one, labels: {v: one}}, {name: two, labels: {v: two}}]
 ";
 
+/// A host that is known by its name.
+const NAME: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: DNS
+";
+
 #[test]
 fn what_is_exported_is_what_the_list_says() {
     let Some(scene) = Scene::new("metrics", PROGRAM) else { return };
@@ -60,8 +72,14 @@ fn what_is_exported_is_what_the_list_says() {
     // An object that is refused makes its family have one.
     let refused = to("one").replace("name: echo}", "name: refused}").replace("[echo]", "7");
     scene.redirector.write("refused.yaml", &refused);
-    let at = address.to_string();
-    let _daemon = scene.redirector.start_with(&["--metrics-address", &at, "--accounting"]);
+    // And a name those about names.
+    let dns = DnsServer::start();
+    dns.say_addresses("db.example.com", 60, &["192.0.2.10"]);
+    scene.redirector.write("name.yaml", NAME);
+    let [at, server] = [address, dns.address()].map(|one| one.to_string());
+    let args = ["--metrics-address", &at, "--dns-server", &server, "--accounting"];
+    let _daemon = scene.redirector.start_with(&args);
+    scene.redirector.wait("the name", |status| status["config"]["names"][0]["since"].is_u64());
     assert_eq!(scene.answer(&scene.client()), "one");
     assert_eq!(dial(edge), "one");
     // So does a change.
