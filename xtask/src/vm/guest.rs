@@ -114,7 +114,6 @@ fn live() -> Result<()> {
         make_a_node()?;
     }
     strict();
-    patched::patch_now().context("cannot attach a program of each kind")?;
     let orders = std::env::var(ORDERS).unwrap_or_default();
     if orders == "shell" {
         return shell();
@@ -141,7 +140,10 @@ fn make_a_node() -> Result<()> {
     // SAFETY: no other thread exists yet that could read the environment.
     unsafe { std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") };
     load_modules()?;
-    run(Command::new("ip").args(["link", "set", "lo", "up"]))
+    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    // Not on a whole Debian: `status` would name what it attaches, and is shown to people.
+    // Programs come and go a few times only there.
+    patched::patch_now().context("cannot attach a program of each kind")
 }
 
 /// Loads the modules that came with the kernel; a kernel of the user's has none.
