@@ -93,7 +93,10 @@ pub fn debian(
     kernel.modules.clear();
     let orders = format!("packages:{}", selection.only.as_deref().unwrap_or_default());
     let boot = Boot { kernel, cpus: 2, extra: "systemd.getty_auto=no", orders };
-    run_all(&[boot], &archive, false, layer)
+    let ran = run_all(&[boot], &archive, false, layer);
+    // It is large, and made anew in seconds.
+    std::fs::remove_file(&archive)?;
+    ran
 }
 
 fn boots(kernels: &[Kernel], demo_only: bool, only: Option<&str>) -> Vec<Boot> {
