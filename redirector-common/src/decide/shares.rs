@@ -243,7 +243,7 @@ impl Draws {
     fn fill(&self, part: &mut Part, known: &impl Known) {
         let policy = self.destination.policy;
         let mut chosen = self.by_weight.clone();
-        if policy & policy::ALGORITHM == policy::LEAST_REQUEST && self.backends.len() > 1 {
+        if policy & policy::ALGORITHM == policy::LEAST_REQUEST {
             chosen = self.least(known);
         }
         if policy & policy::EJECTING != 0 {

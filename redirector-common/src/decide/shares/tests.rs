@@ -292,6 +292,12 @@ fn of_many_that_are_all_ejected_one_is_taken_all_the_same() {
     }
 }
 
+#[test]
+fn where_nothing_is_known_nobody_is_left_out_and_nothing_is_full() {
+    assert!(!ByWeight.is_ejected(1) && !ByWeight.is_full(&Destination::default()));
+    assert_eq!((ByWeight.active(1), ByWeight.affinity()), (0, None));
+}
+
 /// A source with this affinity.
 struct Keeps<'s>(&'s Small, u32);
 
