@@ -17,6 +17,7 @@ use crate::model::{
     ServiceEntry, SourceId, VirtualService, WorkloadEntry,
 };
 use crate::names::MESH;
+use crate::registry::HostOf;
 use crate::store::Replaced;
 
 /// What is the same for all objects.
@@ -135,6 +136,9 @@ pub struct World {
     /// In the order of the kinds.
     objects: [Arc<BTreeMap<ObjectRef, Arc<Object>>>; Kind::ALL.len()],
     resolved: Arc<BTreeMap<Arc<str>, Answer>>,
+    /// Where names without an answer count as resolved, to addresses that stand for theirs:
+    /// the hosts whose own addresses are such ones, with their namespaces.
+    pub(crate) stand_ins: Option<Arc<BTreeSet<HostOf>>>,
 }
 
 /// What is known of a name.
@@ -286,6 +290,7 @@ impl World {
     pub fn is_same(&self, other: &Self) -> bool {
         let mut kinds = self.objects.iter().zip(&other.objects);
         self.settings == other.settings
+            && self.stand_ins == other.stand_ins
             && (Arc::ptr_eq(&self.resolved, &other.resolved) || self.resolved == other.resolved)
             && kinds.all(|(one, other)| {
                 let mut pairs = one.iter().zip(other.iter());

@@ -1,6 +1,10 @@
 //! What `check` says of DestinationRules that are in force otherwise than they are written.
 
+use redirector_core::analysis::{Around, analyze};
+use redirector_core::registry::Registry;
+
 use crate::findings::{object, places, report, routed, service, told};
+use crate::support::{world, written_out};
 
 #[test]
 fn a_destination_rule_for_another_name_is_told_to_be_for_nobody() {
@@ -86,4 +90,50 @@ fn a_misspelt_field_of_a_subset_that_leaves_it_without_labels_is_told_to_make_it
     let all = "without labels the subset is all endpoints of the host";
     assert!(said("{name: v1, label: {version: v1}}").ends_with(all));
     assert!(!said("{name: v1, label: {version: v1}, labels: {app: db}}").contains(all));
+}
+
+#[test]
+fn a_policy_of_an_entry_with_addresses_is_told_of_alike_whether_its_endpoint_is_a_name() {
+    let codes = ["RD4022", "RD4044"];
+    for (policy, wanted) in [
+        ("proxyProtocol: {version: V2}", "RD4044"),
+        ("tls: {mode: ISTIO_MUTUAL}", "RD4044"),
+        ("tls: {mode: SIMPLE}", "RD4044"),
+        ("connectionPool: {tcp: {maxConnections: 2}}", ""),
+    ] {
+        let said = |entry: &str, resolved: bool| {
+            let spec = format!(
+                "{{hosts: [db.test], {entry}, ports: [{{number: 5432, name: tcp, protocol: TCP}}]}}"
+            );
+            let policy = format!("{{host: db.test, trafficPolicy: {{{policy}}}}}");
+            let text =
+                object("ServiceEntry", "a/db", &spec) + &object("DestinationRule", "a/db", &policy);
+            let mut world = world(&written_out(&text));
+            if resolved {
+                for name in ["db.test", "one.test"] {
+                    world.set_resolved(name, vec!["192.0.2.1".parse().expect("an address")]);
+                }
+            }
+            let mut registry = Registry::new(&world);
+            let (findings, _) = analyze(&world, &mut registry, &Around::default());
+            let findings = findings.into_iter().map(|one| one.diagnostic);
+            let of_policy = findings.filter(|one| codes.contains(&one.code));
+            of_policy.map(|one| (one.code, one.message)).collect::<Vec<_>>()
+        };
+        let with_address = "addresses: [198.51.100.70], resolution:";
+        let as_static =
+            said(&format!("{with_address} STATIC, endpoints: [{{address: 192.0.2.1}}]"), false);
+        assert_eq!(as_static.iter().map(|one| one.0).collect::<String>(), wanted);
+        for resolved in [false, true] {
+            for dns in ["DNS, endpoints: [{address: one.test}]", "DNS", "DNS_ROUND_ROBIN"] {
+                let found = said(&format!("{with_address} {dns}"), resolved);
+                assert_eq!(found, as_static, "{policy}, {dns}, resolved: {resolved}");
+            }
+            // Who dials what the host resolves to is left alone.
+            let found = said("resolution: DNS", resolved);
+            assert_eq!(found.iter().map(|one| one.0).collect::<String>(), "RD4022");
+            let found = said("resolution: DNS, endpoints: [{address: one.test}]", resolved);
+            assert_eq!(found, as_static, "{policy}, by name, resolved: {resolved}");
+        }
+    }
 }

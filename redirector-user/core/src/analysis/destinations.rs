@@ -62,7 +62,9 @@ fn passed_on(facts: &Facts<'_>, set: &RuleSet, to: &Service, path: &str, report:
     if to.kind != ServiceKind::Entry(Resolution::None) || !set.is_for_mesh() {
         return;
     }
-    if let Some(service) = facts.having(set).into_iter().find(|service| served(facts, service)) {
+    // Behind what a name resolves to there is somebody.
+    let served = |service: &&Service| !service.by_name && served(facts, service);
+    if let Some(service) = facts.having(set).into_iter().find(served) {
         report.add(
             path,
             Diagnostic::new(

@@ -8,10 +8,11 @@ use super::{Finding, Report};
 use crate::client::{Asker, Client};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7};
-use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Resolution};
+use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef};
 use crate::names::HostIndex;
-use crate::registry::{MergedRule, Service, ServiceKind, goes_plain};
-use crate::world::{ServiceAddresses, World};
+use crate::registry::{MergedRule, Service, goes_plain};
+use crate::rules::{Claim, claimed};
+use crate::world::World;
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut routed: HostIndex<()> = HostIndex::default();
@@ -176,17 +177,13 @@ fn nearest_first(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// Whether connections to the service's own addresses are routed here even
-/// when no rule matches.
+/// when no rule matches, or will be once its names are resolved.
 pub(super) fn served(facts: &Facts<'_>, service: &Service) -> bool {
-    match service.kind {
-        ServiceKind::Entry(resolution) => {
-            resolution == Resolution::Static && !service.addresses.is_empty()
-        }
-        ServiceKind::Cluster => {
-            facts.world.settings.services == ServiceAddresses::Own && !service.addresses.is_empty()
-        }
-        ServiceKind::Headless | ServiceKind::ExternalName(_) => false,
-    }
+    let services = facts.world.settings.services;
+    claimed(service).into_iter().any(|(place, _, kind)| {
+        let port = service.ports.get(place);
+        port.is_some_and(|port| Claim { service, port, kind }.serves(services))
+    })
 }
 
 /// Rules that hide others in the lookup of a client's DestinationRule.

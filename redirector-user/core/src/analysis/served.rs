@@ -12,7 +12,7 @@ use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences};
 use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Policy};
 use crate::plan::{ClassId, DestinationId, Endpoint, Frontend, FrontendId, Lacks, RouteId};
-use crate::registry::{MergedRule, MergedSubset, Service};
+use crate::registry::{MergedRule, MergedSubset, Service, is_given};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let plan = &facts.examined.plan;
@@ -172,6 +172,7 @@ fn spread(
         return None;
     }
     let to = match destination.endpoints.as_slice() {
+        [one] if is_given(&one.address.ip()) => "go to what its name resolves to".to_owned(),
         [one] => format!("go to {}", one.address),
         several => format!("are spread over the {} endpoints", several.len()),
     };

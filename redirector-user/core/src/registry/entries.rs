@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::endpoints::{Backing, LabelsAndLocality, entry_endpoint, entry_place, in_order};
 use super::frontends::{self, Owned};
-use super::given::is_given;
+use super::given::{self, is_given};
 use super::protocol;
 use super::service::{Port, Service, ServiceKind, Socket, Unresolved};
 use super::visibility::ExportTo;
@@ -31,7 +31,13 @@ pub(super) fn services(
         let mut found = found.clone();
         let are_the_host = !entry.has_own_endpoints() && resolves(entry);
         if are_the_host {
-            let addresses = resolve(world, names, host, entry.resolution);
+            // Where clients dial what it resolves to, nothing stands for that.
+            let key = (namespace.clone(), host.as_str().into());
+            let at_own = world.stand_ins.as_ref().is_some_and(|hosts| hosts.contains(&key));
+            let addresses = match at_own {
+                true => Vec::new(),
+                false => resolve(world, names, host, entry.resolution),
+            };
             if addresses.is_empty() {
                 let unresolved = names.get(host.as_str()).cloned();
                 found.push(Candidate { unresolved, ..Candidate::default() });
@@ -169,10 +175,25 @@ fn resolve(
     if !names.contains(name) {
         return Vec::new();
     }
-    let addresses = world.resolved(name).unwrap_or_default().iter();
-    let addresses: Vec<&IpAddr> = addresses.filter(|ip| !is_given(ip)).collect();
+    let addresses: Vec<&IpAddr> = usable(world, name).collect();
+    if addresses.is_empty() && world.stand_ins.is_some() {
+        return given::of_endpoint(name).to_vec();
+    }
     let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };
     addresses.into_iter().take(count).map(IpAddr::to_canonical).collect()
+}
+
+/// What a name resolves to and can be an endpoint.
+fn usable<'w>(world: &'w World, name: &str) -> impl Iterator<Item = &'w IpAddr> {
+    world.resolved(name).unwrap_or_default().iter().filter(|ip| !is_given(ip))
+}
+
+/// Whether an endpoint is an address, or a name that is resolved to one.
+pub(super) fn is_resolved(world: &World, address: &str) -> bool {
+    subnets::address(address).is_some()
+        || address.starts_with("unix:")
+        || address.starts_with('*')
+        || usable(world, address).next().is_some()
 }
 
 fn port(declared: &EntryPort, found: &[Candidate], are_the_host: bool) -> Port {

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use redirector_common::hash::Fnv;
 
 use super::edit::Edit;
+use super::entries::{is_resolved, resolves};
 use super::frontends::by_name;
 use crate::model::{Kind, Object, Resolution, ServiceEntry, Spec};
 use crate::world::World;
@@ -101,6 +102,15 @@ const fn last(place: u16) -> u16 {
     u16::from_be_bytes([(place / 254) as u8, (place % 254) as u8 + 1])
 }
 
+/// The addresses of a place.
+fn of_place(place: u16) -> [IpAddr; 2] {
+    let last = last(place);
+    let [third, fourth] = last.to_be_bytes();
+    let [a, b, c] = PREFIX;
+    let v6 = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last);
+    [Ipv4Addr::new(240, 240, third, fourth).into(), v6.into()]
+}
+
 /// The hosts of an object that are to have addresses.
 fn hosts(object: Option<&Arc<Object>>) -> BTreeSet<HostOf> {
     let entry = object.and_then(|object| Some((object, object.spec.service_entry()?)));
@@ -165,12 +175,8 @@ impl Given {
 
     /// The addresses of a host.
     pub fn of(&self, namespace: &Arc<str>, host: &Arc<str>) -> Option<[IpNet; 2]> {
-        let last = last(*self.places.get(&(namespace.clone(), host.clone()))?);
-        let [third, fourth] = last.to_be_bytes();
-        let [a, b, c] = PREFIX;
-        let v6 = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last);
-        let v4 = Ipv4Addr::new(240, 240, third, fourth);
-        Some([IpAddr::V4(v4).into(), IpAddr::V6(v6).into()])
+        let place = *self.places.get(&(namespace.clone(), host.clone()))?;
+        Some(of_place(place).map(IpNet::from))
     }
 
     /// Hosts that have another place than by themselves, and whose theirs is; `None` where it
@@ -180,24 +186,33 @@ impl Given {
     }
 }
 
-/// The same World with an address of each family for the hosts whose own are not known before
-/// they are resolved, as a cluster would have allocated them: what their clients meet does not
-/// depend on which these are. `None` where there is no such host.
+/// The same World as it will be once every name is resolved: the hosts whose own addresses are
+/// not known before have one of each family, as a cluster would have allocated them, and so have
+/// endpoints by name. What their clients meet does not depend on which these are. `None` where
+/// nothing is to be resolved.
 pub fn with_stand_ins(world: &World) -> Option<World> {
-    if world.settings.allocates {
-        return None;
-    }
+    let is_known = |host: &str| world.answer(host).is_some_and(|one| one.all().next().is_some());
     let entries = || world.of_kind(Kind::ServiceEntry);
     let awaited = |object: &Arc<Object>| -> Vec<HostOf> {
-        let Some(entry) = object.spec.service_entry() else { return Vec::new() };
-        let is_known =
-            |host: &str| world.answer(host).is_some_and(|one| one.all().next().is_some());
+        let entry = object.spec.service_entry().filter(|_| !world.settings.allocates);
+        let Some(entry) = entry else { return Vec::new() };
         let hosts = hosts(Some(object)).into_iter();
         hosts.filter(|(_, host)| by_name(entry, host) && !is_known(host)).collect()
     };
+    let selected_lack =
+        world.workload_entries().any(|(_, entry)| !is_resolved(world, &entry.address));
+    let lacks_endpoints = |object: &Arc<Object>| {
+        let entry = object.spec.service_entry().filter(|entry| resolves(entry));
+        entry.is_some_and(|entry| {
+            let own = entry.endpoints.iter().map(|one| &one.address);
+            let hosts = entry.hosts.iter().filter(|_| !entry.has_own_endpoints());
+            own.chain(hosts).any(|one| !is_resolved(world, one))
+                || entry.workload_selector.is_some() && selected_lack
+        })
+    };
     let wanted = entries().flat_map(awaited).map(|host| (host, 1)).collect();
     let mut given = Given { wanted, ..Given::default() };
-    if given.wanted.is_empty() {
+    if given.wanted.is_empty() && !entries().any(lacks_endpoints) {
         return None;
     }
     let owners = entries().chain(world.of_kind(Kind::Service));
@@ -218,7 +233,13 @@ pub fn with_stand_ins(world: &World) -> Option<World> {
             standing.insert(object);
         }
     }
+    standing.stand_ins = Some(Arc::new(given.wanted.into_keys().collect()));
     Some(standing)
+}
+
+/// Addresses that stand for those of an endpoint by name, of each family.
+pub(super) fn of_endpoint(name: &str) -> [IpAddr; 2] {
+    of_place(hash(&("".into(), name.into())))
 }
 
 /// Gives each its place, in their order.
