@@ -365,11 +365,47 @@ VirtualService {name}:
     assert!(notes.iter().any(|one| one == note), "{notes:?}");
     let told = told(&world, "RD4061");
     assert_eq!(told.len(), 2, "one of each entry: {told:?}");
-    assert!(told.iter().all(|one| one.contains("198.51.100.3") && !one.contains("198.51.100.1")));
+    assert!(told.iter().all(|one| one.contains("both resolved to 198.51.100.3 until lately,")));
+    let notes = ask(&world, "198.51.100.3:5432").notes.join("\n");
+    assert!(notes.contains(" resolved to 198.51.100.3 until lately both,"), "{notes}");
 
     // Once only one of them did, who asked it then is served.
     world.set_resolved("reader.example.com", addresses(&[a]));
     assert_eq!(goes(&world, "198.51.100.3:5432"), "192.0.2.20:5432");
+}
+
+#[test]
+fn whose_connections_to_an_address_of_two_hosts_are_left_alone_is_told() {
+    let entry = |name: &str| {
+        format!(
+            "ServiceEntry {name}: {{hosts: [{name}.example.com], resolution: DNS, ports: [{{number: \
+             5432, name: tcp, protocol: TCP}}]}}\n"
+        )
+    };
+    let rule = |at: &str, name: &str, more: &str, matches: &str| {
+        format!(
+            "VirtualService {at}{name}: {{hosts: [{name}.example.com], {more} tcp: [{{{matches} route: \
+             [{{destination: {{host: to.example.com}}}}]}}]}}\n"
+        )
+    };
+    let text = entry("one")
+        + &entry("two")
+        + "ServiceEntry to: {hosts: [to.example.com], addresses: [192.0.2.77], resolution: STATIC, \
+           endpoints: [{address: 192.0.2.1}], ports: [{number: 5432, name: tcp, protocol: TCP}]}\n\
+           WorkloadEntry reports/web: {address: 192.0.2.5, labels: {app: web}}\n\
+           WorkloadEntry reports/app: {address: 192.0.2.6, labels: {app: app}}\n"
+        + &rule("reports/", "one", "exportTo: [.],", "")
+        + &rule("", "two", "", "match: [{sourceLabels: {app: web}, sourceNamespace: reports}],");
+    let mut world = world(&text);
+    for host in ["one.example.com", "two.example.com"] {
+        world.set_resolved(host, addresses(&["198.51.100.1"]));
+    }
+    let told = told(&world, "RD4061");
+    assert_eq!(told.len(), 2, "{told:?}");
+    for one in told {
+        let of_some = one.contains("connections of the workload reports/app");
+        assert!(of_some && !one.contains("reports/web"), "{one}");
+    }
 }
 
 #[test]

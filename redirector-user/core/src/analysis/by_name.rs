@@ -16,7 +16,7 @@ use crate::model::ObjectRef;
 use crate::names::MESH;
 use crate::plan::ClassId;
 use crate::registry::{NotTaken, Service};
-use crate::rules::{Claim, Dial, ServerName, Walk, Witness};
+use crate::rules::{Claim, ClaimKind, Dial, ServerName, Walk, Witness};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut services: Vec<&Arc<Service>> =
@@ -79,9 +79,12 @@ fn not_taken(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) 
 /// there and what is said to have it.
 #[derive(Default)]
 struct Looked {
-    contested: Option<[EntryOfHost; 2]>,
+    contested: Option<Contested>,
     outranked: Option<(EntryOfHost, String)>,
 }
+
+/// Two hosts that lead to something else, and what of an address they have.
+type Contested = ([EntryOfHost; 2], ClaimKind);
 
 /// A host, and its entry.
 type EntryOfHost = (Arc<str>, ObjectRef);
@@ -101,7 +104,8 @@ impl<'q> Witness<'q> for Looked {
     ) where
         'q: 'c,
     {
-        if let Some(claim) = hosts.next() {
+        // What it resolved to until lately is nobody's trouble any more.
+        if let Some(claim) = hosts.find(|claim| claim.kind == ClaimKind::Learned) {
             self.outranked = Some((host_of(claim), by.has(prefix)));
         }
     }
@@ -109,7 +113,7 @@ impl<'q> Witness<'q> for Looked {
     fn contested(&mut self, _: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
         // Of those that are written, their tls rules are told.
         if claim.kind.is_by_host() {
-            self.contested = Some([claim, other].map(host_of));
+            self.contested = Some(([claim, other].map(host_of), claim.kind));
         }
     }
 }
@@ -130,7 +134,7 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
     }
     let claims = facts.claims();
     let mut walk = Walk::new(facts.registry, &facts.book);
-    let mut contested: BTreeMap<([EntryOfHost; 2], u16), Vec<IpAddr>> = BTreeMap::new();
+    let mut contested: BTreeMap<(Contested, u16, Option<String>), Vec<IpAddr>> = BTreeMap::new();
     let mut outranked: BTreeMap<(EntryOfHost, String), BTreeSet<IpAddr>> = BTreeMap::new();
     let classes = ClassId::try_from(facts.examined.plan.classes.len()).unwrap_or(ClassId::MAX);
     for ((port, ip), hosts) in hosts {
@@ -144,19 +148,24 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
             walk.rules(&claim.service.host);
         }
         let dial = Dial { address, port, gateway: MESH, sni: ServerName::Unknown };
+        let mut whose: BTreeMap<Contested, BTreeSet<ClassId>> = BTreeMap::new();
+        let mut asked = 0;
         for class in (0..classes).take_while(|_| facts.spend(1)) {
             let who = Asker::new(facts.examined.client(class));
             let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));
             let mut looked = Looked::default();
             walk.arrive(claimed, &dial, &who, &mut looked);
+            asked = class + 1;
             if let Some(hosts) = looked.contested {
-                contested.entry((hosts, port)).or_default().push(ip);
-                break;
+                whose.entry(hosts).or_default().insert(class);
             }
             if let Some(told) = looked.outranked {
                 outranked.entry(told).or_default().insert(ip);
-                break;
             }
+        }
+        for (hosts, whose) in whose {
+            let whom = facts.examined.those(&whose, asked);
+            contested.entry((hosts, port, whom)).or_default().push(ip);
         }
     }
     for (((host, object), is), all) in outranked {
@@ -172,7 +181,9 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
             ),
         );
     }
-    for (([one, other], port), all) in contested {
+    for ((([one, other], kind), port, whom), all) in contested {
+        let [resolve, until] = kind.has(true);
+        let of = whom.map_or_else(String::new, |whom| format!(" of {whom}"));
         // Both are told, each by his own host first.
         let other_way = (one.1 != other.1).then_some((&other, &one));
         for ((host, object), (other, _)) in std::iter::once((&one, &other)).chain(other_way) {
@@ -181,8 +192,8 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
                 Diagnostic::new(
                     &differences::CONTESTED_ADDRESS,
                     format!(
-                        "{host} and {other} both resolve to {}, and connections to port {port} \
-                         would not go to the same by both: they are left as they are",
+                        "{host} and {other} both {resolve} {}{until}, and connections{of} to port \
+                         {port} would not go to the same by both: they are left as they are",
                         listed(&all)
                     ),
                 )

@@ -207,6 +207,11 @@ impl Examined {
         self.whom((takers.iter().copied().collect::<Option<_>>()?, vec![0]))
     }
 
+    /// Some of the classes below a number in words; `None` when they are all of these.
+    pub(super) fn those(&self, these: &BTreeSet<ClassId>, below: ClassId) -> Option<String> {
+        self.whom((0..below).partition(|class| these.contains(class)))
+    }
+
     /// Some in words, as far as there are others.
     fn whom(&self, (refused, reached): (Vec<ClassId>, Vec<ClassId>)) -> Option<String> {
         if reached.is_empty() || refused.is_empty() {

@@ -70,22 +70,22 @@ impl<'q> Witness<'q> for Reasons<'_, 'q> {
     }
 
     fn contested(&mut self, prefix: &IpNet, claim: &Claim<'q>, other: &Claim<'q>) {
+        let [has, until] = claim.kind.has(true);
         self.notes.push(format!(
-            "{} and {} {} {} both, and this connection would go to something else by each: \
+            "{} and {} {has} {}{until} both, and this connection would go to something else by each: \
              nothing tells which was meant, so {}",
             claim.service.host,
             other.service.host,
-            if claim.kind.is_by_host() { "resolve to" } else { "have" },
             prefix.addr(),
             if claim.kind.is_by_host() { "it is left as it is" } else { "no rule is applied" },
         ));
     }
 
     fn alike(&mut self, prefix: &IpNet, other: &Claim<'q>, set: &'q RuleSet) {
+        let [has, until] = other.kind.has(false);
         self.notes.push(format!(
-            "{} {} {}, too, and {} leads its connections to the same",
+            "{} {has} {}{until}, too, and {} leads its connections to the same",
             other.service.host,
-            if other.kind.is_by_host() { "resolves to" } else { "has" },
             prefix.addr(),
             set.reference,
         ));

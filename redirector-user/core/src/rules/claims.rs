@@ -211,6 +211,18 @@ impl ClaimKind {
         matches!(self, Self::Learned | Self::Former)
     }
 
+    /// How it has an address, with the address between both; of several services, where these
+    /// have it.
+    pub fn has(self, several: bool) -> [&'static str; 2] {
+        match (self, several) {
+            (Self::Former, _) => ["resolved to", " until lately"],
+            (Self::Learned, false) => ["resolves to", ""],
+            (Self::Learned, true) => ["resolve to", ""],
+            (_, false) => ["has", ""],
+            (_, true) => ["have", ""],
+        }
+    }
+
     /// Whether somebody says that the prefix is the service's: that goes before what a resolver
     /// says, however wide it is.
     pub fn is_said(self) -> bool {
