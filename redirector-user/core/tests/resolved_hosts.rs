@@ -434,3 +434,51 @@ VirtualService two:
     world.set_resolved("db.example.com", addresses(&["198.51.100.1"]));
     assert_eq!(all(&world), [1, 1], "it is the same afterwards");
 }
+
+#[test]
+fn of_a_subset_only_the_names_are_shown_that_its_endpoints_are_resolved_from() {
+    let mut world = world(
+        "
+ServiceEntry db:
+  hosts: [db.example.com]
+  addresses: [198.51.100.1]
+  resolution: DNS
+  ports: [{number: 5432, name: one, protocol: TCP}, {number: 5433, name: two, protocol: TCP}]
+  endpoints: [{address: 192.0.2.21, labels: {v: one}}, {address: two.example.com, labels: {v: two}}]
+DestinationRule db:
+  host: db.example.com
+  subsets: [{name: one, labels: {v: one}}, {name: two, labels: {v: two}}]
+VirtualService db:
+  hosts: [db.example.com]
+  tcp:
+  - {match: [{port: 5432}], route: [{destination: {host: db.example.com, subset: one}}]}
+  - {match: [{port: 5433}], route: [{destination: {host: db.example.com, subset: two}}]}
+",
+    );
+    let names = |world: &World, to: &str| {
+        let destinations = ask(world, to).destinations.into_iter();
+        destinations.flat_map(|one| one.names).map(|one| one.name).collect::<Vec<_>>()
+    };
+    for answer in [&[][..], &["192.0.2.22"]] {
+        world.set_resolved("two.example.com", addresses(answer));
+        assert_eq!(names(&world, "198.51.100.1:5432"), [""; 0], "{answer:?}");
+        assert_eq!(names(&world, "198.51.100.1:5433"), ["two.example.com"], "{answer:?}");
+    }
+}
+
+#[test]
+fn no_name_decides_about_an_address_that_is_never_taken_for_one() {
+    let mut world = without_addresses("DNS", "{}");
+    let service = "Service own: {clusterIP: 198.51.100.4, ports: [{port: 80}]}";
+    world.insert(self::world(service).of_kind(Kind::Service).next().expect("it is there").clone());
+    world.settings.node_addresses.extend(addresses(&["198.51.100.5"]));
+    for (to, wanted) in [
+        ("198.51.100.3:5432", VerdictWord::Undecided),
+        ("198.51.100.4:5432", VerdictWord::Passthrough),
+        ("198.51.100.5:5432", VerdictWord::Passthrough),
+    ] {
+        let answer = ask(&world, to);
+        assert_eq!(answer.verdict, wanted, "{to}");
+        assert_eq!(answer.undecided_names.is_empty(), wanted == VerdictWord::Passthrough, "{to}");
+    }
+}

@@ -11,7 +11,7 @@ use super::{
 use crate::client::Asker;
 use crate::compile::destinations::Destinations;
 use crate::names::MESH;
-use crate::registry::{Registry, is_special};
+use crate::registry::Registry;
 use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, ServerName, Walk, Witness};
 use crate::world::World;
 
@@ -44,7 +44,9 @@ pub(super) fn explain(
         Arrival::Unclaimed => {
             reasons.tell(&mut answer);
             answer.notes.push(format!("no service that the source sees has {}", query.destination));
-            decided_by(unresolved, &dialled, &mut answer);
+            if !registry.is_never_taken(dialled) {
+                decided_by(unresolved, &mut answer);
+            }
             return answer;
         }
         Arrival::Rule(prefix, claim, ..)
@@ -138,8 +140,8 @@ fn by_name<'q>(
 }
 
 /// What these hosts resolve to decides whether an address that nobody else has is theirs.
-fn decided_by(unresolved: Vec<String>, dialled: &IpAddr, answer: &mut Explanation) {
-    if unresolved.is_empty() || is_special(dialled) {
+fn decided_by(unresolved: Vec<String>, answer: &mut Explanation) {
+    if unresolved.is_empty() {
         return;
     }
     answer.verdict = VerdictWord::Undecided;

@@ -20,6 +20,7 @@ pub use dialled::Dialled;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Asker, Client};
+use crate::compile::backed::has;
 use crate::model::{Kind, Labels, ObjectRef};
 use crate::registry::Registry;
 use crate::rules::{Rule, RuleSet};
@@ -344,7 +345,7 @@ pub fn explain_with(
         }
     };
     for destination in &mut explanation.destinations {
-        destination.names = names(world, registry, &source, &destination.host);
+        destination.names = names(world, registry, &source, destination);
     }
     Ok(explanation)
 }
@@ -367,10 +368,29 @@ pub fn without_names(query: &Query) -> Explanation {
     unanswered(&Caller::unknown(), query, HandledBy::Kernel)
 }
 
-/// The names that the endpoints of a host are resolved from.
-fn names(world: &World, registry: &Registry, source: &Caller, host: &str) -> Vec<NameView> {
-    let Ok(service) = registry.destination(&Asker::new(source.client()), host) else {
+/// The names that the endpoints of a destination are resolved from.
+fn names(
+    world: &World,
+    registry: &Registry,
+    source: &Caller,
+    destination: &DestinationView,
+) -> Vec<NameView> {
+    let who = Asker::new(source.client());
+    let Ok(service) = registry.destination(&who, &destination.host) else {
         return Vec::new();
+    };
+    let subset = destination.subset.as_deref();
+    let rule = registry.rules.find(&who, service);
+    let wanted = subset.and_then(|subset| rule?.subset(subset)).map(|subset| &subset.labels);
+    let wanted = wanted.filter(|labels| !labels.is_empty());
+    let has_part = |name: &Arc<str>| {
+        let Some(port) = service.port(destination.port).filter(|_| wanted.is_some()) else {
+            return true;
+        };
+        let resolved = world.resolved(name).unwrap_or_default();
+        let is_one = |ip: &IpAddr| resolved.iter().any(|one| one.to_canonical() == *ip);
+        port.endpoints.iter().any(|one| has(one.labels.as_ref(), wanted) && is_one(&one.ip))
+            || port.unresolved.iter().any(|one| one.name == *name && has(Some(&one.labels), wanted))
     };
     let pooled = registry.pooled().into_iter();
     let pooled = pooled
@@ -388,7 +408,7 @@ fn names(world: &World, registry: &Registry, source: &Caller, host: &str) -> Vec
         name: name.to_string(),
         addresses: world.resolved(name).map(<[IpAddr]>::to_vec),
     };
-    names.into_iter().filter(|name| !is_other(name)).map(of).collect()
+    names.into_iter().filter(|name| has_part(name) && !is_other(name)).map(of).collect()
 }
 
 /// Who connects, looked up.

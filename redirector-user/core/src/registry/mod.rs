@@ -36,7 +36,6 @@ pub use destination_rules::{DestinationRules, MergedRule, MergedSubset};
 pub(crate) use destination_rules::{age, export_of, goes_plain};
 pub(crate) use endpoints::entry_port;
 pub use endpoints::selects;
-pub(crate) use frontends::is_special;
 pub use frontends::{MOST_ADDRESSES, NotTaken};
 pub use given::{HostOf, is_given, with_stand_ins};
 pub use hosts::{HostChange, Pooled};
@@ -139,6 +138,12 @@ impl Registry {
     pub fn judged(&self, world: &World, name: &str) -> Vec<(IpAddr, Option<NotTaken>)> {
         let answer = world.answer(name);
         answer.map(|one| self.owned.services.judge(&world.settings, one)).unwrap_or_default()
+    }
+
+    /// Whether an address is never taken for a name, whichever resolves to it.
+    pub fn is_never_taken(&self, ip: IpAddr) -> bool {
+        let judged = self.owned.services.judge(&self.settings, &vec![ip].into());
+        judged.iter().any(|(_, why)| why.is_some())
     }
 
     /// Hosts whose allocated address is not what it would be by itself, and the hosts that
