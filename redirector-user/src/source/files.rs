@@ -27,6 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EMPTIED: &str = "no file is in it any more, and it is not the directory that they were in, as \
                        when a volume is not mounted; `redirector reload` takes them for removed";
 
+/// Why what files of another place held is not taken for removed.
+const ELSEWHERE: &str = "it is in force by a daemon that was started with another configuration, and \
+                         nothing of this one's can be read yet; `redirector reload` takes it for \
+                         removed";
+
 /// A change within this time of a look may have the same time stamp as what the
 /// look saw, so the next look reads the file again.
 const CLOCK_GRAIN: Duration = Duration::from_millis(100);
@@ -59,6 +64,8 @@ struct Known {
     fingerprint: Option<Fingerprint>,
     /// Of the same text.
     hash: Option<u64>,
+    /// It has been read without fault.
+    is_read: bool,
     /// Its documents.
     memory: Memory,
     /// Why it could not be read, as it was reported.
@@ -201,7 +208,7 @@ impl Files {
         }) {
             self.take(seen, file, &mut look);
         }
-        self.missing(&found, &mut look);
+        self.missing(&found, trust, &mut look);
         look
     }
 
@@ -237,7 +244,11 @@ impl Files {
     }
 
     /// What was there and is no longer seen: removed, or merely out of sight.
-    fn missing(&mut self, found: &Walk, look: &mut Look) {
+    fn missing(&mut self, found: &Walk, trust: bool, look: &mut Look) {
+        let is_read = trust || self.known.values().any(|known| known.is_read);
+        let paths = &self.paths;
+        let is_elsewhere = |name: &str| !paths.iter().any(|path| Path::new(name).starts_with(path));
+
         // What cannot be looked into is itself worth a word, also when nothing
         // is known of what lies below it.
         for place in &found.unreadable {
@@ -253,6 +264,10 @@ impl Files {
             if let Some(place) = found.unreadable.iter().find(|place| place.covers(name)) {
                 let why = place.error.to_string();
                 look.changes.extend(known.report(name, &why, || unreadable(name, &why)));
+                return true;
+            }
+            if !is_read && is_elsewhere(name) {
+                look.changes.extend(known.report(name, ELSEWHERE, || unreadable(name, ELSEWHERE)));
                 return true;
             }
             if let Some(left) = known.is_missing_for(self.absence) {
@@ -306,6 +321,7 @@ impl Known {
                 self.hash = Some(hash);
                 self.unreadable = None;
                 let content = content(parse, name, &text, &mut self.memory);
+                self.is_read |= !matches!(content, Content::Broken(_));
                 Seen::Changed(Change::Put(name.clone(), content))
             }
             Err(ReadError::BeingWritten) => {

@@ -50,6 +50,24 @@ fn only_what_changed_is_read_again() {
 }
 
 #[test]
+fn files_of_another_configuration_are_there_until_one_of_this_has_been_read_or_asked_for() {
+    let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = root.path();
+    let before = || std::iter::once(name_of(&other.path().join("a.yaml")));
+    let start = || Files::new(vec![root.to_owned()], parse, Duration::ZERO, before());
+    let name = before().next().unwrap();
+    let [unreadable, removed] = ["unreadable", "removed"].map(|word| format!("{word} {name}"));
+    assert_eq!(seen(&mut start(), root), [&*unreadable], "no file");
+    fs::write(root.join("b.yaml"), "broken").unwrap();
+    let mut files = start();
+    assert_eq!(seen(&mut files, root), ["broken b.yaml", &*unreadable]);
+    assert!(seen(&mut files, root).is_empty(), "and that is not said again");
+    fs::write(root.join("b.yaml"), "1").unwrap();
+    assert_eq!(seen(&mut files, root), ["put b.yaml", &*removed]);
+    assert!(start().look(Scope::Asked).changes.iter().any(|one| matches!(one, Change::Removed(_))));
+}
+
+#[test]
 fn an_emptied_file_is_half_written() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
