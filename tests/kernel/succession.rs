@@ -1,10 +1,12 @@
 //! `run --replace` is a transaction: whatever happens to the successor, somebody is in
 //! charge.
 
+use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,6 +70,65 @@ fn a_successor_that_is_killed_before_it_is_in_force_leaves_its_predecessor_in_ch
     assert_eq!(daemon.wait(), 0);
     assert_eq!(dial(address), "one");
     assert_eq!(successor.stop(), 0);
+}
+
+/// One that has been handed everything, and waits for its documents from a pipe, and the next
+/// one, which waits for it.
+fn two_successors(scene: &Scene, before: &Daemon) -> (Daemon, PathBuf, Daemon) {
+    let redirector = &scene.redirector;
+    let pipe = redirector.directory().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let path = pipe.to_string_lossy();
+    let first = redirector.launch(&["--replace", "--config", &path], Stdio::null());
+    eventually("it hands over", || before.log().contains("handed over"));
+    let second = redirector.launch(&["--replace"], Stdio::null());
+    eventually("the next one waits", || first.log().contains("another one is to follow"));
+    (first, pipe, second)
+}
+
+#[test]
+fn a_successor_of_one_that_is_not_in_force_yet_waits_for_it() {
+    let Some(scene) = Scene::new("two-successors", PROGRAM) else { return };
+    let (daemon, address) = in_charge(&scene, "none");
+    let redirector = &scene.redirector;
+    let (first, pipe, second) = two_successors(&scene, &daemon);
+    let mut documents = fs::OpenOptions::new().write(true).open(pipe).expect("a pipe");
+    for file in fs::read_dir(redirector.rules()).expect("a directory") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("a text");
+        writeln!(documents, "---\n{text}").expect("it reads");
+    }
+    drop(documents);
+    assert_eq!((daemon.wait(), first.wait()), (0, 0));
+    redirector.wait("the last one", |status| status["daemon"]["pid"] == second.pid());
+    assert!(second.log().contains("INFO in force"), "{}", second.log());
+    assert_eq!(dial(address), "one");
+}
+
+#[test]
+fn a_successor_of_one_that_is_killed_before_it_is_in_force_follows_the_one_before() {
+    let Some(scene) = Scene::new("orphaned-successor", PROGRAM) else { return };
+    let (daemon, address) = in_charge(&scene, "none");
+    let (first, _, second) = two_successors(&scene, &daemon);
+    first.kill();
+    assert_eq!(daemon.wait(), 0);
+    scene.redirector.wait("the last one", |status| status["daemon"]["pid"] == second.pid());
+    assert_eq!(dial(address), "one");
+}
+
+#[test]
+fn a_successor_of_one_that_ends_as_it_is_asked_begins_without_it() {
+    let Some(scene) = Scene::new("no-predecessor", PROGRAM) else { return };
+    let (daemon, address) = in_charge(&scene, "none");
+    let redirector = &scene.redirector;
+    daemon.kill();
+    // As it is for a moment at its end.
+    let lock = fs::File::open(redirector.directory().join("state/daemon.lock")).expect("its lock");
+    lock.lock().expect("nobody has it");
+    let successor = redirector.launch(&["--replace"], Stdio::null());
+    eventually("it asks", || successor.log().contains("the daemon in charge ends"));
+    drop(lock);
+    scene.redirector.wait("the next one", |status| status["daemon"]["pid"] == successor.pid());
+    assert_eq!(dial(address), "one");
 }
 
 #[test]

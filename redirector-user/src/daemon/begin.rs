@@ -306,6 +306,7 @@ fn take_charge(
         server,
         metrics: metrics.into_iter().chain(passed_on.into_iter().flatten()).collect(),
         predecessor,
+        deferred: Vec::new(),
         program_log: None,
         watched: None,
         source,

@@ -93,6 +93,8 @@ pub(super) struct Daemon {
     pub(super) metrics: Vec<TcpListener>,
     /// To be dismissed once this daemon is in force.
     pub(super) predecessor: Option<Predecessor>,
+    /// What is asked of one in charge, until this one is.
+    pub(super) deferred: Vec<Event>,
     /// Until when somebody watches connections.
     pub(super) watched: Option<Instant>,
     /// While the programs log anything.
@@ -268,6 +270,14 @@ impl Daemon {
             // Who asked for it has gone: a successor would leave nobody in charge, and a command
             // that was given up may be given again.
             Event::Request(_, reply) if reply.is_closed() => {}
+            // Who waits for this one would take over again, and find somebody in charge whom it
+            // does not know.
+            Event::Request(request @ Request::HandOver { .. }, reply)
+                if self.predecessor.is_some() =>
+            {
+                tracing::info!("another one is to follow, once this one is in force");
+                self.deferred.push(Event::Request(request, reply));
+            }
             Event::Request(Request::HandOver { confirms, adopts, elsewhere }, reply) => {
                 let adopts = adopts && self.gateways.stays();
                 let sockets = match self.sockets(adopts) {

@@ -40,6 +40,10 @@ impl Daemon {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.dismiss();
         }
+        for event in self.deferred.drain(..) {
+            // It is received here.
+            let _ = sender.send(event);
+        }
         self.spare.note();
         Ok(self.run(sender, events))
     }

@@ -23,11 +23,15 @@
 //! to end, and takes over again should nobody be in charge, as when a roll-out is taken back.
 //!
 //! Whoever begins while a successor has just gone waits until the predecessor is in charge again,
-//! and follows it then: were it sooner, that one would give way to who serves nobody yet.
+//! and follows it then: were it sooner, that one would give way to who serves nobody yet. Who asks
+//! a successor that is not in force yet waits until it is. One that ends as it is asked is not
+//! there.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -74,23 +78,33 @@ pub struct Predecessor {
 impl Predecessor {
     /// Asks the daemon in charge, if there is one, to hand over.
     pub fn ask(state: &StateDir) -> Result<Option<Self>, Failure> {
-        let (begun, socket) = (Instant::now(), state.control_socket());
-        let is_back = || !state.is_lingered() || proxy::is_at(&socket);
-        if !is_back() {
-            tracing::info!("waits for the daemon that has handed over to one that has gone");
-        }
-        while !is_back() && begun.elapsed() < PATIENCE {
-            std::thread::sleep(SOON);
-        }
-        let Some(pid) = state.daemon() else { return Ok(None) };
+        let socket = state.control_socket();
         let request = Request::HandOver { confirms: true, adopts: true, elsewhere: false };
-        let (response, mut sockets, connection) = control::ask_for_sockets(&socket, &request)
-            .map_err(|error| {
-                let at = socket.display();
-                let why = format!("process {pid} does not hand over: {at}: {error}");
-                let remedy = control::remedy(&socket, &error);
-                Failure::new(Exit::No, why).help(remedy.unwrap_or("stop it first".to_owned()))
-            })?;
+        let mut absent: Option<Instant> = None;
+        let (pid, (response, mut sockets, connection)) = loop {
+            wait_for_return(state, &socket);
+            let Some(pid) = state.daemon() else { return Ok(None) };
+            match control::ask_for_sockets(&socket, &request) {
+                Ok(answer) => break (pid, answer),
+                Err(error)
+                    if is_absence(&error)
+                        && absent.is_none_or(|since| since.elapsed() < PATIENCE) =>
+                {
+                    if absent.is_none() {
+                        tracing::info!(pid, "the daemon in charge ends, or is about to listen");
+                        absent = Some(Instant::now());
+                    }
+                    std::thread::sleep(SOON);
+                }
+                Err(error) => {
+                    let at = socket.display();
+                    let why = format!("process {pid} does not hand over: {at}: {error}");
+                    let remedy = control::remedy(&socket, &error);
+                    let help = remedy.unwrap_or("stop it first".to_owned());
+                    return Err(Failure::new(Exit::No, why).help(help));
+                }
+            }
+        };
         if let Some(error) = response.error {
             let why = format!("process {pid} does not hand over: {error}");
             return Err(Failure::new(Exit::No, why).help("stop it first"));
@@ -132,6 +146,25 @@ impl Predecessor {
             tracing::warn!(%error, ?pid, "the daemon before cannot be told to end");
         }
     }
+}
+
+/// Waits until a daemon whose successor has gone is in charge again.
+fn wait_for_return(state: &StateDir, socket: &Path) {
+    let begun = Instant::now();
+    let is_back = || !state.is_lingered() || proxy::is_at(socket);
+    if !is_back() {
+        tracing::info!("waits for the daemon that has handed over to one that has gone");
+    }
+    while !is_back() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(SOON);
+    }
+}
+
+/// Whether nobody is there who would answer, or not any more.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    let kinds = [BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof];
+    kinds.contains(&error.kind())
 }
 
 /// Where a socket of TCP listens.

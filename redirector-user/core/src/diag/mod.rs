@@ -96,6 +96,20 @@ pub struct Diagnostic {
     pub column: u32,
 }
 
+/// So many characters of a message are kept at its beginning, and at its end: it may quote what
+/// somebody has written, whatever its length, and goes into reports that all share.
+const KEPT: [usize; 2] = [3_000, 1_000];
+
+fn shortened(message: String) -> String {
+    let [begin, end] = KEPT;
+    let left_out = message.chars().count().saturating_sub(begin + end);
+    if left_out == 0 {
+        return message;
+    }
+    let kept = message.chars().take(begin).chain("[...]".chars());
+    kept.chain(message.chars().skip(begin + left_out)).collect()
+}
+
 impl Diagnostic {
     /// A finding of a code, without help and without a place.
     pub fn new(code: &'static Code, message: impl Into<String>) -> Self {
@@ -103,7 +117,7 @@ impl Diagnostic {
             severity: code.severity,
             code: code.id,
             istio: code.istio,
-            message: message.into(),
+            message: shortened(message.into()),
             help: None,
             object: None,
             path: String::new(),
@@ -178,6 +192,15 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_quotes_what_is_long_keeps_its_beginning_and_its_end() {
+        let name = "ä".repeat(500_000);
+        let message = format!("\"{name}\" is not a name that Kubernetes takes");
+        let told = Diagnostic::new(&codes::syntax::MISSING_NAME, message).message;
+        assert!(told.chars().count() == 4_005 && told.starts_with("\"ä"), "{} bytes", told.len());
+        assert!(told.contains("ä[...]ä") && told.ends_with("is not a name that Kubernetes takes"));
+    }
 
     #[test]
     fn nearly_right_names_are_found_and_others_are_not() {
