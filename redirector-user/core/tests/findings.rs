@@ -391,3 +391,32 @@ fn the_ports_of_a_host_are_those_of_all_its_entries() {
     let whole = half("one", 446) + &half("two", 448) + &rules;
     assert_eq!(report(&whole).warnings, 0, "{:#?}", report(&whole).diagnostics);
 }
+
+#[test]
+fn what_is_wrong_with_allocated_addresses_is_told_where_they_stand() {
+    let entry = |name: &str, status: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, \
+             namespace: a}}\nspec: {{hosts: [{name}.test], resolution: DNS, ports: [{{number: 9000, \
+             name: tcp, protocol: TCP}}], endpoints: [{{address: 192.0.2.9}}]}}\nstatus: \
+             {{addresses: [{status}]}}\n"
+        )
+    };
+    let text = entry(
+        "one",
+        "{value: no-address, host: one.test}, {value: 10.0.0.0/8, host: one.test}, {value: \
+         127.0.0.1, host: one.test}, {value: 192.0.2.25, host: one.test}",
+    ) + &entry("two", "{value: 192.0.2.25, host: two.test}");
+    let report = report(&text);
+    assert_eq!(
+        places(&report, &["RD4073", "RD4043", "RD4019"]),
+        [
+            "RD4043 ServiceEntry/a/one status.addresses",
+            "RD4073 ServiceEntry/a/one status.addresses[0].value",
+            "RD4073 ServiceEntry/a/one status.addresses[1].value",
+            "RD4019 ServiceEntry/a/two status.addresses",
+        ],
+        "{:#?}",
+        report.diagnostics
+    );
+}

@@ -165,6 +165,15 @@ impl<'w> Facts<'w> {
         })
     }
 
+    /// Where an address of a service is written.
+    pub fn place_of(&self, service: &ObjectRef, address: IpAddr) -> &'static str {
+        match service.kind {
+            Kind::ServiceEntry if self.is_allocated(service, address) => "status.addresses",
+            Kind::ServiceEntry => "spec.addresses",
+            _ => "spec.clusterIP",
+        }
+    }
+
     fn domain(&self) -> &'w str {
         &self.world.settings.cluster_domain
     }

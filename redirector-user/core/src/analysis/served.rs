@@ -63,11 +63,6 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     policies(facts, findings);
 }
 
-/// Where the addresses of a service are written.
-fn addresses(service: &ObjectRef) -> &'static str {
-    if service.kind == Kind::ServiceEntry { "spec.addresses" } else { "spec.clusterIP" }
-}
-
 /// A service that nobody is behind.
 struct Without {
     path: &'static str,
@@ -126,7 +121,11 @@ fn without_endpoints(
                 false => ["the IPv4 address ", "IPv6"],
             };
             let because = format!("all endpoints are {other}");
-            let of = without(addresses(service), &differences::OTHER_FAMILY, because);
+            let of = without(
+                facts.place_of(service, id.prefix.addr()),
+                &differences::OTHER_FAMILY,
+                because,
+            );
             Without { family, ..of }
         }
         Lacks::Node if !facts.knows_node() => return None,
@@ -192,7 +191,7 @@ fn spread(
         "resolution: NONE leaves those alone whom no rule is for; give the other endpoints a \
          ServiceEntry of their own",
     );
-    Some(("spec.addresses", finding))
+    Some((facts.place_of(&frontend.service, address), finding))
 }
 
 /// How much is refused by policies that would change bytes on the wire.

@@ -92,7 +92,7 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     false => "is older or comes first by name",
                 };
                 Report::new(service.object.clone(), findings).add(
-                    if service.is_entry() { "spec.addresses" } else { "spec.clusterIP" },
+                    facts.place_of(&service.object, address.addr()),
                     Diagnostic::new(
                         &differences::SHARED_FRONTEND,
                         format!(

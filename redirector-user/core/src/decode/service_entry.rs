@@ -1,11 +1,12 @@
 //! ServiceEntry and WorkloadEntry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::common::{self, Exporter, Protocol, check, required};
 use super::cursor::{At, Fields};
 use super::kube::MAX_ENDPOINTS;
-use crate::diag::codes::{admission, syntax};
+use crate::diag::codes::{admission, differences, syntax};
 use crate::diag::{Diagnostic, nearest};
 use crate::model::{EntryPort, Resolution, ServiceEntry, WorkloadEntry};
 use crate::validate::{names, subnets};
@@ -75,16 +76,33 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
     }
     ports(&spec, &mut entry);
     endpoints(&spec, &mut entry, resolution);
-    // What Istio allocated to it, in a cluster.
-    let allocated = root.get("status").and_then(|at| at.node.get("addresses"));
-    if let Some(Value::List(items)) = allocated.map(|node| &node.value) {
-        let text = |item: &Node, key| item.get(key).and_then(Node::as_str).map(str::to_owned);
-        let one = |item| Some((text(item, "host"), subnets::address(&text(item, "value")?)?));
-        entry.allocated = items.iter().filter_map(one).collect();
-    }
+    entry.allocated = allocated(root);
     tcp_hosts(&spec, &entry);
     entry.export_to = common::export_to(&spec, namespace, Exporter::Entry);
     entry
+}
+
+/// What Istio allocated to it, in a cluster. A status is nobody's wish: what cannot be read of it
+/// is told, and refuses nothing.
+fn allocated(root: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
+    let map = |at: &At<'_>| matches!(at.node.value, Value::Map(_));
+    let status = root.get("status").filter(map).and_then(|at| at.any_fields());
+    let list = status.and_then(|status| status.get("addresses"));
+    let list = list.filter(|at| matches!(at.node.value, Value::List(_)));
+    let items = list.iter().flat_map(At::items).filter(map);
+    let items = items.filter_map(|at| at.any_fields());
+    let one = |item: Fields<'_>| {
+        let value = item.get("value")?;
+        let address = value.node.as_str().and_then(subnets::address);
+        if address.is_none() {
+            let message = "this is no single IP address, and is left out: nothing that is dialled \
+                           is known by it";
+            value.complain(&differences::ALLOCATED_LEFT_OUT, message);
+        }
+        let host = item.get("host").and_then(|at| at.node.as_str().map(str::to_owned));
+        Some((host, address?))
+    };
+    items.filter_map(one).collect()
 }
 
 fn hosts(spec: &Fields<'_>, entry: &mut ServiceEntry, resolution: &str) {

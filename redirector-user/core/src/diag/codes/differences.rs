@@ -328,4 +328,9 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "Export the service to the namespaces that are to have the rules, or write the VirtualService in one that sees it."
         "kind: VirtualService\nmetadata: {namespace: shop}\nspec: {hosts: [pg.example.com], exportTo: ['.']}   # a ServiceEntry of namespace data with exportTo: ['.']"
     }
+    ALLOCATED_LEFT_OUT = "RD4073" Warning NONE "What stands in status.addresses is no address" {
+        "A cluster writes into the status of a ServiceEntry without addresses which ones it allocated to its hosts, and they are the entry's as if they stood in its spec. Each value is one IP address; what is none, such as a block, is left out, and the rest of the object is used."
+        "Leave the status to whoever allocates addresses; write those that clients dial, and blocks, in spec.addresses."
+        "kind: ServiceEntry\nspec: {hosts: [db.example.com], resolution: DNS}\nstatus: {addresses: [{host: db.example.com, value: 10.0.0.0/8}]}"
+    }
 }
