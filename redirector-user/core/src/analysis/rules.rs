@@ -90,7 +90,8 @@ fn conditions(
             format!("{path}.sourceSubnet"),
             Diagnostic::new(
                 &differences::SOURCE_SUBNET,
-                "Istio ignores sourceSubnet; here the source workload's addresses are compared",
+                "Istio ignores sourceSubnet; here the source workload's addresses are compared, and \
+                 a client that is no known workload never matches, at gateways either",
             )
             .help("sourceLabels and sourceNamespace mean the same in both"),
         );

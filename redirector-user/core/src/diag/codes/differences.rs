@@ -5,7 +5,7 @@ use super::{Code, NONE, Severity, codes};
 
 codes! {
     SOURCE_SUBNET = "RD4001" Warning NONE "Istio ignores sourceSubnet" {
-        "The field is in the API and no code of Istio's reads it: there, a match that carries only sourceSubnet takes everything. Here it is compared with the addresses of the source workload."
+        "The field is in the API and no code of Istio's reads it: there, a match that carries only sourceSubnet takes everything. Here it is compared with the addresses of the workload that connects. A client that is no known workload has none to compare, at a gateway as in the mesh, and never matches, whatever address its connections come from."
         "Use sourceLabels or sourceNamespace, which mean the same in both."
         "match:\n  - sourceSubnet: 10.244.1.0/24"
     }
