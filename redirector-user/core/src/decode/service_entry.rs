@@ -95,8 +95,11 @@ fn allocated(root: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
         let value = item.get("value")?;
         let address = value.node.as_str().and_then(subnets::address);
         if address.is_none() {
-            let message = "this is no single IP address, and is left out: nothing that is dialled \
-                           is known by it";
+            let message = format!(
+                "\"{}\" is no single IP address, and is left out: nothing that is dialled is known \
+                 by it",
+                value.node.as_str().unwrap_or_default()
+            );
             value.complain(&differences::ALLOCATED_LEFT_OUT, message);
         }
         let host = item.get("host").and_then(|at| at.node.as_str().map(str::to_owned));

@@ -190,7 +190,8 @@ fn usable<'w>(world: &'w World, name: &str) -> impl Iterator<Item = &'w IpAddr> 
 
 /// Whether an endpoint is an address, or a name that is resolved to one.
 pub(super) fn is_resolved(world: &World, address: &str) -> bool {
-    subnets::address(address).is_some()
+    address.is_empty()
+        || subnets::address(address).is_some()
         || address.starts_with("unix:")
         || address.starts_with('*')
         || usable(world, address).next().is_some()
