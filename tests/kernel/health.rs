@@ -203,7 +203,7 @@ spec:
     );
     watched.shows(&Shown {
         warnings: &[
-            "the name no-such-name.invalid does not resolve, what is routed to it is refused",
+            "the name no-such-name.invalid does not resolve, what rules send to it is refused",
             "the name dialled.invalid does not resolve, so that rules for it have no effect, its \
              clients go past them",
         ],

@@ -330,10 +330,10 @@ impl UnresolvedName {
     fn said(&self, age: &str) -> String {
         let Self { name, because, kept, refuses, is_dialled, .. } = self;
         let outcome = match (kept.len(), refuses, is_dialled) {
-            (0, true, false) => "what is routed to it is refused".to_owned(),
+            (0, true, false) => "what rules send to it is refused".to_owned(),
             (0, true, true) => {
                 "so that rules for it have no effect, its clients go past them, and \
-                                what others are routed to it is refused"
+                                what other rules send to it is refused"
                     .to_owned()
             }
             (0, false, _) => {
