@@ -109,6 +109,8 @@ impl Terminal {
         while self.read(PATIENCE) {
             assert!(begun.elapsed() < PATIENCE, "it does not end: {}", self.shown);
         }
+        // Nothing was shown for so long.
+        assert!(begun.elapsed() < PATIENCE, "it does not end: {}", self.shown);
         let status = self.child.wait().expect("its status");
         let out = std::mem::take(&mut self.shown);
         Answer { exit: status.code().unwrap_or(-1), out, err: String::new() }
