@@ -2,6 +2,7 @@
 //! differs is counted, said and mended.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use redirector_core::image::Delta;
@@ -26,10 +27,10 @@ impl<K> Default for Lately<K> {
     }
 }
 
-impl<K: Ord + Clone> Lately<K> {
-    /// Takes the counts as they are now, each of what has happened at least once. Returns
-    /// those that have grown lately.
-    fn note(&mut self, counts: impl IntoIterator<Item = (K, u64)>) -> Vec<K> {
+impl<K: Ord + Clone + Display> Lately<K> {
+    /// Takes the counts as they are now, each of what has happened at least once. Those that
+    /// have grown lately are in `told` then; what was not there before is warned of.
+    fn note(&mut self, counts: impl IntoIterator<Item = (K, u64)>, told: &mut Vec<K>) {
         let dated = counts.into_iter().map(|(what, count)| {
             let since = match self.0.get(&what) {
                 Some((before, since)) if *before == count => *since,
@@ -39,7 +40,11 @@ impl<K: Ord + Clone> Lately<K> {
         });
         self.0 = dated.collect();
         let lately = self.0.iter().filter(|(_, (_, since))| since.elapsed() < LATELY);
-        lately.map(|(what, _)| what.clone()).collect()
+        let lately: Vec<K> = lately.map(|(what, _)| what.clone()).collect();
+        for one in lately.iter().filter(|one| !told.contains(one)) {
+            tracing::warn!("{one}");
+        }
+        *told = lately;
     }
 }
 
@@ -111,14 +116,8 @@ impl Daemon {
             let (gateway, address) = (one.name.to_string(), one.address);
             (StarvedGateway { gateway, address }, one.counts.starved)
         });
-        let (failing, starved) = (self.missed.note(failing), self.starved.note(starved));
-        for one in failing.iter().filter(|one| !self.report.failing.contains(one)) {
-            tracing::warn!("{one}");
-        }
-        for one in starved.iter().filter(|one| !self.report.starved.contains(one)) {
-            tracing::warn!("{one}");
-        }
-        (self.report.failing, self.report.starved) = (failing, starved);
+        self.missed.note(failing, &mut self.report.failing);
+        self.starved.note(starved, &mut self.report.starved);
     }
 
     /// Writes to the idle side, too, what a change could write to one side only.
