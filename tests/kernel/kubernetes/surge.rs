@@ -144,6 +144,16 @@ impl Clients {
 /// Said once when it is in charge.
 const IN_FORCE: &str = "INFO in force generation=";
 
+/// A pod that serves all gateways, and where one of them is.
+fn first(cluster: &Cluster, node: &Node, metrics: SocketAddr) -> (Pod, SocketAddr) {
+    make_gateways(cluster);
+    let mut pod = Pod::start(node, 1, metrics);
+    pod.relays();
+    pod.says(IN_FORCE, 1);
+    gateways_are_served(cluster, node, &mut pod.agent);
+    (pod, format!("{}.31:19000", cluster.net).parse().expect("an address"))
+}
+
 #[test]
 fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it_ends() {
     if !privileged() {
@@ -151,13 +161,8 @@ fn a_pod_that_comes_takes_over_all_sockets_and_the_one_before_stands_by_until_it
     }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
-    make_gateways(&cluster);
-    let gateway: SocketAddr = format!("{}.31:19000", cluster.net).parse().expect("an address");
     let metrics = free_port();
-    let mut old = Pod::start(&node, 1, metrics);
-    old.relays();
-    old.says(IN_FORCE, 1);
-    gateways_are_served(&cluster, &node, &mut old.agent);
+    let (mut old, gateway) = first(&cluster, &node, metrics);
     let open = Interrupted::open(gateway, "on");
     let clients = Clients::of(gateway);
     let mut new = Pod::start(&node, 2, metrics);
@@ -202,13 +207,8 @@ fn a_pod_that_is_there_before_the_end_of_the_last_one_is_heard_of_refuses_no_cli
     }
     let cluster = Cluster::new();
     let node = node(&cluster, "node-a");
-    make_gateways(&cluster);
-    let gateway: SocketAddr = format!("{}.31:19000", cluster.net).parse().expect("an address");
     let metrics = free_port();
-    let mut old = Pod::start(&node, 1, metrics);
-    old.relays();
-    old.says(IN_FORCE, 1);
-    gateways_are_served(&cluster, &node, &mut old.agent);
+    let (mut old, gateway) = first(&cluster, &node, metrics);
     let clients = Clients::of(gateway);
     let mut killed = Pod::start(&node, 2, metrics);
     killed.says("nobody starts relays there", 1);
