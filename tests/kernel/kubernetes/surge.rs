@@ -2,7 +2,7 @@
 //! one for a while, and neither sees the other's processes.
 
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -70,6 +70,9 @@ impl Pod {
             .arg(agent.get_program())
             .arg(&socket)
             .args(agent.get_args());
+        // A group of its own: where the last one outside of a group that has a stopped process
+        // ends, the kernel hangs all of the group up.
+        containers.process_group(0);
         let cgroup = node.cgroup(&format!("kubepods/besteffort/pod{}/ab", uid(900 + number)));
         enter(&mut containers, &cgroup);
         Self { agent: Agent::of(&directory, &mut containers, metrics), socket }
