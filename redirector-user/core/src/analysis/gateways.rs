@@ -93,43 +93,48 @@ fn ports_taken(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 /// the other's.
 fn hosts_at_one_port(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut told = BTreeSet::new();
-    for set in facts.book.sets().filter(|_| facts.examined.left_out == 0) {
-        for rule in &set.tcp {
-            for (gateway, by) in facts.examined.before(&rule.id) {
-                let others = facts.book.get(&by.object).filter(|other| {
-                    !set.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
-                });
-                let Some(other) = others.filter(|_| facts.spend(set.hosts.len())) else { continue };
-                let name = gateway
-                    .split_once('/')
-                    .and_then(|(namespace, name)| facts.world.find(Kind::Gateway, namespace, name));
-                let spec = name.and_then(|object| Some((object, object.spec.gateway()?)));
-                let Some((object, spec)) = spec else { continue };
-                for (i, server) in spec.servers.iter().enumerate() {
-                    if mode(server) != Mode::Tcp
-                        || rule.left_over(gateway, server.port).is_none()
-                        || !told.insert((gateway, i, &set.reference))
-                    {
-                        continue;
-                    }
-                    let (theirs, ours) = (other.hosts.join(", "), set.hosts.join(", "));
-                    let path = format!("spec.servers[{i}].port.number");
+    let rules = facts.book.sets().flat_map(|set| set.tcp.iter().map(move |rule| (set, rule)));
+    for (set, rule) in rules.filter(|_| facts.examined.left_out == 0) {
+        for (gateway, by) in facts.examined.before(&rule.id) {
+            let others = facts.book.get(&by.object).filter(|other| {
+                !set.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
+            });
+            let Some(other) = others.filter(|_| facts.spend(set.hosts.len())) else { continue };
+            let Some((object, spec)) = gateway_of(facts, gateway) else { continue };
+            for (i, server) in spec.servers.iter().enumerate() {
+                if mode(server) == Mode::Tcp
+                    && rule.left_over(gateway, server.port).is_some()
+                    && told.insert((gateway, i, &set.reference))
+                {
                     Report::new(object.reference(), findings).add(
-                        path,
-                        Diagnostic::new(
-                            &differences::HOSTS_SHARE_GATEWAY_PORT,
-                            format!(
-                                "{theirs} and {ours} share port {}, on which nothing tells which is \
-                                 meant: {} is compared first, and takes what is for {}",
-                                server.port, other.reference, set.reference
-                            ),
-                        )
-                        .help(A_PORT_EACH),
+                        format!("spec.servers[{i}].port.number"),
+                        one_port(other, set, server),
                     );
                 }
             }
         }
     }
+}
+
+/// A Gateway by its namespace and name.
+fn gateway_of<'w>(facts: &Facts<'w>, name: &str) -> Option<(&'w Object, &'w Gateway)> {
+    let (namespace, name) = name.split_once('/')?;
+    let object = facts.world.find(Kind::Gateway, namespace, name)?;
+    Some((object, object.spec.gateway()?))
+}
+
+/// That the rules of one VirtualService take what is for another's hosts, at a server.
+fn one_port(takes: &RuleSet, set: &RuleSet, server: &Server) -> Diagnostic {
+    let message = format!(
+        "{} and {} share port {}, on which nothing tells which is meant: {} is compared first, \
+         and takes what is for {}",
+        takes.hosts.join(", "),
+        set.hosts.join(", "),
+        server.port,
+        takes.reference,
+        set.reference
+    );
+    Diagnostic::new(&differences::HOSTS_SHARE_GATEWAY_PORT, message).help(A_PORT_EACH)
 }
 
 /// What to do about TCP hosts with one port.

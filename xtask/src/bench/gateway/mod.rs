@@ -17,6 +17,7 @@ mod stage;
 mod subjects;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub struct Args {
     /// Which subjects, separated by commas; all when not given
     #[arg(long, value_delimiter = ',')]
     only: Vec<Subject>,
+    /// Beside another version: a program that `cargo build --release --package redirector-user
+    /// --example gateway` has made in its checkout
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "write")]
+    against: Option<PathBuf>,
     /// Which workloads, by the beginnings of their names; all when not given
     #[arg(long, value_delimiter = ',')]
     load: Vec<String>,
@@ -118,8 +123,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         bail!("network namespaces need root");
     }
-    let subjects = if args.only.is_empty() { Subject::ALL.to_vec() } else { args.only.clone() };
+    let mut subjects = if args.only.is_empty() { Subject::ALL.to_vec() } else { args.only.clone() };
     subjects::prepare(&subjects)?;
+    if let Some(program) = &args.against {
+        subjects::put_against(program)?;
+        subjects.push(Subject::Against);
+    }
     let cpu = match args.cpu {
         Some(cpu) => cpu,
         None => std::thread::available_parallelism()?.get() - 1,

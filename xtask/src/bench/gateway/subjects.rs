@@ -22,6 +22,16 @@ const fn address(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 
+/// What the proxy of `--against` is called beside ours.
+const AGAINST: &str = "gateway_against";
+
+/// Puts that proxy beside ours.
+pub fn put_against(program: &Path) -> Result<()> {
+    std::fs::copy(program, release("examples").join(AGAINST))
+        .with_context(|| format!("cannot take {}", program.display()))?;
+    Ok(())
+}
+
 /// The same address, one port on.
 pub fn sink_of(echo: SocketAddr) -> SocketAddr {
     SocketAddr::new(echo.ip(), echo.port() + 1)
@@ -42,6 +52,9 @@ pub enum Subject {
     Envoy,
     /// `tokio::io::copy_bidirectional`, and nothing else: for comparison
     Tokio,
+    /// The proxy of `--against`
+    #[value(skip)]
+    Against,
 }
 
 impl Subject {
@@ -63,13 +76,14 @@ impl Subject {
             Self::Nginx => "nginx stream",
             Self::Envoy => "Envoy",
             Self::Tokio => "bare tokio relay",
+            Self::Against => "the other version",
         }
     }
 
     /// What a peer says of its version.
     pub fn version(self) -> Option<String> {
         let mut command = match self {
-            Self::Redirector | Self::Tokio | Self::HaproxySplice => return None,
+            Self::Redirector | Self::Tokio | Self::Against | Self::HaproxySplice => return None,
             Self::Haproxy => Command::new(unpacked().join("usr/sbin/haproxy")),
             Self::Nginx => Command::new(unpacked().join("usr/sbin/nginx")),
             Self::Envoy => Command::new(envoy_program().ok()?),
@@ -95,8 +109,12 @@ impl Subject {
     pub fn start(self, stage: &Stage) -> Result<Running> {
         let (echo, sink) = (self.address(), sink_of(self.address()));
         let mut command = match self {
-            Self::Redirector | Self::Tokio => {
-                let name = if self == Self::Tokio { "gateway_tokio" } else { "gateway" };
+            Self::Redirector | Self::Tokio | Self::Against => {
+                let name = match self {
+                    Self::Tokio => "gateway_tokio",
+                    Self::Against => AGAINST,
+                    _ => "gateway",
+                };
                 let mut command = Command::new(release("examples").join(name));
                 command
                     .arg("1")
