@@ -368,6 +368,33 @@ fn usage_errors_have_their_own_exit_code() {
 }
 
 #[test]
+fn a_filter_that_can_be_nobodys_name_is_a_usage_error_that_says_what_was_expected() {
+    for command in ["connections", "flows"] {
+        for (flag, value, expected) in [
+            ("--workload", "reports", "NAMESPACE/NAME"),
+            ("--workload", "Pod/default/reports", "NAMESPACE/NAME"),
+            ("--route", "k1", "VirtualService/NAMESPACE/NAME"),
+            ("--route", "VirtualService//k1", "VirtualService/NAMESPACE/NAME"),
+            ("--route", "Gateway/shop/k1", "VirtualService/NAMESPACE/NAME"),
+            ("--route", "VirtualService/shop/k1 tcp[0]", "VirtualService/NAMESPACE/NAME"),
+        ] {
+            let answer = redirector(&[command, flag, value]);
+            assert_eq!(answer.exit, 2, "{command} {flag} {value}: {answer:?}");
+            let said = answer.err.contains(flag) && answer.err.contains(expected);
+            assert!(said && answer.out.is_empty(), "{command} {flag} {value}: {answer:?}");
+        }
+        for (flag, value) in [
+            ("--workload", "shop/web-0.two"),
+            ("--route", "shop/db.example"),
+            ("--route", "VirtualService/shop/k1"),
+        ] {
+            let answer = redirector(&[command, "--bpffs", "/no/such/pins", flag, value]);
+            assert_ne!(answer.exit, 2, "{command} {flag} {value}: {answer:?}");
+        }
+    }
+}
+
+#[test]
 fn a_table_of_no_entries_is_a_usage_error_that_says_what_was_expected() {
     for table in [
         "frontends",

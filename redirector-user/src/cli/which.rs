@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use redirector_core::model::bypass::Target;
 use serde::Serialize;
 
 use super::completions;
@@ -11,13 +12,13 @@ use super::completions;
 #[command(next_help_heading = "Which connections")]
 pub struct Which {
     /// Of this workload
-    #[arg(long, value_name = "NS/NAME", add = completions::workloads())]
+    #[arg(long, value_name = "NS/NAME", value_parser = workload, add = completions::workloads())]
     workload: Option<String>,
     /// Of this process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// By rules of this object, as Kind/NS/NAME or NS/NAME
-    #[arg(long, value_name = "OBJECT", add = completions::rules())]
+    /// By rules of this VirtualService, as VirtualService/NS/NAME or NS/NAME
+    #[arg(long, value_name = "OBJECT", value_parser = rule, add = completions::rules())]
     route: Option<String>,
     /// Dialled to this address or sent to it, with a port or without
     #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
@@ -52,6 +53,17 @@ pub struct About<'a> {
 struct Address {
     ip: IpAddr,
     port: Option<u16>,
+}
+
+/// As `explain`, `flows` and `connections` show it. What has another form is the name of none,
+/// which is no answer to who mistyped it.
+fn workload(text: &str) -> Result<String, String> {
+    Target::workload(text).map(|_| text.to_owned())
+}
+
+/// As it is shown before a rule's place.
+fn rule(text: &str) -> Result<String, String> {
+    Target::rule(text).map(|object| object.to_string())
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -103,10 +115,7 @@ impl Which {
 
 /// Whether it was made by a rule of the object.
 fn by_rule_of(wanted: &str, one: About<'_>) -> Option<bool> {
-    let is = |route: &str| {
-        let object = route.split(' ').next().unwrap_or_default();
-        object == wanted || object.split_once('/').is_some_and(|(_, name)| name == wanted)
-    };
+    let is = |route: &str| route.split(' ').next() == Some(wanted);
     let may = || one.may_be.iter().map(|route| is(route));
     match one.route {
         Some(route) => Some(is(route)),

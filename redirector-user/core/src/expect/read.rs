@@ -13,7 +13,7 @@ use super::{Case, Expected, Of, Refused, RuleName, Suite, Within};
 use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, nearest};
 use crate::explain::{Dialled, QuerySource};
-use crate::model::Labels;
+use crate::model::{Labels, namespaced};
 use crate::yaml::{self, Node, Position, Value};
 
 /// Where nothing else is said, a share is that of the documents as far as two
@@ -385,14 +385,8 @@ impl FromStr for Pair {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('/') {
-            Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
-            {
-                Ok(Self(namespace.to_owned(), name.to_owned()))
-            }
-            _ => Err("expected NAMESPACE/NAME, such as default/client".to_owned()),
-        }
+        let (namespace, name) = namespaced(text)?;
+        Ok(Self(namespace.to_owned(), name.to_owned()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, ObjectRef, SourceId};
+use super::{Kind, ObjectRef, SourceId, namespaced};
 
 /// What is left alone: its connections go as if no rule matched.
 ///
@@ -67,8 +67,8 @@ impl Target {
     ///
     /// What was expected.
     pub fn workload(text: &str) -> Result<Self, String> {
-        let (namespace, name) = pair(text)
-            .ok_or_else(|| format!("expected NAMESPACE/NAME, such as default/client: {text}"))?;
+        let (namespace, name) =
+            namespaced(text).map_err(|expected| format!("{expected}: {text}"))?;
         Ok(Self::Workload(SourceId { namespace: namespace.into(), name: name.into() }))
     }
 
@@ -80,17 +80,12 @@ impl Target {
     /// What was expected.
     pub fn rule(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("VirtualService/").unwrap_or(text);
-        let (namespace, name) = pair(rest).ok_or_else(|| {
+        let (namespace, name) = namespaced(rest).map_err(|_| {
             format!("expected VirtualService/NAMESPACE/NAME, as `explain` shows a rule: {text}")
         })?;
         let (namespace, name) = (namespace.into(), name.into());
         Ok(Self::Rule(ObjectRef { kind: Kind::VirtualService, namespace, name }))
     }
-}
-
-fn pair(text: &str) -> Option<(&str, &str)> {
-    let (namespace, name) = text.split_once('/')?;
-    (!namespace.is_empty() && !name.is_empty() && !name.contains('/')).then_some((namespace, name))
 }
 
 impl fmt::Display for Target {

@@ -76,3 +76,54 @@ pub enum SourceSelector {
     /// A pod, by its uid (or the hash of a static pod's configuration).
     PodUid(Arc<str>),
 }
+
+/// Whether Kubernetes takes this for a name: a DNS-1123 label or, with `dots`, a subdomain, in
+/// lower case.
+pub fn is_name(name: &str, dots: bool) -> bool {
+    let label = |label: &str| {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        edge(label.bytes().next())
+            && edge(label.bytes().next_back())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if dots {
+        name.len() <= 253 && name.split('.').all(label)
+    } else {
+        name.len() <= 63 && label(name)
+    }
+}
+
+/// The parts of `namespace/name`.
+///
+/// # Errors
+///
+/// What was expected, where no object can be called so.
+pub fn namespaced(text: &str) -> Result<(&str, &str), String> {
+    let parts = text.split_once('/');
+    parts
+        .filter(|(namespace, name)| is_name(namespace, false) && is_name(name, true))
+        .ok_or_else(|| "expected NAMESPACE/NAME, such as default/client".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_kubernetes_takes() {
+        assert!(is_name("a-1.b", true));
+        assert!(!is_name("a-1.b", false));
+        for bad in ["", "A", "-a", "a-", "a_b", "a..b", "ä"] {
+            assert!(!is_name(bad, true), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_no_object_can_be_called_is_not_taken_apart() {
+        assert_eq!(namespaced("shop/web-0.x"), Ok(("shop", "web-0.x")));
+        for bad in ["", "web", "/web", "shop/", "a.b/web", "shop/web/x", "shop/web tcp[0]", "Shop/w"]
+        {
+            assert!(namespaced(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use redirector_core::explain::{
     Dialled, ExplainError, Explanation, Query, QuerySource, explain_with,
 };
-use redirector_core::model::{Labels, SourceSelector};
+use redirector_core::model::{Labels, SourceSelector, is_name, namespaced};
 use redirector_core::registry::Registry;
-use redirector_core::validate::names::is_dns_label;
 use redirector_core::world::Changes;
 
 use super::completions;
@@ -97,17 +96,12 @@ struct Pair {
 }
 
 fn pair(text: &str) -> Result<Pair, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
-            Ok(Pair { namespace: namespace.to_owned(), name: name.to_owned() })
-        }
-        _ => Err("expected NAMESPACE/NAME, such as default/client".to_owned()),
-    }
+    let (namespace, name) = namespaced(text)?;
+    Ok(Pair { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 fn namespace(text: &str) -> Result<String, String> {
-    let legal = is_dns_label(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    legal.then(|| text.to_owned()).ok_or_else(|| {
+    is_name(text, false).then(|| text.to_owned()).ok_or_else(|| {
         "a namespace has lower-case letters, digits and '-', such as default".to_owned()
     })
 }
