@@ -66,3 +66,42 @@ fn each_connection_is_told_of_at_its_end_with_who_where_how_much_and_why() {
     assert_eq!(lines().len(), 3);
     let _ = std::fs::remove_file(&path);
 }
+
+#[test]
+fn who_is_turned_away_by_a_rule_is_told_of_with_the_rule_and_the_destination_drawn() {
+    let ports = [reserve(), reserve(), reserve()];
+    let addresses = ports.each_ref().map(|port| port.address);
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().expect("a directory");
+    let wanted = |format| match format {
+        AccessFormat::Text => [
+            "route=route-0 destination=destination-0 attempts=0 ",
+            "route=route-1 attempts=0 ",
+            "route=route-2 destination=destination-2 attempts=0 ",
+        ],
+        AccessFormat::Json => [
+            r#""route":"route-0","destination":"destination-0","attempts":0,"#,
+            r#""route":"route-1","attempts":0,"#,
+            r#""route":"route-2","destination":"destination-2","attempts":0,"#,
+        ],
+    };
+    for format in [AccessFormat::Text, AccessFormat::Json] {
+        let path = directory.path().join(format!("{format:?}"));
+        let access = Some((format, Some(path.clone())));
+        let proxy = Setup::new(&addresses)
+            .route(&[(&[], 1)])
+            .route(&[(&[backend.address], 0)])
+            .route(&[(&[backend.address], 1)])
+            .with(|config| config.destinations[2].max_connections = Some(0))
+            .start_as(&Locals::default(), |settings| settings.access = access);
+        let why = ["no endpoint", "no endpoint", "destination full"];
+        for (place, (wanted, why)) in wanted(format).into_iter().zip(why).enumerate() {
+            assert!(is_refused(addresses[place]), "{why}");
+            let lines = || std::fs::read_to_string(&path).unwrap_or_default();
+            eventually("a line", || lines().lines().count() == place + 1);
+            let line = lines().lines().last().unwrap_or_default().to_owned();
+            assert!(line.contains(wanted) && line.contains(why), "{line}");
+        }
+        proxy.shutdown();
+    }
+}

@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn what_no_object_can_be_called_is_not_taken_apart() {
         assert_eq!(namespaced("shop/web-0.x"), Ok(("shop", "web-0.x")));
-        for bad in ["", "web", "/web", "shop/", "a.b/web", "shop/web/x", "shop/web tcp[0]", "Shop/w"]
+        for bad in
+            ["", "web", "/web", "shop/", "a.b/web", "shop/web/x", "shop/web tcp[0]", "Shop/w"]
         {
             assert!(namespaced(bad).is_err(), "{bad}");
         }

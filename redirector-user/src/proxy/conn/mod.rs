@@ -26,9 +26,10 @@ use rustix::net::sockopt::socket_cookie;
 use self::setup::{Setup, Target};
 use self::watch::watch_for_room;
 use super::access::Line;
+use super::config::DestinationName;
 use super::io::Io;
 use super::relay::{Broken, End, Flow, Rest};
-use super::stats::ListenerStats;
+use super::stats::{ListenerStats, RouteStats};
 use super::told::{Became, Through};
 use super::upstream;
 
@@ -78,6 +79,9 @@ pub(super) struct Conn {
     peer: SocketAddr,
     dialled: SocketAddr,
     target: Option<Target>,
+    /// Where it has none although a rule took it: that, and the place of the leg drawn, if one
+    /// has a weight.
+    turned_away: Option<(Arc<RouteStats>, Option<usize>)>,
     /// Its own address, when the endpoint is one of our listeners.
     noted: Option<Box<SocketAddr>>,
     /// Whether epoll watches the client's socket.
@@ -143,6 +147,7 @@ impl Conn {
             peer,
             dialled: listener,
             target: None,
+            turned_away: None,
             noted: None,
             watched: false,
             is_counted: false,
@@ -258,8 +263,7 @@ impl Conn {
         if let Some(local) = &self.noted {
             io.shared.loops.forget(**local);
         }
-        let target = self.target.take();
-        if let Some(target) = &target {
+        if let Some(target) = &self.target {
             target.leg().active.fetch_sub(1, Relaxed);
             target.leg().sent.fetch_add(self.up.bytes, Relaxed);
             target.leg().received.fetch_add(self.down.bytes, Relaxed);
@@ -269,19 +273,16 @@ impl Conn {
         let (Some(access), Some(format)) = (self.access.take(), io.shared.access.format()) else {
             return;
         };
-        let destination = target.as_ref().map(|target| &target.leg().destination);
-        let endpoint = target.as_ref().and_then(|target| {
-            target.destination.spec.endpoints.get(target.endpoint).map(|one| one.0)
-        });
+        let (route, destination) = self.taken();
         let line = Line {
             client: self.peer,
             via: access.via,
             dialled: self.dialled,
             server: access.server.as_deref(),
             sni: access.sni.as_deref(),
-            route: target.as_ref().map(|target| &*target.route.name),
+            route: route.map(|name| &**name),
             destination: destination.map(|name| name as &dyn Display),
-            endpoint,
+            endpoint: self.target.as_ref().and_then(Target::address),
             attempts: access.attempts,
             sent: self.up.bytes,
             received: self.down.bytes,
@@ -295,12 +296,23 @@ impl Conn {
         io.shared.access.write(format, &line);
     }
 
+    /// The rule that took it and the destination that was drawn, as far as it came.
+    fn taken(&self) -> (Option<&Arc<str>>, Option<&DestinationName>) {
+        let (route, place) = match (&self.target, &self.turned_away) {
+            (Some(target), _) => (&target.route, Some(target.place)),
+            (None, Some((route, place))) => (route, *place),
+            (None, None) => return (None, None),
+        };
+        let leg = place.and_then(|place| route.legs.get(place));
+        (Some(&route.name), leg.map(|leg| &leg.destination))
+    }
+
     /// Tells whoever follows what became of it.
     fn tell(&self, became: Became, io: &Io) {
         if !io.shared.told.is_wanted() {
             return;
         }
-        let target = self.target.as_ref();
+        let (route, destination) = self.taken();
         let snapshot = io.shared.snapshot.load();
         let is_over = !matches!(became, Became::Routed | Became::Refused);
         io.shared.told.tell(Through {
@@ -311,10 +323,9 @@ impl Conn {
             client: self.peer,
             dialled: self.dialled,
             gateway: snapshot.listener(self.listener).map(|one| one.spec.name.clone()),
-            route: target.map(|target| target.route.name.clone()),
-            destination: target.map(|target| target.leg().destination.clone()),
-            endpoint: target
-                .and_then(|target| Some(target.destination.spec.endpoints.get(target.endpoint)?.0)),
+            route: route.cloned(),
+            destination: destination.cloned(),
+            endpoint: self.target.as_ref().and_then(Target::address),
             sent: is_over.then_some(self.up.bytes),
             received: is_over.then_some(self.down.bytes),
             open: is_over.then(|| Duration::from_millis(io.now.saturating_sub(self.started))),

@@ -3,6 +3,7 @@
 //! endpoint.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -74,6 +75,11 @@ pub(super) struct Target {
 impl Target {
     pub fn leg(&self) -> &LegStats {
         &self.route.legs[self.place]
+    }
+
+    /// The endpoint, as it is written.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.destination.spec.endpoints.get(self.endpoint).map(|(address, _)| *address)
     }
 }
 
@@ -325,18 +331,25 @@ impl Conn {
         let snapshot = Arc::clone(&setup.snapshot);
         let chosen =
             snapshot.tables.choose(&snapshot.destinations, route, self.peer.ip(), &mut io.random);
-        let (Some(chosen), Some(route)) = (chosen, snapshot.routes.get(route)) else {
+        let Some(route) = snapshot.routes.get(route) else {
+            return self.refuse(Refused::NoEndpoint, io);
+        };
+        let Some(chosen) = chosen else {
+            self.turned_away = Some((Arc::clone(&route.stats), None));
             return self.refuse(Refused::NoEndpoint, io);
         };
         let leg = &snapshot.legs[chosen.0];
         let destination = &snapshot.destinations[leg.destination];
         let counts = &route.stats.legs[leg.place];
         counts.taken.fetch_add(1, Relaxed);
+        let turned_away = || Some((Arc::clone(&route.stats), Some(leg.place)));
         let Some(endpoint) = chosen.1 else {
+            self.turned_away = turned_away();
             counts.fail(Failed::NoEndpoint);
             return self.refuse(Refused::NoEndpoint, io);
         };
         if !destination.counters.admit(destination.spec.max_connections) {
+            self.turned_away = turned_away();
             counts.fail(Failed::Full);
             return self.refuse(Refused::DestinationFull, io);
         }
