@@ -19,7 +19,7 @@ pub use fold::{UNLIMITED, WIDTH, folded, width};
 pub use lines::Lines;
 pub use names::{destination_name, place_name, route_name, rule_name, source_name};
 pub use plain::{plain, short};
-pub use resolved::{known_name, known_names};
+pub use resolved::{known_name, known_names, some_addresses};
 pub use style::Style;
 pub use table::{Align, Table};
 pub use time::time;

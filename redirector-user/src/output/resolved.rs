@@ -18,10 +18,10 @@ pub fn known_names<'n>(names: impl IntoIterator<Item = &'n KnownName>, now: u64)
         table.group(one.name.clone());
         let ttl = one.ttl.map(|ttl| duration(ttl.into()));
         table.row([
-            some(&one.addresses),
+            some_addresses(&one.addresses),
             one.since.map_or_else(|| "never".to_owned(), |since| age(since, now)),
             ttl.unwrap_or_default(),
-            some(&one.former),
+            some_addresses(&one.former),
             one.because.clone().unwrap_or_default(),
         ]);
     }
@@ -31,14 +31,17 @@ pub fn known_names<'n>(names: impl IntoIterator<Item = &'n KnownName>, now: u64)
 /// The same of one name, in a sentence.
 pub fn known_name(one: &KnownName, now: u64) -> String {
     let resolves = match one.since {
-        Some(since) => format!("resolves to {} for {}", some(&one.addresses), age(since, now)),
+        Some(since) => {
+            format!("resolves to {} for {}", some_addresses(&one.addresses), age(since, now))
+        }
         None => "was never resolved".to_owned(),
     };
     let failed = one.because.as_ref().map(|why| format!("; the last lookup failed: {why}"));
     format!("{} {resolves}{}", one.name, failed.unwrap_or_default())
 }
 
-fn some(addresses: &[IpAddr]) -> String {
+/// The first of them, and how many more there are.
+pub fn some_addresses(addresses: &[IpAddr]) -> String {
     let mut shown: Vec<String> = addresses.iter().take(ADDRESSES).map(IpAddr::to_string).collect();
     let more = addresses.len().saturating_sub(ADDRESSES);
     shown.extend((more > 0).then(|| format!("and {more} more")));

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use redirector_core::explain::{Explanation, HandledBy, NameView, VerdictWord};
 
-use crate::output::{Style, plain};
+use crate::output::{Style, plain, some_addresses};
 
 /// The answer for people.
 pub fn text(explanation: &Explanation, style: Style) -> String {
@@ -135,10 +134,24 @@ fn resolved(name: &NameView) -> String {
     let what = match name.addresses.as_deref() {
         None => "is not resolved yet".to_owned(),
         Some([]) => "has no address".to_owned(),
-        Some(addresses) => {
-            let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-            format!("is {}", addresses.join(", "))
-        }
+        Some(addresses) => format!("is {}", some_addresses(addresses)),
     };
     format!("by name: {} {what}", plain(&name.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn of_a_name_with_thousands_of_addresses_some_are_shown_and_how_many_more_there_are() {
+        let addresses: Vec<_> =
+            (0..5_000_u16).map(|i| IpAddr::from([10, 9, (i >> 8) as u8, i as u8])).collect();
+        let name = NameView { name: "db.example.com".to_owned(), addresses: Some(addresses) };
+        assert_eq!(
+            resolved(&name),
+            "by name: db.example.com is 10.9.0.0, 10.9.0.1, 10.9.0.2, 10.9.0.3, and 4996 more"
+        );
+    }
 }
