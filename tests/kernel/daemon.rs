@@ -364,6 +364,39 @@ fn a_rollback_leaves_a_bad_configuration_however_often_it_was_in_force() {
 }
 
 #[test]
+fn a_damaged_generation_is_said_to_be_none_to_return_to_and_those_before_it_are() {
+    let Some(scene) = scene("rollbackdamage") else { return };
+    let redirector = &scene.redirector;
+    let _daemon = redirector.start();
+    let end = std::fs::metadata(redirector.journal()).expect("a journal").len();
+    redirector.change("another rule", || redirector.write("rules.yaml", &to("two")));
+    let next = to("two").replace("  tcp:", "  exportTo: ['.']\n  tcp:");
+    redirector.change("the next one", || redirector.write("rules.yaml", &next));
+    let list = || redirector.ask("rollback", &["--list", "--output", "json"]).json();
+    let steps = |list: &serde_json::Value| {
+        let all = list["generations"].as_array().expect("generations").clone();
+        all.iter().map(|one| one["rollback"].as_u64()).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&list()), [Some(1), Some(2)]);
+    redirector.damage_journal(end);
+    let list = list();
+    assert_eq!(steps(&list), [None, Some(2)], "{list:#}");
+    let damaged = list["generations"][0]["damaged"].as_str().unwrap_or_default();
+    assert!(damaged.contains("cannot be made again"), "{list:#}");
+    for command in [&["rollback", "--list"][..], &["history"]] {
+        let answer = redirector.ask(command[0], &command[1..]);
+        assert!(answer.out.contains(" damaged "), "{answer:?}");
+        assert!(answer.err.contains("cannot be made again"), "{answer:?}");
+    }
+    let answer = redirector.ask("rollback", &[]);
+    assert_eq!(answer.exit, 1, "{answer:?}");
+    assert!(answer.err.contains("rollback --list"), "{answer:?}");
+    assert_eq!(scene.answer(&scene.client()), "two");
+    assert_eq!(redirector.ask("rollback", &["2"]).exit, 0);
+    assert_eq!(scene.answer(&scene.client()), "one");
+}
+
+#[test]
 fn maps_and_explain_decode_everything_to_names() {
     let Some(scene) = scene("maps") else { return };
     let redirector = &scene.redirector;

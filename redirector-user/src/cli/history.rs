@@ -48,8 +48,18 @@ struct Generation<'a> {
     what: String,
     /// Which N of `rollback N` returns there.
     rollback: Option<usize>,
+    /// Why none does, where it is an earlier configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
     /// It is in force.
     in_force: bool,
+}
+
+impl Generation<'_> {
+    /// Whether `rollback` returns there, or would if that could be read.
+    fn is_earlier(&self) -> bool {
+        self.rollback.is_some() || self.damaged.is_some()
+    }
 }
 
 impl Answer<'_> {
@@ -87,7 +97,7 @@ pub fn list(
 ) -> Result<Exit, Failure> {
     let history = read(kernel)?;
     let mut generations = generations(kernel, &history, common, context);
-    generations.retain(|one| one.rollback.is_some());
+    generations.retain(Generation::is_earlier);
     let answer = Answer { generations };
     context.answer_list(common, &answer, answer.names(), |style| {
         match answer.generations.as_slice() {
@@ -121,12 +131,20 @@ fn generations<'a>(
     let current = last.map_or(0, |head| head.repeats.unwrap_or(head.generation));
     let hold = kernel.report_or_last(context).hold;
     let back = steps_back(history, hold.map_or(current, |hold| hold.of_generation));
+    let damaged = kernel.state().damaged(&back);
+    let lost = damaged.values().next();
+    lost.inspect(|why| context.note(&format!("note: `rollback` cannot return everywhere: {why}")));
     let most = if common.output == Format::Text { NAMED } else { usize::MAX };
-    let generation = |entry: &'a HistoryEntry| Generation {
-        entry,
-        what: what(entry, most),
-        rollback: back.iter().position(|one| *one == entry.head.generation).map(|at| at + 1),
-        in_force: last.is_some_and(|last| last.generation == entry.head.generation),
+    let generation = |entry: &'a HistoryEntry| {
+        let of = entry.head.generation;
+        let steps = back.iter().position(|one| *one == of).map(|at| at + 1);
+        Generation {
+            entry,
+            what: what(entry, most),
+            rollback: steps.filter(|_| !damaged.contains_key(&of)),
+            damaged: damaged.get(&of).cloned(),
+            in_force: last.is_some_and(|last| last.generation == of),
+        }
     };
     history.iter().rev().map(generation).collect()
 }
@@ -141,7 +159,7 @@ fn rows<'a>(
     for one in generations {
         let last = rows.last().and_then(|row| row.of.last());
         // Where rollback returns to there is a row of its own, up to there.
-        let alike = last.is_some_and(|last| by_itself(last)) && one.rollback.is_none();
+        let alike = last.is_some_and(|last| by_itself(last)) && !one.is_earlier();
         match rows.last_mut() {
             Some(row) if one.entry.head.partial || by_itself(one) && alike => row.of.push(one),
             _ => rows.push(Row { of: vec![one], what: String::new() }),
@@ -174,7 +192,11 @@ fn table(rows: &[Row<'_>], style: Style) -> String {
     for Row { of, what } in rows {
         let (Some(newest), Some(oldest)) = (of.first(), of.last()) else { continue };
         let (from, to) = (oldest.entry.head.generation, newest.entry.head.generation);
-        let mark = if newest.in_force { "in force" } else { "" };
+        let mark = match newest.in_force {
+            true => "in force",
+            false if of.iter().any(|one| one.damaged.is_some()) => "damaged",
+            false => "",
+        };
         let rollback = of.iter().find_map(|one| one.rollback);
         table.row([
             if from == to { to.to_string() } else { format!("{from}-{to}") },

@@ -436,9 +436,9 @@ impl Daemon {
                  --history, and `redirector rollback --list`)"
             ));
         };
-        let snapshot = self.state.snapshot(earlier).map_err(|error| error.to_string())?;
-        let snapshot = snapshot.ok_or_else(|| format!("generation {earlier} is not kept"))?;
-        snapshot.insist()?;
+        let snapshot = self.state.whole(earlier).map_err(|why| {
+            format!("{why} (`redirector rollback --list` says where it can return to)")
+        })?;
         let newcomers = self.newcomers();
         let step =
             self.engine.step_back_to(&snapshot, newcomers).map_err(|full| full.to_string())?;

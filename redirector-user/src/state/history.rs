@@ -139,6 +139,11 @@ fn records(state: &StateDir) -> Result<(Vec<Record>, bool), StateError> {
     Ok((records, is_whole))
 }
 
+/// Whether anything in the journals cannot be read.
+pub(super) fn is_damaged(state: &StateDir) -> bool {
+    records(state).map_or(true, |(_, is_whole)| !is_whole)
+}
+
 /// What happened, the oldest first.
 pub(super) fn history(state: &StateDir) -> Result<Vec<HistoryEntry>, StateError> {
     let mut attempt = 1;

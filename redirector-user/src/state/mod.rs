@@ -33,6 +33,7 @@ mod record;
 mod report;
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -220,6 +221,27 @@ impl StateDir {
         damage.append(&mut found.damage);
         damage.extend(found.cut);
         damage.pop().map_or(Ok(None), Err)
+    }
+
+    /// The same, all of it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be made again.
+    pub fn whole(&self, generation: u64) -> Result<Snapshot, String> {
+        let found = self.snapshot(generation).map_err(|error| error.to_string())?;
+        let found = found.ok_or_else(|| format!("generation {generation} is not kept"))?;
+        found.insist()?;
+        Ok(found)
+    }
+
+    /// Those of the generations that cannot be made again because a journal is damaged, and why.
+    pub fn damaged(&self, generations: &[u64]) -> BTreeMap<u64, String> {
+        // What each is made of is read where that can make a difference: it may be much.
+        if !history::is_damaged(self) {
+            return BTreeMap::new();
+        }
+        generations.iter().filter_map(|one| Some((*one, self.whole(*one).err()?))).collect()
     }
 
     /// The generations that are kept, the oldest first, and what each changed. Those

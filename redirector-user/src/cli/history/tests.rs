@@ -24,6 +24,7 @@ fn told(history: &[HistoryEntry]) -> Vec<Generation<'_>> {
         entry,
         what: what(entry, NAMED),
         rollback: back.iter().position(|one| *one == entry.head.generation).map(|at| at + 1),
+        damaged: None,
         in_force: false,
     };
     history.iter().rev().map(one).collect()

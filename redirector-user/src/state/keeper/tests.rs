@@ -341,6 +341,21 @@ fn damage_is_told_and_costs_what_it_hits() {
 }
 
 #[test]
+fn a_generation_of_which_the_journal_has_lost_something_is_none_to_return_to() {
+    let mut scene = Scene::new();
+    let (bytes, ends) = some_generations(&mut scene);
+    let back = steps_back(&scene.state.history().unwrap(), 4);
+    assert_eq!((back.as_slice(), scene.state.damaged(&back)), (&[2, 1][..], BTreeMap::new()));
+    // Of an object of the second, which the third has again.
+    let mut damaged = bytes;
+    damaged[ends[0] + 60] ^= 0x55;
+    fs::write(journal::path(&scene.state, 1), &damaged).unwrap();
+    let damaged = scene.state.damaged(&back);
+    let [(&2, why)] = damaged.iter().collect::<Vec<_>>()[..] else { panic!("{damaged:?}") };
+    assert!(why.starts_with("generation 2 cannot be made again"), "{why}");
+}
+
+#[test]
 fn a_full_disk_keeps_what_was_kept_and_the_same_change_is_kept_later() {
     let mut scene = Scene::new();
     scene.change(1, &text(3, 1));
