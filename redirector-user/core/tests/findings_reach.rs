@@ -191,6 +191,37 @@ fn the_order_of_several_virtual_services_is_that_of_the_clients_who_see_them() {
 }
 
 #[test]
+fn each_of_many_virtual_services_is_told_once_that_others_claim_its_host_however_the_orders_differ()
+{
+    let host = "shop.n0.svc.cluster.local";
+    let rules = |name: &str, export: &str| {
+        let route = format!("tcp: [{{route: [{{destination: {{host: {host}}}}}]}}]");
+        virtual_service(name, &format!("{{hosts: [{host}], exportTo: ['{export}'], {route}}}"))
+    };
+    let text = (0..6).map(|i| {
+        let namespace = format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n{i}}}\n");
+        namespace + &rules(&format!("n{i}/public"), "*") + &rules(&format!("n{i}/private"), ".")
+    });
+    let report = report(&(service("n0/shop", "10.96.0.1", "") + &text.collect::<String>()));
+    let found = told(&report, &["RD3009"]);
+    let each = (0..6).flat_map(|i| ["private", "public"].map(|name| format!("n{i}/{name}")));
+    let each = each.map(|name| format!("RD3009 VirtualService/{name} spec.hosts[0]"));
+    let mut places: Vec<_> = found.iter().map(|(place, _)| place.clone()).collect();
+    places.sort();
+    assert_eq!(places, each.collect::<Vec<_>>());
+    for (place, message) in found {
+        let (first, last) = match place.contains("public") {
+            true => (
+                "in this order: VirtualService/n0/public, ",
+                "; and otherwise for clients in the namespaces n0, n1, n2, n3, n4 and 1 more",
+            ),
+            false => ("in this order for clients in the namespace n", "and 2 more"),
+        };
+        assert!(message.contains(first) && message.ends_with(last), "{place}: {message}");
+    }
+}
+
+#[test]
 fn a_subset_without_any_destination_rule_is_told_where_the_service_is_known() {
     let rule = routed("a/v", "shop", "{host: other, subset: one}");
     let shop = service("a/shop", "10.96.0.1", "");

@@ -67,36 +67,69 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for ((host, order), scopes) in conflicts {
-        let sets: Vec<&RuleSet> =
-            order.iter().filter_map(|place| all.get(*place).copied()).collect();
-        let shown: Vec<String> = sets.iter().take(5).map(|set| set.reference.to_string()).collect();
-        let more = sets.len().saturating_sub(shown.len());
-        let names = shown.join(", ");
-        let names = if more > 0 { format!("{names} and {more} more") } else { names };
-        let scopes: Vec<&str> = scopes.into_iter().collect();
-        let whose = match scopes.is_empty() {
-            true => String::new(),
-            false => format!(" for clients in {}", listed("namespace", &scopes)),
-        };
-        let message = format!(
-            "several VirtualServices claim {host}; their rules apply in this order{whose}: {names}"
-        );
+    // Each object is told once of a host, in however many orders its rules for that apply.
+    let orders = conflicts.iter().map(|((_, order), scopes)| {
+        let sets: Vec<&RuleSet> = order.iter().filter_map(|at| all.get(*at).copied()).collect();
         // Objects of one reach are one list that was written in pieces; what is
         // exported less widely comes first, which may be what it is there for.
-        let alike =
-            sets.windows(2).all(|pair| pair[0].export.is_public() == pair[1].export.is_public());
-        for set in sets {
-            let index = set.hosts.iter().position(|own| own == host).unwrap_or_default();
-            let mut finding = Diagnostic::new(&references::HOST_CONFLICT, message.clone());
-            finding.help = Some(match alike {
-                true => "join their rules in one VirtualService".to_owned(),
-                false => "those exported to fewer come first, and their clients meet the others \
-                          only where none of their rules matches"
-                    .to_owned(),
-            });
+        let reaches: BTreeSet<bool> = sets.iter().map(|set| set.export.is_public()).collect();
+        Order { sets, scopes, alike: reaches.len() == 1 }
+    });
+    let orders: Vec<Order<'_>> = orders.collect();
+    let mut told: BTreeMap<(usize, &str), Vec<&Order<'_>>> = BTreeMap::new();
+    for ((host, places), order) in conflicts.keys().zip(&orders) {
+        for place in places {
+            told.entry((*place, host)).or_default().push(order);
+        }
+    }
+    for ((place, host), orders) in told {
+        let Some(set) = all.get(place) else { continue };
+        let index = set.hosts.iter().position(|own| own == host).unwrap_or_default();
+        if let Some(finding) = conflict(host, orders) {
             Report::new(set.reference.clone(), findings)
                 .add(format!("spec.hosts[{index}]"), finding);
         }
     }
+}
+
+/// In which order the rules of several apply.
+struct Order<'b> {
+    sets: Vec<&'b RuleSet>,
+    /// For clients in these namespaces; for all where there are none.
+    scopes: &'b BTreeSet<&'b str>,
+    /// Whether all are public, or none is.
+    alike: bool,
+}
+
+/// What is said of one that claims a host with others, in these orders.
+fn conflict(host: &str, mut orders: Vec<&Order<'_>>) -> Option<Diagnostic> {
+    // That of all clients, if there is one.
+    orders.sort_by_key(|order| !order.scopes.is_empty());
+    let (first, others) = orders.split_first()?;
+    let names: Vec<String> =
+        first.sets.iter().take(5).map(|set| set.reference.to_string()).collect();
+    let more = match first.sets.len() - names.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let clients = |scopes: BTreeSet<&str>| {
+        let scopes: Vec<&str> = scopes.into_iter().collect();
+        (!scopes.is_empty()).then(|| format!(" for clients in {}", listed("namespace", &scopes)))
+    };
+    let whose = clients(first.scopes.clone()).unwrap_or_default();
+    let otherwise = clients(others.iter().flat_map(|order| order.scopes).copied().collect());
+    let message = format!(
+        "several VirtualServices claim {host}; their rules apply in this order{whose}: \
+         {}{more}{}",
+        names.join(", "),
+        otherwise.map_or_else(String::new, |clients| format!("; and otherwise{clients}")),
+    );
+    let help = match orders.iter().all(|order| order.alike) {
+        true => "join their rules in one VirtualService",
+        false => {
+            "those exported to fewer come first, and their clients meet the others only where none \
+             of their rules matches"
+        }
+    };
+    Some(Diagnostic::new(&references::HOST_CONFLICT, message).help(help))
 }
