@@ -44,6 +44,9 @@ fn a_workload_stays_known_while_descriptors_have_run_out_and_goes_with_its_cgrou
     redirector.write("rules.yaml", &rule);
     let daemon = redirector.start();
     assert_eq!(scene.answer(&scene.client()), "two");
+    let log = daemon.log();
+    let mut lines = log.lines().filter(|line| line.contains("workload known"));
+    assert!(lines.any(|line| line.contains("source=\"default/client\" key=")), "{log}");
     limit(&daemon, 3, 4096);
     until_logged(&daemon, "cannot be told");
     assert_eq!(scene.answer(&scene.client()), "two");

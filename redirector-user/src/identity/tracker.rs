@@ -11,6 +11,7 @@ use super::newcomers::View;
 use super::pods::{PodEvent, PodUid};
 use super::resolve::{Missing, Resolver};
 use crate::datapath::{Datapath, Error, SourceKey};
+use crate::output::source_name;
 
 /// A workload that is to be known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,16 +110,34 @@ impl Tracker {
         self.direct.set_identities(steady);
         self.earlier.get_or_insert((before, was_told));
         self.take_over(kernel);
-        let (resolved, _) = self.resolve();
-        for (key, identity) in resolved {
-            if !numbers.contains(&identity) && !self.held.contains_key(&key) {
-                kernel.insert(key, identity)?;
-                self.held.insert(key, identity);
-                self.direct.known(key);
-                tracing::info!(%key, identity, "workload known");
-            }
+        let (mut resolved, _) = self.resolve();
+        resolved
+            .retain(|key, identity| !numbers.contains(identity) && !self.held.contains_key(key));
+        self.make_known(resolved, kernel)
+    }
+
+    /// Makes these known to the kernel.
+    fn make_known(
+        &mut self,
+        keys: BTreeMap<SourceKey, u32>,
+        kernel: &mut impl Kernel,
+    ) -> Result<(), Error> {
+        let names = if keys.is_empty() { HashMap::new() } else { self.names() };
+        for (key, identity) in keys {
+            kernel.insert(key, identity)?;
+            self.held.insert(key, identity);
+            self.direct.known(key);
+            tracing::info!(source = names.get(&identity), %key, identity, "workload known");
         }
         Ok(())
+    }
+
+    /// Whose the identity numbers are.
+    fn names(&self) -> HashMap<u32, String> {
+        let (_, newcomers) = self.direct.newcomers();
+        let wanted = self.wanted.iter().map(|(source, wanted)| (source, wanted.identity));
+        let given = newcomers.given.iter().map(|(source, number)| (source, *number));
+        given.chain(wanted).map(|(source, number)| (number, source_name(source))).collect()
     }
 
     /// What was prepared is in force, or (`false`) is not: the numbers that were given for it
@@ -152,11 +171,12 @@ impl Tracker {
         // Also of pods that were told of after their cgroup was heard of.
         let resolver = &self.resolver;
         self.adopted.extend(self.direct.take_over(|key| resolver.has_pod(key)));
-        for (key, identity) in std::mem::take(&mut self.adopted) {
-            if self.held.insert(key, identity).is_none() {
-                kernel.adopt(key);
-                tracing::info!(%key, identity, "workload known");
-            }
+        let mut adopted = std::mem::take(&mut self.adopted);
+        adopted.retain(|key, identity| self.held.insert(*key, *identity).is_none());
+        let names = if adopted.is_empty() { HashMap::new() } else { self.names() };
+        for (key, identity) in adopted {
+            kernel.adopt(key);
+            tracing::info!(source = names.get(&identity), %key, identity, "workload known");
         }
     }
 
@@ -168,10 +188,10 @@ impl Tracker {
         }
         self.take_over(kernel);
         self.direct.set_identities(pods(&self.wanted));
-        let (resolved, gaps) = self.resolve();
+        let (mut resolved, gaps) = self.resolve();
         let mut changed = self.gaps != gaps;
         for gap in gaps.iter().filter(|gap| !self.gaps.contains(gap)) {
-            let source = format!("{}/{}", gap.source.namespace, gap.source.name);
+            let source = source_name(&gap.source);
             // Every pod is without its cgroup at its beginning and its end.
             if gap.why == Missing::NoPod {
                 tracing::debug!(source, "{}", gap.why);
@@ -188,15 +208,9 @@ impl Tracker {
             tracing::info!(%key, "workload gone");
             changed = true;
         }
-        for (key, identity) in resolved {
-            if self.held.get(&key) != Some(&identity) {
-                kernel.insert(key, identity)?;
-                self.held.insert(key, identity);
-                self.direct.known(key);
-                tracing::info!(%key, identity, "workload known");
-                changed = true;
-            }
-        }
+        resolved.retain(|key, identity| self.held.get(key) != Some(identity));
+        changed |= !resolved.is_empty();
+        self.make_known(resolved, kernel)?;
         Ok(changed)
     }
 
@@ -288,7 +302,7 @@ impl Tracker {
                         resolved.insert(key, wanted.identity);
                     }
                     Some(owner) => {
-                        gap(Missing::Taken(format!("{}/{}", owner.namespace, owner.name)));
+                        gap(Missing::Taken(source_name(owner)));
                     }
                 }
             }
