@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::shell::quoted;
+
 /// A mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mount {
@@ -32,6 +34,34 @@ pub fn machine_has(kind: &str, point: &Path) -> bool {
     }
     let Ok(shown) = std::fs::read("/proc/1/mountinfo") else { return true };
     parse(&shown).iter().any(|mount| mount.kind == kind && mount.point == point)
+}
+
+/// The usual place of the bpffs.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// How it is mounted: without this, everybody may make directories in it.
+pub const BPFFS_MODE: &str = "mode=0700";
+
+/// How a directory of pins comes to be on a bpffs, where it is on none. It hides nothing.
+pub fn bpffs_remedy(directory: &Path) -> String {
+    let is_empty = |path: &Path| {
+        !path.exists() || path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
+    };
+    // Anywhere else it is mounted on the directory itself: on one above it would hide
+    // what lies there, as it would on one with something in it.
+    if directory.starts_with(BPFFS) {
+        format!("mount one: mount -t bpf -o {BPFFS_MODE} bpf {BPFFS}")
+    } else if is_empty(directory) {
+        format!(
+            "mount one: mkdir -p {0} && mount -t bpf -o {BPFFS_MODE} bpf {0}",
+            quoted(directory)
+        )
+    } else {
+        format!(
+            "name another directory, such as --bpffs {BPFFS}/redirector: something else is in this \
+             one, which a mount would hide"
+        )
+    }
 }
 
 /// The id of the root of the cgroup2 hierarchy.

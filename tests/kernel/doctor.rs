@@ -2,6 +2,7 @@
 //! served cgroups cannot be seen.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use redirector_tests::cgroup;
@@ -93,4 +94,55 @@ fn status_from_where_the_cgroup_is_not_seen_does_not_say_that_it_has_gone() {
     let problems = alone.json()["problems"].to_string();
     assert!(problems.contains("cannot be told") && !problems.contains("gone"), "{problems}");
     assert!(fs::exists(redirector.place.cgroup.path()).expect("it is told"));
+}
+
+/// Where something may have been mounted, and is no longer when this is dropped.
+struct Unmounted<'p>(&'p Path);
+
+impl Drop for Unmounted<'_> {
+    fn drop(&mut self) {
+        // Pins go first: they hold what is pinned also in a mount that is gone from sight.
+        for entry in fs::read_dir(self.0).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = fs::remove_dir(self.0);
+    }
+}
+
+#[test]
+fn a_bpffs_that_was_unmounted_under_a_daemon_is_mounted_as_is_said_and_then_all_holds_again() {
+    let Some(scene) = Scene::new("unmounted", PROGRAM) else { return };
+    let redirector = &scene.redirector;
+    redirector.write("rules.yaml", &split(&[("one", 100)]));
+    let _daemon = redirector.start();
+    let pins = redirector.place.pins();
+    let _mounted = Unmounted(&pins);
+    let mount = pins.parent().expect("the mount");
+    let status = Command::new("umount").arg("-l").arg(mount).status();
+    assert!(status.expect("umount starts").success());
+
+    let doctor = || redirector.ask("doctor", &["--output", "json"]);
+    let broken = doctor();
+    let all = others(&broken, &["fine", "warning"]);
+    let bpffs = all.iter().find(|check| check["check"] == "bpffs").expect("it failed");
+    let remedy = bpffs["remedy"].as_str().unwrap_or_default();
+    let command = remedy.strip_prefix("mount one: ").expect(remedy);
+    assert!(command.ends_with(&*pins.to_string_lossy()), "{command}");
+    // Whoever is asked says the same.
+    let status = redirector.wait("the daemon's word", |status| {
+        status["problems"].to_string().contains("may end with the daemon")
+    });
+    for problem in status["problems"].as_array().expect("problems") {
+        let problem = problem.as_str().unwrap_or_default();
+        assert!(problem.contains(command) && !problem.contains("/sys/fs/bpf"), "{problem}");
+    }
+    let answer = redirector.ask("maps", &["all"]);
+    assert!(answer.err.contains(command) && answer.err.contains("by itself"), "{answer:?}");
+
+    let mended = Command::new("sh").args(["-ec", command]).status();
+    assert!(mended.expect("sh starts").success());
+    redirector.wait("all again", |status| status["healthy"] == true);
+    let mended = doctor();
+    assert_eq!(others(&mended, &["fine", "warning"]), [] as [Value; 0], "{mended:?}");
 }

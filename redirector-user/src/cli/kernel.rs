@@ -9,7 +9,9 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::{Context, Exit, Failure};
 use crate::daemon::control::{self, Request, Response};
+use crate::daemon::startup;
 use crate::datapath::{self, Datapath};
+use crate::mounts;
 use crate::state::{Report, Snapshot, StateDir, StateError};
 
 /// Where the daemon's state is when nobody says otherwise.
@@ -63,10 +65,15 @@ impl KernelArgs {
                         "nothing is pinned at {pins} any more, so that what is in force cannot be \
                          looked at"
                     );
-                    Failure { message, ..failure }.help(format!(
-                        "the daemon (process {pid}) runs, and pins it again by itself; where no \
-                         bpffs is mounted there any more, mount one again"
-                    ))
+                    let again = format!("the daemon (process {pid}) pins it again by itself");
+                    let bpffs = &self.bpffs;
+                    let mounts_itself = startup::mounts_bpffs(bpffs, self.bpffs_is_default());
+                    Failure { message, ..failure }.help(match startup::is_on_bpffs(bpffs) {
+                        Ok(false) if !mounts_itself => {
+                            format!("{}; {again} then", mounts::bpffs_remedy(bpffs))
+                        }
+                        _ => again,
+                    })
                 }
                 (true, None) => failure.help(
                     "a daemon had pinned everything there; somebody has removed it since, and so \

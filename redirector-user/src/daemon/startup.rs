@@ -13,20 +13,14 @@ use super::Options;
 use crate::datapath::{Attached, Hook};
 use crate::failure::{Exit, Failure};
 use crate::identity::pods::trees;
-use crate::mounts;
+use crate::mounts::{self, BPFFS, BPFFS_MODE};
 use crate::shell::quoted;
 
 /// `BPF_FS_MAGIC`.
-const BPFFS: FsWord = 0xcafe_4a11;
+const MAGIC: FsWord = 0xcafe_4a11;
 
 /// How often to look for a kubelet that is not there yet.
 const KUBELET: Duration = Duration::from_millis(500);
-
-/// The usual place of the bpffs.
-const USUAL: &str = "/sys/fs/bpf";
-
-/// How it is mounted: without this, everybody may make directories in it.
-const MODE: &str = "mode=0700";
 
 /// Where cgroup2 is mounted.
 pub fn cgroup2() -> Result<PathBuf, Failure> {
@@ -137,7 +131,7 @@ fn pods(cgroup2: &Path, waits: bool) -> Result<Vec<PathBuf>, Failure> {
 pub fn is_on_bpffs(directory: &Path) -> Result<bool, Failure> {
     let nearest = nearest(directory);
     match statfs(nearest) {
-        Ok(stat) => Ok(stat.f_type == BPFFS),
+        Ok(stat) => Ok(stat.f_type == MAGIC),
         Err(error) => {
             let why = format!("{}: {}", nearest.display(), io::Error::from(error));
             Err(Failure::new(Exit::Unable, why))
@@ -150,24 +144,9 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-/// What is said of a directory of pins that is on no bpffs. The remedy hides nothing.
+/// What is said of a directory of pins that is on no bpffs.
 pub fn not_on_bpffs(directory: &Path, why: &str) -> Failure {
-    let usual = Path::new(USUAL);
-    let is_empty = |path: &Path| {
-        !path.exists() || path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
-    };
-    // Anywhere else it is mounted on the directory itself: on one above it would hide
-    // what lies there, as it would on one with something in it.
-    let help = if directory.starts_with(usual) {
-        format!("mount one: mount -t bpf -o {MODE} bpf {USUAL}")
-    } else if is_empty(directory) {
-        format!("mount one: mkdir -p {0} && mount -t bpf -o {MODE} bpf {0}", quoted(directory))
-    } else {
-        format!(
-            "something else is in it, which a mount would hide: name another directory, such as \
-             --bpffs {USUAL}/redirector"
-        )
-    };
+    let help = mounts::bpffs_remedy(directory);
     let directory = directory.display();
     let message = format!("{directory} is not on a bpffs, where maps can be pinned{why}");
     Failure::new(Exit::Unable, message).help(help)
@@ -176,7 +155,7 @@ pub fn not_on_bpffs(directory: &Path, why: &str) -> Failure {
 /// Whether `run` mounts the bpffs itself: where every init system does, when nobody
 /// has chosen another place.
 pub fn mounts_bpffs(directory: &Path, is_default: bool) -> bool {
-    is_default && nearest(directory) == Path::new(USUAL)
+    is_default && nearest(directory) == Path::new(BPFFS)
 }
 
 /// Sees to it that the pins' directory lies on a bpffs. The usual place is
@@ -190,9 +169,9 @@ pub fn bpffs(directory: &Path, is_default: bool) -> Result<(), Failure> {
     if !mounts_bpffs(directory, is_default) {
         return Err(failure(""));
     }
-    let usual = Path::new(USUAL);
+    let usual = Path::new(BPFFS);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let mode = CString::new(MODE).unwrap_or_default();
+    let mode = CString::new(BPFFS_MODE).unwrap_or_default();
     mount("bpf", usual, "bpf", flags, &*mode)
         .map_err(|error| failure(&format!("; mounting it: {}", io::Error::from(error))))?;
     if !mounts::machine_has("bpf", usual) {
@@ -200,7 +179,7 @@ pub fn bpffs(directory: &Path, is_default: bool) -> Result<(), Failure> {
         let _ = rustix::mount::unmount(usual, rustix::mount::UnmountFlags::empty());
         return Err(failure(", and mounted by this process it would be there for nobody else"));
     }
-    tracing::info!("mounted a bpffs at {USUAL}");
+    tracing::info!("mounted a bpffs at {BPFFS}");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use super::Error;
 use super::error::says_gone;
 use super::layout::{MEMORY, Part, TABLES};
+use crate::mounts;
 use crate::readers::{May, Readers, admit};
 use crate::shell::quoted;
 
@@ -541,8 +542,7 @@ fn check_file_system(root: &Path, existing: &Path) -> Result<(), Error> {
     Err(Error::Path {
         path: root.to_owned(),
         problem: "no BPF file system is mounted there".into(),
-        help: "Mount one (`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`), or name a pin directory below one"
-            .into(),
+        help: format!("To mend it, {}", mounts::bpffs_remedy(root)),
     })
 }
 

@@ -496,7 +496,8 @@ fn nothing_in_force(known: Known, why: &Failure) -> Answer {
     let Known { pid, report, doubt, silent } = known;
     let mut problems = vec![NEVER.to_owned()];
     if report.pinned.is_some() {
-        problems = vec![why.message.clone()];
+        let parts = [Some(&why.message), why.help.as_ref()];
+        problems = vec![parts.into_iter().flatten().cloned().collect::<Vec<_>>().join("; ")];
     }
     problems.extend(doubt);
     let mut warnings = Vec::new();
