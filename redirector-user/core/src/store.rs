@@ -55,6 +55,9 @@ pub enum Content {
     Whole(Vec<Document>),
     /// It could not: everything in it stays as it was.
     Broken(Vec<Diagnostic>),
+    /// There is nothing in it any more, which nobody does on purpose: what was in it stays as
+    /// well, but for what is new in another file, to where it was moved.
+    Emptied(Diagnostic),
 }
 
 impl From<Reading> for Content {
@@ -111,6 +114,11 @@ impl Mention {
         self.candidate.as_ref().filter(|_| self.withheld.is_none())
     }
 
+    /// Whether the object was not written in this place before, and is good there.
+    fn is_new_here(&self) -> bool {
+        self.candidate.is_some() && self.accepted.is_none()
+    }
+
     /// Everything that was said about what was read.
     fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         self.diagnostics.iter().chain(&self.withheld)
@@ -153,6 +161,8 @@ pub struct Store {
     /// are wrong.
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
     index: Index,
+    /// Files with nothing in them, whose objects stay.
+    emptied: BTreeSet<Arc<str>>,
     /// It was written down, and nothing was accepted since.
     is_restored: bool,
 }
@@ -167,18 +177,24 @@ impl Store {
         let all = files.values().flat_map(|file| &file.mentions);
         let all = all.map(|mention| &mention.reference).chain(in_force.keys());
         index.touched.extend(all.cloned());
-        Self { files, in_force, index, is_restored: true }
+        Self { files, in_force, index, emptied: BTreeSet::new(), is_restored: true }
     }
 
     /// What a file holds now.
     pub fn put(&mut self, name: &Arc<str>, content: Content) {
         let file = self.files.entry(name.clone()).or_default();
+        self.emptied.remove(name);
         let documents = match content {
             Content::Broken(diagnostics) => {
                 file.diagnostics = diagnostics;
                 self.index.files.insert(name.clone());
                 self.index.note(name, file);
                 return;
+            }
+            Content::Emptied(why) => {
+                self.put(name, Content::Broken(vec![why]));
+                self.emptied.insert(name.clone());
+                return self.let_go(name);
             }
             Content::Whole(documents) => documents,
         };
@@ -238,6 +254,29 @@ impl Store {
         }
         self.index.place(name, &before, &file.mentions);
         self.index.note(name, file);
+        if !self.emptied.is_empty() {
+            let new = file.mentions.iter().filter(|mention| mention.is_new_here());
+            let files = new.flat_map(|mention| self.index.files_of(&mention.reference));
+            let left: BTreeSet<_> =
+                files.filter(|one| self.emptied.contains(*one)).cloned().collect();
+            left.iter().for_each(|one| self.let_go(one));
+        }
+    }
+
+    /// A file with nothing in it no longer has what is new in another one.
+    fn let_go(&mut self, name: &Arc<str>) {
+        let Some(mut file) = self.files.remove(name) else { return };
+        let before = std::mem::take(&mut file.mentions);
+        // Its own are not among those, as it is not.
+        let is_moved = |one: &&Mention| self.mentions_of(&one.reference).any(Mention::is_new_here);
+        let moved: BTreeSet<_> =
+            before.iter().filter(is_moved).map(|one| one.reference.clone()).collect();
+        let stays = before.iter().filter(|one| !moved.contains(&one.reference));
+        file.mentions = stays.cloned().collect();
+        self.index.place(name, &before, &file.mentions);
+        self.index.note(name, &file);
+        self.index.touched.extend(moved);
+        self.files.insert(name.clone(), file);
     }
 
     /// A file cannot be read at the moment: all of its objects stay.
@@ -250,6 +289,7 @@ impl Store {
         let Some((name, File { mentions, .. })) = self.files.remove_entry(name) else { return };
         self.index.place(&name, &mentions, &[]);
         self.index.noted.remove(&name);
+        self.emptied.remove(&name);
         self.index.touched.extend(mentions.into_iter().map(|mention| mention.reference));
     }
 

@@ -200,7 +200,7 @@ impl Item {
 pub fn object(content: &Content) -> Option<&Arc<Object>> {
     match content {
         Content::Whole(documents) => documents.first()?.object.as_ref(),
-        Content::Broken(_) => None,
+        Content::Broken(_) | Content::Emptied(_) => None,
     }
 }
 

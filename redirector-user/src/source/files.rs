@@ -321,7 +321,7 @@ impl Known {
                 self.hash = Some(hash);
                 self.unreadable = None;
                 let content = content(parse, name, &text, &mut self.memory);
-                self.is_read |= !matches!(content, Content::Broken(_));
+                self.is_read |= matches!(content, Content::Whole(_));
                 Seen::Changed(Change::Put(name.clone(), content))
             }
             Err(ReadError::BeingWritten) => {
@@ -432,7 +432,7 @@ fn content(parse: Parse, name: &Arc<str>, text: &[u8], memory: &mut Memory) -> C
              leave a comment in it"
                 .to_owned(),
         );
-        return Content::Broken(vec![why]);
+        return Content::Emptied(why);
     }
     parse(name, text, memory)
 }

@@ -98,7 +98,7 @@ impl Index {
 impl Store {
     /// All mentions of an object, the last one first: the first of these that has a
     /// version counts.
-    fn mentions_of(&self, object: &ObjectRef) -> impl Iterator<Item = &Mention> {
+    pub(super) fn mentions_of(&self, object: &ObjectRef) -> impl Iterator<Item = &Mention> {
         let places = self.index.places.get(object).into_iter().flatten().rev();
         places.filter_map(|place| self.files.get(&place.file)?.mentions.get(place.at))
     }

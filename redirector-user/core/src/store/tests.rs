@@ -174,6 +174,45 @@ fn an_object_that_moves_and_breaks_on_the_way_stays() {
 }
 
 #[test]
+fn an_object_that_moves_while_its_file_is_emptied_is_as_it_is_written_now() {
+    let emptied =
+        |store: &mut Store, file: &str| store.put(&file.into(), Content::Emptied(error()));
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        for first in [from, to] {
+            let mut store = Store::default();
+            put(&mut store, from, vec![good("x", "1"), good("y", "1")]);
+            store.accept();
+            for file in [first, if first == from { to } else { from }] {
+                match file == from {
+                    true => emptied(&mut store, from),
+                    false => put(&mut store, to, vec![good("x", "2")]),
+                }
+            }
+            let moved = pairs(&[("x", "2"), ("y", "1")]);
+            assert_eq!(hosts(&store), moved, "from {from} to {to}, first {first}");
+            let since = store.kept_since();
+            store.accept();
+            assert_eq!(hosts(&store), moved);
+            assert!(since.files[from].as_ref().is_some_and(|mentions| mentions.len() == 1));
+            assert_eq!(hosts(&Store::of_kept(&store.kept())), moved);
+        }
+    }
+    // What was written twice before is as it was, and so is what is refused where it went.
+    let mut store = Store::default();
+    put(&mut store, "a", vec![good("x", "1")]);
+    put(&mut store, "b", vec![good("x", "2"), good("y", "2")]);
+    store.accept();
+    emptied(&mut store, "b");
+    put(&mut store, "a", vec![good("x", "3"), bad("y")]);
+    let stays = pairs(&[("x", "2"), ("y", "2")]);
+    assert_eq!(hosts(&store), stays);
+    put(&mut store, "a", vec![good("x", "3"), good("y", "3")]);
+    assert_eq!(hosts(&store), pairs(&[("x", "2"), ("y", "3")]));
+    assert!(store.reject(&reference("y"), vec![error()]));
+    assert_eq!(hosts(&store), stays);
+}
+
+#[test]
 fn what_the_compiler_refuses_falls_back_to_what_was_in_force() {
     let mut store = Store::default();
     put(&mut store, "a", vec![good("x", "1")]);

@@ -23,6 +23,7 @@ fn seen(files: &mut Files, root: &Path) -> Vec<String> {
     let words = look.changes.iter().map(|change| match change {
         Change::Put(name, Content::Whole(_)) => format!("put {}", short(name)),
         Change::Put(name, Content::Broken(_)) => format!("broken {}", short(name)),
+        Change::Put(name, Content::Emptied(_)) => format!("emptied {}", short(name)),
         Change::Unreadable(name, _) => format!("unreadable {}", short(name)),
         Change::Removed(name) => format!("removed {}", short(name)),
     });
@@ -75,7 +76,7 @@ fn an_emptied_file_is_half_written() {
     let mut files = files(root);
     seen(&mut files, root);
     fs::write(root.join("a.yaml"), "").unwrap();
-    assert_eq!(seen(&mut files, root), ["broken a.yaml"]);
+    assert_eq!(seen(&mut files, root), ["emptied a.yaml"]);
 }
 
 #[test]
@@ -224,6 +225,7 @@ fn take(look: Look, texts: &mut Texts) {
         let name = change.name().to_string();
         match change {
             Change::Put(_, Content::Broken(why)) => texts.insert(name, why[0].message.clone()),
+            Change::Put(_, Content::Emptied(why)) => texts.insert(name, why.message),
             Change::Put(_, Content::Whole(_)) => unreachable!("every text is said"),
             Change::Unreadable(_, why) => texts.insert(name, why.message),
             Change::Removed(_) => texts.remove(&name),
