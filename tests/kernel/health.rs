@@ -194,6 +194,16 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
+metadata: {name: partly}
+spec:
+  hosts: [partly.example]
+  addresses: [127.96.0.21]
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  resolution: DNS
+  endpoints: [{address: no-such-part.invalid}, {address: 127.0.0.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
 metadata: {name: dialled}
 spec:
   hosts: [dialled.invalid]
@@ -203,13 +213,27 @@ spec:
     );
     watched.shows(&Shown {
         warnings: &[
-            "the name no-such-name.invalid does not resolve, what rules send to it is refused",
-            "the name dialled.invalid does not resolve, so that rules for it have no effect, its \
-             clients go past them",
+            "the name no-such-name.invalid does not resolve, connections to hosts that it is an \
+             endpoint of go to the address that they dial: ",
+            "the name dialled.invalid does not resolve, so that rules for it have no effect, and its \
+             clients go past them: ",
+            "the name no-such-part.invalid does not resolve, what is sent to it goes to other \
+             endpoints: ",
         ],
-        metrics: &[("unresolved_names", 2), ("emptied_shares", 0)],
+        metrics: &[("unresolved_names", 3), ("emptied_shares", 0)],
         ..Shown::default()
     });
+    // What it costs follows the rules, and not the next lookup only.
+    let rule = to("two").replace("hosts: [echo]", "hosts: [away.example]");
+    let rule = rule.replace("host: echo, subset: two", "host: dialled.invalid");
+    watched.write("away.yaml", &rule.replace("name: echo", "name: away"));
+    watched.shows(&Shown {
+        warnings: &["the name dialled.invalid does not resolve, so that rules for it have no \
+                     effect, its clients go past them, and what other rules send to it is refused: "],
+        metrics: &[("unresolved_names", 3), ("emptied_shares", 0)],
+        ..Shown::default()
+    });
+    fs::remove_file(watched.scene.redirector.rules().join("away.yaml")).expect("removed");
     assert!(daemon.log().contains("no-such-name.invalid does not resolve"), "{}", daemon.log());
     fs::remove_file(watched.scene.redirector.rules().join("dns.yaml")).expect("removed");
     watched.shows(&Shown { metrics: &[("unresolved_names", 0)], ..Shown::default() });

@@ -20,6 +20,7 @@ use super::grow;
 use super::handover::{self, Kept, Predecessor};
 use super::leaf::Leaf;
 use super::names::Resolver as NameResolver;
+use super::resolving::Asked;
 use super::server::Server;
 use super::sources::{files_to_follow, source};
 use super::verify::Lately;
@@ -295,7 +296,7 @@ fn take_charge(
         direct,
         watch,
         names,
-        asked: Default::default(),
+        asked: Asked::after(&before.names),
         grow_again: grow::AGAIN,
         memory_full: 0,
         drainer,

@@ -308,6 +308,7 @@ impl Daemon {
             self.names.want(names);
             self.asked.is_news = true;
         }
+        self.judge_names_after(&step.changes, step.is_first);
         if step.sources.is_some() || step.view.is_some() {
             self.look();
         }

@@ -407,7 +407,7 @@ impl Daemon {
         let report = reports.then(|| {
             self.refresh();
             self.note_waiting(Duration::ZERO);
-            Box::new(self.report.clone())
+            Box::new(Report { names: self.known_names(), ..self.report.clone() })
         });
         let generation = self.generation;
         let response = Response {
@@ -531,7 +531,7 @@ impl Daemon {
 
     /// Lets go of the tables and the state.
     pub(super) fn hand_over(mut self, succession: Succession) -> HandedOver {
-        self.publish();
+        self.publish_last();
         let busy = |error: &StateError| matches!(error, StateError::Busy { .. });
         let lingering = handover::patiently(true, || self.state.linger(), busy);
         let (mut kept, server) = self.keep();
@@ -550,8 +550,14 @@ impl Daemon {
         (kept, server)
     }
 
-    pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {
+    /// Publishes what whoever follows goes on from.
+    fn publish_last(&mut self) {
+        self.asked.is_news = true;
         self.publish();
+    }
+
+    pub(super) fn end(mut self, signal: i32) -> Result<Exit, Failure> {
+        self.publish_last();
         // Whether a pod ends, or this container only, is known to what starts relays there.
         match self.gateways.stays() && !self.options.detach_on_exit {
             true => self.gateways.leave(),

@@ -324,7 +324,7 @@ impl Engine {
         work
     }
 
-    /// Whether endpoints have to be found by a name, so that without it a share is refused.
+    /// Whether endpoints have to be found by a name, and not addresses that are dialled only.
     pub fn is_endpoint(&self, name: &str) -> bool {
         self.kept.as_ref().is_some_and(|kept| kept.registry.is_endpoint(&kept.world, name))
     }

@@ -68,6 +68,7 @@ mod tests {
             addresses: vec![IpAddr::from([192, 0, 2, 1])],
             former: Vec::new(),
             since: Some(1_000),
+            answered: None,
             ttl: Some(60),
             because: Some("no answer".to_owned()),
         };

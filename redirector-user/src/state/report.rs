@@ -274,10 +274,18 @@ pub struct UnresolvedName {
     /// When it was answered last, in seconds since 1970, if it ever was.
     #[serde(default)]
     pub answered: Option<u64>,
-    /// Endpoints are to come from it, so that without any a share is refused. Otherwise
-    /// only addresses that are dialled are.
+    /// It may have been later: an earlier daemon was answered, and did not write down when.
+    #[serde(default)]
+    pub or_later: bool,
+    /// Connections that are sent to it are refused.
     #[serde(default = "yes")]
     pub refuses: bool,
+    /// Connections go to other endpoints that are meant for it, too.
+    #[serde(default)]
+    pub to_others: bool,
+    /// Endpoints are to come from it, and not addresses that are dialled only.
+    #[serde(default)]
+    pub is_endpoint: bool,
     /// It is a host that clients dial by nothing but what it resolves to: without that its
     /// rules are for nobody.
     #[serde(default)]
@@ -301,6 +309,10 @@ pub struct KnownName {
     /// Since when it is known to resolve to these, in seconds since 1970; nothing when it
     /// never did.
     pub since: Option<u64>,
+    /// When it was answered for last, in seconds since 1970. In what is written down that is
+    /// when it was written; it may have been answered for again since.
+    #[serde(default)]
+    pub answered: Option<u64>,
     /// For how many seconds the last answer held, where that said so.
     pub ttl: Option<u32>,
     /// Why it could not be resolved last time.
@@ -315,34 +327,48 @@ impl fmt::Display for UnresolvedName {
 
 impl UnresolvedName {
     /// What it costs, of all that is said.
-    pub const fn costs(&self) -> (bool, bool) {
-        (self.refuses, self.is_dialled)
+    pub const fn costs(&self) -> (bool, bool, bool, bool) {
+        (self.refuses, self.to_others, self.is_dialled, self.kept.is_empty())
     }
 
     /// All of it in words, with the age of what stays; `now` is in seconds since 1970.
     pub fn with_age(&self, now: u64) -> String {
         let answered = self.answered.filter(|_| !self.kept.is_empty());
         let age = answered.map(|at| Duration::from_secs(now.saturating_sub(at)));
-        let age = age.map(|age| format!(" ({} old)", humantime::format_duration(age)));
+        let most = if self.or_later { "at most " } else { "" };
+        let age = age.map(|age| format!(" ({most}{} old)", humantime::format_duration(age)));
         self.said(&age.unwrap_or_default())
     }
 
     fn said(&self, age: &str) -> String {
-        let Self { name, because, kept, refuses, is_dialled, .. } = self;
-        let outcome = match (kept.len(), refuses, is_dialled) {
-            (0, true, false) => "what rules send to it is refused".to_owned(),
-            (0, true, true) => {
-                "so that rules for it have no effect, its clients go past them, and \
-                                what other rules send to it is refused"
-                    .to_owned()
-            }
-            (0, false, _) => {
-                "so that rules for it have no effect, and its clients go past them".to_owned()
-            }
-            (1, ..) => format!("its earlier address stays{age}"),
-            (kept, ..) => format!("its {kept} earlier addresses stay{age}"),
+        let Self { name, because, kept, .. } = self;
+        let outcome = match kept.len() {
+            0 => self.without_any(),
+            1 => format!("its earlier address stays{age}"),
+            kept => format!("its {kept} earlier addresses stay{age}"),
         };
         format!("the name {name} does not resolve, {outcome}: {because}")
+    }
+
+    /// What becomes of connections while no address of it is known.
+    fn without_any(&self) -> String {
+        let Self { refuses, to_others, is_dialled, .. } = self;
+        let rules = "so that rules for it have no effect";
+        let sent = match (refuses, to_others) {
+            (true, false) => "is refused",
+            (true, true) => "is refused, or goes to other endpoints where there are any",
+            (false, _) => "goes to other endpoints",
+        };
+        match (is_dialled, refuses | to_others) {
+            (false, true) => format!("what is sent to it {sent}"),
+            (false, false) => "connections to hosts that it is an endpoint of go to the address \
+                               that they dial"
+                .to_owned(),
+            (true, false) => format!("{rules}, and its clients go past them"),
+            (true, true) => {
+                format!("{rules}, its clients go past them, and what other rules send to it {sent}")
+            }
+        }
     }
 }
 

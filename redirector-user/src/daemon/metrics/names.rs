@@ -46,6 +46,7 @@ mod tests {
             addresses: vec![[192, 0, 2, 1].into(), [192, 0, 2, 2].into()],
             former: Vec::new(),
             since: Some(1),
+            answered: None,
             ttl: None,
             because: because.map(str::to_owned),
         }
@@ -59,7 +60,10 @@ mod tests {
             since: crate::daemon::now(),
             kept: Vec::new(),
             answered: Some(crate::daemon::now() - 3_600),
+            or_later: false,
             refuses: false,
+            to_others: false,
+            is_endpoint: false,
             is_dialled: true,
         };
         let names = vec![name("a", None), name("b", None), name("c", Some("no"))];
