@@ -234,7 +234,10 @@ impl Daemon {
                 return false;
             }
         }
-        self.looker.want(written || cause.of_generation.is_some() || cause.repeats.is_some());
+        match written || cause.of_generation.is_some() || cause.repeats.is_some() {
+            true => self.looker.want_written(self.generation),
+            false => self.looker.want(false),
+        }
         if cause.accepts {
             self.engine.store.accept();
         }

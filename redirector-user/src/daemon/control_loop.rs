@@ -467,6 +467,7 @@ impl Daemon {
     /// Has the report say what is so now.
     fn refresh(&mut self) {
         self.look_for_findings();
+        self.report.unexamined = self.looker.unexamined();
         self.note_names();
         (self.report.gateways, self.report.relay) = self.gateways.report();
     }

@@ -24,9 +24,10 @@ use redirector_core::world::World;
 
 use super::control_loop::Daemon;
 use super::engine::PreparedChange;
+use crate::daemon::now;
 use crate::output::{destination_name, route_name};
 use crate::scheduling::{give_way, worked};
-use crate::state::{EmptiedShare, Finding};
+use crate::state::{EmptiedShare, Finding, Unexamined};
 
 /// So many findings are shown one by one; of the others, how many there are. They are
 /// written down whenever anything changes that `status` tells.
@@ -68,6 +69,10 @@ pub struct Looker {
     idle: bool,
     /// Something is another since it was given anything; whether it is to hurry.
     wanted: Option<bool>,
+    /// Of what people write: what it was not given yet, and what it was given and has not told
+    /// of.
+    waiting: Option<Unexamined>,
+    under_way: Option<Unexamined>,
     /// What it was given last.
     given: Option<Arc<InForce>>,
     /// What it found last, and of what.
@@ -97,13 +102,33 @@ impl Looker {
                 }
             }
         })?;
-        Ok(Self { wake, idle: true, wanted: None, given: None, found: None, known: HashSet::new() })
+        Ok(Self {
+            wake,
+            idle: true,
+            wanted: None,
+            waiting: None,
+            under_way: None,
+            given: None,
+            found: None,
+            known: HashSet::new(),
+        })
     }
 
     /// What is in force, or what was refused, may be another; `soon` when it is what
     /// people write that is, or what they have to know of.
     pub fn want(&mut self, soon: bool) {
         self.wanted = Some(soon || self.wanted == Some(true));
+    }
+
+    /// The same, where people wrote this generation.
+    pub fn want_written(&mut self, generation: u64) {
+        self.waiting.get_or_insert_with(|| Unexamined { generation, since: now() });
+        self.want(true);
+    }
+
+    /// What people wrote that it has not told of.
+    pub fn unexamined(&self) -> Option<Unexamined> {
+        self.under_way.or(self.waiting)
     }
 
     /// Gives it what is in force, when that is wanted and it has rested.
@@ -116,9 +141,10 @@ impl Looker {
             }
             return;
         }
-        self.wanted = None;
+        (self.wanted, self.under_way) = (None, self.waiting.take());
         let in_force = Arc::new(in_force());
         if self.given.as_ref().is_some_and(|given| given.says_the_same(&in_force)) {
+            self.under_way = None;
             return;
         }
         self.given = Some(in_force.clone());
@@ -157,6 +183,7 @@ impl Daemon {
     pub(super) fn looked(&mut self, looked: Looked) {
         match looked {
             Looked::Found(in_force, findings) => {
+                self.looker.under_way = None;
                 self.found(&in_force, findings);
                 self.spare.note();
             }
@@ -294,14 +321,20 @@ mod tests {
         looker.look(|| in_force("a"));
         let Ok(Looked::Found(of, findings)) = heard.recv() else { panic!("it looks first") };
         assert_eq!((of.world.settings.node_name.as_deref(), findings.len()), (Some("a"), 0));
-        looker.want(true);
+        assert_eq!(looker.unexamined(), None, "nobody wrote it");
+        looker.want_written(7);
+        looker.want_written(8);
         looker.look(|| unreachable!("it rests"));
+        let unexamined = |looker: &Looker| looker.unexamined().map(|one| one.generation);
+        assert_eq!(unexamined(&looker), Some(7));
         assert!(matches!(heard.recv(), Ok(Looked::Rested)));
         looker.idle = true;
         looker.look(|| in_force("a"));
         assert!(looker.idle, "the same is not looked at again");
-        looker.want(false);
+        assert_eq!(unexamined(&looker), None);
+        looker.want_written(9);
         looker.look(|| in_force("b"));
+        assert_eq!(unexamined(&looker), Some(9), "it is looked at");
         let Ok(Looked::Found(of, _)) = heard.recv() else { panic!("it looks again") };
         assert_eq!(of.world.settings.node_name.as_deref(), Some("b"));
     }

@@ -54,8 +54,8 @@ pub use locks::{Lingering, Lock};
 pub use record::GenerationChange;
 pub use report::{
     EmptiedShare, FailingEndpoint, Finding, GatewayListener, Hold, KnownName, Pinned, Refused,
-    Report, StarvedGateway, Tested, UnknownWorkload, UnresolvedName, WaitingChanges, Watching,
-    digest,
+    Report, StarvedGateway, Tested, Unexamined, UnknownWorkload, UnresolvedName, WaitingChanges,
+    Watching, digest,
 };
 pub use snapshot::{Contents, Head, Resolved, Snapshot, Whole};
 

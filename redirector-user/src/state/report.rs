@@ -100,6 +100,10 @@ pub struct Report {
     pub hold: Option<Hold>,
     /// What was read and is not in force, when there is such a thing.
     pub waiting: Option<WaitingChanges>,
+    /// What came in force and is not looked through, when there is such a thing: warnings are
+    /// of what was in force before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unexamined: Option<Unexamined>,
     /// Where the gateway proxy listens.
     pub gateways: Vec<GatewayListener>,
     /// The process that relays its connections.
@@ -123,6 +127,16 @@ pub struct WaitingChanges {
     /// How many.
     pub changes: usize,
     /// Since when the oldest waits.
+    pub since: u64,
+}
+
+/// A change of what people write that was not looked through for warnings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unexamined {
+    /// The first generation with such a change.
+    pub generation: u64,
+    /// Since when it is in force.
     pub since: u64,
 }
 

@@ -122,6 +122,17 @@ struct ConfigRow {
     hold: Option<crate::state::Hold>,
     /// What was read and is not in force yet, when there is a daemon to see to it.
     waiting: Option<WaitingRow>,
+    /// What is in force and not looked through yet: the findings are of what was before.
+    unexamined: Option<UnexaminedRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UnexaminedRow {
+    /// The first generation with a change of what people write that is not looked through.
+    generation: u64,
+    /// For how long it is in force.
+    seconds: u64,
 }
 
 #[derive(Serialize)]
@@ -198,6 +209,10 @@ impl ConfigRow {
             waiting: report.waiting.map(|waiting| WaitingRow {
                 changes: waiting.changes,
                 oldest_seconds: now.saturating_sub(waiting.since),
+            }),
+            unexamined: report.unexamined.map(|one| UnexaminedRow {
+                generation: one.generation,
+                seconds: now.saturating_sub(one.since),
             }),
         }
     }

@@ -60,6 +60,14 @@ pub(super) fn text(answer: &Answer, style: Style) -> String {
         let _ =
             writeln!(text, "waiting     {} {changes}, the oldest for {oldest}", waiting.changes);
     }
+    // Most of the time it is done when somebody asks.
+    if let Some(one) = answer.config.unexamined.as_ref().filter(|one| one.seconds > 1) {
+        let (generation, since) = (one.generation, duration(one.seconds));
+        let _ = writeln!(
+            text,
+            "warnings    are older than generation {generation}, in force for {since}"
+        );
+    }
     let drift = match answer.drift.entries {
         Some(0) => "none".to_owned(),
         Some(entries) => format!("{entries} entries"),
