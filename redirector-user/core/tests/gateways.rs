@@ -76,10 +76,12 @@ fn who_is_believed_is_what_the_gateway_says_or_else_the_services_that_lead_there
     let one = service("one", "10.1.0.0/16", 8100, "edge");
     let both = one.clone() + &service("two", "10.2.0.0/16", 8100, "edge");
     let others = service("port", "10.3.0.0/16", 8101, "edge")
-        + &service("workload", "10.4.0.0/16", 8100, "other");
+        + &service("workload", "10.4.0.0/16", 8100, "other")
+        + &service("elsewhere/namespace", "10.5.0.0/16", 8100, "edge")
+        + &service("nobody", "10.6.0.0/16", 8100, "edge").replace("selector: {istio: edge}, ", "");
     let none: [&str; 0] = [];
     assert_eq!(believed("", ""), none);
-    assert_eq!(believed("", &others), none, "another port, and another workload");
+    assert_eq!(believed("", &others), none, "another port, and not this workload");
     assert_eq!(believed("", &(one.clone() + &others)), ["10.1.0.0/16"]);
     assert_eq!(believed("", &both), ["10.1.0.0/16", "10.2.0.0/16"]);
     assert_eq!(believed(&says("10.9.0.0/16"), &both), ["10.9.0.0/16"]);
@@ -128,4 +130,38 @@ fn a_listener_believes_whom_the_services_that_lead_to_it_name() {
         told(&[(8443, "10.1.0.0/16")]),
         "a server with the number of the port that the Service leads to"
     );
+}
+
+#[test]
+fn a_port_that_a_service_names_is_the_one_of_that_name() {
+    let server = "{port: {number: 8100, name: tcp, protocol: TCP}, hosts: ['*']}";
+    let listens = |target: &str| {
+        let entry = "labels: {istio: edge}, ports: {http: 8080, tls: 8443}";
+        let text = DOCUMENTS.replace("labels: {istio: edge}", entry)
+            + &format!(
+                "Service lb: {{clusterIP: 10.96.0.9, selector: {{istio: edge}}, ports: [{{name: tcp, \
+                 port: 443, targetPort: {target}}}]}}\n"
+            );
+        let text = text.replace(server, &server.replace("8100", "443"));
+        let listeners = compile(&world(&text)).plan.gateways.listeners;
+        listeners.into_keys().map(|at| at.port()).collect::<Vec<_>>()
+    };
+    assert_eq!(listens("tls"), [8443]);
+    assert_eq!(listens("http"), [8080]);
+    assert_eq!(listens("9443"), [9443]);
+    assert_eq!(listens("none"), [443], "nothing has that name: it is as if no Service led there");
+}
+
+#[test]
+fn only_servers_that_pass_tls_through_share_a_port() {
+    let tcp = "port: {number: 8100, name: tcp, protocol: TCP}";
+    let tls = "port: {number: 8100, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}";
+    for (first, second, dropped) in [(tcp, tcp, 1), (tcp, tls, 1), (tls, tcp, 1), (tls, tls, 0)] {
+        let text = DOCUMENTS.replace(tcp, first)
+            + &format!(
+                "Gateway later: {{selector: {{istio: edge}}, servers: [{{{second}, hosts: ['*']}}]}}\n"
+            );
+        let gateways = compile(&world(&text)).plan.gateways;
+        assert_eq!(gateways.dropped.len(), dropped, "{first} {second} {:?}", gateways.dropped);
+    }
 }

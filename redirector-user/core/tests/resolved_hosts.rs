@@ -142,6 +142,36 @@ VirtualService {name}: {{hosts: [{hosts}], tcp: [{{route: [{{destination: {{host
 }
 
 #[test]
+fn an_address_of_two_hosts_of_one_entry_is_taken_unless_a_policy_tells_them_apart() {
+    let entry = |name: &str, hosts: &str| {
+        format!(
+            "
+ServiceEntry {name}:
+  hosts: [{hosts}]
+  ports: [{{number: 443, name: tls, protocol: TLS}}]
+  resolution: DNS
+  endpoints: [{{address: 192.0.2.7}}]
+"
+        )
+    };
+    let of = |documents: &str| {
+        let mut world = world(documents);
+        for host in ["a.example.com", "b.example.com"] {
+            world.set_resolved(host, addresses(&["198.51.100.1"]));
+        }
+        goes(&world, "198.51.100.1:443")
+    };
+    let both = entry("both", "a.example.com, b.example.com");
+    assert_eq!(of(&both), "192.0.2.7:443");
+    for host in ["a", "b"] {
+        let policy = format!("DestinationRule {host}: {{host: {host}.example.com}}\n");
+        assert_eq!(of(&(both.clone() + &policy)), "passed", "{host}");
+    }
+    let apart = entry("one", "a.example.com") + &entry("two", "b.example.com");
+    assert_eq!(of(&apart), "passed");
+}
+
+#[test]
 fn alike_is_where_connections_go_whoever_says_it() {
     let base = "
 ServiceEntry one:

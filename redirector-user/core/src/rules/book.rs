@@ -395,3 +395,58 @@ impl Rule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::model::Kind;
+
+    #[test]
+    fn why_a_rule_matches_or_does_not_is_told_of_each_block() {
+        let of = |blocks: &[&str], sni| {
+            let object = ObjectRef {
+                kind: Kind::VirtualService,
+                namespace: "default".into(),
+                name: "one".into(),
+            };
+            let rule = Rule {
+                id: RuleId { object, list: RuleList::Tls, index: 0 },
+                line: 0,
+                blocks: blocks
+                    .iter()
+                    .map(|one| serde_json::from_str(one).expect("it is read"))
+                    .collect(),
+            };
+            let address = IpNet::from(IpAddr::from([192, 0, 2, 1]));
+            let dial = Dial { address, port: 443, gateway: MESH, sni };
+            match rule.because(&dial, &Asker::new(Client::default())) {
+                Ok(why) => format!("+ {why}"),
+                Err(why) => format!("- {why}"),
+            }
+        };
+        let (named, port) = (r#"{"sni_hosts":["*.example"]}"#, r#"{"port":443}"#);
+        let (http, dns) = (r#"{"port":80}"#, r#"{"port":53}"#);
+        let dialled = "port: dialled 443, rule wants";
+        for (blocks, sni, told) in [
+            (&[][..], ServerName::Unknown, "+ it has no match, and so takes everything".to_owned()),
+            (&[named], ServerName::Read(Some("a.example")), "+ all conditions of a match block hold".to_owned()),
+            (&[port], ServerName::Of("a.example"), "+ all conditions of a match block hold".to_owned()),
+            (
+                &[http, named],
+                ServerName::Of("a.example"),
+                "+ all conditions of a match block hold: the address is that of hosts which sniHosts \
+                 (*.example) cover"
+                    .to_owned(),
+            ),
+            (&[http], ServerName::Unknown, format!("- {dialled} 80")),
+            (&[http, dns], ServerName::Unknown, format!("- match[0]: {dialled} 80; match[1]: {dialled} 53")),
+        ] {
+            assert_eq!(of(blocks, sni), told, "{blocks:?}");
+        }
+    }
+}
