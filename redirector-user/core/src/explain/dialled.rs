@@ -86,12 +86,12 @@ impl Dialled {
         };
         let found = lookup((world, registry), host, namespace);
         if found.is_empty() {
-            let by_name = registry.named(host).iter().any(|service| service.by_name);
+            let by_name = named(registry, host).iter().find(|service| service.by_name);
             let meant = known(registry, host, namespace).into_iter().flatten().next();
-            return Err(match meant {
-                _ if by_name => ExplainError::NotResolved(host.clone()),
-                Some(service) => ExplainError::WithoutAddress(service.object.clone()),
-                None => ExplainError::NoAddress(host.clone(), elsewhere(registry, host)),
+            return Err(match (by_name, meant) {
+                (Some(service), _) => ExplainError::NotResolved(service.host.to_string()),
+                (None, Some(service)) => ExplainError::WithoutAddress(service.object.clone()),
+                (None, None) => ExplainError::NoAddress(host.clone(), elsewhere(registry, host)),
             });
         }
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
@@ -106,6 +106,18 @@ fn elsewhere(registry: &Registry, host: &str) -> Option<String> {
     found.map(str::to_owned)
 }
 
+/// The services of a host, in whatever letters it is written: DNS takes capitals and small ones
+/// for the same, and rules do not (as in Istio). As it is dialled it goes before others.
+fn named<'r>(registry: &'r Registry, host: &str) -> &'r [Arc<Service>] {
+    let as_dialled = registry.named(host);
+    if !as_dialled.is_empty() {
+        return as_dialled;
+    }
+    let hosts = registry.services().map(|service| &service.host);
+    let same = hosts.filter(|one| one.eq_ignore_ascii_case(host)).min();
+    same.map_or(&[], |host| registry.named(host))
+}
+
 /// What a name means: the first services on a Pod's search path.
 fn known<'r>(registry: &'r Registry, host: &str, namespace: &str) -> Option<&'r [Arc<Service>]> {
     let domain = &registry.settings.cluster_domain;
@@ -116,7 +128,7 @@ fn known<'r>(registry: &'r Registry, host: &str, namespace: &str) -> Option<&'r 
         format!("{host}.{domain}"),
         host.to_owned(),
     ];
-    candidates.iter().map(|name| registry.named(name)).find(|those| !those.is_empty())
+    candidates.iter().map(|name| named(registry, name)).find(|those| !those.is_empty())
 }
 
 /// What a name resolves to, each address once.
@@ -159,6 +171,28 @@ mod tests {
         let answer = to.addresses(&world, &Registry::new(&world), &QuerySource::Unknown);
         let why = answer.expect_err("nothing is dialled").to_string();
         assert!(why.starts_with("Service/shop/db has no address in the documents"), "{why}");
+    }
+
+    #[test]
+    fn a_host_is_found_in_whatever_letters_it_is_dialled_and_written() {
+        for written in ["db.example.com", "DB.Example.com"] {
+            let text = format!(
+                "ServiceEntry db: {{hosts: [{written}], resolution: DNS, ports: [{{name: tcp, \
+                 number: 80, protocol: TCP}}]}}\n"
+            );
+            let mut world = crate::testing::world(crate::world::Settings::default(), &text);
+            let to: Dialled = "Db.example.COM:80".parse().unwrap();
+            let dialled =
+                |world: &World| to.addresses(world, &Registry::new(world), &QuerySource::Unknown);
+            let answer = dialled(&world);
+            let is_of = |host: &str| host == written;
+            assert!(
+                matches!(&answer, Err(ExplainError::NotResolved(host)) if is_of(host)),
+                "{answer:?}"
+            );
+            world.set_resolved(written, vec![[192, 0, 2, 1].into()]);
+            assert_eq!(dialled(&world).unwrap(), [([192, 0, 2, 1], 80).into()]);
+        }
     }
 
     #[test]
