@@ -34,6 +34,9 @@ struct Patience {
     of_gone: Duration,
 }
 
+/// An alias of an alias, and so on: this many at most are gone along to find out where they lead.
+const MOST_ALIASES: usize = 16;
+
 /// This long.
 const PATIENCE: Patience =
     Patience { whole: Duration::from_secs(8), of_gone: Duration::from_secs(1) };
@@ -185,7 +188,7 @@ impl Asked {
             return Ok(Addresses { addresses: each_once(hosts.clone()), ..Addresses::default() });
         }
         let until = Instant::now() + self.patience.whole;
-        let (mut gone, mut ttl) = (true, None);
+        let (mut gone, mut ttl, mut unsaid) = (true, None, None);
         for candidate in self.candidates(&asked) {
             match self.ask(&candidate, until).await {
                 (Answered::Some(addresses, ttl), silent) => {
@@ -194,6 +197,7 @@ impl Asked {
                 }
                 (Answered::None { gone: also, ttl: other }, _) => {
                     (gone, ttl) = (gone && also, least(ttl, other));
+                    unsaid = unsaid.or((!also && other.is_none()).then_some(candidate));
                 }
                 // It may be this one, and the next one somebody else's.
                 (Answered::Failed(why), _) => {
@@ -201,16 +205,48 @@ impl Asked {
                 }
             }
         }
-        let because = match ttl {
-            _ if gone => "there is no such name (NXDOMAIN)",
-            Some(_) => "it has neither A nor AAAA records",
-            // What an answer has of others is not shown to who asks.
-            None => {
-                "the answer has neither A nor AAAA records of this name, and no SOA record, which \
-                 says that there are none: it may be about another name"
-            }
+        let because = match unsaid {
+            _ if gone => "there is no such name (NXDOMAIN)".to_owned(),
+            None => "it has neither A nor AAAA records".to_owned(),
+            Some(candidate) => self.why_unsaid(candidate, until).await,
         };
-        Err(Missed { because: because.to_owned(), ttl: seconds(ttl) })
+        Err(Missed { because, ttl: seconds(ttl) })
+    }
+
+    /// Why an answer says neither where a name is nor that it is nowhere. What it has of other
+    /// names is not shown to who asks, and so where its aliases lead is asked for.
+    async fn why_unsaid(&self, name: Name, until: Instant) -> String {
+        let mut chain = vec![name];
+        while let Some(last) = chain.last().filter(|_| chain.len() <= MOST_ALIASES) {
+            let asked = self.resolver.lookup(last.clone(), RecordType::CNAME);
+            let Ok(Ok(lookup)) = timeout_at(until, asked).await else { break };
+            let mut aliases = lookup.answers().iter().filter(|one| one.name == *last);
+            let next = aliases.find_map(|record| match &record.data {
+                RData::CNAME(target) => Some(target.0.clone()),
+                _ => None,
+            });
+            let Some(next) = next else { break };
+            let is_known = chain.contains(&next);
+            chain.push(next);
+            if is_known {
+                let shown: Vec<String> = chain.iter().map(Name::to_string).collect();
+                return format!(
+                    "it is an alias (CNAME) that leads back to itself: {}",
+                    shown.join(" -> ")
+                );
+            }
+        }
+        match chain.as_slice() {
+            [_, .., last] => format!(
+                "it is an alias (CNAME) of {last}, and the answer has neither A nor AAAA records \
+                 of that, and no SOA record, which says that there are none"
+            ),
+            _ => {
+                "the answer has neither A nor AAAA records of this name, and no SOA record, which \
+                  says that there are none: it may be about another name"
+                    .to_owned()
+            }
+        }
     }
 
     /// What a name may be, as libc tries it: itself as a whole one before or after what it

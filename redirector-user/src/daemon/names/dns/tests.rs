@@ -57,7 +57,8 @@ fn only_what_is_said_of_a_name_and_its_aliases_counts() {
 }
 
 /// A server of these names and their addresses. There are no others; it does not answer for
-/// AAAA records, but of liar.example, of which it says what another one has.
+/// AAAA records, but of liar.example, of which it says what another one has, and of those below
+/// `ring`, which are aliases.
 fn serve(names: &'static [(&str, &str)]) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = socket.local_addr().unwrap();
@@ -76,6 +77,10 @@ fn serve(names: &'static [(&str, &str)]) -> SocketAddr {
                 (Some(("liar.example.", at)), _) => {
                     let other = Record::from_rdata(name("other.example."), 60, ip(at).into());
                     _ = answer.add_answer(other);
+                }
+                (Some((known, target)), _) if known.ends_with(".ring.") => {
+                    let alias = RData::CNAME(CNAME(name(target)));
+                    _ = answer.add_answer(Record::from_rdata(owner, 60, alias));
                 }
                 (Some(_), RecordType::AAAA) => continue,
                 (Some((_, at)), _) => {
@@ -128,6 +133,23 @@ fn an_answer_about_another_name_is_not_told_to_say_that_there_are_no_addresses()
     let mut dns = Dns::reading(files(directory.path()), vec![serve(known)], PATIENCE).unwrap();
     let missed = ask(&mut dns, "liar.example").recv().unwrap().unwrap_err();
     assert!(missed.because.contains("it may be about another name"), "{missed:?}");
+}
+
+#[test]
+fn of_an_alias_it_is_told_where_it_leads() {
+    let directory = tempfile::tempdir().unwrap();
+    let known = &[
+        ("a.ring.", "b.ring."),
+        ("b.ring.", "a.ring."),
+        ("c.ring.", "liar.example."),
+        ("liar.example.", "192.0.2.66"),
+    ];
+    let mut dns = Dns::reading(files(directory.path()), vec![serve(known)], PATIENCE).unwrap();
+    let mut because = |name| ask(&mut dns, name).recv().unwrap().unwrap_err().because;
+    let circle = because("a.ring");
+    assert!(circle.ends_with("leads back to itself: a.ring. -> b.ring. -> a.ring."), "{circle}");
+    let elsewhere = because("c.ring");
+    assert!(elsewhere.contains("an alias (CNAME) of liar.example., and"), "{elsewhere}");
 }
 
 #[test]
