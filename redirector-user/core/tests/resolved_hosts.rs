@@ -93,6 +93,25 @@ ServiceEntry db:
 }
 
 #[test]
+fn in_turn_by_dns_is_the_first_address_of_each_family() {
+    let mut world = world(
+        "
+ServiceEntry pool:
+  hosts: [pool.example.com]
+  addresses: [198.51.100.1, 'fd00:99::1']
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: DNS_ROUND_ROBIN
+",
+    );
+    let all = ["192.0.2.2", "192.0.2.1", "fd00::2", "fd00::1"];
+    for turned in [[0, 1, 2, 3], [2, 0, 3, 1]] {
+        world.set_resolved("pool.example.com", addresses(&turned.map(|at| all[at])));
+        assert_eq!(goes(&world, "198.51.100.1:5432"), "192.0.2.2:5432");
+        assert_eq!(goes(&world, "[fd00:99::1]:5432"), "[fd00::2]:5432");
+    }
+}
+
+#[test]
 fn an_address_of_two_hosts_is_taken_where_both_are_routed_alike() {
     let entries = ["one", "two"].map(|name| {
         format!(

@@ -179,8 +179,13 @@ fn resolve(
     if addresses.is_empty() && world.stand_ins.is_some() {
         return given::of_endpoint(name).to_vec();
     }
-    let count = if resolution == Resolution::DnsRoundRobin { 1 } else { addresses.len() };
-    addresses.into_iter().take(count).map(IpAddr::to_canonical).collect()
+    let addresses = addresses.into_iter().map(IpAddr::to_canonical);
+    if resolution != Resolution::DnsRoundRobin {
+        return addresses.collect();
+    }
+    // One for clients of either family.
+    let first = |v6| addresses.clone().find(|ip| ip.is_ipv6() == v6);
+    [first(false), first(true)].into_iter().flatten().collect()
 }
 
 /// What a name resolves to and can be an endpoint.

@@ -478,7 +478,11 @@ fn entry_endpoints(
         let resolved = world.resolved(name).unwrap_or_default();
         match entry.resolution {
             Resolution::Dns => resolved.to_vec(),
-            Resolution::DnsRoundRobin => resolved.iter().take(1).copied().collect(),
+            Resolution::DnsRoundRobin => {
+                let (four, six): (Vec<IpAddr>, Vec<IpAddr>) =
+                    resolved.iter().partition(|ip| ip.is_ipv4());
+                four.into_iter().take(1).chain(six.into_iter().take(1)).collect()
+            }
             _ => Vec::new(),
         }
     };
