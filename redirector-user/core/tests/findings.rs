@@ -406,7 +406,10 @@ fn what_is_wrong_with_allocated_addresses_is_told_where_they_stand() {
         "one",
         "{value: no-address, host: one.test}, {value: 10.0.0.0/8, host: one.test}, {value: \
          127.0.0.1, host: one.test}, {value: 192.0.2.25, host: one.test}",
-    ) + &entry("two", "{value: 192.0.2.25, host: two.test}");
+    ) + &entry(
+        "two",
+        "{value: 192.0.2.25, host: two.test}, {value: 192.0.2.26, host: one.test}",
+    );
     let report = report(&text);
     assert_eq!(
         places(&report, &["RD4073", "RD4043", "RD4019"]),
@@ -415,8 +418,26 @@ fn what_is_wrong_with_allocated_addresses_is_told_where_they_stand() {
             "RD4073 ServiceEntry/a/one status.addresses[0].value",
             "RD4073 ServiceEntry/a/one status.addresses[1].value",
             "RD4019 ServiceEntry/a/two status.addresses",
+            "RD4073 ServiceEntry/a/two status.addresses[1].host",
         ],
         "{:#?}",
         report.diagnostics
     );
+}
+
+#[test]
+fn a_host_that_is_allocated_addresses_for_two_namespaces_is_told_with_both_entries() {
+    let spec = "{hosts: [db.example.com], resolution: DNS, ports: [{number: 80, name: tcp, \
+                protocol: TCP}]}";
+    let settings = Settings { allocates: true, ..Settings::default() };
+    let told = |entries: &[&str]| {
+        let all: String = entries.iter().map(|one| object("ServiceEntry", one, spec)).collect();
+        let all = report_with(&all, &settings).diagnostics;
+        let all = all.into_iter().filter(|one| one.code == "RD4074");
+        all.map(|one| (one.object_name(), one.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&["a/db", "a/again"]), []);
+    let [(whose, message)] = &told(&["b/db", "a/db"])[..] else { panic!("it is told once") };
+    assert_eq!(whose.as_deref(), Some("ServiceEntry/b/db"));
+    assert!(message.contains("the host of ServiceEntry/a/db"), "{message}");
 }

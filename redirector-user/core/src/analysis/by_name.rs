@@ -26,6 +26,7 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         not_taken(facts, service, findings);
     }
     shared(facts, &services, findings);
+    twice_allocated(facts, findings);
     for ((namespace, host), other) in facts.registry.displaced() {
         let whose = match other {
             Some((namespace, host)) => format!("that of {host} in namespace {namespace}"),
@@ -45,6 +46,33 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 .help("write /etc/hosts anew with `redirector hosts`, or give the entry addresses"),
             );
         }
+    }
+}
+
+/// Hosts that were given an address for each of several namespaces.
+fn twice_allocated(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    for (namespace, host) in facts.registry.allocated() {
+        let first = *first.entry(host).or_insert(namespace);
+        let of = |namespace: &str| {
+            let mut all = facts.registry.named(host).iter();
+            all.find(|service| &**service.namespace() == namespace)
+        };
+        let (Some(one), Some(other)) = (of(first), of(namespace)) else { continue };
+        if first == &**namespace {
+            continue;
+        }
+        Report::new(other.object.clone(), findings).add(
+            "spec.hosts",
+            Diagnostic::new(
+                &differences::TWICE_ALLOCATED,
+                format!(
+                    "{host} has an allocated address here and another one as the host of {}: \
+                     programs dial either, whatever their namespace",
+                    one.object
+                ),
+            ),
+        );
     }
 }
 

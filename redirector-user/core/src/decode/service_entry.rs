@@ -76,7 +76,7 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
     }
     ports(&spec, &mut entry);
     endpoints(&spec, &mut entry, resolution);
-    entry.allocated = allocated(root);
+    entry.allocated = allocated(root, &entry.hosts);
     tcp_hosts(&spec, &entry);
     entry.export_to = common::export_to(&spec, namespace, Exporter::Entry);
     entry
@@ -84,7 +84,7 @@ pub(super) fn service_entry(root: &Fields<'_>, namespace: &str) -> ServiceEntry 
 
 /// What Istio allocated to it, in a cluster. A status is nobody's wish: what cannot be read of it
 /// is told, and refuses nothing.
-fn allocated(root: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
+fn allocated(root: &Fields<'_>, hosts: &[String]) -> Vec<(Option<String>, IpAddr)> {
     let map = |at: &At<'_>| matches!(at.node.value, Value::Map(_));
     let status = root.get("status").filter(map).and_then(|at| at.any_fields());
     let list = status.and_then(|status| status.get("addresses"));
@@ -102,8 +102,18 @@ fn allocated(root: &Fields<'_>) -> Vec<(Option<String>, IpAddr)> {
             );
             value.complain(&differences::ALLOCATED_LEFT_OUT, message);
         }
-        let host = item.get("host").and_then(|at| at.node.as_str().map(str::to_owned));
-        Some((host, address?))
+        let at = item.get("host").filter(|at| at.node.as_str().is_some());
+        let host = at.as_ref().and_then(|at| at.node.as_str());
+        if let (Some(at), Some(host)) =
+            (&at, host.filter(|host| !hosts.iter().any(|one| one == host)))
+        {
+            let message = format!(
+                "the ServiceEntry has no host \"{host}\", and the address is left out: nothing \
+                 that is dialled is known by it"
+            );
+            at.complain(&differences::ALLOCATED_LEFT_OUT, message);
+        }
+        Some((host.map(str::to_owned), address?))
     };
     items.filter_map(one).collect()
 }

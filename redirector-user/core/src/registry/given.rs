@@ -173,6 +173,11 @@ impl Given {
         others.cloned().collect()
     }
 
+    /// The hosts, sorted by namespace.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostOf> {
+        self.places.keys()
+    }
+
     /// The addresses of a host.
     pub fn of(&self, namespace: &Arc<str>, host: &Arc<str>) -> Option<[IpNet; 2]> {
         let place = *self.places.get(&(namespace.clone(), host.clone()))?;

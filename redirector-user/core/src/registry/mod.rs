@@ -146,6 +146,11 @@ impl Registry {
         judged.iter().any(|(_, why)| why.is_some())
     }
 
+    /// Hosts that were allocated addresses by the settings, each for a namespace, sorted.
+    pub fn allocated(&self) -> impl Iterator<Item = &HostOf> {
+        self.owned.given.hosts()
+    }
+
     /// Hosts whose allocated address is not what it would be by itself, and the hosts that
     /// have that; `None` where it is written in a document.
     pub fn displaced(&self) -> impl Iterator<Item = (&HostOf, Option<&HostOf>)> {

@@ -328,9 +328,14 @@ spec: {hosts: [db.data.svc.cluster.local]}"
         "Export the service to the namespaces that are to have the rules, or write the VirtualService in one that sees it."
         "kind: VirtualService\nmetadata: {namespace: shop}\nspec: {hosts: [pg.example.com], exportTo: ['.']}   # a ServiceEntry of namespace data with exportTo: ['.']"
     }
-    ALLOCATED_LEFT_OUT = "RD4073" Warning NONE "What stands in status.addresses is no address" {
-        "A cluster writes into the status of a ServiceEntry without addresses which ones it allocated to its hosts, and they are the entry's as if they stood in its spec. Each value is one IP address; what is none, such as a block, is left out, and the rest of the object is used."
+    ALLOCATED_LEFT_OUT = "RD4073" Warning NONE "What stands in status.addresses is no address, or of no host" {
+        "A cluster writes into the status of a ServiceEntry without addresses which ones it allocated to its hosts, and they are the entry's as if they stood in its spec. Each value is one IP address, and each host one of the spec's; what is none, such as a block, or the address of another host, is left out, and the rest of the object is used."
         "Leave the status to whoever allocates addresses; write those that clients dial, and blocks, in spec.addresses."
         "kind: ServiceEntry\nspec: {hosts: [db.example.com], resolution: DNS}\nstatus: {addresses: [{host: db.example.com, value: 10.0.0.0/8}]}"
+    }
+    TWICE_ALLOCATED = "RD4074" Warning NONE "A host has an allocated address in each of several namespaces" {
+        "With --allocate-addresses each host of each namespace has an address of its own, since what it leads to is decided by the ServiceEntry of that namespace. A machine has one /etc/hosts: `redirector hosts` writes all of these addresses under the one name, and programs dial whichever they read first, whatever namespace they are of."
+        "Have one ServiceEntry for the host, and export it to those who need it; or give the entries addresses of their own, and programs names of their own."
+        "kind: ServiceEntry\nmetadata: {name: db, namespace: shop}   # and another one in namespace billing\nspec: {hosts: [db.example.com], resolution: DNS}"
     }
 }
