@@ -208,4 +208,15 @@ mod tests {
         state.lock().unwrap();
         ends.join().unwrap();
     }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_keeps_nobody_away() {
+        let (_root, state) = directory();
+        let lock = state.lock().unwrap();
+        assert!(state.is_locked_by(&lock));
+        fs::remove_file(state.path().join("daemon.lock")).unwrap();
+        assert!(!state.is_locked_by(&lock));
+        let other = state.lock().unwrap();
+        assert!(state.is_locked_by(&other) && !state.is_locked_by(&lock));
+    }
 }

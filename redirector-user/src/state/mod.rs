@@ -431,35 +431,4 @@ fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A state directory, and what it lies in.
-    pub(super) fn directory() -> (tempfile::TempDir, StateDir) {
-        let root = tempfile::tempdir().unwrap();
-        let state = StateDir::new(root.path().join("redirector"));
-        state.create().unwrap();
-        (root, state)
-    }
-
-    #[test]
-    fn a_damaged_file_is_named() {
-        let (_root, state) = directory();
-        fs::write(state.path().join("report.json"), "{\"pid\":").unwrap();
-        let error = state.report().unwrap_err().to_string();
-        assert!(error.contains("report.json is damaged"), "{error}");
-    }
-
-    #[test]
-    fn removing_it_leaves_what_is_not_ours() {
-        let (_root, state) = directory();
-        state.save_report(&Report::default()).unwrap();
-        fs::write(state.path().join("notes.txt"), "mine").unwrap();
-        state.remove().unwrap();
-        assert!(state.path().join("notes.txt").exists());
-        assert!(!state.path().join("report.json").exists());
-        fs::remove_file(state.path().join("notes.txt")).unwrap();
-        state.remove().unwrap();
-        assert!(!state.path().exists());
-    }
-}
+mod tests;

@@ -581,3 +581,6 @@ impl From<&Rejected> for Refused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
