@@ -405,6 +405,67 @@ mod tests {
     use super::*;
     use crate::client::Client;
     use crate::model::Kind;
+    use crate::testing::world;
+    use crate::world::Settings;
+
+    /// The rules of these documents.
+    fn book(text: &str) -> RuleBook {
+        let world = world(Settings::default(), text);
+        RuleBook::new(&world, &Registry::new(&world))
+    }
+
+    #[test]
+    fn a_route_with_more_destinations_than_fit_is_told_with_its_place() {
+        let route = "route: [{destination: {host: a.example}}]";
+        let rules =
+            format!("tcp: [{{{route}}}], tls: [{{match: [{{sniHosts: [a.example]}}], {route}}}]");
+        let book = book(&format!("VirtualService one: {{hosts: [a.example], {rules}}}"));
+        assert!(book.is_for_host("a.example") && !book.is_for_host("b.example"));
+        let set = book.sets().next().expect("a VirtualService");
+        let spec = set.spec().expect("a VirtualService");
+        for list in ["tcp", "tls"] {
+            let told = |count: u32| {
+                let mut spec = spec.clone();
+                let route = match list {
+                    "tcp" => &mut spec.tcp[0].route,
+                    _ => &mut spec.tls[0].route,
+                };
+                *route = vec![route[0].clone(); count as usize].into();
+                beyond_limit(&spec)
+            };
+            assert_eq!(told(MAX_LEGS), None, "{list}");
+            let why = told(MAX_LEGS + 1).expect("it does not fit");
+            assert!(why.starts_with(&format!("spec.{list}[0].route has")), "{why}");
+        }
+    }
+
+    #[test]
+    fn why_no_http_rule_is_honoured_is_told() {
+        let route = "route: [{destination: {host: a.example}}]";
+        for (lists, why) in [
+            (
+                format!("http: [{{{route}}}], tcp: [{{{route}}}]"),
+                Some("the object has tcp rules, which count"),
+            ),
+            (
+                format!("tls: [{{match: [{{sniHosts: [a.example]}}], {route}}}]"),
+                Some("there is none"),
+            ),
+            (
+                format!("http: [{{match: [{{port: 80}}], {route}}}]"),
+                Some("the first rule has a match"),
+            ),
+            (
+                format!("http: [{{{route}, timeout: 1s}}]"),
+                Some("the first rule has timeout, which needs a proxy"),
+            ),
+            (format!("http: [{{{route}}}]"), None),
+        ] {
+            let book = book(&format!("VirtualService one: {{hosts: [a.example], {lists}}}"));
+            let told = book.sets().next().expect("a VirtualService").http.as_ref().err();
+            assert_eq!(told.map(String::as_str), why, "{lists}");
+        }
+    }
 
     #[test]
     fn why_a_rule_matches_or_does_not_is_told_of_each_block() {
