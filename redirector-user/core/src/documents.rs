@@ -397,14 +397,21 @@ fn document_into(reading: &mut Reading, root: Node, file: Option<&Arc<str>>, dep
             });
         }
         Judgement::Other if kind_name == "Sidecar" && api.starts_with("networking.istio.io/") => {
+            let lets_through = root
+                .get("spec")
+                .is_some_and(|spec| spec.get("outboundTrafficPolicy").is_some())
+                .then_some(", and connections to hosts that are not known are let through");
             let finding = Diagnostic::new(
                 &differences::SIDECAR,
-                "a Sidecar is not honoured: workloads may see more hosts than in Istio",
+                format!(
+                    "a Sidecar is not honoured: workloads may see more hosts than in Istio{}",
+                    lets_through.unwrap_or_default()
+                ),
             );
             reading.diagnostics.push(at_field(finding, &root, "kind"));
         }
         Judgement::Other => {
-            let finding = match not_read(api, kind_name) {
+            let finding = match not_read(api, kind_name).or_else(|| of_mesh(&root, kind_name)) {
                 Some(lost) => Diagnostic::new(
                     &syntax::NOT_READ,
                     format!("{kind_name} ({api}) is not read here: {lost}"),
@@ -476,7 +483,7 @@ enum Judgement {
     /// A kind that is read, in an apiVersion that does not have it.
     WrongApiVersion(Kind),
     /// No kind of a group that is known, and nearly one that is read.
-    Misspelt(Option<Kind>),
+    Misspelt(Option<&'static str>),
 }
 
 /// The apiVersions in which a kind is read.
@@ -498,6 +505,9 @@ fn api_versions(kind: Kind) -> &'static [&'static str] {
 
 fn judge(api: &str, name: &str) -> Judgement {
     let Some(kind) = Kind::named(name) else {
+        if api == "v1" && name.eq_ignore_ascii_case("List") {
+            return Judgement::Misspelt(Some("List"));
+        }
         let near = nearest(name, Kind::ALL.iter().map(|kind| kind.as_str()));
         let near = near.and_then(Kind::named);
         let slip = |kind: Kind| {
@@ -505,7 +515,9 @@ fn judge(api: &str, name: &str) -> Judgement {
             distance <= 2 && api_versions(kind).contains(&api)
         };
         return match near {
-            Some(kind) if slip(kind) && !is_other_kind(name) => Judgement::Misspelt(Some(kind)),
+            Some(kind) if slip(kind) && !is_other_kind(name) => {
+                Judgement::Misspelt(Some(kind.as_str()))
+            }
             _ if api.starts_with("networking.istio.io/") && !is_other_kind(name) => {
                 Judgement::Misspelt(None)
             }
@@ -565,6 +577,22 @@ fn not_read(api: &str, kind: &str) -> Option<&'static str> {
             _ => "there is no Envoy here that it could configure",
         },
         _ => return None,
+    })
+}
+
+/// What is lost of a document that holds settings of the whole mesh.
+fn of_mesh(root: &Node, kind: &str) -> Option<&'static str> {
+    let name = || root.get("metadata")?.get("name")?.as_str();
+    let has = match kind {
+        "ConfigMap" if name().is_some_and(|name| name.starts_with("istio")) => {
+            root.get("data")?.get("mesh")
+        }
+        "IstioOperator" => root.get("spec")?.get("meshConfig"),
+        _ => None,
+    };
+    has.map(|_| {
+        "settings of the mesh have no effect: objects without exportTo are for all namespaces, \
+         what no rule takes is let through, and locality is as DestinationRules say"
     })
 }
 

@@ -237,6 +237,35 @@ fn a_service_that_uses_its_own_node_only_and_has_nobody_there_is_told_to_refuse(
 }
 
 #[test]
+fn a_service_that_is_distributed_to_where_nobody_is_is_told_to_refuse() {
+    let settings = Settings { node_name: Some("here".to_owned()), ..own() };
+    let told = |to: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: here, labels: \
+             {{topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: a}}}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: db-1, namespace: a, uid: u-1}}\nspec: {{nodeName: here, containers: []}}\nstatus: \
+             {{podIPs: [{{ip: 10.1.0.1}}]}}\n---\nService a/db: \
+             {{clusterIP: 10.96.0.1, ports: [{{name: tcp, port: 80}}]}}\nDestinationRule a/db: \
+             {{host: db, trafficPolicy: {{loadBalancer: {{localityLbSetting: {{distribute: [{{from: \
+             eu/*, to: {{{to}: 100}}}}]}}}}, outlierDetection: {{consecutive5xxErrors: \
+             2}}}}}}\n{}",
+            slice(
+                "a/db",
+                "tcp",
+                "addresses: [10.1.0.1], nodeName: here, targetRef: {kind: Pod, name: db-1, \
+                 namespace: a}"
+            )
+        );
+        let all = of_files(&[("a.yaml", &text)], &settings);
+        all.into_iter().filter(|one| one.starts_with("RD4015")).collect::<Vec<_>>()
+    };
+    let refused = told("us/*");
+    let words = "distributes to: connections to 10.96.0.1:80 are refused";
+    assert!(refused.len() == 1 && refused[0].contains(words), "{refused:?}");
+    assert_eq!(told("eu/*"), [""; 0]);
+}
+
+#[test]
 fn a_subset_that_is_on_other_nodes_alone_is_told_to_be_that() {
     let settings = Settings { node_name: Some("here".to_owned()), ..own() };
     let slice = slice(

@@ -87,6 +87,7 @@ fn wrong_kinds_and_api_versions_are_named() {
     assert_eq!(of("gateway.networking.k8s.io/v1", "GatewayClass"), Some("RD1007"));
     assert_eq!(of("networking.istio.io/v1", "EnvoyFilter"), Some("RD1023"));
     assert_eq!(of("networking.istio.io/v1", "HTTPProxy"), Some("RD1008"));
+    assert_eq!(of("v1", "list"), Some("RD1008"));
     assert_eq!(of("serving.knative.dev/v1", "Service"), Some("RD1007"));
     assert_eq!(of("apps/v1", "Deployment"), Some("RD1007"));
     assert_eq!(of("networking.istio.io/v1", "Sidecar"), Some("RD4028"));

@@ -357,6 +357,27 @@ fn templates_and_files_of_other_tools_are_told_as_what_they_are() {
 }
 
 #[test]
+fn settings_of_the_whole_mesh_are_told_to_have_no_effect() {
+    let of = |rest: &str| {
+        let report = judge("a.yaml", rest);
+        report.diagnostics.first().map(|one| (one.code, one.message.contains("are for all")))
+    };
+    let map = |name: &str, key: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{{key}: x}}\n")
+    };
+    assert_eq!(of(&map("istio", "mesh")), Some(("RD1023", true)));
+    assert_eq!(of(&map("istio-canary", "mesh")), Some(("RD1023", true)));
+    assert_eq!(of(&map("istio", "values")), Some(("RD1007", false)));
+    assert_eq!(of(&map("shop", "mesh")), Some(("RD1007", false)));
+    let operator = "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec: ";
+    assert_eq!(of(&format!("{operator}{{meshConfig: {{}}}}\n")), Some(("RD1023", true)));
+    assert_eq!(of(&format!("{operator}{{}}\n")), Some(("RD1007", false)));
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec: ";
+    let report = judge("a.yaml", &format!("{sidecar}{{outboundTrafficPolicy: {{}}}}\n"));
+    assert!(report.diagnostics[0].message.ends_with("are let through"), "{report:#?}");
+}
+
+#[test]
 fn what_others_act_on_and_is_not_read_here_is_told_with_what_is_lost() {
     for (api, kind, lost) in [
         ("v1", "Endpoints", "EndpointSlices"),

@@ -135,6 +135,7 @@ fn without_endpoints(
             Without { help: Some(NOT_USABLE), ..of }
         }
         Lacks::Node => without("spec.internalTrafficPolicy", &differences::NO_ENDPOINTS, because()),
+        Lacks::Locality => without("spec", &differences::NO_ENDPOINTS, because()),
         Lacks::Endpoints if facts.complete(service) => {
             let because = "it has no endpoint".to_owned();
             let of = without("spec", &differences::NO_ENDPOINTS, because);

@@ -48,6 +48,12 @@ pub(super) fn load_balancer(at: &At<'_>, outlier: bool) -> Option<LoadBalancer> 
     }
     common::duration(&fields, "warmupDurationSecs", false);
     warmup(&fields);
+    for at in ["warmup", "warmupDurationSecs"].iter().filter_map(|name| fields.get(name)) {
+        at.complain(
+            &l7::IGNORED_POLICY,
+            "a new endpoint has its whole share at once: there is no warmup",
+        );
+    }
     Some(LoadBalancer {
         algorithm: hash.or(simple),
         locality: fields.get("localityLbSetting").and_then(|at| locality(&at, outlier)),

@@ -190,8 +190,8 @@ fn made_by(args: &Args, subjects: &[Subject], cpu: usize) -> String {
     let versions: Vec<_> = subjects.iter().filter_map(|subject| subject.version()).collect();
     format!(
         "{}, everything on processor {cpu} over \
-         loopback in a network namespace of its own, one worker and a session each. {} rounds of {} ms for each \
-         measurement. Every figure is a ratio to a direct connection in the same round: the \
+         loopback in a network namespace of its own, one worker and a session each. {} rounds \
+         of {} ms for each measurement. Every figure is a ratio to a direct connection in the same round: the \
          median, and in brackets what the middle half of the rounds lies between; those of \
          \u{201c}direct, against itself\u{201d} say how steady the machine was. Beside ours: {}.",
         machine::made_by(),

@@ -23,8 +23,8 @@ codes! {
         "Serve the port with a gateway that speaks the protocol, or declare it TCP."
         "port: {number: 80, name: http, protocol: HTTP}"
     }
-    IGNORED_POLICY = "RD5005" Warning NONE "The setting only means something at L7" {
-        "It counts requests or reads them; this project sees connections. The setting is ignored, the rest of the policy is in force."
+    IGNORED_POLICY = "RD5005" Warning NONE "The setting has no effect here" {
+        "It counts requests or reads them, or has the share of a new endpoint grow; this project sees connections, and decides each once, by shares that are as written. The setting is ignored, the rest of the policy is in force."
         "Nothing needs mending if a proxy applies it."
         "connectionPool: {http: {http1MaxPendingRequests: 10}}"
     }
