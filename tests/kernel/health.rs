@@ -263,6 +263,34 @@ fn a_share_that_never_had_an_endpoint() {
 }
 
 #[test]
+fn a_rule_to_a_service_that_nobody_is_behind() {
+    for services in ["own", "leave"] {
+        let Some(watched) = Watched::new(&format!("nobody-{services}")) else { return };
+        watched.write(
+            "nobody.yaml",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: nobody}\nspec: {clusterIP: \
+             127.96.0.31, selector: {app: nobody}, ports: [{name: tcp, port: 19000}]}\n",
+        );
+        let _daemon = watched.start_with(&["--services", services]);
+        for shares in [&[("one", 90), ("none", 10)][..], &[("none", 100)]] {
+            let rule = split(shares).replace("host: echo, subset: none", "host: nobody");
+            watched.write("rules.yaml", &rule);
+            watched.shows(&Shown {
+                warnings: &[
+                    "nobody.default.svc.cluster.local has no endpoint on port 19000: its share of the \
+                             connections is refused",
+                    "RD4015",
+                ],
+                metrics: &[("config_warnings", 1), ("emptied_shares", 0)],
+                ..Shown::default()
+            });
+            watched.write("rules.yaml", &to("one"));
+            watched.shows(&Shown { metrics: &[("config_warnings", 0)], ..Shown::default() });
+        }
+    }
+}
+
+#[test]
 fn a_share_that_has_lost_its_last_endpoint() {
     let Some(watched) = Watched::new("lost") else { return };
     watched.write("rules.yaml", &split(&[("one", 80), ("two", 20)]));

@@ -44,7 +44,8 @@ impl InForce {
         let world = &self.world;
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
-        let of_all = analysis::analyze(world, &mut registry, &Around::default()).0;
+        let around = Around { is_all: true, ..Around::default() };
+        let of_all = analysis::analyze(world, &mut registry, &around).0;
         analysis::retain_still_true(&mut findings, world, &registry, &of_all);
         for finding in of_all {
             if finding.diagnostic.severity == Severity::Info {

@@ -65,6 +65,8 @@ pub(super) struct Facts<'w> {
     unjoined: HashSet<ObjectRef>,
     /// Of objects that were refused, what others say of them.
     refused: &'w Refused,
+    /// See [`Around`].
+    pub is_all: bool,
     /// Addresses of workloads and of endpoints, where somebody was before.
     addresses: BTreeSet<IpAddr>,
     /// See [`claims`](Self::claims).
@@ -142,6 +144,7 @@ impl<'w> Facts<'w> {
                 .filter_map(|(object, slice, _)| slice.of(&object.meta.namespace))
                 .collect(),
             refused: &around.refused,
+            is_all: around.is_all,
             addresses: somebodys(registry),
             claims: OnceCell::new(),
             budget: Cell::new(SUGGESTION_BUDGET),

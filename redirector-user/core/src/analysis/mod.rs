@@ -65,6 +65,8 @@ pub struct Around {
     pub templates: Vec<PodTemplate>,
     /// Objects that were refused.
     pub refused: Refused,
+    /// The objects are all that is in force, and no documents to which others are still to come.
+    pub is_all: bool,
 }
 
 /// What others say of objects that were refused. Why is told of these, and not

@@ -100,6 +100,7 @@ fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
     };
     let refused = format!("its share of the connections is refused{for_whom}");
     let because = &refusal.because;
+    let is_complete = id.view.first().is_some_and(|service| facts.complete(service));
     type Told = (String, &'static Code, String);
     let (path, code, message): Told = match refusal.lacks {
         Some(Lacks::Service) => (host, &references::UNKNOWN_HOST, format!("{because}: {refused}")),
@@ -113,9 +114,7 @@ fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
         Some(Lacks::Subset) => {
             (subset, &references::SUBSET_NOT_IN_FORCE, format!("{because}: {refused}"))
         }
-        Some(Lacks::Endpoints)
-            if id.view.first().is_some_and(|service| facts.complete(service)) =>
-        {
+        Some(Lacks::Endpoints) if facts.is_all || is_complete => {
             (subset, &differences::NO_ENDPOINTS, format!("{because}: {refused}"))
         }
         Some(Lacks::Endpoints) => (
@@ -150,9 +149,7 @@ fn finding(facts: &Facts<'_>, refusal: &Refusal) -> Option<Finding> {
     let mut diagnostic = Diagnostic::new(code, message);
     diagnostic.help = match refusal.lacks {
         Some(Lacks::Usable) => Some(NOT_USABLE.to_owned()),
-        Some(Lacks::Endpoints) if code.id == differences::NO_ENDPOINTS.id => {
-            Some(COMPLETE.to_owned())
-        }
+        Some(Lacks::Endpoints) if is_complete => Some(COMPLETE.to_owned()),
         Some(Lacks::Export) => Some("export it, or choose another destination".to_owned()),
         Some(Lacks::Subset) => Some(
             "define it in the DestinationRule that is in force for these clients, or in the \
