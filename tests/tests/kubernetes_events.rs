@@ -111,6 +111,15 @@ fn cluster() -> ApiServer {
         "metadata": { "name": "svc", "namespace": "default" },
         "spec": { "clusterIP": "10.96.0.10", "ports": [{ "name": "tcp", "port": 19000 }] },
     }));
+    server.apply(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "svc", "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "svc" },
+        },
+        "addressType": "IPv4", "ports": [{ "name": "tcp", "port": 19000 }],
+        "endpoints": [{ "addresses": ["10.0.0.9"], "conditions": { "ready": true } }],
+    }));
     server
 }
 
@@ -136,11 +145,29 @@ fn what_is_refused_shadowed_or_leads_nowhere_has_an_event() {
         "host": "svc.default.svc.cluster.local", "subset": "gray",
     } }]);
     server.apply(rule("nowhere", &json!([{ "route": subset }])));
+    server.apply(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "nobody", "namespace": "default" },
+        "spec": { "clusterIP": "10.96.0.11", "selector": { "app": "nobody" },
+                  "ports": [{ "name": "tcp", "port": 19000 }] },
+    }));
+    let nobody = json!([{ "destination": { "host": "nobody.default.svc.cluster.local" } }]);
+    let mut empty = rule("empty", &json!([{ "route": nobody }]));
+    empty["spec"]["hosts"] = json!(["svc.default.svc.cluster.local"]);
+    server.apply(empty);
+    let named = |name: &str| json!({ "match": [{ "sniHosts": [name] }], "route": to });
+    let mut wider = rule("wider", &json!([]));
+    wider["spec"] = json!({
+        "hosts": ["*.example.org"], "tls": [named("*.example.org"), named("a.example.org")],
+    });
+    server.apply(wider);
     let _node = Node::start(&server, "node-a");
     for (name, reason, why) in [
         ("refused", "Rejected", "spec.tcp[0].match[0].port"),
         ("shadowed", "Shadowed", "RD4004"),
         ("nowhere", "Unresolved", "gray"),
+        ("empty", "Unresolved", "RD4015"),
+        ("wider", "Shadowed", "RD4068"),
     ] {
         wait(name, || !events_about(&server, name).is_empty());
         let event = events_about(&server, name).remove(0);

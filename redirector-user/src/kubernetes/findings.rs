@@ -16,7 +16,7 @@ use crate::state::{EmptiedShare, UnresolvedName};
 const NOTE: usize = 1024;
 
 /// A part of the object never decides anything.
-const SHADOWED: [&Code; 10] = [
+const SHADOWED: [&Code; 11] = [
     &admission::UNREACHABLE_RULE,
     &admission::DUPLICATE_MATCH,
     &differences::SHADOWED_SUBNET,
@@ -25,17 +25,24 @@ const SHADOWED: [&Code; 10] = [
     &differences::NEVER_REACHED,
     &differences::USELESS_SUBNETS,
     &differences::GATEWAY_PORT_TAKEN,
+    &differences::SHADOWED_NAME,
     &references::HOST_CONFLICT,
     &references::GATEWAY_CONFLICT,
 ];
 
 /// A share of the connections is refused.
-const UNRESOLVED: [&Code; 5] = [
+const UNRESOLVED: [&Code; 11] = [
     &references::UNKNOWN_HOST,
     &references::UNKNOWN_PORT,
     &references::UNKNOWN_SUBSET,
     &references::HIDDEN_HOST,
     &references::SUBSET_NOT_IN_FORCE,
+    &references::EMPTY_SUBSET,
+    &references::SUBSET_WITHOUT_ENDPOINTS,
+    &differences::NO_ENDPOINTS,
+    &differences::OTHER_FAMILY,
+    &differences::ALIAS_HOST,
+    &differences::POLICY_REFUSES,
 ];
 
 /// What was found about the objects in force.
