@@ -9,6 +9,7 @@
 //! nothing but a note that there was one.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -46,8 +47,8 @@ const SHORT_REST: u32 = 9;
 /// What the thread that looks says.
 #[derive(Debug)]
 pub enum Looked {
-    /// What it found, of what.
-    Found(Arc<InForce>, Vec<Diagnostic>),
+    /// What it found, of what, and the key of each.
+    Found(Arc<InForce>, Vec<Diagnostic>, Vec<u64>),
     /// It has rested.
     Rested,
 }
@@ -77,11 +78,20 @@ pub struct Looker {
     given: Option<Arc<InForce>>,
     /// What it found last, and of what.
     found: Option<(Arc<InForce>, Vec<Diagnostic>)>,
-    /// What is known of it already, by object, path and message.
-    known: HashSet<Key>,
+    /// What is known of it already, by its key.
+    known: HashSet<u64>,
 }
 
-type Key = (Option<String>, String, String);
+/// What tells one finding from others, and is the same as long as the daemon lives.
+fn key(object: Option<&str>, path: &str, message: &str) -> u64 {
+    let mut hash = DefaultHasher::new();
+    (object, path, message).hash(&mut hash);
+    hash.finish()
+}
+
+fn key_of(one: &Diagnostic) -> u64 {
+    key(one.object_name().as_deref(), &one.path, &one.message)
+}
 
 impl Looker {
     /// Starts it; `send` gets what it says, and returns `false` to end it.
@@ -93,7 +103,9 @@ impl Looker {
                 let Wake::Look(in_force) = wake else { continue };
                 let before = worked();
                 let findings = in_force.findings();
-                if !send(Looked::Found(in_force, findings)) {
+                // There may be as many as there are rules, and the control loop has no time.
+                let keys = findings.iter().map(key_of).collect();
+                if !send(Looked::Found(in_force, findings, keys)) {
                     return;
                 }
                 rest(&woken, worked().saturating_sub(before));
@@ -182,27 +194,33 @@ impl Daemon {
     /// Takes what the thread says.
     pub(super) fn looked(&mut self, looked: Looked) {
         match looked {
-            Looked::Found(in_force, findings) => {
+            Looked::Found(in_force, findings, keys) => {
                 self.looker.under_way = None;
-                self.found(&in_force, findings);
+                self.found(&in_force, findings, keys);
                 self.spare.note();
             }
             Looked::Rested => self.looker.idle = true,
         }
     }
 
-    fn found(&mut self, in_force: &Arc<InForce>, mut findings: Vec<Diagnostic>) {
+    fn found(&mut self, in_force: &Arc<InForce>, mut findings: Vec<Diagnostic>, keys: Vec<u64>) {
         // That a share has lost its endpoints is said of it already.
         let emptied = &self.report.emptied;
-        findings.retain(|one| !emptied.iter().any(|share| share.is_told_by(one)));
+        let mut all = keys.into_iter();
+        let mut keys = Vec::with_capacity(findings.len());
+        findings.retain(|one| {
+            let stays = !emptied.iter().any(|share| share.is_told_by(one));
+            keys.extend(all.next().filter(|_| stays));
+            stays
+        });
         self.report.warnings = findings.len();
         let shown: Vec<Finding> = findings.iter().take(SHOWN).map(Finding::from).collect();
-        let key = |one: &Diagnostic| (one.object_name(), one.path.clone(), one.message.clone());
-        let shown_before =
-            |one: &Finding| (one.object.clone(), one.path.clone(), one.message.clone());
         let mut before = std::mem::take(&mut self.looker.known);
-        before.extend(self.report.findings.iter().map(shown_before));
-        let new: Vec<_> = findings.iter().filter(|one| !before.contains(&key(one))).collect();
+        let shown_before = self.report.findings.iter();
+        before.extend(shown_before.map(|one| key(one.object.as_deref(), &one.path, &one.message)));
+        let of_keys = findings.iter().zip(&keys);
+        let new = of_keys.filter(|(_, key)| !before.contains(key)).map(|(one, _)| one);
+        let new: Vec<&Diagnostic> = new.collect();
         for one in new.iter().take(LOGGED) {
             tracing::warn!(
                 file = one.file.as_deref(),
@@ -218,7 +236,7 @@ impl Daemon {
             let more = new.len() - LOGGED;
             tracing::warn!("{more} more warnings about what is in force: redirector status");
         }
-        self.looker.known = findings.iter().map(key).collect();
+        self.looker.known = keys.into_iter().collect();
         self.report.findings = shown;
         self.looker.found = Some((in_force.clone(), findings));
         self.judge_again();
@@ -228,7 +246,7 @@ impl Daemon {
     /// known since.
     pub(super) fn judge_again(&self) {
         if let Some((in_force, findings)) = &self.looker.found {
-            self.source.judge(in_force, findings.clone(), &self.report);
+            self.source.judge(in_force, findings, &self.report);
         }
     }
 
@@ -319,7 +337,7 @@ mod tests {
         looker.look(|| unreachable!("nothing is wanted"));
         looker.want(false);
         looker.look(|| in_force("a"));
-        let Ok(Looked::Found(of, findings)) = heard.recv() else { panic!("it looks first") };
+        let Ok(Looked::Found(of, findings, _)) = heard.recv() else { panic!("it looks first") };
         assert_eq!((of.world.settings.node_name.as_deref(), findings.len()), (Some("a"), 0));
         assert_eq!(looker.unexamined(), None, "nobody wrote it");
         looker.want_written(7);
@@ -335,7 +353,7 @@ mod tests {
         looker.want_written(9);
         looker.look(|| in_force("b"));
         assert_eq!(unexamined(&looker), Some(9), "it is looked at");
-        let Ok(Looked::Found(of, _)) = heard.recv() else { panic!("it looks again") };
+        let Ok(Looked::Found(of, ..)) = heard.recv() else { panic!("it looks again") };
         assert_eq!(of.world.settings.node_name.as_deref(), Some("b"));
     }
 }

@@ -73,7 +73,7 @@ pub(super) trait ConfigSource {
     fn ready(&mut self) {}
 
     /// What was found about what is in force, for whoever wrote it.
-    fn judge(&self, _: &InForce, _: Vec<Diagnostic>, _: &Report) {}
+    fn judge(&self, _: &InForce, _: &[Diagnostic], _: &Report) {}
 }
 
 /// The source that the options name.
@@ -180,7 +180,8 @@ impl ConfigSource for Cluster {
         self.agent.ready();
     }
 
-    fn judge(&self, in_force: &InForce, findings: Vec<Diagnostic>, report: &Report) {
+    fn judge(&self, in_force: &InForce, findings: &[Diagnostic], report: &Report) {
+        let findings = findings.to_vec();
         self.agent.judge(Judged::new(in_force, findings, &report.emptied, &report.unresolved));
     }
 }
