@@ -1,9 +1,11 @@
 //! Which name is looked up when.
 //!
-//! No name waits for another's: one that takes long gives its turn to the next, those
-//! that failed before come last, and names of one domain take turns with those of others.
+//! No name waits for another's: one that takes long gives its turn to the next, names of one
+//! domain take turns with those of others, and who was never looked up comes before who has
+//! an answer, and that before who failed. Turns are counted on, so that whoever waits
+//! comes before all that ask often enough after it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -31,6 +33,11 @@ pub(super) const TIMES: Times =
 
 /// Most lookups under way, those included whose turn is over: each may be a thread.
 const MOST: usize = 256;
+
+/// How many turns after the last one's a name comes that is asked for again, or that failed:
+/// who comes anew is before those of them that have not waited for as many.
+const AGAIN: u64 = 2;
+const FAILED: u64 = 8;
 
 /// Answers that come so soon after one another come in force together.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -65,7 +72,16 @@ pub(super) struct Schedule {
     wanted: BTreeSet<Arc<str>>,
     /// When each is to be looked up again, of those that neither wait nor are under way.
     pub(super) due: BTreeMap<Arc<str>, Instant>,
-    pub(super) waiting: VecDeque<Arc<str>>,
+    /// Those that wait: their turns, and in which order they came.
+    waiting: BTreeSet<(u64, u64, Arc<str>)>,
+    /// How many have come.
+    came: u64,
+    /// The turn of who was looked up last.
+    turn: u64,
+    /// The last turn of each domain, where that is to come.
+    of_domain: BTreeMap<String, u64>,
+    /// Those that were never looked up.
+    new: BTreeSet<Arc<str>>,
     /// Since when.
     pub(super) under_way: BTreeMap<Arc<str>, Instant>,
     /// Those that had no answer last time, and how often in a row.
@@ -84,7 +100,11 @@ impl Schedule {
             times,
             wanted: BTreeSet::new(),
             due: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeSet::new(),
+            came: 0,
+            turn: 0,
+            of_domain: BTreeMap::new(),
+            new: BTreeSet::new(),
             under_way: BTreeMap::new(),
             failing: BTreeMap::new(),
             known: None,
@@ -151,13 +171,15 @@ impl Schedule {
         for new in wanted.difference(&self.wanted) {
             if !self.under_way.contains_key(new) {
                 self.due.insert(new.clone(), now);
+                self.new.insert(new.clone());
             }
         }
         self.wanted = wanted;
         let wanted = &self.wanted;
         self.due.retain(|name, _| wanted.contains(name));
         self.failing.retain(|name, _| wanted.contains(name));
-        self.waiting.retain(|name| wanted.contains(name));
+        self.waiting.retain(|(_, _, name)| wanted.contains(name));
+        self.new.retain(|name| wanted.contains(name));
         // Also when none is left.
         self.known();
     }
@@ -166,23 +188,29 @@ impl Schedule {
     pub(super) fn queue(&mut self, now: Instant) {
         let due = self.due.iter().filter(|(_, due)| **due <= now);
         let due: Vec<Arc<str>> = due.map(|(name, _)| name.clone()).collect();
-        if due.is_empty() {
-            return;
+        for name in due {
+            self.due.remove(&name);
+            let domain = name.split_once('.').map_or("", |(_, domain)| domain);
+            let last = self.of_domain.entry(domain.to_owned()).or_default();
+            let before = self.turn.max(*last);
+            *last = before + 1;
+            let after = match (self.new.contains(&name), self.failing.contains_key(&name)) {
+                (_, true) => FAILED,
+                (true, false) => 1,
+                (false, false) => AGAIN,
+            };
+            self.came += 1;
+            self.waiting.insert((before + after, self.came, name));
         }
-        due.iter().for_each(|name| _ = self.due.remove(name));
-        let waiting = std::mem::take(&mut self.waiting);
-        let all: BTreeSet<Arc<str>> = due.into_iter().chain(waiting).collect();
-        let mut of_domain: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut order: Vec<_> = (all.iter())
-            .map(|name| {
-                let domain = name.split_once('.').map_or("", |(_, domain)| domain);
-                let place = of_domain.entry(domain).or_default();
-                *place += 1;
-                (self.failing.contains_key(name), *place, name.clone())
-            })
-            .collect();
-        order.sort();
-        self.waiting = order.into_iter().map(|(_, _, name)| name).collect();
+        self.of_domain.retain(|_, last| *last > self.turn);
+    }
+
+    /// Whose turn it is, of those that wait.
+    pub(super) fn take_turn(&mut self) -> Option<Arc<str>> {
+        let (turn, _, name) = self.waiting.pop_first()?;
+        self.turn = self.turn.max(turn);
+        self.new.remove(&name);
+        Some(name)
     }
 
     /// Looks up those whose turn it is.
@@ -190,7 +218,7 @@ impl Schedule {
         let mut in_turn = self.in_turn(now);
         while in_turn < AT_ONCE
             && self.under_way.len() < MOST
-            && let Some(name) = self.waiting.pop_front()
+            && let Some(name) = self.take_turn()
         {
             let (words, of) = (self.words.clone(), name.clone());
             let done = move |looked| {

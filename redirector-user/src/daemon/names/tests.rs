@@ -67,7 +67,39 @@ fn one_domain_takes_turns_with_others_and_those_that_failed_come_last() {
     schedule.want(names(["a.x.y", "b.x.y", "c.x.y", "d.z.y"].map(str::to_owned)));
     schedule.failing.insert("a.x.y".into(), 1);
     schedule.queue(Instant::now());
-    assert_eq!(schedule.waiting, ["d.z.y", "b.x.y", "c.x.y", "a.x.y"].map(Arc::from));
+    let turns: Vec<_> = std::iter::from_fn(|| schedule.take_turn()).collect();
+    assert_eq!(turns, ["d.z.y", "b.x.y", "c.x.y", "a.x.y"].map(Arc::from));
+}
+
+#[test]
+fn names_that_are_asked_for_all_the_time_keep_no_other_from_its_turn() {
+    let mut schedule = schedule();
+    let often: BTreeSet<Arc<str>> = names((0..150).map(|n| format!("db.{n:03}.example")));
+    schedule.want(often.clone());
+    // As many as have their turn at a time are due again at once.
+    let round = |schedule: &mut Schedule| {
+        let now = Instant::now();
+        schedule.queue(now);
+        let turns: Vec<_> = (0..AT_ONCE).map_while(|_| schedule.take_turn()).collect();
+        schedule.due.extend(turns.iter().map(|name| (name.clone(), now)));
+        turns
+    };
+    let all = often.len().div_ceil(AT_ONCE);
+    for _ in 0..3 * all {
+        round(&mut schedule);
+    }
+    // One that comes, and sorts behind all of them; and one of them that has failed.
+    let last: Arc<str> = "z.victim.test".into();
+    schedule.want(often.iter().cloned().chain([last.clone()]).collect());
+    schedule.failing.insert("db.149.example".into(), 3);
+    let turns: Vec<Vec<Arc<str>>> = (0..10 * all).map(|_| round(&mut schedule)).collect();
+    let first = |name: &str| turns.iter().position(|turn| turn.iter().any(|one| **one == *name));
+    assert!(first(&last).is_some_and(|turn| turn <= all), "{:?}", first(&last));
+    assert!(turns.iter().flatten().filter(|one| ***one == *"db.149.example").count() > 1);
+    for name in &often {
+        let every = turns.iter().flatten().filter(|one| *one == name).count();
+        assert!(every > 0, "{name}");
+    }
 }
 
 #[test]
