@@ -12,6 +12,7 @@ mod findings_advice;
 mod findings_annotations;
 mod findings_clients;
 mod findings_outside;
+mod findings_owners;
 mod findings_policies;
 mod findings_ports;
 mod findings_reach;

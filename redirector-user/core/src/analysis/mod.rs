@@ -35,6 +35,9 @@ mod virtual_services;
 mod workload_entries;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
 
 use crate::decode::templates::{PodTemplate, pod};
 use crate::diag::Diagnostic;
@@ -183,6 +186,14 @@ pub fn retain_still_true(
 ) {
     entries::retain_lacking(diagnostics, world, registry);
     policies::retain_in_force(diagnostics, findings, world);
+}
+
+/// What is dialled: an address with its port, or a port of a network.
+fn dialled(prefix: &IpNet, port: u16) -> String {
+    match prefix.prefix_len() == prefix.max_prefix_len() {
+        true => SocketAddr::new(prefix.addr(), port).to_string(),
+        false => format!("port {port} of {prefix}"),
+    }
 }
 
 /// Where the findings of one object go.

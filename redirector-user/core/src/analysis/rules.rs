@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, nearest};
 use crate::model::{L4Match, RuleList, TcpRule};
 use crate::names::{MESH, complete_gateway};
 use crate::registry::{Port, Protocol, Service, ServiceKind};
-use crate::rules::{Block, RuleSet, is_everything};
+use crate::rules::{Block, ClaimKind, RuleSet, is_everything, places};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for set in facts.book.sets() {
@@ -358,6 +358,7 @@ fn subnets(
     };
     let any = block.destination_subnets.iter().any(|net| addresses.iter().any(|a| meets(net, a)));
     if any {
+        anothers(facts, bound, block, path, report);
         return beside_networks(&addresses, block, path, report);
     }
     if addresses.is_empty() {
@@ -397,6 +398,72 @@ fn subnets(
             _ => "write a subnet that contains the clusterIP",
         }),
     );
+}
+
+/// Subnets in which all that is the hosts' is another service's, for everybody.
+fn anothers(
+    facts: &Facts<'_>,
+    bound: &Bound<'_>,
+    block: &L4Match,
+    path: &str,
+    report: &mut Report<'_>,
+) {
+    let who = Asker::new(Client::default());
+    let settings = &facts.registry.settings;
+    let owner = |port: u16, dialled: &IpNet| {
+        let owners = facts.claims().to(port, dialled).into_iter();
+        let mut owners = owners.flat_map(|(at, all)| all.into_iter().map(move |one| (at, one)));
+        owners.find(|(at, one)| one.kind.is_said() && one.holds(settings, &who, at, dialled))
+    };
+    let places: Vec<_> = bound.services.iter().flat_map(|service| places(service)).collect();
+    for (n, net) in block.destination_subnets.iter().enumerate() {
+        let mut found = None;
+        let mut own = places.iter().filter(|(port, at)| {
+            block.port.is_none_or(|only| only == *port) && (net.contains(at) || at.contains(net))
+        });
+        let all = own.all(|(port, at)| {
+            let dialled = if at.contains(net) { net } else { at };
+            let owner = owner(*port, dialled).filter(|(_, owner)| {
+                let is_own = |one: &&Service| one.object == owner.service.object;
+                owner.kind == ClaimKind::Address
+                    && owner.service.export.is_public()
+                    && !bound.services.iter().any(is_own)
+            });
+            found = owner.map(|owner| (*at, owner));
+            found.is_some()
+        });
+        if let (true, Some((own, (at, owner)))) = (all, found) {
+            let finding = Diagnostic::new(
+                &differences::SUBNET_MISSES,
+                format!(
+                    "{}: no connection to it comes to the rule",
+                    belongs(&net.to_string(), net, &own, (&at, owner.service))
+                ),
+            );
+            report.add(
+                format!("{path}.destinationSubnets[{n}]"),
+                finding.help(format!("write the rule for the host {}", owner.service.host)),
+            );
+        }
+    }
+}
+
+/// What is dialled belongs to another service than the one that has an address around it.
+pub(super) fn belongs(
+    what: &str,
+    dialled: &IpNet,
+    own: &IpNet,
+    (at, owner): (&IpNet, &Service),
+) -> String {
+    let belongs = match at.contains(dialled) && at != dialled {
+        true => format!("{what} lies in {at}, which belongs"),
+        false => format!("{what} belongs"),
+    };
+    let because = match at.prefix_len() > own.prefix_len() {
+        true => format!("whose address is narrower than {own}"),
+        false => "which keeps it".to_owned(),
+    };
+    format!("{belongs} to {}, {because}", owner.object)
 }
 
 /// Subnets that lie outside of the hosts' networks, beside others that do not: Istio listens at

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::refused::{COMPLETE, NOT_USABLE};
-use super::{Finding, Report};
+use super::{Finding, Report, dialled};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{Code, differences};
 use crate::model::{ISTIO_MUTUAL, Kind, ObjectRef, Policy};
@@ -176,10 +176,7 @@ fn spread(
         [one] => format!("go to {}", one.address),
         several => format!("are spread over the {} endpoints", several.len()),
     };
-    let at = match whole {
-        true => SocketAddr::new(address, id.port).to_string(),
-        false => format!("port {} of {}", id.port, id.prefix),
-    };
+    let at = dialled(&id.prefix, id.port);
     let rule = frontend.routes().find_map(|(_, route)| route.rule.as_ref());
     let rules = match rule {
         Some(rule) => {

@@ -1,16 +1,14 @@
 //! Services and ServiceEntries: names of ports, protocols that agree.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
-
-use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::{Facts, scopes, unjoined};
-use super::{Finding, Report};
+use super::{Finding, Report, dialled};
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, references};
 use crate::model::{ObjectRef, ServicePort, ServiceType};
-use crate::registry::{ExportTo, Protocol, Service, ServiceKind, of_service_port};
+use crate::registry::{ExportTo, Protocol, Service, of_service_port};
+use crate::rules::{Claim, ClaimKind, claimed};
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (object, service) in facts.world.services() {
@@ -72,40 +70,60 @@ fn frontends(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             );
         }
     }
-    let mut owners: HashMap<(IpNet, u16), &Service> = HashMap::new();
     for service in facts.registry.by_precedence() {
-        if service.kind == ServiceKind::Headless {
+        shared(facts, service, findings);
+    }
+}
+
+/// What a service claims and an earlier one has.
+fn shared(facts: &Facts<'_>, service: &Service, findings: &mut Vec<Finding>) {
+    let mut report = Report::new(service.object.clone(), findings);
+    // Two headless Services share all of their Pods: it is told of one.
+    let mut pods: BTreeMap<&ObjectRef, (Claim<'_>, String, usize)> = BTreeMap::new();
+    for (place, prefix, kind) in claimed(service) {
+        let Some(port) = service.ports.get(place).map(|port| port.number) else { continue };
+        let Some(owner) = facts.claims().owner(port, &prefix).filter(|_| kind.is_said()) else {
+            continue;
+        };
+        // A Service that asks for a gateway is meant to be reached there.
+        if owner.service.object == service.object || owner.service.leads_to_gateway {
             continue;
         }
-        for address in &service.addresses {
-            for port in &service.ports {
-                let Some(owner) = owners.get(&(*address, port.number)) else {
-                    owners.insert((*address, port.number), service);
-                    continue;
-                };
-                // A Service that asks for a gateway is meant to be reached there.
-                if owner.object == service.object || owner.leads_to_gateway {
-                    continue;
-                }
-                let because = match owner.is_allocated() && !service.is_allocated() {
-                    true => "was given it",
-                    false => "is older or comes first by name",
-                };
-                Report::new(service.object.clone(), findings).add(
-                    facts.place_of(&service.object, address.addr()),
-                    Diagnostic::new(
-                        &differences::SHARED_FRONTEND,
-                        format!(
-                            "{} belongs to {} too, which {because} and keeps it{}",
-                            SocketAddr::new(address.addr(), port.number),
-                            owner.object,
-                            if owner.export.is_public() { "" } else { " for clients that see it" }
-                        ),
-                    ),
-                );
-            }
+        let at = dialled(&prefix, port);
+        if (owner.kind, kind) != (ClaimKind::HeadlessEndpoint, ClaimKind::HeadlessEndpoint) {
+            let finding = shared_frontend(&format!("{at} belongs"), service, owner.service);
+            report.add(facts.place_of(&service.object, prefix.addr()), finding);
+            continue;
+        }
+        pods.entry(&owner.service.object).or_insert((owner, at, 0)).2 += 1;
+    }
+    for (owner, at, count) in pods.into_values() {
+        // Nothing is served there: it matters where rules differ.
+        let rules = |one: &Service| {
+            let sets = facts.book.for_host(&one.host).into_iter();
+            sets.map(|set| &set.reference).collect::<Vec<_>>()
+        };
+        if rules(service) != rules(owner.service) {
+            let at = match count {
+                1 => format!("{at} belongs"),
+                more => format!("{at} and {} more belong", more - 1),
+            };
+            let finding = shared_frontend(&at, service, owner.service).help(
+                "write the rules for the older one's host, or give it or this one another port",
+            );
+            report.add("spec.clusterIP", finding);
         }
     }
+}
+
+fn shared_frontend(belongs: &str, service: &Service, owner: &Service) -> Diagnostic {
+    let because = match owner.is_allocated() && !service.is_allocated() {
+        true => "was given it",
+        false => "is older or comes first by name",
+    };
+    let whom = if owner.export.is_public() { "" } else { " for clients that see it" };
+    let message = format!("{belongs} to {} too, which {because} and keeps it{whom}", owner.object);
+    Diagnostic::new(&differences::SHARED_FRONTEND, message)
 }
 
 fn port_names(service: &crate::model::Service, report: &mut Report<'_>) {

@@ -6,11 +6,12 @@ use std::fmt::Write;
 use ipnet::IpNet;
 
 use super::facts::Facts;
+use super::rules::belongs;
 use super::shadows::in_wider;
-use super::{Finding, Report};
+use super::{Finding, Report, dialled};
 use crate::client::Asker;
 use crate::diag::Diagnostic;
-use crate::diag::codes::differences;
+use crate::diag::codes::{Code, differences};
 use crate::model::{ObjectRef, RuleId};
 use crate::names::MESH;
 use crate::registry::Service;
@@ -25,7 +26,16 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let mut mesh = None;
-    let told = told(findings);
+    let elsewhere = told(findings, &[&differences::SUBNET_MISSES]);
+    let told = told(
+        findings,
+        &[
+            &differences::SHADOWED_SUBNET,
+            &differences::REPEATED_SUBNET,
+            &differences::DEAD_RULE,
+            &differences::SHADOWED_NAME,
+        ],
+    );
     for set in facts.book.sets() {
         let mut report = Report::new(set.reference.clone(), findings);
         for rules in [&set.tcp, &set.tls] {
@@ -33,9 +43,8 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             let open = rules.iter().position(|rule| rule.blocks.is_empty());
             for (index, rule) in rules.iter().enumerate() {
                 let path = rule.id.path();
-                if open.is_some_and(|open| open < index)
-                    || told.contains(&(set.reference.clone(), path.clone()))
-                {
+                let at = (set.reference.clone(), path.clone());
+                if open.is_some_and(|open| open < index) || told.contains(&at) {
                     continue;
                 }
                 let mut before = examined.before(&rule.id);
@@ -53,7 +62,19 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     continue;
                 }
                 let mesh = mesh.get_or_insert_with(|| Mesh::new(facts));
-                let Some(by) = mesh.instead_of(set, rule) else { continue };
+                let by = match mesh.instead_of(set, rule) {
+                    Some(Instead::Rule(by)) => by,
+                    Some(Instead::Of(message, host)) if !elsewhere.contains(&at) => {
+                        let finding = Diagnostic::new(&differences::NEVER_REACHED, message);
+                        let help = format!(
+                            "write the rule for the host {host}, or give this one an address or a \
+                             port of its own"
+                        );
+                        report.add(path, finding.help(help));
+                        continue;
+                    }
+                    _ => continue,
+                };
                 let shadowed = in_wider_subnets(facts, rule, by);
                 if shadowed.is_empty() || by.object != set.reference {
                     report.add(path, unreached(facts, set, rule, "", by));
@@ -68,17 +89,19 @@ pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// The rules of which it is said already, at one of their matches.
-fn told(findings: &[Finding]) -> HashSet<(ObjectRef, String)> {
-    let codes = [
-        &differences::SHADOWED_SUBNET,
-        &differences::REPEATED_SUBNET,
-        &differences::DEAD_RULE,
-        &differences::SHADOWED_NAME,
-    ];
+fn told(findings: &[Finding], codes: &[&Code]) -> HashSet<(ObjectRef, String)> {
     let told = |finding: &&Finding| codes.iter().any(|code| code.id == finding.diagnostic.code);
     let rule = |path: &str| path.split_inclusive(']').next().unwrap_or_default().to_owned();
     let findings = findings.iter().filter(told);
     findings.map(|finding| (finding.object.clone(), rule(&finding.path))).collect()
+}
+
+/// Where one who would meet a rule comes to.
+enum Instead<'f> {
+    /// To another rule of the host.
+    Rule(&'f RuleId),
+    /// To another service, in words, and its host.
+    Of(String, &'f str),
 }
 
 /// What is dialled in the mesh.
@@ -94,6 +117,8 @@ pub(super) struct Dialled<'a, 'f> {
     pub service: &'f Service,
     pub dial: Dial<'a>,
     pub who: &'a Asker<'a, 'f>,
+    /// The prefix of the service that it is in.
+    prefix: &'a IpNet,
     claimed: &'a [(IpNet, Vec<Claim<'f>>)],
     walk: &'a Walk<'f>,
 }
@@ -103,6 +128,14 @@ impl<'f> Dialled<'_, 'f> {
     pub fn arrive<W: Witness<'f>>(&self, witness: &mut W) -> Arrival<'f> {
         let claimed = self.claimed.iter().map(|(at, claims)| (at, &claims[..]));
         self.walk.arrive(claimed, &self.dial, self.who, witness)
+    }
+
+    /// It comes to another service.
+    fn anothers(&self, at: &IpNet, owner: &'f Service) -> Instead<'f> {
+        let address = &self.dial.address;
+        let what = dialled(address, self.dial.port);
+        let whose = belongs(&what, address, self.prefix, (at, owner));
+        Instead::Of(format!("no connection reaches this rule: {whose}"), &owner.host)
     }
 }
 
@@ -126,14 +159,14 @@ impl<'f> Mesh<'f> {
         let Self { facts, dialled, walk } = self;
         for service in facts.having(set) {
             for (port, prefix) in dialled.get(&service.object).into_iter().flatten() {
-                let claimed = facts.claims().to(*port, prefix);
-                let mut asked = 1;
-                for claim in claimed.iter().flat_map(|(_, claims)| claims) {
-                    asked += walk.rules(&claim.service.host).sets.len();
-                }
                 let subnets = rules.iter().flat_map(|rule| &rule.blocks).flat_map(Block::subnets);
                 let within = subnets.filter(|subnet| prefix.contains(*subnet));
                 for address in std::iter::once(prefix).chain(within).copied() {
+                    let claimed = facts.claims().to(*port, &address);
+                    let mut asked = 1;
+                    for claim in claimed.iter().flat_map(|(_, claims)| claims) {
+                        asked += walk.rules(&claim.service.host).sets.len();
+                    }
                     let sni = ServerName::Of(&service.host);
                     let dial = Dial { address, port: *port, gateway: MESH, sni };
                     for class in facts.examined.made_for(&set.reference) {
@@ -141,7 +174,8 @@ impl<'f> Mesh<'f> {
                             return None;
                         }
                         let who = &Asker::new(facts.examined.client(class));
-                        let dialled = Dialled { service, dial, who, claimed: &claimed, walk };
+                        let dialled =
+                            Dialled { service, dial, who, prefix, claimed: &claimed, walk };
                         if let Some(found) = look(&dialled) {
                             return Some(found);
                         }
@@ -152,27 +186,37 @@ impl<'f> Mesh<'f> {
         None
     }
 
-    /// The rule that one who meets the conditions of another one meets instead.
-    fn instead_of(&mut self, set: &'f RuleSet, rule: &'f Rule) -> Option<&'f RuleId> {
+    /// What one who meets the conditions of a rule meets instead.
+    fn instead_of(&mut self, set: &'f RuleSet, rule: &'f Rule) -> Option<Instead<'f>> {
         if !set.is_for_mesh() {
             return None;
         }
+        let mut elsewhere = None;
         // Others may take all of it only together.
-        self.find(set, set.list(rule.id.list), |dialled| {
+        let rule = self.find(set, set.list(rule.id.list), |dialled| {
             let meets = rule.matches(&dialled.dial, dialled.who) == Some(true);
             let takes = dialled.service.port(dialled.dial.port)?.protocol.takes();
             let met = meets && takes == Some(rule.id.list) && set.export.visible(dialled.who);
-            match dialled.arrive(&mut Unwatched) {
-                Arrival::Rule(_, claim, _, by)
-                    if met
-                        && claim.service.object == dialled.service.object
-                        && by.id != rule.id =>
-                {
-                    Some(&by.id)
+            let arrival = dialled.arrive(&mut Unwatched);
+            let (Arrival::Rule(at, claim, ..)
+            | Arrival::Service(at, claim)
+            | Arrival::Elsewhere(at, claim)) = &arrival
+            else {
+                return None;
+            };
+            match arrival {
+                _ if !met => None,
+                _ if claim.service.object != dialled.service.object => {
+                    if dialled.service.export.visible(dialled.who) {
+                        elsewhere.get_or_insert_with(|| dialled.anothers(at, claim.service));
+                    }
+                    None
                 }
+                Arrival::Rule(_, _, _, by) if by.id != rule.id => Some(Instead::Rule(&by.id)),
                 _ => None,
             }
-        })
+        });
+        rule.or(elsewhere)
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::client::Asker;
 use crate::compile::destinations::Destinations;
+use crate::model::ObjectRef;
 use crate::names::MESH;
 use crate::registry::Registry;
 use crate::rules::{Arrival, Claim, ClaimKind, Claims, Dial, RuleBook, ServerName, Walk, Witness};
@@ -54,6 +55,7 @@ pub(super) fn explain(
         | Arrival::Elsewhere(prefix, claim) => (prefix, claim),
     };
     the_rest(&mut reasons, &mut walk, claim, &who);
+    behind(&claimed, (prefix, claim), &mut walk, &who, &mut answer);
     reasons.tell(&mut answer);
     answer.frontend = Some(FrontendView {
         prefix: prefix.to_string(),
@@ -152,6 +154,38 @@ fn decided_by(unresolved: Vec<String>, answer: &mut Explanation) {
          it is left as it is",
         answer.undecided_names.join(", ")
     ));
+}
+
+/// Hosts that have the address, too, behind the one that is dialled, and have rules of their own.
+fn behind<'q>(
+    claimed: &[(IpNet, Vec<Claim<'q>>)],
+    (prefix, claim): (&IpNet, &Claim<'q>),
+    walk: &mut Walk<'q>,
+    who: &Asker<'_, 'q>,
+    answer: &mut Explanation,
+) {
+    let all = claimed.iter().flat_map(|(at, claims)| claims.iter().map(move |one| (at, one)));
+    let is_same = |(at, one): &(&IpNet, &Claim<'q>)| {
+        *at == prefix && one.service.host == claim.service.host && one.kind == claim.kind
+    };
+    let own: Vec<&ObjectRef> =
+        walk.rules(&claim.service.host).sets.iter().map(|set| &set.reference).collect();
+    for (at, other) in all.skip_while(|one| !is_same(one)) {
+        let told = at == prefix && claim.is_told_by_name(other);
+        if !other.kind.is_said() || told || !other.service.export.visible(who) {
+            continue;
+        }
+        let sets = walk.rules(&other.service.host).sets.iter();
+        let sets = sets.filter(|set| set.export.visible(who) && !own.contains(&&set.reference));
+        answer.notes.extend(sets.map(|set| {
+            format!(
+                "{} is not compared: it is for {}, which has {at}, and the address is {}",
+                set.reference,
+                other.service.host,
+                claim.has(prefix),
+            )
+        }));
+    }
 }
 
 /// Rules for the same host that cannot apply whatever they match: hidden ones,

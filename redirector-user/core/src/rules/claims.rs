@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::condition::ServerName;
 use crate::client::{Asker, Question};
-use crate::model::Resolution;
+use crate::model::{Resolution, RuleList};
 use crate::registry::{Port, Protocol, Registry, Service, ServiceKind};
 use crate::world::{OF_ALL_MACHINES, ServiceAddresses, Settings};
 
@@ -164,6 +164,12 @@ impl Claims {
         found
     }
 
+    /// Who has a port of this very prefix, of those that are said to: the first of them.
+    pub fn owner(&self, port: u16, prefix: &IpNet) -> Option<Claim<'_>> {
+        let owners = self.ports.get(&port)?.get(prefix)?;
+        owners.iter().filter(|owner| owner.kind.is_said()).find_map(Owner::claim)
+    }
+
     /// Whether several hosts claim a port of this very prefix.
     pub fn are_shared(&self, port: u16, prefix: &IpNet) -> bool {
         let owners = self.ports.get(&port).and_then(|prefixes| prefixes.get(prefix));
@@ -300,6 +306,14 @@ impl<'q> Claim<'q> {
         let sends =
             self.kind == ClaimKind::Address || (self.kind.is_by_host() && !self.port.are_the_host);
         by_names && sends && self.port.endpoints.is_empty() && !self.port.unresolved.is_empty()
+    }
+
+    /// Whether server names tell it from another one's to the same address: one namespace may
+    /// have several hosts there.
+    pub fn is_told_by_name(&self, other: &Claim<'_>) -> bool {
+        self.port.protocol.takes() == Some(RuleList::Tls)
+            && self.kind != ClaimKind::HeadlessEndpoint
+            && other.service.namespace() == self.service.namespace()
     }
 
     /// What happens when no rule matches: whether we serve the address.

@@ -188,11 +188,9 @@ impl<'q> Walk<'q> {
         let unruled =
             |one: &Claim<'q>| self.registry.rules.for_host(&one.service.host).next().is_none();
         let by_host = claim.kind.is_by_host();
-        let by_name = claim.port.protocol.takes() == Some(RuleList::Tls)
-            && claim.kind != ClaimKind::HeadlessEndpoint;
         let mut others = others.filter(|other| {
             other.kind == claim.kind
-                && (by_host || by_name && other.service.namespace() == claim.service.namespace())
+                && (by_host || claim.is_told_by_name(other))
                 && other.service.host != claim.service.host
                 && other.service.export.visible(who)
         });

@@ -60,7 +60,7 @@ codes! {
         "sourceNamespace: Foo_Bar"
     }
     SUBNET_MISSES = "RD4012" Warning NONE "No address of the hosts is in the subnets" {
-        "destinationSubnets is compared with the address that the client dials: the clusterIP of the Service (or the address of the ServiceEntry), not the address of the Pod that answers. None of them is in these subnets, so the match never holds; or one subnet beside others has none of them, where the hosts have whole networks: for such hosts Istio listens at the port for every address, and takes what is in the subnets."
+        "destinationSubnets is compared with the address that the client dials: the clusterIP of the Service (or the address of the ServiceEntry), not the address of the Pod that answers. None of them is in these subnets, so the match never holds; or one subnet beside others has none of them, where the hosts have whole networks: for such hosts Istio listens at the port for every address, and takes what is in the subnets. Or what is in the subnets belongs to another service: the narrowest address around the one that is dialled decides whose it is, and of equal ones the one that RD4019 names."
         "Write a subnet that contains the clusterIP."
         "destinationSubnets: [10.244.0.0/16]   # the Pods' addresses; the clusterIP is 10.96.0.10"
     }
@@ -95,8 +95,8 @@ codes! {
         "kind: Service\nspec:\n  selector: {app: echo}\n  ports: [{port: 19000}]"
     }
     SHARED_FRONTEND = "RD4019" Warning NONE "Two services own one address and port" {
-        "A Service that was given it by the API server keeps it, whatever ServiceEntries name it; of two alike the older one does, then the one that comes first by name. The other has no frontend there."
-        "Give one of them another address."
+        "A Service that was given it by the API server keeps it, whatever ServiceEntries name it; of two alike the older one does, then the one that comes first by name. The other has no frontend there. Pods that several headless Services select are the oldest one's; that is told where rules make a difference."
+        "Give one of them another address; a headless Service another port."
         "two Services with clusterIP 10.96.0.10 and port 80"
     }
     SELECTOR_FALLS_THROUGH = "RD4020" Warning NONE "A rule with a workloadSelector does not hide others here" {
@@ -239,8 +239,8 @@ codes! {
         "Export it to the namespace in which the gateway runs, or to all (leave exportTo out)."
         "exportTo: ['.']   # in namespace shop, and the gateway's Pods are in istio-system"
     }
-    NEVER_REACHED = "RD4048" Warning NONE "Other rules take all that this one would" {
-        "The first rule that matches wins, and rules of several VirtualServices for one host, or at one port of a gateway, are compared one object after the other: those exported to fewer first, then by age. Of all clients that were examined, and at all addresses, none ever comes to this rule; one that stands in its way is named. Where a Gateway is named, that is so for what comes there, and the rule is reached elsewhere."
+    NEVER_REACHED = "RD4048" Warning NONE "Others take all that this rule would" {
+        "The first rule that matches wins, and rules of several VirtualServices for one host, or at one port of a gateway, are compared one object after the other: those exported to fewer first, then by age. Of all clients that were examined, and at all addresses, none ever comes to this rule; one that stands in its way is named: a rule, or another service that has the address. Where a Gateway is named, that is so for what comes there, and the rule is reached elsewhere."
         "Narrow the other rule, or put both in one VirtualService in the order that is meant."
         "two VirtualServices bound to one Gateway, the older with a rule that has no match"
     }
