@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::analysis::{self, Around, Finding, deployments, part};
-use crate::diag::codes::{references, syntax};
+use crate::diag::codes::syntax;
 use crate::diag::{Diagnostic, Severity};
 use crate::documents::{Read, Reading};
 use crate::layout;
@@ -94,16 +94,7 @@ pub fn check(
     }
     let mut registry = Registry::new(&world);
     let (mut findings, examined) = analysis::analyze(&world, &mut registry, &beside);
-    if examined.left_out > 0 {
-        diagnostics.push(Diagnostic::new(
-            &references::NOT_EXAMINED,
-            format!(
-                "what {} more sources would meet is not examined: what is refused to them is not \
-                 told, and no rule that nobody reaches",
-                examined.left_out
-            ),
-        ));
-    }
+    diagnostics.extend(examined.not_examined());
     findings.extend(budgets(&registry));
     let beyond = layout::beyond_endpoints(&examined.plan, &world).into_iter();
     findings.extend(beyond.map(|(object, _, why)| {

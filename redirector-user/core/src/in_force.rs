@@ -45,7 +45,10 @@ impl InForce {
         let mut registry = Registry::new(world);
         let mut findings = self.warnings.clone();
         let around = Around { is_all: true, ..Around::default() };
-        let of_all = analysis::analyze(world, &mut registry, &around).0;
+        let (of_all, examined) = analysis::analyze(world, &mut registry, &around);
+        let not_examined = examined.not_examined().into_iter();
+        // Here nobody can look at fewer at once.
+        findings.extend(not_examined.map(|one| Diagnostic { severity: Severity::Warning, ..one }));
         analysis::retain_still_true(&mut findings, world, &registry, &of_all);
         for finding in of_all {
             if finding.diagnostic.severity == Severity::Info {

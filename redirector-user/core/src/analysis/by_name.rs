@@ -172,13 +172,14 @@ fn shared(facts: &Facts<'_>, services: &[&Arc<Service>], findings: &mut Vec<Find
         if hosts.len() == 1 && !all.clone().any(|claim| claim.kind.is_said()) {
             continue;
         }
-        for claim in all {
+        for claim in all.clone() {
             walk.rules(&claim.service.host);
         }
         let dial = Dial { address, port, gateway: MESH, sni: ServerName::Unknown };
         let mut whose: BTreeMap<Contested, BTreeSet<ClassId>> = BTreeMap::new();
         let mut asked = 0;
-        for class in (0..classes).take_while(|_| facts.spend(1)) {
+        let owner = all.clone().next().map_or("", |claim| &claim.service.object.namespace);
+        for class in (0..classes).take_while(|_| facts.spend(owner, 1)) {
             let who = Asker::new(facts.examined.client(class));
             let claimed = claimed.iter().map(|(at, claims)| (at, &claims[..]));
             let mut looked = Looked::default();

@@ -169,7 +169,7 @@ fn slices(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                     )
                 },
             );
-            if !slice.service.is_empty() && facts.spend(facts.hosts.len()) {
+            if !slice.service.is_empty() && facts.spend(namespace, facts.hosts.len()) {
                 let here = facts
                     .world
                     .services()

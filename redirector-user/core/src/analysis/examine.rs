@@ -9,6 +9,8 @@ use std::sync::Arc;
 use super::refusals::{Refusal, arrives, refusals};
 use crate::client::{Client, Question};
 use crate::compile::{Probe, Seen, compile_for};
+use crate::diag::Diagnostic;
+use crate::diag::codes::references;
 use crate::explain::QuerySource;
 use crate::model::{
     Kind, Labels, Object, ObjectRef, RouteDestination, RuleId, SourceId, Spec, VirtualService,
@@ -42,6 +44,8 @@ pub struct Examined {
     made_for: HashMap<ObjectRef, Vec<ClassId>>,
     /// How many would have been made up beyond the limit.
     pub left_out: usize,
+    /// Namespaces with more objects than are compared with others.
+    pub not_compared: BTreeSet<String>,
     /// The rules that some connection takes.
     taken: BTreeSet<RuleId>,
     /// Which rules decide about some connection, and which stand behind others.
@@ -80,10 +84,32 @@ pub fn examine(world: &World, registry: &mut Registry) -> Examined {
     let others = (first..).zip(&probes).filter(|(_, probe)| !of_rules(probe));
     let others = others.filter_map(|(class, _)| ClassId::try_from(class).ok()).collect();
     let refusals = refusals(&plan, &others);
-    Examined { refusals, plan, probes, made_for, left_out, taken, seen }
+    let not_compared = BTreeSet::new();
+    Examined { refusals, plan, probes, made_for, left_out, not_compared, taken, seen }
 }
 
 impl Examined {
+    /// What was not looked at, and is not told of therefore.
+    pub fn not_examined(&self) -> Vec<Diagnostic> {
+        let told = |message| Diagnostic::new(&references::NOT_EXAMINED, message);
+        let sources = (self.left_out > 0).then(|| {
+            told(format!(
+                "what {} more sources would meet is not examined: what is refused to them is not \
+                 told, and no rule that nobody reaches",
+                self.left_out
+            ))
+        });
+        let namespaces: Vec<&str> = self.not_compared.iter().map(String::as_str).collect();
+        let compared = (!namespaces.is_empty()).then(|| {
+            told(format!(
+                "there is too much in {} to compare all of it: what stands above a rule or a \
+                 server there is not always told",
+                listed("namespace", &namespaces)
+            ))
+        });
+        sources.into_iter().chain(compared).collect()
+    }
+
     pub(super) fn share(&self, rule: &RuleId, destination: usize) -> Share {
         match self.of_share(rule, destination) {
             [] if self.taken.contains(rule) => Share::Arrives,

@@ -1,7 +1,7 @@
 //! What the analyzers look things up in: built once, so that no question costs
 //! a walk over all objects.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,8 +23,9 @@ use crate::world::World;
 /// How many names are compared in all to find what somebody may have meant.
 const SUGGESTION_BUDGET: usize = 300_000;
 
-/// How many matches are compared with matches above them, in all.
+/// How many matches are compared with others for the objects of one namespace, and for all.
 const COMPARISON_BUDGET: usize = 20_000_000;
+const COMPARISON_BUDGET_OF_ALL: usize = 200_000_000;
 
 /// Labels of a node that its Pods count as having.
 const TOPOLOGY: [&str; 3] = [annotations::REGION, annotations::ZONE, annotations::SUBZONE];
@@ -72,7 +73,16 @@ pub(super) struct Facts<'w> {
     /// See [`claims`](Self::claims).
     claims: OnceCell<Claims>,
     budget: Cell<usize>,
-    comparisons: Cell<usize>,
+    comparisons: RefCell<Comparisons>,
+}
+
+/// What was compared, so that no namespace keeps another's objects from being looked at.
+#[derive(Default)]
+struct Comparisons {
+    of_all: usize,
+    of_namespace: HashMap<String, usize>,
+    /// Namespaces for whose objects there were too many.
+    ran_out: BTreeSet<String>,
 }
 
 /// Things that carry labels, found by label.
@@ -148,7 +158,7 @@ impl<'w> Facts<'w> {
             addresses: somebodys(registry),
             claims: OnceCell::new(),
             budget: Cell::new(SUGGESTION_BUDGET),
-            comparisons: Cell::new(COMPARISON_BUDGET),
+            comparisons: RefCell::default(),
         };
         facts.scopes();
         for service in registry.services() {
@@ -334,13 +344,28 @@ impl<'w> Facts<'w> {
         self.claims.get_or_init(|| Claims::new(self.registry))
     }
 
-    /// Pays for comparisons; `false` when the budget does not allow them.
-    pub fn spend(&self, comparisons: usize) -> bool {
-        let left = self.comparisons.get().checked_sub(comparisons);
-        if let Some(left) = left {
-            self.comparisons.set(left);
+    /// Pays for comparisons for the objects of a namespace; `false` when the budget does not
+    /// allow them.
+    pub fn spend(&self, namespace: &str, comparisons: usize) -> bool {
+        let spent = &mut *self.comparisons.borrow_mut();
+        if !spent.of_namespace.contains_key(namespace) {
+            spent.of_namespace.insert(namespace.to_owned(), 0);
         }
-        left.is_some()
+        let of_all = spent.of_all.saturating_add(comparisons);
+        let Some(own) = spent.of_namespace.get_mut(namespace) else { return false };
+        let of_one = own.saturating_add(comparisons);
+        let may = of_one <= COMPARISON_BUDGET && of_all <= COMPARISON_BUDGET_OF_ALL;
+        if may {
+            (*own, spent.of_all) = (of_one, of_all);
+        } else if !spent.ran_out.contains(namespace) {
+            spent.ran_out.insert(namespace.to_owned());
+        }
+        may
+    }
+
+    /// The namespaces of whose objects not all was compared.
+    pub fn not_compared(self) -> BTreeSet<String> {
+        self.comparisons.into_inner().ran_out
     }
 
     /// The service that a host in an object of `namespace`, exported to
@@ -510,4 +535,30 @@ pub(super) fn unjoined(
         let joined = slice.ports.iter().any(|port| known(&port.name));
         (!slice.endpoints.is_empty() && !joined).then_some((object, slice, service))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::examine::examine;
+    use crate::world::Settings;
+
+    #[test]
+    fn what_is_compared_for_one_namespace_leaves_others_theirs_and_that_it_was_too_much_is_said() {
+        let world = World::new(Settings::default());
+        let mut registry = Registry::new(&world);
+        let mut examined = examine(&world, &mut registry);
+        let around = Around::default();
+        let facts = Facts::new(&world, &registry, &around, &examined);
+        assert!(facts.spend("a", COMPARISON_BUDGET));
+        assert!(facts.spend("b", COMPARISON_BUDGET));
+        assert!(!facts.spend("a", 1) && facts.spend("c", 1));
+        let not_compared = facts.not_compared();
+        assert_eq!(not_compared, BTreeSet::from(["a".to_owned()]));
+        assert!(examined.not_examined().is_empty());
+        examined.not_compared = not_compared;
+        let told = examined.not_examined();
+        assert!(told[0].message.contains("too much in the namespace a to compare"), "{told:?}");
+        assert_eq!((told[0].code, told.len()), ("RD3025", 1));
+    }
 }

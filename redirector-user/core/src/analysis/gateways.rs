@@ -99,7 +99,10 @@ fn hosts_at_one_port(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             let others = facts.book.get(&by.object).filter(|other| {
                 !set.hosts.iter().any(|a| other.hosts.iter().any(|b| hosts_match(a, b)))
             });
-            let Some(other) = others.filter(|_| facts.spend(set.hosts.len())) else { continue };
+            let Some(other) = others.filter(|_| facts.spend(set.namespace(), set.hosts.len()))
+            else {
+                continue;
+            };
             let Some((object, spec)) = gateway_of(facts, gateway) else { continue };
             for (i, server) in spec.servers.iter().enumerate() {
                 if mode(server) == Mode::Tcp
@@ -259,7 +262,9 @@ fn round<'f>(
     sni: Option<&str>,
 ) -> Vec<(Stop<'f>, Share<'f>, Stop<'f>)> {
     let (mut queue, mut seen, mut hops) = (vec![start], BTreeSet::from([start]), Vec::new());
-    while let Some(stop) = queue.pop().filter(|_| facts.spend(1)) {
+    let listener = facts.examined.plan.gateways.listeners.get(start.0);
+    let owner = listener.map_or("", |listener| &listener.gateway.namespace);
+    while let Some(stop) = queue.pop().filter(|_| facts.spend(owner, 1)) {
         for (share, next) in onward(&facts.examined.plan, stop, sni) {
             hops.push((stop, share, next));
             queue.extend(seen.insert(next).then_some(next));
@@ -360,7 +365,7 @@ fn conflicts(
             .filter(|(name, other)| **name != own && binds_meet(server, other))
             .collect();
         let theirs: usize = others.values().map(|other| other.hosts.len()).sum();
-        if !facts.spend(server.hosts.len().saturating_mul(theirs)) {
+        if !facts.spend(&object.meta.namespace, server.hosts.len().saturating_mul(theirs)) {
             return;
         }
         let conflicting: Vec<_> = others
@@ -409,7 +414,8 @@ fn conflicts(
                 .help("use another port"),
             );
         } else if mode(server) == Mode::Tcp
-            && let Some(other) = rival(facts, servers, selector, server, &own)
+            && let Some(other) =
+                rival(facts, servers, selector, server, (&object.meta.namespace, &own))
         {
             report.add(
                 format!("spec.servers[{i}].port.number"),
@@ -457,11 +463,11 @@ fn rival(
     servers: &Servers<'_>,
     selector: &Labels,
     server: &Server,
-    own: &str,
+    (namespace, own): (&str, &str),
 ) -> Option<String> {
     let mut rivals: Vec<&String> = Vec::new();
     for ((other, at), gateways) in servers {
-        if *at != server.port || *other == selector || !facts.spend(1) {
+        if *at != server.port || *other == selector || !facts.spend(namespace, 1) {
             continue;
         }
         if have_a_workload(facts, selector, other) {

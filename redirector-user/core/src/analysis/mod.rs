@@ -148,7 +148,7 @@ pub fn analyze(
 
 /// The same where the addresses of all hosts are known.
 fn between(world: &World, registry: &mut Registry, around: &Around) -> (Vec<Finding>, Examined) {
-    let examined = examine::examine(world, registry);
+    let mut examined = examine::examine(world, registry);
     let registry = &*registry;
     let facts = Facts::new(world, registry, around, &examined);
     let mut findings = Vec::new();
@@ -173,6 +173,8 @@ fn between(world: &World, registry: &mut Registry, around: &Around) -> (Vec<Find
     refused::analyze(&facts, &mut findings);
     served::analyze(&facts, &mut findings);
     unreached::analyze(&facts, &mut findings);
+    let not_compared = facts.not_compared();
+    examined.not_compared = not_compared;
     (findings, examined)
 }
 

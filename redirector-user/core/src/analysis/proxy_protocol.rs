@@ -52,7 +52,7 @@ fn by_services(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         if services.is_empty() {
             continue;
         }
-        if !facts.spend(services.len()) {
+        if !facts.spend(&workload.object.namespace, services.len()) {
             return;
         }
         let (listeners, _) = servers(facts.world, workload, None);
@@ -97,7 +97,7 @@ fn by_another(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for (gateway, spec) in by_age(facts.world) {
         let accepting = Accepting::of(&gateway.meta.annotations);
         for (i, server) in passing(spec) {
-            if !facts.spend(before.len()) {
+            if !facts.spend(&gateway.meta.namespace, before.len()) {
                 return;
             }
             let meets = |(_, other): (usize, &Server)| {
@@ -136,7 +136,7 @@ fn of_two_minds(facts: &Facts<'_>, set: &RuleSet, findings: &mut Vec<Finding>) {
     let mut before: Vec<(&Object, &Gateway)> = Vec::new();
     for (i, name) in set.gateways.iter().enumerate() {
         let Some((gateway, spec)) = facts.gateway(name) else { continue };
-        if !facts.spend(before.len()) {
+        if !facts.spend(set.namespace(), before.len()) {
             return;
         }
         let speaks = |gateway: &Object| speaks_proxy_protocol(&gateway.meta.annotations);

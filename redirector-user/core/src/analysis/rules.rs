@@ -350,7 +350,10 @@ fn subnets(
             }
         }
     }
-    if !facts.spend(addresses.len().saturating_mul(block.destination_subnets.len())) {
+    if !facts.spend(
+        &report.object.namespace,
+        addresses.len().saturating_mul(block.destination_subnets.len()),
+    ) {
         return;
     }
     let meets = |net: &IpNet, address: &IpNet| {

@@ -67,7 +67,7 @@ impl<'b> Above<'b> {
     /// to look at.
     fn first<'s>(
         &'s self,
-        facts: &Facts<'_>,
+        (facts, namespace): (&Facts<'_>, &str),
         some: impl Iterator<Item = &'s Vec<usize>>,
         takes: impl Fn(&Block) -> bool,
     ) -> Option<Option<Placed<'b>>> {
@@ -75,7 +75,7 @@ impl<'b> Above<'b> {
         for places in some {
             let all = places.iter().take_while(|at| first.is_none_or(|first| **at < first));
             for (looked, at) in all.enumerate() {
-                if looked % PAID == 0 && !facts.spend(PAID) {
+                if looked % PAID == 0 && !facts.spend(namespace, PAID) {
                     return None;
                 }
                 if self.all.get(*at).is_some_and(|(_, other)| takes(other)) {
@@ -99,7 +99,7 @@ fn names(
     path: &str,
     report: &mut Report<'_>,
 ) -> Option<()> {
-    if !facts.spend(above.len() * block.server_names().len().max(1)) {
+    if !facts.spend(&report.object.namespace, above.len() * block.server_names().len().max(1)) {
         return None;
     }
     for (k, name) in block.server_names().iter().enumerate() {
@@ -144,9 +144,10 @@ fn matches(
     if above.seen.contains(block) {
         return Some(());
     }
+    let namespace = &report.object.namespace.clone();
     let anchors = block.anchors();
     let anywhere = anchors.iter().filter_map(|anchor| above.anywhere.get(anchor));
-    if let Some((n, _)) = above.first(facts, anywhere, |other| block.implies(other))? {
+    if let Some((n, _)) = above.first((facts, namespace), anywhere, |other| block.implies(other))? {
         report.add(
             path,
             Diagnostic::new(
@@ -166,7 +167,7 @@ fn matches(
         let within = anchors.iter().flat_map(|anchor| outer.iter().map(|outer| (*anchor, *outer)));
         let within = within.filter_map(|key| above.within.get(&key));
         let takes = |other: &Block| block.implies_within(Some(net), other);
-        let Some((n, other)) = above.first(facts, within, takes)? else { continue };
+        let Some((n, other)) = above.first((facts, namespace), within, takes)? else { continue };
         let Some(outer) = other.subnets().iter().find(|outer| outer.contains(net)) else {
             continue;
         };

@@ -170,7 +170,7 @@ impl<'f> Mesh<'f> {
                     let sni = ServerName::Of(&service.host);
                     let dial = Dial { address, port: *port, gateway: MESH, sni };
                     for class in facts.examined.made_for(&set.reference) {
-                        if !facts.spend(asked) {
+                        if !facts.spend(set.namespace(), asked) {
                             return None;
                         }
                         let who = &Asker::new(facts.examined.client(class));

@@ -56,7 +56,7 @@ fn gateways(
             if facts.refused_gateway(&full) {
                 continue;
             }
-            let looked_at = if facts.spend(1000) { 1000 } else { 0 };
+            let looked_at = if facts.spend(namespace, 1000) { 1000 } else { 0 };
             let known: Vec<String> = facts
                 .world
                 .gateways()
