@@ -94,6 +94,6 @@ impl Snapshot {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let any = SocketAddr::new(any, endpoint.port());
-        (self.by_address.contains_key(&any) && is_local(endpoint)).then_some(any)
+        (self.by_address.contains_key(&any) && is_local(endpoint).unwrap_or(false)).then_some(any)
     }
 }

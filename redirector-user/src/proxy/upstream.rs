@@ -93,9 +93,16 @@ pub(super) fn reset_on_close(socket: impl AsFd) {
 }
 
 /// Whether an address belongs to this machine: whether a socket can have it.
-pub(super) fn is_local(address: SocketAddr) -> bool {
+///
+/// # Errors
+///
+/// When that cannot be tried, for want of descriptors or memory.
+pub(super) fn is_local(address: SocketAddr) -> io::Result<bool> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
-        .and_then(|socket| bind(&socket, &SocketAddr::new(address.ip(), 0)))
-        .is_ok()
+    let tried = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
+        .and_then(|socket| bind(&socket, &SocketAddr::new(address.ip(), 0)));
+    match tried {
+        Err(error) if is_exhaustion(error) => Err(error),
+        tried => Ok(tried.is_ok()),
+    }
 }

@@ -223,8 +223,14 @@ impl Conn {
         if let Some(between) = between {
             // Who is known by himself would be taken for whomever he names.
             let itself = Request { client: self.peer, dialled: self.dialled, sni: None };
-            if let Some(known) = client_of(&setup.snapshot.clients, &itself, &*io.shared.whose) {
-                let why = format!("it is {}, which speaks for itself only", known.workload);
+            let why = match client_of(&setup.snapshot.clients, &itself, &*io.shared.whose) {
+                Ok(None) => None,
+                Ok(Some(known)) => {
+                    Some(format!("it is {}, which speaks for itself only", known.workload))
+                }
+                Err(error) => Some(format!("whether it is a workload cannot be told: {error}")),
+            };
+            if let Some(why) = why {
                 return self.misled(io, Refused::BadHeader, &why);
             }
             // Otherwise one address would be two: for limits, conditions and workloads.
