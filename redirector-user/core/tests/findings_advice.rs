@@ -217,6 +217,20 @@ Gateway shop/edge:
                  tcp, protocol: TCP}, hosts: [b.example.com]}]}\n";
     let both = one.replace("['*'], gateways: [edge]", "[a.example.com], gateways: [edge, inner]");
     assert_eq!(of(&(both + inner), "RD4065"), servers[1..]);
+    // Nor what is told of rules that could not match there, if they were seen.
+    let hidden = "WorkloadEntry system/edge: {address: 192.0.2.32, labels: {istio: edge}}\n\
+                  VirtualService shop/hidden: {hosts: [b.example.com], gateways: [edge], exportTo: \
+                  ['.'], tcp: [{match: [{port: 5433}], route: [{destination: {host: other}}]}]}\n";
+    let told = of(&(one.clone() + hidden), "RD4065");
+    assert_eq!(said(&(one.clone() + hidden), "RD4047").len(), 1);
+    assert_eq!(told, servers[2..]);
+    // A host that is written short is one of the Gateway's, whose other servers are told of.
+    let short = one
+        .replace("hosts: ['*'], gateways", "hosts: [db], gateways")
+        .replace("hosts: ['*']", "hosts: [shop/db.shop.svc.cluster.local]");
+    assert_eq!(of(&short, "RD4065"), servers[1..]);
+    let known = &said(&short, "RD3003")[0];
+    assert!(known.contains("it is served | write db.shop.svc.cluster.local"), "{known}");
     // Of rules that were refused it is told why.
     let refused = rule(&format!("tcp: [{{match: [{{port: -1}}], {route}}}]"));
     assert_eq!(of(&refused, "RD4066"), [""; 0]);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
 use super::refusals::{Share, shares};
-use super::virtual_services::Unfit;
+use super::virtual_services::{Unfit, Why};
 use super::{Finding, Report};
 use crate::client::Client;
 use crate::diag::Diagnostic;
@@ -157,7 +157,15 @@ fn without_rules(facts: &Facts<'_>, unfit: &Unfit, findings: &mut Vec<Finding>) 
         let Some(server) = spec.and_then(|spec| spec.servers.get(index as usize)) else { continue };
         let name = format!("{}/{}", gateway.namespace, gateway.name);
         let bound = facts.book.for_gateway(&name);
-        let is_unfit = |set: &&RuleSet| unfit.contains(&(set.reference.clone(), name.clone()));
+        let is_for_it = |set: &RuleSet| {
+            let mut rules = set.tcp.iter().chain(&set.tls);
+            rules.any(|rule| rule.left_over(&name, server.port).is_some())
+        };
+        let is_unfit = |set: &&RuleSet| {
+            let why = unfit.get(&(set.reference.clone(), name.clone()));
+            // One whose rules are for other ports would not match here if it were seen.
+            why.is_some_and(|why| *why == Why::Unserved || is_for_it(set))
+        };
         if bound.iter().any(is_unfit) || facts.refused_rules_at(&name) {
             continue;
         }

@@ -1,6 +1,6 @@
 //! VirtualServices: gateways, hosts and destinations that must exist.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::examine::{Share, listed};
 use super::facts::Facts;
@@ -18,7 +18,16 @@ use crate::rules::Rule;
 
 /// VirtualServices with the full name of a Gateway where it is told why rules of theirs never
 /// match.
-pub(super) type Unfit = BTreeSet<(ObjectRef, String)>;
+pub(super) type Unfit = BTreeMap<(ObjectRef, String), Why>;
+
+/// Why a VirtualService has nothing to do with a Gateway.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// By its hosts, or its kinds of rules: at no server.
+    Unserved,
+    /// It is not seen where the gateway runs, in which its rules might match.
+    Unseen,
+}
 
 pub(super) fn analyze(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Unfit {
     let (subsets, mut unfit) = (Subsets::new(facts), Unfit::new());
@@ -84,14 +93,21 @@ fn gateways(
                 .collect()
         };
         let served: Vec<String> = spec.servers.iter().flat_map(hosts_of).collect();
+        let full_hosts: Vec<String> =
+            rule.hosts.iter().map(|host| facts.full_host(host, namespace)).collect();
         let serves = |server: &&Server| {
             let hosts = hosts_of(server);
-            hosts.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)))
+            hosts.iter().any(|served| full_hosts.iter().any(|host| hosts_match(served, host)))
         };
         let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
+        let key = (report.object.clone(), full.clone().into_owned());
+        let before = report.findings.len();
+        hidden(facts, object, rule, (&full, spec), report);
+        if report.findings.len() > before {
+            unfit.insert(key.clone(), Why::Unseen);
+        }
         let before = report.findings.len();
         unused_rules(facts, object, &full, &servers, report);
-        hidden(facts, object, rule, (&full, spec), report);
         if servers.is_empty() {
             report.add(
                 path,
@@ -110,8 +126,25 @@ fn gateways(
                 .help("add the host to a server of the Gateway, or correct it here"),
             );
         }
+        let as_written =
+            served.iter().any(|served| rule.hosts.iter().any(|host| hosts_match(served, host)));
         if report.findings.len() > before {
-            unfit.insert((report.object.clone(), full.into_owned()));
+            unfit.insert(key, Why::Unserved);
+        }
+        if !servers.is_empty() && !as_written {
+            report.add(
+                format!("spec.gateways[{i}]"),
+                Diagnostic::new(
+                    &references::HOST_NOT_IN_GATEWAY,
+                    format!(
+                        "Istio's analysis does not know {} for one of the Gateway {full}, which \
+                         serves {}; here, and in Istio's proxies, it is served",
+                        rule.hosts.join(", "),
+                        served.join(", ")
+                    ),
+                )
+                .help(format!("write {}", full_hosts.join(", "))),
+            );
         }
     }
 }
