@@ -82,6 +82,8 @@ spec: {{address: 127.0.0.{host}, weight: {weight}, labels: {{app: echo}}}}
             );
         }
         for client in 0..CLIENTS {
+            // There before the daemon is, which knows who is in it once it has heard of it.
+            self.client(client);
             let cgroup = self.redirector.cgroup(&format!("clients/{client}"));
             text += &format!(
                 "
