@@ -11,7 +11,7 @@ use super::{Finding, Report};
 use crate::client::Client;
 use crate::diag::Diagnostic;
 use crate::diag::codes::{differences, l7, references};
-use crate::model::{Gateway, Kind, Labels, Object, ObjectRef, Server, Service, TargetPort};
+use crate::model::{Gateway, Labels, Object, ObjectRef, Server, Service, TargetPort};
 use crate::names::hosts_match;
 use crate::plan::Plan;
 use crate::plan::gateway::{Dropped, GatewayPlan, GatewayRule, Incoming};
@@ -103,7 +103,7 @@ fn hosts_at_one_port(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             else {
                 continue;
             };
-            let Some((object, spec)) = gateway_of(facts, gateway) else { continue };
+            let Some((object, spec)) = facts.gateway(gateway) else { continue };
             for (i, server) in spec.servers.iter().enumerate() {
                 if mode(server) == Mode::Tcp
                     && rule.left_over(gateway, server.port).is_some()
@@ -117,13 +117,6 @@ fn hosts_at_one_port(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-}
-
-/// A Gateway by its namespace and name.
-fn gateway_of<'w>(facts: &Facts<'w>, name: &str) -> Option<(&'w Object, &'w Gateway)> {
-    let (namespace, name) = name.split_once('/')?;
-    let object = facts.world.find(Kind::Gateway, namespace, name)?;
-    Some((object, object.spec.gateway()?))
 }
 
 /// That the rules of one VirtualService take what is for another's hosts, at a server.

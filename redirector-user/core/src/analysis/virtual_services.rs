@@ -100,7 +100,7 @@ fn gateways(
             hosts.iter().any(|served| full_hosts.iter().any(|host| hosts_match(served, host)))
         };
         let servers: Vec<&Server> = spec.servers.iter().filter(serves).collect();
-        let key = (report.object.clone(), full.clone().into_owned());
+        let key = (report.object.clone(), full.to_string());
         let before = report.findings.len();
         hidden(facts, object, rule, (&full, spec), report);
         if report.findings.len() > before {
